@@ -1,0 +1,356 @@
+//! The scalar field of BN254: the numbers that circuits, commitments and the tree are made of.
+//!
+//! An element is kept in Montgomery form, a·2^256 mod p, in four 64-bit limbs, least
+//! significant first, always fully reduced. Everything is `const`, so that the constants of
+//! Poseidon2 are computed by the compiler and no table is copied from anywhere.
+//!
+//! Multiplication is the coarsely integrated method of Koç, Acar and Kaliski (1996) without
+//! the extra carry word, which is allowed because the top limb of p is below 2^63 − 1.
+//! Nothing here is secret-independent in time by promise: the final subtraction is written
+//! with masks, but conversions from bytes branch on whether the value is in range.
+
+use core::fmt;
+
+/// The modulus p, least significant limb first.
+pub const MODULUS: [u64; 4] = [
+    0x43e1_f593_f000_0001,
+    0x2833_e848_79b9_7091,
+    0xb850_45b6_8181_585d,
+    0x3064_4e72_e131_a029,
+];
+
+/// −p⁻¹ mod 2^64, by Newton's iteration: each round doubles the number of right bits.
+const NEGATED_INVERSE: u64 = {
+    let mut inverse = 1u64;
+    let mut round = 0;
+    while round < 6 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(MODULUS[0].wrapping_mul(inverse)));
+        round += 1;
+    }
+    inverse.wrapping_neg()
+};
+
+/// 2^512 mod p, which takes a number into Montgomery form: 512 doublings of one.
+const R_SQUARED: [u64; 4] = {
+    let mut value = [1, 0, 0, 0];
+    let mut round = 0;
+    while round < 512 {
+        value = add_limbs(value, value);
+        round += 1;
+    }
+    value
+};
+
+/// An element of the field, fully reduced.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fr([u64; 4]);
+
+/// Bytes that are not a field element: the number is at or above the modulus. It is not
+/// repeated here, since it may have been meant as a blinding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotInField;
+
+impl fmt::Display for NotInField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the number is not below the BN254 modulus; reduce it, or draw another, \
+             before it is used as a field element",
+        )
+    }
+}
+
+impl std::error::Error for NotInField {}
+
+#[inline(always)]
+const fn add_multiply(addend: u64, a: u64, b: u64, carry: u64) -> (u64, u64) {
+    // (2^64 − 1)² + 2·(2^64 − 1) = 2^128 − 1: it always fits, so no check is wanted here.
+    let product = (a as u128).wrapping_mul(b as u128);
+    let wide = product
+        .wrapping_add(addend as u128)
+        .wrapping_add(carry as u128);
+    (wide as u64, (wide >> 64) as u64)
+}
+
+#[inline(always)]
+const fn add_carry(a: u64, b: u64, carry: u64) -> (u64, u64) {
+    let wide = (a as u128)
+        .wrapping_add(b as u128)
+        .wrapping_add(carry as u128);
+    (wide as u64, (wide >> 64) as u64)
+}
+
+/// a − b − borrow, and the new borrow (0 or 1).
+#[inline(always)]
+const fn subtract_borrow(a: u64, b: u64, borrow: u64) -> (u64, u64) {
+    let wide = (a as u128)
+        .wrapping_sub(b as u128)
+        .wrapping_sub(borrow as u128);
+    (wide as u64, (wide >> 64) as u64 & 1)
+}
+
+/// The value itself if it is below p, else the value less p. Holds for any value below 2p.
+#[inline(always)]
+const fn reduce_once(v: [u64; 4]) -> [u64; 4] {
+    let (r0, b) = subtract_borrow(v[0], MODULUS[0], 0);
+    let (r1, b) = subtract_borrow(v[1], MODULUS[1], b);
+    let (r2, b) = subtract_borrow(v[2], MODULUS[2], b);
+    let (r3, b) = subtract_borrow(v[3], MODULUS[3], b);
+    let keep = b.wrapping_neg();
+    [
+        (v[0] & keep) | (r0 & !keep),
+        (v[1] & keep) | (r1 & !keep),
+        (v[2] & keep) | (r2 & !keep),
+        (v[3] & keep) | (r3 & !keep),
+    ]
+}
+
+/// a + b mod p. Both are below p < 2^254, so the sum needs no fifth limb.
+#[inline(always)]
+const fn add_limbs(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
+    let (r0, c) = add_carry(a[0], b[0], 0);
+    let (r1, c) = add_carry(a[1], b[1], c);
+    let (r2, c) = add_carry(a[2], b[2], c);
+    let (r3, _) = add_carry(a[3], b[3], c);
+    reduce_once([r0, r1, r2, r3])
+}
+
+/// One row of the Montgomery product: t + a·b_i + m·p, shifted down by one limb.
+#[inline(always)]
+const fn multiply_row(t: [u64; 4], a: [u64; 4], b: u64) -> [u64; 4] {
+    let (t0, high) = add_multiply(t[0], a[0], b, 0);
+    let m = t0.wrapping_mul(NEGATED_INVERSE);
+    let (_, carry) = add_multiply(t0, m, MODULUS[0], 0);
+    let (t1, high) = add_multiply(t[1], a[1], b, high);
+    let (r0, carry) = add_multiply(t1, m, MODULUS[1], carry);
+    let (t2, high) = add_multiply(t[2], a[2], b, high);
+    let (r1, carry) = add_multiply(t2, m, MODULUS[2], carry);
+    let (t3, high) = add_multiply(t[3], a[3], b, high);
+    let (r2, carry) = add_multiply(t3, m, MODULUS[3], carry);
+    // high + carry < 2^64 because the top limb of p leaves room (no-carry condition).
+    [r0, r1, r2, high.wrapping_add(carry)]
+}
+
+/// a·b·2^−256 mod p.
+#[inline(always)]
+const fn multiply_limbs(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
+    let t = multiply_row([0; 4], a, b[0]);
+    let t = multiply_row(t, a, b[1]);
+    let t = multiply_row(t, a, b[2]);
+    let t = multiply_row(t, a, b[3]);
+    reduce_once(t)
+}
+
+const fn is_below_modulus(v: [u64; 4]) -> bool {
+    let (_, b) = subtract_borrow(v[0], MODULUS[0], 0);
+    let (_, b) = subtract_borrow(v[1], MODULUS[1], b);
+    let (_, b) = subtract_borrow(v[2], MODULUS[2], b);
+    let (_, b) = subtract_borrow(v[3], MODULUS[3], b);
+    b == 1
+}
+
+impl Fr {
+    /// Zero.
+    pub const ZERO: Self = Self([0; 4]);
+    /// One.
+    pub const ONE: Self = Self::from_u64(1);
+
+    /// The element of a 64-bit number.
+    #[must_use]
+    pub const fn from_u64(value: u64) -> Self {
+        Self(multiply_limbs([value, 0, 0, 0], R_SQUARED))
+    }
+
+    /// The element of a 128-bit number.
+    #[must_use]
+    pub const fn from_u128(value: u128) -> Self {
+        Self(multiply_limbs(
+            [value as u64, (value >> 64) as u64, 0, 0],
+            R_SQUARED,
+        ))
+    }
+
+    /// The element of a number given by its limbs, least significant first; `None` at or
+    /// above the modulus.
+    #[must_use]
+    pub const fn from_limbs(limbs: [u64; 4]) -> Option<Self> {
+        if is_below_modulus(limbs) {
+            Some(Self(multiply_limbs(limbs, R_SQUARED)))
+        } else {
+            None
+        }
+    }
+
+    /// The element of a big-endian number.
+    ///
+    /// # Errors
+    /// [`NotInField`] at or above the modulus: there is one form of every element.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Result<Self, NotInField> {
+        let mut limbs = [0u64; 4];
+        let mut i = 0;
+        while i < 32 {
+            limbs[3 - i / 8] = limbs[3 - i / 8] << 8 | bytes[i] as u64;
+            i += 1;
+        }
+        match Self::from_limbs(limbs) {
+            Some(element) => Ok(element),
+            None => Err(NotInField),
+        }
+    }
+
+    /// The element of a big-endian number of any size below 2^256, reduced. For constants
+    /// that are made from hashes, never for what a peer sent.
+    #[must_use]
+    pub const fn from_bytes_reduced(bytes: [u8; 32]) -> Self {
+        let mut value = Self::ZERO;
+        let mut i = 0;
+        while i < 32 {
+            let mut bit = 0;
+            while bit < 8 {
+                value = value.double();
+                if bytes[i] >> (7 - bit) & 1 == 1 {
+                    value = value.add(Self::ONE);
+                }
+                bit += 1;
+            }
+            i += 1;
+        }
+        value
+    }
+
+    /// The number's limbs, least significant first, out of Montgomery form.
+    #[must_use]
+    pub const fn to_limbs(self) -> [u64; 4] {
+        multiply_limbs(self.0, [1, 0, 0, 0])
+    }
+
+    /// The number, big-endian.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 32] {
+        let limbs = self.to_limbs();
+        let mut bytes = [0u8; 32];
+        let mut i = 0;
+        while i < 32 {
+            bytes[i] = (limbs[3 - i / 8] >> (56 - 8 * (i % 8))) as u8;
+            i += 1;
+        }
+        bytes
+    }
+
+    /// The sum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add(self, other: Self) -> Self {
+        Self(add_limbs(self.0, other.0))
+    }
+
+    /// Twice the element.
+    #[inline(always)]
+    #[must_use]
+    pub const fn double(self) -> Self {
+        Self(add_limbs(self.0, self.0))
+    }
+
+    /// The product.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mul(self, other: Self) -> Self {
+        Self(multiply_limbs(self.0, other.0))
+    }
+
+    /// The square.
+    #[inline(always)]
+    #[must_use]
+    pub const fn square(self) -> Self {
+        self.mul(self)
+    }
+}
+
+impl fmt::Debug for Fr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0x")?;
+        for byte in self.to_bytes() {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ark_ff::{BigInteger, PrimeField};
+    use proptest::prelude::*;
+
+    fn ark(element: Fr) -> ark_bn254::Fr {
+        ark_bn254::Fr::from_be_bytes_mod_order(&element.to_bytes())
+    }
+
+    fn ours(element: ark_bn254::Fr) -> Fr {
+        let bytes = element.into_bigint().to_bytes_be();
+        Fr::from_bytes(bytes.try_into().unwrap()).unwrap()
+    }
+
+    /// Random elements, with the edges of the field and of its limbs drawn often.
+    fn element() -> impl Strategy<Value = Fr> {
+        prop_oneof![
+            1 => Just(Fr::ZERO),
+            1 => Just(Fr::ONE),
+            1 => Just(Fr::from_limbs([MODULUS[0] - 1, MODULUS[1], MODULUS[2], MODULUS[3]]).unwrap()),
+            2 => prop::array::uniform4(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()])
+                .prop_map(|[a, b, c, d]| Fr::from_limbs([a, b, c, d % MODULUS[3]]).unwrap()),
+            8 => any::<[u8; 32]>().prop_map(Fr::from_bytes_reduced),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn sums_and_products_equal_those_of_arkworks(a in element(), b in element()) {
+            prop_assert_eq!(ark(a.add(b)), ark(a) + ark(b));
+            prop_assert_eq!(ark(a.mul(b)), ark(a) * ark(b));
+            prop_assert_eq!(ark(a.double()), ark(a) + ark(a));
+            prop_assert_eq!(ark(a.square()), ark(a) * ark(a));
+            prop_assert_eq!(ours(ark(a)), a);
+        }
+
+        #[test]
+        fn bytes_reduce_as_those_of_arkworks(bytes in any::<[u8; 32]>()) {
+            prop_assert_eq!(
+                ark(Fr::from_bytes_reduced(bytes)),
+                ark_bn254::Fr::from_be_bytes_mod_order(&bytes)
+            );
+        }
+
+        #[test]
+        fn an_element_has_one_form_in_bytes(bytes in any::<[u8; 32]>()) {
+            match Fr::from_bytes(bytes) {
+                Ok(element) => prop_assert_eq!(element.to_bytes(), bytes),
+                Err(NotInField) => {
+                    prop_assert_ne!(Fr::from_bytes_reduced(bytes).to_bytes(), bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_modulus_is_that_of_arkworks() {
+        assert_eq!(MODULUS, ark_bn254::Fr::MODULUS.0);
+    }
+
+    #[test]
+    fn the_modulus_itself_is_refused_and_its_predecessor_is_not() {
+        assert!(Fr::from_limbs(MODULUS).is_none());
+        assert!(Fr::from_limbs([MODULUS[0] - 1, MODULUS[1], MODULUS[2], MODULUS[3]]).is_some());
+        assert!(Fr::from_bytes([0xff; 32]).is_err());
+    }
+
+    #[test]
+    fn small_numbers_come_back_as_themselves() {
+        assert_eq!(Fr::from_u64(7).to_limbs(), [7, 0, 0, 0]);
+        assert_eq!(
+            Fr::from_u128(u128::MAX).to_limbs(),
+            [u64::MAX, u64::MAX, 0, 0]
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! Bytes from Python and back: anything with the buffer protocol in, `bytes` out.
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::field::Fr;
+use crate::python::errors::field_error;
+
+/// Bytes that stay put while the interpreter's lock is let go: a `bytes` object itself, which
+/// never changes, or a copy of any other buffer, which may.
+pub(crate) enum Octets {
+    Backed(PyBackedBytes),
+    Copied(Vec<u8>),
+}
+
+impl Octets {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Backed(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+
+    /// The bytes as an array.
+    ///
+    /// # Errors
+    /// `ValueError` that names the thing and both lengths, never the bytes.
+    pub(crate) fn array<const N: usize>(&self, what: &str) -> PyResult<[u8; N]> {
+        let bytes = self.as_slice();
+        bytes.try_into().map_err(|_| {
+            PyValueError::new_err(format!("{what} must be {N} bytes, not {}", bytes.len()))
+        })
+    }
+
+    /// The bytes as an array that is wiped when dropped. A copy made of a mutable buffer is
+    /// wiped here; the caller's own object is the caller's to wipe.
+    ///
+    /// # Errors
+    /// As [`Octets::array`].
+    pub(crate) fn into_secret<const N: usize>(
+        mut self,
+        what: &str,
+    ) -> PyResult<Zeroizing<[u8; N]>> {
+        let secret = self.array(what).map(Zeroizing::new);
+        if let Self::Copied(bytes) = &mut self {
+            bytes.zeroize();
+        }
+        secret
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Octets {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyBytes>() {
+            return Ok(Self::Backed(object.extract()?));
+        }
+        let buffer = PyBuffer::<u8>::get(&object).map_err(|_| {
+            PyTypeError::new_err(format!(
+                "expected bytes or another buffer of bytes, not {}",
+                object
+                    .get_type()
+                    .name()
+                    .map_or_else(|_| "?".into(), |name| name.to_string())
+            ))
+        })?;
+        Ok(Self::Copied(buffer.to_vec(object.py())?))
+    }
+}
+
+/// A field element from 32 big-endian bytes.
+pub(crate) fn element(octets: &Octets, what: &str) -> PyResult<Fr> {
+    Fr::from_bytes(octets.array(what)?).map_err(field_error)
+}
+
+/// Thirty-two bytes, or however many there are, for Python.
+pub(crate) fn bytes<'py>(py: Python<'py>, octets: &[u8]) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, octets)
+}

@@ -1,0 +1,317 @@
+//! Frames, heads and transcripts.
+
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::frame::{self, FrameView, Header};
+use crate::keccak::Digest;
+use crate::python::convert::{Octets, bytes};
+use crate::python::errors::{frame_error, key_error, transcript_error};
+use crate::python::keys::{PySecretKey, public_key};
+use crate::secp256k1::PublicKey;
+use crate::transcript::{self, Head, Transcript, VerifyError};
+
+/// One well-formed frame. Immutable; equal and hashed by its bytes.
+#[pyclass(name = "Frame", module = "psymm._core", frozen, eq, hash)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct PyFrame {
+    /// Holds exactly one frame: only what parsed or was signed here gets in.
+    raw: Vec<u8>,
+}
+
+impl PyFrame {
+    fn of(view: FrameView<'_>) -> Self {
+        Self {
+            raw: view.raw().to_vec(),
+        }
+    }
+
+    fn view(&self) -> FrameView<'_> {
+        FrameView::trusted(&self.raw)
+    }
+
+    fn header(&self) -> Header {
+        self.view().header()
+    }
+}
+
+#[pymethods]
+impl PyFrame {
+    #[staticmethod]
+    #[pyo3(signature = (data, offset = 0))]
+    fn parse(data: Octets, offset: usize) -> PyResult<Self> {
+        FrameView::parse(data.as_slice(), offset)
+            .map(Self::of)
+            .map_err(frame_error)
+    }
+
+    #[getter]
+    fn custody<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.header().custody)
+    }
+
+    #[getter]
+    fn lane(&self) -> u8 {
+        self.view().lane()
+    }
+
+    #[getter]
+    fn seq(&self) -> u64 {
+        self.view().seq()
+    }
+
+    #[getter]
+    fn previous<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.header().previous)
+    }
+
+    #[getter]
+    fn peer_seq(&self) -> u64 {
+        self.header().peer_seq
+    }
+
+    #[getter]
+    fn peer_digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.header().peer_digest)
+    }
+
+    #[getter]
+    fn sending_time(&self) -> u64 {
+        self.header().sending_time
+    }
+
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, self.view().payload())
+    }
+
+    #[getter]
+    fn signature<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.view().signature())
+    }
+
+    #[getter]
+    fn r_y<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.view().r_y())
+    }
+
+    #[getter]
+    fn raw<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.raw)
+    }
+
+    #[getter]
+    fn length(&self) -> usize {
+        self.raw.len()
+    }
+
+    fn digest<'py>(&self, py: Python<'py>, domain: Octets) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &self.view().digest(&domain.array("domain")?)))
+    }
+
+    fn verify(&self, domain: Octets, public_key: Octets) -> PyResult<()> {
+        let key = self::public_key(&public_key)?;
+        self.view()
+            .verify(&domain.array("domain")?, &key)
+            .map_err(frame_error)
+    }
+
+    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        self.raw(py)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.view())
+    }
+}
+
+#[pyfunction]
+pub(crate) fn split_frames(py: Python<'_>, data: Octets) -> PyResult<Vec<PyFrame>> {
+    let data = data.as_slice();
+    py.detach(|| {
+        let views = frame::split(data)?;
+        Ok(views.into_iter().map(PyFrame::of).collect())
+    })
+    .map_err(frame_error)
+}
+
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "they are the frame's own fields")]
+pub(crate) fn sign_frame(
+    py: Python<'_>,
+    key: &PySecretKey,
+    domain: Octets,
+    custody: Octets,
+    lane: u8,
+    seq: u64,
+    previous: Octets,
+    peer_seq: u64,
+    peer_digest: Octets,
+    sending_time: u64,
+    payload: Octets,
+) -> PyResult<PyFrame> {
+    let domain: Digest = domain.array("domain")?;
+    let header = Header {
+        custody: custody.array("custody")?,
+        lane,
+        seq,
+        previous: previous.array("previous")?,
+        peer_seq,
+        peer_digest: peer_digest.array("peer_digest")?,
+        sending_time,
+    };
+    let payload = payload.as_slice();
+    py.detach(|| frame::sign(&key.key, &domain, &header, payload))
+        .map(|raw| PyFrame { raw })
+        .map_err(frame_error)
+}
+
+/// The last frame of a lane.
+#[pyclass(name = "Head", module = "psymm._core", frozen, eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PyHead {
+    head: Head,
+}
+
+#[pymethods]
+impl PyHead {
+    #[getter]
+    fn seq(&self) -> u64 {
+        self.head.seq
+    }
+
+    #[getter]
+    fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        bytes(py, &self.head.digest)
+    }
+
+    #[getter]
+    fn sending_time(&self) -> u64 {
+        self.head.sending_time
+    }
+
+    #[getter]
+    fn peer_seq(&self) -> u64 {
+        self.head.peer_seq
+    }
+
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.head)
+    }
+}
+
+/// The heads, digests and keys of a custody.
+#[pyclass(name = "Transcript", module = "psymm._core")]
+pub(crate) struct PyTranscript {
+    transcript: Transcript,
+}
+
+#[pymethods]
+impl PyTranscript {
+    #[new]
+    fn new(domain: Octets, custody: Octets) -> PyResult<Self> {
+        let transcript = Transcript::new(domain.array("domain")?, custody.array("custody")?);
+        Ok(Self { transcript })
+    }
+
+    fn set_key(&mut self, lane: u8, from_seq: u64, public_key: Octets) -> PyResult<()> {
+        let key = self::public_key(&public_key)?;
+        self.transcript
+            .set_key(lane, from_seq, key)
+            .map_err(key_error)
+    }
+
+    fn check<'py>(&self, py: Python<'py>, frame: &PyFrame) -> PyResult<Bound<'py, PyBytes>> {
+        let digest = self
+            .transcript
+            .check(&frame.view())
+            .map_err(transcript_error)?;
+        Ok(bytes(py, &digest))
+    }
+
+    fn append<'py>(&mut self, py: Python<'py>, frame: &PyFrame) -> PyResult<Bound<'py, PyBytes>> {
+        let digest = self
+            .transcript
+            .append(&frame.view())
+            .map_err(transcript_error)?;
+        Ok(bytes(py, &digest))
+    }
+
+    fn head(&self, lane: u8) -> PyResult<PyHead> {
+        self.transcript
+            .head(lane)
+            .map(|head| PyHead { head })
+            .map_err(key_error)
+    }
+
+    fn digest<'py>(&self, py: Python<'py>, lane: u8, seq: u64) -> PyResult<Bound<'py, PyBytes>> {
+        match self.transcript.digest(lane, seq).map_err(key_error)? {
+            Some(digest) => Ok(bytes(py, &digest)),
+            None => Err(PyIndexError::new_err(format!(
+                "lane {lane} has no frame {seq} yet"
+            ))),
+        }
+    }
+
+    fn __len__(&self) -> usize {
+        self.transcript.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Transcript(frames={})", self.transcript.len())
+    }
+}
+
+/// What a whole transcript came to.
+#[pyclass(name = "TranscriptSummary", module = "psymm._core", frozen)]
+pub(crate) struct PyTranscriptSummary {
+    summary: transcript::Summary,
+}
+
+#[pymethods]
+impl PyTranscriptSummary {
+    #[getter]
+    fn frames(&self) -> usize {
+        self.summary.frames
+    }
+
+    #[getter]
+    fn heads(&self) -> (PyHead, PyHead) {
+        let [trader, solver] = self.summary.heads;
+        (PyHead { head: trader }, PyHead { head: solver })
+    }
+
+    fn __repr__(&self) -> String {
+        let [trader, solver] = self.summary.heads;
+        let frames = self.summary.frames;
+        format!(
+            "TranscriptSummary(frames={frames}, heads=({}, {}))",
+            trader.seq, solver.seq
+        )
+    }
+}
+
+#[pyfunction]
+pub(crate) fn verify_transcript(
+    py: Python<'_>,
+    data: Octets,
+    domain: Octets,
+    custody: Octets,
+    keys: Vec<(u8, u64, Octets)>,
+) -> PyResult<PyTranscriptSummary> {
+    let domain: Digest = domain.array("domain")?;
+    let custody: Digest = custody.array("custody")?;
+    let keys = keys
+        .iter()
+        .map(|(lane, from_seq, key)| Ok((*lane, *from_seq, public_key(key)?)))
+        .collect::<PyResult<Vec<(u8, u64, PublicKey)>>>()?;
+    let data = data.as_slice();
+    py.detach(|| transcript::verify_transcript(data, domain, custody, &keys))
+        .map(|summary| PyTranscriptSummary { summary })
+        .map_err(|error| match error {
+            VerifyError::Frame(error) => frame_error(error),
+            VerifyError::Transcript(error) => transcript_error(error),
+            VerifyError::Key(error) => key_error(error),
+        })
+}
