@@ -1,0 +1,322 @@
+"""What can go wrong, each with a name (`code`), the values that caused it and what to do about it.
+
+Every error that crosses a room's boundary is a `PSymmError`. `code` is stable and meant for
+programs (logs, `--json`, Reject texts); `str()` is meant for people. No error ever holds a key,
+a password or a blinding.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PSymmError(Exception):
+    """Base of all errors of the package.
+
+    code: the stable name, kebab-case. values: what caused it, safe to print.
+    """
+
+    code: ClassVar[str] = "error"
+    what: ClassVar[str] = "something went wrong"
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, detail: str = "", **values: object) -> None:
+        self.detail = detail
+        self.values = values
+        super().__init__(detail)
+
+    def __str__(self) -> str:
+        said = f"{self.code}: {self.detail or self.what}"
+        if self.values:
+            shown = ", ".join(f"{name}={_shown(value)}" for name, value in self.values.items())
+            said += f" ({shown})"
+        if self.remedy:
+            said += f". {self.remedy}"
+        return said
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "0x" + bytes(value).hex()
+    return str(value)
+
+
+def clip(text: str, limit_bytes: int = 1000) -> str:
+    """Words that fit a message's text field, whatever they quote: cut by bytes of UTF-8."""
+    return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")
+
+
+# --- wallet ---------------------------------------------------------------------------------
+
+
+class WalletError(PSymmError):
+    code = "wallet"
+
+
+class KeystoreUnreadable(WalletError):
+    code = "keystore-unreadable"
+    what = "the keystore is not a version 3 JSON keystore"
+    remedy = "Give the path of a file made by `psymm wallet new`, geth or another Ethereum wallet"
+
+
+class KeystoreExists(WalletError):
+    code = "keystore-exists"
+    what = "a file stands where the keystore should go"
+    remedy = "Choose another path; a keystore is never overwritten"
+
+
+class WrongPassword(WalletError):
+    code = "wrong-password"
+    what = "the password does not open this keystore"
+    remedy = "Try again; nothing was changed"
+
+
+class WrongSigner(WalletError):
+    code = "wrong-signer"
+    what = "the signature that came back was not made by this wallet"
+    remedy = "Check which account the signing device has selected"
+
+
+class UnsteadySigner(WalletError):
+    code = "unsteady-signer"
+    what = "the wallet signed one message twice and gave two signatures"
+    remedy = "Secrets are derived from a signature, so use a signer that follows RFC 6979"
+
+
+# --- journal --------------------------------------------------------------------------------
+
+
+class JournalError(PSymmError):
+    code = "journal"
+
+
+class JournalLocked(JournalError):
+    code = "journal-locked"
+    what = "another process holds this journal"
+    remedy = "Stop that process first; two writers could sign two frames with one number"
+
+
+class JournalCorrupt(JournalError):
+    code = "journal-corrupt"
+    what = "the journal does not hold what was written to it"
+    remedy = "Do not sign with it; restore the file, or settle by wallet signature"
+
+
+class JournalVersion(JournalError):
+    code = "journal-version"
+    what = "the journal was written by another version of this program"
+
+
+class JournalForeign(JournalError):
+    code = "journal-foreign"
+    what = "the journal belongs to another wallet"
+    remedy = "Open it with the wallet that made it"
+
+
+class JournalSealed(JournalError):
+    code = "journal-sealed"
+    what = "the journal's secrets are sealed"
+    remedy = "Unlock it with the wallet first"
+
+
+class JournalClosed(JournalError):
+    code = "journal-closed"
+    what = "the journal is closed; nothing of this write was kept"
+
+
+class JournalConflict(JournalError):
+    code = "journal-conflict"
+    what = "a different frame is already journalled with this number"
+    remedy = "Nothing was sent; reopen the journal before signing again"
+
+
+class UnknownCustody(JournalError):
+    code = "unknown-custody"
+    what = "the journal knows no such custody"
+
+
+class KnownCustody(JournalError):
+    code = "known-custody"
+    what = "this custody id was seen before"
+    remedy = "Meet again with a fresh nonce"
+
+
+class TranscriptFileError(PSymmError):
+    """A `*.psymm` file that is refused: `offset` is the byte, `frame` the index from 0 or None."""
+
+    code = "transcript-file"
+
+    def __init__(
+        self, code: str, detail: str, *, offset: int, frame: int | None = None, **values: object
+    ) -> None:
+        self.reason = code
+        self.offset = offset
+        self.frame = frame
+        where = f"byte {offset}" if frame is None else f"frame {frame}, byte {offset}"
+        super().__init__(f"{code} at {where}: {detail}", **values)
+
+
+class BadOpening(PSymmError):
+    code = "bad-opening"
+    remedy = "Nothing can be verified or funded under it; ask the peer for the true one"
+
+
+# --- session --------------------------------------------------------------------------------
+
+
+class SessionError(PSymmError):
+    code = "session"
+
+
+class MeetingRefused(SessionError):
+    code = "meeting-refused"
+    remedy = "Nothing was funded"
+
+
+class WrongParty(MeetingRefused):
+    code = "wrong-party"
+    what = "the peer is not who the registry says answers at this endpoint"
+    remedy = "Nothing was funded. Read the registry again, or choose another solver"
+
+
+class NotRegistered(MeetingRefused):
+    code = "not-registered"
+    what = "this party is not in the registry with that role"
+    remedy = "Nothing was funded. Choose a solver from the registry"
+
+
+class TermsRefused(MeetingRefused):
+    code = "terms-refused"
+
+
+class LogonRefused(SessionError):
+    code = "logon-refused"
+
+
+class PeerRefused(SessionError):
+    """The other side said no, in a text or a signed message; `detail` carries its words."""
+
+    code = "peer-refused"
+
+
+class Forked(SessionError):
+    code = "forked"
+    what = "the two sides hold different frames with one number"
+    remedy = "Nothing more is signed; the evidence is in the journal"
+
+
+class Equivocation(Forked):
+    code = "equivocation"
+    what = "the peer signed two frames with one number"
+    remedy = "Nothing more is signed; both frames are kept in the journal as proof of guilt"
+
+
+class JournalBehind(Forked):
+    code = "journal-behind"
+    what = "the peer holds frames of ours that our journal lacks"
+    remedy = "This journal is not the newest; nothing more is signed with it. Restore the newest"
+
+
+class PeerBehind(SessionError):
+    code = "peer-behind"
+    what = "the peer claims frames of its own that it does not show"
+
+
+class PeerSilent(SessionError):
+    code = "peer-silent"
+    what = "the peer did not answer in time"
+    remedy = "Reconnect to resume; every frame is in the journal"
+
+
+class Disconnected(SessionError):
+    code = "disconnected"
+    what = "the connection is gone"
+    remedy = "Reconnect to resume; every frame is in the journal"
+
+
+class SessionClosed(SessionError):
+    code = "session-closed"
+    what = "the session has ended"
+
+
+class NotNow(SessionError):
+    code = "not-now"
+    what = "this cannot be sent in the session's present state"
+
+
+class Refused(SessionError):
+    """Our own rulebook refuses what the application wanted to sign; nothing was signed."""
+
+    code = "refused"
+    remedy = "Nothing was signed"
+
+
+class PeerViolation(SessionError):
+    code = "peer-violation"
+    what = "the peer broke the protocol"
+
+
+class FloodingPeer(PeerViolation):
+    code = "flooding-peer"
+    what = "the peer sends more than the session allows"
+
+
+class CustodyStopped(SessionError):
+    code = "custody-stopped"
+    what = "this custody was stopped for cause; nothing more is signed in it"
+    remedy = "Settle by wallet signature, or show the journal's evidence to the court"
+
+
+class Declined(SessionError):
+    code = "declined"
+    what = "the other side declined; declining is free until an order is filled"
+
+
+class NoSolver(SessionError):
+    code = "no-solver"
+    what = "no solver answered with terms and a price in time"
+    remedy = "See each solver's reason; widen the timeout or ask others"
+
+
+# --- collateral -----------------------------------------------------------------------------
+
+
+class CollateralRefused(SessionError):
+    """Collateral that a side will not trade against."""
+
+    code = "collateral-refused"
+    remedy = "Nothing of ours was put up against it"
+
+
+class CollateralMissing(CollateralRefused):
+    code = "collateral-missing"
+    what = "no note with this commitment is on chain"
+
+
+class CollateralSpent(CollateralRefused):
+    code = "collateral-spent"
+    what = "the note's nullifier is already on chain"
+
+
+class CollateralTooSmall(CollateralRefused):
+    code = "collateral-too-small"
+    what = "the notes are worth less than was promised or than the terms ask"
+
+
+class CollateralForeign(CollateralRefused):
+    code = "collateral-foreign"
+    what = "the opening does not give this commitment in this custody"
+
+
+class CollateralWrongToken(CollateralRefused):
+    code = "collateral-wrong-token"
+    what = "the note is in another token than the terms'"
+
+
+class CollateralNotListed(CollateralRefused):
+    code = "collateral-not-listed"
+    what = "the openings shown are not those of the notes that the signed frame lists"
+
+
+class SettlementRefused(SessionError):
+    code = "settlement-refused"

@@ -1,0 +1,252 @@
+"""The vocabulary of pSymm: FIX semantics in FIX's JSON encoding, typed, to and from bytes.
+
+``decode`` and ``encode`` serve payloads of frames (on the record), ``decode_text`` and
+``encode_text`` WebSocket text (off the record). What a payload means is decided by the core's
+strict parser, from the schema that ``schema_definition`` gives as data; every refusal is a
+``psymm._core.JsonError`` with a ``code`` and an ``offset``. Whether a message that is well formed
+may be sent now is the rulebook's business, not decided here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import cast
+
+from psymm._core import JsonError, Schema
+from psymm.messages.enums import (
+    BusinessRejectReason,
+    CollAsgnReason,
+    CollAsgnRejectReason,
+    CollAsgnRespType,
+    CxlRejReason,
+    CxlRejResponseTo,
+    ExecType,
+    FactKind,
+    ForceKind,
+    LaneCode,
+    MDEntryType,
+    MDUpdateAction,
+    OrdRejReason,
+    OrdType,
+    PositionEffect,
+    PosReqResult,
+    PosReqType,
+    QuoteCancelType,
+    QuoteRequestRejectReason,
+    QuoteRespType,
+    SecurityListRequestType,
+    SecurityRequestResult,
+    SessionRejectReason,
+    SettlementKind,
+    Side,
+    SubscriptionRequestType,
+)
+from psymm.messages.record import (
+    BusinessMessageReject,
+    ChainFact,
+    Checkpoint,
+    CollateralAssignment,
+    CollateralRequest,
+    CollateralResponse,
+    CommitmentRef,
+    ExecutionReport,
+    ForceAction,
+    Funding,
+    Heartbeat,
+    Leg,
+    Liquidation,
+    Logon,
+    Logout,
+    NewOrderMultileg,
+    NewOrderSingle,
+    NoteRef,
+    OraclePrice,
+    OracleSignature,
+    OrderCancelReject,
+    OrderCancelReplaceRequest,
+    OrderCancelRequest,
+    Quote,
+    QuoteCancel,
+    QuoteRequest,
+    QuoteRequestReject,
+    QuoteResponse,
+    Reject,
+    SessionKeyChange,
+    Settlement,
+    SettlementAcceptance,
+    SymbolPrice,
+)
+from psymm.messages.text import (
+    CollateralReport,
+    Introduction,
+    MarketDataIncrementalRefresh,
+    MarketDataRequest,
+    MarketDataSnapshotFullRefresh,
+    MDChange,
+    MDEntry,
+    MDEntryTypeRef,
+    NoteOpening,
+    NoteOpenings,
+    PositionReport,
+    RequestForPositions,
+    ResendRequest,
+    Resume,
+    SecurityDefinition,
+    SecurityEntry,
+    SecurityList,
+    SecurityListRequest,
+    SettlementOutput,
+    SymbolRef,
+    TermsDocument,
+    TestRequest,
+)
+from psymm.messages.wire import (
+    Flow,
+    Message,
+    Part,
+    from_mapping,
+    message_types,
+    schema_definition,
+    to_mapping,
+)
+
+__all__ = [
+    "BusinessMessageReject",
+    "BusinessRejectReason",
+    "ChainFact",
+    "Checkpoint",
+    "CollAsgnReason",
+    "CollAsgnRejectReason",
+    "CollAsgnRespType",
+    "CollateralAssignment",
+    "CollateralReport",
+    "CollateralRequest",
+    "CollateralResponse",
+    "CommitmentRef",
+    "CxlRejReason",
+    "CxlRejResponseTo",
+    "ExecType",
+    "ExecutionReport",
+    "FactKind",
+    "Flow",
+    "ForceAction",
+    "ForceKind",
+    "Funding",
+    "Heartbeat",
+    "Introduction",
+    "JsonError",
+    "LaneCode",
+    "Leg",
+    "Liquidation",
+    "Logon",
+    "Logout",
+    "MDChange",
+    "MDEntry",
+    "MDEntryType",
+    "MDEntryTypeRef",
+    "MDUpdateAction",
+    "MarketDataIncrementalRefresh",
+    "MarketDataRequest",
+    "MarketDataSnapshotFullRefresh",
+    "Message",
+    "NewOrderMultileg",
+    "NewOrderSingle",
+    "NoteOpening",
+    "NoteOpenings",
+    "NoteRef",
+    "OraclePrice",
+    "OracleSignature",
+    "OrdRejReason",
+    "OrdType",
+    "OrderCancelReject",
+    "OrderCancelReplaceRequest",
+    "OrderCancelRequest",
+    "Part",
+    "PosReqResult",
+    "PosReqType",
+    "PositionEffect",
+    "PositionReport",
+    "Quote",
+    "QuoteCancel",
+    "QuoteCancelType",
+    "QuoteRequest",
+    "QuoteRequestReject",
+    "QuoteRequestRejectReason",
+    "QuoteRespType",
+    "QuoteResponse",
+    "Reject",
+    "RequestForPositions",
+    "ResendRequest",
+    "Resume",
+    "SecurityDefinition",
+    "SecurityEntry",
+    "SecurityList",
+    "SecurityListRequest",
+    "SecurityListRequestType",
+    "SecurityRequestResult",
+    "SessionKeyChange",
+    "SessionRejectReason",
+    "Settlement",
+    "SettlementAcceptance",
+    "SettlementKind",
+    "SettlementOutput",
+    "Side",
+    "SubscriptionRequestType",
+    "SymbolPrice",
+    "SymbolRef",
+    "TermsDocument",
+    "TestRequest",
+    "decode",
+    "decode_text",
+    "encode",
+    "encode_text",
+    "message_types",
+    "schema_definition",
+]
+
+
+@cache
+def _schema(flow: Flow) -> Schema:
+    return Schema(schema_definition(flow))
+
+
+_CLASSES = {flow: message_types(flow) for flow in Flow}
+
+
+def decode(payload: bytes) -> Message:
+    """The message that a frame's payload is.
+
+    Raises JsonError (``code``, ``offset``) for bytes that are not one message of the record's
+    vocabulary in its one valid form; never anything else.
+    """
+    return _decoded(payload, Flow.RECORD)
+
+
+def encode(message: Message) -> bytes:
+    """The payload's bytes, canonical: MsgType first, then the schema's order, no whitespace.
+
+    Raises JsonError if a value is out of its type's range, or if ``message`` may not be on the
+    record (code ``unknown-message``).
+    """
+    return _encoded(message, Flow.RECORD)
+
+
+def decode_text(text: str | bytes) -> Message:
+    """The message that a WebSocket text is. Raises JsonError, as ``decode`` does."""
+    payload = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return _decoded(payload, Flow.TEXT)
+
+
+def encode_text(message: Message) -> str:
+    """The text to send. Raises JsonError, as ``encode`` does."""
+    return _encoded(message, Flow.TEXT).decode()
+
+
+def _decoded(payload: bytes, flow: Flow) -> Message:
+    mapping = _schema(flow).parse(payload)
+    cls = _CLASSES[flow][cast(str, mapping["MsgType"])]
+    return from_mapping(cls, mapping)
+
+
+def _encoded(message: Message, flow: Flow) -> bytes:
+    return _schema(flow).encode({"MsgType": message.MSG_TYPE} | to_mapping(message))

@@ -1,0 +1,445 @@
+"""Messages on the record: payloads of signed frames.
+
+Times are integers of nanoseconds since the epoch (``Deadline`` alone is in seconds, because a
+contract reads it). Prices and quantities are integers scaled by 10**18. What the frame's header
+carries (seq, peerSeq, sendingTime) has no field here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from psymm.messages.enums import (
+    BusinessRejectReason,
+    CollAsgnReason,
+    CollAsgnRejectReason,
+    CollAsgnRespType,
+    CxlRejReason,
+    CxlRejResponseTo,
+    ExecType,
+    FactKind,
+    ForceKind,
+    LaneCode,
+    OrdRejReason,
+    OrdType,
+    PositionEffect,
+    QuoteCancelType,
+    QuoteRequestRejectReason,
+    QuoteRespType,
+    SessionRejectReason,
+    SettlementKind,
+    Side,
+)
+from psymm.messages.wire import (
+    Address,
+    Amount,
+    Count,
+    Digest,
+    Entries,
+    Flow,
+    Id,
+    Message,
+    Nanoseconds,
+    Note,
+    Part,
+    Positive,
+    PublicKey,
+    Seconds,
+    Signature,
+    Symbol,
+    Units,
+    Word,
+    message,
+    part,
+)
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+@part
+class NoteRef(Part):
+    """A note as a frame may name it: never its blinding."""
+
+    commitment: Digest
+    nullifier: Digest
+
+
+@part
+class CommitmentRef(Part):
+    """A note that is accepted, by its commitment."""
+
+    commitment: Digest
+
+
+@part
+class OracleSignature(Part):
+    """One oracle signer's word on a price."""
+
+    signature: Signature
+
+
+@part
+class Leg(Part):
+    """One leg of a multileg order."""
+
+    leg_symbol: Symbol
+    leg_side: Side
+    leg_qty: Positive
+    leg_price: Positive | None = None
+
+
+@part
+class SymbolPrice(Part):
+    """An oracle price inside another message."""
+
+    symbol: Symbol
+    price: Positive
+    timestamp: Nanoseconds
+    signatures: Annotated[tuple[OracleSignature, ...], Entries(16, some=True)]
+
+
+# --- session -----------------------------------------------------------------------------------
+
+
+@message("A", Flow.RECORD)
+class Logon(Message):
+    """A lane's first frame: the terms, the session key and the notes it puts up.
+
+    The delegation is ``SessionKey(wallet, key, custody, lane, fromSeq, toSeq, expiry)`` signed by
+    the wallet; wallet, custody and lane are those of the custody and the frame, so they are not
+    repeated; ``key`` is the address of ``SessionPublicKey``. HeartBtInt is in seconds.
+    """
+
+    terms_hash: Digest
+    session_public_key: PublicKey
+    from_seq: Count
+    to_seq: Count
+    expiry: Nanoseconds
+    delegation_signature: Signature
+    heart_bt_int: Seconds
+    notes: Annotated[tuple[NoteRef, ...], Entries(16)] = ()
+
+
+@message("5", Flow.RECORD)
+class Logout(Message):
+    """The sender will send no more orders, quotes or fills; open business stays as it is."""
+
+    text: Note | None = None
+
+
+@message("3", Flow.RECORD)
+class Reject(Message):
+    """The frame ``RefSeqNum`` of the other lane is malformed or breaks a rule, named here."""
+
+    ref_seq_num: Count
+    violation: Word
+    ref_msg_type: Word | None = None
+    session_reject_reason: SessionRejectReason | None = None
+    text: Note | None = None
+
+
+@message("j", Flow.RECORD, Flow.TEXT)
+class BusinessMessageReject(Message):
+    """The message is in order, but its receiver does not serve it."""
+
+    ref_msg_type: Word
+    business_reject_reason: BusinessRejectReason
+    ref_seq_num: Count | None = None
+    business_reject_ref_id: Id | None = None
+    text: Note | None = None
+
+
+@message("0", Flow.RECORD, Flow.TEXT)
+class Heartbeat(Message):
+    """As text: alive. As a frame: covers what is not yet covered, and needs no cover itself."""
+
+    test_req_id: Id | None = None
+
+
+@message("UKY", Flow.RECORD)
+class SessionKeyChange(Message):
+    """A new session key, from this frame on, which it signs itself. Delegation as in Logon."""
+
+    session_public_key: PublicKey
+    from_seq: Count
+    to_seq: Count
+    expiry: Nanoseconds
+    delegation_signature: Signature
+
+
+# --- quotes ------------------------------------------------------------------------------------
+
+
+@message("R", Flow.RECORD)
+class QuoteRequest(Message):
+    """The trader asks for a quote; no side asks for both."""
+
+    quote_req_id: Id
+    symbol: Symbol
+    order_qty: Positive
+    side: Side | None = None
+    expire_time: Nanoseconds | None = None
+
+
+@message("S", Flow.RECORD)
+class Quote(Message):
+    """The solver quotes. A quote can be hit once, by an order whose legal time is no later than
+    ``ValidUntilTime``; a size left out does not bound the quantity."""
+
+    quote_id: Id
+    symbol: Symbol
+    valid_until_time: Nanoseconds
+    quote_req_id: Id | None = None
+    bid_px: Positive | None = None
+    offer_px: Positive | None = None
+    bid_size: Positive | None = None
+    offer_size: Positive | None = None
+
+
+@message("AG", Flow.RECORD)
+class QuoteRequestReject(Message):
+    """The solver will not quote."""
+
+    quote_req_id: Id
+    quote_request_reject_reason: QuoteRequestRejectReason
+    text: Note | None = None
+
+
+@message("Z", Flow.RECORD)
+class QuoteCancel(Message):
+    """The solver withdraws one quote, those of a symbol, or all."""
+
+    quote_cancel_type: QuoteCancelType
+    quote_id: Id | None = None
+    symbol: Symbol | None = None
+
+
+@message("AJ", Flow.RECORD)
+class QuoteResponse(Message):
+    """The trader passes on a quote, which ends it."""
+
+    quote_resp_id: Id
+    quote_id: Id
+    quote_resp_type: QuoteRespType
+
+
+# --- orders ------------------------------------------------------------------------------------
+
+
+@message("D", Flow.RECORD)
+class NewOrderSingle(Message):
+    """The trader's order to open, or to close (part of) a position.
+
+    A limit order carries ``Price``. A previously quoted one carries ``QuoteID``. A market order
+    carries either: ``Price`` is then the worst price that it accepts. With both, they must agree.
+    A close names its ``PositionID``.
+    """
+
+    cl_ord_id: Id
+    symbol: Symbol
+    side: Side
+    order_qty: Positive
+    ord_type: OrdType
+    position_effect: PositionEffect
+    expire_time: Nanoseconds
+    price: Positive | None = None
+    quote_id: Id | None = None
+    position_id: Digest | None = None
+
+
+@message("AB", Flow.RECORD)
+class NewOrderMultileg(Message):
+    """Several legs filled together or not at all."""
+
+    cl_ord_id: Id
+    order_qty: Positive
+    expire_time: Nanoseconds
+    no_legs: Annotated[tuple[Leg, ...], Entries(16, some=True)]
+    quote_id: Id | None = None
+
+
+@message("F", Flow.RECORD)
+class OrderCancelRequest(Message):
+    """The trader asks to cancel the order ``OrigClOrdID``."""
+
+    cl_ord_id: Id
+    orig_cl_ord_id: Id
+
+
+@message("G", Flow.RECORD)
+class OrderCancelReplaceRequest(Message):
+    """The trader asks to replace price, quantity and life of the order ``OrigClOrdID``.
+
+    ``OrderQty`` is the whole quantity, what is filled already included. Once replaced, the order
+    is known by ``ClOrdID``.
+    """
+
+    cl_ord_id: Id
+    orig_cl_ord_id: Id
+    order_qty: Positive
+    price: Positive
+    expire_time: Nanoseconds
+
+
+@message("9", Flow.RECORD)
+class OrderCancelReject(Message):
+    """The solver refuses a cancel or replace request."""
+
+    cl_ord_id: Id
+    orig_cl_ord_id: Id
+    cxl_rej_response_to: CxlRejResponseTo
+    cxl_rej_reason: CxlRejReason
+    text: Note | None = None
+
+
+@message("8", Flow.RECORD)
+class ExecutionReport(Message):
+    """The solver's word on an order: see ``ExecType``.
+
+    A trade carries ``LastPx`` and ``LastQty``. ``CumQty`` and ``LeavesQty`` follow from the
+    record; where they are stated, they must be right.
+    """
+
+    exec_id: Id
+    cl_ord_id: Id
+    exec_type: ExecType
+    orig_cl_ord_id: Id | None = None
+    last_px: Positive | None = None
+    last_qty: Positive | None = None
+    cum_qty: Positive | None = None
+    leaves_qty: Positive | None = None
+    ord_rej_reason: OrdRejReason | None = None
+    text: Note | None = None
+
+
+@message("UFC", Flow.RECORD)
+class ForceAction(Message):
+    """The trader forces a cancel that went unanswered, or a close that went unfilled."""
+
+    force_kind: ForceKind
+    cl_ord_id: Id
+    orig_cl_ord_id: Id
+    prices: Annotated[tuple[SymbolPrice, ...], Entries(1)] = ()
+
+
+# --- collateral --------------------------------------------------------------------------------
+
+
+@message("AX", Flow.RECORD)
+class CollateralRequest(Message):
+    """Asks the other side to put up more."""
+
+    coll_req_id: Id
+    coll_asgn_reason: CollAsgnReason
+    amount: Units | None = None
+    text: Note | None = None
+
+
+@message("AY", Flow.RECORD)
+class CollateralAssignment(Message):
+    """The sender puts up notes; they belong to its lane."""
+
+    coll_asgn_id: Id
+    coll_asgn_reason: CollAsgnReason
+    notes: Annotated[tuple[NoteRef, ...], Entries(16, some=True)]
+    coll_req_id: Id | None = None
+
+
+@message("AZ", Flow.RECORD)
+class CollateralResponse(Message):
+    """The sender accepts, by name, notes that the other lane listed, or says why it will not."""
+
+    coll_resp_id: Id
+    coll_asgn_resp_type: CollAsgnRespType
+    coll_asgn_id: Id | None = None
+    coll_asgn_reject_reason: CollAsgnRejectReason | None = None
+    commitments: Annotated[tuple[CommitmentRef, ...], Entries(16)] = ()
+    text: Note | None = None
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+
+@message("UCP", Flow.RECORD)
+class Checkpoint(Message):
+    """The account's hash after solver frame ``SolverSeq``, which covers trader frame
+    ``TraderSeq``."""
+
+    account_hash: Digest
+    solver_seq: Count
+    trader_seq: Count
+
+
+@message("UST", Flow.RECORD)
+class Settlement(Message):
+    """A proposed CTC with its sender's wallet signature over the CTC's digest.
+
+    ``Memos`` is keccak256(memo0 ‖ memo1). ``Deadline`` is in seconds since the epoch. Without a
+    relayer, ``Relayer``, ``FeeToken`` and ``Fee`` are zero. A settlement states both payouts
+    before the fee; a release states ``Amount``, which leaves its sender's collateral.
+    """
+
+    ust_kind: SettlementKind
+    nullifier0: Digest
+    nullifier1: Digest
+    commitment0: Digest
+    commitment1: Digest
+    memos: Digest
+    relayer: Address
+    fee_token: Address
+    fee: Units
+    deadline: Seconds
+    signature: Signature
+    trader_payout: Units | None = None
+    solver_payout: Units | None = None
+    amount: Units | None = None
+
+
+@message("USA", Flow.RECORD)
+class SettlementAcceptance(Message):
+    """The other wallet's signature over the CTC that frame ``RefSeqNum`` of the other lane
+    proposes."""
+
+    ref_seq_num: Count
+    signature: Signature
+
+
+@message("UPX", Flow.RECORD)
+class OraclePrice(Message):
+    """A price that the terms' oracle signers signed."""
+
+    symbol: Symbol
+    price: Positive
+    timestamp: Nanoseconds
+    signatures: Annotated[tuple[OracleSignature, ...], Entries(16, some=True)]
+
+
+@message("UFR", Flow.RECORD)
+class Funding(Message):
+    """Funding of one instrument for one epoch, at an oracle price of its window."""
+
+    symbol: Symbol
+    epoch: Nanoseconds
+    rate: Amount
+    price: Positive
+    timestamp: Nanoseconds
+    signatures: Annotated[tuple[OracleSignature, ...], Entries(16, some=True)]
+
+
+@message("ULQ", Flow.RECORD)
+class Liquidation(Message):
+    """The sender liquidates ``Lane`` at the prices shown."""
+
+    lane: LaneCode
+    prices: Annotated[tuple[SymbolPrice, ...], Entries(64, some=True)]
+
+
+@message("UCF", Flow.RECORD)
+class ChainFact(Message):
+    """Cites something that happened on chain. A false citation is a fault."""
+
+    fact_kind: FactKind
+    block_number: Count
+    transaction_hash: Digest
+    nullifier: Digest | None = None
+    commitment: Digest | None = None

@@ -1,0 +1,284 @@
+"""Messages off the record: WebSocket text, unsigned, binding nobody.
+
+Introductions, resuming, terms, openings, indicative prices, and reports that the rulebook can
+derive. Units are as in ``psymm.messages.record``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from psymm.messages.enums import (
+    LaneCode,
+    MDEntryType,
+    MDUpdateAction,
+    PosReqResult,
+    PosReqType,
+    SecurityListRequestType,
+    SecurityRequestResult,
+    Side,
+    SubscriptionRequestType,
+)
+from psymm.messages.wire import (
+    Address,
+    Amount,
+    Count,
+    Digest,
+    Document,
+    Entries,
+    Flow,
+    Id,
+    Memo,
+    Message,
+    Nanoseconds,
+    Note,
+    Part,
+    Positive,
+    PublicKey,
+    Symbol,
+    Units,
+    Word,
+    message,
+    part,
+)
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+@part
+class NoteOpening(Part):
+    """What makes a commitment recomputable. The blinding stays out of repr and logs."""
+
+    commitment: Digest
+    blinding: Digest = dataclasses.field(repr=False)
+    token: Address
+    amount: Units
+
+
+@part
+class SymbolRef(Part):
+    """One instrument of a request."""
+
+    symbol: Symbol
+
+
+@part
+class SecurityEntry(Part):
+    """One instrument of a list."""
+
+    symbol: Symbol
+    security_type: Word
+    min_price_increment: Positive
+    round_lot: Positive
+    security_desc: Note | None = None
+
+
+@part
+class MDEntryTypeRef(Part):
+    """One kind of entry that a request asks for."""
+
+    md_entry_type: MDEntryType
+
+
+@part
+class MDEntry(Part):
+    """One price of a snapshot."""
+
+    md_entry_type: MDEntryType
+    md_entry_px: Positive
+    md_entry_size: Positive | None = None
+
+
+@part
+class MDChange(Part):
+    """One change of an incremental refresh; a deletion carries no price."""
+
+    md_update_action: MDUpdateAction
+    md_entry_type: MDEntryType
+    symbol: Symbol
+    md_entry_px: Positive | None = None
+    md_entry_size: Positive | None = None
+
+
+# --- session -----------------------------------------------------------------------------------
+
+
+@message("UHI", Flow.TEXT)
+class Introduction(Message):
+    """Who is speaking, with a nonce for the custody's salt. ``Collateral`` is what the sender
+    will put up, in token units. ``Version`` is a word, so that an unknown one can be named."""
+
+    version: Word
+    public_key: PublicKey
+    nonce: Digest = dataclasses.field(repr=False)
+    terms_hash: Digest | None = None
+    collateral: Units | None = None
+
+
+@message("URS", Flow.TEXT)
+class Resume(Message):
+    """Both heads as the sender has them; the digest of seq 0 is the custody's id."""
+
+    custody: Digest
+    trader_seq: Count
+    trader_digest: Digest
+    solver_seq: Count
+    solver_digest: Digest
+
+
+@message("1", Flow.TEXT)
+class TestRequest(Message):
+    """Asks for a Heartbeat that repeats ``TestReqID``."""
+
+    test_req_id: Id
+
+
+@message("2", Flow.TEXT)
+class ResendRequest(Message):
+    """Asks for the receiver's own frames from ``BeginSeqNo`` to ``EndSeqNo``; 0 is no end."""
+
+    begin_seq_no: Count
+    end_seq_no: Count
+
+
+@message("UTM", Flow.TEXT)
+class TermsDocument(Message):
+    """The terms' bytes, exactly as they are hashed."""
+
+    terms: Document
+
+
+@message("UOP", Flow.TEXT)
+class NoteOpenings(Message):
+    """The openings of notes that the sender's frames have listed."""
+
+    openings: Annotated[tuple[NoteOpening, ...], Entries(16, some=True)]
+
+
+@message("URO", Flow.TEXT)
+class SettlementOutput(Message):
+    """Where the sender wants its payout: H2(its sole custody's id, blinding), and the sealed
+    memo. Enough to prove with, too little to see it spent."""
+
+    inner: Digest
+    memo: Memo
+
+
+# --- reference ---------------------------------------------------------------------------------
+
+
+@message("x", Flow.TEXT)
+class SecurityListRequest(Message):
+    """Asks for the instruments of the terms."""
+
+    security_req_id: Id
+    security_list_request_type: SecurityListRequestType
+    symbol: Symbol | None = None
+
+
+@message("y", Flow.TEXT)
+class SecurityList(Message):
+    """The instruments."""
+
+    security_req_id: Id
+    security_request_result: SecurityRequestResult
+    no_related_sym: Annotated[tuple[SecurityEntry, ...], Entries(256)] = ()
+
+
+@message("d", Flow.TEXT)
+class SecurityDefinition(Message):
+    """One instrument in full, as the terms have it."""
+
+    security_req_id: Id
+    security_request_result: SecurityRequestResult
+    symbol: Symbol
+    security_type: Word
+    min_price_increment: Positive
+    round_lot: Positive
+    min_notional: Positive
+    max_notional: Positive
+    max_leverage: Positive
+    fee_rate: Positive
+    fee_receiver: LaneCode | None = None
+    security_desc: Note | None = None
+
+
+# --- indicative --------------------------------------------------------------------------------
+
+
+@message("V", Flow.TEXT)
+class MarketDataRequest(Message):
+    """Asks for indicative prices, once or as they change. Depth 1 is the top of the book."""
+
+    md_req_id: Id
+    subscription_request_type: SubscriptionRequestType
+    market_depth: Count
+    no_md_entry_types: Annotated[tuple[MDEntryTypeRef, ...], Entries(8, some=True)]
+    no_related_sym: Annotated[tuple[SymbolRef, ...], Entries(256, some=True)]
+
+
+@message("W", Flow.TEXT)
+class MarketDataSnapshotFullRefresh(Message):
+    """Indicative prices of one instrument; they bind nobody."""
+
+    md_req_id: Id
+    symbol: Symbol
+    transact_time: Nanoseconds | None = None
+    no_md_entries: Annotated[tuple[MDEntry, ...], Entries(64)] = ()
+
+
+@message("X", Flow.TEXT)
+class MarketDataIncrementalRefresh(Message):
+    """Changes since the last snapshot or refresh."""
+
+    md_req_id: Id
+    transact_time: Nanoseconds | None = None
+    no_md_entries: Annotated[tuple[MDChange, ...], Entries(256)] = ()
+
+
+# --- reports -----------------------------------------------------------------------------------
+
+
+@message("AN", Flow.TEXT)
+class RequestForPositions(Message):
+    """Asks for the sender's view of the positions."""
+
+    pos_req_id: Id
+    pos_req_type: PosReqType
+    symbol: Symbol | None = None
+
+
+@message("AP", Flow.TEXT)
+class PositionReport(Message):
+    """One position as the sender's account has it. ``Side`` is the trader's."""
+
+    pos_maint_rpt_id: Id
+    pos_req_result: PosReqResult
+    pos_req_id: Id | None = None
+    position_id: Digest | None = None
+    symbol: Symbol | None = None
+    side: Side | None = None
+    quantity: Positive | None = None
+    avg_px: Positive | None = None
+    settl_price: Positive | None = None
+
+
+@message("BA", Flow.TEXT)
+class CollateralReport(Message):
+    """The receiver can compare ``AccountHash`` with its own account after the same frames.
+
+    ``TotalNetValue`` (900) is the equity and ``MarginExcess`` (899) what is available for orders,
+    both of ``Lane``.
+    """
+
+    coll_rpt_id: Id
+    lane: LaneCode
+    trader_seq: Count
+    solver_seq: Count
+    account_hash: Digest
+    allocated: Amount
+    total_net_value: Amount
+    locked: Positive
+    pending: Positive
+    margin_excess: Amount

@@ -1,0 +1,382 @@
+"""The account of a custody: what is open, what is owed, and the formulas of both sides.
+
+An ``Account`` is a value. Money, prices and quantities are integers scaled by 10**18; note
+amounts and payouts are in token units; times are nanoseconds. Flows of money are kept once, as
+the trader's; the solver has their negation, so nothing is made or lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from functools import cached_property
+from typing import Final
+
+from psymm._core import keccak256
+from psymm.messages import OrdType, PositionEffect, Side
+from psymm.rulebook.money import UNIT, floor_product, share_up
+from psymm.rulebook.table import MANY, Table
+from psymm.terms import Instrument, Rates, Terms
+
+NEVER: Final = 2**64
+
+
+class Lane(IntEnum):
+    """The two ends of a custody."""
+
+    TRADER = 0
+    SOLVER = 1
+
+    @property
+    def other(self) -> Lane:
+        return Lane(1 - self)
+
+
+class OrderStatus(StrEnum):
+    """Where an order stands. The last five are ends."""
+
+    PENDING = "pending"
+    LOCKED = "locked"
+    CANCEL_PENDING = "cancel-pending"
+    REPLACE_PENDING = "replace-pending"
+    CLOSE_PENDING = "close-pending"
+    CANCEL_CLOSE_PENDING = "cancel-close-pending"
+    FILLED = "filled"
+    CANCELLED = "cancelled"
+    DECLINED = "declined"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """What a locked order becomes if the solver agrees."""
+
+    cl_ord_id: str
+    quantity: int
+    price: int
+    expire_time: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A live order. ``side`` is the trader's. ``since`` is the clock at its last change of
+    status, ``request_id`` the ClOrdID of the open cancel or replace request."""
+
+    cl_ord_id: str
+    symbol: str
+    side: Side
+    quantity: int
+    filled: int
+    price: int
+    ord_type: OrdType
+    effect: PositionEffect
+    expire_time: int
+    status: OrderStatus
+    since: int
+    position_id: bytes | None = None
+    quote_id: str | None = None
+    request_id: str | None = None
+    replacement: Replacement | None = None
+
+    @property
+    def leaves(self) -> int:
+        """What is not filled yet."""
+        return self.quantity - self.filled
+
+    @property
+    def opens(self) -> bool:
+        return self.effect is PositionEffect.OPEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """An open position. ``side`` is the trader's: BUY is long."""
+
+    position_id: bytes
+    symbol: str
+    side: Side
+    quantity: int
+    entry_price: int
+    opened_at: int
+    cl_ord_id: str
+    close_order: str | None = None
+
+    def profit(self, price: int, quantity: int | None = None) -> int:
+        """The trader's profit on ``quantity`` (all of it by default) at ``price``, floored."""
+        move = price - self.entry_price if self.side is Side.BUY else self.entry_price - price
+        return floor_product(move, self.quantity if quantity is None else quantity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveQuote:
+    """A quote that can still be hit."""
+
+    quote_id: str
+    symbol: str
+    valid_until: int
+    bid_price: int | None = None
+    offer_price: int | None = None
+    bid_size: int | None = None
+    offer_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest:
+    """A quote request that can still be answered."""
+
+    quote_req_id: str
+    symbol: str
+    quantity: int
+    expire_time: int
+    side: Side | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteState:
+    """A note that a lane listed. ``amount`` is 0 until it is accepted."""
+
+    commitment: bytes
+    nullifier: bytes
+    lane: Lane
+    accepted: bool = False
+    amount: int = 0
+    spent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionKey:
+    """A session key as its delegation states it."""
+
+    public_key: bytes
+    from_seq: int
+    to_seq: int
+    expiry: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """An oracle price in effect."""
+
+    price: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A settlement that a wallet has signed."""
+
+    lane: Lane
+    seq: int
+    nullifiers: tuple[bytes, bytes]
+    commitments: tuple[bytes, bytes]
+    payouts: tuple[int, int]
+    fee: int
+    deadline_s: int
+    accepted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The state of a custody after trader frame ``trader_seq`` and solver frame ``solver_seq``."""
+
+    custody: bytes
+    terms: Terms
+    trader_seq: int = 0
+    solver_seq: int = 0
+    clock: int = 0
+    frames: tuple[int, int] = (0, 0)
+    bytes_sent: tuple[int, int] = (0, 0)
+    logged_on: tuple[bool, bool] = (False, False)
+    logged_out: tuple[bool, bool] = (False, False)
+    keys: tuple[tuple[SessionKey, ...], tuple[SessionKey, ...]] = ((), ())
+    notes: Table[bytes, NoteState] = field(default_factory=Table)
+    requests: Table[str, OpenRequest] = field(default_factory=Table)
+    quotes: Table[str, LiveQuote] = field(default_factory=Table)
+    orders: Table[str, Order] = field(default_factory=Table)
+    ended_orders: Table[str, OrderStatus] = field(default_factory=lambda: Table(MANY))
+    positions: Table[bytes, Position] = field(default_factory=Table)
+    used_ids: Table[str, str] = field(default_factory=lambda: Table(MANY))
+    prices: Table[str, Price] = field(default_factory=Table)
+    realised: int = 0
+    fees: int = 0
+    funding: int = 0
+    proposals: Table[bytes, Proposal] = field(default_factory=Table)
+    alive: bytes | None = None
+    ended: bool = False
+    next_expiry: int = NEVER
+
+    # --- money -----------------------------------------------------------------------------
+
+    def collateral(self, lane: Lane) -> int:
+        """The lane's accepted notes, in token units."""
+        return sum(n.amount for n in self.notes.values() if n.accepted and n.lane is lane)
+
+    def reserve(self, lane: Lane) -> int:
+        """The part of the lane's collateral that PnL never reaches, in token units. Never more
+        than its collateral, so that what is allocated is never negative to begin with."""
+        return min(self.terms.reserve(lane), self.collateral(lane))
+
+    def flow(self, lane: Lane) -> int:
+        """Realised PnL, fees and funding of the lane, signed."""
+        traders = self.realised + self.fees + self.funding
+        return traders if lane is Lane.TRADER else -traders
+
+    def allocated(self, lane: Lane) -> int:
+        """Collateral − reserve + realised PnL − fees + fees received ± funding."""
+        own = self.collateral(lane) - self.reserve(lane)
+        return own * self.terms.token_scale + self.flow(lane)
+
+    def mark(self, position: Position) -> int:
+        """The latest oracle price in effect; without one, the position's entry price."""
+        price = self.prices.get(position.symbol)
+        return position.entry_price if price is None else price.price
+
+    def upnl(self, lane: Lane) -> int:
+        """Unrealised profit of the lane, each position floored for the trader."""
+        traders = sum(p.profit(self.mark(p)) for p in self.positions.values())
+        return traders if lane is Lane.TRADER else -traders
+
+    def equity(self, lane: Lane) -> int:
+        return self.allocated(lane) + self.upnl(lane)
+
+    def maintenance(self, lane: Lane) -> int:
+        """Σ MM over open positions."""
+        return sum(
+            share_up(p.quantity, p.entry_price, self.rates(p.symbol, lane).mm)
+            for p in self.positions.values()
+        )
+
+    def locked(self, lane: Lane) -> int:
+        """Σ (CVA + LF + MM) over open positions."""
+        return sum(
+            self.margin(p.symbol, lane, p.quantity, p.entry_price) for p in self.positions.values()
+        )
+
+    def pending(self, lane: Lane) -> int:
+        """Σ (CVA + LF + MM) over what orders have not filled yet."""
+        return sum(
+            self.margin(o.symbol, lane, o.leaves, o.price) for o in self.orders.values() if o.opens
+        )
+
+    def available_for_orders(self, lane: Lane) -> int:
+        return self.equity(lane) - self.locked(lane) - self.pending(lane)
+
+    def health(self, lane: Lane) -> int:
+        """(equity − MM) / (allocated − MM) at 18 decimals; 0 where allocated ≤ MM."""
+        maintenance = self.maintenance(lane)
+        room = self.allocated(lane) - maintenance
+        return 0 if room <= 0 else (self.equity(lane) - maintenance) * UNIT // room
+
+    def flagged(self, lane: Lane) -> bool:
+        room = self.allocated(lane) - self.maintenance(lane) - self.pending(lane)
+        return self.upnl(lane) < -room
+
+    def liquidatable(self, lane: Lane) -> bool:
+        """Whether it would be, once flagged and its pending orders cancelled."""
+        return self.upnl(lane) < -(self.allocated(lane) - self.maintenance(lane))
+
+    @property
+    def payouts(self) -> tuple[int, int]:
+        """What a settlement pays trader and solver, in token units; together, all collateral."""
+        scale = self.terms.token_scale
+        trader, solver = self.allocated(Lane.TRADER), self.allocated(Lane.SOLVER)
+        clamped = max(0, min(trader, trader + solver))
+        to_trader = self.reserve(Lane.TRADER) + clamped // scale
+        return to_trader, self.collateral(Lane.TRADER) + self.collateral(Lane.SOLVER) - to_trader
+
+    def margin(self, symbol: str, lane: Lane, quantity: int, price: int) -> int:
+        """CVA + LF + MM of a quantity at a price, each rounded up."""
+        rates = self.rates(symbol, lane)
+        return sum(share_up(quantity, price, rate) for rate in (rates.cva, rates.lf, rates.mm))
+
+    def rates(self, symbol: str, lane: Lane) -> Rates:
+        instrument = self.instrument(symbol)
+        return instrument.trader if lane is Lane.TRADER else instrument.solver
+
+    def instrument(self, symbol: str) -> Instrument:
+        """The instrument of something that is open, so the terms have it."""
+        found = self.terms.instrument(symbol)
+        if found is None:
+            raise KeyError(symbol)
+        return found
+
+    # --- state -----------------------------------------------------------------------------
+
+    @property
+    def trading_open(self) -> bool:
+        """Both lanes have had collateral accepted up to the terms' minimum."""
+        return all(self.collateral(lane) >= max(1, self.terms.minimum(lane)) for lane in Lane)
+
+    @property
+    def flat(self) -> bool:
+        """No position and no order is open."""
+        return not len(self.positions) and not len(self.orders)
+
+    @property
+    def settlement(self) -> Proposal | None:
+        """The proposal that is alive: from its signature until mined or its deadline passed."""
+        return None if self.alive is None else self.proposals[self.alive]
+
+    def status_of(self, cl_ord_id: str) -> OrderStatus | None:
+        """Where an order stands, ended ones included; None if it was never sent."""
+        order = self.orders.get(cl_ord_id)
+        return self.ended_orders.get(cl_ord_id) if order is None else order.status
+
+    def key_in_force(self, lane: Lane) -> SessionKey | None:
+        """The lane's latest session key."""
+        return self.keys[lane][-1] if self.keys[lane] else None
+
+    # --- identity --------------------------------------------------------------------------
+
+    def canonical(self) -> bytes:
+        """The account as bytes, the same on every machine: JSON, keys sorted, no whitespace,
+        integers as decimal strings, bytes as hex, the terms by their hash. The tables that only
+        grow (ended orders, used ids) stand by their digest."""
+        plain = _plain(self)
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @cached_property
+    def hash(self) -> bytes:
+        """keccak256 of ``canonical()``."""
+        return keccak256(self.canonical())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Terms):
+        return "0x" + value.hash.hex()
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, bool):
+        return "Y" if value else "N"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Table):
+        if value.grows:
+            return "0x" + value.digest().hex()
+        return {
+            ("0x" + key.hex() if isinstance(key, bytes) else key): _plain(each)
+            for key, each in value.items()
+        }
+    if dataclasses.is_dataclass(value):
+        return {
+            f.name: _plain(held)
+            for f in dataclasses.fields(value)
+            # next_expiry only saves looking; it follows from what is open
+            if (held := getattr(value, f.name)) is not None and f.name != "next_expiry"
+        }
+    return value
+
+
+def position_id(custody: bytes, cl_ord_id: str, exec_id: str) -> bytes:
+    """A position's id: keccak256 of the custody and the ids of its order and its fill, each with
+    its length, so that no two pairs run together."""
+    parts = [part.encode() for part in (cl_ord_id, exec_id)]
+    sized = b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+    return keccak256(b"psymm-position" + custody + sized)

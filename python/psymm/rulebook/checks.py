@@ -1,0 +1,100 @@
+"""Checks that several rules share: ids, ticks and lots, notional, oracle band, margin, leverage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from psymm.messages import Side
+from psymm.rulebook.account import Account, Lane
+from psymm.rulebook.money import UNIT, share_down, share_up
+from psymm.rulebook.violation import refuse
+from psymm.terms import Instrument
+
+
+def use_id(account: Account, kind: str, name: str) -> Account:
+    """Take a fresh id of a kind; an id is never used twice in a custody."""
+    key = f"{kind}:{name}"
+    if key in account.used_ids:
+        refuse("duplicate-id", kind=kind, id=name)
+    return replace(account, used_ids=account.used_ids.put(key, "used"))
+
+
+def instrument_of(account: Account, symbol: str) -> Instrument:
+    instrument = account.terms.instrument(symbol)
+    if instrument is None:
+        refuse("unknown-symbol", symbol=symbol)
+    return instrument
+
+
+def check_price(instrument: Instrument, price: int) -> None:
+    if price <= 0 or price % instrument.tick:
+        refuse("off-tick", price=price, tick=instrument.tick)
+
+
+def check_quantity(instrument: Instrument, quantity: int) -> None:
+    if quantity <= 0 or quantity % instrument.lot:
+        refuse("off-lot", quantity=quantity, lot=instrument.lot)
+
+
+def check_notional(instrument: Instrument, quantity: int, price: int) -> None:
+    low, high = instrument.min_notional * UNIT, instrument.max_notional * UNIT
+    if not low <= quantity * price <= high:
+        refuse("notional-out-of-bounds", notional=quantity * price // UNIT)
+
+
+def check_band(account: Account, symbol: str, price: int) -> None:
+    """The price stands within the terms' band around the oracle's, where there is one."""
+    oracle = account.prices.get(symbol)
+    if oracle is None:
+        return
+    if abs(price - oracle.price) * UNIT > oracle.price * account.terms.limits.price_band:
+        refuse("price-out-of-band", price=price, oracle=oracle.price)
+
+
+def check_fresh(account: Account, symbol: str) -> None:
+    """No oracle price that a margin check of ``symbol`` rests on is older than its validity."""
+    validity = account.terms.oracle.validity
+    symbols = {symbol} | {p.symbol for p in account.positions.values()}
+    for each in sorted(symbols):
+        price = account.prices.get(each)
+        if price is not None and price.timestamp + validity < account.clock:
+            refuse("price-stale", symbol=each, timestamp=price.timestamp, clock=account.clock)
+
+
+def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
+    """Both sides have what their orders and positions need, and stay below the leverage of
+    ``symbol``. ``fee`` is what a fill yet to come will cost the one who pays it."""
+    payer = fee_payer(account, symbol)
+    for lane in Lane:
+        available = account.available_for_orders(lane) - (fee if lane is payer else 0)
+        if available < 0:
+            refuse("margin", lane=lane.name.lower(), short_by=-available)
+        exposure = _exposure(account, symbol)
+        allowed = account.instrument(symbol).max_leverage * account.equity(lane)
+        if exposure > allowed:
+            refuse("leverage", lane=lane.name.lower(), notional=exposure // UNIT)
+
+
+def _exposure(account: Account, symbol: str) -> int:
+    """Notional of what is open or may open in the instrument, at 36 decimals."""
+    held = sum(p.quantity * p.entry_price for p in account.positions.values() if p.symbol == symbol)
+    return held + sum(
+        o.leaves * o.price for o in account.orders.values() if o.opens and o.symbol == symbol
+    )
+
+
+def fee_payer(account: Account, symbol: str) -> Lane:
+    receiver = account.instrument(symbol).fee_receiver
+    return Lane.TRADER if receiver == "solver" else Lane.SOLVER
+
+
+def traders_fee(account: Account, symbol: str, quantity: int, price: int, rate: int) -> int:
+    """The fee of a fill as the trader's flow, floored towards −∞: negative where it pays."""
+    if fee_payer(account, symbol) is Lane.TRADER:
+        return -share_up(quantity, price, rate)
+    return share_down(quantity, price, rate)
+
+
+def no_worse(side: Side, fill: int, price: int) -> bool:
+    """Whether the trader gets ``price`` or better."""
+    return fill <= price if side is Side.BUY else fill >= price

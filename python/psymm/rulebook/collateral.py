@@ -1,0 +1,118 @@
+"""Logon, session keys, and notes: listed by one lane, accepted by name by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from psymm.messages import (
+    CollAsgnRespType,
+    CollateralAssignment,
+    CollateralResponse,
+    Logon,
+    Logout,
+    NoteRef,
+    SessionKeyChange,
+)
+from psymm.rulebook.account import Account, Lane, NoteState, OrderStatus, SessionKey
+from psymm.rulebook.checks import use_id
+from psymm.rulebook.inputs import Entry, Opening
+from psymm.rulebook.orders import end_order
+from psymm.rulebook.violation import OpeningUnknown, refuse
+
+
+def log_on(account: Account, entry: Entry, said: Logon) -> Account:
+    """A: the lane is on, with its first session key and its notes listed."""
+    if account.logged_on[entry.lane]:
+        refuse("already-logged-on", lane=entry.lane.name.lower())
+    if said.terms_hash != account.terms.hash:
+        refuse("wrong-terms", named=said.terms_hash, terms=account.terms.hash)
+    account = _take_key(account, entry, said)
+    account = list_notes(account, entry.lane, said.notes)
+    return replace(account, logged_on=_set(account.logged_on, entry.lane))
+
+
+def log_out(account: Account, entry: Entry, _said: Logout) -> Account:
+    """5: nothing new is opened from here on; what waited to be opened is cancelled."""
+    for order in list(account.orders.values()):
+        if order.opens:
+            account = end_order(account, order, OrderStatus.CANCELLED)
+    return replace(account, logged_out=_set(account.logged_out, entry.lane))
+
+
+def change_key(account: Account, entry: Entry, said: SessionKeyChange) -> Account:
+    """UKY: the delegation's key rules from this frame on."""
+    return _take_key(account, entry, said)
+
+
+def _take_key(account: Account, entry: Entry, said: Logon | SessionKeyChange) -> Account:
+    if not said.from_seq <= entry.seq <= said.to_seq or said.expiry < entry.sending_time:
+        refuse(
+            "bad-delegation",
+            seq=entry.seq,
+            from_seq=said.from_seq,
+            to_seq=said.to_seq,
+            expiry=said.expiry,
+        )
+    key = SessionKey(
+        public_key=said.session_public_key,
+        from_seq=entry.seq,
+        to_seq=said.to_seq,
+        expiry=said.expiry,
+    )
+    trader, solver = account.keys
+    if entry.lane is Lane.TRADER:
+        return replace(account, keys=((*trader, key), solver))
+    return replace(account, keys=(trader, (*solver, key)))
+
+
+def _set(flags: tuple[bool, bool], lane: Lane) -> tuple[bool, bool]:
+    return (True, flags[1]) if lane is Lane.TRADER else (flags[0], True)
+
+
+def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account:
+    """The notes belong to the lane whose frame lists them; each is listed once."""
+    notes = account.notes
+    nullifiers = {note.nullifier for note in notes.values()}
+    for ref in refs:
+        if ref.commitment in notes or ref.nullifier in nullifiers:
+            refuse("note-listed", commitment=ref.commitment)
+        nullifiers.add(ref.nullifier)
+        made = NoteState(commitment=ref.commitment, nullifier=ref.nullifier, lane=lane)
+        notes = notes.put(ref.commitment, made)
+    return replace(account, notes=notes)
+
+
+def assign(account: Account, entry: Entry, said: CollateralAssignment) -> Account:
+    """AY: the sender lists more notes."""
+    account = use_id(account, f"CollAsgnID{entry.lane:d}", said.coll_asgn_id)
+    return list_notes(account, entry.lane, said.notes)
+
+
+def respond(account: Account, entry: Entry, said: CollateralResponse, opening: Opening) -> Account:
+    """AZ: the notes named count as the other lane's collateral from here on. One note a lane, for
+    as long as merging is not in force: a settlement has two inputs, and collateral that could not
+    be settled would be stuck."""
+    account = use_id(account, f"CollRespID{entry.lane:d}", said.coll_resp_id)
+    if said.coll_asgn_resp_type is CollAsgnRespType.REJECTED:
+        if said.commitments:
+            refuse("field-not-allowed", field="Commitments")
+        return account
+    if not said.commitments:
+        refuse("missing-field", field="Commitments")
+    notes = account.notes
+    for ref in said.commitments:
+        note = notes.get(ref.commitment)
+        if note is None or note.lane is entry.lane:
+            refuse("note-not-listed", commitment=ref.commitment)
+        if note.accepted:
+            refuse("note-accepted", commitment=ref.commitment)
+        if any(each.accepted and each.lane is note.lane for each in notes.values()):
+            refuse("too-many-notes", commitment=ref.commitment)
+        held = opening.notes.get(ref.commitment)
+        if held is None:
+            raise OpeningUnknown(commitment=ref.commitment)
+        if held.token != account.terms.collateral.token:
+            refuse("note-wrong-token", commitment=ref.commitment, token=held.token)
+        notes = notes.put(ref.commitment, replace(note, accepted=True, amount=held.amount))
+    return replace(account, notes=notes)

@@ -1,0 +1,97 @@
+"""What the rulebook is given: verified frames, openings of notes, and facts of the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from psymm.messages import JsonError, Message, decode
+from psymm.rulebook.account import Lane
+
+
+class VerifiedFrame(Protocol):
+    """A frame whose place, links, time and signature hold; ``psymm._core.Frame`` is one."""
+
+    @property
+    def lane(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def peer_seq(self) -> int: ...
+    @property
+    def sending_time(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A frame as the rules read it. ``message`` is None where the payload is malformed, and
+    ``malformed`` then says how. ``size`` is the payload's length in bytes."""
+
+    lane: Lane
+    seq: int
+    peer_seq: int
+    sending_time: int
+    size: int
+    message: Message | None
+    malformed: str | None = None
+
+    @staticmethod
+    def read(frame: VerifiedFrame) -> Entry:
+        """Decode a frame once; a payload that is no message keeps its place."""
+        message: Message | None = None
+        malformed: str | None = None
+        try:
+            message = decode(frame.payload)
+        except JsonError as error:
+            malformed = error.code
+        return Entry(
+            Lane(frame.lane),
+            frame.seq,
+            frame.peer_seq,
+            frame.sending_time,
+            len(frame.payload),
+            message,
+            malformed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a note holds: the token (checksummed address) and the amount in its units."""
+
+    token: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A custody's opening: its id, and what its notes hold as both sides know it. A commitment
+    binds both, so it does not matter when they were learnt."""
+
+    custody: bytes
+    notes: Mapping[bytes, Holding] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where on chain something happened."""
+
+    block: int
+    transaction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFacts:
+    """What the chain says, complete up to ``block`` at the depth that the terms demand.
+
+    ``noticed`` holds the block time in nanoseconds at which a frame's bytes were first on chain,
+    by (lane, seq).
+    """
+
+    block: int = 0
+    spent: Mapping[bytes, Place] = field(default_factory=dict)
+    inserted: Mapping[bytes, Place] = field(default_factory=dict)
+    noticed: Mapping[tuple[int, int], int] = field(default_factory=dict)

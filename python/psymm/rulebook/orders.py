@@ -1,0 +1,444 @@
+"""Orders: from request to position, and from position to closed.
+
+An order is pending when it takes effect. The solver may lock it (its last look), fill it whole or
+in parts, or decline it, which is free until it is filled. A cancel takes a pending order at once
+and asks for one that is locked; a close always asks, since a close is never locked. Every fill of
+an opening order is a position of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from psymm.messages import (
+    CxlRejResponseTo,
+    ExecType,
+    ExecutionReport,
+    ForceAction,
+    ForceKind,
+    NewOrderSingle,
+    OrderCancelReject,
+    OrderCancelReplaceRequest,
+    OrderCancelRequest,
+    OrdType,
+    PositionEffect,
+    Side,
+)
+from psymm.rulebook.account import (
+    Account,
+    LiveQuote,
+    Order,
+    OrderStatus,
+    Position,
+    Replacement,
+    position_id,
+)
+from psymm.rulebook.checks import (
+    check_band,
+    check_fresh,
+    check_margin,
+    check_notional,
+    check_price,
+    check_quantity,
+    instrument_of,
+    no_worse,
+    traders_fee,
+    use_id,
+)
+from psymm.rulebook.violation import refuse, violated
+
+_CANCELLING = (OrderStatus.CANCEL_PENDING, OrderStatus.CANCEL_CLOSE_PENDING)
+_CONFIRMS = {
+    ExecType.EXPIRED: OrderStatus.EXPIRED,
+    ExecType.CANCELED: OrderStatus.CANCELLED,
+    ExecType.REPLACED: OrderStatus.REPLACED,
+}
+"""Reports that may also confirm how an order has already ended; they then change nothing."""
+
+
+# --- the trader's messages ---------------------------------------------------------------------
+
+
+def send(account: Account, said: NewOrderSingle) -> Account:
+    """D: an order to open or to close."""
+    account = use_id(account, "ClOrdID", said.cl_ord_id)
+    instrument = instrument_of(account, said.symbol)
+    if said.expire_time < account.clock:
+        refuse("expired", expire_time=said.expire_time, clock=account.clock)
+    check_quantity(instrument, said.order_qty)
+    account, price = _priced(account, said)
+    check_price(instrument, price)
+    order = Order(
+        cl_ord_id=said.cl_ord_id,
+        symbol=said.symbol,
+        side=said.side,
+        quantity=said.order_qty,
+        filled=0,
+        price=price,
+        ord_type=said.ord_type,
+        effect=said.position_effect,
+        expire_time=said.expire_time,
+        status=OrderStatus.PENDING,
+        since=account.clock,
+        position_id=said.position_id,
+        quote_id=said.quote_id,
+    )
+    if said.position_effect is PositionEffect.OPEN:
+        if said.position_id is not None:
+            refuse("field-not-allowed", field="PositionID")
+        return _send_open(account, order)
+    return _send_close(account, order)
+
+
+def _priced(account: Account, said: NewOrderSingle) -> tuple[Account, int]:
+    """The order's price, and the account with the quote that it hits used up."""
+    if said.quote_id is None:
+        if said.ord_type is OrdType.PREVIOUSLY_QUOTED:
+            refuse("missing-field", field="QuoteID")
+        if said.price is None:
+            refuse("missing-field", field="Price")
+        return account, said.price
+    if said.ord_type is OrdType.LIMIT:
+        refuse("field-not-allowed", field="QuoteID")
+    quote = account.quotes.get(said.quote_id)
+    if quote is None:
+        refuse("unknown-quote", quote_id=said.quote_id)
+    price = _hit(quote, said)
+    return replace(account, quotes=account.quotes.without(said.quote_id)), price
+
+
+def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
+    buys = said.side is Side.BUY
+    price = quote.offer_price if buys else quote.bid_price
+    size = quote.offer_size if buys else quote.bid_size
+    if quote.symbol != said.symbol or price is None:
+        refuse("quote-mismatch", quote_id=quote.quote_id, symbol=said.symbol, side=said.side)
+    if size is not None and said.order_qty > size:
+        refuse("quote-mismatch", quote_id=quote.quote_id, quantity=said.order_qty, size=size)
+    if said.price is not None and said.price != price:
+        refuse("quote-mismatch", quote_id=quote.quote_id, price=said.price, quoted=price)
+    return price
+
+
+def _send_open(account: Account, order: Order) -> Account:
+    _check_openable(account)
+    if sum(o.opens for o in account.orders.values()) >= account.terms.limits.open_orders:
+        refuse("too-many-orders", limit=account.terms.limits.open_orders)
+    return _check_order(_with_order(account, order), order)
+
+
+def _check_openable(account: Account) -> None:
+    if any(account.logged_out):
+        refuse("logged-out")
+    if account.clock > account.terms.end_date:
+        refuse("past-end-date", end_date=account.terms.end_date, clock=account.clock)
+
+
+def _check_order(account: Account, order: Order) -> Account:
+    """The checks of an opening order that is already among the account's."""
+    instrument = account.instrument(order.symbol)
+    check_notional(instrument, order.quantity, order.price)
+    check_band(account, order.symbol, order.price)
+    check_fresh(account, order.symbol)
+    fee = traders_fee(account, order.symbol, order.leaves, order.price, instrument.open_fee)
+    check_margin(account, order.symbol, abs(fee))
+    return account
+
+
+def _send_close(account: Account, order: Order) -> Account:
+    if order.position_id is None:
+        refuse("missing-field", field="PositionID")
+    position = account.positions.get(order.position_id)
+    if position is None:
+        refuse("unknown-position", position_id=order.position_id)
+    if position.symbol != order.symbol or position.side is order.side:
+        refuse("close-mismatch", symbol=order.symbol, side=order.side)
+    if order.quantity > position.quantity:
+        refuse("close-mismatch", quantity=order.quantity, open=position.quantity)
+    if position.close_order is not None:
+        refuse("close-pending", cl_ord_id=position.close_order)
+    account = _with_order(account, replace(order, status=OrderStatus.CLOSE_PENDING))
+    held = replace(position, close_order=order.cl_ord_id)
+    return replace(account, positions=account.positions.put(position.position_id, held))
+
+
+def ask_cancel(account: Account, said: OrderCancelRequest) -> Account:
+    """F: cancels a pending order at once, asks for a locked one or a close. One that has ended
+    meanwhile is left as it ended: the request crossed its end."""
+    account = use_id(account, "ClOrdID", said.cl_ord_id)
+    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    if order is None:
+        return account
+    match order.status:
+        case OrderStatus.PENDING:
+            return end_order(account, order, OrderStatus.CANCELLED)
+        case OrderStatus.CLOSE_PENDING:
+            asked = OrderStatus.CANCEL_CLOSE_PENDING
+        case OrderStatus.LOCKED | OrderStatus.REPLACE_PENDING:
+            asked = OrderStatus.CANCEL_PENDING
+        case _:
+            refuse("already-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+    moved = replace(
+        order, status=asked, since=account.clock, request_id=said.cl_ord_id, replacement=None
+    )
+    return _with_order(account, moved)
+
+
+def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
+    """G: replaces a pending order at once, asks for a locked one."""
+    account = use_id(account, "ClOrdID", said.cl_ord_id)
+    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    if order is None:
+        return account
+    if not order.opens or order.ord_type is not OrdType.LIMIT:
+        refuse("not-replaceable", cl_ord_id=order.cl_ord_id)
+    if order.status not in (OrderStatus.PENDING, OrderStatus.LOCKED):
+        refuse("already-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+    instrument = account.instrument(order.symbol)
+    check_price(instrument, said.price)
+    check_quantity(instrument, said.order_qty)
+    if said.order_qty <= order.filled:
+        refuse("off-lot", quantity=said.order_qty, filled=order.filled)
+    if said.expire_time < account.clock:
+        refuse("expired", expire_time=said.expire_time, clock=account.clock)
+    wanted = Replacement(
+        cl_ord_id=said.cl_ord_id,
+        quantity=said.order_qty,
+        price=said.price,
+        expire_time=said.expire_time,
+    )
+    replaced = _replaced(account, order, wanted)
+    if order.status is OrderStatus.PENDING:
+        return replaced
+    moved = replace(
+        order,
+        status=OrderStatus.REPLACE_PENDING,
+        since=account.clock,
+        request_id=said.cl_ord_id,
+        replacement=wanted,
+    )
+    return _with_order(account, moved)
+
+
+def _replaced(account: Account, order: Order, wanted: Replacement) -> Account:
+    """The account with the order replaced, if the replacement passes an order's checks."""
+    _check_openable(account)
+    account = replace(
+        account,
+        orders=account.orders.without(order.cl_ord_id),
+        ended_orders=account.ended_orders.put(order.cl_ord_id, OrderStatus.REPLACED),
+    )
+    made = replace(
+        order,
+        cl_ord_id=wanted.cl_ord_id,
+        quantity=wanted.quantity,
+        price=wanted.price,
+        expire_time=wanted.expire_time,
+        status=OrderStatus.PENDING,
+        since=account.clock,
+        request_id=None,
+        replacement=None,
+    )
+    return _check_order(_with_order(account, made), made)
+
+
+def force(account: Account, said: ForceAction) -> Account:
+    """UFC: a cancel that went unanswered for longer than the cooldown is forced."""
+    if said.force_kind is ForceKind.CLOSE:
+        refuse("not-yet-in-force", force_kind=said.force_kind)
+    account = use_id(account, "ClOrdID", said.cl_ord_id)
+    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    if order is None:
+        return account
+    if order.status not in _CANCELLING:
+        refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+    ready = order.since + account.terms.timeouts.force_cancel_cooldown
+    if account.clock <= ready:
+        refuse("cooldown", clock=account.clock, ready_after=ready)
+    return end_order(account, order, OrderStatus.CANCELLED)
+
+
+# --- the solver's messages ---------------------------------------------------------------------
+
+
+def report(account: Account, said: ExecutionReport) -> Account:
+    """8: what the solver does with an order."""
+    account = use_id(account, "ExecID", said.exec_id)
+    if said.exec_type is not ExecType.TRADE:
+        for name, value in (("LastPx", said.last_px), ("LastQty", said.last_qty)):
+            if value is not None:
+                refuse("field-not-allowed", field=name)
+    order = account.orders.get(said.cl_ord_id)
+    if order is None:
+        status = account.ended_orders.get(said.cl_ord_id)
+        if status is None:
+            refuse("unknown-order", cl_ord_id=said.cl_ord_id)
+        if _CONFIRMS.get(said.exec_type) is status:
+            return account
+        refuse("order-not-live", cl_ord_id=said.cl_ord_id, status=status)
+    filled = order.filled + (said.last_qty or 0)
+    if (said.cum_qty is not None and said.cum_qty != filled) or (
+        said.leaves_qty is not None and said.leaves_qty not in _leaves_after(order, said, filled)
+    ):
+        refuse("wrong-quantities", cum_qty=filled, leaves_qty=order.quantity - filled)
+    match said.exec_type:
+        case ExecType.NEW:
+            if order.status is not OrderStatus.PENDING:
+                refuse("order-not-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+            check_fresh(account, order.symbol)
+            check_margin(account, order.symbol)
+            locked = replace(order, status=OrderStatus.LOCKED, since=account.clock)
+            return _with_order(account, locked)
+        case ExecType.CANCELED:
+            if order.status not in _CANCELLING:
+                refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+            return end_order(account, order, OrderStatus.CANCELLED)
+        case ExecType.REPLACED:
+            if order.replacement is None:
+                refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+            if order.replacement.quantity <= order.filled:
+                refuse("off-lot", quantity=order.replacement.quantity, filled=order.filled)
+            if order.replacement.expire_time < account.clock:
+                refuse("expired", expire_time=order.replacement.expire_time, clock=account.clock)
+            return _replaced(account, order, order.replacement)
+        case ExecType.REJECTED:
+            return end_order(account, order, OrderStatus.DECLINED)
+        case ExecType.TRADE:
+            return _fill(account, order, said)
+        case ExecType.EXPIRED:
+            raise violated("not-expired", expire_time=order.expire_time, clock=account.clock)
+
+
+def _leaves_after(order: Order, said: ExecutionReport, filled: int) -> tuple[int, ...]:
+    """What LeavesQty may say: nothing is left of an order that the report ends."""
+    if said.exec_type in (ExecType.CANCELED, ExecType.REJECTED):
+        return (0,)
+    if said.exec_type is ExecType.REPLACED and order.replacement is not None:
+        return (order.replacement.quantity - filled,)
+    if said.exec_type is ExecType.TRADE and order.status in _CANCELLING:
+        return (0, order.quantity - filled)
+    return (order.quantity - filled,)
+
+
+def _fill(account: Account, order: Order, said: ExecutionReport) -> Account:
+    if said.last_px is None or said.last_qty is None:
+        refuse("missing-field", field="LastPx" if said.last_px is None else "LastQty")
+    price, quantity = said.last_px, said.last_qty
+    instrument = account.instrument(order.symbol)
+    check_price(instrument, price)
+    check_quantity(instrument, quantity)
+    if quantity > order.leaves:
+        refuse("fill-over-quantity", last_qty=quantity, leaves_qty=order.leaves)
+    if not no_worse(order.side, price, order.price):
+        refuse("fill-worse-than-price", last_px=price, price=order.price)
+    after = _after_fill(account, order, quantity)
+    if order.opens:
+        return _open_position(after, order, said.exec_id, quantity, price)
+    return _close_position(after, order, quantity, price)
+
+
+def _after_fill(account: Account, order: Order, quantity: int) -> Account:
+    """What is left of the order: pending again, or cancelled where its cancel was asked for."""
+    left = replace(order, filled=order.filled + quantity)
+    if not left.leaves:
+        return end_order(account, left, OrderStatus.FILLED)
+    if order.status in _CANCELLING:
+        return end_order(account, left, OrderStatus.CANCELLED)
+    if order.status is OrderStatus.LOCKED:
+        left = replace(left, status=OrderStatus.PENDING, since=account.clock)
+    return _with_order(account, left)
+
+
+def _open_position(
+    account: Account, order: Order, exec_id: str, quantity: int, price: int
+) -> Account:
+    _check_openable(account)
+    check_band(account, order.symbol, price)
+    if len(account.positions) >= account.terms.limits.positions:
+        refuse("too-many-positions", limit=account.terms.limits.positions)
+    position = Position(
+        position_id=position_id(account.custody, order.cl_ord_id, exec_id),
+        symbol=order.symbol,
+        side=order.side,
+        quantity=quantity,
+        entry_price=price,
+        opened_at=account.clock,
+        cl_ord_id=order.cl_ord_id,
+    )
+    rate = account.instrument(order.symbol).open_fee
+    account = replace(
+        account,
+        positions=account.positions.put(position.position_id, position),
+        fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
+    )
+    check_fresh(account, order.symbol)
+    check_margin(account, order.symbol)
+    return account
+
+
+def _close_position(account: Account, order: Order, quantity: int, price: int) -> Account:
+    if order.position_id is None:
+        raise AssertionError("a close without a position was let in")
+    if order.ord_type is not OrdType.LIMIT and quantity != order.leaves:
+        refuse("partial-market-close", last_qty=quantity, leaves_qty=order.leaves)
+    position = account.positions[order.position_id]
+    rate = account.instrument(order.symbol).close_fee
+    left = replace(position, quantity=position.quantity - quantity)
+    table = account.positions
+    return replace(
+        account,
+        positions=table.put(position.position_id, left)
+        if left.quantity
+        else table.without(position.position_id),
+        realised=account.realised + position.profit(price, quantity),
+        fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
+    )
+
+
+def refuse_request(account: Account, said: OrderCancelReject) -> Account:
+    """9: a cancel or replace request is refused. For an order that has ended it changes nothing:
+    it only says that the request came too late."""
+    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    if order is None:
+        if f"ClOrdID:{said.cl_ord_id}" not in account.used_ids:
+            refuse("unknown-order", cl_ord_id=said.cl_ord_id)
+        return account
+    replaces = said.cxl_rej_response_to is CxlRejResponseTo.REPLACE
+    asked = (OrderStatus.REPLACE_PENDING,) if replaces else _CANCELLING
+    if order.status not in asked or order.request_id != said.cl_ord_id:
+        refuse("nothing-pending", cl_ord_id=said.cl_ord_id, status=order.status)
+    back = OrderStatus.LOCKED if order.opens else OrderStatus.CLOSE_PENDING
+    restored = replace(order, status=back, since=account.clock, request_id=None, replacement=None)
+    return _with_order(account, restored)
+
+
+# --- how an order moves ------------------------------------------------------------------------
+
+
+def _live_or_crossed(account: Account, cl_ord_id: str) -> Order | None:
+    """The live order, or None where it has ended; one that was never sent is refused."""
+    order = account.orders.get(cl_ord_id)
+    if order is None and cl_ord_id not in account.ended_orders:
+        refuse("unknown-order", cl_ord_id=cl_ord_id)
+    return order
+
+
+def _with_order(account: Account, order: Order) -> Account:
+    return replace(
+        account,
+        orders=account.orders.put(order.cl_ord_id, order),
+        next_expiry=min(account.next_expiry, order.expire_time),
+    )
+
+
+def end_order(account: Account, order: Order, status: OrderStatus) -> Account:
+    """The order ends; a position that it would have closed is open again."""
+    positions = account.positions
+    if order.position_id is not None and (held := positions.get(order.position_id)) is not None:
+        positions = positions.put(order.position_id, replace(held, close_order=None))
+    return replace(
+        account,
+        positions=positions,
+        orders=account.orders.without(order.cl_ord_id),
+        ended_orders=account.ended_orders.put(order.cl_ord_id, status),
+    )

@@ -1,0 +1,120 @@
+"""Quote requests and quotes: asked, answered, withdrawn, passed on, hit once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from psymm.messages import (
+    Quote,
+    QuoteCancel,
+    QuoteCancelType,
+    QuoteRequest,
+    QuoteRequestReject,
+    QuoteResponse,
+)
+from psymm.rulebook.account import Account, LiveQuote, OpenRequest
+from psymm.rulebook.checks import check_price, check_quantity, instrument_of, use_id
+from psymm.rulebook.violation import refuse
+
+
+def ask(account: Account, said: QuoteRequest) -> Account:
+    """R: a request lives until it is refused or its time has passed, at most a quote's life."""
+    instrument = instrument_of(account, said.symbol)
+    check_quantity(instrument, said.order_qty)
+    longest = account.clock + account.terms.timeouts.quote_life
+    expire = longest if said.expire_time is None else min(said.expire_time, longest)
+    if expire < account.clock:
+        refuse("expired", expire_time=expire, clock=account.clock)
+    if len(account.requests) >= account.terms.limits.open_quotes:
+        refuse("too-many-quotes", open=len(account.requests))
+    account = use_id(account, "QuoteReqID", said.quote_req_id)
+    request = OpenRequest(
+        quote_req_id=said.quote_req_id,
+        symbol=said.symbol,
+        quantity=said.order_qty,
+        expire_time=expire,
+        side=said.side,
+    )
+    return replace(
+        account,
+        requests=account.requests.put(said.quote_req_id, request),
+        next_expiry=min(account.next_expiry, expire),
+    )
+
+
+def decline_request(account: Account, said: QuoteRequestReject) -> Account:
+    """AG: the request ends."""
+    if said.quote_req_id not in account.requests:
+        refuse("unknown-quote-request", quote_req_id=said.quote_req_id)
+    return replace(account, requests=account.requests.without(said.quote_req_id))
+
+
+def quote(account: Account, said: Quote) -> Account:
+    """S: a quote stands until it is hit, withdrawn, passed on, or its time has passed."""
+    instrument = instrument_of(account, said.symbol)
+    if said.quote_req_id is not None:
+        request = account.requests.get(said.quote_req_id)
+        if request is None or request.symbol != said.symbol:
+            refuse("unknown-quote-request", quote_req_id=said.quote_req_id)
+    if said.bid_px is None and said.offer_px is None:
+        refuse("quote-without-price", quote_id=said.quote_id)
+    for price in (said.bid_px, said.offer_px):
+        if price is not None:
+            check_price(instrument, price)
+    if said.bid_px is not None and said.offer_px is not None and said.bid_px > said.offer_px:
+        refuse("quote-crossed", bid=said.bid_px, offer=said.offer_px)
+    for size, price in ((said.bid_size, said.bid_px), (said.offer_size, said.offer_px)):
+        if size is not None:
+            check_quantity(instrument, size)
+            if price is None:
+                refuse("field-not-allowed", field="a size without its price")
+    if said.valid_until_time < account.clock:
+        refuse("expired", valid_until_time=said.valid_until_time, clock=account.clock)
+    if said.valid_until_time > account.clock + account.terms.timeouts.quote_life:
+        refuse("life-too-long", valid_until_time=said.valid_until_time, clock=account.clock)
+    if len(account.quotes) >= account.terms.limits.open_quotes:
+        refuse("too-many-quotes", open=len(account.quotes))
+    account = use_id(account, "QuoteID", said.quote_id)
+    live = LiveQuote(
+        quote_id=said.quote_id,
+        symbol=said.symbol,
+        valid_until=said.valid_until_time,
+        bid_price=said.bid_px,
+        offer_price=said.offer_px,
+        bid_size=said.bid_size,
+        offer_size=said.offer_size,
+    )
+    return replace(
+        account,
+        quotes=account.quotes.put(said.quote_id, live),
+        next_expiry=min(account.next_expiry, said.valid_until_time),
+    )
+
+
+def withdraw(account: Account, said: QuoteCancel) -> Account:
+    """Z: the quotes named end. One that was hit before stays hit."""
+    match said.quote_cancel_type:
+        case QuoteCancelType.ALL:
+            names = list(account.quotes)
+        case QuoteCancelType.SYMBOL:
+            if said.symbol is None:
+                refuse("missing-field", field="Symbol")
+            names = [name for name, q in account.quotes.items() if q.symbol == said.symbol]
+        case QuoteCancelType.QUOTE:
+            if said.quote_id is None:
+                refuse("missing-field", field="QuoteID")
+            if f"QuoteID:{said.quote_id}" not in account.used_ids:
+                refuse("unknown-quote", quote_id=said.quote_id)
+            names = [said.quote_id]
+    quotes = account.quotes
+    for name in names:
+        quotes = quotes.without(name)
+    return replace(account, quotes=quotes)
+
+
+def pass_on(account: Account, said: QuoteResponse) -> Account:
+    """AJ: the trader does not want the quote; it ends. One that has ended is left as it is."""
+    if f"QuoteID:{said.quote_id}" not in account.used_ids:
+        refuse("unknown-quote", quote_id=said.quote_id)
+    account = use_id(account, "QuoteRespID", said.quote_resp_id)
+    return replace(account, quotes=account.quotes.without(said.quote_id))

@@ -1,0 +1,193 @@
+"""One frame against one account: who may send it, when, and which rule it meets.
+
+``advance`` is what every frame does, in order or not: it uses its seq, moves the clock and lets
+expire what has expired. ``rule`` is what its message does, or the violation that it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from psymm import messages as m
+from psymm.rulebook import collateral, oracle, orders, quotes, settlement
+from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
+from psymm.rulebook.inputs import ChainFacts, Entry, Opening
+from psymm.rulebook.violation import refuse, violated
+
+_TRADERS: Final = (
+    m.QuoteRequest,
+    m.QuoteResponse,
+    m.NewOrderSingle,
+    m.NewOrderMultileg,
+    m.OrderCancelRequest,
+    m.OrderCancelReplaceRequest,
+    m.ForceAction,
+)
+_SOLVERS: Final = (
+    m.Quote,
+    m.QuoteRequestReject,
+    m.QuoteCancel,
+    m.OrderCancelReject,
+    m.ExecutionReport,
+)
+_HARMLESS: Final = (m.Heartbeat, m.Reject, m.BusinessMessageReject, m.CollateralRequest)
+"""They change nothing, so nothing but a lane's own state can forbid them."""
+_WHILE_FROZEN: Final = (
+    *_HARMLESS,
+    m.Logout,
+    m.SettlementAcceptance,
+    m.ChainFact,
+    m.SessionKeyChange,
+    m.Checkpoint,
+)
+_AT_LIMIT: Final = (
+    m.Heartbeat,
+    m.Reject,
+    m.BusinessMessageReject,
+    m.Logout,
+    m.Checkpoint,
+    m.Settlement,
+    m.SettlementAcceptance,
+    m.ChainFact,
+    m.SessionKeyChange,
+    m.OraclePrice,
+    m.Liquidation,
+)
+_OPENING_BUSINESS: Final = (m.QuoteRequest, m.Quote)
+_NOT_YET: Final = (m.NewOrderMultileg, m.Checkpoint, m.Funding, m.Liquidation)
+
+
+def advance(account: Account, entry: Entry, legal_time: int) -> Account:
+    """The frame takes its place: seq, counts, the clock (the running maximum of legal times), and
+    whatever the clock has passed."""
+    own = int(entry.lane)
+    frames = tuple(n + (lane == own) for lane, n in enumerate(account.frames))
+    sent = tuple(n + entry.size * (lane == own) for lane, n in enumerate(account.bytes_sent))
+    account = replace(
+        account,
+        trader_seq=entry.seq if entry.lane is Lane.TRADER else account.trader_seq,
+        solver_seq=entry.seq if entry.lane is Lane.SOLVER else account.solver_seq,
+        clock=max(account.clock, legal_time),
+        frames=(frames[0], frames[1]),
+        bytes_sent=(sent[0], sent[1]),
+    )
+    return settlement.thaw(_expire(account))
+
+
+def _expire(account: Account) -> Account:
+    """Drop what has outlived its time; a quote, request or order dies once the clock is past it."""
+    if account.clock <= account.next_expiry:
+        return account
+    clock = account.clock
+    requests, live = account.requests, account.quotes
+    for request in account.requests.values():
+        if request.expire_time < clock:
+            requests = requests.without(request.quote_req_id)
+    for quote in account.quotes.values():
+        if quote.valid_until < clock:
+            live = live.without(quote.quote_id)
+    account = replace(account, requests=requests, quotes=live)
+    for order in list(account.orders.values()):
+        if order.expire_time < clock:
+            account = orders.end_order(account, order, OrderStatus.EXPIRED)
+    times = [r.expire_time for r in account.requests.values()]
+    times += [q.valid_until for q in account.quotes.values()]
+    times += [o.expire_time for o in account.orders.values()]
+    return replace(account, next_expiry=min(times, default=NEVER))
+
+
+def rule(account: Account, entry: Entry, opening: Opening, facts: ChainFacts) -> Account:
+    """The account after the frame's message. Raises Refused where it is a violation, OpeningUnknown
+    or FactsBehind where the inputs do not suffice to say."""
+    said = entry.message
+    if said is None:
+        refuse("malformed", code=entry.malformed)
+    _admit(account, entry, said)
+    match said:
+        case m.Logon():
+            return collateral.log_on(account, entry, said)
+        case m.Logout():
+            return collateral.log_out(account, entry, said)
+        case m.SessionKeyChange():
+            return collateral.change_key(account, entry, said)
+        case m.CollateralAssignment():
+            return collateral.assign(account, entry, said)
+        case m.CollateralResponse():
+            return collateral.respond(account, entry, said, opening)
+        case m.QuoteRequest():
+            return quotes.ask(account, said)
+        case m.QuoteRequestReject():
+            return quotes.decline_request(account, said)
+        case m.Quote():
+            return quotes.quote(account, said)
+        case m.QuoteCancel():
+            return quotes.withdraw(account, said)
+        case m.QuoteResponse():
+            return quotes.pass_on(account, said)
+        case m.NewOrderSingle():
+            return orders.send(account, said)
+        case m.OrderCancelRequest():
+            return orders.ask_cancel(account, said)
+        case m.OrderCancelReplaceRequest():
+            return orders.ask_replace(account, said)
+        case m.OrderCancelReject():
+            return orders.refuse_request(account, said)
+        case m.ExecutionReport():
+            return orders.report(account, said)
+        case m.ForceAction():
+            return orders.force(account, said)
+        case m.OraclePrice():
+            return oracle.take_price(account, said)
+        case m.Settlement():
+            return settlement.propose(account, entry, said)
+        case m.SettlementAcceptance():
+            return settlement.accept(account, entry, said)
+        case m.ChainFact():
+            return settlement.cite(account, said, facts)
+        case _ if isinstance(said, _HARMLESS):
+            return account
+    raise violated("not-yet-in-force", msg_type=said.MSG_TYPE)
+
+
+def _admit(account: Account, entry: Entry, said: m.Message) -> None:
+    """Whether this lane may send this message now, whatever it says."""
+    lane = entry.lane
+    if isinstance(said, _SOLVERS if lane is Lane.TRADER else _TRADERS):
+        refuse("wrong-lane", msg_type=said.MSG_TYPE, lane=lane.name.lower())
+    if isinstance(said, m.Logon):
+        return
+    if not account.logged_on[lane]:
+        refuse("not-logged-on", lane=lane.name.lower())
+    _check_key(account, entry, said)
+    if isinstance(said, m.Reject | m.BusinessMessageReject):
+        named = said.ref_seq_num
+        if named is not None and not 1 <= named <= entry.peer_seq:
+            refuse("unknown-frame", ref_seq_num=named, covered=entry.peer_seq)
+    if account.ended and not isinstance(said, (*_HARMLESS, m.Logout)):
+        refuse("custody-ended", msg_type=said.MSG_TYPE)
+    if account.alive is not None and not isinstance(said, _WHILE_FROZEN):
+        refuse("frozen", msg_type=said.MSG_TYPE, deadline=_deadline(account))
+    limits = account.terms.limits
+    over = account.frames[lane] > limits.frames or account.bytes_sent[lane] > limits.bytes
+    if over and not isinstance(said, _AT_LIMIT):
+        refuse("lane-at-limit", frames=account.frames[lane], bytes=account.bytes_sent[lane])
+    if isinstance(said, _NOT_YET):
+        refuse("not-yet-in-force", msg_type=said.MSG_TYPE)
+    if isinstance(said, (*_TRADERS, *_SOLVERS)) and not account.trading_open:
+        refuse("trading-not-open", msg_type=said.MSG_TYPE)
+    if isinstance(said, _OPENING_BUSINESS) and any(account.logged_out):
+        refuse("logged-out", msg_type=said.MSG_TYPE)
+
+
+def _check_key(account: Account, entry: Entry, said: m.Message) -> None:
+    key = account.key_in_force(entry.lane)
+    if key is None or isinstance(said, m.SessionKeyChange):
+        return
+    if entry.seq > key.to_seq or entry.sending_time > key.expiry:
+        refuse("session-key-expired", seq=entry.seq, to_seq=key.to_seq, expiry=key.expiry)
+
+
+def _deadline(account: Account) -> int | None:
+    alive = account.settlement
+    return None if alive is None else alive.deadline_s

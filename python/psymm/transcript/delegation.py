@@ -1,0 +1,127 @@
+"""Session keys: what a wallet signs to let a short-lived key sign frames for it.
+
+`SessionKey(address wallet,address key,bytes32 custody,uint8 lane,uint64 fromSeq,uint64 toSeq,
+uint64 expiry)`, EIP-712 under the pSymm domain; expiry in nanoseconds, compared with a frame's
+sendingTime. Logon delegates from seq 1; a UKY from its own seq on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from psymm._core import Frame, SignatureError, address_of, recover
+from psymm.errors import PSymmError
+from psymm.messages import Logon, SessionKeyChange
+from psymm.transcript.opening import Opening
+from psymm.wallet import TypedMessage
+
+_FIELDS: Final = (
+    ("wallet", "address"),
+    ("key", "address"),
+    ("custody", "bytes32"),
+    ("lane", "uint8"),
+    ("fromSeq", "uint64"),
+    ("toSeq", "uint64"),
+    ("expiry", "uint64"),
+)
+
+
+class DelegationRefused(PSymmError):
+    """A frame whose session key its wallet did not delegate; `reason` is the stable name."""
+
+    code = "delegation-refused"
+    remedy = "The frame is not its party's word; nothing was changed"
+
+    def __init__(self, reason: str, detail: str, **values: object) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {detail}", **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """public_key: 64 bytes; expiry: nanoseconds since the epoch."""
+
+    lane: int
+    public_key: bytes
+    from_seq: int
+    to_seq: int
+    expiry: int
+
+    def message(self, opening: Opening) -> TypedMessage:
+        """What the lane's wallet signs."""
+        return TypedMessage(
+            chain_id=opening.chain_id,
+            contract=opening.contract,
+            primary_type="SessionKey",
+            fields=_FIELDS,
+            values={
+                "wallet": opening.wallet_address(self.lane),
+                "key": address_of(self.public_key),
+                "custody": opening.custody,
+                "lane": self.lane,
+                "fromSeq": self.from_seq,
+                "toSeq": self.to_seq,
+                "expiry": self.expiry,
+            },
+        )
+
+    def check_frame(self, frame: Frame) -> None:
+        """Raises DelegationRefused if the delegation does not reach this frame."""
+        if not self.from_seq <= frame.seq <= self.to_seq:
+            raise DelegationRefused(
+                "out-of-range",
+                "the session key was not delegated for this frame",
+                lane=frame.lane,
+                seq=frame.seq,
+                from_seq=self.from_seq,
+                to_seq=self.to_seq,
+            )
+        if frame.sending_time > self.expiry:
+            raise DelegationRefused(
+                "expired",
+                "the session key had expired",
+                lane=frame.lane,
+                seq=frame.seq,
+                sending_time=frame.sending_time,
+                expiry=self.expiry,
+            )
+
+
+def delegation_in(opening: Opening, frame: Frame, message: Logon | SessionKeyChange) -> Delegation:
+    """The delegation that a Logon or UKY carries, its wallet's signature checked.
+
+    Raises DelegationRefused.
+    """
+    delegation = Delegation(
+        frame.lane,
+        message.session_public_key,
+        message.from_seq,
+        message.to_seq,
+        message.expiry,
+    )
+    if message.from_seq != frame.seq:
+        raise DelegationRefused(
+            "out-of-range",
+            "a key is delegated from the frame that carries it",
+            lane=frame.lane,
+            seq=frame.seq,
+            from_seq=message.from_seq,
+        )
+    delegation.check_frame(frame)
+    wallet = opening.wallet_key(frame.lane)
+    try:
+        signer = recover(delegation.message(opening).digest(), message.delegation_signature)
+    except SignatureError as bad:
+        raise DelegationRefused("bad-signature", str(bad), lane=frame.lane) from None
+    except ValueError as bad:  # the session key is no point, so it has no address
+        raise DelegationRefused("bad-key", str(bad), lane=frame.lane) from None
+    if signer != wallet:
+        raise DelegationRefused(
+            "wrong-wallet",
+            "the delegation was not signed by this custody's wallet for this lane",
+            lane=frame.lane,
+            wallet=address_of(wallet),
+            signer=address_of(signer),
+        )
+    return delegation

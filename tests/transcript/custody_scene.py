@@ -1,0 +1,71 @@
+"""A custody with two signers and no session: what the journal and the file are tested with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from psymm._core import SecretKey
+from psymm.messages import Heartbeat, Logon, Message, NoteRef, QuoteRequest
+from psymm.transcript.delegation import Delegation
+from psymm.transcript.opening import SOLVER, TRADER, Opening, salt_of
+from psymm.transcript.record import Entry, Record
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
+
+from session_scene import CHAIN_ID, PSYMM, START_NS, make_terms
+
+
+class Signers:
+    """Both parties' keys, and the record that they write."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.wallets = [SecretKey.from_bytes(bytes([seed, lane + 1]) * 16) for lane in (0, 1)]
+        self.keys = [SecretKey.from_bytes(bytes([seed, lane + 3]) * 16) for lane in (0, 1)]
+        self.opening = Opening(
+            CHAIN_ID,
+            PSYMM,
+            self.wallets[TRADER].public_key,
+            self.wallets[SOLVER].public_key,
+            make_terms().document,
+            salt_of(bytes(31) + b"\x01", bytes(31) + bytes([seed])),
+        )
+        self.record = Record(self.opening)
+        self.now_ns = START_NS
+
+    def logon(self, lane: int, *, notes: int = 1, by: int | None = None) -> Logon:
+        delegation = Delegation(lane, self.keys[lane].public_key, 1, 1000, START_NS + 10**15)
+        wallet = self.wallets[lane if by is None else by]
+        return Logon(
+            terms_hash=self.opening.terms_hash,
+            session_public_key=delegation.public_key,
+            from_seq=1,
+            to_seq=1000,
+            expiry=delegation.expiry,
+            delegation_signature=wallet.sign(delegation.message(self.opening).digest()),
+            heart_bt_int=5,
+            notes=tuple(
+                NoteRef(commitment=bytes([n + 1]) * 32, nullifier=bytes([n + 101]) * 32)
+                for n in range(notes if lane == TRADER else 0)
+            ),
+        )
+
+    def sign(self, lane: int, message: Message) -> Entry:
+        self.now_ns += 1_000_000
+        if self.record.head(lane).seq == 0 and not isinstance(message, Logon):
+            self.sign(lane, self.logon(lane))
+        return self.record.sign(self.keys[lane], lane, message, self.now_ns)
+
+    def talk(self, frames: int) -> list[Entry]:
+        """Logons and then requests and heartbeats by turns."""
+        self.sign(TRADER, self.logon(TRADER))
+        self.sign(SOLVER, self.logon(SOLVER))
+        for n in range(frames - 2):
+            lane = n % 2
+            self.sign(
+                lane,
+                Heartbeat()
+                if lane
+                else QuoteRequest(quote_req_id=f"r{n}", symbol="BTC-USD", order_qty=10**16),
+            )
+        return list(self.record)
