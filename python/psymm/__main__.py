@@ -1,0 +1,5 @@
+"""`python -m psymm` is `psymm`."""
+
+from psymm.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""What applications use: a solver is a class with a few callbacks, a trader an `async with`."""
+
+from __future__ import annotations
+
+from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
+from psymm.api.dealer import Dealer, VaultCollateral, dealing, open_dealer
+from psymm.api.solver import IncomingOrder, Prices, QuoteAsked, Solver, SolverSession
+from psymm.api.trader import (
+    BUY,
+    SELL,
+    Fill,
+    Indicative,
+    Offer,
+    Order,
+    OrderResult,
+    Quote,
+    Ranking,
+    Session,
+    Settled,
+    best_solver,
+    connect,
+)
+
+__all__ = [
+    "BUY",
+    "SELL",
+    "Dealer",
+    "Fill",
+    "IncomingOrder",
+    "Indicative",
+    "Number",
+    "Offer",
+    "Order",
+    "OrderResult",
+    "Prices",
+    "Quote",
+    "QuoteAsked",
+    "Ranking",
+    "Session",
+    "Settled",
+    "Solver",
+    "SolverSession",
+    "VaultCollateral",
+    "best_solver",
+    "connect",
+    "dealing",
+    "decimal_of",
+    "open_dealer",
+    "scaled",
+    "token_units",
+    "tokens_of",
+]

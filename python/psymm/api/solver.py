@@ -1,0 +1,560 @@
+"""A solver as a class with a few callbacks.
+
+Override what you trade with; everything else (sessions, collateral, journal, settlement,
+reconnects) happens by itself. A callback that raises declines what it was asked, hurts nobody
+else, and is logged by its type.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+import trio
+
+from psymm.api.amounts import Number, decimal_of, scaled, token_units
+from psymm.api.dealer import Dealer
+from psymm.errors import MeetingRefused, NotNow, PSymmError, SessionError
+from psymm.messages import (
+    CxlRejReason,
+    CxlRejResponseTo,
+    ExecType,
+    ExecutionReport,
+    MarketDataRequest,
+    MarketDataSnapshotFullRefresh,
+    MDEntry,
+    MDEntryType,
+    NewOrderSingle,
+    OrderCancelReject,
+    OrderCancelRequest,
+    OrdRejReason,
+    PositionEffect,
+    Quote,
+    QuoteRequest,
+    QuoteRequestReject,
+    QuoteRequestRejectReason,
+    Side,
+)
+from psymm.rulebook import Account, OrderStatus
+from psymm.session.end import End
+from psymm.session.engine import SECOND
+from psymm.session.ledger import RulebookLedger
+from psymm.session.party import Party
+from psymm.session.settling import Settling
+from psymm.session.solver import SolverServer
+from psymm.session.turn import Event, Received, Resumed, Said, State, StateChanged, Stopped
+from psymm.terms import Terms
+from psymm.transcript.opening import TRADER
+from psymm.wallet import TypedMessage, derive_secret
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE: Final = 256
+"""Callbacks of one session that may run at once; what comes above is declined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What we would buy and sell at; None: not at all."""
+
+    bid: Number | None
+    ask: Number | None
+    size: Number | None = None
+
+
+class SolverSession:
+    """One trader's custody, as a callback sees it."""
+
+    def __init__(self, end: End, ledger: RulebookLedger, terms: Terms) -> None:
+        self.end = end
+        self.terms = terms
+        self._ledger = ledger
+
+    @property
+    def custody(self) -> bytes:
+        return self.end.opening.custody
+
+    @property
+    def trader(self) -> str:
+        """The trader's address."""
+        return self.end.opening.wallet_address(TRADER)
+
+    @property
+    def account(self) -> Account:
+        """After our last frame; the trader's copy is the same."""
+        return self._ledger.account
+
+    @property
+    def projected(self) -> Account:
+        """With the trader's frames that we have not covered yet."""
+        return self._ledger.projected
+
+    def order(self, cl_ord_id: str) -> IncomingOrder | None:
+        """An order by its id, whatever became of it; None if it was never sent."""
+        for entry in self.end.engine.record:
+            said = entry.message
+            if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
+                return IncomingOrder(self, said)
+        return None
+
+    def next_id(self, kind: str) -> str:
+        """An id that no earlier frame of ours has: a function of our lane's head."""
+        return f"{kind}{self.end.engine.record.head(self.end.lane).seq + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteAsked:
+    """A trader's quote request. side: None asks for both."""
+
+    session: SolverSession = field(repr=False)
+    request: QuoteRequest = field(repr=False)
+
+    @property
+    def symbol(self) -> str:
+        return self.request.symbol
+
+    @property
+    def quantity(self) -> Decimal:
+        return decimal_of(self.request.order_qty)
+
+    @property
+    def side(self) -> Side | None:
+        return self.request.side
+
+    async def quote(
+        self, *, bid: Number | None = None, ask: Number | None = None, valid_s: float = 10
+    ) -> None:
+        """Quote a firm price for the quantity asked; the trader can hit it once.
+
+        Raises Refused (off tick, crossed, too long …), NotNow. Cancelled: it may be signed.
+        """
+        end = self.session.end
+        life = min(int(valid_s * SECOND), self.session.terms.timeouts.quote_life)
+        await end.send(
+            Quote(
+                quote_id=self.session.next_id("q"),
+                symbol=self.symbol,
+                valid_until_time=end.clock.now_ns() + life,
+                quote_req_id=self.request.quote_req_id,
+                bid_px=None if bid is None else scaled(bid),
+                offer_px=None if ask is None else scaled(ask),
+                bid_size=None if bid is None else self.request.order_qty,
+                offer_size=None if ask is None else self.request.order_qty,
+            )
+        )
+
+    async def reject(self, why: str = "") -> None:
+        """Do not quote; free. Raises NotNow. Cancelled: it may be signed."""
+        await self.session.end.send(
+            QuoteRequestReject(
+                quote_req_id=self.request.quote_req_id,
+                quote_request_reject_reason=QuoteRequestRejectReason.OTHER,
+                text=why or None,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingOrder:
+    """A trader's order, to open or to close. side: as the trader trades."""
+
+    session: SolverSession = field(repr=False)
+    order: NewOrderSingle = field(repr=False)
+
+    @property
+    def cl_ord_id(self) -> str:
+        return self.order.cl_ord_id
+
+    @property
+    def symbol(self) -> str:
+        return self.order.symbol
+
+    @property
+    def side(self) -> Side:
+        return self.order.side
+
+    @property
+    def quantity(self) -> Decimal:
+        return decimal_of(self.order.order_qty)
+
+    @property
+    def closes(self) -> bool:
+        return self.order.position_effect is PositionEffect.CLOSE
+
+    @property
+    def quote_id(self) -> str | None:
+        """The quote it hits, None for an order at the trader's own price."""
+        return self.order.quote_id
+
+    @property
+    def price(self) -> Decimal:
+        """The worst price that the trader accepts."""
+        live = self.session.projected.orders.get(self.cl_ord_id)
+        if live is not None:
+            return decimal_of(live.price)
+        return decimal_of(self.order.price or 0)
+
+    @property
+    def leaves(self) -> Decimal:
+        """What is not filled, 0 once the order has ended."""
+        live = self.session.projected.orders.get(self.cl_ord_id)
+        return Decimal(0) if live is None else decimal_of(live.leaves)
+
+    async def fill(self, price: Number | None = None, quantity: Number | None = None) -> None:
+        """Fill all that is left, or `quantity` of it, at the order's price or a better one.
+
+        Raises Refused (above what is left, worse than the price, margin …), NotNow.
+        Cancelled: the fill may be signed, and is sent then.
+        """
+        await self._report(
+            exec_type=ExecType.TRADE,
+            last_px=scaled(self.price if price is None else price),
+            last_qty=scaled(self.leaves if quantity is None else quantity),
+        )
+
+    async def lock(self) -> None:
+        """Take a last look: the order is ours until its ExpireTime. Raises Refused, NotNow."""
+        await self._report(exec_type=ExecType.NEW)
+
+    async def decline(self, why: str = "") -> None:
+        """Decline what is left; free until it is filled. Raises Refused, NotNow."""
+        await self._report(
+            exec_type=ExecType.REJECTED, ord_rej_reason=OrdRejReason.BROKER_OPTION, text=why or None
+        )
+
+    async def _report(
+        self,
+        *,
+        exec_type: ExecType,
+        last_px: int | None = None,
+        last_qty: int | None = None,
+        ord_rej_reason: OrdRejReason | None = None,
+        text: str | None = None,
+    ) -> None:
+        await self.session.end.send(
+            ExecutionReport(
+                exec_id=self.session.next_id("e"),
+                cl_ord_id=self.cl_ord_id,
+                exec_type=exec_type,
+                last_px=last_px,
+                last_qty=last_qty,
+                ord_rej_reason=ord_rej_reason,
+                text=text,
+            )
+        )
+
+
+class Solver:
+    """Subclass it, override the callbacks, `await serve(…)`.
+
+    terms: what every new custody is under. collateral: whole tokens that we put up against each
+    trader, at least the terms' minimum; at most what the trader does if `match` is set.
+    """
+
+    def __init__(
+        self, dealer: Dealer | Party, terms: Terms, *, collateral: Number, match: bool = False
+    ) -> None:
+        self.party = dealer.party if isinstance(dealer, Dealer) else dealer
+        self.terms = terms
+        self.sessions: dict[bytes, SolverSession] = {}
+        self._collateral = token_units(collateral, terms.collateral.decimals)
+        self._match = match
+        self._nursery: trio.Nursery | None = None
+        self._server: SolverServer | None = None
+        if self._collateral < terms.collateral.solver_minimum:
+            raise MeetingRefused(
+                "the solver's collateral is below its own terms' minimum",
+                collateral=self._collateral,
+                minimum=terms.collateral.solver_minimum,
+            )
+
+    # --- callbacks --------------------------------------------------------------------------
+
+    async def on_prices(self, symbol: str) -> Prices | None:
+        """Indicative prices for anybody who asks; they bind nobody."""
+        return None
+
+    async def on_quote_request(self, request: QuoteAsked) -> None:
+        """Answer with `request.quote(…)` or `request.reject()`."""
+        await request.reject("no quotes here")
+
+    async def on_order(self, order: IncomingOrder) -> None:
+        """Answer with `order.fill(…)` once or several times, `order.lock()` or `order.decline()`.
+        What is left when this returns stays pending until it expires."""
+        await order.decline("no orders here")
+
+    async def on_close(self, order: IncomingOrder) -> None:
+        """An order that closes (part of) a position; by default as `on_order`."""
+        await self.on_order(order)
+
+    async def on_cancel(self, order: IncomingOrder) -> bool:
+        """The trader wants what is left cancelled: True agrees."""
+        return True
+
+    async def on_settle(self, session: SolverSession) -> bool:
+        """The trader wants to settle the flat account: True agrees."""
+        return True
+
+    async def on_state(self, session: SolverSession, state: State) -> None:
+        """The session moved to another state."""
+
+    async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
+        """Something ended or hindered the session: the peer's fault, the chain, a refusal."""
+
+    # --- running ----------------------------------------------------------------------------
+
+    async def serve(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; reports the port. Raises JournalError, OSError, WalletError.
+
+        Cancelled: connections close; every session can be resumed.
+        """
+        server = await self.server()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started(await nursery.start(_listening, server, host, port, tls))
+
+    async def server(self) -> SolverServer:
+        """The server, for those who bring their own sockets; `nursery` must be set by `serve` or
+        `run_callbacks`. Asks the wallet for a signature the first time."""
+        if self._server is None:
+            party = self.party
+            message = TypedMessage(
+                party.chain_id,
+                party.contract,
+                "MeetingSecret",
+                (("purpose", "string"),),
+                {"purpose": "Lets this pSymm solver remember whom it met."},
+            )
+            secret = await derive_secret(party.wallet, message, "meeting secret 1")
+            self._server = SolverServer(party, self.terms, secret, self)
+        return self._server
+
+    def run_callbacks(self, nursery: trio.Nursery) -> None:
+        """Run callbacks in this nursery (`serve` does it by itself)."""
+        self._nursery = nursery
+
+    # --- psymm.session.solver.Application -----------------------------------------------------
+
+    def put_up(self, introduced: int) -> int:
+        if not self._match:
+            return self._collateral
+        return max(self.terms.collateral.solver_minimum, min(self._collateral, introduced))
+
+    async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
+        symbols = [each.symbol for each in request.no_related_sym] or [
+            each.symbol for each in self.terms.instruments
+        ]
+        found = []
+        for symbol in symbols:
+            try:
+                prices = await self.on_prices(symbol)
+            except Exception as failed:
+                log.warning("on_prices raised", extra={"error": type(failed).__name__})
+                prices = None
+            entries = [] if prices is None else _entries(prices)
+            found.append(
+                MarketDataSnapshotFullRefresh(
+                    md_req_id=request.md_req_id,
+                    symbol=symbol,
+                    transact_time=self.party.clock.now_ns(),
+                    no_md_entries=tuple(entries),
+                )
+            )
+        return found
+
+    def session(self, end: End) -> Callable[[Event], None]:
+        if self._nursery is None:
+            raise NotNow("the solver is not serving")
+        ledger = end.engine.ledger
+        if not isinstance(ledger, RulebookLedger):
+            raise TypeError("a solver's session runs on the rulebook")
+        session = SolverSession(end, ledger, Terms.parse(end.opening.terms))
+        self.sessions[session.custody] = session
+        return _Dispatch(self, session, self._nursery).heard
+
+
+class _Dispatch:
+    """Turns a session's events into callbacks, each in its own task."""
+
+    def __init__(self, solver: Solver, session: SolverSession, nursery: trio.Nursery) -> None:
+        self._solver = solver
+        self._session = session
+        self._nursery = nursery
+        self._running = 0
+        self._seen: set[str] = set()
+        self._settling = Settling(
+            session.end,
+            session.terms,
+            nursery,
+            lambda: session.projected,
+            self._failed,
+            willing=lambda: solver.on_settle(session),
+        )
+
+    def heard(self, event: Event) -> None:
+        solver, session = self._solver, self._session
+        self._settling.heard(event)
+        match event:
+            case Received(entry, None):
+                match entry.message:
+                    case QuoteRequest() as request:
+                        asked = QuoteAsked(session, request)
+                        self._start(lambda: solver.on_quote_request(asked), asked.reject)
+                    case NewOrderSingle() as order:
+                        self._order(order)
+                    case OrderCancelRequest() as request:
+                        self._start(lambda: self._cancel(request), None)
+                    case _:
+                        pass
+            case Said(MarketDataRequest() as asked_prices):
+                self._start(lambda: self._show(asked_prices), None)
+            case StateChanged(state):
+                self._start(lambda: solver.on_state(session, state), None)
+                if state in (State.CLOSED, State.STOPPED):
+                    solver.sessions.pop(session.custody, None)
+            case Said(MarketDataRequest() as asked):
+                self._start(lambda: self._show_prices(asked), None)
+            case Stopped(error):
+                self._failed(error)
+            case Resumed():
+                self._catch_up()
+            case _:
+                pass
+
+    async def _show_prices(self, request: MarketDataRequest) -> None:
+        for snapshot in await self._solver.prices(request):
+            await self._session.end.say(snapshot)
+
+    def _order(self, order: NewOrderSingle) -> None:
+        self._seen.add(order.cl_ord_id)
+        incoming = IncomingOrder(self._session, order)
+        answer = self._solver.on_close if incoming.closes else self._solver.on_order
+        self._start(lambda: answer(incoming), incoming.decline)
+
+    def _catch_up(self) -> None:
+        """After a break or a restart: orders that nobody has looked at yet."""
+        orders = self._session.projected.orders
+        for entry in self._session.end.engine.record:
+            said = entry.message
+            if not isinstance(said, NewOrderSingle) or said.cl_ord_id in self._seen:
+                continue
+            live = orders.get(said.cl_ord_id)
+            if live is not None and live.status in (
+                OrderStatus.PENDING,
+                OrderStatus.LOCKED,
+                OrderStatus.CLOSE_PENDING,
+            ):
+                self._order(said)
+
+    def _start(
+        self,
+        answer: Callable[[], Awaitable[object]],
+        decline: Callable[[str], Awaitable[None]] | None,
+    ) -> None:
+        self._nursery.start_soon(self._run, answer, decline, self._running >= MOST_AT_ONCE)
+        self._running += 1
+
+    async def _run(
+        self,
+        answer: Callable[[], Awaitable[object]],
+        decline: Callable[[str], Awaitable[None]] | None,
+        busy: bool,
+    ) -> None:
+        try:
+            if not busy:
+                await answer()
+            elif decline is not None:
+                await decline("busy")
+        except SessionError as refused:
+            # Nothing was signed: the session is between connections, or our own rulebook said no.
+            await self._declined(decline, refused.code)
+            self._failed(refused)
+        except Exception as failed:
+            log.exception("a callback raised", extra={"error": type(failed).__name__})
+            await self._declined(decline, "internal error")
+        finally:
+            self._running -= 1
+
+    async def _declined(self, decline: Callable[[str], Awaitable[None]] | None, why: str) -> None:
+        if decline is None:
+            return
+        try:
+            await decline(why)
+        except PSymmError as refused:
+            log.info("could not decline", extra={"error": refused.code})
+
+    async def _show(self, request: MarketDataRequest) -> None:
+        for snapshot in await self._solver.prices(request):
+            await self._session.end.say(snapshot)
+
+    async def _cancel(self, request: OrderCancelRequest) -> None:
+        """A pending order is cancelled by the request alone; a locked one, or a close, by us."""
+        session, asked_id = self._session, request.orig_cl_ord_id
+        live = session.projected.orders.get(asked_id)
+        order = session.order(asked_id)
+        if live is None or order is None or live.request_id != request.cl_ord_id:
+            return
+        if await self._solver.on_cancel(order):
+            await session.end.send(
+                ExecutionReport(
+                    exec_id=session.next_id("e"), cl_ord_id=asked_id, exec_type=ExecType.CANCELED
+                )
+            )
+        else:
+            await session.end.send(
+                OrderCancelReject(
+                    cl_ord_id=request.cl_ord_id,
+                    orig_cl_ord_id=asked_id,
+                    cxl_rej_response_to=CxlRejResponseTo.CANCEL,
+                    cxl_rej_reason=CxlRejReason.BROKER_OPTION,
+                )
+            )
+
+    def _failed(self, error: PSymmError) -> None:
+        self._nursery.start_soon(self._report, error)
+
+    async def _report(self, error: PSymmError) -> None:
+        try:
+            await self._solver.on_failure(self._session, error)
+        except Exception as failed:
+            log.exception("on_failure raised", extra={"error": type(failed).__name__})
+
+
+def _entries(prices: Prices) -> list[MDEntry]:
+    size = None if prices.size is None else scaled(prices.size)
+    return [
+        MDEntry(md_entry_type=kind, md_entry_px=scaled(price), md_entry_size=size)
+        for kind, price in ((MDEntryType.BID, prices.bid), (MDEntryType.OFFER, prices.ask))
+        if price is not None
+    ]
+
+
+async def _listening(
+    server: SolverServer,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    *,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await server.serve(host, port, tls=tls, task_status=task_status)
+
+
+__all__ = [
+    "IncomingOrder",
+    "Prices",
+    "QuoteAsked",
+    "Solver",
+    "SolverSession",
+]

@@ -1,0 +1,762 @@
+"""A trader's session: `async with connect(…) as session`, then quotes, orders, closes, settlement.
+
+The session lives through lost connections: what was signed is in the journal and is resumed. What
+waits for an answer goes on waiting until its own time is up.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final, TypeVar
+
+import trio
+
+from psymm._core import address_of
+from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
+from psymm.api.dealer import Dealer
+from psymm.chain.registry import Party as RegistryEntry
+from psymm.errors import (
+    Declined,
+    Disconnected,
+    NoSolver,
+    NotNow,
+    PeerSilent,
+    PSymmError,
+    SessionClosed,
+)
+from psymm.messages import (
+    ExecType,
+    ExecutionReport,
+    MarketDataRequest,
+    MarketDataSnapshotFullRefresh,
+    MDEntryType,
+    MDEntryTypeRef,
+    Message,
+    NewOrderSingle,
+    OrderCancelReject,
+    OrderCancelRequest,
+    OrdType,
+    PositionEffect,
+    QuoteRequest,
+    QuoteRequestReject,
+    Reject,
+    Side,
+    SubscriptionRequestType,
+    SymbolRef,
+)
+from psymm.messages import Quote as QuoteMessage
+from psymm.nursery import open_block_nursery
+from psymm.rulebook import (
+    Account,
+    BalanceView,
+    Lane,
+    OrderStatus,
+    Position,
+    PositionView,
+    balances,
+    positions,
+)
+from psymm.session.collateral import Mined
+from psymm.session.end import End
+from psymm.session.engine import SECOND
+from psymm.session.ledger import RulebookLedger
+from psymm.session.meeting import fresh_nonce
+from psymm.session.party import Party
+from psymm.session.settling import Settling
+from psymm.session.trader import (
+    Backoff,
+    Dialer,
+    Lost,
+    TraderSession,
+    converse,
+    dialer,
+    meet,
+)
+from psymm.session.transport import GOODBYE_S
+from psymm.session.turn import (
+    Event,
+    PeerRejected,
+    Received,
+    Resumed,
+    Said,
+    State,
+    StateChanged,
+    Stopped,
+)
+from psymm.terms import Terms
+from psymm.transcript.journal import Custody as JournalledCustody
+
+T = TypeVar("T")
+QUOTE_S: Final = 10.0
+BUY, SELL = Side.BUY, Side.SELL
+_ENDS: Final = {
+    OrderStatus.FILLED: "filled",
+    OrderStatus.CANCELLED: "cancelled",
+    OrderStatus.DECLINED: "declined",
+    OrderStatus.EXPIRED: "expired",
+    OrderStatus.REPLACED: "replaced",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Indicative:
+    """What a solver shows to anybody; it binds nobody."""
+
+    symbol: str
+    bid: Decimal | None
+    ask: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A firm quote, to be hit once before `valid_until_ns`."""
+
+    quote_id: str
+    symbol: str
+    quantity: Decimal
+    bid: Decimal | None
+    ask: Decimal | None
+    valid_until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One fill of an order, on the record."""
+
+    price: Decimal
+    quantity: Decimal
+    exec_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderResult:
+    """How an order ended: filled, cancelled, declined, expired."""
+
+    status: str
+    filled: Decimal
+    average_price: Decimal | None
+    reason: str
+    fills: tuple[Fill, ...]
+
+
+class Order:
+    """An order under way. `async for fill in order`, or `await order.result()`."""
+
+    def __init__(self, session: Session, sent: NewOrderSingle) -> None:
+        self._session = session
+        self.sent = sent
+
+    @property
+    def cl_ord_id(self) -> str:
+        return self.sent.cl_ord_id
+
+    @property
+    def status(self) -> OrderStatus | None:
+        """By our account; None until a solver's frame covers the order."""
+        return self._session.account.status_of(self.cl_ord_id)
+
+    @property
+    def fills(self) -> tuple[Fill, ...]:
+        return self._session.fills_of(self.cl_ord_id)
+
+    async def __aiter__(self) -> AsyncIterator[Fill]:
+        """Fills as they come, until the order has ended. Cancelled: nothing is lost; the fills
+        are in `fills`."""
+        shown: list[Fill] = []
+
+        def more() -> str | None:
+            return self._end() or ("more" if len(self.fills) > len(shown) else None)
+
+        while True:
+            found = await self._session.next_change(more, until_ns=self._last_moment_ns)
+            for fill in self.fills[len(shown) :]:
+                shown.append(fill)
+                yield fill
+            if found != "more" and len(self.fills) == len(shown):
+                return
+
+    async def result(self) -> OrderResult:
+        """Wait until the order has ended: filled whole, declined, cancelled or expired.
+
+        Raises the error that stopped the session. Cancelled: the order stays as it is.
+        """
+        ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
+        fills = self.fills
+        filled = sum((fill.quantity for fill in fills), Decimal(0))
+        paid = sum((fill.price * fill.quantity for fill in fills), Decimal(0))
+        return OrderResult(
+            status=ended or "expired",
+            filled=filled,
+            average_price=paid / filled if filled else None,
+            reason=self._session.reason_of(self.cl_ord_id),
+            fills=fills,
+        )
+
+    async def cancel(self) -> OrderResult:
+        """Ask to cancel what is left; a pending order is cancelled by that alone.
+
+        Raises Declined where the solver keeps it (a fill may be on its way), Refused, NotNow.
+        Cancelled: the request may have gone out.
+        """
+        session = self._session
+        request = session.next_id("c")
+        await session.end.send(OrderCancelRequest(cl_ord_id=request, orig_cl_ord_id=self.cl_ord_id))
+        refused = await session.next_change(
+            lambda: self._end() or session.cancel_refused(request),
+            until_ns=self._last_moment_ns,
+        )
+        if isinstance(refused, OrderCancelReject):
+            raise Declined(
+                "the solver does not cancel", order=self.cl_ord_id, reason=refused.text or ""
+            )
+        return await self.result()
+
+    def _end(self) -> str | None:
+        status = self.status
+        return None if status is None else _ENDS.get(status)
+
+    @property
+    def _last_moment_ns(self) -> int:
+        # A fill counts if it was sent in time and is covered within T: then nothing can come.
+        return self.sent.expire_time + self._session.terms.timeouts.acknowledgement
+
+
+class Session:
+    """A custody with one solver, made by `connect`."""
+
+    def __init__(self, party: Party, end: End, changes: _Changes) -> None:
+        ledger = end.engine.ledger
+        if not isinstance(ledger, RulebookLedger):
+            raise TypeError("a session runs on the rulebook")
+        self.end = end
+        self.terms = Terms.parse(end.opening.terms)
+        self.party = party
+        self._ledger = ledger
+        self._changes = changes
+        self._settling: Settling | None = None
+
+    # --- looking ----------------------------------------------------------------------------
+
+    @property
+    def custody(self) -> bytes:
+        return self.end.opening.custody
+
+    @property
+    def solver(self) -> str:
+        """The solver's address."""
+        return self.end.opening.wallet_address(Lane.SOLVER)
+
+    @property
+    def state(self) -> State:
+        return self.end.engine.state
+
+    @property
+    def account(self) -> Account:
+        """After the solver's last frame; the solver's copy is the same."""
+        return self._ledger.account
+
+    @property
+    def balances(self) -> BalanceView:
+        """Ours by the account, in words of the terms."""
+        return balances(self.account, Lane.TRADER)
+
+    @property
+    def positions(self) -> tuple[PositionView, ...]:
+        return positions(self.account, Lane.TRADER)
+
+    @property
+    def losses(self) -> int:
+        """How often the connection was lost."""
+        return self._changes.losses
+
+    def fills_of(self, cl_ord_id: str) -> tuple[Fill, ...]:
+        """All fills of an order that stand by the account, in order."""
+        return tuple(
+            Fill(decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0), said.exec_id)
+            for said in self._changes.reports.get(cl_ord_id, ())
+            if said.exec_type is ExecType.TRADE
+        )
+
+    def reason_of(self, cl_ord_id: str) -> str:
+        said = self._changes.reports.get(cl_ord_id, ())
+        return next((each.text for each in reversed(said) if each.text), "")
+
+    def cancel_refused(self, request: str) -> OrderCancelReject | None:
+        return self._changes.cancels.get(request)
+
+    def next_id(self, kind: str) -> str:
+        """An id that no earlier frame of ours has: a function of our lane's head."""
+        return f"{kind}{self.end.engine.record.head(self.end.lane).seq + 1}"
+
+    async def next_change(
+        self, found: Callable[[], T | None], *, until_ns: int | None = None
+    ) -> T | None:
+        """Wait until `found` gives something, or the time has come (None). Raises the error that
+        stopped the session, SessionClosed. Cancelled: raises Cancelled."""
+        return await self._changes.until(found, self._seconds_to(until_ns))
+
+    def _seconds_to(self, until_ns: int | None) -> float:
+        if until_ns is None:
+            return float("inf")
+        return max(0.0, (until_ns - self.party.clock.now_ns()) / SECOND)
+
+    # --- trading ----------------------------------------------------------------------------
+
+    async def indicative(self, symbol: str, timeout_s: float = QUOTE_S) -> Indicative:
+        """The solver's prices of the moment. Raises PeerSilent, NotNow. Cancelled: the answer is
+        thrown away."""
+        request = f"v{self._changes.count}"
+        await self.end.say(_market_data(request, [symbol]))
+        found = await self._changes.until(
+            lambda: self._changes.snapshots.pop((request, symbol), None), timeout_s
+        )
+        if found is None:
+            raise PeerSilent("no price came", symbol=symbol, waited_s=timeout_s)
+        return _indicative(found)
+
+    async def request_quote(
+        self,
+        symbol: str,
+        quantity: Number,
+        side: Side | None = None,
+        timeout_s: float = QUOTE_S,
+    ) -> Quote:
+        """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow.
+        Cancelled: the request stays on the record; a quote that comes can still be hit."""
+        request = self.next_id("r")
+        await self._when_synced()
+        await self.end.send(
+            QuoteRequest(
+                quote_req_id=request,
+                symbol=symbol,
+                order_qty=scaled(quantity),
+                side=side,
+                expire_time=self.party.clock.now_ns() + int(timeout_s * SECOND),
+            )
+        )
+        answer = await self._changes.until(lambda: self._changes.quotes.get(request), timeout_s)
+        if answer is None:
+            raise PeerSilent("no quote came", symbol=symbol, waited_s=timeout_s)
+        if isinstance(answer, QuoteRequestReject):
+            raise Declined("the solver does not quote", reason=answer.text or "")
+        assert isinstance(answer, QuoteMessage)  # noqa: S101
+        return Quote(
+            quote_id=answer.quote_id,
+            symbol=answer.symbol,
+            quantity=Decimal(quantity),
+            bid=None if answer.bid_px is None else decimal_of(answer.bid_px),
+            ask=None if answer.offer_px is None else decimal_of(answer.offer_px),
+            valid_until_ns=answer.valid_until_time,
+        )
+
+    async def order(
+        self,
+        side: Side,
+        symbol: str,
+        quantity: Number,
+        *,
+        price: Number | None = None,
+        quote: Quote | None = None,
+        life_s: float = 30,
+    ) -> Order:
+        """Send an order to open: at a limit `price`, or hitting a `quote` (or both).
+
+        Returns once it is durable and on its way. Raises Refused (margin, tick, a quote that has
+        died …), NotNow, SessionClosed; nothing was signed then. Cancelled: it may be signed.
+        """
+        return await self._send(
+            side, symbol, quantity, PositionEffect.OPEN, price, quote, None, life_s
+        )
+
+    async def close(
+        self,
+        position: Position | PositionView | bytes,
+        *,
+        price: Number | None = None,
+        quote: Quote | None = None,
+        quantity: Number | None = None,
+        life_s: float = 30,
+    ) -> Order:
+        """Send an order to close a position, or `quantity` of it. As `order`."""
+        key = _position_id(position)
+        held = self.account.positions.get(key)
+        if held is None:
+            raise NotNow("no such position is open", position=key)
+        return await self._send(
+            SELL if held.side is BUY else BUY,
+            held.symbol,
+            decimal_of(held.quantity) if quantity is None else quantity,
+            PositionEffect.CLOSE,
+            price,
+            quote,
+            key,
+            life_s,
+        )
+
+    async def _send(
+        self,
+        side: Side,
+        symbol: str,
+        quantity: Number,
+        effect: PositionEffect,
+        price: Number | None,
+        quote: Quote | None,
+        position: bytes | None,
+        life_s: float,
+    ) -> Order:
+        if price is None and quote is None:
+            raise ValueError("an order needs a price or a quote")
+        await self._when_synced()
+        order = NewOrderSingle(
+            cl_ord_id=self.next_id("o"),
+            symbol=symbol,
+            side=side,
+            order_qty=scaled(quantity),
+            ord_type=OrdType.LIMIT if quote is None else OrdType.PREVIOUSLY_QUOTED,
+            position_effect=effect,
+            expire_time=self.party.clock.now_ns() + int(life_s * SECOND),
+            price=None if price is None else scaled(price),
+            quote_id=None if quote is None else quote.quote_id,
+            position_id=position,
+        )
+        await self.end.send(order)
+        return Order(self, order)
+
+    async def _when_synced(self) -> None:
+        """Wait out a lost connection; nothing is signed between two of them."""
+        await self._changes.until(lambda: self.end.engine.synced or None, float("inf"))
+
+    # --- ending -----------------------------------------------------------------------------
+
+    async def settle(self) -> Settled:
+        """Settle the flat account on chain: both are paid, or neither.
+
+        Raises NotNow where something is open, SettlementRefused, PeerSilent, and what proving and
+        sending raise. Cancelled: what was signed stays an option until its deadline, and goes on
+        when the session is resumed.
+        """
+        if self._settling is None:
+            raise NotNow("the session has ended")
+        await self._when_synced()
+        mined = await self._settling.settle()
+        payout = self.account.payouts[Lane.TRADER]
+        await self._changes.until(
+            lambda: True if self.state is State.CLOSED else None,
+            float(self.terms.timeouts.heartbeat / SECOND) * 4,
+            even_closed=True,
+        )
+        decimals = self.terms.collateral.decimals
+        return Settled(
+            payout=tokens_of(payout, decimals),
+            gain=tokens_of(payout - self.account.collateral(Lane.TRADER), decimals),
+            mined=mined,
+        )
+
+    async def log_out(self, reason: str = "") -> None:
+        """End business for good: open orders are cancelled, positions stay to be closed.
+        Raises NotNow, SessionClosed. Cancelled: it may be signed."""
+        await self.end.log_out(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """payout: whole tokens before the relayer's fee; gain: over what we put up."""
+
+    payout: Decimal
+    gain: Decimal
+    mined: Mined
+
+
+class _Changes:
+    """What the session's events left, for those who wait."""
+
+    def __init__(self) -> None:
+        self.quotes: dict[str, QuoteMessage | QuoteRequestReject] = {}
+        self.reports: dict[str, list[ExecutionReport]] = {}
+        self.cancels: dict[str, OrderCancelReject] = {}
+        self.snapshots: dict[tuple[str, str], MarketDataSnapshotFullRefresh] = {}
+        self.rejects: list[Reject] = []
+        self.losses = 0
+        self.count = 0
+        self.failed: PSymmError | None = None
+        self.closed = False
+        self.state: State | None = None
+        self.settling: Settling | None = None
+        self.listeners: list[Callable[[Event | Lost], None]] = []
+        self._more = trio.Event()
+
+    def heard(self, event: Event | Lost) -> None:
+        self.count += 1
+        match event:
+            case Received(entry, None):
+                self._received(entry.message)
+            case Said(MarketDataSnapshotFullRefresh() as said):
+                if len(self.snapshots) < 1024:
+                    self.snapshots[said.md_req_id, said.symbol] = said
+            case PeerRejected(reject, _):
+                self.rejects.append(reject)
+            case Lost():
+                self.losses += 1
+            case StateChanged(state):
+                self.state = state
+                self.closed = state is State.CLOSED
+            case Stopped(error):
+                self.failed = error
+            case Resumed() | _:
+                pass
+        if self.settling is not None and not isinstance(event, Lost):
+            self.settling.heard(event)
+        for listener in self.listeners:
+            listener(event)
+        self.wake()
+
+    def _received(self, message: Message | None) -> None:
+        match message:
+            case QuoteMessage(quote_req_id=str(asked)):
+                self.quotes[asked] = message
+            case QuoteRequestReject():
+                self.quotes[message.quote_req_id] = message
+            case ExecutionReport():
+                self.reports.setdefault(message.cl_ord_id, []).append(message)
+            case OrderCancelReject():
+                self.cancels[message.cl_ord_id] = message
+            case _:
+                pass
+
+    def wake(self) -> None:
+        self._more.set()
+        self._more = trio.Event()
+
+    async def until(
+        self, found: Callable[[], T | None], timeout_s: float, *, even_closed: bool = False
+    ) -> T | None:
+        with trio.move_on_after(timeout_s):
+            while True:
+                value = found()
+                if value is not None:
+                    return value
+                if self.failed is not None:
+                    raise self.failed
+                if self.closed and not even_closed:
+                    raise SessionClosed()
+                await self._more.wait()
+        return None
+
+
+@asynccontextmanager
+async def connect(
+    dealer: Dealer | Party,
+    solver: RegistryEntry | str,
+    *,
+    collateral: Number = 0,
+    expected: bytes | None = None,
+    resume: JournalledCustody | None = None,
+    tls: ssl.SSLContext | None = None,
+    dial: Dialer | None = None,
+    heard: Callable[[Event | Lost], None] | None = None,
+    backoff: Backoff | None = None,
+    decimals: int | None = None,
+    timeout_s: float = 600,
+) -> AsyncGenerator[Session, None]:
+    """Meet a solver, put up `collateral` (whole tokens), and trade once both sides accepted.
+
+    solver: an entry of the registry, whose key is then demanded, or an endpoint with `expected`.
+    resume: a custody of the journal to go on with. decimals: the token's; where the deployment's
+    tokens agree on it, it need not be said. heard: hears every event. timeout_s: for all of
+    meeting, funding and verifying.
+    Raises WrongParty, TermsRefused, MeetingRefused, CollateralRefused and its kin, PeerSilent,
+    Disconnected, and what funding raises. Leaving closes the connection; the custody stays as it
+    is and can be resumed. Cancelled: the same.
+    """
+    party = dealer.party if isinstance(dealer, Dealer) else dealer
+    endpoint = solver if isinstance(solver, str) else solver.endpoint
+    wanted = expected if isinstance(solver, str) else solver.public_key
+    changes = _Changes()
+    if heard is not None:
+        changes.listeners.append(heard)
+    client = TraderSession(
+        party,
+        dial or dialer(endpoint, tls),
+        changes.heard,
+        expected=wanted,
+        collateral=token_units(collateral, _decimals(dealer, decimals)),
+        endpoint=endpoint,
+        resume=resume,
+        backoff=backoff,
+    )
+    ended: list[Exception] = []
+    finished = trio.Event()
+
+    async def run(*, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await client.run(task_status=task_status)
+        except Exception as failed:
+            while isinstance(failed, ExceptionGroup):
+                failed = failed.exceptions[0]
+            if client.end is None:
+                raise failed from None
+            ended.append(failed)
+            changes.failed = failed if isinstance(failed, PSymmError) else Disconnected(str(failed))
+        finally:
+            finished.set()
+        changes.wake()
+
+    opened: PSymmError | None = None
+    async with open_block_nursery() as nursery:
+        session: Session | None = None
+        try:
+            with trio.fail_after(timeout_s):
+                end = await nursery.start(run)
+                session = Session(party, end, changes)
+                session._settling = changes.settling = Settling(
+                    end, session.terms, nursery, lambda: session_projected(end), changes_failed
+                )
+                await changes.until(
+                    lambda: True if end.engine.state in (State.TRADING, State.SETTLING) else None,
+                    float("inf"),
+                )
+        except trio.TooSlowError:
+            opened = PeerSilent("the session did not open in time", waited_s=timeout_s)
+        except PSymmError as failed:
+            opened = failed
+        try:
+            if opened is None and session is not None:
+                yield session
+        finally:
+            client.leave(SessionClosed("we leave; the custody can be resumed"))
+            with trio.move_on_after(GOODBYE_S + 1, shield=client.end is not None):
+                await finished.wait()
+            nursery.cancel_scope.cancel()
+    if opened is not None:
+        raise opened
+
+
+def _decimals(dealer: Dealer | Party, given: int | None) -> int:
+    if given is not None:
+        return given
+    known = {one.decimals for one in dealer.deployment.tokens} if isinstance(dealer, Dealer) else ()
+    if len(known) != 1:
+        raise ValueError("say how many decimals the collateral token has: decimals=…")
+    return next(iter(known))
+
+
+def session_projected(end: End) -> Account:
+    """The trader's account with its pending frames."""
+    ledger = end.engine.ledger
+    if not isinstance(ledger, RulebookLedger):
+        raise TypeError("a session runs on the rulebook")
+    return ledger.projected
+
+
+def changes_failed(error: PSymmError) -> None:
+    """A refusal while settling is raised by `settle` itself, to the one who waits there."""
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A solver that answered. price: its indicative ask for a buy, bid for a sell."""
+
+    entry: RegistryEntry
+    terms: Terms = field(repr=False)
+    indicative: Indicative
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All that were asked. offers: best first; failures: why the others are not there."""
+
+    offers: tuple[Offer, ...]
+    failures: tuple[tuple[str, PSymmError], ...]
+
+    @property
+    def best(self) -> Offer:
+        """Raises NoSolver."""
+        if not self.offers:
+            said = "; ".join(f"{account}: {error}" for account, error in self.failures)
+            raise NoSolver(said)
+        return self.offers[0]
+
+
+async def best_solver(
+    dealer: Dealer | Party,
+    solvers: Sequence[RegistryEntry],
+    symbol: str,
+    side: Side,
+    *,
+    timeout_s: float = 5,
+    tls: ssl.SSLContext | None = None,
+    dial: Callable[[RegistryEntry], Dialer] | None = None,
+) -> Ranking:
+    """Ask all solvers at once for terms and an indicative price, and rank them.
+
+    Never raises for what one of them does; it is in `failures`. Cancelled: raises Cancelled; the
+    connections are closed.
+    """
+    party = dealer.party if isinstance(dealer, Dealer) else dealer
+    offers: list[Offer] = []
+    failures: list[tuple[str, PSymmError]] = []
+
+    async def ask(entry: RegistryEntry) -> None:
+        reach = dialer(entry.endpoint, tls) if dial is None else dial(entry)
+        try:
+            with trio.fail_after(timeout_s):
+                async with reach() as socket:
+                    met = await meet(party, socket, entry.public_key, 0, fresh_nonce())
+                    if met.terms.instrument(symbol) is None:
+                        raise Declined("the terms have no such instrument", symbol=symbol)
+                    (said,) = await converse(
+                        socket, _market_data("1", [symbol]), MarketDataSnapshotFullRefresh
+                    )
+            assert isinstance(said, MarketDataSnapshotFullRefresh)  # noqa: S101
+            shown = _indicative(said)
+            price = shown.ask if side is BUY else shown.bid
+            if said.symbol != symbol or price is None:
+                raise Declined("no price on that side", symbol=symbol)
+            offers.append(Offer(entry, met.terms, shown, price))
+        except trio.TooSlowError:
+            failures.append((entry.account, PeerSilent("no answer", waited_s=timeout_s)))
+        except PSymmError as failed:
+            failures.append((entry.account, failed))
+
+    async with trio.open_nursery() as nursery:
+        for entry in solvers:
+            if address_of(entry.public_key) != address_of(party.wallet.public_key):
+                nursery.start_soon(ask, entry)
+    offers.sort(
+        key=lambda offer: (offer.price if side is BUY else -offer.price, offer.entry.account)
+    )
+    return Ranking(tuple(offers), tuple(failures))
+
+
+def _market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
+    return MarketDataRequest(
+        md_req_id=request,
+        subscription_request_type=SubscriptionRequestType.SNAPSHOT,
+        market_depth=1,
+        no_md_entry_types=(
+            MDEntryTypeRef(md_entry_type=MDEntryType.BID),
+            MDEntryTypeRef(md_entry_type=MDEntryType.OFFER),
+        ),
+        no_related_sym=tuple(SymbolRef(symbol=symbol) for symbol in symbols),
+    )
+
+
+def _indicative(said: MarketDataSnapshotFullRefresh) -> Indicative:
+    found = {entry.md_entry_type: decimal_of(entry.md_entry_px) for entry in said.no_md_entries}
+    return Indicative(said.symbol, found.get(MDEntryType.BID), found.get(MDEntryType.OFFER))
+
+
+def _position_id(position: Position | PositionView | bytes) -> bytes:
+    if isinstance(position, bytes):
+        return position
+    if isinstance(position, PositionView):
+        return bytes.fromhex(position.position_id[2:])
+    return position.position_id

@@ -1,0 +1,118 @@
+"""The compiled contracts and circuits that come with the package, and the place of Node's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from psymm.chain.abi import Abi
+from psymm.chain.errors import ArtifactMissing, DeploymentInvalid, ToolsMissing
+
+ARTIFACTS: Final = Path(__file__).resolve().parent.parent / "artifacts"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One compiled contract.  links: library name → byte offsets of its address in the code."""
+
+    name: str
+    abi: Abi
+    bytecode: str
+    links: dict[str, tuple[int, ...]]
+
+    def linked(self, libraries: dict[str, str]) -> bytes:
+        """The creation code with every library's address in its place.
+
+        Raises DeploymentInvalid naming a library that is not given.
+        """
+        text = self.bytecode.removeprefix("0x")
+        for library, offsets in self.links.items():
+            if library not in libraries:
+                raise DeploymentInvalid(self.name, f"needs the address of library {library}")
+            address = libraries[library].removeprefix("0x").lower()
+            for offset in offsets:
+                at = 2 * offset
+                text = text[:at] + address + text[at + 40 :]
+        try:
+            return bytes.fromhex(text)
+        except ValueError:
+            raise DeploymentInvalid(self.name, "its bytecode is not hexadecimal") from None
+
+
+@cache
+def artifact(name: str) -> Artifact:
+    """The artifact of a contract.  Raises ArtifactMissing, DeploymentInvalid."""
+    path = ARTIFACTS / "contracts" / f"{name}.json"
+    try:
+        raw: Any = json.loads(path.read_bytes())
+    except OSError:
+        raise ArtifactMissing(str(path)) from None
+    except ValueError:
+        raise DeploymentInvalid(name, "its artifact is not JSON") from None
+    if not isinstance(raw, dict) or "abi" not in raw or "bytecode" not in raw:
+        raise DeploymentInvalid(name, "its artifact lacks abi or bytecode")
+    code = raw["bytecode"]
+    if isinstance(code, dict):
+        raw = {**raw, "linkReferences": code.get("linkReferences", {}), "bytecode": code["object"]}
+    links: dict[str, tuple[int, ...]] = {}
+    for libraries in raw.get("linkReferences", {}).values():
+        for library, places in libraries.items():
+            links[library] = tuple(int(place["start"]) for place in places)
+    return Artifact(name, Abi(raw["abi"], name), str(raw["bytecode"]), links)
+
+
+def known_artifacts() -> list[str]:
+    """Names of all contracts that came with the package."""
+    return sorted(path.stem for path in (ARTIFACTS / "contracts").glob("*.json"))
+
+
+def node_program() -> str:
+    """The path of Node's executable.  Raises ToolsMissing."""
+    found = shutil.which("node")
+    if found is None:
+        raise ToolsMissing("Node (the program `node`)")
+    return found
+
+
+def anvil_program() -> Path:
+    """The native program of anvil for this machine.  Raises ToolsMissing.
+
+    Not `.bin/anvil`: without npm's install scripts that is a Node program that starts the native
+    one, which would live on when only the first is killed.
+    """
+    machine = platform.machine().lower()
+    processor = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+    system = "win32" if sys.platform == "win32" else platform.system().lower()
+    package = f"@foundry-rs/anvil-{system}-{processor}"
+    name = "anvil.exe" if system == "win32" else "anvil"
+    program = tools_directory(package) / "node_modules" / package / "bin" / name
+    if not program.exists():
+        raise ToolsMissing(str(program))
+    return program
+
+
+def tools_directory(wanted: str) -> Path:
+    """The directory of Node's tools that holds `node_modules/<wanted>`.
+
+    Looked for in $PSYMM_NODE; without it in the source checkout's `node`, then in psymm/node
+    under $XDG_DATA_HOME (~/.local/share).  Raises ToolsMissing naming the places.
+    """
+    places: list[Path] = []
+    if os.environ.get("PSYMM_NODE"):
+        places.append(Path(os.environ["PSYMM_NODE"]))
+    else:
+        places.append(ARTIFACTS.parents[2] / "node")
+        data = os.environ.get("XDG_DATA_HOME")
+        place = Path(data) if data else Path.home() / ".local" / "share"
+        places.append(place / "psymm" / "node")
+    for place in places:
+        if (place / "node_modules" / wanted).exists():
+            return place
+    raise ToolsMissing(wanted, tuple(str(place) for place in places))

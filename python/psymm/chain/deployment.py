@@ -1,0 +1,381 @@
+"""Putting the contracts on a chain, the file that says where they are, and checking both.
+
+`deployment.json` is what every other command reads.  It is not trusted: `check` compares what is
+on chain with what came with this package, and the contracts' wiring with each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from psymm._core import domain_separator, keccak256
+from psymm.chain.abi import ZERO_ADDRESS, checksummed
+from psymm.chain.artifacts import ARTIFACTS, artifact
+from psymm.chain.contracts import Pool, Token
+from psymm.chain.devnet import CHAIN_ID as DEVNET_CHAIN_ID
+from psymm.chain.errors import (
+    ArtifactMissing,
+    BadReply,
+    CallInvalid,
+    DeploymentInvalid,
+    Reverted,
+)
+from psymm.chain.nesting import loads
+from psymm.chain.registry import Registry
+from psymm.chain.transactions import Chain, Signer
+
+VERSION: Final = 1
+CRS_KINDS: Final = ("dev", "ignition")
+"""Which reference string the verifiers are for; `dev` works on the development chain only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    address: str
+    symbol: str
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Where one set of contracts is.  first_block: nothing of them is in an earlier one.
+    code_hashes: keccak256 of each contract's code on chain, by contract."""
+
+    chain_id: int
+    crs: str
+    first_block: int
+    psymm: str
+    portal: str
+    registry: str
+    poseidon2: str
+    ctc_verifier: str
+    cta_verifier: str
+    tokens: tuple[TokenInfo, ...] = ()
+    code_hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def pool(self, chain: Chain) -> Pool:
+        return Pool(chain, self.psymm)
+
+    def party_registry(self, chain: Chain) -> Registry:
+        return Registry(chain, self.registry)
+
+    def token(self, name: str) -> TokenInfo:
+        """A token by symbol or address.  Raises DeploymentInvalid naming those there are."""
+        for one in self.tokens:
+            if name == one.symbol or name.lower() == one.address.lower():
+                return one
+        known = ", ".join(f"{one.symbol} {one.address}" for one in self.tokens) or "none"
+        raise DeploymentInvalid("tokens", f"{name} is not among them ({known})")
+
+    @property
+    def domain(self) -> bytes:
+        """The EIP-712 domain separator of this deployment."""
+        return domain_separator(self.chain_id, bytes.fromhex(self.psymm[2:]))
+
+    def to_json(self) -> dict[str, Any]:
+        raw = asdict(self)
+        raw["tokens"] = [asdict(one) for one in self.tokens]
+        raw["code_hashes"] = dict(self.code_hashes)
+        return {"version": VERSION, **{_camel(name): value for name, value in raw.items()}}
+
+    @classmethod
+    def from_json(cls, given: object) -> Deployment:
+        """Raises DeploymentInvalid naming the field."""
+        if not isinstance(given, dict):
+            raise DeploymentInvalid("file", "must hold one object")
+        names = {_camel(name): name for name in cls.__dataclass_fields__}
+        if given.get("version") != VERSION:
+            raise DeploymentInvalid(
+                "version", f"must be {VERSION}, not {str(given.get('version'))[:20]}"
+            )
+        for name in given:
+            if name != "version" and name not in names:
+                raise DeploymentInvalid(str(name)[:40], "is not a field of a deployment")
+        raw: dict[str, Any] = {}
+        for name, attribute in names.items():
+            if name not in given:
+                raise DeploymentInvalid(name, "is missing")
+            raw[attribute] = given[name]
+        for name in ("chain_id", "first_block"):
+            raw[name] = _whole(_camel(name), raw[name])
+        if raw["crs"] not in CRS_KINDS:
+            raise DeploymentInvalid("crs", f"must be one of {', '.join(CRS_KINDS)}")
+        for name in _ADDRESSES:
+            raw[name] = _address(_camel(name), raw[name])
+        if len({raw[name] for name in _ADDRESSES}) != len(_ADDRESSES):
+            raise DeploymentInvalid("addresses", "two contracts share one")
+        if not isinstance(raw["tokens"], list):
+            raise DeploymentInvalid("tokens", "must be a list")
+        raw["tokens"] = tuple(_token(one) for one in raw["tokens"])
+        hashes = raw["code_hashes"]
+        if not isinstance(hashes, dict) or not all(
+            isinstance(value, str) and len(value) == 66 for value in hashes.values()
+        ):
+            raise DeploymentInvalid("codeHashes", "must hold 32 bytes in hexadecimal by contract")
+        deployment = cls(**raw)
+        deployment.expect_crs_fits()
+        return deployment
+
+    def expect_crs_fits(self) -> None:
+        """Raises DeploymentInvalid if proofs could be forged there: the secret is published."""
+        if self.crs == "dev" and self.chain_id != DEVNET_CHAIN_ID:
+            raise DeploymentInvalid(
+                "crs",
+                f"the development reference string is for chain {DEVNET_CHAIN_ID} only; "
+                "anybody can forge its proofs",
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all.  Blocks for one small file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Deployment:
+        """Read the file.  Raises DeploymentInvalid.  Blocks for one small file."""
+        try:
+            raw = loads(path.read_bytes())
+        except OSError as failed:
+            raise DeploymentInvalid(str(path), failed.strerror or "cannot be read") from None
+        except ValueError:
+            raise DeploymentInvalid(str(path), "is not JSON") from None
+        return cls.from_json(raw)
+
+
+async def deploy(
+    chain: Chain,
+    signer: Signer,
+    *,
+    crs: str | None = None,
+    tokens: tuple[str, ...] = (),
+    test_token: TokenInfo | None = None,
+    progress: Callable[[str, str, int], None] | None = None,
+) -> Deployment:
+    """Deploy everything and check it.
+
+    crs: what the verifiers in this package were built for; None takes the one that the package
+    says.  tokens: ERC-20s to list.  test_token: deploy one of that symbol and decimals
+    (development chain only; its address is ignored).  progress: called with (contract, address,
+    gas) after each.  Raises DeploymentInvalid before the first transaction if the reference
+    string does not fit the chain.
+    """
+    await chain.check()
+    crs = crs or built_for()
+    if crs != built_for():
+        raise DeploymentInvalid("crs", f"the verifiers in this package are built for {built_for()}")
+    if crs == "dev" and chain.chain_id != DEVNET_CHAIN_ID:
+        raise DeploymentInvalid(
+            "crs",
+            f"the verifiers in this package are for development (chain {DEVNET_CHAIN_ID}) and "
+            f"this is chain {chain.chain_id}; build with the ignition reference string",
+        )
+    if test_token is not None and chain.chain_id != DEVNET_CHAIN_ID:
+        raise DeploymentInvalid("tokens", "test tokens are for the development chain only")
+    first_block = await chain.rpc.block_number() + 1
+    libraries: dict[str, str] = {}
+
+    async def put(name: str, *values: object) -> str:
+        made = artifact(name)
+        for library in made.links:
+            if library not in libraries:
+                libraries[library] = await put(library)
+        data = made.linked(libraries) + made.abi.encode_constructor(*values)
+        receipt = await chain.transact(signer, None, data, doing=f"deploying {name}")
+        if receipt.contract is None or not await chain.code(receipt.contract):
+            raise DeploymentInvalid(name, "has no code after it was deployed")
+        if progress is not None:
+            progress(name, receipt.contract, receipt.gas_used)
+        return receipt.contract
+
+    ctc_verifier = await put("CtcVerifier")
+    cta_verifier = await put("CtaVerifier")
+    poseidon2 = libraries.get("Poseidon2", "")
+    if not poseidon2:
+        poseidon2 = libraries["Poseidon2"] = await put("Poseidon2")
+    psymm = await put("PSymm", ctc_verifier, cta_verifier)
+    portal = await Pool(chain, psymm).portal()
+    registry = await put("PartyRegistry")
+    listed = list(tokens)
+    if test_token is not None:
+        address = await put(
+            "TestToken", "pSymm test dollar", test_token.symbol, test_token.decimals
+        )
+        listed.append(address)
+    infos = []
+    for address in listed:
+        token = Token(chain, checksummed("token", address))
+        infos.append(TokenInfo(token.address, await token.symbol(), await token.decimals()))
+    addresses = {
+        "psymm": psymm,
+        "portal": portal,
+        "registry": registry,
+        "poseidon2": poseidon2,
+        "ctc_verifier": ctc_verifier,
+        "cta_verifier": cta_verifier,
+    }
+    hashes = {
+        name: "0x" + keccak256(await chain.code(address)).hex()
+        for name, address in addresses.items()
+    }
+    deployment = Deployment(
+        chain_id=chain.chain_id,
+        crs=crs,
+        first_block=first_block,
+        tokens=tuple(infos),
+        code_hashes=hashes,
+        **addresses,
+    )
+    await check(chain, deployment)
+    return deployment
+
+
+async def check(chain: Chain, deployment: Deployment) -> None:
+    """Compare a deployment with the chain.  Raises WrongChain, DeploymentInvalid.
+
+    Checked: the chain's id, that each address holds the code that this package's artifacts give
+    and that the file says, that pool, portal and verifiers name each other, the domain.
+    """
+    if chain.chain_id != deployment.chain_id:
+        raise DeploymentInvalid(
+            "chainId", f"is {deployment.chain_id}, and {chain.chain_id} is asked for"
+        )
+    await chain.check()
+    deployment.expect_crs_fits()
+    for name, contract in _CONTRACTS.items():
+        address = getattr(deployment, name)
+        code = await chain.code(address)
+        if not code:
+            raise DeploymentInvalid(_camel(name), f"there is no contract at {address}")
+        said = deployment.code_hashes.get(name)
+        found = "0x" + keccak256(code).hex()
+        if said is not None and said != found:
+            raise DeploymentInvalid(
+                _camel(name), f"the code at {address} hashes to {found}, the file says {said}"
+            )
+        if not await _same_code(chain, deployment, contract, code):
+            raise DeploymentInvalid(
+                _camel(name), f"the code at {address} is not this package's {contract}"
+            )
+    pool = deployment.pool(chain)
+    for view, expected in (
+        ("portal", deployment.portal),
+        ("ctcVerifier", deployment.ctc_verifier),
+        ("ctaVerifier", deployment.cta_verifier),
+    ):
+        named = await chain.call(pool.address, pool.abi, view)
+        if named != expected:
+            raise DeploymentInvalid(view, f"the pool uses {named}, the file says {expected}")
+    owner = await chain.call(deployment.portal, artifact("TokenPortal").abi, "psymm")
+    if owner != deployment.psymm:
+        raise DeploymentInvalid("portal", f"it belongs to {owner}, not to the pool")
+    if await pool.domain_separator() != deployment.domain:
+        raise DeploymentInvalid("psymm", "its domain separator is not this chain and address")
+    for info in deployment.tokens:
+        token = Token(chain, info.address)
+        try:
+            decimals = await token.decimals()
+        except (Reverted, BadReply):
+            raise DeploymentInvalid("tokens", f"{info.address} is no ERC-20") from None
+        if decimals != info.decimals:
+            raise DeploymentInvalid(
+                "tokens", f"{info.symbol} has {decimals} decimals, the file says {info.decimals}"
+            )
+
+
+def built_for() -> str:
+    """The reference string that this package's verifiers are for: "dev" or "ignition".
+
+    Raises ArtifactMissing, DeploymentInvalid.
+    """
+    path = ARTIFACTS / "circuits" / "reference.json"
+    try:
+        kind = json.loads(path.read_bytes())["kind"]
+    except OSError:
+        raise ArtifactMissing(str(path)) from None
+    except (ValueError, KeyError, TypeError):
+        kind = None
+    if kind not in CRS_KINDS:
+        raise DeploymentInvalid("crs", f"{path} does not say which it is")
+    return str(kind)
+
+
+_CONTRACTS: Final = {
+    "ctc_verifier": "CtcVerifier",
+    "cta_verifier": "CtaVerifier",
+    "poseidon2": "Poseidon2",
+    "psymm": "PSymm",
+    "portal": "TokenPortal",
+    "registry": "PartyRegistry",
+}
+_ADDRESSES: Final = tuple(_CONTRACTS)
+_RUNS: Final = 6
+
+
+async def _same_code(chain: Chain, deployment: Deployment, contract: str, code: bytes) -> bool:
+    """Whether code on chain is what this package's artifact leaves there when it is deployed.
+
+    The creation is run by the node, without a transaction, from several senders.  Bytes that
+    differ between the runs are the contract's own address and what follows from it; all others
+    must be those on chain.  A wrong address in the former is for the wiring checks to find.
+    """
+    made = artifact(contract)
+    values: tuple[object, ...] = ()
+    if contract == "PSymm":
+        values = (deployment.ctc_verifier, deployment.cta_verifier)
+    data = made.linked({"Poseidon2": deployment.poseidon2})
+    data += made.abi.encode_constructor(*values)
+    if contract == "TokenPortal":
+        # Bound to its creator, which must be the pool.
+        senders = [deployment.psymm]
+    else:
+        senders = [checksummed("sender", "0x" + secrets.token_hex(20)) for _ in range(_RUNS)]
+    runs = [
+        await chain.simulate(None, data, doing=f"creating {contract}", sender=sender)
+        for sender in senders
+    ]
+    if any(len(run) != len(code) for run in runs):
+        return False
+    return all(
+        len(set(column)) > 1 or column[0] == found
+        for *column, found in zip(*runs, code, strict=True)
+    )
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _whole(name: str, given: object) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < 1 << 63:
+        raise DeploymentInvalid(name, "must be a whole number that is not negative")
+    return given
+
+
+def _address(name: str, given: object) -> str:
+    try:
+        address = checksummed(name, given)
+    except CallInvalid as bad:
+        raise DeploymentInvalid(name, bad.reason) from None
+    if address == ZERO_ADDRESS:
+        raise DeploymentInvalid(name, "is the zero address")
+    return address
+
+
+def _token(given: object) -> TokenInfo:
+    if not isinstance(given, dict) or set(given) != {"address", "symbol", "decimals"}:
+        raise DeploymentInvalid("tokens", "each must hold address, symbol and decimals")
+    if not isinstance(given["symbol"], str) or not 0 < len(given["symbol"]) <= 32:
+        raise DeploymentInvalid("tokens", "a symbol is 1 to 32 characters")
+    decimals = _whole("tokens", given["decimals"])
+    if decimals > 18:
+        raise DeploymentInvalid("tokens", f"{given['symbol']} has over 18 decimals")
+    return TokenInfo(_address("tokens", given["address"]), given["symbol"], decimals)

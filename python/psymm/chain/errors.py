@@ -1,0 +1,297 @@
+"""What can go wrong between this package and a chain, one named type each.
+
+Every error carries the values that caused it and says what the user can do.  None carries a
+key, a signature in the making, or the path or query of an RPC address, because providers put
+their customers' keys there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from psymm.errors import PSymmError
+
+
+class ChainError(PSymmError):
+    """Base of every error of ``psymm.chain``."""
+
+    code = "chain"
+
+
+class ChainDown(ChainError):
+    """The node did not answer, after all the attempts that a read is allowed."""
+
+    code = "chain-down"
+    what = "the chain does not answer"
+    remedy = "Check that the node runs and that its address is right, then try again"
+
+    def __init__(self, endpoint: str, reason: str) -> None:
+        self.endpoint = endpoint
+        self.reason = reason
+        super().__init__(endpoint=endpoint, reason=reason)
+
+
+class RpcTimeout(ChainDown):
+    """The node took longer than the time allowed for one answer."""
+
+    code = "chain-timeout"
+
+    def __init__(self, endpoint: str, method: str, timeout_s: float) -> None:
+        self.method = method
+        self.timeout_s = timeout_s
+        super().__init__(endpoint, f"no answer to {method} within {timeout_s:g} s")
+
+
+class BadReply(ChainError):
+    """The node answered with something that the protocol does not allow."""
+
+    code = "chain-bad-reply"
+    what = "the node's answer is not what the protocol allows"
+    remedy = "Use another node"
+
+    def __init__(self, endpoint: str, method: str, reason: str) -> None:
+        self.endpoint = endpoint
+        self.method = method
+        self.reason = reason
+        super().__init__(endpoint=endpoint, method=method, reason=reason)
+
+
+class RpcError(ChainError):
+    """The node refused a request: JSON-RPC's error object in ``number``, ``message``, ``data``."""
+
+    code = "chain-refused"
+    what = "the node refused a request"
+
+    def __init__(self, method: str, number: int, message: str, data: object = None) -> None:
+        self.method = method
+        self.number = number
+        self.message = message
+        self.data = data
+        super().__init__(method=method, number=number, message=_clipped(message))
+
+
+class WrongChain(ChainError):
+    """The node serves another chain than the deployment or the transaction is for."""
+
+    code = "wrong-chain"
+    what = "the node serves another chain"
+    remedy = "Use a node of the right chain, or another deployment file"
+
+    def __init__(self, endpoint: str, expected: int, found: int) -> None:
+        self.endpoint = endpoint
+        self.expected = expected
+        self.found = found
+        super().__init__(endpoint=endpoint, expected=expected, found=found)
+
+
+class Reverted(ChainError):
+    """A contract refused.  ``error`` is its custom error's name, ``values`` what it holds."""
+
+    code = "reverted"
+
+    def __init__(
+        self, doing: str, error: str, values: Mapping[str, Any], *, data: bytes = b""
+    ) -> None:
+        self.doing = doing
+        self.error = error
+        self.data = data
+        super().__init__(
+            f"{doing} was refused by the contract with {error}",
+            **{key: _clipped(value) for key, value in values.items()},
+        )
+        self.values = dict(values)
+
+
+class OutOfGas(ChainError):
+    """A transaction used all the gas that it was given."""
+
+    code = "out-of-gas"
+    remedy = "Send it again with a higher limit"
+
+    def __init__(self, doing: str, gas_limit: int) -> None:
+        self.doing = doing
+        self.gas_limit = gas_limit
+        super().__init__(f"{doing} used all its gas", gas_limit=gas_limit)
+
+
+class WalletWithoutGas(ChainError):
+    """The sender cannot pay for the transaction in the chain's coin."""
+
+    code = "wallet-without-gas"
+    what = "the wallet cannot pay for the transaction"
+    remedy = "Send the wallet some of the chain's coin, or let a relayer send the move"
+
+    def __init__(self, address: str, balance_wei: int, needed_wei: int) -> None:
+        self.address = address
+        self.balance_wei = balance_wei
+        self.needed_wei = needed_wei
+        super().__init__(address=address, balance_wei=balance_wei, needed_wei=needed_wei)
+
+
+class AllowanceTooLow(ChainError):
+    """The portal may not take as much of the token as the deposit needs."""
+
+    code = "allowance-too-low"
+    what = "the token's owner allows less than the deposit needs"
+    remedy = "Approve the portal for that amount, or deposit with a permit"
+
+    def __init__(self, token: str, owner: str, spender: str, allowance: int, needed: int) -> None:
+        self.token = token
+        self.owner = owner
+        self.spender = spender
+        self.allowance = allowance
+        self.needed = needed
+        super().__init__(
+            token=token, owner=owner, spender=spender, allowance=allowance, needed=needed
+        )
+
+
+class TokenBalanceTooLow(ChainError):
+    """The depositor holds less of the token than it wants to deposit."""
+
+    code = "token-balance-too-low"
+    what = "the depositor holds too little of the token"
+    remedy = "Deposit less, or get more of the token first"
+
+    def __init__(self, token: str, owner: str, balance: int, needed: int) -> None:
+        self.token = token
+        self.owner = owner
+        self.balance = balance
+        self.needed = needed
+        super().__init__(token=token, owner=owner, balance=balance, needed=needed)
+
+
+class TransactionReplaced(ChainError):
+    """Another transaction took this one's nonce; this one can never be mined."""
+
+    code = "transaction-replaced"
+    what = "another transaction of this wallet took the nonce"
+    remedy = "Find out which program shares this wallet before sending again"
+
+    def __init__(self, tx_hash: str, sender: str, nonce: int) -> None:
+        self.tx_hash = tx_hash
+        self.sender = sender
+        self.nonce = nonce
+        super().__init__(transaction=tx_hash, sender=sender, nonce=nonce)
+
+
+class TransactionPending(ChainError):
+    """The transaction is not as deep as asked for within the time allowed.  It still may be."""
+
+    code = "transaction-pending"
+    what = "the transaction is not final yet"
+    remedy = "It may still be mined: wait for it, do not send its like again"
+
+    def __init__(self, tx_hash: str, waited_s: float) -> None:
+        self.tx_hash = tx_hash
+        self.waited_s = waited_s
+        super().__init__(transaction=tx_hash, waited_s=f"{waited_s:g}")
+
+
+class LyingNode(ChainError):
+    """What the node says contradicts itself, so nothing that it says can be used."""
+
+    code = "lying-node"
+    remedy = "Use another node"
+
+    def __init__(self, endpoint: str, about: str, expected: object, found: object) -> None:
+        self.endpoint = endpoint
+        self.about = about
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"the node contradicts itself about {about}",
+            endpoint=endpoint,
+            expected=expected,
+            found=found,
+        )
+
+
+class DeploymentInvalid(ChainError):
+    """A deployment file, or the contracts that it names, are not what they must be."""
+
+    code = "deployment-invalid"
+    remedy = "Take the file from whoever deployed the contracts, or deploy them with `psymm deploy`"
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field}: {reason}")
+
+
+class ArtifactMissing(ChainError):
+    """A compiled contract or circuit that should come with the package is not there."""
+
+    code = "artifact-missing"
+    what = "a file that comes with the package is missing"
+    remedy = "An installed wheel carries it; a source checkout makes it, as the README says"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(path=path)
+
+
+class ToolsMissing(ChainError):
+    """Node or one of its packages is not installed; only proving and the devnet need them."""
+
+    code = "tools-missing"
+    remedy = "Install Node 20 or later, then run `psymm tools install`"
+
+    def __init__(self, missing: str, looked_in: tuple[str, ...] = ()) -> None:
+        self.missing = missing
+        self.looked_in = looked_in
+        places = {"looked_in": ", ".join(looked_in)} if looked_in else {}
+        super().__init__(f"{missing} is not installed", **places)
+
+
+class DevnetFailed(ChainError):
+    """The development chain did not start, or died."""
+
+    code = "devnet-failed"
+    what = "the development chain failed"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason=reason)
+
+
+class RegistrationInvalid(ChainError):
+    """A registry entry, ours or one that the chain shows, does not hold what it must."""
+
+    code = "registration-invalid"
+
+    def __init__(self, field: str, found: object, reason: str) -> None:
+        self.field = field
+        self.found = found
+        self.reason = reason
+        super().__init__(f"{field}: {reason}", found=_clipped(found))
+
+
+class CallInvalid(ChainError):
+    """A move's call, or a value on its way into one, has the wrong shape."""
+
+    code = "call-invalid"
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field}: {reason}")
+
+
+class NotSynchronised(ChainError):
+    """The tree does not show what was waited for within the time allowed."""
+
+    code = "not-synchronised"
+    what = "the chain does not show it yet"
+    remedy = "Wait for more blocks; if it never comes, look at the transaction"
+
+    def __init__(self, awaited: str, waited_s: float) -> None:
+        self.awaited = awaited
+        self.waited_s = waited_s
+        super().__init__(awaited=awaited, waited_s=f"{waited_s:g}")
+
+
+def _clipped(value: object) -> str:
+    text = "0x" + value.hex() if isinstance(value, bytes) else str(value)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,208 @@
+"""The public list of parties: who plays which role, where it answers, with which key.
+
+Everybody can write there, so nothing read from it is trusted before it is checked: a public key
+must hash to its account, an endpoint must be an address that we would connect to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from psymm._core import address_of
+from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.artifacts import artifact
+from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, Reverted
+from psymm.chain.transactions import Chain, Receipt, Signer
+
+MAX_ENDPOINT_BYTES: Final = 256
+
+
+class Role(IntEnum):
+    """As the contract numbers them."""
+
+    TRADER = 1
+    SOLVER = 2
+    RELAYER = 3
+    VALIDATOR = 4
+    ORACLE = 5
+    WATCHER = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One entry.  updated_at: seconds since the epoch.  public_key: 64 bytes, of `account`."""
+
+    account: str
+    role: Role
+    endpoint: str
+    public_key: bytes
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that happened in the registry.  party: None if the entry was removed."""
+
+    block: int
+    role: Role
+    account: str
+    endpoint: str | None
+    public_key: bytes | None
+
+    @property
+    def removed(self) -> bool:
+        return self.endpoint is None
+
+
+class Registry:
+    """The PartyRegistry contract."""
+
+    def __init__(self, chain: Chain, address: str) -> None:
+        self.chain: Final = chain
+        self.address: Final = address
+        self.abi: Final = artifact("PartyRegistry").abi
+
+    async def register(
+        self, signer: Signer, role: Role, endpoint: str, public_key: bytes, *, depth: int = 1
+    ) -> Receipt:
+        """Write or overwrite the signer's own entry for a role.
+
+        Raises RegistrationInvalid before anything is sent, and what Chain.transact raises.
+        """
+        checked_endpoint(endpoint)
+        _checked_key(public_key, signer.address)
+        return await self.chain.transact(
+            signer,
+            self.address,
+            self.abi.function("register").encode(int(role), endpoint, public_key),
+            depth=depth,
+            doing="the registration",
+        )
+
+    update = register
+
+    async def remove(self, signer: Signer, role: Role, *, depth: int = 1) -> Receipt:
+        """Remove the signer's own entry for a role.  Raises Reverted if there is none."""
+        return await self.chain.transact(
+            signer,
+            self.address,
+            self.abi.function("remove").encode(int(role)),
+            depth=depth,
+            doing="the removal from the registry",
+        )
+
+    async def get(self, role: Role, account: str) -> Party | None:
+        """The entry of an account, None if it has none.
+
+        Raises RegistrationInvalid if it has one that cannot be used.
+        """
+        try:
+            raw = await self._read("get", int(role), account)
+        except Reverted:
+            return None
+        if raw[0] == ZERO_ADDRESS:
+            return None
+        return self._party(raw)
+
+    async def count(self, role: Role) -> int:
+        return int(await self._read("count", int(role)))
+
+    async def list(self, role: Role, *, page: int = 100) -> AsyncIterator[Party]:
+        """Every usable entry of a role, read in pages.  Entries that are invalid are left out;
+        `get` says what is wrong with one.  Entries that move while the pages are read may come
+        once, and never twice."""
+        seen: set[str] = set()
+        offset = 0
+        while True:
+            rows = await self._read("list", int(role), offset, page)
+            for raw in rows:
+                if raw[0] in seen:
+                    continue
+                seen.add(raw[0])
+                try:
+                    party = self._party(raw)
+                except RegistrationInvalid:
+                    continue
+                if party.role is role:
+                    yield party
+            if len(rows) < page:
+                return
+            offset += page
+
+    async def changes(self, first: int, last: int) -> AsyncIterator[Change]:
+        """What was written and removed from block `first` to `last`, in order."""
+        updated, removed = self.abi.event("PartyUpdated"), self.abi.event("PartyRemoved")
+        async for log in self.chain.logs(
+            self.address, [[updated.topic, removed.topic]], first, last
+        ):
+            event = updated if log.topics[0] == updated.topic else removed
+            try:
+                values = event.decode(log.topics, log.data)
+                role = Role(values["role"])
+            except (CallInvalid, ValueError):
+                raise BadReply(
+                    self.chain.rpc.endpoint, "eth_getLogs", "not a registry event"
+                ) from None
+            yield Change(
+                log.block, role, values["account"], values.get("endpoint"), values.get("publicKey")
+            )
+
+    def _party(self, raw: tuple[Any, ...]) -> Party:
+        account, role, endpoint, public_key, updated_at = raw
+        try:
+            known = Role(role)
+        except ValueError:
+            raise RegistrationInvalid("role", role, "is none that is known") from None
+        checked_endpoint(endpoint)
+        _checked_key(public_key, account)
+        return Party(account, known, endpoint, public_key, updated_at)
+
+    async def _read(self, name: str, *values: object) -> Any:
+        return await self.chain.call(self.address, self.abi, name, *values)
+
+
+def checked_endpoint(endpoint: str) -> str:
+    """A websocket address that we would connect to.  Raises RegistrationInvalid.
+
+    ws or wss, a host, an optional port; no user name, no query, no fragment; printable ASCII.
+    """
+    if len(endpoint.encode(errors="replace")) > MAX_ENDPOINT_BYTES:
+        raise RegistrationInvalid("endpoint", endpoint, f"is over {MAX_ENDPOINT_BYTES} bytes")
+    if not endpoint.isascii() or not endpoint.isprintable() or " " in endpoint:
+        raise RegistrationInvalid("endpoint", repr(endpoint), "holds signs that no address has")
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port
+    except ValueError:
+        raise RegistrationInvalid("endpoint", endpoint, "is no address") from None
+    if parts.scheme not in ("ws", "wss"):
+        raise RegistrationInvalid("endpoint", endpoint, "must start with ws:// or wss://")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise RegistrationInvalid("endpoint", endpoint, "must be only scheme, host, port and path")
+    if not parts.hostname or port == 0:
+        raise RegistrationInvalid("endpoint", endpoint, "needs a host, and a port above 0")
+    host = parts.hostname
+    if not host[0].isalpha():
+        try:
+            if ipaddress.ip_address(host).is_unspecified:
+                raise RegistrationInvalid("endpoint", endpoint, "names no machine")
+        except ValueError:
+            if not host[0].isdigit():
+                raise RegistrationInvalid("endpoint", endpoint, "is no host") from None
+    return endpoint
+
+
+def _checked_key(public_key: bytes, account: str) -> None:
+    if len(public_key) != 64:
+        raise RegistrationInvalid("public key", public_key, "must be 64 bytes, x then y")
+    try:
+        address = address_of(public_key)
+    except ValueError:
+        raise RegistrationInvalid("public key", public_key, "is no point of the curve") from None
+    if address != account:
+        raise RegistrationInvalid("public key", public_key, f"belongs to {address}, not {account}")

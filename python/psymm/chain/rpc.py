@@ -1,0 +1,247 @@
+"""JSON-RPC with a node, over HTTP on trio: one request, one answer or one named error.
+
+What is the same when asked twice is tried again, with growing pauses, when the node does not
+answer; anything else is sent once.  Answers are checked for shape before anybody uses them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import httpx
+import trio
+
+from psymm.chain.errors import BadReply, ChainDown, RpcError, RpcTimeout, WrongChain
+from psymm.chain.nesting import loads
+
+REPEATABLE: Final = frozenset(
+    {
+        "eth_blockNumber",
+        "eth_call",
+        "eth_chainId",
+        "eth_estimateGas",
+        "eth_feeHistory",
+        "eth_gasPrice",
+        "eth_getBalance",
+        "eth_getBlockByHash",
+        "eth_getBlockByNumber",
+        "eth_getCode",
+        "eth_getLogs",
+        "eth_getStorageAt",
+        "eth_getTransactionByHash",
+        "eth_getTransactionCount",
+        "eth_getTransactionReceipt",
+        "eth_maxPriorityFeePerGas",
+        "eth_syncing",
+        "net_version",
+        "web3_clientVersion",
+    }
+)
+"""Methods that change nothing, so that asking twice is the same as asking once."""
+
+MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
+_QUANTITY: Final = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,63})", re.IGNORECASE)
+_BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
+
+
+class Rpc:
+    """A connection to one node.  Safe to share between tasks.
+
+    url: http or https address.  timeout_s: for one answer.  read_attempts: how often such a
+    request is tried in all; the pauses between double from `backoff_s`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 20.0,
+        read_attempts: int = 4,
+        backoff_s: float = 0.25,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ChainDown("(no address)", "the address must start with http:// or https://")
+        try:
+            port = f":{parts.port}" if parts.port is not None else ""
+        except ValueError:
+            raise ChainDown("(no address)", "the address has a port that is no port") from None
+        # Paths, queries and user names often are customers' keys, so only this much is shown.
+        self.endpoint: Final = f"{parts.scheme}://{parts.hostname}{port}"
+        self._url = url
+        self._timeout_s = timeout_s
+        self._attempts = max(1, read_attempts)
+        self._backoff_s = backoff_s
+        self._next_id = 0
+        self._http = httpx.AsyncClient(
+            timeout=None,  # noqa: S113 - each exchange has its own, as a trio scope
+            trust_env=False,
+            limits=httpx.Limits(max_connections=16),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections.  Cancelled: they are closed all the same."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
+            await self._http.aclose()
+
+    def __repr__(self) -> str:
+        return f"Rpc({self.endpoint})"
+
+    async def call(self, method: str, *params: object) -> Any:
+        """The result of one request.
+
+        Raises ChainDown, RpcTimeout, BadReply, RpcError.  Cancelled: raises Cancelled; a request
+        that changes the chain may or may not have arrived.
+        """
+        answer = await self._exchange([(method, params)], batched=False)
+        return self._result(method, answer[0])
+
+    async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
+        """The results of several requests in one message, in the order asked.
+
+        Raises like `call`, for the first request that failed.
+        """
+        if not requests:
+            return []
+        answers = await self._exchange(requests, batched=True)
+        return [
+            self._result(method, answer)
+            for (method, _), answer in zip(requests, answers, strict=True)
+        ]
+
+    async def quantity(self, method: str, *params: object) -> int:
+        """The result of a request that answers with a number."""
+        return self.as_quantity(method, await self.call(method, *params))
+
+    async def data(self, method: str, *params: object) -> bytes:
+        """The result of a request that answers with bytes."""
+        return self.as_bytes(method, await self.call(method, *params))
+
+    async def chain_id(self) -> int:
+        return await self.quantity("eth_chainId")
+
+    async def expect_chain(self, chain_id: int) -> None:
+        """Raises WrongChain if the node serves another chain."""
+        found = await self.chain_id()
+        if found != chain_id:
+            raise WrongChain(self.endpoint, chain_id, found)
+
+    async def block_number(self) -> int:
+        return await self.quantity("eth_blockNumber")
+
+    def as_quantity(self, method: str, found: object) -> int:
+        """JSON-RPC's hexadecimal number as an int; BadReply if it is none."""
+        if not isinstance(found, str) or not _QUANTITY.fullmatch(found):
+            raise BadReply(self.endpoint, method, "a number was expected")
+        return int(found, 16)
+
+    def as_bytes(self, method: str, found: object, length: int | None = None) -> bytes:
+        """JSON-RPC's hexadecimal bytes; BadReply if they are none, or not `length` many."""
+        if not isinstance(found, str) or not _BYTES.fullmatch(found):
+            raise BadReply(self.endpoint, method, "bytes were expected")
+        raw = bytes.fromhex(found[2:])
+        if length is not None and len(raw) != length:
+            raise BadReply(self.endpoint, method, f"{length} bytes expected, {len(raw)} came")
+        return raw
+
+    async def _exchange(
+        self, requests: Sequence[tuple[str, Sequence[object]]], *, batched: bool
+    ) -> list[dict[str, Any]]:
+        repeatable = all(method in REPEATABLE for method, _ in requests)
+        attempts = self._attempts if repeatable else 1
+        named = requests[0][0] if len(requests) == 1 else f"{len(requests)} requests"
+        pause_s = self._backoff_s
+        for attempt in range(1, attempts + 1):
+            try:
+                return await self._once(requests, named, batched=batched)
+            except ChainDown:
+                if attempt == attempts:
+                    raise
+            await trio.sleep(pause_s)
+            pause_s *= 2
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self, requests: Sequence[tuple[str, Sequence[object]]], named: str, *, batched: bool
+    ) -> list[dict[str, Any]]:
+        first = self._next_id + 1
+        self._next_id += len(requests)
+        body = [
+            {"jsonrpc": "2.0", "id": first + at, "method": method, "params": list(params)}
+            for at, (method, params) in enumerate(requests)
+        ]
+        raw = bytearray()
+        with trio.move_on_after(self._timeout_s) as limit:
+            try:
+                async with self._http.stream(
+                    "POST",
+                    self._url,
+                    content=json.dumps(body if batched else body[0]),
+                    headers={"content-type": "application/json"},
+                ) as response:
+                    async for piece in response.aiter_bytes():
+                        raw += piece
+                        if len(raw) > MAX_REPLY_BYTES:
+                            raise BadReply(self.endpoint, named, "the answer is far too long")
+                    status = response.status_code
+            except httpx.HTTPError as failed:
+                # The library's text can hold the whole address; its type says enough.
+                raise ChainDown(self.endpoint, type(failed).__name__) from None
+        if limit.cancelled_caught:
+            raise RpcTimeout(self.endpoint, named, self._timeout_s)
+        if status == 429 or status >= 500:
+            raise ChainDown(self.endpoint, f"HTTP status {status}")
+        try:
+            reply = loads(raw)
+        except ValueError:
+            if status >= 400:
+                raise ChainDown(self.endpoint, f"HTTP status {status}") from None
+            raise BadReply(self.endpoint, named, "not JSON") from None
+        replies = reply if batched and isinstance(reply, list) else [reply]
+        if batched and isinstance(reply, dict) and "error" in reply:
+            self._result(named, reply)
+        by_id: dict[int, dict[str, Any]] = {}
+        for one in replies:
+            if not isinstance(one, dict) or not isinstance(one.get("id"), int):
+                # A node that could not even read the request answers with a null id.
+                if isinstance(one, dict) and isinstance(one.get("error"), dict):
+                    self._result(named, one)
+                raise BadReply(self.endpoint, named, "not a JSON-RPC answer")
+            by_id[one["id"]] = one
+        wanted = [first + at for at in range(len(requests))]
+        if sorted(by_id) != wanted or len(replies) != len(wanted):
+            raise BadReply(self.endpoint, named, "answers to other requests than ours")
+        return [by_id[number] for number in wanted]
+
+    def _result(self, method: str, answer: dict[str, Any]) -> Any:
+        error = answer.get("error")
+        if error is not None:
+            if not isinstance(error, dict):
+                raise BadReply(self.endpoint, method, "an error that is no object")
+            number = error.get("code")
+            message = error.get("message")
+            raise RpcError(
+                method,
+                number if isinstance(number, int) else 0,
+                message if isinstance(message, str) else "no reason given",
+                error.get("data"),
+            )
+        if "result" not in answer:
+            raise BadReply(self.endpoint, method, "neither a result nor an error")
+        return answer["result"]

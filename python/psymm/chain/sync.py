@@ -1,0 +1,451 @@
+"""The tree as the chain has it: every note inserted, every nullifier spent, up to a depth.
+
+Follows the pool's events with a confirmation depth, keeps the tree in the core's LeanIMT and in
+SQLite, goes back when the chain does, and believes none of it before its own root equals the
+contract's root in that very block.
+
+A node that shows one false chain consistently cannot be told from an honest one by asking it
+alone; what is caught here is a node whose logs, headers and contract state disagree, or that
+leaves events out.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from psymm._core import LeanIMT, MerkleProof
+from psymm.chain.contracts import Pool
+from psymm.chain.errors import ChainError, LyingNode, NotSynchronised, RpcError
+
+T = TypeVar("T")
+_SPAN: Final = 2_000
+_STATE_ATTEMPTS: Final = 4
+_ANCHORS: Final = 512
+"""How many blocks' hashes are kept; a chain that went back further is read from the start."""
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS origin (chain_id INTEGER, contract TEXT, first_block INTEGER);
+CREATE TABLE IF NOT EXISTS leaves (
+    position INTEGER PRIMARY KEY, commitment BLOB NOT NULL, memo BLOB NOT NULL,
+    block INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (nullifier BLOB PRIMARY KEY, block INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS anchors (block INTEGER PRIMARY KEY, hash BLOB NOT NULL);
+"""
+
+
+class TreeCorrupt(ChainError):
+    """The file that keeps the tree does not hold what was written to it."""
+
+    code = "tree-corrupt"
+    what = "the file that keeps the tree is damaged or belongs to another chain"
+    remedy = "Delete the file; it is made again from the chain"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One note in the tree.  position: from 0."""
+
+    position: int
+    commitment: bytes
+    memo: bytes = field(repr=False)
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step of following brought.
+
+    rolled_back_to: the last block that still stands, where the chain had gone back; None
+    otherwise.  inserted, spent: what is new since.
+    """
+
+    block: int
+    rolled_back_to: int | None
+    inserted: tuple[Leaf, ...]
+    spent: tuple[bytes, ...]
+
+
+class TreeSync:
+    """Follows one pool.  Open with `open_tree`; one task at a time may advance it.
+
+    depth: how deep a block must be to count; 1 counts the newest.
+    """
+
+    def __init__(self, pool: Pool, first_block: int, depth: int, database: sqlite3.Connection):
+        if depth < 1:
+            raise ValueError("a depth is at least 1")
+        self.pool: Final = pool
+        self.depth: Final = depth
+        self._first = first_block
+        self._database = database
+        self._lock = trio.Lock()
+        self._tree = LeanIMT()
+        self._leaves: list[Leaf] = []
+        self._positions: dict[bytes, int] = {}
+        self._spent: dict[bytes, int] = {}
+        self._anchors: dict[int, bytes] = {}
+        self._block = first_block - 1
+        self._moved = trio.Event()
+
+    # --- what is known ------------------------------------------------------------------------
+
+    @property
+    def block(self) -> int:
+        """The newest block that counts; before the first step, the one before the deployment."""
+        return self._block
+
+    @property
+    def root(self) -> bytes:
+        return self._tree.root
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """All leaves in order.  A copy."""
+        return list(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    def leaf(self, commitment: bytes) -> Leaf | None:
+        at = self._positions.get(commitment)
+        return None if at is None else self._leaves[at]
+
+    def spent_block(self, nullifier: bytes) -> int | None:
+        """The block in which a nullifier was spent; None if it is not."""
+        return self._spent.get(nullifier)
+
+    def proof(self, commitment: bytes) -> MerkleProof:
+        """A path under the newest root.  Raises NotSynchronised if the leaf is not there yet."""
+        at = self._positions.get(commitment)
+        if at is None:
+            raise NotSynchronised("note 0x" + commitment.hex(), 0)
+        return self._tree.proof(at)
+
+    # --- following ----------------------------------------------------------------------------
+
+    async def advance(self) -> Progress:
+        """Take in all blocks that are deep enough by now.
+
+        Raises LyingNode, with nothing of the false part kept, and what `Chain.logs` raises.
+        Cancelled: raises Cancelled; whole ranges of blocks are kept or not at all.
+        """
+        async with self._lock:
+            await self.pool.chain.check()
+            rolled_back = await self._roll_back()
+            head = await self.pool.chain.rpc.block_number()
+            target = head - self.depth + 1
+            inserted: list[Leaf] = []
+            spent: list[bytes] = []
+            while self._block < target:
+                end = min(target, self._block + _SPAN)
+                taken = await self._take(self._block + 1, end)
+                if taken is None:
+                    break
+                leaves, nullifiers = taken
+                inserted += leaves
+                spent += nullifiers
+            if inserted or spent or rolled_back is not None:
+                moved, self._moved = self._moved, trio.Event()
+                moved.set()
+            return Progress(self._block, rolled_back, tuple(inserted), tuple(spent))
+
+    async def follow(
+        self,
+        poll_s: float = 1.0,
+        *,
+        on_error: Callable[[ChainError], None] | None = None,
+    ) -> None:
+        """Advance for ever.  A chain that is down is tried again; `on_error` hears of it.
+
+        Raises LyingNode and TreeCorrupt.  Cancelled: raises Cancelled.
+        """
+        while True:
+            try:
+                await self.advance()
+            except (LyingNode, TreeCorrupt):
+                raise
+            except ChainError as failed:
+                if on_error is not None:
+                    on_error(failed)
+            await trio.sleep(poll_s)
+
+    async def wait_for(
+        self, commitment: bytes, *, timeout_s: float = 180.0, poll_s: float | None = None
+    ) -> Leaf:
+        """Advance until a note is in the tree.  Raises NotSynchronised when time is up."""
+        with trio.move_on_after(timeout_s):
+            while True:
+                leaf = self.leaf(commitment)
+                if leaf is not None:
+                    return leaf
+                await self.advance()
+                if self.leaf(commitment) is None:
+                    await trio.sleep(self.pool.chain.poll_s if poll_s is None else poll_s)
+        raise NotSynchronised("note 0x" + commitment.hex(), timeout_s)
+
+    async def wait_until_spent(
+        self, nullifier: bytes, *, timeout_s: float = 180.0, poll_s: float | None = None
+    ) -> int:
+        """Advance until a nullifier is spent; its block.  Raises NotSynchronised if late."""
+        with trio.move_on_after(timeout_s):
+            while True:
+                block = self.spent_block(nullifier)
+                if block is not None:
+                    return block
+                await self.advance()
+                if self.spent_block(nullifier) is None:
+                    await trio.sleep(self.pool.chain.poll_s if poll_s is None else poll_s)
+        raise NotSynchronised("nullifier 0x" + nullifier.hex(), timeout_s)
+
+    async def newest(self) -> tuple[set[bytes], set[bytes]]:
+        """Commitments and nullifiers in blocks that are not deep enough to count yet.
+
+        All of them, so that the node does not learn which one is asked for.
+        """
+        chain, pool = self.pool.chain, self.pool
+        inserted = pool.abi.event("NoteInserted").topic
+        spent = pool.abi.event("NullifierSpent").topic
+        commitments: set[bytes] = set()
+        nullifiers: set[bytes] = set()
+        head = await chain.rpc.block_number()
+        async for log in chain.logs(pool.address, [[inserted, spent]], self._block + 1, head):
+            if log.topics[0] == inserted:
+                commitments.add(pool.leaf(log)[1])
+            else:
+                nullifiers.add(pool.spent(log))
+        return commitments, nullifiers
+
+    async def transaction_of(self, nullifier: bytes) -> tuple[int, str] | None:
+        """Block and transaction hash in which a nullifier was spent; None if none that counts.
+
+        Reads all spendings of that block, so that the node does not learn which one is meant.
+        """
+        block = self._spent.get(nullifier)
+        if block is None:
+            return None
+        topic = self.pool.abi.event("NullifierSpent").topic
+        async for log in self.pool.chain.logs(self.pool.address, [topic], block, block):
+            if self.pool.spent(log) == nullifier:
+                return block, log.tx_hash
+        return None
+
+    def steady(self) -> trio.Lock:
+        """`async with tree.steady()`: nothing is taken in or rolled back meanwhile, so what is
+        asked of the tree inside, also from a thread, belongs together.  Not around `advance`."""
+        return self._lock
+
+    async def moved(self) -> None:
+        """Returns after the next step that changes anything."""
+        await self._moved.wait()
+
+    async def aclose(self) -> None:
+        """Close the file.  Not cut short by cancellation."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._database.close)
+
+    # --- parts --------------------------------------------------------------------------------
+
+    async def _take(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
+        """Take in one range whole; None, with nothing kept, if the chain went back meanwhile."""
+        chain, pool = self.pool.chain, self.pool
+        inserted_topic = pool.abi.event("NoteInserted").topic
+        spent_topic = pool.abi.event("NullifierSpent").topic
+        before = await chain.block(last)
+        leaves: list[Leaf] = []
+        nullifiers: list[tuple[bytes, int]] = []
+        anchors = {last: before.hash}
+        size = len(self._leaves)
+        async for log in chain.logs(pool.address, [[inserted_topic, spent_topic]], first, last):
+            if anchors.setdefault(log.block, log.block_hash) != log.block_hash:
+                raise self._lie(
+                    f"the hash of block {log.block}", anchors[log.block], log.block_hash
+                )
+            if log.topics[0] == inserted_topic:
+                position, commitment, memo = pool.leaf(log)
+                expected = size + len(leaves)
+                if position != expected:
+                    raise self._lie(f"the next leaf in block {log.block}", expected, position)
+                leaves.append(Leaf(position, commitment, memo, log.block))
+            elif log.topics[0] == spent_topic:
+                nullifiers.append((pool.spent(log), log.block))
+            else:
+                raise self._lie("an event that was not asked for", "none", log.topics[0])
+        try:
+            self._tree.insert_many([leaf.commitment for leaf in leaves])
+        except ValueError:
+            self._tree.truncate(size)
+            raise self._lie(
+                "a leaf", "a field element that is not zero", "something else"
+            ) from None
+        made = (self._tree.root, size + len(leaves))
+        try:
+            for attempt in range(_STATE_ATTEMPTS):
+                # Asked for the newest block's state while it writes the next one, a node may answer
+                # from between the two.  Only one that stays with it contradicts itself.
+                if attempt:
+                    await trio.sleep(chain.poll_s * 2**attempt)
+                root, count = await self._state_at(before.hash, last)
+                after = await chain.block(last)
+                if after.hash != before.hash or (root, count) == made:
+                    break
+            if after.hash != before.hash:
+                self._tree.truncate(size)
+                return None
+            if count != made[1]:
+                raise self._lie(f"the number of leaves in block {last}", count, made[1])
+            if root != made[0]:
+                raise self._lie(f"the root in block {last}", root, made[0])
+        except BaseException:
+            self._tree.truncate(size)
+            raise
+        for nullifier, _ in nullifiers:
+            if nullifier in self._spent:
+                self._tree.truncate(size)
+                raise self._lie("a nullifier", "spent once", "spent twice")
+        try:
+            await self._thread(lambda: self._keep(leaves, nullifiers, anchors))
+        except BaseException:
+            self._tree.truncate(size)
+            raise
+        for leaf in leaves:
+            self._positions[leaf.commitment] = leaf.position
+        self._leaves += leaves
+        self._spent.update(nullifiers)
+        self._anchors.update(anchors)
+        for old in sorted(self._anchors)[:-_ANCHORS]:
+            del self._anchors[old]
+        self._block = last
+        return leaves, [nullifier for nullifier, _ in nullifiers]
+
+    async def _state_at(self, block_hash: bytes, number: int) -> tuple[bytes, int]:
+        """The contract's root and size in exactly that block."""
+        try:
+            return await self.pool.root(block_hash), await self.pool.size(block_hash)
+        except RpcError:
+            # Not every node takes a hash here; the header is compared again afterwards.
+            return await self.pool.root(number), await self.pool.size(number)
+
+    async def _roll_back(self) -> int | None:
+        """Go back to the newest block of ours that the chain still has; None if nothing changed."""
+        if self._block < self._first:
+            return None
+        head = await self.pool.chain.rpc.block_number()
+        stands = self._first - 1
+        for number in sorted(self._anchors, reverse=True):
+            if number <= head:
+                block = await self.pool.chain.block(number)
+                if block.hash == self._anchors[number]:
+                    stands = number
+                    break
+        if stands == self._block:
+            return None
+        await self._thread(lambda: self._forget(stands))
+        while self._leaves and self._leaves[-1].block > stands:
+            del self._positions[self._leaves.pop().commitment]
+        self._tree.truncate(len(self._leaves))
+        self._spent = {one: block for one, block in self._spent.items() if block <= stands}
+        self._anchors = {one: hash_ for one, hash_ in self._anchors.items() if one <= stands}
+        self._block = stands
+        return stands
+
+    def _lie(self, about: str, expected: object, found: object) -> LyingNode:
+        return LyingNode(self.pool.chain.rpc.endpoint, about, _shown(expected), _shown(found))
+
+    # --- the file -----------------------------------------------------------------------------
+
+    async def _thread(self, work: Callable[[], T]) -> T:
+        # Shielded: a write that is under way must not be forgotten half way.
+        with trio.CancelScope(shield=True):
+            done = await trio.to_thread.run_sync(work)
+        return done  # noqa: RET504 - mypy takes the scope for one that swallows errors
+
+    def _keep(
+        self,
+        leaves: Iterable[Leaf],
+        nullifiers: Iterable[tuple[bytes, int]],
+        anchors: dict[int, bytes],
+    ) -> None:
+        with self._database:
+            self._database.executemany(
+                "INSERT INTO leaves VALUES (?, ?, ?, ?)",
+                [(one.position, one.commitment, one.memo, one.block) for one in leaves],
+            )
+            self._database.executemany("INSERT INTO spent VALUES (?, ?)", list(nullifiers))
+            self._database.executemany(
+                "INSERT OR REPLACE INTO anchors VALUES (?, ?)", list(anchors.items())
+            )
+            self._database.execute(
+                "DELETE FROM anchors WHERE block NOT IN "
+                "(SELECT block FROM anchors ORDER BY block DESC LIMIT ?)",
+                (_ANCHORS,),
+            )
+
+    def _forget(self, stands: int) -> None:
+        with self._database:
+            for table in ("leaves", "spent", "anchors"):
+                self._database.execute(
+                    f"DELETE FROM {table} WHERE block > ?",  # noqa: S608 - fixed names
+                    (stands,),
+                )
+
+    def _restore(self) -> None:
+        """Fill memory from the file.  Raises TreeCorrupt."""
+        try:
+            rows = self._database.execute(
+                "SELECT position, commitment, memo, block FROM leaves ORDER BY position"
+            ).fetchall()
+            self._spent = dict(self._database.execute("SELECT nullifier, block FROM spent"))
+            self._anchors = dict(self._database.execute("SELECT block, hash FROM anchors"))
+            self._leaves = [Leaf(*row) for row in rows]
+            if [leaf.position for leaf in self._leaves] != list(range(len(rows))):
+                raise TreeCorrupt()
+            self._tree = LeanIMT([leaf.commitment for leaf in self._leaves])
+        except (sqlite3.DatabaseError, ValueError, TypeError) as damaged:
+            raise TreeCorrupt(reason=type(damaged).__name__) from None
+        self._positions = {leaf.commitment: leaf.position for leaf in self._leaves}
+        self._block = max(self._anchors, default=self._first - 1)
+
+
+async def open_tree(
+    pool: Pool, first_block: int, *, depth: int = 1, path: Path | None = None
+) -> TreeSync:
+    """A follower of a pool that was deployed in `first_block`.
+
+    path: the SQLite file that makes a restart quick; None keeps everything in memory.
+    Raises TreeCorrupt if the file is damaged or another pool's.
+    """
+
+    def start() -> TreeSync:
+        try:
+            database = sqlite3.connect(path or ":memory:", check_same_thread=False)
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            database.executescript(_SCHEMA)
+            ours = (pool.chain.chain_id, pool.address, first_block)
+            kept = database.execute("SELECT * FROM origin").fetchone()
+            if kept is None:
+                with database:
+                    database.execute("INSERT INTO origin VALUES (?, ?, ?)", ours)
+            elif kept != ours:
+                database.close()
+                raise TreeCorrupt(reason="it belongs to another pool", path=path)
+        except sqlite3.DatabaseError as damaged:
+            raise TreeCorrupt(reason=type(damaged).__name__, path=path) from None
+        sync = TreeSync(pool, first_block, depth, database)
+        try:
+            sync._restore()
+        except BaseException:
+            database.close()
+            raise
+        return sync
+
+    return await trio.to_thread.run_sync(start)
+
+
+def _shown(value: object) -> object:
+    return "0x" + value.hex() if isinstance(value, bytes) else value

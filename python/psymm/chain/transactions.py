@@ -1,0 +1,651 @@
+"""Reading contracts and sending transactions: nonces, fees, gas, and waiting for depth.
+
+A transaction is signed through a `Signer`, which sees one digest and returns one signature, so
+that a key service or a device works as well as a key in memory.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+import trio
+
+from psymm._core import keccak256
+from psymm.chain.abi import ZERO_ADDRESS, Abi, Refusals, checksummed
+from psymm.chain.artifacts import artifact, known_artifacts
+from psymm.chain.errors import (
+    BadReply,
+    CallInvalid,
+    ChainDown,
+    OutOfGas,
+    Reverted,
+    RpcError,
+    TransactionPending,
+    TransactionReplaced,
+    WalletWithoutGas,
+)
+from psymm.chain.rpc import Rpc
+
+MAX_CODE_GAS_LIMIT: Final = 30_000_000
+_LOG_SPAN: Final = 2_000
+_HAND_OVERS: Final = 4
+
+
+class Signer(Protocol):
+    """What sends and pays for transactions: `psymm.wallet.KeyWallet` is one."""
+
+    @property
+    def address(self) -> str:
+        """Checksummed address."""
+        ...
+
+    def sign_digest(self, digest: bytes) -> bytes | Awaitable[bytes]:
+        """65 bytes r ‖ s ‖ v over 32 bytes, low s, v 27 or 28; or a promise of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event log, as the node gave it and as the ABI decodes it."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    block: int
+    block_hash: bytes
+    tx_hash: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A mined transaction.  cost_wei: what its gas cost; logs: all events, in order."""
+
+    tx_hash: str
+    block: int
+    block_hash: bytes
+    sender: str
+    to: str | None
+    contract: str | None
+    gas_used: int
+    cost_wei: int
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    number: int
+    hash: bytes
+    parent: bytes
+    timestamp_s: int
+    base_fee_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """Fees of one transaction, wei a gas (EIP-1559)."""
+
+    max_wei: int
+    tip_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A transaction before it is signed: what it would cost at most, for showing."""
+
+    sender: str
+    to: str | None
+    data: bytes
+    value_wei: int
+    gas_limit: int
+    fees: Fees
+
+    @property
+    def most_wei(self) -> int:
+        return self.gas_limit * self.fees.max_wei + self.value_wei
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A transaction that the node accepted; `raw` are its signed bytes."""
+
+    tx_hash: str
+    sender: str
+    nonce: int
+    raw: bytes
+    prepared: Prepared
+
+
+class Chain:
+    """One chain through one node.
+
+    chain_id: checked before the first transaction is signed.  gas_margin: how much more gas than
+    estimated a transaction may use.  poll_s: pause between looks at the chain.
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        chain_id: int,
+        *,
+        gas_margin: float = 0.25,
+        poll_s: float = 0.25,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self.rpc = rpc
+        self.chain_id = chain_id
+        self.poll_s = poll_s
+        self._gas_margin = gas_margin
+        self._refusals = refusals
+        self._last: dict[str, tuple[int, str]] = {}
+        self._locks: dict[str, trio.Lock] = {}
+        self._chain_checked = False
+
+    def __repr__(self) -> str:
+        return f"Chain({self.chain_id}, {self.rpc.endpoint})"
+
+    @property
+    def refusals(self) -> Refusals:
+        if self._refusals is None:
+            self._refusals = Refusals(artifact(name).abi for name in known_artifacts())
+        return self._refusals
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """Raises WrongChain if the node serves another chain.  Asks once only."""
+        if not self._chain_checked:
+            await self.rpc.expect_chain(self.chain_id)
+            self._chain_checked = True
+
+    async def block(self, number: int | str = "latest") -> Block:
+        """A block's header.  Raises BadReply, also where the node has no such block."""
+        tag = hex(number) if isinstance(number, int) else number
+        raw = await self.rpc.call("eth_getBlockByNumber", tag, False)
+        return self._block(raw)
+
+    async def code(self, address: str) -> bytes:
+        return await self.rpc.data("eth_getCode", address, "latest")
+
+    async def balance(self, address: str) -> int:
+        """The chain's coin that an address holds, in wei."""
+        return await self.rpc.quantity("eth_getBalance", address, "latest")
+
+    async def call(
+        self,
+        to: str,
+        abi: Abi,
+        function: str,
+        *values: object,
+        block: int | bytes | str = "latest",
+        sender: str | None = None,
+    ) -> Any:
+        """What a function returns: one value bare, several as a tuple, none as None.
+
+        block: a number, a hash (then exactly that block is meant) or a tag.
+        Raises Reverted, BadReply and what `Rpc.call` raises.
+        """
+        kind = abi.function(function)
+        data = await self.simulate(
+            to, kind.encode(*values), doing=function, block=block, sender=sender
+        )
+        if not data and kind.outputs:
+            raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
+        try:
+            found = kind.decode(data)
+        except CallInvalid as bad:
+            raise BadReply(self.rpc.endpoint, "eth_call", str(bad)) from None
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else found
+
+    async def simulate(
+        self,
+        to: str | None,
+        data: bytes,
+        *,
+        doing: str = "the call",
+        block: int | bytes | str = "latest",
+        sender: str | None = None,
+        value_wei: int = 0,
+        gas: int | None = None,
+    ) -> bytes:
+        """Run a transaction without sending it.  Raises Reverted with the contract's own error."""
+        request: dict[str, str] = {"data": "0x" + data.hex()}
+        if to is not None:
+            request["to"] = to
+        if sender is not None:
+            request["from"] = sender
+        if value_wei:
+            request["value"] = hex(value_wei)
+        if gas is not None:
+            request["gas"] = hex(gas)
+        where: object
+        if isinstance(block, bytes):
+            where = {"blockHash": "0x" + block.hex()}
+        else:
+            where = hex(block) if isinstance(block, int) else block
+        try:
+            return await self.rpc.data("eth_call", request, where)
+        except RpcError as refused:
+            raise self._refusal(doing, refused) from None
+
+    async def logs(
+        self,
+        address: str,
+        topics: Sequence[bytes | Sequence[bytes] | None],
+        first: int,
+        last: int,
+        *,
+        span: int = _LOG_SPAN,
+    ) -> AsyncIterator[Log]:
+        """Every log of a contract from block `first` to `last`, in the chain's order.
+
+        Asked for in ranges of at most `span` blocks, halved where the node says that is too much.
+        Raises BadReply for a log that was not asked for.
+        """
+        wanted = [
+            None if one is None else _hex(one) if isinstance(one, bytes) else [_hex(t) for t in one]
+            for one in topics
+        ]
+        start = first
+        while start <= last:
+            end = min(last, start + span - 1)
+            try:
+                raw = await self.rpc.call(
+                    "eth_getLogs",
+                    {
+                        "address": address,
+                        "topics": wanted,
+                        "fromBlock": hex(start),
+                        "toBlock": hex(end),
+                    },
+                )
+            except RpcError:
+                # Nodes word "too many blocks or results" each in their own way.
+                if end == start:
+                    raise
+                span = max(1, (end - start + 1) // 2)
+                continue
+            if not isinstance(raw, list):
+                raise BadReply(self.rpc.endpoint, "eth_getLogs", "a list was expected")
+            logs = [self._log(one) for one in raw]
+            places = [(log.block, log.index) for log in logs]
+            if places != sorted(set(places)):
+                raise BadReply(self.rpc.endpoint, "eth_getLogs", "logs out of order or twice")
+            for log in logs:
+                if log.address != checksummed("address", address) or not (
+                    start <= log.block <= end
+                ):
+                    raise BadReply(self.rpc.endpoint, "eth_getLogs", "a log that was not asked for")
+                yield log
+            start = end + 1
+
+    # --- sending ------------------------------------------------------------------------------
+
+    async def prepare(
+        self,
+        sender: str,
+        to: str | None,
+        data: bytes,
+        *,
+        value_wei: int = 0,
+        doing: str = "the transaction",
+        gas_limit: int | None = None,
+    ) -> Prepared:
+        """Estimate gas and fees.  Sends nothing.
+
+        Raises Reverted where the contract would refuse, WalletWithoutGas where the sender
+        could not pay.
+        """
+        fees = await self.fees()
+        if gas_limit is None:
+            request = {"from": sender, "data": "0x" + data.hex(), "value": hex(value_wei)}
+            if to is not None:
+                request["to"] = to
+            try:
+                estimate = await self.rpc.quantity("eth_estimateGas", request)
+            except RpcError as refused:
+                raise self._refusal(doing, refused) from None
+            gas_limit = min(math.ceil(estimate * (1 + self._gas_margin)), MAX_CODE_GAS_LIMIT)
+        prepared = Prepared(sender, to, data, value_wei, gas_limit, fees)
+        balance = await self.balance(sender)
+        if balance < prepared.most_wei:
+            raise WalletWithoutGas(sender, balance, prepared.most_wei)
+        return prepared
+
+    async def fees(self) -> Fees:
+        """Fees that are mined soon: a tip as the node suggests, room for the base fee to double."""
+        block = await self.block()
+        try:
+            tip = await self.rpc.quantity("eth_maxPriorityFeePerGas")
+        except RpcError:
+            tip = 10**9
+        return Fees(2 * block.base_fee_wei + tip, tip)
+
+    async def send(
+        self,
+        signer: Signer,
+        prepared: Prepared,
+        *,
+        nonce: int | None = None,
+        record: Callable[[Sent], Awaitable[None]] | None = None,
+    ) -> Sent:
+        """Sign and hand over a transaction; does not wait for it.
+
+        Tasks that share a signer queue up, so each gets its own nonce and none leaves a gap.
+        nonce: replace the transaction that has it; fees must be higher than that one's.
+        record: is given each signed transaction before the node is, to make it durable; what it
+        raises ends the sending.
+        Raises WalletWithoutGas, RpcError, WrongChain.  Cancelled: raises Cancelled; once the
+        nonce is taken the sending itself is not cut short.
+        """
+        await self.check()
+        if prepared.sender != signer.address:
+            raise CallInvalid("sender", "prepared for another sender than the signer")
+        lock = self._locks.setdefault(signer.address, trio.Lock())
+        async with lock:
+            taken, chosen, tx_hash = -1, 0, ""
+            for _ in range(16):
+                if nonce is not None:
+                    chosen = nonce
+                else:
+                    chosen = max(await self._nonce(signer.address), taken + 1)
+                unsigned = _unsigned(self.chain_id, chosen, prepared)
+                answer = signer.sign_digest(keccak256(unsigned.envelope()))
+                signature = await answer if inspect.isawaitable(answer) else answer
+                raw = unsigned.signed(signature)
+                tx_hash = _hex(keccak256(raw))
+                sent = Sent(tx_hash, signer.address, chosen, raw, prepared)
+                if record is not None:
+                    await record(sent)
+                with trio.CancelScope(shield=True):
+                    if not await self._hand_over(sent, first=True):
+                        if nonce is not None:
+                            raise TransactionReplaced(tx_hash, signer.address, nonce)
+                        # Another program used this wallet meanwhile: look again.
+                        taken = chosen
+                        await trio.sleep(self.poll_s)
+                        continue
+                    if nonce is None:
+                        self._last[signer.address] = (chosen, tx_hash)
+                return sent
+            raise TransactionReplaced(tx_hash, signer.address, chosen)
+
+    async def wait(
+        self, sent: Sent, *, depth: int = 1, timeout_s: float = 180.0, doing: str = ""
+    ) -> Receipt:
+        """Wait until a transaction is `depth` blocks deep; 1 means mined.
+
+        A transaction that the node forgot is handed over again, the same bytes.  Raises Reverted,
+        OutOfGas, TransactionReplaced, TransactionPending.  Cancelled: raises Cancelled; the
+        transaction lives on.
+        """
+        began = trio.current_time()
+        missing = 0
+        while True:
+            receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent)
+            if receipt is not None:
+                missing = 0
+                if await self.rpc.block_number() - receipt.block + 1 >= depth:
+                    block = await self.block(receipt.block)
+                    if block.hash == receipt.block_hash:
+                        return receipt
+            else:
+                known = await self.rpc.call("eth_getTransactionByHash", sent.tx_hash)
+                if known is None:
+                    used = await self.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
+                    missing += 1
+                    # Between two questions a block can come, so one odd answer proves nothing.
+                    if missing >= 3:
+                        if used > sent.nonce:
+                            raise TransactionReplaced(sent.tx_hash, sent.sender, sent.nonce)
+                        await self._hand_over(sent, first=False)
+                        missing = 0
+            if trio.current_time() - began > timeout_s:
+                raise TransactionPending(sent.tx_hash, timeout_s)
+            await trio.sleep(self.poll_s)
+
+    async def receipt(
+        self, tx_hash: str, *, doing: str = "", sent: Sent | None = None
+    ) -> Receipt | None:
+        """The receipt of a mined transaction, None while there is none.
+
+        Raises Reverted or OutOfGas for one that failed.
+        """
+        raw = await self.rpc.call("eth_getTransactionReceipt", tx_hash)
+        if raw is None:
+            return None
+        method = "eth_getTransactionReceipt"
+        if not isinstance(raw, dict) or raw.get("transactionHash", "").lower() != tx_hash.lower():
+            raise BadReply(self.rpc.endpoint, method, "the receipt of another transaction")
+        gas_used = self.rpc.as_quantity(method, raw.get("gasUsed"))
+        number = self.rpc.as_quantity(method, raw.get("blockNumber"))
+        doing = doing or f"transaction {tx_hash}"
+        if raw.get("status") == "0x0":
+            if sent is not None:
+                plan = sent.prepared
+                if gas_used >= plan.gas_limit:
+                    raise OutOfGas(doing, plan.gas_limit)
+                await self.simulate(
+                    plan.to,
+                    plan.data,
+                    doing=doing,
+                    block=number,
+                    sender=plan.sender,
+                    value_wei=plan.value_wei,
+                )
+            raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
+        if raw.get("status") != "0x1":
+            raise BadReply(self.rpc.endpoint, method, "neither success nor failure")
+        price = self.rpc.as_quantity(method, raw.get("effectiveGasPrice", "0x0"))
+        logs = raw.get("logs")
+        if not isinstance(logs, list):
+            raise BadReply(self.rpc.endpoint, method, "no logs")
+        to, contract = raw.get("to"), raw.get("contractAddress")
+        return Receipt(
+            tx_hash=tx_hash,
+            block=number,
+            block_hash=self.rpc.as_bytes(method, raw.get("blockHash"), 32),
+            sender=checksummed("from", raw.get("from")),
+            to=checksummed("to", to) if to else None,
+            contract=checksummed("contractAddress", contract) if contract else None,
+            gas_used=gas_used,
+            cost_wei=gas_used * price,
+            logs=tuple(self._log(one) for one in logs),
+        )
+
+    async def transact(
+        self,
+        signer: Signer,
+        to: str | None,
+        data: bytes,
+        *,
+        value_wei: int = 0,
+        depth: int = 1,
+        timeout_s: float = 180.0,
+        doing: str = "the transaction",
+        gas_limit: int | None = None,
+    ) -> Receipt:
+        """Prepare, send and wait: see those three for what is raised and when it is cancelled."""
+        prepared = await self.prepare(
+            signer.address, to, data, value_wei=value_wei, doing=doing, gas_limit=gas_limit
+        )
+        sent = await self.send(signer, prepared)
+        return await self.wait(sent, depth=depth, timeout_s=timeout_s, doing=doing)
+
+    # --- parts --------------------------------------------------------------------------------
+
+    async def _nonce(self, address: str) -> int:
+        pending = await self.rpc.quantity("eth_getTransactionCount", address, "pending")
+        last = self._last.get(address)
+        # Some nodes are slow to count what they hold.  Our own count rules only while the node
+        # still knows the transaction that it rests on: a chain can also go back.
+        if last is not None and last[0] >= pending:
+            known = await self.rpc.call("eth_getTransactionByHash", last[1])
+            if known is not None:
+                return last[0] + 1
+        return pending
+
+    async def _hand_over(self, sent: Sent, *, first: bool) -> bool:
+        """Give signed bytes to the node; False if its nonce is another transaction's.
+
+        first: nobody has tried before, so a node that knows these very bytes has them from
+        another program that wanted the same, and that one is not ours.
+        """
+        for attempt in range(1, _HAND_OVERS + 1):
+            try:
+                await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+            except ChainDown:
+                # It may or may not have arrived; the same bytes again can do no harm.
+                if attempt == _HAND_OVERS:
+                    raise
+                first = False
+                await trio.sleep(self.poll_s * 2**attempt)
+            except RpcError as refused:
+                said = refused.message.lower()
+                known = "already known" in said or "already imported" in said
+                if known or "nonce" in said or "underpriced" in said:
+                    if first:
+                        return False
+                    found = await self.rpc.call("eth_getTransactionByHash", sent.tx_hash)
+                    return known or found is not None
+                if "insufficient funds" in said:
+                    balance = await self.balance(sent.sender)
+                    raise WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei) from None
+                raise self._refusal("sending the transaction", refused) from None
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+    def _refusal(self, doing: str, refused: RpcError) -> Exception:
+        data = _revert_data(refused.data)
+        said = refused.message.lower()
+        if data is not None:
+            return self.refusals.decode(doing, data)
+        if "revert" in said:
+            return Reverted(doing, "a revert without a reason", {})
+        if "out of gas" in said:
+            return OutOfGas(doing, 0)
+        return refused
+
+    def _block(self, raw: object) -> Block:
+        method = "eth_getBlockByNumber"
+        if not isinstance(raw, dict):
+            raise BadReply(self.rpc.endpoint, method, "no such block")
+        return Block(
+            number=self.rpc.as_quantity(method, raw.get("number")),
+            hash=self.rpc.as_bytes(method, raw.get("hash"), 32),
+            parent=self.rpc.as_bytes(method, raw.get("parentHash"), 32),
+            timestamp_s=self.rpc.as_quantity(method, raw.get("timestamp")),
+            base_fee_wei=self.rpc.as_quantity(method, raw.get("baseFeePerGas", "0x0")),
+        )
+
+    def _log(self, raw: object) -> Log:
+        method = "eth_getLogs"
+        if not isinstance(raw, dict) or not isinstance(raw.get("topics"), list):
+            raise BadReply(self.rpc.endpoint, method, "not a log")
+        if raw.get("removed") is True:
+            raise BadReply(self.rpc.endpoint, method, "a log of a block that was thrown away")
+        return Log(
+            address=checksummed("address", raw.get("address")),
+            topics=tuple(self.rpc.as_bytes(method, one, 32) for one in raw["topics"]),
+            data=self.rpc.as_bytes(method, raw.get("data")),
+            block=self.rpc.as_quantity(method, raw.get("blockNumber")),
+            block_hash=self.rpc.as_bytes(method, raw.get("blockHash"), 32),
+            tx_hash=_hex(self.rpc.as_bytes(method, raw.get("transactionHash"), 32)),
+            index=self.rpc.as_quantity(method, raw.get("logIndex")),
+        )
+
+
+# --- the bytes of a transaction -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsigned:
+    """An EIP-1559 transaction's nine fields, ready for RLP."""
+
+    fields: tuple[bytes | list[bytes], ...]
+
+    def envelope(self) -> bytes:
+        return b"\x02" + rlp(self.fields)
+
+    def signed(self, signature: bytes) -> bytes:
+        if len(signature) != 65 or signature[64] not in (27, 28):
+            raise CallInvalid("signature", "a signature is 65 bytes, r ‖ s ‖ v with v 27 or 28")
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
+        parity = number(signature[64] - 27)
+        return b"\x02" + rlp((*self.fields, parity, number(r), number(s)))
+
+
+def _unsigned(chain_id: int, nonce: int, prepared: Prepared) -> _Unsigned:
+    return _Unsigned(
+        (
+            number(chain_id),
+            number(nonce),
+            number(prepared.fees.tip_wei),
+            number(prepared.fees.max_wei),
+            number(prepared.gas_limit),
+            bytes.fromhex(prepared.to[2:]) if prepared.to is not None else b"",
+            number(prepared.value_wei),
+            prepared.data,
+            [],
+        )
+    )
+
+
+RlpItem: TypeAlias = "bytes | Sequence[RlpItem]"
+
+
+def number(value: int) -> bytes:
+    """RLP's form of a number: big-endian, no leading zeros, nothing for zero."""
+    return value.to_bytes((value.bit_length() + 7) // 8, "big")
+
+
+def rlp(item: RlpItem) -> bytes:
+    """Recursive length prefix encoding of bytes and lists of them (Yellow Paper, appendix B)."""
+    if isinstance(item, bytes):
+        if len(item) == 1 and item[0] < 0x80:
+            return item
+        return _prefixed(item, 0x80)
+    return _prefixed(b"".join(rlp(one) for one in item), 0xC0)
+
+
+def _prefixed(body: bytes, base: int) -> bytes:
+    if len(body) < 56:
+        return bytes([base + len(body)]) + body
+    length = number(len(body))
+    return bytes([base + 55 + len(length)]) + length + body
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()
+
+
+def _revert_data(data: object) -> bytes | None:
+    """Revert bytes out of the places in which nodes put them."""
+    if isinstance(data, dict):
+        data = data.get("data") or data.get("result")
+    if isinstance(data, str) and data.startswith("0x"):
+        try:
+            return bytes.fromhex(data[2:])
+        except ValueError:
+            return None
+    return None
+
+
+__all__ = [
+    "ZERO_ADDRESS",
+    "Block",
+    "Chain",
+    "Fees",
+    "Log",
+    "Prepared",
+    "Receipt",
+    "Sent",
+    "Signer",
+]

@@ -1,0 +1,87 @@
+"""The command line: `psymm …`. Each command group is a module here, loaded when it is used.
+
+`main` is the entry point. Every way that a command can end is turned into one exit code and one
+error line here (`exits` has the codes, `endings` decides which error has which), so no traceback
+reaches a user and no exception's text is shown that is not meant to be.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from psymm.cli.endings import ending_of
+from psymm.cli.exits import Exit
+from psymm.cli.options import Group
+from psymm.cli.output import Screen
+
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "devnet": ("psymm.cli.devnet", "A development chain on this machine."),
+    "deploy": ("psymm.cli.deploy", "Deploy pSymm to a chain, or check a deployment."),
+    "wallet": ("psymm.cli.wallet", "The wallet's keystore."),
+    "registry": ("psymm.cli.registry", "Parties, their roles and endpoints."),
+    "deposit": ("psymm.cli.deposit", "Put tokens into one's own sole custody."),
+    "solver": ("psymm.cli.solver", "Run a market maker."),
+    "trade": ("psymm.cli.trade", "Find a solver, fund, trade and settle."),
+    "relayer": ("psymm.cli.relayer", "Run a relayer."),
+    "notes": ("psymm.cli.notes", "The notes that the wallet owns."),
+    "withdraw": ("psymm.cli.withdraw", "Take tokens out, in parts, to any addresses."),
+    "transcript": ("psymm.cli.transcript", "Show and verify transcripts."),
+    "tools": ("psymm.cli.tools", "Node tools for proving and the devnet."),
+}
+
+
+class _Root(Group):
+    """Names every command, and imports a command's module only when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command = getattr(import_module(module), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{cmd_name} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="psymm")
+def psymm() -> None:
+    """Private, symmetric OTC derivatives between two parties, with nobody between them.
+
+    Everything of one wallet lives in its --home. With --json, commands print JSON lines.
+    """
+
+
+def main() -> None:
+    """Runs the command line of this process and ends it."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and gives its exit code. Raises nothing."""
+    screen = Screen("--json" in arguments)
+    try:
+        psymm.main(args=list(arguments), prog_name="psymm", standalone_mode=False)
+    except BaseException as error:
+        ending = ending_of(error)
+        if ending.exit is Exit.OK:
+            return int(Exit.OK)
+        try:
+            screen.error(ending.code, ending.message, ending.exit, ending.values)
+            if ending.trace:
+                click.echo(ending.trace, err=True)
+        except OSError:
+            pass  # nobody reads any more (a closed pipe); the exit code still tells
+        return int(ending.exit)
+    return int(Exit.OK)

@@ -1,0 +1,155 @@
+"""`psymm deploy`: puts the contracts on a chain and writes the file that other commands read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import (
+    Command,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Cost, Screen, confirm_cost
+from psymm.cli.password import ask_password
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import Deployment, TokenInfo
+
+_CONTRACTS = ("CtcVerifier", "CtaVerifier", "Poseidon2", "PSymm", "PartyRegistry")
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@click.option("--token", "tokens", multiple=True, metavar="ADDRESS", help="List this ERC-20.")
+@click.option(
+    "--test-token",
+    default=None,
+    metavar="SYMBOL:DECIMALS",
+    help="Deploy a token that anybody can mint. Development chains only.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Where to write the file as well. [default: only deployment.json in the home]",
+)
+@click.option("--check", "only_check", is_flag=True, help="Only compare a deployment to its chain.")
+def deploy(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    tokens: tuple[str, ...],
+    test_token: str | None,
+    out: Path | None,
+    only_check: bool,
+) -> None:
+    """Deploys pSymm and checks it: verifiers, reference string, addresses, wiring.
+
+    There is no owner and no proxy: what is deployed stays as it is. With --check nothing is sent;
+    the deployment's file is compared with the code on chain and with this package.
+    """
+    if only_check:
+        trio.run(_check, screen, home, deployment_file, rpc_url)
+        return
+    if deployment_file is not None:
+        raise CommandError("usage", "--deployment goes with --check; use --out.", Exit.USAGE)
+    trio.run(_deploy, screen, home, password_fd, rpc_url, yes, tokens, _test_token(test_token), out)
+
+
+def _test_token(text: str | None) -> TokenInfo | None:
+    from psymm.chain.abi import ZERO_ADDRESS
+    from psymm.chain.deployment import TokenInfo
+
+    if text is None:
+        return None
+    symbol, _, decimals = text.partition(":")
+    if not symbol.isalnum() or not decimals.isdigit() or int(decimals) > 18:
+        raise CommandError("usage", "--test-token is like pUSD:6, at most 18.", Exit.USAGE)
+    return TokenInfo(ZERO_ADDRESS, symbol, int(decimals))
+
+
+async def _deploy(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    rpc_url: str | None,
+    yes: bool,
+    tokens: tuple[str, ...],
+    test_token: TokenInfo | None,
+    out: Path | None,
+) -> None:
+    from psymm.chain.artifacts import artifact
+    from psymm.chain.deployment import deploy
+    from psymm.chain.rpc import Rpc
+    from psymm.chain.transactions import Chain
+    from psymm.cli.site import node_url, open_wallet, remember_node
+
+    wallet = await open_wallet(home, ask_password(password_fd))
+    async with Rpc(node_url(home, rpc_url)) as rpc:
+        chain = Chain(rpc, await rpc.chain_id())
+        # 200 gas a byte of code on chain, 16 a byte of calldata, and what each creation takes.
+        sizes = [len(artifact(name).bytecode) // 2 for name in _CONTRACTS]
+        gas = sum(216 * size + 100_000 for size in sizes)
+        price = (await chain.fees()).max_wei
+        action = f"Deploying pSymm to chain {chain.chain_id} from {wallet.address}"
+        confirm_cost(screen, action, Cost(gas, price, 15.0 * len(_CONTRACTS)), yes)
+        deployment = await deploy(
+            chain,
+            wallet,
+            tokens=tokens,
+            test_token=test_token,
+            progress=lambda name, address, used: screen.event(
+                "deployed",
+                f"  {name:<14} {address}  {used:,} gas",
+                contract=name,
+                address=address,
+                gasUsed=used,
+            ),
+        )
+    home.prepare()
+    deployment.save(home.deployment)
+    remember_node(home, rpc_url)
+    if out is not None:
+        deployment.save(out)
+    _show(screen, deployment, out or home.deployment, "Deployed and checked")
+
+
+async def _check(
+    screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None
+) -> None:
+    from psymm.cli.site import open_site
+
+    async with open_site(home, deployment_file, rpc_url) as site:
+        _show(screen, site.deployment, deployment_file or home.deployment, "Checked")
+
+
+def _show(screen: Screen, deployment: Deployment, path: Path, done: str) -> None:
+    listed = ", ".join(f"{one.symbol} {one.address}" for one in deployment.tokens) or "none"
+    screen.result(
+        f"{done}: chain {deployment.chain_id}, reference string {deployment.crs}\n"
+        f"  pSymm     {deployment.psymm}\n"
+        f"  portal    {deployment.portal}\n"
+        f"  registry  {deployment.registry}\n"
+        f"  tokens    {listed}\n"
+        f"  file      {path}",
+        file=str(path),
+        **{"deployment": deployment.to_json()},
+    )

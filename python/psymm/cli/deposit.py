@@ -1,0 +1,94 @@
+"""`psymm deposit`: brings tokens into one's own sole custody (ATC)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from psymm.cli.home import Home
+from psymm.cli.options import (
+    Command,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount
+from psymm.cli.password import ask_password
+from psymm.cli.purse import BLOCK_S, open_purse
+
+_GAS = 1_150_000
+_APPROVAL_GAS = 50_000
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@click.option("--token", default=None, help="Symbol or address. [default: the deployment's only]")
+@click.option("--permit", is_flag=True, help="Allow by signature (EIP-2612), without approving.")
+@click.argument("amount")
+def deposit(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    token: str | None,
+    permit: bool,
+    amount: str,
+) -> None:
+    """Moves AMOUNT of a token from this wallet's account into its own private custody.
+
+    Everybody sees the account, the token and the amount, and nothing that happens to it later.
+    Deposit ahead of time, and a round amount: what it is for then does not show.
+    """
+    password = ask_password(password_fd)
+    trio.run(
+        partial(
+            _deposit, screen, home, deployment_file, rpc_url, password, yes, token, permit, amount
+        )
+    )
+
+
+async def _deposit(
+    screen: Screen,
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    password: str,
+    yes: bool,
+    token: str | None,
+    permit: bool,
+    amount: str,
+) -> None:
+    from psymm.chain.contracts import Token
+
+    async with open_purse(home, deployment_file, rpc_url, password, proving=False) as purse:
+        info = purse.token(token)
+        units = parse_amount(amount, info.decimals)
+        erc20 = Token(purse.site.chain, info.address)
+        await erc20.expect(purse.wallet.address, None, units)
+        gas = _GAS if permit else _GAS + _APPROVAL_GAS
+        price = (await purse.site.chain.fees()).max_wei
+        action = f"Depositing {format_amount(units, info.decimals)} {info.symbol}"
+        confirm_cost(screen, action, Cost(gas, price, BLOCK_S if permit else 2 * BLOCK_S), yes)
+        note = await purse.vault.deposit(purse.wallet, info.address, units, permit=permit)
+        balance = await purse.vault.balance(info.address)
+    screen.result(
+        f"Deposited. In custody now: {format_amount(balance.available, info.decimals)} "
+        f"{info.symbol}.",
+        token=info.address,
+        units=str(units),
+        commitment=note.commitment,
+        available=str(balance.available),
+    )

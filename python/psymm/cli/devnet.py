@@ -1,0 +1,145 @@
+"""`psymm devnet`: a development chain on this machine, and coins and test tokens on it."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import click
+import trio
+
+from psymm.cli.daemon import Ready, run_daemon, stdin_option
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import Group, deployment_option, home_option, json_option, rpc_option
+from psymm.cli.output import Screen, parse_amount
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@json_option
+@click.option("--port", type=click.IntRange(0, 65535), default=8545, show_default=True)
+@click.option(
+    "--block-time",
+    type=click.FloatRange(min=0.1),
+    default=None,
+    metavar="SECONDS",
+    help="Mine at this pace. [default: a block for each transaction]",
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="A file that the chain's state is read from and written to.",
+)
+@stdin_option
+@click.pass_context
+def devnet(
+    context: click.Context,
+    screen: Screen,
+    port: int,
+    block_time: float | None,
+    state: Path | None,
+    until_stdin_closes: bool,
+) -> None:
+    """Runs a development chain (anvil, chain id 31337) until it is told to end.
+
+    Contracts built with the development reference string work on this chain id only.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from psymm.chain.devnet import open_devnet
+
+    async def service(ready: Ready) -> None:
+        async with open_devnet(port=port, block_time_s=block_time, state=state) as running:
+            ready(running.url, chainId=running.chain.chain_id)
+            await trio.sleep_forever()
+
+    run_daemon(screen, "devnet", service, until_stdin_closes)
+
+
+@devnet.command()
+@json_option
+@home_option
+@deployment_option
+@rpc_option
+@click.argument("address")
+@click.option("--ether", default=None, metavar="N", help="Set the balance of the chain's coin.")
+@click.option("--token", default=None, help="A test token of the deployment, symbol or address.")
+@click.option("--amount", default=None, metavar="N", help="Make this much of the token.")
+def fund(
+    screen: Screen,
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    address: str,
+    ether: str | None,
+    token: str | None,
+    amount: str | None,
+) -> None:
+    """Gives ADDRESS coins or test tokens out of nothing. Development chains only."""
+    if ether is None and amount is None:
+        raise CommandError("usage", "Give --ether, or --token with --amount.", Exit.USAGE)
+    if (token is None) != (amount is None):
+        raise CommandError("usage", "--token and --amount go together.", Exit.USAGE)
+    wei = None if ether is None else _wei(ether)
+    trio.run(_fund, screen, home, deployment_file, rpc_url, address, wei, token, amount)
+
+
+async def _fund(
+    screen: Screen,
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    address: str,
+    wei: int | None,
+    token: str | None,
+    amount: str | None,
+) -> None:
+    from psymm.chain.abi import checksummed
+    from psymm.chain.artifacts import artifact
+    from psymm.chain.devnet import CHAIN_ID
+    from psymm.chain.rpc import Rpc
+    from psymm.chain.transactions import Chain
+    from psymm.cli.site import load_deployment, node_url
+    from psymm.wallet import KeyWallet
+
+    to = checksummed("address", address)
+    async with Rpc(node_url(home, rpc_url)) as rpc:
+        await rpc.expect_chain(CHAIN_ID)
+        if wei is not None:
+            await rpc.call("anvil_setBalance", to, hex(wei))
+        made = 0
+        if token is not None and amount is not None:
+            info = load_deployment(home, deployment_file).token(token)
+            made = parse_amount(amount, info.decimals)
+            # Anybody may mint a test token; a throwaway wallet does, so no nonce of ours moves.
+            minter = KeyWallet.generate()
+            await rpc.call("anvil_setBalance", minter.address, hex(10**18))
+            await Chain(rpc, CHAIN_ID).transact(
+                minter,
+                info.address,
+                artifact("TestToken").abi.function("mint").encode(to, made),
+                doing="making test tokens",
+            )
+    parts = []
+    if wei is not None:
+        parts.append(f"{Decimal(wei) / 10**18:f} ETH")
+    if token is not None:
+        parts.append(f"{amount} {token}")
+    screen.result(
+        f"{to} was given {' and '.join(parts)}.",
+        address=to,
+        wei=None if wei is None else str(wei),
+        token=token,
+        units=str(made) if made else None,
+    )
+
+
+def _wei(text: str) -> int:
+    try:
+        ether = Decimal(text)
+        if ether.is_finite() and ether >= 0:
+            return int(ether * 10**18)
+    except InvalidOperation:
+        pass
+    raise CommandError("bad-amount", f"{text!r} is no amount of coins.", Exit.USAGE)

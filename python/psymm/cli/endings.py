@@ -1,0 +1,131 @@
+"""Which error ends a command with which exit code, name and words.
+
+Every error of the package has a place here by its family; an error without one is a bug, and is
+shown as such: its type and where it arose, never its text, which may quote what nobody chose to
+print.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import click
+
+from psymm.cli.exits import CommandError, Exit, leaves
+from psymm.cli.output import Value
+from psymm.errors import PSymmError
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended. trace is empty unless it was a bug."""
+
+    exit: Exit
+    code: str
+    message: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+    trace: str = ""
+
+
+def ending_of(error: BaseException) -> Ending:
+    """The ending of a command that `error` came out of. Of a group, its gravest member's."""
+    endings = [_of_one(leaf) for leaf in leaves(error)]
+    bugs = [one for one in endings if one.exit is Exit.INTERNAL]
+    return (bugs or [one for one in endings if one.exit is not Exit.INTERRUPTED] or endings)[0]
+
+
+def _of_one(error: BaseException) -> Ending:
+    if isinstance(error, CommandError):
+        return Ending(error.exit, error.code, error.message, error.values)
+    if isinstance(error, click.exceptions.Exit):
+        return Ending(Exit(error.exit_code) if error.exit_code else Exit.OK, "exit", "")
+    if isinstance(error, SystemExit):
+        return Ending(Exit.OK if not error.code else Exit.INTERNAL, "exit", "the process was ended")
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return Ending(Exit.INTERRUPTED, "interrupted", "Interrupted.")
+    if isinstance(error, click.ClickException):
+        return Ending(Exit.USAGE, "usage", error.format_message())
+    if isinstance(error, BrokenPipeError):
+        return Ending(Exit.INTERRUPTED, "broken-pipe", "Nobody reads the output any more.")
+    if isinstance(error, PSymmError):
+        code = _code(error)
+        return Ending(family_of(type(error)), code, _words(error), _values(error))
+    try:
+        from psymm._core import CoreError
+    except ImportError:
+        pass
+    else:
+        if isinstance(error, CoreError):
+            return Ending(Exit.JOURNAL, error.code, str(error))
+    where = "".join(traceback.format_tb(error.__traceback__))
+    words = f"A bug in psymm ({type(error).__name__}). Please report it with the lines below."
+    if os.environ.get("PSYMM_DEBUG"):
+        where += f"{type(error).__name__}: {error}"
+    return Ending(Exit.INTERNAL, "internal", words, {"type": type(error).__name__}, where)
+
+
+def family_of(kind: type[BaseException]) -> Exit:
+    """The exit code of a type of error of this package."""
+    from psymm import errors as base
+    from psymm.chain import errors as chain
+    from psymm.chain.sync import TreeCorrupt
+    from psymm.custody import errors as custody
+    from psymm.relayer import errors as relayer
+
+    table: tuple[tuple[type[BaseException], Exit], ...] = (
+        (TreeCorrupt, Exit.JOURNAL),
+        (chain.ToolsMissing, Exit.TOOLS),
+        (chain.ArtifactMissing, Exit.TOOLS),
+        (chain.WalletWithoutGas, Exit.FUNDS),
+        (chain.AllowanceTooLow, Exit.FUNDS),
+        (chain.TokenBalanceTooLow, Exit.FUNDS),
+        (chain.CallInvalid, Exit.REFUSED),
+        (chain.ChainError, Exit.CHAIN),
+        (custody.FundsTooLow, Exit.FUNDS),
+        (custody.ProverMissing, Exit.TOOLS),
+        (custody.ProverError, Exit.PROOF),
+        (custody.StoreError, Exit.JOURNAL),
+        (custody.CustodyError, Exit.REFUSED),
+        (base.WalletError, Exit.KEYSTORE),
+        (base.JournalError, Exit.JOURNAL),
+        (base.TranscriptFileError, Exit.JOURNAL),
+        (base.NoSolver, Exit.PEER),
+        (base.WrongParty, Exit.PEER),
+        (base.NotRegistered, Exit.PEER),
+        (base.PeerSilent, Exit.PEER),
+        (base.Disconnected, Exit.PEER),
+        (base.PeerViolation, Exit.PEER),
+        (base.PeerBehind, Exit.PEER),
+        (base.Forked, Exit.PEER),
+        (base.SessionError, Exit.REFUSED),
+        (relayer.StoreError, Exit.JOURNAL),
+        (relayer.RelayerConfigError, Exit.USAGE),
+        (relayer.Refusal, Exit.REFUSED),
+        (relayer.RelayerError, Exit.PEER),
+    )
+    return next((exit for family, exit in table if issubclass(kind, family)), Exit.REFUSED)
+
+
+def _code(error: PSymmError) -> str:
+    """Its own stable name, or that of its type where the family names none."""
+    if error.code != PSymmError.code:
+        return str(error.code)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(error).__name__).lower()
+
+
+def _words(error: PSymmError) -> str:
+    text = str(error)
+    return text.removeprefix(f"{error.code}: ")
+
+
+def _values(error: PSymmError) -> dict[str, Value]:
+    return {
+        name: value
+        if isinstance(value, str | int | float | bool | bytes) or value is None
+        else str(value)
+        for name, value in error.values.items()
+    }

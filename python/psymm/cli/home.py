@@ -1,0 +1,116 @@
+"""A party's home: the directory with everything that belongs to one wallet.
+
+    keystore.json     the wallet's key, encrypted (keystore v3)
+    deployment.json   which chain and contracts this party uses, written by `psymm deploy`
+    rpc.url           the node's address, which may be a customer's key
+    journal.db        frames, heads and moves under way: what must never be lost
+    notes.sqlite      the notes that the wallet owns, and its moves under way
+    tree.sqlite       all commitments of the chain, as read from it
+    relayer.db        a relayer's sends under way
+    transcripts/      finished custodies, one *.psymm file each
+
+Directories are made for their owner alone (0700), files likewise (0600).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from psymm.cli.exits import CommandError, Exit
+
+
+@dataclass(frozen=True)
+class Home:
+    """The paths of one party. Nothing is created until `prepare`."""
+
+    path: Path
+
+    @property
+    def keystore(self) -> Path:
+        return self.path / "keystore.json"
+
+    @property
+    def deployment(self) -> Path:
+        return self.path / "deployment.json"
+
+    @property
+    def rpc(self) -> Path:
+        return self.path / "rpc.url"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.db"
+
+    @property
+    def relayer(self) -> Path:
+        return self.path / "relayer.db"
+
+    @property
+    def transcripts(self) -> Path:
+        return self.path / "transcripts"
+
+    def prepare(self) -> None:
+        """Makes the directory, for its owner alone.
+
+        Raises CommandError `home` (exit 2) if it cannot be made or others may enter it.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+        except OSError as error:
+            raise CommandError(
+                "home", f"{self.path} cannot be made or read: {error.strerror}.", Exit.USAGE
+            ) from None
+        if mode & 0o077:
+            raise CommandError(
+                "home",
+                f"{self.path} can be entered by others (mode {mode:o}); run: chmod 700 {self.path}",
+                Exit.USAGE,
+            )
+
+    def adopt_deployment(self, file: Path) -> None:
+        """Copies a deployment file into this home, so that later commands need not name it."""
+        self.prepare()
+        try:
+            if not self.deployment.exists() or not self.deployment.samefile(file):
+                shutil.copyfile(file, self.deployment)
+        except OSError as error:
+            raise CommandError(
+                "deployment-file", f"{file} cannot be copied: {error.strerror}.", Exit.USAGE
+            ) from None
+
+
+def default_home() -> Path:
+    """$PSYMM_HOME, else psymm/home under the user's data directory (XDG)."""
+    chosen = os.environ.get("PSYMM_HOME")
+    return Path(chosen) if chosen else data_directory() / "home"
+
+
+def data_directory() -> Path:
+    """$XDG_DATA_HOME/psymm, else ~/.local/share/psymm."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "psymm"
+
+
+def write_private(path: Path, content: bytes, replace: bool = False) -> None:
+    """Writes a file that only its owner may read, whole or not at all.
+
+    Raises FileExistsError unless `replace`.
+    """
+    if not replace and path.exists():
+        raise FileExistsError(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

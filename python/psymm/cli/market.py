@@ -1,0 +1,345 @@
+"""A market maker's configuration file (TOML): its terms, its prices, and how it quotes.
+
+    token = "pUSD"                  # collateral, by symbol or address
+    trader_minimum = "1000"         # what each side must put up at least
+    solver_minimum = "1000"
+    put_up = "5000"                 # what this solver puts up for each trader
+    trader_reserve = "50"           # penalty reserves, never reached by PnL
+    solver_reserve = "50"
+    relayer_cap = "1"               # the most that a relayer may take for settling
+    end_date = 2030-01-01           # from then on either side may close
+    spread_bps = "10"               # between bid and offer
+    quote_life_s = 20
+    decline_above = "50000"         # orders worth more are declined
+    fill_at_most = "20000"          # orders worth more are filled in parts of this
+    close_at_most = "20000"         # the same for closes at a limit; default: fill_at_most
+    [feed]
+    kind = "replay"                 # or "constant"
+    values_per_second = "2"
+    started = 2026-01-01T00:00:00Z  # default: when this program starts
+    from = 2018-10-01
+    to = 2018-12-31
+    [[instrument]]
+    symbol = "SPX"
+    series = "sp500:Close"          # constant: price = "2500"
+    tick = "0.01"
+    lot = "0.001"
+
+Every amount is a string with a plain decimal, so that none is ever a float. Instruments may also
+say min_notional, max_notional, max_leverage, cva, lf, mm, open_fee, close_fee; the defaults are
+below. Unknown keys are refused by name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.feed import (
+    NS,
+    ConstantFeed,
+    Feed,
+    ReplayFeed,
+    load_series,
+    parse_price,
+    scaled,
+)
+from psymm.cli.output import parse_amount
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import Deployment
+    from psymm.terms import Terms
+
+BPS: Final = 10_000
+_TOP: Final = frozenset(
+    {
+        "token",
+        "trader_minimum",
+        "solver_minimum",
+        "put_up",
+        "trader_reserve",
+        "solver_reserve",
+        "relayer_cap",
+        "end_date",
+        "spread_bps",
+        "quote_life_s",
+        "decline_above",
+        "fill_at_most",
+        "close_at_most",
+        "confirmations",
+        "feed",
+        "instrument",
+    }
+)
+_FEED: Final = frozenset(
+    {
+        "kind",
+        "values_per_second",
+        "started",
+        "from",
+        "to",
+    }
+)
+_INSTRUMENT: Final = frozenset(
+    {
+        "symbol",
+        "series",
+        "price",
+        "tick",
+        "lot",
+        "min_notional",
+        "max_notional",
+        "max_leverage",
+        "cva",
+        "lf",
+        "mm",
+        "open_fee",
+        "close_fee",
+    }
+)
+_DEFAULTS: Final = {
+    "min_notional": "1",
+    "max_notional": "1000000",
+    "max_leverage": "20",
+    "cva": "0.005",
+    "lf": "0.005",
+    "mm": "0.02",
+    "open_fee": "0.0004",
+    "close_fee": "0.0004",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a maker quotes and fills. Money is scaled 1e18.
+
+    half_spread_bps: on each side of the feed's price. decline_above: notional of an order that is
+    turned down. fill_at_most, close_at_most: notional of one fill of an order that opens or
+    closes; what is left comes with the next.
+    """
+
+    half_spread_bps: Decimal
+    quote_life_ns: int
+    decline_above: int
+    fill_at_most: int
+    close_at_most: int
+
+    def bid(self, price: int, tick: int) -> int:
+        """The price at which it buys: below the feed's, rounded down to the tick."""
+        return self._away(price, -1) // tick * tick
+
+    def offer(self, price: int, tick: int) -> int:
+        """The price at which it sells: above the feed's, rounded up to the tick."""
+        return -(-self._away(price, +1) // tick) * tick
+
+    def _away(self, price: int, side: int) -> int:
+        return price + side * int(price * self.half_spread_bps / BPS)
+
+
+@dataclass(frozen=True)
+class Market:
+    """A configuration, read and checked."""
+
+    terms: Terms
+    feed: Feed
+    style: Style
+    put_up: int
+
+
+def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
+    """Reads a maker's configuration for a deployment. A replay starts at `now_ns`.
+
+    Raises CommandError `bad-config` (exit 2) naming the key; TermsError for terms that are unsound;
+    DeploymentInvalid for a token that the deployment does not list.
+    """
+    raw = _read(path)
+    _known(raw, _TOP, "the file")
+    token = deployment.token(_text(raw, "token"))
+    instruments = raw.get("instrument")
+    if not isinstance(instruments, list) or not instruments:
+        raise _bad("it needs at least one [[instrument]]")
+    for one in instruments:
+        if not isinstance(one, dict):
+            raise _bad("instrument is written as [[instrument]]")
+        _known(one, _INSTRUMENT, "an instrument")
+    feed_table = raw.get("feed", {})
+    if not isinstance(feed_table, dict):
+        raise _bad("feed is written as [feed]")
+    _known(feed_table, _FEED, "[feed]")
+
+    def units(name: str, default: str | None = None) -> int:
+        return parse_amount(_text(raw, name, default), token.decimals)
+
+    def reserve(name: str) -> int:
+        text = _text(raw, name, "0")
+        return 0 if text == "0" else parse_amount(text, token.decimals)
+
+    minimums = (units("trader_minimum"), units("solver_minimum"))
+    terms = _terms(
+        raw,
+        deployment,
+        token.address,
+        token.decimals,
+        minimums,
+        (reserve("trader_reserve"), reserve("solver_reserve")),
+        units("relayer_cap"),
+        instruments,
+    )
+    put_up = units("put_up")
+    if put_up < minimums[1]:
+        raise _bad("put_up is below solver_minimum, so no session could begin")
+    spread = _decimal(raw, "spread_bps")
+    at_most = _text(raw, "fill_at_most", "1000000")
+    style = Style(
+        half_spread_bps=spread / 2,
+        quote_life_ns=min(_whole(raw, "quote_life_s", 20) * NS, terms.timeouts.quote_life),
+        decline_above=parse_price(_text(raw, "decline_above", "1000000"), "decline_above"),
+        fill_at_most=parse_price(at_most, "fill_at_most"),
+        close_at_most=parse_price(_text(raw, "close_at_most", at_most), "close_at_most"),
+    )
+    return Market(terms, _feed(feed_table, instruments, now_ns), style, put_up)
+
+
+def _terms(
+    raw: Mapping[str, Any],
+    deployment: Deployment,
+    token: str,
+    decimals: int,
+    minimums: tuple[int, int],
+    reserves: tuple[int, int],
+    relayer_cap: int,
+    instruments: list[dict[str, Any]],
+) -> Terms:
+    from psymm.terms import Chain, Collateral, Instrument, Rates, Tariff, Terms
+
+    def made(one: dict[str, Any]) -> Instrument:
+        def number(name: str) -> int:
+            return _scaled(_text(one, name, _DEFAULTS.get(name)), name)
+
+        rates = Rates(cva=number("cva"), lf=number("lf"), mm=number("mm"))
+        symbol = _text(one, "symbol")
+        return Instrument(
+            symbol=symbol,
+            tick=number("tick"),
+            lot=number("lot"),
+            min_notional=number("min_notional"),
+            max_notional=number("max_notional"),
+            max_leverage=number("max_leverage"),
+            trader=rates,
+            solver=rates,
+            open_fee=number("open_fee"),
+            close_fee=number("close_fee"),
+            feed=_text(one, "series", "constant"),
+        )
+
+    return Terms(
+        chain=Chain(
+            id=deployment.chain_id,
+            psymm=deployment.psymm,
+            registry=deployment.registry,
+            confirmations=_whole(raw, "confirmations", 1),
+        ),
+        collateral=Collateral(
+            token=token,
+            decimals=decimals,
+            trader_minimum=minimums[0],
+            solver_minimum=minimums[1],
+            trader_reserve=reserves[0],
+            solver_reserve=reserves[1],
+        ),
+        instruments=tuple(made(one) for one in instruments),
+        end_date=int(datetime.combine(_date(raw, "end_date"), datetime.min.time(), UTC).timestamp())
+        * NS,
+        tariff=Tariff(relayer_cap=relayer_cap),
+    )
+
+
+def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: int) -> Feed:
+    kind = _text(table, "kind", "constant")
+    if kind == "constant":
+        return ConstantFeed(
+            {_text(one, "symbol"): parse_price(_text(one, "price"), "price") for one in instruments}
+        )
+    if kind != "replay":
+        raise _bad(f"feed.kind is replay or constant, not {kind!r}")
+    first = _date(table, "from") if "from" in table else None
+    last = _date(table, "to") if "to" in table else None
+    series = {
+        _text(one, "symbol"): load_series(_text(one, "series"), first, last) for one in instruments
+    }
+    started = table.get("started")
+    if started is not None:
+        if not isinstance(started, datetime) or started.tzinfo is None:
+            raise _bad("feed.started is a moment with its zone, like 2026-01-01T00:00:00Z")
+        now_ns = int(started.timestamp()) * NS
+    return ReplayFeed(series, now_ns, _decimal(table, "values_per_second"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _bad(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _bad(f"{path} is not TOML: {error}") from None
+
+
+def _known(table: Mapping[str, Any], names: frozenset[str], where: str) -> None:
+    for name in table:
+        if name not in names:
+            raise _bad(f"{where} has no key {name!r}; it may have {', '.join(sorted(names))}")
+
+
+def _text(table: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = table.get(name, default)
+    if value is None:
+        raise _bad(f"{name} is missing")
+    if not isinstance(value, str) or not value:
+        raise _bad(f'{name} is written as a string, like {name} = "1"')
+    return value
+
+
+def _whole(table: Mapping[str, Any], name: str, default: int) -> int:
+    value = table.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise _bad(f"{name} is a whole number above zero")
+    return value
+
+
+def _decimal(table: Mapping[str, Any], name: str) -> Decimal:
+    text = _text(table, name)
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise _bad(f"{name}: {text!r} is not a decimal") from None
+    if not value.is_finite() or value <= 0:
+        raise _bad(f"{name} must be above zero")
+    return value
+
+
+def _scaled(text: str, name: str) -> int:
+    """A decimal of zero or more, scaled 1e18."""
+    try:
+        value = Decimal(text)
+        if value.is_finite() and value >= 0:
+            return scaled(value)
+    except (InvalidOperation, ValueError):
+        pass
+    raise _bad(f"{name}: {text!r} is not a decimal of at most 18 places")
+
+
+def _date(table: Mapping[str, Any], name: str) -> date:
+    value = table.get(name)
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise _bad(f"{name} is a date, like {name} = 2030-01-01")
+    return value
+
+
+def _bad(what: str) -> CommandError:
+    return CommandError("bad-config", f"Configuration: {what}.", Exit.USAGE)

@@ -1,0 +1,118 @@
+"""`psymm notes`: what the wallet owns in pSymm, from its files or from the chain alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from psymm.cli.home import Home
+from psymm.cli.options import (
+    Command,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+)
+from psymm.cli.output import Screen, format_amount
+from psymm.cli.password import ask_password
+from psymm.cli.purse import open_purse
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@click.option("--all", "show_all", is_flag=True, help="Also those that are spent or empty.")
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Read them from the chain with the key alone, and leave the home's files as they are.",
+)
+def notes(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    show_all: bool,
+    rebuild: bool,
+) -> None:
+    """Lists the notes that this wallet owns, and what can be spent.
+
+    Notes of a custody with another party count as spendable only once it is settled.
+    """
+    password = ask_password(password_fd)
+    trio.run(partial(_notes, screen, home, deployment_file, rpc_url, password, show_all, rebuild))
+
+
+async def _notes(
+    screen: Screen,
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    password: str,
+    show_all: bool,
+    rebuild: bool,
+) -> None:
+    async with open_purse(
+        home, deployment_file, rpc_url, password, in_memory=rebuild, proving=False
+    ) as purse:
+        known = {one.address: one for one in purse.site.deployment.tokens}
+        held = await purse.vault.store.notes()
+        tokens = sorted({one.note.token for one in held} | set(known))
+        balances = [await purse.vault.balance(token) for token in tokens]
+    shown = [
+        one for one in held if show_all or (one.mine and one.note.amount and one.status != "spent")
+    ]
+
+    def amount(token: str, units: int) -> str:
+        info = known.get(token)
+        return f"{format_amount(units, info.decimals)} {info.symbol}" if info else f"{units} units"
+
+    screen.table(
+        ("commitment", "amount", "custody", "status"),
+        [
+            (
+                "0x" + one.note.commitment.hex()[:16] + "…",
+                amount(one.note.token, one.note.amount),
+                "sole" if one.note.custody.is_sole else "0x" + one.note.custody.id.hex()[:8] + "…",
+                one.status,
+            )
+            for one in shown
+        ],
+    )
+    for balance in balances:
+        screen.say(
+            f"spendable: {amount(balance.token, balance.available)}, "
+            f"under way: {amount(balance.token, balance.under_way)}"
+        )
+    screen.result(
+        "",
+        notes=[
+            {
+                "commitment": one.note.commitment,
+                "token": one.note.token,
+                "units": str(one.note.amount),
+                "custody": one.note.custody.id,
+                "sole": one.note.custody.is_sole,
+                "mine": one.mine,
+                "status": one.status,
+                "block": one.block,
+            }
+            for one in shown
+        ],
+        balances=[
+            {
+                "token": one.token,
+                "available": str(one.available),
+                "underWay": str(one.under_way),
+            }
+            for one in balances
+        ],
+    )

@@ -1,0 +1,141 @@
+"""Options that many commands share, and the command class that ends every command in the same way.
+
+A `Group`'s commands are `Command`s, whose --help ends with the exit codes. The decorators turn
+options into ready objects: `--json` into a `Screen`, `--home` into a `Home`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from psymm.cli.exits import EPILOG
+from psymm.cli.home import Home, default_home
+from psymm.cli.output import Screen
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Command(click.Command):
+    """A command whose help ends with the table of exit codes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.epilog = EPILOG
+        super().format_epilog(ctx, formatter)
+
+
+class Group(click.Group):
+    """A group all of whose commands are `Command`s."""
+
+    command_class = Command
+    group_class = type
+
+
+def json_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --json; the command gets `screen`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        as_json = bool(kwargs.pop("as_json"))
+        context = click.get_current_context()
+        screen = Screen(as_json)
+        context.find_root().obj = screen
+        kwargs["screen"] = screen
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def home_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --home; the command gets `home`."""
+
+    @click.option(
+        "--home",
+        "home_path",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        help="The party's directory: keystore, journal, notes, deployment. "
+        "[default: $PSYMM_HOME, else psymm/home under the user's data directory]",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        chosen = kwargs.pop("home_path")
+        kwargs["home"] = Home(chosen if isinstance(chosen, Path) else default_home())
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def password_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --password-fd; the command gets `password_fd`."""
+    return click.option(
+        "--password-fd",
+        type=click.IntRange(min=0),
+        default=None,
+        metavar="N",
+        help="Read the keystore's password from descriptor N instead of the terminal.",
+    )(function)
+
+
+def yes_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --yes; the command gets `yes`."""
+    return click.option(
+        "--yes", is_flag=True, help="Do not ask before money moves (for daemons and scripts)."
+    )(function)
+
+
+def deployment_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --deployment; the command gets `deployment_file` (None: the home's)."""
+    return click.option(
+        "--deployment",
+        "deployment_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        default=None,
+        help="The file that `psymm deploy` wrote. [default: deployment.json in the home]",
+    )(function)
+
+
+def rpc_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --rpc; the command gets `rpc_url` (None: the deployment's)."""
+    return click.option(
+        "--rpc",
+        "rpc_url",
+        default=None,
+        metavar="URL",
+        help="The chain's JSON-RPC endpoint. [default: the deployment's]",
+    )(function)
+
+
+def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Adds --listen and --endpoint; the command gets `listen` (host, port) and `endpoint`."""
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        function = click.option(
+            "--endpoint",
+            default=None,
+            metavar="URL",
+            help="The address that others reach this service at. [default: ws:// and --listen]",
+        )(function)
+        return click.option(
+            "--listen",
+            default=f"127.0.0.1:{port}",
+            show_default=True,
+            metavar="HOST:PORT",
+            callback=_host_and_port,
+            help="Where to listen; port 0 takes a free one.",
+        )(function)
+
+    return add
+
+
+def _host_and_port(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, int]:
+    host, sign, port = text.rpartition(":")
+    if not sign or not host or not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter("write it like 127.0.0.1:9200")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,197 @@
+"""The one place through which commands speak: lines for a person, or JSON lines for a program.
+
+With --json everything that a program reads is on standard output, one JSON object a line, and the
+last line is the result or `{"error": …}`. Without it, the same things are sentences. Prompts,
+progress of long waits and logs go to standard error in both.
+
+Amounts of tokens and wei are decimal strings in JSON, since they pass 2^53; bytes are 0x hex.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TextIO
+
+import click
+
+from psymm.cli.exits import CommandError, Exit
+
+Value = str | int | float | bool | None | bytes | Mapping[str, "Value"] | Sequence["Value"]
+
+
+class Screen:
+    """Where a command's words go.
+
+    Args:
+        as_json: JSON lines instead of sentences.
+        out: standard output unless told otherwise.
+    """
+
+    def __init__(self, as_json: bool, out: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._out = out
+
+    def say(self, text: str) -> None:
+        """A line for a person only."""
+        if not self.as_json:
+            self._write(text)
+
+    def event(self, name: str, text: str, **fields: Value) -> None:
+        """Something happened on the way: `{"event": name, …}`, or the sentence."""
+        if self.as_json:
+            self._write_json({"event": name, **fields})
+        else:
+            self._write(text)
+
+    def result(self, text: str, **fields: Value) -> None:
+        """The answer of the command: one JSON object, or the sentence(s)."""
+        if self.as_json:
+            self._write_json(fields)
+        elif text:
+            self._write(text)
+
+    def error(self, code: str, message: str, exit: Exit, values: Mapping[str, Value]) -> None:
+        """How the command failed. A person reads it on standard error."""
+        if self.as_json:
+            body: dict[str, Value] = {"code": code, "message": message, "exit": int(exit)}
+            if values:
+                body["values"] = dict(values)
+            self._write_json({"error": body})
+        else:
+            click.echo(f"error: {message} [{code}]", err=True)
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Aligned columns for a person; nothing with --json, where `result` carries the same."""
+        if self.as_json:
+            return
+        lines = [list(header), *[list(row) for row in rows]]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            self._write("  ".join(cells).rstrip())
+
+    def _write_json(self, body: Mapping[str, Value]) -> None:
+        self._write(json.dumps(jsonable(body), ensure_ascii=False, separators=(",", ":")))
+
+    def _write(self, text: str) -> None:
+        stream = self._out if self._out is not None else sys.stdout
+        click.echo(text, file=stream)
+        stream.flush()
+
+
+def jsonable(value: Value) -> object:
+    """`value` with bytes as 0x hex, ready for `json.dumps`."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "0x" + bytes(value).hex()
+    if isinstance(value, str | bool | int | float) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(inner) for key, inner in value.items()}
+    return [jsonable(inner) for inner in value]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a move will take, shown before it is made.
+
+    Args:
+        gas: units of gas that this wallet pays; 0 when a relayer sends.
+        gas_price_wei: what a unit costs now.
+        seconds: about how long it takes, proofs and confirmations together.
+        fee: a relayer's fee, already written with its token, or None.
+    """
+
+    gas: int
+    gas_price_wei: int
+    seconds: float
+    fee: str | None = None
+
+    def sentence(self) -> str:
+        """`gas about 812,345 at 1.0 gwei (0.0008 ETH), about 6 s`."""
+        parts = []
+        if self.gas:
+            coin = self.gas * self.gas_price_wei / 10**18
+            parts.append(
+                f"gas about {self.gas:,} at {self.gas_price_wei / 10**9:.3g} gwei ({coin:.6f} ETH)"
+            )
+        else:
+            parts.append("no gas of yours")
+        if self.fee is not None:
+            parts.append(f"relayer's fee {self.fee}")
+        parts.append(f"about {self.seconds:.0f} s")
+        return ", ".join(parts)
+
+    def fields(self) -> dict[str, Value]:
+        """The same for a program."""
+        return {
+            "gas": self.gas,
+            "gasPriceWei": str(self.gas_price_wei),
+            "seconds": round(self.seconds, 1),
+            "relayerFee": self.fee,
+        }
+
+
+def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
+    """Says what `action` costs and waits for a yes, before money moves.
+
+    With `yes` it only says so. Raises CommandError `not-confirmed` (exit 1) on a no, and
+    `confirmation-needed` (exit 2) where there is nobody to ask.
+    """
+    screen.event("cost", f"{action}: {cost.sentence()}", action=action, **cost.fields())
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(
+            "confirmation-needed",
+            "Money would move and nobody is at the terminal to confirm it; add --yes.",
+            Exit.USAGE,
+        )
+    if not click.confirm("Go on?", err=True):
+        raise CommandError("not-confirmed", "Nothing was sent.", Exit.REFUSED)
+
+
+def parse_amount(text: str, decimals: int) -> int:
+    """Token units of a plain decimal such as `1000.5`.
+
+    Raises CommandError `bad-amount` (exit 2) for anything but digits with at most `decimals` of
+    them after one point, and for zero.
+    """
+    whole, point, fraction = text.partition(".")
+    digits = whole + fraction
+    if (
+        not whole.isascii()
+        or not digits.isascii()
+        or not whole.isdigit()
+        or (point and not fraction.isdigit())
+    ):
+        raise CommandError(
+            "bad-amount", f"{text!r} is not an amount; write it like 1000.5.", Exit.USAGE
+        )
+    if len(fraction) > decimals:
+        raise CommandError(
+            "bad-amount",
+            f"{text} has {len(fraction)} digits after the point; the token has {decimals}.",
+            Exit.USAGE,
+        )
+    units = int(digits + "0" * (decimals - len(fraction)))
+    if units == 0:
+        raise CommandError("bad-amount", "The amount must not be zero.", Exit.USAGE)
+    return units
+
+
+def plain(number: Decimal | None) -> str:
+    """A decimal in its shortest form without an exponent, `-` for none."""
+    return "-" if number is None else f"{number.normalize():f}"
+
+
+def format_amount(units: int, decimals: int) -> str:
+    """The shortest exact decimal of `units`, signed, `1000.5` for 1000500000 at 6 decimals."""
+    sign = "-" if units < 0 else ""
+    whole, fraction = divmod(abs(units), 10**decimals)
+    if not fraction:
+        return f"{sign}{whole}"
+    return f"{sign}{whole}.{str(fraction).rjust(decimals, '0').rstrip('0')}"

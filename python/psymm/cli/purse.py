@@ -1,0 +1,175 @@
+"""A home's money opened for one command: wallet, chain, prover, notes, and who sends its moves."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.output import Screen, format_amount, parse_amount
+from psymm.cli.site import Site, open_site, open_wallet
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
+    from psymm.custody.moves import Vault
+    from psymm.custody.sending import Sender
+    from psymm.relayer.sender import RelayerSender
+    from psymm.wallet import KeyWallet
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PROOF_S = 5.0
+"""About what a proof takes on two cores, for estimates."""
+BLOCK_S = 12.0
+"""About what a transaction waits on a public chain, for estimates."""
+
+
+@dataclass(frozen=True)
+class SendingOptions:
+    """What the command line says about who sends moves. max_fee: as typed, or None."""
+
+    order: str
+    max_fee: str | None
+    direct: bool
+
+
+@dataclass(frozen=True)
+class Purse:
+    """An open vault and what belongs to it."""
+
+    wallet: KeyWallet
+    site: Site
+    vault: Vault
+
+    def token(self, name: str | None) -> TokenInfo:
+        """The token of that symbol or address; with None, the deployment's only one."""
+        listed = self.site.deployment.tokens
+        if name is not None:
+            return self.site.deployment.token(name)
+        if len(listed) != 1:
+            raise CommandError(
+                "which-token",
+                f"The deployment lists {len(listed)} tokens; name one with --token.",
+                Exit.USAGE,
+            )
+        return listed[0]
+
+    def relayers(self, options: SendingOptions, token: TokenInfo) -> RelayerSender:
+        """The client of the registry's relayers, under the options' limits."""
+        from psymm.chain.registry import Party, Role
+        from psymm.relayer.sender import RelayerSender
+
+        async def listed() -> list[Party]:
+            return [one async for one in self.site.registry.list(Role.RELAYER)]
+
+        limits = {}
+        if options.max_fee is not None:
+            limits[token.address] = parse_amount(options.max_fee, token.decimals)
+        return RelayerSender(
+            self.site.pool,
+            listed,
+            order="cheapest" if options.order == "cheapest" else "random",
+            max_fee=limits,
+        )
+
+    def senders(self, options: SendingOptions, token: TokenInfo) -> tuple[Sender, ...]:
+        """Who is tried for a move, in order; one's own account last, and only with --direct."""
+        from psymm.custody.sending import DirectSender
+
+        direct = DirectSender(self.site.pool, self.wallet) if options.direct else None
+        return self.relayers(options, token).senders(direct)
+
+
+@asynccontextmanager
+async def open_purse(
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    password: str,
+    *,
+    in_memory: bool = False,
+    proving: bool = True,
+) -> AsyncIterator[Purse]:
+    """Opens wallet, chain and vault; all closed at the end, the prover's process too.
+
+    in_memory: read everything from the chain again and leave the home's files alone.
+    Raises what opening them raises. Cancelled: closes them.
+    """
+    from psymm.custody.moves import open_vault
+    from psymm.custody.prover import Prover
+
+    wallet = await open_wallet(home, password)
+    async with open_site(home, deployment_file, rpc_url) as site, Prover() as prover:
+        vault = await open_vault(
+            wallet,
+            site.deployment,
+            site.chain,
+            home=None if in_memory else home.path,
+            prover=prover if proving else None,
+        )
+        async with vault:
+            yield Purse(wallet, site, vault)
+
+
+async def fee_line(
+    screen: Screen, purse: Purse, options: SendingOptions, kind: str, token: TokenInfo
+) -> str | None:
+    """What relayers ask for such a move now, for showing; None if it will be sent directly.
+
+    Raises NoRelayer unless --direct was given.
+    """
+    from psymm.relayer.errors import NoRelayer
+
+    try:
+        quotes = await purse.relayers(options, token).quotes(kind, token.address)
+    except NoRelayer as none:
+        if not options.direct:
+            raise
+        screen.event(
+            "no-relayer",
+            f"No relayer: {none}. Your own account will send, and everybody will see that.",
+        )
+        return None
+    fees = sorted({quote.fee for quote in quotes})
+    low, high = (format_amount(units, token.decimals) for units in (fees[0], fees[-1]))
+    asked = low if low == high else f"{low} to {high}"
+    return f"{asked} {token.symbol} for each move ({len(quotes)} relayers)"
+
+
+def sending_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --relayer-order, --max-fee, --direct; the command gets `sending`."""
+
+    @click.option(
+        "--relayer-order",
+        type=click.Choice(("random", "cheapest")),
+        default="random",
+        show_default=True,
+        help="Whom of the registry's relayers to ask first.",
+    )
+    @click.option(
+        "--max-fee", default=None, metavar="AMOUNT", help="The most that a relayer may take a move."
+    )
+    @click.option(
+        "--direct",
+        is_flag=True,
+        help="If no relayer does it, send with this wallet; it then shows on chain.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        max_fee = kwargs.pop("max_fee")
+        kwargs["sending"] = SendingOptions(
+            order=str(kwargs.pop("relayer_order")),
+            max_fee=None if max_fee is None else str(max_fee),
+            direct=bool(kwargs.pop("direct")),
+        )
+        return function(*args, **kwargs)
+
+    return wrapper

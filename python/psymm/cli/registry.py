@@ -1,0 +1,169 @@
+"""`psymm registry`: the public list of parties."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from psymm.cli.home import Home
+from psymm.cli.listing import REGISTRATION_GAS
+from psymm.cli.options import (
+    Group,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Cost, Screen, confirm_cost
+from psymm.cli.password import ask_password
+
+ROLES = ("trader", "solver", "relayer", "validator", "oracle", "watcher")
+
+
+@click.group(cls=Group)
+def registry() -> None:
+    """Parties, their roles, endpoints and keys, for everybody to read."""
+
+
+def _writer(name: str, doing: str) -> click.Command:
+    @registry.command(name, help=doing)
+    @json_option
+    @home_option
+    @password_option
+    @deployment_option
+    @rpc_option
+    @yes_option
+    @click.option("--role", type=click.Choice(ROLES), required=True)
+    @click.option("--endpoint", required=True, metavar="URL", help="ws:// or wss:// address.")
+    def write(
+        screen: Screen,
+        home: Home,
+        password_fd: int | None,
+        deployment_file: Path | None,
+        rpc_url: str | None,
+        yes: bool,
+        role: str,
+        endpoint: str,
+    ) -> None:
+        trio.run(
+            partial(
+                _write, screen, home, password_fd, deployment_file, rpc_url, yes, role, endpoint
+            )
+        )
+
+    return write
+
+
+_writer("register", "Enters this wallet with a role and an endpoint.")
+_writer("update", "Changes this wallet's endpoint for a role.")
+
+
+@registry.command()
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@click.option("--role", type=click.Choice(ROLES), required=True)
+def remove(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    role: str,
+) -> None:
+    """Removes this wallet's entry for a role."""
+    trio.run(partial(_write, screen, home, password_fd, deployment_file, rpc_url, yes, role, None))
+
+
+async def _write(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    role: str,
+    endpoint: str | None,
+) -> None:
+    from psymm.chain.registry import Role, checked_endpoint
+    from psymm.cli.site import open_site, open_wallet
+
+    if endpoint is not None:
+        checked_endpoint(endpoint)
+    wallet = await open_wallet(home, ask_password(password_fd))
+    async with open_site(home, deployment_file, rpc_url) as site:
+        price = (await site.chain.fees()).max_wei
+        action = f"Entering {wallet.address} as {role} at {endpoint}"
+        if endpoint is None:
+            action = f"Removing {wallet.address} as {role}"
+        confirm_cost(screen, action, Cost(REGISTRATION_GAS, price, 15.0), yes)
+        kind = Role[role.upper()]
+        if endpoint is None:
+            receipt = await site.registry.remove(wallet, kind)
+        else:
+            receipt = await site.registry.register(wallet, kind, endpoint, wallet.public_key)
+    screen.result(
+        f"Done in transaction {receipt.tx_hash}, {receipt.gas_used:,} gas.",
+        account=wallet.address,
+        role=role,
+        endpoint=endpoint,
+        tx=receipt.tx_hash,
+        gasUsed=receipt.gas_used,
+    )
+
+
+@registry.command("list")
+@json_option
+@home_option
+@deployment_option
+@rpc_option
+@click.option("--role", type=click.Choice(ROLES), required=True)
+def list_parties(
+    screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None, role: str
+) -> None:
+    """Lists the parties of a role; entries that cannot be used are left out."""
+    trio.run(partial(_list, screen, home, deployment_file, rpc_url, role))
+
+
+async def _list(
+    screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None, role: str
+) -> None:
+    from psymm.chain.registry import Role
+    from psymm.cli.site import open_site
+
+    async with open_site(home, deployment_file, rpc_url) as site:
+        parties = [one async for one in site.registry.list(Role[role.upper()])]
+    screen.table(
+        ("account", "endpoint", "updated"),
+        [
+            (
+                one.account,
+                one.endpoint,
+                datetime.fromtimestamp(one.updated_at, UTC).isoformat(" ", "seconds"),
+            )
+            for one in parties
+        ],
+    )
+    screen.result(
+        "" if parties else f"No {role} is registered.",
+        parties=[
+            {
+                "account": one.account,
+                "role": role,
+                "endpoint": one.endpoint,
+                "publicKey": one.public_key,
+                "updatedAt": one.updated_at,
+            }
+            for one in parties
+        ],
+    )

@@ -1,0 +1,135 @@
+"""`psymm relayer`: runs a relayer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.listing import enter_registry
+from psymm.cli.logs import start_logging
+from psymm.cli.options import (
+    Command,
+    deployment_option,
+    home_option,
+    json_option,
+    listen_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Screen, parse_amount
+from psymm.cli.password import ask_password
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import Deployment
+    from psymm.relayer.service import TokenPrice
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@listen_option(9200)
+@click.option(
+    "--fee",
+    "fees",
+    multiple=True,
+    required=True,
+    metavar="TOKEN=AMOUNT",
+    help="Take this token, and ask this much for a move. May be given for several tokens.",
+)
+@click.option(
+    "--fee-per-eth",
+    "rates",
+    multiple=True,
+    metavar="TOKEN=AMOUNT",
+    help="Also ask for the expected gas, at this much of the token for one ETH.",
+)
+@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--register", is_flag=True, help="Enter the registry once it answers.")
+@stdin_option
+def relayer(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    listen: tuple[str, int],
+    endpoint: str | None,
+    fees: tuple[str, ...],
+    rates: tuple[str, ...],
+    queue: int,
+    register: bool,
+    until_stdin_closes: bool,
+) -> None:
+    """Sends other people's finished moves for a fee, until it is told to end.
+
+    The wallet in --home pays the gas and gets the fees. What is under way survives a restart.
+    """
+    start_logging(screen.as_json)
+    password = ask_password(password_fd)
+
+    async def service(ready: Ready) -> None:
+        from psymm.cli.site import open_site, open_wallet
+        from psymm.relayer.service import RelayerConfig, RelayerService
+        from psymm.relayer.store import Store
+
+        wallet = await open_wallet(home, password)
+        async with open_site(home, deployment_file, rpc_url) as site:
+            config = RelayerConfig(prices=_prices(site.deployment, fees, rates), queue=queue)
+            store = await trio.to_thread.run_sync(
+                Store,
+                home.relayer,
+                site.chain.chain_id,
+                site.deployment.psymm,
+                wallet.address,
+            )
+            with store:
+                served = RelayerService(site.chain, site.pool, wallet, store, config)
+                async with trio.open_nursery() as nursery:
+                    try:
+                        port = await nursery.start(served.serve, *listen)
+                    except* OSError as errors:
+                        raise cannot_listen(listen, errors) from None
+                    where = endpoint or f"ws://{listen[0]}:{port}/"
+                    if register:
+                        await enter_registry(screen, site.registry, wallet, "relayer", where, yes)
+                    ready(where, account=wallet.address)
+
+    run_daemon(screen, "relayer", service, until_stdin_closes)
+
+
+def _prices(
+    deployment: Deployment, fees: tuple[str, ...], rates: tuple[str, ...]
+) -> dict[str, TokenPrice]:
+    from psymm.relayer.service import TokenPrice
+
+    flat = _amounts(deployment, "--fee", fees)
+    per_eth = _amounts(deployment, "--fee-per-eth", rates)
+    strange = set(per_eth) - set(flat)
+    if strange:
+        raise CommandError("usage", "--fee-per-eth names a token that --fee does not.", Exit.USAGE)
+    return {token: TokenPrice(units, per_eth.get(token, 0)) for token, units in flat.items()}
+
+
+def _amounts(deployment: Deployment, option: str, texts: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        name, sign, amount = text.partition("=")
+        if not sign:
+            raise CommandError("usage", f"{option} is like pUSD=0.05, not {text!r}.", Exit.USAGE)
+        token = deployment.token(name)
+        if token.address in found:
+            raise CommandError("usage", f"{option} names {token.symbol} twice.", Exit.USAGE)
+        found[token.address] = parse_amount(amount, token.decimals)
+    return found

@@ -1,0 +1,307 @@
+"""A list of trades as data, and carrying it out in a session.
+
+    [[step]]
+    do = "order"            # at the solver's firm quote, or at a limit
+    name = "a"
+    symbol = "SPX"
+    side = "buy"
+    quantity = "2"
+    limit_bps = "-200"      # a limit this far from the indicative price instead of a quote
+    cancel_after_s = 1.0    # ask to cancel what is left then
+    expect = "filled"       # how it must end; else the command fails
+    fills = 2               # how many fills it must have had
+    [[step]]
+    do = "close"            # what the order named in `of` opened
+    of = "a"
+    quantity = "1"          # default: all of it
+    limit_bps = "100"       # as for an order; more than 0 is filled at once, maybe in parts
+    [[step]]
+    do = "hold"
+    seconds = 2.0
+
+Unknown keys are refused by name, and so is a step that refers to an order that came to nothing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_UP, Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.output import Screen, plain
+
+if TYPE_CHECKING:
+    from psymm.api.trader import Order, OrderResult, Session
+    from psymm.messages import Side
+
+BPS: Final = 10_000
+_KEYS: Final = {
+    "order": (
+        "name symbol side quantity limit_bps cancel_after_s expect fills life_s",
+        ("symbol", "side", "quantity"),
+    ),
+    "close": ("of quantity limit_bps expect fills life_s", ("of",)),
+    "hold": ("seconds", ("seconds",)),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do. What a kind does not use is None."""
+
+    do: Literal["order", "close", "hold"]
+    name: str = ""
+    symbol: str = ""
+    side: str = ""
+    quantity: Decimal | None = None
+    limit_bps: Decimal | None = None
+    cancel_after_s: float | None = None
+    expect: str = "filled"
+    fills: int | None = None
+    life_s: float = 30.0
+    of: str = ""
+    seconds: float = 0.0
+
+
+def load_scenario(path: Path) -> list[Step]:
+    """Reads a scenario. Raises CommandError `bad-scenario` (exit 2) naming step and key."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _bad(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _bad(f"{path} is not TOML: {error}") from None
+    steps = raw.get("step")
+    if set(raw) != {"step"} or not isinstance(steps, list) or not steps:
+        raise _bad("it consists of [[step]] tables only, at least one")
+    found = [_step(f"step {at}", one) for at, one in enumerate(steps, 1)]
+    names: set[str] = set()
+    for at, step in enumerate(found, 1):
+        if step.do == "close" and step.of not in names:
+            raise _bad(f"step {at} closes {step.of!r}, which no earlier order is named")
+        if step.name in names:
+            raise _bad(f"step {at} is named {step.name!r} like an earlier one")
+        if step.name:
+            names.add(step.name)
+    return found
+
+
+def single_trades(buys: Sequence[str], sells: Sequence[str], hold_s: float) -> list[Step]:
+    """Orders of `SYMBOL=QUANTITY` each, a pause, and the close of all that they opened."""
+    steps: list[Step] = []
+    for side, texts in (("buy", buys), ("sell", sells)):
+        for text in texts:
+            symbol, sign, quantity = text.partition("=")
+            if not sign:
+                raise CommandError("usage", f"{text!r} is not SYMBOL=QUANTITY.", Exit.USAGE)
+            name = f"{side}{len(steps) + 1}"
+            table = {"do": "order", "name": name, "symbol": symbol, "side": side}
+            steps.append(_step(text, {**table, "quantity": quantity}))
+    closes = [Step("close", of=step.name) for step in steps]
+    return [*steps, Step("hold", seconds=hold_s), *closes]
+
+
+class Trading:
+    """Carries steps out in a session, one after the other, telling the screen of each."""
+
+    def __init__(self, session: Session, screen: Screen) -> None:
+        self._session = session
+        self._screen = screen
+        self._orders: dict[str, Order] = {}
+
+    async def run(self, steps: Sequence[Step]) -> None:
+        """Raises CommandError `unexpected` (exit 1) where a step does not end as it must, and what
+        the session raises. Cancelled: what was sent stays as it is."""
+        for step in steps:
+            if step.do == "hold":
+                self._screen.event("hold", f"holding for {step.seconds:g} s", seconds=step.seconds)
+                await trio.sleep(step.seconds)
+            elif step.do == "order":
+                await self._order(step)
+            else:
+                await self._close(step)
+
+    async def close_all(self) -> None:
+        """Closes every position that is open, at the solver's quotes."""
+        for held in list(self._session.account.positions.values()):
+            await self._close_one(Step("close"), held.position_id, None)
+
+    async def _order(self, step: Step) -> None:
+        session, side = self._session, _side(step.side)
+        quantity = step.quantity or Decimal(0)
+        if step.limit_bps is None:
+            quote = await session.request_quote(step.symbol, quantity, side)
+            shown = quote.ask if step.side == "buy" else quote.bid
+            self._screen.event(
+                "quote",
+                f"quote {step.symbol}: {step.side} {quantity} at {plain(shown)}",
+                symbol=step.symbol,
+                price=plain(shown),
+            )
+            order = await session.order(
+                side, step.symbol, quantity, quote=quote, life_s=step.life_s
+            )
+        else:
+            price = await self._limit(step.symbol, step.side, step.limit_bps)
+            order = await session.order(
+                side, step.symbol, quantity, price=price, life_s=step.life_s
+            )
+        if step.name:
+            self._orders[step.name] = order
+        if step.cancel_after_s is not None:
+            await trio.sleep(step.cancel_after_s)
+            result = await order.cancel()
+        else:
+            result = await order.result()
+        self._told(step, f"{step.side} {quantity} {step.symbol}", result)
+
+    async def _limit(self, symbol: str, side: str, bps: Decimal) -> Decimal:
+        """A limit that far from the indicative price: above 0 means more willing to trade."""
+        shown = await self._session.indicative(symbol)
+        price = shown.ask if side == "buy" else shown.bid
+        instrument = self._session.terms.instrument(symbol)
+        if price is None or instrument is None:
+            raise CommandError("no-price", f"The solver shows no price for {symbol}.", Exit.PEER)
+        away = price * bps / BPS
+        tick = Decimal(instrument.tick) / 10**18
+        wanted, rounding = (price + away, ROUND_DOWN) if side == "buy" else (price - away, ROUND_UP)
+        return (wanted / tick).to_integral(rounding) * tick
+
+    async def _close(self, step: Step) -> None:
+        opened = self._orders.get(step.of)
+        if opened is None:
+            raise CommandError("unexpected", f"{step.of!r} was never sent.", Exit.REFUSED)
+        left = step.quantity
+        for held in list(self._session.account.positions.values()):
+            if held.cl_ord_id != opened.cl_ord_id or left == 0:
+                continue
+            whole = Decimal(held.quantity) / 10**18
+            part = whole if left is None else min(left, whole)
+            await self._close_one(step, held.position_id, part)
+            left = None if left is None else left - part
+
+    async def _close_one(self, step: Step, position: bytes, quantity: Decimal | None) -> None:
+        from psymm.messages import Side
+
+        session = self._session
+        held = session.account.positions[position]
+        size = Decimal(held.quantity) / 10**18 if quantity is None else quantity
+        size = Decimal(f"{size.normalize():f}")
+        side = Side.SELL if held.side is Side.BUY else Side.BUY
+        word = "sell" if side is Side.SELL else "buy"
+        if step.limit_bps is None:
+            quote = await session.request_quote(held.symbol, size, side)
+            order = await session.close(position, quote=quote, quantity=size, life_s=step.life_s)
+        else:
+            price = await self._limit(held.symbol, word, step.limit_bps)
+            order = await session.close(position, price=price, quantity=size, life_s=step.life_s)
+        result = await order.result()
+        self._told(step, f"close: {word} {size} {held.symbol}", result)
+
+    def _told(self, step: Step, what: str, result: OrderResult) -> None:
+        fills = " + ".join(f"{plain(one.quantity)} at {plain(one.price)}" for one in result.fills)
+        reason = f" ({result.reason})" if result.reason else ""
+        self._screen.event(
+            "order",
+            f"{what}: {result.status}{reason}" + (f", {fills}" if fills else ""),
+            step=step.name or step.of,
+            what=what,
+            status=result.status,
+            reason=result.reason,
+            fills=[
+                {"quantity": plain(one.quantity), "price": plain(one.price)} for one in result.fills
+            ],
+        )
+        if result.status != step.expect:
+            raise CommandError(
+                "unexpected",
+                f"{what} ended as {result.status}{reason}; {step.expect} was expected.",
+                Exit.REFUSED,
+                step=step.name or step.of,
+            )
+        if step.fills is not None and len(result.fills) != step.fills:
+            raise CommandError(
+                "unexpected",
+                f"{what} had {len(result.fills)} fills; {step.fills} were expected.",
+                Exit.REFUSED,
+                step=step.name or step.of,
+            )
+
+
+def _side(word: str) -> Side:
+    from psymm.messages import Side
+
+    return Side.BUY if word == "buy" else Side.SELL
+
+
+def _step(where: str, raw: object) -> Step:
+    if not isinstance(raw, dict) or raw.get("do") not in _KEYS:
+        raise _bad(f"{where}: do is one of {', '.join(_KEYS)}")
+    allowed, needed = _KEYS[raw["do"]]
+    for name in raw:
+        if name != "do" and name not in allowed.split():
+            raise _bad(f"{where}: {raw['do']} has no key {name!r}; it may have {allowed}")
+    for name in needed:
+        if name not in raw:
+            raise _bad(f"{where}: {name} is missing")
+    side = _text(where, raw, "side")
+    if raw["do"] == "order" and side not in ("buy", "sell"):
+        raise _bad(f"{where}: side is buy or sell")
+    quantity = _decimal(where, raw, "quantity")
+    if quantity is not None and quantity <= 0:
+        raise _bad(f"{where}: quantity must be above zero")
+    fills = raw.get("fills")
+    if fills is not None and (not isinstance(fills, int) or isinstance(fills, bool) or fills < 0):
+        raise _bad(f"{where}: fills is a whole number")
+    return Step(
+        do=raw["do"],
+        name=_text(where, raw, "name"),
+        symbol=_text(where, raw, "symbol"),
+        side=side,
+        quantity=quantity,
+        limit_bps=_decimal(where, raw, "limit_bps"),
+        cancel_after_s=_seconds(where, raw, "cancel_after_s"),
+        expect=_text(where, raw, "expect") or "filled",
+        fills=fills,
+        life_s=_seconds(where, raw, "life_s") or 30.0,
+        of=_text(where, raw, "of"),
+        seconds=_seconds(where, raw, "seconds") or 0.0,
+    )
+
+
+def _text(where: str, raw: Mapping[str, Any], name: str) -> str:
+    value = raw.get(name, "")
+    if not isinstance(value, str):
+        raise _bad(f"{where}: {name} is a string")
+    return value
+
+
+def _decimal(where: str, raw: Mapping[str, Any], name: str) -> Decimal | None:
+    value = raw.get(name)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str) and (number := Decimal(value)).is_finite():
+            return number
+    except InvalidOperation:
+        pass
+    raise _bad(f'{where}: {name} is a decimal in quotes, like {name} = "1.5"')
+
+
+def _seconds(where: str, raw: Mapping[str, Any], name: str) -> float | None:
+    value = raw.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 86_400:
+        raise _bad(f"{where}: {name} is a number of seconds below a day")
+    return float(value)
+
+
+def _bad(what: str) -> CommandError:
+    return CommandError("bad-scenario", f"Scenario: {what}.", Exit.USAGE)

@@ -1,0 +1,331 @@
+"""`psymm trade`: finds solvers, takes the best, puts up collateral, trades, and settles."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.daemon import end_with_stdin, stdin_option
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.logs import start_logging
+from psymm.cli.options import (
+    Command,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount, plain
+from psymm.cli.password import ask_password
+from psymm.cli.purse import (
+    BLOCK_S,
+    PROOF_S,
+    Purse,
+    SendingOptions,
+    fee_line,
+    open_purse,
+    sending_options,
+)
+from psymm.cli.scenario import Step, Trading, load_scenario, single_trades
+
+if TYPE_CHECKING:
+    from psymm.api.dealer import Dealer
+    from psymm.api.trader import Session
+    from psymm.chain.deployment import TokenInfo
+    from psymm.chain.registry import Party
+    from psymm.session.trader import Lost
+    from psymm.session.turn import Event
+    from psymm.transcript.journal import Custody
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    steps: list[Step]
+    collateral: str | None
+    solver: str | None
+    resume: str | None
+    settle: bool
+    transcript: Path | None
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@sending_options
+@click.option("--collateral", default=None, metavar="AMOUNT", help="What to put up.")
+@click.option("--token", default=None, help="Symbol or address. [default: the deployment's only]")
+@click.option(
+    "--scenario",
+    "scenario_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Trades as data (TOML; the module psymm.cli.scenario says which keys).",
+)
+@click.option("--buy", "buys", multiple=True, metavar="SYMBOL=QUANTITY", help="Buy at a quote.")
+@click.option("--sell", "sells", multiple=True, metavar="SYMBOL=QUANTITY", help="Sell at a quote.")
+@click.option(
+    "--hold", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Before closing."
+)
+@click.option("--solver", default=None, metavar="ADDRESS", help="Take this one, not the best.")
+@click.option("--resume", default=None, metavar="CUSTODY", help="Go on with one of the journal.")
+@click.option("--no-settle", is_flag=True, help="Leave the custody open; --resume goes on.")
+@click.option(
+    "--transcript",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Where to write the record. [default: transcripts/ in the home]",
+)
+@stdin_option
+def trade(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    sending: SendingOptions,
+    collateral: str | None,
+    token: str | None,
+    scenario_file: Path | None,
+    buys: tuple[str, ...],
+    sells: tuple[str, ...],
+    hold: float,
+    solver: str | None,
+    resume: str | None,
+    no_settle: bool,
+    transcript: Path | None,
+    until_stdin_closes: bool,
+) -> None:
+    """One whole session: discovery, collateral, trades, settlement.
+
+    All solvers of the registry are asked for terms and an indicative price; the best is taken. The
+    collateral comes out of this wallet's sole custody (psymm deposit) and the payout goes back
+    into it (psymm withdraw). Whatever happens, the journal knows how to go on: see --resume.
+    """
+    if scenario_file is not None and (buys or sells):
+        raise CommandError("usage", "Give --scenario, or --buy and --sell, not both.", Exit.USAGE)
+    if resume is None and collateral is None:
+        raise CommandError("usage", "Say with --collateral what to put up.", Exit.USAGE)
+    if scenario_file is not None:
+        steps = load_scenario(scenario_file)
+    else:
+        steps = single_trades(buys, sells, hold) if buys or sells else []
+    if not steps and resume is None:
+        raise CommandError("usage", "Say what to trade: --scenario, --buy, --sell.", Exit.USAGE)
+    start_logging(screen.as_json, "warning")
+    wish = Wish(steps, collateral, solver, resume, not no_settle, transcript)
+    password = ask_password(password_fd)
+
+    screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
+
+    async def run() -> None:
+        async with end_with_stdin(until_stdin_closes):
+            await _trade(
+                screen, home, deployment_file, rpc_url, password, yes, sending, token, wish
+            )
+
+    trio.run(run)
+
+
+async def _trade(
+    screen: Screen,
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    password: str,
+    yes: bool,
+    sending: SendingOptions,
+    token: str | None,
+    wish: Wish,
+) -> None:
+    from psymm.api.dealer import dealing
+    from psymm.api.trader import connect
+
+    async with (
+        open_purse(home, deployment_file, rpc_url, password) as purse,
+        trio.open_nursery() as nursery,
+    ):
+        # The prover needs seconds to start; solvers can be asked meanwhile.
+        if purse.vault.prover is not None:
+            nursery.start_soon(purse.vault.prover.start)
+        info = purse.token(token)
+        senders = purse.senders(sending, info)
+        await purse.vault.resume(purse.wallet, senders)
+        async with dealing(
+            purse.wallet, purse.vault, purse.site.registry, senders, home.journal
+        ) as dealer:
+            known = None
+            if wish.resume is not None:
+                known = await _known(dealer, wish.resume)
+                solver = await dealer.solver(known.opening.wallet_address(1))
+                units = known.ours
+            else:
+                units = parse_amount(wish.collateral or "", info.decimals)
+                solver = await _choose(screen, dealer, wish)
+                await _confirm(screen, purse, sending, info, units, yes)
+            async with connect(
+                dealer,
+                solver,
+                collateral=format_amount(units, info.decimals),
+                decimals=info.decimals,
+                resume=known,
+                heard=partial(_heard, screen),
+            ) as session:
+                screen.event(
+                    "trading",
+                    f"trading in custody 0x{session.custody.hex()}",
+                    custody=session.custody,
+                    solver=session.solver,
+                )
+                await _session(screen, home, dealer, session, info, wish)
+
+
+async def _session(
+    screen: Screen, home: Home, dealer: Dealer, session: Session, info: TokenInfo, wish: Wish
+) -> None:
+    from psymm.rulebook import Lane
+    from psymm.transcript.file import export
+
+    trading = Trading(session, screen)
+    path = wish.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
+    try:
+        await trading.run(wish.steps)
+        settled = None
+        if wish.settle:
+            await trading.close_all()
+            screen.event("settling", "settling: both sign one move, which is proved and sent")
+            settled = await session.settle()
+    finally:
+        with trio.CancelScope(shield=True):
+            frames = await export(dealer.journal, session.custody, path)
+    account = session.account
+    put_up = account.collateral(Lane.TRADER)
+    if settled is None:
+        screen.result(
+            f"Left open. Go on with --resume {session.custody.hex()[:16]}. Transcript: {path}",
+            custody=session.custody,
+            settled=False,
+            frames=frames,
+            transcript=str(path),
+        )
+        return
+    payout = account.payouts[Lane.TRADER]
+    screen.result(
+        f"Settled in block {settled.mined.block}: put up {format_amount(put_up, info.decimals)}, "
+        f"paid {settled.payout} {info.symbol}, gain {settled.gain}.\n"
+        f"Transcript: {path} ({frames} frames); verify it with: psymm transcript verify {path}",
+        custody=session.custody,
+        settled=True,
+        solver=session.solver,
+        collateral=str(put_up),
+        payout=str(payout),
+        gain=str(payout - put_up),
+        block=settled.mined.block,
+        tx=settled.mined.transaction,
+        frames=frames,
+        transcript=str(path),
+    )
+
+
+async def _choose(screen: Screen, dealer: Dealer, wish: Wish) -> Party:
+    """The solver that was named, or the one with the best price for the first order."""
+    from psymm.api.trader import BUY, SELL, best_solver
+
+    if wish.solver is not None:
+        return await dealer.solver(wish.solver)
+    first = next(step for step in wish.steps if step.do == "order")
+    side = BUY if first.side == "buy" else SELL
+    ranking = await best_solver(dealer, await dealer.solvers(), first.symbol, side)
+    for account, error in ranking.failures:
+        screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
+    for offer in ranking.offers:
+        screen.event(
+            "offer",
+            f"{offer.entry.account} {first.symbol} "
+            f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}",
+            solver=offer.entry.account,
+            endpoint=offer.entry.endpoint,
+            symbol=first.symbol,
+            bid=plain(offer.indicative.bid),
+            ask=plain(offer.indicative.ask),
+            termsHash=offer.terms.hash,
+        )
+    best = ranking.best
+    screen.event("chosen", f"best: {best.entry.account}", solver=best.entry.account)
+    return best.entry
+
+
+async def _confirm(
+    screen: Screen,
+    purse: Purse,
+    sending: SendingOptions,
+    info: TokenInfo,
+    units: int,
+    yes: bool,
+) -> None:
+    from psymm.custody.errors import FundsTooLow
+
+    balance = await purse.vault.balance(info.address)
+    if balance.available < units:
+        raise FundsTooLow(info.address, units, balance.available, balance.under_way)
+    fee = await fee_line(screen, purse, sending, "ctc", info)
+    price = (await purse.site.chain.fees()).max_wei
+    action = f"Putting up {format_amount(units, info.decimals)} {info.symbol}"
+    # Own and the solver's funding, then the settlement: three proofs, three transactions.
+    seconds = 3 * (PROOF_S + BLOCK_S)
+    confirm_cost(
+        screen, action, Cost(0 if fee is not None else 2_400_000, price, seconds, fee), yes
+    )
+
+
+async def _known(dealer: Dealer, start: str) -> Custody:
+    wanted = start.lower().removeprefix("0x")
+    fits = [
+        one
+        for one in await dealer.journal.custodies()
+        if one.lane == 0 and one.opening.custody.hex().startswith(wanted)
+    ]
+    if len(fits) != 1:
+        raise CommandError(
+            "no-such-custody",
+            f"{len(fits)} custodies of the journal begin with {start}; "
+            "`psymm transcript list` shows them.",
+            Exit.USAGE,
+        )
+    return fits[0]
+
+
+def _heard(screen: Screen, event: Event | Lost) -> None:
+    from psymm.session.trader import Lost
+    from psymm.session.turn import Resumed, StateChanged, Stopped
+
+    match event:
+        case StateChanged(state):
+            screen.event("state", f"session: {state.value}", state=state.value)
+        case Lost(reason, retry_s):
+            screen.event(
+                "lost",
+                f"connection lost: {reason}; trying again in {retry_s:.1f} s",
+                code=reason.code,
+            )
+        case Resumed(repeated, received):
+            screen.event("resumed", "heads agree", repeated=repeated, received=received)
+        case Stopped(error):
+            screen.event("stopped", f"stopped: {error}", code=error.code)
+        case _:
+            pass

@@ -1,0 +1,157 @@
+"""`psymm wallet`: make, import and look at the keystore of a home."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home, write_private
+from psymm.cli.options import Group, home_option, json_option, password_option
+from psymm.cli.output import Screen
+from psymm.cli.password import ask_password, ask_secret
+
+if TYPE_CHECKING:
+    from psymm._core import SecretKey
+
+
+@click.group(cls=Group)
+def wallet() -> None:
+    """The wallet's keystore (version 3, as other Ethereum wallets read it)."""
+
+
+_LIGHT_COST = 1 << 12
+
+
+@wallet.command()
+@json_option
+@home_option
+@password_option
+@click.option(
+    "--light",
+    is_flag=True,
+    help="Seal it so that opening takes milliseconds, also for whoever guesses the password. "
+    "For throwaway wallets, or a password that is long and random.",
+)
+def new(screen: Screen, home: Home, password_fd: int | None, light: bool) -> None:
+    """Makes a new key and seals it with a password. Back it up: nobody else can."""
+    from psymm._core import SecretKey
+
+    _refuse_second(home)
+    home.prepare()
+    password = ask_password(password_fd, confirm=True)
+    _save(screen, home, SecretKey.generate(), password, light)
+
+
+@wallet.command("import")
+@json_option
+@home_option
+@password_option
+@click.option(
+    "--keystore",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="A version 3 keystore of another program; its password is kept.",
+)
+@click.option(
+    "--key-fd",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="N",
+    help="Read a private key (64 hex digits) from descriptor N instead of the terminal.",
+)
+def import_key(
+    screen: Screen, home: Home, password_fd: int | None, file: Path | None, key_fd: int | None
+) -> None:
+    """Takes over a key that exists: a keystore file, or a private key typed or piped in."""
+    from psymm._core import CoreError, SecretKey
+    from psymm.wallet import load_keystore
+
+    _refuse_second(home)
+    home.prepare()
+    if file is not None:
+        if key_fd is not None:
+            raise CommandError("usage", "Give --keystore or --key-fd, not both.", Exit.USAGE)
+        opened = trio.run(load_keystore, file, ask_password(password_fd))
+        write_private(home.keystore, file.read_bytes())
+        _show(screen, home, opened.address, opened.public_key)
+        return
+    if key_fd is not None and key_fd == password_fd:
+        raise CommandError(
+            "usage", "--key-fd and --password-fd need a descriptor each.", Exit.USAGE
+        )
+    text = ask_secret("Private key", "--key-fd", key_fd)
+    try:
+        key = SecretKey.from_bytes(_key_bytes(text))
+    except (CoreError, ValueError):
+        raise CommandError(
+            "bad-key",
+            "That is no private key: 64 hex digits, more than zero and below the curve's order.",
+            Exit.KEYSTORE,
+        ) from None
+    _save(screen, home, key, ask_password(password_fd, confirm=True))
+
+
+@wallet.command()
+@json_option
+@home_option
+def address(screen: Screen, home: Home) -> None:
+    """Shows the wallet's address; needs no password."""
+    from psymm.wallet import keystore_address
+
+    stated = keystore_address(home.keystore)
+    if stated is None:
+        raise CommandError(
+            "no-address",
+            f"{home.keystore} does not say its address; `psymm wallet public-key` opens it.",
+            Exit.KEYSTORE,
+        )
+    screen.result(stated, address=stated)
+
+
+@wallet.command("public-key")
+@json_option
+@home_option
+@password_option
+def public_key(screen: Screen, home: Home, password_fd: int | None) -> None:
+    """Shows address and public key (x‖y), as the registry needs them."""
+    from psymm.wallet import load_keystore
+
+    opened = trio.run(load_keystore, home.keystore, ask_password(password_fd))
+    _show(screen, home, opened.address, opened.public_key)
+
+
+def _key_bytes(text: str) -> bytes:
+    digits = text.strip().removeprefix("0x")
+    if len(digits) != 64:
+        raise ValueError
+    return bytes.fromhex(digits)
+
+
+def _refuse_second(home: Home) -> None:
+    from psymm.errors import KeystoreExists
+
+    if home.keystore.exists():
+        raise KeystoreExists(path=home.keystore)
+
+
+def _save(screen: Screen, home: Home, key: SecretKey, password: str, light: bool = False) -> None:
+    from psymm.wallet import SCRYPT_COST, save_keystore
+
+    cost = _LIGHT_COST if light else SCRYPT_COST
+    trio.run(partial(save_keystore, home.keystore, key, password, scrypt_cost=cost))
+    _show(screen, home, key.address, key.public_key)
+
+
+def _show(screen: Screen, home: Home, address: str, public_key: bytes) -> None:
+    screen.result(
+        f"address     {address}\npublic key  0x{public_key.hex()}\nkeystore    {home.keystore}",
+        address=address,
+        publicKey=public_key,
+        keystore=str(home.keystore),
+    )

@@ -1,0 +1,204 @@
+"""`psymm withdraw`: takes tokens out of one's sole custody (CTA), in parts, to any addresses."""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import (
+    Command,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Cost, Screen, Value, confirm_cost, format_amount, parse_amount
+from psymm.cli.password import ask_password
+from psymm.cli.purse import (
+    BLOCK_S,
+    PROOF_S,
+    Purse,
+    SendingOptions,
+    fee_line,
+    open_purse,
+    sending_options,
+)
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
+
+_GAS = 1_200_000
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@sending_options
+@click.option("--token", default=None, help="Symbol or address. [default: the deployment's only]")
+@click.option(
+    "--pause",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait a random time up to this between two parts.",
+)
+@click.argument("parts", nargs=-1, required=True, metavar="ADDRESS=AMOUNT…")
+def withdraw(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    sending: SendingOptions,
+    token: str | None,
+    pause: float,
+    parts: tuple[str, ...],
+) -> None:
+    """Pays each AMOUNT to its ADDRESS; the last may be `rest`, for all that remains.
+
+    Everybody sees recipients, amounts and times, and not whose they were. The relayer's fee comes
+    out of each amount. Addresses that were never used, parts of common sizes and time between them
+    keep it that way; what would give you away is said before anything is sent.
+    """
+    password = ask_password(password_fd)
+    trio.run(
+        partial(
+            _withdraw,
+            screen,
+            home,
+            deployment_file,
+            rpc_url,
+            password,
+            yes,
+            sending,
+            token,
+            pause,
+            parts,
+        )
+    )
+
+
+async def _withdraw(
+    screen: Screen,
+    home: Home,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    password: str,
+    yes: bool,
+    sending: SendingOptions,
+    token: str | None,
+    pause: float,
+    texts: tuple[str, ...],
+) -> None:
+    async with open_purse(home, deployment_file, rpc_url, password) as purse:
+        info = purse.token(token)
+        await purse.vault.resume(purse.wallet, purse.senders(sending, info))
+        parts = await _parts(purse, info, texts)
+        total = sum(units for _, units in parts)
+        await _warn(screen, purse, info, parts)
+        fee = await fee_line(screen, purse, sending, "cta", info)
+        price = (await purse.site.chain.fees()).max_wei
+        seconds = len(parts) * (PROOF_S + BLOCK_S + pause / 2)
+        action = (
+            f"Withdrawing {format_amount(total, info.decimals)} {info.symbol} "
+            f"in {len(parts)} part{'s' if len(parts) > 1 else ''}"
+        )
+        gas = 0 if fee is not None else _GAS * len(parts)
+        confirm_cost(screen, action, Cost(gas, price, seconds, fee), yes)
+
+        done: list[Value] = []
+        for at, (recipient, units) in enumerate(parts):
+            if at and pause:
+                await trio.sleep(secrets.randbelow(int(pause * 1000) + 1) / 1000)
+            moved = await purse.vault.withdraw(
+                info.address, units, recipient, purse.senders(sending, info)
+            )
+            got = format_amount(units - moved.fee, info.decimals)
+            tx = moved.receipt.tx_hash if moved.receipt is not None else None
+            done.append(
+                {
+                    "recipient": recipient,
+                    "units": str(units),
+                    "fee": str(moved.fee),
+                    "received": str(units - moved.fee),
+                    "tx": tx,
+                    "gasUsed": moved.receipt.gas_used if moved.receipt is not None else None,
+                    "proveMs": moved.prove_ms,
+                }
+            )
+            screen.event(
+                "withdrawn",
+                f"{recipient} got {got} {info.symbol}, "
+                f"fee {format_amount(moved.fee, info.decimals)}",
+                recipient=recipient,
+                received=str(units - moved.fee),
+                tx=tx,
+            )
+        balance = await purse.vault.balance(info.address)
+    screen.result(
+        f"In custody still: {format_amount(balance.available, info.decimals)} {info.symbol}.",
+        parts=done,
+        token=info.address,
+        available=str(balance.available),
+    )
+
+
+async def _warn(
+    screen: Screen, purse: Purse, info: TokenInfo, parts: list[tuple[str, int]]
+) -> None:
+    """Says what in this withdrawal would give its owner away."""
+    from psymm.custody.warnings import public_moves, withdrawal_warnings
+
+    deployment, vault = purse.site.deployment, purse.vault
+    head = await purse.site.chain.rpc.block_number()
+    seen = await public_moves(purse.site.pool, info.address, deployment.first_block, head)
+    held = await vault.store.notes(token=info.address, status="unspent", custody=vault.view.sole.id)
+    for one in withdrawal_warnings(
+        parts,
+        own=[purse.wallet.address],
+        notes=[each.note for each in held],
+        seen=seen,
+        tree=vault.tree,
+        decimals=info.decimals,
+    ):
+        screen.event("warning", f"privacy: {one.text}", code=one.code, warning=one.text)
+
+
+async def _parts(purse: Purse, info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int]]:
+    """(recipient, units) of each part; `rest` is what is spendable beyond the others."""
+    from psymm.chain.abi import checksummed
+    from psymm.custody.errors import FundsTooLow
+
+    balance = await purse.vault.balance(info.address)
+    found: list[tuple[str, int]] = []
+    for at, text in enumerate(texts):
+        address, sign, amount = text.partition("=")
+        if not sign:
+            raise CommandError("usage", f"{text!r} is not ADDRESS=AMOUNT.", Exit.USAGE)
+        if amount == "rest":
+            if at != len(texts) - 1:
+                raise CommandError("usage", "Only the last part can be `rest`.", Exit.USAGE)
+            units = balance.available - sum(one for _, one in found)
+            if units <= 0:
+                raise FundsTooLow(info.address, 1, max(units, 0), balance.under_way)
+        else:
+            units = parse_amount(amount, info.decimals)
+        found.append((checksummed("recipient", address), units))
+    total = sum(units for _, units in found)
+    if total > balance.available:
+        raise FundsTooLow(info.address, total, balance.available, balance.under_way)
+    return found

@@ -1,0 +1,1 @@
+"""Notes and custodies: openings, memos, proofs, moves in, across and out."""

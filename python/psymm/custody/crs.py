@@ -1,0 +1,96 @@
+"""The reference string that proofs are made with: which one this package needs, and where it is.
+
+`CRS_PATH` names its directory.  Unset, the development string is made here once, from its
+published secret, into a cache; Ignition's is fetched and kept by Barretenberg itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from psymm._core import dev_crs
+from psymm.chain.artifacts import ARTIFACTS
+from psymm.chain.errors import ArtifactMissing
+from psymm.custody.errors import CrsInvalid
+
+POINTS: Final = 1 << 17
+"""As many powers of the secret as the circuits have rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Which string the verifiers of this package are for.  g2: its [x]₂, 128 bytes."""
+
+    kind: str
+    g2: bytes
+
+
+@cache
+def reference() -> Reference:
+    """Raises ArtifactMissing, CrsInvalid."""
+    path = ARTIFACTS / "circuits" / "reference.json"
+    try:
+        raw = json.loads(path.read_bytes())
+        g2 = b"".join(bytes.fromhex(one.removeprefix("0x")) for one in raw["g2"])
+        kind = raw["kind"]
+    except OSError:
+        raise ArtifactMissing(str(path)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CrsInvalid(f"{path} does not say which string it is for") from None
+    if kind not in ("dev", "ignition") or len(g2) != 128:
+        raise CrsInvalid(f"{path} does not say which string it is for")
+    return Reference(kind, g2)
+
+
+def cache_directory() -> Path:
+    """Where this package keeps what can be made again: $XDG_CACHE_HOME/psymm."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "psymm"
+
+
+async def crs_path() -> Path | None:
+    """The directory to give to the prover as CRS_PATH; None lets Barretenberg fetch Ignition's.
+
+    Makes the development string where it is needed and missing (about 8 MB, seconds).  Raises
+    CrsInvalid.  Cancelled: the making finishes in its thread; the file appears whole or not.
+    """
+    if os.environ.get("CRS_PATH"):
+        return Path(os.environ["CRS_PATH"])
+    wanted = reference()
+    if wanted.kind == "ignition":
+        return None
+    return await trio.to_thread.run_sync(_make_dev, wanted)
+
+
+def _make_dev(wanted: Reference) -> Path:
+    built = ARTIFACTS.parents[2] / "build" / "crs" / "dev"
+    kept = cache_directory() / "crs" / "dev"
+    for place in (built, kept):
+        if _is_whole(place, wanted):
+            return place
+    g1, g2 = dev_crs(POINTS)
+    if g2 != wanted.g2:
+        raise CrsInvalid("the verifiers are for another development string than this core makes")
+    kept.mkdir(parents=True, exist_ok=True)
+    # The second file is what makes the first count, so it comes last.
+    for name, content in (("bn254_g1.dat", g1), ("bn254_g2.dat", g2)):
+        draft = kept / f".{name}.{os.getpid()}"
+        draft.write_bytes(content)
+        draft.replace(kept / name)
+    return kept
+
+
+def _is_whole(place: Path, wanted: Reference) -> bool:
+    try:
+        return (place / "bn254_g2.dat").read_bytes() == wanted.g2 and (
+            place / "bn254_g1.dat"
+        ).stat().st_size >= POINTS * 64
+    except OSError:
+        return False

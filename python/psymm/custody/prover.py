@@ -1,0 +1,273 @@
+"""The prover: a resident Node process that turns witnesses into proofs, asked over a pipe.
+
+Witnesses are secret.  They go over the process's standard input and nowhere else: not into a
+file, an argument, the environment, a log or an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import trio
+
+from psymm.chain.artifacts import ARTIFACTS, node_program, tools_directory
+from psymm.chain.errors import ToolsMissing
+from psymm.custody.crs import crs_path
+from psymm.custody.errors import (
+    CrsInvalid,
+    ProverFailed,
+    ProverMissing,
+    Unprovable,
+)
+
+MAX_LINE_BYTES: Final = 4 * 1024 * 1024
+_NODE_AT_LEAST: Final = (20, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof and what it took.  public_inputs: bytes of 32, in the circuit's order."""
+
+    proof: bytes
+    public_inputs: tuple[bytes, ...]
+    witness_ms: int
+    prove_ms: int
+
+
+class Prover:
+    """Makes proofs one at a time; tasks that share it queue up.  An `async with`.
+
+    The process starts with the first proof, or with `start`, and again after it died.
+    timeout_s: for one proof, and for the start.
+    """
+
+    def __init__(self, *, timeout_s: float = 120.0) -> None:
+        self._timeout_s = timeout_s
+        self._process: trio.Process | None = None
+        self._heard = bytearray()
+        self._next_id = 0
+        self._lock = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Prover({'running' if self._running else 'at rest'})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def _running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._running else None
+
+    async def start(self) -> None:
+        """Start the process now rather than with the first proof.
+
+        Raises ProverMissing, CrsInvalid, ProverFailed.
+        """
+        async with self._lock:
+            await self._start()
+
+    async def prove(self, circuit: str, inputs: dict[str, Any], expected: list[bytes]) -> Proof:
+        """A proof for a circuit, "ctc" or "cta".
+
+        inputs: every parameter of the circuit by name, as its ABI in JSON takes it.  expected:
+        the public inputs that the proof must be about.
+        Raises Unprovable, ProverFailed, ProverMissing, CrsInvalid.  Cancelled: raises Cancelled;
+        the proof that was begun is finished by the process and thrown away.
+        """
+        async with self._lock:
+            for attempt in (1, 2):
+                await self._start()
+                try:
+                    answer = await self._ask(circuit, inputs)
+                    break
+                except _Died:
+                    # It may have been killed between two proofs; one that kills it twice is bad.
+                    if attempt == 2:
+                        raise ProverFailed("its process died") from None
+        error = answer.get("error")
+        if isinstance(error, dict):
+            raise self._refusal(circuit, error)
+        try:
+            proof = bytes.fromhex(answer["proof"].removeprefix("0x"))
+            shown = tuple(_word(one) for one in answer["publicInputs"])
+            made = Proof(proof, shown, int(answer["witness_ms"]), int(answer["prove_ms"]))
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise ProverFailed("its answer is no proof") from None
+        if list(shown) != list(expected):
+            raise ProverFailed("it proved other public values than those asked for")
+        if not proof or len(proof) % 32:
+            raise ProverFailed("its proof has a length that none has")
+        return made
+
+    async def aclose(self) -> None:
+        """End the process.  Not cut short by cancellation; takes at most a few seconds."""
+        with trio.CancelScope(shield=True):
+            await self._stop()
+
+    # --- parts --------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if self._running:
+            return
+        await self._stop()
+        node, script = await _installed()
+        circuits = ARTIFACTS / "circuits"
+        if not (circuits / "ctc.json").exists():
+            raise ProverMissing(str(circuits))
+        environment = {**os.environ, "PSYMM_CIRCUITS": str(circuits)}
+        crs = await crs_path()
+        if crs is not None:
+            environment["CRS_PATH"] = str(crs)
+        self._heard.clear()
+        try:
+            self._process = await trio.lowlevel.open_process(
+                [node, str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # Its complaints could quote what it was given.
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+        except OSError as failed:
+            raise ProverMissing(failed.strerror or "Node does not start") from None
+        try:
+            with trio.fail_after(self._timeout_s):
+                first = await self._line()
+        except _Died:
+            await self.aclose()
+            raise ProverFailed("it ended before it was ready") from None
+        except trio.TooSlowError:
+            await self.aclose()
+            raise ProverFailed("it was not ready in time") from None
+        except BaseException:
+            await self.aclose()
+            raise
+        if first.get("ready") is not True:
+            await self.aclose()
+            error = first.get("error")
+            raise self._refusal("start", error if isinstance(error, dict) else {})
+
+    async def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            if process.stdin is not None:
+                await process.stdin.aclose()
+            with trio.move_on_after(2):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        finally:
+            if process.stdout is not None:
+                await process.stdout.aclose()
+
+    async def _ask(self, circuit: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        assert self._process is not None  # noqa: S101 - just started
+        assert self._process.stdin is not None  # noqa: S101 - asked for when it was started
+        self._next_id += 1
+        number = self._next_id
+        line = json.dumps({"id": number, "circuit": circuit, "inputs": inputs}).encode() + b"\n"
+        try:
+            with trio.fail_after(self._timeout_s):
+                # Half a line would spoil the next one, so it is written whole even if cancelled.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+                    await self._process.stdin.send_all(line)
+                while True:
+                    answer = await self._line()
+                    # An earlier one was cancelled, and this is its answer.
+                    if answer.get("id") == number:
+                        return answer
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _Died from None
+        except trio.TooSlowError:
+            await self.aclose()
+            raise ProverFailed(f"no proof within {self._timeout_s:g} s") from None
+
+    async def _line(self) -> dict[str, Any]:
+        assert self._process is not None  # noqa: S101 - running
+        assert self._process.stdout is not None  # noqa: S101 - asked for when it was started
+        while True:
+            end = self._heard.find(b"\n")
+            if end >= 0:
+                line = bytes(self._heard[:end])
+                del self._heard[: end + 1]
+                try:
+                    answer = json.loads(line)
+                except ValueError:
+                    raise ProverFailed("it said something that is not JSON") from None
+                if not isinstance(answer, dict):
+                    raise ProverFailed("it said something that is no answer")
+                return answer
+            piece = await self._process.stdout.receive_some()
+            if not piece:
+                await self.aclose()
+                raise _Died
+            self._heard += piece
+            if len(self._heard) > MAX_LINE_BYTES:
+                await self.aclose()
+                raise ProverFailed("its answer is far too long")
+
+    @staticmethod
+    def _refusal(circuit: str, error: dict[str, Any]) -> Exception:
+        code, message = str(error.get("code", "")), str(error.get("message", ""))[:300]
+        match code:
+            case "unsatisfied":
+                return Unprovable(circuit, message)
+            case "no-crs":
+                return CrsInvalid(message)
+            case "tool-missing":
+                return ProverMissing(message)
+            case _:
+                return ProverFailed(f"{code or 'unknown'}: {message}")
+
+
+class _Died(Exception):
+    """The process ended while we waited for its answer."""
+
+
+_node_checked: set[str] = set()
+
+
+async def _installed() -> tuple[str, Path]:
+    """Node's path and the prover's.  Raises ProverMissing naming what is not there."""
+    try:
+        node = node_program()
+        place = tools_directory("@aztec/bb.js")
+        tools_directory("@noir-lang/noir_js")
+    except ToolsMissing as missing:
+        raise ProverMissing(str(missing.detail)) from None
+    script = place / "prover.mjs"
+    if not script.exists():
+        raise ProverMissing(str(script))
+    if node not in _node_checked:
+        said = await trio.run_process([node, "--version"], capture_stdout=True, check=False)
+        found = re.match(rb"v(\d+)\.(\d+)", said.stdout or b"")
+        if not found or (int(found[1]), int(found[2])) < _NODE_AT_LEAST:
+            raise ProverMissing(
+                f"Node {'.'.join(map(str, _NODE_AT_LEAST))} or later; "
+                f"there is {said.stdout.decode(errors='replace').strip()[:40]}"
+            )
+        _node_checked.add(node)
+    return node, script
+
+
+def _word(text: str) -> bytes:
+    raw = bytes.fromhex(text.removeprefix("0x"))
+    if len(raw) != 32:
+        raise ValueError("not 32 bytes")
+    return raw

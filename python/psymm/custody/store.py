@@ -1,0 +1,534 @@
+"""The file of one wallet's notes and of its moves under way.
+
+Everything that decides about money is durable before it is used: a counter before the blinding
+that it gives, a move before anybody outside sees it.  What the chain shows is not written as
+history but compared, note by note, with the tree (`reconcile`), so a reorganisation needs no
+undoing.
+
+A note is
+    expected   not in the tree yet: the output of a move under way, or never to come
+    unspent    in the tree, its nullifier is not spent, no move under way spends it
+    busy       in the tree, and a move under way spends it
+    spent      its nullifier is spent
+
+A move is
+    planned    nobody outside has seen anything of it; forgotten when the file is opened again
+    signed     somebody else holds our signature: it can happen until its deadline
+    sent       handed to a relayer or to the chain: it can happen until its deadline
+    done       its outputs are in the tree
+    failed     it can no longer happen
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import trio
+
+from psymm.chain.calls import Call, call_from_json
+from psymm.chain.errors import CallInvalid
+from psymm.chain.sync import TreeSync
+from psymm.custody.errors import (
+    NoteBusy,
+    NoteInvalid,
+    StoreCorrupt,
+    StoreForeign,
+    StoreLocked,
+    UnknownMove,
+    UnknownNote,
+)
+from psymm.custody.notes import Custody, Note
+from psymm.custody.viewing import ViewingKey
+
+T = TypeVar("T")
+EXPECTED, UNSPENT, BUSY, SPENT = "expected", "unspent", "busy", "spent"
+PLANNED, SIGNED, SENT, DONE, FAILED = "planned", "signed", "sent", "done", "failed"
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS owner (
+    version INTEGER, chain_id INTEGER, contract TEXT, public_key BLOB,
+    epoch INTEGER, used INTEGER, scanned INTEGER, scanned_last BLOB);
+CREATE TABLE IF NOT EXISTS notes (
+    commitment BLOB PRIMARY KEY, nullifier BLOB NOT NULL UNIQUE,
+    trader BLOB NOT NULL, solver BLOB NOT NULL, terms_hash BLOB NOT NULL, salt BLOB NOT NULL,
+    token TEXT NOT NULL, amount TEXT NOT NULL, blinding BLOB NOT NULL,
+    counter INTEGER, position INTEGER, block INTEGER, spent_block INTEGER);
+CREATE TABLE IF NOT EXISTS moves (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, purpose TEXT NOT NULL,
+    status TEXT NOT NULL, deadline INTEGER, details TEXT NOT NULL, tx_hash TEXT,
+    reason TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS move_inputs (move INTEGER NOT NULL, nullifier BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS move_outputs (move INTEGER NOT NULL, commitment BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS inputs_of ON move_inputs (nullifier);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A note in the file.  counter: None for the counterparty's.  block: where it was inserted."""
+
+    note: Note
+    status: str
+    counter: int | None
+    position: int | None
+    block: int | None
+    spent_block: int | None
+
+    @property
+    def mine(self) -> bool:
+        return self.counter is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move in the file.
+
+    kind: "deposit", "ctc" or "cta".  purpose: "deposit", "fund", "merge", "settle", "withdraw".
+    deadline: seconds since the epoch, None for a deposit.  details: what sends it again, public
+    values only: a call's JSON, or a deposit's.
+    """
+
+    id: int
+    kind: str
+    purpose: str
+    status: str
+    deadline: int | None
+    details: dict[str, Any]
+    tx_hash: str | None
+    reason: str
+    inputs: tuple[bytes, ...]
+    outputs: tuple[bytes, ...]
+
+    @property
+    def alive(self) -> bool:
+        return self.status in (PLANNED, SIGNED, SENT)
+
+    @property
+    def call(self) -> Call:
+        """Raises StoreCorrupt if the file holds none for this move."""
+        try:
+            return call_from_json(self.kind, self.details)
+        except CallInvalid as bad:
+            raise StoreCorrupt(reason=str(bad)) from None
+
+
+class NoteStore:
+    """Open with `open_store`.  Methods queue up; each is one transaction, durable on return.
+
+    Cancelled: a method raises Cancelled before its transaction or completes it.
+    """
+
+    def __init__(self, database: sqlite3.Connection, view: ViewingKey) -> None:
+        self._database = database
+        self._view = view
+        self._lock = trio.Lock()
+        self._read: dict[bytes, tuple[tuple[Any, ...], Note]] = {}
+
+    def __repr__(self) -> str:
+        return "NoteStore()"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the file.  Not cut short by cancellation."""
+        with trio.CancelScope(shield=True):
+            async with self._lock:
+                await trio.to_thread.run_sync(self._database.close)
+
+    # --- counters -----------------------------------------------------------------------------
+
+    async def reserve(self, how_many: int = 1) -> list[int]:
+        """Counters that were never given out before and never will be again.
+
+        Where they begin is drawn each time the file is opened, so that two copies of a wallet, a
+        backup brought back, and one rebuilt from the chain that knows nothing of moves that never
+        arrived, do not meet.
+        """
+
+        def work(database: sqlite3.Connection) -> list[int]:
+            epoch, used = database.execute("SELECT epoch, used FROM owner").fetchone()
+            database.execute("UPDATE owner SET used = ?", (used + how_many,))
+            return [(epoch << 32) + used + at for at in range(how_many)]
+
+        return await self._do(work)
+
+    # --- notes --------------------------------------------------------------------------------
+
+    async def notes(
+        self,
+        *,
+        token: str | None = None,
+        status: str | None = None,
+        custody: bytes | None = None,
+        mine: bool | None = None,
+    ) -> list[Held]:
+        """Notes, oldest in the tree first.  custody: a custody id."""
+        found = await self._do(self._all_notes)
+        return [
+            held
+            for held in found
+            if (token is None or held.note.token == token)
+            and (status is None or held.status == status)
+            and (custody is None or held.note.custody.id == custody)
+            and (mine is None or held.mine == mine)
+        ]
+
+    async def note(self, commitment: bytes) -> Held:
+        """Raises UnknownNote."""
+        for held in await self._do(self._all_notes):
+            if held.note.commitment == commitment:
+                return held
+        raise UnknownNote(commitment)
+
+    async def keep(self, note: Note, counter: int | None = None) -> None:
+        """Keep a note's opening; the counterparty's has no counter.  Again is the same as once."""
+        await self._do(lambda database: self._insert(database, note, counter))
+
+    # --- moves --------------------------------------------------------------------------------
+
+    async def begin(
+        self,
+        kind: str,
+        purpose: str,
+        *,
+        inputs: Sequence[Note],
+        outputs: Sequence[tuple[Note, int | None]] = (),
+        other_outputs: Sequence[bytes] = (),
+        deadline: int | None,
+        details: dict[str, Any],
+        status: str = PLANNED,
+        instead_of: int | None = None,
+    ) -> int:
+        """Write a move down and take its inputs.  The move's number.
+
+        outputs: own new notes with their counters; other_outputs: commitments of others'.
+        instead_of: a move whose inputs this one may share; whichever is mined first wins.
+        Raises NoteBusy if an input is spent or another move under way takes it.
+        """
+
+        def work(database: sqlite3.Connection) -> int:
+            for note in inputs:
+                row = database.execute(
+                    "SELECT spent_block FROM notes WHERE nullifier = ?", (note.nullifier,)
+                ).fetchone()
+                if row is not None and row[0] is not None:
+                    raise NoteBusy(note.commitment, SPENT)
+                for (holder,) in database.execute(
+                    "SELECT move FROM move_inputs JOIN moves ON move = id "
+                    "WHERE nullifier = ? AND status IN ('planned', 'signed', 'sent')",
+                    (note.nullifier,),
+                ):
+                    if instead_of is None or holder not in _chain_of(database, instead_of):
+                        raise NoteBusy(note.commitment, BUSY)
+            stored = {**details, "_insteadOf": instead_of} if instead_of else details
+            last = None if deadline is None else min(deadline, (1 << 63) - 1)
+            move = database.execute(
+                "INSERT INTO moves (kind, purpose, status, deadline, details) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (kind, purpose, status, last, json.dumps(stored)),
+            ).lastrowid
+            assert move is not None  # noqa: S101 - SQLite gives one for every insert
+            for note in inputs:
+                database.execute("INSERT INTO move_inputs VALUES (?, ?)", (move, note.nullifier))
+            for note, counter in outputs:
+                self._insert(database, note, counter)
+            for one in [*(note.commitment for note, _ in outputs), *other_outputs]:
+                database.execute("INSERT INTO move_outputs VALUES (?, ?)", (move, one))
+            return move
+
+        return await self._do(work)
+
+    async def update(
+        self,
+        move: int,
+        status: str,
+        *,
+        details: dict[str, Any] | None = None,
+        tx_hash: str | None = None,
+        reason: str = "",
+    ) -> None:
+        """Write down how far a move is."""
+
+        def work(database: sqlite3.Connection) -> None:
+            if details is not None:
+                (kept,) = database.execute(
+                    "SELECT details FROM moves WHERE id = ?", (move,)
+                ).fetchone()
+                before = json.loads(kept).get("_insteadOf")
+                stored = {**details, "_insteadOf": before} if before else details
+                database.execute(
+                    "UPDATE moves SET details = ? WHERE id = ?", (json.dumps(stored), move)
+                )
+            if tx_hash is not None:
+                database.execute("UPDATE moves SET tx_hash = ? WHERE id = ?", (tx_hash, move))
+            database.execute(
+                "UPDATE moves SET status = ?, reason = ? WHERE id = ?", (status, reason, move)
+            )
+
+        await self._do(work)
+
+    async def moves(self, *, alive: bool | None = None) -> list[Move]:
+        """All moves, oldest first."""
+        found = await self._do(self._all_moves)
+        return [move for move in found if alive is None or move.alive == alive]
+
+    async def move(self, number: int) -> Move:
+        """One move by its number.  Raises UnknownMove."""
+        for found in await self._do(self._all_moves):
+            if found.id == number:
+                return found
+        raise UnknownMove(number)
+
+    # --- the chain ----------------------------------------------------------------------------
+
+    async def reconcile(self, tree: TreeSync, chain_time_s: int) -> list[Held]:
+        """Make the file agree with the tree; the notes that were found by their memos.
+
+        Looks at leaves that were not seen before for memos of ours, places and spends every note
+        as the tree has it, and settles which moves are done and which can no longer happen.
+        chain_time_s: the newest counted block's time.
+        """
+
+        def work(database: sqlite3.Connection) -> list[bytes]:
+            leaves = tree.leaves
+            scanned, last = database.execute("SELECT scanned, scanned_last FROM owner").fetchone()
+            known = scanned and scanned <= len(leaves) and leaves[scanned - 1].commitment == last
+            found: list[bytes] = []
+            for leaf in leaves[scanned if known else 0 :]:
+                own = self._view.find(leaf.commitment, leaf.memo)
+                if own is not None and self._insert(database, *own):
+                    found.append(leaf.commitment)
+            database.execute(
+                "UPDATE owner SET scanned = ?, scanned_last = ?",
+                (len(leaves), leaves[-1].commitment if leaves else b""),
+            )
+            for commitment, nullifier in database.execute(
+                "SELECT commitment, nullifier FROM notes"
+            ).fetchall():
+                place = tree.leaf(commitment)
+                database.execute(
+                    "UPDATE notes SET position = ?, block = ?, spent_block = ? "
+                    "WHERE commitment = ?",
+                    (
+                        place.position if place else None,
+                        place.block if place else None,
+                        tree.spent_block(nullifier),
+                        commitment,
+                    ),
+                )
+            for move in self._all_moves(database):
+                self._settle(database, tree, move, chain_time_s)
+            return found
+
+        async with tree.steady():
+            found = set(await self._do(work))
+        if not found:
+            return []
+        return [held for held in await self.notes() if held.note.commitment in found]
+
+    def _settle(
+        self, database: sqlite3.Connection, tree: TreeSync, move: Move, chain_time_s: int
+    ) -> None:
+        if move.status == PLANNED:
+            return
+        status, reason = move.status, move.reason
+        if all(tree.leaf(one) is not None for one in move.outputs):
+            status, reason = DONE, ""
+        elif any(tree.spent_block(one) is not None for one in move.inputs):
+            status, reason = FAILED, "another move spent its notes"
+        elif move.deadline is not None and chain_time_s > move.deadline:
+            status, reason = FAILED, "its deadline has passed"
+        elif move.status == DONE:
+            status, reason = SENT, ""  # the chain went back
+        elif move.status == FAILED and reason == "another move spent its notes":
+            status, reason = SENT, ""  # so it did here
+        if (status, reason) != (move.status, move.reason):
+            database.execute(
+                "UPDATE moves SET status = ?, reason = ? WHERE id = ?", (status, reason, move.id)
+            )
+
+    # --- parts --------------------------------------------------------------------------------
+
+    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def transaction() -> T:
+            try:
+                with self._database:
+                    self._database.execute("BEGIN IMMEDIATE")
+                    return work(self._database)
+            except sqlite3.DatabaseError as damaged:
+                raise StoreCorrupt(reason=str(damaged)) from None
+
+        async with self._lock:
+            with trio.CancelScope(shield=True):
+                done = await trio.to_thread.run_sync(transaction)
+        return done
+
+    @staticmethod
+    def _insert(database: sqlite3.Connection, note: Note, counter: int | None) -> bool:
+        done = database.execute(
+            "INSERT OR IGNORE INTO notes (commitment, nullifier, trader, solver, terms_hash, "
+            "salt, token, amount, blinding, counter) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                note.commitment,
+                note.nullifier,
+                note.custody.trader,
+                note.custody.solver,
+                note.custody.terms_hash,
+                note.custody.salt,
+                note.token,
+                str(note.amount),
+                note.blinding,
+                counter,
+            ),
+        )
+        return done.rowcount == 1
+
+    def _read_note(self, commitment: bytes, row: tuple[Any, ...]) -> Note:
+        """The note of a row.  Hashing it again shows that the file is whole; once is enough."""
+        known = self._read.get(commitment)
+        if known is not None and known[0] == row:
+            return known[1]
+        try:
+            note = Note(Custody(*row[:4]), row[4], int(row[5]), row[6])
+        except (NoteInvalid, ValueError, TypeError) as bad:
+            raise StoreCorrupt(reason=type(bad).__name__) from None
+        if note.commitment != commitment:
+            raise StoreCorrupt(reason="a note does not give its commitment")
+        self._read[commitment] = (row, note)
+        return note
+
+    def _all_notes(self, database: sqlite3.Connection) -> list[Held]:
+        busy = {
+            nullifier
+            for (nullifier,) in database.execute(
+                "SELECT nullifier FROM move_inputs JOIN moves ON move = id "
+                "WHERE status IN ('planned', 'signed', 'sent')"
+            )
+        }
+        found: list[Held] = []
+        for row in database.execute(
+            "SELECT trader, solver, terms_hash, salt, token, amount, blinding, counter, position, "
+            "block, spent_block, commitment FROM notes ORDER BY position IS NULL, position"
+        ):
+            note = self._read_note(row[11], row[:7])
+            if row[10] is not None:
+                status = SPENT
+            elif row[8] is None:
+                status = EXPECTED
+            else:
+                status = BUSY if note.nullifier in busy else UNSPENT
+            found.append(Held(note, status, row[7], row[8], row[9], row[10]))
+        return found
+
+    @staticmethod
+    def _all_moves(database: sqlite3.Connection) -> list[Move]:
+        inputs = _grouped(database.execute("SELECT move, nullifier FROM move_inputs"))
+        outputs = _grouped(database.execute("SELECT move, commitment FROM move_outputs"))
+        found: list[Move] = []
+        for row in database.execute(
+            "SELECT id, kind, purpose, status, deadline, details, tx_hash, reason FROM moves "
+            "ORDER BY id"
+        ):
+            number, kind, purpose, status, deadline, details, tx_hash, reason = row
+            public = json.loads(details)
+            public.pop("_insteadOf", None)
+            found.append(
+                Move(
+                    id=number,
+                    kind=kind,
+                    purpose=purpose,
+                    status=status,
+                    deadline=deadline,
+                    details=public,
+                    tx_hash=tx_hash,
+                    reason=reason,
+                    inputs=tuple(inputs.get(number, ())),
+                    outputs=tuple(outputs.get(number, ())),
+                )
+            )
+        return found
+
+
+async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
+    """Open or make the file of a wallet's notes; None keeps it in memory.
+
+    Moves that nobody outside had seen are forgotten, and their notes are free again.
+    Raises StoreForeign, StoreCorrupt, StoreLocked.
+    """
+
+    def start() -> NoteStore:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # It holds blindings, so it is made for its owner's eyes before anything is in it.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        database = sqlite3.connect(
+            path or ":memory:", check_same_thread=False, isolation_level=None, timeout=1
+        )
+        try:
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            database.executescript(_SCHEMA)
+            ours = (_VERSION, view.chain_id, view.contract, view.public_key)
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                kept = database.execute(
+                    "SELECT version, chain_id, contract, public_key FROM owner"
+                ).fetchone()
+                if kept is None:
+                    database.execute("INSERT INTO owner VALUES (?, ?, ?, ?, 0, 0, 0, x'')", ours)
+                elif kept != ours:
+                    raise StoreForeign(path=path)
+                # A copy of this file goes on from the same numbers, so nobody does.
+                database.execute(
+                    "UPDATE owner SET epoch = ?, used = ?",
+                    (secrets.randbits(31), secrets.randbits(31)),
+                )
+                database.execute(
+                    "UPDATE moves SET status = 'failed', reason = 'interrupted before anybody "
+                    "saw it' WHERE status = 'planned'"
+                )
+        except sqlite3.OperationalError as refused:
+            database.close()
+            if "locked" in str(refused):
+                raise StoreLocked(path=path) from None
+            raise StoreCorrupt(reason=str(refused), path=path) from None
+        except sqlite3.DatabaseError as damaged:
+            database.close()
+            raise StoreCorrupt(reason=str(damaged), path=path) from None
+        except BaseException:
+            database.close()
+            raise
+        return NoteStore(database, view)
+
+    return await trio.to_thread.run_sync(start)
+
+
+def _grouped(rows: Iterable[tuple[int, bytes]]) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for key, value in rows:
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _chain_of(database: sqlite3.Connection, move: int) -> set[int]:
+    """A move and all those that it was made instead of."""
+    found: set[int] = set()
+    at: int | None = move
+    while at is not None and at not in found:
+        found.add(at)
+        row = database.execute("SELECT details FROM moves WHERE id = ?", (at,)).fetchone()
+        at = json.loads(row[0]).get("_insteadOf") if row else None
+    return found

@@ -1,0 +1,163 @@
+"""Why a relayer refuses a call, and why a client gives up on relayers; one named type each.
+
+A `Refusal` travels: the server sends its code, message and values, the client raises the same type
+again. The codes are part of the wire.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from psymm.errors import PSymmError
+
+
+class RelayerError(PSymmError):
+    """Base of every error of `psymm.relayer`."""
+
+    code = "relayer"
+
+
+class Refusal(RelayerError):
+    """A relayer's no. `known` finds the type of a code that came over the wire."""
+
+    code = "refused"
+    retry_elsewhere: ClassVar[bool] = True
+    known: ClassVar[dict[str, type[Refusal]]] = {}
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        Refusal.known[cls.code] = cls
+
+
+class BadRequest(Refusal):
+    code = "bad-request"
+    what = "the request is not one of the relayer's vocabulary"
+    remedy = "Compare the versions of the two programs"
+
+
+class TooLarge(Refusal):
+    code = "too-large"
+    what = "the message is longer than a call can be"
+
+
+class TooManyRequests(Refusal):
+    code = "too-many-requests"
+    what = "this address asks more than a relayer's limit for one peer"
+    remedy = "Wait a little, or use another relayer"
+
+
+class Busy(Refusal):
+    code = "busy"
+    what = "the relayer's queue is full"
+    remedy = "Use another relayer, or try again later"
+
+
+class OtherChain(Refusal):
+    code = "other-chain"
+    what = "this relayer serves another chain"
+
+
+class OtherContract(Refusal):
+    code = "other-contract"
+    what = "this relayer serves another pSymm contract"
+
+
+class OtherRelayer(Refusal):
+    code = "other-relayer"
+    what = "the call names another relayer"
+    remedy = "Send it to the one it names, or send it yourself"
+
+
+class TokenRefused(Refusal):
+    code = "token-refused"
+    what = "this relayer takes no fee in this token"
+
+
+class FeeTooLow(Refusal):
+    code = "fee-too-low"
+    what = "the fee is below this relayer's quote"
+    remedy = "Ask for terms again and sign the call with the new fee"
+
+
+class DeadlineTooNear(Refusal):
+    code = "deadline-too-near"
+    what = "the deadline leaves too little time to be mined"
+    remedy = "Sign the call again with a later deadline"
+
+
+class AlreadySpent(Refusal):
+    code = "already-spent"
+    what = "a nullifier of this call is spent"
+    remedy = "Look on chain which move spent it; sending again cannot help"
+    retry_elsewhere = False
+
+
+class Conflict(Refusal):
+    code = "conflict"
+    what = "another call with one of these nullifiers or commitments is under way"
+    remedy = "Wait until that one is mined or its deadline has passed"
+    retry_elsewhere = False
+
+
+class WouldRevert(Refusal):
+    code = "would-revert"
+    what = "the contract refuses this call"
+    retry_elsewhere = False
+
+
+class DidRevert(Refusal):
+    code = "did-revert"
+    what = "the call was mined and reverted"
+    remedy = "Look whether its nullifiers were spent by another move"
+
+
+class ChainTrouble(Refusal):
+    code = "chain-trouble"
+    what = "the relayer cannot use its chain node at the moment"
+    remedy = "Use another relayer, or try again later"
+
+
+class RelayerOutOfGas(Refusal):
+    code = "relayer-out-of-gas"
+    what = "the relayer's wallet cannot pay for gas"
+    remedy = "Use another relayer"
+
+
+class Stale(Refusal):
+    code = "stale"
+    what = "the deadline passed before the call was mined"
+    remedy = "Its notes are unspent; sign the call again with a later deadline"
+
+
+class NoRelayer(RelayerError):
+    """Every relayer was asked and none did it; `values` names each with its reason."""
+
+    code = "no-relayer"
+    what = "no relayer of the registry sent this move"
+    remedy = "Try again later, or send it yourself (your wallet then shows as the sender)"
+
+
+class RelayerDead(RelayerError):
+    code = "relayer-dead"
+    what = "the relayer does not answer"
+
+
+class RelayerLied(RelayerError):
+    code = "relayer-lied"
+    what = "what the relayer says is not what the chain shows"
+
+
+class SpentElsewhere(RelayerError):
+    code = "spent-elsewhere"
+    what = "a nullifier of this move was spent by another transaction than any of its own"
+    remedy = "Look on chain which one; this move can never be mined"
+
+
+class StoreError(RelayerError):
+    code = "relayer-store"
+    what = "the relayer's file of sends under way cannot be used"
+
+
+class RelayerConfigError(RelayerError):
+    code = "relayer-config"
+    what = "the relayer's configuration is not usable"

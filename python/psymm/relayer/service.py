@@ -1,0 +1,679 @@
+"""The relayer's server: quotes its fee, takes finished calls, sends them and says how it went.
+
+A call passes these gates in order, each with a refusal of its own: shape; chain; contract; relayer
+named; fee token taken; fee at least a quote that still holds; deadline far enough; no other call
+under way that uses up one of its nullifiers or commitments; room in the queue; and the contract's
+own verdict in a simulation. Then it is written down and its sender hears "queued".
+
+One task, the nonce lane, signs and sends calls one after the other; waiting for them happens beside
+it. A transaction is on disk before it is broadcast. One that is not mined in time is replaced with
+the same nonce and a higher fee, so the lane never blocks. After a restart every call under way is
+taken up where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    HandshakeError,
+    WebSocketConnection,
+    WebSocketRequest,
+    serve_websocket,
+)
+
+from psymm.chain.calls import Call, call_from_json
+from psymm.chain.contracts import Pool
+from psymm.chain.errors import (
+    ChainDown,
+    ChainError,
+    OutOfGas,
+    Reverted,
+    TransactionPending,
+    TransactionReplaced,
+    WalletWithoutGas,
+)
+from psymm.chain.transactions import Chain, Fees, Prepared, Receipt, Sent, Signer
+from psymm.relayer.errors import (
+    AlreadySpent,
+    BadRequest,
+    Busy,
+    ChainTrouble,
+    Conflict,
+    DeadlineTooNear,
+    DidRevert,
+    FeeTooLow,
+    OtherChain,
+    OtherContract,
+    OtherRelayer,
+    Refusal,
+    RelayerConfigError,
+    RelayerOutOfGas,
+    Stale,
+    TokenRefused,
+    TooManyRequests,
+    WouldRevert,
+)
+from psymm.relayer.store import Send, State, Store, Transaction
+from psymm.relayer.wire import (
+    MAX_MESSAGE_BYTES,
+    AskTerms,
+    Kind,
+    Progress,
+    Submit,
+    Terms,
+    TokenFee,
+    decode_request,
+    encode_answer,
+    encode_terms,
+    fee_token,
+    identity,
+    kind_of,
+    marks,
+    progress_json,
+    refusal_json,
+    request_id,
+)
+
+log = logging.getLogger(__name__)
+
+DEAREST: Final = 8
+"""A replacement pays at most this many times what the chain asks at that time."""
+
+SEND_S = 20.0
+"""How long a peer may take to read one answer."""
+GAS: Mapping[Kind, int] = {"ctc": 1_200_000, "cta": 1_200_000}
+"""What a move may take in gas, for a fee that follows the gas price (design section 8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """How a relayer prices its work in one token.
+
+    flat: units asked for any move. units_per_eth: if above 0, the expected gas is added at the gas
+    price of the moment and this rate. The sum is rounded up to two digits, so that fees of one
+    hour look alike.
+    """
+
+    flat: int
+    units_per_eth: int = 0
+
+    def fee(self, gas: int, gas_price_wei: int) -> int:
+        gas_part = -(-gas * gas_price_wei * self.units_per_eth // 10**18)
+        total = self.flat + gas_part
+        step = 10 ** max(0, len(str(total)) - 2)
+        return -(-total // step) * step if gas_part else total
+
+
+@dataclass(frozen=True, slots=True)
+class RelayerConfig:
+    """What a relayer's owner decides.
+
+    prices: by token address (checksummed); also the allow-list of fee tokens.
+    quote_life_s: how long a quoted fee is honoured. min_deadline_s: how much time a call must
+    leave. queue: calls under way at once. connections_per_peer, requests_per_minute: for one
+    address. replace_after_s: when an unmined transaction gets a higher fee. depth: blocks until a
+    call counts as mined.
+    """
+
+    prices: Mapping[str, TokenPrice]
+    quote_life_s: int = 300
+    min_deadline_s: int = 60
+    queue: int = 64
+    connections: int = 256
+    connections_per_peer: int = 16
+    requests_per_minute: int = 120
+    requests_at_once: int = 8
+    idle_s: float = 120.0
+    replace_after_s: float = 60.0
+    depth: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.prices:
+            raise RelayerConfigError("no token is named in which fees are taken")
+        for token, price in self.prices.items():
+            if price.flat < 0 or price.units_per_eth < 0:
+                raise RelayerConfigError("a fee is below zero", token=token)
+            if price.flat + price.units_per_eth == 0:
+                raise RelayerConfigError(
+                    "a fee of zero names no relayer, so it cannot be taken", token=token
+                )
+        for name in (
+            "quote_life_s",
+            "min_deadline_s",
+            "queue",
+            "connections",
+            "connections_per_peer",
+            "requests_per_minute",
+            "requests_at_once",
+            "idle_s",
+            "replace_after_s",
+            "depth",
+        ):
+            if getattr(self, name) <= 0:
+                raise RelayerConfigError("it must be above zero", setting=name)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts since the start, for the log and for tests."""
+
+    connections: int = 0
+    refused: int = 0
+    taken: int = 0
+    mined: int = 0
+    failed: int = 0
+    gas_spent_wei: int = 0
+
+
+@dataclass(slots=True)
+class _Peer:
+    connections: int = 0
+    tokens: float = 0.0
+    filled_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Watch:
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class RelayerService:
+    """One relayer: one wallet, one contract, one store.
+
+    Several tasks may use `statistics` and `terms`; `serve` is run once.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        pool: Pool,
+        wallet: Signer,
+        store: Store,
+        config: RelayerConfig,
+    ) -> None:
+        self._chain = chain
+        self._pool = pool
+        self._wallet = wallet
+        self._store = store
+        self._config = config
+        self._statistics = Statistics()
+        self._peers: dict[str, _Peer] = {}
+        self._quotes: deque[Terms] = deque()
+        self._watches: dict[int, _Watch] = {}
+        self._admission = trio.Lock()
+        self._lane_in: trio.MemorySendChannel[int]
+        self._lane_out: trio.MemoryReceiveChannel[int]
+        self._lane_in, self._lane_out = trio.open_memory_channel(math.inf)
+        self._open = 0
+
+    def statistics(self) -> Statistics:
+        return replace(self._statistics)
+
+    async def serve(
+        self,
+        host: str,
+        port: int,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serves until cancelled; `task_status` gets the port once sockets listen.
+
+        Takes up what an earlier run left under way first. Raises WrongChain, ChainDown, OSError
+        where the address cannot be bound. Cancelled: closes all sockets; what is under way stays
+        in the store.
+        """
+        await self._chain.check()
+        async with trio.open_nursery() as nursery:
+            await self._resume(nursery)
+            nursery.start_soon(self._lane, nursery)
+            server = await nursery.start(
+                partial(
+                    serve_websocket,
+                    self._meet,
+                    host,
+                    port,
+                    ssl_context,
+                    max_message_size=MAX_MESSAGE_BYTES,
+                )
+            )
+            task_status.started(int(server.port))
+
+    # --- peers ------------------------------------------------------------------------------------
+
+    async def _meet(self, request: WebSocketRequest) -> None:
+        name = _peer_name(request)
+        peer = self._peers.setdefault(name, _Peer(tokens=self._config.requests_per_minute))
+        if (
+            peer.connections >= self._config.connections_per_peer
+            or self._open >= self._config.connections
+        ):
+            await request.reject(429, body=b"too many connections")
+            return
+        peer.connections += 1
+        self._open += 1
+        self._statistics.connections += 1
+        try:
+            await self._listen(await request.accept(), peer)
+        except* (ConnectionClosed, HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
+            pass  # the peer is gone, or does not read: only its own connection ends
+        finally:
+            peer.connections -= 1
+            self._open -= 1
+            self._forget_idle_peers()
+
+    async def _listen(self, socket: WebSocketConnection, peer: _Peer) -> None:
+        running = 0
+
+        async def serve_one(text: str) -> None:
+            nonlocal running
+            try:
+                await self._answer(socket, text)
+            finally:
+                running -= 1
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(self._config.idle_s) as idle:
+                    message = await socket.get_message()
+                if idle.cancelled_caught:
+                    if running:
+                        continue
+                    return
+                if isinstance(message, bytes):
+                    await self._refuse(socket, "", BadRequest("binary messages mean nothing here"))
+                elif not self._may_ask(peer) or running >= self._config.requests_at_once:
+                    await self._refuse(socket, request_id(message), TooManyRequests())
+                else:
+                    running += 1
+                    nursery.start_soon(serve_one, message)
+
+    async def _answer(self, socket: WebSocketConnection, text: str) -> None:
+        name = request_id(text)
+        try:
+            request = decode_request(text)
+            if isinstance(request, AskTerms):
+                await _say(socket, encode_terms(name, await self.terms()))
+                return
+            send = await self._admit(request)
+            await self._follow(socket, name, send.id)
+        except Refusal as refusal:
+            await self._refuse(socket, name, refusal)
+        except ChainError as trouble:
+            log.warning("chain trouble", extra={"error": type(trouble).__name__})
+            await self._refuse(socket, name, ChainTrouble())
+
+    async def _refuse(self, socket: WebSocketConnection, name: str, refusal: Refusal) -> None:
+        self._statistics.refused += 1
+        log.info("refused", extra={"code": refusal.code})
+        await _say(socket, encode_answer(name, refusal_json(refusal)))
+
+    async def _follow(self, socket: WebSocketConnection, name: str, number: int) -> None:
+        """Tells a client each state of a send that it has not heard, until the end."""
+        said: tuple[State, str] | None = None
+        while True:
+            watch = self._watches.setdefault(number, _Watch())
+            changed = watch.changed
+            send = await trio.to_thread.run_sync(self._store.get, number)
+            if send is None:
+                return
+            newest = send.transactions[-1].hash if send.transactions else ""
+            if said != (send.state, newest):
+                said = (send.state, newest)
+                await _say(socket, encode_answer(name, _word(send)))
+            if send.state in (State.MINED, State.FAILED):
+                self._watches.pop(number, None)
+                return
+            await changed.wait()
+
+    def _may_ask(self, peer: _Peer) -> bool:
+        now = trio.current_time()
+        rate = self._config.requests_per_minute
+        peer.tokens = min(rate, peer.tokens + (now - peer.filled_at) * rate / 60)
+        peer.filled_at = now
+        if peer.tokens < 1:
+            return False
+        peer.tokens -= 1
+        return True
+
+    def _forget_idle_peers(self) -> None:
+        if len(self._peers) > 4 * self._config.connections:
+            now = trio.current_time()
+            self._peers = {
+                name: peer
+                for name, peer in self._peers.items()
+                if peer.connections or now - peer.filled_at < 60
+            }
+
+    # --- the offer --------------------------------------------------------------------------------
+
+    async def terms(self) -> Terms:
+        """This moment's offer; its fees are honoured until it says. Raises ChainError."""
+        price_wei = 0
+        if any(price.units_per_eth for price in self._config.prices.values()):
+            price_wei = (await self._chain.fees()).max_wei
+        now_s = int(time.time())
+        terms = Terms(
+            chain_id=self._chain.chain_id,
+            contract=self._pool.address,
+            relayer=self._wallet.address,
+            fees=tuple(
+                TokenFee(token, price.fee(GAS["ctc"], price_wei), price.fee(GAS["cta"], price_wei))
+                for token, price in self._config.prices.items()
+            ),
+            min_deadline_s=self._config.min_deadline_s,
+            valid_until_s=now_s + self._config.quote_life_s,
+        )
+        while self._quotes and self._quotes[0].valid_until_s < now_s:
+            self._quotes.popleft()
+        same_fees = self._quotes and self._quotes[-1].fees == terms.fees
+        if same_fees:
+            self._quotes.pop()
+        self._quotes.append(terms)
+        return terms
+
+    async def _least_fee(self, token: str, kind: Kind) -> int:
+        now_s = int(time.time())
+        quoted = [
+            fee
+            for terms in (*self._quotes, await self.terms())
+            if terms.valid_until_s >= now_s and (fee := terms.fee(token, kind)) is not None
+        ]
+        return min(quoted)
+
+    # --- taking a call on -------------------------------------------------------------------------
+
+    async def _admit(self, request: Submit) -> Send:
+        call = request.call
+        if request.chain_id != self._chain.chain_id:
+            raise OtherChain(asked=request.chain_id, served=self._chain.chain_id)
+        if request.contract != self._pool.address:
+            raise OtherContract(asked=request.contract, served=self._pool.address)
+        if call.relayer != self._wallet.address:
+            raise OtherRelayer(named=call.relayer, this=self._wallet.address)
+        digest = identity(call)
+        known = await self._known(digest, call)
+        if known is not None:
+            return known
+        token = fee_token(call)
+        if token not in self._config.prices:
+            raise TokenRefused(token=token, taken=" ".join(self._config.prices))
+        least = await self._least_fee(token, kind_of(call))
+        if call.fee < least:
+            raise FeeTooLow(fee=call.fee, quote=least)
+        head = await self._chain.block()
+        now_s = max(head.timestamp_s, int(time.time()))
+        if call.deadline < now_s + self._config.min_deadline_s:
+            raise DeadlineTooNear(
+                deadline=call.deadline, needed=now_s + self._config.min_deadline_s
+            )
+        # Looked at before the simulation, which costs the node a proof's verification.
+        await self._make_room(call, digest)
+        await self._judge(call)
+        async with self._admission:
+            known = await self._known(digest, call)
+            if known is not None:
+                return known
+            await self._make_room(call, digest)
+            send = await trio.to_thread.run_sync(
+                self._store.add, digest, kind_of(call), call.to_json(), call.deadline, marks(call)
+            )
+        self._statistics.taken += 1
+        log.info("taken", extra={"send": send.id, "kind": send.kind})
+        self._lane_in.send_nowait(send.id)
+        return send
+
+    async def _known(self, digest: bytes, call: Call) -> Send | None:
+        """The same call, under way or mined: its sender gets the same answer again."""
+        last = await trio.to_thread.run_sync(self._store.last, digest)
+        if last is None or last.state is State.FAILED:
+            return None
+        if last.state is State.MINED and not await self._pool.is_spent(call.nullifiers[0]):
+            return None  # a reorganisation took it back
+        return last
+
+    async def _make_room(self, call: Call, digest: bytes) -> None:
+        other = await trio.to_thread.run_sync(self._store.conflicting, marks(call), digest)
+        if other is not None:
+            raise Conflict(state=other.state.value)
+        under_way = await trio.to_thread.run_sync(self._store.under_way)
+        if len(under_way) >= self._config.queue:
+            raise Busy(under_way=len(under_way))
+
+    async def _judge(self, call: Call) -> None:
+        """The contract's own verdict, without sending. Raises AlreadySpent, WouldRevert."""
+        for nullifier in call.nullifiers:
+            if await self._pool.is_spent(nullifier):
+                raise AlreadySpent(nullifier=nullifier)
+        try:
+            await self._pool.simulate_move(call, self._wallet.address)
+        except Reverted as refused:
+            raise WouldRevert(f"the contract refuses this call: {refused.error}") from None
+        except OutOfGas:
+            raise WouldRevert("the call runs out of gas") from None
+
+    # --- the nonce lane ---------------------------------------------------------------------------
+
+    async def _resume(self, nursery: trio.Nursery) -> None:
+        for send in await trio.to_thread.run_sync(self._store.under_way):
+            if send.transactions:
+                nursery.start_soon(self._see_through, send.id)
+            else:
+                self._lane_in.send_nowait(send.id)
+
+    async def _lane(self, nursery: trio.Nursery) -> None:
+        async for number in self._lane_out:
+            if await self._start(number):
+                nursery.start_soon(self._see_through, number)
+
+    async def _start(self, number: int) -> bool:
+        """Signs and sends one call. False where it ended before that."""
+        send = await self._get(number)
+        call = call_from_json(send.kind, send.call)
+        pause_s = 0.5
+        while True:
+            try:
+                await self._judge(call)
+                prepared = await self._chain.prepare(
+                    self._wallet.address,
+                    self._pool.address,
+                    self._pool.move_data(call),
+                    doing="the call",
+                )
+                await self._chain.send(self._wallet, prepared, record=partial(self._record, number))
+            except Refusal as refusal:
+                await self._end(number, refusal)
+                return False
+            except WalletWithoutGas as poor:
+                log.error("wallet without gas", extra={"balance_wei": poor.balance_wei})
+                await self._end(number, RelayerOutOfGas())
+                return False
+            except Reverted as refused:
+                await self._end(
+                    number, WouldRevert(f"the contract refuses this call: {refused.error}")
+                )
+                return False
+            except ChainError as trouble:
+                # Sent or not, the store knows; and a call that is in time is worth another try.
+                if (await self._get(number)).transactions:
+                    return True
+                if time.time() + self._config.min_deadline_s / 2 > call.deadline:
+                    await self._end(number, ChainTrouble())
+                    return False
+                log.warning("chain trouble", extra={"error": type(trouble).__name__})
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 10.0)
+                continue
+            self._wake(number)
+            return True
+
+    async def _record(self, number: int, sent: Sent) -> None:
+        """Keeps a signed transaction before the node hears of it."""
+        transaction = Transaction(
+            hash=sent.tx_hash,
+            nonce=sent.nonce,
+            raw=sent.raw,
+            gas_limit=sent.prepared.gas_limit,
+            max_wei=sent.prepared.fees.max_wei,
+            tip_wei=sent.prepared.fees.tip_wei,
+        )
+        await trio.to_thread.run_sync(self._store.signed, number, transaction)
+        log.info("sent", extra={"send": number, "tx": sent.tx_hash, "nonce": sent.nonce})
+
+    async def _see_through(self, number: int) -> None:
+        """Waits until a sent call is mined; raises its fee, or takes a new nonce, if it must."""
+        pause_s = 0.5
+        while True:
+            try:
+                if await self._look_after(number):
+                    return
+            except ChainDown as down:
+                log.warning("chain down", extra={"error": type(down).__name__})
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 10.0)
+            except ChainError as trouble:
+                # What goes wrong while a failure is dealt with comes here too: one call's trouble
+                # must not end the others.
+                log.error("chain trouble", extra={"error": type(trouble).__name__})
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 10.0)
+
+    async def _look_after(self, number: int) -> bool:
+        """One round of that; True at the call's end. Raises ChainError: worth another round."""
+        send = await self._get(number)
+        call = call_from_json(send.kind, send.call)
+        newest = self._sent(send, send.transactions[-1])
+        try:
+            receipt = await self._first_mined(send)
+            if receipt is None:
+                receipt = await self._chain.wait(
+                    newest,
+                    depth=self._config.depth,
+                    timeout_s=self._config.replace_after_s,
+                    doing="the call",
+                )
+            await self._mined(number, receipt)
+        except TransactionPending:
+            await self._replace(number, newest)
+            return False
+        except TransactionReplaced:
+            # Another transaction has the nonce: an older one of ours, or another program's.
+            receipt = await self._first_mined(await self._get(number))
+            if receipt is not None:
+                await self._mined(number, receipt)
+            elif await self._pool.is_spent(call.nullifiers[0]):
+                await self._end(number, AlreadySpent(nullifier=call.nullifiers[0]))
+            else:
+                return not await self._start(number)
+        except (Reverted, OutOfGas) as failed:
+            reason = failed.error if isinstance(failed, Reverted) else "out of gas"
+            spent = await self._pool.is_spent(call.nullifiers[0])
+            refusal: Refusal = DidRevert(
+                f"the call was mined and reverted: {reason}", tx=newest.tx_hash
+            )
+            if spent:
+                refusal = AlreadySpent(nullifier=call.nullifiers[0])
+            elif time.time() > call.deadline:
+                refusal = Stale(deadline=call.deadline)
+            await self._end(number, refusal)
+        return True
+
+    async def _first_mined(self, send: Send) -> Receipt | None:
+        """The receipt of whichever of a send's transactions was mined. Raises Reverted."""
+        for transaction in send.transactions:
+            sent = self._sent(send, transaction)
+            receipt = await self._chain.receipt(sent.tx_hash, doing="the call", sent=sent)
+            if receipt is not None:
+                return await self._chain.wait(sent, depth=self._config.depth, doing="the call")
+        return None
+
+    async def _replace(self, number: int, newest: Sent) -> None:
+        """The same call and nonce, for a quarter more a gas; but never for many times what the
+        chain asks now, which the call's fee was not quoted for."""
+        old = newest.prepared.fees
+        now = await self._chain.fees()
+        fees = Fees(
+            max(now.max_wei, old.max_wei * 5 // 4 + 1), max(now.tip_wei, old.tip_wei * 5 // 4 + 1)
+        )
+        if fees.max_wei > now.max_wei * DEAREST:
+            log.warning("not replaced again", extra={"send": number, "nonce": newest.nonce})
+            return
+        prepared = replace(newest.prepared, fees=fees)
+        log.info("replacing", extra={"send": number, "nonce": newest.nonce})
+        await self._chain.send(
+            self._wallet, prepared, nonce=newest.nonce, record=partial(self._record, number)
+        )
+        self._wake(number)
+
+    def _sent(self, send: Send, transaction: Transaction) -> Sent:
+        call = call_from_json(send.kind, send.call)
+        prepared = Prepared(
+            sender=self._wallet.address,
+            to=self._pool.address,
+            data=self._pool.move_data(call),
+            value_wei=0,
+            gas_limit=transaction.gas_limit,
+            fees=Fees(transaction.max_wei, transaction.tip_wei),
+        )
+        return Sent(
+            transaction.hash, self._wallet.address, transaction.nonce, transaction.raw, prepared
+        )
+
+    async def _mined(self, number: int, receipt: Receipt) -> None:
+        self._statistics.mined += 1
+        self._statistics.gas_spent_wei += receipt.cost_wei
+        word = Progress("mined", receipt.tx_hash, receipt.block, receipt.gas_used)
+        await trio.to_thread.run_sync(self._store.end, number, State.MINED, progress_json(word))
+        log.info("mined", extra={"send": number, "tx": receipt.tx_hash, "gas": receipt.gas_used})
+        self._wake(number)
+
+    async def _end(self, number: int, refusal: Refusal) -> None:
+        self._statistics.failed += 1
+        await trio.to_thread.run_sync(self._store.end, number, State.FAILED, refusal_json(refusal))
+        log.warning("failed", extra={"send": number, "code": refusal.code})
+        self._wake(number)
+
+    async def _get(self, number: int) -> Send:
+        send = await trio.to_thread.run_sync(self._store.get, number)
+        if send is None:
+            raise KeyError(number)
+        return send
+
+    def _wake(self, number: int) -> None:
+        watch = self._watches.get(number)
+        if watch is not None:
+            watch.wake()
+
+
+async def _say(socket: WebSocketConnection, text: str) -> None:
+    """Raises TooSlowError for a peer that does not read; its connection then ends."""
+    with trio.fail_after(SEND_S):
+        await socket.send_message(text)
+
+
+def _word(send: Send) -> dict[str, object]:
+    if send.state is State.QUEUED:
+        return progress_json(Progress("queued"))
+    if send.state is State.SENT:
+        return progress_json(Progress("sent", tx=send.transactions[-1].hash))
+    return dict(send.answer)
+
+
+def _peer_name(request: WebSocketRequest) -> str:
+    remote = request.remote
+    return remote if isinstance(remote, str) else str(getattr(remote, "address", remote))

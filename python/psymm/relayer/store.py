@@ -1,0 +1,279 @@
+"""A relayer's sends under way, in SQLite, so that a restart repeats none and forgets none.
+
+A call is written before its sender hears "queued"; a signed transaction is written before it is
+broadcast. So after a crash at any instant a call that was accepted is either still to be sent, or
+its transactions are known and can be looked up and broadcast again, byte for byte.
+
+All methods block for a disk write at most; the service calls them through a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from psymm.relayer.errors import StoreError
+
+VERSION = 1
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE sends (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    call TEXT NOT NULL,
+    deadline INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    answer TEXT NOT NULL DEFAULT '{}'
+) STRICT;
+CREATE INDEX sends_digest ON sends (digest);
+CREATE INDEX sends_state ON sends (state);
+CREATE TABLE marks (
+    mark TEXT NOT NULL,
+    send INTEGER NOT NULL REFERENCES sends (id),
+    PRIMARY KEY (mark, send)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE transactions (
+    hash TEXT PRIMARY KEY,
+    send INTEGER NOT NULL REFERENCES sends (id),
+    nonce INTEGER NOT NULL,
+    raw BLOB NOT NULL,
+    gas_limit INTEGER NOT NULL,
+    max_wei INTEGER NOT NULL,
+    tip_wei INTEGER NOT NULL
+) STRICT;
+"""
+
+
+class State(StrEnum):
+    """Where a send is. QUEUED and SENT are under way; the others are its end."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    MINED = "mined"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One signed transaction of a send; a replacement has the same nonce and a higher fee.
+
+    max_wei, tip_wei: what it pays a gas, in wei.
+    """
+
+    hash: str
+    nonce: int
+    raw: bytes
+    gas_limit: int
+    max_wei: int
+    tip_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One call that a relayer took on.
+
+    digest: the 32 bytes that the owners signed. call: the wire's JSON. answer: what the client is
+    told at the end (receipt or error), empty while under way. deadline: seconds since the epoch.
+    """
+
+    id: int
+    digest: bytes
+    kind: str
+    call: dict[str, object]
+    deadline: int
+    state: State
+    answer: dict[str, object]
+    transactions: tuple[Transaction, ...]
+
+
+class Store:
+    """The file. One process at a time; another gets StoreError."""
+
+    def __init__(self, path: Path, chain_id: int, contract: str, relayer: str) -> None:
+        """Opens or makes the file, for one relayer on one contract.
+
+        Raises StoreError: unreadable, of another version, of another relayer or contract, or held
+        by another process.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=1.0
+            )
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._open({"chainId": str(chain_id), "contract": contract, "relayer": relayer})
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise StoreError("another process holds it", path=path) from None
+            raise StoreError(str(error), path=path) from None
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(str(error), path=path) from None
+
+    def _open(self, owner: dict[str, str]) -> None:
+        with self._transaction():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in _TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.executemany("INSERT INTO facts VALUES (?, ?)", owner.items())
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+                return
+            if version != VERSION:
+                raise StoreError(
+                    "it was written by another version of this program",
+                    path=self._path,
+                    found=version,
+                    expected=VERSION,
+                )
+            for name, value in owner.items():
+                row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+                if row is None or row[0] != value:
+                    raise StoreError(
+                        f"it belongs to another {name}; give this relayer a home of its own",
+                        path=self._path,
+                        found=row[0] if row else None,
+                        expected=value,
+                    )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(
+        self, digest: bytes, kind: str, call: dict[str, object], deadline: int, marks: list[bytes]
+    ) -> Send:
+        """Takes a call on, as QUEUED, with the nullifiers and commitments that it will use up."""
+        with self._transaction():
+            row = self._db.execute(
+                "INSERT INTO sends (digest, kind, call, deadline, state) VALUES (?, ?, ?, ?, ?)",
+                (digest, kind, json.dumps(call), deadline, State.QUEUED),
+            )
+            number = row.lastrowid
+            self._db.executemany(
+                "INSERT INTO marks VALUES (?, ?)", [(mark.hex(), number) for mark in set(marks)]
+            )
+        found = self.get(number or 0)
+        if found is None:
+            raise StoreError("a send was not kept", path=self._path)
+        return found
+
+    def get(self, number: int) -> Send | None:
+        """The send with this id."""
+        return next(self._sends("id = ?", (number,)), None)
+
+    def last(self, digest: bytes) -> Send | None:
+        """The newest send of this very call."""
+        return next(self._sends("digest = ? ORDER BY id DESC LIMIT 1", (digest,)), None)
+
+    def under_way(self) -> list[Send]:
+        """QUEUED and SENT, oldest first."""
+        return list(self._sends("state IN ('queued', 'sent') ORDER BY id", ()))
+
+    def conflicting(self, marks: list[bytes], digest: bytes) -> Send | None:
+        """A send of another call, under way, that uses up one of `marks`."""
+        return next(
+            self._sends(
+                "state IN ('queued', 'sent') AND digest != ? AND id IN (SELECT send FROM marks "
+                "WHERE mark IN (SELECT value FROM json_each(?))) LIMIT 1",
+                (digest, json.dumps([mark.hex() for mark in marks])),
+            ),
+            None,
+        )
+
+    def signed(self, number: int, transaction: Transaction) -> None:
+        """A transaction of this send exists and may be on its way from now on: SENT."""
+        with self._transaction():
+            self._db.execute("UPDATE sends SET state = ? WHERE id = ?", (State.SENT, number))
+            self._db.execute(
+                "INSERT OR IGNORE INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    transaction.hash,
+                    number,
+                    transaction.nonce,
+                    transaction.raw,
+                    transaction.gas_limit,
+                    transaction.max_wei,
+                    transaction.tip_wei,
+                ),
+            )
+
+    def end(self, number: int, state: State, answer: dict[str, object]) -> None:
+        """The send is MINED or FAILED, and this is what its sender is told from now on."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE sends SET state = ?, answer = ? WHERE id = ?",
+                (state, json.dumps(answer), number),
+            )
+
+    def _sends(self, where: str, values: tuple[object, ...]) -> Iterator[Send]:
+        try:
+            with self._lock:
+                rows = self._db.execute(
+                    "SELECT id, digest, kind, call, deadline, state, answer "  # noqa: S608
+                    f"FROM sends WHERE {where}",  # conditions are constants of this module
+                    values,
+                ).fetchall()
+                transactions = {
+                    row[0]: self._db.execute(
+                        "SELECT hash, nonce, raw, gas_limit, max_wei, tip_wei FROM transactions "
+                        "WHERE send = ? ORDER BY rowid",
+                        (row[0],),
+                    ).fetchall()
+                    for row in rows
+                }
+        except sqlite3.Error as error:
+            raise StoreError(str(error), path=self._path) from None
+        for row in rows:
+            yield Send(
+                id=row[0],
+                digest=row[1],
+                kind=row[2],
+                call=json.loads(row[3]),
+                deadline=row[4],
+                state=State(row[5]),
+                answer=json.loads(row[6]),
+                transactions=tuple(Transaction(*one) for one in transactions[row[0]]),
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    raise StoreError("another process holds it", path=self._path) from None
+                raise StoreError(str(error), path=self._path) from None
+            except sqlite3.Error as error:
+                raise StoreError(str(error), path=self._path) from None

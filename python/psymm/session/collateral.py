@@ -1,0 +1,128 @@
+"""What a session asks of custody: put up collateral, verify the peer's, and settle.
+
+`Collateral` is the one face between the session and notes, proofs and chain. The session decides
+when; whoever implements this decides how. Every method may take seconds (proofs) or longer
+(confirmations) and must survive being called again after a crash: a move is never made twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from psymm.custody.notes import Custody, Note
+from psymm.custody.planning import Signatures
+from psymm.custody.sending import SendTerms
+from psymm.custody.settlement import Payee, Settlement
+from psymm.transcript.opening import Opening
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """Where a settlement was mined, as deep as the terms ask. transaction: its hash."""
+
+    block: int
+    transaction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What one transaction did to a custody's notes, as deep as the terms ask."""
+
+    block: int
+    transaction: bytes
+    spent: tuple[bytes, ...]
+    inserted: tuple[bytes, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "block": str(self.block),
+                "transaction": "0x" + self.transaction.hex(),
+                "spent": ["0x" + one.hex() for one in self.spent],
+                "inserted": ["0x" + one.hex() for one in self.inserted],
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Fact:
+        """Raises ValueError."""
+        raw = json.loads(text)
+        try:
+            return cls(
+                int(raw["block"]),
+                bytes.fromhex(raw["transaction"][2:]),
+                tuple(bytes.fromhex(one[2:]) for one in raw["spent"]),
+                tuple(bytes.fromhex(one[2:]) for one in raw["inserted"]),
+            )
+        except (KeyError, TypeError) as bad:
+            raise ValueError(f"not a chain fact: {bad}") from None
+
+
+class Collateral(Protocol):
+    """Custody, as a session sees it."""
+
+    async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
+        """Move `amount` of our own into the bilateral custody; returns its notes once they are in
+        the tree as deep as the terms ask. Called again for one opening, it returns the same notes
+        and moves nothing. Raises PSymmError subclasses (no funds, chain down, no relayer …).
+        Cancelled: raises Cancelled; a move that was sent still happens and is found again.
+        """
+        ...
+
+    async def verify(self, opening: Opening, notes: Sequence[Note]) -> None:
+        """The notes are in the tree, deep enough, and their nullifiers unspent.
+
+        That commitment and nullifier follow from the opening was checked before. Raises
+        CollateralMissing, CollateralSpent; other PSymmErrors where the chain does not answer.
+        Cancelled: raises Cancelled, nothing changed.
+        """
+        ...
+
+    async def payee(self, token: str, amount: int) -> Payee:
+        """A fresh place in our own sole custody for `amount`. Cancelled: a counter is skipped."""
+        ...
+
+    async def relayer(self, token: str, cap: int) -> SendTerms:
+        """The cheapest relayer that answers at most `cap` for a CTC, or no relayer (we send it
+        ourselves). Cancelled: raises Cancelled, nothing changed."""
+        ...
+
+    async def sign(self, settlement: Settlement) -> bytes:
+        """Our wallet's signature over it: an option for the peer until its deadline, so the notes
+        are busy until then. Signing it again gives the same. Cancelled: they stay busy."""
+        ...
+
+    async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:
+        """Prove and send; returns once it is mined deep enough, by whomever it was sent.
+
+        Raises PSymmErrors; calling again is safe. Cancelled: what was sent still happens.
+        """
+        ...
+
+    async def wait_spent(self, settlement: Settlement) -> Mined | None:
+        """Waits until the settlement is mined deep enough, or returns None once the chain's time
+        is past its deadline and it is not. Cancelled: raises Cancelled, nothing changed."""
+        ...
+
+
+def custody_of(opening: Opening) -> Custody:
+    """The custody that an opening is of, as custody's notes name it."""
+    return Custody(opening.trader, opening.solver, opening.terms_hash, opening.salt)
+
+
+__all__ = [
+    "Collateral",
+    "Custody",
+    "Fact",
+    "Mined",
+    "Note",
+    "Payee",
+    "SendTerms",
+    "Settlement",
+    "Signatures",
+    "custody_of",
+]

@@ -1,0 +1,400 @@
+"""One end of a session, running: engine, journal, socket and custody put together.
+
+The order in which things happen is `Turn`'s: frames are durable before they are sent and before
+anyone hears of them. Turns that pile up while a commit runs share the next one. A connection may
+come and go; the end lives on, and signs nothing between two of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from psymm._core import JsonError
+from psymm.errors import (
+    CollateralRefused,
+    Disconnected,
+    NotNow,
+    PeerSilent,
+    PSymmError,
+    SessionClosed,
+)
+from psymm.messages import Message
+from psymm.session.clock import Clock
+from psymm.session.collateral import Collateral, Note
+from psymm.session.engine import Engine
+from psymm.session.transport import MAX_BURST_BYTES, Socket
+from psymm.session.turn import (
+    Event,
+    FundCollateral,
+    State,
+    StateChanged,
+    Stopped,
+    Turn,
+    VerifyCollateral,
+)
+from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
+from psymm.transcript.record import Entry
+
+BACKLOG: Final = 64
+"""Turns that may wait for the journal before nothing more is read from the socket."""
+OUTGOING: Final = 1024
+"""Messages that may wait for a slow peer before its connection is cut."""
+SEND_S: Final = 20.0
+
+_JOURNAL_STATES: Final[dict[State, CustodyState]] = {
+    State.LOGON: "open",
+    State.VERIFYING: "open",
+    State.TRADING: "open",
+    State.SETTLING: "settling",
+    State.CLOSED: "closed",
+    State.STOPPED: "stopped",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EndStatistics:
+    """connections: so far. frames: on the record. waiting: turns not yet durable."""
+
+    connections: int
+    frames: int
+    waiting: int
+    state: State
+    connected: bool
+
+
+@dataclass
+class _Connection:
+    outgoing: trio.MemorySendChannel[str | bytes]
+    scope: trio.CancelScope
+    reason: PSymmError | None = field(default=None)
+    gone: trio.Event = field(default_factory=trio.Event)
+
+    def hang_up(self, reason: PSymmError) -> None:
+        if self.reason is None:
+            self.reason = reason
+        # What is queued still goes out: the sender ends the connection when it is through.
+        self.outgoing.close()
+
+    def put(self, message: str | bytes) -> None:
+        try:
+            self.outgoing.send_nowait(message)
+        except trio.WouldBlock:
+            self.reason = PeerSilent("the peer does not read", waiting=OUTGOING)
+            self.scope.cancel()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass
+
+
+class End:
+    """heard: called with every event, in order, after what caused it is durable; it must not
+    block and not raise. `run` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        clock: Clock,
+        collateral: Collateral,
+        heard: Callable[[Event], None],
+        *,
+        put_up: int,
+    ) -> None:
+        self.engine = engine
+        self.opening = engine.record.opening
+        self.lane = engine.lane
+        self.journal = journal
+        self.clock = clock
+        self.collateral = collateral
+        self._heard = heard
+        self._put_up = put_up
+        self._turns: list[Turn] = []
+        self._taken = 0
+        self._done = 0
+        self._wake = trio.Event()
+        self._flushed = trio.Event()
+        self._poke = trio.Event()
+        self._connection: _Connection | None = None
+        self._connections = 0
+        self._nursery: trio.Nursery | None = None
+        self._failed: PSymmError | None = None
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write turns to the journal and carry them out; until cancelled.
+
+        Raises JournalError if the journal fails: the session is then over for this process.
+        Cancelled: turns already taken are journalled or not as a whole; none is sent unless it
+        was journalled.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                while True:
+                    if not self._turns:
+                        self._wake = trio.Event()
+                        await self._wake.wait()
+                    turns, self._turns = self._turns, []
+                    await self._carry_out(turns)
+                    self._done += len(turns)
+                    self._flushed.set()
+                    self._flushed = trio.Event()
+        except BaseException as failed:
+            leaf = failed
+            while isinstance(leaf, BaseExceptionGroup):
+                leaf = leaf.exceptions[0]
+            self._failed = leaf if isinstance(leaf, PSymmError) else SessionClosed()
+            self._flushed.set()
+            raise
+        finally:
+            self._nursery = None
+
+    async def attach(
+        self, socket: Socket, *, fresh: bool, first: Sequence[str | bytes] = ()
+    ) -> PSymmError:
+        """Serve one connection until it is gone; returns why it went.
+
+        fresh: the meeting was on it. first: messages already read from it. A connection that
+        stands is superseded. Cancelled: raises Cancelled; the socket is closed.
+        """
+        while (standing := self._connection) is not None:
+            standing.reason = Disconnected("another connection took over this session")
+            standing.scope.cancel()
+            await standing.gone.wait()
+        sender, receiver = trio.open_memory_channel[str | bytes](OUTGOING)
+        connection = _Connection(sender, trio.CancelScope())
+        self._connection = connection
+        self._connections += 1
+        try:
+            with connection.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_all, socket, receiver, connection)
+                    nursery.start_soon(self._keep_time)
+                    self._take(self.engine.connected(self.clock.now_ns(), fresh=fresh))
+                    await self._read_all(socket, connection, first)
+                    connection.scope.cancel()
+        finally:
+            self._connection = None
+            connection.gone.set()
+            self._take(self.engine.disconnected())
+            sender.close()
+            receiver.close()
+            reason = connection.reason or Disconnected()
+            with trio.CancelScope(shield=True):
+                code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
+                await socket.aclose(code, reason.code)
+        return reason
+
+    def hang_up(self, reason: PSymmError) -> None:
+        """Close the connection that stands, after what is queued on it."""
+        if self._connection is not None:
+            self._connection.hang_up(reason)
+
+    @property
+    def attached(self) -> bool:
+        return self._connection is not None
+
+    def statistics(self) -> EndStatistics:
+        return EndStatistics(
+            self._connections,
+            len(self.engine.record),
+            self._taken - self._done,
+            self.engine.state,
+            self.attached,
+        )
+
+    # --- wishes -----------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> Entry:
+        """Sign a message; returns once it is durable and on its way.
+
+        Raises what `Engine.send` does, JournalError, and ValueError's kin JsonError for a value
+        that the vocabulary cannot carry. Cancelled: the frame is signed and will be sent (now or
+        on resuming), but the caller does not learn its number.
+        """
+        entry, turn = self.engine.send(message, self.clock.now_ns())
+        await self.flush(turn)
+        return entry
+
+    async def say(self, message: Message) -> None:
+        """Send a text. Raises NotNow without a connection. Cancelled: it may or may not go."""
+        await self.flush(self.engine.say(message, self.clock.now_ns()))
+
+    async def flush(self, turn: Turn) -> None:
+        """Queue a turn and wait until it is carried out."""
+        self._take(turn)
+        mine = self._taken
+        while self._done < mine:
+            if self._failed is not None:
+                raise self._failed
+            await self._flushed.wait()
+
+    async def log_out(self, reason: str) -> None:
+        """Sign a Logout. Raises NotNow, SessionClosed. Cancelled: it may or may not be signed."""
+        await self.flush(self.engine.log_out(reason, self.clock.now_ns()))
+
+    # --- tasks ------------------------------------------------------------------------------
+
+    def _take(self, turn: Turn) -> None:
+        if turn:
+            self._turns.append(turn)
+            self._taken += 1
+            self._wake.set()
+        self._poke.set()
+
+    async def _read_all(
+        self, socket: Socket, connection: _Connection, first: Sequence[str | bytes]
+    ) -> None:
+        already = deque(first)
+        while True:
+            if already:
+                message = already.popleft()
+            else:
+                try:
+                    message = await socket.receive()
+                except Disconnected as gone:
+                    connection.reason = connection.reason or gone
+                    return
+            while self._taken - self._done > BACKLOG:
+                await self._flushed.wait()
+            now = self.clock.now_ns()
+            if isinstance(message, str):
+                self._take(self.engine.receive_text(message, now))
+            else:
+                self._take(self.engine.receive_binary(message, now))
+            await trio.lowlevel.checkpoint()
+
+    async def _send_all(
+        self,
+        socket: Socket,
+        receiver: trio.MemoryReceiveChannel[str | bytes],
+        connection: _Connection,
+    ) -> None:
+        try:
+            async for message in receiver:
+                with trio.fail_after(SEND_S):
+                    await socket.send(message)
+        except Disconnected as gone:
+            connection.reason = connection.reason or gone
+        except trio.TooSlowError:
+            connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
+        connection.scope.cancel()
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = self.clock.now_ns()
+            self._poke = trio.Event()
+            due = self.engine.next_tick(now)
+            with trio.move_on_after((due - now) / 1e9) as waited:
+                await self._poke.wait()
+            if waited.cancelled_caught:
+                self._take(self.engine.tick(self.clock.now_ns()))
+
+    async def _carry_out(self, turns: Sequence[Turn]) -> None:
+        custody = self.opening.custody
+        entries = [entry for turn in turns for entry in turn.entries]
+        if entries:
+            await self.journal.append(
+                [(entry.frame, entry.digest) for entry in entries], ours=self.lane
+            )
+        for turn in turns:
+            for lane, notes in turn.opened:
+                await self.keep_openings(lane, notes)
+            for fact in turn.facts:
+                await self.journal.keep_fact(custody, fact)
+            for first, second in turn.evidence:
+                await self.journal.keep_equivocation(custody, first, second)
+            for event in turn.events:
+                if isinstance(event, StateChanged):
+                    await self.journal.set_state(
+                        custody,
+                        _JOURNAL_STATES[event.state],
+                        str(self.engine.error) if event.state is State.STOPPED else "",
+                    )
+            self._put(turn.sends)
+            for event in turn.events:
+                self._serve(event)
+                self._heard(event)
+            if turn.hang_up is not None and self._connection is not None:
+                self._connection.hang_up(turn.hang_up)
+
+    async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
+        """Keep openings of notes of this custody. Cancelled: all are kept or none."""
+        await self.journal.keep_openings(
+            self.opening.custody,
+            [
+                JournalledOpening(note.commitment, lane, note.token, note.amount, note.blinding)
+                for note in notes
+            ],
+        )
+
+    def _put(self, sends: Sequence[str | Entry]) -> None:
+        """Hand texts and frames to the socket's queue; neighbouring frames share a message."""
+        connection = self._connection
+        if connection is None:
+            return
+        burst = bytearray()
+        highest = 0
+        for each in sends:
+            if isinstance(each, str):
+                if burst:
+                    connection.put(bytes(burst))
+                    burst.clear()
+                connection.put(each)
+                continue
+            if burst and len(burst) + len(each.frame.raw) > MAX_BURST_BYTES:
+                connection.put(bytes(burst))
+                burst.clear()
+            burst += each.frame.raw
+            highest = max(highest, each.frame.seq)
+        if burst:
+            connection.put(bytes(burst))
+        if highest:
+            self.journal.mark_sent(self.opening.custody, self.lane, highest)
+
+    def _serve(self, event: Event) -> None:
+        if self._nursery is None:
+            return
+        match event:
+            case VerifyCollateral(notes):
+                self._nursery.start_soon(self._verify, notes)
+            case FundCollateral():
+                self._nursery.start_soon(self._fund)
+            case _:
+                pass
+
+    async def _verify(self, notes: tuple[Note, ...]) -> None:
+        try:
+            await self.collateral.verify(self.opening, notes)
+        except CollateralRefused as refused:
+            self._take(self.engine.collateral_refused(refused, self.clock.now_ns()))
+        except PSymmError as failed:
+            self._give_up(failed)
+        else:
+            self._take(self.engine.collateral_verified(notes, self.clock.now_ns()))
+
+    async def _fund(self) -> None:
+        try:
+            notes = await self.collateral.fund(
+                self.opening, self.lane, self.engine.rules.token, self._put_up
+            )
+        except PSymmError as failed:
+            self._give_up(failed)
+        else:
+            self._take(self.engine.collateral_funded(notes, self.clock.now_ns()))
+
+    def _give_up(self, failed: PSymmError) -> None:
+        """Something of our own failed (chain, proof, funds): the connection ends, the custody can
+        be resumed when it works again."""
+        self._take(self.engine.collateral_failed())
+        self._heard(Stopped(failed))
+        self.hang_up(failed)
+
+
+__all__ = ["End", "EndStatistics", "JsonError", "NotNow"]

@@ -1,0 +1,1234 @@
+"""One end of a custody's session, without input or output: texts, frames, timers and wishes go
+in, a `Turn` comes out.
+
+What must happen next is derived from the record (`_advance`), never from a script that ran once,
+so a process that died anywhere goes on from its journal. Our lane is signed only while the heads
+of both sides are known to agree. Nothing here raises because of what the peer sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
+from psymm.chain.abi import checksummed
+from psymm.custody.errors import NoteInvalid
+from psymm.errors import (
+    CollateralForeign,
+    CollateralMissing,
+    CollateralNotListed,
+    CollateralRefused,
+    CollateralSpent,
+    CollateralTooSmall,
+    CollateralWrongToken,
+    Equivocation,
+    FloodingPeer,
+    Forked,
+    JournalBehind,
+    LogonRefused,
+    NotNow,
+    PeerBehind,
+    PeerRefused,
+    PeerSilent,
+    PeerViolation,
+    PSymmError,
+    Refused,
+    SessionClosed,
+    clip,
+)
+from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
+    ChainFact,
+    CollAsgnReason,
+    CollAsgnRejectReason,
+    CollAsgnRespType,
+    CollateralAssignment,
+    CollateralResponse,
+    CommitmentRef,
+    FactKind,
+    Heartbeat,
+    Logon,
+    Logout,
+    Message,
+    NoteOpening,
+    NoteOpenings,
+    NoteRef,
+    Reject,
+    ResendRequest,
+    Resume,
+    SessionRejectReason,
+    Settlement,
+    SettlementAcceptance,
+    SettlementOutput,
+    TestRequest,
+    decode_text,
+    encode_text,
+)
+from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
+from psymm.session.turn import (
+    Event,
+    FundCollateral,
+    PayeeShown,
+    PeerRejected,
+    Received,
+    Resumed,
+    Said,
+    Signed,
+    State,
+    StateChanged,
+    Stopped,
+    Turn,
+    VerifyCollateral,
+    Violation,
+)
+from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.record import Entry, Record
+
+SECOND: Final = 1_000_000_000
+GARBLED_LIMIT: Final = 8
+"""Garbled texts or frames that one connection may carry before it is closed."""
+RESEND_TRIES: Final = 5
+MOST_RESENT: Final = 20_000
+"""Frames sent again for one request; who lacks more asks again."""
+
+_BESIDE_OPTIONS: Final = (
+    BusinessMessageReject,
+    ChainFact,
+    Heartbeat,
+    Logout,
+    Reject,
+    Settlement,
+    SettlementAcceptance,
+)
+"""What we sign while a signed settlement can still be mined: it changes no account."""
+
+
+class Ledger(Protocol):
+    """The rulebook as a session needs it: fed every frame in order of arrival."""
+
+    def arrived(self, entry: Entry) -> Sequence[Violation]:
+        """A frame is on the record. Returns the violations of all frames that this one brought
+        into effect, its own included."""
+        ...
+
+    def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
+        """Would this message, sent now after all that is on the record, break a rule?"""
+        ...
+
+    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
+        """Know what notes hold. Returns violations of frames that waited for it."""
+        ...
+
+    def learn_fact(self, fact: Fact) -> Sequence[Violation]:
+        """Know what one transaction did. Returns violations of frames that waited for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a session reads of the terms. Spans in nanoseconds, amounts in token units."""
+
+    token: str
+    terms_hash: bytes
+    heartbeat_s: int
+    acknowledge_ns: int
+    skew_ns: int
+    minimum_collateral: int
+    frames_per_second: int
+    wait_ns: int = 20 * SECOND
+    """How long a Logon, a resume, a resend or a Logout may stay unanswered."""
+
+    @property
+    def cover_after_ns(self) -> int:
+        """A frame left uncovered this long is covered by a Heartbeat frame: well below T."""
+        return min(self.acknowledge_ns // 4, SECOND)
+
+
+class Engine:
+    """lane: ours. key: our session key. promised: what the peer introduced, token units.
+
+    Made anew from the journal's record after a restart; `record` may already hold frames, which
+    `ledger` has not seen yet.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        ledger: Ledger,
+        lane: int,
+        key: SecretKey,
+        rules: Rules,
+        *,
+        promised: int = 0,
+        notes: Iterable[Note] = (),
+        peer_notes: Iterable[Note] = (),
+        logon: Logon | None,
+        stopped: PSymmError | None = None,
+    ) -> None:
+        self.record = record
+        self.ledger = ledger
+        self.lane = lane
+        self.rules = rules
+        self.state = State.LOGON
+        self.error: PSymmError | None = stopped
+        self.notes: dict[bytes, Note] = {note.commitment: note for note in notes}
+        self.peer_notes: dict[bytes, Note] = {note.commitment: note for note in peer_notes}
+        self.proposal: tuple[int, Entry, Settlement] | None = None
+        self.acceptance: SettlementAcceptance | None = None
+        self._offered: list[Settlement] = []
+        self.settled: ChainFact | None = None
+        self._mined: Mined | None = None
+        self._mined_at = 0
+        self._key = key
+        self._logon = logon
+        self._promised = promised
+        self._logons: list[Logon | None] = [None, None]
+        self._listed: tuple[dict[bytes, NoteRef], dict[bytes, NoteRef]] = ({}, {})
+        self._listed_at: list[int] = [0, 0]
+        self._accepted: tuple[set[bytes], set[bytes]] = (set(), set())
+        self._accepted_at: list[int] = [0, 0]
+        self._turned_down: list[CollateralResponse | None] = [None, None]
+        self._logouts: list[bool] = [False, False]
+        self._settling_from = 0
+        self._owed: list[Reject] = []
+        self._rejected: set[int] = set()
+        self._turn = Turn()
+        self._dead: tuple[int, bytes] | None = None
+        # of this connection
+        self._connected = False
+        self._synced = False
+        self._said_heads: Resume | None = None
+        self._their_heads: Resume | None = None
+        self._repeated = 0
+        self._fetched = 0
+        self._resumed_said = False
+        self._opened_said = False
+        self._shown: tuple[Note, ...] | None = None
+        self._verifying = False
+        self._verified: set[bytes] = set()
+        self._refusal: CollateralRefused | None = None
+        self._funding = False
+        self._garbled = 0
+        self._asked: tuple[int, int, int] | None = None
+        self._last_sent = self._last_heard = self._since = 0
+        self._resent_at = 0
+        self._test: int | None = None
+        self._uncovered_since: int | None = None
+        self._tokens = float(rules.frames_per_second * 2)
+        self._tokens_at = 0
+        for entry in record:
+            self._note(entry)
+            for broken in ledger.arrived(entry):
+                self._owe(entry, broken)
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+        self._restate()
+        self._turn = Turn()
+
+    # --- connection -------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> int:
+        return 1 - self.lane
+
+    @property
+    def synced(self) -> bool:
+        """Heads agree on the connection that stands; only then is anything signed."""
+        return self._synced and self.error is None
+
+    def connected(self, now: int, *, fresh: bool) -> Turn:
+        """A connection to the peer stands. fresh: the meeting happened on it just now and neither
+        side can have frames, so there is nothing to resume."""
+        self._connected = True
+        self._synced = fresh and len(self.record) == 0
+        self._said_heads = self._their_heads = None
+        self._repeated = self._fetched = 0
+        self._resumed_said = self._synced
+        self._opened_said = False
+        self._shown = None
+        self._garbled = 0
+        self._asked = None
+        self._test = None
+        self._last_sent = self._last_heard = self._since = now
+        self._uncovered_since = now if self._uncovered() else None
+        if self.error is not None:
+            self._say_reject(now, "URS", str(self.error))
+            self._hang_up(self.error)
+        elif not self._synced:
+            self._say_heads(now)
+        self._advance(now)
+        return self._take()
+
+    def disconnected(self) -> Turn:
+        """The connection is gone. Nothing is signed until the next one has resumed."""
+        self._connected = self._synced = False
+        return self._take()
+
+    # --- what the peer sends ----------------------------------------------------------------
+
+    def receive_text(self, text: str, now: int) -> Turn:
+        """A WebSocket text of the peer."""
+        self._heard(now)
+        if not self._within_rate(now):
+            self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
+            return self._take()
+        try:
+            message = decode_text(text)
+        except JsonError as bad:
+            self._garble(now, "text", f"{bad.code} at byte {bad.offset}")
+            return self._take()
+        if self.error is None:
+            self._text(message, now)
+            self._advance(now)
+        return self._take()
+
+    def receive_binary(self, data: bytes, now: int) -> Turn:
+        """A WebSocket binary message of the peer: frames back to back, each judged by itself."""
+        self._heard(now)
+        offset = 0
+        while offset < len(data) and self.error is None and self._turn.hang_up is None:
+            try:
+                frame = Frame.parse(data, offset)
+            except FrameError as bad:
+                self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
+                break
+            offset += len(frame.raw)
+            if not self._within_rate(now):
+                self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
+                break
+            self._frame(frame, now)
+        if self.error is None:
+            self._advance(now)
+        return self._take()
+
+    # --- time -------------------------------------------------------------------------------
+
+    def tick(self, now: int) -> Turn:
+        """Do what has fallen due."""
+        if not self._connected or self.error is not None:
+            return self._take()
+        beat = self.rules.heartbeat_s * SECOND
+        if now - self._last_heard >= beat * 5 // 2:
+            self._hang_up(PeerSilent(silent_s=(now - self._last_heard) / SECOND))
+        elif now - self._last_heard >= beat * 3 // 2 and self._test is None:
+            self._test = now
+            self._say(TestRequest(test_req_id=str(now)), now)
+        if not self._synced and now - self._since >= self.rules.wait_ns:
+            self._hang_up(PeerSilent("the peer did not resume in time"))
+        elif (
+            self._synced
+            and self._logons[self.lane] is not None
+            and self._logons[self.peer] is None
+            and now - self._since >= self.rules.wait_ns
+        ):
+            self._hang_up(PeerSilent("the peer did not log on in time"))
+        if self._asked is not None and now >= self._asked[1]:
+            self._ask_again(now)
+        self._advance(now)
+        if self._uncovered_since is not None and self._may_sign():
+            due = now - self._uncovered_since >= self.rules.cover_after_ns
+            if due and self._covers(now) > self.record.head(self.lane).peer_seq:
+                self._sign(Heartbeat(), now)
+        if now - self._last_sent >= beat:
+            self._say(Heartbeat(), now)
+        return self._take()
+
+    def next_tick(self, now: int) -> int:
+        """When `tick` should next be called, nanoseconds; never more than a heartbeat away."""
+        beat = self.rules.heartbeat_s * SECOND
+        due = [self._last_sent + beat, self._last_heard + beat * 3 // 2]
+        if self._test is not None:
+            due.append(self._last_heard + beat * 5 // 2)
+        if not self._synced or None in self._logons:
+            due.append(self._since + self.rules.wait_ns)
+        if self._asked is not None:
+            due.append(self._asked[1])
+        if self._uncovered_since is not None:
+            due.append(self._uncovered_since + self.rules.cover_after_ns)
+        return min(max(min(due), now + SECOND // 100), now + beat)
+
+    # --- what our own side wants ------------------------------------------------------------
+
+    def send(self, message: Message, now: int) -> tuple[Entry, Turn]:
+        """Sign a message of the application and put it on the record.
+
+        Raises NotNow before trading or while heads do not agree, Refused where our own rulebook
+        would call it a violation, SessionClosed, or the error that stopped the session; nothing
+        is signed then.
+        """
+        self._must_sign()
+        if self.state in (State.LOGON, State.VERIFYING):
+            raise NotNow("collateral is not yet accepted by both sides", state=self.state)
+        broken = self.ledger.refuses(self.lane, message, now)
+        if broken is not None:
+            raise Refused(broken.detail, rule=broken.rule, message=message.MSG_TYPE)
+        if self.options and not isinstance(message, _BESIDE_OPTIONS):
+            # The rulebook's clock may be past its deadline before the chain is, and a proposal that
+            # the record refused binds us on chain all the same.
+            raise NotNow("a settlement that we may have signed can still be mined")
+        entry = self._sign(message, now)
+        self._advance(now)
+        return entry, self._take()
+
+    def say(self, message: Message, now: int) -> Turn:
+        """Send a text. Raises NotNow without a connection."""
+        if not self._connected:
+            raise NotNow("there is no connection")
+        self._say(message, now)
+        return self._take()
+
+    def collateral_funded(self, notes: Sequence[Note], now: int) -> Turn:
+        """Our notes are in the tree; they are listed, and the peer's accepted, when it can be."""
+        self._funding = False
+        self.notes.update((note.commitment, note) for note in notes)
+        self._owe_all(self.ledger.learn_notes(notes))
+        self._turn.opened.append((self.lane, tuple(notes)))
+        self._advance(now)
+        return self._take()
+
+    def collateral_verified(self, notes: Sequence[Note], now: int) -> Turn:
+        """The chain has the peer's notes, unspent."""
+        self._verifying = False
+        self._verified.update(note.commitment for note in notes)
+        self.peer_notes.update((note.commitment, note) for note in notes)
+        self._owe_all(self.ledger.learn_notes(notes))
+        self._turn.opened.append((self.peer, tuple(notes)))
+        self._advance(now)
+        return self._take()
+
+    def collateral_failed(self) -> Turn:
+        """Our chain, prover or funds failed us: it is asked for again on the next connection."""
+        self._verifying = self._funding = False
+        return self._take()
+
+    def collateral_refused(self, error: CollateralRefused, now: int) -> Turn:
+        """The peer's notes will not do: it is told why on the record, and the session stops."""
+        self._verifying = False
+        self._refusal = error
+        self._advance(now)
+        return self._take()
+
+    def log_out(self, reason: str, now: int) -> Turn:
+        """End the session for good: a Logout frame. Raises NotNow, SessionClosed."""
+        self._must_sign()
+        if not self._logouts[self.lane]:
+            self._sign(Logout(text=reason or None), now)
+        self._advance(now)
+        return self._take()
+
+    def settlement_mined(self, mined: Mined, now: int) -> Turn:
+        """The settlement is on chain: the rulebook learns it, and we cite it, which closes the
+        custody. Where heads do not agree now, it is cited once they do."""
+        if self.proposal is not None:
+            said = self.proposal[2]
+            fact = Fact(
+                mined.block,
+                mined.transaction,
+                (said.nullifier0, said.nullifier1),
+                (said.commitment0, said.commitment1),
+            )
+            self._owe_all(self.ledger.learn_fact(fact))
+            self._turn.facts.append(fact.to_json())
+            self._mined, self._mined_at = mined, now
+        self._advance(now)
+        return self._take()
+
+    # --- frames -----------------------------------------------------------------------------
+
+    def _frame(self, frame: Frame, now: int) -> None:
+        if frame.custody != self.record.opening.custody:
+            self._garble(now, "frame", "wrong-custody: this connection serves another")
+            return
+        if frame.lane == self.lane:
+            self._own_frame(frame, now)
+            return
+        head = self.record.head(self.peer).seq
+        if frame.seq <= head:
+            self._again(frame, now)
+            return
+        if frame.seq > head + 1:
+            self._ask(head + 1, now)
+            return
+        try:
+            entry = self.record.append(frame)
+        except (TranscriptError, FrameError, DelegationRefused) as bad:
+            self._unfit(frame, bad, now)
+            return
+        self._asked = None
+        if not self._synced:
+            self._fetched += 1
+        self._turn.entries.append(entry)
+        if not isinstance(entry.message, Heartbeat) and self._uncovered_since is None:
+            self._uncovered_since = now
+        broken = self._judge(entry, now)
+        if broken is None:
+            self._note(entry)
+        self._turn.events.append(Received(entry, broken))
+        if isinstance(entry.message, Reject):
+            self._turn.events.append(
+                PeerRejected(entry.message, self.record.entry(self.lane, entry.message.ref_seq_num))
+            )
+        self._pay_owed(now)
+
+    def _judge(self, entry: Entry, now: int) -> Violation | None:
+        """The violation that a peer's frame is, or None; answered by a Reject."""
+        if entry.bad_payload is not None:
+            bad = entry.bad_payload
+            broken = Violation(
+                self.peer, bad.code, f"{bad.code} at byte {bad.offset} of the payload"
+            )
+            self._owe(entry, broken)
+            for other in self.ledger.arrived(entry):
+                if other.seq not in (None, entry.frame.seq) or other.lane != self.peer:
+                    self._owe(entry, other)
+            return broken
+        own: Violation | None = None
+        if entry.message is not None and self.lane == SOLVER:
+            own = self.ledger.refuses(self.peer, entry.message, entry.frame.sending_time)
+            if own is not None and own.rule in _NOT_KNOWN_YET:
+                own = None
+            elif own is not None:
+                self._owe(entry, own)
+        for broken in self.ledger.arrived(entry):
+            self._owe(entry, broken)
+            if broken.lane == self.peer and broken.seq in (None, entry.frame.seq):
+                own = broken
+        return own
+
+    def _owe(self, entry: Entry, broken: Violation) -> None:
+        """Remember to reject a violation of the peer's; never a Reject itself (no endless talk)."""
+        seq = entry.frame.seq if broken.seq is None else broken.seq
+        if broken.lane != self.peer:
+            return
+        guilty = self.record.entry(self.peer, seq)
+        if guilty is None or isinstance(guilty.message, Reject | Heartbeat):
+            return
+        if seq in self._rejected or any(owed.ref_seq_num == seq for owed in self._owed):
+            return
+        reason = {
+            "unknown-message": SessionRejectReason.INVALID_MSG_TYPE,
+            "missing-field": SessionRejectReason.REQUIRED_TAG_MISSING,
+            "unknown-field": SessionRejectReason.UNDEFINED_TAG,
+            "bad-enum": SessionRejectReason.VALUE_INCORRECT,
+        }.get(broken.rule)
+        if reason is None:
+            bad = guilty.bad_payload is not None
+            reason = SessionRejectReason.INCORRECT_FORMAT if bad else SessionRejectReason.OTHER
+        self._owed.append(
+            Reject(
+                ref_seq_num=seq,
+                violation=clip(broken.rule, 64),
+                ref_msg_type=None if guilty.message is None else guilty.message.MSG_TYPE,
+                session_reject_reason=reason,
+                text=clip(broken.detail) or None,
+            )
+        )
+
+    def _owe_all(self, violations: Iterable[Violation]) -> None:
+        for broken in violations:
+            if broken.seq is not None:
+                entry = self.record.entry(broken.lane, broken.seq)
+                if entry is not None:
+                    self._owe(entry, broken)
+
+    def _pay_owed(self, now: int) -> None:
+        """Sign the Rejects that are owed, each the first frame of ours to cover its violation."""
+        while self._owed and self._may_sign() and self._logons[self.lane] is not None:
+            owed = self._owed[0]
+            covers = max(owed.ref_seq_num, self.record.head(self.lane).peer_seq)
+            if covers > self._covers(now):
+                return
+            self._owed.pop(0)
+            self._sign(owed, now, covers=covers)
+
+    def _again(self, frame: Frame, now: int) -> None:
+        """A frame whose number is taken: the same again, or proof that its signer lies."""
+        held = self.record.entry(self.peer, frame.seq)
+        if held is None or frame.raw == held.frame.raw:
+            return
+        digest = frame.digest(self.record.opening.domain)
+        if not self._signed_by_peer(frame):
+            self._garble(now, "frame", "bad-signature on a number that is taken")
+        elif digest != held.digest:
+            self._turn.evidence.append((held.frame, frame))
+            self._stop(
+                Equivocation(
+                    custody=frame.custody,
+                    lane=frame.lane,
+                    seq=frame.seq,
+                    first=held.digest,
+                    second=digest,
+                )
+            )
+
+    def _unfit(self, frame: Frame, bad: Exception, now: int) -> None:
+        """The peer's next frame does not fit. Unsigned, it is noise; signed, it is its signer's
+        fault and the end: nothing can follow it."""
+        code = getattr(bad, "code", "refused")
+        if isinstance(bad, DelegationRefused):
+            self._garble(now, "frame", str(bad))
+            if frame.seq == 1:
+                self._hang_up(LogonRefused(str(bad)))
+            return
+        if not self._signed_by_peer(frame):
+            self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
+            return
+        if code == "ahead":
+            self._stop(
+                JournalBehind(
+                    "the peer's signed frame covers frames of ours that we do not hold",
+                    custody=frame.custody,
+                    covered=frame.peer_seq,
+                    held=self.record.head(self.lane).seq,
+                )
+            )
+            return
+        held = self.record.entry(self.peer, frame.seq - 1)
+        if held is not None:
+            self._turn.evidence.append((held.frame, frame))
+        self._stop(
+            Forked(
+                f"the peer signed a frame that contradicts the record: {code}",
+                custody=frame.custody,
+                lane=frame.lane,
+                seq=frame.seq,
+            )
+        )
+
+    def _own_frame(self, frame: Frame, now: int) -> None:
+        """A frame of our own lane comes back: one we hold, or proof that our journal is old."""
+        held = self.record.entry(self.lane, frame.seq)
+        if held is not None and held.frame.raw == frame.raw:
+            return
+        delegation = self.record.delegation(self.lane)
+        try:
+            if delegation is None:
+                raise FrameError
+            frame.verify(self.record.opening.domain, delegation.public_key)
+        except ValueError:
+            self._garble(now, "frame", "wrong-lane: this lane is ours")
+            return
+        self._stop(
+            JournalBehind(
+                "the peer shows a frame that our key signed and our journal lacks",
+                custody=frame.custody,
+                seq=frame.seq,
+                held=self.record.head(self.lane).seq,
+            )
+        )
+
+    def _signed_by_peer(self, frame: Frame) -> bool:
+        """By a key that the peer's wallet delegated for that number."""
+        domain = self.record.opening.domain
+        keys = [
+            known.public_key
+            for known in self.record.delegations(frame.lane)
+            if known.from_seq <= frame.seq <= known.to_seq
+        ]
+        message = self.record.decoded(frame)
+        if isinstance(message, Logon):
+            with suppress(DelegationRefused):
+                keys.append(delegation_in(self.record.opening, frame, message).public_key)
+        for key in keys:
+            try:
+                frame.verify(domain, key)
+            except ValueError:
+                continue
+            return True
+        return False
+
+    # --- gaps -------------------------------------------------------------------------------
+
+    def _ask(self, begin: int, now: int) -> None:
+        if self._asked is None or self._asked[0] != begin:
+            self._asked = (begin, now + 2 * SECOND, 1)
+            self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
+
+    def _ask_again(self, now: int) -> None:
+        assert self._asked is not None  # noqa: S101
+        begin, _, tries = self._asked
+        if tries >= RESEND_TRIES:
+            self._asked = None
+            self._hang_up(PeerSilent("the peer does not resend what we lack", begin_seq=begin))
+            return
+        self._asked = (begin, now + (2 << tries) * SECOND, tries + 1)
+        self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
+
+    def _resend(self, begin: int, end: int, now: int) -> int:
+        """Send our frames begin…end again, byte for byte; returns how many."""
+        head = self.record.head(self.lane).seq
+        last = head if end == 0 else min(end, head)
+        count = 0
+        for seq in range(max(begin, 1), min(last, begin + MOST_RESENT) + 1):
+            entry = self.record.entry(self.lane, seq)
+            if entry is not None:
+                self._turn.sends.append(entry)
+                count += 1
+        if count:
+            self._last_sent = now
+        return count
+
+    # --- resuming ---------------------------------------------------------------------------
+
+    def _heads(self) -> Resume:
+        trader, solver = self.record.head(TRADER).seq, self.record.head(SOLVER).seq
+        return Resume(
+            custody=self.record.opening.custody,
+            trader_seq=trader,
+            trader_digest=self.record.digest(TRADER, trader),
+            solver_seq=solver,
+            solver_digest=self.record.digest(SOLVER, solver),
+        )
+
+    def _say_heads(self, now: int) -> None:
+        self._said_heads = self._heads()
+        self._say(self._said_heads, now)
+
+    def _resume(self, theirs: Resume, now: int) -> None:
+        if theirs.custody != self.record.opening.custody:
+            self._garble(now, "URS", "wrong-custody: this connection serves another")
+            return
+        views = (
+            (theirs.trader_seq, theirs.trader_digest),
+            (theirs.solver_seq, theirs.solver_digest),
+        )
+        for lane, (seq, digest) in enumerate(views):
+            held = self.record.head(lane).seq
+            if seq <= held and self.record.digest(lane, seq) != digest:
+                self._stop(
+                    Forked(
+                        custody=theirs.custody,
+                        lane=lane,
+                        seq=seq,
+                        ours=self.record.digest(lane, seq),
+                        theirs=digest,
+                    )
+                )
+                return
+        seq, head = views[self.lane][0], self.record.head(self.lane).seq
+        if seq > head:
+            self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
+            return
+        if self._synced:
+            # The peer asks again on a live connection: it lost something; show it.
+            if now - self._resent_at >= SECOND:
+                self._resent_at = now
+                self._resend(seq + 1, 0, now)
+            return
+        if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
+            self._repeated += self._resend(seq + 1, 0, now)
+        self._their_heads = theirs
+        if views[self.peer][0] < self.record.head(self.peer).seq:
+            # Its own journal is older than what it signed; it will find out from our heads.
+            self._hang_up(
+                PeerBehind(theirs=views[self.peer][0], shown=self.record.head(self.peer).seq)
+            )
+
+    def _view(self, heads: Resume) -> tuple[int, bytes]:
+        if self.lane == TRADER:
+            return heads.trader_seq, heads.trader_digest
+        return heads.solver_seq, heads.solver_digest
+
+    def _try_sync(self, now: int) -> None:
+        theirs = self._their_heads
+        if self._synced or theirs is None:
+            return
+        ours = self._heads()
+        announced = theirs.solver_seq if self.peer == SOLVER else theirs.trader_seq
+        if self.record.head(self.peer).seq < announced:
+            return
+        if self._said_heads != ours:
+            self._say_heads(now)
+        if theirs == ours:
+            self._synced = True
+
+    # --- texts ------------------------------------------------------------------------------
+
+    def _text(self, message: Message, now: int) -> None:
+        match message:
+            case Heartbeat():
+                pass
+            case TestRequest():
+                self._say(Heartbeat(test_req_id=message.test_req_id), now)
+            case Resume():
+                self._resume(message, now)
+            case ResendRequest():
+                if now - self._resent_at >= SECOND:
+                    self._resent_at = now
+                    self._resend(message.begin_seq_no, message.end_seq_no, now)
+            case NoteOpenings():
+                self._openings(message)
+            case SettlementOutput():
+                self._payee(message, now)
+            case _:
+                self._turn.events.append(Said(message))
+
+    def _payee(self, message: SettlementOutput, now: int) -> None:
+        try:
+            self._turn.events.append(PayeeShown(Payee(message.inner, message.memo)))
+        except NoteInvalid as bad:
+            self._garble(now, "URO", str(bad))
+
+    def _openings(self, message: NoteOpenings) -> None:
+        """The peer opens its notes: what can be checked without a chain is checked here."""
+        if self._verifying or self._refusal is not None:
+            return
+        custody = custody_of(self.record.opening)
+        listed = self._listed[self.peer]
+        notes: dict[bytes, Note] = {}
+        try:
+            for shown in message.openings:
+                token = checksummed("token", "0x" + shown.token.hex())
+                try:
+                    note = Note(custody, token, shown.amount, shown.blinding)
+                except NoteInvalid:
+                    raise CollateralForeign(commitment=shown.commitment) from None
+                if note.commitment != shown.commitment:
+                    raise CollateralForeign(commitment=shown.commitment)
+                if token != self.rules.token:
+                    raise CollateralWrongToken(
+                        commitment=shown.commitment, token=token, terms=self.rules.token
+                    )
+                reference = listed.get(note.commitment)
+                if reference is None or reference.nullifier != note.nullifier:
+                    raise CollateralNotListed(commitment=shown.commitment)
+                notes[note.commitment] = note
+            if set(notes) != set(listed):
+                raise CollateralNotListed(listed=len(listed), shown=len(notes))
+            worth = sum(note.amount for note in notes.values())
+            asked = max(self._promised, self.rules.minimum_collateral)
+            if worth < asked:
+                raise CollateralTooSmall(worth=worth, asked=asked)
+        except CollateralRefused as refused:
+            self._refusal = refused
+            return
+        self._shown = tuple(notes.values())
+
+    # --- the record's meaning for the session -----------------------------------------------
+
+    def _note(self, entry: Entry) -> None:
+        """Read a frame, ours or theirs, old or new, for what the session must know."""
+        lane, seq = entry.frame.lane, entry.frame.seq
+        match entry.message:
+            case Logon() as logon:
+                if self._logons[lane] is None:
+                    self._logons[lane] = logon
+                    self._list(lane, seq, logon.notes)
+            case CollateralAssignment() as assigned:
+                self._list(lane, seq, assigned.notes)
+            case CollateralResponse() as answer:
+                if answer.coll_asgn_resp_type is CollAsgnRespType.ACCEPTED:
+                    listed = self._listed[1 - lane]
+                    self._accepted[1 - lane].update(
+                        ref.commitment for ref in answer.commitments if ref.commitment in listed
+                    )
+                    if self._all_accepted(1 - lane) and not self._accepted_at[1 - lane]:
+                        self._accepted_at[1 - lane] = seq
+                else:
+                    self._turned_down[1 - lane] = answer
+            case Logout():
+                self._logouts[lane] = True
+            case Reject() as reject:
+                if lane == self.lane:
+                    self._rejected.add(reject.ref_seq_num)
+            case Settlement() as proposal:
+                if lane == self.lane:
+                    self._offered.append(proposal)
+                if self._comes_first(entry):
+                    self.proposal = (lane, entry, proposal)
+                    self.acceptance = None
+            case SettlementAcceptance() as accepted:
+                if self.proposal is not None and (
+                    self.proposal[0] != lane and self.proposal[1].frame.seq == accepted.ref_seq_num
+                ):
+                    self.acceptance = accepted
+            case ChainFact(fact_kind=FactKind.SPENT) as fact:
+                if self.proposal is not None and fact.nullifier in (
+                    self.proposal[2].nullifier0,
+                    self.proposal[2].nullifier1,
+                ):
+                    self.settled = fact
+
+    def _comes_first(self, entry: Entry) -> bool:
+        """Of two proposals that cross, the one that is first in the linear order stands: the
+        solver's, unless it covers the trader's."""
+        if self.proposal is None:
+            return True
+        lane, alive, said = self.proposal
+        if entry.frame.sending_time > said.deadline * SECOND + self.rules.skew_ns:
+            return True
+        return (
+            entry.frame.lane == SOLVER and lane == TRADER and entry.frame.peer_seq < alive.frame.seq
+        )
+
+    def _list(self, lane: int, seq: int, notes: Iterable[NoteRef]) -> None:
+        for note in notes:
+            self._listed[lane].setdefault(note.commitment, note)
+            self._listed_at[lane] = seq
+
+    def _all_accepted(self, lane: int) -> bool:
+        return bool(self._listed[lane]) and self._accepted[lane] >= set(self._listed[lane])
+
+    def _trading(self) -> bool:
+        """Both AZ are in the linear order: the trader's once a solver frame covers it."""
+        solvers_accepted_at = self._accepted_at[SOLVER]  # the trader's frame
+        return (
+            bool(self._accepted_at[TRADER])
+            and bool(solvers_accepted_at)
+            and self.record.head(SOLVER).peer_seq >= solvers_accepted_at
+        )
+
+    def _restate(self) -> None:
+        if self.error is not None:
+            state = State.STOPPED
+        elif self.settled is not None or all(self._logouts):
+            state = State.CLOSED
+        elif self.options:
+            state = State.SETTLING
+        elif self._trading():
+            state = State.TRADING
+        elif None not in self._logons:
+            state = State.VERIFYING
+        else:
+            state = State.LOGON
+        if state is not self.state:
+            self.state = state
+            self._turn.events.append(StateChanged(state))
+
+    @property
+    def options(self) -> list[Settlement]:
+        """What may still be mined: the proposal that is alive, and whatever our wallet offered,
+        even where the record refused it, since the peer holds the signature all the same."""
+        return [*self._offered, *([] if self.proposal is None else [self.proposal[2]])]
+
+    def proposal_expired(self, now: int) -> Turn:
+        """What is past its deadline by now did not happen on chain: trading may go on."""
+        if self.proposal is not None and now >= self.proposal[2].deadline * SECOND:
+            self.proposal = self.acceptance = None
+        self._offered = [one for one in self._offered if now < one.deadline * SECOND]
+        self._advance(now)
+        return self._take()
+
+    def _advance(self, now: int) -> None:
+        """Take every step that is due, until none is. Safe to call at any time."""
+        if self.error is not None or not self._connected:
+            self._restate()
+            return
+        self._try_sync(now)
+        if self._synced and not self._resumed_said:
+            self._resumed_said = True
+            self._turn.events.append(Resumed(self._repeated, self._fetched))
+        if self._synced:
+            self._pay_owed(now)
+            while self.error is None and self._step(now):
+                pass
+        self._restate()
+
+    def _step(self, now: int) -> bool:
+        """One step towards trading, or out of it; False where nothing is due."""
+        mine, theirs = self._logons[self.lane], self._logons[self.peer]
+        if mine is None:
+            if self.lane == SOLVER:
+                if theirs is None:
+                    return False
+                refusal = self._logon_refusal(theirs)
+                if refusal is not None:
+                    self._say_reject(now, "A", str(refusal))
+                    self._stop(refusal)
+                    return False
+            if self._logon is None:
+                return False
+            self._sign(self._logon, now)
+            return True
+        if theirs is None:
+            return False
+        if self.lane == TRADER:
+            refusal = self._logon_refusal(theirs)
+            if refusal is not None:
+                self._stop(refusal)
+                return False
+        if self._turned_down[self.lane] is not None and not self._accepted_at[self.lane]:
+            self._stop(_refusal_of(self._turned_down[self.lane]))
+            return False
+        if self._step_openings(now) or self._step_collateral(now):
+            return True
+        if self._logouts[self.peer] and not self._logouts[self.lane]:
+            self._sign(Logout(), now)
+            return True
+        if self._mined is not None and self.settled is None and self.proposal is not None:
+            return self._step_citation(self._mined, self.proposal[2], now)
+        if self.settled is not None and self._uncovered() and self._covers(now):
+            self._sign(Heartbeat(), now)
+            return True
+        return False
+
+    def _step_citation(self, mined: Mined, said: Settlement, now: int) -> bool:
+        """One of the two cites the settlement: the solver at once, since its frames take effect
+        where they stand; the trader only where the solver leaves it undone."""
+        if self.lane == TRADER and now < self._mined_at + self.rules.wait_ns // 2:
+            return False
+        self._sign(
+            ChainFact(
+                fact_kind=FactKind.SPENT,
+                block_number=mined.block,
+                transaction_hash=mined.transaction,
+                nullifier=said.nullifier0,
+            ),
+            now,
+        )
+        return True
+
+    def _step_openings(self, now: int) -> bool:
+        """Show the openings of our notes once the peer has covered the frame that lists them."""
+        listed_at = self._listed_at[self.lane]
+        if (
+            not listed_at
+            or self._opened_said
+            or self._accepted_at[self.lane]
+            or self.record.head(self.peer).peer_seq < listed_at
+        ):
+            return False
+        notes = [self.notes[key] for key in self._listed[self.lane] if key in self.notes]
+        self._opened_said = True
+        self._say(
+            NoteOpenings(
+                openings=tuple(
+                    NoteOpening(
+                        commitment=note.commitment,
+                        blinding=note.blinding,
+                        token=bytes.fromhex(note.token[2:]),
+                        amount=note.amount,
+                    )
+                    for note in notes
+                )
+            ),
+            now,
+        )
+        return True
+
+    def _step_collateral(self, now: int) -> bool:
+        if self._refusal is not None and not self._accepted_at[self.peer]:
+            refusal, self._refusal = self._refusal, None
+            self._sign(
+                CollateralResponse(
+                    coll_resp_id="1",
+                    coll_asgn_resp_type=CollAsgnRespType.REJECTED,
+                    coll_asgn_reject_reason=_REASONS.get(type(refusal), CollAsgnRejectReason.OTHER),
+                    text=clip(str(refusal)),
+                ),
+                now,
+            )
+            self._stop(refusal)
+            return False
+        if (
+            self._shown is not None
+            and not self._verifying
+            and not self._accepted_at[self.peer]
+            and not self._peer_verified()
+        ):
+            self._verifying = True
+            self._turn.events.append(VerifyCollateral(self._shown))
+            return False
+        if self.lane == SOLVER:
+            if self._peer_verified() and not self.notes and not self._funding:
+                self._funding = True
+                self._turn.events.append(FundCollateral())
+                return False
+            if self.notes and not self._listed[SOLVER]:
+                self._sign(
+                    CollateralAssignment(
+                        coll_asgn_id="1",
+                        coll_asgn_reason=CollAsgnReason.INITIAL,
+                        notes=_references(self.notes.values()),
+                    ),
+                    now,
+                )
+                return True
+            if self._listed[SOLVER] and self._peer_verified() and not self._accepted_at[TRADER]:
+                self._accept(now)
+                return True
+            if (
+                0
+                < self.record.head(SOLVER).peer_seq
+                < self._accepted_at[SOLVER]
+                <= self._covers(now)
+            ):
+                self._sign(Heartbeat(), now)
+                return True
+            return False
+        if self.record.head(TRADER).peer_seq < self._listed_at[SOLVER] <= self._covers(now):
+            self._sign(Heartbeat(), now)
+            return True
+        if self._peer_verified() and not self._accepted_at[SOLVER]:
+            self._accept(now)
+            return True
+        return False
+
+    def _peer_verified(self) -> bool:
+        listed = self._listed[self.peer]
+        return bool(listed) and self._verified >= set(listed)
+
+    def _accept(self, now: int) -> None:
+        self._sign(
+            CollateralResponse(
+                coll_resp_id="1",
+                coll_asgn_resp_type=CollAsgnRespType.ACCEPTED,
+                commitments=tuple(CommitmentRef(commitment=key) for key in self._listed[self.peer]),
+            ),
+            now,
+        )
+
+    def _logon_refusal(self, logon: Logon) -> LogonRefused | None:
+        if logon.terms_hash != self.rules.terms_hash:
+            return LogonRefused(
+                "the Logon names other terms", theirs=logon.terms_hash, ours=self.rules.terms_hash
+            )
+        if not 1 <= logon.heart_bt_int <= 3600:
+            return LogonRefused("HeartBtInt is out of range", heart_bt_int=logon.heart_bt_int)
+        if self.peer == TRADER and not logon.notes:
+            return LogonRefused("the trader's Logon lists no notes")
+        return None
+
+    # --- signing and sending ----------------------------------------------------------------
+
+    def _may_sign(self) -> bool:
+        return self._synced and self._connected and self.error is None
+
+    def _must_sign(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self.state is State.CLOSED:
+            raise SessionClosed(custody=self.record.opening.custody)
+        if not self._connected:
+            raise NotNow("there is no connection")
+        if not self._synced:
+            raise NotNow("the heads of both sides do not agree yet")
+
+    def _covers(self, now: int) -> int:
+        """The highest peer frame that we may cover: none from further ahead than the skew."""
+        highest = self.record.head(self.peer).seq
+        floor = self.record.head(self.lane).peer_seq
+        while highest > floor:
+            entry = self.record.entry(self.peer, highest)
+            if entry is None or entry.frame.sending_time <= now + self.rules.skew_ns:
+                break
+            highest -= 1
+        return highest
+
+    def _sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
+        entry = self.record.sign(
+            self._key,
+            self.lane,
+            message,
+            now,
+            covers=self._covers(now) if covers is None else covers,
+        )
+        self._note(entry)
+        self._turn.entries.append(entry)
+        self._turn.sends.append(entry)
+        self._turn.events.append(Signed(entry))
+        self._last_sent = now
+        self._uncovered_since = now if self._uncovered() else None
+        for broken in self.ledger.arrived(entry):
+            self._owe(entry, broken)
+        return entry
+
+    def _uncovered(self) -> bool:
+        """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""
+        head = self.record.head(self.peer).seq
+        for seq in range(self.record.head(self.lane).peer_seq + 1, head + 1):
+            entry = self.record.entry(self.peer, seq)
+            if entry is not None and not isinstance(entry.message, Heartbeat):
+                return True
+        return False
+
+    def _say(self, message: Message, now: int) -> None:
+        self._turn.sends.append(encode_text(message))
+        self._last_sent = now
+
+    def _say_reject(self, now: int, kind: str, why: str) -> None:
+        self._say(
+            BusinessMessageReject(
+                ref_msg_type=kind,
+                business_reject_reason=BusinessRejectReason.OTHER,
+                text=clip(why),
+            ),
+            now,
+        )
+
+    def _garble(self, now: int, kind: str, why: str) -> None:
+        """Noise changes nothing: it is named to the peer, and cut off if it persists."""
+        self._garbled += 1
+        self._say_reject(now, kind, why)
+        if self._garbled >= GARBLED_LIMIT:
+            self._hang_up(PeerViolation("the peer keeps sending what is not valid", last=why))
+
+    def _heard(self, now: int) -> None:
+        self._last_heard = now
+        self._test = None
+
+    def _within_rate(self, now: int) -> bool:
+        rate = self.rules.frames_per_second
+        passed = max(now - self._tokens_at, 0) / SECOND
+        # What a resume or a resend brings again is not counted against the peer.
+        ceiling = float(rate * 2)
+        self._tokens = min(ceiling, self._tokens + passed * rate)
+        self._tokens_at = now
+        if not self._synced or self._asked is not None:
+            return True
+        self._tokens -= 1
+        return self._tokens >= 0
+
+    def _hang_up(self, error: PSymmError) -> None:
+        if self._turn.hang_up is None:
+            self._turn.hang_up = error
+
+    def _stop(self, error: PSymmError) -> None:
+        """Sign nothing more in this custody. The journal keeps what happened."""
+        if self.error is None:
+            self.error = error
+            self._turn.stop = error
+            self._turn.events.append(Stopped(error))
+            self._hang_up(error)
+            self._restate()
+
+    def _take(self) -> Turn:
+        self._restate()
+        turn, self._turn = self._turn, Turn()
+        return turn
+
+
+# --- helpers of meaning -----------------------------------------------------------------------
+
+_NOT_KNOWN_YET: Final = ("facts-behind", "opening-unknown")
+"""What the ledger says where it cannot judge yet: no violation."""
+
+_REASONS: Final[dict[type[CollateralRefused], CollAsgnRejectReason]] = {
+    CollateralMissing: CollAsgnRejectReason.NOT_IN_TREE,
+    CollateralSpent: CollAsgnRejectReason.SPENT,
+    CollateralTooSmall: CollAsgnRejectReason.INSUFFICIENT,
+    CollateralForeign: CollAsgnRejectReason.WRONG_OPENING,
+    CollateralNotListed: CollAsgnRejectReason.WRONG_OPENING,
+    CollateralWrongToken: CollAsgnRejectReason.WRONG_TOKEN,
+}
+
+
+def _refusal_of(answer: CollateralResponse | None) -> CollateralRefused | PeerRefused:
+    """What the peer's refusal of our collateral is, as our error."""
+    if answer is None:
+        return PeerRefused("the peer refused our collateral")
+    for kind, reason in _REASONS.items():
+        if answer.coll_asgn_reject_reason is reason:
+            return kind(f"the peer refused our collateral: {answer.text or reason.name}")
+    return PeerRefused(f"the peer refused our collateral: {answer.text or 'no reason given'}")
+
+
+def _references(notes: Iterable[Note]) -> tuple[NoteRef, ...]:
+    return tuple(NoteRef(commitment=note.commitment, nullifier=note.nullifier) for note in notes)
+
+
+__all__ = ["Engine", "Event", "Ledger", "Rules", "State", "Turn"]

@@ -1,0 +1,177 @@
+"""A party in this process: its wallet, journal, custody and clock; and how it takes up a custody.
+
+`take_up` is the only way to an engine: new or from the journal, the same steps in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from psymm._core import SecretKey
+from psymm.custody.notes import Note
+from psymm.errors import CustodyStopped, TermsRefused
+from psymm.messages import Logon, NoteRef
+from psymm.session.clock import Clock
+from psymm.session.collateral import Collateral, Fact, custody_of
+from psymm.session.end import End
+from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.ledger import RulebookLedger
+from psymm.session.turn import Event
+from psymm.terms import Terms, TermsError
+from psymm.transcript.delegation import Delegation
+from psymm.transcript.journal import Custody as JournalledCustody
+from psymm.transcript.journal import Journal
+from psymm.transcript.opening import SOLVER, TRADER, Opening
+from psymm.transcript.replayed import read_record
+from psymm.wallet import TypedMessage, Wallet, derive_secret
+
+KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
+"""How long a session key is delegated for; a custody outlives it with a UKY."""
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """chain_id, contract (checksummed), registry: the only deployment it deals on."""
+
+    wallet: Wallet
+    journal: Journal
+    collateral: Collateral
+    clock: Clock
+    chain_id: int
+    contract: str
+    registry: str
+
+
+async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
+    """The secret that seals this wallet's journals. Raises UnsteadySigner, WalletError.
+    Cancelled: raises Cancelled, nothing is kept."""
+    message = TypedMessage(
+        chain_id,
+        contract,
+        "JournalSecret",
+        (("purpose", "string"),),
+        {"purpose": "Opens the session keys in this wallet's pSymm journals."},
+    )
+    return await derive_secret(wallet, message, "journal secret 1")
+
+
+def accept_terms(party: Party, document: bytes) -> Terms:
+    """Terms that are in order and of the deployment we deal on. Raises TermsRefused."""
+    try:
+        terms = Terms.parse(document)
+    except TermsError as bad:
+        raise TermsRefused(str(bad)) from None
+    chain = terms.chain
+    for name, theirs, ours in (
+        ("chain", chain.id, party.chain_id),
+        ("PSymm contract", chain.psymm, party.contract),
+        ("registry", chain.registry, party.registry),
+    ):
+        if theirs != ours:
+            raise TermsRefused(f"the terms are of another {name}", theirs=theirs, ours=ours)
+    return terms
+
+
+def rules_of(terms: Terms, lane: int) -> Rules:
+    """What a session at `lane` reads of the terms."""
+    return Rules(
+        token=terms.collateral.token,
+        terms_hash=terms.hash,
+        heartbeat_s=max(1, terms.timeouts.heartbeat // SECOND),
+        acknowledge_ns=terms.timeouts.acknowledgement,
+        skew_ns=terms.timeouts.skew,
+        minimum_collateral=terms.minimum(1 - lane),
+        frames_per_second=terms.limits.frames_per_second,
+    )
+
+
+async def take_up(
+    party: Party,
+    custody: JournalledCustody,
+    heard: Callable[[Event], None],
+    *,
+    notes: tuple[Note, ...] = (),
+) -> End:
+    """The running end of a custody that the journal knows, its frames replayed.
+
+    notes: ours, funded just now (the trader's before its Logon). Raises JournalCorrupt where the
+    frames do not follow from one another, JournalSealed, TermsRefused, WalletError.
+    Cancelled: raises Cancelled; taking up again is safe.
+    """
+    opening, lane, journal = custody.opening, custody.lane, party.journal
+    terms = accept_terms(party, opening.terms)
+    record = await read_record(journal, opening)
+    ours: dict[bytes, Note] = {note.commitment: note for note in notes}
+    theirs: dict[bytes, Note] = {}
+    for kept in await journal.openings(opening.custody):
+        note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
+        (ours if kept.lane == lane else theirs)[note.commitment] = note
+    keys = await journal.session_keys(opening.custody)
+    if not keys:
+        key = SecretKey.generate()
+        await journal.keep_session_key(opening.custody, 1, key)
+    else:
+        key = keys[-1][1]
+    logon: Logon | None = None
+    if record.head(lane).seq == 0:
+        logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
+    ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()])
+    for fact in await journal.facts(opening.custody):
+        ledger.learn_fact(Fact.from_json(fact))
+    engine = Engine(
+        record,
+        ledger,
+        lane,
+        key,
+        rules_of(terms, lane),
+        promised=custody.promised,
+        notes=ours.values(),
+        peer_notes=theirs.values(),
+        logon=logon,
+        stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+    )
+    return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+
+
+async def _logon(
+    party: Party,
+    opening: Opening,
+    lane: int,
+    key: SecretKey,
+    terms: Terms,
+    notes: tuple[Note, ...],
+) -> Logon:
+    delegation = Delegation(
+        lane=lane,
+        public_key=key.public_key,
+        from_seq=1,
+        to_seq=terms.limits.frames,
+        expiry=party.clock.now_ns() + KEY_LIFE_NS,
+    )
+    signature = await party.wallet.sign_typed(delegation.message(opening))
+    return Logon(
+        terms_hash=terms.hash,
+        session_public_key=key.public_key,
+        from_seq=delegation.from_seq,
+        to_seq=delegation.to_seq,
+        expiry=delegation.expiry,
+        delegation_signature=signature,
+        heart_bt_int=max(1, terms.timeouts.heartbeat // SECOND),
+        # The solver lists its notes later, once it has seen the trader's on chain.
+        notes=tuple(NoteRef(commitment=note.commitment, nullifier=note.nullifier) for note in notes)
+        if lane == TRADER
+        else (),
+    )
+
+
+__all__ = [
+    "SOLVER",
+    "TRADER",
+    "Party",
+    "accept_terms",
+    "journal_secret",
+    "read_record",
+    "take_up",
+]

@@ -1,0 +1,160 @@
+"""What a transcript file proves: its cryptography, and the account that the rulebook gives.
+
+Needs no chain and no trust in whoever gave the file. Amounts of notes come from the openings in
+the file, each checked against its commitment; what happened on chain is taken from the file's
+facts, or, where it has none, as the frames cite it (`chain_facts` says which).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from psymm._core import Frame
+from psymm.custody.errors import NoteInvalid
+from psymm.custody.notes import Note
+from psymm.errors import TranscriptFileError
+from psymm.messages import ChainFact, Settlement
+from psymm.rulebook import (
+    Account,
+    ChainFacts,
+    Entry,
+    Holding,
+    OpeningUnknown,
+    Place,
+    Replay,
+    Ruling,
+)
+from psymm.rulebook import Opening as RuledOpening
+from psymm.session.collateral import Fact, custody_of
+from psymm.terms import Terms, TermsError
+from psymm.transcript.file import TranscriptFile, Verified, parse_file, verify_frames
+from psymm.transcript.opening import Opening
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One frame and what became of it. ruling: None while it is pending or could not be ruled."""
+
+    index: int
+    offset: int
+    frame: Frame = field(repr=False)
+    ruling: Ruling | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """account: None where the file lacks an opening that the rulebook needs. chain_facts: `file`,
+    `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected."""
+
+    opening: Opening
+    verified: Verified
+    account: Account | None
+    lines: tuple[Line, ...] = field(repr=False)
+    faults: tuple[tuple[int, str], ...]
+    chain_facts: str
+
+    @property
+    def violations(self) -> tuple[Line, ...]:
+        """Frames that changed nothing because they break a rule."""
+        return tuple(
+            line for line in self.lines if line.ruling is not None and line.ruling.violation
+        )
+
+
+def verify_file(path: Path) -> Report:
+    """Read, verify and replay a file. Blocks.
+
+    Raises TranscriptFileError with the frame and the byte, OSError.
+    """
+    return verify_bytes(path.read_bytes())
+
+
+def verify_bytes(raw: bytes) -> Report:
+    """As `verify_file`, for its bytes."""
+    file = parse_file(raw)
+    verified = verify_frames(file)
+    try:
+        terms = Terms.parse(file.opening.terms)
+    except TermsError as bad:
+        raise TranscriptFileError("bad-terms", str(bad), offset=len(b"pSymmT1\n")) from None
+    notes = _holdings(file)
+    facts, whence = _facts(file)
+    at = Replay.start(RuledOpening(file.opening.custody, notes), terms, facts)
+    rulings: dict[tuple[int, int], Ruling] = {}
+    account: Account | None = None
+    try:
+        for frame in file.frames:
+            at, ruled = at.step(frame)
+            rulings.update({(int(one.lane), one.seq): one for one in ruled})
+        account = at.account
+    except OpeningUnknown:
+        pass
+    return Report(
+        opening=file.opening,
+        verified=verified,
+        account=account,
+        lines=tuple(
+            Line(index, offset, frame, rulings.get((frame.lane, frame.seq)))
+            for index, (frame, offset) in enumerate(zip(file.frames, file.offsets, strict=True))
+        ),
+        faults=tuple((fault.seq, fault.violation.name) for fault in at.faults),
+        chain_facts=whence,
+    )
+
+
+def _holdings(file: TranscriptFile) -> dict[bytes, Holding]:
+    custody = custody_of(file.opening)
+    found: dict[bytes, Holding] = {}
+    for shown in file.notes:
+        try:
+            note = Note(custody, shown.token, shown.amount, shown.blinding)
+        except NoteInvalid as bad:
+            raise TranscriptFileError("bad-note", str(bad), offset=12) from None
+        if note.commitment != shown.commitment:
+            raise TranscriptFileError(
+                "bad-note",
+                "an opening does not give its commitment in this custody",
+                offset=12,
+                commitment=shown.commitment,
+            )
+        found[note.commitment] = Holding(note.token, note.amount)
+    return found
+
+
+def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
+    spent: dict[bytes, Place] = {}
+    inserted: dict[bytes, Place] = {}
+    highest = 0
+    for text in file.facts:
+        try:
+            fact = Fact.from_json(text)
+        except ValueError as bad:
+            raise TranscriptFileError("bad-fact", str(bad), offset=12) from None
+        place = Place(fact.block, fact.transaction)
+        highest = max(highest, fact.block)
+        spent.update(dict.fromkeys(fact.spent, place))
+        inserted.update(dict.fromkeys(fact.inserted, place))
+    if file.facts:
+        return ChainFacts(_beyond(file, highest), spent, inserted), "file"
+    messages = [Entry.read(frame).message for frame in file.frames]
+    cited = [one for one in messages if isinstance(one, ChainFact)]
+    for said in cited:
+        place = Place(said.block_number, said.transaction_hash)
+        if said.nullifier is not None:
+            spent[said.nullifier] = place
+        if said.commitment is not None:
+            inserted[said.commitment] = place
+        for one in messages:
+            # A settlement's outputs are inserted where its inputs are spent.
+            if isinstance(one, Settlement) and said.nullifier in (one.nullifier0, one.nullifier1):
+                inserted.update({one.commitment0: place, one.commitment1: place})
+    return ChainFacts(_beyond(file, 0), spent, inserted), "cited" if cited else "none"
+
+
+def _beyond(file: TranscriptFile, highest: int) -> int:
+    """The facts are all there is: a citation that they do not hold is false, not early."""
+    cited = [Entry.read(frame).message for frame in file.frames]
+    return max(
+        [highest, *(one.block_number for one in cited if isinstance(one, ChainFact))], default=0
+    )

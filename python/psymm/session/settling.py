@@ -1,0 +1,574 @@
+"""Settling: the talk between two ends that makes one CTC out of a flat account.
+
+The proposer shows where it wants to be paid (URO), is shown the same, signs (UST), and proves and
+sends once the other has signed too (USA). The other recomputes everything from what it knows
+itself before it signs. What proving needs is in the journal, sealed, before a signature leaves,
+so either side can go on after a crash; the move on chain happens once whoever sends it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal, TypeVar
+
+import trio
+
+from psymm._core import JsonError, keccak256
+from psymm.chain.abi import ZERO_ADDRESS, checksummed
+from psymm.custody.errors import CustodyError, MoveFailed
+from psymm.custody.notes import Note
+from psymm.custody.planning import CtcPlan, Output, deadline_after
+from psymm.custody.settlement import (
+    Payee,
+    Proposal,
+    Settlement,
+    accept_settlement,
+    payout_after_fee,
+    propose_settlement,
+)
+from psymm.errors import NotNow, PeerSilent, PSymmError, SettlementRefused, clip
+from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
+    ChainFact,
+    Heartbeat,
+    SettlementAcceptance,
+    SettlementKind,
+    SettlementOutput,
+)
+from psymm.messages import Settlement as ProposalMessage
+from psymm.rulebook import Account
+from psymm.session.collateral import Mined
+from psymm.session.end import End
+from psymm.session.engine import SECOND
+from psymm.session.turn import Event, PayeeShown, Received, Resumed, Said, State
+from psymm.terms import Terms
+from psymm.transcript.opening import SOLVER, TRADER
+
+_T = TypeVar("_T")
+
+_PAYEES: Final = bytes(32)
+"""Where the journal keeps the outputs that were shown, beside settlements by their digest."""
+ANSWER_S: Final = 60.0
+"""How long the other side may take to show its output, and then to sign."""
+LOOK_AGAIN_S: Final = 10.0
+"""Between two looks at a clock that may be set, or at a chain that is down."""
+
+
+class Settling:
+    """One custody's settlement, seen from one end. Feed it every event; it runs in `nursery`.
+
+    willing: asked when the peer wants to settle; False leaves it unanswered.
+    """
+
+    def __init__(
+        self,
+        end: End,
+        terms: Terms,
+        nursery: trio.Nursery,
+        account: Callable[[], Account],
+        failed: Callable[[PSymmError], None],
+        *,
+        willing: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._end = end
+        self._terms = terms
+        self._nursery = nursery
+        self._account = account
+        self._failed = failed
+        self._willing = willing
+        self._ours: Payee | None = None
+        self._ours_worth = 0
+        self._theirs: Payee | None = None
+        self._proposing = False
+        self._carrying = False
+        self._watching = False
+        self._outliving = False
+        self._settlement: Settlement | None = None
+        self._mined: Mined | None = None
+        self._refused: str | None = None
+        self._changed = trio.Event()
+        if end.engine.synced and end.engine.state is State.SETTLING:
+            # Heads agreed before we listened: there is no event to come.
+            nursery.start_soon(self._guarded, self._go_on)
+
+    @property
+    def mined(self) -> Mined | None:
+        """Where the settlement was mined, once it is deep enough."""
+        return self._mined
+
+    # --- events -----------------------------------------------------------------------------
+
+    def heard(self, event: Event) -> None:
+        """Does not block and does not raise."""
+        match event:
+            case PayeeShown(payee):
+                self._theirs = payee
+                if not self._proposing:
+                    self._nursery.start_soon(self._guarded, self._answer_payee)
+            case Received(entry, None) if isinstance(entry.message, ProposalMessage):
+                if self._is_alive(entry.frame.seq):
+                    self._proposing = False
+                    self._nursery.start_soon(self._guarded, self._answer_proposal)
+            case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "URO"):
+                self._refused = said.text or "no reason given"
+            case Resumed() if self._end.engine.state in (State.SETTLING, State.CLOSED):
+                self._nursery.start_soon(self._guarded, self._go_on)
+            case Received(entry, None) if isinstance(entry.message, ChainFact):
+                # The peer saw it mined before we did: our own chain has the last word.
+                self._nursery.start_soon(self._guarded, self._go_on)
+            case _:
+                pass
+        if self._end.engine.options and not self._outliving:
+            self._outliving = True
+            self._nursery.start_soon(self._guarded, self._outlive)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _is_alive(self, seq: int) -> bool:
+        alive = self._end.engine.proposal
+        return alive is not None and alive[0] != self._end.lane and alive[1].frame.seq == seq
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except CustodyError as refused:
+            await self._refuse(str(refused))
+        except SettlementRefused as refused:
+            await self._refuse(str(refused))
+        except PSymmError as failed:
+            self._failed(failed)
+
+    async def _refuse(self, why: str) -> None:
+        self._failed(SettlementRefused(why))
+        try:
+            await self._end.say(
+                BusinessMessageReject(
+                    ref_msg_type="UST",
+                    business_reject_reason=BusinessRejectReason.OTHER,
+                    text=clip(why),
+                )
+            )
+        except (NotNow, JsonError):
+            return
+
+    # --- proposing --------------------------------------------------------------------------
+
+    async def settle(self) -> Mined:
+        """Propose a settlement of the flat account, and see it mined.
+
+        Raises NotNow where orders or positions are open or heads do not agree, SettlementRefused
+        with the peer's words, PeerSilent, and what custody raises.
+        Cancelled: raises Cancelled; what was signed stays signed, and goes on at the next start.
+        """
+        if self._mined is not None:
+            return self._mined
+        if self._end.engine.state is State.SETTLING or self._end.engine.settled is not None:
+            return await self._until_mined()
+        if self._end.engine.state is not State.TRADING:
+            raise NotNow("only a trading session settles", state=self._end.engine.state)
+        self._proposing, self._refused = True, None
+        try:
+            await self._propose()
+        except BaseException:
+            self._proposing = False
+            raise
+        return await self._until_mined()
+
+    async def _propose(self) -> None:
+        end, lane = self._end, self._end.lane
+        # Until the solver has covered an order of ours it may still fill it at an earlier time.
+        await self._wait(lambda: self._all_covered or None, "cover what we sent before")
+        payouts = self._flat_payouts()
+        token = self._terms.collateral.token
+        offer = await end.collateral.relayer(token, self._terms.tariff.relayer_cap)
+        paid = payout_after_fee(payouts[lane], offer.fee, proposes=True)
+        self._ours, self._theirs = await end.collateral.payee(token, paid), None
+        self._ours_worth = paid
+        await end.say(SettlementOutput(inner=self._ours.inner, memo=self._ours.memo))
+        theirs = await self._wait(lambda: self._theirs, "show where it wants to be paid")
+        settlement = propose_settlement(
+            [*end.engine.notes.values(), *end.engine.peer_notes.values()],
+            (self._ours, theirs) if lane == TRADER else (theirs, self._ours),
+            payouts,
+            proposer=lane,
+            relayer=offer.relayer,
+            fee=offer.fee,
+            deadline=deadline_after(
+                end.clock.now_ns() / SECOND,
+                min(1_800, self._terms.timeouts.settlement // SECOND),
+            ),
+        )
+        if not self._all_covered or self._flat_payouts() != payouts:
+            raise NotNow("the account changed while the outputs were shown")
+        signature = await self._signed(settlement)
+        await self._keep(settlement, "proposed", {lane: signature})
+        self._settlement = settlement
+        await end.send(_message_of(settlement, signature))
+
+    @property
+    def _all_covered(self) -> bool:
+        """The solver's frames take effect where they stand; the trader's once they are covered."""
+        record = self._end.engine.record
+        covered = record.head(SOLVER).peer_seq
+        sent = range(covered + 1, record.head(TRADER).seq + 1)
+        pending = [record.entry(TRADER, seq) for seq in sent]
+        return self._end.lane == SOLVER or all(
+            entry is not None and isinstance(entry.message, Heartbeat) for entry in pending
+        )
+
+    def _flat_payouts(self) -> tuple[int, int]:
+        account = self._account()
+        if not account.flat:
+            raise NotNow(
+                "a settlement is signed on a flat account only: close positions, cancel orders",
+                positions=len(account.positions),
+                orders=len(account.orders),
+            )
+        return account.payouts
+
+    async def _until_mined(self) -> Mined:
+        if self._end.engine.settled is not None:
+            await self._go_on()
+        elif self._proposing and self._mined is None and self._settlement is not None:
+            await self._carry_out(self._settlement)
+
+        def ended() -> Mined | Literal["over"] | None:
+            over = self._mined is None and not self._end.engine.options
+            return "over" if over and self._end.engine.settled is None else self._mined
+
+        mined = await self._wait(ended, "settle", for_ever=True)
+        if not isinstance(mined, Mined):
+            raise MoveFailed("settle", "its deadline has passed and nobody sent it")
+        return mined
+
+    async def _carry_out(self, settlement: Settlement) -> None:
+        """Our proposal: once accepted, prove and send it; one task at a time."""
+        if self._carrying:
+            return
+        self._carrying = True
+        try:
+            await self._prove_and_send(settlement)
+        finally:
+            self._carrying = False
+
+    async def _prove_and_send(self, settlement: Settlement) -> None:
+        end, lane = self._end, self._end.lane
+        deadline_ns = settlement.call.deadline * SECOND
+        wait_s = max(1.0, (deadline_ns - end.clock.now_ns()) / SECOND)
+
+        def answered() -> SettlementAcceptance | Literal["lost"] | None:
+            alive = end.engine.proposal
+            if (
+                alive is None
+                or alive[0] != lane
+                or alive[2].commitment0 != settlement.call.commitments[0]
+            ):
+                return "lost"
+            return end.engine.acceptance
+
+        accepted = await self._wait(answered, "sign the settlement", within_s=wait_s)
+        if not isinstance(accepted, SettlementAcceptance):
+            return  # the peer's proposal crossed ours and came first; it is answered elsewhere
+        own = await self._own_signature(settlement)
+        pair = (own, accepted.signature) if lane == TRADER else (accepted.signature, own)
+        opening = end.opening
+        signatures = settlement.consent(
+            opening.chain_id, opening.contract, trader=pair[0], solver=pair[1]
+        )
+        await self._keep(settlement, "signed", {TRADER: pair[0], SOLVER: pair[1]})
+        await self._done(await end.collateral.settle(settlement, signatures))
+
+    # --- answering --------------------------------------------------------------------------
+
+    async def _answer_payee(self) -> None:
+        end, lane = self._end, self._end.lane
+        if self._willing is not None and not await self._willing():
+            raise SettlementRefused("not now")
+        account = self._account()
+        if end.engine.state is not State.TRADING or not account.flat:
+            raise SettlementRefused(
+                "not flat here",
+                positions=len(account.positions),
+                orders=len(account.orders),
+            )
+        token = self._terms.collateral.token
+        self._ours_worth = account.payouts[lane]
+        self._ours = await end.collateral.payee(token, self._ours_worth)
+        await self._keep_payees()
+        await end.say(SettlementOutput(inner=self._ours.inner, memo=self._ours.memo))
+
+    async def _answer_proposal(self) -> None:
+        """Recompute what the peer proposes and sign it, or say what differs."""
+        end, lane = self._end, self._end.lane
+        alive = end.engine.proposal
+        if alive is None or alive[0] == lane:
+            return
+        if self._ours is None or self._theirs is None:
+            await self._recall_payees()
+        if self._ours is None or self._theirs is None:
+            raise SettlementRefused("the proposal came before both outputs were shown")
+        _, entry, said = alive
+        account = self._account()
+        if self._ours_worth != account.payouts[lane]:
+            raise SettlementRefused(
+                "our output was made for another payout (two proposals crossed)",
+                made_for=self._ours_worth,
+                payout=account.payouts[lane],
+            )
+        settlement = accept_settlement(
+            _proposal_of(said),
+            [*end.engine.notes.values(), *end.engine.peer_notes.values()],
+            (self._ours, self._theirs) if lane == TRADER else (self._theirs, self._ours),
+            account.payouts,
+            proposer=1 - lane,
+            max_fee=self._terms.tariff.relayer_cap,
+            now_s=end.clock.now_ns() / SECOND,
+        )
+        opening = end.opening
+        settlement.check_signature(opening.chain_id, opening.contract, 1 - lane, said.signature)
+        own = await self._signed(settlement)
+        await self._keep(settlement, "signed", {lane: own, 1 - lane: said.signature})
+        self._settlement = settlement
+        await end.send(SettlementAcceptance(ref_seq_num=entry.frame.seq, signature=own))
+        await self._watch(settlement)
+
+    async def _watch(self, settlement: Settlement) -> None:
+        """The other side sends it; we wait for the chain, or for the deadline."""
+        if self._watching:
+            return
+        self._watching = True
+        try:
+            mined = await self._seen(settlement)
+        finally:
+            self._watching = False
+        if mined is not None:
+            await self._done(mined)
+
+    async def _seen(self, settlement: Settlement) -> Mined | None:
+        """As `Collateral.wait_spent`; a chain that is down is asked again."""
+        while True:
+            try:
+                return await self._end.collateral.wait_spent(settlement)
+            except PSymmError as failed:
+                self._failed(failed)
+                await trio.sleep(LOOK_AGAIN_S)
+
+    async def _outlive(self) -> None:
+        """While anything is signed that may be mined: once its deadline has passed, on our clock
+        with the rulebook's skew and then on the chain's, see whether it was; if not, go on."""
+        end = self._end
+        try:
+            while self._mined is None and (options := end.engine.options):
+                last = max(option.deadline for option in options)
+                left = last * SECOND + end.engine.rules.skew_ns - end.clock.now_ns()
+                if left >= 0:
+                    # In short steps: the system's clock may be set.
+                    await trio.sleep(min(left / SECOND + 0.001, LOOK_AGAIN_S))
+                    continue
+                wanted = {option.commitment0 for option in options}
+                for settlement in await self._kept():
+                    if settlement.call.commitments[0] not in wanted:
+                        continue
+                    mined = await self._seen(settlement)
+                    if mined is not None:
+                        self._settlement = settlement
+                        await self._done(mined)
+                        return
+                self._settlement, self._proposing, self._refused = None, False, None
+                await end.flush(end.engine.proposal_expired(end.clock.now_ns()))
+                self._changed.set()
+        finally:
+            self._outliving = False
+
+    async def _done(self, mined: Mined) -> None:
+        if self._mined is not None:
+            return
+        self._mined = mined
+        await self._end.flush(self._end.engine.settlement_mined(mined, self._end.clock.now_ns()))
+        if self._settlement is not None:
+            await self._keep(self._settlement, "mined", {})
+        self._changed.set()
+
+    # --- after a break ----------------------------------------------------------------------
+
+    async def _go_on(self) -> None:
+        """Resumed while a settlement was alive: do what is left of it."""
+        end, alive = self._end, self._end.engine.proposal
+        if alive is None or self._mined is not None:
+            return
+        if self._settlement is None:
+            await self._recall()
+        if self._settlement is None:
+            if alive[0] != end.lane:
+                await self._answer_proposal()
+            return
+        if alive[0] == end.lane:
+            self._proposing = True
+            await self._carry_out(self._settlement)
+        else:
+            if end.engine.acceptance is None:
+                own = await self._own_signature(self._settlement)
+                await end.send(SettlementAcceptance(ref_seq_num=alive[1].frame.seq, signature=own))
+            await self._watch(self._settlement)
+
+    async def _recall(self) -> None:
+        """The settlement as the journal kept it."""
+        alive = self._end.engine.proposal
+        for kept in await self._kept():
+            if alive is not None and kept.call.commitments[0] == alive[2].commitment0:
+                self._settlement = kept
+
+    async def _kept(self) -> list[Settlement]:
+        """What the journal kept: all that our wallet signed."""
+        found = [
+            _settlement_from(document, self._notes())
+            for digest, _state, document in await self._end.journal.settlements(
+                self._end.opening.custody
+            )
+            if digest != _PAYEES
+        ]
+        return [settlement for settlement in found if settlement is not None]
+
+    async def _keep_payees(self) -> None:
+        """Both outputs, before ours is shown: a proposal may come after a restart."""
+        if self._ours is None or self._theirs is None:
+            return
+        both = [
+            [self._ours.inner.hex(), self._ours.memo.hex(), str(self._ours_worth)],
+            [self._theirs.inner.hex(), self._theirs.memo.hex()],
+        ]
+        await self._end.journal.keep_settlement(
+            self._end.opening.custody, _PAYEES, "shown", json.dumps(both).encode()
+        )
+
+    async def _recall_payees(self) -> None:
+        for digest, _state, document in await self._end.journal.settlements(
+            self._end.opening.custody
+        ):
+            if digest == _PAYEES and self._ours is None:
+                ours, theirs = json.loads(document)
+                self._ours = Payee(bytes.fromhex(ours[0]), bytes.fromhex(ours[1]))
+                self._ours_worth = int(ours[2])
+                self._theirs = Payee(bytes.fromhex(theirs[0]), bytes.fromhex(theirs[1]))
+
+    def _notes(self) -> dict[bytes, Note]:
+        engine = self._end.engine
+        return {**engine.notes, **engine.peer_notes}
+
+    # --- parts ------------------------------------------------------------------------------
+
+    async def _signed(self, settlement: Settlement) -> bytes:
+        return await self._end.collateral.sign(settlement)
+
+    async def _own_signature(self, settlement: Settlement) -> bytes:
+        alive = self._end.engine.proposal
+        if alive is not None and alive[0] == self._end.lane:
+            return alive[2].signature
+        return await self._signed(settlement)
+
+    async def _keep(self, settlement: Settlement, state: str, signatures: dict[int, bytes]) -> None:
+        opening = self._end.opening
+        await self._end.journal.keep_settlement(
+            opening.custody,
+            settlement.call.digest(opening.chain_id, opening.contract),
+            state,
+            _document_of(settlement, signatures),
+        )
+
+    async def _wait(
+        self,
+        found: Callable[[], _T | None],
+        what: str,
+        *,
+        within_s: float = ANSWER_S,
+        for_ever: bool = False,
+    ) -> _T:
+        with trio.move_on_after(float("inf") if for_ever else within_s):
+            while True:
+                value = found()
+                if value is not None:
+                    return value
+                if self._refused is not None:
+                    raise SettlementRefused(f"the other side refused: {self._refused}")
+                if self._end.engine.error is not None:
+                    raise self._end.engine.error
+                changed = self._changed
+                await changed.wait()
+        raise PeerSilent(f"the other side did not {what}", waited_s=within_s)
+
+
+# --- to and from messages and the journal -------------------------------------------------------
+
+
+def _message_of(settlement: Settlement, signature: bytes) -> ProposalMessage:
+    call = settlement.call
+    return ProposalMessage(
+        ust_kind=SettlementKind.SETTLE,
+        nullifier0=call.nullifiers[0],
+        nullifier1=call.nullifiers[1],
+        commitment0=call.commitments[0],
+        commitment1=call.commitments[1],
+        memos=keccak256(call.memos[0] + call.memos[1]),
+        relayer=bytes.fromhex(call.relayer[2:]),
+        fee_token=bytes.fromhex(call.fee_token[2:]),
+        fee=call.fee,
+        deadline=call.deadline,
+        signature=signature,
+        trader_payout=settlement.payouts[0],
+        solver_payout=settlement.payouts[1],
+    )
+
+
+def _proposal_of(said: ProposalMessage) -> Proposal:
+    if said.trader_payout is None or said.solver_payout is None:
+        raise SettlementRefused("the proposal states no payouts")
+    return Proposal(
+        nullifiers=(said.nullifier0, said.nullifier1),
+        commitments=(said.commitment0, said.commitment1),
+        payouts=(said.trader_payout, said.solver_payout),
+        relayer=checksummed("relayer", "0x" + said.relayer.hex()),
+        fee_token=checksummed("fee token", "0x" + said.fee_token.hex()),
+        fee=said.fee,
+        deadline=said.deadline,
+    )
+
+
+def _document_of(settlement: Settlement, signatures: dict[int, bytes]) -> bytes:
+    plan = settlement.plan
+    return json.dumps(
+        {
+            "inputs": [note.commitment.hex() for note in plan.inputs],
+            "empty": plan.inputs[1].blinding.hex() if plan.empty1 else None,
+            "outputs": [[one.inner.hex(), str(one.amount), one.memo.hex()] for one in plan.outputs],
+            "relayer": plan.relayer,
+            "fee": str(plan.fee),
+            "deadline": plan.deadline,
+            "payouts": [str(one) for one in settlement.payouts],
+            "proposer": settlement.proposer,
+            "signatures": {str(lane): one.hex() for lane, one in signatures.items()},
+        }
+    ).encode()
+
+
+def _settlement_from(document: bytes, notes: dict[bytes, Note]) -> Settlement | None:
+    """The settlement again, where its notes are known."""
+    raw = json.loads(document)
+    inputs = [notes.get(bytes.fromhex(one)) for one in raw["inputs"]]
+    if raw["empty"] is not None or inputs[0] is None or inputs[1] is None:
+        return None
+    first, second = (
+        Output(bytes.fromhex(inner), int(amount), bytes.fromhex(memo))
+        for inner, amount, memo in raw["outputs"]
+    )
+    plan = CtcPlan(
+        (inputs[0], inputs[1]),
+        False,
+        (first, second),
+        raw["relayer"] or ZERO_ADDRESS,
+        int(raw["fee"]),
+        raw["deadline"],
+    )
+    trader, solver = (int(one) for one in raw["payouts"])
+    return Settlement(plan, (trader, solver), raw["proposer"])

@@ -1,0 +1,446 @@
+"""The solver's side: one server, many traders, none of whom can harm another.
+
+A connection begins with introductions, terms and indicative prices as text, which cost nothing to
+answer and leave nothing behind. The first valid Logon, or a resume of a custody in the journal,
+turns it into a session.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from psymm._core import Frame, FrameError, JsonError, TranscriptError
+from psymm.errors import (
+    Disconnected,
+    JournalError,
+    KnownCustody,
+    LogonRefused,
+    MeetingRefused,
+    NotNow,
+    PeerViolation,
+    PSymmError,
+    UnknownCustody,
+    clip,
+)
+from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
+    Heartbeat,
+    Introduction,
+    Logon,
+    MarketDataRequest,
+    MarketDataSnapshotFullRefresh,
+    Message,
+    Resume,
+    SecurityEntry,
+    SecurityList,
+    SecurityListRequest,
+    SecurityRequestResult,
+    SubscriptionRequestType,
+    TestRequest,
+    decode_text,
+    encode_text,
+)
+from psymm.session.end import End
+from psymm.session.meeting import Host, Introduced
+from psymm.session.party import Party, take_up
+from psymm.session.transport import Socket, WebSocket, listen
+from psymm.session.turn import Event, State
+from psymm.terms import Terms
+from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.journal import Custody as JournalledCustody
+from psymm.transcript.opening import SOLVER, TRADER, Opening
+from psymm.transcript.record import Record
+
+log = logging.getLogger(__name__)
+
+IDLE_S: Final = 600.0
+"""How long a connection may stand without a session: a trader funds in this time."""
+TEXTS_PER_SECOND: Final = 50
+NOISE_LIMIT: Final = 8
+
+
+class Application(Protocol):
+    """What runs on top of the server: prices for everybody, and a listener for each session."""
+
+    async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
+        """Indicative prices. Raises PSymmError to refuse. Cancelled: the asker is gone."""
+        ...
+
+    def put_up(self, introduced: int) -> int:
+        """Our collateral against `introduced` token units of a trader's. Raises MeetingRefused."""
+        ...
+
+    def session(self, end: End) -> Callable[[Event], None]:
+        """A session begins (or is taken up again): returns what hears its events."""
+        ...
+
+
+@dataclass
+class _Session:
+    end: End
+    scope: trio.CancelScope
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """connections: standing now. sessions: in memory, connected or not."""
+
+    connections: int
+    sessions: int
+
+
+class SolverServer:
+    """Serves custodies under one set of terms; older custodies keep the terms they began with."""
+
+    def __init__(self, party: Party, terms: Terms, secret: bytes, application: Application) -> None:
+        self._party = party
+        self._terms = terms
+        self._host = Host(
+            party.wallet.public_key, party.chain_id, party.contract, terms.document, secret
+        )
+        self._application = application
+        self._sessions: dict[bytes, _Session] = {}
+        self._taking_up = trio.Lock()
+        self._connections = 0
+        self._nursery: trio.Nursery | None = None
+        self._failed: PSymmError | None = None
+
+    async def serve(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; reports the port.
+
+        Raises JournalError if the journal fails: nothing could be signed any more.
+        Cancelled: connections close, sessions can be resumed from the journal.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.run)
+
+            async def start_listening(
+                *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+            ) -> None:
+                await listen(host, port, self.connection, tls=tls, task_status=task_status)
+
+            task_status.started(await nursery.start(start_listening))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep sessions alive, and take up those with a settlement under way; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for custody in await self._party.journal.custodies():
+                if custody.lane == SOLVER and custody.state == "settling":
+                    try:
+                        await self._take_up(custody)
+                    except PSymmError as failed:
+                        log.error(
+                            "a custody cannot be taken up",
+                            extra={"custody": custody.opening.custody.hex(), "code": failed.code},
+                        )
+            task_status.started()
+            await trio.sleep_forever()
+
+    def statistics(self) -> ServerStatistics:
+        return ServerStatistics(self._connections, len(self._sessions))
+
+    # --- connections ------------------------------------------------------------------------
+
+    async def connection(self, socket: WebSocket | Socket) -> None:
+        """Serve one connection to its end. Never raises but Cancelled: whatever one peer does or
+        makes us do ends with its connection."""
+        self._connections += 1
+        try:
+            await _Reception(self, socket).run()
+        except Disconnected:
+            pass
+        except PSymmError as refused:
+            await _refuse(socket, "session", str(refused))
+        except Exception as failed:
+            # A bug that one peer found must not take the others down; it is named, not shown.
+            await _refuse(socket, "session", f"internal error ({type(failed).__name__})")
+        finally:
+            self._connections -= 1
+            with trio.CancelScope(shield=True):
+                await socket.aclose()
+
+    async def open(self, introduced: Introduced, frame: Frame) -> End:
+        """A session for a custody whose first frame this is, checked before anything is kept.
+
+        Raises LogonRefused, KnownCustody, JournalError.
+        """
+        check_first(introduced.opening, frame)
+        opening = introduced.opening
+        await self._party.journal.open_custody(
+            opening,
+            SOLVER,
+            self._party.clock.now_ns(),
+            ours=introduced.collaterals[SOLVER],
+            promised=introduced.collaterals[TRADER],
+        )
+        return await self._take_up(await self._party.journal.custody(opening.custody))
+
+    async def known(self, custody: bytes) -> End | None:
+        """The running end of a custody in the journal, or None where there is none.
+
+        Raises JournalCorrupt and what `take_up` raises.
+        """
+        session = self._sessions.get(custody)
+        if session is not None:
+            return session.end
+        try:
+            held = await self._party.journal.custody(custody)
+        except UnknownCustody:
+            return None
+        if held.lane != SOLVER:
+            return None
+        return await self._take_up(held)
+
+    async def _take_up(self, custody: JournalledCustody) -> End:
+        async with self._taking_up:
+            key = custody.opening.custody
+            if key in self._sessions:
+                return self._sessions[key].end
+            listeners: list[Callable[[Event], None]] = []
+
+            def heard(event: Event) -> None:
+                for listener in listeners:
+                    listener(event)
+
+            end = await take_up(self._party, custody, heard)
+            if self._nursery is None:
+                raise Disconnected("the server is not running")
+            listeners.append(self._application.session(end))
+            self._sessions[key] = _Session(end, trio.CancelScope())
+            await self._nursery.start(self._keep, key)
+            return end
+
+    async def _keep(
+        self, key: bytes, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        session = self._sessions[key]
+        try:
+            with session.scope:
+                await session.end.run(task_status=task_status)
+        except* JournalError:
+            raise  # all sessions share the journal: nothing can be signed any more
+        except* Exception as failed:
+            log.exception(
+                "a session failed",
+                extra={"custody": key.hex(), "error": type(failed.exceptions[0]).__name__},
+            )
+        finally:
+            if self._sessions.get(key) is session:
+                del self._sessions[key]
+
+    def gone(self, end: End) -> None:
+        """Its connection is over; a custody that has ended leaves memory."""
+        if end.engine.state in (State.CLOSED, State.STOPPED):
+            self.drop(end)
+
+    def drop(self, end: End) -> None:
+        """Forget a session in memory; its journal stays."""
+        session = self._sessions.get(end.opening.custody)
+        if session is not None and session.end is end:
+            session.scope.cancel()
+
+    # --- texts before a session -------------------------------------------------------------
+
+    def meet(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
+        """Answer an introduction. Raises MeetingRefused."""
+        offered = greeting.collateral or 0
+        if 0 < offered < self._terms.minimum(TRADER):
+            raise MeetingRefused(
+                "the terms ask for more collateral",
+                offered=offered,
+                minimum=self._terms.minimum(TRADER),
+            )
+        ours = self._application.put_up(offered) if offered else 0
+        said, document, introduced = self._host.answer(greeting, ours)
+        return [said, document], introduced
+
+    async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
+        if request.subscription_request_type is not SubscriptionRequestType.SNAPSHOT:
+            raise NotNow("prices are shown once for each request; subscriptions are not served")
+        return await self._application.prices(request)
+
+    def instruments(self, request: SecurityListRequest) -> SecurityList:
+        found = [
+            SecurityEntry(
+                symbol=each.symbol,
+                security_type=each.kind,
+                min_price_increment=each.tick,
+                round_lot=each.lot,
+            )
+            for each in self._terms.instruments
+            if request.symbol is None or each.symbol == request.symbol
+        ]
+        return SecurityList(
+            security_req_id=request.security_req_id,
+            security_request_result=SecurityRequestResult.VALID
+            if found
+            else SecurityRequestResult.NONE_FOUND,
+            no_related_sym=tuple(found),
+        )
+
+
+class _Reception:
+    """A connection before it is a session."""
+
+    def __init__(self, server: SolverServer, socket: Socket) -> None:
+        self._server = server
+        self._socket = socket
+        self._introduced: Introduced | None = None
+        self._resume: str | None = None
+        self._noise = 0
+        self._allowance = float(TEXTS_PER_SECOND)
+        self._seen = trio.current_time()
+
+    async def run(self) -> None:
+        with trio.move_on_after(IDLE_S) as idle:
+            while True:
+                message = await self._socket.receive()
+                idle.deadline = trio.current_time() + IDLE_S
+                self._pace()
+                end = await self._receive(message)
+                if end is not None:
+                    idle.deadline = float("inf")
+                    fresh = isinstance(message, bytes) and len(end.engine.record) == 0
+                    first = [message] if self._resume is None else [self._resume, message]
+                    fresh = fresh and self._resume is None
+                    try:
+                        await end.attach(self._socket, fresh=fresh, first=first)
+                    except Exception:
+                        # A bug met half way: what is in memory is no longer to be trusted. The
+                        # next connection takes the custody up from its journal.
+                        self._server.drop(end)
+                        raise
+                    self._server.gone(end)
+                    return
+
+    def _pace(self) -> None:
+        now = trio.current_time()
+        self._allowance = min(
+            float(TEXTS_PER_SECOND), self._allowance + (now - self._seen) * TEXTS_PER_SECOND
+        )
+        self._seen = now
+        self._allowance -= 1
+        if self._allowance < 0:
+            raise PeerViolation("too many messages", per_second=TEXTS_PER_SECOND)
+
+    async def _receive(self, message: str | bytes) -> End | None:
+        try:
+            if isinstance(message, bytes):
+                return await self._frame(message)
+            return await self._text(decode_text(message))
+        except JsonError as bad:
+            await self._noisy("text", f"{bad.code} at byte {bad.offset}")
+        except FrameError as bad:
+            await self._noisy("frame", f"{bad.code} at byte {bad.offset}")
+        except (MeetingRefused, LogonRefused, KnownCustody) as refused:
+            await self._noisy("UHI", str(refused))
+        return None
+
+    async def _frame(self, data: bytes) -> End:
+        frame = Frame.parse(data)
+        introduced = self._introduced
+        if introduced is None:
+            raise LogonRefused("introduce yourself (UHI) before the first frame")
+        if frame.custody != introduced.opening.custody:
+            raise LogonRefused(
+                "the Logon is of another custody than the one introduced here",
+                custody=frame.custody,
+                introduced=introduced.opening.custody,
+            )
+        known = await self._server.known(introduced.opening.custody)
+        return known if known is not None else await self._server.open(introduced, frame)
+
+    async def _text(self, message: Message) -> End | None:
+        match message:
+            case Introduction():
+                answers, introduced = self._server.meet(message)
+                self._introduced = introduced if message.collateral else None
+                for each in answers:
+                    await self._say(each)
+            case Resume():
+                known = await self._server.known(message.custody)
+                if known is not None:
+                    return known
+                met = self._introduced
+                if met is not None and met.opening.custody == message.custody:
+                    # Its Logon never reached us. We keep nothing for a text: it is asked to send
+                    # the Logon again, and the resume counts from there.
+                    self._resume = encode_text(message)
+                    await self._say(nothing_yet(message.custody))
+                    return None
+                await self._noisy("URS", f"unknown-custody: 0x{message.custody.hex()}")
+            case MarketDataRequest():
+                try:
+                    snapshots = await self._server.prices(message)
+                except PSymmError as refused:
+                    await _refuse(self._socket, "V", str(refused))
+                    return None
+                for snapshot in snapshots:
+                    await self._say(snapshot)
+            case SecurityListRequest():
+                await self._say(self._server.instruments(message))
+            case TestRequest():
+                await self._say(Heartbeat(test_req_id=message.test_req_id))
+            case Heartbeat():
+                pass
+            case _:
+                await self._noisy(message.MSG_TYPE, "there is no session on this connection yet")
+        return None
+
+    async def _say(self, message: Message) -> None:
+        await self._socket.send(encode_text(message))
+
+    async def _noisy(self, kind: str, why: str) -> None:
+        self._noise += 1
+        await _refuse(self._socket, kind, why)
+        if self._noise >= NOISE_LIMIT:
+            raise PeerViolation("the peer keeps sending what is not valid", last=why)
+
+
+def nothing_yet(custody: bytes) -> Resume:
+    """The heads of a custody without frames."""
+    return Resume(
+        custody=custody,
+        trader_seq=0,
+        trader_digest=custody,
+        solver_seq=0,
+        solver_digest=custody,
+    )
+
+
+def check_first(opening: Opening, frame: Frame) -> None:
+    """The frame is a Logon that this custody's trader signed. Raises LogonRefused."""
+    try:
+        entry = Record(opening).append(frame)
+    except (TranscriptError, FrameError, DelegationRefused) as bad:
+        raise LogonRefused(str(bad)) from None
+    if frame.lane != TRADER or not isinstance(entry.message, Logon):
+        raise LogonRefused("the first frame of a custody is the trader's Logon")
+
+
+async def _refuse(socket: Socket, kind: str, why: str) -> None:
+    said = BusinessMessageReject(
+        ref_msg_type=kind,
+        business_reject_reason=BusinessRejectReason.OTHER,
+        text=clip(why) or "refused",
+    )
+    try:
+        with trio.move_on_after(5):
+            await socket.send(encode_text(said))
+    except Disconnected:
+        return

@@ -1,0 +1,309 @@
+"""The trader's side of a session's life: meet, fund, log on, and come back after every break."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+import trio
+
+from psymm._core import JsonError, address_of
+from psymm.errors import (
+    Disconnected,
+    MeetingRefused,
+    PeerRefused,
+    PeerSilent,
+    PSymmError,
+)
+from psymm.messages import (
+    BusinessMessageReject,
+    Heartbeat,
+    Introduction,
+    Message,
+    TermsDocument,
+    TestRequest,
+    decode_text,
+    encode_text,
+)
+from psymm.nursery import open_block_nursery
+from psymm.session.end import End
+from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
+from psymm.session.party import Party, accept_terms, take_up
+from psymm.session.transport import Socket, dial
+from psymm.session.turn import Event, State, Stopped
+from psymm.terms import Terms
+from psymm.transcript.journal import Custody as JournalledCustody
+from psymm.transcript.opening import TRADER
+
+ANSWER_S: Final = 20.0
+FIRST_BACKOFF_S: Final = 0.25
+LAST_BACKOFF_S: Final = 30.0
+
+Dialer = Callable[[], AbstractAsyncContextManager[Socket]]
+
+
+def dialer(endpoint: str, tls: ssl.SSLContext | None = None) -> Dialer:
+    """How to reach an endpoint, again and again."""
+    return lambda: dial(endpoint, tls)
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """The meeting is over: terms and custody are known, nothing is funded yet."""
+
+    introduced: Introduced
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is gone; it is tried again in `retry_s` seconds."""
+
+    reason: PSymmError
+    retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waits between attempts: doubling with jitter, from `first_s` to `last_s`."""
+
+    first_s: float = FIRST_BACKOFF_S
+    last_s: float = LAST_BACKOFF_S
+    # Spreads out clients that lost one server together; guards nothing.
+    random: Random = field(default_factory=Random, repr=False)
+
+    def wait_s(self, failures: int) -> float:
+        ceiling: float = min(self.last_s, self.first_s * 2.0 ** min(failures, 16))
+        return ceiling * (0.5 + self.random.random() / 2)
+
+
+async def converse(
+    socket: Socket,
+    said: Message,
+    *wanted: type[Message],
+    keep: Callable[[Message], None] | None = None,
+) -> list[Message]:
+    """Say something on a connection without a session and wait for one text of each kind.
+
+    Raises PeerRefused with the peer's words, PeerSilent after ANSWER_S, Disconnected.
+    Cancelled: raises Cancelled; the answers may still come.
+    """
+    found: dict[type[Message], Message] = {}
+    await socket.send(encode_text(said))
+    with trio.move_on_after(ANSWER_S):
+        while len(found) < len(wanted):
+            raw = await socket.receive()
+            try:
+                message = decode_text(raw)
+            except JsonError as bad:
+                raise PeerRefused(f"the peer's answer is not the vocabulary's: {bad}") from None
+            if isinstance(message, TestRequest):
+                await socket.send(encode_text(Heartbeat(test_req_id=message.test_req_id)))
+            elif isinstance(message, BusinessMessageReject):
+                raise PeerRefused(message.text or "the peer gave no reason")
+            elif type(message) in wanted:
+                found[type(message)] = message
+            elif keep is not None:
+                keep(message)
+        return [found[kind] for kind in wanted]
+    raise PeerSilent("the peer did not answer", waited_s=ANSWER_S)
+
+
+async def meet(
+    party: Party, socket: Socket, expected: bytes | None, collateral: int, nonce: bytes
+) -> Met:
+    """Introduce ourselves and learn the terms. collateral: token units.
+
+    expected: the solver's public key by the registry. Raises WrongParty, TermsRefused,
+    MeetingRefused, PeerRefused, PeerSilent, Disconnected; nothing was funded.
+    Cancelled: raises Cancelled; nobody keeps anything.
+    """
+    ours = introduce(party.wallet.public_key, nonce, collateral)
+    theirs, document = await converse(socket, ours, Introduction, TermsDocument)
+    assert isinstance(theirs, Introduction)  # noqa: S101
+    assert isinstance(document, TermsDocument)  # noqa: S101
+    introduced = met(
+        ours,
+        theirs,
+        document,
+        chain_id=party.chain_id,
+        contract=party.contract,
+        expected=expected,
+    )
+    terms = accept_terms(party, document.terms)
+    if collateral and collateral < terms.minimum(TRADER):
+        raise MeetingRefused(
+            "the terms ask for more collateral",
+            ours=collateral,
+            minimum=terms.minimum(TRADER),
+        )
+    return Met(introduced, terms)
+
+
+class TraderSession:
+    """A trader's custody with one solver, across connections and restarts.
+
+    heard: called with every event and `Lost`, see `End`. resume: a custody of the journal to take
+    up again instead of meeting anew.
+    """
+
+    def __init__(
+        self,
+        party: Party,
+        dial_peer: Dialer,
+        heard: Callable[[Event | Lost], None],
+        *,
+        expected: bytes | None = None,
+        collateral: int = 0,
+        endpoint: str = "",
+        resume: JournalledCustody | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.end: End | None = None
+        self._party = party
+        self._dial = dial_peer
+        self._heard = heard
+        self._expected = expected
+        self._collateral = collateral
+        self._endpoint = endpoint
+        self._custody = resume
+        self._backoff = backoff or Backoff()
+        self._left = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
+        """Meet, fund, log on and serve, reconnecting until the session closes or stops.
+
+        Reports the end once it exists (funded, frames replayed). Raises what meeting and funding
+        raise, JournalError, and the error that stopped the session. Returns when it closed.
+        Cancelled: raises Cancelled; the journal can resume it.
+        """
+        async with open_block_nursery() as nursery:
+            socket_first: Dialer = self._dial
+            if self._custody is None or self._custody.frames == 0:
+                async with socket_first() as socket:
+                    end = await self._begin(socket)
+                    await self._start(nursery, end, task_status)
+                    reason = await end.attach(socket, fresh=self._fresh(end))
+            else:
+                end = await take_up(self._party, self._custody, self._heard)
+                await self._start(nursery, end, task_status)
+                reason = Disconnected("not connected yet")
+            await self._keep_up(end, reason)
+            nursery.cancel_scope.cancel()
+        if end.engine.error is not None:
+            raise end.engine.error
+
+    def leave(self, reason: PSymmError) -> None:
+        """Close the connection and do not come back; the custody stays as it is."""
+        self._left.set()
+        if self.end is not None:
+            self.end.hang_up(reason)
+
+    async def _start(
+        self, nursery: trio.Nursery, end: End, task_status: trio.TaskStatus[End]
+    ) -> None:
+        self.end = end
+        await nursery.start(end.run)
+        task_status.started(end)
+
+    @staticmethod
+    def _fresh(end: End) -> bool:
+        return len(end.engine.record) == 0
+
+    async def _begin(self, socket: Socket) -> End:
+        """Meet (or meet again, for a custody that was funded but never logged on) and fund."""
+        party, journal = self._party, self._party.journal
+        known = self._custody
+        nonce = fresh_nonce() if known is None else known.nonce
+        amount = self._collateral if known is None else known.ours
+        meeting = await meet(party, socket, self._expected, amount, nonce)
+        opening = meeting.introduced.opening
+        if known is None:
+            await journal.open_custody(
+                opening,
+                TRADER,
+                party.clock.now_ns(),
+                endpoint=self._endpoint,
+                nonce=nonce,
+                ours=amount,
+                promised=meeting.introduced.collaterals[1],
+            )
+            known = await journal.custody(opening.custody)
+        elif known.opening != opening:
+            raise MeetingRefused(
+                "the solver does not remember this meeting: its terms or its key changed",
+                custody=known.opening.custody,
+                now=opening.custody,
+            )
+        self._custody = known
+        await journal.set_state(opening.custody, "funding")
+        async with open_block_nursery() as nursery:
+            nursery.start_soon(_keep_alive, socket, meeting.terms.timeouts.heartbeat / 1e9)
+            notes = tuple(
+                await party.collateral.fund(opening, TRADER, meeting.terms.collateral.token, amount)
+            )
+            nursery.cancel_scope.cancel()
+        end = await take_up(party, known, self._heard, notes=notes)
+        await end.keep_openings(TRADER, notes)
+        return end
+
+    async def _keep_up(self, end: End, reason: PSymmError) -> None:
+        failures = 0
+        while not self._left.is_set() and end.engine.state not in (State.CLOSED, State.STOPPED):
+            wait_s = self._backoff.wait_s(failures)
+            self._heard(Lost(reason, wait_s))
+            with trio.move_on_after(wait_s):
+                await self._left.wait()
+                return
+            try:
+                async with self._dial() as socket:
+                    if end.engine.record.head(1).seq == 0:
+                        # The solver keeps nothing before it has our Logon; remind it who we are.
+                        await self._remind(socket, end)
+                    before = len(end.engine.record)
+                    reason = await end.attach(socket, fresh=False)
+                    failures = 0 if len(end.engine.record) > before or end.engine.synced else 1
+            except Disconnected as gone:
+                reason, failures = gone, failures + 1
+            except (PeerRefused, PeerSilent, MeetingRefused) as refused:
+                reason, failures = refused, failures + 1
+
+    async def _remind(self, socket: Socket, end: End) -> None:
+        assert self._custody is not None  # noqa: S101
+        meeting = await meet(
+            self._party, socket, self._expected, self._custody.ours, self._custody.nonce
+        )
+        if meeting.introduced.opening != end.opening:
+            raise MeetingRefused(
+                "the solver does not remember this meeting: its terms or its key changed",
+                custody=end.opening.custody,
+                solver=address_of(meeting.introduced.opening.solver),
+            )
+
+
+async def _keep_alive(socket: Socket, beat_s: float) -> None:
+    """While we fund, the peer hears that we are there. A lost connection is found by the reader
+    that comes after."""
+    while True:
+        try:
+            await socket.send(encode_text(Heartbeat()))
+        except Disconnected:
+            return
+        await trio.sleep(beat_s)
+
+
+__all__ = [
+    "Backoff",
+    "Dialer",
+    "Lost",
+    "Met",
+    "Stopped",
+    "TraderSession",
+    "converse",
+    "dialer",
+    "meet",
+]

@@ -1,0 +1,146 @@
+"""What a session's engine wants done after an input: a turn, and the events in it.
+
+The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
+then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
+connection with that reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from psymm._core import Frame
+from psymm.errors import PSymmError
+from psymm.messages import Message, Reject
+from psymm.session.collateral import Note, Payee
+from psymm.transcript.record import Entry
+
+
+class State(StrEnum):
+    """Where a custody's session stands."""
+
+    LOGON = "logon"
+    VERIFYING = "verifying"
+    TRADING = "trading"
+    SETTLING = "settling"
+    CLOSED = "closed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that a frame breaks. rule: its stable name."""
+
+    lane: int
+    rule: str
+    detail: str
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A frame of the peer is on the record, durable. violation: set where it changes nothing."""
+
+    entry: Entry
+    violation: Violation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A frame of ours is on the record, durable and on its way."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text of the peer that the application may care about. It binds nobody."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyCollateral:
+    """The peer opened these notes; their openings give their commitments. Check the chain, then
+    call `collateral_verified` or `collateral_refused`."""
+
+    notes: tuple[Note, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FundCollateral:
+    """The peer's collateral stands; put up ours, then call `collateral_funded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayeeShown:
+    """The peer shows where it wants its payout."""
+
+    payee: Payee
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Heads agree on this connection. repeated: our frames sent again; received: theirs."""
+
+    repeated: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRejected:
+    """The peer's Reject of a frame of ours."""
+
+    reject: Reject
+    rejected: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Nothing more is signed in this custody by this process."""
+
+    error: PSymmError
+
+
+Event = (
+    StateChanged
+    | Received
+    | Signed
+    | Said
+    | VerifyCollateral
+    | FundCollateral
+    | PayeeShown
+    | Resumed
+    | PeerRejected
+    | Stopped
+)
+
+
+@dataclass(slots=True)
+class Turn:
+    entries: list[Entry] = field(default_factory=list)
+    sends: list[str | Entry] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
+    evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    stop: PSymmError | None = None
+    hang_up: PSymmError | None = None
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.entries
+            or self.sends
+            or self.events
+            or self.opened
+            or self.evidence
+            or self.facts
+            or self.stop
+            or self.hang_up
+        )

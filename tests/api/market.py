@@ -1,0 +1,99 @@
+"""A solver class and what connects a trader's API to it in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from psymm.api import IncomingOrder, Prices, QuoteAsked, Session, Solver, SolverSession, connect
+from psymm.chain.registry import Party as RegistryEntry
+from psymm.chain.registry import Role
+from psymm.errors import PSymmError
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
+
+from session_scene import ChainCollateral, Scene, scene
+
+
+class Maker(Solver):
+    """Quotes 10 around a price, fills as it is told to."""
+
+    manner = "fill"
+
+    async def on_prices(self, symbol: str) -> Prices:
+        return Prices(bid="49990", ask="50010")
+
+    async def on_quote_request(self, request: QuoteAsked) -> None:
+        if request.quantity > 1:
+            await request.reject("too much")
+        else:
+            await request.quote(bid="49990", ask="50010", valid_s=10)
+
+    async def on_order(self, order: IncomingOrder) -> None:
+        if self.manner == "fill":
+            await order.fill()
+        elif self.manner == "halves":
+            half = order.leaves / 2
+            await order.fill(quantity=half)
+            await trio.sleep(1)
+            await order.fill()
+        elif self.manner == "decline":
+            await order.decline("not now")
+        elif self.manner == "lock":
+            await order.lock()
+        elif self.manner == "raise":
+            raise RuntimeError("a bug in the callback")
+
+    async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
+        self.failures = [*getattr(self, "failures", []), error]
+
+
+class Market:
+    def __init__(self, stage: Scene, maker: Maker, session: Session) -> None:
+        self.stage = stage
+        self.maker = maker
+        self.session = session
+
+    @property
+    def far(self) -> SolverSession:
+        (session,) = self.maker.sessions.values()
+        return session
+
+    async def agreed(self) -> None:
+        """Both accounts are the same once each has what the other sent."""
+        await trio.sleep(5)
+        near, far = self.session.end.engine.record, self.far.end.engine.record
+        assert [near.head(lane) for lane in (0, 1)] == [far.head(lane) for lane in (0, 1)]
+        assert self.session.account.hash == self.far.account.hash
+
+    @property
+    def trader_funds(self) -> ChainCollateral:
+        assert isinstance(self.stage.trader.collateral, ChainCollateral)
+        return self.stage.trader.collateral
+
+    @property
+    def solver_funds(self) -> ChainCollateral:
+        assert isinstance(self.stage.solver.collateral, ChainCollateral)
+        return self.stage.solver.collateral
+
+
+def entry_of(stage: Scene) -> RegistryEntry:
+    wallet = stage.solver.wallet
+    return RegistryEntry(wallet.address, Role.SOLVER, "ws://memory", wallet.public_key, 0)
+
+
+@asynccontextmanager
+async def market(path: Path, **given: Any) -> AsyncGenerator[Market, None]:
+    async with scene(path) as stage:
+        maker = Maker(stage.solver, stage.terms, collateral=5_000)
+        maker.run_callbacks(stage.nursery)
+        stage.server = await maker.server()
+        await stage.nursery.start(stage.server.run)
+        arguments: dict[str, Any] = {"collateral": 2_000, "decimals": 6} | given
+        async with connect(stage.trader, entry_of(stage), dial=stage.dial, **arguments) as session:
+            yield Market(stage, maker, session)

@@ -1,0 +1,158 @@
+"""The deployment file and what stands behind it: written, read, checked against the chain."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from psymm.chain import deployment as deployments
+from psymm.chain.artifacts import artifact
+from psymm.chain.deployment import Deployment, TokenInfo, check, deploy
+from psymm.chain.devnet import Devnet, open_devnet
+from psymm.chain.errors import DeploymentInvalid, Reverted, WrongChain
+from psymm.chain.transactions import Chain
+from psymm.wallet import KeyWallet
+
+pytestmark = pytest.mark.chain
+
+
+async def test_what_is_written_is_read_back_and_stands_on_chain(
+    devnet: Devnet, deployment: Deployment, tmp_path: Path
+) -> None:
+    path = tmp_path / "run" / "deployment.json"
+    deployment.save(path)
+    assert Deployment.load(path) == deployment
+    await check(devnet.chain, Deployment.load(path))
+    assert await deployment.pool(devnet.chain).domain_separator() == deployment.domain
+    assert deployment.token("USDT") == deployment.token(deployment.tokens[0].address.lower())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("version", 2),
+        ("chainId", "31337"),
+        ("chainId", True),
+        ("chainId", -1),
+        ("chainId", 1),
+        ("firstBlock", 1.5),
+        ("crs", "none"),
+        ("psymm", "0x" + "00" * 20),
+        ("psymm", "0x12"),
+        ("portal", None),
+        ("tokens", {}),
+        ("tokens", [{"address": "0x" + "11" * 20}]),
+        ("tokens", [{"address": "0x" + "11" * 20, "symbol": "A", "decimals": 19}]),
+        ("codeHashes", {"psymm": 1}),
+        ("extra", 1),
+    ],
+)
+def test_a_file_with_a_wrong_field_is_refused_by_its_name(
+    deployment: Deployment, field: str, value: object
+) -> None:
+    raw = {**deployment.to_json(), field: value}
+    with pytest.raises(DeploymentInvalid) as refused:
+        Deployment.from_json(raw)
+    # A development string on another chain is the string's fault, whoever changed what.
+    expected = "crs" if field == "chainId" and value is not True and value == 1 else field
+    assert refused.value.field == expected
+
+
+def test_a_file_without_a_field_or_that_is_no_object_is_refused(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    for name in deployment.to_json():
+        raw = deployment.to_json()
+        del raw[name]
+        with pytest.raises(DeploymentInvalid):
+            Deployment.from_json(raw)
+    for content in (b"", b"[]", b"7", b"\xff", b"[" * 100_000):
+        path = tmp_path / "deployment.json"
+        path.write_bytes(content)
+        with pytest.raises(DeploymentInvalid):
+            Deployment.load(path)
+    with pytest.raises(DeploymentInvalid):
+        Deployment.load(tmp_path / "nowhere.json")
+
+
+async def test_addresses_that_hold_other_code_or_none_are_refused(
+    devnet: Devnet, deployment: Deployment, token: str
+) -> None:
+    for name in ("psymm", "portal", "registry", "poseidon2", "ctc_verifier", "cta_verifier"):
+        for wrong in (token, KeyWallet.generate().address):
+            with pytest.raises(DeploymentInvalid):
+                # Without the hashes that the file says, the artifacts alone must notice.
+                await check(devnet.chain, replace(deployment, code_hashes={}, **{name: wrong}))
+    swapped = replace(
+        deployment,
+        ctc_verifier=deployment.cta_verifier,
+        cta_verifier=deployment.ctc_verifier,
+        code_hashes={},
+    )
+    with pytest.raises(DeploymentInvalid):
+        await check(devnet.chain, swapped)
+    lied = {**deployment.code_hashes, "psymm": "0x" + "00" * 32}
+    with pytest.raises(DeploymentInvalid, match="hashes to"):
+        await check(devnet.chain, replace(deployment, code_hashes=lied))
+
+
+async def test_one_changed_byte_of_a_contract_is_noticed(own_devnet: Devnet) -> None:
+    deployer = await own_devnet.new_account()
+    put = await deploy(own_devnet.chain, deployer)
+    code = bytearray(await own_devnet.chain.code(put.psymm))
+    code[len(code) // 2] ^= 1
+    await own_devnet.rpc.call("anvil_setCode", put.psymm, "0x" + bytes(code).hex())
+    with pytest.raises(DeploymentInvalid) as refused:
+        await check(own_devnet.chain, replace(put, code_hashes={}))
+    assert refused.value.field == "psymm"
+
+
+async def test_a_second_pools_portal_is_not_this_ones(own_devnet: Devnet) -> None:
+    deployer = await own_devnet.new_account()
+    one = await deploy(own_devnet.chain, deployer)
+    other = await deploy(own_devnet.chain, deployer)
+    with pytest.raises(DeploymentInvalid) as refused:
+        await check(own_devnet.chain, replace(one, portal=other.portal, code_hashes={}))
+    assert refused.value.field == "portal"
+
+
+async def test_development_proofs_are_for_the_development_chain_only(
+    deployment: Deployment, devnet: Devnet
+) -> None:
+    if deployment.crs != "dev":
+        pytest.skip("this package is built with the ceremony's string")
+    async with open_devnet(chain_id=1) as other:
+        deployer = await other.new_account()
+        with pytest.raises(DeploymentInvalid) as refused:
+            await deploy(other.chain, deployer)
+        assert refused.value.field == "crs"
+        assert await other.rpc.block_number() == 0
+        # The contracts say the same, whatever this program says.
+        for verifier in ("CtcVerifier", "CtaVerifier"):
+            with pytest.raises(Reverted) as no:
+                await other.chain.transact(deployer, None, artifact(verifier).linked({}))
+            assert no.value.error == "DevelopmentReferenceString"
+    with pytest.raises(WrongChain):
+        await check(Chain(devnet.rpc, 1), replace(deployment, chain_id=1, crs="ignition"))
+
+
+async def test_listed_tokens_are_asked_for_their_decimals(
+    devnet: Devnet, deployment: Deployment, token: str
+) -> None:
+    wrong = replace(deployment, tokens=(TokenInfo(token, "USDT", 18),))
+    with pytest.raises(DeploymentInvalid, match="6 decimals"):
+        await check(devnet.chain, wrong)
+    none = replace(deployment, tokens=(TokenInfo(deployment.registry, "X", 6),))
+    with pytest.raises(DeploymentInvalid, match="no ERC-20"):
+        await check(devnet.chain, none)
+
+
+def test_the_file_is_json_that_people_can_read(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.save(tmp_path / "d.json")
+    raw = json.loads((tmp_path / "d.json").read_text())
+    assert raw["chainId"] == 31337
+    assert raw["tokens"][0]["symbol"] == "USDT"
+    assert deployments.built_for() == raw["crs"]

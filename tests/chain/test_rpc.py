@@ -1,0 +1,176 @@
+"""A node that is down, slow, wrong or hostile gives a named error, and nobody's key is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+
+from psymm.chain.errors import BadReply, ChainDown, RpcError, RpcTimeout, WrongChain
+from psymm.chain.rpc import Rpc
+
+Answer = Callable[[object], bytes | None]
+
+
+@asynccontextmanager
+async def node(answer: Answer, status: str = "200 OK") -> AsyncIterator[tuple[str, list[object]]]:
+    """An HTTP server that answers each request's JSON with given bytes; None never answers."""
+    asked: list[object] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            heard = b""
+            while b"\r\n\r\n" not in heard:
+                piece = await stream.receive_some()
+                if not piece:
+                    return
+                heard += piece
+            head, body = heard.split(b"\r\n\r\n", 1)
+            length = int(
+                next(
+                    line.split(b":")[1]
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                )
+            )
+            while len(body) < length:
+                body += await stream.receive_some()
+            request = json.loads(body)
+            asked.append(request)
+            said = answer(request)
+            if said is None:
+                await trio.sleep_forever()
+                return
+            await stream.send_all(
+                b"HTTP/1.1 %s\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+                % (status.encode(), len(said))
+                + said
+            )
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        yield f"http://127.0.0.1:{port}/v3/SECRETKEY?apikey=SECRETKEY", asked
+        nursery.cancel_scope.cancel()
+
+
+def result(value: object) -> Answer:
+    def say(request: object) -> bytes:
+        return json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": value}).encode()
+
+    return say
+
+
+async def test_a_chain_that_is_down_is_named_without_the_key_in_its_address() -> None:
+    async with Rpc(
+        "http://user:SECRETKEY@127.0.0.1:1/v3/SECRETKEY?k=SECRETKEY", read_attempts=2, backoff_s=0
+    ) as rpc:
+        with pytest.raises(ChainDown) as down:
+            await rpc.chain_id()
+        assert "SECRETKEY" not in str(down.value) + repr(down.value) + repr(rpc)
+        assert down.value.endpoint == "http://127.0.0.1:1"
+        assert down.value.code == "chain-down"
+
+
+@pytest.mark.parametrize(
+    "address", ["", "ftp://host", "http://", "127.0.0.1:8545", "http://h:99999"]
+)
+async def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ChainDown):
+        Rpc(address)
+
+
+async def test_reads_are_asked_again_and_what_is_not_repeatable_is_not(autojump_clock) -> None:
+    async with (
+        node(lambda _: b"", status="503 Unavailable") as (url, asked),
+        Rpc(url, read_attempts=3) as rpc,
+    ):
+        with pytest.raises(ChainDown, match="503"):
+            await rpc.block_number()
+        assert len(asked) == 3
+        with pytest.raises(ChainDown):
+            await rpc.call("anvil_mine", "0x1")
+        assert len(asked) == 4
+
+
+async def test_a_node_that_never_answers_times_out_by_name() -> None:
+    async with (
+        node(lambda _: None) as (url, _),
+        Rpc(url, timeout_s=0.05, read_attempts=1) as rpc,
+    ):
+        with pytest.raises(RpcTimeout) as late:
+            await rpc.chain_id()
+        assert late.value.method == "eth_chainId"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"<html>",
+        b"\xff\xfe",
+        b"null",
+        b"7",
+        b"[]",
+        b"{}",
+        b'{"id":1}',
+        b'{"id":999,"result":"0x1"}',
+        b'{"id":"1","result":"0x1"}',
+        b'{"id":1,"result":null}',
+        b'{"id":1,"result":"0x"}',
+        b'{"id":1,"result":"0x01x"}',
+        b'{"id":1,"result":"31337"}',
+        b'{"id":1,"result":31337}',
+        b'{"id":1,"result":"0x' + b"f" * 65 + b'"}',
+        b'{"id":1,"error":"no"}',
+        b"[" * 100_000,
+    ],
+)
+async def test_nonsense_is_named_nonsense(said: bytes) -> None:
+    async with node(lambda _: said) as (url, _), Rpc(url, read_attempts=1) as rpc:
+        with pytest.raises(BadReply):
+            await rpc.chain_id()
+
+
+async def test_a_refusal_keeps_the_nodes_number_and_words() -> None:
+    said = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no such method"}}'
+    async with node(lambda _: said) as (url, _), Rpc(url) as rpc:
+        with pytest.raises(RpcError) as refused:
+            await rpc.chain_id()
+        assert (refused.value.number, refused.value.message) == (-32601, "no such method")
+
+
+async def test_another_chain_is_refused() -> None:
+    async with node(result("0x1")) as (url, _), Rpc(url) as rpc:
+        with pytest.raises(WrongChain) as other:
+            await rpc.expect_chain(31337)
+        assert (other.value.expected, other.value.found) == (31337, 1)
+
+
+async def test_a_batch_comes_back_in_the_order_asked_whatever_the_nodes_order() -> None:
+    def backwards(request: object) -> bytes:
+        return json.dumps(
+            [{"id": one["id"], "result": one["params"][0]} for one in reversed(request)]
+        ).encode()
+
+    async with node(backwards) as (url, _), Rpc(url) as rpc:
+        found = await rpc.batch([("eth_getBalance", [hex(n)]) for n in range(5)])
+        assert found == [hex(n) for n in range(5)]
+        assert await rpc.batch([]) == []
+
+
+async def test_a_batch_with_an_answer_too_few_or_too_many_is_refused() -> None:
+    def short(request: object) -> bytes:
+        return json.dumps([{"id": one["id"], "result": "0x1"} for one in request[1:]]).encode()
+
+    def double(request: object) -> bytes:
+        return json.dumps([{"id": one["id"], "result": "0x1"} for one in request * 2]).encode()
+
+    for lie in (short, double):
+        async with node(lie) as (url, _), Rpc(url, read_attempts=1) as rpc:
+            with pytest.raises(BadReply):
+                await rpc.batch([("eth_chainId", []), ("eth_blockNumber", [])])

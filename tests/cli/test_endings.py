@@ -1,0 +1,71 @@
+"""Every way that a command can end has one exit code, and only bugs show where they arose."""
+
+import click
+import pytest
+
+from psymm import errors as base
+from psymm.chain import errors as chain
+from psymm.cli.endings import ending_of
+from psymm.cli.exits import MEANINGS, CommandError, Exit
+from psymm.relayer import errors as relayer
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_", "code"),
+    [
+        (CommandError("not-confirmed", "No."), Exit.REFUSED, "not-confirmed"),
+        (click.UsageError("what?"), Exit.USAGE, "usage"),
+        (click.Abort(), Exit.INTERRUPTED, "interrupted"),
+        (chain.ChainDown("http://x", "refused"), Exit.CHAIN, "chain-down"),
+        (chain.WalletWithoutGas("0x", 0, 1), Exit.FUNDS, "wallet-without-gas"),
+        (chain.ToolsMissing("anvil"), Exit.TOOLS, "tools-missing"),
+        (base.WrongPassword(), Exit.KEYSTORE, "wrong-password"),
+        (base.JournalLocked(), Exit.JOURNAL, "journal-locked"),
+        (base.NoSolver(), Exit.PEER, "no-solver"),
+        (base.Declined(), Exit.REFUSED, "declined"),
+        (relayer.NoRelayer(), Exit.PEER, "no-relayer"),
+        (relayer.FeeTooLow(fee=1), Exit.REFUSED, "fee-too-low"),
+        (relayer.StoreError("held"), Exit.JOURNAL, "relayer-store"),
+    ],
+)
+def test_an_error_ends_a_command_with_its_own_code(
+    error: BaseException, exit_: Exit, code: str
+) -> None:
+    ending = ending_of(error)
+    assert (ending.exit, ending.code, ending.trace) == (exit_, code, "")
+
+
+def test_an_error_inside_groups_ends_the_command_as_itself() -> None:
+    group = ExceptionGroup("a", [ExceptionGroup("b", [base.PeerSilent()])])
+    assert ending_of(group).exit is Exit.PEER
+
+
+def test_a_bug_beside_another_error_is_not_hidden_by_it() -> None:
+    group = ExceptionGroup("a", [base.PeerSilent(), KeyError("secret value")])
+    assert ending_of(group).exit is Exit.INTERNAL
+
+
+def test_a_bug_shows_its_place_and_never_its_text() -> None:
+    secret = "secret" + " value"
+    try:
+        raise KeyError(secret)
+    except KeyError as error:
+        ending = ending_of(error)
+    assert ending.exit is Exit.INTERNAL
+    assert "test_endings" in ending.trace
+    assert secret not in ending.trace + ending.message + str(ending.values)
+
+
+def test_every_exit_code_is_explained_in_help() -> None:
+    assert set(MEANINGS) == set(Exit)
+
+
+def all_errors(family: type[BaseException]) -> list[type[BaseException]]:
+    return [one for sub in family.__subclasses__() for one in (sub, *all_errors(sub))]
+
+
+def test_no_error_of_the_package_is_taken_for_a_bug_or_for_success() -> None:
+    from psymm.cli.endings import family_of
+
+    for kind in all_errors(base.PSymmError):
+        assert family_of(kind) not in (Exit.OK, Exit.INTERNAL, Exit.INTERRUPTED), kind

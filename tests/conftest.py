@@ -1,0 +1,166 @@
+"""Shared by all rooms: a real chain with the real contracts, a real prover, wallets with money.
+
+One anvil runs for the whole test session.  Tests share it, so each takes fresh wallets and never
+turns the chain back; a test that must do that asks for `own_devnet`.
+
+    devnet            the session's chain (psymm.chain.devnet.Devnet)
+    own_devnet        a chain of this test alone
+    deployment        the contracts on `devnet`, with one test token of 6 decimals
+    token             that token's address
+    prover            a running prover of this test
+    funded_wallet     await funded_wallet(units=10**12) → KeyWallet with coin and tokens
+    vault             await vault(wallet) → Vault of that wallet, with the prover
+    direct            await direct() → [DirectSender] with an account of its own
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+import psymm.chain.keeper
+from psymm.chain.artifacts import anvil_program, artifact
+from psymm.chain.deployment import Deployment, TokenInfo, deploy
+from psymm.chain.devnet import CHAIN_ID, ETHER, Devnet, open_devnet
+from psymm.chain.errors import ToolsMissing
+from psymm.chain.rpc import Rpc
+from psymm.chain.transactions import Chain
+from psymm.custody.moves import Vault, open_vault
+from psymm.custody.prover import Prover
+from psymm.custody.sending import DirectSender
+from psymm.wallet import KeyWallet
+
+FundedWallet = Callable[..., Awaitable[KeyWallet]]
+OpenVault = Callable[..., Awaitable[Vault]]
+Direct = Callable[[], Awaitable[list[DirectSender]]]
+
+
+@pytest.fixture(scope="session")
+def devnet_url() -> Iterator[str]:
+    """The JSON-RPC address of the session's chain.  It dies with this process."""
+    try:
+        anvil = anvil_program()
+    except ToolsMissing as missing:
+        pytest.fail(str(missing))
+    keeper = subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            str(Path(psymm.chain.keeper.__file__)),
+            "Listening on",
+            str(anvil),
+            "--host=127.0.0.1",
+            "--port=0",
+            f"--chain-id={CHAIN_ID}",
+            "--accounts=1",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert keeper.stdout is not None
+    assert keeper.stdin is not None
+    heard = b""
+    for line in keeper.stdout:
+        heard += line
+        found = re.search(rb"Listening on \S+:(\d+)", line)
+        if found:
+            break
+    else:
+        pytest.fail(f"anvil did not start: {heard.decode(errors='replace')}")
+    yield f"http://127.0.0.1:{int(found[1])}"
+    keeper.stdin.close()
+    keeper.wait(10)
+    keeper.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def deployment(devnet_url: str) -> Deployment:
+    async def put() -> Deployment:
+        async with Rpc(devnet_url) as rpc:
+            chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
+            deployer = KeyWallet.generate()
+            await rpc.call("anvil_setBalance", deployer.address, hex(1_000 * ETHER))
+            return await deploy(chain, deployer, test_token=TokenInfo("", "USDT", 6))
+
+    return trio.run(put)
+
+
+@pytest.fixture
+async def devnet(devnet_url: str) -> AsyncIterator[Devnet]:
+    async with Rpc(devnet_url) as rpc:
+        port = int(devnet_url.rsplit(":", 1)[1])
+        yield Devnet(devnet_url, port, 0, rpc, Chain(rpc, CHAIN_ID, poll_s=0.05))
+
+
+@pytest.fixture
+async def own_devnet() -> AsyncIterator[Devnet]:
+    async with open_devnet() as mine:
+        yield mine
+
+
+@pytest.fixture
+def token(deployment: Deployment) -> str:
+    return deployment.tokens[0].address
+
+
+@pytest.fixture
+async def prover() -> AsyncIterator[Prover]:
+    async with Prover() as running:
+        yield running
+
+
+@pytest.fixture
+def funded_wallet(devnet: Devnet, deployment: Deployment) -> FundedWallet:
+    async def make(*, units: int = 10**12, wei: int = 1_000 * ETHER) -> KeyWallet:
+        wallet = await devnet.new_account(wei)
+        if units:
+            await mint(devnet, deployment, wallet.address, units)
+        return wallet
+
+    return make
+
+
+@pytest.fixture
+async def vault(devnet: Devnet, deployment: Deployment, prover: Prover) -> AsyncIterator[OpenVault]:
+    async with AsyncExitStack() as opened:
+
+        async def make(wallet: KeyWallet, home: Path | None = None, depth: int = 1) -> Vault:
+            return await opened.enter_async_context(
+                await open_vault(
+                    wallet, deployment, devnet.chain, home=home, prover=prover, depth=depth
+                )
+            )
+
+        yield make
+
+
+@pytest.fixture
+def direct(devnet: Devnet, deployment: Deployment) -> Direct:
+    async def make() -> list[DirectSender]:
+        return [DirectSender(deployment.pool(devnet.chain), await devnet.new_account())]
+
+    return make
+
+
+@pytest.fixture
+def minting() -> Callable[[Devnet, Deployment, str, int], Awaitable[None]]:
+    """`mint`, for a test that deploys on a chain of its own."""
+    return mint
+
+
+async def mint(devnet: Devnet, deployment: Deployment, to: str, units: int) -> None:
+    """Give an address test tokens, from an account made for that."""
+    minter = await devnet.new_account()
+    await devnet.chain.transact(
+        minter,
+        deployment.tokens[0].address,
+        artifact("TestToken").abi.function("mint").encode(to, units),
+        doing="minting",
+    )

@@ -1,0 +1,78 @@
+"""A relayer's memory: what was taken on or signed is there after a crash."""
+
+from pathlib import Path
+
+import pytest
+
+from psymm.relayer.errors import StoreError
+from psymm.relayer.store import State, Store, Transaction
+
+CONTRACT = "0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"
+RELAYER = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
+
+
+def opened(path: Path, relayer: str = RELAYER) -> Store:
+    return Store(path, 31337, CONTRACT, relayer)
+
+
+def signed(nonce: int, hash_: str = "0x01") -> Transaction:
+    return Transaction(hash_, nonce, b"raw", 1_000_000, 10, 1)
+
+
+def test_a_call_taken_on_is_there_after_a_restart(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as store:
+        taken = store.add(b"d" * 32, "ctc", {"fee": "1"}, 99, [b"n" * 32])
+    with opened(tmp_path / "r.db") as store:
+        assert store.under_way() == [taken]
+        assert taken.state is State.QUEUED
+        assert taken.call == {"fee": "1"}
+
+
+def test_a_signed_transaction_is_there_byte_for_byte_after_a_restart(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as store:
+        taken = store.add(b"d" * 32, "ctc", {}, 99, [])
+        store.signed(taken.id, signed(7))
+        store.signed(taken.id, signed(7, "0x02"))
+    with opened(tmp_path / "r.db") as store:
+        (send,) = store.under_way()
+        assert send.state is State.SENT
+        assert send.transactions == (signed(7), signed(7, "0x02"))
+
+
+def test_a_call_that_ended_is_no_longer_under_way_and_keeps_its_answer(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as store:
+        taken = store.add(b"d" * 32, "ctc", {}, 99, [b"n" * 32])
+        store.end(taken.id, State.MINED, {"status": "mined"})
+        assert store.under_way() == []
+        last = store.last(b"d" * 32)
+        assert last is not None
+        assert last.answer == {"status": "mined"}
+        assert store.conflicting([b"n" * 32], b"e" * 32) is None
+
+
+def test_another_call_with_a_nullifier_that_is_under_way_is_a_conflict(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as store:
+        taken = store.add(b"d" * 32, "ctc", {}, 99, [b"n" * 32, b"m" * 32])
+        assert store.conflicting([b"x" * 32, b"m" * 32], b"e" * 32) == taken
+        assert store.conflicting([b"m" * 32], b"d" * 32) is None
+        assert store.conflicting([b"x" * 32], b"e" * 32) is None
+
+
+def test_two_processes_cannot_hold_one_store(tmp_path: Path) -> None:
+    with (
+        opened(tmp_path / "r.db"),
+        pytest.raises(StoreError, match="another process"),
+    ):
+        opened(tmp_path / "r.db")
+
+
+def test_a_store_serves_one_relayer_only(tmp_path: Path) -> None:
+    opened(tmp_path / "r.db").close()
+    with pytest.raises(StoreError, match="belongs to another relayer"):
+        opened(tmp_path / "r.db", relayer=CONTRACT)
+
+
+def test_a_damaged_store_is_a_named_error(tmp_path: Path) -> None:
+    (tmp_path / "r.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StoreError):
+        opened(tmp_path / "r.db")

@@ -1,0 +1,382 @@
+"""Connections break, processes die: heads agree again, and nothing is signed twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from session_scene import (
+    ChainCollateral,
+    Desk,
+    LedgerChain,
+    Listener,
+    Scene,
+    SceneClock,
+    make_terms,
+    party,
+    scene,
+    verified,
+)
+from trio.testing import MockClock
+
+from psymm.errors import JournalBehind, JournalError, NotNow
+from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
+from psymm.nursery import open_block_nursery
+from psymm.session.party import Party, take_up
+from psymm.session.solver import SolverServer
+from psymm.session.trader import Lost
+from psymm.session.turn import Resumed, State, Stopped
+from psymm.terms import UNIT
+from psymm.wallet import KeyWallet
+
+Clock = MockClock
+
+
+def dropping(kind: type) -> Callable[[str | bytes], list[str | bytes]]:
+    """Loses every message of that Python type."""
+    return lambda message: [] if isinstance(message, kind) else [message]
+
+
+async def lost(stage: Scene, *, back: bool = True) -> None:
+    """Cut the connection and wait until the trader has noticed; `back`: it may dial again."""
+    seen = len(stage.heard.events)
+    stage.reachable = False
+    await stage.wires[-1].inner.aclose()
+    await stage.heard.until(lambda event: True if isinstance(event, Lost) else None, after=seen)
+    stage.reachable = back
+
+
+async def resumed(stage: Scene, after: int) -> Resumed:
+    return await stage.heard.until(
+        lambda event: event if isinstance(event, Resumed) else None, after=after
+    )
+
+
+async def test_a_broken_connection_is_resumed_and_the_application_is_told(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        seen = len(stage.heard.events)
+        await lost(stage)
+        event = await resumed(stage, seen)
+        assert (event.repeated, event.received) == (0, 0)
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+
+
+async def test_frames_that_were_lost_with_the_connection_are_sent_again_byte_for_byte(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        seen = len(stage.heard.events)
+        stage.wires[-1].bend = dropping(bytes)
+        entry = await stage.near.send(_request("r1"))
+        await lost(stage)
+        event = await resumed(stage, seen)
+        assert event.repeated == 1
+        await stage.agreed()
+        held = stage.far.engine.record.entry(0, entry.frame.seq)
+        assert held is not None
+        assert held.frame.raw == entry.frame.raw
+
+
+async def test_nothing_is_signed_between_two_connections(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await lost(stage, back=False)
+        before = len(stage.near.engine.record)
+        with pytest.raises(NotNow):
+            await stage.near.send(_request("r1"))
+        assert len(stage.near.engine.record) == before
+
+
+async def test_both_sides_lost_frames_and_both_come_again(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        order = await stage.order("o1")
+        await stage.agreed()
+        stage.wires[-1].bend = dropping(bytes)
+        await stage.near.send(_request("r1"))
+        stage.far.engine._connected = True
+        far_socket = stage.far._connection
+        assert far_socket is not None
+        # The solver's fill is journalled, then its connection is gone before it is sent.
+        far_socket.outgoing.close()
+        await stage.far.send(
+            ExecutionReport(
+                exec_id="e1",
+                cl_ord_id="o1",
+                exec_type=ExecType.TRADE,
+                last_px=order.price,
+                last_qty=order.order_qty,
+            )
+        )
+        await trio.sleep(20)
+        account = await stage.agreed()
+        assert len(account.positions) == 1
+        assert "r1" in account.requests
+
+
+async def test_a_silent_peer_is_tested_and_then_left(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        stage.wires[-1].bend = lambda message: []
+        event = await stage.heard.until(lambda event: event if isinstance(event, Lost) else None)
+        assert event.reason.code in ("peer-silent", "disconnected")
+        await trio.sleep(20)
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+
+
+async def test_heartbeats_keep_an_idle_session_without_new_frames(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await trio.sleep(5)
+        before = len(stage.near.engine.record)
+        await trio.sleep(3600)
+        assert stage.near.attached
+        assert len(stage.near.engine.record) == before
+        assert not any(isinstance(event, Lost) for event in stage.heard.events)
+
+
+async def test_a_resume_with_other_digests_is_a_fork_and_stops_the_solver(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        heads = stage.near.engine._heads()
+        lie = Resume(
+            custody=heads.custody,
+            trader_seq=heads.trader_seq,
+            trader_digest=b"\x01" * 32,
+            solver_seq=heads.solver_seq,
+            solver_digest=heads.solver_digest,
+        )
+        await stage.wires[-1].inner.send(encode_text(lie))
+        stopped = await stage.desk.listeners[0].until(
+            lambda event: event if isinstance(event, Stopped) else None
+        )
+        assert stopped.error.code == "forked"
+
+
+async def test_a_resume_of_a_custody_nobody_knows_is_refused_by_name(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage, stage.dial() as socket:
+        unknown = b"\x09" * 32
+        await socket.send(
+            encode_text(
+                Resume(
+                    custody=unknown,
+                    trader_seq=0,
+                    trader_digest=unknown,
+                    solver_seq=0,
+                    solver_digest=unknown,
+                )
+            )
+        )
+        answer = decode_text(await socket.receive())
+        assert "unknown-custody" in (getattr(answer, "text", None) or "")
+
+
+class Lives:
+    """The same two parties over several lives of their processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wallets = (KeyWallet.generate(), KeyWallet.generate())
+        self.chain = LedgerChain()
+        self.clock = SceneClock()
+        self.funds: dict[int, ChainCollateral] = {}
+
+    async def live(self, *, open_first: bool, work: Callable[[Scene], object]) -> None:
+        async with (
+            party(self.wallets[0], self.chain, self.clock, self.path / "trader.db") as trader,
+            party(self.wallets[1], self.chain, self.clock, self.path / "solver.db") as solver,
+            open_block_nursery() as nursery,
+        ):
+            parties = [self.with_funds(0, trader), self.with_funds(1, solver)]
+            stage = Scene(nursery, self.chain, self.clock, *parties, make_terms())
+            if not open_first:
+                (custody,) = await trader.journal.custodies()
+                stage.client = stage.new_client(resume=custody)
+            await nursery.start(stage.server.run)
+            await nursery.start(stage.client.run)
+            await work(stage)  # type: ignore[misc]
+            nursery.cancel_scope.cancel()
+
+    def with_funds(self, lane: int, made: Party) -> Party:
+        """Money outlives processes; so does what was put up."""
+        assert isinstance(made.collateral, ChainCollateral)
+        funds = self.funds.setdefault(lane, made.collateral)
+        return Party(
+            made.wallet,
+            made.journal,
+            funds,
+            made.clock,
+            made.chain_id,
+            made.contract,
+            made.registry,
+        )
+
+
+async def test_both_processes_die_and_go_on_from_their_journals(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+    heads: list[object] = []
+
+    async def first(stage: Scene) -> None:
+        await stage.heard.state(State.TRADING)
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+        heads.append([stage.near.engine.record.head(lane) for lane in (0, 1)])
+
+    async def second(stage: Scene) -> None:
+        await resumed(stage, 0)
+        assert [stage.near.engine.record.head(lane) for lane in (0, 1)] == heads[0]
+        await stage.desk.begun.wait()
+        order = await stage.order("o2")
+        await stage.report("e2", order)
+        account = await stage.agreed()
+        assert len(account.positions) == 2
+        custody = stage.near.opening.custody
+        for each in (stage.trader, stage.solver):
+            assert await verified(each.journal, custody) == len(stage.near.engine.record)
+
+    await lives.live(open_first=True, work=first)
+    await lives.live(open_first=False, work=second)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 3, 4, 5, 6])
+async def test_a_trader_that_dies_after_any_frame_of_the_logon_comes_back_to_trade(
+    tmp_path: Path, autojump_clock: Clock, frames: int
+) -> None:
+    lives = Lives(tmp_path)
+
+    async def until_frames(stage: Scene) -> None:
+        while len(stage.near.engine.record) < frames:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+    async def then_trade(stage: Scene) -> None:
+        while not (stage.near.engine.synced and stage.near.engine.state is State.TRADING):  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        await stage.desk.begun.wait()
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+        assert [funds.moves for funds in lives.funds.values()] == [1, 1]
+
+    await lives.live(open_first=True, work=until_frames)
+    await lives.live(open_first=False, work=then_trade)
+
+
+async def test_frames_journalled_but_never_sent_go_out_after_the_restart(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+    signed: list[bytes] = []
+
+    async def first(stage: Scene) -> None:
+        await stage.heard.state(State.TRADING)
+        stage.wires[-1].bend = dropping(bytes)
+        signed.append((await stage.near.send(_request("r1"))).frame.raw)
+
+    async def second(stage: Scene) -> None:
+        assert (await resumed(stage, 0)).repeated == 1
+        await stage.agreed()
+        record = stage.far.engine.record
+        assert signed[0] in [entry.frame.raw for entry in record]
+
+    await lives.live(open_first=True, work=first)
+    await lives.live(open_first=False, work=second)
+
+
+def move_journal(source: Path, target: Path, *, copy: bool = False) -> None:
+    """Put the trader's journal elsewhere, in place of any that stands there."""
+    target.mkdir(exist_ok=True)
+    for old in target.glob("trader.db*"):
+        old.unlink()
+    for path in list(source.glob("trader.db*")):
+        shutil.copy(path, target / path.name)
+        if not copy:
+            path.unlink()
+
+
+async def test_a_stale_journal_signs_nothing_and_says_so(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+
+    async def first(stage: Scene) -> None:
+        await stage.heard.state(State.TRADING)
+        await stage.agreed()
+
+    async def more(stage: Scene) -> None:
+        await resumed(stage, 0)
+        await stage.desk.begun.wait()
+        await stage.order("o1")
+
+    async def stale(stage: Scene) -> None:
+        stopped = await stage.heard.until(
+            lambda event: event if isinstance(event, Stopped) else None
+        )
+        assert isinstance(stopped.error, JournalBehind)
+        before = len(stage.near.engine.record)
+        with pytest.raises(JournalBehind):
+            await stage.near.send(_request("r9"))
+        assert len(stage.near.engine.record) == before
+        await trio.sleep(30)
+
+    await lives.live(open_first=True, work=first)
+    move_journal(tmp_path, tmp_path / "old")
+    move_journal(tmp_path / "old", tmp_path, copy=True)
+    await lives.live(open_first=False, work=more)
+    move_journal(tmp_path / "old", tmp_path)
+    with pytest.raises((JournalBehind, ExceptionGroup)):
+        await lives.live(open_first=False, work=stale)
+
+
+async def test_a_journal_that_fails_ends_the_session_before_anything_is_sent(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    sent: list[str | bytes] = []
+
+    async def fill_the_disk() -> None:
+        async with scene(tmp_path) as stage:
+            await stage.open()
+            wire = stage.wires[-1]
+            stage.trader.journal._broken = JournalError("the disk is full")
+            before = len(wire.sent)
+            with pytest.raises(JournalError, match="disk is full"):
+                await stage.near.send(_request("r1"))
+            sent.extend(wire.sent[before:])
+            await trio.sleep(30)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await fill_the_disk()
+    assert caught.group_contains(JournalError, match="disk is full")
+    assert not any(isinstance(message, bytes) for message in sent)
+
+
+def _request(name: str) -> object:
+    from psymm.messages import QuoteRequest
+
+    return QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
+
+
+__all__ = ["Desk", "Listener", "SolverServer", "take_up"]

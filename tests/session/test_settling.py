@@ -1,0 +1,286 @@
+"""Settlement between two ends: recomputed by the other, once, whatever dies in between."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from session_scene import SECOND, ChainCollateral, Scene, make_terms, scene
+from test_resume import Lives
+from trio.testing import MockClock
+
+from psymm.custody.errors import MoveFailed
+from psymm.custody.sending import SendTerms
+from psymm.custody.settlement import Settlement as Settlement_
+from psymm.errors import NotNow, PSymmError, SettlementRefused
+from psymm.messages import ChainFact, Settlement
+from psymm.session.collateral import Mined
+from psymm.session.settling import Settling
+from psymm.session.turn import Received, Signed, State
+from psymm.terms import Timeouts
+
+RELAYER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+
+
+def funds(stage: Scene) -> tuple[ChainCollateral, ChainCollateral]:
+    near, far = stage.trader.collateral, stage.solver.collateral
+    assert isinstance(near, ChainCollateral)
+    assert isinstance(far, ChainCollateral)
+    return near, far
+
+
+async def test_either_side_can_propose(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        mined = await far.settle()
+        assert await near.settle() == mined
+        assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
+        await stage.heard.state(State.CLOSED)
+        await stage.agreed()
+        assert stage.account(stage.near).ended
+
+
+async def test_the_relayers_fee_comes_out_of_the_proposers_payout(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+        funds(stage)[0].offer = SendTerms(RELAYER, 40_000)
+        await near.settle()
+        assert [one.worth() for one in funds(stage)] == [1_999_960_000, 5_000_000_000]
+
+
+async def test_a_fee_above_the_terms_cap_is_signed_by_nobody(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+        funds(stage)[0].offer = SendTerms(RELAYER, 60_000)
+        with pytest.raises(PSymmError, match="wrong-fee"):
+            await near.settle()
+        assert not any(isinstance(entry.message, Settlement) for entry in stage.near.engine.record)
+
+
+async def test_an_open_position_is_not_settled(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+        with pytest.raises(NotNow, match="flat"):
+            await near.settle()
+
+
+async def test_a_solver_that_does_not_want_to_settle_says_so(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+
+        async def unwilling() -> bool:
+            return False
+
+        far._willing = unwilling
+        with pytest.raises(SettlementRefused, match="not now"):
+            await near.settle()
+
+
+async def test_two_proposals_that_cross_become_one_settlement(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        found: list[object] = []
+
+        async def settle(one: object) -> None:
+            found.append(await one.settle())  # type: ignore[attr-defined]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(settle, near)
+            nursery.start_soon(settle, far)
+        assert found[0] == found[1]
+        assert len(stage.chain.spent) == 2
+        assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
+        await trio.sleep(5)
+        await stage.agreed()
+
+
+@pytest.mark.parametrize("moment", ["proposed", "accepted", "sent"])
+async def test_a_settlement_survives_the_death_of_both(
+    tmp_path: Path, autojump_clock: MockClock, moment: str
+) -> None:
+    lives = Lives(tmp_path)
+
+    async def first(stage: Scene) -> None:
+        await stage.heard.state(State.TRADING)
+        await stage.desk.listeners[0].state(State.TRADING)
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+
+        async def try_to() -> None:
+            with trio.CancelScope():
+                await near.settle()
+
+        stage.nursery.start_soon(try_to)
+        if moment == "proposed":
+            await stage.heard.until(
+                lambda event: (
+                    (isinstance(event, Signed) and isinstance(event.entry.message, Settlement))
+                    or None
+                )
+            )
+        elif moment == "accepted":
+            await stage.heard.until(
+                lambda event: (
+                    (
+                        isinstance(event, Received)
+                        and type(event.entry.message).__name__ == "SettlementAcceptance"
+                    )
+                    or None
+                )
+            )
+        else:
+            while not stage.chain.spent:
+                await stage.chain.moved.wait()
+
+    async def second(stage: Scene) -> None:
+        near, _ = stage.settling(stage.near, stage.heard)
+        await stage.desk.begun.wait()
+        stage.settling(stage.far, stage.desk.listeners[0])
+        await near.settle()
+        await stage.heard.state(State.CLOSED)
+        assert len(stage.chain.spent) == 2
+        assert [one.worth() for one in (lives.funds[0], lives.funds[1])] == [
+            2_000_000_000,
+            5_000_000_000,
+        ]
+        facts = [
+            entry for entry in stage.near.engine.record if isinstance(entry.message, ChainFact)
+        ]
+        assert len(facts) == 1
+
+    await lives.live(open_first=True, work=first)
+    await lives.live(open_first=False, work=second)
+
+
+async def test_a_settlement_that_missed_its_deadline_is_proposed_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+        honest = funds(stage)[0].settle
+
+        async def nobody_sends(*_: object) -> Mined:
+            raise MoveFailed("settle", "no relayer answers")
+
+        funds(stage)[0].settle = nobody_sends  # type: ignore[method-assign]
+        with pytest.raises(MoveFailed):
+            await near.settle()
+        funds(stage)[0].settle = honest  # type: ignore[method-assign]
+        assert stage.near.engine.state is State.SETTLING
+        await trio.sleep(3_600)
+        assert stage.near.engine.state is State.TRADING
+        await near.settle()
+        assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
+
+
+@pytest.mark.parametrize("proposer", ["near", "far"])
+async def test_a_proposal_that_the_other_side_refused_is_outlived_by_both(
+    tmp_path: Path, autojump_clock: MockClock, proposer: str
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        one, other = (near, far) if proposer == "near" else (far, near)
+        refuser = funds(stage)[1 if proposer == "near" else 0]
+        honest = refuser.sign
+
+        async def busy(*_: object) -> bytes:
+            raise MoveFailed("settle", "the wallet does not answer")
+
+        refuser.sign = busy  # type: ignore[method-assign]
+        with pytest.raises(SettlementRefused):
+            await one.settle()
+        refuser.sign = honest  # type: ignore[method-assign]
+        await trio.sleep(3_600)
+        assert {end.engine.state for end in (stage.near, stage.far)} == {State.TRADING}
+        await other.settle()
+        assert [each.worth() for each in funds(stage)] == [2_000_000_000, 5_000_000_000]
+
+
+async def test_nothing_is_traded_while_a_proposal_of_ours_that_lost_can_still_be_mined(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The solver's own short proposal goes first on the record, and dies first; the trader's
+    signature lives on in the solver's hands and would undo whatever is traded meanwhile."""
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+
+        async def offer(one: Settling, life_s: int) -> None:
+            one._terms = make_terms(timeouts=Timeouts(settlement=life_s * SECOND))
+            with contextlib.suppress(PSymmError):
+                await one.settle()
+
+        for one in funds(stage):
+            one.sign = once(one.sign)  # type: ignore[method-assign]
+        # The trader's frames arrive late, so the solver signs before it has seen any.
+        late: list[str | bytes] = []
+        wire = stage.wires[0]
+        wire.bend = lambda said: [said] if isinstance(said, str) else late.append(said) or []
+
+        def deadlines(_: object = None) -> list[int]:
+            return sorted({one.deadline for one in stage.near.engine.options})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(offer, near, 1_800)
+            nursery.start_soon(offer, far, 300)
+            await stage.heard.until(lambda _: len(deadlines()) == 2 or None)
+            first, second = deadlines()
+            assert first < second
+            wire.bend = lambda said: [said]
+            for each in late:
+                await wire.inner.send(each)
+            await until(stage, first + 60)
+            with pytest.raises(NotNow, match="can still be mined"):
+                await stage.order("o1")
+            await until(stage, second + 60)
+            await stage.order("o2")
+            nursery.cancel_scope.cancel()
+
+
+def once(
+    sign: Callable[[Settlement_], Awaitable[bytes]],
+) -> Callable[[Settlement_], Awaitable[bytes]]:
+    """A wallet that signs its own proposal, and then nothing more."""
+    asked: list[object] = []
+
+    async def signing(settlement: Settlement_) -> bytes:
+        asked.append(settlement)
+        if len(asked) > 1:
+            raise MoveFailed("settle", "the wallet does not answer")
+        return await sign(settlement)
+
+    return signing
+
+
+async def until(stage: Scene, time_s: int) -> None:
+    await trio.sleep(time_s - stage.clock.now_ns() / SECOND)
