@@ -4,6 +4,7 @@
 //! error type; the Python face in `python` only converts and lets go of the interpreter's
 //! lock. All logic is plain Rust that `cargo test` reaches without an interpreter.
 
+pub mod cpu;
 pub mod crs;
 pub mod field;
 pub mod frame;

@@ -8,6 +8,8 @@
 //! Secrets touch nothing but libsecp256k1, are wiped when dropped, and never enter an error
 //! or a debug form.
 
+pub mod batch;
+
 use core::fmt;
 
 use ::secp256k1 as libsecp256k1;
