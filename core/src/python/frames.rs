@@ -415,7 +415,6 @@ pub(crate) fn verify_frames<'py>(
 type Bounds = (u64, u64, u64);
 
 #[pyfunction]
-#[pyo3(signature = (data, offset, msg_types, reach = (None, None)))]
 pub(crate) fn survey_frames(
     py: Python<'_>,
     data: Held,
