@@ -142,16 +142,28 @@ class KnownCustody(JournalError):
 
 
 class TranscriptFileError(PSymmError):
-    """A `*.psymm` file that is refused: `offset` is the byte, `frame` the index from 0 or None."""
+    """A `*.psymm` file that is refused.
+
+    offset: the byte at which it goes wrong; frame: the index from 0, None outside of the frames;
+    span: the bytes in which the fault lies, the second one not included.
+    """
 
     code = "transcript-file"
 
     def __init__(
-        self, code: str, detail: str, *, offset: int, frame: int | None = None, **values: object
+        self,
+        code: str,
+        detail: str,
+        *,
+        offset: int,
+        frame: int | None = None,
+        span: tuple[int, int] | None = None,
+        **values: object,
     ) -> None:
         self.reason = code
         self.offset = offset
         self.frame = frame
+        self.span = span or (offset, offset + 1)
         where = f"byte {offset}" if frame is None else f"frame {frame}, byte {offset}"
         super().__init__(f"{code} at {where}: {detail}", **values)
 
