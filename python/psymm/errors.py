@@ -144,8 +144,9 @@ class KnownCustody(JournalError):
 class TranscriptFileError(PSymmError):
     """A `*.psymm` file that is refused.
 
-    offset: the byte at which it goes wrong; frame: the index from 0, None outside of the frames;
-    span: the bytes in which the fault lies, the second one not included.
+    reason: the stable name; words: the same for people; offset: the byte at which it goes wrong;
+    frame: the index from 0, None outside of the frames; span: from which byte on and before which
+    one the fault lies.
     """
 
     code = "transcript-file"
@@ -161,6 +162,7 @@ class TranscriptFileError(PSymmError):
         **values: object,
     ) -> None:
         self.reason = code
+        self.words = detail
         self.offset = offset
         self.frame = frame
         self.span = span or (offset, offset + 1)
