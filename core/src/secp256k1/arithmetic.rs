@@ -366,7 +366,8 @@ fn sums_of_points<K: Kernels>(secrets: &[Scalar], magnitudes: &[u128], bits: u32
     assert_eq!(bytes_of(K::straus(&terms)), by_library(expected), "Straus");
 
     let windows = Windows::new(bits);
-    let mut buckets = Buckets::<K>::new(windows);
+    let mut buckets = Buckets::<K>::new();
+    buckets.reset(windows);
     let mut expected = Scalar::ZERO;
     for (secret, magnitude) in secrets.iter().zip(magnitudes) {
         let coefficient =
@@ -386,7 +387,8 @@ fn sums_of_points<K: Kernels>(secrets: &[Scalar], magnitudes: &[u128], bits: u32
 fn meetings<K: Kernels>(secret: Scalar) {
     // The same point twice in one bucket cannot be added in affine coordinates.
     let points = [point(secret); 2];
-    let mut buckets = Buckets::<K>::new(Windows::new(5));
+    let mut buckets = Buckets::<K>::new();
+    buckets.reset(Windows::new(5));
     assert!(buckets.add(&points, &[77, 77]).is_err());
     let term = |negative| Term {
         point: points[0],

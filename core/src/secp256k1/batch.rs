@@ -45,9 +45,9 @@ use crate::secp256k1::field::{BETA, Fe, limbs_of};
 use crate::secp256k1::group::{GENERATOR, Projective};
 #[cfg(target_arch = "x86_64")]
 use crate::secp256k1::kernels::Wide;
-use crate::secp256k1::kernels::{Kernels, Narrow};
+use crate::secp256k1::kernels::{Kernels, Narrow, Workspace};
 use crate::secp256k1::lanes::{Pair, ScalarLanes};
-use crate::secp256k1::rows::{Rows, ScalarSums};
+use crate::secp256k1::rows::ScalarSums;
 use crate::secp256k1::scalar::{Half, Scalar};
 use crate::secp256k1::sums::{Buckets, Meeting, Term, Windows};
 use crate::secp256k1::{
@@ -337,73 +337,126 @@ fn try_examine<K: Kernels>(
     draw: &mut Draw,
     few: bool,
 ) -> Result<Outcome, Meeting> {
-    let mut outcome = Outcome {
-        refusals: Vec::new(),
-        members: Vec::with_capacity(members.len()),
-        holds: false,
-    };
-    let windows = Windows::for_points(members.len());
-    let bias = if few { 0 } else { windows.bias() };
-    let mut buckets = (!few).then(|| Buckets::<K>::new(windows));
-    let mut sums = ScalarSums {
-        generator: [0; 5],
-        keys: vec![[0; 5]; batch.keys.len()],
-    };
-    let mut rows = Rows::default();
-    let mut kept = Vec::new();
-    let mut total = Projective::<Fe>::infinity();
-    // Straus's tables grow with the points, so they come in smaller parts.
-    let chunk = if few { 8 * FEW } else { CHUNK };
-    for members in members.chunks(chunk) {
-        rows.clear();
-        let refused = outcome.refusals.len();
-        for member in members {
-            let index = *member as usize;
-            if let Err(fault) = rows.push(*member, &batch.claims[index], batch.keys.len()) {
+    K::with_workspace(|workspace| {
+        let Workspace {
+            buckets,
+            rows,
+            kept,
+        } = workspace;
+        let mut outcome = Outcome {
+            refusals: Vec::new(),
+            members: Vec::with_capacity(members.len()),
+            holds: false,
+        };
+        let windows = Windows::for_points(members.len());
+        let bias = if few { 0 } else { windows.bias() };
+        if !few {
+            buckets.reset(windows);
+        }
+        let used = UsedKeys::of(batch, members);
+        let mut sums = ScalarSums {
+            generator: [0; 5],
+            keys: vec![[0; 5]; used.count()],
+        };
+        let mut total = Projective::<Fe>::infinity();
+        // Straus's tables grow with the points, so they come in smaller parts.
+        let chunk = if few { 8 * FEW } else { CHUNK };
+        for members in members.chunks(chunk) {
+            rows.clear();
+            let refused = outcome.refusals.len();
+            for member in members {
+                let index = *member as usize;
+                let claim = &batch.claims[index];
+                let pushed = match used.place(claim.key) {
+                    Some(key) => rows.push(*member, claim, key),
+                    None => Err(ClaimFault::NoSuchKey),
+                };
+                if let Err(fault) = pushed {
+                    outcome.refusals.push(Refusal { index, fault });
+                }
+            }
+            let doomed = K::find_points(rows);
+            for (row, fault) in &doomed {
+                let index = rows.members[*row] as usize;
+                let fault = *fault;
                 outcome.refusals.push(Refusal { index, fault });
             }
-        }
-        let doomed = K::find_points(&mut rows);
-        for (row, fault) in &doomed {
-            let index = rows.members[*row] as usize;
-            let fault = *fault;
-            outcome.refusals.push(Refusal { index, fault });
-        }
-        rows.remove(&doomed);
-        if refused != outcome.refusals.len() {
+            rows.remove(&doomed);
             outcome.refusals[refused..].sort_unstable_by_key(|refusal| refusal.index);
-        }
-        outcome.members.extend_from_slice(&rows.members);
-        let claims = rows.members.len();
-        rows.coefficients.resize(claims, 0);
-        draw.fill(&mut rows.coefficients, bias);
-        rows.pad(K::Scalar::WIDTH, bias);
-        K::add_scalars(&rows, bias, &mut sums, &mut kept);
-        match &mut buckets {
-            Some(buckets) => buckets.add(&rows.points[..claims], &rows.coefficients[..claims])?,
-            None => {
+            outcome.members.extend_from_slice(&rows.members);
+            let claims = rows.members.len();
+            rows.coefficients.resize(claims, 0);
+            draw.fill(&mut rows.coefficients, bias);
+            rows.pad(K::Scalar::WIDTH, bias);
+            K::add_scalars(rows, bias, &mut sums, kept);
+            let (points, coefficients) = (&rows.points[..claims], &rows.coefficients[..claims]);
+            if few {
                 let term = |(point, magnitude): (&Pair, &u128)| Term {
                     point: *point,
                     negative: false,
                     magnitude: *magnitude,
                 };
-                let points = rows.points[..claims].iter();
-                let terms: Vec<Term> = points.zip(&rows.coefficients).map(term).collect();
+                let terms: Vec<Term> = points.iter().zip(coefficients).map(term).collect();
                 total = total.add(K::straus(&terms));
+            } else {
+                buckets.add(points, coefficients)?;
             }
         }
+        if !few {
+            total = total.add(buckets.total());
+        }
+        let fixed = fixed_terms(K::Scalar::LIMB_BITS, batch.keys, &used, &sums);
+        let difference = sum_of_terms::<K>(&fixed).add(total.neg());
+        outcome.holds = difference.is_infinity();
+        Ok(outcome)
+    })
+}
+
+/// The keys that members of a batch name: all of the batch's, or, where these are more than
+/// the members, a list, so that a small part of a batch costs no more than its size.
+enum UsedKeys {
+    All(usize),
+    Listed(Vec<usize>),
+}
+
+impl UsedKeys {
+    fn of(batch: &Batch<'_>, members: &[u32]) -> Self {
+        if batch.keys.len() <= members.len() {
+            return Self::All(batch.keys.len());
+        }
+        let named = members
+            .iter()
+            .map(|member| batch.claims[*member as usize].key);
+        let mut keys: Vec<usize> = named.filter(|key| *key < batch.keys.len()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        Self::Listed(keys)
     }
-    if let Some(buckets) = &buckets {
-        total = total.add(buckets.total());
+
+    fn count(&self) -> usize {
+        match self {
+            Self::All(count) => *count,
+            Self::Listed(keys) => keys.len(),
+        }
     }
-    let fixed = fixed_terms(K::Scalar::LIMB_BITS, batch.keys, &sums);
-    let difference = sum_of_terms::<K>(&fixed).add(total.neg());
-    outcome.holds = difference.is_infinity();
-    Ok(outcome)
+
+    fn place(&self, key: usize) -> Option<usize> {
+        match self {
+            Self::All(count) => (key < *count).then_some(key),
+            Self::Listed(keys) => keys.binary_search(&key).ok(),
+        }
+    }
+
+    fn key(&self, place: usize) -> usize {
+        match self {
+            Self::All(_) => place,
+            Self::Listed(keys) => keys[place],
+        }
+    }
 }
 
 /// The fixed points with their sums, each split in two halves of 128 bits.
-fn fixed_terms(bits: u32, keys: &[PublicKey], sums: &ScalarSums) -> Vec<Term> {
+fn fixed_terms(bits: u32, keys: &[PublicKey], used: &UsedKeys, sums: &ScalarSums) -> Vec<Term> {
     let mut terms = Vec::new();
     let mut push = |point: Pair, scalar: Scalar| {
         let (k1, k2) = scalar.split();
@@ -424,10 +477,11 @@ fn fixed_terms(bits: u32, keys: &[PublicKey], sums: &ScalarSums) -> Vec<Term> {
         terms.push(term(turned, k2));
     };
     push(GENERATOR, Scalar::from_columns(&sums.generator, bits));
-    for (key, columns) in keys.iter().zip(&sums.keys) {
+    for (place, columns) in sums.keys.iter().enumerate() {
         if *columns == [0; 5] {
             continue;
         }
+        let key = &keys[used.key(place)];
         let (x, rest) = key
             .as_bytes()
             .split_first_chunk()
@@ -458,7 +512,8 @@ fn sum_of_terms<K: Kernels>(terms: &[Term]) -> Projective<Fe> {
 
 fn sum_in_buckets<K: Kernels>(terms: &[Term]) -> Result<Projective<Fe>, Meeting> {
     let windows = Windows::for_points(terms.len());
-    let mut buckets = Buckets::<K>::new(windows);
+    let mut buckets = Buckets::<K>::new();
+    buckets.reset(windows);
     let mut points = Vec::with_capacity(CHUNK.min(terms.len()));
     let mut biased = Vec::with_capacity(CHUNK.min(terms.len()));
     for terms in terms.chunks(CHUNK) {

@@ -3,23 +3,46 @@
 //! Only they need to be compiled with the processor's instructions; whatever calls them is
 //! plain code. What they call in turn is inlined into them.
 
+use core::cell::Cell;
+
 use crate::secp256k1::batch::ClaimFault;
 use crate::secp256k1::field::Fe;
 use crate::secp256k1::group::Projective;
 use crate::secp256k1::lanes::{FieldLanes, Pair, ScalarLanes};
 use crate::secp256k1::rows::{self, Rows, ScalarSums};
 use crate::secp256k1::scalar::Scalar;
-use crate::secp256k1::sums::{self, Meeting, Term};
+use crate::secp256k1::sums::{self, Buckets, Meeting, Term};
 #[cfg(target_arch = "x86_64")]
 use crate::secp256k1::wide::{Fe8, Scalar8};
 
 /// Of each part of some buckets, the plain and the weighted sum.
 pub(crate) type PartSums = Vec<(Projective<Fe>, Projective<Fe>)>;
 
+/// What a thread's batches work in, one after the other, so that only the first asks the
+/// system for memory: some megabytes.
+pub(crate) struct Workspace<K: Kernels> {
+    pub(crate) buckets: Buckets<K>,
+    pub(crate) rows: Rows,
+    pub(crate) kept: Vec<[K::Scalar; 3]>,
+}
+
+impl<K: Kernels> Workspace<K> {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            buckets: Buckets::new(),
+            rows: Rows::default(),
+            kept: Vec::new(),
+        })
+    }
+}
+
 /// The functions for one kind of lanes; each is described where it is written.
-pub(crate) trait Kernels {
+pub(crate) trait Kernels: Sized {
     type Field: FieldLanes;
     type Scalar: ScalarLanes;
+
+    /// Runs with this thread's workspace.
+    fn with_workspace<R>(run: impl FnOnce(&mut Workspace<Self>) -> R) -> R;
 
     fn straus(terms: &[Term]) -> Projective<Fe>;
     fn add_pairs(
@@ -45,6 +68,17 @@ macro_rules! kernels {
         impl Kernels for $kernels {
             type Field = $field;
             type Scalar = $scalar;
+
+            fn with_workspace<R>(run: impl FnOnce(&mut Workspace<Self>) -> R) -> R {
+                thread_local! {
+                    static WORKSPACE: Cell<Option<Box<Workspace<$kernels>>>> =
+                        const { Cell::new(None) };
+                }
+                let mut workspace = WORKSPACE.take().unwrap_or_else(Workspace::new);
+                let result = run(&mut workspace);
+                WORKSPACE.set(Some(workspace));
+                result
+            }
 
             fn straus(terms: &[Term]) -> Projective<Fe> {
                 $(#[$attribute])?

@@ -32,16 +32,13 @@ impl Rows {
         self.coefficients.clear();
     }
 
-    /// Takes a claim in, or says what is wrong with it that needs no curve.
+    /// Takes a claim and the place of its key in, or says what is wrong with it that needs no curve.
     pub(crate) fn push(
         &mut self,
         member: u32,
         claim: &Claim<'_>,
-        keys: usize,
+        key: usize,
     ) -> Result<(), ClaimFault> {
-        if claim.key >= keys {
-            return Err(ClaimFault::NoSuchKey);
-        }
         check_form(claim.signature).map_err(ClaimFault::Form)?;
         let (r, rest) = claim
             .signature
@@ -61,7 +58,7 @@ impl Rows {
             None => [0; 4],
         };
         self.members.push(member);
-        self.keys.push(claim.key as u32);
+        self.keys.push(key as u32);
         self.points.push(Pair { x: limbs_of(r), y });
         self.scalars.push(Pair {
             x: limbs_of(s),
@@ -163,13 +160,6 @@ pub(crate) fn find_points<F: FieldLanes>(rows: &mut Rows) -> Vec<(usize, ClaimFa
 /// 22 ones, four zeros, two ones and two zeros.
 #[inline(always)]
 pub(crate) fn square_root<F: FieldLanes>(value: F) -> F {
-    let squared = |v: F, times: u32| {
-        let mut v = v;
-        for _ in 0..times {
-            v = v.square();
-        }
-        v
-    };
     let x2 = value.square().mul(value);
     let x3 = x2.square().mul(value);
     let x6 = squared(x3, 3).mul(x3);
@@ -183,6 +173,16 @@ pub(crate) fn square_root<F: FieldLanes>(value: F) -> F {
     let x223 = squared(x220, 3).mul(x3);
     let high = squared(x223, 23).mul(x22);
     squared(squared(high, 6).mul(x2), 2)
+}
+
+/// The power 2^times.
+#[inline(always)]
+fn squared<F: FieldLanes>(value: F, times: u32) -> F {
+    let mut power = value;
+    for _ in 0..times {
+        power = power.square();
+    }
+    power
 }
 
 /// Adds aᵢ·zᵢ/sᵢ to the generator's sum and aᵢ·rᵢ/sᵢ to that of the key, with one inversion

@@ -173,7 +173,12 @@ const BATCH: usize = 256;
 /// What is kept of a pair of points between the two halves of Montgomery's trick.
 const KEPT: usize = 6;
 
-/// The buckets of all windows, and room to work in.
+/// Points of the arena that are always the same.
+const FIXED: usize = 2;
+/// What filling up registers may add to the sums of all passes.
+const PADDING: usize = 32 * MAX_WIDTH;
+
+/// The buckets of all windows, and room to work in, which is kept for the next batch.
 pub(crate) struct Buckets<K: Kernels> {
     windows: Windows,
     /// Windows after windows.
@@ -189,10 +194,10 @@ pub(crate) struct Buckets<K: Kernels> {
 }
 
 impl<K: Kernels> Buckets<K> {
-    pub(crate) fn new(windows: Windows) -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
-            windows,
-            sums: vec![Pair::NONE; windows.count() * windows.buckets()],
+            windows: Windows { bits: 5 },
+            sums: Vec::new(),
             arena: Vec::new(),
             kept: Vec::new(),
             ends: Vec::new(),
@@ -202,6 +207,14 @@ impl<K: Kernels> Buckets<K> {
         }
     }
 
+    /// Empties the buckets and gives them windows.
+    pub(crate) fn reset(&mut self, windows: Windows) {
+        self.windows = windows;
+        self.sums.clear();
+        self.sums
+            .resize(windows.count() * windows.buckets(), Pair::NONE);
+    }
+
     /// Adds biased multiples of points: the sum of the signed digits of each, see
     /// [`Windows::bias`].
     ///
@@ -209,32 +222,32 @@ impl<K: Kernels> Buckets<K> {
     /// [`Meeting`]; the buckets are then worthless.
     pub(crate) fn add(&mut self, points: &[Pair], biased: &[u128]) -> Result<(), Meeting> {
         let together = (ENOUGH / points.len().max(1)).clamp(1, self.windows.count());
+        // The arena holds every point and bucket once, and as many sums as points are sorted.
+        let sorted = together * (points.len() + self.windows.buckets());
+        let most = FIXED + points.len() + together * self.windows.buckets() + sorted + PADDING;
+        if self.arena.len() < most {
+            self.arena.resize(most, Pair::NONE);
+        }
+        // The sum of these two fills registers up; they never meet.
+        self.arena[0] = GENERATOR;
+        self.arena[1] = twice_generator();
+        self.arena[FIXED..FIXED + points.len()].copy_from_slice(points);
         let mut first = 0;
         while first < self.windows.count() {
             let last = (first + together).min(self.windows.count());
-            self.add_in(points, biased, first, last)?;
+            self.add_in(biased, first, last)?;
             first = last;
         }
         Ok(())
     }
 
-    /// The same in some of the windows.
-    fn add_in(
-        &mut self,
-        points: &[Pair],
-        biased: &[u128],
-        first: usize,
-        last: usize,
-    ) -> Result<(), Meeting> {
+    /// Adds the points that are in the arena, in some of the windows.
+    fn add_in(&mut self, biased: &[u128], first: usize, last: usize) -> Result<(), Meeting> {
         let windows = self.windows;
         let buckets = windows.buckets();
         let sums = &mut self.sums[first * buckets..last * buckets];
         let arena = &mut self.arena;
-        arena.clear();
-        // The sum of these two fills registers up; they never meet.
-        arena.extend_from_slice(&[GENERATOR, twice_generator()]);
-        let base = arena.len() as u32;
-        arena.extend_from_slice(points);
+        let mut used = FIXED + biased.len();
 
         // Counting sort by bucket. A bucket's sum so far is one point more in it.
         let ends = &mut self.ends;
@@ -258,13 +271,15 @@ impl<K: Kernels> Buckets<K> {
             *end = total - *end;
         }
         let sorted = &mut self.sorted;
-        sorted.clear();
-        sorted.resize(total as usize, 0);
+        if sorted.len() < total as usize {
+            sorted.resize(total as usize, 0);
+        }
         for (sum, end) in sums.iter().zip(ends.iter_mut()) {
             if !sum.is_none() {
-                sorted[*end as usize] = arena.len() as u32;
+                sorted[*end as usize] = used as u32;
                 *end += 1;
-                arena.push(*sum);
+                arena[used] = *sum;
+                used += 1;
             }
         }
         for window in first..last {
@@ -274,7 +289,7 @@ impl<K: Kernels> Buckets<K> {
                 if digit != 0 {
                     let end = &mut ends[digit.unsigned_abs() as usize - 1];
                     let sign = if digit < 0 { NEGATIVE } else { 0 };
-                    sorted[*end as usize] = (base + at as u32) | sign;
+                    sorted[*end as usize] = (FIXED + at) as u32 | sign;
                     *end += 1;
                 }
             }
@@ -285,7 +300,7 @@ impl<K: Kernels> Buckets<K> {
             let (left, right) = (&mut self.left, &mut self.right);
             left.clear();
             right.clear();
-            let next = arena.len() as u32;
+            let next = used as u32;
             let (mut from, mut to) = (0, 0);
             for end in ends.iter_mut() {
                 let until = *end as usize;
@@ -311,9 +326,9 @@ impl<K: Kernels> Buckets<K> {
                 left.push(0);
                 right.push(1);
             }
-            arena.resize(arena.len() + left.len(), Pair::NONE);
-            let (before, new) = arena.split_at_mut(next as usize);
+            let (before, new) = arena.split_at_mut(used);
             K::add_pairs(before, left, right, new, &mut self.kept)?;
+            used += left.len();
         }
         let mut from = 0;
         for (sum, end) in sums.iter_mut().zip(ends.iter()) {

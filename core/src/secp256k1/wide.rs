@@ -67,6 +67,23 @@ fn and(a: __m512i, b: __m512i) -> __m512i {
 }
 
 #[inline(always)]
+fn or(a: __m512i, b: __m512i) -> __m512i {
+    op!(_mm512_or_si512(a, b))
+}
+
+/// A register a limb, the same in all lanes.
+#[inline(always)]
+fn splats(limbs: [u64; 5]) -> [__m512i; 5] {
+    [
+        splat(limbs[0]),
+        splat(limbs[1]),
+        splat(limbs[2]),
+        splat(limbs[3]),
+        splat(limbs[4]),
+    ]
+}
+
+#[inline(always)]
 fn low(addend: __m512i, a: __m512i, b: __m512i) -> __m512i {
     op!(_mm512_madd52lo_epu64(addend, a, b))
 }
@@ -98,21 +115,24 @@ fn transpose(r: [__m512i; 8]) -> [__m512i; 8] {
         odd[i] = op!(_mm512_unpackhi_epi64(r[2 * i], r[2 * i + 1]));
     }
     // Quarter k of even[i] holds column 2k of rows 2i and 2i + 1, of odd[i] column 2k + 1.
-    let columns = |q: [__m512i; 4]| {
-        let a = op!(_mm512_shuffle_i64x2::<0x88>(q[0], q[1]));
-        let b = op!(_mm512_shuffle_i64x2::<0xdd>(q[0], q[1]));
-        let c = op!(_mm512_shuffle_i64x2::<0x88>(q[2], q[3]));
-        let d = op!(_mm512_shuffle_i64x2::<0xdd>(q[2], q[3]));
-        [
-            op!(_mm512_shuffle_i64x2::<0x88>(a, c)),
-            op!(_mm512_shuffle_i64x2::<0x88>(b, d)),
-            op!(_mm512_shuffle_i64x2::<0xdd>(a, c)),
-            op!(_mm512_shuffle_i64x2::<0xdd>(b, d)),
-        ]
-    };
-    let [c0, c2, c4, c6] = columns(even);
-    let [c1, c3, c5, c7] = columns(odd);
+    let [c0, c2, c4, c6] = quarters(even);
+    let [c1, c3, c5, c7] = quarters(odd);
     [c0, c1, c2, c3, c4, c5, c6, c7]
+}
+
+/// Quarter k of all four, one after the other, for each k.
+#[inline(always)]
+fn quarters(q: [__m512i; 4]) -> [__m512i; 4] {
+    let a = op!(_mm512_shuffle_i64x2::<0x88>(q[0], q[1]));
+    let b = op!(_mm512_shuffle_i64x2::<0xdd>(q[0], q[1]));
+    let c = op!(_mm512_shuffle_i64x2::<0x88>(q[2], q[3]));
+    let d = op!(_mm512_shuffle_i64x2::<0xdd>(q[2], q[3]));
+    [
+        op!(_mm512_shuffle_i64x2::<0x88>(a, c)),
+        op!(_mm512_shuffle_i64x2::<0x88>(b, d)),
+        op!(_mm512_shuffle_i64x2::<0xdd>(a, c)),
+        op!(_mm512_shuffle_i64x2::<0xdd>(b, d)),
+    ]
 }
 
 /// Four columns of 64 bits as five of 52.
@@ -131,7 +151,6 @@ fn to_52(v: [__m512i; 4]) -> [__m512i; 5] {
 /// Five columns of 52 bits, the value below 2^256, as four of 64.
 #[inline(always)]
 fn to_64(v: [__m512i; 5]) -> [__m512i; 4] {
-    let or = |a, b| op!(_mm512_or_si512(a, b));
     [
         or(v[0], left::<52>(v[1])),
         or(right::<12>(v[1]), left::<40>(v[2])),
@@ -163,21 +182,24 @@ fn pair(point: &Pair) -> __m512i {
 /// Eight rows at indices, as the columns of x and of y.
 #[inline(always)]
 fn rows_at(points: &[Pair], indices: &[u32]) -> ([__m512i; 5], [__m512i; 5]) {
-    let indices: &[u32; 8] = indices[..8].try_into().unwrap_or(&[0; 8]);
-    let at = |i: usize| pair(&points[(indices[i] & !NEGATIVE) as usize]);
-    let rows = [at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)];
-    let c = transpose(rows);
-    (
-        to_52([c[0], c[1], c[2], c[3]]),
-        to_52([c[4], c[5], c[6], c[7]]),
-    )
+    let mut rows = [splat(0); 8];
+    for (row, index) in rows.iter_mut().zip(&indices[..8]) {
+        *row = pair(&points[(index & !NEGATIVE) as usize]);
+    }
+    columns_of(rows)
 }
 
 #[inline(always)]
 fn rows(points: &[Pair]) -> ([__m512i; 5], [__m512i; 5]) {
-    let points = &points[..8];
-    let at = |i: usize| pair(&points[i]);
-    let rows = [at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)];
+    let mut rows = [splat(0); 8];
+    for (row, point) in rows.iter_mut().zip(&points[..8]) {
+        *row = pair(point);
+    }
+    columns_of(rows)
+}
+
+#[inline(always)]
+fn columns_of(rows: [__m512i; 8]) -> ([__m512i; 5], [__m512i; 5]) {
     let c = transpose(rows);
     (
         to_52([c[0], c[1], c[2], c[3]]),
@@ -356,7 +378,7 @@ impl FieldLanes for Fe8 {
 
     #[inline(always)]
     fn splat(value: Fe) -> Self {
-        Self(limbs52(value.0).map(splat))
+        Self(splats(limbs52(value.0)))
     }
 
     #[inline(always)]
@@ -576,7 +598,7 @@ impl ScalarLanes for Scalar8 {
 
     #[inline(always)]
     fn splat(value: Scalar) -> Self {
-        Self(limbs52(value.0).map(splat))
+        Self(splats(limbs52(value.0)))
     }
 
     #[inline(always)]
@@ -630,6 +652,12 @@ impl ScalarLanes for Scalar8 {
 
     #[inline(always)]
     fn columns(self) -> [[u64; MAX_WIDTH]; 5] {
-        self.0.map(words)
+        [
+            words(self.0[0]),
+            words(self.0[1]),
+            words(self.0[2]),
+            words(self.0[3]),
+            words(self.0[4]),
+        ]
     }
 }
