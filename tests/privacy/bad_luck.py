@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from doctor import Doctor, deadlines_of, pad
+from doctor import Doctor, deadlines_of, pad, set_deadline
 from trading_floor import Run
 
 from psymm._core import LeanIMT
@@ -78,9 +78,7 @@ def _redraw_roots(doctor: Doctor, lot: random.Random) -> None:
 def _redraw_deadlines(doctor: Doctor, lot: random.Random) -> None:
     draw, late = few(lot), few(lot)
     for tx, deadline in deadlines_of(doctor):
-        new = deadline + 300 * draw() + 7 * (late() == 0)
-        words = deadline.to_bytes(32, "big"), new.to_bytes(32, "big")
-        doctor.change(tx, data=doctor.transactions[tx].data.replace(*words))
+        set_deadline(doctor, tx, deadline, deadline + 300 * draw() + 7 * (late() == 0))
 
 
 def _redraw_payment(doctor: Doctor, lot: random.Random) -> None:

@@ -105,6 +105,11 @@ def deadlines_of(doctor: Doctor) -> list[tuple[int, int]]:
     ]
 
 
+def set_deadline(doctor: Doctor, tx: int, old: int, new: int) -> None:
+    words = old.to_bytes(32, "big"), new.to_bytes(32, "big")
+    doctor.change(tx, data=doctor.transactions[tx].data.replace(*words))
+
+
 # --- honest traces, cleared ---------------------------------------------------------------------
 
 
@@ -124,7 +129,7 @@ def clear_deadlines(doctor: Doctor) -> None:
     """No two deadlines are the same, nor two times to live; all are on full five minutes."""
     first = 300 * (min(move.call.deadline for move in doctor.seen.moves) // 300)
     for tx, deadline in deadlines_of(doctor):
-        _set_deadline(doctor, tx, deadline, first + A_DAY * (1 + tx))
+        set_deadline(doctor, tx, deadline, first + A_DAY * (1 + tx))
     doctor.read_again()
 
 
@@ -199,20 +204,15 @@ def own_deadlines(doctor: Doctor) -> None:
     late = {tx: 7 + at for at, pair in enumerate(doctor.run.pairs) for tx in txs_of(pair)}
     for tx, deadline in deadlines_of(doctor):
         if tx in late:
-            _set_deadline(doctor, tx, deadline, deadline + late[tx])
-
-
-def _set_deadline(doctor: Doctor, tx: int, old: int, new: int) -> None:
-    words = old.to_bytes(32, "big"), new.to_bytes(32, "big")
-    doctor.change(tx, data=doctor.transactions[tx].data.replace(*words))
+            set_deadline(doctor, tx, deadline, deadline + late[tx])
 
 
 def odd_gas(doctor: Doctor) -> None:
     """What a pair does costs some gas that others' doings do not, but for withdrawals: these show
     what a place in the tree costs, whoever holds it."""
     clear_gas(doctor)
+    withdrawn = {move.tx for move in doctor.seen.withdrawals}
     for at, pair in enumerate(doctor.run.pairs):
-        withdrawn = {move.tx for move in doctor.seen.withdrawals}
         for tx in txs_of(pair) - withdrawn:
             doctor.change(tx, gas_used=doctor.transactions[tx].gas_used + 3_000 * 2**at)
 
