@@ -14,7 +14,7 @@ fn keccak(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// Bytes that differ from message to message and within each.
-fn message(number: usize, length: usize) -> Vec<u8> {
+pub(crate) fn message(number: usize, length: usize) -> Vec<u8> {
     drawn("message", number)
         .iter()
         .cycle()
@@ -23,7 +23,11 @@ fn message(number: usize, length: usize) -> Vec<u8> {
         .collect()
 }
 
-fn every_path_hashes_alike(what: &str, messages: &[Vec<u8>]) {
+/// Whether every path gives the digests that one by one gives.
+///
+/// # Panics
+/// If one does not.
+pub(crate) fn every_path_hashes_alike(what: &str, messages: &[Vec<u8>]) {
     let views: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
     let expected: Vec<[u8; 32]> = views.iter().map(|view| keccak(view)).collect();
     for backend in cpu::available() {
@@ -102,7 +106,8 @@ fn typed_digest(domain: &[u8; 32], header: &Header, payload: &[u8]) -> [u8; 32] 
     keccak(&[b"\x19\x01", &domain[..], &keccak(&words.concat())].concat())
 }
 
-fn framed(number: usize, length: usize) -> (Header, Vec<u8>, Vec<u8>) {
+/// A frame's header, payload and bytes, all drawn from a number.
+pub(crate) fn framed(number: usize, length: usize) -> (Header, Vec<u8>, Vec<u8>) {
     let numbers = drawn("numbers", number);
     let u64_at = |at: usize| u64::from_be_bytes(numbers[at..at + 8].try_into().unwrap());
     let header = Header {
@@ -120,7 +125,11 @@ fn framed(number: usize, length: usize) -> (Header, Vec<u8>, Vec<u8>) {
     (header, payload, raw)
 }
 
-fn every_path_digests_alike(frames: &[(Header, Vec<u8>, Vec<u8>)]) {
+/// Whether every path gives the digests that EIP-712 in its plainest way gives.
+///
+/// # Panics
+/// If one does not.
+pub(crate) fn every_path_digests_alike(frames: &[(Header, Vec<u8>, Vec<u8>)]) {
     let views: Vec<FrameView<'_>> = frames
         .iter()
         .map(|(_, _, raw)| FrameView::parse(raw, 0).unwrap())
@@ -156,7 +165,7 @@ fn frames_of_any_lengths_are_digested_as_one_by_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::with_source_file(file!()) })]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn any_messages_are_hashed_as_one_by_one(

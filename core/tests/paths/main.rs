@@ -2,7 +2,9 @@
 //! two, alone and in batches of any size and order. The oracle is libsecp256k1's recovery
 //! under Ethereum's rules, written down here once more and apart from the core.
 
+mod brief;
 mod cancelling;
+mod changes;
 mod coinciding;
 mod crafted;
 mod digests;
