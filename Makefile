@@ -75,7 +75,7 @@ demo: setup
 lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
-	@$(STEP) 'rustfmt' cargo fmt --all --check
+	@$(STEP) 'rustfmt' bash -c 'cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check'
 	@$(STEP) 'clippy' cargo clippy --release --all-targets --all-features --quiet -- -D warnings
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
@@ -112,7 +112,7 @@ fuzz:
 	@python3 fuzz/seeds.py
 	@export PATH="$(CURDIR)/build/tools/bin:$$PATH"; cd fuzz && for target in $(FUZZ_TARGETS); do \
 	    echo "==> fuzzing $$target for $(SECONDS) s"; mkdir -p corpus/$$target; \
-	    cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -timeout=20 -print_final_stats=1 || exit 1; \
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -len_control=0 -timeout=20 -print_final_stats=1 || exit 1; \
 	done
 
 test-circuits: setup

@@ -1,9 +1,10 @@
-"""Writes a first corpus for the fuzz targets that read bytes, from the shared vectors.
+"""Writes a first corpus for the fuzz targets: from the shared vectors for those that read
+frames and JSON, and bytes without a meaning for those that build their inputs out of them.
 
-The targets `transcript` and `claims` build their inputs by themselves and need none. Files
-that are there already stay: a corpus that fuzzing has grown is not touched.
+Files that are there already stay: a corpus that fuzzing has grown is not touched.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def main() -> None:
     )
     payloads = [bytes.fromhex(case["payload"].removeprefix("0x")) for case in vectors["frames"]]
     plant("json", payloads + [message.encode() for message in MESSAGES])
+    # Long ones, so that batches of some size are there from the start.
+    meaningless = [
+        hashlib.shake_128(length.to_bytes(2)).digest(length) for length in (40, 200, 1000, 4000)
+    ]
+    plant("transcript", meaningless)
+    plant("claims", meaningless)
 
 
 if __name__ == "__main__":

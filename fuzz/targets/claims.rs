@@ -41,7 +41,10 @@ fn case(claim: &Claim) -> Case {
         Claim::Right(which) => base(*which),
         Claim::Changed(which, changes) => changes.iter().fold(base(*which), |case, change| {
             let (kind, number) = *change;
-            changed(case, &Change::numbered(usize::from(kind), usize::from(number)))
+            changed(
+                case,
+                &Change::numbered(usize::from(kind), usize::from(number)),
+            )
         }),
         Claim::Any(digest, r, s, v, r_y, key) => {
             let base = base(*key);

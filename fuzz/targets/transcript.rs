@@ -62,16 +62,45 @@ static TALK: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 /// What is done to the frames before they are put back to back.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Change {
-    Flip { frame: u8, bit: u32 },
-    Write { frame: u8, at: u16, byte: u8 },
-    Exchange { one: u8, other: u8 },
-    Drop { frame: u8 },
-    Repeat { frame: u8, at: u8 },
-    Cut { frame: u8, length: u16 },
-    Trailer { to: u8, from: u8 },
+    Flip {
+        frame: u8,
+        bit: u32,
+    },
+    Write {
+        frame: u8,
+        at: u16,
+        byte: u8,
+    },
+    Exchange {
+        one: u8,
+        other: u8,
+    },
+    Drop {
+        frame: u8,
+    },
+    Repeat {
+        frame: u8,
+        at: u8,
+    },
+    Cut {
+        frame: u8,
+        length: u16,
+    },
+    Trailer {
+        to: u8,
+        from: u8,
+    },
     /// Signed again, by the key of some place, with a field changed: past the signature.
-    Sign { frame: u8, field: u8, value: u64, by_lane: bool, by_seq: u8 },
-    Keep { frames: u8 },
+    Sign {
+        frame: u8,
+        field: u8,
+        value: u64,
+        by_lane: bool,
+        by_seq: u8,
+    },
+    Keep {
+        frames: u8,
+    },
 }
 
 #[derive(Arbitrary, Debug)]
