@@ -7,6 +7,9 @@ PY := .venv/bin/python
 STEP := tools/step
 FORGE := ../node/node_modules/.bin/forge
 CRS ?= dev
+CARGO_FUZZ := 0.13.2
+FUZZ_TARGETS := frame json transcript claims
+SECONDS ?= 60
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONDONTWRITEBYTECODE := 1
@@ -16,12 +19,15 @@ CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
 .PHONY: help setup demo test lint wheel clean bench mutate-circuits \
-        test-core test-circuits test-contracts test-python
+        test-core test-circuits test-contracts test-python \
+        fuzz test-memory test-valgrind test-sanitizer
 
 help:
 	@echo 'make demo             a private trade, from discovery to withdrawal, on real parts'
 	@echo 'make test             every check of the project'
 	@echo 'make wheel            one wheel with everything inside, in dist/'
+	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
+	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
@@ -69,12 +75,45 @@ demo: setup
 lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
-	@$(STEP) 'rustfmt' cargo fmt --all --check
+	@$(STEP) 'rustfmt' bash -c 'cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check'
 	@$(STEP) 'clippy' cargo clippy --release --all-targets --all-features --quiet -- -D warnings
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
+# The tests name each backend themselves. What only asks for the best one is run once more with
+# less allowed to it: all of the core's own tests, and what looks at the functions in front.
+FRONTS := portable_is_always environment the_front mixture digests
+
 test-core: build/core.stamp
 	cargo test --release --quiet
+	@for backend in portable avx2; do \
+	    echo "==> once more with PSYMM_BACKEND=$$backend"; \
+	    export PSYMM_BACKEND=$$backend; \
+	    cargo test --release --quiet --lib && \
+	    cargo test --release --quiet --test paths -- $(FRONTS) || exit 1; \
+	done
+
+# The functions with unsafe blocks, through the tests that reach them. PROPTEST_CASES keeps the
+# random ones short: here only the memory is watched.
+test-valgrind: build/core.stamp
+	@tools/memory valgrind
+
+test-sanitizer:
+	@tools/memory sanitizer
+
+test-memory: test-valgrind test-sanitizer
+
+build/tools/bin/cargo-fuzz:
+	@$(STEP) 'cargo-fuzz $(CARGO_FUZZ)' cargo install cargo-fuzz --version $(CARGO_FUZZ) --locked --root build/tools
+
+fuzz:
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+	    echo 'fuzzing needs a nightly Rust, and there is none: rustup toolchain install nightly'; exit 1; }
+	@$(MAKE) --no-print-directory build/tools/bin/cargo-fuzz
+	@python3 fuzz/seeds.py
+	@export PATH="$(CURDIR)/build/tools/bin:$$PATH"; cd fuzz && for target in $(FUZZ_TARGETS); do \
+	    echo "==> fuzzing $$target for $(SECONDS) s"; mkdir -p corpus/$$target; \
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -len_control=0 -timeout=20 -print_final_stats=1 || exit 1; \
+	done
 
 test-circuits: setup
 	node --test tests/circuits/*.test.mjs
@@ -88,8 +127,10 @@ test-contracts: build/pool.stamp
 
 test-python: setup
 	$(PY) -m pytest
+	@echo '==> once more with PSYMM_BACKEND=portable'
+	PSYMM_BACKEND=portable $(PY) -m pytest --quiet tests/core tests/transcript
 
-test: lint test-core test-circuits test-contracts test-python
+test: lint test-core test-valgrind test-circuits test-contracts test-python
 
 mutate-circuits: setup
 	node node/mutate.mjs
