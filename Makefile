@@ -15,13 +15,14 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel clean bench mutate-circuits \
+.PHONY: help setup demo test lint wheel library clean bench mutate-circuits \
         test-core test-circuits test-contracts test-python
 
 help:
 	@echo 'make demo             a private trade, from discovery to withdrawal, on real parts'
 	@echo 'make test             every check of the project'
 	@echo 'make wheel            one wheel with everything inside, in dist/'
+	@echo 'make library          libpsymm and its header for C, in build/library/'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
@@ -74,7 +75,7 @@ lint: setup
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
 test-core: build/core.stamp
-	cargo test --release --quiet
+	cargo test --release --quiet --features c
 
 test-circuits: setup
 	node --test tests/circuits/*.test.mjs
@@ -97,6 +98,10 @@ mutate-circuits: setup
 wheel: setup
 	@$(STEP) 'wheel' .venv/bin/maturin build --release --out dist
 	@ls -1 dist/*.whl
+
+library: build/python.stamp
+	@$(STEP) 'C library' $(PY) tools/c_library.py build/library
+	@ls -1 build/library/*/*
 
 clean:
 	rm -rf build dist target contracts/out contracts/cache contracts/src/verifiers python/psymm/artifacts python/psymm/*.so
