@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 C = ["cc", "-std=c11"]
 CPP = ["c++", "-std=c++17", "-x", "c++"]
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-g"]
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-pthread"]
 
 Compile = Callable[..., Path]
 
