@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::codes::Code;
 use super::layout::CFault;
-use crate::frame::{FrameView, digest_many};
+use crate::frame::{FrameError, FrameFault, FrameView};
 use crate::keccak::Digest;
-use crate::secp256k1::batch::{Claim, verify_batch};
-use crate::secp256k1::{PublicKey, Signature};
+use crate::secp256k1::PublicKey;
+use crate::transcript::{LooseFrame, verify_frames};
 
 /// Frames back to back, and what they should be signed with.
 pub(super) struct Buffer<'a> {
@@ -24,15 +24,11 @@ pub(super) struct Judged {
     pub(super) digests: Vec<Digest>,
 }
 
-/// A well-formed frame and where it is.
-struct Placed<'a> {
-    view: FrameView<'a>,
+/// Where a frame is.
+struct Place {
     buffer: usize,
     index: usize,
     start: usize,
-    key: usize,
-    signature: Signature,
-    r_y: [u8; 32],
 }
 
 /// Judges every buffer, on at most `threads` threads.
@@ -44,96 +40,64 @@ pub(super) fn judge(
     capacity: usize,
     threads: usize,
 ) -> Result<Judged, Code> {
-    let mut keys = Keys::default();
-    let mut frames = Vec::new();
+    let mut keys = BTreeMap::new();
+    let (mut frames, mut places) = (Vec::new(), Vec::new());
     let mut verdicts = Vec::with_capacity(buffers.len());
-    for (buffer, given) in buffers.iter().enumerate() {
-        verdicts.push(match keys.place(given.key) {
-            Err(code) => CFault::from(code),
-            Ok(key) => place_frames(&mut frames, buffer, given.bytes, key),
+    for (number, buffer) in buffers.iter().enumerate() {
+        // Few keys sign many buffers, and to find that one is a point costs something.
+        let key = keys
+            .entry(buffer.key)
+            .or_insert_with(|| PublicKey::from_bytes(*buffer.key));
+        verdicts.push(match key {
+            Err(error) => CFault::from(Code::from(*error)),
+            Ok(key) => cut(&mut frames, &mut places, number, buffer, *key),
         });
     }
     if frames.len() > capacity {
         return Err(Code::Capacity);
     }
-    let digests = digests_of(buffers, &frames);
-    let claims: Vec<Claim<'_>> = frames
-        .iter()
-        .zip(&digests)
-        .map(|(frame, digest)| Claim {
-            digest: *digest,
-            signature: &frame.signature,
-            r_y: Some(&frame.r_y),
-            key: frame.key,
-        })
-        .collect();
-    for refusal in verify_batch(&keys.keys, &claims, threads) {
-        let frame = &frames[refusal.index];
-        let verdict = &mut verdicts[frame.buffer];
-        // What is there already is of an earlier frame, unless all earlier ones held so far.
-        if (frame.index as u64) < verdict.index {
-            *verdict = CFault {
-                code: Code::from(refusal.fault).number(),
-                lane: u32::from(frame.view.lane()),
-                index: frame.index as u64,
-                frame_offset: frame.start as u64,
-                offset: frame.start as u64,
-                seq: frame.view.seq(),
-            };
+    let mut digests = Vec::with_capacity(frames.len());
+    for (place, judged) in places.iter().zip(verify_frames(&frames, threads)) {
+        let verdict = &mut verdicts[place.buffer];
+        // From a buffer's first fault on, nothing is said of its frames.
+        if place.index as u64 >= verdict.index {
+            continue;
+        }
+        match judged {
+            Ok(digest) => digests.push(digest),
+            Err(error) => *verdict = fault_of(&buffers[place.buffer], place, error),
         }
     }
-    let digests = frames
-        .iter()
-        .zip(digests)
-        .filter(|(frame, _)| (frame.index as u64) < verdicts[frame.buffer].index)
-        .map(|(_, digest)| digest)
-        .collect();
     Ok(Judged { verdicts, digests })
 }
 
-/// The distinct keys of a batch.
-#[derive(Default)]
-struct Keys {
-    keys: Vec<PublicKey>,
-    places: BTreeMap<[u8; 64], Result<usize, Code>>,
-}
-
-impl Keys {
-    /// The place of a key, parsed when it is first seen.
-    fn place(&mut self, key: &[u8; 64]) -> Result<usize, Code> {
-        *self.places.entry(*key).or_insert_with(|| {
-            let key = PublicKey::from_bytes(*key).map_err(Code::from)?;
-            self.keys.push(key);
-            Ok(self.keys.len() - 1)
-        })
-    }
-}
-
-/// Adds a buffer's well-formed frames, up to the first that is not, and gives its verdict if
-/// all their signatures hold.
-fn place_frames<'a>(
-    frames: &mut Vec<Placed<'a>>,
-    buffer: usize,
-    bytes: &'a [u8],
-    key: usize,
+/// Adds a buffer's frames, as far as their bounds can be told, and gives its verdict if all of
+/// these hold.
+fn cut<'a>(
+    frames: &mut Vec<LooseFrame<'a>>,
+    places: &mut Vec<Place>,
+    number: usize,
+    buffer: &Buffer<'a>,
+    key: PublicKey,
 ) -> CFault {
     let (mut index, mut start) = (0, 0);
-    while start < bytes.len() {
-        let view = match FrameView::parse(bytes, start) {
-            Ok(view) => view,
-            Err(error) => return CFault::of_frame(bytes, index, start, error),
+    while start < buffer.bytes.len() {
+        let raw = match FrameView::bounds(buffer.bytes, start) {
+            Ok(view) => view.raw(),
+            Err(error) => return CFault::of_frame(buffer.bytes, index, start, error),
         };
-        frames.push(Placed {
-            view,
-            buffer,
+        frames.push(LooseFrame {
+            domain: *buffer.domain,
+            key,
+            raw,
+        });
+        places.push(Place {
+            buffer: number,
             index,
             start,
-            key,
-            signature: view.signature(),
-            r_y: view.r_y(),
         });
         index += 1;
-        start += view.raw().len();
+        start += raw.len();
     }
     CFault {
         index: index as u64,
@@ -141,19 +105,16 @@ fn place_frames<'a>(
     }
 }
 
-/// Each frame's digest under its buffer's domain; those of one domain are made together.
-fn digests_of(buffers: &[Buffer<'_>], frames: &[Placed<'_>]) -> Vec<Digest> {
-    let mut domains: BTreeMap<&Digest, (Vec<usize>, Vec<FrameView<'_>>)> = BTreeMap::new();
-    for (place, frame) in frames.iter().enumerate() {
-        let (places, views) = domains.entry(buffers[frame.buffer].domain).or_default();
-        places.push(place);
-        views.push(frame.view);
-    }
-    let mut digests = vec![[0; 32]; frames.len()];
-    for (domain, (places, views)) in domains {
-        for (place, digest) in places.into_iter().zip(digest_many(domain, &views)) {
-            digests[place] = digest;
-        }
-    }
-    digests
+/// The fault of a frame, whose own offset counts from where the frame begins.
+fn fault_of(buffer: &Buffer<'_>, place: &Place, error: FrameError) -> CFault {
+    let within = match error.fault {
+        // Any byte that it is over may be the one, so the place is the frame.
+        FrameFault::BadSignature => 0,
+        _ => error.offset,
+    };
+    let error = FrameError {
+        offset: place.start + within,
+        fault: error.fault,
+    };
+    CFault::of_frame(buffer.bytes, place.index, place.start, error)
 }

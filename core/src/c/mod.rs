@@ -22,7 +22,7 @@ use crate::frame::{FrameView, digest_many, split};
 use crate::keccak::{Digest, keccak256_many};
 use crate::secp256k1::batch::{Claim, recover_batch, verify_batch};
 use crate::secp256k1::{PublicKey, Signature};
-use crate::transcript::{KeyError, VerifyError, verify_transcript};
+use crate::transcript::{KeyError, Options, VerifyError, verify_transcript_with};
 
 /// `PSYMM_ABI_VERSION`: 65536 × major + minor.
 pub const ABI_VERSION: u32 = 1 << 16;
@@ -349,8 +349,11 @@ pub unsafe extern "C" fn psymm_verify_transcript(
             .enumerate()
             .map(|(index, key)| lane_key(key).map_err(|code| refused_key(given, index, code)))
             .collect::<Result<Vec<_>, _>>()?;
-        let _ = threads;
-        let verified = verify_transcript(bytes, *domain, *custody, &keys)
+        let options = Options {
+            threads: threads as usize,
+            ..Options::default()
+        };
+        let verified = verify_transcript_with(bytes, *domain, *custody, &keys, options)
             .map_err(|error| transcript_fault(bytes, given, error))?;
         summary.write(&[CSummary::from(verified)]);
         Ok(())
@@ -450,6 +453,8 @@ fn transcript_fault(bytes: &[u8], keys: &[CLaneKey], error: VerifyError) -> CFau
     match error {
         VerifyError::Frame(error) => CFault::within(bytes, error),
         VerifyError::Transcript(error) => error.into(),
+        // Only a progress callback can stop it, and C gives none.
+        VerifyError::Stopped => Code::Internal.into(),
         VerifyError::Key(error) => {
             let at_fault = |key: &CLaneKey| match error {
                 KeyError::BadLane(lane) => key.lane == u32::from(lane),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::frame::{Header, sign};
 use crate::secp256k1::{SecretKey, recover, verify};
+use crate::transcript::verify_transcript;
 use proptest::prelude::*;
 
 const DOMAIN: Digest = [9; 32];
