@@ -12,8 +12,8 @@
  * that it was given is used again. Inputs are only read. While a call runs, its inputs must
  * not be written to by anybody, and a file that is mapped as an input must not be cut short.
  * An output may not overlap any other argument. For itself the library keeps some constants,
- * until the process ends, and less than a hundred bytes for each thread that called it, until
- * that thread ends (of the main thread: the process).
+ * until the process ends, and a small handle of each thread that called it, until that thread
+ * ends (of the main thread: the process).
  *
  * Pointers. A pointer may be NULL where its count or length is zero, or where its description
  * says so; else NULL is PSYMM_ERROR_POINTER, and so is a pointer to a structure, or to
@@ -21,9 +21,9 @@
  * PSYMM_ERROR_OVERFLOW. In both cases nothing was judged. That a pointer points to as much
  * memory as its count says is the caller's promise; no library can check it.
  *
- * Threads. Every function may be called from any number of threads at once. Where a function takes `threads`, it is how many
- * it may work with, the calling one included; 0 means one for each core; the result never
- * depends on it.
+ * Threads. Every function may be called from any number of threads at once. Where a function
+ * takes `threads`, it is how many it may work with, the calling one included; 0 means one for
+ * each core; the result never depends on it. Threads that it starts end before it returns.
  *
  * Secrets. There are none here: everything is about public data and takes variable time.
  *
