@@ -18,7 +18,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel clean bench mutate-circuits \
+.PHONY: help setup demo test lint wheel library clean bench mutate-circuits \
         test-core test-circuits test-contracts test-python \
         fuzz test-memory test-valgrind test-sanitizer
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make demo             a private trade, from discovery to withdrawal, on real parts'
 	@echo 'make test             every check of the project'
 	@echo 'make wheel            one wheel with everything inside, in dist/'
+	@echo 'make library          libpsymm and its header for C, in build/library/'
 	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
 	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
@@ -84,12 +85,12 @@ lint: setup
 FRONTS := portable_is_always environment the_front mixture digests
 
 test-core: build/core.stamp
-	cargo test --release --quiet
+	cargo test --release --quiet --features c
 	@for backend in portable avx2; do \
 	    echo "==> once more with PSYMM_BACKEND=$$backend"; \
 	    export PSYMM_BACKEND=$$backend; \
-	    cargo test --release --quiet --lib && \
-	    cargo test --release --quiet --test paths -- $(FRONTS) || exit 1; \
+	    cargo test --release --quiet --features c --lib && \
+	    cargo test --release --quiet --features c --test paths -- $(FRONTS) || exit 1; \
 	done
 
 # The functions with unsafe blocks, through the tests that reach them. PROPTEST_CASES keeps the
@@ -138,6 +139,10 @@ mutate-circuits: setup
 wheel: setup
 	@$(STEP) 'wheel' .venv/bin/maturin build --release --out dist
 	@ls -1 dist/*.whl
+
+library: build/python.stamp
+	@$(STEP) 'C library' $(PY) tools/c_library.py build/library
+	@ls -1 build/library/*/*
 
 clean:
 	rm -rf build dist target contracts/out contracts/cache contracts/src/verifiers python/psymm/artifacts python/psymm/*.so

@@ -41,8 +41,8 @@ pub const TRAILER: usize = 65 + 32;
 pub const OVERHEAD: usize = HEADER + TRAILER;
 
 const AT_CUSTODY: usize = 1;
-const AT_LANE: usize = 33;
-const AT_SEQ: usize = 34;
+pub(crate) const AT_LANE: usize = 33;
+pub(crate) const AT_SEQ: usize = 34;
 const AT_PREVIOUS: usize = 42;
 const AT_PEER_SEQ: usize = 74;
 const AT_PEER_DIGEST: usize = 82;
