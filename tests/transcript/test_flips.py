@@ -13,10 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psymm._core import Frame, FrameError, SecretKey, TranscriptError, sign_frame
+from psymm.custody.notes import Note
 from psymm.errors import TranscriptFileError
+from psymm.session import report
+from psymm.session.collateral import Fact, custody_of
+from psymm.session.report import verify_signatures
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC, encode_file, open_file, verify_frames
 from psymm.transcript.flipped import find_flip
+from psymm.transcript.journal import JournalledOpening
+from psymm.transcript.opening import TRADER
 from psymm.transcript.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
@@ -157,6 +163,45 @@ def test_what_was_changed_in_two_places_has_no_flip() -> None:
     assert refused.span == (FRAMES[4], FRAMES[5])
     assert find_flip(b"", refusal(b"")) is None
     assert find_flip(b"pSymm", refusal(b"pSymm")) is None
+
+
+NOTE = Note(custody_of(SIGNERS.opening), "0x" + "00" * 19 + "01", 10**9, b"\x02" * 32)
+SHOWN = JournalledOpening(NOTE.commitment, TRADER, NOTE.token, NOTE.amount, NOTE.blinding)
+FACT = Fact(17, b"\x03" * 32, (), (NOTE.commitment,)).to_json()
+NOTED = encode_file(SIGNERS.opening, [entry.frame.raw for entry in SIGNERS.record], [SHOWN], [FACT])
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (NOTE.commitment.hex(), "commitment"),
+        ("1000000000", "amount"),
+        (NOTE.blinding.hex(), "blinding"),
+        ('"notes"', "notes"),
+    ],
+)
+@pytest.mark.parametrize("bit", [0, 6])
+def test_a_flip_in_a_notes_opening_is_told_with_its_field(text: str, where: str, bit: int) -> None:
+    byte = NOTED.index(text.encode(), NOTED.index(b'"notes"')) + 3
+    raw = flipped(NOTED, byte * 8 + bit)
+    with pytest.raises(TranscriptFileError) as caught:
+        verify_signatures(open_file(raw))
+    assert caught.value.frame is None
+    assert caught.value.span[0] <= byte < caught.value.span[1]
+    found = report.find_flip(raw, caught.value)
+    assert found is not None
+    assert (found.offset, found.bit) == (byte, bit)
+    assert found.where in (where, "terms" if where == "notes" else where)
+
+
+def test_a_fault_that_no_bit_of_the_opening_explains_is_not_blamed_on_it() -> None:
+    """Two bits of the first frame: turning over a digit of the facts would mend nothing."""
+    at = open_file(NOTED).start
+    raw = flipped(flipped(NOTED, (at + 60) * 8), (at + 70) * 8)
+    with pytest.raises(TranscriptFileError) as caught:
+        verify_signatures(open_file(raw))
+    assert caught.value.frame == 0
+    assert report.find_flip(raw, caught.value) is None
 
 
 def test_of_two_faults_the_first_frames_is_told() -> None:

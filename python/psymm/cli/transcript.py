@@ -277,7 +277,7 @@ def _verify(
 
 def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
     """The refusal with all that can be known of where the fault is."""
-    from psymm.transcript.flipped import find_flip
+    from psymm.session.report import find_flip
 
     first, after = refused.span
     values: dict[str, str | int | float | bool | None] = {
@@ -301,7 +301,7 @@ def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
             "back this part of the file stands."
         )
     else:
-        where = f"The fault lies in bytes {first} to {after - 1} of the file; no single bit is it."
+        where = f"The fault lies in bytes {first} to {after - 1}; no single bit explains it."
     return CommandError(
         refused.code,
         f"{place}, byte {refused.offset}: {refused.reason}: {refused.words}. {where} Nothing "

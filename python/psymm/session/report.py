@@ -29,6 +29,7 @@ from psymm.rulebook import (
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
 from psymm.terms import Terms, TermsError
+from psymm.transcript import flipped
 from psymm.transcript.file import (
     Progress,
     TranscriptFile,
@@ -36,6 +37,7 @@ from psymm.transcript.file import (
     open_file,
     verify_frames,
 )
+from psymm.transcript.flipped import Flip
 from psymm.transcript.journal import JournalledOpening
 from psymm.transcript.opening import Opening
 
@@ -95,6 +97,18 @@ def verify_signatures(
     """
     _holdings(file)
     return verify_frames(file, threads=threads, progress=progress)
+
+
+def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
+    """The one bit that was flipped in a file that `verify_signatures` or `replay` refuses, if one
+    was: as `transcript.flipped.find_flip`, the notes and facts included. Blocks, up to seconds.
+    """
+
+    def readable(file: TranscriptFile) -> None:
+        _holdings(file)
+        _facts_in(file)
+
+    return flipped.find_flip(raw, refused, readable)
 
 
 def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | None = None) -> Report:
@@ -161,11 +175,7 @@ def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
     spent: dict[bytes, Place] = {}
     inserted: dict[bytes, Place] = {}
     highest = 0
-    for text in file.facts:
-        try:
-            fact = Fact.from_json(text)
-        except ValueError as bad:
-            raise TranscriptFileError("bad-fact", str(bad), offset=12) from None
+    for fact in _facts_in(file):
         place = Place(fact.block, fact.transaction)
         highest = max(highest, fact.block)
         spent.update(dict.fromkeys(fact.spent, place))
@@ -185,6 +195,14 @@ def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
             if isinstance(one, Settlement) and said.nullifier in (one.nullifier0, one.nullifier1):
                 inserted.update({one.commitment0: place, one.commitment1: place})
     return ChainFacts(_beyond(file, 0), spent, inserted), "cited" if cited else "none"
+
+
+def _facts_in(file: TranscriptFile) -> list[Fact]:
+    try:
+        return [Fact.from_json(text) for text in file.facts]
+    except ValueError as bad:
+        span = (12, file.start)
+        raise TranscriptFileError("bad-fact", str(bad), offset=12, span=span) from None
 
 
 def _about_chain(file: TranscriptFile) -> list[ChainFact | Settlement]:

@@ -9,7 +9,7 @@ purpose, or in more places, has no such bit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Final
@@ -27,7 +27,7 @@ _HEADER: Final = 126
 _TRAILER: Final = 97
 # Each bit of what is searched costs some fifty microseconds.
 _LONGEST_PAYLOAD: Final = 4096
-_LONGEST_OPENING: Final = 32_768
+_LONGEST_OPENING: Final = 8192
 _HEX: Final = b"0123456789abcdef"
 # Hexadecimal digits in a row that only the terms' hash can judge.
 _LONG_DIGITS: Final = re.compile(rb"[0-9a-f]{1024,}")
@@ -44,20 +44,28 @@ class Flip:
     where: str
 
 
-def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
+Check = Callable[[TranscriptFile], object]
+
+
+def find_flip(
+    raw: bytes | mmap, refused: TranscriptFileError, check: Check | None = None
+) -> Flip | None:
     """The one bit that has to be turned back for the part of the file that `refused` names to
-    stand; None if no single bit does it, or if the part is longer than is searched (payloads of
-    4,096 bytes, openings of 32,768 beside the terms). Blocks, up to some seconds.
+    stand; None if no bit does it, if several would, or if the part is longer than is searched
+    (payloads of 4,096 bytes, openings of 8,192 beside the terms). Blocks, up to some seconds.
+
+    check: what else an opening must pass; raises TranscriptFileError where it does not.
     """
     if refused.reason == "not-a-transcript":
         return _in_magic(raw)
+    search = _Opening(raw, check)
     if refused.frame is None:
-        return _in_length(raw) or _in_terms(raw, refused) or _in_opening(raw)
+        return search.find(refused)
     file = open_file(raw)
     _, start = locate_frame(raw, file.start, refused.offset)
     found = _in_frame(file, start)
     if found is None and refused.frame == 0:
-        found = _in_length(raw) or _in_opening(raw)
+        found = search.find(refused)
     return found
 
 
@@ -109,82 +117,88 @@ def _in_magic(raw: bytes | mmap) -> Flip | None:
     return Flip(at, changed.bit_length() - 1, "the file's first eight bytes")
 
 
-def _in_length(raw: bytes | mmap) -> Flip | None:
-    for at, bit, mended in _mended(bytes(raw[len(MAGIC) : _START]), range(4)):
-        length = int.from_bytes(mended)
-        if length <= len(raw) - _START and _stands(
-            MAGIC + mended + bytes(raw[_START : _START + length]) + _frames(raw, _START + length)
+class _Opening:
+    """The search in the opening of a file, which has to fit the first frame after it."""
+
+    def __init__(self, raw: bytes | mmap, check: Check | None) -> None:
+        self._raw = raw
+        self._check = check
+        self._end = _START + int.from_bytes(raw[len(MAGIC) : _START])
+        self._head = bytes(raw[_START : self._end])
+
+    def find(self, refused: TranscriptFileError) -> Flip | None:
+        if self._stands(self._head, self._end):
+            return None
+        return self._in_length() or self._in_terms(refused) or self._in_json()
+
+    def _in_length(self) -> Flip | None:
+        for at, bit, mended in _mended(bytes(self._raw[len(MAGIC) : _START]), range(4)):
+            end = _START + int.from_bytes(mended)
+            if end <= len(self._raw) and self._stands(bytes(self._raw[_START:end]), end):
+                return Flip(len(MAGIC) + at, bit, "the opening's length")
+        return None
+
+    def _in_terms(self, refused: TranscriptFileError) -> Flip | None:
+        """A digit of the terms or of their hash that became another digit."""
+        stated, computed = refused.values.get("stated"), refused.values.get("computed")
+        if not isinstance(stated, bytes) or not isinstance(computed, bytes):
+            return None
+        head = self._head
+        at = head.find(stated.hex().encode())
+        for digit, (is_, should) in enumerate(
+            zip(stated.hex().encode(), computed.hex().encode(), strict=True), max(at, 0)
         ):
-            return Flip(len(MAGIC) + at, bit, "the opening's length")
-    return None
-
-
-def _in_terms(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
-    """A digit of the terms or of their hash that became another digit."""
-    stated, computed = refused.values.get("stated"), refused.values.get("computed")
-    if not isinstance(stated, bytes) or not isinstance(computed, bytes):
+            changed = is_ ^ should
+            if changed and not changed & (changed - 1):
+                mended = head[:digit] + bytes([should]) + head[digit + 1 :]
+                if self._stands(mended, self._end):
+                    return Flip(_START + digit, changed.bit_length() - 1, "termsHash")
+        terms = re.search(rb'"terms":"0x([0-9a-f]*)"', head)
+        if terms is None:
+            return None
+        for digit, bit, mended in _mended(terms[1], range(len(terms[1]))):
+            if mended[digit] in _HEX and keccak256(bytes.fromhex(mended.decode())) == stated:
+                return Flip(_START + terms.start(1) + digit, bit, "terms")
         return None
-    end = _START + int.from_bytes(raw[len(MAGIC) : _START])
-    head = bytes(raw[_START:end])
-    at = head.find(stated.hex().encode())
-    for digit, (is_, should) in enumerate(
-        zip(stated.hex().encode(), computed.hex().encode(), strict=True)
-    ):
-        changed = is_ ^ should
-        if changed and not changed & (changed - 1) and at >= 0:
-            mended = head[: at + digit] + bytes([should]) + head[at + digit + 1 :]
-            if _stands(_file(mended) + _frames(raw, end)):
-                return Flip(_START + at + digit, changed.bit_length() - 1, "termsHash")
-    terms = re.search(rb'"terms":"0x([0-9a-f]*)"', head)
-    if terms is None:
-        return None
-    for digit, bit, mended in _mended(terms[1], range(len(terms[1]))):
-        if mended[digit] in _HEX and keccak256(bytes.fromhex(mended.decode())) == stated:
-            return Flip(_START + terms.start(1) + digit, bit, "terms")
-    return None
 
+    def _in_json(self) -> Flip | None:
+        judged_by_hash = {
+            at for run in _LONG_DIGITS.finditer(self._head) for at in range(*run.span())
+        }
+        places = [at for at in range(len(self._head)) if at not in judged_by_hash]
+        found = [
+            Flip(_START + at, bit, _name_at(mended, at))
+            for at, bit, mended in _mended(self._head, places[:_LONGEST_OPENING])
+            if self._stands(mended, self._end)
+        ]
+        # Of unsigned parts more than one reading may be in form.
+        return found[0] if len(found) == 1 else None
 
-def _in_opening(raw: bytes | mmap) -> Flip | None:
-    end = _START + int.from_bytes(raw[len(MAGIC) : _START])
-    head = bytes(raw[_START:end])
-    judged_by_hash = {at for run in _LONG_DIGITS.finditer(head) for at in range(*run.span())}
-    places = [at for at in range(len(head)) if at not in judged_by_hash]
-    first = _frames(raw, end)
-    for at, bit, mended in _mended(head, places[:_LONGEST_OPENING]):
-        if _stands(_file(mended) + first):
-            return Flip(_START + at, bit, _name_at(mended, at))
-    return None
+    def _stands(self, head: bytes, end: int) -> bool:
+        """Whether an opening is in form and gives the custody and the domain of the frame after
+        it."""
+        raw = MAGIC + len(head).to_bytes(4) + head
+        raw += self._raw[end : end + _HEADER + 65_536 + _TRAILER]
+        try:
+            file = open_file(raw)
+            if self._check is not None:
+                self._check(file)
+            if file.start == len(raw):
+                return True
+            frame = Frame.parse(raw, file.start)
+            message = Record.decoded(frame)
+            if frame.custody != file.opening.custody or not isinstance(message, Logon):
+                return False
+            delegation_in(file.opening, frame, message)
+        except (TranscriptFileError, FrameError, DelegationRefused):
+            return False
+        return True
 
 
 def _name_at(head: bytes, at: int) -> str:
     """The field of the opening's JSON that a byte is in or next to."""
     names = re.findall(rb'"(\w+)":', head[: at + 1])
     return names[-1].decode() if names else "the opening"
-
-
-def _file(head: bytes) -> bytes:
-    return MAGIC + len(head).to_bytes(4) + head
-
-
-def _frames(raw: bytes | mmap, start: int) -> bytes:
-    """As many bytes as hold the first frame, whatever its length."""
-    return bytes(raw[start : start + _HEADER + 65_536 + _TRAILER])
-
-
-def _stands(raw: bytes) -> bool:
-    """Whether an opening is in form and gives the custody and the domain of its first frame."""
-    try:
-        file = open_file(raw)
-        if file.start == len(raw):
-            return True
-        frame = Frame.parse(raw, file.start)
-        message = Record.decoded(frame)
-        if frame.custody != file.opening.custody or not isinstance(message, Logon):
-            return False
-        delegation_in(file.opening, frame, message)
-    except (TranscriptFileError, FrameError, DelegationRefused):
-        return False
-    return True
 
 
 def _mended(raw: bytes, places: range | list[int]) -> Iterator[tuple[int, int, bytes]]:
