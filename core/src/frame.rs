@@ -167,22 +167,23 @@ pub struct FrameView<'a> {
     raw: &'a [u8],
 }
 
+fn chunk<const N: usize>(raw: &[u8], at: usize) -> &[u8; N] {
+    match raw[at..].first_chunk() {
+        Some(chunk) => chunk,
+        None => unreachable!("a field ends where its frame does at the latest"),
+    }
+}
+
 fn word(raw: &[u8], at: usize) -> Digest {
-    let mut word = [0u8; 32];
-    word.copy_from_slice(&raw[at..at + 32]);
-    word
+    *chunk(raw, at)
 }
 
 fn u64_at(raw: &[u8], at: usize) -> u64 {
-    let mut bytes = [0u8; 8];
-    bytes.copy_from_slice(&raw[at..at + 8]);
-    u64::from_be_bytes(bytes)
+    u64::from_be_bytes(*chunk(raw, at))
 }
 
 fn u32_at(raw: &[u8], at: usize) -> u32 {
-    let mut bytes = [0u8; 4];
-    bytes.copy_from_slice(&raw[at..at + 4]);
-    u32::from_be_bytes(bytes)
+    u32::from_be_bytes(*chunk(raw, at))
 }
 
 impl<'a> FrameView<'a> {
@@ -194,6 +195,14 @@ impl<'a> FrameView<'a> {
     /// # Errors
     /// [`FrameError`], its offset counted from the start of `data`.
     pub fn parse(data: &'a [u8], offset: usize) -> Result<Self, FrameError> {
+        let view = Self::bounds(data, offset)?;
+        view.check_form(offset)?;
+        view.check_r_y(offset)?;
+        Ok(view)
+    }
+
+    /// As `parse`, with the trailer not looked at: version, lane, seq and lengths hold.
+    pub(crate) fn bounds(data: &'a [u8], offset: usize) -> Result<Self, FrameError> {
         let fail = |at: usize, fault| {
             Err(FrameError {
                 offset: offset.saturating_add(at),
@@ -240,21 +249,48 @@ impl<'a> FrameView<'a> {
             let given = rest.len();
             return fail(given, FrameFault::Truncated { needed, given });
         };
-        let view = Self { raw };
-        let signature = view.signature();
-        let at_signature = HEADER + length;
-        if let Err(error) = check_form(&signature) {
+        Ok(Self { raw })
+    }
+
+    /// Refuses r, s or v out of form; `offset` is where the frame starts.
+    pub(crate) fn check_form(&self, offset: usize) -> Result<(), FrameError> {
+        check_form(self.signature_in_place()).map_err(|error| {
             let within = match error {
                 SignatureError::BadS | SignatureError::HighS => 32,
                 SignatureError::BadV(_) => 64,
                 _ => 0,
             };
-            return fail(at_signature + within, FrameFault::BadSignatureForm(error));
+            self.fault_in_trailer(offset, within, FrameFault::BadSignatureForm(error))
+        })
+    }
+
+    /// Refuses an R.y that is not the one that r and v give; `offset` is where the frame
+    /// starts.
+    pub(crate) fn check_r_y(&self, offset: usize) -> Result<(), FrameError> {
+        if is_point_y(self.signature_in_place(), self.r_y_in_place()) {
+            Ok(())
+        } else {
+            Err(self.bad_r_y(offset))
         }
-        if !is_point_y(&signature, &view.r_y()) {
-            return fail(at_signature + 65, FrameFault::BadRY);
+    }
+
+    /// The error for an R.y that is not the one that r and v give.
+    pub(crate) fn bad_r_y(&self, offset: usize) -> FrameError {
+        self.fault_in_trailer(offset, 65, FrameFault::BadRY)
+    }
+
+    /// The error for a signature that is not the key's.
+    pub(crate) fn bad_signature(&self, offset: usize) -> FrameError {
+        self.fault_in_trailer(offset, 0, FrameFault::BadSignature)
+    }
+
+    fn fault_in_trailer(&self, offset: usize, within: usize, fault: FrameFault) -> FrameError {
+        FrameError {
+            offset: offset
+                .saturating_add(self.raw.len() - TRAILER)
+                .saturating_add(within),
+            fault,
         }
-        Ok(view)
     }
 
     /// The view of bytes that hold exactly one frame, as `parse` or [`sign`] gave them.
@@ -281,6 +317,41 @@ impl<'a> FrameView<'a> {
         u64_at(self.raw, AT_SEQ)
     }
 
+    /// The custody's id, where it stands in the frame.
+    pub(crate) fn custody_in_place(&self) -> &'a Digest {
+        chunk(self.raw, AT_CUSTODY)
+    }
+
+    /// `previous`, where it stands in the frame.
+    pub(crate) fn previous_in_place(&self) -> &'a Digest {
+        chunk(self.raw, AT_PREVIOUS)
+    }
+
+    /// The highest frame of the other lane that the sender had processed.
+    pub(crate) fn peer_seq(&self) -> u64 {
+        u64_at(self.raw, AT_PEER_SEQ)
+    }
+
+    /// `peerDigest`, where it stands in the frame.
+    pub(crate) fn peer_digest_in_place(&self) -> &'a Digest {
+        chunk(self.raw, AT_PEER_DIGEST)
+    }
+
+    /// Nanoseconds since the epoch.
+    pub(crate) fn sending_time(&self) -> u64 {
+        u64_at(self.raw, AT_SENDING_TIME)
+    }
+
+    /// r ‖ s ‖ v, where they stand in the frame.
+    pub(crate) fn signature_in_place(&self) -> &'a Signature {
+        chunk(self.raw, self.raw.len() - TRAILER)
+    }
+
+    /// R.y, where it stands in the frame.
+    pub(crate) fn r_y_in_place(&self) -> &'a [u8; 32] {
+        chunk(self.raw, self.raw.len() - 32)
+    }
+
     /// What the signer put before the payload.
     #[must_use]
     pub fn header(&self) -> Header {
@@ -289,9 +360,9 @@ impl<'a> FrameView<'a> {
             lane: self.lane(),
             seq: self.seq(),
             previous: word(self.raw, AT_PREVIOUS),
-            peer_seq: u64_at(self.raw, AT_PEER_SEQ),
+            peer_seq: self.peer_seq(),
             peer_digest: word(self.raw, AT_PEER_DIGEST),
-            sending_time: u64_at(self.raw, AT_SENDING_TIME),
+            sending_time: self.sending_time(),
         }
     }
 
@@ -304,9 +375,7 @@ impl<'a> FrameView<'a> {
     /// r ‖ s ‖ v.
     #[must_use]
     pub fn signature(&self) -> Signature {
-        let mut signature = [0u8; 65];
-        signature.copy_from_slice(&self.raw[self.raw.len() - TRAILER..][..65]);
-        signature
+        *self.signature_in_place()
     }
 
     /// The y coordinate of the signature's point R.
@@ -326,13 +395,10 @@ impl<'a> FrameView<'a> {
     /// # Errors
     /// `BadSignature`, with the offset of the signature within the frame.
     pub fn verify(&self, domain: &Digest, key: &PublicKey) -> Result<(), FrameError> {
-        if verify(&self.digest(domain), &self.signature(), key) {
+        if verify(&self.digest(domain), self.signature_in_place(), key) {
             Ok(())
         } else {
-            Err(FrameError {
-                offset: self.raw.len() - TRAILER,
-                fault: FrameFault::BadSignature,
-            })
+            Err(self.bad_signature(0))
         }
     }
 }

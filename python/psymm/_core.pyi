@@ -1,14 +1,22 @@
 """The Rust core: bytes, hashes, signatures, frames, transcripts and strict JSON.
 
 ``Buffer`` is anything with the buffer protocol. A ``bytes`` object is read in place; any other
-buffer is copied first. Work on whole buffers lets go of the interpreter's lock. Field elements,
+buffer is copied first, but for those that a function says it borrows. Work on whole buffers lets
+go of the interpreter's lock. Field elements,
 digests, custody ids, roots and blindings are 32 bytes, big-endian; a buffer of another length
 raises ``ValueError`` that names what it was for, and something that is no buffer ``TypeError``.
 Nothing here waits, and nothing leaves an object half changed when it raises.
+
+A borrowed buffer (``bytes``, ``memoryview``, ``mmap``, ``bytearray``, a numpy array of uint8) is
+read where it is and held until the call returns: resizing or closing it meanwhile raises
+``BufferError``. Nobody may write to it meanwhile; whoever does gets a verdict on bytes that never
+were, or an exception. Only one that is not contiguous is copied.
+
+``threads`` is how many may work, the calling one included; 0 means one for each core.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Self, final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Literal, Self, final
 
 from typing_extensions import Buffer
 
@@ -31,15 +39,21 @@ __all__ = [
     "address_of",
     "dev_crs",
     "domain_separator",
+    "find_flip",
     "format_decimal",
     "keccak256",
+    "locate_frame",
     "parse_decimal",
     "poseidon2_hash",
     "poseidon2_permutation",
     "recover",
+    "recover_batch",
     "sign_frame",
     "split_frames",
+    "survey_frames",
     "verify",
+    "verify_batch",
+    "verify_frames",
     "verify_transcript",
 ]
 
@@ -238,6 +252,31 @@ def recover(digest: Buffer, signature: Buffer) -> bytes:
 def verify(digest: Buffer, signature: Buffer, public_key: Buffer) -> bool:
     """Whether ``recover`` gives exactly this key. Out of form is False; a wrong length raises."""
 
+def verify_batch(
+    keys: Buffer,
+    digests: Buffer,
+    signatures: Buffer,
+    key_indices: Buffer | Sequence[int] | None = None,
+    r_ys: Buffer | None = None,
+    *,
+    threads: int = 1,
+) -> list[tuple[int, str]]:
+    """Which of many signatures do not hold: (index, code) in rising order, empty if all hold.
+
+    All buffers are borrowed, records one after the other: ``keys`` of 64 bytes, ``digests`` of
+    32, ``signatures`` of 65, ``r_ys`` (the y of each signature's point R, as frames carry it;
+    without it each costs a square root more) of 32. ``key_indices`` says which key each is of:
+    a sequence, or a buffer of native uint32 or uint64. Without it one key is that of all, and
+    as many keys as digests are each its own's. Decides exactly as ``verify`` one by one. Codes:
+    ``no-such-key``, ``bad-public-key``, ``bad-r``, ``bad-s``, ``high-s``, ``bad-v``, ``no-key``,
+    ``bad-r-y``, ``bad-signature``. Raises ``ValueError`` where lengths do not fit.
+    """
+
+def recover_batch(digests: Buffer, signatures: Buffer, *, threads: int = 1) -> list[bytes | str]:
+    """What ``recover`` gives for each: the public key (64 bytes), or as ``str`` the code of the
+    error that it would raise. Both buffers are borrowed, records of 32 and of 65 bytes one
+    after the other. Raises ``ValueError`` where lengths do not fit."""
+
 def address_of(public_key: Buffer) -> str:
     """The checksummed address of a public key (64 bytes). ``SignatureError``
     ``bad-public-key`` if it is not a point of the curve."""
@@ -254,7 +293,7 @@ class Frame:
     @staticmethod
     def parse(data: Buffer, offset: int = 0) -> Frame:
         """The one frame that starts at ``offset``; the next, if any, starts ``length`` bytes
-        on. Raises ``FrameError``."""
+        on. Borrows ``data``. Raises ``FrameError``."""
     @property
     def custody(self) -> bytes: ...
     @property
@@ -294,8 +333,8 @@ class Frame:
     def __bytes__(self) -> bytes: ...
 
 def split_frames(data: Buffer) -> list[Frame]:
-    """The frames that ``data`` holds back to back; none if it is empty. Raises ``FrameError``
-    with the offset from the start of ``data``."""
+    """The frames that ``data`` holds back to back; none if it is empty. Borrows ``data``. Raises
+    ``FrameError`` with the offset from the start of ``data``."""
 
 def sign_frame(
     key: SecretKey,
@@ -370,12 +409,64 @@ def verify_transcript(
     domain: Buffer,
     custody: Buffer,
     keys: Sequence[tuple[int, int, Buffer]],
+    *,
+    threads: int = 1,
+    progress: Callable[[int, int], object] | None = None,
 ) -> TranscriptSummary:
     """Verifies frames back to back in order of arrival, that is, any order in which each comes
     after the one before it in its lane and the one that it covers.
 
     ``keys`` are (lane, from seq, public key), in any order. Raises ``FrameError`` or
-    ``TranscriptError`` for the first frame that is wrong; all before it were right.
+    ``TranscriptError`` for the first frame that is wrong; all before it were right. The verdict
+    is that of ``Frame.parse`` and ``Transcript.append`` one by one. Borrows ``data``; beside it
+    the work needs 32 bytes a frame and some tens of megabytes.
+
+    ``progress`` is called in the calling thread with the frames and bytes that are through, at
+    most a few times a second and at the end. What it raises stops the work and is raised; so
+    does a signal's handler, such as ``KeyboardInterrupt`` in the main thread.
+    """
+
+def verify_frames(
+    frames: Sequence[tuple[Buffer, Buffer, Frame | Buffer]], *, threads: int = 1
+) -> list[bytes | FrameError]:
+    """Verifies frames of any custodies in one batch, each as ``Frame.parse`` and ``Frame.verify``
+    alone would: its digest, or the error that they would raise.
+
+    Each is (domain, public key, frame). A frame may be bytes that begin with one; bytes after
+    it are not looked at. Borrows the frames. Raises ``SignatureError`` ``bad-public-key``.
+    """
+
+def survey_frames(
+    data: Buffer,
+    offset: int,
+    msg_types: Sequence[Buffer],
+    reach: tuple[tuple[int, int, int] | None, tuple[int, int, int] | None],
+) -> tuple[int, int, Literal["message", "beyond", "end"]]:
+    """Passes over frames from ``offset`` on until one needs a look: how many it passed, where it
+    stands, and why.
+
+    ``message``: the payload of the frame at that place may be of one of ``msg_types``; only a
+    parser can tell where a payload is not compact JSON. ``beyond``: the frame is not within its
+    lane's ``reach``, (fromSeq, toSeq, expiry). ``end``: no bytes are left. Verifies nothing but
+    the frames' form, and of that not R.y. Borrows ``data``. Raises ``FrameError``.
+    """
+
+def locate_frame(data: Buffer, offset: int, byte: int) -> tuple[int, int]:
+    """The frame that holds a byte: how many frames are before it from ``offset`` on, and where it
+    starts. Where bytes before are no frame, the place of the first of these. Borrows ``data``."""
+
+def find_flip(
+    data: Buffer,
+    offset: int,
+    domain: Buffer,
+    custody: Buffer,
+    keys: Sequence[tuple[int, int, Buffer]],
+) -> tuple[int, int] | None:
+    """The one bit to be flipped back for the frame at ``offset`` to be in form, of its custody and
+    signed by the key in force: (its byte's offset, 0 for the lowest bit to 7).
+
+    None if no single bit does it, or if the payload is longer than 4,096 bytes and the bit is in
+    there. Tries them all, which takes about 50 µs each. Borrows ``data``.
     """
 
 @final

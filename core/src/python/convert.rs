@@ -1,5 +1,7 @@
 //! Bytes from Python and back: anything with the buffer protocol in, `bytes` out.
 
+use std::slice;
+
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -60,16 +62,80 @@ impl<'py> FromPyObject<'_, 'py> for Octets {
         if object.is_instance_of::<PyBytes>() {
             return Ok(Self::Backed(object.extract()?));
         }
-        let buffer = PyBuffer::<u8>::get(&object).map_err(|_| {
-            PyTypeError::new_err(format!(
-                "expected bytes or another buffer of bytes, not {}",
-                object
-                    .get_type()
-                    .name()
-                    .map_or_else(|_| "?".into(), |name| name.to_string())
-            ))
-        })?;
-        Ok(Self::Copied(buffer.to_vec(object.py())?))
+        Ok(Self::Copied(buffer_of(object)?.to_vec(object.py())?))
+    }
+}
+
+fn buffer_of(object: Borrowed<'_, '_, PyAny>) -> PyResult<PyBuffer<u8>> {
+    PyBuffer::get(&object).map_err(|_| {
+        PyTypeError::new_err(format!(
+            "expected bytes or another buffer of bytes, not {}",
+            object
+                .get_type()
+                .name()
+                .map_or_else(|_| "?".into(), |name| name.to_string())
+        ))
+    })
+}
+
+/// Bytes read where they are, whatever buffer they are in: for what is too long to be copied.
+/// While this lives the buffer is held, so that it can be neither resized nor freed. Its
+/// owner could still write to it, and is told not to; whatever is read twice may then differ.
+/// Only a buffer that is not contiguous is copied.
+pub(crate) enum Held {
+    Backed(PyBackedBytes),
+    Buffer(PyBuffer<u8>),
+    Copied(Vec<u8>),
+}
+
+impl Held {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Backed(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+            // An empty buffer may have no address.
+            Self::Buffer(buffer) if buffer.len_bytes() == 0 => &[],
+            // SAFETY: the exporter keeps this many bytes at this address for as long as the
+            // buffer is held, which is longer than the slice lives; they are contiguous, and
+            // bytes of any value are a `u8`. That nobody writes to them meanwhile is the
+            // caller's part of the contract, stated in the stubs; the core indexes with checks
+            // and takes every length from the slice, or once from the bytes, so that a broken
+            // promise gives a wrong verdict or a panic, not an access out of bounds.
+            Self::Buffer(buffer) => unsafe {
+                slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes())
+            },
+        }
+    }
+
+    /// The bytes as records of N.
+    ///
+    /// # Errors
+    /// `ValueError` that names the thing and the length.
+    pub(crate) fn records<const N: usize>(&self, what: &str) -> PyResult<&[[u8; N]]> {
+        let bytes = self.as_slice();
+        match bytes.as_chunks() {
+            (records, []) => Ok(records),
+            _ => Err(PyValueError::new_err(format!(
+                "{what} must be {N} bytes each, one after the other; {} bytes are no multiple",
+                bytes.len()
+            ))),
+        }
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Held {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyBytes>() {
+            return Ok(Self::Backed(object.extract()?));
+        }
+        let buffer = buffer_of(object)?;
+        if buffer.is_c_contiguous() {
+            Ok(Self::Buffer(buffer))
+        } else {
+            Ok(Self::Copied(buffer.to_vec(object.py())?))
+        }
     }
 }
 

@@ -1,16 +1,24 @@
 //! Frames, heads and transcripts.
 
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::frame::{self, FrameView, Header};
 use crate::keccak::Digest;
-use crate::python::convert::{Octets, bytes};
+use crate::python::convert::{Held, Octets, bytes};
 use crate::python::errors::{frame_error, key_error, transcript_error};
 use crate::python::keys::{PySecretKey, public_key};
 use crate::secp256k1::PublicKey;
-use crate::transcript::{self, Head, Transcript, VerifyError};
+use crate::transcript::{
+    self, Found, Head, LooseFrame, Options, Progress, Reach, Survey, Transcript, VerifyError,
+};
+
+/// How often a long call goes back to the interpreter, to show progress and to hear of signals.
+const BETWEEN_CALLS: Duration = Duration::from_millis(200);
 
 /// One well-formed frame. Immutable; equal and hashed by its bytes.
 #[pyclass(name = "Frame", module = "psymm._core", frozen, eq, hash)]
@@ -40,7 +48,7 @@ impl PyFrame {
 impl PyFrame {
     #[staticmethod]
     #[pyo3(signature = (data, offset = 0))]
-    fn parse(data: Octets, offset: usize) -> PyResult<Self> {
+    fn parse(data: Held, offset: usize) -> PyResult<Self> {
         FrameView::parse(data.as_slice(), offset)
             .map(Self::of)
             .map_err(frame_error)
@@ -127,7 +135,7 @@ impl PyFrame {
 }
 
 #[pyfunction]
-pub(crate) fn split_frames(py: Python<'_>, data: Octets) -> PyResult<Vec<PyFrame>> {
+pub(crate) fn split_frames(py: Python<'_>, data: Held) -> PyResult<Vec<PyFrame>> {
     let data = data.as_slice();
     py.detach(|| {
         let views = frame::split(data)?;
@@ -292,26 +300,176 @@ impl PyTranscriptSummary {
     }
 }
 
+type Keys = Vec<(u8, u64, PublicKey)>;
+
+fn ruling(keys: &[(u8, u64, Octets)]) -> PyResult<Keys> {
+    keys.iter()
+        .map(|(lane, from_seq, key)| Ok((*lane, *from_seq, public_key(key)?)))
+        .collect()
+}
+
 #[pyfunction]
+#[pyo3(signature = (data, domain, custody, keys, *, threads = 1, progress = None))]
 pub(crate) fn verify_transcript(
     py: Python<'_>,
-    data: Octets,
+    data: Held,
     domain: Octets,
     custody: Octets,
     keys: Vec<(u8, u64, Octets)>,
+    threads: usize,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<PyTranscriptSummary> {
     let domain: Digest = domain.array("domain")?;
     let custody: Digest = custody.array("custody")?;
-    let keys = keys
-        .iter()
-        .map(|(lane, from_seq, key)| Ok((*lane, *from_seq, public_key(key)?)))
-        .collect::<PyResult<Vec<(u8, u64, PublicKey)>>>()?;
-    let data = data.as_slice();
-    py.detach(|| transcript::verify_transcript(data, domain, custody, &keys))
+    let keys = ruling(&keys)?;
+    let bytes = data.as_slice();
+    let mut raised = None;
+    let verdict = py.detach(|| {
+        let mut last = Instant::now();
+        let mut call = |now: Progress| {
+            let ended = now.bytes == bytes.len();
+            if !ended && last.elapsed() < BETWEEN_CALLS {
+                return ControlFlow::Continue(());
+            }
+            last = Instant::now();
+            let called = Python::attach(|py| {
+                py.check_signals()?;
+                match &progress {
+                    Some(callback) => callback.call1(py, (now.frames, now.bytes)).map(|_| ()),
+                    None => Ok(()),
+                }
+            });
+            match called {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    raised = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let options = Options {
+            threads,
+            progress: Some(&mut call),
+            ..Options::default()
+        };
+        transcript::verify_transcript_with(bytes, domain, custody, &keys, options)
+    });
+    if let Some(error) = raised {
+        return Err(error);
+    }
+    verdict
         .map(|summary| PyTranscriptSummary { summary })
         .map_err(|error| match error {
             VerifyError::Frame(error) => frame_error(error),
             VerifyError::Transcript(error) => transcript_error(error),
             VerifyError::Key(error) => key_error(error),
+            VerifyError::Stopped => unreachable!("only an exception stops it"),
         })
+}
+
+/// A frame, parsed or not.
+#[derive(FromPyObject)]
+pub(crate) enum FrameBytes {
+    Frame(Py<PyFrame>),
+    Bytes(Held),
+}
+
+impl FrameBytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Frame(frame) => &frame.get().raw,
+            Self::Bytes(bytes) => bytes.as_slice(),
+        }
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (frames, *, threads = 1))]
+pub(crate) fn verify_frames<'py>(
+    py: Python<'py>,
+    frames: Vec<(Octets, Octets, FrameBytes)>,
+    threads: usize,
+) -> PyResult<Bound<'py, PyList>> {
+    let loose = frames
+        .iter()
+        .map(|(domain, key, frame)| {
+            Ok(LooseFrame {
+                domain: domain.array("domain")?,
+                key: public_key(key)?,
+                raw: frame.as_slice(),
+            })
+        })
+        .collect::<PyResult<Vec<_>>>()?;
+    let verdicts = py.detach(|| transcript::verify_frames(&loose, threads));
+    let list = PyList::empty(py);
+    for verdict in verdicts {
+        match verdict {
+            Ok(digest) => list.append(bytes(py, &digest))?,
+            Err(error) => list.append(frame_error(error).value(py))?,
+        }
+    }
+    Ok(list)
+}
+
+/// fromSeq, toSeq and expiry.
+type Bounds = (u64, u64, u64);
+
+#[pyfunction]
+pub(crate) fn survey_frames(
+    py: Python<'_>,
+    data: Held,
+    offset: usize,
+    msg_types: Vec<Octets>,
+    reach: (Option<Bounds>, Option<Bounds>),
+) -> PyResult<(usize, usize, &'static str)> {
+    let msg_types: Vec<&[u8]> = msg_types.iter().map(Octets::as_slice).collect();
+    let reach = [reach.0, reach.1].map(|reach| {
+        reach.map(|(from_seq, to_seq, expiry)| Reach {
+            from_seq,
+            to_seq,
+            expiry,
+        })
+    });
+    let bytes = data.as_slice();
+    py.detach(|| {
+        let mut survey = Survey::new(bytes, offset, 0);
+        Ok(match survey.next(&msg_types, &reach)? {
+            Some(Found::Message { index, offset }) => (index, offset, "message"),
+            Some(Found::Beyond { index, offset }) => (index, offset, "beyond"),
+            None => (survey.frames(), survey.offset(), "end"),
+        })
+    })
+    .map_err(frame_error)
+}
+
+#[pyfunction]
+pub(crate) fn locate_frame(
+    py: Python<'_>,
+    data: Held,
+    offset: usize,
+    byte: usize,
+) -> (usize, usize) {
+    let bytes = data.as_slice();
+    py.detach(|| {
+        let mut survey = Survey::new(bytes, offset, 0);
+        survey.pass_to(byte);
+        (survey.frames(), survey.offset())
+    })
+}
+
+#[pyfunction]
+pub(crate) fn find_flip(
+    py: Python<'_>,
+    data: Held,
+    offset: usize,
+    domain: Octets,
+    custody: Octets,
+    keys: Vec<(u8, u64, Octets)>,
+) -> PyResult<Option<(usize, u8)>> {
+    let domain: Digest = domain.array("domain")?;
+    let custody: Digest = custody.array("custody")?;
+    let keys = ruling(&keys)?;
+    let bytes = data.as_slice();
+    let found = py.detach(|| transcript::find_flip(bytes, offset, &domain, &custody, &keys));
+    Ok(found.map(|flip| (flip.offset, flip.bit)))
 }

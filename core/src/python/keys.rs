@@ -1,10 +1,14 @@
 //! Keys, signatures and recovery.
 
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
-use crate::python::convert::{Octets, bytes};
+use crate::keccak::Digest;
+use crate::python::convert::{Held, Octets, bytes};
 use crate::python::errors::signature_error;
+use crate::secp256k1::batch::{self, Claim, ClaimFault};
 use crate::secp256k1::{self, PublicKey, SecretKey, Signature, SignatureError, checksum_address};
 
 /// A secret key that shows only its address. It cannot be pickled or copied.
@@ -85,4 +89,138 @@ pub(crate) fn verify(digest: Octets, signature: Octets, public_key: Octets) -> P
 #[pyfunction]
 pub(crate) fn address_of(public_key: Octets) -> PyResult<String> {
     Ok(checksum_address(&self::public_key(&public_key)?.address()))
+}
+
+/// Which key each signature is said to be of.
+#[derive(FromPyObject)]
+pub(crate) enum KeyIndices {
+    Narrow(PyBuffer<u32>),
+    Wide(PyBuffer<u64>),
+    List(Vec<usize>),
+}
+
+impl KeyIndices {
+    fn into_list(self, py: Python<'_>) -> PyResult<Vec<usize>> {
+        // What does not fit is no key's place either.
+        let place = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
+        Ok(match self {
+            Self::Narrow(buffer) => {
+                let indices = buffer.to_vec(py)?;
+                indices.into_iter().map(|i| place(u64::from(i))).collect()
+            }
+            Self::Wide(buffer) => buffer.to_vec(py)?.into_iter().map(place).collect(),
+            Self::List(indices) => indices,
+        })
+    }
+}
+
+fn of_one_length(what: &str, given: usize, digests: usize) -> PyResult<()> {
+    if given == digests {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "there are {digests} digests and {given} {what}"
+    )))
+}
+
+#[pyfunction]
+#[pyo3(signature = (keys, digests, signatures, key_indices = None, r_ys = None, *, threads = 1))]
+pub(crate) fn verify_batch(
+    py: Python<'_>,
+    keys: Held,
+    digests: Held,
+    signatures: Held,
+    key_indices: Option<KeyIndices>,
+    r_ys: Option<Held>,
+    threads: usize,
+) -> PyResult<Vec<(usize, &'static str)>> {
+    let keys: &[[u8; 64]] = keys.records("public keys (x ‖ y)")?;
+    let digests: &[Digest] = digests.records("digests")?;
+    let signatures: &[Signature] = signatures.records("signatures (r ‖ s ‖ v)")?;
+    let r_ys: Option<&[[u8; 32]]> = match &r_ys {
+        Some(r_ys) => Some(r_ys.records("R.y coordinates")?),
+        None => None,
+    };
+    of_one_length("signatures", signatures.len(), digests.len())?;
+    if let Some(r_ys) = r_ys {
+        of_one_length("R.y coordinates", r_ys.len(), digests.len())?;
+    }
+    let key_indices = match key_indices {
+        Some(indices) => {
+            let indices = indices.into_list(py)?;
+            of_one_length("key indices", indices.len(), digests.len())?;
+            Some(indices)
+        }
+        None if keys.len() == 1 => None,
+        None => {
+            of_one_length("public keys and no key indices", keys.len(), digests.len())?;
+            Some((0..keys.len()).collect())
+        }
+    };
+    Ok(py.detach(|| {
+        // Where each key stands among those that are points.
+        let mut points = Vec::with_capacity(keys.len());
+        let places: Vec<Option<usize>> = keys
+            .iter()
+            .map(|key| {
+                points.push(PublicKey::from_bytes(*key).ok()?);
+                Some(points.len() - 1)
+            })
+            .collect();
+        let mut refusals = Vec::new();
+        let mut claims = Vec::with_capacity(digests.len());
+        let mut claimed = Vec::with_capacity(digests.len());
+        for (index, (digest, signature)) in digests.iter().zip(signatures).enumerate() {
+            let key = key_indices.as_ref().map_or(0, |indices| indices[index]);
+            match places.get(key) {
+                None => refusals.push((index, "no-such-key")),
+                Some(None) => refusals.push((index, SignatureError::BadPublicKey.code())),
+                Some(Some(key)) => {
+                    claims.push(Claim {
+                        digest: *digest,
+                        signature,
+                        r_y: r_ys.map(|r_ys| &r_ys[index]),
+                        key: *key,
+                    });
+                    claimed.push(index);
+                }
+            }
+        }
+        for refusal in batch::verify_batch(&points, &claims, threads) {
+            let code = match refusal.fault {
+                ClaimFault::Form(error) => error.code(),
+                ClaimFault::BadRY => "bad-r-y",
+                ClaimFault::NoSuchKey => "no-such-key",
+                ClaimFault::BadSignature => "bad-signature",
+            };
+            refusals.push((claimed[refusal.index], code));
+        }
+        refusals.sort_unstable();
+        refusals
+    }))
+}
+
+#[pyfunction]
+#[pyo3(signature = (digests, signatures, *, threads = 1))]
+pub(crate) fn recover_batch<'py>(
+    py: Python<'py>,
+    digests: Held,
+    signatures: Held,
+    threads: usize,
+) -> PyResult<Bound<'py, PyList>> {
+    let digests: &[Digest] = digests.records("digests")?;
+    let signatures: &[Signature] = signatures.records("signatures (r ‖ s ‖ v)")?;
+    of_one_length("signatures", signatures.len(), digests.len())?;
+    let recovered = py.detach(|| {
+        let signed: Vec<(Digest, &Signature)> = digests.iter().copied().zip(signatures).collect();
+        batch::recover_batch(&signed, threads)
+    });
+    let list = PyList::empty(py);
+    for one in recovered {
+        match one {
+            Ok(key) => list.append(bytes(py, key.as_bytes()))?,
+            Err(error) => list.append(error.code())?,
+        }
+    }
+    Ok(list)
 }

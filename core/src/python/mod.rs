@@ -17,15 +17,15 @@ mod _core {
 
     #[pymodule_export]
     use super::frames::{
-        PyFrame, PyHead, PyTranscript, PyTranscriptSummary, sign_frame, split_frames,
-        verify_transcript,
+        PyFrame, PyHead, PyTranscript, PyTranscriptSummary, find_flip, locate_frame, sign_frame,
+        split_frames, survey_frames, verify_frames, verify_transcript,
     };
     #[pymodule_export]
     use super::hashes::{
         dev_crs, domain_separator, keccak256, poseidon2_hash, poseidon2_permutation,
     };
     #[pymodule_export]
-    use super::keys::{PySecretKey, address_of, recover, verify};
+    use super::keys::{PySecretKey, address_of, recover, recover_batch, verify, verify_batch};
     #[pymodule_export]
     use super::schema::{PySchema, format_decimal, parse_decimal};
     #[pymodule_export]

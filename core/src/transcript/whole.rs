@@ -1,0 +1,522 @@
+//! A whole transcript verified in one call over the bytes that hold it.
+//!
+//! The bytes are taken in blocks small enough to stay in a core's cache: a block is cut into
+//! frames, its signatures' form is judged, its digests are made together, and it is chained to
+//! what came before. The signatures of many blocks then go into one batch. Threads take the
+//! next block as they come free; only cutting and chaining wait for one another, and a chained
+//! block's frames lie before whatever fault a later one finds.
+//!
+//! The verdict is that of one frame after the other: of all faults the first frame's counts,
+//! and of a frame's faults the one that [`FrameView::parse`] and
+//! [`Transcript::append`](super::Transcript::append) would find first. So a thread that finds a
+//! fault goes on to judge the signatures that it has gathered, all of them of earlier blocks or
+//! of earlier frames, or is overruled by another thread that does.
+
+use core::fmt;
+use core::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::chain::{Chain, Head};
+use super::{Fault, KeyError, TranscriptError};
+use crate::cpu::{self, Backend};
+use crate::frame::{FrameError, FrameView, digest_many_with};
+use crate::keccak::Digest;
+use crate::secp256k1::batch::{Claim, ClaimFault, verify_batch_with};
+use crate::secp256k1::{PublicKey, verify};
+
+/// The most signatures in a batch, unless [`Options`] say otherwise.
+pub const WINDOW: usize = 65_536;
+
+/// All threads together gather at most this many batches of [`Options::window`].
+const WINDOWS_AT_ONCE: usize = 2;
+/// The most frames in a block, and how many bytes end one.
+const BLOCK: usize = 512;
+const BLOCK_BYTES: usize = 1 << 19;
+/// Fewer frames than this are not worth a thread.
+const FRAMES_PER_THREAD: usize = 256;
+
+/// Why a byte string is not a transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyError {
+    /// It does not hold frames back to back.
+    Frame(FrameError),
+    /// A frame does not follow.
+    Transcript(TranscriptError),
+    /// A key was refused.
+    Key(KeyError),
+    /// The progress callback asked to stop; nothing is known of the frames.
+    Stopped,
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(error) => error.fmt(f),
+            Self::Transcript(error) => error.fmt(f),
+            Self::Key(error) => error.fmt(f),
+            Self::Stopped => f.write_str("stopped before the end; nothing is known of the frames"),
+        }
+    }
+}
+
+impl std::error::Error for VerifyError {}
+
+/// What a whole transcript came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How many frames there are, of both lanes.
+    pub frames: usize,
+    /// The heads of the trader's and the solver's lane.
+    pub heads: [Head; 2],
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// How many frames are through, not always the first ones.
+    pub frames: usize,
+    /// How many bytes these are.
+    pub bytes: usize,
+}
+
+/// How to verify.
+pub struct Options<'a> {
+    /// How many threads may work, this one included; 0 means one for each core.
+    pub threads: usize,
+    /// What to compute with.
+    pub backend: Backend,
+    /// The most signatures in a batch, for one thread or two; more threads gather less each,
+    /// so that memory does not grow with them.
+    pub window: usize,
+    /// Called on the calling thread now and then, and at the end; `Break` stops the work.
+    pub progress: Option<&'a mut dyn FnMut(Progress) -> ControlFlow<()>>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            backend: cpu::best(),
+            window: WINDOW,
+            progress: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("threads", &self.threads)
+            .field("backend", &self.backend)
+            .field("window", &self.window)
+            .field("progress", &self.progress.is_some())
+            .finish()
+    }
+}
+
+/// Verifies frames back to back in order of arrival, that is, in any order where each comes
+/// after the one before it in its lane and the one that it covers. Keys are (lane, from seq,
+/// key), in any order. On one thread.
+///
+/// # Errors
+/// The first frame that is none, or does not follow; frames before it were right.
+pub fn verify_transcript(
+    data: &[u8],
+    domain: Digest,
+    custody: Digest,
+    keys: &[(u8, u64, PublicKey)],
+) -> Result<Summary, VerifyError> {
+    verify_transcript_with(data, domain, custody, keys, Options::default())
+}
+
+/// As [`verify_transcript`], with options. Beside `data` it needs 32 bytes a frame and what two
+/// batches of [`Options::window`] take.
+///
+/// # Errors
+/// As [`verify_transcript`], and [`VerifyError::Stopped`].
+pub fn verify_transcript_with(
+    data: &[u8],
+    domain: Digest,
+    custody: Digest,
+    keys: &[(u8, u64, PublicKey)],
+    options: Options<'_>,
+) -> Result<Summary, VerifyError> {
+    let mut chain = Chain::new(custody);
+    chain.set_keys(keys).map_err(VerifyError::Key)?;
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = match options.threads {
+        0 => cores(),
+        threads => threads,
+    };
+    let window = options.window.max(1);
+    let worth = estimate(data)
+        .div_ceil(FRAMES_PER_THREAD.min(window))
+        .max(1);
+    let threads = wanted.min(worth);
+    let work = Work {
+        data,
+        domain: &domain,
+        backend: options.backend,
+        threads,
+        window: match threads {
+            ..=WINDOWS_AT_ONCE => window,
+            _ => (window * WINDOWS_AT_ONCE / threads).max(1),
+        },
+        block: BLOCK.min(window),
+        cut: Mutex::new(Cut::default()),
+        turn: Mutex::new(Turn {
+            chain,
+            next: 0,
+            over: false,
+        }),
+        passed: Condvar::new(),
+        first: Mutex::new(None),
+        over: AtomicBool::new(false),
+        stopped: AtomicBool::new(false),
+        frames: AtomicUsize::new(0),
+        bytes: AtomicUsize::new(0),
+    };
+    let mut progress = options.progress;
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| work.run(&mut None));
+        }
+        work.run(&mut progress);
+    });
+    if let Some(progress) = progress {
+        work.report(progress);
+    }
+    work.verdict()
+}
+
+/// How many frames there are if all are as long as the first.
+fn estimate(data: &[u8]) -> usize {
+    FrameView::bounds(data, 0).map_or(1, |frame| data.len() / frame.raw().len())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Poison means that another thread panicked; the scope passes its panic on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far the bytes are cut into frames.
+#[derive(Default)]
+struct Cut {
+    offset: usize,
+    frames: usize,
+    blocks: usize,
+    ended: bool,
+}
+
+/// The chain, and whose turn it is to add to it.
+struct Turn {
+    chain: Chain,
+    next: usize,
+    /// A block ended in a fault, or a thread in a panic: nothing is added any more.
+    over: bool,
+}
+
+/// Some frames in a row, and the fault of form that comes after them.
+struct Block<'a> {
+    number: usize,
+    index: usize,
+    offset: usize,
+    frames: Vec<FrameView<'a>>,
+    fault: Option<FrameError>,
+}
+
+/// Signatures on their way to a batch.
+#[derive(Default)]
+struct Gathered<'a> {
+    claims: Vec<Claim<'a>>,
+    keys: Vec<PublicKey>,
+    /// For each lane, which of the chain's keys was last met, and where it is in `keys`.
+    latest: [Option<(usize, usize)>; 2],
+    /// (its first claim, the index of its first frame, that frame's offset) of each block.
+    blocks: Vec<(usize, usize, usize)>,
+    bytes: usize,
+}
+
+struct Work<'a> {
+    data: &'a [u8],
+    domain: &'a Digest,
+    backend: Backend,
+    threads: usize,
+    window: usize,
+    block: usize,
+    cut: Mutex<Cut>,
+    turn: Mutex<Turn>,
+    passed: Condvar,
+    /// The fault of the first frame that has one, with that frame's index.
+    first: Mutex<Option<(usize, VerifyError)>>,
+    /// Nothing more need be cut.
+    over: AtomicBool,
+    stopped: AtomicBool,
+    frames: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// Ends everybody's waiting for this thread's turn, should it panic before it has come.
+struct Waited<'a, 'b>(&'a Work<'b>);
+
+impl Drop for Waited<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            locked(&self.0.turn).over = true;
+            self.0.passed.notify_all();
+        }
+    }
+}
+
+impl<'a> Work<'a> {
+    fn run(&self, progress: &mut Option<&mut dyn FnMut(Progress) -> ControlFlow<()>>) {
+        let _waited = Waited(self);
+        let mut gathered = Gathered::default();
+        let mut frames = Vec::with_capacity(self.block);
+        while let Some((block, share)) = self.cut(frames) {
+            frames = self.chain(block, &mut gathered);
+            if gathered.claims.len() >= share {
+                self.judge(&mut gathered);
+            }
+            if let Some(progress) = progress {
+                self.report(*progress);
+            }
+        }
+        self.judge(&mut gathered);
+    }
+
+    fn report(&self, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) {
+        let so_far = Progress {
+            frames: self.frames.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        };
+        if progress(so_far).is_break() {
+            self.stopped.store(true, Ordering::Relaxed);
+            self.over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn verdict(&self) -> Result<Summary, VerifyError> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(VerifyError::Stopped);
+        }
+        if let Some((_, error)) = *locked(&self.first) {
+            return Err(error);
+        }
+        Ok(Summary {
+            frames: locked(&self.cut).frames,
+            heads: locked(&self.turn).chain.heads(),
+        })
+    }
+
+    fn refuse(&self, index: usize, error: VerifyError) {
+        let mut first = locked(&self.first);
+        if first.is_none_or(|(earlier, _)| index < earlier) {
+            *first = Some((index, error));
+        }
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// The next block, and how many signatures make a batch by what is known of the lengths.
+    fn cut(&self, mut frames: Vec<FrameView<'a>>) -> Option<(Block<'a>, usize)> {
+        frames.clear();
+        let mut cut = locked(&self.cut);
+        if cut.ended || self.over.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (index, start) = (cut.frames, cut.offset);
+        let mut offset = start;
+        let mut fault = None;
+        while offset < self.data.len() && frames.len() < self.block && offset - start < BLOCK_BYTES
+        {
+            match FrameView::bounds(self.data, offset) {
+                Ok(frame) => {
+                    offset += frame.raw().len();
+                    frames.push(frame);
+                }
+                Err(error) => {
+                    fault = Some(error);
+                    break;
+                }
+            }
+        }
+        let number = cut.blocks;
+        cut.offset = offset;
+        cut.frames += frames.len();
+        cut.blocks += 1;
+        cut.ended = fault.is_some() || offset == self.data.len();
+        // Batches of one size, as many for each thread, so that all end together.
+        let expected = match offset {
+            0 => 1,
+            _ => (cut.frames as u128 * self.data.len() as u128).div_ceil(offset as u128) as usize,
+        };
+        let share = expected.div_ceil(self.threads * expected.div_ceil(self.threads * self.window));
+        let block = Block {
+            number,
+            index,
+            offset: start,
+            frames,
+            fault,
+        };
+        Some((block, share))
+    }
+
+    /// Judges a block but for its signatures, and gathers these. Gives the room of its frames
+    /// back.
+    fn chain(&self, mut block: Block<'a>, gathered: &mut Gathered<'a>) -> Vec<FrameView<'a>> {
+        let mut offset = block.offset;
+        for (place, frame) in block.frames.iter().enumerate() {
+            if let Err(error) = frame.check_form(offset) {
+                block.fault = Some(error);
+                block.frames.truncate(place);
+                break;
+            }
+            offset += frame.raw().len();
+        }
+        let digests = digest_many_with(self.backend, self.domain, &block.frames);
+
+        let mut turn = locked(&self.turn);
+        while turn.next != block.number && !turn.over {
+            turn = self
+                .passed
+                .wait(turn)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if turn.over {
+            return block.frames;
+        }
+        let mut refused = false;
+        let mut offset = block.offset;
+        gathered.begin(block.index, block.offset);
+        for (place, (frame, digest)) in block.frames.iter().zip(digests).enumerate() {
+            if let Err(error) = gathered.follow(&mut turn.chain, frame, digest) {
+                self.refuse(
+                    block.index + place,
+                    error.at(block.index + place, offset, frame),
+                );
+                refused = true;
+                break;
+            }
+            offset += frame.raw().len();
+        }
+        if let Some(error) = block.fault.filter(|_| !refused) {
+            self.refuse(block.index + block.frames.len(), VerifyError::Frame(error));
+            refused = true;
+        }
+        turn.over = refused;
+        turn.next += 1;
+        drop(turn);
+        self.passed.notify_all();
+        block.frames
+    }
+
+    /// Verifies what was gathered, in one batch.
+    fn judge(&self, gathered: &mut Gathered<'a>) {
+        if gathered.claims.is_empty() || self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let refusals = verify_batch_with(self.backend, &gathered.keys, &gathered.claims, 1);
+        if let Some(refusal) = refusals.first() {
+            let (index, offset) = gathered.find(self.data, refusal.index);
+            if let Ok(frame) = FrameView::bounds(self.data, offset) {
+                let error = match refusal.fault {
+                    ClaimFault::BadRY => VerifyError::Frame(frame.bad_r_y(offset)),
+                    _ => Refused::Transcript(Fault::BadSignature).at(index, offset, &frame),
+                };
+                self.refuse(index, error);
+            }
+        }
+        self.frames
+            .fetch_add(gathered.claims.len(), Ordering::Relaxed);
+        self.bytes.fetch_add(gathered.bytes, Ordering::Relaxed);
+        gathered.clear();
+    }
+}
+
+/// What a frame is refused for while it is chained.
+enum Refused {
+    BadRY,
+    Transcript(Fault),
+}
+
+impl Refused {
+    fn at(self, index: usize, offset: usize, frame: &FrameView<'_>) -> VerifyError {
+        match self {
+            Self::BadRY => VerifyError::Frame(frame.bad_r_y(offset)),
+            Self::Transcript(fault) => VerifyError::Transcript(TranscriptError {
+                index,
+                offset,
+                lane: frame.lane(),
+                seq: frame.seq(),
+                fault,
+            }),
+        }
+    }
+}
+
+impl<'a> Gathered<'a> {
+    fn begin(&mut self, index: usize, offset: usize) {
+        self.blocks.push((self.claims.len(), index, offset));
+    }
+
+    /// Chains a frame, as if its signature held, and gathers its signature. Where it does not
+    /// follow, the signature is judged at once if that comes first.
+    fn follow(
+        &mut self,
+        chain: &mut Chain,
+        frame: &FrameView<'a>,
+        digest: Digest,
+    ) -> Result<(), Refused> {
+        let signature = frame.signature_in_place();
+        let place = match chain.place(frame, &digest) {
+            Ok(place) => place,
+            Err(_) if frame.check_r_y(0).is_err() => return Err(Refused::BadRY),
+            Err(fault) => return Err(Refused::Transcript(fault)),
+        };
+        if let Err(fault) = chain.follows(frame, &digest, &place) {
+            return Err(if frame.check_r_y(0).is_err() {
+                Refused::BadRY
+            } else if verify(&digest, signature, chain.key(&place)) {
+                Refused::Transcript(fault)
+            } else {
+                Refused::Transcript(Fault::BadSignature)
+            });
+        }
+        let key = match self.latest[place.lane] {
+            Some((met, key)) if met == place.key => key,
+            _ => {
+                self.keys.push(*chain.key(&place));
+                self.latest[place.lane] = Some((place.key, self.keys.len() - 1));
+                self.keys.len() - 1
+            }
+        };
+        self.claims.push(Claim {
+            digest,
+            signature,
+            r_y: Some(frame.r_y_in_place()),
+            key,
+        });
+        self.bytes += frame.raw().len();
+        chain.push(frame, digest);
+        Ok(())
+    }
+
+    /// The index and the offset of the frame that a claim is of.
+    fn find(&self, data: &[u8], claim: usize) -> (usize, usize) {
+        let after = self.blocks.partition_point(|(first, _, _)| *first <= claim);
+        let (first, index, mut offset) = self.blocks[after - 1];
+        for _ in first..claim {
+            offset += FrameView::bounds(data, offset).map_or(0, |frame| frame.raw().len());
+        }
+        (index + claim - first, offset)
+    }
+
+    fn clear(&mut self) {
+        self.claims.clear();
+        self.keys.clear();
+        self.latest = [None; 2];
+        self.blocks.clear();
+        self.bytes = 0;
+    }
+}
