@@ -75,5 +75,5 @@ pub struct Peers {
     /// sha3, tiny-keccak and keccak-asm.
     pub keccak: [KeccakPeer; 3],
     /// The crates that publish this instance of Poseidon2.
-    pub poseidon2: [Poseidon2Peer; 2],
+    pub poseidon2: [Poseidon2Peer; 3],
 }

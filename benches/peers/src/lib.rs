@@ -17,6 +17,6 @@ pub extern "C" fn peers() -> Peers {
         signed_size: size_of::<Signed>(),
         signatures: [signatures::LIBSECP256K1, signatures::K256],
         keccak: [keccak::SHA3, keccak::TINY_KECCAK, keccak::KECCAK_ASM],
-        poseidon2: [poseidon2::TACEO, poseidon2::NOIR],
+        poseidon2: [poseidon2::TACEO, poseidon2::NOIR, poseidon2::PSO],
     }
 }

@@ -27,6 +27,15 @@ pub(crate) const NOIR: Poseidon2Peer = Poseidon2Peer {
     close: close::<FieldElement>,
 };
 
+/// The crate pso-poseidon, on the same fields.
+pub(crate) const PSO: Poseidon2Peer = Poseidon2Peer {
+    name: c"pso-poseidon".as_ptr(),
+    open: open::<Fr>,
+    hash: pso_hash,
+    read: read::<Fr>,
+    close: close::<Fr>,
+};
+
 /// A field element in a peer's own form.
 trait Element: Copy {
     fn from_be(bytes: &[u8; 32]) -> Self;
@@ -113,5 +122,14 @@ unsafe extern "C" fn noir_hash(pairs: *mut c_void) {
     for (hash, state) in pairs.hashes.iter_mut().zip(&pairs.states) {
         *hash = bn254_blackbox_solver::poseidon2_permutation(state)
             .map_or_else(|_| FieldElement::zero(), |permuted| permuted[0]);
+    }
+}
+
+unsafe extern "C" fn pso_hash(pairs: *mut c_void) {
+    // SAFETY: the pointer is one that `open::<Fr>` gave.
+    let pairs = unsafe { &mut *pairs.cast::<Pairs<Fr>>() };
+    let poseidon2 = pso_poseidon::Poseidon2::<Fr>::new();
+    for (hash, state) in pairs.hashes.iter_mut().zip(&pairs.states) {
+        *hash = poseidon2.permutation(state)[0];
     }
 }

@@ -6,7 +6,7 @@
 //! verification-bench memory FILE FRAMES THREADS  verifies the file; this process's memory
 //! ```
 //!
-//! `PEERS` is the shared object built from `benches/peers`, `PLACE` where inputs are kept; `small`
+//! `PEERS` are shared objects built from `benches/peers`, with commas between, `PLACE` where inputs are kept; `small`
 //! leaves the sizes beyond 64 k out, `quick` measures nothing well but everything once. Without
 //! sections all are measured. `verification.py` builds both, runs this and prints the table.
 
@@ -32,6 +32,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::inputs::Place;
+use crate::peers::Fastest;
 use crate::rounds::Effort;
 use crate::table::Section;
 
@@ -110,7 +111,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn measure(peers: &str, place: &str, words: &[&str]) -> Result<Value, Box<dyn Error>> {
     let plan = Plan::new(words);
     let place = Place::new(Path::new(place))?;
-    let peers = peers::load(Path::new(peers))?;
+    let paths: Vec<&Path> = peers.split(',').map(Path::new).collect();
+    let Fastest { peers, builds } = peers::load(&paths)?;
     signatures::check_peers(&place, &peers)?;
     type Measure<'a> = &'a dyn Fn() -> Result<Section, Box<dyn Error>>;
     let sections: [(&str, Measure<'_>); 8] = [
@@ -155,6 +157,7 @@ fn measure(peers: &str, place: &str, words: &[&str]) -> Result<Value, Box<dyn Er
     };
     let backends = _core::cpu::available().iter().map(|backend| backend.name());
     Ok(json!({
+        "peer_builds": builds,
         "backends": backends.collect::<Vec<_>>(),
         "sections": measured,
         "memory": memory,

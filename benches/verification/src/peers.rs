@@ -3,13 +3,120 @@
 use core::ffi::{CStr, c_char, c_void};
 use std::error::Error;
 use std::path::Path;
+use std::time::Duration;
 
+use _core::secp256k1::SecretKey;
 use libloading::{Library, Symbol};
 
+use crate::inputs::{Numbers, PAYLOAD};
 use crate::interface::{KeccakPeer, Peers, Poseidon2Peer, SignaturePeer, Signed};
+use crate::rounds::timed;
 
-/// Loads the peers. They stay loaded until the process ends.
-pub(crate) fn load(path: &Path) -> Result<Peers, Box<dyn Error>> {
+/// The peers, each from the build in which it is fastest.
+pub(crate) struct Fastest {
+    pub(crate) peers: Peers,
+    /// Which build that is, by the peers' names.
+    pub(crate) builds: Vec<(String, String)>,
+}
+
+/// Loads builds of the peers and takes each peer from where it is fastest.
+///
+/// Instructions that speed one peer up slow another down (rustc spoils plain Keccak with
+/// AVX-512), so no build is best for all.
+pub(crate) fn load(paths: &[&Path]) -> Result<Fastest, Box<dyn Error>> {
+    let mut builds = Vec::new();
+    for path in paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        builds.push((name.into_owned(), load_build(path)?));
+    }
+    let (_, mut best) = *builds.first().ok_or("no build of the peers is given")?;
+    let mut chosen = Vec::new();
+    let mut choose = |name: String, times: &mut dyn FnMut(&Peers) -> Duration| {
+        let at = fastest(&builds, times);
+        chosen.push((name, builds[at].0.clone()));
+        builds[at].1
+    };
+    for at in 0..best.signatures.len() {
+        let name = best.signatures[at].called();
+        let work = SignatureWork::new();
+        let from = choose(name, &mut |peers| work.time(peers.signatures[at]));
+        best.signatures[at] = from.signatures[at];
+    }
+    for at in 0..best.keccak.len() {
+        let name = best.keccak[at].called();
+        let mut digests = vec![[0; 32]; 256];
+        let messages = Numbers(1).text(PAYLOAD * digests.len());
+        let from = choose(name, &mut |peers| {
+            clocked(|| peers.keccak[at].hash_into(&messages, PAYLOAD, &mut digests))
+        });
+        best.keccak[at] = from.keccak[at];
+    }
+    for at in 0..best.poseidon2.len() {
+        let name = best.poseidon2[at].called();
+        let from = choose(name, &mut |peers| {
+            let mut pairs = peers.poseidon2[at].pairs(&[[[1; 32], [2; 32]]; 64]);
+            clocked(|| pairs.hash())
+        });
+        best.poseidon2[at] = from.poseidon2[at];
+    }
+    Ok(Fastest {
+        peers: best,
+        builds: chosen,
+    })
+}
+
+/// Which build does some work in the least time, of many turns.
+fn fastest(builds: &[(String, Peers)], times: &mut dyn FnMut(&Peers) -> Duration) -> usize {
+    const TURNS: usize = 41;
+    let mut least = vec![Duration::MAX; builds.len()];
+    if builds.len() > 1 {
+        for _ in 0..TURNS {
+            for (least, (_, peers)) in least.iter_mut().zip(builds) {
+                *least = (*least).min(times(peers));
+            }
+        }
+    }
+    let order = least.iter().enumerate().min_by_key(|(_, time)| **time);
+    order.map_or(0, |(at, _)| at)
+}
+
+fn clocked<T>(work: impl FnOnce() -> T) -> Duration {
+    timed(1, work).time
+}
+
+/// Some signatures to tell builds apart by: verifying and recovering count alike.
+struct SignatureWork {
+    signed: Vec<Signed>,
+    keys: Vec<[u8; 64]>,
+}
+
+impl SignatureWork {
+    fn new() -> Self {
+        let (mut signed, mut keys) = (Vec::new(), Vec::new());
+        for one in 1..=32 {
+            let key = SecretKey::from_bytes(&[one; 32]).expect("it is below the order");
+            keys.push(*key.public_key().as_bytes());
+            signed.push(Signed {
+                digest: [one; 32],
+                signature: key.sign(&[one; 32]),
+                key: u32::from(one) - 1,
+            });
+        }
+        Self { signed, keys }
+    }
+
+    fn time(&self, peer: SignaturePeer) -> Duration {
+        let keys = peer.keys(&self.keys);
+        let mut recovered = vec![[0; 64]; self.signed.len()];
+        clocked(|| {
+            peer.recover_into(&self.signed, &mut recovered);
+            keys.verify(&self.signed)
+        })
+    }
+}
+
+/// Loads one build. It stays loaded until the process ends.
+fn load_build(path: &Path) -> Result<Peers, Box<dyn Error>> {
     // SAFETY: the library is built from `benches/peers`; loading it runs nothing.
     let library = unsafe { Library::new(path)? };
     let peers = {

@@ -11,7 +11,7 @@ use crate::inputs::{Place, Signatures};
 use crate::interface::{Peers, Signed};
 use crate::rounds::{Contender, timed};
 use crate::table::Section;
-use crate::transcripts::SAMPLE;
+use crate::transcripts::{SAMPLE, backends_and_threads, ours};
 use crate::{Plan, size_name};
 
 /// Against known keys: few, or each signature by its own.
@@ -161,16 +161,6 @@ fn with_ratios(section: Section, peer: &str, slow: String) -> Section {
             ours(best, 2),
             Some(1.8),
         )
-}
-
-fn backends_and_threads() -> impl Iterator<Item = (cpu::Backend, usize)> {
-    let one = cpu::available().iter().map(|backend| (*backend, 1));
-    one.chain([(cpu::best(), 2)])
-}
-
-fn ours(backend: cpu::Backend, threads: usize) -> String {
-    let plural = if threads == 1 { "" } else { "s" };
-    format!("pSymm {}, {threads} thread{plural}", backend.name())
 }
 
 /// Where the batches of a round begin in a pool: as many as make a turn long enough, each at

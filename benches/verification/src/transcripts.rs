@@ -3,7 +3,8 @@
 
 use std::error::Error;
 
-use _core::transcript::verify_transcript;
+use _core::cpu::{self, Backend};
+use _core::transcript::{Options, verify_transcript_with};
 
 use crate::inputs::{Place, Transcript};
 use crate::interface::Peers;
@@ -36,14 +37,14 @@ pub(crate) fn section(
         let per_round =
             |round: usize| (0..together).map(move |one| transcripts_index(round, one, together));
         let mut contenders = Vec::new();
-        for threads in [1, 2] {
+        for (backend, threads) in backends_and_threads() {
             let transcripts = &transcripts;
-            contenders.push(Contender::new(ours(threads), move |round| {
+            contenders.push(Contender::new(ours(backend, threads), move |round| {
                 let batch: Vec<Transcript<'_>> =
                     per_round(round).map(|at| transcripts.get(at)).collect();
                 timed(frames * together, || {
                     for one in &batch {
-                        verify(one, threads, frames);
+                        verify(one, backend, threads, frames);
                     }
                 })
             }));
@@ -82,34 +83,52 @@ pub(crate) fn section(
         }
         section.measure(size_name(frames), contenders, plan.effort(frames));
     }
-    let libsecp256k1 = peers.signatures[0].called();
+    let libsecp256k1 = format!("{}, verify", peers.signatures[0].called());
+    let best = cpu::best();
     Ok(section
         .ratio(
             "one thread against libsecp256k1 verify",
-            &[format!("{libsecp256k1}, verify")],
-            ours(1),
+            &[libsecp256k1],
+            ours(best, 1),
             Some(10.0),
         )
-        .ratio("two threads against one", &[ours(1)], ours(2), Some(1.8)))
+        .ratio(
+            "two threads against one",
+            &[ours(best, 1)],
+            ours(best, 2),
+            Some(1.8),
+        ))
 }
 
-const fn transcripts_index(round: usize, one: usize, together: usize) -> usize {
-    round * together + one
+/// Every backend on one thread, and the best on two.
+pub(crate) fn backends_and_threads() -> impl Iterator<Item = (Backend, usize)> {
+    let one = cpu::available().iter().map(|backend| (*backend, 1));
+    one.chain([(cpu::best(), 2)])
 }
 
-fn ours(threads: usize) -> String {
+/// What the table calls the core.
+pub(crate) fn ours(backend: Backend, threads: usize) -> String {
     let plural = if threads == 1 { "" } else { "s" };
-    format!("pSymm, {threads} thread{plural}")
+    format!("pSymm {}, {threads} thread{plural}", backend.name())
 }
 
 /// Verifies a transcript and refuses to go on if it does not hold.
-pub(crate) fn verify(transcript: &Transcript<'_>, _threads: usize, frames: usize) {
+pub(crate) fn verify(transcript: &Transcript<'_>, backend: Backend, threads: usize, frames: usize) {
     let Transcript {
         data,
         domain,
         custody,
         keys,
     } = transcript;
-    let summary = verify_transcript(data, *domain, *custody, keys);
+    let options = Options {
+        threads,
+        backend,
+        ..Options::default()
+    };
+    let summary = verify_transcript_with(data, *domain, *custody, keys, options);
     assert_eq!(summary.map(|summary| summary.frames), Ok(frames));
+}
+
+const fn transcripts_index(round: usize, one: usize, together: usize) -> usize {
+    round * together + one
 }
