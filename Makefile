@@ -15,7 +15,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel clean bench mutate-circuits \
+.PHONY: help setup demo test lint wheel clean bench bench-stages mutate-circuits \
         test-core test-circuits test-contracts test-python
 
 help:
@@ -23,6 +23,8 @@ help:
 	@echo 'make test             every check of the project'
 	@echo 'make wheel            one wheel with everything inside, in dist/'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
+	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
+	@echo 'make bench-stages     where the time of a transcript goes'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
 	@echo 'VERBOSE=1 shows what each step prints; SEED=n gives the demo other amounts'
@@ -70,7 +72,7 @@ lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
 	@$(STEP) 'rustfmt' cargo fmt --all --check
-	@$(STEP) 'clippy' cargo clippy --release --all-targets --all-features --quiet -- -D warnings
+	@$(STEP) 'clippy' cargo clippy --release --workspace --all-targets --all-features --quiet -- -D warnings
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
 test-core: build/core.stamp
@@ -86,10 +88,23 @@ build/pool.stamp: build/contracts.stamp contracts/pool/make_pool.py
 test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
-test-python: setup
+test-python: setup build/bench.stamp
 	$(PY) -m pytest
 
 test: lint test-core test-circuits test-contracts test-python
+
+# The Rust side of the bench; cargo knows what is stale.
+build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')
+	@$(STEP) 'bench and its peers' $(PY) benches/verification.py --quick --build
+	@touch $@
+
+BENCH := $(PY) benches/verification.py $(if $(QUICK),--quick) $(if $(filter 0,$(FULL)),--small)
+
+bench: build/core.stamp build/node.stamp
+	@$(BENCH) $(if $(WRITE),--write) $(ONLY)
+
+bench-stages: build/core.stamp
+	@$(BENCH) --stages
 
 mutate-circuits: setup
 	node node/mutate.mjs

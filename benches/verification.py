@@ -1,7 +1,7 @@
 """The core's verification beside its peers, in one table.
 
     make bench                      everything; the first run makes its inputs, some minutes
-    make bench QUICK=1              everything once, nothing measured well
+    make bench QUICK=1              everything once: shows that it runs, no more
     make bench FULL=0               without the million
     make bench ONLY='few recover'   some sections: transcript, few, distinct, recover, keccak,
                                     digests, poseidon2, tree, memory, python
@@ -436,10 +436,13 @@ def table(measured: dict[str, Any]) -> str:
     width = max(map(len, names), default=0) + 1
     lines = [f"{name}: {value}" for name, value in measured["machine"].items()]
     lines.append("")
+    if measured["quick"]:
+        lines += ["QUICK: everything ran once, no figure here means anything.", ""]
     for section in sections:
         lines += section_lines(section, width)
     lines += memory_lines(measured["memory"])
-    lines += target_lines(sections)
+    if not measured["quick"]:
+        lines += target_lines(sections)
     lines.append(
         "Medians; ± is half the spread of the middle half of all rounds. ~ is a sample of 4096, "
         "told a signature."
@@ -461,8 +464,9 @@ def machine() -> dict[str, str]:
         "compilers": ", ".join(first_line(one) for one in ("rustc", "cc", "node")),
         "core": "built as the wheel is: any x86-64, instructions chosen at run time, "
         "overflow checks on",
-        "peers": f"{peer_versions()}; -C opt-level=3, lto=fat, no overflow checks; builds: "
-        + ", ".join(f"{name} ({flags[0] or 'any x86-64'})" for name, flags in BUILDS.items()),
+        "peers": peer_versions(),
+        "peers' builds": "opt-level=3, lto=fat, no overflow checks, and "
+        + "; ".join(f"{name}: {flags[0] or 'any x86-64'}" for name, flags in BUILDS.items()),
         "Python": f"{platform.python_version()}, coincurve {version('coincurve')}, "
         f"eth-account {version('eth-account')} on coincurve",
     }
@@ -470,26 +474,23 @@ def machine() -> dict[str, str]:
 
 def processor() -> str:
     facts = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", read("/proc/cpuinfo"), re.MULTILINE))
-    siblings = {
-        read(path) for path in Path("/sys/devices/system/cpu").glob("cpu*/topology/*siblings_list")
-    }
-    threads = os.cpu_count() or 1
-    shared = any("," in one or "-" in one for one in thread_siblings())
-    topology = "threads share cores" if shared else "each a core of its own"
+    cpus = Path("/sys/devices/system/cpu").glob("cpu*/topology/thread_siblings_list")
+    siblings = {read(path) for path in cpus}
+    if not siblings:
+        topology = "whether they share cores is not told"
+    elif any("," in one or "-" in one for one in siblings):
+        topology = "some are threads of one core"
+    else:
+        topology = "each a core of its own"
     if "hypervisor" in facts.get("flags", ""):
         topology += " as far as the hypervisor tells"
     governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not told"
     name = facts.get("model name", platform.machine())
     family = "/".join(facts.get(key, "?") for key in ("cpu family", "model", "stepping"))
     return (
-        f"{name} ({family}), {threads} processors, {topology if siblings else 'topology not told'}"
-        f", governor {governor}"
+        f"{name} (family/model/stepping {family}), {os.cpu_count()} processors, {topology}, "
+        f"governor {governor}"
     )
-
-
-def thread_siblings() -> set[str]:
-    cpus = Path("/sys/devices/system/cpu").glob("cpu*/topology/thread_siblings_list")
-    return {read(path) for path in cpus}
 
 
 def read(path: str | Path) -> str:
@@ -553,7 +554,11 @@ def main() -> None:
     if chosen.stages:
         stages(chosen.place, words)
         return
-    measured: dict[str, Any] = {"machine": machine(), "peer_builds": []}
+    measured: dict[str, Any] = {
+        "machine": machine(),
+        "quick": chosen.quick,
+        "peer_builds": [],
+    }
     rust = [name for name in chosen.sections if name != "python"]
     if rust or not chosen.sections:
         paths = ",".join(map(str, objects))
