@@ -7,7 +7,7 @@ use _core::cpu;
 use _core::field::Fr;
 use _core::frame::{self, FrameView, Header, digest_many_with};
 use _core::keccak::{Digest, keccak256_many_with};
-use _core::poseidon2::hash_pair;
+use _core::poseidon2::{self, hash_pair};
 use _core::secp256k1::batch::{Claim, recover_batch_with, verify_batch_with};
 use _core::secp256k1::{PublicKey, SecretKey};
 use _core::tree::LeanImt;
@@ -199,6 +199,20 @@ fn poseidon2(criterion: &mut Criterion) {
         });
     });
     group.finish();
+    for count in [8, 1024] {
+        let mut group = criterion.benchmark_group(format!("poseidon2 hash_many {count} pairs"));
+        group.throughput(Throughput::Elements(count as u64));
+        for backend in cpu::available() {
+            let mut at = 0;
+            group.bench_function(backend.name(), |bencher| {
+                bencher.iter(|| {
+                    let inputs = black_box(&turn(&sets, &mut at)[..2 * count]);
+                    poseidon2::hash_many_with(*backend, 2, inputs)
+                });
+            });
+        }
+        group.finish();
+    }
 }
 
 fn tree(criterion: &mut Criterion) {

@@ -67,7 +67,7 @@ PEERS_OF = {
         "Barretenberg, one native call",
         "Barretenberg, a call a hash",
     },
-    "Tree": set(),
+    "Tree": {"taceo-poseidon2, only as many hashes", "pso-poseidon, only as many hashes"},
     "From Python": {
         "coincurve verify",
         "coincurve recover",
@@ -87,7 +87,14 @@ def test_each_section_has_us_and_every_peer(quick: tuple[str, dict[str, Any]], t
 def test_every_backend_of_the_processor_is_measured(quick: tuple[str, dict[str, Any]]) -> None:
     measured = quick[1]
     assert measured["backends"][0] == "portable"
-    for title in ("Transcript", "Plain signatures of 8 keys", "Keccak", "Digests"):
+    for title in (
+        "Transcript",
+        "Plain signatures of 8 keys",
+        "Keccak",
+        "Digests",
+        "Poseidon2",
+        "Tree",
+    ):
         rows = rows_of(measured, title)
         for backend in measured["backends"]:
             assert any(row.startswith(f"pSymm {backend}, ") for row in rows), (title, backend)

@@ -6,7 +6,7 @@ use _core::cpu;
 use _core::field::Fr;
 use _core::frame::{FrameView, digest_many_with};
 use _core::keccak::{keccak256, keccak256_many_with};
-use _core::poseidon2::hash_pair;
+use _core::poseidon2::{hash_many_with, hash_pair, hash_with};
 
 use crate::Plan;
 use crate::barretenberg::Barretenberg;
@@ -105,26 +105,40 @@ pub(crate) fn poseidon2(plan: &Plan, peers: &Peers) -> Result<Section, Box<dyn E
     let mut section = Section::new("Poseidon2, hashes of two numbers", "hash");
     let barretenberg = Barretenberg::start()?;
     let sets: Vec<Vec<[[u8; 32]; 2]>> = (0..SETS).map(|set| pairs(set as u64)).collect();
-    let ours: Vec<Vec<[Fr; 2]>> = sets
+    let ours: Vec<Vec<Fr>> = sets
         .iter()
         .map(|pairs| {
             pairs
+                .as_flattened()
                 .iter()
-                .map(|pair| pair.map(Fr::from_bytes_reduced))
+                .map(|bytes| element(*bytes))
                 .collect()
         })
         .collect();
     let expected: Vec<[u8; 32]> = ours[0]
-        .iter()
-        .map(|[left, right]| hash_pair(*left, *right).to_bytes())
+        .chunks_exact(2)
+        .map(|pair| hash_pair(pair[0], pair[1]).to_bytes())
         .collect();
-    let mut contenders = vec![Contender::new("pSymm, one by one", |round| {
-        let pairs = &ours[round % SETS];
-        timed(MANY, || {
-            let hashes = pairs.iter().map(|[left, right]| hash_pair(*left, *right));
-            hashes.collect::<Vec<_>>()
-        })
-    })];
+    let mut contenders = Vec::new();
+    for backend in cpu::available() {
+        let ours = &ours;
+        let name = format!("pSymm {}, one by one", backend.name());
+        contenders.push(Contender::new(name, move |round| {
+            let pairs = ours[round % SETS].chunks_exact(2);
+            timed(MANY, || {
+                let hashes = pairs.map(|pair| hash_with(*backend, pair));
+                hashes.collect::<Vec<_>>()
+            })
+        }));
+    }
+    for backend in cpu::available() {
+        let ours = &ours;
+        let name = format!("pSymm {}, {MANY} at once", backend.name());
+        contenders.push(Contender::new(name, move |round| {
+            let inputs = &ours[round % SETS];
+            timed(MANY, || hash_many_with(*backend, 2, inputs))
+        }));
+    }
     for peer in peers.poseidon2 {
         let mut opened: Vec<_> = sets.iter().map(|pairs| peer.pairs(pairs)).collect();
         opened[0].hash();
@@ -141,8 +155,28 @@ pub(crate) fn poseidon2(plan: &Plan, peers: &Peers) -> Result<Section, Box<dyn E
     contenders.push(Contender::new("Barretenberg, a call a hash", |_| {
         barretenberg.borrow_mut().one_by_one()
     }));
-    section.measure(format!("{MANY}"), contenders, plan.effort(MANY));
-    Ok(section)
+    section.measure(crate::size_name(MANY), contenders, plan.effort(MANY));
+    let mut others: Vec<String> = peers.poseidon2.iter().map(|peer| peer.called()).collect();
+    others.push("Barretenberg, one native call".into());
+    let best = cpu::best().name();
+    Ok(section
+        .ratio(
+            "many against the fastest other",
+            &others,
+            format!("pSymm {best}, {MANY} at once"),
+            Some(2.0),
+        )
+        .ratio(
+            "one by one against the fastest other",
+            &others,
+            format!("pSymm {best}, one by one"),
+            None,
+        ))
+}
+
+/// What the core makes of a number below the modulus.
+fn element(bytes: [u8; 32]) -> Fr {
+    Fr::from_bytes(bytes).expect("it is below the modulus")
 }
 
 /// Pairs of numbers below the modulus.

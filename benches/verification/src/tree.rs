@@ -1,13 +1,15 @@
 //! The tree of commitments: leaves one by one, and many at once.
 
+use _core::cpu;
 use _core::field::Fr;
 use _core::tree::LeanImt;
 
-use crate::Plan;
 use crate::inputs::Numbers;
 use crate::interface::Peers;
 use crate::rounds::{Contender, timed};
 use crate::table::Section;
+use crate::transcripts::{backends_and_threads, ours};
+use crate::{Plan, size_name};
 
 /// Leaves appended one by one.
 const ONE_BY_ONE: usize = 256;
@@ -21,29 +23,39 @@ pub(crate) fn section(plan: &Plan, peers: &Peers) -> Section {
     let mut full = LeanImt::new();
     full.insert_many(&leaves(SETS, many))
         .expect("the leaves are distinct");
-    let one_by_one = vec![Contender::new("pSymm", |round| {
-        let mut tree = full.clone();
-        let leaves = &sets[round % SETS][..ONE_BY_ONE];
-        timed(ONE_BY_ONE, || {
-            for leaf in leaves {
-                tree.insert(*leaf).expect("the leaves are distinct");
-            }
-            tree.root()
-        })
-    })];
+    let mut one_by_one = Vec::new();
+    for backend in cpu::available() {
+        let (full, sets) = (&full, &sets);
+        one_by_one.push(Contender::new(ours(*backend, 1), move |round| {
+            let mut tree = full.clone();
+            let leaves = &sets[round % SETS][..ONE_BY_ONE];
+            timed(ONE_BY_ONE, || {
+                for leaf in leaves {
+                    let inserted = tree.insert_many_with(*backend, core::slice::from_ref(leaf), 1);
+                    inserted.expect("the leaves are distinct");
+                }
+                tree.root()
+            })
+        }));
+    }
     section.measure(
-        format!("one by one beyond {many}"),
+        format!("one by one beyond {}", size_name(many)),
         one_by_one,
         plan.effort(ONE_BY_ONE),
     );
-    let mut at_once = vec![Contender::new("pSymm", |round| {
-        let leaves = &sets[round % SETS];
-        timed(many, || {
-            let mut tree = LeanImt::new();
-            tree.insert_many(leaves).expect("the leaves are distinct");
-            tree
-        })
-    })];
+    let mut at_once = Vec::new();
+    for (backend, threads) in backends_and_threads() {
+        let sets = &sets;
+        at_once.push(Contender::new(ours(backend, threads), move |round| {
+            let leaves = &sets[round % SETS];
+            timed(many, || {
+                let mut tree = LeanImt::new();
+                let inserted = tree.insert_many_with(backend, leaves, threads);
+                inserted.expect("the leaves are distinct");
+                tree
+            })
+        }));
+    }
     // Nobody else has this tree with this hash; what anybody must do for it is its hashes.
     for peer in peers.poseidon2 {
         let mut opened: Vec<_> = sets
@@ -55,13 +67,38 @@ pub(crate) fn section(plan: &Plan, peers: &Peers) -> Section {
                 peer.pairs(&pairs)
             })
             .collect();
-        let name = format!("{}, only as many hashes", peer.called());
-        at_once.push(Contender::new(name, move |round| {
+        at_once.push(Contender::new(only_hashes(&peer.called()), move |round| {
             timed(many, || opened[round % SETS].hash())
         }));
     }
-    section.measure(format!("{many} at once"), at_once, plan.effort(many));
+    section.measure(
+        format!("{} at once", size_name(many)),
+        at_once,
+        plan.effort(many),
+    );
+    let best = cpu::best();
+    let others: Vec<String> = peers
+        .poseidon2
+        .iter()
+        .map(|peer| only_hashes(&peer.called()))
+        .collect();
     section
+        .ratio(
+            "one thread against the fastest other's hashes",
+            &others,
+            ours(best, 1),
+            None,
+        )
+        .ratio(
+            "two threads against one",
+            &[ours(best, 1)],
+            ours(best, 2),
+            None,
+        )
+}
+
+fn only_hashes(peer: &str) -> String {
+    format!("{peer}, only as many hashes")
 }
 
 fn leaves(set: usize, count: usize) -> Vec<Fr> {
