@@ -73,6 +73,7 @@ lint: setup
 	@$(STEP) 'mypy' .venv/bin/mypy
 	@$(STEP) 'rustfmt' cargo fmt --all --check
 	@$(STEP) 'clippy' cargo clippy --release --workspace --all-targets --all-features --quiet -- -D warnings
+	@$(STEP) 'clippy of the peers' bash -c 'cd benches/peers && cargo fmt --check && cargo clippy --release --quiet --target-dir ../../target/peers/default -- -D warnings'
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
 test-core: build/core.stamp

@@ -163,8 +163,8 @@ def test_a_target_is_judged_by_the_last_column() -> None:
 
 def test_a_sample_and_a_gap_are_told_as_such() -> None:
     lines = bench.section_lines(section(None), 12)
-    assert lines[4].split()[1:] == ["40.0", "ns", "±10%", "–"]
-    assert lines[5].split()[-3:] == ["~9.00", "µs", "±10%"]
+    assert lines[3].split()[1:] == ["40.0", "ns", "±10%", "–"]
+    assert lines[4].split()[-3:] == ["~9.00", "µs", "±10%"]
 
 
 def test_writing_the_table_leaves_the_rest_of_the_page(
