@@ -548,7 +548,8 @@ def main() -> None:
     parser.add_argument("--place", type=Path, default=REPO / "build" / "bench")
     chosen = parser.parse_args()
     words = [word for word in ("quick", "small") if getattr(chosen, word)]
-    objects = build(chosen.place, ["default"] if chosen.quick else list(BUILDS))
+    builds = [] if chosen.stages else ["default"] if chosen.quick else list(BUILDS)
+    objects = build(chosen.place, builds)
     if chosen.build:
         return
     if chosen.stages:

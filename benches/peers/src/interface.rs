@@ -68,8 +68,8 @@ pub struct Poseidon2Peer {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Peers {
-    /// The size of [`Signed`], so that a bench and peers of different builds refuse each other.
-    pub signed_size: usize,
+    /// [`LAYOUT`], so that a bench and peers of different sources refuse each other.
+    pub layout: usize,
     /// libsecp256k1 and k256.
     pub signatures: [SignaturePeer; 2],
     /// sha3, tiny-keccak and keccak-asm.
@@ -77,3 +77,6 @@ pub struct Peers {
     /// The crates that publish this instance of Poseidon2.
     pub poseidon2: [Poseidon2Peer; 3],
 }
+
+/// What changes when a table or a record does.
+pub const LAYOUT: usize = size_of::<Peers>() << 16 | size_of::<Signed>();

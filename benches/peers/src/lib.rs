@@ -8,13 +8,13 @@ mod keccak;
 mod poseidon2;
 mod signatures;
 
-use interface::{Peers, Signed};
+use interface::{LAYOUT, Peers};
 
 /// The table of all peers.
 #[unsafe(no_mangle)]
 pub extern "C" fn peers() -> Peers {
     Peers {
-        signed_size: size_of::<Signed>(),
+        layout: LAYOUT,
         signatures: [signatures::LIBSECP256K1, signatures::K256],
         keccak: [keccak::SHA3, keccak::TINY_KECCAK, keccak::KECCAK_ASM],
         poseidon2: [poseidon2::TACEO, poseidon2::NOIR, poseidon2::PSO],

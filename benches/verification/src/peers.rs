@@ -9,7 +9,7 @@ use _core::secp256k1::SecretKey;
 use libloading::{Library, Symbol};
 
 use crate::inputs::{Numbers, PAYLOAD};
-use crate::interface::{KeccakPeer, Peers, Poseidon2Peer, SignaturePeer, Signed};
+use crate::interface::{KeccakPeer, LAYOUT, Peers, Poseidon2Peer, SignaturePeer, Signed};
 use crate::rounds::timed;
 
 /// The peers, each from the build in which it is fastest.
@@ -125,7 +125,7 @@ fn load_build(path: &Path) -> Result<Peers, Box<dyn Error>> {
         // SAFETY: it only returns a table.
         unsafe { give() }
     };
-    if peers.signed_size != size_of::<Signed>() {
+    if peers.layout != LAYOUT {
         return Err("the peers were built for another bench: build them again".into());
     }
     core::mem::forget(library);
