@@ -42,8 +42,9 @@
 //!
 //! - Full rounds: x < 1.65 + 1; x², x⁴, x⁵ < 7.1 / 84.6 + 2.24 < 2.33; the outer layer then has
 //!   16·2.33 < 38 < 84.
-//! - Partial rounds: all elements < 11.66, so x < 12.66; x² < 4.14, x⁴ < 2.45, x⁵ < 2.61; the sum
-//!   of the row is then below 2.61 + 3·11.66 < 38 < 84.
+//! - Partial rounds: all elements < 11.66, the first with its constant; x² < 3.85, x⁴ < 2.42,
+//!   x⁵ < 2.58; the sum of the row is then below 2.58 + 3·11.66 < 38, with the constant below
+//!   39 < 84.
 //! - What is absorbed is below 16 p and a state below 1.65 p; shrunk together they are below
 //!   1.65 p again, and the first outer layer has 16·1.65 < 27.
 //!
@@ -378,8 +379,9 @@ fn take_moduli(mut r: Number, q: &Number) -> Number {
     r
 }
 
-/// d·x + s mod p, for x carried and s tight. Loose, and right mod 2^260 only: its top limb
-/// must be masked, or be read by products only.
+/// d·x + s mod p, for x carried and s tight, or the sum of two tight numbers whose top limbs
+/// sum below 2^52: what is not carried into its top limb changes the quotient by a speck only.
+/// Loose, and right mod 2^260 only: its top limb must be masked, or be read by products only.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma")]
 fn scale(d: &Factor, x: &Number, s: &Number) -> Number {
@@ -429,8 +431,8 @@ fn full_round<const GROUPS: usize>(states: &mut [State; GROUPS], constants: &[Wi
             x[i] = carry(add_constant(x[i], &constants[i]));
             state[i] = carry(square(&x[i]));
         }
-        for i in 0..WIDTH {
-            state[i] = carry(square(&state[i]));
+        for power in state.iter_mut() {
+            *power = carry(square(power));
         }
         for i in 0..WIDTH {
             state[i] = multiply(&state[i], &x[i]);
@@ -460,15 +462,16 @@ fn outer_layer(state: &mut State) {
     ];
 }
 
-/// One round of the middle. The groups take each step in turn: while one waits for its own
-/// last product, another's runs.
+/// One round of the middle; the first element comes with its constant in it and leaves with
+/// that of the next round. The groups take each step in turn: while one waits for
+/// its own last product, another's runs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma")]
-fn partial_round<const GROUPS: usize>(states: &mut [State; GROUPS], constant: &Wide) {
+fn partial_round<const GROUPS: usize>(states: &mut [State; GROUPS], next: &Wide) {
     let zero = [_mm512_setzero_si512(); LIMBS];
     let (mut x, mut power) = ([zero; GROUPS], [zero; GROUPS]);
     for g in 0..GROUPS {
-        x[g] = carry(add_constant(tighten(states[g][0]), constant));
+        x[g] = carry(states[g][0]);
         power[g] = carry(square(&x[g]));
     }
     for power in &mut power {
@@ -480,7 +483,8 @@ fn partial_round<const GROUPS: usize>(states: &mut [State; GROUPS], constant: &W
     for g in 0..GROUPS {
         let [_, b, c, d] = &states[g];
         let sum = tighten(add(add(add(power[g], b), c), d));
-        states[g][0] = scale(&DIAGONAL[0], &carry(power[g]), &sum);
+        let with_next = add_constant(sum, next);
+        states[g][0] = scale(&DIAGONAL[0], &carry(power[g]), &with_next);
         for i in 1..WIDTH {
             states[g][i] = scale(&DIAGONAL[i], &carry(states[g][i]), &sum);
         }
@@ -500,11 +504,15 @@ fn permute<const GROUPS: usize>(states: &mut [State; GROUPS]) {
     for constants in &CONSTANTS.first_full {
         full_round(states, constants);
     }
-    for constant in &CONSTANTS.partial {
-        partial_round(states, constant);
+    let [first, rest @ ..] = &CONSTANTS.partial;
+    for state in states.iter_mut() {
+        state[0] = add_constant(state[0], first);
     }
-    for states in states.iter_mut() {
-        for element in states.iter_mut() {
+    for next in rest.iter().chain([&[0; LIMBS]]) {
+        partial_round(states, next);
+    }
+    for state in states.iter_mut() {
+        for element in state.iter_mut() {
             *element = tighten(*element);
         }
     }
@@ -592,17 +600,18 @@ pub(super) fn hash<const GROUPS: usize>(arity: usize, inputs: &[Fr], hashes: &mu
     let mut states = [[zero, zero, zero, gather(|_| capacity)]; GROUPS];
     let mut absorbed = 0;
     loop {
+        let block = RATE.min(arity - absorbed);
         for (g, state) in states.iter_mut().enumerate() {
-            for i in 0..RATE.min(arity - absorbed) {
+            for (i, element) in state.iter_mut().enumerate().take(block) {
                 let input = gather(|lane| {
                     let at = (g * LANES + lane) * arity + absorbed + i;
                     inputs.get(at).copied().unwrap_or(Fr::ZERO)
                 });
-                state[i] = add(state[i], &input);
+                *element = add(*element, &input);
             }
         }
         permute(&mut states);
-        absorbed += RATE.min(arity - absorbed);
+        absorbed += block;
         if absorbed == arity {
             break;
         }
@@ -661,6 +670,8 @@ mod tests {
         product: [Wide; LANES],
         square: [Wide; LANES],
         scaled: [[Wide; LANES]; WIDTH],
+        /// The same with [`UNCARRIED`] added to the addend limb by limb.
+        scaled_loosely: [[Wide; LANES]; WIDTH],
         shrunk: [Wide; LANES],
     }
 
@@ -671,6 +682,10 @@ mod tests {
             product: store(multiply(&a, &b)),
             square: store(square(&a)),
             scaled: [0, 1, 2, 3].map(|i| store(tighten(scale(&DIAGONAL[i], &a, &b)))),
+            scaled_loosely: {
+                let sum = add_constant(b, &UNCARRIED);
+                [0, 1, 2, 3].map(|i| store(tighten(scale(&DIAGONAL[i], &a, &sum))))
+            },
             shrunk: store(shrink(a)),
         }
     }
@@ -702,7 +717,7 @@ mod tests {
             ] {
                 assert_eq!(number(&product) * radix, x * other);
                 assert!(product.iter().all(|limb| *limb < 1 << 57));
-                let share = u128::from(a[lane][4] + 1) * u128::from(top + 1) >> LIMB_BITS;
+                let share = (u128::from(a[lane][4] + 1) * u128::from(top + 1)) >> LIMB_BITS;
                 let excess = carried(product)[4].saturating_sub(share as u64 + 1);
                 assert!(is_below(&[0, 0, 0, 0, excess], 224));
             }
@@ -710,10 +725,20 @@ mod tests {
                 assert_eq!(number(&scaled[lane]), x * ark(constant) + y);
                 assert!(is_below(&scaled[lane], 1166));
             }
+            for (scaled, constant) in computed.scaled_loosely.iter().zip(INNER_DIAGONAL) {
+                assert_eq!(
+                    number(&scaled[lane]),
+                    x * ark(constant) + y + number(&UNCARRIED)
+                );
+                assert!(is_below(&scaled[lane], 1166));
+            }
             assert_eq!(number(&computed.shrunk[lane]), x);
             assert!(is_below(&computed.shrunk[lane], 165));
         }
     }
+
+    /// The most that a tight number brings without touching the top limb.
+    const UNCARRIED: Wide = [LIMB_MASK, LIMB_MASK, LIMB_MASK, LIMB_MASK, 0];
 
     const GREATEST: Wide = [LIMB_MASK; LIMBS];
 
