@@ -283,10 +283,10 @@ def verify_batch(
     All buffers are borrowed, records one after the other: ``keys`` of 64 bytes, ``digests`` of
     32, ``signatures`` of 65, ``r_ys`` (the y of each signature's point R, as frames carry it;
     without it each costs a square root more) of 32. ``key_indices`` says which key each is of:
-    a sequence, or a buffer of native uint32 or uint64. Without it one key is that of all, and
-    as many keys as digests are each its own's. Decides exactly as ``verify`` one by one. Codes:
-    ``no-such-key``, ``bad-public-key``, ``bad-r``, ``bad-s``, ``high-s``, ``bad-v``, ``no-key``,
-    ``bad-r-y``, ``bad-signature``. Raises ``ValueError`` where lengths do not fit.
+    a sequence, or a buffer of native integers of 32 or 64 bits. Without it one key is that of
+    all, and as many keys as digests are each its own's. Decides exactly as ``verify`` one by
+    one. Codes: ``no-such-key``, ``bad-public-key``, ``bad-r``, ``bad-s``, ``high-s``, ``bad-v``,
+    ``no-key``, ``bad-r-y``, ``bad-signature``. Raises ``ValueError`` where lengths do not fit.
     """
 
 def recover_batch(digests: Buffer, signatures: Buffer, *, threads: int = 1) -> list[bytes | str]:

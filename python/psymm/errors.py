@@ -142,16 +142,30 @@ class KnownCustody(JournalError):
 
 
 class TranscriptFileError(PSymmError):
-    """A `*.psymm` file that is refused: `offset` is the byte, `frame` the index from 0 or None."""
+    """A `*.psymm` file that is refused.
+
+    reason: the stable name; words: the same for people; offset: the byte at which it goes wrong;
+    frame: the index from 0, None outside of the frames; span: from which byte on and before which
+    one the fault lies.
+    """
 
     code = "transcript-file"
 
     def __init__(
-        self, code: str, detail: str, *, offset: int, frame: int | None = None, **values: object
+        self,
+        code: str,
+        detail: str,
+        *,
+        offset: int,
+        frame: int | None = None,
+        span: tuple[int, int] | None = None,
+        **values: object,
     ) -> None:
         self.reason = code
+        self.words = detail
         self.offset = offset
         self.frame = frame
+        self.span = span or (offset, offset + 1)
         where = f"byte {offset}" if frame is None else f"frame {frame}, byte {offset}"
         super().__init__(f"{code} at {where}: {detail}", **values)
 

@@ -161,7 +161,7 @@ def test_a_signals_handler_can_stop_the_work() -> None:
 
 
 def test_a_batch_that_holds_has_no_refusals() -> None:
-    for indices in (INDICES, array.array("I", INDICES), array.array("Q", INDICES)):
+    for indices in (INDICES, *(array.array(kind, INDICES) for kind in "IQiq")):
         assert _core.verify_batch(PUBLIC, DIGESTS, SIGNATURES, indices) == []
     assert _core.verify_batch(PUBLIC, b"", b"", []) == []
     assert _core.verify_batch(b"", b"", b"") == []
@@ -199,6 +199,10 @@ def test_each_refusal_of_a_batch_has_its_index_and_code() -> None:
         (10, "bad-public-key"),
         (11, "no-such-key"),
     ]
+    nobodys = array.array("q", [-1] * 12)
+    assert [code for _, code in _core.verify_batch(keys, DIGESTS, SIGNATURES, nobodys)] == [
+        "no-such-key"
+    ] * 12
 
 
 def test_lengths_that_do_not_fit_are_named() -> None:

@@ -357,14 +357,13 @@ pub(crate) fn verify_transcript(
     if let Some(error) = raised {
         return Err(error);
     }
-    verdict
-        .map(|summary| PyTranscriptSummary { summary })
-        .map_err(|error| match error {
-            VerifyError::Frame(error) => frame_error(error),
-            VerifyError::Transcript(error) => transcript_error(error),
-            VerifyError::Key(error) => key_error(error),
-            VerifyError::Stopped => unreachable!("only an exception stops it"),
-        })
+    match verdict {
+        Ok(Some(summary)) => Ok(PyTranscriptSummary { summary }),
+        Ok(None) => unreachable!("only what the callback raised stops it"),
+        Err(VerifyError::Frame(error)) => Err(frame_error(error)),
+        Err(VerifyError::Transcript(error)) => Err(transcript_error(error)),
+        Err(VerifyError::Key(error)) => Err(key_error(error)),
+    }
 }
 
 /// A frame, parsed or not.

@@ -96,19 +96,23 @@ pub(crate) fn address_of(public_key: Octets) -> PyResult<String> {
 pub(crate) enum KeyIndices {
     Narrow(PyBuffer<u32>),
     Wide(PyBuffer<u64>),
+    NarrowSigned(PyBuffer<i32>),
+    WideSigned(PyBuffer<i64>),
     List(Vec<usize>),
 }
 
 impl KeyIndices {
     fn into_list(self, py: Python<'_>) -> PyResult<Vec<usize>> {
-        // What does not fit is no key's place either.
-        let place = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
+        fn places<T: TryInto<usize>>(indices: Vec<T>) -> Vec<usize> {
+            // What does not fit is no key's place either.
+            let place = |index: T| index.try_into().unwrap_or(usize::MAX);
+            indices.into_iter().map(place).collect()
+        }
         Ok(match self {
-            Self::Narrow(buffer) => {
-                let indices = buffer.to_vec(py)?;
-                indices.into_iter().map(|i| place(u64::from(i))).collect()
-            }
-            Self::Wide(buffer) => buffer.to_vec(py)?.into_iter().map(place).collect(),
+            Self::Narrow(buffer) => places(buffer.to_vec(py)?),
+            Self::Wide(buffer) => places(buffer.to_vec(py)?),
+            Self::NarrowSigned(buffer) => places(buffer.to_vec(py)?),
+            Self::WideSigned(buffer) => places(buffer.to_vec(py)?),
             Self::List(indices) => indices,
         })
     }

@@ -23,7 +23,7 @@ use crate::cpu::{self, Backend};
 use crate::frame::{FrameError, FrameView, digest_many_with};
 use crate::keccak::Digest;
 use crate::secp256k1::batch::{Claim, ClaimFault, verify_batch_with};
-use crate::secp256k1::{PublicKey, verify};
+use crate::secp256k1::{PublicKey, verify as verify_one};
 
 /// The most signatures in a batch, unless [`Options`] say otherwise.
 pub const WINDOW: usize = 65_536;
@@ -35,6 +35,7 @@ const BLOCK: usize = 512;
 const BLOCK_BYTES: usize = 1 << 19;
 /// Fewer frames than this are not worth a thread.
 const FRAMES_PER_THREAD: usize = 256;
+const MOST_THREADS: usize = 256;
 
 /// Why a byte string is not a transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +46,6 @@ pub enum VerifyError {
     Transcript(TranscriptError),
     /// A key was refused.
     Key(KeyError),
-    /// The progress callback asked to stop; nothing is known of the frames.
-    Stopped,
 }
 
 impl fmt::Display for VerifyError {
@@ -55,7 +54,6 @@ impl fmt::Display for VerifyError {
             Self::Frame(error) => error.fmt(f),
             Self::Transcript(error) => error.fmt(f),
             Self::Key(error) => error.fmt(f),
-            Self::Stopped => f.write_str("stopped before the end; nothing is known of the frames"),
         }
     }
 }
@@ -127,43 +125,61 @@ pub fn verify_transcript(
     custody: Digest,
     keys: &[(u8, u64, PublicKey)],
 ) -> Result<Summary, VerifyError> {
-    verify_transcript_with(data, domain, custody, keys, Options::default())
+    let (verdict, _) = verify(data, &domain, custody, keys, Options::default());
+    verdict
 }
 
-/// As [`verify_transcript`], with options. Beside `data` it needs 32 bytes a frame and what two
-/// batches of [`Options::window`] take.
+/// As [`verify_transcript`], with options; `None` if the callback stopped it. Beside `data` it
+/// needs 32 bytes a frame and what two batches of [`Options::window`] take.
 ///
 /// # Errors
-/// As [`verify_transcript`], and [`VerifyError::Stopped`].
+/// As [`verify_transcript`].
 pub fn verify_transcript_with(
     data: &[u8],
     domain: Digest,
     custody: Digest,
     keys: &[(u8, u64, PublicKey)],
     options: Options<'_>,
-) -> Result<Summary, VerifyError> {
+) -> Result<Option<Summary>, VerifyError> {
+    match verify(data, &domain, custody, keys, options) {
+        (_, true) => Ok(None),
+        (verdict, false) => verdict.map(Some),
+    }
+}
+
+/// The verdict, and whether the callback stopped the work before there was one.
+fn verify(
+    data: &[u8],
+    domain: &Digest,
+    custody: Digest,
+    keys: &[(u8, u64, PublicKey)],
+    options: Options<'_>,
+) -> (Result<Summary, VerifyError>, bool) {
     let mut chain = Chain::new(custody);
-    chain.set_keys(keys).map_err(VerifyError::Key)?;
+    if let Err(error) = chain.set_keys(keys) {
+        return (Err(VerifyError::Key(error)), false);
+    }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = match options.threads {
         0 => cores(),
         threads => threads,
     };
     let window = options.window.max(1);
-    let worth = estimate(data)
-        .div_ceil(FRAMES_PER_THREAD.min(window))
-        .max(1);
-    let threads = wanted.min(worth);
+    let frames = estimate(data);
+    let worth = frames.div_ceil(FRAMES_PER_THREAD.min(window));
+    let threads = wanted.min(worth).clamp(1, MOST_THREADS);
+    // Blocks of one size, and as many for each thread.
+    let each = frames.div_ceil(threads).clamp(1, window);
     let work = Work {
         data,
-        domain: &domain,
+        domain,
         backend: options.backend,
         threads,
         window: match threads {
             ..=WINDOWS_AT_ONCE => window,
-            _ => (window * WINDOWS_AT_ONCE / threads).max(1),
+            _ => (window.saturating_mul(WINDOWS_AT_ONCE) / threads).max(1),
         },
-        block: BLOCK.min(window),
+        block: each.div_ceil(each.div_ceil(BLOCK)),
         cut: Mutex::new(Cut::default()),
         turn: Mutex::new(Turn {
             chain,
@@ -187,7 +203,7 @@ pub fn verify_transcript_with(
     if let Some(progress) = progress {
         work.report(progress);
     }
-    work.verdict()
+    (work.verdict(), work.stopped.into_inner())
 }
 
 /// How many frames there are if all are as long as the first.
@@ -298,9 +314,6 @@ impl<'a> Work<'a> {
     }
 
     fn verdict(&self) -> Result<Summary, VerifyError> {
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(VerifyError::Stopped);
-        }
         if let Some((_, error)) = *locked(&self.first) {
             return Err(error);
         }
@@ -351,7 +364,8 @@ impl<'a> Work<'a> {
             0 => 1,
             _ => (cut.frames as u128 * self.data.len() as u128).div_ceil(offset as u128) as usize,
         };
-        let share = expected.div_ceil(self.threads * expected.div_ceil(self.threads * self.window));
+        let rounds = expected.div_ceil(self.threads.saturating_mul(self.window));
+        let share = expected.div_ceil(self.threads * rounds);
         let block = Block {
             number,
             index,
@@ -477,7 +491,7 @@ impl<'a> Gathered<'a> {
         if let Err(fault) = chain.follows(frame, &digest, &place) {
             return Err(if frame.check_r_y(0).is_err() {
                 Refused::BadRY
-            } else if verify(&digest, signature, chain.key(&place)) {
+            } else if verify_one(&digest, signature, chain.key(&place)) {
                 Refused::Transcript(fault)
             } else {
                 Refused::Transcript(Fault::BadSignature)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,10 +21,13 @@ from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen, Value, format_amount
 from psymm.cli.password import ask_password
+from psymm.cli.progress import progress_bar
+from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
     from psymm._core import Frame
     from psymm.session.report import Report
+    from psymm.transcript.file import TranscriptFile
     from psymm.transcript.journal import JournalReader
 
 _LANES = ("trader", "solver")
@@ -148,16 +153,22 @@ async def _export(
 @click.argument("file", type=_FILE)
 def show(screen: Screen, file: Path) -> None:
     """Prints every frame of FILE: who, when, what it covers, what it says. Verifies nothing."""
-    from psymm.transcript.file import parse_file
+    from psymm.transcript.file import open_file
 
-    parsed = parse_file(_read(file))
+    with _mapped(file) as raw:
+        _show(screen, open_file(raw))
+
+
+def _show(screen: Screen, parsed: TranscriptFile) -> None:
     opening = parsed.opening
     screen.say(f"custody  0x{opening.custody.hex()}")
     screen.say(f"chain    {opening.chain_id}, contract {opening.contract}")
     screen.say(f"trader   {opening.wallet_address(0)}")
     screen.say(f"solver   {opening.wallet_address(1)}")
     screen.say(f"terms    0x{opening.terms_hash.hex()}")
-    for index, frame in enumerate(parsed.frames):
+    frames = 0
+    for index, (_, frame) in enumerate(parsed.each()):
+        frames += 1
         screen.event(
             "frame",
             _line(index, frame),
@@ -169,57 +180,134 @@ def show(screen: Screen, file: Path) -> None:
             payload=frame.payload.decode(errors="replace"),
         )
     screen.result(
-        f"{len(parsed.frames)} frames.",
+        f"{frames} frames.",
         custody=opening.custody,
         chainId=opening.chain_id,
         contract=opening.contract,
         trader=opening.wallet_address(0),
         solver=opening.wallet_address(1),
         termsHash=opening.terms_hash,
-        frames=len(parsed.frames),
+        frames=frames,
     )
 
 
 @transcript.command()
 @json_option
+@click.option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How many threads verify the signatures; 0 for one on each core.",
+)
+@click.option(
+    "--signatures-only",
+    is_flag=True,
+    help="Leave the rulebook out: no account, no violations. For files of millions of frames, "
+    "which the rulebook takes some 100 µs each.",
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show progress on standard error; without either, on a terminal only.",
+)
 @click.argument("file", type=_FILE)
-def verify(screen: Screen, file: Path) -> None:
+def verify(
+    screen: Screen, threads: int, signatures_only: bool, progress: bool | None, file: Path
+) -> None:
     """Verifies FILE: delegations, hash chain, every signature, and the rulebook's account.
 
     Needs no chain, no Node and no trust in whoever gave the file. Exit code 0 only if every frame
     stands. What notes hold comes from the file's openings, each checked against its commitment;
-    chain events are taken from the file, or else as the frames cite them.
+    chain events are taken from the file, or else as the frames cite them. Where a frame does not
+    stand, it is named with the bytes in which the fault lies, and with the very bit if a single
+    one was flipped. Nobody may write to FILE meanwhile.
     """
-    from psymm.session.report import verify_bytes
+    with _mapped(file) as raw:
+        try:
+            _verify(screen, raw, threads, signatures_only, progress)
+        except TranscriptFileError as refused:
+            raise _located(raw, refused) from None
 
-    raw = _read(file)
+
+def _verify(
+    screen: Screen, raw: bytes | mmap, threads: int, signatures_only: bool, shown: bool | None
+) -> None:
+    from psymm.session.report import replay, verify_signatures
+    from psymm.transcript.file import open_file
+
     began = perf_counter()
-    report = verify_bytes(raw)
-    verified = report.verified
+    opened = open_file(raw)
+    size = len(raw) - opened.start
+    with progress_bar("signatures", size, shown) as advance:
+        verified = verify_signatures(opened, threads=threads, progress=advance)
     seconds = perf_counter() - began
-    rate = (
-        f", {verified.frames / seconds:,.0f} frames/s with the replay"
-        if seconds > 0 and verified.frames
-        else ""
-    )
-    heads = " ".join(
-        f"{name} {head.seq} 0x{head.digest.hex()}"
-        for name, head in zip(_LANES, verified.heads, strict=True)
-    )
-    screen.say(f"signatures, hash chain, delegations: all {verified.frames} frames stand{rate}")
-    screen.say(f"heads    {heads}")
-    account = _account(screen, report)
+    rate = f", {verified.frames / seconds:,.0f} frames/s" if verified.frames else ""
+    screen.say(f"signatures, hash chain, delegations: all {verified.frames:,} frames stand{rate}")
+    for name, head in zip(_LANES, verified.heads, strict=True):
+        screen.say(f"{name:<8} head {head.seq} 0x{head.digest.hex()}")
+    outcome: dict[str, Value]
+    if signatures_only:
+        screen.say(
+            "not checked: the rulebook (margins, prices, fees, whether any frame breaks a rule) "
+            "and chain facts; leave --signatures-only out to check them"
+        )
+        outcome = {"account": None, "violations": None}
+    else:
+        with progress_bar("rulebook  ", size, shown) as advance:
+            report = replay(opened, verified, progress=advance)
+        outcome = _account(screen, report)
+    checked = ["openings", "delegations", "chain", "signatures"]
     screen.result(
         "",
         ok=True,
-        custody=report.opening.custody,
-        termsHash=report.opening.terms_hash,
+        custody=opened.opening.custody,
+        termsHash=opened.opening.terms_hash,
         frames=verified.frames,
         heads={
             name: {"seq": head.seq, "digest": head.digest}
             for name, head in zip(_LANES, verified.heads, strict=True)
         },
-        **account,
+        checked=checked if signatures_only else [*checked, "rulebook"],
+        notChecked=["rulebook", "chain facts"] if signatures_only else [],
+        **outcome,
+    )
+
+
+def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
+    """The refusal with all that can be known of where the fault is."""
+    from psymm.transcript.flipped import find_flip
+
+    first, after = refused.span
+    values: dict[str, str | int | float | bool | None] = {
+        "reason": refused.reason,
+        "frame": refused.frame,
+        "offset": refused.offset,
+        "from": first,
+        "to": after,
+    }
+    lane, seq = refused.values.get("lane"), refused.values.get("seq")
+    place = "the file's opening" if refused.frame is None else f"frame {refused.frame}"
+    if isinstance(lane, int) and isinstance(seq, int):
+        name = _LANES[lane] if lane < len(_LANES) else f"lane {lane}"
+        values |= {"lane": name, "seq": seq}
+        place += f" ({name} {seq})"
+    flip = find_flip(raw, refused)
+    if flip is not None:
+        values |= {"byte": flip.offset, "bit": flip.bit, "field": flip.where}
+        where = (
+            f"Bit {flip.bit} of byte {flip.offset} was flipped, in {flip.where}: with it turned "
+            "back this part of the file stands."
+        )
+    else:
+        where = f"The fault lies in bytes {first} to {after - 1} of the file; no single bit is it."
+    return CommandError(
+        refused.code,
+        f"{place}, byte {refused.offset}: {refused.reason}: {refused.words}. {where} Nothing "
+        "after it was judged; get the file again from where it was written.",
+        Exit.JOURNAL,
+        **values,
     )
 
 
@@ -267,13 +355,21 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
     }
 
 
-def _read(file: Path) -> bytes:
+@contextmanager
+def _mapped(file: Path) -> Iterator[bytes | mmap]:
+    """The file's bytes, mapped; of an empty file none."""
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size == 0:
+                yield b""
+                return
+            mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
     except OSError as error:
         raise CommandError(
             "no-file", f"{file} cannot be read: {error.strerror}.", Exit.JOURNAL
         ) from None
+    with mapped:
+        yield mapped
 
 
 def _line(index: int, frame: Frame) -> str:

@@ -8,6 +8,7 @@ facts, or, where it has none, as the frames cite it (`chain_facts` says which).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 
 from psymm._core import Frame
@@ -28,7 +29,14 @@ from psymm.rulebook import (
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
 from psymm.terms import Terms, TermsError
-from psymm.transcript.file import TranscriptFile, Verified, parse_file, verify_frames
+from psymm.transcript.file import (
+    Progress,
+    TranscriptFile,
+    Verified,
+    open_file,
+    verify_frames,
+)
+from psymm.transcript.journal import JournalledOpening
 from psymm.transcript.opening import Opening
 
 
@@ -70,10 +78,31 @@ def verify_file(path: Path) -> Report:
     return verify_bytes(path.read_bytes())
 
 
-def verify_bytes(raw: bytes) -> Report:
-    """As `verify_file`, for its bytes."""
-    file = parse_file(raw)
-    verified = verify_frames(file)
+def verify_bytes(raw: bytes | mmap) -> Report:
+    """As `verify_file`, for its bytes, or the file mapped."""
+    file = open_file(raw)
+    return replay(file, verify_signatures(file))
+
+
+def verify_signatures(
+    file: TranscriptFile, *, threads: int = 1, progress: Progress | None = None
+) -> Verified:
+    """All that needs no rulebook: delegations, hash chain, every signature, and that the notes'
+    openings give their commitments. Blocks.
+
+    threads, progress: as for `transcript.file.verify_frames`. Raises TranscriptFileError with the
+    frame and the byte.
+    """
+    _holdings(file)
+    return verify_frames(file, threads=threads, progress=progress)
+
+
+def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | None = None) -> Report:
+    """What the rulebook makes of a verified file, frame by frame, some 100 µs each. Blocks.
+
+    progress: called after each frame with the frames and bytes that are through; what it raises
+    ends the work. Raises TranscriptFileError where terms or facts cannot be read.
+    """
     try:
         terms = Terms.parse(file.opening.terms)
     except TermsError as bad:
@@ -84,9 +113,11 @@ def verify_bytes(raw: bytes) -> Report:
     rulings: dict[tuple[int, int], Ruling] = {}
     account: Account | None = None
     try:
-        for frame in file.frames:
+        for index, (offset, frame) in enumerate(zip(file.offsets, file.frames, strict=True)):
             at, ruled = at.step(frame)
             rulings.update({(int(one.lane), one.seq): one for one in ruled})
+            if progress is not None:
+                progress(index + 1, offset + frame.length - file.start)
         account = at.account
     except OpeningUnknown:
         pass
@@ -110,16 +141,20 @@ def _holdings(file: TranscriptFile) -> dict[bytes, Holding]:
         try:
             note = Note(custody, shown.token, shown.amount, shown.blinding)
         except NoteInvalid as bad:
-            raise TranscriptFileError("bad-note", str(bad), offset=12) from None
+            raise _bad_note(file, shown, str(bad)) from None
         if note.commitment != shown.commitment:
-            raise TranscriptFileError(
-                "bad-note",
-                "an opening does not give its commitment in this custody",
-                offset=12,
-                commitment=shown.commitment,
-            )
+            raise _bad_note(file, shown, "an opening does not give its commitment in this custody")
         found[note.commitment] = Holding(note.token, note.amount)
     return found
+
+
+def _bad_note(file: TranscriptFile, shown: JournalledOpening, detail: str) -> TranscriptFileError:
+    head = bytes(file.raw[: file.start])
+    at = max(head.find(shown.commitment.hex().encode()), 0)
+    span = (head.rfind(b"{", 0, at), head.find(b"}", at) + 1)
+    return TranscriptFileError(
+        "bad-note", detail, offset=span[0], span=span, commitment=shown.commitment
+    )
 
 
 def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
@@ -137,7 +172,7 @@ def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
         inserted.update(dict.fromkeys(fact.inserted, place))
     if file.facts:
         return ChainFacts(_beyond(file, highest), spent, inserted), "file"
-    messages = [Entry.read(frame).message for frame in file.frames]
+    messages = _about_chain(file)
     cited = [one for one in messages if isinstance(one, ChainFact)]
     for said in cited:
         place = Place(said.block_number, said.transaction_hash)
@@ -152,9 +187,12 @@ def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
     return ChainFacts(_beyond(file, 0), spent, inserted), "cited" if cited else "none"
 
 
+def _about_chain(file: TranscriptFile) -> list[ChainFact | Settlement]:
+    messages = (Entry.read(frame).message for frame in file.carrying(b"UCF", b"UST"))
+    return [one for one in messages if isinstance(one, ChainFact | Settlement)]
+
+
 def _beyond(file: TranscriptFile, highest: int) -> int:
     """The facts are all there is: a citation that they do not hold is false, not early."""
-    cited = [Entry.read(frame).message for frame in file.frames]
-    return max(
-        [highest, *(one.block_number for one in cited if isinstance(one, ChainFact))], default=0
-    )
+    cited = [one.block_number for one in _about_chain(file) if isinstance(one, ChainFact)]
+    return max([highest, *cited], default=0)

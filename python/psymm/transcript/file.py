@@ -12,15 +12,25 @@ Whoever holds the file sees everything that was traded; it can spend nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from psymm._core import Frame, FrameError, Head, TranscriptError, verify_transcript
+from psymm._core import (
+    Frame,
+    FrameError,
+    Head,
+    TranscriptError,
+    locate_frame,
+    survey_frames,
+    verify_transcript,
+)
 from psymm.errors import BadOpening, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
-from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.journal import Journal, JournalledOpening, JournalReader
 from psymm.transcript.opening import Opening, checksummed
 from psymm.transcript.record import Record
@@ -29,19 +39,66 @@ MAGIC: Final = b"pSymmT1\n"
 _START: Final = len(MAGIC) + 4
 _MAX_OPENING: Final = 16 * 1024 * 1024
 _KEYS: Final = {"chainId", "contract", "trader", "solver", "termsHash", "salt", "terms"}
+_KEY_CARRIERS: Final = (b"A", b"UKY")
+_OVERHEAD: Final = 223
+
+Keys = tuple[tuple[int, int, bytes], ...]
+Progress = Callable[[int, int], object]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TranscriptFile:
-    """A parsed file. start: the offset of the first frame; facts: JSON texts, opaque here."""
+    """A file whose opening is read; its frames are read where they are asked for.
+
+    raw: the file's bytes, or the file mapped; start: the offset of the first frame; facts: JSON
+    texts, opaque here.
+    """
 
     opening: Opening
     notes: tuple[JournalledOpening, ...] = field(repr=False)
     facts: tuple[str, ...]
-    frames: tuple[Frame, ...] = field(repr=False)
-    offsets: tuple[int, ...] = field(repr=False)
-    raw: bytes = field(repr=False)
+    raw: bytes | mmap.mmap = field(repr=False)
     start: int
+
+    def each(self) -> Iterator[tuple[int, Frame]]:
+        """Every frame with its offset, one at a time. Raises TranscriptFileError."""
+        offset, index, end = self.start, 0, len(self.raw)
+        while offset < end:
+            frame = _parsed(self, offset, index)
+            yield offset, frame
+            offset += frame.length
+            index += 1
+
+    def carrying(self, *msg_types: bytes) -> Iterator[Frame]:
+        """The frames whose payload may be of one of these types, without a look at the others.
+        Raises TranscriptFileError."""
+        at, index = self.start, 0
+        while True:
+            try:
+                passed, at, why = survey_frames(self.raw, at, msg_types, (None, None))
+            except FrameError as bad:
+                raise _out_of_form(self, bad) from None
+            index += passed
+            if why == "end":
+                return
+            frame = _parsed(self, at, index)
+            yield frame
+            at += frame.length
+            index += 1
+
+    @cached_property
+    def _all(self) -> tuple[tuple[int, Frame], ...]:
+        return tuple(self.each())
+
+    @cached_property
+    def frames(self) -> tuple[Frame, ...]:
+        """All frames, in memory. Raises TranscriptFileError."""
+        return tuple(frame for _, frame in self._all)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each of `frames` starts. Raises TranscriptFileError."""
+        return tuple(offset for offset, _ in self._all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +107,7 @@ class Verified:
 
     frames: int
     heads: tuple[Head, Head]
-    keys: tuple[tuple[int, int, bytes], ...]
+    keys: Keys
 
 
 def encode_file(
@@ -85,16 +142,46 @@ def encode_file(
 
 
 def parse_file(raw: bytes) -> TranscriptFile:
-    """Read the file's form. Raises TranscriptFileError with the byte, and the frame if in one."""
-    if raw[: len(MAGIC)] != MAGIC:
-        raise TranscriptFileError("not-a-transcript", "the file does not begin as one", offset=0)
+    """Read the form of the file and of all its frames. Raises TranscriptFileError with the byte,
+    and the frame if in one."""
+    file = open_file(raw)
+    _ = file.frames
+    return file
+
+
+def open_file(raw: bytes | mmap.mmap) -> TranscriptFile:
+    """Read the opening alone. The file may be mapped; it stays so for as long as it is used.
+
+    Raises TranscriptFileError with the byte.
+    """
+    magic = bytes(raw[: len(MAGIC)])
+    if magic != MAGIC:
+        pairs = enumerate(zip(magic, MAGIC, strict=False))
+        differs = next((at for at, (is_, should) in pairs if is_ != should), len(magic))
+        raise TranscriptFileError(
+            "not-a-transcript",
+            "the file does not begin as one",
+            offset=differs,
+            span=(differs, len(MAGIC)),
+        )
     length = int.from_bytes(raw[len(MAGIC) : _START])
     if len(raw) < _START or length > min(_MAX_OPENING, len(raw) - _START):
         raise TranscriptFileError(
-            "truncated", "the opening's length goes beyond the file", offset=len(MAGIC)
+            "truncated",
+            "the opening's length goes beyond the file",
+            offset=len(MAGIC),
+            span=(len(MAGIC), _START),
         )
     start = _START + length
-    document = _json(raw[_START:start])
+    try:
+        return _opened(raw, start)
+    except TranscriptFileError as bad:
+        bad.span = (_START, start)
+        raise
+
+
+def _opened(raw: bytes | mmap.mmap, start: int) -> TranscriptFile:
+    document = _json(bytes(raw[_START:start]))
     opening = _opening(document)
     stated = _hex(document, "termsHash", 32)
     if stated != opening.terms_hash:
@@ -105,39 +192,68 @@ def parse_file(raw: bytes) -> TranscriptFile:
             stated=stated,
             computed=opening.terms_hash,
         )
-    frames: list[Frame] = []
-    offsets: list[int] = []
-    offset = start
-    while offset < len(raw):
-        try:
-            frame = Frame.parse(raw, offset)
-        except FrameError as bad:
-            raise TranscriptFileError(
-                bad.code, str(bad), offset=bad.offset, frame=len(frames)
-            ) from None
-        frames.append(frame)
-        offsets.append(offset)
-        offset += len(frame.raw)
     return TranscriptFile(
         opening=opening,
         notes=tuple(_note(entry) for entry in _list(document, "notes")),
         facts=tuple(str(fact) for fact in _list(document, "facts")),
-        frames=tuple(frames),
-        offsets=tuple(offsets),
         raw=raw,
         start=start,
     )
 
 
-def verify_frames(file: TranscriptFile) -> Verified:
+def verify_frames(
+    file: TranscriptFile, *, threads: int = 1, progress: Progress | None = None
+) -> Verified:
     """Delegations, chain and signatures of the whole file, by the core in one pass.
 
-    Raises TranscriptFileError naming the frame and the byte.
+    threads: 0 for one on each core. progress: called now and then with the frames and bytes that
+    are through; what it raises ends the work. Raises TranscriptFileError naming the first frame
+    that does not stand, and the byte.
     """
+    keys, end, fault = delegated_keys(file)
+    try:
+        with memoryview(file.raw) as whole, whole[file.start : end] as frames:
+            summary = verify_transcript(
+                frames,
+                file.opening.domain,
+                file.opening.custody,
+                keys,
+                threads=threads,
+                progress=progress,
+            )
+    except TranscriptError as bad:
+        raise _not_following(file, bad) from None
+    except FrameError as bad:
+        bad.offset += file.start
+        raise _out_of_form(file, bad) from None
+    if fault is not None:
+        raise fault
+    return Verified(summary.frames, summary.heads, keys)
+
+
+def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError | None]:
+    """The session keys that the file's frames carry, each wallet's signature checked; up to which
+    byte they suffice to judge the frames; and what is wrong with the frame there, if anything."""
     keys: list[tuple[int, int, bytes]] = []
-    in_force: dict[int, Any] = {}
-    for index, (frame, offset) in enumerate(zip(file.frames, file.offsets, strict=True)):
-        message = Record.decoded(frame)
+    in_force: list[Delegation | None] = [None, None]
+    at, index = file.start, 0
+    while True:
+        reach = (_reach(in_force[0]), _reach(in_force[1]))
+        try:
+            passed, at, why = survey_frames(file.raw, at, _KEY_CARRIERS, reach)
+        except FrameError as bad:
+            return tuple(keys), _start_of(file, bad), _out_of_form(file, bad)
+        index += passed
+        if why == "end":
+            return tuple(keys), at, None
+        try:
+            frame = _parsed(file, at, index)
+        except TranscriptFileError as bad_r_y:
+            return tuple(keys), at, bad_r_y
+        message = Record.decoded(frame) if why == "message" else None
+        # Of a frame beyond its key's reach the core may find more; of a key that was never
+        # delegated it knows nothing.
+        end = at
         try:
             if isinstance(message, Logon | SessionKeyChange) and (
                 (frame.seq == 1) == isinstance(message, Logon)
@@ -145,28 +261,124 @@ def verify_frames(file: TranscriptFile) -> Verified:
                 delegation = delegation_in(file.opening, frame, message)
                 in_force[frame.lane] = delegation
                 keys.append((frame.lane, frame.seq, delegation.public_key))
-            elif frame.lane in in_force:
-                in_force[frame.lane].check_frame(frame)
+            elif (known := in_force[frame.lane]) is not None:
+                end = at + frame.length
+                known.check_frame(frame)
         except DelegationRefused as refused:
-            raise TranscriptFileError(
-                refused.reason, str(refused), offset=offset, frame=index
-            ) from None
+            fault = TranscriptFileError(
+                refused.reason,
+                str(refused),
+                offset=at,
+                frame=index,
+                span=(at, at + frame.length),
+                lane=frame.lane,
+                seq=frame.seq,
+            )
+            return tuple(keys), end, fault
+        at += frame.length
+        index += 1
+
+
+def _reach(known: Delegation | None) -> tuple[int, int, int] | None:
+    return None if known is None else (known.from_seq, known.to_seq, known.expiry)
+
+
+# --- where a fault is ---------------------------------------------------------------------------
+
+_FIELDS: Final = (
+    (0, "version"),
+    (1, "custody"),
+    (33, "lane"),
+    (34, "seq"),
+    (42, "previous"),
+    (74, "peerSeq"),
+    (82, "peerDigest"),
+    (114, "sendingTime"),
+    (122, "the payload's length"),
+    (126, "payload"),
+)
+_TRAILER: Final = ((-97, "r"), (-65, "s"), (-33, "v"), (-32, "R.y"))
+# Of each fault that stands in some fields alone, the first byte and the one after the last.
+_SPANS: Final = {
+    "bad-version": (0, 1),
+    "bad-lane": (33, 34),
+    "wrong-custody": (1, 33),
+    "bad-seq": (33, 42),
+    "bad-previous": (42, 74),
+    "time-backwards": (114, 122),
+    "bad-peer-seq": (74, 82),
+    "ahead": (74, 82),
+    "bad-peer-digest": (82, 114),
+    "payload-too-long": (122, 126),
+}
+_TRAILER_SPANS: Final = {"bad-r": 32, "bad-s": 32, "high-s": 32, "bad-v": 1}
+
+
+def field_at(file: TranscriptFile, frame_offset: int, byte: int) -> str:
+    """The name of the frame's field that a byte of the file is in."""
+    within = byte - frame_offset
+    payload = int.from_bytes(file.raw[frame_offset + 122 : frame_offset + 126])
+    after = frame_offset + _OVERHEAD + payload
+    trailer = [(after + back - frame_offset, name) for back, name in _TRAILER]
+    return [name for first, name in (*_FIELDS, *trailer) if first <= within][-1]
+
+
+def _start_of(file: TranscriptFile, bad: FrameError) -> int:
+    return locate_frame(file.raw, file.start, bad.offset)[1]
+
+
+def _parsed(file: TranscriptFile, offset: int, index: int) -> Frame:
     try:
-        summary = verify_transcript(
-            file.raw[file.start :], file.opening.domain, file.opening.custody, keys
-        )
-    except TranscriptError as bad:
-        raise TranscriptFileError(
-            bad.code,
-            str(bad),
-            offset=file.start + bad.offset,
-            frame=bad.index,
-            lane=bad.lane,
-            seq=bad.seq,
-        ) from None
+        return Frame.parse(file.raw, offset)
     except FrameError as bad:
-        raise TranscriptFileError(bad.code, str(bad), offset=file.start + bad.offset) from None
-    return Verified(summary.frames, summary.heads, tuple(keys))
+        raise _at_fault(file, bad, index, offset, bad.offset) from None
+
+
+def _out_of_form(file: TranscriptFile, bad: FrameError) -> TranscriptFileError:
+    """Of an error whose offset is the file's."""
+    index, start = locate_frame(file.raw, file.start, bad.offset)
+    return _at_fault(file, bad, index, start, bad.offset)
+
+
+def _not_following(file: TranscriptFile, bad: TranscriptError) -> TranscriptFileError:
+    start = file.start + bad.offset
+    first, _ = _SPANS.get(bad.code, (0, 0))
+    return _at_fault(file, bad, bad.index, start, start + first, lane=bad.lane, seq=bad.seq)
+
+
+def _at_fault(
+    file: TranscriptFile,
+    bad: FrameError | TranscriptError,
+    index: int,
+    start: int,
+    byte: int,
+    **place: int,
+) -> TranscriptFileError:
+    end = len(file.raw)
+    if start + 126 <= end:
+        place = place or {"lane": file.raw[start + 33], "seq": _seq(file, start)}
+        payload = int.from_bytes(file.raw[start + 122 : start + 126])
+        if bad.code != "truncated":
+            end = min(end, start + _OVERHEAD + payload)
+    if bad.code in _TRAILER_SPANS:
+        span = (byte, byte + _TRAILER_SPANS[bad.code])
+    elif bad.code == "bad-r-y":
+        span = (byte - 65, byte + 32)
+    elif bad.code in _SPANS:
+        first, last = _SPANS[bad.code]
+        span = (start + first, start + last)
+    else:
+        span = (start, end)
+    # What the core says of places counts from the first frame on, or says this once more.
+    detail = str(bad).partition(": ")[2]
+    return TranscriptFileError(bad.code, detail, offset=byte, frame=index, span=span, **place)
+
+
+def _seq(file: TranscriptFile, start: int) -> int:
+    return int.from_bytes(file.raw[start + 34 : start + 42])
+
+
+# --- writing ------------------------------------------------------------------------------------
 
 
 async def export(journal: JournalReader, custody: bytes, path: Path) -> int:
@@ -199,13 +411,18 @@ def _write_whole(path: Path, raw: bytes) -> None:
 # --- the opening's JSON -------------------------------------------------------------------------
 
 
-def _refused(detail: str) -> TranscriptFileError:
-    return TranscriptFileError("bad-opening", detail, offset=_START)
+def _refused(detail: str, at: int = 0) -> TranscriptFileError:
+    return TranscriptFileError("bad-opening", detail, offset=_START + at)
 
 
 def _json(raw: bytes) -> Mapping[str, Any]:
     try:
         document = json.loads(raw, object_pairs_hook=_unique)
+    except json.JSONDecodeError as bad:
+        at = len(bad.doc[: bad.pos].encode())
+        raise _refused("the opening is not JSON", at) from None
+    except UnicodeDecodeError as bad:
+        raise _refused("the opening is not UTF-8", bad.start) from None
     except (ValueError, RecursionError):
         raise _refused("the opening is not JSON") from None
     if not isinstance(document, dict):

@@ -1,0 +1,194 @@
+"""Which bit was flipped in a transcript file that does not stand, if it was one.
+
+A signature covers a whole frame, and the custody's id the whole opening, so a fault there says
+nothing of where. But if one bit was flipped on the way, turning it back is the one change of a bit
+after which everything stands again; so each bit in question is tried. A file that was altered on
+purpose, or in more places, has no such bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Final
+
+from psymm import _core
+from psymm._core import Frame, FrameError, keccak256, locate_frame
+from psymm.errors import TranscriptFileError
+from psymm.messages import Logon, SessionKeyChange
+from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.file import MAGIC, TranscriptFile, delegated_keys, field_at, open_file
+from psymm.transcript.record import Record
+
+_START: Final = len(MAGIC) + 4
+_HEADER: Final = 126
+_TRAILER: Final = 97
+# Each bit of what is searched costs some fifty microseconds.
+_LONGEST_PAYLOAD: Final = 4096
+_LONGEST_OPENING: Final = 32_768
+_HEX: Final = b"0123456789abcdef"
+# Hexadecimal digits in a row that only the terms' hash can judge.
+_LONG_DIGITS: Final = re.compile(rb"[0-9a-f]{1024,}")
+# A flipped bit spoils one of these at most.
+_KEY_FIELDS: Final = (b"SessionPublicKey", b"DelegationSignature")
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """offset: the byte in the file; bit: 0 for its lowest; where: the field it is in."""
+
+    offset: int
+    bit: int
+    where: str
+
+
+def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
+    """The one bit that has to be turned back for the part of the file that `refused` names to
+    stand; None if no single bit does it, or if the part is longer than is searched (payloads of
+    4,096 bytes, openings of 32,768 beside the terms). Blocks, up to some seconds.
+    """
+    if refused.reason == "not-a-transcript":
+        return _in_magic(raw)
+    if refused.frame is None:
+        return _in_length(raw) or _in_terms(raw, refused) or _in_opening(raw)
+    file = open_file(raw)
+    _, start = locate_frame(raw, file.start, refused.offset)
+    found = _in_frame(file, start)
+    if found is None and refused.frame == 0:
+        found = _in_length(raw) or _in_opening(raw)
+    return found
+
+
+# --- in a frame ---------------------------------------------------------------------------------
+
+
+def _in_frame(file: TranscriptFile, start: int) -> Flip | None:
+    keys, _, _ = delegated_keys(file)
+    opening = file.opening
+    flip = _core.find_flip(file.raw, start, opening.domain, opening.custody, keys)
+    if flip is None:
+        flip = _in_key_carrier(file, start)
+    if flip is None:
+        return None
+    return Flip(*flip, field_at(file, start, flip[0]))
+
+
+def _in_key_carrier(file: TranscriptFile, start: int) -> tuple[int, int] | None:
+    """The same for a frame whose own payload says which key signed it."""
+    rest = bytes(file.raw[start : start + _HEADER + _LONGEST_PAYLOAD + _TRAILER])
+    if not any(name in rest for name in _KEY_FIELDS):
+        return None
+    payload = int.from_bytes(rest[_HEADER - 4 : _HEADER])
+    length = min(len(rest), _HEADER + payload + _TRAILER)
+    for at, bit, mended in _mended(rest, range(length)):
+        try:
+            frame = Frame.parse(mended)
+            message = Record.decoded(frame)
+            if isinstance(message, Logon | SessionKeyChange):
+                frame.verify(file.opening.domain, message.session_public_key)
+                delegation_in(file.opening, frame, message)
+                return start + at, bit
+        except (FrameError, DelegationRefused, ValueError):
+            continue
+    return None
+
+
+# --- in the opening -----------------------------------------------------------------------------
+
+
+def _in_magic(raw: bytes | mmap) -> Flip | None:
+    differing = [at for at, byte in enumerate(MAGIC) if raw[at : at + 1] != bytes([byte])]
+    if len(differing) != 1 or len(raw) < len(MAGIC):
+        return None
+    at = differing[0]
+    changed = raw[at] ^ MAGIC[at]
+    if changed & (changed - 1):
+        return None
+    return Flip(at, changed.bit_length() - 1, "the file's first eight bytes")
+
+
+def _in_length(raw: bytes | mmap) -> Flip | None:
+    for at, bit, mended in _mended(bytes(raw[len(MAGIC) : _START]), range(4)):
+        length = int.from_bytes(mended)
+        if length <= len(raw) - _START and _stands(
+            MAGIC + mended + bytes(raw[_START : _START + length]) + _frames(raw, _START + length)
+        ):
+            return Flip(len(MAGIC) + at, bit, "the opening's length")
+    return None
+
+
+def _in_terms(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
+    """A digit of the terms or of their hash that became another digit."""
+    stated, computed = refused.values.get("stated"), refused.values.get("computed")
+    if not isinstance(stated, bytes) or not isinstance(computed, bytes):
+        return None
+    end = _START + int.from_bytes(raw[len(MAGIC) : _START])
+    head = bytes(raw[_START:end])
+    at = head.find(stated.hex().encode())
+    for digit, (is_, should) in enumerate(
+        zip(stated.hex().encode(), computed.hex().encode(), strict=True)
+    ):
+        changed = is_ ^ should
+        if changed and not changed & (changed - 1) and at >= 0:
+            mended = head[: at + digit] + bytes([should]) + head[at + digit + 1 :]
+            if _stands(_file(mended) + _frames(raw, end)):
+                return Flip(_START + at + digit, changed.bit_length() - 1, "termsHash")
+    terms = re.search(rb'"terms":"0x([0-9a-f]*)"', head)
+    if terms is None:
+        return None
+    for digit, bit, mended in _mended(terms[1], range(len(terms[1]))):
+        if mended[digit] in _HEX and keccak256(bytes.fromhex(mended.decode())) == stated:
+            return Flip(_START + terms.start(1) + digit, bit, "terms")
+    return None
+
+
+def _in_opening(raw: bytes | mmap) -> Flip | None:
+    end = _START + int.from_bytes(raw[len(MAGIC) : _START])
+    head = bytes(raw[_START:end])
+    judged_by_hash = {at for run in _LONG_DIGITS.finditer(head) for at in range(*run.span())}
+    places = [at for at in range(len(head)) if at not in judged_by_hash]
+    first = _frames(raw, end)
+    for at, bit, mended in _mended(head, places[:_LONGEST_OPENING]):
+        if _stands(_file(mended) + first):
+            return Flip(_START + at, bit, _name_at(mended, at))
+    return None
+
+
+def _name_at(head: bytes, at: int) -> str:
+    """The field of the opening's JSON that a byte is in or next to."""
+    names = re.findall(rb'"(\w+)":', head[: at + 1])
+    return names[-1].decode() if names else "the opening"
+
+
+def _file(head: bytes) -> bytes:
+    return MAGIC + len(head).to_bytes(4) + head
+
+
+def _frames(raw: bytes | mmap, start: int) -> bytes:
+    """As many bytes as hold the first frame, whatever its length."""
+    return bytes(raw[start : start + _HEADER + 65_536 + _TRAILER])
+
+
+def _stands(raw: bytes) -> bool:
+    """Whether an opening is in form and gives the custody and the domain of its first frame."""
+    try:
+        file = open_file(raw)
+        if file.start == len(raw):
+            return True
+        frame = Frame.parse(raw, file.start)
+        message = Record.decoded(frame)
+        if frame.custody != file.opening.custody or not isinstance(message, Logon):
+            return False
+        delegation_in(file.opening, frame, message)
+    except (TranscriptFileError, FrameError, DelegationRefused):
+        return False
+    return True
+
+
+def _mended(raw: bytes, places: range | list[int]) -> Iterator[tuple[int, int, bytes]]:
+    """(byte, bit, the bytes with that bit turned over), for each bit of some bytes."""
+    for at in places:
+        for bit in range(8):
+            yield at, bit, raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :]

@@ -1,0 +1,216 @@
+"""One flipped bit anywhere in a transcript file: refused as one by one, and named to the bit."""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from custody_scene import START_NS, Signers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psymm._core import Frame, FrameError, SecretKey, TranscriptError, sign_frame
+from psymm.errors import TranscriptFileError
+from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.file import MAGIC, encode_file, open_file, verify_frames
+from psymm.transcript.flipped import find_flip
+from psymm.transcript.record import Record
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
+
+from long_transcript import write_frames
+
+SIGNERS = Signers()
+RAW = encode_file(SIGNERS.opening, [entry.frame.raw for entry in SIGNERS.talk(8)])
+START = open_file(RAW).start
+FRAMES = [offset for offset, _ in open_file(RAW).each()]
+
+
+def flipped(raw: bytes, bit: int) -> bytes:
+    bent = bytearray(raw)
+    bent[bit // 8] ^= 1 << bit % 8
+    return bytes(bent)
+
+
+def refusal(raw: bytes, threads: int = 1) -> TranscriptFileError:
+    with pytest.raises(TranscriptFileError) as caught:
+        verify_frames(open_file(raw), threads=threads)
+    return caught.value
+
+
+def one_by_one(raw: bytes) -> tuple[int, str] | None:
+    """The index and the code of the first frame that a record refuses; None if it takes all."""
+    file = open_file(raw)
+    record = Record(file.opening)
+    offset, index = file.start, 0
+    while offset < len(raw):
+        try:
+            frame = Frame.parse(raw, offset)
+            record.append(frame)
+        except (FrameError, TranscriptError) as bad:
+            return index, bad.code
+        except DelegationRefused as bad:
+            return index, bad.reason
+        offset += frame.length
+        index += 1
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, len(RAW) * 8 - 1))
+def test_a_flipped_bit_is_named_exactly(bit: int) -> None:
+    raw = flipped(RAW, bit)
+    refused = refusal(raw)
+    found = find_flip(raw, refused)
+    assert found is not None
+    assert (found.offset, found.bit) == (bit // 8, bit % 8)
+    if bit // 8 >= START:
+        # The frame that holds the byte, or whose opening it is.
+        assert refused.frame == sum(offset <= bit // 8 for offset in FRAMES) - 1
+        assert refused.span[0] <= bit // 8 < refused.span[1]
+        assert refused.span[0] <= refused.offset <= refused.span[1]
+    else:
+        assert refused.frame in (None, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(START * 8, len(RAW) * 8 - 1), st.sampled_from([1, 2]))
+def test_a_flip_in_the_frames_is_judged_as_one_by_one(bit: int, threads: int) -> None:
+    raw = flipped(RAW, bit)
+    refused = refusal(raw, threads)
+    expected = one_by_one(raw)
+    assert expected is not None
+    index, code = expected
+    assert refused.frame == index
+    # A Logon that cannot be read has no key: the record says so too, by its own name.
+    assert refused.reason == code or {refused.reason, code} <= {"no-key", "bad-signature"}
+
+
+@pytest.mark.parametrize(
+    ("at", "where"),
+    [
+        (0, "version"),
+        (1, "custody"),
+        (33, "lane"),
+        (41, "seq"),
+        (50, "previous"),
+        (74, "peerSeq"),
+        (113, "peerDigest"),
+        (121, "sendingTime"),
+        (124, "the payload's length"),
+        (130, "payload"),
+        (-97, "r"),
+        (-40, "s"),
+        (-33, "v"),
+        (-1, "R.y"),
+    ],
+)
+def test_a_flip_in_a_frame_is_told_with_its_field(at: int, where: str) -> None:
+    byte = (FRAMES[5] if at < 0 else FRAMES[4]) + at
+    raw = flipped(RAW, byte * 8)
+    refused = refusal(raw)
+    assert refused.frame == 4
+    found = find_flip(raw, refused)
+    assert found is not None
+    assert (found.offset, found.bit, found.where) == (byte, 0, where)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (b"31337", "chainId"),
+        (b"0x5fbdb2", "contract"),
+        (SIGNERS.opening.trader.hex().encode(), "trader"),
+        (SIGNERS.opening.salt.hex().encode(), "salt"),
+        (SIGNERS.opening.terms_hash.hex().encode(), "termsHash"),
+        (SIGNERS.opening.terms.hex().encode()[2000:], "terms"),
+    ],
+)
+@pytest.mark.parametrize("bit", [0, 1, 7])
+def test_a_flip_in_the_opening_is_told_with_its_field(text: bytes, where: str, bit: int) -> None:
+    byte = RAW.index(text) + 4
+    raw = flipped(RAW, byte * 8 + bit)
+    found = find_flip(raw, refusal(raw))
+    assert found is not None
+    assert (found.offset, found.bit, found.where) == (byte, bit, where)
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_flip_in_the_first_twelve_bytes_is_told(at: int) -> None:
+    raw = flipped(RAW, at * 8 + 1)
+    refused = refusal(raw)
+    found = find_flip(raw, refused)
+    assert found is not None
+    assert (found.offset, found.bit) == (at, 1)
+    assert refused.reason == "not-a-transcript" if at < len(MAGIC) else refused.frame in (None, 0)
+
+
+def test_what_was_changed_in_two_places_has_no_flip() -> None:
+    byte = FRAMES[4] + 60
+    raw = flipped(flipped(RAW, byte * 8), byte * 8 + 9)
+    refused = refusal(raw)
+    assert (refused.frame, refused.reason) == (4, "bad-signature")
+    assert find_flip(raw, refused) is None
+    assert refused.span == (FRAMES[4], FRAMES[5])
+    assert find_flip(b"", refusal(b"")) is None
+    assert find_flip(b"pSymm", refusal(b"pSymm")) is None
+
+
+def test_of_two_faults_the_first_frames_is_told() -> None:
+    for first, second in ((3, 6), (6, 3)):
+        # R.y of one, the version of the other.
+        raw = flipped(flipped(RAW, (FRAMES[first + 1] - 1) * 8), FRAMES[second] * 8)
+        refused = refusal(raw)
+        assert refused.frame == 3
+        assert refused.reason == ("bad-r-y" if first == 3 else "bad-version")
+
+
+def test_a_frame_beyond_its_keys_delegation_is_refused_once_its_signature_holds() -> None:
+    signers = Signers()
+    frames = [entry.frame.raw for entry in signers.talk(4)]
+    own, peer = signers.record.head(0), signers.record.head(1)
+
+    def late(key: SecretKey) -> bytes:
+        opening = signers.opening
+        expired = START_NS + 10**15 + 1
+        places = (own.seq + 1, own.digest, peer.seq, peer.digest, expired)
+        return sign_frame(key, opening.domain, opening.custody, 0, *places, b"{}").raw
+
+    refused = refusal(encode_file(signers.opening, [*frames, late(signers.keys[0])]))
+    assert (refused.frame, refused.reason) == (4, "expired")
+    refused = refusal(encode_file(signers.opening, [*frames, late(signers.keys[1])]))
+    assert (refused.frame, refused.reason) == (4, "bad-signature")
+
+
+@pytest.fixture(scope="module")
+def long_file() -> bytes:
+    out = io.BytesIO()
+    write_frames(out, 20_000)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_file_verifies_with_its_key_change(long_file: bytes, threads: int) -> None:
+    seen: list[tuple[int, int]] = []
+    file = open_file(long_file)
+    verified = verify_frames(
+        file, threads=threads, progress=lambda frames, size: seen.append((frames, size))
+    )
+    assert verified.frames == 20_000
+    assert [(lane, from_seq) for lane, from_seq, _ in verified.keys] == [(0, 1), (1, 1), (0, 5001)]
+    assert seen[-1] == (20_000, len(long_file) - file.start)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_flip_in_a_long_file_is_named_exactly(long_file: bytes, seed: int) -> None:
+    start = open_file(long_file).start
+    bit = random.Random(seed).randrange(start * 8, len(long_file) * 8)
+    raw = flipped(long_file, bit)
+    refused = refusal(raw, threads=2)
+    assert refused.frame == sum(at <= bit // 8 for at, _ in open_file(long_file).each()) - 1
+    found = find_flip(raw, refused)
+    assert found is not None
+    assert (found.offset, found.bit) == (bit // 8, bit % 8)
