@@ -18,7 +18,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel library clean bench mutate-circuits \
+.PHONY: help setup demo test lint wheel library clean bench bench-stages mutate-circuits \
         test-core test-circuits test-contracts test-python \
         fuzz test-memory test-valgrind test-sanitizer
 
@@ -30,6 +30,8 @@ help:
 	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
 	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
+	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
+	@echo 'make bench-stages     where the time of a transcript goes'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
 	@echo 'VERBOSE=1 shows what each step prints; SEED=n gives the demo other amounts'
@@ -77,7 +79,8 @@ lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
 	@$(STEP) 'rustfmt' bash -c 'cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check'
-	@$(STEP) 'clippy' cargo clippy --release --all-targets --all-features --quiet -- -D warnings
+	@$(STEP) 'clippy' cargo clippy --release --workspace --all-targets --all-features --quiet -- -D warnings
+	@$(STEP) 'clippy of the peers' bash -c 'cd benches/peers && cargo fmt --check && cargo clippy --release --quiet --target-dir ../../target/peers/default -- -D warnings'
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
 # The tests name each backend themselves. What only asks for the best one is run once more with
@@ -126,12 +129,25 @@ build/pool.stamp: build/contracts.stamp contracts/pool/make_pool.py
 test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
-test-python: setup
+test-python: setup build/bench.stamp
 	$(PY) -m pytest
 	@echo '==> once more with PSYMM_BACKEND=portable'
 	PSYMM_BACKEND=portable $(PY) -m pytest --quiet tests/core tests/transcript
 
 test: lint test-core test-valgrind test-circuits test-contracts test-python
+
+# The Rust side of the bench; cargo knows what is stale.
+build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')
+	@$(STEP) 'bench and its peers' $(PY) benches/verification.py --quick --build
+	@touch $@
+
+BENCH := $(PY) benches/verification.py $(if $(QUICK),--quick) $(if $(filter 0,$(FULL)),--small)
+
+bench: build/core.stamp build/node.stamp
+	@$(BENCH) $(if $(WRITE),--write) $(ONLY)
+
+bench-stages: build/core.stamp
+	@$(BENCH) --stages
 
 mutate-circuits: setup
 	node node/mutate.mjs

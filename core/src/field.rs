@@ -312,12 +312,14 @@ impl Fr {
     }
 
     /// The limbs of Montgomery form, a·2^256 mod p.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) const fn montgomery_limbs(self) -> [u64; 4] {
         self.0
     }
 
     /// The element whose Montgomery form is congruent to this number, which is below 2p.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) const fn from_montgomery_below_two_moduli(limbs: [u64; 4]) -> Self {
         Self(reduce_once(limbs))

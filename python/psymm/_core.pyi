@@ -158,7 +158,7 @@ def poseidon2_hash_many(arity: int, data: Buffer) -> bytes:
     """Many ``H_arity`` at once: ``arity`` inputs of 32 bytes for each hash, back to back in
     ``data``; the hashes, 32 bytes each, back to back in their order.
 
-    About ten times as fast as one by one where the processor has AVX-512 IFMA. Raises
+    About eight times as fast as one by one where the processor has AVX-512 IFMA. Raises
     ``FieldError`` for the first input that is none; ``ValueError`` if ``arity`` is 0 or
     ``data`` is no whole number of hashes.
     """

@@ -6,7 +6,7 @@
 //! - Between full rounds every element is below 2. With its constant x < 3, so
 //!   x² < 2.71, x⁴ < 2.39, x⁵ < 2.36; each is trimmed to below 2 before the outer layer, which
 //!   trims after every sum.
-//! - In a partial round x < 2.8 with its constant (2 at first, so 3 then): x² < 2.71, x⁴ < 2.39,
+//! - In a partial round x < 3 with its constant (at first; 2.68 later): x² < 2.71, x⁴ < 2.39,
 //!   x⁵ < 2.36. The others are below 2, and so is their sum; with x⁵ the sum of the row is
 //!   below 4.36, trimmed to 2.36. The products by the diagonal, whose constants are below 0.71,
 //!   are below 1.32. The new first element with the next constant is below
@@ -30,6 +30,8 @@ pub(super) fn permute(backend: Backend, state: &mut [Fr; WIDTH]) {
         unsafe { permute_bmi2(state) };
         return;
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    debug_assert_eq!(cpu::at_most(backend), Backend::Portable);
     permute_here(state);
 }
 
