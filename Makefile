@@ -7,6 +7,9 @@ PY := .venv/bin/python
 STEP := tools/step
 FORGE := ../node/node_modules/.bin/forge
 CRS ?= dev
+CARGO_FUZZ := 0.13.2
+FUZZ_TARGETS := frame json transcript claims
+SECONDS ?= 60
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONDONTWRITEBYTECODE := 1
@@ -15,14 +18,20 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel clean bench mutate-circuits \
-        test-core test-circuits test-contracts test-python
+.PHONY: help setup demo test lint wheel library clean bench bench-stages mutate-circuits \
+        test-core test-circuits test-contracts test-python \
+        fuzz test-memory test-valgrind test-sanitizer
 
 help:
 	@echo 'make demo             a private trade, from discovery to withdrawal, on real parts'
 	@echo 'make test             every check of the project'
 	@echo 'make wheel            one wheel with everything inside, in dist/'
+	@echo 'make library          libpsymm and its header for C, in build/library/'
+	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
+	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
+	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
+	@echo 'make bench-stages     where the time of a transcript goes'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
 	@echo 'VERBOSE=1 shows what each step prints; SEED=n gives the demo other amounts'
@@ -69,12 +78,46 @@ demo: setup
 lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
-	@$(STEP) 'rustfmt' cargo fmt --all --check
-	@$(STEP) 'clippy' cargo clippy --release --all-targets --all-features --quiet -- -D warnings
+	@$(STEP) 'rustfmt' bash -c 'cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check'
+	@$(STEP) 'clippy' cargo clippy --release --workspace --all-targets --all-features --quiet -- -D warnings
+	@$(STEP) 'clippy of the peers' bash -c 'cd benches/peers && cargo fmt --check && cargo clippy --release --quiet --target-dir ../../target/peers/default -- -D warnings'
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
+# The tests name each backend themselves. What only asks for the best one is run once more with
+# less allowed to it: all of the core's own tests, and what looks at the functions in front.
+FRONTS := portable_is_always environment the_front mixture digests
+
 test-core: build/core.stamp
-	cargo test --release --quiet
+	cargo test --release --quiet --features c
+	@for backend in portable avx2; do \
+	    echo "==> once more with PSYMM_BACKEND=$$backend"; \
+	    export PSYMM_BACKEND=$$backend; \
+	    cargo test --release --quiet --features c --lib && \
+	    cargo test --release --quiet --features c --test paths -- $(FRONTS) || exit 1; \
+	done
+
+# The functions with unsafe blocks, through the tests that reach them. PROPTEST_CASES keeps the
+# random ones short: here only the memory is watched.
+test-valgrind: build/core.stamp
+	@tools/memory valgrind
+
+test-sanitizer:
+	@tools/memory sanitizer
+
+test-memory: test-valgrind test-sanitizer
+
+build/tools/bin/cargo-fuzz:
+	@$(STEP) 'cargo-fuzz $(CARGO_FUZZ)' cargo install cargo-fuzz --version $(CARGO_FUZZ) --locked --root build/tools
+
+fuzz:
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+	    echo 'fuzzing needs a nightly Rust, and there is none: rustup toolchain install nightly'; exit 1; }
+	@$(MAKE) --no-print-directory build/tools/bin/cargo-fuzz
+	@python3 fuzz/seeds.py
+	@export PATH="$(CURDIR)/build/tools/bin:$$PATH"; cd fuzz && for target in $(FUZZ_TARGETS); do \
+	    echo "==> fuzzing $$target for $(SECONDS) s"; mkdir -p corpus/$$target; \
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -len_control=0 -timeout=20 -print_final_stats=1 || exit 1; \
+	done
 
 test-circuits: setup
 	node --test tests/circuits/*.test.mjs
@@ -86,10 +129,25 @@ build/pool.stamp: build/contracts.stamp contracts/pool/make_pool.py
 test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
-test-python: setup
+test-python: setup build/bench.stamp
 	$(PY) -m pytest
+	@echo '==> once more with PSYMM_BACKEND=portable'
+	PSYMM_BACKEND=portable $(PY) -m pytest --quiet tests/core tests/transcript
 
-test: lint test-core test-circuits test-contracts test-python
+test: lint test-core test-valgrind test-circuits test-contracts test-python
+
+# The Rust side of the bench; cargo knows what is stale.
+build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')
+	@$(STEP) 'bench and its peers' $(PY) benches/verification.py --quick --build
+	@touch $@
+
+BENCH := $(PY) benches/verification.py $(if $(QUICK),--quick) $(if $(filter 0,$(FULL)),--small)
+
+bench: build/core.stamp build/node.stamp
+	@$(BENCH) $(if $(WRITE),--write) $(ONLY)
+
+bench-stages: build/core.stamp
+	@$(BENCH) --stages
 
 mutate-circuits: setup
 	node node/mutate.mjs
@@ -97,6 +155,10 @@ mutate-circuits: setup
 wheel: setup
 	@$(STEP) 'wheel' .venv/bin/maturin build --release --out dist
 	@ls -1 dist/*.whl
+
+library: build/python.stamp
+	@$(STEP) 'C library' $(PY) tools/c_library.py build/library
+	@ls -1 build/library/*/*
 
 clean:
 	rm -rf build dist target contracts/out contracts/cache contracts/src/verifiers python/psymm/artifacts python/psymm/*.so

@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 pub enum Backend {
     /// Nothing beyond what Rust itself needs. Always there.
     Portable,
-    /// AVX2: four lanes of 64 bits, where that wins; else as `Portable`.
+    /// AVX2, BMI1 and BMI2: four lanes of 64 bits, where that wins; else as `Portable`.
     Avx2,
-    /// AVX-512 F, BW, DQ, VL, IFMA and VBMI2: eight lanes of 64 bits with 52-bit products.
+    /// All that and AVX-512 F, BW, DQ, VL, IFMA and VBMI2: eight lanes of 64 bits with 52-bit products.
     Avx512,
 }
 
@@ -32,9 +32,13 @@ impl Backend {
     fn is_here(self) -> bool {
         match self {
             Self::Portable => true,
-            Self::Avx2 => is_x86_feature_detected!("avx2"),
-            Self::Avx512 => {
+            Self::Avx2 => {
                 is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("bmi1")
+                    && is_x86_feature_detected!("bmi2")
+            }
+            Self::Avx512 => {
+                Self::Avx2.is_here()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")

@@ -4,10 +4,9 @@
 //! significant first, always fully reduced. Everything is `const`, so that the constants of
 //! Poseidon2 are computed by the compiler and no table is copied from anywhere.
 //!
-//! Multiplication is the coarsely integrated method of Koç, Acar and Kaliski (1996) without
-//! the extra carry word, which is allowed because the top limb of p is below 2^63 − 1.
-//! Nothing here is secret-independent in time by promise: the final subtraction is written
-//! with masks, but conversions from bytes branch on whether the value is in range.
+//! Multiplication is the coarsely integrated method of Koç, Acar and Kaliski (1996), row by
+//! row, without the extra carry word, for which the top limb of p leaves room. Nothing here is
+//! secret-independent in time by promise.
 
 use core::fmt;
 
@@ -20,7 +19,7 @@ pub const MODULUS: [u64; 4] = [
 ];
 
 /// −p⁻¹ mod 2^64, by Newton's iteration: each round doubles the number of right bits.
-const NEGATED_INVERSE: u64 = {
+pub(crate) const NEGATED_INVERSE: u64 = {
     let mut inverse = 1u64;
     let mut round = 0;
     while round < 6 {
@@ -61,91 +60,167 @@ impl fmt::Display for NotInField {
 
 impl std::error::Error for NotInField {}
 
+/// a + b + carry, and the new carry.
 #[inline(always)]
-const fn add_multiply(addend: u64, a: u64, b: u64, carry: u64) -> (u64, u64) {
-    // (2^64 − 1)² + 2·(2^64 − 1) = 2^128 − 1: it always fits, so no check is wanted here.
-    let product = (a as u128).wrapping_mul(b as u128);
-    let wide = product
-        .wrapping_add(addend as u128)
-        .wrapping_add(carry as u128);
-    (wide as u64, (wide >> 64) as u64)
+const fn add_carry(a: u64, b: u64, carry: bool) -> (u64, bool) {
+    let (sum, over) = a.overflowing_add(b);
+    let (sum, over_too) = sum.overflowing_add(carry as u64);
+    (sum, over | over_too)
 }
 
+/// a − b − borrow, and the new borrow.
 #[inline(always)]
-const fn add_carry(a: u64, b: u64, carry: u64) -> (u64, u64) {
-    let wide = (a as u128)
-        .wrapping_add(b as u128)
-        .wrapping_add(carry as u128);
-    (wide as u64, (wide >> 64) as u64)
+const fn subtract_borrow(a: u64, b: u64, borrow: bool) -> (u64, bool) {
+    let (difference, under) = a.overflowing_sub(b);
+    let (difference, under_too) = difference.overflowing_sub(borrow as u64);
+    (difference, under | under_too)
 }
 
-/// a − b − borrow, and the new borrow (0 or 1).
+/// The value less `subtrahend`, unless that is larger.
 #[inline(always)]
-const fn subtract_borrow(a: u64, b: u64, borrow: u64) -> (u64, u64) {
-    let wide = (a as u128)
-        .wrapping_sub(b as u128)
-        .wrapping_sub(borrow as u128);
-    (wide as u64, (wide >> 64) as u64 & 1)
+const fn subtract_if_not_below(v: [u64; 4], subtrahend: [u64; 4]) -> [u64; 4] {
+    let (r0, b) = subtract_borrow(v[0], subtrahend[0], false);
+    let (r1, b) = subtract_borrow(v[1], subtrahend[1], b);
+    let (r2, b) = subtract_borrow(v[2], subtrahend[2], b);
+    let (r3, b) = subtract_borrow(v[3], subtrahend[3], b);
+    if b { v } else { [r0, r1, r2, r3] }
 }
 
 /// The value itself if it is below p, else the value less p. Holds for any value below 2p.
 #[inline(always)]
-const fn reduce_once(v: [u64; 4]) -> [u64; 4] {
-    let (r0, b) = subtract_borrow(v[0], MODULUS[0], 0);
-    let (r1, b) = subtract_borrow(v[1], MODULUS[1], b);
-    let (r2, b) = subtract_borrow(v[2], MODULUS[2], b);
-    let (r3, b) = subtract_borrow(v[3], MODULUS[3], b);
-    let keep = b.wrapping_neg();
-    [
-        (v[0] & keep) | (r0 & !keep),
-        (v[1] & keep) | (r1 & !keep),
-        (v[2] & keep) | (r2 & !keep),
-        (v[3] & keep) | (r3 & !keep),
-    ]
+pub(crate) const fn reduce_once(v: [u64; 4]) -> [u64; 4] {
+    subtract_if_not_below(v, MODULUS)
+}
+
+/// The sum of limbs; right if it is below 2^256.
+#[inline(always)]
+const fn sum_limbs(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
+    let (r0, c) = add_carry(a[0], b[0], false);
+    let (r1, c) = add_carry(a[1], b[1], c);
+    let (r2, c) = add_carry(a[2], b[2], c);
+    let (r3, _) = add_carry(a[3], b[3], c);
+    [r0, r1, r2, r3]
 }
 
 /// a + b mod p. Both are below p < 2^254, so the sum needs no fifth limb.
 #[inline(always)]
 const fn add_limbs(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
-    let (r0, c) = add_carry(a[0], b[0], 0);
-    let (r1, c) = add_carry(a[1], b[1], c);
-    let (r2, c) = add_carry(a[2], b[2], c);
-    let (r3, _) = add_carry(a[3], b[3], c);
-    reduce_once([r0, r1, r2, r3])
+    reduce_once(sum_limbs(a, b))
 }
 
-/// One row of the Montgomery product: t + a·b_i + m·p, shifted down by one limb.
+/// Both halves of a product, the low one first.
 #[inline(always)]
-const fn multiply_row(t: [u64; 4], a: [u64; 4], b: u64) -> [u64; 4] {
-    let (t0, high) = add_multiply(t[0], a[0], b, 0);
-    let m = t0.wrapping_mul(NEGATED_INVERSE);
-    let (_, carry) = add_multiply(t0, m, MODULUS[0], 0);
-    let (t1, high) = add_multiply(t[1], a[1], b, high);
-    let (r0, carry) = add_multiply(t1, m, MODULUS[1], carry);
-    let (t2, high) = add_multiply(t[2], a[2], b, high);
-    let (r1, carry) = add_multiply(t2, m, MODULUS[2], carry);
-    let (t3, high) = add_multiply(t[3], a[3], b, high);
-    let (r2, carry) = add_multiply(t3, m, MODULUS[3], carry);
-    // high + carry < 2^64 because the top limb of p leaves room (no-carry condition).
-    [r0, r1, r2, high.wrapping_add(carry)]
+const fn product(a: u64, b: u64) -> (u64, u64) {
+    // (2^64 − 1)² < 2^128: it always fits, so no check is wanted here.
+    let wide = (a as u128).wrapping_mul(b as u128);
+    (wide as u64, (wide >> 64) as u64)
 }
 
-/// a·b·2^−256 mod p.
+/// a·b of four limbs by one. All low halves and all high halves are there before the one
+/// chain of carries starts, which is quicker than a carry from each product into the next.
+#[inline(always)]
+const fn row(a: [u64; 4], b: u64) -> [u64; 5] {
+    let (r0, h0) = product(a[0], b);
+    let (l1, h1) = product(a[1], b);
+    let (l2, h2) = product(a[2], b);
+    let (l3, h3) = product(a[3], b);
+    let (r1, c) = add_carry(h0, l1, false);
+    let (r2, c) = add_carry(h1, l2, c);
+    let (r3, c) = add_carry(h2, l3, c);
+    // a·b < 2^320, so its top limb has room for the carry.
+    [r0, r1, r2, r3, h3.wrapping_add(c as u64)]
+}
+
+/// The sum, which must be below 2^320.
+#[inline(always)]
+const fn add_row(t: [u64; 5], row: [u64; 5]) -> [u64; 5] {
+    let (r0, c) = add_carry(t[0], row[0], false);
+    let (r1, c) = add_carry(t[1], row[1], c);
+    let (r2, c) = add_carry(t[2], row[2], c);
+    let (r3, c) = add_carry(t[3], row[3], c);
+    [
+        r0,
+        r1,
+        r2,
+        r3,
+        t[4].wrapping_add(row[4]).wrapping_add(c as u64),
+    ]
+}
+
+/// One step of Montgomery's reduction: (t + m·p) / 2^64 for the m that makes it whole.
+#[inline(always)]
+const fn step(t: [u64; 5]) -> [u64; 5] {
+    let m = t[0].wrapping_mul(NEGATED_INVERSE);
+    let [_, a, b, c, d] = add_row(t, row(MODULUS, m));
+    [a, b, c, d, 0]
+}
+
+/// a·b·2^−256 mod p, not reduced: below a·b / 2^256 + p, for a below 4.2 p and any b.
+///
+/// After each step t < a + p, by induction: (t + a·bᵢ + m·p) / 2^64 < (a + p)·2^64 / 2^64. As
+/// 5.2 p < 2^256, it fits four limbs, and before the step five.
+#[inline(always)]
+const fn multiply_lazily(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
+    let t = step(row(a, b[0]));
+    let t = step(add_row(t, row(a, b[1])));
+    let t = step(add_row(t, row(a, b[2])));
+    let [r0, r1, r2, r3, _] = step(add_row(t, row(a, b[3])));
+    [r0, r1, r2, r3]
+}
+
+/// a·b·2^−256 mod p, for a below 4.2 p and b with a·b < 2^256·p: below 2p before it is reduced.
 #[inline(always)]
 const fn multiply_limbs(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
-    let t = multiply_row([0; 4], a, b[0]);
-    let t = multiply_row(t, a, b[1]);
-    let t = multiply_row(t, a, b[2]);
-    let t = multiply_row(t, a, b[3]);
-    reduce_once(t)
+    reduce_once(multiply_lazily(a, b))
 }
 
 const fn is_below_modulus(v: [u64; 4]) -> bool {
-    let (_, b) = subtract_borrow(v[0], MODULUS[0], 0);
+    let (_, b) = subtract_borrow(v[0], MODULUS[0], false);
     let (_, b) = subtract_borrow(v[1], MODULUS[1], b);
     let (_, b) = subtract_borrow(v[2], MODULUS[2], b);
     let (_, b) = subtract_borrow(v[3], MODULUS[3], b);
-    b == 1
+    b
+}
+
+/// 2p.
+const TWICE_MODULUS: [u64; 4] = sum_limbs(MODULUS, MODULUS);
+
+/// An element in Montgomery form that is not fully reduced, for long computations that add
+/// and multiply by turns. What stands here are limbs below 2^256 = 5.29 p; the bound of each
+/// value is the caller's to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Residue([u64; 4]);
+
+impl Residue {
+    /// The element, below p.
+    #[inline(always)]
+    pub(crate) const fn of(element: Fr) -> Self {
+        Self(element.0)
+    }
+
+    /// The sum, which the bounds must keep below 5.29 p.
+    #[inline(always)]
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self(sum_limbs(self.0, other.0))
+    }
+
+    /// Less 2p, if it is not below: what was below 4p is below 2p.
+    #[inline(always)]
+    pub(crate) const fn trimmed(self) -> Self {
+        Self(subtract_if_not_below(self.0, TWICE_MODULUS))
+    }
+
+    /// The product, below a·b / 5.29 + 1 for factors below a and b times p, a at most 4.2.
+    #[inline(always)]
+    pub(crate) const fn times(self, other: Self) -> Self {
+        Self(multiply_lazily(self.0, other.0))
+    }
+
+    /// The element, of what is below 4p.
+    #[inline(always)]
+    pub(crate) const fn element(self) -> Fr {
+        Fr(reduce_once(self.trimmed().0))
+    }
 }
 
 impl Fr {
@@ -236,6 +311,20 @@ impl Fr {
         bytes
     }
 
+    /// The limbs of Montgomery form, a·2^256 mod p.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) const fn montgomery_limbs(self) -> [u64; 4] {
+        self.0
+    }
+
+    /// The element whose Montgomery form is congruent to this number, which is below 2p.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) const fn from_montgomery_below_two_moduli(limbs: [u64; 4]) -> Self {
+        Self(reduce_once(limbs))
+    }
+
     /// The sum.
     #[inline(always)]
     #[must_use]
@@ -278,7 +367,7 @@ impl fmt::Debug for Fr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ark_ff::{BigInteger, PrimeField};
+    use ark_ff::{AdditiveGroup, BigInteger, Field, PrimeField};
     use proptest::prelude::*;
 
     fn ark(element: Fr) -> ark_bn254::Fr {
@@ -315,6 +404,15 @@ mod tests {
         }
 
         #[test]
+        fn residues_equal_elements_of_arkworks(a in element(), b in element()) {
+            let (x, y) = (Residue::of(a), Residue::of(b));
+            let four = x.plus(x).plus(y).plus(y);
+            prop_assert_eq!(ark(four.element()), (ark(a) + ark(b)).double());
+            prop_assert_eq!(ark(four.times(y).element()), (ark(a) + ark(b)).double() * ark(b));
+            prop_assert_eq!(ark(x.plus(y).trimmed().element()), ark(a) + ark(b));
+        }
+
+        #[test]
         fn bytes_reduce_as_those_of_arkworks(bytes in any::<[u8; 32]>()) {
             prop_assert_eq!(
                 ark(Fr::from_bytes_reduced(bytes)),
@@ -329,6 +427,39 @@ mod tests {
                 Err(NotInField) => {
                     prop_assert_ne!(Fr::from_bytes_reduced(bytes).to_bytes(), bytes);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_greatest_factors_that_a_lazy_product_takes_stay_below_its_bound() {
+        let number = |limbs: [u64; 4]| {
+            let limbs = limbs.iter().rev();
+            limbs.fold(ark_bn254::Fr::from(0u64), |sum, limb| {
+                sum * ark_bn254::Fr::from(1u128 << 64) + ark_bn254::Fr::from(*limb)
+            })
+        };
+        // 4p and an eighth of what is left up to 2^256: less than 4.2 p.
+        let mut greatest = sum_limbs(TWICE_MODULUS, TWICE_MODULUS);
+        greatest[3] += (u64::MAX - greatest[3]) / 8;
+        let radix = ark_bn254::Fr::from(1u128 << 64).square().square();
+        for a in [
+            greatest,
+            TWICE_MODULUS,
+            MODULUS,
+            [u64::MAX, 0, u64::MAX, 0],
+            [0; 4],
+        ] {
+            for b in [
+                [u64::MAX; 4],
+                greatest,
+                MODULUS,
+                [0, 0, 0, u64::MAX],
+                [1, 0, 0, 0],
+            ] {
+                let product = multiply_lazily(a, b);
+                assert_eq!(number(product) * radix, number(a) * number(b));
+                assert!(product[3] <= sum_limbs(a, MODULUS)[3]);
             }
         }
     }

@@ -18,14 +18,16 @@
 //! Integers are big-endian. A frame has one form: whatever parses encodes to the same bytes,
 //! and its signature has neither a second s, nor a second v, nor a second R.y.
 
-use core::fmt;
-use std::sync::LazyLock;
+mod digests;
 
-use crate::cpu::{self, Backend};
+use core::fmt;
+
 use crate::keccak::{Digest, keccak256, typed_digest};
 use crate::secp256k1::{
     PublicKey, SecretKey, Signature, SignatureError, check_form, is_point_y, point_y, verify,
 };
+
+pub use digests::{digest_many, digest_many_into, digest_many_into_with, digest_many_with};
 
 /// The only version there is.
 pub const VERSION: u8 = 1;
@@ -39,20 +41,13 @@ pub const TRAILER: usize = 65 + 32;
 pub const OVERHEAD: usize = HEADER + TRAILER;
 
 const AT_CUSTODY: usize = 1;
-const AT_LANE: usize = 33;
-const AT_SEQ: usize = 34;
+pub(crate) const AT_LANE: usize = 33;
+pub(crate) const AT_SEQ: usize = 34;
 const AT_PREVIOUS: usize = 42;
 const AT_PEER_SEQ: usize = 74;
 const AT_PEER_DIGEST: usize = 82;
 const AT_SENDING_TIME: usize = 114;
 const AT_LENGTH: usize = 122;
-
-static TYPE_HASH: LazyLock<Digest> = LazyLock::new(|| {
-    keccak256(
-        b"Message(bytes32 custody,uint8 lane,uint64 seq,bytes32 previous,uint64 peerSeq,\
-          bytes32 peerDigest,uint64 sendingTime,bytes32 payload)",
-    )
-});
 
 /// Why some bytes are not a frame, or a frame not its signer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -418,33 +413,8 @@ impl fmt::Debug for FrameView<'_> {
 /// The EIP-712 digest of a message: what a session key signs.
 #[must_use]
 pub fn digest(domain: &Digest, header: &Header, payload: &[u8]) -> Digest {
-    let mut encoded = [0u8; 9 * 32];
-    encoded[..32].copy_from_slice(&*TYPE_HASH);
-    encoded[32..64].copy_from_slice(&header.custody);
-    encoded[95] = header.lane;
-    encoded[120..128].copy_from_slice(&header.seq.to_be_bytes());
-    encoded[128..160].copy_from_slice(&header.previous);
-    encoded[184..192].copy_from_slice(&header.peer_seq.to_be_bytes());
-    encoded[192..224].copy_from_slice(&header.peer_digest);
-    encoded[248..256].copy_from_slice(&header.sending_time.to_be_bytes());
-    encoded[256..].copy_from_slice(&keccak256(payload));
+    let encoded = digests::struct_message(header, &keccak256(payload));
     typed_digest(domain, &keccak256(&encoded))
-}
-
-/// The EIP-712 digests of many frames, in their order; faster than one by one.
-#[must_use]
-pub fn digest_many(domain: &Digest, frames: &[FrameView<'_>]) -> Vec<Digest> {
-    digest_many_with(cpu::best(), domain, frames)
-}
-
-/// As [`digest_many`], on a backend.
-#[must_use]
-pub fn digest_many_with(
-    _backend: Backend,
-    domain: &Digest,
-    frames: &[FrameView<'_>],
-) -> Vec<Digest> {
-    frames.iter().map(|frame| frame.digest(domain)).collect()
 }
 
 /// Signs a message and gives the frame's bytes.

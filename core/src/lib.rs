@@ -4,6 +4,8 @@
 //! error type; the Python face in `python` only converts and lets go of the interpreter's
 //! lock. All logic is plain Rust that `cargo test` reaches without an interpreter.
 
+#[cfg(feature = "c")]
+pub mod c;
 pub mod cpu;
 pub mod crs;
 pub mod field;

@@ -45,6 +45,7 @@ __all__ = [
     "locate_frame",
     "parse_decimal",
     "poseidon2_hash",
+    "poseidon2_hash_many",
     "poseidon2_permutation",
     "recover",
     "recover_batch",
@@ -128,6 +129,9 @@ class SignatureError(CoreError):
 class FieldError(CoreError):
     """A number at or above ``FIELD_MODULUS``. Code: ``not-in-field``."""
 
+    index: int
+    """Which of the elements it is, from 0, where several were given."""
+
 def keccak256(data: Buffer) -> bytes:
     """The Keccak-256 digest, 32 bytes, with Ethereum's padding."""
 
@@ -148,6 +152,15 @@ def poseidon2_hash(inputs: Sequence[Buffer]) -> bytes:
     """``H_n`` of the design, n being how many inputs there are; n = 0 has a hash too.
 
     Equals Barretenberg's ``poseidon2Hash``. Raises ``FieldError``.
+    """
+
+def poseidon2_hash_many(arity: int, data: Buffer) -> bytes:
+    """Many ``H_arity`` at once: ``arity`` inputs of 32 bytes for each hash, back to back in
+    ``data``; the hashes, 32 bytes each, back to back in their order.
+
+    About eight times as fast as one by one where the processor has AVX-512 IFMA. Raises
+    ``FieldError`` for the first input that is none; ``ValueError`` if ``arity`` is 0 or
+    ``data`` is no whole number of hashes.
     """
 
 def dev_crs(points: int) -> tuple[bytes, bytes]:
@@ -191,19 +204,23 @@ class MerkleProof:
 
 @final
 class LeanIMT:
-    """The tree of commitments, every node kept in memory: about 64 bytes a leaf for the nodes
-    and as much again to find leaves.
+    """The tree of commitments, every node kept in memory: 64 bytes a leaf for the nodes and 47
+    to 94 to find leaves; 2^20 leaves take 150 MB.
 
     A leaf is never zero (``CoreError`` ``zero-leaf``) and never there twice (``known-leaf``).
     """
 
-    def __new__(cls, leaves: Iterable[Buffer] | None = None) -> Self:
-        """A tree of these leaves; raises as ``insert_many``."""
+    def __new__(cls, leaves: Iterable[Buffer] | Buffer | None = None, *, threads: int = 1) -> Self:
+        """A tree of these leaves; takes and raises as ``insert_many``."""
     def insert(self, leaf: Buffer) -> int:
         """Appends a leaf and gives its index. Raises ``CoreError`` or ``FieldError`` and
         leaves the tree unchanged."""
-    def insert_many(self, leaves: Iterable[Buffer]) -> None:
-        """Appends leaves, all or, if it raises, none; each new node is hashed once."""
+    def insert_many(self, leaves: Iterable[Buffer] | Buffer, *, threads: int = 1) -> None:
+        """Appends leaves, all or, if it raises, none; each new node is hashed once.
+
+        ``leaves``: buffers of 32 bytes each, or one buffer that has them back to back, which
+        is quicker. ``threads``: among how many a level of 4096 new nodes or more is shared.
+        Raises ``CoreError`` or ``FieldError``; ``ValueError`` for a wrong length."""
     def truncate(self, size: int) -> None:
         """Drops every leaf from index ``size`` on, as a reorganised chain does."""
     @property

@@ -1,6 +1,9 @@
 """Hashes, notes, the tree and the dev reference string, as Python sees them."""
 
 import hashlib
+import sys
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -67,6 +70,46 @@ def test_a_number_at_the_modulus_is_a_field_error() -> None:
     assert isinstance(caught.value, ValueError)
 
 
+def test_many_hashes_equal_barretenbergs(poseidon2_vectors: Any) -> None:
+    by_arity: dict[int, list[tuple[list[bytes], bytes]]] = {}
+    for case in poseidon2_vectors["hashes"]:
+        inputs = [octets(element) for element in case["inputs"]]
+        by_arity.setdefault(len(inputs), []).append((inputs, octets(case["hash"])))
+    del by_arity[0]
+    for arity, cases in by_arity.items():
+        data = b"".join(b"".join(inputs) for inputs, _ in cases * 9)
+        hashes = b"".join(expected for _, expected in cases * 9)
+        for buffer in (data, bytearray(data), memoryview(data)):
+            assert _core.poseidon2_hash_many(arity, buffer) == hashes
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 17, 64])
+def test_many_hashes_are_in_the_order_of_their_inputs(count: int) -> None:
+    inputs = leaves(2 * count)
+    expected = [_core.poseidon2_hash(inputs[i : i + 2]) for i in range(0, 2 * count, 2)]
+    assert _core.poseidon2_hash_many(2, b"".join(inputs)) == b"".join(expected)
+
+
+def test_the_first_of_many_inputs_at_the_modulus_is_named() -> None:
+    data = [word(1)] * 40
+    data[23] = data[31] = word(_core.FIELD_MODULUS)
+    with pytest.raises(_core.FieldError, match=r"input 23: .* below the BN254 modulus") as caught:
+        _core.poseidon2_hash_many(2, b"".join(data))
+    assert (caught.value.code, caught.value.index) == ("not-in-field", 23)
+    with pytest.raises(_core.FieldError) as caught:
+        _core.poseidon2_hash(data[20:])
+    assert caught.value.index == 3
+    assert _core.FieldError("made by hand").index == 0
+
+
+@pytest.mark.parametrize(
+    ("arity", "length"), [(0, 0), (0, 64), (1, 31), (2, 32), (2, 65), (3, 64), (2**60, 64)]
+)
+def test_inputs_that_are_no_whole_number_of_hashes_are_refused(arity: int, length: int) -> None:
+    with pytest.raises(ValueError, match=f"{length} bytes are no whole number of hashes"):
+        _core.poseidon2_hash_many(arity, bytes(length))
+
+
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_wrong_length_names_what_it_was_for(length: int) -> None:
     with pytest.raises(ValueError, match=f"input must be 32 bytes, not {length}"):
@@ -125,6 +168,64 @@ def test_a_reorganisation_takes_leaves_back() -> None:
     assert tree.insert(everything[10]) == 7
     tree.truncate(0)
     assert (tree.root, tree.depth, len(tree)) == (word(0), 0, 0)
+
+
+@given(st.lists(st.integers(0, 40), max_size=6), st.integers(1, 3))
+def test_leaves_in_one_buffer_give_the_tree_of_leaves_in_a_list(
+    parts: list[int], threads: int
+) -> None:
+    everything = leaves(sum(parts))
+    listed, flat = _core.LeanIMT(), _core.LeanIMT(bytearray(), threads=threads)
+    for part in parts:
+        added = everything[len(listed) : len(listed) + part]
+        listed.insert_many(iter(added))
+        flat.insert_many(b"".join(added), threads=threads)
+        assert (flat.root, flat.depth, len(flat)) == (listed.root, listed.depth, len(listed))
+    assert _core.LeanIMT(memoryview(b"".join(everything))).root == listed.root
+
+
+def test_a_buffer_of_leaves_is_refused_whole() -> None:
+    known = leaves(6)
+    tree = _core.LeanIMT(b"".join(known[:3]))
+    before = tree.root
+    beyond = b"".join([known[3], known[4], word(_core.FIELD_MODULUS), known[5]])
+    with pytest.raises(_core.FieldError, match="leaf 2:") as caught:
+        tree.insert_many(beyond)
+    assert caught.value.index == 2
+    with pytest.raises(_core.FieldError, match="leaf 1:"):
+        tree.insert_many([known[3], word(_core.FIELD_MODULUS)])
+    with pytest.raises(ValueError, match="multiple of 32 bytes, not 95"):
+        tree.insert_many(b"".join(known[3:])[:95])
+    with pytest.raises(_core.CoreError) as twice:
+        tree.insert_many(b"".join([known[4], known[0]]))
+    assert twice.value.code == "known-leaf"
+    assert (tree.root, len(tree)) == (before, 3)
+
+
+def test_other_threads_run_while_a_tree_is_hashed() -> None:
+    everything = _core.poseidon2_hash_many(1, b"".join(word(i) for i in range(2**13)))
+    ticks, done = 0, threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0)  # which lets go of the lock
+
+    ticking = threading.Thread(target=tick)
+    interval = sys.getswitchinterval()
+    # So long an interval takes the lock from nobody: it must be let go.
+    sys.setswitchinterval(3600)
+    ticking.start()
+    try:
+        before = ticks
+        tree = _core.LeanIMT(everything)
+        assert ticks > before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        ticking.join()
+    assert len(tree) == 2**13
 
 
 def test_there_is_nothing_beyond_the_leaves() -> None:

@@ -4,14 +4,26 @@ Two statistics for each strategy and for all together.  Hits: how many traders i
 gives their solver; by lot, 4 of 8 come in 1.9 % of all cases, 5 in 0.35 %, 6 in 0.07 %.  Rank: of
 all 8! pairings, how many have a total score at least as high as the true one; the pairing was drawn
 by lot, so whatever does not depend on it is below p in a share p of runs.  The second sees a leak
-that moves only some pairs, or each a little.  With twelve looks at one run, a look fails below
-0.5 % / 12, so that in all at most one honest run in a hundred fails.
+that moves only some pairs, or each a little.
+
+A look at a run is suspect below LIMIT, 0.5 % / 12 for twelve looks.  One honest run in 200 has a
+suspect look (seven hits or more come in 0.0025 %, ranks fall below LIMIT in 0.04 %, twelve times),
+which is too many to fail by.  A stricter LIMIT is no way out: eight pairs have 40,320 pairings, so
+that nothing but the whole truth, alone at the top, would stay below it, and a leak that joins six
+pairs would pass.  So a suspect makes a second run, of other parties paired anew, and fails where
+the same look is below AGAIN there too, which 2 % (by rank) and 1.9 % (by hits) of honest runs are:
+1 in 5,000 fails, and 1 in 3,500 of this and `test_linking` together.  A leak shows in every run,
+and one that comes below LIMIT comes below AGAIN, fifty times as high, all but always.
+
+That is the rate on a busy machine too.  There timing brings a pair's fundings and settlement close
+together, but deposits and announcements, all that traders and solvers send themselves, are mined
+before the first trade and in an order drawn apart from the pairing; no delay joins those.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import pytest
@@ -23,6 +35,7 @@ pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 
 LOOKS = len(STRATEGIES) + 1
 LIMIT = 0.005 / LOOKS
+AGAIN = 0.02
 
 
 def rank(found: Joined, truth: Mapping[str, str]) -> float:
@@ -35,23 +48,59 @@ def rank(found: Joined, truth: Mapping[str, str]) -> float:
     return above / math.factorial(len(traders))
 
 
-def test_no_strategy_and_no_sum_of_all_joins_pairs_better_than_by_lot(
-    run: Run, likenesses: dict[str, Likeness]
-) -> None:
+def looks(run: Run, likenesses: Mapping[str, Likeness]) -> dict[str, float]:
+    """For each look how likely it is by lot that it finds so much, by hits or by rank."""
     pairs = len(run.pairs)
-    results = []
+    shares = {}
     found_before = {name: (lambda _, was=was: was) for name, was in likenesses.items()}
     for found in join(run.observation, found_before):
-        hits = found.hits(run.truth)
+        hits, place = found.hits(run.truth), rank(found, run.truth)
         chance = 1.0 if found.says_nothing else chance_of_hits(pairs, pairs, hits)
-        results.append((found.strategy, hits, chance, rank(found, run.truth)))
+        shares[found.strategy] = min(chance, place)
         print(
             f"  {found.strategy:22} {hits} of {pairs} hits, by lot {chance:.2%}; "
-            f"rank of the truth {results[-1][3]:.3%}"
+            f"rank of the truth {place:.3%}"
             f"{'; it says nothing' if found.says_nothing else ''}"
         )
-    joined = [one for one in results if min(one[2:]) < LIMIT]
-    assert not joined, f"SEED={run.seed}: {joined}"
+    return shares
+
+
+def lasting(
+    shares: Mapping[str, float], again: Callable[[], Mapping[str, float]]
+) -> dict[str, tuple[float, float]]:
+    """What is suspect in one run and found in a second too, with both shares; `again` makes that
+    run, and is called only if something is suspect."""
+    suspect = {name: share for name, share in shares.items() if share < LIMIT}
+    if not suspect:
+        return {}
+    print(f"  suspect, so once more: {suspect}")
+    second = again()
+    return {name: (was, second[name]) for name, was in suspect.items() if second[name] < AGAIN}
+
+
+def test_no_strategy_and_no_sum_of_all_joins_pairs_better_than_by_lot(
+    run: Run, likenesses: dict[str, Likeness], another_run: Callable[[], Run]
+) -> None:
+    def again() -> dict[str, float]:
+        other = another_run()
+        return looks(other, {name: find(other.observation) for name, find in STRATEGIES.items()})
+
+    joined = lasting(looks(run, likenesses), again)
+    assert not joined, f"SEED={run.seed} and the next: {joined}"
+
+
+def test_a_second_run_is_made_only_where_the_first_is_suspect() -> None:
+    def never() -> dict[str, float]:
+        raise AssertionError("nothing was suspect")
+
+    assert lasting({"memos": 1.0, "proofs": LIMIT}, never) == {}
+
+
+def test_what_is_suspect_fails_if_and_only_if_the_second_run_shows_it_too() -> None:
+    whole = 1 / math.factorial(8)
+    first = {"memos": whole, "proofs": LIMIT / 2, "shapes": 0.5}
+    second = {"memos": whole, "proofs": AGAIN, "shapes": whole}
+    assert lasting(first, lambda: second) == {"memos": (whole, whole)}
 
 
 def test_every_strategy_but_the_blind_ones_had_something_to_look_at(

@@ -98,6 +98,7 @@ def test_it_holds_abis_bytecode_circuits_and_keys_and_no_node_modules(wheel: Pat
         "psymm/artifacts/node/package-lock.json",
         "psymm/py.typed",
         "psymm/_core.pyi",
+        "psymm/include/psymm.h",
     ):
         assert name in names
     assert not [name for name in names if "node_modules" in name]
@@ -108,7 +109,7 @@ def test_it_imports_with_neither_rust_nor_node(installed: Run) -> None:
     said = installed(
         "python",
         "-c",
-        "import shutil, psymm.api, psymm.cli, psymm._core;"
+        "import shutil, psymm.api, psymm.capi, psymm.cli, psymm._core;"
         "assert not shutil.which('node') and not shutil.which('cargo');"
         "print(psymm._core.keccak256(b'').hex())",
     )

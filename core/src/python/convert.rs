@@ -10,7 +10,7 @@ use pyo3::types::PyBytes;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::field::Fr;
-use crate::python::errors::field_error;
+use crate::python::errors::{field_error, field_error_at};
 
 /// Bytes that stay put while the interpreter's lock is let go: a `bytes` object itself, which
 /// never changes, or a copy of any other buffer, which may.
@@ -142,6 +142,32 @@ impl<'py> FromPyObject<'_, 'py> for Held {
 /// A field element from 32 big-endian bytes.
 pub(crate) fn element(octets: &Octets, what: &str) -> PyResult<Fr> {
     Fr::from_bytes(octets.array(what)?).map_err(field_error)
+}
+
+/// Field elements, each from 32 big-endian bytes; an error names the first that is none.
+pub(crate) fn elements(octets: &[Octets], what: &str) -> PyResult<Vec<Fr>> {
+    let each = octets.iter().enumerate();
+    each.map(|(index, octets)| {
+        Fr::from_bytes(octets.array(what)?).map_err(|error| field_error_at(error, what, index))
+    })
+    .collect()
+}
+
+/// Field elements of 32 big-endian bytes each, back to back; an error names the first that is
+/// none, or what is left over. Needs no interpreter unless there is one.
+pub(crate) fn elements_back_to_back(octets: &[u8], what: &str) -> PyResult<Vec<Fr>> {
+    let (chunks, rest) = octets.as_chunks::<32>();
+    if !rest.is_empty() {
+        return Err(PyValueError::new_err(format!(
+            "a buffer of {what}s must be a multiple of 32 bytes, not {}",
+            octets.len()
+        )));
+    }
+    let each = chunks.iter().enumerate();
+    each.map(|(index, bytes)| {
+        Fr::from_bytes(*bytes).map_err(|error| field_error_at(error, what, index))
+    })
+    .collect()
 }
 
 /// Thirty-two bytes, or however many there are, for Python.

@@ -72,7 +72,9 @@ pub(crate) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("JsonError", json)?;
     module.add("TranscriptError", transcript)?;
     module.add("SignatureError", signature)?;
-    module.add("FieldError", py.get_type::<FieldError>())
+    let field = py.get_type::<FieldError>();
+    field.setattr("index", 0)?;
+    module.add("FieldError", field)
 }
 
 /// An exception with its code; `set` adds what else it carries.
@@ -91,6 +93,15 @@ pub(crate) fn field_error(error: NotInField) -> PyErr {
         FieldError::new_err(error.to_string()),
         "not-in-field",
         |_| Ok(()),
+    )
+}
+
+/// As [`field_error`], for the element at an index of many.
+pub(crate) fn field_error_at(error: NotInField, what: &str, index: usize) -> PyErr {
+    raise(
+        FieldError::new_err(format!("{what} {index}: {error}")),
+        "not-in-field",
+        |value| value.setattr("index", index),
     )
 }
 

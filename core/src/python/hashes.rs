@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::field::{Fr, MODULUS};
-use crate::python::convert::{Octets, bytes, element};
+use crate::python::convert::{Octets, bytes, elements, elements_back_to_back};
 use crate::{crs, keccak, poseidon2};
 
 /// From this many bytes on, hashing lets other threads run.
@@ -37,10 +37,7 @@ pub(crate) fn poseidon2_permutation<'py>(
     py: Python<'py>,
     state: Vec<Octets>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-    let state = state
-        .iter()
-        .map(|octets| element(octets, "state element"))
-        .collect::<PyResult<Vec<_>>>()?;
+    let state = elements(&state, "state element")?;
     let mut state: [Fr; poseidon2::WIDTH] = state.try_into().map_err(|given: Vec<_>| {
         PyValueError::new_err(format!("the state has 4 elements, not {}", given.len()))
     })?;
@@ -56,11 +53,32 @@ pub(crate) fn poseidon2_hash<'py>(
     py: Python<'py>,
     inputs: Vec<Octets>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let inputs = inputs
-        .iter()
-        .map(|octets| element(octets, "input"))
-        .collect::<PyResult<Vec<_>>>()?;
+    let inputs = elements(&inputs, "input")?;
     Ok(bytes(py, &poseidon2::hash(&inputs).to_bytes()))
+}
+
+#[pyfunction]
+pub(crate) fn poseidon2_hash_many<'py>(
+    py: Python<'py>,
+    arity: usize,
+    data: Octets,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let data = data.as_slice();
+    let whole = arity.checked_mul(32).filter(|bytes| *bytes > 0);
+    if !whole.is_some_and(|bytes| data.len().is_multiple_of(bytes)) {
+        return Err(PyValueError::new_err(format!(
+            "{} bytes are no whole number of hashes of {arity} inputs of 32 bytes each, \
+             at least one",
+            data.len()
+        )));
+    }
+    let hashes = py.detach(|| {
+        let inputs = elements_back_to_back(data, "input")?;
+        let hashes = poseidon2::hash_many(arity, &inputs);
+        let bytes = hashes.iter().flat_map(|hash| hash.to_bytes());
+        PyResult::Ok(bytes.collect::<Vec<u8>>())
+    })?;
+    Ok(bytes(py, &hashes))
 }
 
 #[pyfunction]

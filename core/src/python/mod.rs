@@ -22,7 +22,8 @@ mod _core {
     };
     #[pymodule_export]
     use super::hashes::{
-        dev_crs, domain_separator, keccak256, poseidon2_hash, poseidon2_permutation,
+        dev_crs, domain_separator, keccak256, poseidon2_hash, poseidon2_hash_many,
+        poseidon2_permutation,
     };
     #[pymodule_export]
     use super::keys::{PySecretKey, address_of, recover, recover_batch, verify, verify_batch};

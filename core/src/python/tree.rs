@@ -4,8 +4,9 @@ use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator};
 
+use crate::cpu;
 use crate::field::Fr;
-use crate::python::convert::{Octets, bytes, element};
+use crate::python::convert::{Octets, bytes, element, elements, elements_back_to_back};
 use crate::python::errors::tree_error;
 use crate::tree::{LeanImt, MerkleProof, TreeError};
 
@@ -25,10 +26,7 @@ impl PyMerkleProof {
         root: Octets,
         leaf_index: usize,
     ) -> PyResult<Self> {
-        let siblings = siblings
-            .iter()
-            .map(|octets| element(octets, "sibling"))
-            .collect::<PyResult<_>>()?;
+        let siblings = elements(&siblings, "sibling")?;
         let (leaf, root) = (element(&leaf, "leaf")?, element(&root, "root")?);
         Ok(Self {
             proof: MerkleProof {
@@ -88,10 +86,16 @@ impl PyMerkleProof {
     }
 }
 
-fn elements(leaves: &Bound<'_, PyAny>) -> PyResult<Vec<Fr>> {
-    PyIterator::from_object(leaves)?
-        .map(|leaf| element(&leaf?.extract()?, "leaf"))
-        .collect()
+/// Leaves from a buffer that has them back to back, or from an iterable of buffers.
+fn leaves_of(leaves: &Bound<'_, PyAny>) -> PyResult<Vec<Fr>> {
+    if let Ok(octets) = leaves.extract::<Octets>() {
+        let octets = octets.as_slice();
+        return leaves.py().detach(|| elements_back_to_back(octets, "leaf"));
+    }
+    let octets: Vec<Octets> = PyIterator::from_object(leaves)?
+        .map(|leaf| leaf?.extract())
+        .collect::<PyResult<_>>()?;
+    elements(&octets, "leaf")
 }
 
 /// A LeanIMT that keeps every node.
@@ -103,13 +107,13 @@ pub(crate) struct PyLeanImt {
 #[pymethods]
 impl PyLeanImt {
     #[new]
-    #[pyo3(signature = (leaves = None))]
-    fn new(py: Python<'_>, leaves: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (leaves = None, *, threads = 1))]
+    fn new(py: Python<'_>, leaves: Option<&Bound<'_, PyAny>>, threads: usize) -> PyResult<Self> {
         let mut this = Self {
             tree: LeanImt::new(),
         };
         if let Some(leaves) = leaves {
-            this.insert_many(py, leaves)?;
+            this.insert_many(py, leaves, threads)?;
         }
         Ok(this)
     }
@@ -120,14 +124,22 @@ impl PyLeanImt {
             .map_err(tree_error)
     }
 
-    fn insert_many(&mut self, py: Python<'_>, leaves: &Bound<'_, PyAny>) -> PyResult<()> {
-        let leaves = elements(leaves)?;
+    #[pyo3(signature = (leaves, *, threads = 1))]
+    fn insert_many(
+        &mut self,
+        py: Python<'_>,
+        leaves: &Bound<'_, PyAny>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let leaves = leaves_of(leaves)?;
         let tree = &mut self.tree;
-        py.detach(|| tree.insert_many(&leaves)).map_err(tree_error)
+        py.detach(|| tree.insert_many_with(cpu::best(), &leaves, threads))
+            .map_err(tree_error)
     }
 
-    fn truncate(&mut self, size: usize) {
-        self.tree.truncate(size);
+    fn truncate(&mut self, py: Python<'_>, size: usize) {
+        let tree = &mut self.tree;
+        py.detach(|| tree.truncate(size));
     }
 
     #[getter]

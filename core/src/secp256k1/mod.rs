@@ -9,6 +9,16 @@
 //! or a debug form.
 
 pub mod batch;
+mod field;
+mod group;
+mod inverse;
+mod kernels;
+mod lanes;
+mod rows;
+mod scalar;
+mod sums;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use core::fmt;
 
@@ -337,6 +347,9 @@ pub fn is_point_y(signature: &Signature, y: &[u8; 32]) -> bool {
         && y[31] & 1 == signature[64] - 27
         && point(&coordinates).is_some()
 }
+
+#[cfg(test)]
+mod arithmetic;
 
 #[cfg(test)]
 mod tests {

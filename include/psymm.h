@@ -1,0 +1,1 @@
+../python/psymm/include/psymm.h
