@@ -354,7 +354,9 @@ pub unsafe extern "C" fn psymm_verify_transcript(
             ..Options::default()
         };
         let verified = verify_transcript_with(bytes, *domain, *custody, &keys, options)
-            .map_err(|error| transcript_fault(bytes, given, error))?;
+            .map_err(|error| transcript_fault(bytes, given, error))?
+            // Only a progress callback can stop it, and C gives none.
+            .ok_or(Code::Internal)?;
         summary.write(&[CSummary::from(verified)]);
         Ok(())
     };
@@ -453,8 +455,6 @@ fn transcript_fault(bytes: &[u8], keys: &[CLaneKey], error: VerifyError) -> CFau
     match error {
         VerifyError::Frame(error) => CFault::within(bytes, error),
         VerifyError::Transcript(error) => error.into(),
-        // Only a progress callback can stop it, and C gives none.
-        VerifyError::Stopped => Code::Internal.into(),
         VerifyError::Key(error) => {
             let at_fault = |key: &CLaneKey| match error {
                 KeyError::BadLane(lane) => key.lane == u32::from(lane),
