@@ -127,6 +127,15 @@ def test_a_file_that_ends_early_names_the_frame_that_is_cut(file: Path, tmp_path
     assert "byte" not in values
 
 
+def test_a_pipe_is_verified_as_a_file_is(file: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", str(file), str(pipe)]) as writing:
+        ran = verify(pipe, "--json", "--signatures-only")
+        assert writing.wait(60) == 0
+    assert (ran.code, ran.last["frames"]) == (0, FRAMES)
+
+
 def test_an_empty_file_is_no_transcript(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     ran = verify(tmp_path / "empty", "--json")

@@ -41,13 +41,14 @@ use chacha20::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::cpu::{self, Backend};
 use crate::keccak::Digest;
-use crate::secp256k1::field::{BETA, Fe, limbs_of};
+use crate::secp256k1::field::{BETA, Fe, bytes_of, limbs_of};
 use crate::secp256k1::group::{GENERATOR, Projective};
 #[cfg(target_arch = "x86_64")]
 use crate::secp256k1::kernels::Wide;
 use crate::secp256k1::kernels::{Kernels, Narrow, Workspace};
 use crate::secp256k1::lanes::{Pair, ScalarLanes};
-use crate::secp256k1::rows::ScalarSums;
+use crate::secp256k1::recovery::halves;
+use crate::secp256k1::rows::{Rows, ScalarSums};
 use crate::secp256k1::scalar::{Half, Scalar};
 use crate::secp256k1::sums::{Buckets, Meeting, Term, Windows};
 use crate::secp256k1::{
@@ -146,16 +147,55 @@ pub fn recover_batch(
 /// As [`recover_batch`], on a backend.
 #[must_use]
 pub fn recover_batch_with(
-    _backend: Backend,
+    backend: Backend,
     signed: &[(Digest, &Signature)],
     threads: usize,
 ) -> Vec<Result<PublicKey, SignatureError>> {
-    in_parts(signed, threads, |_, signed| {
-        signed
+    let backend = cpu::at_most(backend);
+    in_parts(signed, threads, |_, signed| match backend {
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 if signed.len() > SINGLE => recover_rows::<Wide>(signed),
+        // One lane is no faster than libsecp256k1.
+        _ => signed
             .iter()
             .map(|(digest, signature)| recover(digest, signature))
-            .collect()
+            .collect(),
     })
+}
+
+fn recover_rows<K: Kernels>(
+    signed: &[(Digest, &Signature)],
+) -> Vec<Result<PublicKey, SignatureError>> {
+    let mut results = vec![Err(SignatureError::NoKey); signed.len()];
+    let mut rows = Rows::default();
+    for (part, signed) in signed.chunks(RECOVERED).enumerate() {
+        rows.clear();
+        for (i, (digest, signature)) in signed.iter().enumerate() {
+            let member = part * RECOVERED + i;
+            let claim = Claim {
+                digest: *digest,
+                signature,
+                r_y: None,
+                key: 0,
+            };
+            if let Err(ClaimFault::Form(error)) = rows.push(member as u32, &claim, 0) {
+                results[member] = Err(error);
+            }
+        }
+        // Those whose r is the x of no point keep the error that is there.
+        let doomed = K::find_points(&mut rows);
+        rows.remove(&doomed);
+        let keys = K::recover(&rows, &halves(&rows));
+        for (member, key) in rows.members.iter().zip(keys) {
+            if let Some(Pair { x, y }) = key {
+                let mut bytes = [0u8; 64];
+                bytes[..32].copy_from_slice(&bytes_of(&x));
+                bytes[32..].copy_from_slice(&bytes_of(&y));
+                results[*member as usize] = Ok(PublicKey(bytes));
+            }
+        }
+    }
+    results
 }
 
 /// Fewer than this are not worth a thread of their own.
@@ -211,6 +251,9 @@ fn judge(keys: &[PublicKey], claim: &Claim<'_>) -> Result<(), ClaimFault> {
         Err(ClaimFault::BadSignature)
     }
 }
+
+/// As many keys are recovered at once.
+const RECOVERED: usize = 1024;
 
 /// Up to so many are judged one by one: a batch has a price of its own.
 const SINGLE: usize = 2;

@@ -203,7 +203,6 @@ pub(crate) fn limbs_of(bytes: &[u8; 32]) -> [u64; 4] {
 }
 
 /// The big-endian number of limbs.
-#[cfg(test)]
 pub(crate) fn bytes_of(limbs: &[u64; 4]) -> [u8; 32] {
     let mut bytes = [0u8; 32];
     for (i, limb) in limbs.iter().enumerate() {

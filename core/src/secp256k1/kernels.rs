@@ -9,6 +9,7 @@ use crate::secp256k1::batch::ClaimFault;
 use crate::secp256k1::field::Fe;
 use crate::secp256k1::group::Projective;
 use crate::secp256k1::lanes::{FieldLanes, Pair, ScalarLanes};
+use crate::secp256k1::recovery::{self, Halves};
 use crate::secp256k1::rows::{self, Rows, ScalarSums};
 use crate::secp256k1::scalar::Scalar;
 use crate::secp256k1::sums::{self, Buckets, Meeting, Term};
@@ -54,6 +55,7 @@ pub(crate) trait Kernels: Sized {
     ) -> Result<(), Meeting>;
     fn running_sums(buckets: &[Pair], length: usize) -> PartSums;
     fn find_points(rows: &mut Rows) -> Vec<(usize, ClaimFault)>;
+    fn recover(rows: &Rows, halves: &[Halves]) -> Vec<Option<Pair>>;
     fn add_scalars(
         rows: &Rows,
         bias: u128,
@@ -137,6 +139,18 @@ macro_rules! kernels {
                 #[allow(unused_unsafe)]
                 unsafe {
                     kernel(rows)
+                }
+            }
+
+            fn recover(rows: &Rows, halves: &[Halves]) -> Vec<Option<Pair>> {
+                $(#[$attribute])?
+                fn kernel(rows: &Rows, halves: &[Halves]) -> Vec<Option<Pair>> {
+                    recovery::recover::<$field>(rows, halves)
+                }
+                // SAFETY: see the type.
+                #[allow(unused_unsafe)]
+                unsafe {
+                    kernel(rows, halves)
                 }
             }
 

@@ -14,6 +14,7 @@ mod group;
 mod inverse;
 mod kernels;
 mod lanes;
+mod recovery;
 mod rows;
 mod scalar;
 mod sums;

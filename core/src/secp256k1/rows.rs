@@ -124,8 +124,8 @@ pub(crate) fn find_points<F: FieldLanes>(rows: &mut Rows) -> Vec<(usize, ClaimFa
         let here = &mut rows.points[at..at + F::WIDTH];
         let mut derive = 0u8;
         let mut odd = 0u8;
-        for lane in 0..F::WIDTH {
-            derive |= u8::from(here[lane].y == [0; 4]) << lane;
+        for (lane, row) in here.iter().enumerate() {
+            derive |= u8::from(row.y == [0; 4]) << lane;
             odd |= u8::from(rows.odd[at + lane]) << lane;
         }
         let (x, stated) = F::load(here);

@@ -31,12 +31,12 @@ pub(crate) struct Meeting;
 
 // --- few points --------------------------------------------------------------------------------
 
-const NIBBLES: usize = 33;
+pub(crate) const NIBBLES: usize = 33;
 /// Multiples 0 to 8 of a point.
 const MULTIPLES: usize = 9;
 
 /// The digits of a magnitude in base 16, from −8 to 7, least significant first.
-fn nibbles(magnitude: u128) -> [i8; NIBBLES] {
+pub(crate) fn nibbles(magnitude: u128) -> [i8; NIBBLES] {
     let (biased, carry) = magnitude.overflowing_add(0x8888_8888_8888_8888_8888_8888_8888_8888);
     let mut digits = [0; NIBBLES];
     for (i, digit) in digits[..NIBBLES - 1].iter_mut().enumerate() {

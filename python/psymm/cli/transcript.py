@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from stat import S_ISREG
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -301,7 +302,7 @@ def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
             "back this part of the file stands."
         )
     else:
-        where = f"The fault lies in bytes {first} to {after - 1}; no single bit explains it."
+        where = f"The fault lies in bytes {first} to {after - 1}; no one flipped bit explains it."
     return CommandError(
         refused.code,
         f"{place}, byte {refused.offset}: {refused.reason}: {refused.words}. {where} Nothing "
@@ -357,17 +358,22 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
 
 @contextmanager
 def _mapped(file: Path) -> Iterator[bytes | mmap]:
-    """The file's bytes, mapped; of an empty file none."""
+    """The file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
     try:
         with file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_size == 0:
-                yield b""
-                return
-            mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
+            state = os.fstat(opened.fileno())
+            if not S_ISREG(state.st_mode) or state.st_size == 0:
+                mapped: mmap | None = None
+                whole = opened.read()
+            else:
+                mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
     except OSError as error:
         raise CommandError(
             "no-file", f"{file} cannot be read: {error.strerror}.", Exit.JOURNAL
         ) from None
+    if mapped is None:
+        yield whole
+        return
     with mapped:
         yield mapped
 

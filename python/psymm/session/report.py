@@ -124,10 +124,11 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     notes = _holdings(file)
     facts, whence = _facts(file)
     at = Replay.start(RuledOpening(file.opening.custody, notes), terms, facts)
+    frames = list(file.each())
     rulings: dict[tuple[int, int], Ruling] = {}
     account: Account | None = None
     try:
-        for index, (offset, frame) in enumerate(zip(file.offsets, file.frames, strict=True)):
+        for index, (offset, frame) in enumerate(frames):
             at, ruled = at.step(frame)
             rulings.update({(int(one.lane), one.seq): one for one in ruled})
             if progress is not None:
@@ -141,7 +142,7 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
         account=account,
         lines=tuple(
             Line(index, offset, frame, rulings.get((frame.lane, frame.seq)))
-            for index, (frame, offset) in enumerate(zip(file.frames, file.offsets, strict=True))
+            for index, (offset, frame) in enumerate(frames)
         ),
         faults=tuple((fault.seq, fault.violation.name) for fault in at.faults),
         chain_facts=whence,
