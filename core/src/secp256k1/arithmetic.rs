@@ -273,8 +273,6 @@ checks! {
         for lane in 0..S::WIDTH {
             let expected = multiply_add(rows[lane].x, rows[lane].y, [0; 4], N);
             assert_eq!(product.lane(lane).0, expected);
-            let r = S::r_squared();
-            let _ = r;
             let square = multiply_add(expected, expected, [0; 4], N);
             // (xy/R)²/R·R²/R = (xy)²/R².
             let back = multiply_add(squares.lane(lane).0, S::r_squared().0, [0; 4], N);
@@ -334,8 +332,8 @@ checks! {
     fn square_roots<F, S>(a: [u64; 4]) {
         let values: [Fe; MAX_WIDTH] = core::array::from_fn(|i| Fe(a).add(Fe::from_u64(i as u64)));
         let root = crate::secp256k1::rows::square_root(F::gather(&values).square());
-        for lane in 0..F::WIDTH {
-            let (root, value) = (root.lane(lane), values[lane]);
+        for (lane, value) in values.into_iter().enumerate().take(F::WIDTH) {
+            let root = root.lane(lane);
             assert!(root.equals(value) || root.equals(value.neg()));
         }
     }
