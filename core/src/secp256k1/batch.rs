@@ -200,6 +200,8 @@ fn recover_rows<K: Kernels>(
 
 /// Fewer than this are not worth a thread of their own.
 const PART: usize = 256;
+/// A part has fewer than this, so that places in it are 32-bit numbers.
+const MOST: usize = 1 << 30;
 
 /// The results of a function of parts of a list, one after the other, each part on a thread
 /// of its own. The function is given the place of its part.
@@ -210,7 +212,7 @@ fn in_parts<T: Sync, R: Send>(
 ) -> Vec<R> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = if threads == 0 { cores() } else { threads };
-    let parts = wanted.min(items.len() / PART).max(1);
+    let parts = wanted.min(items.len() / PART).max(1 + items.len() / MOST);
     if parts == 1 {
         return run(0, items);
     }
