@@ -96,8 +96,8 @@ test-core: build/core.stamp
 	    cargo test --release --quiet --features c --test paths -- $(FRONTS) || exit 1; \
 	done
 
-# The functions with unsafe blocks, through the tests that reach them. PROPTEST_CASES keeps the
-# random ones short: here only the memory is watched.
+# The functions with unsafe blocks, through the tests that reach them; see tools/memory for the
+# long ones that valgrind is spared.
 test-valgrind: build/core.stamp
 	@tools/memory valgrind
 
