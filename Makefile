@@ -8,7 +8,7 @@ STEP := tools/step
 FORGE := ../node/node_modules/.bin/forge
 CRS ?= dev
 CARGO_FUZZ := 0.13.2
-FUZZ_TARGETS := frame json transcript claims
+FUZZ_TARGETS := frame json transcript claims c_abi
 SECONDS ?= 60
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -96,8 +96,8 @@ test-core: build/core.stamp
 	    cargo test --release --quiet --features c --test paths -- $(FRONTS) || exit 1; \
 	done
 
-# The functions with unsafe blocks, through the tests that reach them. PROPTEST_CASES keeps the
-# random ones short: here only the memory is watched.
+# The functions with unsafe blocks, through the tests that reach them; see tools/memory for the
+# long ones that valgrind is spared.
 test-valgrind: build/core.stamp
 	@tools/memory valgrind
 

@@ -54,6 +54,7 @@ def main() -> None:
     ]
     plant("transcript", meaningless)
     plant("claims", meaningless)
+    plant("c_abi", meaningless)
 
 
 if __name__ == "__main__":

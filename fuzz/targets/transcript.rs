@@ -1,184 +1,30 @@
-//! Transcripts: a whole one is judged as its frames are one by one, whatever is done to it.
+//! Transcripts: a whole one is judged as its frames are one by one, whatever is done to it, on
+//! every backend and on one thread as on two.
 
 #![no_main]
 
-use std::sync::LazyLock;
+mod talk;
 
-use _core::frame::{FrameView, Header, sign};
-use _core::secp256k1::{PublicKey, SecretKey};
-use _core::transcript::{Transcript, VerifyError, verify_transcript};
+use _core::cpu;
+use _core::frame::FrameView;
+use _core::secp256k1::PublicKey;
+use _core::transcript::{
+    Options, Summary, Transcript, VerifyError, WINDOW, verify_transcript, verify_transcript_with,
+};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
-const DOMAIN: [u8; 32] = [9; 32];
-const CUSTODY: [u8; 32] = [4; 32];
-/// From here on the trader's second key rules.
-const NEW_KEY: u64 = 9;
-
-fn secret(lane: u8, seq: u64) -> SecretKey {
-    let second = lane == 0 && seq >= NEW_KEY;
-    SecretKey::from_bytes(&[11 + lane + 2 * u8::from(second); 32]).unwrap()
-}
-
-fn keys() -> Vec<(u8, u64, PublicKey)> {
-    [(0, NEW_KEY), (1, 1), (0, 1)]
-        .into_iter()
-        .map(|(lane, seq)| (lane, seq, *secret(lane, seq).public_key()))
-        .collect()
-}
-
-/// A talk of forty frames, as its lanes took turns.
-static TALK: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let mut transcript = Transcript::new(DOMAIN, CUSTODY);
-    for (lane, seq, key) in [keys()[2], keys()[0], keys()[1]] {
-        transcript.set_key(lane, seq, key).unwrap();
-    }
-    (0..40u64)
-        .map(|turn| {
-            let lane = u8::from(turn * turn % 7 > 2);
-            let (head, peer) = (
-                transcript.head(lane).unwrap(),
-                transcript.head(1 - lane).unwrap(),
-            );
-            let header = Header {
-                custody: CUSTODY,
-                lane,
-                seq: head.seq + 1,
-                previous: head.digest,
-                peer_seq: peer.seq,
-                peer_digest: peer.digest,
-                sending_time: 1_000 + turn,
-            };
-            let payload = vec![b'x'; (turn * 37 % 200) as usize];
-            let raw = sign(&secret(lane, header.seq), &DOMAIN, &header, &payload).unwrap();
-            transcript
-                .append(&FrameView::parse(&raw, 0).unwrap())
-                .unwrap();
-            raw
-        })
-        .collect()
-});
-
-/// What is done to the frames before they are put back to back.
-#[derive(Arbitrary, Clone, Copy, Debug)]
-enum Change {
-    Flip {
-        frame: u8,
-        bit: u32,
-    },
-    Write {
-        frame: u8,
-        at: u16,
-        byte: u8,
-    },
-    Exchange {
-        one: u8,
-        other: u8,
-    },
-    Drop {
-        frame: u8,
-    },
-    Repeat {
-        frame: u8,
-        at: u8,
-    },
-    Cut {
-        frame: u8,
-        length: u16,
-    },
-    Trailer {
-        to: u8,
-        from: u8,
-    },
-    /// Signed again, by the key of some place, with a field changed: past the signature.
-    Sign {
-        frame: u8,
-        field: u8,
-        value: u64,
-        by_lane: bool,
-        by_seq: u8,
-    },
-    Keep {
-        frames: u8,
-    },
-}
+use talk::{CUSTODY, Change, DOMAIN, TALK, changed, keys};
 
 #[derive(Arbitrary, Debug)]
 struct Plan {
     changes: Vec<Change>,
     tail: Vec<u8>,
     keys: u8,
+    window: u8,
 }
 
-fn changed(frames: &mut Vec<Vec<u8>>, change: Change) {
-    let count = frames.len();
-    if count == 0 {
-        return;
-    }
-    let place = |frame: u8| usize::from(frame) % count;
-    match change {
-        Change::Flip { frame, bit } => {
-            let raw = &mut frames[place(frame)];
-            if !raw.is_empty() {
-                let bit = bit as usize % (raw.len() * 8);
-                raw[bit / 8] ^= 1 << (bit % 8);
-            }
-        }
-        Change::Write { frame, at, byte } => {
-            let raw = &mut frames[place(frame)];
-            if !raw.is_empty() {
-                let at = usize::from(at) % raw.len();
-                raw[at] = byte;
-            }
-        }
-        Change::Exchange { one, other } => frames.swap(place(one), place(other)),
-        Change::Drop { frame } => {
-            frames.remove(place(frame));
-        }
-        Change::Repeat { frame, at } => {
-            let again = frames[place(frame)].clone();
-            frames.insert(place(at), again);
-        }
-        Change::Cut { frame, length } => frames[place(frame)].truncate(usize::from(length)),
-        Change::Trailer { to, from } => {
-            let from = &frames[place(from)];
-            let trailer = from[from.len().saturating_sub(97)..].to_vec();
-            let to = &mut frames[place(to)];
-            to.truncate(to.len().saturating_sub(97));
-            to.extend(trailer);
-        }
-        Change::Sign {
-            frame,
-            field,
-            value,
-            by_lane,
-            by_seq,
-        } => {
-            let raw = &mut frames[place(frame)];
-            let Ok(view) = FrameView::parse(raw, 0) else {
-                return;
-            };
-            let mut header = view.header();
-            match field % 9 {
-                0 => header.custody[0] ^= value as u8,
-                1 => header.lane = value as u8 % 2,
-                2 => header.seq = (value % 50).max(1),
-                3 => header.previous[31] ^= value as u8,
-                4 => header.peer_seq = value % 50,
-                5 => header.peer_digest[7] ^= value as u8,
-                6 => header.sending_time = 990 + value % 80,
-                7 => header.seq = value.max(1),
-                _ => header.peer_seq = value,
-            }
-            let key = secret(u8::from(by_lane), u64::from(by_seq));
-            let payload = view.payload().to_vec();
-            *raw = sign(&key, &DOMAIN, &header, &payload).unwrap();
-        }
-        Change::Keep { frames: kept } => frames.truncate(usize::from(kept)),
-    }
-}
-
-fn one_by_one(data: &[u8], keys: &[(u8, u64, PublicKey)]) -> Result<Transcript, VerifyError> {
+fn one_by_one(data: &[u8], keys: &[(u8, u64, PublicKey)]) -> Result<Summary, VerifyError> {
     let mut transcript = Transcript::new(DOMAIN, CUSTODY);
     let mut rising = keys.to_vec();
     rising.sort_by_key(|(lane, from, _)| (*lane, *from));
@@ -193,7 +39,10 @@ fn one_by_one(data: &[u8], keys: &[(u8, u64, PublicKey)]) -> Result<Transcript, 
         transcript.append(&frame).map_err(VerifyError::Transcript)?;
         offset += frame.raw().len();
     }
-    Ok(transcript)
+    Ok(Summary {
+        frames: transcript.len(),
+        heads: [0, 1].map(|lane| transcript.head(lane).unwrap()),
+    })
 }
 
 fuzz_target!(|plan: Plan| {
@@ -210,15 +59,24 @@ fuzz_target!(|plan: Plan| {
         5 => keys[0].1 = 3,
         _ => {}
     }
-    let whole = verify_transcript(&data, DOMAIN, CUSTODY, &keys);
-    match (whole, one_by_one(&data, &keys)) {
-        (Ok(summary), Ok(transcript)) => {
-            assert_eq!(summary.frames, transcript.len());
-            for lane in 0..2u8 {
-                let head = transcript.head(lane).unwrap();
-                assert_eq!(summary.heads[usize::from(lane)], head);
-            }
+    let each = one_by_one(&data, &keys);
+    assert_eq!(verify_transcript(&data, DOMAIN, CUSTODY, &keys), each);
+    // So few frames are worth a second thread only where batches are small.
+    let small = 1 + usize::from(plan.window % 32);
+    for backend in cpu::available().iter().copied() {
+        for (threads, window) in [(1, WINDOW), (2, small)] {
+            let options = Options {
+                threads,
+                backend,
+                window,
+                progress: None,
+            };
+            let whole = verify_transcript_with(&data, DOMAIN, CUSTODY, &keys, options);
+            assert_eq!(
+                whole,
+                each.map(Some),
+                "{backend:?}, threads {threads}, window {window}"
+            );
         }
-        (whole, each) => assert_eq!(whole.map(|_| ()), each.map(|_| ())),
     }
 });

@@ -140,10 +140,14 @@ pub unsafe extern "C" fn psymm_frame_digest_many(
     count: *mut usize,
     fault: *mut CFault,
 ) -> i32 {
-    let body = || {
-        // SAFETY: the caller's promise is that of the header.
-        let count = unsafe { Output::new(count, 1) }?;
+    // SAFETY: the caller's promise is that of the header.
+    let count = unsafe { Output::new(count, 1) };
+    // Said even where the place of a fault cannot be.
+    if let Ok(count) = &count {
         count.write(&[0]);
+    }
+    let body = || {
+        let count = count?;
         // SAFETY: likewise.
         let digests = unsafe { Output::<Digest>::new(digests.cast(), capacity) }?;
         // SAFETY: likewise.
@@ -389,8 +393,9 @@ unsafe fn answer_with_fault(fault: *mut CFault, body: impl FnOnce() -> Result<()
 fn caught<E: From<Code>>(body: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     // Nothing that the body may have left half done outlives it: it owns all but its outputs.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        // Dropping what was thrown may panic as well.
-        core::mem::forget(payload);
+        // Dropping what was thrown may throw as well; that is left where it is.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        dropped.unwrap_or_else(core::mem::forget);
         Err(Code::Internal.into())
     })
 }

@@ -91,6 +91,42 @@ fn a_panic_is_an_answer() {
 }
 
 #[test]
+fn a_panic_with_something_that_panics_when_dropped_is_an_answer() {
+    struct Thrown;
+    impl Drop for Thrown {
+        fn drop(&mut self) {
+            // What this throws is never dropped, and takes no memory.
+            std::panic::panic_any(());
+        }
+    }
+    let code = answer(|| std::panic::panic_any(Thrown));
+    assert_eq!(code, Code::Internal.number());
+}
+
+#[test]
+fn a_call_that_cannot_say_where_the_fault_is_counts_no_frames() {
+    let bytes = talk(&[0, 1]).concat();
+    let mut digests = [[0u8; 32]; 2];
+    let mut count = 7;
+    let mut fault = [CFault::from(Code::Ok); 2];
+    // SAFETY: pointers and lengths are of this test's own arrays; one is misaligned, which is
+    // refused.
+    let code = unsafe {
+        psymm_frame_digest_many(
+            bytes.as_ptr(),
+            bytes.len(),
+            DOMAIN.as_ptr(),
+            digests.as_mut_ptr().cast(),
+            digests.len(),
+            &raw mut count,
+            fault.as_mut_ptr().wrapping_byte_add(1),
+        )
+    };
+    assert_eq!((code, count), (Code::Pointer.number(), 0));
+    assert_eq!((digests, fault), ([[0; 32]; 2], [Code::Ok.into(); 2]));
+}
+
+#[test]
 fn what_is_wrong_with_a_transcripts_keys_is_said_of_the_key() {
     let bytes = talk(&[0, 1]).concat();
     let said = |change: fn(&mut Vec<CLaneKey>)| {
