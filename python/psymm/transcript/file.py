@@ -454,12 +454,13 @@ def _hex(document: Mapping[str, Any], name: str, length: int | None) -> bytes:
 
 
 def _number(document: Mapping[str, Any], name: str) -> int:
+    """Every value is a string, and a number in its one form, so that no flip makes another."""
     value = document.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
     if not isinstance(value, str) or not value.isascii() or not value.isdigit():
-        raise _refused(f"{name} is not a whole number")
-    return int(value[:80])
+        raise _refused(f"{name} is not a string of digits")
+    if len(value) > 78 or (value.startswith("0") and value != "0"):
+        raise _refused(f"{name} is not a number in its shortest form, or above 2^256")
+    return int(value)
 
 
 def _list(document: Mapping[str, Any], name: str) -> list[Any]:

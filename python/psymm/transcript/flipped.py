@@ -162,8 +162,12 @@ class _Opening:
         return None
 
     def _in_json(self) -> Flip | None:
+        # The first two may be the 0x before the digits, its x having become one, and the last
+        # the quote after them.
         judged_by_hash = {
-            at for run in _LONG_DIGITS.finditer(self._head) for at in range(*run.span())
+            at
+            for run in _LONG_DIGITS.finditer(self._head)
+            for at in range(run.start() + 2, run.end() - 1)
         }
         places = [at for at in range(len(self._head)) if at not in judged_by_hash]
         found = [
