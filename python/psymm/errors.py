@@ -258,6 +258,26 @@ class NotNow(SessionError):
     what = "this cannot be sent in the session's present state"
 
 
+class SessionKeyEnded(NotNow):
+    code = "session-key-ended"
+    what = "our session key signs nothing more: its time or its numbers have run out"
+    remedy = "Nothing was signed. Let the wallet delegate the next key; the session then goes on"
+
+
+class KeyRevoked(NotNow):
+    """A session key that its wallet revoked on chain, ours or the peer's."""
+
+    code = "key-revoked"
+    what = "the session key was revoked by its wallet"
+    remedy = "What it signs is not its party's word; the session goes on with the wallet's next key"
+
+
+class FramesRevoked(SessionError):
+    code = "frames-revoked"
+    what = "the peer does not take frames of ours whose session key our wallet revoked"
+    remedy = "They cannot be signed anew under their numbers: settle by wallet signature"
+
+
 class Refused(SessionError):
     """Our own rulebook refuses what the application wanted to sign; nothing was signed."""
 

@@ -27,10 +27,12 @@ from psymm.messages import Message
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
 from psymm.session.engine import Engine
+from psymm.session.keys import KeyKeeper, apart
 from psymm.session.transport import MAX_BURST_BYTES, Socket
 from psymm.session.turn import (
     Event,
     FundCollateral,
+    KeyDue,
     State,
     StateChanged,
     Stopped,
@@ -103,6 +105,7 @@ class End:
         heard: Callable[[Event], None],
         *,
         put_up: int,
+        keeper: KeyKeeper | None = None,
     ) -> None:
         self.engine = engine
         self.opening = engine.record.opening
@@ -112,6 +115,7 @@ class End:
         self.collateral = collateral
         self._heard = heard
         self._put_up = put_up
+        self._keeper = keeper
         self._turns: list[Turn] = []
         self._taken = 0
         self._done = 0
@@ -135,13 +139,16 @@ class End:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self._keeper is not None:
+                    nursery.start_soon(self._keeper.run, self._take, self._heard)
                 task_status.started()
                 while True:
                     if not self._turns:
                         self._wake = trio.Event()
                         await self._wake.wait()
                     turns, self._turns = self._turns, []
-                    await self._carry_out(turns)
+                    for group in apart(turns):
+                        await self._carry_out(group)
                     self._done += len(turns)
                     self._flushed.set()
                     self._flushed = trio.Event()
@@ -239,6 +246,12 @@ class End:
         """Sign a Logout. Raises NotNow, SessionClosed. Cancelled: it may or may not be signed."""
         await self.flush(self.engine.log_out(reason, self.clock.now_ns()))
 
+    async def rotate_key(self) -> None:
+        """Put a new session key in force, see `KeyKeeper.rotate`."""
+        if self._keeper is None:
+            raise NotNow("nobody keeps this session's keys")
+        await self._keeper.rotate()
+
     # --- tasks ------------------------------------------------------------------------------
 
     def _take(self, turn: Turn) -> None:
@@ -298,6 +311,12 @@ class End:
 
     async def _carry_out(self, turns: Sequence[Turn]) -> None:
         custody = self.opening.custody
+        for turn in turns:
+            if turn.aside:
+                gone = [(entry.frame, entry.digest) for entry in turn.aside]
+                await self.journal.set_aside(custody, 1 - self.lane, gone)
+            if turn.revoked is not None:
+                await self.journal.keep_revocations(custody, turn.revoked)
         entries = [entry for turn in turns for entry in turn.entries]
         if entries:
             await self.journal.append(
@@ -366,6 +385,8 @@ class End:
                 self._nursery.start_soon(self._verify, notes)
             case FundCollateral():
                 self._nursery.start_soon(self._fund)
+            case KeyDue() if self._keeper is not None:
+                self._keeper.poke()
             case _:
                 pass
 

@@ -8,8 +8,7 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -27,7 +26,9 @@ from psymm.errors import (
     Equivocation,
     FloodingPeer,
     Forked,
+    FramesRevoked,
     JournalBehind,
+    KeyRevoked,
     LogonRefused,
     NotNow,
     PeerBehind,
@@ -60,6 +61,7 @@ from psymm.messages import (
     Reject,
     ResendRequest,
     Resume,
+    SessionKeyChange,
     SessionRejectReason,
     Settlement,
     SettlementAcceptance,
@@ -69,14 +71,18 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
+from psymm.session.keys import SessionKeys, signers
 from psymm.session.turn import (
     Event,
     FundCollateral,
+    KeyDue,
+    KeyRefused,
     PayeeShown,
     PeerRejected,
     Received,
     Resumed,
     Said,
+    SetAside,
     Signed,
     State,
     StateChanged,
@@ -85,7 +91,8 @@ from psymm.session.turn import (
     VerifyCollateral,
     Violation,
 )
-from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.journal import JournalledRevocation
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
 
@@ -118,6 +125,11 @@ class Ledger(Protocol):
 
     def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
         """Would this message, sent now after all that is on the record, break a rule?"""
+        ...
+
+    def drop(self, lane: int, seq: int) -> bool:
+        """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
+        that is not all: then nothing has arrived, and every frame left is to arrive again."""
         ...
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
@@ -169,6 +181,7 @@ class Engine:
         peer_notes: Iterable[Note] = (),
         logon: Logon | None,
         stopped: PSymmError | None = None,
+        revoked: Iterable[JournalledRevocation] = (),
     ) -> None:
         self.record = record
         self.ledger = ledger
@@ -184,7 +197,7 @@ class Engine:
         self.settled: ChainFact | None = None
         self._mined: Mined | None = None
         self._mined_at = 0
-        self._key = key
+        self.keys = SessionKeys(lane, key, revoked)
         self._logon = logon
         self._promised = promised
         self._logons: list[Logon | None] = [None, None]
@@ -221,13 +234,22 @@ class Engine:
         self._uncovered_since: int | None = None
         self._tokens = float(rules.frames_per_second * 2)
         self._tokens_at = 0
-        for entry in record:
-            self._note(entry)
-            for broken in ledger.arrived(entry):
-                self._owe(entry, broken)
-        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+        self._read_record()
         self._restate()
         self._turn = Turn()
+
+    def _read_record(self, *, arrive: bool = True) -> None:
+        """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
+        for entry in self.record:
+            self._note(entry)
+            if arrive:
+                for broken in self.ledger.arrived(entry):
+                    self._owe(entry, broken)
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+
+    @property
+    def _key(self) -> SecretKey:
+        return self.keys.key
 
     # --- connection -------------------------------------------------------------------------
 
@@ -318,7 +340,7 @@ class Engine:
             self._test = now
             self._say(TestRequest(test_req_id=str(now)), now)
         if not self._synced and now - self._since >= self.rules.wait_ns:
-            self._hang_up(PeerSilent("the peer did not resume in time"))
+            self._hang_up(self._void() or PeerSilent("the peer did not resume in time"))
         elif (
             self._synced
             and self._logons[self.lane] is not None
@@ -329,7 +351,7 @@ class Engine:
         if self._asked is not None and now >= self._asked[1]:
             self._ask_again(now)
         self._advance(now)
-        if self._uncovered_since is not None and self._may_sign():
+        if self._uncovered_since is not None and self._may_sign(now):
             due = now - self._uncovered_since >= self.rules.cover_after_ns
             if due and self._covers(now) > self.record.head(self.lane).peer_seq:
                 self._sign(Heartbeat(), now)
@@ -360,7 +382,7 @@ class Engine:
         would call it a violation, SessionClosed, or the error that stopped the session; nothing
         is signed then.
         """
-        self._must_sign()
+        self._must_sign(now)
         if self.state in (State.LOGON, State.VERIFYING):
             raise NotNow("collateral is not yet accepted by both sides", state=self.state)
         broken = self.ledger.refuses(self.lane, message, now)
@@ -412,9 +434,34 @@ class Engine:
         self._advance(now)
         return self._take()
 
+    def bring_key(self, key: SecretKey, change: SessionKeyChange, now: int) -> Turn:
+        """Our next session key, already kept, with its delegation: its UKY is signed as soon as
+        heads agree."""
+        self.keys.coming = (key, change)
+        self._advance(now)
+        return self._take()
+
+    def learn_revocations(
+        self, ours: Mapping[str, int], theirs: Mapping[str, int], now: int
+    ) -> Turn:
+        """Know the session keys that each wallet revoked, all of them, fromSeq by address.
+
+        What the peer's revoked key signed and we have not covered leaves the record.
+        """
+        new = self.keys.learn(self.lane, ours, 1)
+        floor = self.record.head(self.lane).peer_seq + 1
+        if self.keys.learn(self.peer, theirs, floor) or new:
+            self._turn.revoked = self.keys.revoked
+            void = self.keys.void_from(self.record, self.peer)
+            if void is not None and self.error is None:
+                self._set_aside(void, now)
+            self._turn.events.append(KeyDue())
+            self._advance(now)
+        return self._take()
+
     def log_out(self, reason: str, now: int) -> Turn:
         """End the session for good: a Logout frame. Raises NotNow, SessionClosed."""
-        self._must_sign()
+        self._must_sign(now)
         if not self._logouts[self.lane]:
             self._sign(Logout(text=reason or None), now)
         self._advance(now)
@@ -452,6 +499,10 @@ class Engine:
             return
         if frame.seq > head + 1:
             self._ask(head + 1, now)
+            return
+        revoked = self.keys.refuses(self.record, frame)
+        if revoked is not None:
+            self._refuse_revoked(frame, revoked, now)
             return
         try:
             entry = self.record.append(frame)
@@ -537,7 +588,7 @@ class Engine:
 
     def _pay_owed(self, now: int) -> None:
         """Sign the Rejects that are owed, each the first frame of ours to cover its violation."""
-        while self._owed and self._may_sign() and self._logons[self.lane] is not None:
+        while self._owed and self._may_sign(now) and self._logons[self.lane] is not None:
             owed = self._owed[0]
             covers = max(owed.ref_seq_num, self.record.head(self.lane).peer_seq)
             if covers > self._covers(now):
@@ -555,6 +606,10 @@ class Engine:
             self._garble(now, "frame", "bad-signature on a number that is taken")
         elif digest != held.digest:
             self._turn.evidence.append((held.frame, frame))
+            if self._one_is_revoked(held.frame, frame):
+                # Two hands, one of them a thief's: what we hold stands, and the pair is kept.
+                self._garble(now, "frame", "key-revoked: another frame has this number")
+                return
             self._stop(
                 Equivocation(
                     custody=frame.custody,
@@ -624,22 +679,75 @@ class Engine:
     def _signed_by_peer(self, frame: Frame) -> bool:
         """By a key that the peer's wallet delegated for that number."""
         domain = self.record.opening.domain
-        keys = [
-            known.public_key
-            for known in self.record.delegations(frame.lane)
-            if known.from_seq <= frame.seq <= known.to_seq
-        ]
-        message = self.record.decoded(frame)
-        if isinstance(message, Logon):
-            with suppress(DelegationRefused):
-                keys.append(delegation_in(self.record.opening, frame, message).public_key)
-        for key in keys:
+        for key in signers(self.record, frame):
             try:
                 frame.verify(domain, key)
             except ValueError:
                 continue
             return True
         return False
+
+    # --- revoked keys -----------------------------------------------------------------------
+
+    def _refuse_revoked(self, frame: Frame, error: KeyRevoked, now: int) -> None:
+        """Not its party's word: named to whoever sent it, and its number stays free."""
+        if self._signed_by_peer(frame):
+            self._turn.events.append(KeyRefused(frame.seq, error))
+        self._garble(now, "frame", str(error))
+
+    def _one_is_revoked(self, held: Frame, shown: Frame) -> bool:
+        """Of two frames with one number, did different keys sign, one of them revoked?"""
+        first, second = (
+            key
+            for frame in (held, shown)
+            for key in [next(filter(_signed(frame, self.record), signers(self.record, frame)), b"")]
+        )
+        return first != second and any(
+            self.keys.revocation(self.peer, key) is not None for key in (first, second)
+        )
+
+    def _set_aside(self, seq: int, now: int) -> None:
+        """Take the peer's frames from `seq` on off the record, as if they had never come."""
+        gone = [entry for entry in self.record if entry.frame.lane == self.peer]
+        gone = [entry for entry in gone if entry.frame.seq >= seq]
+        error = KeyRevoked(lane=self.peer, seq=seq, frames=len(gone))
+        self.record = self.record.without(self.peer, seq)
+        alive, offered = self.proposal, self._offered
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num < seq]
+        self._forget()
+        self._read_record(arrive=not self.ledger.drop(self.peer, seq))
+        self._offered = [one for one in self._offered if one in offered]
+        if alive is None:
+            self.proposal = self.acceptance = None
+        self._shown = None
+        self._asked = None
+        self._uncovered_since = now if self._uncovered() else None
+        self._turn.aside.extend(gone)
+        self._turn.events.append(SetAside(tuple(gone), error))
+        # Whoever is there counts on what is gone: heads must agree anew.
+        self._hang_up(error)
+
+    def _forget(self) -> None:
+        """Everything that `_note` has read."""
+        self.proposal = self.acceptance = self.settled = None
+        self._offered = []
+        self._logons = [None, None]
+        self._listed, self._listed_at = ({}, {}), [0, 0]
+        self._accepted, self._accepted_at = (set(), set()), [0, 0]
+        self._turned_down, self._logouts = [None, None], [False, False]
+        self._rejected = set()
+
+    def _void(self) -> FramesRevoked | None:
+        """Frames of ours that the peer lacks and, their key revoked, will not take; or None."""
+        theirs, head = self._their_heads, self.record.head(self.lane).seq
+        if theirs is None or self._view(theirs)[0] >= head:
+            return None
+        seq = self._view(theirs)[0] + 1
+        signer = self.record.signer(self.lane, seq)
+        revoked = None if signer is None else self.keys.revocation(self.lane, signer.public_key)
+        if revoked is None or seq < revoked.from_seq:
+            return None
+        return FramesRevoked(first=seq, last=head, key=revoked.key, from_seq=revoked.from_seq)
 
     # --- gaps -------------------------------------------------------------------------------
 
@@ -923,13 +1031,27 @@ class Engine:
             self._resumed_said = True
             self._turn.events.append(Resumed(self._repeated, self._fetched))
         if self._synced:
+            self._change_key(now)
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
         self._restate()
 
+    def _change_key(self, now: int) -> None:
+        """Sign the UKY of the key that is to come: before anything else, since the one in force
+        may sign nothing any more."""
+        if self._logons[self.lane] is None or self.settled is not None:
+            return
+        coming = self.keys.take(self.record, now)
+        if coming is not None:
+            self.keys.key, self.keys.coming = coming[0], None
+            self._sign(coming[1], now)
+            self._turn.events.append(KeyDue())
+
     def _step(self, now: int) -> bool:
         """One step towards trading, or out of it; False where nothing is due."""
+        if not self._may_sign(now):
+            return False
         mine, theirs = self._logons[self.lane], self._logons[self.peer]
         if mine is None:
             if self.lane == SOLVER:
@@ -1095,10 +1217,15 @@ class Engine:
 
     # --- signing and sending ----------------------------------------------------------------
 
-    def _may_sign(self) -> bool:
-        return self._synced and self._connected and self.error is None
+    def _may_sign(self, now: int) -> bool:
+        return (
+            self._synced
+            and self._connected
+            and self.error is None
+            and self.keys.ended(self.record, now) is None
+        )
 
-    def _must_sign(self) -> None:
+    def _must_sign(self, now: int) -> None:
         if self.error is not None:
             raise self.error
         if self.state is State.CLOSED:
@@ -1107,6 +1234,9 @@ class Engine:
             raise NotNow("there is no connection")
         if not self._synced:
             raise NotNow("the heads of both sides do not agree yet")
+        ended = self.keys.ended(self.record, now)
+        if ended is not None:
+            raise ended
 
     def _covers(self, now: int) -> int:
         """The highest peer frame that we may cover: none from further ahead than the skew."""
@@ -1131,6 +1261,8 @@ class Engine:
         self._turn.entries.append(entry)
         self._turn.sends.append(entry)
         self._turn.events.append(Signed(entry))
+        if self.keys.number_due(self.record):
+            self._turn.events.append(KeyDue())
         self._last_sent = now
         self._uncovered_since = now if self._uncovered() else None
         for broken in self.ledger.arrived(entry):
@@ -1225,6 +1357,19 @@ def _refusal_of(answer: CollateralResponse | None) -> CollateralRefused | PeerRe
         if answer.coll_asgn_reject_reason is reason:
             return kind(f"the peer refused our collateral: {answer.text or reason.name}")
     return PeerRefused(f"the peer refused our collateral: {answer.text or 'no reason given'}")
+
+
+def _signed(frame: Frame, record: Record) -> Callable[[bytes], bool]:
+    """Whether a key signed a frame."""
+
+    def by(key: bytes) -> bool:
+        try:
+            frame.verify(record.opening.domain, key)
+        except ValueError:
+            return False
+        return True
+
+    return by
 
 
 def _references(notes: Iterable[Note]) -> tuple[NoteRef, ...]:

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
 from psymm._core import SecretKey
 from psymm.custody.notes import Note
@@ -17,6 +16,7 @@ from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
 from psymm.session.end import End
 from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
@@ -27,13 +27,11 @@ from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.replayed import read_record
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
-KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
-"""How long a session key is delegated for; a custody outlives it with a UKY."""
-
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """chain_id, contract (checksummed), registry: the only deployment it deals on."""
+    """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
+    read from that registry. key_life_ns: how long its session keys are delegated for."""
 
     wallet: Wallet
     journal: Journal
@@ -42,6 +40,8 @@ class Party:
     chain_id: int
     contract: str
     registry: str
+    revocations: Revocations = field(default_factory=NoChain)
+    key_life_ns: int = KEY_LIFE_NS
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
@@ -108,12 +108,10 @@ async def take_up(
     for kept in await journal.openings(opening.custody):
         note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    keys = await journal.session_keys(opening.custody)
-    if not keys:
+    key = key_in_force(record, lane, await journal.session_keys(opening.custody))
+    if key is None:
         key = SecretKey.generate()
         await journal.keep_session_key(opening.custody, 1, key)
-    else:
-        key = keys[-1][1]
     logon: Logon | None = None
     if record.head(lane).seq == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
@@ -131,8 +129,21 @@ async def take_up(
         peer_notes=theirs.values(),
         logon=logon,
         stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+        revoked=await journal.revocations(opening.custody),
     )
-    return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+    keeper = KeyKeeper(
+        engine,
+        party.wallet,
+        journal,
+        party.clock,
+        party.revocations,
+        depth=terms.chain.confirmations,
+        span=terms.limits.frames,
+        life_ns=party.key_life_ns,
+    )
+    return End(
+        engine, journal, party.clock, party.collateral, heard, put_up=custody.ours, keeper=keeper
+    )
 
 
 async def _logon(
@@ -148,7 +159,7 @@ async def _logon(
         public_key=key.public_key,
         from_seq=1,
         to_seq=terms.limits.frames,
-        expiry=party.clock.now_ns() + KEY_LIFE_NS,
+        expiry=party.clock.now_ns() + party.key_life_ns,
     )
     signature = await party.wallet.sign_typed(delegation.message(opening))
     return Logon(

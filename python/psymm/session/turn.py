@@ -2,7 +2,8 @@
 
 The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
 then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason.
+connection with that reason. What is `aside` is taken off the disk before `entries` go on it:
+these may use the same numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from psymm._core import Frame
 from psymm.errors import PSymmError
 from psymm.messages import Message, Reject
 from psymm.session.collateral import Note, Payee
+from psymm.transcript.journal import JournalledRevocation
 from psymm.transcript.record import Entry
 
 
@@ -102,6 +104,38 @@ class PeerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """A frame that the peer's revoked session key signed: not on the record, no party's word."""
+
+    seq: int
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Frames of the peer are off the record: its wallet revoked their key before we covered them.
+    What they did to the account is undone; the journal keeps them as evidence."""
+
+    entries: tuple[Entry, ...]
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDue:
+    """Our session key has used up so many numbers that the next one is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFailing:
+    """The next session key cannot be had, and is tried again. The one in force signs until
+    `expiry` (nanoseconds) and frame `to_seq`; after that nothing is signed until one comes."""
+
+    error: PSymmError
+    expiry: int
+    to_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Nothing more is signed in this custody by this process."""
 
@@ -118,6 +152,10 @@ Event = (
     | PayeeShown
     | Resumed
     | PeerRejected
+    | KeyRefused
+    | SetAside
+    | KeyDue
+    | KeyFailing
     | Stopped
 )
 
@@ -130,6 +168,8 @@ class Turn:
     opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
     evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    aside: list[Entry] = field(default_factory=list)
+    revoked: tuple[JournalledRevocation, ...] | None = None
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
@@ -141,6 +181,8 @@ class Turn:
             or self.opened
             or self.evidence
             or self.facts
+            or self.aside
+            or self.revoked is not None
             or self.stop
             or self.hang_up
         )

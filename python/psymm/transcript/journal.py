@@ -9,7 +9,8 @@ Secrets (session keys, note openings) are sealed with AES-256-GCM under a key th
 can derive. Without it the journal still verifies, exports and can be shown.
 
 Tables: `journal` (one row: version, id, the wallet's seal check), `custodies`, `frames`,
-`session_keys`, `openings`, `settlements`, `equivocations`, `facts`.
+`session_keys`, `openings`, `settlements`, `equivocations`, `facts`, `revocations`, `aside` (frames
+that were taken off the record because their key was revoked).
 """
 
 from __future__ import annotations
@@ -90,6 +91,18 @@ CREATE TABLE facts (
 ) STRICT, WITHOUT ROWID;
 """
 
+# Made where they are missing: a journal from before there were revocations has none.
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS revocations (
+  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, key TEXT NOT NULL,
+  from_seq INTEGER NOT NULL, cut INTEGER NOT NULL, PRIMARY KEY (custody, lane, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS aside (
+  custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, lane INTEGER NOT NULL,
+  seq INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (custody, digest)
+) STRICT, WITHOUT ROWID;
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class JournalledFrame:
@@ -129,6 +142,17 @@ class JournalledOpening:
     token: str
     amount: int
     blinding: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledRevocation:
+    """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
+    it can no longer sign for us, from_seq or what we had covered when we learnt of it."""
+
+    lane: int
+    key: str
+    from_seq: int
+    cut: int
 
 
 @dataclass(slots=True)
@@ -207,6 +231,22 @@ class JournalReader:
                 )
             ]
         )
+
+    async def revocations(self, custody: bytes) -> list[JournalledRevocation]:
+        """Revoked session keys of both lanes, as last kept. Cancelled: raises Cancelled."""
+        rows = await self._read(
+            lambda base: _rows_if_there(
+                base, "revocations", "lane, key, from_seq, cut", custody, "lane, key"
+            )
+        )
+        return [JournalledRevocation(*row) for row in rows]
+
+    async def frames_aside(self, custody: bytes) -> list[bytes]:
+        """Raw frames that were taken off the record because their key was revoked, by number."""
+        rows = await self._read(
+            lambda base: _rows_if_there(base, "aside", "raw", custody, "lane, seq")
+        )
+        return [bytes(row[0]) for row in rows]
 
     async def equivocations(self, custody: bytes) -> list[tuple[bytes, bytes]]:
         """Pairs of raw frames that prove the peer signed one number twice."""
@@ -347,6 +387,31 @@ class Journal(JournalReader):
             return
         await self._write(lambda base: _append(base, rows[0][0], rows))
 
+    async def set_aside(
+        self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
+    ) -> None:
+        """Take frames off a custody's record, the lane's last ones, and keep them as evidence.
+
+        entries: (frame, digest), in order. Raises JournalConflict where they are not the lane's
+        last; then nothing has changed. Cancelled: all of them are off or none.
+        """
+        rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
+        if rows:
+            await self._write(lambda base: _set_aside(self.path, base, custody, lane, rows))
+
+    async def keep_revocations(
+        self, custody: bytes, revoked: Sequence[JournalledRevocation]
+    ) -> None:
+        """Keep which session keys are revoked, in place of what was kept. Cancelled: all of it is
+        kept or none."""
+        rows = [(custody, one.lane, one.key, one.from_seq, one.cut) for one in revoked]
+
+        def work(base: sqlite3.Connection) -> None:
+            base.execute("DELETE FROM revocations WHERE custody = ?", (custody,))
+            base.executemany("INSERT INTO revocations VALUES (?,?,?,?,?)", rows)
+
+        await self._write(work)
+
     async def keep_fact(self, custody: bytes, fact: str) -> None:
         """Keep what the chain was seen to have done, as JSON. Cancelled: may be kept or not."""
         await self._write(
@@ -374,11 +439,13 @@ class Journal(JournalReader):
         )
 
     async def keep_session_key(self, custody: bytes, from_seq: int, key: SecretKey) -> None:
-        """Keep our session key, sealed. Raises JournalSealed. Cancelled: may be kept or not."""
+        """Keep our session key, sealed, under a place of its own: the seq from which on it may
+        come into force. Raises JournalSealed, JournalConflict where another has that place.
+        Cancelled: may be kept or not."""
         sealed = _sealed(self._sealer(), custody + from_seq.to_bytes(8), key.expose_secret_bytes())
         await self._write(
             lambda base: base.execute(
-                "INSERT OR REPLACE INTO session_keys VALUES (?,?,?,?)",
+                "INSERT INTO session_keys VALUES (?,?,?,?)",
                 (custody, from_seq, key.public_key, sealed),
             )
         )
@@ -667,6 +734,8 @@ def _connect(path: Path, create: bool) -> tuple[sqlite3.Connection, bytes]:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+        for statement in _ADDED.split(";"):
+            base.execute(statement)
         base.execute("PRAGMA synchronous = FULL")
         base.execute("PRAGMA foreign_keys = ON")
         mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -759,6 +828,67 @@ def _append(
     for place, row in enumerate(rows, held + 1):
         base.execute("INSERT INTO frames VALUES (?,?,?,?,?,?,?)", (row[0], place, *row[1:]))
     base.execute("UPDATE custodies SET frames = ? WHERE custody = ?", (held + len(rows), custody))
+
+
+def _set_aside(
+    path: Path,
+    base: sqlite3.Connection,
+    custody: bytes,
+    lane: int,
+    rows: Sequence[tuple[int, bytes, bytes]],
+) -> None:
+    held = [
+        (seq, bytes(digest))
+        for seq, digest in base.execute(
+            "SELECT seq, digest FROM frames WHERE custody = ? AND lane = ? AND seq >= ?"
+            " ORDER BY seq",
+            (custody, lane, rows[0][0]),
+        )
+    ]
+    if held != [(seq, digest) for seq, digest, _ in rows]:
+        raise JournalConflict(
+            "frames to be set aside are not the last of their lane", journal=path, custody=custody
+        )
+    base.executemany(
+        "INSERT OR IGNORE INTO aside VALUES (?,?,?,?,?)",
+        [(custody, digest, lane, seq, raw) for seq, digest, raw in rows],
+    )
+    (first,) = base.execute(
+        "SELECT min(arrival) FROM frames WHERE custody = ? AND lane = ? AND seq >= ?",
+        (custody, lane, rows[0][0]),
+    ).fetchone()
+    base.execute(
+        "DELETE FROM frames WHERE custody = ? AND lane = ? AND seq >= ?",
+        (custody, lane, rows[0][0]),
+    )
+    # Places of arrival have no holes. Below zero first, so that none is taken twice on the way.
+    stay = base.execute(
+        "SELECT arrival FROM frames WHERE custody = ? AND arrival > ? ORDER BY arrival",
+        (custody, first),
+    ).fetchall()
+    base.executemany(
+        "UPDATE frames SET arrival = ? WHERE custody = ? AND arrival = ?",
+        [(-place, custody, arrival) for place, (arrival,) in enumerate(stay, first)],
+    )
+    base.execute(
+        "UPDATE frames SET arrival = -arrival WHERE custody = ? AND arrival < 0", (custody,)
+    )
+    base.execute("UPDATE custodies SET frames = frames - ? WHERE custody = ?", (len(rows), custody))
+
+
+def _rows_if_there(
+    base: sqlite3.Connection, table: str, columns: str, custody: bytes, order: str
+) -> list[tuple[Any, ...]]:
+    """Rows of a table that an older journal, opened for reading, may not have."""
+    known = base.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
+    ).fetchone()
+    if known is None:
+        return []
+    return base.execute(
+        f"SELECT {columns} FROM {table} WHERE custody = ? ORDER BY {order}",  # noqa: S608
+        (custody,),
+    ).fetchall()
 
 
 def _custody_rows(

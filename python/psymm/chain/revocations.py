@@ -1,0 +1,129 @@
+"""Session keys that their wallets revoked, as the registry has it at a depth.
+
+Every revocation is read, whoever's it is, with one query for each new block whatever the number of
+sessions: to ask for some wallets only would tell the node with whom we deal. What a reorganisation
+takes back is forgotten. A node that leaves a revocation out cannot be told from an honest one by
+asking it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from psymm.chain.errors import ChainError
+from psymm.chain.registry import Registry, Revocation
+from psymm.chain.transactions import Block
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 2.0
+"""Between two looks at the chain's head."""
+UNSETTLED: Final = 64
+"""Blocks below the head that are read anew each time; what is deeper is read again only where the
+chain went back that far."""
+
+
+class RevocationWatch:
+    """Follows one registry from block `first_block` on; one task at a time may advance it."""
+
+    def __init__(self, registry: Registry, first_block: int, *, poll_s: float = POLL_S) -> None:
+        self._registry = registry
+        self._first = first_block
+        self._poll_s = poll_s
+        self._head: Block | None = None
+        self._settled: list[Revocation] = []
+        self._settled_to = first_block - 1
+        self._anchor: bytes | None = None
+        self._recent: list[Revocation] = []
+        self._deepest = 1
+        self._version = 0
+        self._moved = trio.Event()
+
+    @property
+    def version(self) -> int:
+        """Changes whenever `of` may say something else than before."""
+        return self._version
+
+    @property
+    def block(self) -> int:
+        """The head up to which was read; 0 before the first look."""
+        return 0 if self._head is None else self._head.number
+
+    def of(self, wallet: str, depth: int) -> dict[str, int]:
+        """A wallet's revoked keys that are at least `depth` blocks deep (1: mined): fromSeq by the
+        key's address."""
+        self._deepest = max(self._deepest, depth)
+        found: dict[str, int] = {}
+        for one in (*self._settled, *self._recent):
+            if one.wallet == wallet and self.block - one.block + 1 >= depth:
+                found[one.key] = min(one.from_seq, found.get(one.key, one.from_seq))
+        return found
+
+    async def changed(self, seen: int) -> int:
+        """Waits until `version` is another than `seen`; returns it. Cancelled: nothing changed."""
+        while self._version == seen:
+            await self._moved.wait()
+        return self._version
+
+    async def advance(self) -> None:
+        """Take in what is new, or was taken back, since the last look.
+
+        Raises ChainError; what was known then stays. Cancelled: the same.
+        """
+        chain = self._registry.chain
+        head = await chain.block()
+        last = self._head
+        if last is not None and head.hash == last.hash:
+            return
+        follows = last is not None and head.parent == last.hash
+        settled, settled_to, anchor = self._settled, self._settled_to, self._anchor
+        if (
+            not follows
+            and anchor is not None
+            and (head.number < settled_to or (await chain.block(settled_to)).hash != anchor)
+        ):
+            settled, settled_to, anchor = [], self._first - 1, None
+        recent = [one async for one in self._registry.revocations(settled_to + 1, head.number)]
+        if head.number - settled_to >= 2 * UNSETTLED:
+            settled_to = head.number - UNSETTLED
+            anchor = (await chain.block(settled_to)).hash
+            settled = settled + [one for one in recent if one.block <= settled_to]
+            recent = [one for one in recent if one.block > settled_to]
+        known = (*settled, *recent)
+        differs = known != (*self._settled, *self._recent)
+        crossing = last is not None and (
+            head.number < last.number
+            or any(last.number - one.block + 1 < self._deepest for one in known)
+        )
+        self._settled, self._settled_to, self._anchor = settled, settled_to, anchor
+        self._recent, self._head = recent, head
+        if differs or crossing:
+            self._version += 1
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Advance now, then for ever; started once the first look is through.
+
+        Raises ChainError of the first look alone: later ones are logged and tried again.
+        Cancelled: raises Cancelled, what is known stays.
+        """
+        await self.advance()
+        task_status.started()
+        failing = False
+        while True:
+            await trio.sleep(self._poll_s)
+            try:
+                await self.advance()
+            except ChainError as failed:
+                if not failing:
+                    log.warning("revocations cannot be read", extra={"code": failed.code})
+                failing = True
+            else:
+                failing = False
+
+
+__all__ = ["POLL_S", "Revocation", "RevocationWatch"]
