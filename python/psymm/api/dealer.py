@@ -17,6 +17,7 @@ from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.deployment import Deployment, check
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Registry, Role
+from psymm.chain.revocations import RevocationWatch
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Signer
 from psymm.custody.errors import FeeTooHigh, MoveFailed
@@ -28,6 +29,7 @@ from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, Settlement
 from psymm.errors import NotRegistered, PSymmError, SettlementRefused
+from psymm.nursery import open_block_nursery
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import Clock, SystemClock
 from psymm.session.collateral import Mined, custody_of
@@ -162,16 +164,19 @@ async def dealing(
     *,
     clock: Clock | None = None,
 ) -> AsyncGenerator[Dealer, None]:
-    """A dealer on a vault that is already open; opens, verifies and unlocks the journal.
+    """A dealer on a vault that is already open; opens, verifies and unlocks the journal, and
+    follows the revocations of session keys.
 
-    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner. Leaving closes the
-    journal, nothing else. Cancelled: what was queued for the journal is still written.
+    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner, ChainError. Leaving closes
+    the journal, nothing else. Cancelled: what was queued for the journal is still written.
     """
     deployment = vault.deployment
     place = (deployment.chain_id, deployment.psymm)
-    async with open_journal(journal) as opened:
+    watch = RevocationWatch(registry, deployment.first_block)
+    async with open_journal(journal) as opened, open_block_nursery() as nursery:
         await verify_journal(opened)
         await opened.unlock(wallet.address, await journal_secret(wallet, *place))
+        await nursery.start(watch.run)
         yield Dealer(
             wallet,
             deployment,
@@ -186,8 +191,10 @@ async def dealing(
                 clock or SystemClock(),
                 *place,
                 deployment.registry,
+                watch,
             ),
         )
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

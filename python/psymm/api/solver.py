@@ -46,7 +46,18 @@ from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
 from psymm.session.settling import Settling
 from psymm.session.solver import SolverServer
-from psymm.session.turn import Event, Received, Resumed, Said, State, StateChanged, Stopped
+from psymm.session.turn import (
+    Event,
+    KeyFailing,
+    KeyRefused,
+    Received,
+    Resumed,
+    Said,
+    SetAside,
+    State,
+    StateChanged,
+    Stopped,
+)
 from psymm.terms import Terms
 from psymm.transcript.opening import TRADER
 from psymm.wallet import TypedMessage, derive_secret
@@ -100,6 +111,15 @@ class SolverSession:
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
                 return IncomingOrder(self, said)
         return None
+
+    async def rotate_key(self) -> None:
+        """Put a new session key in force; without being asked, a session does so well before the
+        key in force ends. Returns once that is on the record, which takes a connection.
+
+        Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
+        error that stopped the session. Cancelled: it goes on by itself.
+        """
+        await self.end.rotate_key()
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: a function of our lane's head."""
@@ -303,7 +323,8 @@ class Solver:
         """The session moved to another state."""
 
     async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
-        """Something ended or hindered the session: the peer's fault, the chain, a refusal."""
+        """Something ended or hindered the session: the peer's fault, the chain, a refusal, a
+        wallet that does not delegate the next session key."""
 
     # --- running ----------------------------------------------------------------------------
 
@@ -425,7 +446,7 @@ class _Dispatch:
                     solver.sessions.pop(session.custody, None)
             case Said(MarketDataRequest() as asked):
                 self._start(lambda: self._show_prices(asked), None)
-            case Stopped(error):
+            case Stopped(error) | KeyFailing(error) | KeyRefused(_, error) | SetAside(_, error):
                 self._failed(error)
             case Resumed():
                 self._catch_up()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -83,6 +83,7 @@ from psymm.session.turn import (
     Received,
     Resumed,
     Said,
+    SetAside,
     State,
     StateChanged,
     Stopped,
@@ -456,6 +457,15 @@ class Session:
             mined=mined,
         )
 
+    async def rotate_key(self) -> None:
+        """Put a new session key in force; without being asked, a session does so well before the
+        key in force ends. Returns once that is on the record, which takes a connection.
+
+        Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
+        error that stopped the session. Cancelled: it goes on by itself.
+        """
+        await self.end.rotate_key()
+
     async def log_out(self, reason: str = "") -> None:
         """End business for good: open orders are cancelled, positions stay to be closed.
         Raises NotNow, SessionClosed. Cancelled: it may be signed."""
@@ -499,6 +509,9 @@ class _Changes:
                     self.snapshots[said.md_req_id, said.symbol] = said
             case PeerRejected(reject, _):
                 self.rejects.append(reject)
+            case SetAside(entries, _):
+                for entry in entries:
+                    self._undone(entry.message)
             case Lost():
                 self.losses += 1
             case StateChanged(state):
@@ -524,6 +537,22 @@ class _Changes:
                 self.reports.setdefault(message.cl_ord_id, []).append(message)
             case OrderCancelReject():
                 self.cancels[message.cl_ord_id] = message
+            case _:
+                pass
+
+    def _undone(self, message: Message | None) -> None:
+        """The solver's revoked key said this: it is off the record."""
+        match message:
+            case QuoteMessage(quote_req_id=str(asked)):
+                self.quotes.pop(asked, None)
+            case QuoteRequestReject():
+                self.quotes.pop(message.quote_req_id, None)
+            case ExecutionReport():
+                # One that broke a rule was never noted.
+                with suppress(ValueError):
+                    self.reports.get(message.cl_ord_id, []).remove(message)
+            case OrderCancelReject():
+                self.cancels.pop(message.cl_ord_id, None)
             case _:
                 pass
 

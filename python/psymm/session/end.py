@@ -32,6 +32,7 @@ from psymm.session.transport import MAX_BURST_BYTES, Socket
 from psymm.session.turn import (
     Event,
     FundCollateral,
+    KeyChanged,
     KeyDue,
     State,
     StateChanged,
@@ -140,7 +141,8 @@ class End:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self._keeper is not None:
-                    nursery.start_soon(self._keeper.run, self._take, self._heard)
+                    self._keeper.begin(self._take, self._heard)
+                    nursery.start_soon(self._keeper.run)
                 task_status.started()
                 while True:
                     if not self._turns:
@@ -371,7 +373,8 @@ class End:
                 connection.put(bytes(burst))
                 burst.clear()
             burst += each.frame.raw
-            highest = max(highest, each.frame.seq)
+            if each.frame.lane == self.lane:
+                highest = max(highest, each.frame.seq)
         if burst:
             connection.put(bytes(burst))
         if highest:
@@ -387,6 +390,8 @@ class End:
                 self._nursery.start_soon(self._fund)
             case KeyDue() if self._keeper is not None:
                 self._keeper.poke()
+            case KeyChanged(public_key) if self._keeper is not None:
+                self._keeper.changed(public_key)
             case _:
                 pass
 

@@ -8,7 +8,7 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -71,10 +71,12 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
-from psymm.session.keys import SessionKeys, signers
+from psymm.session.keys import SessionKeys, signer
 from psymm.session.turn import (
+    Adopted,
     Event,
     FundCollateral,
+    KeyChanged,
     KeyDue,
     KeyRefused,
     PayeeShown,
@@ -227,6 +229,7 @@ class Engine:
         self._refusal: CollateralRefused | None = None
         self._funding = False
         self._garbled = 0
+        self._shown_ours: dict[int, Frame] = {}
         self._asked: tuple[int, int, int] | None = None
         self._last_sent = self._last_heard = self._since = 0
         self._resent_at = 0
@@ -272,6 +275,7 @@ class Engine:
         self._resumed_said = self._synced
         self._opened_said = False
         self._shown = None
+        self._shown_ours = {}
         self._garbled = 0
         self._asked = None
         self._test = None
@@ -629,8 +633,15 @@ class Engine:
             if frame.seq == 1:
                 self._hang_up(LogonRefused(str(bad)))
             return
-        if not self._signed_by_peer(frame):
+        void = self.keys.void(self.record, frame)
+        if void is not None:
+            self._refuse_revoked(frame, void, now)
+            return
+        # A key that another has followed is in force no more, whatever it was delegated for.
+        if code == "bad-signature" or not self._signed_by_peer(frame):
             self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
+            return
+        if code == "ahead" and self._adopt(frame, now):
             return
         if code == "ahead":
             self._stop(
@@ -667,6 +678,10 @@ class Engine:
         except ValueError:
             self._garble(now, "frame", "wrong-lane: this lane is ours")
             return
+        if held is None and self._key_was_stolen():
+            if len(self._shown_ours) < MOST_RESENT:
+                self._shown_ours[frame.seq] = frame
+            return
         self._stop(
             JournalBehind(
                 "the peer shows a frame that our key signed and our journal lacks",
@@ -678,14 +693,7 @@ class Engine:
 
     def _signed_by_peer(self, frame: Frame) -> bool:
         """By a key that the peer's wallet delegated for that number."""
-        domain = self.record.opening.domain
-        for key in signers(self.record, frame):
-            try:
-                frame.verify(domain, key)
-            except ValueError:
-                continue
-            return True
-        return False
+        return signer(self.record, frame) is not None
 
     # --- revoked keys -----------------------------------------------------------------------
 
@@ -697,14 +705,47 @@ class Engine:
 
     def _one_is_revoked(self, held: Frame, shown: Frame) -> bool:
         """Of two frames with one number, did different keys sign, one of them revoked?"""
-        first, second = (
-            key
-            for frame in (held, shown)
-            for key in [next(filter(_signed(frame, self.record), signers(self.record, frame)), b"")]
+        keys = signer(self.record, held), signer(self.record, shown)
+        return keys[0] != keys[1] and any(
+            key is not None and self.keys.revocation(self.peer, key) is not None for key in keys
         )
-        return first != second and any(
-            self.keys.revocation(self.peer, key) is not None for key in (first, second)
-        )
+
+    def _key_was_stolen(self) -> bool:
+        """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+        known = self.record.delegation(self.lane)
+        return known is not None and self.keys.revocation(self.lane, known.public_key) is not None
+
+    def _show_theirs(self, begin: int) -> None:
+        """Show the peer frames of its own lane that it lacks."""
+        for seq in range(begin, min(self.record.head(self.peer).seq, begin + MOST_RESENT) + 1):
+            entry = self.record.entry(self.peer, seq)
+            if entry is not None:
+                self._turn.sends.append(entry)
+
+    def _adopt(self, frame: Frame, now: int) -> bool:
+        """Take into our lane what our stolen key signed and the peer's signed frame covers, then
+        that frame. False where it does not cover what we were shown, or nothing was stolen."""
+        head, last = self.record.head(self.lane).seq, self._shown_ours.get(frame.peer_seq)
+        if (
+            not self._key_was_stolen()
+            or last is None
+            or last.digest(self.record.opening.domain) != frame.peer_digest
+            or any(seq not in self._shown_ours for seq in range(head + 1, frame.peer_seq))
+        ):
+            return False
+        for seq in range(head + 1, frame.peer_seq + 1):
+            try:
+                entry = self.record.append(self._shown_ours.pop(seq))
+            except (TranscriptError, FrameError, DelegationRefused) as bad:
+                self._stop(Forked(f"the peer covers what does not follow: {bad}", seq=seq))
+                return True
+            self._note(entry)
+            self._turn.entries.append(entry)
+            self._turn.events.append(Adopted(entry))
+            for broken in self.ledger.arrived(entry):
+                self._owe(entry, broken)
+        self._frame(frame, now)
+        return True
 
     def _set_aside(self, seq: int, now: int) -> None:
         """Take the peer's frames from `seq` on off the record, as if they had never come."""
@@ -818,6 +859,12 @@ class Engine:
                 )
                 return
         seq, head = views[self.lane][0], self.record.head(self.lane).seq
+        if seq > head and self._key_was_stolen():
+            # What the peer covered is shown to us and adopted; what it did not, it lets go of
+            # once it knows of the revocation. Until both are done, nothing is signed.
+            if self._synced:
+                self._hang_up(KeyRevoked("frames of ours that we did not sign", theirs=seq))
+            return
         if seq > head:
             self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
             return
@@ -827,11 +874,13 @@ class Engine:
                 self._resent_at = now
                 self._resend(seq + 1, 0, now)
             return
+        if views[self.peer][0] < self.record.head(self.peer).seq:
+            self._show_theirs(views[self.peer][0] + 1)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
             self._repeated += self._resend(seq + 1, 0, now)
         self._their_heads = theirs
         if views[self.peer][0] < self.record.head(self.peer).seq:
-            # Its own journal is older than what it signed; it will find out from our heads.
+            # Its own journal is older than what it signed; it finds out from what it is shown.
             self._hang_up(
                 PeerBehind(theirs=views[self.peer][0], shown=self.record.head(self.peer).seq)
             )
@@ -1046,7 +1095,7 @@ class Engine:
         if coming is not None:
             self.keys.key, self.keys.coming = coming[0], None
             self._sign(coming[1], now)
-            self._turn.events.append(KeyDue())
+            self._turn.events.append(KeyChanged(coming[0].public_key))
 
     def _step(self, now: int) -> bool:
         """One step towards trading, or out of it; False where nothing is due."""
@@ -1357,19 +1406,6 @@ def _refusal_of(answer: CollateralResponse | None) -> CollateralRefused | PeerRe
         if answer.coll_asgn_reject_reason is reason:
             return kind(f"the peer refused our collateral: {answer.text or reason.name}")
     return PeerRefused(f"the peer refused our collateral: {answer.text or 'no reason given'}")
-
-
-def _signed(frame: Frame, record: Record) -> Callable[[bytes], bool]:
-    """Whether a key signed a frame."""
-
-    def by(key: bytes) -> bool:
-        try:
-            frame.verify(record.opening.domain, key)
-        except ValueError:
-            return False
-        return True
-
-    return by
 
 
 def _references(notes: Iterable[Note]) -> tuple[NoteRef, ...]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from psymm._core import Frame, SecretKey, address_of
+from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.errors import (
     JournalCorrupt,
     KeyRevoked,
@@ -202,33 +203,52 @@ class SessionKeys:
         return first if first <= record.head(lane).seq else None
 
     def refuses(self, record: Record, frame: Frame) -> KeyRevoked | None:
-        """A frame that claims to be signed by a key which its wallet revoked for its number."""
+        """The lane's next frame, where the key that is to have signed it (the one it brings, or
+        else the one in force) was revoked for its number."""
         if not any(lane == frame.lane for lane, _ in self._revoked):
             return None
-        for public_key in signers(record, frame):
-            revoked = self.revocation(frame.lane, public_key)
-            if revoked is not None and frame.seq >= revoked.cut:
-                return KeyRevoked(
-                    lane=frame.lane, seq=frame.seq, key=revoked.key, from_seq=revoked.cut
-                )
-        return None
+        brought = _brought(record, frame)
+        known = record.delegation(frame.lane)
+        key = brought if brought is not None or known is None else known.public_key
+        return None if key is None else self._refusal(frame, key)
+
+    def void(self, record: Record, frame: Frame) -> KeyRevoked | None:
+        """A frame that a key signed which was revoked for its number, whichever is in force."""
+        if not any(lane == frame.lane for lane, _ in self._revoked):
+            return None
+        key = signer(record, frame)
+        return None if key is None else self._refusal(frame, key)
+
+    def _refusal(self, frame: Frame, key: bytes) -> KeyRevoked | None:
+        revoked = self.revocation(frame.lane, key)
+        if revoked is None or frame.seq < revoked.cut:
+            return None
+        return KeyRevoked(lane=frame.lane, seq=frame.seq, key=revoked.key, from_seq=revoked.cut)
 
 
-def signers(record: Record, frame: Frame) -> list[bytes]:
-    """The keys that the lane's wallet delegated for a frame's number, as far as the record and the
-    frame itself show: the last first."""
+def signer(record: Record, frame: Frame) -> bytes | None:
+    """Which key signed a frame, of those that the lane's wallet delegated for its number, as far
+    as the record and the frame itself show; None where it is none of them."""
     keys = [
         known.public_key
         for known in reversed(record.delegations(frame.lane))
         if known.from_seq <= frame.seq <= known.to_seq
     ]
+    brought = _brought(record, frame)
+    for key in keys if brought is None else [brought, *keys]:
+        with suppress(FrameError):
+            frame.verify(record.opening.domain, key)
+            return key
+    return None
+
+
+def _brought(record: Record, frame: Frame) -> bytes | None:
+    """The key whose delegation a frame carries, or None."""
     message = record.decoded(frame)
     if isinstance(message, Logon | SessionKeyChange):
-        try:
-            keys.insert(0, delegation_in(record.opening, frame, message).public_key)
-        except DelegationRefused:
-            pass
-    return keys
+        with suppress(DelegationRefused):
+            return delegation_in(record.opening, frame, message).public_key
+    return None
 
 
 def key_in_force(
@@ -301,25 +321,30 @@ class KeyKeeper:
         self._nursery: trio.Nursery | None = None
         self._attempt: _Attempt | None = None
         self._poked = trio.Event()
+        self._in_force = b""
+        self._seen = 0
         self._failures = 0
         self._retry_ns = 0
 
-    async def run(self, take: Callable[[Turn], None], tell: Callable[[Event], None]) -> None:
-        """Keep the keys; until cancelled. take: what carries turns out; tell: hears events."""
+    def begin(self, take: Callable[[Turn], None], tell: Callable[[Event], None]) -> None:
+        """Know what is revoked by now, before the first connection. take: what carries turns out;
+        tell: hears events."""
         self._take, self._tell = take, tell
+        self._learn()
+
+    async def run(self) -> None:
+        """Keep the keys, once begun; until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            seen: int | None = None
             while True:
-                if seen != self._revocations.version:
-                    seen = self._revocations.version
+                if self._seen != self._revocations.version:
                     self._learn()
                 wait_s = self._wait_s()
                 if wait_s <= 0 and self._attempt is None:
                     self._start(nursery)
                     wait_s = LOOK_AGAIN_S
                 with trio.move_on_after(LOOK_AGAIN_S if self._attempt else wait_s):
-                    await self._next(seen)
+                    await self._next(self._seen)
 
     async def rotate(self) -> None:
         """Put the next session key in force; returns once its UKY is durable and on its way, which
@@ -342,9 +367,15 @@ class KeyKeeper:
         self._poked.set()
         self._poked = trio.Event()
 
+    def changed(self, public_key: bytes) -> None:
+        """The UKY of this key is durable."""
+        self._in_force = public_key
+        self.poke()
+
     # --- revocations ------------------------------------------------------------------------
 
     def _learn(self) -> None:
+        self._seen = self._revocations.version
         opening, lane = self._engine.record.opening, self._engine.lane
         ours, theirs = (
             self._revocations.of(opening.wallet_address(whose), self._depth)
@@ -427,10 +458,16 @@ class KeyKeeper:
             change = await self._delegated(key)
             self._must_rotate()
             self._take(engine.bring_key(key, change, self._clock.now_ns()))
-        coming = engine.keys.coming
-        while engine.keys.coming is not None and engine.keys.coming is coming:
+            brought = key.public_key
+        else:
+            brought = engine.keys.coming[0].public_key
+        while self._in_force != brought:
             await self._poked.wait()
             self._must_rotate()
+            known = engine.record.delegation(engine.lane)
+            signed = known is not None and known.public_key == brought
+            if not signed and engine.keys.coming is None:
+                raise SessionKeyEnded("the delegation ran out before a connection came")
 
     async def _kept_key(self) -> SecretKey:
         """A key that the journal holds and no frame names, made and kept if there is none."""
@@ -486,5 +523,5 @@ __all__ = [
     "SessionKeys",
     "apart",
     "key_in_force",
-    "signers",
+    "signer",
 ]

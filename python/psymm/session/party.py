@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from psymm._core import SecretKey
+from psymm._core import SecretKey, address_of
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, TermsRefused
+from psymm.errors import CustodyStopped, JournalBehind, TermsRefused
 from psymm.messages import Logon, NoteRef
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
@@ -24,6 +24,7 @@ from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
+from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
@@ -128,7 +129,7 @@ async def take_up(
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
-        stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+        stopped=_stopped(party, custody, record, terms),
         revoked=await journal.revocations(opening.custody),
     )
     keeper = KeyKeeper(
@@ -144,6 +145,25 @@ async def take_up(
     return End(
         engine, journal, party.clock, party.collateral, heard, put_up=custody.ours, keeper=keeper
     )
+
+
+def _stopped(
+    party: Party, custody: JournalledCustody, record: Record, terms: Terms
+) -> CustodyStopped | None:
+    """Why this custody signs nothing more, or None.
+
+    One that stopped because the peer showed frames of ours that we do not have goes on once our
+    wallet has revoked the key in force: they were a thief's, and are adopted or void.
+    """
+    if custody.state != "stopped":
+        return None
+    opening, known = custody.opening, record.delegation(custody.lane)
+    if custody.reason.startswith(JournalBehind.code) and known is not None:
+        wallet = opening.wallet_address(custody.lane)
+        revoked = party.revocations.of(wallet, terms.chain.confirmations)
+        if address_of(known.public_key) in revoked:
+            return None
+    return CustodyStopped(custody.reason)
 
 
 async def _logon(

@@ -126,6 +126,21 @@ class KeyDue:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyChanged:
+    """Our next session key is in force: its UKY is durable and on its way."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A frame of our own lane that we did not sign: our session key was another's, and the peer
+    covered the frame before it could know. It binds us."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
 class KeyFailing:
     """The next session key cannot be had, and is tried again. The one in force signs until
     `expiry` (nanoseconds) and frame `to_seq`; after that nothing is signed until one comes."""
@@ -154,7 +169,9 @@ Event = (
     | PeerRejected
     | KeyRefused
     | SetAside
+    | Adopted
     | KeyDue
+    | KeyChanged
     | KeyFailing
     | Stopped
 )
