@@ -272,12 +272,6 @@ class KeyRevoked(NotNow):
     remedy = "What it signs is not its party's word; the session goes on with the wallet's next key"
 
 
-class FramesRevoked(SessionError):
-    code = "frames-revoked"
-    what = "the peer does not take frames of ours whose session key our wallet revoked"
-    remedy = "They cannot be signed anew under their numbers: settle by wallet signature"
-
-
 class Refused(SessionError):
     """Our own rulebook refuses what the application wanted to sign; nothing was signed."""
 

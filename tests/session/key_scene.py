@@ -1,4 +1,4 @@
-"""A scene whose session keys end soon, whose wallets may refuse, and whose chain has revocations."""
+"""A scene whose session keys end soon, whose wallets may refuse, whose chain has revocations."""
 
 from __future__ import annotations
 

@@ -541,6 +541,38 @@ async def test_a_thiefs_frame_that_was_not_covered_is_set_aside_and_kept(
         await expect_sound(stage)
 
 
+@pytest.mark.parametrize("thinks_s", [0, 30])
+async def test_what_was_under_way_when_its_owner_revoked_the_key_is_not_lost(
+    tmp_path: Path, autojump_clock: Clock, thinks_s: int
+) -> None:
+    """The next key builds on it, so it was its party's word after all."""
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        await stage.agreed()
+        lives.devices[0].thinks_s = thinks_s
+        # One frame has arrived and is not covered, two are on their way.
+        first = await stage.near.send(an_order(stage, "o0"))
+        await stage.desk.listeners[0].message(NewOrderSingle)
+        stage.wires[-1].bend = lambda message: [] if isinstance(message, bytes) else [message]
+        for name in ("o1", "o2"):
+            await stage.near.send(an_order(stage, name))
+        lives.revoked.revoke(lives.wallets[0].address, address_of(key_of(stage.near)), 1)
+        gone = await of(stage.desk.listeners[0], SetAside)
+        assert isinstance(gone, SetAside)
+        assert [entry.frame.raw for entry in gone.entries] == [first.frame.raw]
+        await of(stage.heard, KeyChanged)
+        await stage.agreed()
+        assert changes(stage.far, 0) == [first.frame.seq + 3]
+        held = [stage.far.engine.record.entry(0, first.frame.seq + n) for n in range(3)]
+        assert [one and one.message and one.message.cl_ord_id for one in held] == [  # type: ignore[union-attr]
+            "o0",
+            "o1",
+            "o2",
+        ]
+        await trade(stage, "9")
+        await expect_sound(stage)
+
+
 async def test_a_thiefs_fill_that_was_not_covered_leaves_the_account(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:

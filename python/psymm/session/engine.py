@@ -26,7 +26,6 @@ from psymm.errors import (
     Equivocation,
     FloodingPeer,
     Forked,
-    FramesRevoked,
     JournalBehind,
     KeyRevoked,
     LogonRefused,
@@ -71,7 +70,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
-from psymm.session.keys import SessionKeys, signer
+from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.turn import (
     Adopted,
     Event,
@@ -102,6 +101,8 @@ SECOND: Final = 1_000_000_000
 GARBLED_LIMIT: Final = 8
 """Garbled texts or frames that one connection may carry before it is closed."""
 RESEND_TRIES: Final = 5
+MOST_WAITING_BYTES: Final = 1 << 20
+"""What of a revoked key's frames waits in memory for the key that builds on them."""
 MOST_RESENT: Final = 20_000
 """Frames sent again for one request; who lacks more asks again."""
 
@@ -230,6 +231,7 @@ class Engine:
         self._funding = False
         self._garbled = 0
         self._shown_ours: dict[int, Frame] = {}
+        self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
         self._last_sent = self._last_heard = self._since = 0
         self._resent_at = 0
@@ -276,6 +278,7 @@ class Engine:
         self._opened_said = False
         self._shown = None
         self._shown_ours = {}
+        self._limbo = []
         self._garbled = 0
         self._asked = None
         self._test = None
@@ -344,7 +347,7 @@ class Engine:
             self._test = now
             self._say(TestRequest(test_req_id=str(now)), now)
         if not self._synced and now - self._since >= self.rules.wait_ns:
-            self._hang_up(self._void() or PeerSilent("the peer did not resume in time"))
+            self._hang_up(PeerSilent("the peer did not resume in time"))
         elif (
             self._synced
             and self._logons[self.lane] is not None
@@ -490,7 +493,8 @@ class Engine:
 
     # --- frames -----------------------------------------------------------------------------
 
-    def _frame(self, frame: Frame, now: int) -> None:
+    def _frame(self, frame: Frame, now: int, *, vouched: bool = False) -> None:
+        """A frame of the peer. vouched: the wallet's next key builds on it."""
         if frame.custody != self.record.opening.custody:
             self._garble(now, "frame", "wrong-custody: this connection serves another")
             return
@@ -502,9 +506,10 @@ class Engine:
             self._again(frame, now)
             return
         if frame.seq > head + 1:
-            self._ask(head + 1, now)
+            if not self._beyond_limbo(frame, now):
+                self._ask(head + 1, now)
             return
-        revoked = self.keys.refuses(self.record, frame)
+        revoked = None if vouched else self.keys.refuses(self.record, frame)
         if revoked is not None:
             self._refuse_revoked(frame, revoked, now)
             return
@@ -698,10 +703,45 @@ class Engine:
     # --- revoked keys -----------------------------------------------------------------------
 
     def _refuse_revoked(self, frame: Frame, error: KeyRevoked, now: int) -> None:
-        """Not its party's word: named to whoever sent it, and its number stays free."""
-        if self._signed_by_peer(frame):
-            self._turn.events.append(KeyRefused(frame.seq, error))
-        self._garble(now, "frame", str(error))
+        """Not its party's word: named to whoever sent it, and its number stays free.
+
+        Those that could come next wait in memory: if the wallet's next key builds on them, they
+        were its party's after all, on their way when the revocation came.
+        """
+        after = frame.seq - self.record.head(self.peer).seq - 1
+        waiting = sum(len(one.raw) for one in self._limbo[:after])
+        if (
+            not 0 <= after <= len(self._limbo)
+            or waiting + len(frame.raw) > MOST_WAITING_BYTES
+            or not self._signed_by_peer(frame)
+        ):
+            self._garble(now, "frame", str(error))
+            return
+        del self._limbo[after:]
+        self._limbo.append(frame)
+        self._turn.events.append(KeyRefused(frame.seq, error))
+        self._say_reject(now, "frame", str(error))
+
+    def _beyond_limbo(self, frame: Frame, now: int) -> bool:
+        """A frame right behind those that wait: one more of them, or the new key's UKY, which by
+        `previous` makes them its party's word. False where it is neither."""
+        if not self._limbo or frame.seq - self.record.head(self.peer).seq - 1 > len(self._limbo):
+            return False
+        revoked = self.keys.refuses(self.record, frame)
+        if revoked is not None:
+            self._refuse_revoked(frame, revoked, now)
+            return True
+        waiting = self._limbo[: frame.seq - self.record.head(self.peer).seq - 1]
+        digests = [one.digest(self.record.opening.domain) for one in waiting]
+        if [one.previous for one in (*waiting[1:], frame)] != digests or (
+            signer(self.record, frame) != brought_key(self.record, frame)
+        ):
+            return False
+        self._limbo = []
+        for one in waiting:
+            self._frame(one, now, vouched=True)
+        self._frame(frame, now)
+        return True
 
     def _one_is_revoked(self, held: Frame, shown: Frame) -> bool:
         """Of two frames with one number, did different keys sign, one of them revoked?"""
@@ -778,17 +818,19 @@ class Engine:
         self._turned_down, self._logouts = [None, None], [False, False]
         self._rejected = set()
 
-    def _void(self) -> FramesRevoked | None:
-        """Frames of ours that the peer lacks and, their key revoked, will not take; or None."""
-        theirs, head = self._their_heads, self.record.head(self.lane).seq
-        if theirs is None or self._view(theirs)[0] >= head:
-            return None
-        seq = self._view(theirs)[0] + 1
-        signer = self.record.signer(self.lane, seq)
-        revoked = None if signer is None else self.keys.revocation(self.lane, signer.public_key)
-        if revoked is None or seq < revoked.from_seq:
-            return None
-        return FramesRevoked(first=seq, last=head, key=revoked.key, from_seq=revoked.from_seq)
+    def _only_void(self) -> bool:
+        """All that the peer lacks is what our revoked key signed: it waits for a key that builds
+        on it. Ours is the longer record, so the next number is free."""
+        theirs = self._their_heads
+        if theirs is None or not self._key_was_stolen():
+            return False
+        ours = self._heads()
+        others = (
+            (theirs.trader_seq, theirs.trader_digest) == (ours.trader_seq, ours.trader_digest)
+            if self.peer == TRADER
+            else (theirs.solver_seq, theirs.solver_digest) == (ours.solver_seq, ours.solver_digest)
+        )
+        return others and self._view(theirs)[0] < self.record.head(self.lane).seq
 
     # --- gaps -------------------------------------------------------------------------------
 
@@ -1079,8 +1121,9 @@ class Engine:
         if self._synced and not self._resumed_said:
             self._resumed_said = True
             self._turn.events.append(Resumed(self._repeated, self._fetched))
-        if self._synced:
+        if self._synced or self._only_void():
             self._change_key(now)
+        if self._synced:
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass

@@ -207,7 +207,7 @@ class SessionKeys:
         else the one in force) was revoked for its number."""
         if not any(lane == frame.lane for lane, _ in self._revoked):
             return None
-        brought = _brought(record, frame)
+        brought = brought_key(record, frame)
         known = record.delegation(frame.lane)
         key = brought if brought is not None or known is None else known.public_key
         return None if key is None else self._refusal(frame, key)
@@ -234,7 +234,7 @@ def signer(record: Record, frame: Frame) -> bytes | None:
         for known in reversed(record.delegations(frame.lane))
         if known.from_seq <= frame.seq <= known.to_seq
     ]
-    brought = _brought(record, frame)
+    brought = brought_key(record, frame)
     for key in keys if brought is None else [brought, *keys]:
         with suppress(FrameError):
             frame.verify(record.opening.domain, key)
@@ -242,7 +242,7 @@ def signer(record: Record, frame: Frame) -> bytes | None:
     return None
 
 
-def _brought(record: Record, frame: Frame) -> bytes | None:
+def brought_key(record: Record, frame: Frame) -> bytes | None:
     """The key whose delegation a frame carries, or None."""
     message = record.decoded(frame)
     if isinstance(message, Logon | SessionKeyChange):
@@ -522,6 +522,7 @@ __all__ = [
     "Revocations",
     "SessionKeys",
     "apart",
+    "brought_key",
     "key_in_force",
     "signer",
 ]
