@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -122,6 +124,45 @@ async def test_one_question_a_block_serves_all(own_devnet: Devnet) -> None:
     asked.clear()
     await watch.advance()
     assert asked == ["eth_getBlockByNumber", "eth_getLogs"]
+
+
+async def test_a_restart_reads_only_what_is_new_and_no_file_is_believed_against_the_chain(
+    own_devnet: Devnet, tmp_path: Path
+) -> None:
+    registry, first = await own_registry(own_devnet)
+    wallet, early, late = await own_devnet.new_account(), a_key(), a_key()
+    await registry.revoke_key(wallet, early, 3)
+    before = await own_devnet.snapshot()
+    await own_devnet.mine(3 * UNSETTLED)
+    file = tmp_path / "revocations.json"
+    await RevocationWatch(registry, first, file=file).advance()
+    await registry.revoke_key(wallet, late, 4)
+    asked: list[int] = []
+    logs = own_devnet.chain.logs
+
+    def counting(address: str, topics: object, start: int, last: int) -> object:
+        asked.append(start)
+        return logs(address, topics, start, last)  # type: ignore[arg-type]
+
+    own_devnet.chain.logs = counting  # type: ignore[method-assign, assignment]
+    again = RevocationWatch(registry, first, file=file)
+    await again.advance()
+    assert again.of(wallet.address, 1) == {early: 3, late: 4}
+    assert min(asked) > first + UNSETTLED
+    good = file.read_text()
+    for bad in ("", "{", "[]", good.replace("[[", "[[7,"), good.replace(early, late), good[:-9]):
+        file.write_text(bad)
+        assert late in (await looked(registry, first, file)).of(wallet.address, 1)
+    file.write_text(good)
+    await own_devnet.revert(before)
+    await own_devnet.mine(3 * UNSETTLED + 5)
+    assert (await looked(registry, first, file)).of(wallet.address, 1) == {early: 3}
+
+
+async def looked(registry: Registry, first: int, file: Path) -> RevocationWatch:
+    watch = RevocationWatch(registry, first, file=file)
+    await watch.advance()
+    return watch
 
 
 async def test_a_node_that_is_down_takes_nothing_away(devnet: Devnet, registry: Registry) -> None:

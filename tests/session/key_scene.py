@@ -101,10 +101,12 @@ class KeyedLives:
         self._funds: dict[int, ChainCollateral] = {}
 
     @asynccontextmanager
-    async def live(self, *, resume: bool = False) -> AsyncGenerator[Scene, None]:
+    async def live(
+        self, *, resume: bool = False, trader_journal: str = "trader.db"
+    ) -> AsyncGenerator[Scene, None]:
         """Both processes, until the block ends."""
         async with (
-            party(self.wallets[0], self.chain, self.clock, self.path / "trader.db") as trader,
+            party(self.wallets[0], self.chain, self.clock, self.path / trader_journal) as trader,
             party(self.wallets[1], self.chain, self.clock, self.path / "solver.db") as solver,
             open_block_nursery() as nursery,
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -640,6 +641,64 @@ async def test_what_was_covered_before_stands_and_its_owner_adopts_it(
         )
         await trade(stage, "1")
         await expect_sound(stage)
+
+
+async def test_all_that_a_thief_traded_with_a_copied_journal_is_adopted_once_the_key_is_revoked(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """Frames of both lanes, each covering others that the owner has never seen."""
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        await trade(stage, "1")
+        await stage.agreed()
+        old, head = address_of(key_of(stage.near)), stage.near.engine.record.head(0).seq
+    shutil.copy(tmp_path / "trader.db", tmp_path / "thief.db")
+    async with lives.live(resume=True, trader_journal="thief.db") as stage:
+        await of(stage.heard, Resumed)
+        await stage.desk.begun.wait()
+        for name in ("2", "3", "4"):
+            await trade(stage, name)
+        await stage.agreed()
+        await trio.sleep(5)
+        # Its last Heartbeat needs no cover and has none: that one is void.
+        covered = stage.far.engine.record.head(1).peer_seq
+        assert covered == stage.near.engine.record.head(0).seq - 1
+    lives.revoked.revoke(lives.wallets[0].address, old, head + 1)
+    async with lives.live(resume=True) as stage:
+        await of(stage.heard, KeyChanged)
+        await stage.agreed()
+        adopted = [event for event in stage.heard.events if isinstance(event, Adopted)]
+        assert [one.entry.frame.seq for one in adopted] == list(range(head + 1, covered + 1))
+        assert len(stage.account(stage.near).positions) == 4
+        await trade(stage, "5")
+        await expect_sound(stage)
+    async with lives.live(resume=True) as stage:
+        await of(stage.heard, Resumed)
+        await stage.desk.begun.wait()
+        await trade(stage, "6")
+        await expect_sound(stage)
+
+
+async def test_a_copied_journal_without_a_revocation_signs_nothing(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        await stage.agreed()
+    shutil.copy(tmp_path / "trader.db", tmp_path / "thief.db")
+    async with lives.live(resume=True, trader_journal="thief.db") as stage:
+        await of(stage.heard, Resumed)
+        await stage.desk.begun.wait()
+        await trade(stage, "1")
+        await stage.agreed()
+
+    async def owner() -> None:
+        async with lives.live(resume=True):
+            await trio.sleep(60)
+
+    with pytest.raises(ExceptionGroup) as stopped:
+        await owner()
+    assert stopped.group_contains(JournalBehind)
 
 
 async def test_a_revocation_that_the_chain_took_back_counts_no_more(

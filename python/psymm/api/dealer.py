@@ -172,7 +172,8 @@ async def dealing(
     """
     deployment = vault.deployment
     place = (deployment.chain_id, deployment.psymm)
-    watch = RevocationWatch(registry, deployment.first_block)
+    kept = journal.with_name("revocations.json")
+    watch = RevocationWatch(registry, deployment.first_block, file=kept)
     async with open_journal(journal) as opened, open_block_nursery() as nursery:
         await verify_journal(opened)
         await opened.unlock(wallet.address, await journal_secret(wallet, *place))

@@ -4,12 +4,18 @@ Every revocation is read, whoever's it is, with one query for each new block wha
 sessions: to ask for some wallets only would tell the node with whom we deal. What a reorganisation
 takes back is forgotten. A node that leaves a revocation out cannot be told from an honest one by
 asking it alone.
+
+What is deep is kept in a file, so that a restart reads only what is new; where the file does not
+fit the chain, or cannot be read, all is read again from the registry's first block.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Final
+import os
+from pathlib import Path
+from typing import Any, Final
 
 import trio
 
@@ -27,11 +33,22 @@ chain went back that far."""
 
 
 class RevocationWatch:
-    """Follows one registry from block `first_block` on; one task at a time may advance it."""
+    """Follows one registry from block `first_block` on; one task at a time may advance it.
 
-    def __init__(self, registry: Registry, first_block: int, *, poll_s: float = POLL_S) -> None:
+    file: where to keep what is deep; None keeps it in memory.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        first_block: int,
+        *,
+        file: Path | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
         self._registry = registry
         self._first = first_block
+        self._file = file
         self._poll_s = poll_s
         self._head: Block | None = None
         self._settled: list[Revocation] = []
@@ -74,6 +91,8 @@ class RevocationWatch:
         Raises ChainError; what was known then stays. Cancelled: the same.
         """
         chain = self._registry.chain
+        if self._head is None and self._file is not None:
+            await trio.to_thread.run_sync(self._load, self._file)
         head = await chain.block()
         last = self._head
         if last is not None and head.hash == last.hash:
@@ -87,7 +106,8 @@ class RevocationWatch:
         ):
             settled, settled_to, anchor = [], self._first - 1, None
         recent = [one async for one in self._registry.revocations(settled_to + 1, head.number)]
-        if head.number - settled_to >= 2 * UNSETTLED:
+        moved = head.number - settled_to >= 2 * UNSETTLED
+        if moved:
             settled_to = head.number - UNSETTLED
             anchor = (await chain.block(settled_to)).hash
             settled = settled + [one for one in recent if one.block <= settled_to]
@@ -100,6 +120,8 @@ class RevocationWatch:
         )
         self._settled, self._settled_to, self._anchor = settled, settled_to, anchor
         self._recent, self._head = recent, head
+        if moved and self._file is not None:
+            await trio.to_thread.run_sync(self._save, self._file)
         if differs or crossing:
             self._version += 1
             self._moved.set()
@@ -124,6 +146,45 @@ class RevocationWatch:
                 failing = True
             else:
                 failing = False
+
+    # --- the file -----------------------------------------------------------------------------
+
+    def _load(self, file: Path) -> None:
+        try:
+            kept = json.loads(file.read_bytes())
+            if [kept["chainId"], kept["registry"]] != self._whose():
+                return
+            if type(kept["block"]) is not int or kept["block"] < self._first:
+                return
+            anchor = bytes.fromhex(kept["hash"])
+            settled = [Revocation(*map(_plain, row)) for row in kept["revoked"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+        self._settled, self._settled_to, self._anchor = settled, kept["block"], anchor
+
+    def _save(self, file: Path) -> None:
+        whose = dict(zip(("chainId", "registry"), self._whose(), strict=True))
+        kept = {
+            **whose,
+            "block": self._settled_to,
+            "hash": (self._anchor or b"").hex(),
+            "revoked": [[one.wallet, one.key, one.from_seq, one.block] for one in self._settled],
+        }
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            draft.write_text(json.dumps(kept))
+            draft.replace(file)
+        except OSError as failed:
+            log.warning("what was read is not kept", extra={"reason": failed.strerror})
+
+    def _whose(self) -> list[object]:
+        return [self._registry.chain.chain_id, self._registry.address]
+
+
+def _plain(value: object) -> Any:
+    if type(value) not in (int, str):
+        raise TypeError("not what was written")
+    return value
 
 
 __all__ = ["POLL_S", "Revocation", "RevocationWatch"]
