@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,15 +34,14 @@ class Revoked:
     def __init__(self) -> None:
         self.version = 0
         self._known: dict[str, dict[str, int]] = {}
-        self._moved = trio.Event()
+        self._listeners: list[Callable[[], None]] = []
 
     def of(self, wallet: str, depth: int) -> Mapping[str, int]:
         return dict(self._known.get(wallet, {}))
 
-    async def changed(self, seen: int) -> int:
-        while self.version == seen:
-            await self._moved.wait()
-        return self.version
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        self._listeners.append(heard)
+        return lambda: self._listeners.remove(heard)
 
     def revoke(self, wallet: str, key: str, from_seq: int) -> None:
         self._known.setdefault(wallet, {})[key] = from_seq
@@ -55,8 +54,8 @@ class Revoked:
 
     def _tell(self) -> None:
         self.version += 1
-        self._moved.set()
-        self._moved = trio.Event()
+        for heard in tuple(self._listeners):
+            heard()
 
 
 class Device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from session_scene import SECOND, UNIT, Listener, Scene, verified
 from trio.testing import MockClock
 
 from psymm._core import Frame, SecretKey, address_of, sign_frame
-from psymm.errors import JournalBehind, KeyRevoked, NotNow, SessionKeyEnded, WalletError
+from psymm.errors import (
+    JournalBehind,
+    JournalCorrupt,
+    KeyRevoked,
+    NotNow,
+    SessionKeyEnded,
+    WalletError,
+)
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -124,6 +132,13 @@ async def test_keys_rotate_well_before_they_expire_with_orders_under_way(
         assert losses(stage) == 0
         for end, old in zip((stage.near, stage.far), first, strict=True):
             assert key_of(end) != old
+            record = end.engine.record
+            for seq in changes(end, end.lane):
+                before, uky = record.signer(end.lane, seq - 1), record.entry(end.lane, seq)
+                assert before is not None
+                assert uky is not None
+                left_s = (before.expiry - uky.frame.sending_time) / SECOND
+                assert LIFE_S / 4 < left_s <= LIFE_S / 3
             assert 3 <= len(changes(end, end.lane)) <= 5
         assert account.key_in_force(0).public_key == key_of(stage.far, 0)  # type: ignore
         await expect_sound(stage)
@@ -772,3 +787,42 @@ async def test_two_frames_of_one_number_by_a_key_that_stands_are_still_guilt(
         stopped = await of(stage.desk.listeners[0], Stopped)
         assert isinstance(stopped, Stopped)
         assert stopped.error.code == "equivocation"
+
+
+async def test_a_journal_without_the_key_in_force_says_so(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        await stage.agreed()
+    with sqlite3.connect(tmp_path / "trader.db") as base:
+        base.execute("DELETE FROM session_keys")
+    base.close()
+
+    async def again() -> None:
+        async with lives.live(resume=True):
+            await trio.sleep(1)
+
+    with pytest.raises(JournalCorrupt) as named:
+        await again()
+    assert "session key in force" in str(named.value)
+
+
+async def test_a_kept_key_that_was_revoked_before_its_use_is_passed_over(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        lives.devices[0].willing = False
+        with pytest.raises(WalletError):
+            await stage.near.rotate_key()
+        custody = stage.near.opening.custody
+        kept = await stage.trader.journal.session_keys(custody)
+        lives.revoked.revoke(lives.wallets[0].address, kept[1][1].address, 1)
+        lives.devices[0].willing = True
+        await trio.sleep(1)
+        await stage.near.rotate_key()
+        assert key_of(stage.near) not in [key.public_key for _, key in kept]
+        assert len(await stage.trader.journal.session_keys(custody)) == 3
+        await trade(stage, "1")
+        await expect_sound(stage)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class RevocationWatch:
         self._recent: list[Revocation] = []
         self._deepest = 1
         self._version = 0
-        self._moved = trio.Event()
+        self._listeners: dict[object, Callable[[], None]] = {}
 
     @property
     def version(self) -> int:
@@ -79,11 +80,16 @@ class RevocationWatch:
                 found[one.key] = min(one.from_seq, found.get(one.key, one.from_seq))
         return found
 
-    async def changed(self, seen: int) -> int:
-        """Waits until `version` is another than `seen`; returns it. Cancelled: nothing changed."""
-        while self._version == seen:
-            await self._moved.wait()
-        return self._version
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """Calls `heard` whenever `version` changes, until what it returns is called. `heard` does
+        not block and does not raise."""
+        one = object()
+        self._listeners[one] = heard
+
+        def stop() -> None:
+            self._listeners.pop(one, None)
+
+        return stop
 
     async def advance(self) -> None:
         """Take in what is new, or was taken back, since the last look.
@@ -124,8 +130,8 @@ class RevocationWatch:
             await trio.to_thread.run_sync(self._save, self._file)
         if differs or crossing:
             self._version += 1
-            self._moved.set()
-            self._moved = trio.Event()
+            for heard in tuple(self._listeners.values()):
+                heard()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Advance now, then for ever; started once the first look is through.

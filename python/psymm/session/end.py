@@ -142,7 +142,7 @@ class End:
                 self._nursery = nursery
                 if self._keeper is not None:
                     self._keeper.begin(self._take, self._heard)
-                    nursery.start_soon(self._keeper.run)
+                    nursery.start_soon(self._keeper.run, nursery)
                 task_status.started()
                 while True:
                     if not self._turns:

@@ -103,6 +103,8 @@ GARBLED_LIMIT: Final = 8
 RESEND_TRIES: Final = 5
 MOST_WAITING_BYTES: Final = 1 << 20
 """What of a revoked key's frames waits in memory for the key that builds on them."""
+MOST_SHOWN_BYTES: Final = 1 << 26
+"""What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
 MOST_RESENT: Final = 20_000
 """Frames sent again for one request; who lacks more asks again."""
 
@@ -231,6 +233,7 @@ class Engine:
         self._funding = False
         self._garbled = 0
         self._shown_ours: dict[int, Frame] = {}
+        self._shown_bytes = 0
         self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
         self._last_sent = self._last_heard = self._since = 0
@@ -278,6 +281,7 @@ class Engine:
         self._opened_said = False
         self._shown = None
         self._shown_ours = {}
+        self._shown_bytes = 0
         self._limbo = []
         self._garbled = 0
         self._asked = None
@@ -684,7 +688,8 @@ class Engine:
             self._garble(now, "frame", "wrong-lane: this lane is ours")
             return
         if held is None and self._key_was_stolen():
-            if len(self._shown_ours) < MOST_RESENT:
+            self._shown_bytes += len(frame.raw)
+            if self._shown_bytes <= MOST_SHOWN_BYTES:
                 self._shown_ours[frame.seq] = frame
             return
         self._stop(
@@ -1157,6 +1162,7 @@ class Engine:
             if self._logon is None:
                 return False
             self._sign(self._logon, now)
+            self._turn.events.append(KeyDue())
             return True
         if theirs is None:
             return False

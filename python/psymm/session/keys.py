@@ -65,8 +65,9 @@ class Revocations(Protocol):
         """A wallet's revoked keys, as deep as `depth` demands: fromSeq by the key's address."""
         ...
 
-    async def changed(self, seen: int) -> int:
-        """Waits until `version` is another; returns it. Cancelled: nothing changed."""
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """Calls `heard` whenever `version` changes, until what it returns is called. `heard` does
+        not block and does not raise."""
         ...
 
 
@@ -78,9 +79,8 @@ class NoChain:
     def of(self, wallet: str, depth: int) -> Mapping[str, int]:
         return {}
 
-    async def changed(self, seen: int) -> int:
-        await trio.sleep_forever()
-        raise AssertionError  # pragma: no cover
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
 
 
 class SessionKeys:
@@ -293,7 +293,7 @@ class KeyKeeper:
     """Rotates one end's session key in time, and keeps both lanes' revocations known.
 
     depth: how deep a revocation must be to count. span: how many numbers a key is delegated for.
-    `run` must be running; it asks the wallet from a task of its own, so nothing waits for it.
+    `run` must be running; the wallet is asked from a task of its own, so nothing waits for it.
     """
 
     def __init__(
@@ -332,19 +332,22 @@ class KeyKeeper:
         self._take, self._tell = take, tell
         self._learn()
 
-    async def run(self) -> None:
-        """Keep the keys, once begun; until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Keep the keys, once begun; until cancelled. nursery: where the wallet is asked."""
+        self._nursery = nursery
+        stop = self._revocations.listen(self.poke)
+        try:
             while True:
+                poked = self._poked
                 if self._seen != self._revocations.version:
                     self._learn()
                 wait_s = self._wait_s()
                 if wait_s <= 0 and self._attempt is None:
                     self._start(nursery)
-                    wait_s = LOOK_AGAIN_S
                 with trio.move_on_after(LOOK_AGAIN_S if self._attempt else wait_s):
-                    await self._next(self._seen)
+                    await poked.wait()
+        finally:
+            stop()
 
     async def rotate(self) -> None:
         """Put the next session key in force; returns once its UKY is durable and on its way, which
@@ -382,19 +385,6 @@ class KeyKeeper:
             for whose in (lane, 1 - lane)
         )
         self._take(self._engine.learn_revocations(ours, theirs, self._clock.now_ns()))
-
-    async def _next(self, seen: int) -> None:
-        """Waits for a poke, or for another state of the chain."""
-        poked = self._poked
-        async with trio.open_nursery() as nursery:
-
-            async def changed() -> None:
-                await self._revocations.changed(seen)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(changed)
-            await poked.wait()
-            nursery.cancel_scope.cancel()
 
     # --- rotation ---------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class KeyDue:
-    """Our session key has used up so many numbers that the next one is due."""
+    """When the next session key is due may have changed: look again."""
 
 
 @dataclass(frozen=True, slots=True)
