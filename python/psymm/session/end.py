@@ -20,6 +20,7 @@ from psymm.errors import (
     Disconnected,
     NotNow,
     PeerSilent,
+    PeerViolation,
     PSymmError,
     SessionClosed,
 )
@@ -273,7 +274,7 @@ class End:
             else:
                 try:
                     message = await socket.receive()
-                except Disconnected as gone:
+                except (Disconnected, PeerViolation) as gone:
                     connection.reason = connection.reason or gone
                     return
             while self._taken - self._done > BACKLOG:
@@ -295,7 +296,7 @@ class End:
             async for message in receiver:
                 with trio.fail_after(SEND_S):
                     await socket.send(message)
-        except Disconnected as gone:
+        except (Disconnected, PeerViolation) as gone:
             connection.reason = connection.reason or gone
         except trio.TooSlowError:
             connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)

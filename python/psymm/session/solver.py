@@ -442,5 +442,5 @@ async def _refuse(socket: Socket, kind: str, why: str) -> None:
     try:
         with trio.move_on_after(5):
             await socket.send(encode_text(said))
-    except Disconnected:
+    except (Disconnected, PeerViolation):
         return

@@ -17,6 +17,7 @@ from psymm.errors import (
     MeetingRefused,
     PeerRefused,
     PeerSilent,
+    PeerViolation,
     PSymmError,
 )
 from psymm.messages import (
@@ -291,7 +292,7 @@ async def _keep_alive(socket: Socket, beat_s: float) -> None:
     while True:
         try:
             await socket.send(encode_text(Heartbeat()))
-        except Disconnected:
+        except (Disconnected, PeerViolation):
             return
         await trio.sleep(beat_s)
 
