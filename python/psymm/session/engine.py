@@ -69,6 +69,7 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, PeerRate
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
 from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.turn import (
@@ -105,8 +106,6 @@ MOST_WAITING_BYTES: Final = 1 << 20
 """What of a revoked key's frames waits in memory for the key that builds on them."""
 MOST_SHOWN_BYTES: Final = 1 << 26
 """What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
-MOST_RESENT: Final = 20_000
-"""Frames sent again for one request; who lacks more asks again."""
 
 _BESIDE_OPTIONS: Final = (
     BusinessMessageReject,
@@ -240,8 +239,8 @@ class Engine:
         self._resent_at = 0
         self._test: int | None = None
         self._uncovered_since: int | None = None
-        self._tokens = float(rules.frames_per_second * 2)
-        self._tokens_at = 0
+        self._rate = PeerRate(rules.frames_per_second)
+        self._gap_until = 0
         self._read_record()
         self._restate()
         self._turn = Turn()
@@ -306,7 +305,7 @@ class Engine:
     def receive_text(self, text: str, now: int) -> Turn:
         """A WebSocket text of the peer."""
         self._heard(now)
-        if not self._within_rate(now):
+        if not self._rate.text(len(text), now):
             self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
             return self._take()
         try:
@@ -330,7 +329,7 @@ class Engine:
                 self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
                 break
             offset += len(frame.raw)
-            if not self._within_rate(now):
+            if not self._within_rate(frame, now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
@@ -406,6 +405,10 @@ class Engine:
         entry = self._sign(message, now)
         self._advance(now)
         return entry, self._take()
+
+    def uncoverable(self, now: int) -> int:
+        """Frames of the peer that come from further ahead of our clock than the skew."""
+        return self.record.head(self.peer).seq - self._covers(now)
 
     def say(self, message: Message, now: int) -> Turn:
         """Send a text. Raises NotNow without a connection."""
@@ -511,6 +514,7 @@ class Engine:
             return
         if frame.seq > head + 1:
             if not self._beyond_limbo(frame, now):
+                self._gap_until = max(self._gap_until, frame.seq)
                 self._ask(head + 1, now)
             return
         revoked = None if vouched else self.keys.refuses(self.record, frame)
@@ -858,12 +862,17 @@ class Engine:
         """Send our frames begin…end again, byte for byte; returns how many."""
         head = self.record.head(self.lane).seq
         last = head if end == 0 else min(end, head)
-        count = 0
-        for seq in range(max(begin, 1), min(last, begin + MOST_RESENT) + 1):
+        count = size = 0
+        for seq in range(max(begin, 1), last + 1):
+            if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
+                # Our heads after it say that there is more: the peer shows how far it came.
+                self._say(self._heads(), now)
+                break
             entry = self.record.entry(self.lane, seq)
             if entry is not None:
                 self._turn.sends.append(entry)
                 count += 1
+                size += len(entry.frame.raw)
         if count:
             self._last_sent = now
         return count
@@ -916,6 +925,9 @@ class Engine:
             self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
             return
         if self._synced:
+            if views[self.peer][0] > self.record.head(self.peer).seq:
+                self._gap_until = max(self._gap_until, views[self.peer][0])
+                self._ask(self.record.head(self.peer).seq + 1, now)
             # The peer asks again on a live connection: it lost something; show it.
             if now - self._resent_at >= SECOND:
                 self._resent_at = now
@@ -925,6 +937,8 @@ class Engine:
             self._show_theirs(views[self.peer][0] + 1)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
             self._repeated += self._resend(seq + 1, 0, now)
+        elif theirs == self._their_heads and self._said_heads != self._heads():
+            self._say_heads(now)  # so much came of what it sends again; the rest, please
         self._their_heads = theirs
         if views[self.peer][0] < self.record.head(self.peer).seq:
             # Its own journal is older than what it signed; it finds out from what it is shown.
@@ -1401,17 +1415,11 @@ class Engine:
         self._last_heard = now
         self._test = None
 
-    def _within_rate(self, now: int) -> bool:
-        rate = self.rules.frames_per_second
-        passed = max(now - self._tokens_at, 0) / SECOND
-        # What a resume or a resend brings again is not counted against the peer.
-        ceiling = float(rate * 2)
-        self._tokens = min(ceiling, self._tokens + passed * rate)
-        self._tokens_at = now
-        if not self._synced or self._asked is not None:
-            return True
-        self._tokens -= 1
-        return self._tokens >= 0
+    def _within_rate(self, frame: Frame, now: int) -> bool:
+        # A resume brings the peer's frames again, and may show us our own that we lack.
+        asked_for = not self._synced or (frame.lane == self.peer and frame.seq <= self._gap_until)
+        repeated = asked_for and frame.seq > self.record.head(frame.lane).seq
+        return self._rate.frame(now, repeated=repeated)
 
     def _hang_up(self, error: PSymmError) -> None:
         if self._turn.hang_up is None:

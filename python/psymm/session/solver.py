@@ -8,8 +8,7 @@ turns it into a session.
 from __future__ import annotations
 
 import logging
-import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -47,11 +46,13 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.meeting import Host, Introduced
 from psymm.session.party import Party, take_up
-from psymm.session.transport import Socket, WebSocket, listen
+from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.session.turn import Event, State
+from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics
+from psymm.sockets.serving import Tls
 from psymm.terms import Terms
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.journal import Custody as JournalledCustody
@@ -60,8 +61,12 @@ from psymm.transcript.record import Record
 
 log = logging.getLogger(__name__)
 
-IDLE_S: Final = 600.0
+SILENT_S: Final = 60.0
+"""How long a connection without a session may say nothing: who funds sends heartbeats."""
+INTRODUCED_S: Final = 1_800.0
 """How long a connection may stand without a session: a trader funds in this time."""
+LEAVE_S: Final = 10.0
+"""How long goodbyes may take, all together."""
 TEXTS_PER_SECOND: Final = 50
 NOISE_LIMIT: Final = 8
 
@@ -90,16 +95,27 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """connections: standing now. sessions: in memory, connected or not."""
+    """connections: standing now. sessions: in memory, connected or not. ends: each by its
+    custody. admission: who was let in."""
 
     connections: int
     sessions: int
+    ends: Mapping[bytes, EndStatistics]
+    admission: AdmissionStatistics
 
 
 class SolverServer:
     """Serves custodies under one set of terms; older custodies keep the terms they began with."""
 
-    def __init__(self, party: Party, terms: Terms, secret: bytes, application: Application) -> None:
+    def __init__(
+        self,
+        party: Party,
+        terms: Terms,
+        secret: bytes,
+        application: Application,
+        limits: AdmissionLimits | None = None,
+    ) -> None:
+        self.admission = Admission(limits)
         self._party = party
         self._terms = terms
         self._host = Host(
@@ -110,28 +126,43 @@ class SolverServer:
         self._taking_up = trio.Lock()
         self._connections = 0
         self._nursery: trio.Nursery | None = None
-        self._failed: PSymmError | None = None
+        self._leaving: str | None = None
+        self._receptions: set[trio.CancelScope] = set()
+        self._done = trio.CancelScope()
 
     async def serve(
         self,
         host: str,
         port: int,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled; reports the port.
+        """Serve until cancelled, or until `leave` is through; reports the port.
 
         Raises JournalError if the journal fails: nothing could be signed any more.
         Cancelled: connections close, sessions can be resumed from the journal.
         """
+        with self._done:
+            await self._serve(host, port, tls, task_status)
+
+    async def _serve(
+        self, host: str, port: int, tls: Tls | None, task_status: trio.TaskStatus[int]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.run)
 
             async def start_listening(
                 *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
             ) -> None:
-                await listen(host, port, self.connection, tls=tls, task_status=task_status)
+                await listen(
+                    host,
+                    port,
+                    self.connection,
+                    tls=tls,
+                    admission=self.admission,
+                    task_status=task_status,
+                )
 
             task_status.started(await nursery.start(start_listening))
 
@@ -152,7 +183,33 @@ class SolverServer:
             await trio.sleep_forever()
 
     def statistics(self) -> ServerStatistics:
-        return ServerStatistics(self._connections, len(self._sessions))
+        return ServerStatistics(
+            self._connections,
+            len(self._sessions),
+            {key: one.end.statistics() for key, one in self._sessions.items()},
+            self.admission.statistics(),
+        )
+
+    def turn_away(self, reason: str) -> None:
+        """Take no connection and no session any more; those that stand go on."""
+        self._leaving = reason
+        self.admission.close(reason)
+        for scope in self._receptions:
+            scope.cancel()
+
+    async def leave(self, reason: str = "the solver restarts") -> None:
+        """End on purpose, to come back: nobody new is taken, what is signed is flushed and sent,
+        and every peer is told by WebSocket code 1001. Then `serve` returns.
+
+        No Logout is signed, which would end custodies for good: their journal is resumed by the
+        next process. At most LEAVE_S. Cancelled: connections are cut; nothing is lost.
+        """
+        self.turn_away(reason)
+        with trio.move_on_after(LEAVE_S):
+            async with trio.open_nursery() as nursery:
+                for session in list(self._sessions.values()):
+                    nursery.start_soon(session.end.leave, reason)
+        self._done.cancel()
 
     # --- connections ------------------------------------------------------------------------
 
@@ -160,8 +217,16 @@ class SolverServer:
         """Serve one connection to its end. Never raises but Cancelled: whatever one peer does or
         makes us do ends with its connection."""
         self._connections += 1
+        code, reason = 1000, ""
+        scope = trio.CancelScope()
+        self._receptions.add(scope)
         try:
-            await _Reception(self, socket).run()
+            with scope:
+                if self._leaving is not None:
+                    scope.cancel()
+                await _Reception(self, socket).run(scope)
+            if scope.cancelled_caught:
+                code, reason = GOING_AWAY, self._leaving or ""
         except Disconnected:
             pass
         except PSymmError as refused:
@@ -171,8 +236,9 @@ class SolverServer:
             await _refuse(socket, "session", f"internal error ({type(failed).__name__})")
         finally:
             self._connections -= 1
+            self._receptions.discard(scope)
             with trio.CancelScope(shield=True):
-                await socket.aclose()
+                await socket.aclose(code, reason)
 
     async def open(self, introduced: Introduced, frame: Frame) -> End:
         """A session for a custody whose first frame this is, checked before anything is kept.
@@ -243,6 +309,10 @@ class SolverServer:
             if self._sessions.get(key) is session:
                 del self._sessions[key]
 
+    def engaged(self, scope: trio.CancelScope) -> None:
+        """This connection is a session now, which says goodbye by itself."""
+        self._receptions.discard(scope)
+
     def gone(self, end: End) -> None:
         """Its connection is over; a custody that has ended leaves memory."""
         if end.engine.state in (State.CLOSED, State.STOPPED):
@@ -306,15 +376,18 @@ class _Reception:
         self._allowance = float(TEXTS_PER_SECOND)
         self._seen = trio.current_time()
 
-    async def run(self) -> None:
-        with trio.move_on_after(IDLE_S) as idle:
+    async def run(self, scope: trio.CancelScope) -> None:
+        """scope: cancelled where the server leaves before this is a session."""
+        until = trio.current_time() + INTRODUCED_S
+        with trio.move_on_after(SILENT_S) as idle:
             while True:
                 message = await self._socket.receive()
-                idle.deadline = trio.current_time() + IDLE_S
+                idle.deadline = min(until, trio.current_time() + SILENT_S)
                 self._pace()
                 end = await self._receive(message)
                 if end is not None:
                     idle.deadline = float("inf")
+                    self._server.engaged(scope)
                     fresh = isinstance(message, bytes) and len(end.engine.record) == 0
                     first = [message] if self._resume is None else [self._resume, message]
                     fresh = fresh and self._resume is None

@@ -13,12 +13,14 @@ import trio
 
 from psymm._core import JsonError, address_of
 from psymm.errors import (
+    BadOpening,
     Disconnected,
     MeetingRefused,
     PeerRefused,
     PeerSilent,
     PeerViolation,
     PSymmError,
+    ServerBusy,
 )
 from psymm.messages import (
     BusinessMessageReject,
@@ -41,6 +43,8 @@ from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.opening import TRADER
 
 ANSWER_S: Final = 20.0
+STEADY_S: Final = 10.0
+"""A connection that stood this long with heads agreed was a good one: the next wait is short."""
 FIRST_BACKOFF_S: Final = 0.25
 LAST_BACKOFF_S: Final = 30.0
 
@@ -256,6 +260,9 @@ class TraderSession:
         failures = 0
         while not self._left.is_set() and end.engine.state not in (State.CLOSED, State.STOPPED):
             wait_s = self._backoff.wait_s(failures)
+            if isinstance(reason, ServerBusy):
+                asked = reason.values.get("retry_after_s", 0)
+                wait_s += asked if isinstance(asked, int) else 0
             self._heard(Lost(reason, wait_s))
             with trio.move_on_after(wait_s):
                 await self._left.wait()
@@ -265,12 +272,20 @@ class TraderSession:
                     if end.engine.record.head(1).seq == 0:
                         # The solver keeps nothing before it has our Logon; remind it who we are.
                         await self._remind(socket, end)
-                    before = len(end.engine.record)
+                    before, began = len(end.engine.record), trio.current_time()
                     reason = await end.attach(socket, fresh=False)
-                    failures = 0 if len(end.engine.record) > before or end.engine.synced else 1
-            except Disconnected as gone:
-                reason, failures = gone, failures + 1
-            except (PeerRefused, PeerSilent, MeetingRefused) as refused:
+                    # Standing is not enough: a server that accepts and drops at once is down.
+                    steady = end.was_synced and trio.current_time() - began >= STEADY_S
+                    grown = len(end.engine.record) > before
+                    failures = 0 if steady or grown else failures + 1
+            except (
+                Disconnected,
+                PeerRefused,
+                PeerSilent,
+                PeerViolation,
+                MeetingRefused,
+                BadOpening,
+            ) as refused:
                 reason, failures = refused, failures + 1
 
     async def _remind(self, socket: Socket, end: End) -> None:

@@ -50,6 +50,15 @@ class Socket(Protocol):
         Cancelled: no message is lost."""
         ...
 
+    @property
+    def unread_bytes(self) -> int:
+        """Received and not yet taken by `receive`."""
+        ...
+
+    def allow(self, small_frames: int) -> None:
+        """How many short messages the peer may send a second from now on."""
+        ...
+
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye and close. Never raises. Cancelled: closed without a goodbye."""
         ...
@@ -67,11 +76,11 @@ class WebSocket:
 
     @property
     def unread_bytes(self) -> int:
-        """Received and not yet taken by `receive`."""
+        """See `Socket.unread_bytes`."""
         return self._stream.unread_bytes
 
     def allow(self, small_frames: int) -> None:
-        """See `BoundedStream.allow`."""
+        """See `Socket.allow`."""
         self._stream.allow(small_frames)
 
     async def send(self, message: str | bytes) -> None:

@@ -62,8 +62,8 @@ class _Allowance:
 class BoundedStream(trio.abc.Stream):
     """`inner` with `bounds`. client: we are the one that opened the WebSocket.
 
-    status: what a server answered to our opening, 0 before. fault: why the peer was cut off, None while it behaves. ended: set once nothing can come any
-    more, whoever ended it.
+    status: what a server answered to our opening, 0 before. fault: why the peer was cut off, None
+    while it behaves. ended: set once nothing can come any more, whoever ended it.
     """
 
     def __init__(self, inner: trio.abc.Stream, bounds: Bounds, *, client: bool) -> None:
