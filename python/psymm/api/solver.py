@@ -49,6 +49,7 @@ from psymm.messages import (
 from psymm.rulebook import Account, OrderStatus
 from psymm.session.end import End
 from psymm.session.engine import SECOND
+from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
 from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
@@ -56,6 +57,7 @@ from psymm.session.settling import Settling
 from psymm.session.solver import SolverServer
 from psymm.session.turn import (
     Event,
+    Idle,
     KeyFailing,
     KeyRefused,
     Received,
@@ -113,6 +115,7 @@ class SolverSession:
             lambda: self.projected,
             lambda: end.connections,
             self.next_id,
+            end.clock.now_ns,
             cancel_on_disconnect=cancel_on_disconnect,
             fresh=len(end.engine.record) == 0,
         )
@@ -373,6 +376,10 @@ class Solver:
     async def on_state(self, session: SolverSession, state: State) -> None:
         """The session moved to another state."""
 
+    async def on_idle(self, session: SolverSession, flat: bool) -> None:
+        """No business for as long as the terms allow. flat: a settlement is offered now; else
+        the custody stays open."""
+
     async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
         """Something ended or hindered the session: the peer's fault, the chain, a refusal, a
         wallet that does not delegate the next session key."""
@@ -544,6 +551,16 @@ class _Dispatch:
             lambda: session.projected,
             self._failed,
             willing=lambda: solver.on_settle(session),
+        )
+        nursery.start_soon(
+            IdleEnd(
+                session.end,
+                session.terms,
+                lambda: session.projected,
+                self._settling.settle,
+                self._idle,
+                self._failed,
+            ).run
         )
 
     def heard(self, event: Event) -> None:
@@ -729,6 +746,9 @@ class _Dispatch:
             await decline(why)
         except PSymmError as refused:
             log.info("could not decline", extra={"error": refused.code})
+
+    def _idle(self, idle: Idle) -> None:
+        self._start(lambda: self._solver.on_idle(self._session, idle.flat), None)
 
     async def _show(self, request: MarketDataRequest) -> None:
         for snapshot in await self._solver.prices(request):

@@ -64,6 +64,7 @@ from psymm.rulebook import (
 from psymm.session.collateral import Mined
 from psymm.session.end import End
 from psymm.session.engine import SECOND
+from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
 from psymm.session.meeting import fresh_nonce
 from psymm.session.party import Party
@@ -662,6 +663,15 @@ async def connect(
                 session._settling = changes.settling = Settling(
                     end, session.terms, nursery, lambda: session_projected(end), changes_failed
                 )
+                idle = IdleEnd(
+                    end,
+                    session.terms,
+                    lambda: session_projected(end),
+                    session._settling.settle,
+                    changes.heard,
+                    changes_failed,
+                )
+                nursery.start_soon(idle.run)
                 await changes.until(
                     lambda: True if end.engine.state in (State.TRADING, State.SETTLING) else None,
                     float("inf"),

@@ -120,7 +120,7 @@ def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
             "--endpoint",
             default=None,
             metavar="URL",
-            help="The address that others reach this service at. [default: ws:// and --listen]",
+            help="The address that others reach this service at. [default: that of --listen]",
         )(function)
         return click.option(
             "--listen",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.daemon import end_with_stdin, stdin_option
+from psymm.cli.daemon import end_early, stdin_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.logs import start_logging
@@ -36,6 +37,7 @@ from psymm.cli.purse import (
     sending_options,
 )
 from psymm.cli.scenario import Step, Trading, load_scenario, single_trades
+from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
     from psymm.api.dealer import Dealer
@@ -134,7 +136,7 @@ def trade(
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
     async def run() -> None:
-        async with end_with_stdin(until_stdin_closes):
+        async with end_early(until_stdin_closes):
             await _trade(
                 screen, home, deployment_file, rpc_url, password, yes, sending, token, wish
             )
@@ -164,6 +166,7 @@ async def _trade(
         if purse.vault.prover is not None:
             nursery.start_soon(purse.vault.prover.start)
         info = purse.token(token)
+        tls = trusted(sending.tls_ca)
         senders = purse.senders(sending, info)
         await purse.vault.resume(purse.wallet, senders)
         async with dealing(
@@ -176,7 +179,7 @@ async def _trade(
                 units = known.ours
             else:
                 units = parse_amount(wish.collateral or "", info.decimals)
-                solver = await _choose(screen, dealer, wish)
+                solver = await _choose(screen, dealer, wish, tls)
                 await _confirm(screen, purse, sending, info, units, yes)
             async with connect(
                 dealer,
@@ -184,6 +187,7 @@ async def _trade(
                 collateral=format_amount(units, info.decimals),
                 decimals=info.decimals,
                 resume=known,
+                tls=tls,
                 heard=partial(_heard, screen),
             ) as session:
                 screen.event(
@@ -242,7 +246,7 @@ async def _session(
     )
 
 
-async def _choose(screen: Screen, dealer: Dealer, wish: Wish) -> Party:
+async def _choose(screen: Screen, dealer: Dealer, wish: Wish, tls: ssl.SSLContext | None) -> Party:
     """The solver that was named, or the one with the best price for the first order."""
     from psymm.api.trader import BUY, SELL, best_solver
 
@@ -250,7 +254,7 @@ async def _choose(screen: Screen, dealer: Dealer, wish: Wish) -> Party:
         return await dealer.solver(wish.solver)
     first = next(step for step in wish.steps if step.do == "order")
     side = BUY if first.side == "buy" else SELL
-    ranking = await best_solver(dealer, await dealer.solvers(), first.symbol, side)
+    ranking = await best_solver(dealer, await dealer.solvers(), first.symbol, side, tls=tls)
     for account, error in ranking.failures:
         screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
     for offer in ranking.offers:
@@ -312,7 +316,7 @@ async def _known(dealer: Dealer, start: str) -> Custody:
 
 def _heard(screen: Screen, event: Event | Lost) -> None:
     from psymm.session.trader import Lost
-    from psymm.session.turn import Resumed, StateChanged, Stopped
+    from psymm.session.turn import Idle, Resumed, StateChanged, Stopped
 
     match event:
         case StateChanged(state):
@@ -325,6 +329,9 @@ def _heard(screen: Screen, event: Event | Lost) -> None:
             )
         case Resumed(repeated, received):
             screen.event("resumed", "heads agree", repeated=repeated, received=received)
+        case Idle(_, flat):
+            words = "a settlement is offered" if flat else "positions or orders keep it open"
+            screen.event("idle", f"no business for long: {words}", flat=flat)
         case Stopped(error):
             screen.event("stopped", f"stopped: {error}", code=error.code)
         case _:

@@ -134,6 +134,7 @@ class Protection:
         account: Callable[[], Account],
         connections: Callable[[], int],
         next_id: Callable[[str], str],
+        now_ns: Callable[[], int],
         *,
         cancel_on_disconnect: bool,
         fresh: bool,
@@ -144,6 +145,7 @@ class Protection:
         self._account = account
         self._connections = connections
         self._next_id = next_id
+        self._now_ns = now_ns
         # A custody without frames has no quotes that a break could have made stale.
         self._cleared = 1 if fresh else 0
         self._fills: deque[tuple[int, int]] = deque()
@@ -219,13 +221,13 @@ class Protection:
         """After a break: all quotes cancelled first, then the orders that hit one declined."""
         account = self._account()
         hit = [order for order in _waiting(account) if order.quote_id is not None]
-        yield from _cancelled(account)
+        yield from self._cancelled(account)
         yield from self._declined(hit, "the quote is of before a lost connection")
 
     def everything(self, why: str) -> Iterator[Message]:
         """All quotes cancelled, all orders that wait declined, all requests rejected."""
         account = self._account()
-        yield from _cancelled(account)
+        yield from self._cancelled(account)
         yield from self._declined(_waiting(account), why)
         for name in account.requests:
             yield QuoteRequestReject(
@@ -236,7 +238,14 @@ class Protection:
 
     def quotes(self) -> Iterator[Message]:
         """All quotes cancelled."""
-        yield from _cancelled(self._account())
+        yield from self._cancelled(self._account())
+
+    def _cancelled(self, account: Account) -> Iterator[Message]:
+        # The rulebook's clock stands still while nobody speaks; past its time and T, no order can
+        # have hit a quote in time.
+        dead = self._now_ns() - account.terms.timeouts.acknowledgement
+        if any(quote.valid_until > dead for quote in account.quotes.values()):
+            yield QuoteCancel(quote_cancel_type=QuoteCancelType.ALL)
 
     def _declined(self, orders: list[Order], why: str) -> Iterator[Message]:
         for order in orders:
@@ -247,12 +256,6 @@ class Protection:
                 ord_rej_reason=OrdRejReason.BROKER_OPTION,
                 text=why,
             )
-
-
-def _cancelled(account: Account) -> list[Message]:
-    if not len(account.quotes):
-        return []
-    return [QuoteCancel(quote_cancel_type=QuoteCancelType.ALL)]
 
 
 def _waiting(account: Account) -> list[Order]:

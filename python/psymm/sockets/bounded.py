@@ -31,11 +31,12 @@ class Bounds:
     """What a peer may do on one connection. Rates are a second, with twice that at once.
 
     unread_bytes: received messages that nobody has taken yet; then nothing more is read, which
-    the peer feels as backpressure.
+    the peer feels as backpressure. None: whoever takes them does not say so, and the WebSocket
+    library's queue is the only bound.
     """
 
     message_bytes: int = 512 * 1024
-    unread_bytes: int = 1024 * 1024
+    unread_bytes: int | None = 1024 * 1024
     small_frames: int = 500
     controls: int = 5
     fragments: int = 1024
@@ -106,7 +107,8 @@ class BoundedStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As the inner stream's; raises BrokenResourceError once the peer has overstepped."""
-        while self.unread_bytes > self.bounds.unread_bytes and self._unread:
+        most = self.bounds.unread_bytes
+        while most is not None and self.unread_bytes > most and self._unread:
             self._taken = trio.Event()
             await self._taken.wait()
         if self.fault is not None:
@@ -218,8 +220,9 @@ class BoundedStream(trio.abc.Stream):
 
     def _end_frame(self) -> None:
         if self._finishes:
-            self._unread.append(self._message)
-            self._unread_bytes += self._message
+            if self.bounds.unread_bytes is not None:
+                self._unread.append(self._message)
+                self._unread_bytes += self._message
             self._message = self._fragments = 0
             self._finishes = False
 
