@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from market import market
 
 from psymm.api import BUY
 from psymm.errors import Disconnected, PeerLeft, PeerSilent, ServerBusy, TlsRefused, Unreachable
+from psymm.messages import BusinessMessageReject, decode_text, encode_text
+from psymm.session.solver import nothing_yet
 from psymm.session.trader import Backoff, Lost
 from psymm.session.transport import Socket, over_streams
 from psymm.session.turn import Resumed
@@ -233,3 +236,49 @@ async def test_a_peer_that_leaves_on_purpose_is_told_apart_from_one_that_is_lost
         order = await stage.order("o1")
         await stage.report("e1", order)
         await stage.agreed()
+
+
+async def test_a_stranger_who_knows_the_custody_cannot_take_its_connection_over(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await stage.agreed()
+        custody = stage.near.opening.custody
+        heads = stage.near.engine._heads()
+        guesses = [
+            nothing_yet(custody),
+            replace(heads, trader_digest=b"\x01" * 32),
+            replace(
+                heads,
+                trader_seq=heads.trader_seq + 5,
+                trader_digest=b"\x01" * 32,
+                solver_seq=0,
+                solver_digest=custody,
+            ),
+        ]
+        async with stage.dial() as stranger:
+            for guess in guesses:
+                await stranger.send(encode_text(guess))
+                answer = decode_text(await stranger.receive())
+                assert isinstance(answer, BusinessMessageReject)
+        await trio.sleep(20)
+        assert not losses(stage.heard)
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+
+
+async def test_a_trader_that_lost_its_end_takes_over_from_the_half_open_one(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await stage.agreed()
+        first = stage.far._connection
+        assert first is not None
+        async with stage.dial() as second:
+            await second.send(encode_text(stage.near.engine._heads()))
+            await trio.sleep(1)
+            assert first.gone.is_set()
+            assert stage.far.attached

@@ -436,7 +436,12 @@ class _Reception:
                 introduced=introduced.opening.custody,
             )
         known = await self._server.known(introduced.opening.custody)
-        return known if known is not None else await self._server.open(introduced, frame)
+        if known is None:
+            return await self._server.open(introduced, frame)
+        held = known.engine.record.entry(TRADER, frame.seq)
+        if known.attached and (held is None or held.frame.raw != frame.raw):
+            raise KnownCustody("a session stands; resume it", custody=frame.custody)
+        return known
 
     async def _text(self, message: Message) -> End | None:
         match message:
@@ -447,6 +452,9 @@ class _Reception:
                     await self._say(each)
             case Resume():
                 known = await self._server.known(message.custody)
+                if known is not None and known.attached and not knows(known, message):
+                    await self._noisy("URS", "these heads are not of this session's trader")
+                    return None
                 if known is not None:
                     return known
                 met = self._introduced
@@ -493,6 +501,19 @@ def nothing_yet(custody: bytes) -> Resume:
         trader_digest=custody,
         solver_seq=0,
         solver_digest=custody,
+    )
+
+
+def knows(end: End, theirs: Resume) -> bool:
+    """Whether these heads can be those of `end`'s trader: it has all that it signed, and what of
+    ours it covered. Texts are not signed, so nobody else may take a connection over that stands;
+    who is refused here by mistake is heard once that one is gone."""
+    record = end.engine.record
+    least = (record.head(TRADER).seq, record.head(TRADER).peer_seq)
+    views = ((theirs.trader_seq, theirs.trader_digest), (theirs.solver_seq, theirs.solver_digest))
+    return all(
+        seq >= least[lane] and (seq > record.head(lane).seq or record.digest(lane, seq) == digest)
+        for lane, (seq, digest) in enumerate(views)
     )
 
 
