@@ -43,14 +43,14 @@ class Screen:
         if not self.as_json:
             self._write(text)
 
-    def event(self, name: str, text: str, **fields: Value) -> None:
+    def event(self, name: str, text: str, /, **fields: Value) -> None:
         """Something happened on the way: `{"event": name, …}`, or the sentence."""
         if self.as_json:
             self._write_json({"event": name, **fields})
         else:
             self._echo(printable(text, lines=False))
 
-    def result(self, text: str, **fields: Value) -> None:
+    def result(self, text: str, /, **fields: Value) -> None:
         """The answer of the command: one JSON object, or the sentence(s)."""
         if self.as_json:
             self._write_json(fields)

@@ -179,12 +179,15 @@ class JournalReader:
             raise UnknownCustody(custody=custody, journal=self.path)
         return found[0]
 
-    async def frames(self, custody: bytes, *, after: int = 0) -> list[JournalledFrame]:
-        """The custody's frames in order of arrival, those after place `after`.
+    async def frames(
+        self, custody: bytes, *, after: int = 0, at_most: int | None = None
+    ) -> list[JournalledFrame]:
+        """The custody's frames in order of arrival, those after place `after`; the first
+        `at_most` of them.
 
         Raises JournalCorrupt if a place is missing. Cancelled: raises Cancelled.
         """
-        return await self._read(lambda base: _frames(self.path, base, custody, after))
+        return await self._read(lambda base: _frames(self.path, base, custody, after, at_most))
 
     async def frame(self, custody: bytes, lane: int, seq: int) -> JournalledFrame | None:
         """One frame, or None. Cancelled: raises Cancelled, nothing changed."""
@@ -207,6 +210,22 @@ class JournalReader:
                 )
             ]
         )
+
+    async def version(self) -> int:
+        """A number that changes when another process has written. Cancelled: raises Cancelled."""
+        row = await self._read(lambda base: base.execute("PRAGMA data_version").fetchone())
+        return int(row[0])
+
+    async def openings_under(self, custody: bytes, secret: bytes) -> list[JournalledOpening]:
+        """Openings kept for this custody, for a reader beside the writer. secret: as `unlock`
+        takes it. Raises JournalForeign where it is another's. Cancelled: raises Cancelled."""
+        rows = await self._read(lambda base: _opening_rows(base, custody))
+        try:
+            return _opened(AESGCM(secret), custody, rows)
+        except InvalidTag:
+            raise JournalForeign(
+                "the wallet's secret does not open this journal", journal=self.path
+            ) from None
 
     async def equivocations(self, custody: bytes) -> list[tuple[bytes, bytes]]:
         """Pairs of raw frames that prove the peer signed one number twice."""
@@ -428,29 +447,13 @@ class Journal(JournalReader):
     async def openings(self, custody: bytes) -> list[JournalledOpening]:
         """Openings kept for this custody. Raises JournalSealed, JournalCorrupt."""
         seal = self._sealer()
-        rows = await self._read(
-            lambda base: base.execute(
-                "SELECT commitment, lane, sealed FROM openings WHERE custody = ?", (custody,)
-            ).fetchall()
-        )
-        notes = []
-        for commitment, lane, sealed in rows:
-            try:
-                plain = _unsealed(seal, custody + commitment, sealed)
-            except InvalidTag:
-                raise JournalCorrupt(
-                    "a sealed opening does not open", journal=self.path, commitment=commitment
-                ) from None
-            notes.append(
-                JournalledOpening(
-                    commitment=commitment,
-                    lane=lane,
-                    blinding=plain[:32],
-                    amount=int.from_bytes(plain[52:68]),
-                    token=plain[68:].decode(),
-                )
-            )
-        return notes
+        rows = await self._read(lambda base: _opening_rows(base, custody))
+        try:
+            return _opened(seal, custody, rows)
+        except InvalidTag:
+            raise JournalCorrupt(
+                "a sealed opening does not open", journal=self.path, custody=custody
+            ) from None
 
     async def keep_settlement(
         self, custody: bytes, digest: bytes, state: str, document: bytes
@@ -794,20 +797,45 @@ def _custody(row: tuple[object, ...]) -> Custody:
 
 
 def _frames(
-    path: Path, base: sqlite3.Connection, custody: bytes, after: int
+    path: Path, base: sqlite3.Connection, custody: bytes, after: int, at_most: int | None
 ) -> list[JournalledFrame]:
     frames = [
         _journalled(row)
         for row in base.execute(
             "SELECT arrival, lane, seq, digest, raw, sent FROM frames"
-            " WHERE custody = ? AND arrival > ? ORDER BY arrival",
-            (custody, after),
+            " WHERE custody = ? AND arrival > ? ORDER BY arrival LIMIT ?",
+            (custody, after, -1 if at_most is None else at_most),
         )
     ]
     for place, frame in enumerate(frames, after + 1):
         if frame.arrival != place:
             raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)
     return frames
+
+
+def _opening_rows(base: sqlite3.Connection, custody: bytes) -> list[tuple[bytes, int, bytes]]:
+    return base.execute(
+        "SELECT commitment, lane, sealed FROM openings WHERE custody = ?", (custody,)
+    ).fetchall()
+
+
+def _opened(
+    seal: AESGCM, custody: bytes, rows: Sequence[tuple[bytes, int, bytes]]
+) -> list[JournalledOpening]:
+    """Raises InvalidTag."""
+    notes = []
+    for commitment, lane, sealed in rows:
+        plain = _unsealed(seal, custody + commitment, sealed)
+        notes.append(
+            JournalledOpening(
+                commitment=commitment,
+                lane=lane,
+                blinding=plain[:32],
+                amount=int.from_bytes(plain[52:68]),
+                token=plain[68:].decode(),
+            )
+        )
+    return notes
 
 
 def _journalled(row: tuple[int, int, int, bytes, bytes, int]) -> JournalledFrame:
