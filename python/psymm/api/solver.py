@@ -40,7 +40,7 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Account, OrderStatus
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
@@ -100,6 +100,10 @@ class SolverSession:
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
                 return IncomingOrder(self, said)
         return None
+
+    def statistics(self) -> EndStatistics:
+        """What went over this session's connections, and what waits."""
+        return self.end.statistics()
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: a function of our lane's head."""
@@ -360,7 +364,7 @@ class Solver:
             try:
                 prices = await self.on_prices(symbol)
             except Exception as failed:
-                log.warning("on_prices raised", extra={"error": type(failed).__name__})
+                log.warning("on-prices-failed", extra={"error": type(failed).__name__})
                 prices = None
             entries = [] if prices is None else _entries(prices)
             found.append(
@@ -481,7 +485,7 @@ class _Dispatch:
             await self._declined(decline, refused.code)
             self._failed(refused)
         except Exception as failed:
-            log.exception("a callback raised", extra={"error": type(failed).__name__})
+            log.exception("callback-failed", extra={"error": type(failed).__name__})
             await self._declined(decline, "internal error")
         finally:
             self._running -= 1
@@ -492,7 +496,7 @@ class _Dispatch:
         try:
             await decline(why)
         except PSymmError as refused:
-            log.info("could not decline", extra={"error": refused.code})
+            log.info("not-declined", extra={"error": refused.code})
 
     async def _show(self, request: MarketDataRequest) -> None:
         for snapshot in await self._solver.prices(request):
@@ -528,7 +532,7 @@ class _Dispatch:
         try:
             await self._solver.on_failure(self._session, error)
         except Exception as failed:
-            log.exception("on_failure raised", extra={"error": type(failed).__name__})
+            log.exception("on-failure-failed", extra={"error": type(failed).__name__})
 
 
 def _entries(prices: Prices) -> list[MDEntry]:

@@ -47,12 +47,14 @@ def run_daemon(screen: Screen, role: str, service: Service, until_stdin_closes: 
     trio.run(functools.partial(_run, screen, role, service, until_stdin_closes))
 
 
-def cannot_listen(listen: tuple[str, int], errors: BaseExceptionGroup[OSError]) -> CommandError:
+def cannot_listen(
+    listen: tuple[str, int], errors: BaseExceptionGroup[OSError], option: str = "--listen"
+) -> CommandError:
     """The error of a service whose address cannot be bound."""
     reason = next((one.strerror for one in leaves(errors) if isinstance(one, OSError)), "")
     return CommandError(
         "cannot-listen",
-        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with --listen.",
+        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with {option}.",
         Exit.USAGE,
     )
 

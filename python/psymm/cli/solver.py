@@ -18,6 +18,7 @@ from psymm.cli.options import (
     home_option,
     json_option,
     listen_option,
+    metrics_option,
     password_option,
     rpc_option,
     yes_option,
@@ -36,6 +37,7 @@ from psymm.cli.purse import SendingOptions, open_purse, sending_options
 @yes_option
 @sending_options
 @listen_option(9100)
+@metrics_option
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -54,6 +56,7 @@ def solver(
     sending: SendingOptions,
     listen: tuple[str, int],
     endpoint: str | None,
+    metrics: tuple[str, int] | None,
     config: Path,
     register: bool,
     until_stdin_closes: bool,
@@ -70,6 +73,8 @@ def solver(
         from psymm.api.dealer import dealing
         from psymm.cli.maker import Maker
         from psymm.cli.market import load_market
+        from psymm.session.metrics import Metrics
+        from psymm.session.scrape import serve_metrics
 
         async with open_purse(home, deployment_file, rpc_url, password) as purse:
             market = load_market(config, purse.site.deployment, time.time_ns())
@@ -98,11 +103,24 @@ def solver(
                     port = await nursery.start(maker.serve, *listen)
                 except* OSError as errors:
                     raise cannot_listen(listen, errors) from None
+                scraped = None
+                if metrics is not None:
+                    figures = Metrics(await maker.server(), dealer.journal)
+                    try:
+                        scraped = await nursery.start(serve_metrics, figures.text, *metrics)
+                    except* OSError as errors:
+                        raise cannot_listen(metrics, errors, "--metrics") from None
                 where = endpoint or f"ws://{listen[0]}:{port}/"
                 if register:
                     await enter_registry(
                         screen, purse.site.registry, purse.wallet, "solver", where, yes
                     )
-                ready(where, account=purse.wallet.address, termsHash=market.terms.hash)
+                ready(
+                    where,
+                    account=purse.wallet.address,
+                    termsHash=market.terms.hash,
+                    acknowledgementNs=str(market.terms.timeouts.acknowledgement),
+                    metricsPort=scraped,
+                )
 
     run_daemon(screen, "solver", service, until_stdin_closes)

@@ -37,6 +37,7 @@ from psymm.session.turn import (
     Turn,
     VerifyCollateral,
 )
+from psymm.session.watch import Traffic, Watch
 from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
 from psymm.transcript.record import Entry
 
@@ -58,13 +59,22 @@ _JOURNAL_STATES: Final[dict[State, CustodyState]] = {
 
 @dataclass(frozen=True, slots=True)
 class EndStatistics:
-    """connections: so far. frames: on the record. waiting: turns not yet durable."""
+    """connections: so far. frames: on the record. waiting: turns not yet durable. outgoing:
+    messages that wait for the peer to read. last_in_ns, last_out_ns: by our clock, when the last
+    frame of the peer's and of ours was durable, None before the first. covered_ns: how long the
+    peer took to cover the last frame of ours of which that was measured, both journals included.
+    """
 
     connections: int
     frames: int
     waiting: int
     state: State
     connected: bool
+    outgoing: int
+    last_in_ns: int | None
+    last_out_ns: int | None
+    covered_ns: int | None
+    traffic: Traffic
 
 
 @dataclass
@@ -110,7 +120,8 @@ class End:
         self.journal = journal
         self.clock = clock
         self.collateral = collateral
-        self._heard = heard
+        self.watch = Watch(engine.record.opening.custody, engine.lane, clock, engine)
+        self._heard = self.watch.hearing(heard)
         self._put_up = put_up
         self._turns: list[Turn] = []
         self._taken = 0
@@ -171,6 +182,7 @@ class End:
         connection = _Connection(sender, trio.CancelScope())
         self._connection = connection
         self._connections += 1
+        self.watch.connected()
         try:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
@@ -189,6 +201,7 @@ class End:
             with trio.CancelScope(shield=True):
                 code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
                 await socket.aclose(code, reason.code)
+            self.watch.disconnected(reason)
         return reason
 
     def hang_up(self, reason: PSymmError) -> None:
@@ -207,6 +220,13 @@ class End:
             self._taken - self._done,
             self.engine.state,
             self.attached,
+            0
+            if self._connection is None
+            else self._connection.outgoing.statistics().current_buffer_used,
+            self.watch.last_in_ns,
+            self.watch.last_out_ns,
+            self.watch.covered_ns,
+            self.watch.traffic(),
         )
 
     # --- wishes -----------------------------------------------------------------------------
@@ -261,6 +281,7 @@ class End:
                 except Disconnected as gone:
                     connection.reason = connection.reason or gone
                     return
+            self.watch.read(message)
             while self._taken - self._done > BACKLOG:
                 await self._flushed.wait()
             now = self.clock.now_ns()
@@ -280,6 +301,7 @@ class End:
             async for message in receiver:
                 with trio.fail_after(SEND_S):
                     await socket.send(message)
+                self.watch.wrote(message)
         except Disconnected as gone:
             connection.reason = connection.reason or gone
         except trio.TooSlowError:

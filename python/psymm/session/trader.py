@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -38,6 +39,8 @@ from psymm.session.turn import Event, State, Stopped
 from psymm.terms import Terms
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.opening import TRADER
+
+log = logging.getLogger(__name__)
 
 ANSWER_S: Final = 20.0
 FIRST_BACKOFF_S: Final = 0.25
@@ -255,6 +258,14 @@ class TraderSession:
         failures = 0
         while not self._left.is_set() and end.engine.state not in (State.CLOSED, State.STOPPED):
             wait_s = self._backoff.wait_s(failures)
+            log.warning(
+                "reconnecting",
+                extra={
+                    "custody": "0x" + end.opening.custody.hex(),
+                    "code": reason.code,
+                    "failures": failures,
+                },
+            )
             self._heard(Lost(reason, wait_s))
             with trio.move_on_after(wait_s):
                 await self._left.wait()

@@ -15,6 +15,7 @@ Tables: `journal` (one row: version, id, the wallet's seal check), `custodies`, 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
@@ -22,6 +23,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -42,12 +44,18 @@ from psymm.errors import (
     KnownCustody,
     UnknownCustody,
 )
+from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
 from psymm.transcript.opening import Opening
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 VERSION: Final = 1
+COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Buckets of the statistics."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
 _SCHEMA: Final = """
@@ -140,11 +148,16 @@ class _Write:
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """commits: made since opening. writes: that they carried. waiting: not yet durable."""
+    """commits: made since opening. writes: that they carried. waiting: not yet durable.
+    commit_seconds: how long commits took, from the first write to the disk's answer.
+    commit_writes: how many writes each carried. broken: nothing can be written any more."""
 
     commits: int
     writes: int
     waiting: int
+    commit_seconds: Counts
+    commit_writes: Counts
+    broken: bool
 
 
 class JournalReader:
@@ -258,6 +271,8 @@ class Journal(JournalReader):
         self._seal: AESGCM | None = None
         self._commits = 0
         self._writes = 0
+        self._commit_seconds = Histogram(COMMIT_SECONDS)
+        self._commit_writes = Histogram(COMMIT_WRITES)
         self._broken: JournalError | None = None
 
     # --- secrets ----------------------------------------------------------------------------
@@ -485,7 +500,14 @@ class Journal(JournalReader):
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
 
     def statistics(self) -> JournalStatistics:
-        return JournalStatistics(self._commits, self._writes, len(self._waiting))
+        return JournalStatistics(
+            self._commits,
+            self._writes,
+            len(self._waiting),
+            self._commit_seconds.counts(),
+            self._commit_writes.counts(),
+            self._broken is not None,
+        )
 
     # --- the committer ----------------------------------------------------------------------
 
@@ -516,7 +538,10 @@ class Journal(JournalReader):
             if batch or sent:
                 with trio.CancelScope(shield=True):
                     async with self._turn:
+                        began = perf_counter()
                         await self._run_sync(self._commit, batch, sent)
+                        self._commit_seconds.observe(perf_counter() - began)
+                self._commit_writes.observe(len(batch))
                 self._commits += 1
                 self._writes += len(batch)
                 for write in batch:
@@ -553,6 +578,7 @@ class Journal(JournalReader):
             base.execute("COMMIT")
         except sqlite3.Error as failed:
             self._broken = _named(self.path, failed)
+            log.critical("journal-failed", extra={"code": self._broken.code})
             with suppress(sqlite3.Error):
                 base.execute("ROLLBACK")
             for write in batch:
