@@ -110,7 +110,9 @@ async def test_a_live_solver_is_scraped_and_its_figures_are_those_of_its_session
             assert counts[-1] == value(samples, f"{name}_count")
 
 
-async def test_neither_who_trades_nor_what_is_in_the_metrics(tmp_path: Path) -> None:
+async def test_neither_who_trades_nor_what_is_in_the_metrics(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     async with scene(tmp_path) as stage:
         await trading(stage)
         text = Metrics(stage.server, stage.solver.journal).text().decode()
