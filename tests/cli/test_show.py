@@ -36,6 +36,7 @@ from psymm.messages import (
 from psymm.terms import UNIT
 from psymm.transcript.file import encode_file, export
 from psymm.transcript.journal import Journal, open_journal
+from psymm.transcript.opening import Opening
 from psymm.wallet import KeyWallet, save_keystore
 
 HOSTILE = "q\x1b[2J\u202e"
@@ -215,6 +216,26 @@ def test_a_file_whose_payloads_are_noise_is_shown_all_the_same(tmp_path: Path) -
     found = events(ran, "frame")
     assert len(found) == 5
     assert all(str(one["words"]).startswith("no message: ") for one in found[2:])
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_byte(shown: Path, tmp_path: Path) -> None:
+    raw = shown.read_bytes()
+    terms = Writer(7).opening
+    strange = Opening(
+        terms.chain_id, terms.contract, terms.trader, terms.solver, b"no terms", terms.salt
+    )
+    for name, content, reason in (
+        ("cut", raw[:-1], "truncated"),
+        ("other", b"x" + raw[1:], "not-a-transcript"),
+        ("strange", encode_file(strange, []), "bad-terms"),
+        ("empty", b"", "not-a-transcript"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        ran = show(str(tmp_path / name), "--json")
+        assert ran.code == 7, (name, ran.out, ran.err)
+        error = ran.last["error"]
+        assert isinstance(error, dict)
+        assert reason in json.dumps(error), error
 
 
 # --- journals -------------------------------------------------------------------------------------

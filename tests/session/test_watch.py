@@ -34,10 +34,11 @@ def logged() -> Iterator[list[logging.LogRecord]]:
             records.append(record)
 
     logger, handler = logging.getLogger("psymm"), Keep()
-    level, logger.level = logger.level, logging.DEBUG
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
     yield records
-    logger.removeHandler(handler)
+    level, logger.propagate, logger.handlers[:] = before
     logger.setLevel(level)
 
 
@@ -119,6 +120,7 @@ async def test_what_a_session_stops_for_is_an_error_in_the_log(
         await stage.wires[-1].inner.send(twin.raw)
         await trio.sleep(1)
     (stopped,) = of(logged, "stopped", 1)
+    assert "stopped" not in {one["state"] for one in of(logged, "state")}, "said once"
     assert (stopped["levelname"], stopped["code"]) == ("ERROR", "equivocation")
 
 
@@ -174,6 +176,9 @@ async def test_statistics_of_both_ends_and_the_server_add_up(
         assert 0 <= near.covered_ns <= 2_000_000_000
         assert (near.waiting, far.waiting, near.outgoing) == (0, 0, 0)
         assert server.traffic == far.traffic
+        assert near.traffic.disconnects == far.traffic.disconnects == {"disconnected": 1}
+        client = stage.client.statistics()
+        assert (client.losses, client.end) == (1, near)
         assert dict(server.states) == {State.TRADING: 1}
         journal = stage.solver.journal.statistics()
         assert journal.commit_seconds.values == journal.commits == journal.commit_writes.values
@@ -211,7 +216,10 @@ async def test_no_secret_of_either_side_is_anywhere_in_the_logs_of_a_whole_sessi
 ) -> None:
     secrets: dict[str, bytes] = {}
     async with scene(tmp_path) as stage:
+        logger = logging.getLogger("psymm")
+        kept = list(logger.handlers)
         start_logging(True, "debug")
+        logger.handlers += kept
         await stage.open()
         await stage.report("e1", await stage.order("o1"))
         sign_unchecked(stage.far, unknown_fill("e2"))
@@ -239,7 +247,7 @@ async def test_no_secret_of_either_side_is_anywhere_in_the_logs_of_a_whole_sessi
                 secrets[f"{name}: blinding"] = note.blinding
             secrets[f"{name}: salt"] = opening.salt
     said = capsys.readouterr().err
-    logging.getLogger("psymm").handlers[:] = []
+    assert len(logged) >= len(said.splitlines()) > 10
     lines = [json.loads(line) for line in said.splitlines()]
     assert {
         "connected",

@@ -45,7 +45,7 @@ from psymm.session.engine import SECOND
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
 from psymm.session.settling import Settling
-from psymm.session.solver import SolverServer
+from psymm.session.solver import ServerStatistics, SolverServer
 from psymm.session.turn import Event, Received, Resumed, Said, State, StateChanged, Stopped
 from psymm.terms import Terms
 from psymm.transcript.opening import TRADER
@@ -343,6 +343,10 @@ class Solver:
             secret = await derive_secret(party.wallet, message, "meeting secret 1")
             self._server = SolverServer(party, self.terms, secret, self)
         return self._server
+
+    def statistics(self) -> ServerStatistics | None:
+        """Of all sessions together; None before there is a server."""
+        return None if self._server is None else self._server.statistics()
 
     def run_callbacks(self, nursery: trio.Nursery) -> None:
         """Run callbacks in this nursery (`serve` does it by itself)."""

@@ -19,6 +19,7 @@ from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option, password_option
 from psymm.cli.output import Screen, Value, printable
 from psymm.cli.password import ask_password
+from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
     from psymm.rulebook import ChainFacts, Holding
@@ -172,11 +173,15 @@ def _show_file(printer: _Printer, file: Path) -> None:
     from psymm.cli.transcript import mapped
     from psymm.session.reading import Reading
     from psymm.session.report import holdings, known_facts
+    from psymm.terms import TermsError
     from psymm.transcript.file import open_file
 
     with mapped(file) as raw:
         parsed = open_file(raw)
-        reading = Reading(parsed.opening, holdings(parsed), known_facts(parsed)[0])
+        try:
+            reading = Reading(parsed.opening, holdings(parsed), known_facts(parsed)[0])
+        except TermsError as bad:
+            raise TranscriptFileError("bad-terms", str(bad), offset=0) from None
         printer.opening(parsed.opening, reading.terms)
         for _, frame in parsed.each():
             printer.frame(reading.read(frame))

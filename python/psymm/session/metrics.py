@@ -91,6 +91,12 @@ class _Solver(Collector):
         ):  # fmt: skip
             yield _counter(f"psymm_{name}", what, (), [((), count)])
         yield _counter(
+            "psymm_disconnects",
+            "Connections of sessions that ended, by error code; disconnected: it simply went.",
+            ("reason",),
+            [((code,), n) for code, n in traffic.disconnects.items()],
+        )
+        yield _counter(
             "psymm_refused",
             "Peers refused before they had a session, by error code.",
             ("reason",),

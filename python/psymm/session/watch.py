@@ -43,7 +43,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "connected": "custody, lane, connection: a peer's connection serves this custody",
     "disconnected": "custody, lane, code: it is gone; warning unless it simply closed",
     "resumed": "custody, lane, repeated, received: heads agree again; frames sent again, and got",
-    "state": "custody, lane, state: the session moved to another state",
+    "state": "custody, lane, state: the session moved to another state than stopped",
     "garbled": "custody, lane, count: texts or frames that could not be read or had no place",
     "resend-asked": "custody, lane, count: a gap; the peer was asked to send frames again",
     "resent": "custody, lane, count: frames of ours were sent again",
@@ -108,7 +108,8 @@ class Traffic:
     both texts and frames, repeated ones too. texts: messages of text. garbled: texts or frames
     that had no effect since they could not be read or had no place. resends_asked: by us, for a
     gap. frames_resent: ours, for the peer's gaps and on resuming. rejects: by reason, a key of
-    REASONS or `other`; sent: of the peer's frames; received: of ours.
+    REASONS or `other`; sent: of the peer's frames; received: of ours. disconnects: by the error
+    code of what ended the connection, `disconnected` where it simply went.
     """
 
     connections: int = 0
@@ -123,6 +124,7 @@ class Traffic:
     frames_resent: int = 0
     rejects_sent: Mapping[str, int] = field(default_factory=dict)
     rejects_received: Mapping[str, int] = field(default_factory=dict)
+    disconnects: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def reconnects(self) -> int:
@@ -133,22 +135,21 @@ class Traffic:
     def sum(many: Iterable[Traffic]) -> Traffic:
         """Of several sessions together."""
         numbers: Counter[str] = Counter()
-        sent: Counter[str] = Counter()
-        received: Counter[str] = Counter()
+        named: dict[str, Counter[str]] = {name: Counter() for name in _NAMED}
         for one in many:
             numbers.update({name: getattr(one, name) for name in _NUMBERS})
-            sent.update(one.rejects_sent)
-            received.update(one.rejects_received)
+            for name, counts in named.items():
+                counts.update(getattr(one, name))
         return Traffic(
             **{name: numbers[name] for name in _NUMBERS},
-            rejects_sent=dict(sent),
-            rejects_received=dict(received),
+            rejects_sent=dict(named["rejects_sent"]),
+            rejects_received=dict(named["rejects_received"]),
+            disconnects=dict(named["disconnects"]),
         )
 
 
-_NUMBERS: Final = tuple(
-    one.name for one in fields(Traffic) if one.name not in ("rejects_sent", "rejects_received")
-)
+_NAMED: Final = ("rejects_sent", "rejects_received", "disconnects")
+_NUMBERS: Final = tuple(one.name for one in fields(Traffic) if one.name not in _NAMED)
 
 
 class Noises(Protocol):
@@ -169,7 +170,7 @@ class Watch:
         self._noises = noises
         self._told = (0, 0, 0)
         self._counts: Counter[str] = Counter()
-        self._rejects: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+        self._named: dict[str, Counter[str]] = {name: Counter() for name in _NAMED}
         self._uncovered: tuple[int, int] | None = None
         self.last_in_ns: int | None = None
         self.last_out_ns: int | None = None
@@ -190,6 +191,7 @@ class Watch:
 
     def disconnected(self, reason: PSymmError) -> None:
         self._notice()
+        self._named["disconnects"][reason.code] += 1
         quiet = isinstance(reason, Disconnected | SessionClosed)
         level = logging.INFO if quiet else logging.WARNING
         self._log(level, "disconnected", code=reason.code)
@@ -211,8 +213,12 @@ class Watch:
             "resends_asked": self._noises.resends_asked,
             "frames_resent": self._noises.frames_resent,
         }
-        sent, received = self._rejects
-        return Traffic(**given, rejects_sent=dict(sent), rejects_received=dict(received))
+        return Traffic(
+            **given,
+            rejects_sent=dict(self._named["rejects_sent"]),
+            rejects_received=dict(self._named["rejects_received"]),
+            disconnects=dict(self._named["disconnects"]),
+        )
 
     def _count(self, direction: str, message: str | bytes) -> None:
         size = len(message)
@@ -251,11 +257,10 @@ class Watch:
                 self._said(entry)
             case PeerRejected(reject):
                 code = reason_named(reject.violation)
-                self._rejects[1][code] += 1
+                self._named["rejects_received"][code] += 1
                 self._log(logging.WARNING, "rejected", seq=reject.ref_seq_num, code=code)
-            case StateChanged(state):
-                level = logging.ERROR if state is State.STOPPED else logging.INFO
-                self._log(level, "state", state=state.value)
+            case StateChanged(state) if state is not State.STOPPED:
+                self._log(logging.INFO, "state", state=state.value)
             case Resumed(repeated, received):
                 self._log(logging.INFO, "resumed", repeated=repeated, received=received)
             case Stopped(error):
@@ -274,7 +279,7 @@ class Watch:
     def _rejected(self, reject: Reject) -> None:
         """Ours, of a frame of the peer's."""
         code = reason_named(reject.violation)
-        self._rejects[0][code] += 1
+        self._named["rejects_sent"][code] += 1
         seq, lane = reject.ref_seq_num, 1 - self._lane
         extra = {"custody": self._custody, "lane": lane, "seq": seq, "code": code}
         log.warning("violation", extra=extra)
