@@ -2,12 +2,23 @@
 
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 
 from psymm.cli.logs import BURST, CUSTODY_BURST, Allowance, start_logging
 
 SECRET = bytes(range(32))
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """The package's logger belongs to the process, not to a test."""
+    logger = logging.getLogger("psymm")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    yield
+    level, logger.propagate, logger.handlers[:] = before
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -36,7 +36,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
     logger, handler = logging.getLogger("psymm"), Keep()
     before = (logger.level, logger.propagate, list(logger.handlers))
     logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
+    logger.handlers[:] = [handler]
     yield records
     level, logger.propagate, logger.handlers[:] = before
     logger.setLevel(level)
