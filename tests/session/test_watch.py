@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,14 @@ from trio.testing import MockClock
 from psymm._core import JsonError
 from psymm.cli.logs import start_logging
 from psymm.custody.viewing import viewing_key
+from psymm.errors import JournalError
 from psymm.messages import ExecType, ExecutionReport, Heartbeat, Reject, Side, decode, encode
 from psymm.rulebook.violation import CATALOGUE
 from psymm.session.party import journal_secret
 from psymm.session.turn import State
 from psymm.session.watch import EVENTS, REASONS, Traffic
 from psymm.terms import UNIT
+from psymm.transcript.journal import open_journal
 
 
 @pytest.fixture
@@ -264,6 +268,21 @@ async def test_no_secret_of_either_side_is_anywhere_in_the_logs_of_a_whole_sessi
         assert not any(one in haystack for one in windows if len(set(one)) > 4), name
         assert repr(secret)[2:20].lower() not in haystack, name
         assert str(int.from_bytes(secret)) not in haystack, name
+
+
+async def test_a_journal_that_can_write_no_more_is_said_once_and_shows_in_its_statistics(
+    tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    async with open_journal(tmp_path / "journal.db") as journal:
+        assert not journal.statistics().broken
+        with closing(sqlite3.connect(journal.path)) as other:
+            other.execute("DROP TABLE facts")
+        for _ in range(3):
+            with pytest.raises(JournalError):
+                await journal.keep_fact(bytes(32), "{}")
+        assert journal.statistics().broken
+    (failed,) = of(logged, "journal-failed")
+    assert (failed["levelname"], failed["code"]) == ("CRITICAL", "journal-corrupt")
 
 
 def test_every_name_that_a_rule_can_have_is_a_reason_of_its_own() -> None:
