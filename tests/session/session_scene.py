@@ -478,11 +478,13 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(path: Path, **changes: Any) -> AsyncGenerator[Scene, None]:
+async def scene(
+    path: Path, *, trader_wallet: KeyWallet | None = None, **changes: Any
+) -> AsyncGenerator[Scene, None]:
     """A scene whose tasks end with the block."""
     clock, chain = SceneClock(), LedgerChain()
     async with (
-        party(KeyWallet.generate(), chain, clock, path / "trader.db") as trader,
+        party(trader_wallet or KeyWallet.generate(), chain, clock, path / "trader.db") as trader,
         party(KeyWallet.generate(), chain, clock, path / "solver.db") as solver,
         open_block_nursery() as nursery,
     ):

@@ -47,14 +47,14 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Account, OrderStatus
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
 from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
 from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
 from psymm.session.settling import Settling
-from psymm.session.solver import SolverServer
+from psymm.session.solver import ServerStatistics, SolverServer
 from psymm.session.turn import (
     Event,
     Idle,
@@ -155,6 +155,10 @@ class SolverSession:
         error that stopped the session. Cancelled: it goes on by itself.
         """
         await self.end.rotate_key()
+
+    def statistics(self) -> EndStatistics:
+        """What went over this session's connections, and what waits."""
+        return self.end.statistics()
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: a function of our lane's head."""
@@ -474,6 +478,10 @@ class Solver:
             self._server = SolverServer(party, self.terms, secret, self, self._limits)
         return self._server
 
+    def statistics(self) -> ServerStatistics | None:
+        """Of all sessions together; None before there is a server."""
+        return None if self._server is None else self._server.statistics()
+
     def run_callbacks(self, nursery: trio.Nursery) -> None:
         """Run callbacks in this nursery (`serve` does it by itself)."""
         self._nursery = nursery
@@ -495,7 +503,7 @@ class Solver:
             try:
                 prices = await self.on_prices(symbol)
             except Exception as failed:
-                log.warning("on_prices raised", extra={"error": type(failed).__name__})
+                log.warning("on-prices-failed", extra={"error": type(failed).__name__})
                 prices = None
             entries = [] if prices is None else _entries(prices)
             found.append(
@@ -736,7 +744,7 @@ class _Dispatch:
                 await self._declined(decline, refused.code)
             self._failed(refused)
         except Exception as failed:
-            log.exception("a callback raised", extra={"error": type(failed).__name__})
+            log.exception("callback-failed", extra={"error": type(failed).__name__})
             await self._declined(decline, "internal error")
 
     async def _declined(self, decline: Callable[[str], Awaitable[None]] | None, why: str) -> None:
@@ -745,7 +753,7 @@ class _Dispatch:
         try:
             await decline(why)
         except PSymmError as refused:
-            log.info("could not decline", extra={"error": refused.code})
+            log.info("not-declined", extra={"error": refused.code})
 
     def _idle(self, idle: Idle) -> None:
         self._start(lambda: self._solver.on_idle(self._session, idle.flat), None)
@@ -784,7 +792,7 @@ class _Dispatch:
         try:
             await self._solver.on_failure(self._session, error)
         except Exception as failed:
-            log.exception("on_failure raised", extra={"error": type(failed).__name__})
+            log.exception("on-failure-failed", extra={"error": type(failed).__name__})
 
 
 def _entries(prices: Prices) -> list[MDEntry]:

@@ -62,7 +62,7 @@ from psymm.rulebook import (
     positions,
 )
 from psymm.session.collateral import Mined
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
 from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
@@ -275,6 +275,17 @@ class Session:
     @property
     def positions(self) -> tuple[PositionView, ...]:
         return positions(self.account, Lane.TRADER)
+
+    @property
+    def acknowledgement_s(self) -> float:
+        """T of the terms, seconds: for so long either side can hold a frame back and still have it
+        count from when it says that it was sent. What the price can do in that time belongs into
+        the price."""
+        return self.terms.timeouts.acknowledgement / SECOND
+
+    def statistics(self) -> EndStatistics:
+        """What went over this session's connections, and what waits."""
+        return self.end.statistics()
 
     @property
     def losses(self) -> int:

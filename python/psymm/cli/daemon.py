@@ -57,12 +57,14 @@ def run_daemon(
     trio.run(functools.partial(_run, screen, role, service, until_stdin_closes, leave))
 
 
-def cannot_listen(listen: tuple[str, int], errors: BaseExceptionGroup[OSError]) -> CommandError:
+def cannot_listen(
+    listen: tuple[str, int], errors: BaseExceptionGroup[OSError], option: str = "--listen"
+) -> CommandError:
     """The error of a service whose address cannot be bound."""
     reason = next((one.strerror for one in leaves(errors) if isinstance(one, OSError)), "")
     return CommandError(
         "cannot-listen",
-        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with --listen.",
+        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with {option}.",
         Exit.USAGE,
     )
 

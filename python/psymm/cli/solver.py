@@ -22,6 +22,7 @@ from psymm.cli.options import (
     home_option,
     json_option,
     listen_option,
+    metrics_option,
     password_option,
     rpc_option,
     yes_option,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Quotes outlive a lost connection, instead of being cancelled on resuming.",
 )
+@metrics_option
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -88,6 +90,7 @@ def solver(
     connections: int,
     per_address: int,
     keep_quotes: bool,
+    metrics: tuple[str, int] | None,
     config: Path | None,
     register: bool,
     until_stdin_closes: bool,
@@ -112,6 +115,8 @@ def solver(
         from psymm.api.dealer import dealing
         from psymm.cli.maker import Maker
         from psymm.cli.market import load_market
+        from psymm.session.metrics import Metrics
+        from psymm.session.scrape import serve_metrics
         from psymm.sockets.admission import AdmissionLimits
 
         certificate = None if tls is None else tls.certificate()
@@ -153,12 +158,25 @@ def solver(
                     port = await nursery.start(partial(maker.serve, *listen, tls=certificate))
                 except* OSError as errors:
                     raise cannot_listen(listen, errors) from None
+                scraped = None
+                if metrics is not None:
+                    figures = Metrics(await maker.server(), dealer.journal)
+                    try:
+                        scraped = await nursery.start(serve_metrics, figures.text, *metrics)
+                    except* OSError as errors:
+                        raise cannot_listen(metrics, errors, "--metrics") from None
                 where = endpoint or endpoint_of(listen, port, tls)
                 if register:
                     await enter_registry(
                         screen, purse.site.registry, purse.wallet, "solver", where, yes
                     )
-                ready(where, account=purse.wallet.address, termsHash=market.terms.hash)
+                ready(
+                    where,
+                    account=purse.wallet.address,
+                    termsHash=market.terms.hash,
+                    acknowledgementNs=str(market.terms.timeouts.acknowledgement),
+                    metricsPort=scraped,
+                )
 
     async def leave() -> None:
         for maker in makers:

@@ -196,6 +196,12 @@ async def _trade(
                     custody=session.custody,
                     solver=session.solver,
                 )
+                screen.event(
+                    "holding-back",
+                    "either side can hold a frame back for at most T = "
+                    f"{session.acknowledgement_s:g} s; price it: see docs/guarantees.md",
+                    acknowledgementNs=str(session.terms.timeouts.acknowledgement),
+                )
                 await _session(screen, home, dealer, session, info, wish)
 
 
@@ -261,13 +267,15 @@ async def _choose(screen: Screen, dealer: Dealer, wish: Wish, tls: ssl.SSLContex
         screen.event(
             "offer",
             f"{offer.entry.account} {first.symbol} "
-            f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}",
+            f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}, "
+            f"T {offer.terms.timeouts.acknowledgement / 1e9:g} s",
             solver=offer.entry.account,
             endpoint=offer.entry.endpoint,
             symbol=first.symbol,
             bid=plain(offer.indicative.bid),
             ask=plain(offer.indicative.ask),
             termsHash=offer.terms.hash,
+            acknowledgementNs=str(offer.terms.timeouts.acknowledgement),
         )
     best = ranking.best
     screen.event("chosen", f"best: {best.entry.account}", solver=best.entry.account)

@@ -45,6 +45,7 @@ from psymm.session.turn import (
     Turn,
     VerifyCollateral,
 )
+from psymm.session.watch import Traffic, Watch
 from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
 from psymm.transcript.record import Entry
 
@@ -64,7 +65,11 @@ _JOURNAL_STATES: Final[dict[State, CustodyState]] = {
 
 @dataclass(frozen=True, slots=True)
 class EndStatistics:
-    """connections: so far. frames: on the record. waiting: turns not yet durable."""
+    """connections: so far. frames: on the record. waiting: turns not yet durable. load: what is
+    held for the peer now. last_in_ns, last_out_ns: by our clock, when the last
+    frame of the peer's and of ours was durable, None before the first. covered_ns: how long the
+    peer took to cover the last frame of ours of which that was measured, both journals included.
+    """
 
     connections: int
     frames: int
@@ -72,6 +77,10 @@ class EndStatistics:
     state: State
     connected: bool
     load: Load
+    last_in_ns: int | None
+    last_out_ns: int | None
+    covered_ns: int | None
+    traffic: Traffic
 
 
 @dataclass
@@ -140,7 +149,8 @@ class End:
         self.journal = journal
         self.clock = clock
         self.collateral = collateral
-        self._heard = heard
+        self.watch = Watch(engine.record.opening.custody, engine.lane, clock, engine)
+        self._heard = self.watch.hearing(heard)
         self._put_up = put_up
         self._keeper = keeper
         self._turns: list[Turn] = []
@@ -209,6 +219,7 @@ class End:
         socket.allow(2 * self.engine.rules.frames_per_second + 100)
         self._connection = connection
         self._connections += 1
+        self.watch.connected()
         try:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
@@ -229,6 +240,7 @@ class End:
                 code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
                 code = GOING_AWAY if isinstance(reason, Leaving) else code
                 await socket.aclose(code, (code == GOING_AWAY and reason.detail) or reason.code)
+            self.watch.disconnected(reason)
         return reason
 
     def hang_up(self, reason: PSymmError) -> None:
@@ -262,6 +274,10 @@ class End:
             self.engine.state,
             self.attached,
             self.load,
+            self.watch.last_in_ns,
+            self.watch.last_out_ns,
+            self.watch.covered_ns,
+            self.watch.traffic(),
         )
 
     @property
@@ -360,6 +376,7 @@ class End:
                 except (Disconnected, PeerViolation) as gone:
                     connection.reason = connection.reason or gone
                     return
+            self.watch.read(message)
             while self._taken - self._done > BACKLOG:
                 await self._flushed.wait()
             now = self.clock.now_ns()
@@ -382,6 +399,7 @@ class End:
                 with trio.fail_after(SEND_S):
                     await socket.send(message)
                 connection.waiting_bytes -= len(message)
+                self.watch.wrote(message)
         except (Disconnected, PeerViolation) as gone:
             connection.reason = connection.reason or gone
         except trio.TooSlowError:

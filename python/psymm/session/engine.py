@@ -199,6 +199,7 @@ class Engine:
         self.acceptance: SettlementAcceptance | None = None
         self._offered: list[Settlement] = []
         self.settled: ChainFact | None = None
+        self.garbled = self.resends_asked = self.frames_resent = 0
         self._mined: Mined | None = None
         self._mined_at = 0
         self.keys = SessionKeys(lane, key, revoked)
@@ -846,6 +847,7 @@ class Engine:
     def _ask(self, begin: int, now: int) -> None:
         if self._asked is None or self._asked[0] != begin:
             self._asked = (begin, now + 2 * SECOND, 1)
+            self.resends_asked += 1
             self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _ask_again(self, now: int) -> None:
@@ -856,6 +858,7 @@ class Engine:
             self._hang_up(PeerSilent("the peer does not resend what we lack", begin_seq=begin))
             return
         self._asked = (begin, now + (2 << tries) * SECOND, tries + 1)
+        self.resends_asked += 1
         self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _resend(self, begin: int, end: int, now: int) -> int:
@@ -875,6 +878,7 @@ class Engine:
                 size += len(entry.frame.raw)
         if count:
             self._last_sent = now
+            self.frames_resent += count
         return count
 
     # --- resuming ---------------------------------------------------------------------------
@@ -1407,6 +1411,7 @@ class Engine:
     def _garble(self, now: int, kind: str, why: str) -> None:
         """Noise changes nothing: it is named to the peer, and cut off if it persists."""
         self._garbled += 1
+        self.garbled += 1
         self._say_reject(now, kind, why)
         if self._garbled >= GARBLED_LIMIT:
             self._hang_up(PeerViolation("the peer keeps sending what is not valid", last=why))

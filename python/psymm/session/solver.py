@@ -8,6 +8,7 @@ turns it into a session.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -51,6 +52,7 @@ from psymm.session.meeting import Host, Introduced
 from psymm.session.party import Party, take_up
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.session.turn import Event, State
+from psymm.session.watch import Traffic
 from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
@@ -96,11 +98,19 @@ class _Session:
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
     """connections: standing now. sessions: in memory, connected or not. ends: each by its
-    custody. admission: who was let in."""
+    custody. states: how many of them are in each state. waiting: their turns that are not yet
+    durable. outgoing: their messages that wait for a peer to read. refused: introductions, Logons
+    and connections refused before they were a session's, by error code. traffic: of all sessions
+    since the server began, those that left memory included. admission: who was let in."""
 
     connections: int
     sessions: int
     ends: Mapping[bytes, EndStatistics]
+    states: Mapping[State, int]
+    waiting: int
+    outgoing: int
+    refused: Mapping[str, int]
+    traffic: Traffic
     admission: AdmissionStatistics
 
 
@@ -125,6 +135,8 @@ class SolverServer:
         self._sessions: dict[bytes, _Session] = {}
         self._taking_up = trio.Lock()
         self._connections = 0
+        self._refused: Counter[str] = Counter()
+        self._past = Traffic()
         self._nursery: trio.Nursery | None = None
         self._leaving: str | None = None
         self._receptions: set[trio.CancelScope] = set()
@@ -170,25 +182,55 @@ class SolverServer:
         """Keep sessions alive, and take up those with a settlement under way; until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            log.info(
+                "serving",
+                extra={
+                    "terms": "0x" + self._terms.hash.hex(),
+                    "acknowledgement_s": self.acknowledgement_s,
+                    "note": "either side can hold a frame back for at most T = "
+                    f"{self.acknowledgement_s:g} s: price it",
+                },
+            )
             for custody in await self._party.journal.custodies():
                 if custody.lane == SOLVER and custody.state == "settling":
                     try:
                         await self._take_up(custody)
                     except PSymmError as failed:
                         log.error(
-                            "a custody cannot be taken up",
-                            extra={"custody": custody.opening.custody.hex(), "code": failed.code},
+                            "not-taken-up",
+                            extra={
+                                "custody": "0x" + custody.opening.custody.hex(),
+                                "code": failed.code,
+                            },
                         )
             task_status.started()
             await trio.sleep_forever()
 
+    @property
+    def acknowledgement_s(self) -> float:
+        """T of the terms, seconds: for so long either side can hold a frame back and still have it
+        count from when it says that it was sent. What the price can do in that time belongs into
+        the price."""
+        return self._terms.timeouts.acknowledgement / 1e9
+
     def statistics(self) -> ServerStatistics:
+        ends = {key: session.end.statistics() for key, session in self._sessions.items()}
         return ServerStatistics(
-            self._connections,
-            len(self._sessions),
-            {key: one.end.statistics() for key, one in self._sessions.items()},
-            self.admission.statistics(),
+            connections=self._connections,
+            sessions=len(ends),
+            ends=ends,
+            states=Counter(one.state for one in ends.values()),
+            waiting=sum(one.waiting for one in ends.values()),
+            outgoing=sum(one.load.outgoing_messages for one in ends.values()),
+            refused=dict(self._refused),
+            traffic=Traffic.sum([self._past, *(one.traffic for one in ends.values())]),
+            admission=self.admission.statistics(),
         )
+
+    def refused(self, error: PSymmError) -> None:
+        """Count and log that a peer was refused before it had a session."""
+        self._refused[error.code] += 1
+        log.warning("refused", extra={"code": error.code})
 
     def turn_away(self, reason: str) -> None:
         """Take no connection and no session any more; those that stand go on."""
@@ -230,8 +272,10 @@ class SolverServer:
         except Disconnected:
             pass
         except PSymmError as refused:
+            self.refused(refused)
             await _refuse(socket, "session", str(refused))
         except Exception as failed:
+            log.exception("connection-failed", extra={"error": type(failed).__name__})
             # A bug that one peer found must not take the others down; it is named, not shown.
             await _refuse(socket, "session", f"internal error ({type(failed).__name__})")
         finally:
@@ -302,12 +346,13 @@ class SolverServer:
             raise  # all sessions share the journal: nothing can be signed any more
         except* Exception as failed:
             log.exception(
-                "a session failed",
-                extra={"custody": key.hex(), "error": type(failed.exceptions[0]).__name__},
+                "session-failed",
+                extra={"custody": "0x" + key.hex(), "error": type(failed.exceptions[0]).__name__},
             )
         finally:
             if self._sessions.get(key) is session:
                 del self._sessions[key]
+                self._past = Traffic.sum((self._past, session.end.watch.traffic()))
 
     def engaged(self, scope: trio.CancelScope) -> None:
         """This connection is a session now, which says goodbye by itself."""
@@ -421,6 +466,7 @@ class _Reception:
         except FrameError as bad:
             await self._noisy("frame", f"{bad.code} at byte {bad.offset}")
         except (MeetingRefused, LogonRefused, KnownCustody) as refused:
+            self._server.refused(refused)
             await self._noisy("UHI", str(refused))
         return None
 

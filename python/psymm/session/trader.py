@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -33,7 +34,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
 from psymm.session.party import Party, accept_terms, take_up
 from psymm.session.transport import Socket, dial
@@ -41,6 +42,8 @@ from psymm.session.turn import Event, State, Stopped
 from psymm.terms import Terms
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.opening import TRADER
+
+log = logging.getLogger(__name__)
 
 ANSWER_S: Final = 20.0
 STEADY_S: Final = 10.0
@@ -70,6 +73,16 @@ class Lost:
 
     reason: PSymmError
     retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TraderStatistics:
+    """losses: how often a connection went or a try to connect failed. failures: how many tries in
+    a row had come to nothing at the last loss. end: None before the custody is funded."""
+
+    losses: int
+    failures: int
+    end: EndStatistics | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +191,11 @@ class TraderSession:
         self._custody = resume
         self._backoff = backoff or Backoff()
         self._left = trio.Event()
+        self._losses = self._failures = 0
+
+    def statistics(self) -> TraderStatistics:
+        end = None if self.end is None else self.end.statistics()
+        return TraderStatistics(self._losses, self._failures, end)
 
     async def run(self, *, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
         """Meet, fund, log on and serve, reconnecting until the session closes or stops.
@@ -260,6 +278,15 @@ class TraderSession:
         failures = 0
         while not self._left.is_set() and end.engine.state not in (State.CLOSED, State.STOPPED):
             wait_s = self._backoff.wait_s(failures)
+            self._losses, self._failures = self._losses + 1, failures
+            log.warning(
+                "reconnecting",
+                extra={
+                    "custody": "0x" + end.opening.custody.hex(),
+                    "code": reason.code,
+                    "failures": failures,
+                },
+            )
             if isinstance(reason, ServerBusy):
                 asked = reason.values.get("retry_after_s", 0)
                 wait_s += asked if isinstance(asked, int) else 0
@@ -319,6 +346,7 @@ __all__ = [
     "Met",
     "Stopped",
     "TraderSession",
+    "TraderStatistics",
     "converse",
     "dialer",
     "meet",
