@@ -235,7 +235,7 @@ async def test_a_changed_frame_is_named(tmp_path: Path) -> None:
     async with open_journal(tmp_path / "j.db") as journal:
         with pytest.raises(JournalCorrupt, match="lane=1, seq=2"):
             await read_record(journal, signers.opening)
-        with pytest.raises(JournalCorrupt, match="arrival 4"):
+        with pytest.raises(JournalCorrupt, match="frames of the solver 2"):
             await verify_journal(journal)
 
 

@@ -1,0 +1,72 @@
+"""The tally beside a journal: how many frames were durable when it was last written to.
+
+SQLite cannot tell that its last commits are gone: a lost, cut or bent write-ahead log, or an older
+copy put in the file's place, opens as a sound database of an earlier moment. So the number of
+frames that are durable is written, after every commit and before anything of it is sent, into
+`<journal>.lock`, which every writer holds anyhow. A journal with fewer frames than its tally has
+lost some.
+
+It costs no fsync, and so it is exact only where nothing of it can have been lost: closed in order
+(then it is synced), or written since the machine was started. Otherwise it is a lower bound, which
+can convict a journal but not acquit it.
+
+    8 bytes    "pSymmY1\\n"
+    16         the journal's lineage: another file's tally says nothing about this one
+    8          frames, of all custodies, big-endian
+    16         the boot during which it was written, zero where the system does not say
+    1          1 if the journal was closed in order
+    15         the start of the SHA-256 of the bytes before
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+MAGIC: Final = b"pSymmY1\n"
+_LENGTH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """lineage: whose. frames: that were durable. exact: whether there can have been no more."""
+
+    lineage: bytes
+    frames: int
+    exact: bool
+
+
+def read_tally(descriptor: int) -> Tally | None:
+    """The tally in an open file, or None where there is none, or it is damaged."""
+    raw = os.pread(descriptor, _LENGTH, 0)
+    if len(raw) != _LENGTH or raw[:8] != MAGIC or sha256(raw[:49]).digest()[:15] != raw[49:]:
+        return None
+    boot = raw[32:48]
+    exact = raw[48] == 1 or (any(boot) and boot == _boot())
+    return Tally(raw[8:24], int.from_bytes(raw[24:32]), exact)
+
+
+def write_tally(descriptor: int, lineage: bytes, frames: int, *, closed: bool = False) -> None:
+    """Write it; synced only where the journal is `closed`. Raises OSError."""
+    body = MAGIC + lineage + frames.to_bytes(8) + _boot() + bytes([closed])
+    os.pwrite(descriptor, body + sha256(body).digest()[:15], 0)
+    if closed:
+        os.fsync(descriptor)
+
+
+def _boot_id() -> bytes:
+    try:
+        said = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return bytes.fromhex(said.strip().replace("-", "").rjust(32, "0"))[:16]
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+_BOOT: Final = _boot_id()
+
+
+def _boot() -> bytes:
+    return _BOOT
