@@ -611,7 +611,7 @@ class Journal(JournalReader):
     # --- the committer ----------------------------------------------------------------------
 
     async def _unknown(self, custody: bytes) -> bool:
-        return not await self._read(lambda base: list(_custody_rows(base, custody)))
+        return not await self._read(lambda base: _custody_rows(base, custody))
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Queue a write; return when a commit has made it durable."""
@@ -1323,15 +1323,14 @@ def _is_frame(custody: bytes, lane: int, seq: int, raw: object) -> bool:
 
 def _custody_rows(
     base: sqlite3.Connection, custody: bytes | None = None
-) -> Iterator[tuple[object, ...]]:
+) -> list[tuple[object, ...]]:
     columns = (
         "SELECT chain_id, contract, trader, solver, terms, salt, c.lane, endpoint, meeting, state,"
         " reason, c.custody, h.* FROM custodies c LEFT JOIN heads h ON h.custody = c.custody"
     )
     if custody is None:
-        yield from base.execute(columns + " ORDER BY opened_ns, c.custody")
-    else:
-        yield from base.execute(columns + " WHERE c.custody = ?", (custody,))
+        return base.execute(columns + " ORDER BY opened_ns, c.custody").fetchall()
+    return base.execute(columns + " WHERE c.custody = ?", (custody,)).fetchall()
 
 
 def _custody(row: tuple[object, ...]) -> Custody:

@@ -508,18 +508,11 @@ def _write_custody(
         not (seq > heads.of(of)[0] or digest is None or record.digest(of, seq) == digest)
         for of, (seq, digest) in enumerate(one.heads)
     )
-    unknown_digest = any(digest is None for _, digest in one.heads)
     keys = _beside(one, others, "session_keys")
     lost_keys = not keys and one.heads[lane][0] > 0
     standing: Standing = "whole"
-    if (
-        one.standing == "restored"
-        or not newest
-        or lost_keys
-        or beyond
-        or contradicts
-        or unknown_digest
-    ):
+    doubtful = beyond or contradicts or any(digest is None for _, digest in one.heads)
+    if one.standing == "restored" or not newest or lost_keys or doubtful:
         standing = "restored"
     elif missing:
         standing = "mending"
@@ -679,8 +672,10 @@ def _read_source(source: Path, owner: object) -> Iterator[Found]:
             raise JournalCorrupt(f"nothing of it can be read: {found.fault}", journal=source)
         for one in found.custodies:
             # What another wallet has sealed opens for nobody here.
-            sealed = {} if found.identity[2] == owner else {name: [] for name in _SEALED}
-            yield replace(one, beside=one.beside | sealed)
+            beside = dict(one.beside)
+            if found.identity[2] != owner:
+                beside |= {table: [] for table in _SEALED}
+            yield replace(one, beside=beside)
         return
     file = parse_file(source.read_bytes())
     custody = file.opening.custody
@@ -693,8 +688,9 @@ def _read_source(source: Path, owner: object) -> Iterator[Found]:
         )
         if frame.seq > heads[frame.lane][0]:
             heads[frame.lane] = (frame.seq, digest)
-    facts = [(custody, place, fact) for place, fact in enumerate(file.facts, 1)]
-    beside: dict[str, list[tuple[Any, ...]]] = {"facts": facts}
+    facts: list[tuple[Any, ...]] = [
+        (custody, place, fact) for place, fact in enumerate(file.facts, 1)
+    ]
     yield Found(
         custody,
         file.opening,
@@ -704,7 +700,7 @@ def _read_source(source: Path, owner: object) -> Iterator[Found]:
         (heads[0], heads[1]),
         len(frames),
         frames,
-        beside,
+        {"facts": facts},
         (),
     )
 
