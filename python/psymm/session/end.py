@@ -298,6 +298,12 @@ class End:
 
     async def _carry_out(self, turns: Sequence[Turn]) -> None:
         custody = self.opening.custody
+        fetched = [entry for turn in turns for entry in turn.fetched]
+        if fetched:
+            await self.journal.restore([(entry.frame, entry.digest) for entry in fetched])
+        for turn in turns:
+            if turn.standing is not None:
+                await self.journal.set_standing(custody, turn.standing)
         entries = [entry for turn in turns for entry in turn.entries]
         if entries:
             await self.journal.append(
@@ -352,7 +358,8 @@ class End:
                 connection.put(bytes(burst))
                 burst.clear()
             burst += each.frame.raw
-            highest = max(highest, each.frame.seq)
+            if each.frame.lane == self.lane:
+                highest = max(highest, each.frame.seq)
         if burst:
             connection.put(bytes(burst))
         if highest:

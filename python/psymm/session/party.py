@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from psymm._core import SecretKey
+from psymm._core import Frame, FrameError, SecretKey
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, TermsRefused
+from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing, TermsRefused
 from psymm.messages import Logon, NoteRef
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
@@ -96,6 +97,10 @@ async def take_up(
 ) -> End:
     """The running end of a custody that the journal knows, its frames replayed.
 
+    Where the journal has lost frames of it, the end fetches them from the peer and signs nothing
+    meanwhile; of a restored custody it never signs, whatever comes (JournalRestored from its
+    `send`), and settles by the wallet's signature.
+
     notes: ours, funded just now (the trader's before its Logon). Raises JournalCorrupt where the
     frames do not follow from one another, JournalSealed, TermsRefused, WalletError.
     Cancelled: raises Cancelled; taking up again is safe.
@@ -108,31 +113,60 @@ async def take_up(
     for kept in await journal.openings(opening.custody):
         note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    keys = await journal.session_keys(opening.custody)
-    if not keys:
-        key = SecretKey.generate()
-        await journal.keep_session_key(opening.custody, 1, key)
-    else:
-        key = keys[-1][1]
+    newest = await journal.mending(opening.custody)
+    signed = max(record.head(lane).seq, 0 if newest is None else newest.of(lane)[0])
+    key: SecretKey | None = None
+    if custody.standing != "restored":
+        key = await _session_key(journal, opening.custody, signed)
     logon: Logon | None = None
-    if record.head(lane).seq == 0:
+    if key is not None and signed == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
     ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()])
     for fact in await journal.facts(opening.custody):
         ledger.learn_fact(Fact.from_json(fact))
+    # A journal that found out that it is not the newest is one that was restored: it may settle.
+    behind = custody.standing == "restored" and custody.reason.startswith(JournalBehind.code)
     engine = Engine(
         record,
         ledger,
         lane,
         key,
         rules_of(terms, lane),
+        standing=custody.standing,
+        newest=newest,
+        salvaged=_frames_in(await journal.salvaged(opening.custody)),
         promised=custody.promised,
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
-        stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+        stopped=CustodyStopped(custody.reason)
+        if custody.state == "stopped" and not behind
+        else None,
     )
     return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+
+
+def _frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:
+    """What is no frame any more is fetched like the rest."""
+    for raw in salvaged:
+        with suppress(FrameError):
+            yield Frame.parse(raw)
+
+
+async def _session_key(journal: Journal, custody: bytes, signed: int) -> SecretKey:
+    """Our session key; a new one only where none has signed yet."""
+    keys = await journal.session_keys(custody)
+    if keys:
+        return keys[-1][1]
+    if signed:
+        raise JournalCorrupt(
+            "the session key that signed here is gone",
+            journal=journal.path,
+            missing=[Missing(custody, "session-keys")],
+        )
+    key = SecretKey.generate()
+    await journal.keep_session_key(custody, 1, key)
+    return key
 
 
 async def _logon(
