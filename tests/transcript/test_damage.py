@@ -1,5 +1,6 @@
-# ruff: noqa: S608  (statements that damage a journal are put together here)
 """A damaged journal: seen, named, and mended only as far as it is certain."""
+
+# ruff: noqa: S608  (statements that damage a journal are put together here)
 
 import os
 import shutil

@@ -134,7 +134,7 @@ async def take_up(
         rules_of(terms, lane),
         standing=custody.standing,
         newest=newest,
-        salvaged=_frames_in(await journal.salvaged(opening.custody)),
+        salvaged=frames_in(await journal.salvaged(opening.custody)),
         promised=custody.promised,
         notes=ours.values(),
         peer_notes=theirs.values(),
@@ -146,7 +146,7 @@ async def take_up(
     return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
 
 
-def _frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:
+def frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:
     """What is no frame any more is fetched like the rest."""
     for raw in salvaged:
         with suppress(FrameError):

@@ -159,8 +159,15 @@ def _text(raw: bytes) -> str | bytes:
 
 
 def _survey(path: Path, base: sqlite3.Connection) -> Survey:
+    # First the tally, then one moment of the rest: its writer may run meanwhile.
+    tally = _tally(path)
+    with suppress(sqlite3.Error):
+        base.execute("BEGIN")
     fault = _fault(base)
     own = _safely(base, "SELECT version, id, owner, seal_check, lineage, backup_ns FROM journal")
+    if not own:
+        # Version 1 had neither; it has no tally, so nothing of it can be certain to be the newest.
+        own = _safely(base, "SELECT version, id, owner, seal_check, id, NULL FROM journal")
     identity = own[0] if len(own) == 1 else None
     if identity is not None and not (
         isinstance(identity[0], int) and _bytes(identity[1], 16) and _bytes(identity[4], 16)
@@ -174,14 +181,16 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
         for (key,) in _both_ways(base, table, "DISTINCT custody", "custody", "", ())
         if _bytes(key, 32)
     }
-    tally = _tally(path)
     if tally is not None and (identity is None or tally.lineage != identity[4]):
         tally = None
     return Survey(
         version=None if identity is None else identity[0],
         identity=identity,
         backup_ns=None if identity is None else identity[5],
-        custodies=tuple(_found(base, custody) for custody in sorted(ids)),
+        custodies=tuple(
+            _found(base, custody, first=identity is not None and identity[0] == 1)
+            for custody in sorted(ids)
+        ),
         tally=tally,
         fault=fault,
     )
@@ -209,10 +218,14 @@ def _tally(path: Path) -> Tally | None:
         os.close(descriptor)
 
 
-def _found(base: sqlite3.Connection, custody: bytes) -> Found:
+def _found(base: sqlite3.Connection, custody: bytes, *, first: bool) -> Found:
+    """first: of a journal of version 1, whose heads stood nowhere and whose frames had no
+    checksum, but a digest each."""
     missing: list[Missing] = []
     rows = _safely(base, "SELECT * FROM custodies WHERE custody = ?", (custody,))
     row = tuple(rows[0]) if len(rows) == 1 else None
+    if row is not None and first:
+        row = (*row[:12], *row[13:])
     opening = None if row is None else _opening(custody, row)
     if opening is None:
         row = None
@@ -222,10 +235,13 @@ def _found(base: sqlite3.Connection, custody: bytes) -> Found:
         for each in _safely(base, "SELECT * FROM heads WHERE custody = ?", (custody,))
         if (held := read_heads(each)) is not None and held.custody == custody
     ]
-    if not kept:
+    if not kept and not first:
         missing.append(Missing(custody, "heads"))
     heads = kept[0] if kept else None
-    frames = _read_frames(base, custody, None if heads is None else heads.frames)
+    if first:
+        frames = {} if opening is None else _read_first(base, opening)
+    else:
+        frames = _read_frames(base, custody, None if heads is None else heads.frames)
     standing: Standing = "whole" if heads is None else heads.standing
     target = _safely(base, "SELECT * FROM mending WHERE custody = ?", (custody,))
     if standing == "mending" and not target:
@@ -374,6 +390,31 @@ def _read_frames(
         frame = read_frame(custody, row)
         if frame is not None:
             found[frame.lane, frame.seq] = frame
+    return found
+
+
+def _read_first(
+    base: sqlite3.Connection, opening: Opening
+) -> dict[tuple[int, int], JournalledFrame]:
+    """Frames of version 1 whose bytes give the digest that was kept."""
+    found: dict[tuple[int, int], JournalledFrame] = {}
+    for arrival, lane, seq, digest, raw, sent in _both_ways(
+        base,
+        "frames",
+        "arrival, lane, seq, digest, raw, sent",
+        "arrival",
+        "custody = ?",
+        (opening.custody,),
+    ):
+        with suppress(FrameError, TypeError):
+            frame = Frame.parse(raw)
+            if (
+                (frame.custody, frame.lane, frame.seq) == (opening.custody, lane, seq)
+                and len(raw) == frame.length
+                and frame.digest(opening.domain) == digest
+                and isinstance(arrival, int)
+            ):
+                found[lane, seq] = JournalledFrame(arrival, lane, seq, digest, raw, sent == 1)
     return found
 
 
