@@ -269,6 +269,15 @@ async def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
     assert caught.value.code == "journal-corrupt"
 
 
+async def test_a_process_that_died_while_it_made_the_file_can_begin_again(tmp_path: Path) -> None:
+    base = sqlite3.connect(tmp_path / "j.db")
+    base.execute("PRAGMA journal_mode = WAL")
+    base.close()
+    assert (tmp_path / "j.db").stat().st_size > 0
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, Signers())
+
+
 async def test_what_is_no_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / "j.db").write_bytes(b"not a database at all, just some words" * 100)
     with pytest.raises(JournalCorrupt):

@@ -880,9 +880,10 @@ class Engine:
                     )
                 )
                 return
-        if theirs.journal_status is JournalStatus.RESTORED and not self.peer_restored:
-            self.peer_restored = True
+        restored = theirs.journal_status is JournalStatus.RESTORED
+        if restored and not self.peer_restored:
             self._turn.events.append(PeerRestored())
+        self.peer_restored = restored
         seq, head = views[self.lane][0], self.record.head(self.lane).seq
         if self.standing != "whole":
             self._their_heads = theirs

@@ -123,7 +123,14 @@ async def take_up(
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
     ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()])
     for fact in await journal.facts(opening.custody):
-        ledger.learn_fact(Fact.from_json(fact))
+        try:
+            ledger.learn_fact(Fact.from_json(fact))
+        except ValueError as bad:
+            raise JournalCorrupt(
+                f"a chain fact is not what was written: {bad}",
+                journal=journal.path,
+                missing=[Missing(opening.custody, "a chain fact")],
+            ) from None
     # A journal that found out that it is not the newest is one that was restored: it may settle.
     behind = custody.standing == "restored" and custody.reason.startswith(JournalBehind.code)
     engine = Engine(

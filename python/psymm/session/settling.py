@@ -116,6 +116,7 @@ class Settling:
                 if self._proposing:
                     pass
                 elif self._end.engine.peer_restored:
+                    self._proposing = True
                     self._nursery.start_soon(self._guarded, self._propose_when_asked)
                 else:
                     self._nursery.start_soon(self._guarded, self._answer_payee)
@@ -207,10 +208,15 @@ class Settling:
 
     async def _propose_when_asked(self) -> None:
         """The peer shows its output and cannot propose: we do, at our own fee, if we will."""
-        if self._willing is not None and not await self._willing():
-            raise SettlementRefused("not now")
-        if self._end.engine.state is State.TRADING:
-            await self.settle()
+        try:
+            if self._willing is not None and not await self._willing():
+                raise SettlementRefused("not now")
+            if self._end.engine.state is not State.TRADING:
+                raise SettlementRefused("not trading", state=self._end.engine.state)
+        except BaseException:
+            self._proposing = False
+            raise
+        await self.settle()
 
     async def _take_beside(self, said: SettlementAcceptance) -> None:
         """The peer's signature beside the record: taken if it is its wallet's over our proposal,

@@ -675,13 +675,15 @@ class Journal(JournalReader):
                 " WHERE custody = ? AND lane = ? AND seq <= ? AND sent = 0",
                 [(custody, lane, seq) for (custody, lane), seq in sent.items()],
             )
+            if self._frames != frames:
+                write_tally(self._lock, self._identity.lineage, frames, most=self._frames)
             base.execute("COMMIT")
             if self._frames != frames:
                 # Before anyone is told, and so before anything is sent: see the tally.
                 write_tally(self._lock, self._identity.lineage, self._frames)
-        except (sqlite3.Error, OSError, JournalError) as failed:
+        except (sqlite3.Error, OSError, JournalError, UnicodeDecodeError) as failed:
             self._broken = failed if isinstance(failed, JournalError) else _named(self.path, failed)
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, UnicodeDecodeError):
                 base.execute("ROLLBACK")
             for write in batch:
                 write.failed = self._broken
@@ -828,7 +830,7 @@ def hold_journal(path: Path, create: bool) -> Iterator[int]:
                 _free_here(path)
             lock = _opened(held, path.with_name(path.name + ".lock"))
             _locked(path, lock)
-            if create and _none_yet(path):
+            if not path.exists():
                 _not_gone(path, lock)
             journal = _opened(held, path)
             _locked(path, journal)
@@ -871,8 +873,11 @@ def _inode(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _none_yet(path: Path) -> bool:
-    return not path.exists() or path.stat().st_size == 0
+def _never_begun(base: sqlite3.Connection) -> bool:
+    """Its process died while it made the file: there is one page, and nothing in it."""
+    (pages,) = base.execute("PRAGMA page_count").fetchone()
+    (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return bool(pages <= 1 and tables == 0)
 
 
 def _not_gone(path: Path, lock: int) -> None:
@@ -902,43 +907,46 @@ def _connect(path: Path, create: bool, lock: int) -> tuple[sqlite3.Connection, J
         raise JournalCorrupt("the journal is empty", journal=path)
     base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        if new:
-            base.execute("PRAGMA journal_mode = WAL")
-            base.execute("PRAGMA synchronous = FULL")
-            base.execute("BEGIN IMMEDIATE")
-            create_tables(base)
-            base.execute(
-                "INSERT INTO journal VALUES (?, ?, NULL, NULL, ?, NULL)",
-                (VERSION, secrets.token_bytes(16), secrets.token_bytes(16)),
-            )
-            base.execute("COMMIT")
-            sync_directory(path.parent)
-        base.execute("PRAGMA synchronous = FULL")
-        base.execute("PRAGMA foreign_keys = ON")
-        mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise JournalError(
-                "this file system cannot hold a WAL journal", journal=path, mode=mode
-            )
-        _migrate(path, base)
-        identity = _check(path, base)
-        tally = read_tally(lock)
-        if (
-            tally is not None
-            and tally.lineage == identity.lineage
-            and identity.frames < tally.frames
-        ):
-            raise JournalOlder(journal=path, held=identity.frames, were=tally.frames)
-        # Synced once, so that a tally that says "closed in order" is none of an earlier life's.
-        write_tally(lock, identity.lineage, identity.frames)
-        os.fsync(lock)
-        return base, identity
-    except (sqlite3.Error, OSError) as failed:
+        with _typed(path):
+            new = new or (create and _never_begun(base))
+            if new:
+                _not_gone(path, lock)
+            return base, _begin(path, base, new, lock)
+    except OSError as failed:
         base.close()
         raise _named(path, failed) from None
     except BaseException:
         base.close()
         raise
+
+
+def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> JournalIdentity:
+    """Make the tables of a new journal, or check those that are there."""
+    if new:
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = FULL")
+        base.execute("BEGIN IMMEDIATE")
+        create_tables(base)
+        base.execute(
+            "INSERT INTO journal VALUES (?, ?, NULL, NULL, ?, NULL)",
+            (VERSION, secrets.token_bytes(16), secrets.token_bytes(16)),
+        )
+        base.execute("COMMIT")
+        sync_directory(path.parent)
+    base.execute("PRAGMA synchronous = FULL")
+    base.execute("PRAGMA foreign_keys = ON")
+    mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise JournalError("this file system cannot hold a WAL journal", journal=path, mode=mode)
+    _migrate(path, base)
+    identity = _check(path, base)
+    tally = read_tally(lock)
+    if tally is not None and tally.lineage == identity.lineage and identity.frames < tally.frames:
+        raise JournalOlder(journal=path, held=identity.frames, were=tally.frames)
+    # Synced once, so that a tally that says "closed in order" is none of an earlier life's.
+    write_tally(lock, identity.lineage, identity.frames)
+    os.fsync(lock)
+    return identity
 
 
 def create_tables(base: sqlite3.Connection) -> None:
@@ -988,7 +996,7 @@ def _told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
 
 def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
     """SQLite's own pages, our version, that no number is missing in any lane, and the heads."""
-    with _one_moment(base), _typed(path):
+    with _typed(path), _one_moment(base):
         version = _version(path, base)
         if version != VERSION:
             raise JournalVersion(journal=path, version=version, known=VERSION)
@@ -1179,7 +1187,10 @@ _UNWRITABLE: Final = {
 }
 
 
-def _named(path: Path, failed: sqlite3.Error | OSError) -> JournalError:
+def _named(path: Path, failed: sqlite3.Error | OSError | UnicodeDecodeError) -> JournalError:
+    if isinstance(failed, UnicodeDecodeError):
+        # SQLite's words for what is wrong quote the damage.
+        return JournalCorrupt("the file is damaged", journal=path)
     if isinstance(failed, OSError):
         why = failed.strerror or type(failed).__name__
         return JournalUnwritable(f"the disk refuses: {why}", journal=path)

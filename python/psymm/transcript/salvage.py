@@ -7,8 +7,8 @@ Where the line is. A party never signs one number twice, so a mended custody sig
 is certain that no frame of ours is unknown. A peer cannot give that certainty: it could show our
 lane up to some frame and keep back the rest, and our next frame would be its proof of our guilt.
 Nor can the damaged file itself: a write-ahead log that lost its end reads as an earlier moment.
-The tally can (`psymm.transcript.tally`): where it is exact, and the frames counted from what is
-left are as many as it says, then the heads that are left are the newest, since each of the
+The tally can (`psymm.transcript.tally`): where the frames counted from what is left are as many as
+it says that there can have been, then the heads that are left are the newest, since each of the
 numbers counted is at most the true one. Such a custody is `mending` until all frames up to those
 heads are there, each with its signature, its place in the chain and at the end the digest of the
 head; then it is whole. In every other case it is `restored`: whatever the peer shows is taken as
@@ -113,10 +113,8 @@ class Survey:
 
     @property
     def newest(self) -> bool:
-        return (
-            self.tally is not None
-            and self.tally.exact
-            and self.tally.frames == sum(one.count for one in self.custodies)
+        return self.tally is not None and self.tally.most == sum(
+            one.count for one in self.custodies
         )
 
     @property
@@ -161,7 +159,7 @@ def _text(raw: bytes) -> str | bytes:
 def _survey(path: Path, base: sqlite3.Connection) -> Survey:
     # First the tally, then one moment of the rest: its writer may run meanwhile.
     tally = _tally(path)
-    with suppress(sqlite3.Error):
+    with suppress(*_DAMAGE):
         base.execute("BEGIN")
     fault = _fault(base)
     own = _safely(base, "SELECT version, id, owner, seal_check, lineage, backup_ns FROM journal")
@@ -196,6 +194,10 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
     )
 
 
+_DAMAGE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""What reading a damaged file raises; the last where SQLite's own words quote the damage."""
+
+
 def _fault(base: sqlite3.Connection) -> str:
     try:
         base.execute("PRAGMA cell_size_check = ON")
@@ -203,6 +205,8 @@ def _fault(base: sqlite3.Connection) -> str:
         return "" if found == ("ok",) else str(found[0]) if found else "nothing can be read"
     except sqlite3.Error as failed:
         return str(failed)
+    except UnicodeDecodeError:
+        return "the file's own description of its tables is damaged"
 
 
 def _tally(path: Path) -> Tally | None:
@@ -350,7 +354,7 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 def _safely(base: sqlite3.Connection, query: str, given: Sequence[Any] = ()) -> list[Any]:
     """The rows up to the first that cannot be read."""
     found: list[Any] = []
-    with suppress(sqlite3.Error, OverflowError):
+    with suppress(*_DAMAGE):
         for row in base.execute(query, given):
             found.append(row)
     return found

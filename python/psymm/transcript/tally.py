@@ -3,16 +3,18 @@
 SQLite cannot tell that its last commits are gone: a lost, cut or bent write-ahead log, or an older
 copy put in the file's place, opens as a sound database of an earlier moment. So the number of
 frames that are durable is written, after every commit and before anything of it is sent, into
-`<journal>.lock`, which every writer holds anyhow. A journal with fewer frames than its tally has
-lost some.
+`<journal>.lock`, which every writer holds anyhow; and before the commit, how many there will be. A
+journal with fewer frames than its tally has lost some; one with as many as there can have been has
+lost none.
 
-It costs no fsync, and so it is exact only where nothing of it can have been lost: closed in order
-(then it is synced), or written since the machine was started. Otherwise it is a lower bound, which
-can convict a journal but not acquit it.
+It costs no fsync, and so it is complete only where nothing of it can have been lost: closed in
+order (then it is synced), or written since the machine was started. Otherwise it is a lower bound,
+which can convict a journal but not acquit it.
 
     8 bytes    "pSymmY1\\n"
     16         the journal's lineage: another file's tally says nothing about this one
-    8          frames, of all custodies, big-endian
+    8          frames that were durable, of all custodies, big-endian
+    8          the most that there can have been: more than that while a commit was under way
     16         the boot during which it was written, zero where the system does not say
     1          1 if the journal was closed in order
     15         the start of the SHA-256 of the bytes before
@@ -27,31 +29,39 @@ from pathlib import Path
 from typing import Final
 
 MAGIC: Final = b"pSymmY1\n"
-_LENGTH: Final = 64
+_LENGTH: Final = 72
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """lineage: whose. frames: that were durable. exact: whether there can have been no more."""
+    """lineage: whose. frames: that were durable at least. most: that there can have been, or None
+    where nothing says."""
 
     lineage: bytes
     frames: int
-    exact: bool
+    most: int | None
 
 
 def read_tally(descriptor: int) -> Tally | None:
     """The tally in an open file, or None where there is none, or it is damaged."""
     raw = os.pread(descriptor, _LENGTH, 0)
-    if len(raw) != _LENGTH or raw[:8] != MAGIC or sha256(raw[:49]).digest()[:15] != raw[49:]:
+    if len(raw) != _LENGTH or raw[:8] != MAGIC or sha256(raw[:57]).digest()[:15] != raw[57:]:
         return None
-    boot = raw[32:48]
-    exact = raw[48] == 1 or (any(boot) and boot == _boot())
-    return Tally(raw[8:24], int.from_bytes(raw[24:32]), exact)
+    boot = raw[40:56]
+    complete = raw[56] == 1 or (any(boot) and boot == _BOOT)
+    most = int.from_bytes(raw[32:40]) if complete else None
+    return Tally(raw[8:24], int.from_bytes(raw[24:32]), most)
 
 
-def write_tally(descriptor: int, lineage: bytes, frames: int, *, closed: bool = False) -> None:
-    """Write it; synced only where the journal is `closed`. Raises OSError."""
-    body = MAGIC + lineage + frames.to_bytes(8) + _boot() + bytes([closed])
+def write_tally(
+    descriptor: int, lineage: bytes, frames: int, *, most: int | None = None, closed: bool = False
+) -> None:
+    """Write it; synced only where the journal is `closed`.
+
+    most: where a commit is about to begin, the frames that there will be. Raises OSError.
+    """
+    highest = frames if most is None else most
+    body = MAGIC + lineage + frames.to_bytes(8) + highest.to_bytes(8) + _BOOT + bytes([closed])
     os.pwrite(descriptor, body + sha256(body).digest()[:15], 0)
     if closed:
         os.fsync(descriptor)
@@ -66,7 +76,3 @@ def _boot_id() -> bytes:
 
 
 _BOOT: Final = _boot_id()
-
-
-def _boot() -> bytes:
-    return _BOOT
