@@ -367,6 +367,9 @@ DAMAGE = st.lists(
 )
 
 
+WITHOUT_TALLY = [("j.db", 0.9375), ("j.db-wal", 0.0), ("j.db.lock", 0.0)]
+
+
 def damaged(directory: Path, damage: list[tuple[str, str, float, int]]) -> None:
     for kind, name, place, value in damage:
         path = directory / name
@@ -411,6 +414,11 @@ def right(raws: list[bytes], signers: Signers) -> None:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(state=st.sampled_from(["closed", "died"]), damage=DAMAGE)
+# An older journal that was opened without its tally gives it no certainty that it had not.
+@example(
+    state="died",
+    damage=[("flip", name, place, 1) for name, place in WITHOUT_TALLY],
+)
 # SQLite's own words quote the damage, and are no text.
 @example(state="closed", damage=[("flip", "j.db", 0.03125, 128)])
 def test_damage_anywhere_is_an_intact_reading_or_a_typed_error_and_never_a_wrong_frame(

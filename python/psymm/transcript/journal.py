@@ -29,7 +29,7 @@ import secrets
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -302,12 +302,13 @@ class JournalReader:
 @dataclass(frozen=True, slots=True)
 class JournalIdentity:
     """What a journal is. lineage: of this file; a backup of it has another. frames: held, of all
-    custodies. inode: (device, number) of the file."""
+    custodies. inode: (device, number) of the file. doubtful: it was found without its tally."""
 
     id: bytes
     lineage: bytes
     frames: int
     inode: tuple[int, int] = (0, 0)
+    doubtful: bool = False
 
 
 class Journal(JournalReader):
@@ -676,17 +677,23 @@ class Journal(JournalReader):
                 [(custody, lane, seq) for (custody, lane), seq in sent.items()],
             )
             if self._frames != frames:
-                write_tally(self._lock, self._identity.lineage, frames, most=self._frames)
+                self._tally(frames, most=self._frames)
             base.execute("COMMIT")
             if self._frames != frames:
                 # Before anyone is told, and so before anything is sent: see the tally.
-                write_tally(self._lock, self._identity.lineage, self._frames)
+                self._tally(self._frames)
         except (sqlite3.Error, OSError, JournalError, UnicodeDecodeError) as failed:
             self._broken = failed if isinstance(failed, JournalError) else _named(self.path, failed)
             with suppress(sqlite3.Error, UnicodeDecodeError):
                 base.execute("ROLLBACK")
             for write in batch:
                 write.failed = self._broken
+
+    def _tally(self, frames: int, *, most: int | None = None, closed: bool = False) -> None:
+        known = self._identity
+        write_tally(
+            self._lock, known.lineage, frames, most=most, closed=closed, doubtful=known.doubtful
+        )
 
     def _append(
         self,
@@ -754,7 +761,7 @@ async def open_journal(
                     journal._close()
             if journal._broken is None:
                 with suppress(OSError):
-                    write_tally(lock, identity.lineage, journal._frames, closed=True)
+                    journal._tally(journal._frames, closed=True)
 
 
 async def _committer(journal: Journal) -> None:
@@ -943,10 +950,12 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
     tally = read_tally(lock)
     if tally is not None and tally.lineage == identity.lineage and identity.frames < tally.frames:
         raise JournalOlder(journal=path, held=identity.frames, were=tally.frames)
+    ours = tally is not None and tally.lineage == identity.lineage
+    doubtful = not new and (not ours or (tally is not None and tally.doubtful))
     # Synced once, so that a tally that says "closed in order" is none of an earlier life's.
-    write_tally(lock, identity.lineage, identity.frames)
+    write_tally(lock, identity.lineage, identity.frames, doubtful=doubtful)
     os.fsync(lock)
-    return identity
+    return replace(identity, doubtful=doubtful)
 
 
 def create_tables(base: sqlite3.Connection) -> None:

@@ -9,14 +9,16 @@ lost none.
 
 It costs no fsync, and so it is complete only where nothing of it can have been lost: closed in
 order (then it is synced), or written since the machine was started. Otherwise it is a lower bound,
-which can convict a journal but not acquit it.
+which can convict a journal but not acquit it. A journal that is found without its tally may be an
+older one: it is opened, since somebody may only have deleted a lock file, but the tally that it
+gets then stays a lower bound for good.
 
     8 bytes    "pSymmY1\\n"
     16         the journal's lineage: another file's tally says nothing about this one
     8          frames that were durable, of all custodies, big-endian
     8          the most that there can have been: more than that while a commit was under way
     16         the boot during which it was written, zero where the system does not say
-    1          1 if the journal was closed in order
+    1          1 if the journal was closed in order; 2 more if it was ever found without its tally
     15         the start of the SHA-256 of the bytes before
 """
 
@@ -40,6 +42,7 @@ class Tally:
     lineage: bytes
     frames: int
     most: int | None
+    doubtful: bool = False
 
 
 def read_tally(descriptor: int) -> Tally | None:
@@ -48,20 +51,35 @@ def read_tally(descriptor: int) -> Tally | None:
     if len(raw) != _LENGTH or raw[:8] != MAGIC or sha256(raw[:57]).digest()[:15] != raw[57:]:
         return None
     boot = raw[40:56]
-    complete = raw[56] == 1 or (any(boot) and boot == _BOOT)
+    closed, doubtful = bool(raw[56] & 1), bool(raw[56] & 2)
+    complete = not doubtful and (closed or (any(boot) and boot == _BOOT))
     most = int.from_bytes(raw[32:40]) if complete else None
-    return Tally(raw[8:24], int.from_bytes(raw[24:32]), most)
+    return Tally(raw[8:24], int.from_bytes(raw[24:32]), most, doubtful)
 
 
 def write_tally(
-    descriptor: int, lineage: bytes, frames: int, *, most: int | None = None, closed: bool = False
+    descriptor: int,
+    lineage: bytes,
+    frames: int,
+    *,
+    most: int | None = None,
+    closed: bool = False,
+    doubtful: bool = False,
 ) -> None:
     """Write it; synced only where the journal is `closed`.
 
-    most: where a commit is about to begin, the frames that there will be. Raises OSError.
+    most: where a commit is about to begin, the frames that there will be. doubtful: whether there
+    may have been more before. Raises OSError.
     """
     highest = frames if most is None else most
-    body = MAGIC + lineage + frames.to_bytes(8) + highest.to_bytes(8) + _BOOT + bytes([closed])
+    body = (
+        MAGIC
+        + lineage
+        + frames.to_bytes(8)
+        + highest.to_bytes(8)
+        + _BOOT
+        + bytes([closed | doubtful << 1])
+    )
     os.pwrite(descriptor, body + sha256(body).digest()[:15], 0)
     if closed:
         os.fsync(descriptor)
