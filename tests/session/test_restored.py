@@ -15,12 +15,16 @@ from trio.testing import MockClock
 
 from psymm._core import Frame
 from psymm.errors import (
+    Equivocation,
     JournalRestored,
     JournalUnwritable,
     SettlementRefused,
 )
 from psymm.messages import (
     BusinessMessageReject,
+    ExecType,
+    ExecutionReport,
+    Heartbeat,
     LaneCode,
     ResendRequest,
     Resume,
@@ -33,6 +37,7 @@ from psymm.session.end import End
 from psymm.session.turn import PeerRestored, Said, State, Stopped
 from psymm.transcript.backup import back_up
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.record import Record
 from psymm.transcript.salvage import mend_journal, survey
 
 NAMES = ("trader.db", "solver.db")
@@ -477,3 +482,38 @@ async def test_nothing_is_sent_that_a_refusing_disk_did_not_take_and_the_next_li
         await lives.live(open_first=True, work=first)
     assert caught.group_contains(JournalUnwritable)
     await lives.live(open_first=False, work=second)
+
+
+async def test_a_peer_that_hides_what_it_signed_must_sign_one_of_its_numbers_again_to_propose(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The solver shows the restored trader its lane only up to an earlier flat account, and
+    proposes there: its proposal and the frame that it hid are the proof of its guilt."""
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        record = stage.far.engine.record
+        key = stage.far.engine._key
+        assert key is not None
+        await stage.order("o1")
+        hidden = await stage.far.send(
+            ExecutionReport(
+                exec_id="e1",
+                cl_ord_id="o1",
+                exec_type=ExecType.TRADE,
+                last_px=50_000 * 10**18,
+                last_qty=10**16,
+            )
+        )
+        earlier = Record(record.opening)
+        for entry in record:
+            if entry.frame.lane == SOLVER and entry.frame.seq >= hidden.frame.seq:
+                break
+            earlier.append(entry.frame)
+        proposal = earlier.sign(key, SOLVER, Heartbeat(), stage.clock.now_ns())
+        # The trader's newest journal, found again, or whoever has the frame that was hidden:
+        engine = stage.near.engine
+        await stage.agreed()
+        turn = engine.receive_binary(proposal.frame.raw, stage.clock.now_ns())
+        assert isinstance(turn.stop, Equivocation)
+        ((first, second),) = turn.evidence
+        assert {first.raw, second.raw} == {hidden.frame.raw, proposal.frame.raw}
