@@ -296,7 +296,10 @@ class Equivocation(Forked):
 class JournalBehind(Forked):
     code = "journal-behind"
     what = "the peer holds frames of ours that our journal lacks"
-    remedy = "This journal is not the newest; nothing more is signed with it. Restore the newest"
+    remedy = (
+        "This journal is not the newest; nothing more is signed with it. Restore the newest; or "
+        "settle by wallet signature with a backup made of this one (`psymm journal backup`)"
+    )
 
 
 class PeerBehind(SessionError):

@@ -131,6 +131,25 @@ async def test_a_restored_backup_settles_by_wallet_signature_what_the_account_sa
     await story.second(settle)
 
 
+async def test_a_stale_copy_stops_and_a_backup_of_it_settles(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    story = Story(tmp_path, TRADER)
+    await story.first()
+    base = sqlite3.connect(tmp_path / "trader.db")
+    base.execute("UPDATE custodies SET state = 'stopped', reason = 'journal-behind: …'")
+    base.commit()
+    base.close()
+
+    async def settle(stage: Scene) -> None:
+        stage.settling(stage.near, stage.heard)
+        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        await far.settle()
+        assert [one.worth() for one in story.lives.funds.values()] == list(story.payouts)
+
+    await story.second(settle)
+
+
 @pytest.mark.parametrize("lane", [TRADER, SOLVER])
 async def test_a_restored_backup_fetches_both_lanes_and_signs_no_frame(
     tmp_path: Path, autojump_clock: MockClock, lane: int

@@ -682,8 +682,8 @@ class Engine:
     # --- what our journal has lost ----------------------------------------------------------
 
     def _fall_behind(self, error: JournalBehind) -> None:
-        """Our journal is not the newest: it is one that was restored, whatever it was taken for."""
-        if self.standing != "restored":
+        """Our journal is not the newest. One that was mended is no better than a backup then."""
+        if self.standing == "mending":
             self.standing = self._turn.standing = "restored"
         self._stop(error)
 

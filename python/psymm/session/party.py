@@ -131,7 +131,7 @@ async def take_up(
                 journal=journal.path,
                 missing=[Missing(opening.custody, "a chain fact")],
             ) from None
-    # A journal that found out that it is not the newest is one that was restored: it may settle.
+    # A backup of a journal that was found to be behind is a backup like any other: it may settle.
     behind = custody.standing == "restored" and custody.reason.startswith(JournalBehind.code)
     engine = Engine(
         record,

@@ -677,7 +677,7 @@ class Journal(JournalReader):
                 [(custody, lane, seq) for (custody, lane), seq in sent.items()],
             )
             if self._frames != frames:
-                self._tally(frames, most=self._frames)
+                self._tally(min(frames, self._frames), most=max(frames, self._frames))
             base.execute("COMMIT")
             if self._frames != frames:
                 # Before anyone is told, and so before anything is sent: see the tally.
