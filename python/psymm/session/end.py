@@ -418,6 +418,14 @@ class End:
 
     async def _carry_out(self, turns: Sequence[Turn]) -> None:
         custody = self.opening.custody
+        fetched = [entry for turn in turns for entry in turn.fetched]
+        if fetched:
+            await self.journal.restore([(entry.frame, entry.digest) for entry in fetched])
+        for turn in turns:
+            if turn.standing is not None:
+                await self.journal.set_standing(custody, turn.standing)
+                if self._keeper is not None:
+                    self._keeper.poke()
         for turn in turns:
             if turn.aside:
                 gone = [(entry.frame, entry.digest) for entry in turn.aside]

@@ -1,6 +1,7 @@
 """What a session's engine wants done after an input: a turn, and the events in it.
 
-The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
+The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
+lane that the journal had lost), then `standing`, then `entries`, in their order;
 then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
 connection with that reason. What is `aside` is taken off the disk before `entries` go on it:
 these may use the same numbers.
@@ -15,7 +16,7 @@ from psymm._core import Frame
 from psymm.errors import PSymmError
 from psymm.messages import Message, Reject
 from psymm.session.collateral import Note, Payee
-from psymm.transcript.journal import JournalledRevocation
+from psymm.transcript.journal import JournalledRevocation, Standing
 from psymm.transcript.record import Entry
 
 
@@ -85,6 +86,12 @@ class PayeeShown:
     """The peer shows where it wants its payout."""
 
     payee: Payee
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRestored:
+    """The peer's journal is a backup: it signs no more frames, and covers none of ours. It can
+    settle by its wallet's signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,7 @@ Event = (
     | VerifyCollateral
     | FundCollateral
     | PayeeShown
+    | PeerRestored
     | Resumed
     | PeerRejected
     | KeyRefused
@@ -197,12 +205,16 @@ class Turn:
     facts: list[str] = field(default_factory=list)
     aside: list[Entry] = field(default_factory=list)
     revoked: tuple[JournalledRevocation, ...] | None = None
+    fetched: list[Entry] = field(default_factory=list)
+    standing: Standing | None = None
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
     def __bool__(self) -> bool:
         return bool(
             self.entries
+            or self.fetched
+            or self.standing
             or self.sends
             or self.events
             or self.opened
