@@ -8,7 +8,7 @@ on the wire is lost, both sides resume, and the rest of the script goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -114,12 +114,13 @@ class Race(Scene):
                 await near.aclose()
                 nursery.cancel_scope.cancel()
 
-    async def play(self) -> None:
+    async def play(self, begun: Callable[[], None]) -> None:
         """Raises ScriptFailed, BadScript."""
         number = 0
         try:
             await self.open()
             await trio.sleep(3)
+            begun()
             self._hold()
             for line in self.script.lines:
                 number = line.number
@@ -270,8 +271,13 @@ class Race(Scene):
                 raise Mismatch("a journal is not what its session has")
 
 
-async def play_race(script: Script, path: Path, *, cut: int | None) -> list[str]:
-    """Play a race; returns its cut points. Raises ScriptFailed, BadScript."""
+async def play_race(
+    script: Script, path: Path, *, cut: int | None, begun: Callable[[], None] = lambda: None
+) -> list[str]:
+    """Play a race; returns its cut points. Raises ScriptFailed, BadScript.
+
+    begun: called once both ends trade.
+    """
     clock, chain = SceneClock(), LedgerChain()
     async with (
         party(KeyWallet.generate(), chain, clock, path / "trader.db") as trader,
@@ -280,7 +286,7 @@ async def play_race(script: Script, path: Path, *, cut: int | None) -> list[str]
     ):
         race = Race(nursery, chain, clock, trader, solver, terms_of(script))
         race.begin(script, cut)
-        await race.play()
+        await race.play(begun)
         nursery.cancel_scope.cancel()
     return race.points
 

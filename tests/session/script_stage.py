@@ -253,8 +253,16 @@ class CountedClock(SceneClock):
 class Stage:
     """One end under test and its peer. lane: the end's."""
 
-    def __init__(self, nursery: trio.Nursery, script: Script, lane: int, path: Path) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        script: Script,
+        lane: int,
+        path: Path,
+        begun: Callable[[], None],
+    ) -> None:
         self.script = script
+        self.begun = begun
         self.lane = lane
         self.peer = 1 - lane
         self.path = path
@@ -663,6 +671,7 @@ class Stage:
         match line.word:
             case "G":
                 await self._given(words)
+                self.begun()
             case "I":
                 await self._incoming(words)
             case "E":
@@ -865,6 +874,8 @@ class Stage:
             came = str(refused)
             if wanted is None or wanted not in came:
                 raise Mismatch(f"refused: {came}") from None
+        except TranscriptError as unfit:
+            raise Mismatch(f"the end cannot sign it: {unfit}") from None
         else:
             if wanted is not None:
                 raise Mismatch(f"it was done, not refused with {wanted}")
@@ -1120,12 +1131,14 @@ def _bent(raw: bytes, header: dict[str, str]) -> bytes:
 
 
 async def play(
-    script: Script, end: str, path: Path, *, bend: Callable[[], None] = lambda: None
+    script: Script, end: str, path: Path, *, begun: Callable[[], None] = lambda: None
 ) -> None:
-    """Play a script against one end. Raises ScriptFailed, BadScript."""
-    bend()
+    """Play a script against one end. Raises ScriptFailed, BadScript.
+
+    begun: called once what the script takes as given (`G`) stands.
+    """
     async with open_block_nursery() as nursery:
-        await Stage(nursery, script, LANES.index(end), path).play()
+        await Stage(nursery, script, LANES.index(end), path, begun).play()
         nursery.cancel_scope.cancel()
 
 

@@ -311,6 +311,7 @@ class Engine:
         self._limbo = []
         self._garbled = 0
         self._asked = None
+        self._asked_up_to = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
         self._uncovered_since = now if self._uncovered() else None
@@ -543,7 +544,8 @@ class Engine:
             return
         if frame.seq > head + 1:
             if not self._beyond_limbo(frame, now):
-                self._asked_up_to = max(self._asked_up_to, frame.seq)
+                if frame.seq > self._asked_up_to and self._signed_by_peer(frame):
+                    self._asked_up_to = frame.seq
                 self._ask(head + 1, now)
             return
         revoked = None if vouched else self.keys.refuses(self.record, frame)
@@ -555,7 +557,10 @@ class Engine:
         except (TranscriptError, FrameError, DelegationRefused) as bad:
             self._unfit(frame, bad, now)
             return
-        self._asked = None
+        if self._asked is not None:
+            # A resend under way is not asked for again at once, but one that stops short is.
+            done = frame.seq >= self._asked_up_to
+            self._asked = None if done else (frame.seq + 1, now + 2 * SECOND, 1)
         if not self._synced:
             self._fetched += 1
         self._turn.entries.append(entry)
@@ -1463,7 +1468,7 @@ class Engine:
         the peer; all else is, at any time."""
         if frame.lane != self.peer or frame.seq != self.record.head(self.peer).seq + 1:
             return False
-        if self._asked is not None and frame.seq <= self._asked_up_to:
+        if frame.seq <= self._asked_up_to:
             return True
         theirs = self._their_heads
         if self._synced or theirs is None:
