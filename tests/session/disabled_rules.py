@@ -573,6 +573,7 @@ DISABLED: Final[dict[str, Off]] = {
     "seq-equivocation-after-resume": goes_on(Equivocation),
     "seq-gap-asked-again": nothing(Engine, "_ask_again"),
     "seq-gap-filled": NO_ASKING,
+    "seq-gap-endless": nothing(Engine, "_brings", True),
     "seq-gap-flood": around(Engine, "_within_rate", _licence),
     "seq-gap-partly-filled": nothing(Engine, "_ask_again"),
     "seq-gap-second": around(Engine, "_ask", _asks_once),

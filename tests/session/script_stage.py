@@ -795,6 +795,8 @@ class Stage:
         came = f"came {shown(item)}"
         try:
             if kind == "close":
+                if len(rest) > 1:
+                    raise BadScript("a close has one reason")
                 if not isinstance(item, Closed):
                     raise Mismatch("the connection was not closed next")
                 if rest and item.reason != rest[0]:

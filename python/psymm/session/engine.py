@@ -251,7 +251,7 @@ class Engine:
         self._shown_bytes = 0
         self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
-        self._asked_up_to = 0
+        self._asked_up_to = self._asked_since = 0
         self._last_sent = self._last_heard = self._since = 0
         self._resent_at = 0
         self._test: int | None = None
@@ -311,7 +311,7 @@ class Engine:
         self._limbo = []
         self._garbled = 0
         self._asked = None
-        self._asked_up_to = 0
+        self._asked_up_to = self._asked_since = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
         self._uncovered_since = now if self._uncovered() else None
@@ -357,7 +357,7 @@ class Engine:
                 self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
                 break
             offset += len(frame.raw)
-            if not self._brings(frame) and not self._within_rate(now):
+            if not self._brings(frame, now) and not self._within_rate(now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
@@ -889,6 +889,8 @@ class Engine:
 
     def _ask(self, begin: int, now: int) -> None:
         if self._asked is None or self._asked[0] != begin:
+            if self._asked is None:
+                self._asked_since = now
             self._asked = (begin, now + 2 * SECOND, 1)
             self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
@@ -1463,12 +1465,12 @@ class Engine:
         self._last_heard = now
         self._test = None
 
-    def _brings(self, frame: Frame) -> bool:
+    def _brings(self, frame: Frame, now: int) -> bool:
         """Does the frame bring what a resume or a resend is to bring? It is not counted against
-        the peer; all else is, at any time."""
+        the peer for as long as either may take; all else is, at any time."""
         if frame.lane != self.peer or frame.seq != self.record.head(self.peer).seq + 1:
             return False
-        if frame.seq <= self._asked_up_to:
+        if frame.seq <= self._asked_up_to and now - self._asked_since < self.rules.wait_ns:
             return True
         theirs = self._their_heads
         if self._synced or theirs is None:
