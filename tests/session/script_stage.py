@@ -773,7 +773,7 @@ class Stage:
     def _take(self) -> Item:
         """The next item that went out; a frame is checked and put on the peer's record."""
         item = self.out.popleft()
-        if isinstance(item, Frame):
+        if isinstance(item, Frame) and item.lane == self.lane:
             record = self._book()
             if self._once.setdefault(item.seq, item.raw) != item.raw:
                 raise Mismatch(f"the end signed two frames with number {item.seq}")
@@ -813,9 +813,14 @@ class Stage:
                         raise BadScript(f"a text has no {name}")
                     lane = self.peer if whose == "peer" else self.lane
                     fields[LANES[lane].capitalize() + part] = value
+            elif kind == "theirs":
+                entry = self._book().entry(self.peer, int(evaluate(rest[0], known)))
+                if not isinstance(item, Frame) or entry is None or item.raw != entry.frame.raw:
+                    raise Mismatch(f"the peer's own frame {rest[0]} was not next")
+                return
             elif kind == "frame":
-                if not isinstance(item, Frame):
-                    raise Mismatch("no frame was next")
+                if not isinstance(item, Frame) or item.lane != self.lane:
+                    raise Mismatch("no frame of the end's was next")
                 if rest and "=" in rest[0]:
                     rest = ["", *rest]
                 fields, own = split_fields(rest[1:])
