@@ -31,6 +31,7 @@ from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
 from psymm.session import engine as engine_module
 from psymm.session import solver as solver_module
+from psymm.session.budget import PeerRate, _Bucket
 from psymm.session.end import End
 from psymm.session.engine import Engine, Rules
 from psymm.session.ledger import RulebookLedger
@@ -306,16 +307,13 @@ def _asks_once(was: Any) -> Any:
     return ask
 
 
-def _licence(was: Any) -> Any:
-    def within(self: Engine, now: int) -> Any:
-        return was(self, now) or not self._synced or self._asked is not None
-
-    return within
+def _nothing_repeated(was: Any) -> Any:
+    return lambda self, now, *, repeated: was(self, now, repeated=False)
 
 
-def _spent_for_good(self: Engine, now: int) -> bool:
-    self._tokens -= 1
-    return self._tokens >= 0
+def _spent_for_good(self: _Bucket, cost: float, now: int) -> bool:
+    self._left -= cost
+    return self._left >= 0
 
 
 def _heard_only(self: Engine, now: int) -> None:
@@ -385,7 +383,7 @@ NO_COVER: Final = put(Engine, "_covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
 NO_RESEND: Final = nothing(Engine, "_resend", 0)
 NO_ASKING: Final = nothing(Engine, "_ask")
-NO_RATE: Final = nothing(Engine, "_within_rate", True)
+NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
 NO_LOGON_CHECK: Final = nothing(Engine, "_logon_refusal")
 NO_SYNC: Final = nothing(Engine, "_try_sync")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
@@ -405,11 +403,11 @@ DISABLED: Final[dict[str, Off]] = {
     "business-reject-on-record": NO_COVER,
     "business-same-id": allowed("id"),
     "business-wrong-lane": allowed("wrong-lane"),
-    "flood-allowance-returns": put(Engine, "_within_rate", _spent_for_good),
+    "flood-allowance-returns": put(_Bucket, "take", _spent_for_good),
     "flood-frames": NO_RATE,
-    "flood-in-one-message": nothing(Engine, "_brings", True),
-    "flood-resend-free": nothing(Engine, "_brings", False),
-    "flood-resume-free": nothing(Engine, "_brings", False),
+    "flood-in-one-message": nothing(PeerRate, "frame", True),
+    "flood-resend-free": around(PeerRate, "frame", _nothing_repeated),
+    "flood-resume-free": around(PeerRate, "frame", _nothing_repeated),
     "flood-test-requests": NO_RATE,
     "flood-texts": stays(FloodingPeer),
     "frame-wrong-custody": unnamed("wrong-custody"),
@@ -443,7 +441,7 @@ DISABLED: Final[dict[str, Off]] = {
     "logon-frames-first": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
     "logon-heartbeat-long": NO_LOGON_CHECK,
     "logon-heartbeat-zero": NO_LOGON_CHECK,
-    "logon-introduction-idle": put(solver_module, "IDLE_S", 10.0**6),
+    "logon-introduction-idle": put(solver_module, "SILENT_S", 10.0**6),
     "logon-key-undelegated": NO_DELEGATION_CHECK,
     "logon-order": around(Engine, "send", _before_collateral),
     "logon-other-terms": NO_LOGON_CHECK,
@@ -551,7 +549,7 @@ DISABLED: Final[dict[str, Off]] = {
     "resume-both-behind": NO_RESEND,
     "resume-end-behind": nothing(Engine, "_say_heads"),
     "resume-equal": NO_SYNC,
-    "resume-flood": around(Engine, "_within_rate", _licence),
+    "resume-flood": nothing(PeerRate, "text", True),
     "resume-forked": goes_on(Forked),
     "resume-forked-below": goes_on(Forked),
     "resume-forked-ours": goes_on(Forked),
@@ -573,8 +571,7 @@ DISABLED: Final[dict[str, Off]] = {
     "seq-equivocation-after-resume": goes_on(Equivocation),
     "seq-gap-asked-again": nothing(Engine, "_ask_again"),
     "seq-gap-filled": NO_ASKING,
-    "seq-gap-endless": nothing(Engine, "_brings", True),
-    "seq-gap-flood": around(Engine, "_within_rate", _licence),
+    "seq-gap-flood": nothing(PeerRate, "text", True),
     "seq-gap-partly-filled": nothing(Engine, "_ask_again"),
     "seq-gap-second": around(Engine, "_ask", _asks_once),
     "seq-too-high": NO_ASKING,

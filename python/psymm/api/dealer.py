@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -208,12 +209,13 @@ async def open_dealer(
     relayers: Literal["random", "cheapest"] = "random",
     direct: bool = False,
     depth: int = 1,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Dealer, None]:
     """Open everything of a party: chain, contracts checked, vault, prover, journal.
 
     home: its directory (journal, notes). relayers: whom of the registry's to ask first. direct:
     where no relayer does it, send moves from the wallet's own account, which then shows on chain
-    (needs a `KeyWallet`). depth: confirmations.
+    (needs a `KeyWallet`). depth: confirmations. tls: what wss:// relayers are verified with.
     Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
     all of it.
     """
@@ -229,7 +231,7 @@ async def open_dealer(
             return [entry async for entry in registry.list(Role.RELAYER)]
 
         own = DirectSender(pool, wallet, depth=depth) if _pays(wallet) and direct else None
-        senders = RelayerSender(pool, listed, order=relayers, depth=depth).senders(own)
+        senders = RelayerSender(pool, listed, order=relayers, depth=depth, tls=tls).senders(own)
         vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
         async with (
             vault,

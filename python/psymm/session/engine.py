@@ -69,6 +69,7 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, PeerRate
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
 from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.turn import (
@@ -105,8 +106,6 @@ MOST_WAITING_BYTES: Final = 1 << 20
 """What of a revoked key's frames waits in memory for the key that builds on them."""
 MOST_SHOWN_BYTES: Final = 1 << 26
 """What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
-MOST_RESENT: Final = 20_000
-"""Frames sent again for one request; who lacks more asks again."""
 
 _BESIDE_OPTIONS: Final = (
     BusinessMessageReject,
@@ -212,6 +211,7 @@ class Engine:
         self.acceptance: SettlementAcceptance | None = None
         self._offered: list[Settlement] = []
         self.settled: ChainFact | None = None
+        self.garbled = self.resends_asked = self.frames_resent = 0
         self._mined: Mined | None = None
         self._mined_at = 0
         self.keys = SessionKeys(lane, key, revoked)
@@ -251,13 +251,12 @@ class Engine:
         self._shown_bytes = 0
         self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
-        self._asked_up_to = self._asked_since = 0
         self._last_sent = self._last_heard = self._since = 0
         self._resent_at = 0
         self._test: int | None = None
         self._uncovered_since: int | None = None
-        self._tokens = float(rules.frames_per_second * 2)
-        self._tokens_at = 0
+        self._rate = PeerRate(rules.frames_per_second)
+        self._gap_until = 0
         self._read_record()
         self._restate()
         self._turn = Turn()
@@ -311,7 +310,7 @@ class Engine:
         self._limbo = []
         self._garbled = 0
         self._asked = None
-        self._asked_up_to = self._asked_since = 0
+        self._gap_until = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
         self._uncovered_since = now if self._uncovered() else None
@@ -333,7 +332,7 @@ class Engine:
     def receive_text(self, text: str, now: int) -> Turn:
         """A WebSocket text of the peer."""
         self._heard(now)
-        if not self._within_rate(now):
+        if not self._rate.text(len(text), now):
             self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
             return self._take()
         try:
@@ -357,7 +356,7 @@ class Engine:
                 self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
                 break
             offset += len(frame.raw)
-            if not self._brings(frame, now) and not self._within_rate(now):
+            if not self._within_rate(frame, now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
@@ -438,6 +437,10 @@ class Engine:
         entry = self._sign(message, now)
         self._advance(now)
         return entry, self._take()
+
+    def uncoverable(self, now: int) -> int:
+        """Frames of the peer that come from further ahead of our clock than the skew."""
+        return self.record.head(self.peer).seq - self._covers(now)
 
     def say(self, message: Message, now: int) -> Turn:
         """Send a text. Raises NotNow without a connection."""
@@ -544,8 +547,8 @@ class Engine:
             return
         if frame.seq > head + 1:
             if not self._beyond_limbo(frame, now):
-                if frame.seq > self._asked_up_to and self._signed_by_peer(frame):
-                    self._asked_up_to = frame.seq
+                if frame.seq > self._gap_until and self._signed_by_peer(frame):
+                    self._gap_until = frame.seq
                 self._ask(head + 1, now)
             return
         revoked = None if vouched else self.keys.refuses(self.record, frame)
@@ -559,7 +562,7 @@ class Engine:
             return
         if self._asked is not None:
             # A resend under way is not asked for again at once, but one that stops short is.
-            done = frame.seq >= self._asked_up_to
+            done = frame.seq >= self._gap_until
             self._asked = None if done else (frame.seq + 1, now + 2 * SECOND, 1)
         if not self._synced:
             self._fetched += 1
@@ -889,9 +892,8 @@ class Engine:
 
     def _ask(self, begin: int, now: int) -> None:
         if self._asked is None or self._asked[0] != begin:
-            if self._asked is None:
-                self._asked_since = now
             self._asked = (begin, now + 2 * SECOND, 1)
+            self.resends_asked += 1
             self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _ask_again(self, now: int) -> None:
@@ -902,20 +904,27 @@ class Engine:
             self._hang_up(PeerSilent("the peer does not resend what we lack", begin_seq=begin))
             return
         self._asked = (begin, now + (2 << tries) * SECOND, tries + 1)
+        self.resends_asked += 1
         self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _resend(self, begin: int, end: int, now: int) -> int:
         """Send our frames begin…end again, byte for byte; returns how many."""
         head = self.record.head(self.lane).seq
         last = head if end == 0 else min(end, head)
-        count = 0
-        for seq in range(max(begin, 1), min(last, begin + MOST_RESENT) + 1):
+        count = size = 0
+        for seq in range(max(begin, 1), last + 1):
+            if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
+                # Our heads after it say that there is more: the peer shows how far it came.
+                self._say(self._heads(), now)
+                break
             entry = self.record.entry(self.lane, seq)
             if entry is not None:
                 self._turn.sends.append(entry)
                 count += 1
+                size += len(entry.frame.raw)
         if count:
             self._last_sent = now
+            self.frames_resent += count
         return count
 
     # --- resuming ---------------------------------------------------------------------------
@@ -966,6 +975,9 @@ class Engine:
             self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
             return
         if self._synced:
+            if views[self.peer][0] > self.record.head(self.peer).seq:
+                self._gap_until = max(self._gap_until, views[self.peer][0])
+                self._ask(self.record.head(self.peer).seq + 1, now)
             # The peer asks again on a live connection: it lost something; show it.
             if now - self._resent_at >= SECOND:
                 self._resent_at = now
@@ -975,6 +987,8 @@ class Engine:
             self._show_theirs(views[self.peer][0] + 1)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
             self._repeated += self._resend(seq + 1, 0, now)
+        elif theirs == self._their_heads and self._said_heads != self._heads():
+            self._say_heads(now)  # so much came of what it sends again; the rest, please
         self._their_heads = theirs
         if views[self.peer][0] < self.record.head(self.peer).seq:
             # Its own journal is older than what it signed; it finds out from what it is shown.
@@ -1457,6 +1471,7 @@ class Engine:
     def _garble(self, now: int, kind: str, why: str) -> None:
         """Noise changes nothing: it is named to the peer, and cut off if it persists."""
         self._garbled += 1
+        self.garbled += 1
         self._say_reject(now, kind, why)
         if self._garbled >= GARBLED_LIMIT:
             self._hang_up(PeerViolation("the peer keeps sending what is not valid", last=why))
@@ -1465,26 +1480,11 @@ class Engine:
         self._last_heard = now
         self._test = None
 
-    def _brings(self, frame: Frame, now: int) -> bool:
-        """Does the frame bring what a resume or a resend is to bring? It is not counted against
-        the peer for as long as either may take; all else is, at any time."""
-        if frame.lane != self.peer or frame.seq != self.record.head(self.peer).seq + 1:
-            return False
-        if frame.seq <= self._asked_up_to and now - self._asked_since < self.rules.wait_ns:
-            return True
-        theirs = self._their_heads
-        if self._synced or theirs is None:
-            return False
-        return frame.seq <= (theirs.solver_seq if self.peer == SOLVER else theirs.trader_seq)
-
-    def _within_rate(self, now: int) -> bool:
-        rate = self.rules.frames_per_second
-        passed = max(now - self._tokens_at, 0) / SECOND
-        ceiling = float(rate * 2)
-        self._tokens = min(ceiling, self._tokens + passed * rate)
-        self._tokens_at = now
-        self._tokens -= 1
-        return self._tokens >= 0
+    def _within_rate(self, frame: Frame, now: int) -> bool:
+        # A resume brings the peer's frames again, and may show us our own that we lack.
+        asked_for = not self._synced or (frame.lane == self.peer and frame.seq <= self._gap_until)
+        repeated = asked_for and frame.seq > self.record.head(frame.lane).seq
+        return self._rate.frame(now, repeated=repeated)
 
     def _hang_up(self, error: PSymmError) -> None:
         if self._turn.hang_up is None:

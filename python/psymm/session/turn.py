@@ -157,6 +157,15 @@ class Stopped:
     error: PSymmError
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No business since then, for as long as the terms allow. flat: a settlement is offered now;
+    else something is open, and the custody stays as it is."""
+
+    since_ns: int
+    flat: bool
+
+
 Event = (
     StateChanged
     | Received
@@ -174,6 +183,7 @@ Event = (
     | KeyChanged
     | KeyFailing
     | Stopped
+    | Idle
 )
 
 

@@ -16,6 +16,7 @@ that were taken off the record because their key was revoked).
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
@@ -23,6 +24,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -43,12 +45,18 @@ from psymm.errors import (
     KnownCustody,
     UnknownCustody,
 )
+from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
 from psymm.transcript.opening import Opening
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 VERSION: Final = 1
+COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Buckets of the statistics."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
 _SCHEMA: Final = """
@@ -164,11 +172,16 @@ class _Write:
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """commits: made since opening. writes: that they carried. waiting: not yet durable."""
+    """commits: made since opening. writes: that they carried. waiting: not yet durable.
+    commit_seconds: how long commits took, from the first write to the disk's answer.
+    commit_writes: how many writes each carried. broken: nothing can be written any more."""
 
     commits: int
     writes: int
     waiting: int
+    commit_seconds: Counts
+    commit_writes: Counts
+    broken: bool
 
 
 class JournalReader:
@@ -203,12 +216,15 @@ class JournalReader:
             raise UnknownCustody(custody=custody, journal=self.path)
         return found[0]
 
-    async def frames(self, custody: bytes, *, after: int = 0) -> list[JournalledFrame]:
-        """The custody's frames in order of arrival, those after place `after`.
+    async def frames(
+        self, custody: bytes, *, after: int = 0, at_most: int | None = None
+    ) -> list[JournalledFrame]:
+        """The custody's frames in order of arrival, those after place `after`; the first
+        `at_most` of them.
 
         Raises JournalCorrupt if a place is missing. Cancelled: raises Cancelled.
         """
-        return await self._read(lambda base: _frames(self.path, base, custody, after))
+        return await self._read(lambda base: _frames(self.path, base, custody, after, at_most))
 
     async def frame(self, custody: bytes, lane: int, seq: int) -> JournalledFrame | None:
         """One frame, or None. Cancelled: raises Cancelled, nothing changed."""
@@ -248,6 +264,22 @@ class JournalReader:
         )
         return [bytes(row[0]) for row in rows]
 
+    async def version(self) -> int:
+        """A number that changes when another process has written. Cancelled: raises Cancelled."""
+        row = await self._read(lambda base: base.execute("PRAGMA data_version").fetchone())
+        return int(row[0])
+
+    async def openings_under(self, custody: bytes, secret: bytes) -> list[JournalledOpening]:
+        """Openings kept for this custody, for a reader beside the writer. secret: as `unlock`
+        takes it. Raises JournalForeign where it is another's. Cancelled: raises Cancelled."""
+        rows = await self._read(lambda base: _opening_rows(base, custody))
+        try:
+            return _opened(AESGCM(secret), custody, rows)
+        except InvalidTag:
+            raise JournalForeign(
+                "the wallet's secret does not open this journal", journal=self.path
+            ) from None
+
     async def equivocations(self, custody: bytes) -> list[tuple[bytes, bytes]]:
         """Pairs of raw frames that prove the peer signed one number twice."""
         return await self._read(
@@ -279,6 +311,8 @@ class Journal(JournalReader):
         self._seal: AESGCM | None = None
         self._commits = 0
         self._writes = 0
+        self._commit_seconds = Histogram(COMMIT_SECONDS)
+        self._commit_writes = Histogram(COMMIT_WRITES)
         self._broken: JournalError | None = None
 
     # --- secrets ----------------------------------------------------------------------------
@@ -495,29 +529,13 @@ class Journal(JournalReader):
     async def openings(self, custody: bytes) -> list[JournalledOpening]:
         """Openings kept for this custody. Raises JournalSealed, JournalCorrupt."""
         seal = self._sealer()
-        rows = await self._read(
-            lambda base: base.execute(
-                "SELECT commitment, lane, sealed FROM openings WHERE custody = ?", (custody,)
-            ).fetchall()
-        )
-        notes = []
-        for commitment, lane, sealed in rows:
-            try:
-                plain = _unsealed(seal, custody + commitment, sealed)
-            except InvalidTag:
-                raise JournalCorrupt(
-                    "a sealed opening does not open", journal=self.path, commitment=commitment
-                ) from None
-            notes.append(
-                JournalledOpening(
-                    commitment=commitment,
-                    lane=lane,
-                    blinding=plain[:32],
-                    amount=int.from_bytes(plain[52:68]),
-                    token=plain[68:].decode(),
-                )
-            )
-        return notes
+        rows = await self._read(lambda base: _opening_rows(base, custody))
+        try:
+            return _opened(seal, custody, rows)
+        except InvalidTag:
+            raise JournalCorrupt(
+                "a sealed opening does not open", journal=self.path, custody=custody
+            ) from None
 
     async def keep_settlement(
         self, custody: bytes, digest: bytes, state: str, document: bytes
@@ -549,7 +567,14 @@ class Journal(JournalReader):
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
 
     def statistics(self) -> JournalStatistics:
-        return JournalStatistics(self._commits, self._writes, len(self._waiting))
+        return JournalStatistics(
+            self._commits,
+            self._writes,
+            len(self._waiting),
+            self._commit_seconds.counts(),
+            self._commit_writes.counts(),
+            self._broken is not None,
+        )
 
     # --- the committer ----------------------------------------------------------------------
 
@@ -580,7 +605,10 @@ class Journal(JournalReader):
             if batch or sent:
                 with trio.CancelScope(shield=True):
                     async with self._turn:
+                        began = perf_counter()
                         await self._run_sync(self._commit, batch, sent)
+                        self._commit_seconds.observe(perf_counter() - began)
+                self._commit_writes.observe(len(batch))
                 self._commits += 1
                 self._writes += len(batch)
                 for write in batch:
@@ -617,6 +645,7 @@ class Journal(JournalReader):
             base.execute("COMMIT")
         except sqlite3.Error as failed:
             self._broken = _named(self.path, failed)
+            log.critical("journal-failed", extra={"code": self._broken.code})
             with suppress(sqlite3.Error):
                 base.execute("ROLLBACK")
             for write in batch:
@@ -924,20 +953,45 @@ def _custody(row: tuple[object, ...]) -> Custody:
 
 
 def _frames(
-    path: Path, base: sqlite3.Connection, custody: bytes, after: int
+    path: Path, base: sqlite3.Connection, custody: bytes, after: int, at_most: int | None
 ) -> list[JournalledFrame]:
     frames = [
         _journalled(row)
         for row in base.execute(
             "SELECT arrival, lane, seq, digest, raw, sent FROM frames"
-            " WHERE custody = ? AND arrival > ? ORDER BY arrival",
-            (custody, after),
+            " WHERE custody = ? AND arrival > ? ORDER BY arrival LIMIT ?",
+            (custody, after, -1 if at_most is None else at_most),
         )
     ]
     for place, frame in enumerate(frames, after + 1):
         if frame.arrival != place:
             raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)
     return frames
+
+
+def _opening_rows(base: sqlite3.Connection, custody: bytes) -> list[tuple[bytes, int, bytes]]:
+    return base.execute(
+        "SELECT commitment, lane, sealed FROM openings WHERE custody = ?", (custody,)
+    ).fetchall()
+
+
+def _opened(
+    seal: AESGCM, custody: bytes, rows: Sequence[tuple[bytes, int, bytes]]
+) -> list[JournalledOpening]:
+    """Raises InvalidTag."""
+    notes = []
+    for commitment, lane, sealed in rows:
+        plain = _unsealed(seal, custody + commitment, sealed)
+        notes.append(
+            JournalledOpening(
+                commitment=commitment,
+                lane=lane,
+                blinding=plain[:32],
+                amount=int.from_bytes(plain[52:68]),
+                token=plain[68:].decode(),
+            )
+        )
+    return notes
 
 
 def _journalled(row: tuple[int, int, int, bytes, bytes, int]) -> JournalledFrame:
