@@ -125,6 +125,18 @@ _BESIDE_OPTIONS: Final = (
 """What we sign while a signed settlement can still be mined: it changes no account."""
 
 
+_READ: Final = (
+    ChainFact,
+    CollateralAssignment,
+    CollateralResponse,
+    Logon,
+    Logout,
+    Settlement,
+    SettlementAcceptance,
+)
+"""What `_note` reads of the peer: a violation among these has no effect."""
+
+
 class Ledger(Protocol):
     """The rulebook as a session needs it: fed every frame in order of arrival."""
 
@@ -232,6 +244,9 @@ class Engine:
         self._accepted_at: list[int] = [0, 0]
         self._turned_down: list[CollateralResponse | None] = [None, None]
         self._logouts: list[bool] = [False, False]
+        self._logged_out_at = 0
+        self._bad_logon: LogonRefused | None = None
+        self._broken: set[int] = set()
         self._settling_from = 0
         self._owed: list[Reject] = []
         self._rejected: set[int] = set()
@@ -274,7 +289,17 @@ class Engine:
     def _read_record(self, *, arrive: bool = True) -> None:
         """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
         for entry in self.record:
-            self._note(entry)
+            theirs = entry.frame.lane == self.peer
+            if (
+                theirs
+                and arrive
+                and (entry.bad_payload is not None or isinstance(entry.message, _READ))
+            ):
+                # As when it came: a violation has no effect after a restart either.
+                self._read(entry, self._judge(entry, 0))
+                continue
+            if not theirs or entry.frame.seq not in self._broken:
+                self._note(entry)
             if arrive:
                 for broken in self.ledger.arrived(entry):
                     self._owe(entry, broken)
@@ -311,6 +336,7 @@ class Engine:
         self._garbled = 0
         self._asked = self._fetch = self._peer_behind = None
         self._resent_from = [0, 0]
+        self._gap_until = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
         self._uncovered_since = now if self._uncovered() else None
@@ -385,6 +411,9 @@ class Engine:
             and now - self._since >= self.rules.wait_ns
         ):
             self._hang_up(PeerSilent("the peer did not log on in time"))
+        elif self._awaits_logout() and now - self._logout_since() >= self.rules.wait_ns:
+            # The Logout stays on the record: it is answered when the peer resumes.
+            self._hang_up(PeerSilent("the peer did not answer the Logout in time"))
         if self._asked is not None and now >= self._asked[1]:
             self._ask_again(now)
         if self._fetch is not None and now >= self._fetch[0]:
@@ -410,8 +439,10 @@ class Engine:
             due.append(self._asked[1])
         if self._fetch is not None:
             due.append(self._fetch[0])
+        if self._awaits_logout():
+            due.append(self._logout_since() + self.rules.wait_ns)
         if self._uncovered_since is not None:
-            due.append(self._uncovered_since + self.rules.cover_after_ns)
+            due.append(max(self._uncovered_since + self.rules.cover_after_ns, self._coverable_at()))
         return min(max(min(due), now + SECOND // 100), now + beat)
 
     # --- what our own side wants ------------------------------------------------------------
@@ -509,6 +540,7 @@ class Engine:
         self._must_sign(now)
         if not self._logouts[self.lane]:
             self._sign(Logout(text=reason or None), now)
+            self._logged_out_at = now
         self._advance(now)
         return self._take()
 
@@ -549,7 +581,8 @@ class Engine:
             return
         if frame.seq > head + 1:
             if not self._beyond_limbo(frame, now):
-                self._gap_until = max(self._gap_until, frame.seq)
+                if frame.seq > self._gap_until and self._signed_by(frame):
+                    self._gap_until = frame.seq
                 self._ask(head + 1, now)
             return
         revoked = None if vouched else self.keys.refuses(self.record, frame)
@@ -561,7 +594,10 @@ class Engine:
         except (TranscriptError, FrameError, DelegationRefused) as bad:
             self._unfit(frame, bad, now)
             return
-        self._asked = None
+        if self._asked is not None:
+            # A resend under way is not asked for again at once, but one that stops short is.
+            done = frame.seq >= self._gap_until
+            self._asked = None if done else (frame.seq + 1, now + 2 * SECOND, 1)
         if not self._synced:
             self._fetched += 1
         self._turn.entries.append(entry)
@@ -572,14 +608,23 @@ class Engine:
         if not isinstance(entry.message, Heartbeat) and self._uncovered_since is None:
             self._uncovered_since = now
         broken = self._judge(entry, now)
-        if broken is None:
-            self._note(entry)
+        self._read(entry, broken)
         self._turn.events.append(Received(entry, broken))
         if isinstance(entry.message, Reject):
             self._turn.events.append(
                 PeerRejected(entry.message, self.record.entry(self.lane, entry.message.ref_seq_num))
             )
         self._pay_owed(now)
+
+    def _read(self, entry: Entry, broken: Violation | None) -> None:
+        """Note a frame of the peer, unless it is a violation. Its first Logon is noted all the
+        same, so that it is refused as what it is and not waited for."""
+        if broken is not None:
+            if entry.frame.seq != 1 or not isinstance(entry.message, Logon):
+                self._broken.add(entry.frame.seq)
+                return
+            self._bad_logon = LogonRefused(broken.detail, rule=broken.rule)
+        self._note(entry)
 
     def _judge(self, entry: Entry, now: int) -> Violation | None:
         """The violation that a peer's frame is, or None; answered by a Reject."""
@@ -690,7 +735,7 @@ class Engine:
             self._refuse_revoked(frame, void, now)
             return
         # A key that another has followed is in force no more, whatever it was delegated for.
-        if code == "bad-signature" or not self._signed_by(frame):
+        if code in ("bad-signature", "no-key") or not self._signed_by(frame):
             self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
             return
         if code == "ahead" and self._adopt(frame, now):
@@ -836,6 +881,7 @@ class Engine:
         self.record = self.record.without(self.peer, seq)
         alive, offered = self.proposal, self._offered
         self._owed = [owed for owed in self._owed if owed.ref_seq_num < seq]
+        self._broken = {broken for broken in self._broken if broken < seq}
         self._forget()
         self._read_record(arrive=not self.ledger.drop(self.peer, seq))
         self._offered = [one for one in self._offered if one in offered]
@@ -1329,6 +1375,8 @@ class Engine:
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
+            if self.error is None and all(self._logouts) and self.settled is None:
+                self._hang_up(SessionClosed("both sides have logged out"))
         self._restate()
 
     def _change_key(self, now: int) -> None:
@@ -1508,7 +1556,7 @@ class Engine:
             return LogonRefused("HeartBtInt is out of range", heart_bt_int=logon.heart_bt_int)
         if self.peer == TRADER and not logon.notes:
             return LogonRefused("the trader's Logon lists no notes")
-        return None
+        return self._bad_logon
 
     # --- signing and sending ----------------------------------------------------------------
 
@@ -1571,6 +1619,18 @@ class Engine:
         for broken in self.ledger.arrived(entry):
             self._owe(entry, broken)
         return entry
+
+    def _coverable_at(self) -> int:
+        """When the peer's next frame that we have not covered is within the skew."""
+        entry = self.record.entry(self.peer, self.record.head(self.lane).peer_seq + 1)
+        return 0 if entry is None else entry.frame.sending_time - self.rules.skew_ns
+
+    def _awaits_logout(self) -> bool:
+        return self._synced and self._logouts[self.lane] and not self._logouts[self.peer]
+
+    def _logout_since(self) -> int:
+        """Since when, on this connection, the peer could have answered our Logout."""
+        return max(self._since, self._logged_out_at)
 
     def _uncovered(self) -> bool:
         """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""
