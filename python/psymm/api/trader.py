@@ -88,6 +88,7 @@ from psymm.session.turn import (
     Stopped,
 )
 from psymm.terms import Terms
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.journal import Custody as JournalledCustody
 
 T = TypeVar("T")
@@ -455,6 +456,15 @@ class Session:
             gain=tokens_of(payout - self.account.collateral(Lane.TRADER), decimals),
             mined=mined,
         )
+
+    async def checkpoint(self) -> Point:
+        """Agree with the solver on the account, so that no frame before it need be kept or shown.
+
+        Returns the checkpoint once it is in force; the session makes one by itself well before
+        the terms' limits. Raises AccountsDiffer, SessionClosed, or the error that stopped the
+        session. Waits for as long as the solver does not answer. Cancelled: it goes on being made.
+        """
+        return await self.end.checkpoint()
 
     async def log_out(self, reason: str = "") -> None:
         """End business for good: open orders are cancelled, positions stay to be closed.

@@ -77,6 +77,8 @@ from psymm.messages.record import (
     SymbolPrice,
 )
 from psymm.messages.text import (
+    AccountPart,
+    CheckpointRequest,
     CollateralReport,
     Introduction,
     MarketDataIncrementalRefresh,
@@ -111,10 +113,12 @@ from psymm.messages.wire import (
 )
 
 __all__ = [
+    "AccountPart",
     "BusinessMessageReject",
     "BusinessRejectReason",
     "ChainFact",
     "Checkpoint",
+    "CheckpointRequest",
     "CollAsgnReason",
     "CollAsgnRejectReason",
     "CollAsgnRespType",

@@ -28,6 +28,7 @@ from psymm.errors import (
     FloodingPeer,
     Forked,
     JournalBehind,
+    LaneAtLimit,
     LogonRefused,
     NotNow,
     PeerBehind,
@@ -40,9 +41,11 @@ from psymm.errors import (
     clip,
 )
 from psymm.messages import (
+    AccountPart,
     BusinessMessageReject,
     BusinessRejectReason,
     ChainFact,
+    CheckpointRequest,
     CollAsgnReason,
     CollAsgnRejectReason,
     CollAsgnRespType,
@@ -68,6 +71,8 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.rulebook import Account
+from psymm.session.checkpoints import CheckpointLedger, Checkpoints
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
 from psymm.session.turn import (
     Event,
@@ -85,6 +90,7 @@ from psymm.session.turn import (
     VerifyCollateral,
     Violation,
 )
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import DelegationRefused, delegation_in
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
@@ -108,7 +114,7 @@ _BESIDE_OPTIONS: Final = (
 """What we sign while a signed settlement can still be mined: it changes no account."""
 
 
-class Ledger(Protocol):
+class Ledger(CheckpointLedger, Protocol):
     """The rulebook as a session needs it: fed every frame in order of arrival."""
 
     def arrived(self, entry: Entry) -> Sequence[Violation]:
@@ -116,8 +122,11 @@ class Ledger(Protocol):
         into effect, its own included."""
         ...
 
-    def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
-        """Would this message, sent now after all that is on the record, break a rule?"""
+    def refuses(
+        self, lane: int, message: Message, now_ns: int, *, covers: int | None = None
+    ) -> Violation | None:
+        """Would this message, sent now after all that is on the record, break a rule? covers: its
+        peerSeq, by default all of the other lane that is on the record."""
         ...
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
@@ -199,6 +208,7 @@ class Engine:
         self._rejected: set[int] = set()
         self._turn = Turn()
         self._dead: tuple[int, bytes] | None = None
+        self.checkpoints = Checkpoints(self, ledger)
         # of this connection
         self._connected = False
         self._synced = False
@@ -221,6 +231,8 @@ class Engine:
         self._uncovered_since: int | None = None
         self._tokens = float(rules.frames_per_second * 2)
         self._tokens_at = 0
+        for entry in record.before:
+            self._note(entry)
         for entry in record:
             self._note(entry)
             for broken in ledger.arrived(entry):
@@ -249,6 +261,7 @@ class Engine:
         self._repeated = self._fetched = 0
         self._resumed_said = self._synced
         self._opened_said = False
+        self.checkpoints.reconnected()
         self._shown = None
         self._garbled = 0
         self._asked = None
@@ -365,7 +378,8 @@ class Engine:
             raise NotNow("collateral is not yet accepted by both sides", state=self.state)
         broken = self.ledger.refuses(self.lane, message, now)
         if broken is not None:
-            raise Refused(broken.detail, rule=broken.rule, message=message.MSG_TYPE)
+            refusal = LaneAtLimit if broken.rule == LaneAtLimit.code else Refused
+            raise refusal(broken.detail, rule=broken.rule, message=message.MSG_TYPE)
         if self.options and not isinstance(message, _BESIDE_OPTIONS):
             # The rulebook's clock may be past its deadline before the chain is, and a proposal that
             # the record refused binds us on chain all the same.
@@ -373,6 +387,17 @@ class Engine:
         entry = self._sign(message, now)
         self._advance(now)
         return entry, self._take()
+
+    def want_checkpoint(self, now: int) -> tuple[bool, Turn]:
+        """Make a checkpoint as soon as it can be; False where nothing but Heartbeats came since
+        the last. Raises SessionClosed, or the error that stopped the session."""
+        if self.error is not None:
+            raise self.error
+        if self.state is State.CLOSED:
+            raise SessionClosed(custody=self.record.opening.custody)
+        wanted = self.checkpoints.want()
+        self._advance(now)
+        return wanted, self._take()
 
     def say(self, message: Message, now: int) -> Turn:
         """Send a text. Raises NotNow without a connection."""
@@ -469,9 +494,9 @@ class Engine:
             self._note(entry)
         self._turn.events.append(Received(entry, broken))
         if isinstance(entry.message, Reject):
-            self._turn.events.append(
-                PeerRejected(entry.message, self.record.entry(self.lane, entry.message.ref_seq_num))
-            )
+            rejected = self.record.entry(self.lane, entry.message.ref_seq_num)
+            self._turn.events.append(PeerRejected(entry.message, rejected))
+            self.checkpoints.rejected(entry.message, rejected, now)
         self._pay_owed(now)
 
     def _judge(self, entry: Entry, now: int) -> Violation | None:
@@ -488,7 +513,9 @@ class Engine:
             return broken
         own: Violation | None = None
         if entry.message is not None and self.lane == SOLVER:
-            own = self.ledger.refuses(self.peer, entry.message, entry.frame.sending_time)
+            own = self.ledger.refuses(
+                self.peer, entry.message, entry.frame.sending_time, covers=entry.frame.peer_seq
+            )
             if own is not None and own.rule in _NOT_KNOWN_YET:
                 own = None
             elif own is not None:
@@ -604,6 +631,8 @@ class Engine:
         held = self.record.entry(self.lane, frame.seq)
         if held is not None and held.frame.raw == frame.raw:
             return
+        if held is None and frame.seq <= self.record.head(self.lane).seq:
+            return  # from before the checkpoint that our record begins at
         delegation = self.record.delegation(self.lane)
         try:
             if delegation is None:
@@ -698,6 +727,15 @@ class Engine:
         )
         for lane, (seq, digest) in enumerate(views):
             held = self.record.head(lane).seq
+            if seq <= held and not self.record.knows(lane, seq):
+                self._hang_up(
+                    PeerBehind(
+                        "the peer's heads lie before a checkpoint that it signed",
+                        theirs=seq,
+                        shown=held,
+                    )
+                )
+                return
             if seq <= held and self.record.digest(lane, seq) != digest:
                 self._stop(
                     Forked(
@@ -764,6 +802,10 @@ class Engine:
                 self._openings(message)
             case SettlementOutput():
                 self._payee(message, now)
+            case CheckpointRequest():
+                self.checkpoints.requested(now)
+            case AccountPart():
+                self.checkpoints.shown(message, now)
             case _:
                 self._turn.events.append(Said(message))
 
@@ -926,6 +968,10 @@ class Engine:
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
+            if self.error is None and self._logons[self.lane] is not None:
+                self._restate()
+                self.checkpoints.advance(now)
+                self.checkpoints.compare(now)
         self._restate()
 
     def _step(self, now: int) -> bool:
@@ -1119,6 +1165,28 @@ class Engine:
             highest -= 1
         return highest
 
+    # --- for `Checkpoints` ------------------------------------------------------------------
+
+    def covers(self, now: int) -> int:
+        """See `_covers`."""
+        return self._covers(now)
+
+    def sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
+        """Sign what the rulebook is known to take."""
+        return self._sign(message, now, covers=covers)
+
+    def tell(self, message: Message, now: int) -> None:
+        """Say a text on the connection that stands."""
+        if self._connected:
+            self._say(message, now)
+
+    def add_event(self, event: Event) -> None:
+        self._turn.events.append(event)
+
+    def add_checkpoint(self, point: Point, account: Account, event: Event) -> None:
+        self._turn.checkpoints.append((point, account))
+        self._turn.events.append(event)
+
     def _sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
         entry = self.record.sign(
             self._key,
@@ -1198,6 +1266,7 @@ class Engine:
 
     def _take(self) -> Turn:
         self._restate()
+        self.checkpoints.look()
         turn, self._turn = self._turn, Turn()
         return turn
 

@@ -11,8 +11,9 @@ from typing import Final
 
 from psymm._core import SecretKey
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, TermsRefused
+from psymm.errors import CustodyStopped, JournalCorrupt, TermsRefused
 from psymm.messages import Logon, NoteRef
+from psymm.rulebook import Account, AccountRefused, restore
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
 from psymm.session.end import End
@@ -24,11 +25,15 @@ from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
+from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
 KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
 """How long a session key is delegated for; a custody outlives it with a UKY."""
+
+KEY_REACH: Final = 16
+"""For how many times the frames that the terms allow between two checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,12 @@ async def take_up(
     logon: Logon | None = None
     if record.head(lane).seq == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
-    ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()])
+    ledger = RulebookLedger(
+        opening,
+        terms,
+        [*ours.values(), *theirs.values()],
+        begins=_account(journal, record, terms),
+    )
     for fact in await journal.facts(opening.custody):
         ledger.learn_fact(Fact.from_json(fact))
     engine = Engine(
@@ -132,7 +142,34 @@ async def take_up(
         logon=logon,
         stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
     )
+    point, agreed = ledger.point, ledger.agreed
+    if point is not None and agreed is not None:
+        # The process may have died between the second UCP and this.
+        await journal.keep_checkpoint(opening.custody, point, agreed.document)
+        engine.checkpoints.point = point
     return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+
+
+def _account(journal: Journal, record: Record, terms: Terms) -> Account | None:
+    """The account that the record begins with, None where it begins with its first frame."""
+    begins = record.begins
+    if begins is None:
+        return None
+    try:
+        account = restore(begins.account, terms, begins.point.account_hash)
+    except AccountRefused as bad:
+        raise JournalCorrupt(
+            f"the account of the checkpoint does not stand: {bad}",
+            journal=journal.path,
+            custody=record.opening.custody,
+        ) from None
+    if account.seqs != begins.point.seqs:
+        raise JournalCorrupt(
+            "the account is not of the frames that its checkpoint names",
+            journal=journal.path,
+            custody=record.opening.custody,
+        )
+    return account
 
 
 async def _logon(
@@ -147,7 +184,7 @@ async def _logon(
         lane=lane,
         public_key=key.public_key,
         from_seq=1,
-        to_seq=terms.limits.frames,
+        to_seq=KEY_REACH * terms.limits.frames,
         expiry=party.clock.now_ns() + KEY_LIFE_NS,
     )
     signature = await party.wallet.sign_typed(delegation.message(opening))

@@ -1,8 +1,8 @@
 """What a session's engine wants done after an input: a turn, and the events in it.
 
-The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
-then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason.
+The order is the contract: whoever drives an engine makes `entries` durable first, in their order,
+and keeps `checkpoints`; then sends `sends` in theirs; then hands out `events`; then, if `hang_up`
+is set, closes the connection with that reason.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from psymm._core import Frame
-from psymm.errors import PSymmError
+from psymm.errors import AccountsDiffer, PSymmError
 from psymm.messages import Message, Reject
+from psymm.rulebook import Account
 from psymm.session.collateral import Note, Payee
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import Entry
 
 
@@ -102,6 +104,24 @@ class PeerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointInForce:
+    """Both sides have signed this checkpoint; it is kept, and frames before it may go."""
+
+    point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreed:
+    """After the same frames the two sides' accounts differ, first in `field`. Trading goes on.
+    What is `theirs` is the peer's word."""
+
+    field: str
+    ours: str
+    theirs: str
+    error: AccountsDiffer
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Nothing more is signed in this custody by this process."""
 
@@ -118,6 +138,8 @@ Event = (
     | PayeeShown
     | Resumed
     | PeerRejected
+    | CheckpointInForce
+    | Disagreed
     | Stopped
 )
 
@@ -130,6 +152,7 @@ class Turn:
     opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
     evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    checkpoints: list[tuple[Point, Account]] = field(default_factory=list)
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
@@ -141,6 +164,7 @@ class Turn:
             or self.opened
             or self.evidence
             or self.facts
+            or self.checkpoints
             or self.stop
             or self.hang_up
         )

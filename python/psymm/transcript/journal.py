@@ -9,7 +9,8 @@ Secrets (session keys, note openings) are sealed with AES-256-GCM under a key th
 can derive. Without it the journal still verifies, exports and can be shown.
 
 Tables: `journal` (one row: version, id, the wallet's seal check), `custodies`, `frames`,
-`session_keys`, `openings`, `settlements`, `equivocations`, `facts`.
+`session_keys`, `openings`, `settlements`, `equivocations`, `facts`; and, of checkpoints and what
+was pruned before one, those of `psymm.transcript.pruning`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ from psymm.errors import (
     UnknownCustody,
 )
 from psymm.nursery import open_block_nursery
+from psymm.transcript import pruning
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.opening import Opening
+from psymm.transcript.pruning import Pruned
 
 T = TypeVar("T")
 
@@ -180,7 +184,7 @@ class JournalReader:
         return found[0]
 
     async def frames(self, custody: bytes, *, after: int = 0) -> list[JournalledFrame]:
-        """The custody's frames in order of arrival, those after place `after`.
+        """The custody's frames in order of arrival, those after place `after` that are not pruned.
 
         Raises JournalCorrupt if a place is missing. Cancelled: raises Cancelled.
         """
@@ -196,6 +200,23 @@ class JournalReader:
             ).fetchall()
         )
         return _journalled(rows[0]) if rows else None
+
+    async def checkpoints(self, custody: bytes) -> list[tuple[Point, bytes]]:
+        """Checkpoints that were in force, with their accounts' documents: the one at which the
+        frames that are left begin, if any are gone, and the newest last. Cancelled: raises
+        Cancelled, nothing changed."""
+        return await self._read(lambda base: pruning.checkpoints_of(base, custody))
+
+    async def pruned(self, custody: bytes) -> Pruned:
+        """What is gone of a custody's frames. Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(lambda base: pruning.pruned_of(base, custody))
+
+    async def remembered(self, custody: bytes) -> list[JournalledFrame]:
+        """Of the frames that are gone, those that a session must still know, in order.
+        Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(
+            lambda base: [_journalled(row) for row in pruning.remembered_of(base, custody)]
+        )
 
     async def facts(self, custody: bytes) -> list[str]:
         """Chain facts that were believed, in order, as JSON. Cancelled: raises Cancelled."""
@@ -356,6 +377,21 @@ class Journal(JournalReader):
             )
         )
 
+    async def keep_checkpoint(
+        self, custody: bytes, point: Point, account: Callable[[], bytes]
+    ) -> None:
+        """Keep a checkpoint in force; `account` gives the document, in the journal's thread.
+        Cancelled: may be kept or not."""
+        await self._write(lambda base: pruning.keep(base, custody, point, account()))
+
+    async def remove_frames(
+        self, custody: bytes, gone: Pruned, remembered: Sequence[JournalledFrame]
+    ) -> None:
+        """Remove all frames that `gone` counts; `remembered` are those of them that stay known.
+        Cancelled: all are removed or none."""
+        rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in remembered]
+        await self._write(lambda base: pruning.remove(base, custody, gone, rows))
+
     def mark_sent(self, custody: bytes, lane: int, seq: int) -> None:
         """Our frames up to `seq` have been handed to the socket.
 
@@ -480,6 +516,11 @@ class Journal(JournalReader):
             ]
         except InvalidTag:
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
+
+    async def in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """Run what blocks where the journal's own work runs. Cancelled: it is done all the same."""
+        found: T = await self._run_sync(work, *args)
+        return found
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(self._commits, self._writes, len(self._waiting))
@@ -669,6 +710,8 @@ def _connect(path: Path, create: bool) -> tuple[sqlite3.Connection, bytes]:
                 os.close(directory)
         base.execute("PRAGMA synchronous = FULL")
         base.execute("PRAGMA foreign_keys = ON")
+        for statement in pruning.SCHEMA.split(";"):
+            base.execute(statement)
         mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise JournalError(
@@ -709,10 +752,12 @@ def _check(path: Path, base: sqlite3.Connection) -> bytes:
     version, journal_id = row[0]
     if version != VERSION:
         raise JournalVersion(journal=path, version=version, known=VERSION)
+    pruned = pruning.all_pruned(base)
     for custody, lane, count, highest in base.execute(
         "SELECT custody, lane, count(*), max(seq) FROM frames GROUP BY custody, lane"
     ):
-        if count != highest:
+        gone = pruned.get(custody, Pruned())
+        if count + (gone.solver_seq if lane else gone.trader_seq) != highest:
             raise JournalCorrupt(
                 "frames are missing",
                 journal=path,
@@ -725,7 +770,8 @@ def _check(path: Path, base: sqlite3.Connection) -> bytes:
         "SELECT c.custody, c.frames, count(f.arrival), coalesce(max(f.arrival), 0)"
         " FROM custodies c LEFT JOIN frames f ON f.custody = c.custody GROUP BY c.custody"
     ):
-        if not stated == held == highest:
+        gone = pruned.get(custody, Pruned())
+        if not stated == held + gone.arrivals == highest:
             raise JournalCorrupt(
                 "frames are missing", journal=path, custody=custody, stated=stated, held=held
             )
@@ -804,7 +850,8 @@ def _frames(
             (custody, after),
         )
     ]
-    for place, frame in enumerate(frames, after + 1):
+    gone = pruning.pruned_of(base, custody).arrivals
+    for place, frame in enumerate(frames, max(after, gone) + 1):
         if frame.arrival != place:
             raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)
     return frames

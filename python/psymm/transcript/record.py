@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from psymm._core import Frame, Head, JsonError, SecretKey, Transcript, sign_frame
+from psymm._core import (
+    Frame,
+    Head,
+    JsonError,
+    SecretKey,
+    Transcript,
+    TranscriptStart,
+    sign_frame,
+)
 from psymm.messages import Logon, Message, SessionKeyChange, decode, encode
+from psymm.transcript.checkpoint import Beginning
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.opening import Opening
 
@@ -27,14 +36,27 @@ class Entry:
 
 
 class Record:
-    """All frames of one custody, in the order of their arrival here."""
+    """All frames of one custody, in the order of their arrival here; or all since a checkpoint.
 
-    def __init__(self, opening: Opening) -> None:
+    begins: where. Raises CheckpointRefused if it does not stand.
+    """
+
+    def __init__(self, opening: Opening, begins: Beginning | None = None) -> None:
         self.opening = opening
-        self._transcript = Transcript(opening.domain, opening.custody)
+        self.begins = begins
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
         self._entries: list[Entry] = []
         self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
+        self._before = (0, 0)
+        self.before: list[Entry] = []
+        """Frames from before the checkpoint that a session must still know, in order."""
+        start: TranscriptStart | None = None
+        if begins is not None:
+            start, known = begins.check(opening)
+            self._before = begins.point.seqs
+            for lane in (0, 1):
+                self._delegations[lane].append(known[lane])
+        self._transcript = Transcript(opening.domain, opening.custody, start)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -46,15 +68,26 @@ class Record:
         return self._transcript.head(lane)
 
     def digest(self, lane: int, seq: int) -> bytes:
-        """Digest of a frame held; for seq 0 the custody's id. Raises IndexError."""
+        """Digest of a frame held, or known from the checkpoint; for seq 0 the custody's id.
+        Raises IndexError."""
         if seq == 0:
             return self.opening.custody
-        return self._lanes[lane][seq - 1].digest
+        if seq > self._before[lane]:
+            return self._lanes[lane][seq - self._before[lane] - 1].digest
+        return self._transcript.digest(lane, seq)
+
+    def knows(self, lane: int, seq: int) -> bool:
+        """Whether a frame that is or was on the record has its digest here still."""
+        try:
+            self._transcript.digest(lane, seq)
+        except IndexError:
+            return False
+        return True
 
     def entry(self, lane: int, seq: int) -> Entry | None:
         """The frame held with this number, or None."""
-        held = self._lanes[lane]
-        return held[seq - 1] if 1 <= seq <= len(held) else None
+        held, at = self._lanes[lane], seq - self._before[lane]
+        return held[at - 1] if 1 <= at <= len(held) else None
 
     def delegation(self, lane: int) -> Delegation | None:
         """The one in force for the lane's next frame, or None before its Logon."""
@@ -76,7 +109,7 @@ class Record:
         if (
             isinstance(message, Logon | SessionKeyChange)
             and frame.custody == self.opening.custody
-            and frame.seq == len(self._lanes[frame.lane]) + 1
+            and frame.seq == self.head(frame.lane).seq + 1
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
             delegation = delegation_in(self.opening, frame, message)
@@ -84,7 +117,7 @@ class Record:
             self._transcript.set_key(frame.lane, frame.seq, delegation.public_key)
         else:
             in_force = self.delegation(frame.lane)
-            if in_force is not None and frame.seq == len(self._lanes[frame.lane]) + 1:
+            if in_force is not None and frame.seq == self.head(frame.lane).seq + 1:
                 in_force.check_frame(frame)
         digest = self._transcript.append(frame)
         if delegation is not None:
@@ -93,6 +126,11 @@ class Record:
         self._entries.append(entry)
         self._lanes[frame.lane].append(entry)
         return entry
+
+    def remember(self, frame: Frame) -> None:
+        """Know a frame from before the checkpoint, which was checked when it was journalled."""
+        message, bad = _decoded(frame)
+        self.before.append(Entry(frame, frame.digest(self.opening.domain), message, bad))
 
     def sign(
         self,
