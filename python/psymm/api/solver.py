@@ -107,9 +107,10 @@ class SolverSession:
     async def checkpoint(self) -> Point:
         """Agree with the trader on the account, so that no frame before it need be kept or shown.
 
-        Returns the checkpoint once it is in force; the session makes one by itself well before
-        the terms' limits. Raises AccountsDiffer, SessionClosed, or the error that stopped the
-        session. Waits for as long as the trader does not answer. Cancelled: it goes on being made.
+        Returns the checkpoint once it is in force: one that counts all that either side has sent
+        by now, but for Heartbeats. The session makes one by itself well before the terms' limits.
+        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
+        long as the trader does not answer. Cancelled: it goes on being made.
         """
         return await self.end.checkpoint()
 

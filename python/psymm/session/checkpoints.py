@@ -71,7 +71,7 @@ class CheckpointLedger(Protocol):
         ...
 
     def offer_stands(self) -> bool:
-        """Is an offer, of either side, unanswered?"""
+        """Is an offer, of either side, unanswered, or answered by a frame yet to be covered?"""
         ...
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
@@ -98,7 +98,7 @@ class Checkpoints:
         self._ledger = ledger
         self.point: Point | None = None
         self.differs: AccountsDiffer | None = None
-        self._wanted = False
+        self._target = [0, 0]
         self._asked = False
         self._asked_at = 0
         self._disputed: Account | None = None
@@ -106,27 +106,37 @@ class Checkpoints:
 
     # --- what the application wants ---------------------------------------------------------
 
-    def want(self) -> bool:
-        """Make a checkpoint as soon as it can be; False where nothing but Heartbeats has been sent
-        since the one in force."""
-        if self._quiet():
-            return False
-        self._wanted, self._asked = True, False
-        return True
+    def want(self) -> tuple[int, int]:
+        """Make a checkpoint as soon as it can be that counts all that is on the record now, but
+        for Heartbeats and UCPs after the rest. Gives how far it has to count, the trader's and the
+        solver's frames; `counts` says whether the one in force does."""
+        target = self._target
+        for entry in self._engine.record:
+            if not isinstance(entry.message, Heartbeat | Checkpoint):
+                frame = entry.frame
+                target[frame.lane] = max(target[frame.lane], frame.seq)
+        self._asked = False
+        return target[TRADER], target[SOLVER]
 
-    def _quiet(self) -> bool:
-        point = self._ledger.point
-        return point is not None and all(
-            isinstance(entry.message, Heartbeat | Checkpoint)
-            for entry in self._engine.record
-            if entry.frame.seq > point.seqs[entry.frame.lane]
+    def counts(self, target: tuple[int, int]) -> bool:
+        """Whether the checkpoint in force counts these frames."""
+        return self.point is not None and all(
+            counted >= seq for counted, seq in zip(self.point.seqs, target, strict=True)
         )
+
+    @property
+    def _wanted(self) -> bool:
+        return any(self._target) and not self.counts((self._target[TRADER], self._target[SOLVER]))
+
+    def _suffices(self, said: Checkpoint) -> bool:
+        return said.trader_seq >= self._target[TRADER] and said.solver_seq >= self._target[SOLVER]
 
     # --- what is due ------------------------------------------------------------------------
 
     def advance(self, now: int) -> None:
         """Sign the UCP that is due, if one is. Heads agree and our Logon is on the record."""
         engine, ledger = self._engine, self._ledger
+        self.look()
         due = ledger.answer_due(engine.lane)
         if due is not None:
             said, offer = due
@@ -137,14 +147,21 @@ class Checkpoints:
             return
         if engine.state is not State.TRADING or ledger.offer_stands():
             return
-        due = ledger.offer_due(engine.lane)
+        due = self._offer()
         if due is None and engine.lane == TRADER and self._uncovered(now):
             engine.sign(Heartbeat(), now)
-            due = ledger.offer_due(engine.lane)
+            due = self._offer()
         if due is None:
             self._ask(now)
         elif engine.covers(now) >= due[1]:
             engine.sign(due[0], now, covers=due[1])
+
+    def _offer(self) -> tuple[Checkpoint, int] | None:
+        """What we can offer, if it is what is wanted or a limit is near."""
+        due = self._ledger.offer_due(self._engine.lane)
+        if due is None or self._suffices(due[0]) or self._ledger.near_limit():
+            return due
+        return None
 
     def _uncovered(self, now: int) -> bool:
         engine = self._engine
@@ -169,12 +186,11 @@ class Checkpoints:
         self._asked = False
 
     def look(self) -> None:
-        """After every turn: whether a checkpoint has come into force."""
+        """Whether a checkpoint has come into force."""
         point, account = self._ledger.point, self._ledger.agreed
         if point is None or account is None or point == self.point:
             return
         self.point = point
-        self._wanted = False
         self._engine.add_checkpoint(point, account, CheckpointInForce(point))
 
     # --- disagreement -----------------------------------------------------------------------

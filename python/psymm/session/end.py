@@ -237,18 +237,17 @@ class End:
             await self._flushed.wait()
 
     async def checkpoint(self) -> Point:
-        """Make a checkpoint with the peer; returns it once it is in force and kept. Where nothing
-        but Heartbeats was sent since the last, that one.
+        """Have a checkpoint with the peer that counts all that is on the record now, but for
+        Heartbeats at its end; returns it once it is in force and kept.
 
         Waits for as long as the peer does not answer, over lost connections. Raises
         SessionClosed, AccountsDiffer where the two sides' accounts are found to differ, or the
         error that stopped the session. Cancelled: it goes on being made.
         """
         checkpoints = self.engine.checkpoints
-        before = checkpoints.point
-        wanted, turn = self.engine.want_checkpoint(self.clock.now_ns())
+        target, turn = self.engine.want_checkpoint(self.clock.now_ns())
         await self.flush(turn)
-        while (point := checkpoints.point) is None or (wanted and point == before):
+        while (point := checkpoints.point) is None or not checkpoints.counts(target):
             if self._failed is not None:
                 raise self._failed
             if self.engine.error is not None:

@@ -388,9 +388,9 @@ class Engine:
         self._advance(now)
         return entry, self._take()
 
-    def want_checkpoint(self, now: int) -> tuple[bool, Turn]:
-        """Make a checkpoint as soon as it can be; False where nothing but Heartbeats came since
-        the last. Raises SessionClosed, or the error that stopped the session."""
+    def want_checkpoint(self, now: int) -> tuple[tuple[int, int], Turn]:
+        """Make a checkpoint as soon as it can be; see `Checkpoints.want`. Raises SessionClosed, or
+        the error that stopped the session."""
         if self.error is not None:
             raise self.error
         if self.state is State.CLOSED:

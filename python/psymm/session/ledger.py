@@ -113,7 +113,7 @@ class RulebookLedger:
         return self._replay.disputed
 
     def near_limit(self) -> bool:
-        account = self._projection().account
+        account = self._replay.account
         limits = account.terms.limits
         for lane in Lane:
             frames, sent = account.since_checkpoint(lane)
@@ -122,6 +122,11 @@ class RulebookLedger:
         return False
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
+        seen = self._replay
+        if seen.account.offer is None and not any(
+            isinstance(entry.message, Checkpoint) for entry in seen.pending
+        ):
+            return None
         account = self._projection().account
         said = checkpoint.answer(account, Lane(lane))
         if said is None or account.offer is None or self._waiting:
@@ -138,7 +143,8 @@ class RulebookLedger:
         return said, view.account.trader_covers if lane == Lane.TRADER else view.heads[0]
 
     def offer_stands(self) -> bool:
-        return self._projection().account.offer is not None
+        ahead = self._projection().account
+        return ahead.offer is not None or ahead.checkpoint != self._replay.account.checkpoint
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
         view = self._projection()

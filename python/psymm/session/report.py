@@ -33,7 +33,7 @@ from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
 from psymm.terms import Terms, TermsError
 from psymm.transcript import flipped
-from psymm.transcript.checkpoint import Beginning
+from psymm.transcript.checkpoint import Beginning, Point
 from psymm.transcript.file import (
     Progress,
     TranscriptFile,
@@ -60,7 +60,8 @@ class Line:
 class Report:
     """account: None where the file lacks an opening that the rulebook needs. chain_facts: `file`,
     `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected, and of
-    frames of either that refuse a right checkpoint."""
+    frames of either that refuse a right checkpoint. begins: the checkpoint that the file begins at,
+    None where it begins with the first frame."""
 
     opening: Opening
     verified: Verified
@@ -68,6 +69,7 @@ class Report:
     lines: tuple[Line, ...] = field(repr=False)
     faults: tuple[tuple[int, str], ...]
     chain_facts: str
+    begins: Point | None = None
 
     @property
     def violations(self) -> tuple[Line, ...]:
@@ -153,6 +155,7 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
         ),
         faults=tuple((fault.seq, fault.violation.name) for fault in at.faults),
         chain_facts=whence,
+        begins=None if file.begins is None else file.begins.point,
     )
 
 
