@@ -30,6 +30,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "notes": ("psymm.cli.notes", "The notes that the wallet owns."),
     "withdraw": ("psymm.cli.withdraw", "Take tokens out, in parts, to any addresses."),
     "transcript": ("psymm.cli.transcript", "Show and verify transcripts."),
+    "journal": ("psymm.cli.archive", "What the journal keeps."),
     "tools": ("psymm.cli.tools", "Node tools for proving and the devnet."),
 }
 
