@@ -25,7 +25,7 @@ from psymm.errors import (
 from psymm.messages import Heartbeat
 from psymm.session.archive import archive, prune
 from psymm.session.report import verify_bytes, verify_file
-from psymm.transcript.checkpoint import Beginning, Point, beginning
+from psymm.transcript.checkpoint import Beginning, Point, beginning, may_be
 from psymm.transcript.file import encode_file, export, parse_file
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER
@@ -87,6 +87,23 @@ async def test_pruned_it_opens_verifies_and_takes_the_next_frame(tmp_path: Path)
         assert record.append(entry.frame).digest == entry.digest
         await journal.append([(entry.frame, entry.digest)], ours=TRADER)
         assert (await journal.custody(custody)).frames == held + 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "may"),
+    [
+        (b'{"MsgType":"A","x":"1"}', True),
+        (b'{"MsgType":"0"}', False),
+        (b'{"MsgType":"\\u0041"}', True),
+        (b'{ "MsgType":"0"}', True),
+        (b'{"MsgType":"0', True),
+        (b"", True),
+    ],
+)
+def test_a_peer_cannot_hide_a_frame_that_must_be_remembered_in_its_spelling(
+    payload: bytes, may: bool
+) -> None:
+    assert may_be(payload, frozenset((b"A",))) is may
 
 
 async def test_frames_that_the_checkpoint_does_not_count_stay(tmp_path: Path) -> None:

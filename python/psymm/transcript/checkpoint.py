@@ -9,10 +9,12 @@ their delegations.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Final
 
 from psymm._core import Frame, FrameError, TranscriptError, TranscriptStart
 from psymm.errors import CheckpointRefused
@@ -40,8 +42,9 @@ class Point:
 class Beginning:
     """Where a record begins. account: the document of the rulebook's account.
 
-    carriers: raw frames that carry the keys in force at the heads, the trader's first. trader:
-    the raw frame of its head; solver: raw frames in a row up to its head.
+    carriers: raw frames that carry the keys in force, of the trader at its head, of the solver at
+    the first of `solver`. trader: the raw frame of its head; solver: raw frames in a row up to its
+    head.
     """
 
     point: Point
@@ -74,9 +77,6 @@ class Beginning:
         trader, solver = _exactly(self.trader), self.frames
         if not solver:
             raise CheckpointRefused("the solver's head is missing")
-        delegations = tuple(
-            _carried(opening, lane, self.carriers[lane], self.point.seqs[lane]) for lane in (0, 1)
-        )
         expected = [(TRADER, self.point.trader_seq)]
         first = self.point.solver_seq - len(solver) + 1
         expected += [(SOLVER, first + i) for i in range(len(solver))]
@@ -88,13 +88,24 @@ class Beginning:
         for before, after in pairwise(solver):
             if after.previous != before.digest(opening.domain):
                 raise CheckpointRefused("frames do not follow", lane=SOLVER, seq=after.seq)
-        # The frames before a head are bound by it, as each states the digest of the one before.
-        for frame, known in zip((trader, solver[-1]), delegations, strict=True):
-            known.check_frame(frame)
-            frame.verify(opening.domain, known.public_key)
-        keys = [(known.lane, known.from_seq, known.public_key) for known in delegations]
-        start = TranscriptStart(opening.domain, [trader], solver, keys)
-        return start, (delegations[0], delegations[1])
+        known = (
+            _carried(opening, TRADER, self.carriers[TRADER], trader.seq),
+            _carried(opening, SOLVER, self.carriers[SOLVER], solver[0].seq),
+        )
+        in_force = (_signed(opening, [trader], known[0]), _signed(opening, solver, known[1]))
+        keys = [(one.lane, one.from_seq, one.public_key) for one in in_force]
+        return TranscriptStart(opening.domain, [trader], solver, keys), in_force
+
+
+def _signed(opening: Opening, frames: Sequence[Frame], known: Delegation) -> Delegation:
+    """Checks the signatures of a lane's frames in a row; the delegation in force at the last."""
+    for frame in frames:
+        message = _message(frame)
+        if isinstance(message, SessionKeyChange):
+            known = delegation_in(opening, frame, message)
+        known.check_frame(frame)
+        frame.verify(opening.domain, known.public_key)
+    return known
 
 
 def _exactly(raw: bytes) -> Frame:
@@ -125,33 +136,48 @@ def beginning(point: Point, account: bytes, frames: Iterable[Frame]) -> Beginnin
 
     Raises CheckpointRefused where one that it needs is not among them.
     """
-    carriers: list[bytes | None] = [None, None]
+    carriers: tuple[list[Frame], list[Frame]] = ([], [])
     trader: Frame | None = None
     solver: list[Frame] = []
     for frame in frames:
         if frame.seq > point.seqs[frame.lane]:
             continue
-        # Only these two carry keys, and both say so in their first bytes.
-        if b'"SessionPublicKey"' in frame.payload and isinstance(
+        if may_be(frame.payload, _CARRIERS) and isinstance(
             _message(frame), Logon | SessionKeyChange
         ):
-            carriers[frame.lane] = frame.raw
+            carriers[frame.lane].append(frame)
         if frame.lane == SOLVER:
             solver.append(frame)
         elif frame.seq == point.trader_seq:
             trader = frame
-    if trader is None or carriers[0] is None or carriers[1] is None:
-        raise CheckpointRefused("a frame that it needs is not here", solver_seq=point.solver_seq)
+    missing = CheckpointRefused("a frame that it needs is not here", solver_seq=point.solver_seq)
+    if trader is None:
+        raise missing
     needed = [frame for frame in solver if frame.seq > trader.peer_seq]
-    if len(needed) != point.solver_seq - trader.peer_seq:
-        raise CheckpointRefused("a frame that it needs is not here", solver_seq=point.solver_seq)
+    if not needed or len(needed) != point.solver_seq - trader.peer_seq:
+        raise missing
+    first = (trader.seq, needed[0].seq)
+    ruling = [[one for one in carriers[lane] if one.seq <= first[lane]] for lane in (0, 1)]
+    if not all(ruling):
+        raise missing
     return Beginning(
         point,
         account,
-        (carriers[0], carriers[1]),
+        (ruling[0][-1].raw, ruling[1][-1].raw),
         trader.raw,
         tuple(frame.raw for frame in needed),
     )
+
+
+_CARRIERS: Final = frozenset((b"A", b"UKY"))
+_MSG_TYPE: Final = re.compile(rb'\{"MsgType":"([^"\\]*)"')
+
+
+def may_be(payload: bytes, msg_types: frozenset[bytes]) -> bool:
+    """Whether a payload may be of one of these types. Only a parser can tell where it is not
+    written in the usual form, which nobody is bound to."""
+    found = _MSG_TYPE.match(payload)
+    return found is None or found[1] in msg_types
 
 
 def check_agreed(point: Point, said: Sequence[Frame]) -> None:

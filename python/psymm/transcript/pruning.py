@@ -29,7 +29,7 @@ from psymm.messages import (
     SettlementAcceptance,
     decode,
 )
-from psymm.transcript.checkpoint import Point
+from psymm.transcript.checkpoint import Point, may_be
 from psymm.transcript.opening import SOLVER, TRADER
 
 REMEMBERED: Final[tuple[type[Message], ...]] = (
@@ -42,9 +42,7 @@ REMEMBERED: Final[tuple[type[Message], ...]] = (
     SettlementAcceptance,
     ChainFact,
 )
-_START: Final = b'{"MsgType":"'
-_STARTS: Final = tuple(_START + kind.MSG_TYPE.encode() + b'"' for kind in REMEMBERED)
-_PAYLOAD: Final = 126
+_TYPES: Final = frozenset(kind.MSG_TYPE.encode() for kind in REMEMBERED)
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -78,11 +76,11 @@ class Pruned:
 
 def is_remembered(raw: bytes) -> bool:
     """Whether a frame is one that a session must know for as long as it lives."""
-    payload = raw[_PAYLOAD : _PAYLOAD + 64]
-    if payload.startswith(_START) and not payload.startswith(_STARTS):
+    payload = Frame.parse(raw).payload
+    if not may_be(payload, _TYPES):
         return False
     try:
-        return isinstance(decode(Frame.parse(raw).payload), REMEMBERED)
+        return isinstance(decode(payload), REMEMBERED)
     except JsonError:
         return False
 
