@@ -17,7 +17,8 @@ from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
-from psymm.cli.transcript import custody_called, unlock
+from psymm.cli.show import chosen
+from psymm.cli.transcript import unlock
 
 if TYPE_CHECKING:
     from psymm.session.archive import Archived
@@ -101,7 +102,7 @@ async def _archive(
     from psymm.session.archive import archive
 
     async with _writer(home, password) as held:
-        key = await custody_called(held, custody)
+        key = (await chosen(held, custody)).opening.custody
         done = await archive(held, key, file)
     _say(screen, key, done, f"archived in {file}", file=str(file))
 
@@ -110,7 +111,7 @@ async def _prune(screen: Screen, home: Home, custody: str) -> None:
     from psymm.session.archive import prune
 
     async with _writer(home, None) as held:
-        key = await custody_called(held, custody)
+        key = (await chosen(held, custody)).opening.custody
         done = await prune(held, key)
     _say(screen, key, done, "removed")
 

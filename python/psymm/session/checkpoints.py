@@ -45,7 +45,7 @@ class CheckpointLedger(Protocol):
 
     @property
     def point(self) -> Point | None:
-        """The checkpoint in force."""
+        """The checkpoint in force, once each lane covers the other's UCP."""
         ...
 
     @property

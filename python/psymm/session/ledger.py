@@ -48,11 +48,12 @@ class RulebookLedger:
     ) -> None:
         """begins: the account of the checkpoint that the record begins at."""
         holdings = {note.commitment: Holding(note.token, note.amount) for note in notes}
-        ruled = RuledOpening(opening.custody, holdings)
-        if begins is None:
-            self._replay = Replay.start(ruled, terms, facts)
-        else:
-            self._replay = Replay.at_checkpoint(ruled, terms, begins, facts)
+        self._begins = begins
+        self._point: Point | None = None
+        self._agreed: Account | None = None
+        self._replay = self._started(
+            RuledOpening(opening.custody, holdings), terms, facts or ChainFacts()
+        )
         self._waiting: deque[Entry] = deque()
         self._ahead: Replay | None = None
 
@@ -95,18 +96,45 @@ class RulebookLedger:
             return Violation(lane, unknown.code, str(unknown))
         return None if broken is None else Violation(lane, broken.name, str(broken))
 
+    def drop(self, lane: int, seq: int) -> bool:
+        """See `Ledger.drop`. The trader's frames have not taken effect yet, so they go by
+        themselves; the solver's have, so all is ruled again."""
+        self._ahead = None
+        if lane == Lane.TRADER and not self._waiting:
+            pending = tuple(one for one in self._replay.pending if one.seq < seq)
+            self._replay = replace(self._replay, pending=pending)
+            return True
+        self._waiting.clear()
+        self._replay = self._started(self._replay.opening, self._replay.terms, self._replay.facts)
+        return False
+
+    def _started(self, opening: RuledOpening, terms: Terms, facts: ChainFacts) -> Replay:
+        if self._begins is None:
+            return Replay.start(opening, terms, facts)
+        return Replay.at_checkpoint(opening, terms, self._begins, facts)
+
     # --- checkpoints: see `psymm.session.checkpoints.CheckpointLedger` -----------------------
 
     @property
     def point(self) -> Point | None:
-        last = self._replay.account.checkpoint
-        if last is None:
-            return None
-        return Point(last.account_hash, last.trader_seq, last.solver_seq, last.said)
+        return self._point
 
     @property
     def agreed(self) -> Account | None:
-        return self._replay.agreed
+        return self._agreed
+
+    def _look_for_checkpoint(self) -> None:
+        """A checkpoint counts for good once each lane covers the other's UCP: what is covered stays
+        on the record, whatever key is revoked."""
+        replay = self._replay
+        last = replay.account.checkpoint
+        if last is None or (self._point is not None and last.said == self._point.said):
+            return
+        covered = replay.pending[-1].peer_seq if replay.pending else replay.account.trader_covers
+        agreed = replay.agreed
+        if last.said[1] <= covered and agreed is not None:
+            self._point = Point(last.account_hash, last.trader_seq, last.solver_seq, last.said)
+            self._agreed = agreed
 
     @property
     def disputed(self) -> Account | None:
@@ -144,7 +172,8 @@ class RulebookLedger:
 
     def offer_stands(self) -> bool:
         ahead = self._projection().account
-        return ahead.offer is not None or ahead.checkpoint != self._replay.account.checkpoint
+        last = None if ahead.checkpoint is None else ahead.checkpoint.said
+        return ahead.offer is not None or last != (self._point and self._point.said)
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
         view = self._projection()
@@ -208,6 +237,7 @@ class RulebookLedger:
                 break
             self._project(ruled)
             self._waiting.popleft()
+            self._look_for_checkpoint()
             broken.extend(_violations(rulings))
         return broken
 

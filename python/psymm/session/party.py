@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
-from psymm._core import SecretKey
+from psymm._core import SecretKey, address_of
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, JournalCorrupt, TermsRefused
+from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, TermsRefused
 from psymm.messages import Logon, NoteRef
 from psymm.rulebook import Account, AccountRefused, restore
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
 from psymm.session.end import End
 from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
@@ -29,16 +29,11 @@ from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
-KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
-"""How long a session key is delegated for; a custody outlives it with a UKY."""
-
-KEY_REACH: Final = 16
-"""For how many times the frames that the terms allow between two checkpoints."""
-
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """chain_id, contract (checksummed), registry: the only deployment it deals on."""
+    """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
+    read from that registry. key_life_ns: how long its session keys are delegated for."""
 
     wallet: Wallet
     journal: Journal
@@ -47,6 +42,8 @@ class Party:
     chain_id: int
     contract: str
     registry: str
+    revocations: Revocations = field(default_factory=NoChain)
+    key_life_ns: int = KEY_LIFE_NS
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
@@ -113,12 +110,10 @@ async def take_up(
     for kept in await journal.openings(opening.custody):
         note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    keys = await journal.session_keys(opening.custody)
-    if not keys:
+    key = key_in_force(record, lane, await journal.session_keys(opening.custody))
+    if key is None:
         key = SecretKey.generate()
         await journal.keep_session_key(opening.custody, 1, key)
-    else:
-        key = keys[-1][1]
     logon: Logon | None = None
     if record.head(lane).seq == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
@@ -140,14 +135,46 @@ async def take_up(
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
-        stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+        stopped=_stopped(party, custody, record, terms),
+        revoked=await journal.revocations(opening.custody),
     )
     point, agreed = ledger.point, ledger.agreed
     if point is not None and agreed is not None:
         # The process may have died between the second UCP and this.
         await journal.keep_checkpoint(opening.custody, point, agreed.document)
         engine.checkpoints.point = point
-    return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+    keeper = KeyKeeper(
+        engine,
+        party.wallet,
+        journal,
+        party.clock,
+        party.revocations,
+        depth=terms.chain.confirmations,
+        span=terms.limits.frames,
+        life_ns=party.key_life_ns,
+    )
+    return End(
+        engine, journal, party.clock, party.collateral, heard, put_up=custody.ours, keeper=keeper
+    )
+
+
+def _stopped(
+    party: Party, custody: JournalledCustody, record: Record, terms: Terms
+) -> CustodyStopped | None:
+    """Why this custody signs nothing more, or None.
+
+    One that stopped because the peer showed frames of ours that we do not have goes on once our
+    wallet has revoked the key in force: they were a thief's, and are adopted or void.
+    """
+    if custody.state != "stopped":
+        return None
+    opening, known = custody.opening, record.delegation(custody.lane)
+    if custody.reason.startswith(JournalBehind.code) and known is not None:
+        wallet = opening.wallet_address(custody.lane)
+        revoked = party.revocations.of(wallet, terms.chain.confirmations)
+        if address_of(known.public_key) in revoked:
+            return None
+    return CustodyStopped(custody.reason)
 
 
 def _account(journal: Journal, record: Record, terms: Terms) -> Account | None:
@@ -184,8 +211,8 @@ async def _logon(
         lane=lane,
         public_key=key.public_key,
         from_seq=1,
-        to_seq=KEY_REACH * terms.limits.frames,
-        expiry=party.clock.now_ns() + KEY_LIFE_NS,
+        to_seq=terms.limits.frames,
+        expiry=party.clock.now_ns() + party.key_life_ns,
     )
     signature = await party.wallet.sign_typed(delegation.message(opening))
     return Logon(

@@ -7,7 +7,7 @@ facts, or, where it has none, as the frames cite it (`chain_facts` says which).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from psymm.rulebook import (
 )
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
+from psymm.session.reading import chain_facts
 from psymm.terms import Terms, TermsError
 from psymm.transcript import flipped
 from psymm.transcript.checkpoint import Beginning, Point
@@ -103,7 +104,7 @@ def verify_signatures(
     threads, progress: as for `transcript.file.verify_frames`. Raises TranscriptFileError with the
     frame and the byte.
     """
-    _holdings(file)
+    holdings(file)
     if file.begins is not None:
         _account(file, file.begins, _terms(file))
     return verify_frames(file, threads=threads, progress=progress)
@@ -115,7 +116,7 @@ def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
     """
 
     def readable(file: TranscriptFile) -> None:
-        _holdings(file)
+        holdings(file)
         _facts_in(file)
 
     return flipped.find_flip(raw, refused, readable)
@@ -128,8 +129,8 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     ends the work. Raises TranscriptFileError where terms or facts cannot be read.
     """
     terms = _terms(file)
-    notes = RuledOpening(file.opening.custody, _holdings(file))
-    facts, whence = _facts(file)
+    notes = RuledOpening(file.opening.custody, holdings(file))
+    facts, whence = known_facts(file)
     at = Replay.start(notes, terms, facts)
     if file.begins is not None:
         at = Replay.at_checkpoint(notes, terms, _account(file, file.begins, terms), facts)
@@ -170,7 +171,7 @@ def _account(file: TranscriptFile, begins: Beginning, terms: Terms) -> Account:
     """The account that the file begins with; its keys are those of the frames shown for them."""
     try:
         account = restore(begins.account, terms, begins.point.account_hash)
-        _, delegations = begins.check(file.opening)
+        _, ruling = begins.check(file.opening)
     except (AccountRefused, CheckpointRefused) as bad:
         raise _bad_checkpoint(file, str(bad)) from None
     keys = [account.key_in_force(lane) for lane in Lane]
@@ -178,7 +179,7 @@ def _account(file: TranscriptFile, begins: Beginning, terms: Terms) -> Account:
         account.custody != file.opening.custody
         or account.seqs != begins.point.seqs
         or [key and (key.public_key, key.from_seq) for key in keys]
-        != [(one.public_key, one.from_seq) for one in delegations]
+        != [(known.public_key, since) for since, known in ruling]
     ):
         raise _bad_checkpoint(file, "the account is of another custody, place or key")
     return account
@@ -189,7 +190,9 @@ def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
     return TranscriptFileError("bad-checkpoint", detail, offset=12, span=span)
 
 
-def _holdings(file: TranscriptFile) -> dict[bytes, Holding]:
+def holdings(file: TranscriptFile) -> dict[bytes, Holding]:
+    """What the notes hold whose openings are in the file. Raises TranscriptFileError where one
+    does not give its commitment."""
     custody = custody_of(file.opening)
     found: dict[bytes, Holding] = {}
     for shown in file.notes:
@@ -212,17 +215,14 @@ def _bad_note(file: TranscriptFile, shown: JournalledOpening, detail: str) -> Tr
     )
 
 
-def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
+def known_facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
+    """What the chain did, and whence that is known: as `Report.chain_facts`. Raises
+    TranscriptFileError."""
+    if file.facts:
+        known = chain_facts(_facts_in(file))
+        return replace(known, block=_beyond(file, known.block)), "file"
     spent: dict[bytes, Place] = {}
     inserted: dict[bytes, Place] = {}
-    highest = 0
-    for fact in _facts_in(file):
-        place = Place(fact.block, fact.transaction)
-        highest = max(highest, fact.block)
-        spent.update(dict.fromkeys(fact.spent, place))
-        inserted.update(dict.fromkeys(fact.inserted, place))
-    if file.facts:
-        return ChainFacts(_beyond(file, highest), spent, inserted), "file"
     messages = _about_chain(file)
     cited = [one for one in messages if isinstance(one, ChainFact)]
     for said in cited:

@@ -2,7 +2,8 @@
 
 The order is the contract: whoever drives an engine makes `entries` durable first, in their order,
 and keeps `checkpoints`; then sends `sends` in theirs; then hands out `events`; then, if `hang_up`
-is set, closes the connection with that reason.
+is set, closes the connection with that reason. What is `aside` is taken off the disk before
+`entries` go on it: these may use the same numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from psymm.messages import Message, Reject
 from psymm.rulebook import Account
 from psymm.session.collateral import Note, Payee
 from psymm.transcript.checkpoint import Point
+from psymm.transcript.journal import JournalledRevocation
 from psymm.transcript.record import Entry
 
 
@@ -122,10 +124,66 @@ class Disagreed:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """A frame that the peer's revoked session key signed: not on the record, no party's word."""
+
+    seq: int
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Frames of the peer are off the record: its wallet revoked their key before we covered them.
+    What they did to the account is undone; the journal keeps them as evidence."""
+
+    entries: tuple[Entry, ...]
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDue:
+    """When the next session key is due may have changed: look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged:
+    """Our next session key is in force: its UKY is durable and on its way."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A frame of our own lane that we did not sign: our session key was another's, and the peer
+    covered the frame before it could know. It binds us."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFailing:
+    """The next session key cannot be had, and is tried again. The one in force signs until
+    `expiry` (nanoseconds) and frame `to_seq`; after that nothing is signed until one comes."""
+
+    error: PSymmError
+    expiry: int
+    to_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Nothing more is signed in this custody by this process."""
 
     error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No business since then, for as long as the terms allow. flat: a settlement is offered now;
+    else something is open, and the custody stays as it is."""
+
+    since_ns: int
+    flat: bool
 
 
 Event = (
@@ -138,9 +196,16 @@ Event = (
     | PayeeShown
     | Resumed
     | PeerRejected
+    | KeyRefused
+    | SetAside
+    | Adopted
+    | KeyDue
+    | KeyChanged
+    | KeyFailing
     | CheckpointInForce
     | Disagreed
     | Stopped
+    | Idle
 )
 
 
@@ -152,6 +217,8 @@ class Turn:
     opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
     evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    aside: list[Entry] = field(default_factory=list)
+    revoked: tuple[JournalledRevocation, ...] | None = None
     checkpoints: list[tuple[Point, Account]] = field(default_factory=list)
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
@@ -164,6 +231,8 @@ class Turn:
             or self.opened
             or self.evidence
             or self.facts
+            or self.aside
+            or self.revoked is not None
             or self.checkpoints
             or self.stop
             or self.hang_up

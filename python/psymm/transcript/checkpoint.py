@@ -22,6 +22,8 @@ from psymm.messages import Checkpoint, JsonError, Logon, Message, SessionKeyChan
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 
+Ruling = tuple[int, Delegation]
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -62,8 +64,9 @@ class Beginning:
         """The solver's frames up to its head. Raises FrameError."""
         return tuple(_exactly(raw) for raw in self.solver)
 
-    def check(self, opening: Opening) -> tuple[TranscriptStart, tuple[Delegation, Delegation]]:
-        """The core's start and the delegations in force there.
+    def check(self, opening: Opening) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
+        """The core's start and the delegations in force there, each with the frame from which on
+        it rules.
 
         Raises CheckpointRefused where frames are out of form, of another custody or place, do not
         link, are not signed by the key in force, or where a key was not delegated.
@@ -73,7 +76,7 @@ class Beginning:
         except (FrameError, TranscriptError, DelegationRefused) as bad:
             raise CheckpointRefused(str(bad), solver_seq=self.point.solver_seq) from None
 
-    def _checked(self, opening: Opening) -> tuple[TranscriptStart, tuple[Delegation, Delegation]]:
+    def _checked(self, opening: Opening) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
         trader, solver = _exactly(self.trader), self.frames
         if not solver:
             raise CheckpointRefused("the solver's head is missing")
@@ -93,19 +96,20 @@ class Beginning:
             _carried(opening, SOLVER, self.carriers[SOLVER], solver[0].seq),
         )
         in_force = (_signed(opening, [trader], known[0]), _signed(opening, solver, known[1]))
-        keys = [(one.lane, one.from_seq, one.public_key) for one in in_force]
+        keys = [(known.lane, since, known.public_key) for since, known in in_force]
         return TranscriptStart(opening.domain, [trader], solver, keys), in_force
 
 
-def _signed(opening: Opening, frames: Sequence[Frame], known: Delegation) -> Delegation:
+def _signed(opening: Opening, frames: Sequence[Frame], ruling: Ruling) -> Ruling:
     """Checks the signatures of a lane's frames in a row; the delegation in force at the last."""
+    since, known = ruling
     for frame in frames:
         message = _message(frame)
         if isinstance(message, SessionKeyChange):
-            known = delegation_in(opening, frame, message)
+            since, known = frame.seq, delegation_in(opening, frame, message)
         known.check_frame(frame)
         frame.verify(opening.domain, known.public_key)
-    return known
+    return since, known
 
 
 def _exactly(raw: bytes) -> Frame:
@@ -115,7 +119,7 @@ def _exactly(raw: bytes) -> Frame:
     return frame
 
 
-def _carried(opening: Opening, lane: int, raw: bytes, head: int) -> Delegation:
+def _carried(opening: Opening, lane: int, raw: bytes, head: int) -> Ruling:
     frame = _exactly(raw)
     message = _message(frame)
     if (
@@ -128,7 +132,7 @@ def _carried(opening: Opening, lane: int, raw: bytes, head: int) -> Delegation:
         raise CheckpointRefused("a frame that should carry a key does not", lane=lane)
     delegation = delegation_in(opening, frame, message)
     frame.verify(opening.domain, delegation.public_key)
-    return delegation
+    return frame.seq, delegation
 
 
 def beginning(point: Point, account: bytes, frames: Iterable[Frame]) -> Beginning:

@@ -261,10 +261,10 @@ def started(file: TranscriptFile) -> tuple[TranscriptStart | None, Keys]:
     if file.begins is None:
         return None, ()
     try:
-        start, delegations = file.begins.check(file.opening)
+        start, ruling = file.begins.check(file.opening)
     except CheckpointRefused as bad:
         raise _bad_checkpoint(file, str(bad)) from None
-    return start, tuple((one.lane, one.from_seq, one.public_key) for one in delegations)
+    return start, tuple((known.lane, since, known.public_key) for since, known in ruling)
 
 
 def _check_agreed(file: TranscriptFile, begins: Beginning) -> None:
@@ -288,7 +288,7 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
     in_force: list[Delegation | None] = [None, None]
     if file.begins is not None:
         try:
-            in_force = list(file.begins.check(file.opening)[1])
+            in_force = [known for _, known in file.begins.check(file.opening)[1]]
         except CheckpointRefused as bad:
             return (), file.start, _bad_checkpoint(file, str(bad))
     at, index = file.start, 0

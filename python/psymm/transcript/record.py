@@ -6,6 +6,7 @@ decided here once; whether the rulebook allows it is decided above.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -45,17 +46,18 @@ class Record:
         self.opening = opening
         self.begins = begins
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
+        self._ruling: tuple[list[int], list[int]] = ([], [])
         self._entries: list[Entry] = []
         self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
         self._before = (0, 0)
-        self.before: list[Entry] = []
-        """Frames from before the checkpoint that a session must still know, in order."""
+        self._earlier: dict[tuple[int, int], Entry] = {}
         start: TranscriptStart | None = None
         if begins is not None:
             start, known = begins.check(opening)
             self._before = begins.point.seqs
-            for lane in (0, 1):
-                self._delegations[lane].append(known[lane])
+            for lane, (since, delegation) in enumerate(known):
+                self._delegations[lane].append(delegation)
+                self._ruling[lane].append(since)
         self._transcript = Transcript(opening.domain, opening.custody, start)
 
     def __len__(self) -> int:
@@ -87,7 +89,14 @@ class Record:
     def entry(self, lane: int, seq: int) -> Entry | None:
         """The frame held with this number, or None."""
         held, at = self._lanes[lane], seq - self._before[lane]
-        return held[at - 1] if 1 <= at <= len(held) else None
+        if at < 1:
+            return self._earlier.get((lane, seq))
+        return held[at - 1] if at <= len(held) else None
+
+    @property
+    def before(self) -> Sequence[Entry]:
+        """Frames from before the checkpoint that a session must still know, in order."""
+        return tuple(self._earlier.values())
 
     def delegation(self, lane: int) -> Delegation | None:
         """The one in force for the lane's next frame, or None before its Logon."""
@@ -97,6 +106,29 @@ class Record:
     def delegations(self, lane: int) -> Sequence[Delegation]:
         """All of a lane's, in the order of their frames."""
         return tuple(self._delegations[lane])
+
+    def ruled_since(self, lane: int) -> int:
+        """The frame that brought the lane's key in force; 0 before its Logon."""
+        ruling = self._ruling[lane]
+        return ruling[-1] if ruling else 0
+
+    def signer(self, lane: int, seq: int) -> Delegation | None:
+        """The delegation in force at a frame that is held, or None."""
+        at = bisect_right(self._ruling[lane], seq)
+        return self._delegations[lane][at - 1] if at else None
+
+    def without(self, lane: int, seq: int) -> Record:
+        """A new record: this one less a lane's frames from `seq` on, in the order that it had.
+
+        Every frame is checked again. Raises TranscriptError where a frame that stays covers one
+        that goes.
+        """
+        left = Record(self.opening, self.begins)
+        left._earlier = dict(self._earlier)
+        for entry in self._entries:
+            if entry.frame.lane != lane or entry.frame.seq < seq:
+                left.append(entry.frame)
+        return left
 
     def append(self, frame: Frame) -> Entry:
         """Take a frame, ours or the peer's.
@@ -122,6 +154,7 @@ class Record:
         digest = self._transcript.append(frame)
         if delegation is not None:
             self._delegations[frame.lane].append(delegation)
+            self._ruling[frame.lane].append(frame.seq)
         entry = Entry(frame, digest, message, bad)
         self._entries.append(entry)
         self._lanes[frame.lane].append(entry)
@@ -130,7 +163,8 @@ class Record:
     def remember(self, frame: Frame) -> None:
         """Know a frame from before the checkpoint, which was checked when it was journalled."""
         message, bad = _decoded(frame)
-        self.before.append(Entry(frame, frame.digest(self.opening.domain), message, bad))
+        entry = Entry(frame, frame.digest(self.opening.domain), message, bad)
+        self._earlier[frame.lane, frame.seq] = entry
 
     def sign(
         self,
@@ -166,11 +200,12 @@ class Record:
         return self.append(frame)
 
     def keys(self) -> list[tuple[int, int, bytes]]:
-        """(lane, fromSeq, public key) of every delegation, as the core's verifiers take them."""
+        """(lane, first frame, public key) of every key known, as the core's verifiers take
+        them."""
         return [
-            (known.lane, known.from_seq, known.public_key)
-            for lane in self._delegations
-            for known in lane
+            (known.lane, since, known.public_key)
+            for ruling, lane in zip(self._ruling, self._delegations, strict=True)
+            for since, known in zip(ruling, lane, strict=True)
         ]
 
     @staticmethod
