@@ -1192,7 +1192,7 @@ class Engine:
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
-            if self.error is None and self._logons[self.lane] is not None:
+            if self._logons[self.lane] is not None and self._may_sign(now):
                 self._restate()
                 self.checkpoints.advance(now)
                 self.checkpoints.compare(now)
