@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from psymm.custody.notes import Note
-from psymm.messages import Message
+from psymm.messages import Checkpoint, Message
 from psymm.rulebook import (
     Account,
     ChainFacts,
@@ -23,12 +23,14 @@ from psymm.rulebook import (
     Replay,
     RulebookError,
     Ruling,
+    checkpoint,
 )
 from psymm.rulebook import Entry as RuledEntry
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact
 from psymm.session.turn import Violation
 from psymm.terms import Terms
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.opening import Opening
 from psymm.transcript.record import Entry
 
@@ -42,9 +44,14 @@ class RulebookLedger:
         terms: Terms,
         notes: Iterable[Note] = (),
         facts: ChainFacts | None = None,
+        begins: Account | None = None,
     ) -> None:
+        """begins: the account of the checkpoint that the record begins at."""
         holdings = {note.commitment: Holding(note.token, note.amount) for note in notes}
-        self._replay = Replay.start(
+        self._begins = begins
+        self._point: Point | None = None
+        self._agreed: Account | None = None
+        self._replay = self._started(
             RuledOpening(opening.custody, holdings), terms, facts or ChainFacts()
         )
         self._waiting: deque[Entry] = deque()
@@ -74,15 +81,17 @@ class RulebookLedger:
         self._waiting.append(entry)
         return self._drain()
 
-    def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
+    def refuses(
+        self, lane: int, message: Message, now_ns: int, *, covers: int | None = None
+    ) -> Violation | None:
         """See `Ledger.refuses`."""
         if self._waiting:
             return Violation(lane, "facts-behind", "a chain fact that was cited is not seen yet")
         try:
             if lane == Lane.TRADER:
-                broken = self._projection().preview(Lane.TRADER, message, now_ns)
+                broken = self._projection().preview(Lane.TRADER, message, now_ns, peer_seq=covers)
             else:
-                broken = self._replay.preview(Lane.SOLVER, message, now_ns)
+                broken = self._replay.preview(Lane.SOLVER, message, now_ns, peer_seq=covers)
         except RulebookError as unknown:
             return Violation(lane, unknown.code, str(unknown))
         return None if broken is None else Violation(lane, broken.name, str(broken))
@@ -96,8 +105,83 @@ class RulebookLedger:
             self._replay = replace(self._replay, pending=pending)
             return True
         self._waiting.clear()
-        self._replay = Replay.start(self._replay.opening, self._replay.terms, self._replay.facts)
+        self._replay = self._started(self._replay.opening, self._replay.terms, self._replay.facts)
         return False
+
+    def _started(self, opening: RuledOpening, terms: Terms, facts: ChainFacts) -> Replay:
+        if self._begins is None:
+            return Replay.start(opening, terms, facts)
+        return Replay.at_checkpoint(opening, terms, self._begins, facts)
+
+    # --- checkpoints: see `psymm.session.checkpoints.CheckpointLedger` -----------------------
+
+    @property
+    def point(self) -> Point | None:
+        return self._point
+
+    @property
+    def agreed(self) -> Account | None:
+        return self._agreed
+
+    def _look_for_checkpoint(self) -> None:
+        """A checkpoint counts for good once each lane covers the other's UCP: what is covered stays
+        on the record, whatever key is revoked."""
+        replay = self._replay
+        last = replay.account.checkpoint
+        if last is None or (self._point is not None and last.said == self._point.said):
+            return
+        covered = replay.pending[-1].peer_seq if replay.pending else replay.account.trader_covers
+        agreed = replay.agreed
+        if last.said[1] <= covered and agreed is not None:
+            self._point = Point(last.account_hash, last.trader_seq, last.solver_seq, last.said)
+            self._agreed = agreed
+
+    @property
+    def disputed(self) -> Account | None:
+        return self._replay.disputed
+
+    def near_limit(self) -> bool:
+        account = self._replay.account
+        limits = account.terms.limits
+        for lane in Lane:
+            frames, sent = account.since_checkpoint(lane)
+            if 2 * frames >= limits.frames or 2 * sent >= limits.bytes:
+                return True
+        return False
+
+    def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
+        seen = self._replay
+        if seen.account.offer is None and not any(
+            isinstance(entry.message, Checkpoint) for entry in seen.pending
+        ):
+            return None
+        account = self._projection().account
+        said = checkpoint.answer(account, Lane(lane))
+        if said is None or account.offer is None or self._waiting:
+            return None
+        return said, account.offer.seq
+
+    def offer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
+        if self._waiting:
+            return None
+        view = self._projection()
+        said = checkpoint.offer(view.account, view.named)
+        if said is None:
+            return None
+        return said, view.account.trader_covers if lane == Lane.TRADER else view.heads[0]
+
+    def offer_stands(self) -> bool:
+        ahead = self._projection().account
+        last = None if ahead.checkpoint is None else ahead.checkpoint.said
+        return ahead.offer is not None or last != (self._point and self._point.said)
+
+    def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
+        view = self._projection()
+        known = (view.offered, self._replay.offered, view.named.account, self._replay.disputed)
+        for account in known:
+            if account is not None and account.seqs == (trader_seq, solver_seq):
+                return account
+        return None
 
     def _projection(self) -> Replay:
         """The replay as if all pending trader frames were in effect, kept from frame to frame:
@@ -153,6 +237,7 @@ class RulebookLedger:
                 break
             self._project(ruled)
             self._waiting.popleft()
+            self._look_for_checkpoint()
             broken.extend(_violations(rulings))
         return broken
 

@@ -1,10 +1,10 @@
 """What a session's engine wants done after an input: a turn, and the events in it.
 
 The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
-lane that the journal had lost), then `standing`, then `entries`, in their order;
-then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason. What is `aside` is taken off the disk before `entries` go on it:
-these may use the same numbers.
+lane that the journal had lost), then `standing`, then `entries`, in their order, and keeps
+`checkpoints`; then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set,
+closes the connection with that reason. What is `aside` is taken off the disk before `entries` go
+on it: these may use the same numbers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from psymm._core import Frame
-from psymm.errors import PSymmError
+from psymm.errors import AccountsDiffer, PSymmError
 from psymm.messages import Message, Reject
+from psymm.rulebook import Account
 from psymm.session.collateral import Note, Payee
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.journal import JournalledRevocation, Standing
 from psymm.transcript.record import Entry
 
@@ -111,6 +113,24 @@ class PeerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointInForce:
+    """Both sides have signed this checkpoint; it is kept, and frames before it may go."""
+
+    point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreed:
+    """After the same frames the two sides' accounts differ, first in `field`. Trading goes on.
+    What is `theirs` is the peer's word."""
+
+    field: str
+    ours: str
+    theirs: str
+    error: AccountsDiffer
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRefused:
     """A frame that the peer's revoked session key signed: not on the record, no party's word."""
 
@@ -190,6 +210,8 @@ Event = (
     | KeyDue
     | KeyChanged
     | KeyFailing
+    | CheckpointInForce
+    | Disagreed
     | Stopped
     | Idle
 )
@@ -207,6 +229,7 @@ class Turn:
     revoked: tuple[JournalledRevocation, ...] | None = None
     fetched: list[Entry] = field(default_factory=list)
     standing: Standing | None = None
+    checkpoints: list[tuple[Point, Account]] = field(default_factory=list)
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
@@ -222,6 +245,7 @@ class Turn:
             or self.facts
             or self.aside
             or self.revoked is not None
+            or self.checkpoints
             or self.stop
             or self.hang_up
         )
