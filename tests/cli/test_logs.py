@@ -1,11 +1,15 @@
 """A log line is one line, in words or JSON, and bytes never show."""
 
+import ast
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import psymm
 from psymm.cli.logs import BURST, CUSTODY_BURST, Allowance, start_logging
 
 SECRET = bytes(range(32))
@@ -103,3 +107,20 @@ def test_what_is_remembered_for_it_is_bounded() -> None:
     for n in range(20_000):
         allowance.filter(record("connected", str(n)))
     assert len(allowance._left) <= 4096
+
+
+def test_every_event_of_the_package_has_a_name_that_can_be_searched_for() -> None:
+    """Words that may change make no alarm: an event is a name, and what varies is in its fields."""
+    levels = {"debug", "info", "warning", "error", "exception", "critical"}
+    found: list[str] = []
+    for file in sorted(Path(psymm.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr=level),
+                    args=[ast.Constant(value=str(event)), *more],
+                ) if level in levels:
+                    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", event), f"{file.name}: {event}"
+                    assert not more, f"{file.name}: {event}"
+                    found.append(event)
+    assert len(found) > 20

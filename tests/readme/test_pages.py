@@ -1,5 +1,5 @@
-"""The pages in docs/: every test that they name exists, and the figures that they quote are those
-of the code and of the benches."""
+"""The pages in docs/: every test and session script that they name exists, every script has its
+line, and the figures that they quote are those of the code and of the benches."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from psymm.chain.revocations import POLL_S
 from psymm.custody.planning import deadline_after
 from psymm.session.party import KEY_LIFE_NS
 from psymm.session.trader import Backoff
-from psymm.terms import Timeouts
+from psymm.terms import Limits, Timeouts
 
 ROOT = Path(__file__).parents[2]
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 LOSSES = ROOT / "docs" / "what-you-lose.md"
+SCRIPTS = ROOT / "tests" / "session"
 SECOND = 10**9
 _DEFINED = {
     ".py": r"^\s*(?:async )?def {}\(",
@@ -28,6 +30,11 @@ def named(page: Path) -> list[tuple[str, str]]:
     """(file, test) wherever a page says `file::test`."""
     found = re.findall(r"`([^`\s:]+\.\w+)::(\w+)`", page.read_text())
     return [(str(file), str(test)) for file, test in found]
+
+
+def scripts_named(page: Path) -> list[str]:
+    """Wherever a page says `name.script`; a `*` in it stands for anything."""
+    return [str(name) for name in re.findall(r"`([a-z*-]+\.script)`", page.read_text())]
 
 
 def rows(page: Path) -> list[list[str]]:
@@ -47,12 +54,24 @@ def test_a_test_that_a_page_names_exists(file: str, test: str) -> None:
     assert re.search(pattern, path.read_text(), re.MULTILINE), f"{file} has no {test}"
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in scripts_named(GUARANTEES) if name != "name.script"]
+)
+def test_a_script_that_a_page_names_exists(name: str) -> None:
+    assert list(SCRIPTS.glob(name))
+
+
+def test_every_session_script_has_its_line() -> None:
+    told = {path for name in scripts_named(GUARANTEES) for path in SCRIPTS.glob(name)}
+    assert {path.name for path in set(SCRIPTS.glob("*.script")) - told} == set()
+
+
 def test_every_guarantee_names_the_test_that_proves_it() -> None:
     found = rows(GUARANTEES)
-    assert len(found) > 30
+    assert len(found) > 100
     for guarantee, *proofs in found:
         assert len(proofs) == 1
-        assert re.search(r"`[^`]+::\w+`", proofs[0]), guarantee
+        assert re.search(r"`[^`]+(::\w+|\.script)`", proofs[0]), guarantee
 
 
 def test_every_loss_says_its_time_its_gas_and_its_way_out() -> None:
@@ -93,3 +112,24 @@ def test_gas_on_the_pages_is_what_the_benches_measured(move: str, row: str) -> N
     assert measured is not None
     millions = int(measured[1].replace(",", "")) / 1e6
     assert f"| {row} | {millions:.2f} M gas |" in LOSSES.read_text()
+
+
+def test_gas_of_a_revocation_is_what_the_benches_measured() -> None:
+    benches = (ROOT / "benches" / "README.md").read_text()
+    measured = re.search(r"revoked: ([\d,]+) by its wallet.* ([\d,]+) brought by another", benches)
+    assert measured is not None
+    own, brought = measured[1], measured[2]
+    assert f"its wallet; brought by another | {own}; {brought} gas |" in LOSSES.read_text()
+    assert f"{own}, or {brought} brought by another" in LOSSES.read_text()
+
+
+def test_what_a_lane_may_send_between_checkpoints_is_the_terms_default() -> None:
+    limits = Limits()
+    assert f"| {limits.frames:,}; {limits.bytes:,} | terms' default |" in LOSSES.read_text()
+    assert (
+        f"at {limits.frames:,} frames or {limits.bytes // 10**6} MB of a lane" in LOSSES.read_text()
+    )
+
+
+def test_a_revocation_is_looked_for_as_often_as_the_page_says() -> None:
+    assert f"| the client asks once every {POLL_S:g} s |" in LOSSES.read_text()

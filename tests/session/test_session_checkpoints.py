@@ -388,7 +388,7 @@ async def disagreed(listener: Listener) -> Disagreed:
 
 @pytest.mark.parametrize("liar", ["near", "far"])
 async def test_two_accounts_that_differ_are_named_by_their_first_field_and_trading_goes_on(
-    tmp_path: Path, autojump_clock: Clock, liar: str
+    tmp_path: Path, autojump_clock: Clock, liar: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One side's rulebook has lost a cent; each side is told where."""
     async with scene(tmp_path) as stage:
@@ -413,6 +413,10 @@ async def test_two_accounts_that_differ_are_named_by_their_first_field_and_tradi
         near, far = await disagreed(stage.heard), await disagreed(stage.desk.listeners[0])
         assert near.field == far.field == "fees"
         assert (near.ours, near.theirs) == (far.theirs, far.ours)
+        logged = [one for one in caplog.records if one.getMessage() == "accounts-differ"]
+        assert len(logged) == 2
+        for one in logged:
+            assert not {near.ours, near.theirs} & {str(value) for value in vars(one).values()}
         assert stage.account(stage.near).checkpoint is None
         seen = len(stage.desk.listeners[0].events)
         await stage.near.send(request(9))

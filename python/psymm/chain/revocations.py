@@ -148,7 +148,7 @@ class RevocationWatch:
                 await self.advance()
             except ChainError as failed:
                 if not failing:
-                    log.warning("revocations cannot be read", extra={"code": failed.code})
+                    log.warning("revocations-not-read", extra={"code": failed.code})
                 failing = True
             else:
                 failing = False
@@ -181,7 +181,7 @@ class RevocationWatch:
             draft.write_text(json.dumps(kept))
             draft.replace(file)
         except OSError as failed:
-            log.warning("what was read is not kept", extra={"reason": failed.strerror})
+            log.warning("revocations-not-kept", extra={"reason": failed.strerror})
 
     def _whose(self) -> list[object]:
         return [self._registry.chain.chain_id, self._registry.address]

@@ -160,7 +160,7 @@ class RelayerSender:
             return await self.submit(call, await self._endpoint(call.relayer))
         except RelayerError as failed:
             self._failed[call.relayer] = (trio.current_time(), str(failed))
-            log.info("relayer failed", extra={"relayer": call.relayer, "code": failed.code})
+            log.info("relayer-failed", extra={"relayer": call.relayer, "code": failed.code})
             receipt = await self.mined(call)
             if receipt is None:
                 raise

@@ -327,7 +327,7 @@ class RelayerService:
         except Refusal as refusal:
             await self._refuse(socket, name, refusal)
         except ChainError as trouble:
-            log.warning("chain trouble", extra={"error": type(trouble).__name__})
+            log.warning("chain-trouble", extra={"error": type(trouble).__name__})
             await self._refuse(socket, name, ChainTrouble())
 
     async def _refuse(self, socket: WebSocketConnection, name: str, refusal: Refusal) -> None:
@@ -512,7 +512,7 @@ class RelayerService:
                 await self._end(number, refusal)
                 return False
             except WalletWithoutGas as poor:
-                log.error("wallet without gas", extra={"balance_wei": poor.balance_wei})
+                log.error("wallet-without-gas", extra={"balance_wei": poor.balance_wei})
                 await self._end(number, RelayerOutOfGas())
                 return False
             except Reverted as refused:
@@ -527,7 +527,7 @@ class RelayerService:
                 if time.time() + self._config.min_deadline_s / 2 > call.deadline:
                     await self._end(number, ChainTrouble())
                     return False
-                log.warning("chain trouble", extra={"error": type(trouble).__name__})
+                log.warning("chain-trouble", extra={"error": type(trouble).__name__})
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 10.0)
                 continue
@@ -555,13 +555,13 @@ class RelayerService:
                 if await self._look_after(number):
                     return
             except ChainDown as down:
-                log.warning("chain down", extra={"error": type(down).__name__})
+                log.warning("chain-down", extra={"error": type(down).__name__})
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 10.0)
             except ChainError as trouble:
                 # What goes wrong while a failure is dealt with comes here too: one call's trouble
                 # must not end the others.
-                log.error("chain trouble", extra={"error": type(trouble).__name__})
+                log.error("chain-trouble", extra={"error": type(trouble).__name__})
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 10.0)
 
@@ -623,7 +623,7 @@ class RelayerService:
             max(now.max_wei, old.max_wei * 5 // 4 + 1), max(now.tip_wei, old.tip_wei * 5 // 4 + 1)
         )
         if fees.max_wei > now.max_wei * DEAREST:
-            log.warning("not replaced again", extra={"send": number, "nonce": newest.nonce})
+            log.warning("not-replaced", extra={"send": number, "nonce": newest.nonce})
             return
         prepared = replace(newest.prepared, fees=fees)
         log.info("replacing", extra={"send": number, "nonce": newest.nonce})

@@ -219,7 +219,7 @@ class Checkpoints:
         content = account.canonical()
         pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
         if len(pieces) > MOST_PARTS:
-            log.warning("an account is too long to show", extra={"bytes": len(content)})
+            log.warning("account-not-shown", extra={"bytes": len(content)})
             return
         for number, piece in enumerate(pieces, 1):
             self._engine.tell(
@@ -277,5 +277,4 @@ class Checkpoints:
             trader_seq=dispute.ours.trader_seq,
             solver_seq=dispute.ours.solver_seq,
         )
-        log.error("accounts differ", extra=self.differs.values)
         self._engine.add_event(Disagreed(field, ours, theirs, self.differs))

@@ -459,7 +459,7 @@ class KeyKeeper:
     def _failing(self, error: PSymmError) -> None:
         known = self._engine.record.delegation(self._engine.lane)
         if known is not None:
-            log.warning("the session key is not rotated", extra={"code": error.code})
+            log.warning("key-not-changed", extra={"code": error.code})
             self._tell(KeyFailing(error, known.expiry, known.to_seq))
 
     async def _rotate(self) -> None:

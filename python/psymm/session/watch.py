@@ -26,6 +26,7 @@ from psymm.messages import (
 from psymm.rulebook.violation import CATALOGUE
 from psymm.session.clock import Clock
 from psymm.session.turn import (
+    Disagreed,
     Event,
     PeerRejected,
     Received,
@@ -55,6 +56,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "settlement-proposed": "custody, lane, seq: by this lane",
     "settlement-accepted": "custody, lane, seq: by this lane",
     "settlement-cited": "custody, lane, seq: this lane says that it is on chain",
+    "accounts-differ": "custody, lane, code: after the same frames; the application is told where",
     "stopped": "custody, lane, code: nothing more is signed in this custody",
 }
 """Stable names of a session's log events and their fields. lane: of the frame where there is a
@@ -263,6 +265,8 @@ class Watch:
                 self._log(logging.INFO, "state", state=state.value)
             case Resumed(repeated, received):
                 self._log(logging.INFO, "resumed", repeated=repeated, received=received)
+            case Disagreed(error=error):
+                self._log(logging.ERROR, "accounts-differ", code=error.code)
             case Stopped(error):
                 self._log(logging.ERROR, "stopped", code=error.code)
             case _:

@@ -98,9 +98,7 @@ async def _serve_one(
                 nursery.cancel_scope.cancel()
     except ExceptionGroup as group:
         # The library's reader: what it did not expect of this peer.
-        log.info(
-            "a connection broke its rules", extra={"error": type(group.exceptions[0]).__name__}
-        )
+        log.info("connection-broke-rules", extra={"error": type(group.exceptions[0]).__name__})
     finally:
         await trio.aclose_forcefully(stream)
 

@@ -73,11 +73,11 @@ class Certificate:
             context = self._read()
         except CertificateInvalid as bad:
             # Half way through a renewal the two files do not fit; they will.
-            log.warning("the renewed certificate cannot be used", extra={"code": bad.code})
+            log.warning("certificate-not-renewed", extra={"code": bad.code})
             return
         self._stamps, self._context = stamps, context
         self.renewals += 1
-        log.info("the certificate was renewed")
+        log.info("certificate-renewed")
 
     def _stamped(self) -> tuple[_Stamp, _Stamp]:
         try:
