@@ -46,7 +46,16 @@ from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
 from psymm.session.settling import Settling
 from psymm.session.solver import SolverServer
-from psymm.session.turn import Event, Received, Resumed, Said, State, StateChanged, Stopped
+from psymm.session.turn import (
+    Event,
+    Offered,
+    Received,
+    Resumed,
+    Said,
+    State,
+    StateChanged,
+    Stopped,
+)
 from psymm.terms import Terms
 from psymm.transcript.opening import TRADER
 from psymm.wallet import TypedMessage, derive_secret
@@ -279,7 +288,11 @@ class Solver:
         return None
 
     async def on_quote_request(self, request: QuoteAsked) -> None:
-        """Answer with `request.quote(…)` or `request.reject()`."""
+        """Answer with `request.quote(…)` or `request.reject()`.
+
+        This and `on_order` are called while what was asked is still on its way to our disk; the
+        answer goes out behind it. Before you do anything elsewhere on the strength of an order,
+        `await order.lock()` or `fill()`: when they return, it is on the record for good."""
         await request.reject("no quotes here")
 
     async def on_order(self, order: IncomingOrder) -> None:
@@ -406,17 +419,18 @@ class _Dispatch:
         solver, session = self._solver, self._session
         self._settling.heard(event)
         match event:
-            case Received(entry, None):
+            case Offered(entry):
                 match entry.message:
-                    case QuoteRequest() as request:
-                        asked = QuoteAsked(session, request)
+                    case QuoteRequest() as asked_for:
+                        asked = QuoteAsked(session, asked_for)
                         self._start(lambda: solver.on_quote_request(asked), asked.reject)
                     case NewOrderSingle() as order:
                         self._order(order)
-                    case OrderCancelRequest() as request:
-                        self._start(lambda: self._cancel(request), None)
                     case _:
                         pass
+            case Received(entry, None) if isinstance(entry.message, OrderCancelRequest):
+                request = entry.message
+                self._start(lambda: self._cancel(request), None)
             case Said(MarketDataRequest() as asked_prices):
                 self._start(lambda: self._show(asked_prices), None)
             case StateChanged(state):

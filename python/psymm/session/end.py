@@ -1,8 +1,10 @@
 """One end of a session, running: engine, journal, socket and custody put together.
 
 The order in which things happen is `Turn`'s: frames are durable before they are sent and before
-anyone hears of them. Turns that pile up while a commit runs share the next one. A connection may
-come and go; the end lives on, and signs nothing between two of them.
+anyone hears of them, offers excepted. Most turns are frames and texts only: they go to the journal
+and come back from it without a task of their own, and what came together, of whatever session, is
+one commit. The others, which change more than the record, are carried out one by one by `run`. A
+connection may come and go; the end lives on, and signs nothing between two of them.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final
 
 import trio
@@ -18,6 +23,7 @@ from psymm._core import JsonError
 from psymm.errors import (
     CollateralRefused,
     Disconnected,
+    JournalError,
     NotNow,
     PeerSilent,
     PSymmError,
@@ -112,16 +118,19 @@ class End:
         self.collateral = collateral
         self._heard = heard
         self._put_up = put_up
-        self._turns: list[Turn] = []
+        # Turns for `run` to carry out, in order; while there are any, all that come after wait.
+        self._turns: deque[Turn] = deque()
         self._taken = 0
         self._done = 0
         self._wake = trio.Event()
-        self._flushed = trio.Event()
+        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._numbers = count()
         self._poke = trio.Event()
+        self._due = 0
         self._connection: _Connection | None = None
         self._connections = 0
         self._nursery: trio.Nursery | None = None
-        self._failed: PSymmError | None = None
+        self._failed: Exception | None = None
 
     # --- life -------------------------------------------------------------------------------
 
@@ -137,20 +146,23 @@ class End:
                 self._nursery = nursery
                 task_status.started()
                 while True:
+                    if self._failed is not None:
+                        raise self._failed
                     if not self._turns:
                         self._wake = trio.Event()
                         await self._wake.wait()
-                    turns, self._turns = self._turns, []
-                    await self._carry_out(turns)
-                    self._done += len(turns)
-                    self._flushed.set()
-                    self._flushed = trio.Event()
+                        continue
+                    # What was taken before it is on its way through the journal.
+                    await self._until_done(self._taken - len(self._turns))
+                    await self._carry_out(self._turns[0])
+                    self._turns.popleft()
+                    self._finished(1)
         except BaseException as failed:
             leaf = failed
             while isinstance(leaf, BaseExceptionGroup):
                 leaf = leaf.exceptions[0]
             self._failed = leaf if isinstance(leaf, PSymmError) else SessionClosed()
-            self._flushed.set()
+            self._finished(0)
             raise
         finally:
             self._nursery = None
@@ -175,8 +187,8 @@ class End:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send_all, socket, receiver, connection)
-                    nursery.start_soon(self._keep_time)
                     self._take(self.engine.connected(self.clock.now_ns(), fresh=fresh))
+                    nursery.start_soon(self._keep_time)
                     await self._read_all(socket, connection, first)
                     connection.scope.cancel()
         finally:
@@ -229,11 +241,7 @@ class End:
     async def flush(self, turn: Turn) -> None:
         """Queue a turn and wait until it is carried out."""
         self._take(turn)
-        mine = self._taken
-        while self._done < mine:
-            if self._failed is not None:
-                raise self._failed
-            await self._flushed.wait()
+        await self._until_done(self._taken)
 
     async def log_out(self, reason: str) -> None:
         """Sign a Logout. Raises NotNow, SessionClosed. Cancelled: it may or may not be signed."""
@@ -242,11 +250,62 @@ class End:
     # --- tasks ------------------------------------------------------------------------------
 
     def _take(self, turn: Turn) -> None:
+        """Carry a turn out behind those before it."""
         if turn:
-            self._turns.append(turn)
             self._taken += 1
-            self._wake.set()
-        self._poke.set()
+            for offered in turn.offers():
+                self._heard(offered)
+            if self._turns or self._nursery is None or not turn.plain:
+                self._turns.append(turn)
+                self._wake.set()
+            elif turn.entries or self._done < self._taken - 1:
+                self.journal.append_soon(
+                    [(entry.frame, entry.digest) for entry in turn.entries],
+                    ours=self.lane,
+                    then=partial(self._durable, turn),
+                )
+            else:
+                self._durable(turn, None)
+        if self._connection is not None:
+            now = self.clock.now_ns()
+            if self.engine.next_tick(now) < self._due:
+                self._poke.set()
+
+    def _durable(self, turn: Turn, failed: JournalError | None) -> None:
+        """A plain turn's frames are on disk: send, and tell."""
+        if failed is not None:
+            self._fail(failed)
+            return
+        if self._nursery is not None and self._failed is None:
+            try:
+                self._put(turn.sends)
+                for event in turn.events:
+                    self._serve(event)
+                    self._heard(event)
+            except Exception as bug:
+                # Of whoever listens. It ends this session, in `run`, and no other.
+                self._fail(bug)
+                return
+        self._finished(1)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = self._failed or error
+        self._wake.set()
+        self._finished(0)
+
+    def _finished(self, turns: int) -> None:
+        self._done += turns
+        while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
+            heappop(self._waiters)[2].set()
+
+    async def _until_done(self, turn: int) -> None:
+        """Wait until so many turns are carried out. Raises what ended the session."""
+        if self._done < turn and self._failed is None:
+            done = trio.Event()
+            heappush(self._waiters, (turn, next(self._numbers), done))
+            await done.wait()
+        if self._done < turn and self._failed is not None:
+            raise self._failed
 
     async def _read_all(
         self, socket: Socket, connection: _Connection, first: Sequence[str | bytes]
@@ -261,8 +320,8 @@ class End:
                 except Disconnected as gone:
                     connection.reason = connection.reason or gone
                     return
-            while self._taken - self._done > BACKLOG:
-                await self._flushed.wait()
+            if self._taken - self._done > BACKLOG:
+                await self._until_done(self._taken - BACKLOG)
             now = self.clock.now_ns()
             if isinstance(message, str):
                 self._take(self.engine.receive_text(message, now))
@@ -287,42 +346,40 @@ class End:
         connection.scope.cancel()
 
     async def _keep_time(self) -> None:
+        """Tick when it is due. Most frames only put that off, and then nobody is woken."""
         while True:
             now = self.clock.now_ns()
             self._poke = trio.Event()
-            due = self.engine.next_tick(now)
-            with trio.move_on_after((due - now) / 1e9) as waited:
+            self._due = self.engine.next_tick(now)
+            with trio.move_on_after((self._due - now) / 1e9) as waited:
                 await self._poke.wait()
             if waited.cancelled_caught:
                 self._take(self.engine.tick(self.clock.now_ns()))
 
-    async def _carry_out(self, turns: Sequence[Turn]) -> None:
+    async def _carry_out(self, turn: Turn) -> None:
         custody = self.opening.custody
-        entries = [entry for turn in turns for entry in turn.entries]
-        if entries:
-            await self.journal.append(
-                [(entry.frame, entry.digest) for entry in entries], ours=self.lane
-            )
-        for turn in turns:
-            for lane, notes in turn.opened:
-                await self.keep_openings(lane, notes)
-            for fact in turn.facts:
-                await self.journal.keep_fact(custody, fact)
-            for first, second in turn.evidence:
-                await self.journal.keep_equivocation(custody, first, second)
-            for event in turn.events:
-                if isinstance(event, StateChanged):
-                    await self.journal.set_state(
-                        custody,
-                        _JOURNAL_STATES[event.state],
-                        str(self.engine.error) if event.state is State.STOPPED else "",
-                    )
-            self._put(turn.sends)
-            for event in turn.events:
-                self._serve(event)
-                self._heard(event)
-            if turn.hang_up is not None and self._connection is not None:
-                self._connection.hang_up(turn.hang_up)
+        await self.journal.append(
+            [(entry.frame, entry.digest) for entry in turn.entries], ours=self.lane
+        )
+        for lane, notes in turn.opened:
+            await self.keep_openings(lane, notes)
+        for fact in turn.facts:
+            await self.journal.keep_fact(custody, fact)
+        for first, second in turn.evidence:
+            await self.journal.keep_equivocation(custody, first, second)
+        for event in turn.events:
+            if isinstance(event, StateChanged):
+                await self.journal.set_state(
+                    custody,
+                    _JOURNAL_STATES[event.state],
+                    str(self.engine.error) if event.state is State.STOPPED else "",
+                )
+        self._put(turn.sends)
+        for event in turn.events:
+            self._serve(event)
+            self._heard(event)
+        if turn.hang_up is not None and self._connection is not None:
+            self._connection.hang_up(turn.hang_up)
 
     async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
         """Keep openings of notes of this custody. Cancelled: all are kept or none."""

@@ -2,17 +2,31 @@
 
 The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
 then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason.
+connection with that reason. Turns keep their order among each other in all of this.
+
+One thing may be heard earlier: that the peer asks or offers something, `Offered`. It saves a wait
+for the disk in every answer, and nothing rests on it that a crash could take away:
+
+- What is signed upon it comes behind it in the journal, in the same commit or a later one, and is
+  sent after that. So nobody is ever shown an answer to a frame that we do not hold.
+- If the process dies before the commit, neither the frame nor an answer was kept or sent. The peer
+  shows the frame again on resuming, and it is offered again. If it never does, it has withdrawn
+  what it offered, which it may do at any time: a quote until it is hit, a request until it is
+  answered, an order until it is filled.
+- It is told of nothing else. A fill, a cancel, a Reject, a Logout, anything that takes effect by
+  itself, is heard as `Received` and never before it is durable: an application may act on it
+  elsewhere, and must not find after a crash that it cannot prove it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from psymm._core import Frame
 from psymm.errors import PSymmError
-from psymm.messages import Message, Reject
+from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
 from psymm.session.collateral import Note, Payee
 from psymm.transcript.record import Entry
 
@@ -26,6 +40,11 @@ class State(StrEnum):
     SETTLING = "settling"
     CLOSED = "closed"
     STOPPED = "stopped"
+
+
+_OFFERS: Final = (NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject)
+"""Messages by which the peer asks or offers and takes nothing: until it is answered, its sender
+may withdraw it, or let it lapse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,15 @@ class Received:
 
     entry: Entry
     violation: Violation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The peer asks or offers something: the frame is verified, in order and on the record, and on
+    its way to the disk. `Received` follows once it is durable. Answer it if you like; do nothing
+    else upon it, since it can still be lost."""
+
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +138,7 @@ class Stopped:
 
 Event = (
     StateChanged
+    | Offered
     | Received
     | Signed
     | Said
@@ -132,6 +161,28 @@ class Turn:
     facts: list[str] = field(default_factory=list)
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
+
+    def offers(self) -> list[Offered]:
+        """What may be heard before it is durable."""
+        return [
+            Offered(event.entry)
+            for event in self.events
+            if isinstance(event, Received)
+            and event.violation is None
+            and isinstance(event.entry.message, _OFFERS)
+        ]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it holds nothing but frames, texts, and what is heard of them."""
+        return not (
+            self.opened
+            or self.evidence
+            or self.facts
+            or self.stop
+            or self.hang_up
+            or any(isinstance(event, StateChanged) for event in self.events)
+        )
 
     def __bool__(self) -> bool:
         return bool(

@@ -22,6 +22,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -48,6 +49,8 @@ from psymm.transcript.opening import Opening
 T = TypeVar("T")
 
 VERSION: Final = 1
+QUICK_COMMIT_S: Final = 0.0005
+"""A disk that commits within this is waited for where we are."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
 _SCHEMA: Final = """
@@ -131,20 +134,31 @@ class JournalledOpening:
     blinding: bytes = field(repr=False)
 
 
+Durable = Callable[["JournalError | None"], None]
+"""Called in the event loop when a write is durable, or with why it never will be. Must not block
+and not raise."""
+
+
 @dataclass(slots=True)
 class _Write:
     work: Callable[[sqlite3.Connection], object]
-    done: trio.Event = field(default_factory=trio.Event)
+    then: Durable
+    # Short enough for the event loop's own thread.
+    light: bool = False
     failed: JournalError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """commits: made since opening. writes: that they carried. waiting: not yet durable."""
+    """commits: made since opening; in_thread: of these, how many went through a thread. writes:
+    that they carried. waiting: not yet durable. commit_s: how long one takes, the last counting a
+    fifth."""
 
     commits: int
     writes: int
     waiting: int
+    in_thread: int
+    commit_s: float
 
 
 class JournalReader:
@@ -234,6 +248,10 @@ class Journal(JournalReader):
         self.id = journal_id
         self._waiting: list[_Write] = []
         self._sent: dict[tuple[bytes, int], int] = {}
+        # How far each lane was marked before: what lies below is not looked at again.
+        self._marked: dict[tuple[bytes, int], int] = {}
+        self._in_thread = 0
+        self._commit_s = 0.0
         self._wake = trio.Event()
         self._closed = False
         self._seal: AESGCM | None = None
@@ -339,13 +357,36 @@ class Journal(JournalReader):
         Cancelled: raises Cancelled, all of them or none are kept, and the order of arrival holds
         for those that call later.
         """
+        if not entries:
+            return
+        durable, failed = trio.Event(), list[JournalError]()
+
+        def then(error: JournalError | None) -> None:
+            if error is not None:
+                failed.append(error)
+            durable.set()
+
+        self.append_soon(entries, ours=ours, then=then)
+        await durable.wait()
+        if failed:
+            raise failed[0]
+
+    def append_soon(
+        self, entries: Sequence[tuple[Frame, bytes]], *, ours: int, then: Durable
+    ) -> None:
+        """`append` for who does not wait: returns at once and calls `then` once the frames are
+        durable, or with the JournalError that `append` would raise.
+
+        Calls of `then` come in the order of these calls. Without entries it is called in its turn.
+        """
         rows = [
             (frame.custody, frame.lane, frame.seq, digest, frame.raw, int(frame.lane != ours))
             for frame, digest in entries
         ]
-        if not rows:
-            return
-        await self._write(lambda base: _append(base, rows[0][0], rows))
+        if rows:
+            self._queue(_Write(lambda base: _append(base, rows[0][0], rows), then, light=True))
+        else:
+            self._queue(_Write(_nothing, then, light=True))
 
     async def keep_fact(self, custody: bytes, fact: str) -> None:
         """Keep what the chain was seen to have done, as JSON. Cancelled: may be kept or not."""
@@ -482,7 +523,9 @@ class Journal(JournalReader):
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
 
     def statistics(self) -> JournalStatistics:
-        return JournalStatistics(self._commits, self._writes, len(self._waiting))
+        return JournalStatistics(
+            self._commits, self._writes, len(self._waiting), self._in_thread, self._commit_s
+        )
 
     # --- the committer ----------------------------------------------------------------------
 
@@ -491,19 +534,34 @@ class Journal(JournalReader):
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Queue a write; return when a commit has made it durable."""
+        durable, failed = trio.Event(), list[JournalError]()
+
+        def then(error: JournalError | None) -> None:
+            if error is not None:
+                failed.append(error)
+            durable.set()
+
+        self._queue(_Write(work, then))
+        await durable.wait()
+        if failed:
+            raise failed[0]
+
+    def _queue(self, write: _Write) -> None:
         if self._broken is not None:
-            raise self._broken
-        if self._closed:
-            raise JournalClosed(journal=self.path)
-        write = _Write(work)
-        self._waiting.append(write)
-        self._wake.set()
-        await write.done.wait()
-        if write.failed is not None:
-            raise write.failed
+            write.then(self._broken)
+        elif self._closed:
+            write.then(JournalClosed(journal=self.path))
+        else:
+            self._waiting.append(write)
+            self._wake.set()
 
     async def _commit_rounds(self) -> None:
-        """Until closed: gather what one scheduling round wrote, commit it in a thread."""
+        """Until closed: gather what one scheduling round wrote, and commit it.
+
+        What frames write takes microseconds, and then comes the disk. While that is quick, going
+        to a thread and back costs more than waiting for it; once it is slow, or anything longer is
+        to be written, the commit runs in a thread.
+        """
         while True:
             await self._wake.wait()
             # Everyone who is runnable now gets to add to this commit.
@@ -511,49 +569,88 @@ class Journal(JournalReader):
             batch, self._waiting, self._wake = self._waiting, [], trio.Event()
             sent, self._sent = self._sent, {}
             if batch or sent:
-                with trio.CancelScope(shield=True):
-                    async with self._turn:
-                        await self._run_sync(self._commit, batch, sent)
+                if self._turn.locked() or not all(write.light for write in batch):
+                    await self._commit_in_thread(self._commit, batch, sent)
+                elif self._commit_s <= QUICK_COMMIT_S:
+                    self._commit(batch, sent)
+                elif self._gather(batch, sent):
+                    await self._commit_in_thread(self._finish, batch)
                 self._commits += 1
                 self._writes += len(batch)
                 for write in batch:
-                    write.done.set()
+                    write.then(write.failed)
             if self._closed and not self._waiting:
                 return
 
+    async def _commit_in_thread(self, work: Callable[..., object], *arguments: object) -> None:
+        self._in_thread += 1
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                await self._run_sync(work, *arguments)
+
     def _commit(self, batch: Sequence[_Write], sent: dict[tuple[bytes, int], int]) -> None:
+        if self._gather(batch, sent):
+            self._finish(batch)
+
+    def _gather(self, batch: Sequence[_Write], sent: dict[tuple[bytes, int], int]) -> bool:
+        """Write a round into an open transaction. False where the disk refuses: then none of it
+        is kept, and each write says so."""
         base = self._connection
         if self._broken is not None:
             for write in batch:
                 write.failed = self._broken
-            return
+            return False
         try:
             base.execute("BEGIN IMMEDIATE")
-            for write in batch:
-                base.execute("SAVEPOINT one")
-                try:
+            try:
+                for write in batch:
                     write.work(base)
-                except (sqlite3.IntegrityError, JournalError) as refused:
-                    # One caller's mistake must not take the round's other writes with it.
-                    base.execute("ROLLBACK TO one")
-                    write.failed = (
-                        refused
-                        if isinstance(refused, JournalError)
-                        else JournalConflict(str(refused), journal=self.path)
-                    )
-                base.execute("RELEASE one")
-            base.executemany(
-                "UPDATE frames SET sent = 1"
-                " WHERE custody = ? AND lane = ? AND seq <= ? AND sent = 0",
-                [(custody, lane, seq) for (custody, lane), seq in sent.items()],
-            )
-            base.execute("COMMIT")
-        except sqlite3.Error as failed:
-            self._broken = _named(self.path, failed)
-            with suppress(sqlite3.Error):
+            except (sqlite3.IntegrityError, JournalError):
                 base.execute("ROLLBACK")
-            for write in batch:
-                write.failed = self._broken
+                base.execute("BEGIN IMMEDIATE")
+                self._gather_apart(batch)
+            for (custody, lane), seq in sent.items():
+                base.execute(
+                    "UPDATE frames SET sent = 1 WHERE custody = ? AND lane = ?"
+                    " AND seq > ? AND seq <= ? AND sent = 0",
+                    (custody, lane, self._marked.get((custody, lane), 0), seq),
+                )
+            self._marked |= sent
+        except sqlite3.Error as failed:
+            self._break(batch, failed)
+            return False
+        return True
+
+    def _gather_apart(self, batch: Sequence[_Write]) -> None:
+        """One caller's mistake must not take the round's other writes with it."""
+        base = self._connection
+        for write in batch:
+            base.execute("SAVEPOINT one")
+            try:
+                write.work(base)
+            except (sqlite3.IntegrityError, JournalError) as refused:
+                base.execute("ROLLBACK TO one")
+                write.failed = (
+                    refused
+                    if isinstance(refused, JournalError)
+                    else JournalConflict(str(refused), journal=self.path)
+                )
+            base.execute("RELEASE one")
+
+    def _finish(self, batch: Sequence[_Write]) -> None:
+        began = perf_counter()
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as failed:
+            self._break(batch, failed)
+        self._commit_s += (perf_counter() - began - self._commit_s) / 5
+
+    def _break(self, batch: Sequence[_Write], failed: sqlite3.Error) -> None:
+        self._broken = _named(self.path, failed)
+        with suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+        for write in batch:
+            write.failed = self._broken
 
     def _close(self) -> None:
         self._closed = True
@@ -745,6 +842,10 @@ def _named(path: Path, failed: sqlite3.Error) -> JournalError:
     if isinstance(failed, sqlite3.OperationalError) and "no such table" not in str(failed):
         return JournalError(f"the disk refuses: {failed}", journal=path)
     return JournalCorrupt(str(failed), journal=path)
+
+
+def _nothing(base: sqlite3.Connection) -> None:
+    """What only waits for its turn."""
 
 
 def _append(
