@@ -147,9 +147,7 @@ def make_terms() -> Terms:
     rates = Rates(cva=scaled("0.005"), lf=scaled("0.005"), mm=scaled("0.02"))
     return Terms(
         chain=Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
-        collateral=Collateral(
-            token=TOKEN, decimals=6, trader_minimum=UNIT, solver_minimum=UNIT
-        ),
+        collateral=Collateral(token=TOKEN, decimals=6, trader_minimum=UNIT, solver_minimum=UNIT),
         instruments=(
             Instrument(
                 symbol=SYMBOL,
@@ -428,9 +426,10 @@ def measure_floor(quick: bool) -> dict[str, Any]:
 
 
 def measure_ours(load: Load) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=work()) as place, child(
-        *ourselves("solver", place)
-    ) as solver:
+    with (
+        tempfile.TemporaryDirectory(dir=work()) as place,
+        child(*ourselves("solver", place)) as solver,
+    ):
         told = solver.heard()
         words = ("traders", place, told["port"], told["key"], load.sessions, load.trades)
         with child(*ourselves(*words)) as traders:
@@ -462,9 +461,10 @@ def row(load: Load, found: dict[str, Any]) -> dict[str, Any]:
 
 def measure_idle(quick: bool) -> dict[str, Any]:
     count, seconds = (3, 1.0) if quick else (1000, 30.0)
-    with tempfile.TemporaryDirectory(dir=work()) as place, child(
-        *ourselves("solver", place)
-    ) as solver:
+    with (
+        tempfile.TemporaryDirectory(dir=work()) as place,
+        child(*ourselves("solver", place)) as solver,
+    ):
         told = solver.heard()
         empty = solver.ask("")["resident"]
         words = ("traders", place, told["port"], told["key"], count, 1)
@@ -504,9 +504,10 @@ def peer_python() -> Path:
 
 def measure_quickfix(load: Load) -> dict[str, Any]:
     python = peer_python()
-    with tempfile.TemporaryDirectory(dir=work()) as place, child(
-        python, QUICKFIX_PEER, "acceptor", place, str(load.sessions)
-    ) as acceptor:
+    with (
+        tempfile.TemporaryDirectory(dir=work()) as place,
+        child(python, QUICKFIX_PEER, "acceptor", place, str(load.sessions)) as acceptor,
+    ):
         port = acceptor.heard()["port"]
         words = ("initiator", place, str(load.sessions), str(port), str(load.trades))
         with child(python, QUICKFIX_PEER, *words) as initiator:
@@ -546,8 +547,7 @@ def machine(command: str) -> dict[str, str]:
                 f"Python {platform.python_version()}",
                 f"SQLite {sqlite3.sqlite_version}",
                 *(f"{name} {version(name)}" for name in ("trio", "trio-websocket", "wsproto")),
-                "QuickFIX "
-                + PEER_REQUIREMENTS.read_text().split("quickfix==")[1].split()[0],
+                "QuickFIX " + PEER_REQUIREMENTS.read_text().split("quickfix==")[1].split()[0],
             ]
         ),
     }

@@ -116,8 +116,11 @@ class Ledger(Protocol):
         into effect, its own included."""
         ...
 
-    def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
-        """Would this message, sent now after all that is on the record, break a rule?"""
+    def refuses(
+        self, lane: int, message: Message, now_ns: int, size: int | None = None
+    ) -> Violation | None:
+        """Would this message, sent now after all that is on the record, break a rule? size: of its
+        payload in bytes, where it has one already."""
         ...
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
@@ -488,7 +491,10 @@ class Engine:
             return broken
         own: Violation | None = None
         if entry.message is not None and self.lane == SOLVER:
-            own = self.ledger.refuses(self.peer, entry.message, entry.frame.sending_time)
+            frame = entry.frame
+            own = self.ledger.refuses(
+                self.peer, entry.message, frame.sending_time, len(frame.payload)
+            )
             if own is not None and own.rule in _NOT_KNOWN_YET:
                 own = None
             elif own is not None:

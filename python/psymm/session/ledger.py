@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from psymm.custody.notes import Note
-from psymm.messages import Message
+from psymm.messages import JsonError, Message, encode
 from psymm.rulebook import (
     Account,
     ChainFacts,
@@ -26,6 +25,8 @@ from psymm.rulebook import (
 )
 from psymm.rulebook import Entry as RuledEntry
 from psymm.rulebook import Opening as RuledOpening
+from psymm.rulebook import Violation as RuledViolation
+from psymm.rulebook.sequence import Ahead, Forecast
 from psymm.session.collateral import Fact
 from psymm.session.turn import Violation
 from psymm.terms import Terms
@@ -48,7 +49,10 @@ class RulebookLedger:
             RuledOpening(opening.custody, holdings), terms, facts or ChainFacts()
         )
         self._waiting: deque[Entry] = deque()
-        self._ahead: Replay | None = None
+        # Both follow from `_replay`, and are kept so that no frame is ruled twice: what its pending
+        # frames come to, and what the last message asked about would.
+        self._ahead: Ahead | None = None
+        self._forecast: Forecast | None = None
 
     @property
     def account(self) -> Account:
@@ -58,7 +62,7 @@ class RulebookLedger:
     @property
     def projected(self) -> Account:
         """As it will be once the trader's frames still pending are covered in time."""
-        return self._projection().account
+        return self._look_ahead().replay.account
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -74,37 +78,60 @@ class RulebookLedger:
         self._waiting.append(entry)
         return self._drain()
 
-    def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
+    def refuses(
+        self, lane: int, message: Message, now_ns: int, size: int | None = None
+    ) -> Violation | None:
         """See `Ledger.refuses`."""
         if self._waiting:
             return Violation(lane, "facts-behind", "a chain fact that was cited is not seen yet")
+        own = Lane(lane)
+        heads = self._replay.heads
         try:
-            if lane == Lane.TRADER:
-                broken = self._projection().preview(Lane.TRADER, message, now_ns)
-            else:
-                broken = self._replay.preview(Lane.SOLVER, message, now_ns)
+            entry = RuledEntry(
+                own,
+                heads[own] + 1,
+                heads[own.other],
+                now_ns,
+                len(encode(message)) if size is None else size,
+                message,
+            )
+            self._forecast = self._replay.forecast(entry, self._look_ahead())
+        except JsonError as error:
+            bad = RuledViolation("malformed", (("code", error.code),))
+            return Violation(lane, bad.name, str(bad))
         except RulebookError as unknown:
             return Violation(lane, unknown.code, str(unknown))
+        broken = self._forecast.violation
         return None if broken is None else Violation(lane, broken.name, str(broken))
 
-    def _projection(self) -> Replay:
-        """The replay as if all pending trader frames were in effect, kept from frame to frame:
-        a burst of them costs one ruling each, not one for each pair."""
+    def _look_ahead(self) -> Ahead:
         if self._ahead is None:
-            self._ahead = self._replay.ahead()
+            self._ahead = self._replay.look_ahead()
         return self._ahead
 
-    def _project(self, entry: RuledEntry) -> None:
-        if entry.lane is Lane.SOLVER or self._ahead is None:
-            self._ahead = None
+    def _step(self, entry: RuledEntry) -> Sequence[Ruling]:
+        """The next frame. Raises as `Replay.step_entry`; nothing has changed then."""
+        forecast, self._forecast = self._forecast, None
+        foretold = forecast is not None and forecast.entry == entry
+        if entry.lane is Lane.TRADER:
+            self._replay, _ = self._replay.step_entry(entry)
+            if foretold and forecast is not None:
+                self._ahead = forecast.after
+            elif self._ahead is not None:
+                self._ahead = self._ahead.and_then(entry)
+            return ()
+        if foretold and forecast is not None:
+            self._replay, rulings = forecast.after.replay, forecast.after.rulings
         else:
-            self._ahead = replace(self._ahead, pending=(entry,)).ahead()
+            self._replay, rulings = self._replay.step_entry(entry, self._ahead)
+        self._ahead = None
+        return rulings
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
         """Know what notes hold."""
         for note in notes:
             self._replay = self._replay.learn(note.commitment, note.token, note.amount)
-        self._ahead = None
+        self._ahead = self._forecast = None
         return self._drain()
 
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
@@ -118,7 +145,7 @@ class RulebookLedger:
                 known.noticed,
             )
         )
-        self._ahead = None
+        self._ahead = self._forecast = None
         return self._drain()
 
     def _drain(self) -> Sequence[Violation]:
@@ -136,10 +163,9 @@ class RulebookLedger:
                 None if bad is None else bad.code,
             )
             try:
-                self._replay, rulings = self._replay.step_entry(ruled)
+                rulings = self._step(ruled)
             except (FactsBehind, OpeningUnknown):
                 break
-            self._project(ruled)
             self._waiting.popleft()
             broken.extend(_violations(rulings))
         return broken

@@ -49,7 +49,7 @@ from psymm.transcript.opening import Opening
 T = TypeVar("T")
 
 VERSION: Final = 1
-QUICK_COMMIT_S: Final = 0.0005
+QUICK_COMMIT_S: Final = 0.001
 """A disk that commits within this is waited for where we are."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
