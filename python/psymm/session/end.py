@@ -45,6 +45,7 @@ from psymm.session.turn import (
 )
 from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
 from psymm.transcript.record import Entry
+from psymm.transcript.verifying import FrameVerifier
 
 BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
@@ -98,7 +99,8 @@ class _Connection:
 
 class End:
     """heard: called with every event, in order, after what caused it is durable; it must not
-    block and not raise. `run` must be running for anything to happen."""
+    block and not raise. verifier: shared by all sessions of a process. `run` must be running for
+    anything to happen."""
 
     def __init__(
         self,
@@ -109,8 +111,10 @@ class End:
         heard: Callable[[Event], None],
         *,
         put_up: int,
+        verifier: FrameVerifier | None = None,
     ) -> None:
         self.engine = engine
+        self.verifier = verifier or FrameVerifier()
         self.opening = engine.record.opening
         self.lane = engine.lane
         self.journal = journal
@@ -322,12 +326,13 @@ class End:
                     return
             if self._taken - self._done > BACKLOG:
                 await self._until_done(self._taken - BACKLOG)
-            now = self.clock.now_ns()
             if isinstance(message, str):
-                self._take(self.engine.receive_text(message, now))
-            else:
-                self._take(self.engine.receive_binary(message, now))
-            await trio.lowlevel.checkpoint()
+                self._take(self.engine.receive_text(message, self.clock.now_ns()))
+                continue
+            parsed, key = self.engine.awaited(message)
+            if parsed and key is not None:
+                await self.verifier.share(self.opening.domain, key, list(parsed.values()))
+            self._take(self.engine.receive_binary(message, self.clock.now_ns(), parsed))
 
     async def _send_all(
         self,

@@ -8,7 +8,7 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -95,6 +95,9 @@ GARBLED_LIMIT: Final = 8
 RESEND_TRIES: Final = 5
 MOST_RESENT: Final = 20_000
 """Frames sent again for one request; who lacks more asks again."""
+
+MOST_AWAITED: Final = 2048
+_KEY_CHANGE: Final = b'{"MsgType":"UKY"'
 
 _BESIDE_OPTIONS: Final = (
     BusinessMessageReject,
@@ -289,17 +292,20 @@ class Engine:
             self._advance(now)
         return self._take()
 
-    def receive_binary(self, data: bytes, now: int) -> Turn:
-        """A WebSocket binary message of the peer: frames back to back, each judged by itself."""
+    def receive_binary(
+        self, data: bytes, now: int, parsed: Mapping[int, Frame] | None = None
+    ) -> Turn:
+        """A WebSocket binary message of the peer: frames back to back, each judged by itself.
+        parsed: those that were parsed before, by their offsets."""
         self._heard(now)
         offset = 0
         while offset < len(data) and self.error is None and self._turn.hang_up is None:
             try:
-                frame = Frame.parse(data, offset)
+                frame = (parsed or {}).get(offset) or Frame.parse(data, offset)
             except FrameError as bad:
                 self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
                 break
-            offset += len(frame.raw)
+            offset += frame.length
             if not self._within_rate(now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
@@ -307,6 +313,31 @@ class Engine:
         if self.error is None:
             self._advance(now)
         return self._take()
+
+    def awaited(self, data: bytes) -> tuple[dict[int, Frame], bytes | None]:
+        """The frames at a message's beginning that continue the peer's lane, by their offsets, and
+        the key in force for them; so that they can be verified before they are received. Without
+        the key there is nothing to verify yet. Changes nothing."""
+        key = self.record.delegation(self.peer)
+        found: dict[int, Frame] = {}
+        offset, seq = 0, self.record.head(self.peer).seq
+        while key is not None and offset < len(data) and len(found) < MOST_AWAITED:
+            try:
+                frame = Frame.parse(data, offset)
+            except FrameError:
+                break
+            seq += 1
+            fits = (
+                frame.custody == self.record.opening.custody
+                and frame.lane == self.peer
+                and frame.seq == seq
+            )
+            # From a key change on, another key rules.
+            if not fits or frame.payload.startswith(_KEY_CHANGE):
+                break
+            found[offset] = frame
+            offset += frame.length
+        return found, None if key is None else key.public_key
 
     # --- time -------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from psymm._core import SecretKey
@@ -25,6 +25,7 @@ from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.replayed import read_record
+from psymm.transcript.verifying import FrameVerifier
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
 KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
@@ -33,7 +34,8 @@ KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """chain_id, contract (checksummed), registry: the only deployment it deals on."""
+    """chain_id, contract (checksummed), registry: the only deployment it deals on. verifier: of
+    all its sessions' frames."""
 
     wallet: Wallet
     journal: Journal
@@ -42,6 +44,7 @@ class Party:
     chain_id: int
     contract: str
     registry: str
+    verifier: FrameVerifier = field(default_factory=FrameVerifier)
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
@@ -132,7 +135,15 @@ async def take_up(
         logon=logon,
         stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
     )
-    return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+    return End(
+        engine,
+        journal,
+        party.clock,
+        party.collateral,
+        heard,
+        put_up=custody.ours,
+        verifier=party.verifier,
+    )
 
 
 async def _logon(

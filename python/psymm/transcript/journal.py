@@ -853,13 +853,14 @@ def _append(
     custody: bytes,
     rows: Sequence[tuple[bytes, int, int, bytes, bytes, int]],
 ) -> None:
-    found = base.execute("SELECT frames FROM custodies WHERE custody = ?", (custody,)).fetchone()
+    found = base.execute(
+        "UPDATE custodies SET frames = frames + ? WHERE custody = ? RETURNING frames",
+        (len(rows), custody),
+    ).fetchone()
     if found is None:
         raise UnknownCustody(custody=custody)
-    held: int = found[0]
-    for place, row in enumerate(rows, held + 1):
+    for place, row in enumerate(rows, found[0] - len(rows) + 1):
         base.execute("INSERT INTO frames VALUES (?,?,?,?,?,?,?)", (row[0], place, *row[1:]))
-    base.execute("UPDATE custodies SET frames = ? WHERE custody = ?", (held + len(rows), custody))
 
 
 def _custody_rows(
