@@ -49,6 +49,8 @@ from psymm.transcript.verifying import FrameVerifier
 
 BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
+AT_ONCE: Final = 32
+"""Frames of one message that are received before other sessions have their turn."""
 OUTGOING: Final = 1024
 """Messages that may wait for a slow peer before its connection is cut."""
 SEND_S: Final = 20.0
@@ -324,15 +326,34 @@ class End:
                 except Disconnected as gone:
                     connection.reason = connection.reason or gone
                     return
-            if self._taken - self._done > BACKLOG:
-                await self._until_done(self._taken - BACKLOG)
+            await self._room()
             if isinstance(message, str):
                 self._take(self.engine.receive_text(message, self.clock.now_ns()))
-                continue
-            parsed, key = self.engine.awaited(message)
-            if parsed and key is not None:
-                await self.verifier.share(self.opening.domain, key, list(parsed.values()))
-            self._take(self.engine.receive_binary(message, self.clock.now_ns(), parsed))
+            else:
+                await self._read_frames(message)
+
+    async def _read_frames(self, message: bytes) -> None:
+        """Part by part, so that a long message keeps no other session waiting."""
+        offset = 0
+        while offset < len(message):
+            part = self.engine.part_of(message, offset, AT_ONCE)
+            offset = part.end
+            key, frames = self.engine.awaited(part)
+            if key is not None:
+                await self.verifier.share(self.opening.domain, key, frames)
+            else:
+                await trio.lowlevel.checkpoint()
+            turn = self.engine.receive_part(part, self.clock.now_ns())
+            over = turn.hang_up is not None
+            self._take(turn)
+            if over:
+                return
+            await self._room()
+
+    async def _room(self) -> None:
+        """Read no more while too much waits for the disk."""
+        if self._taken - self._done > BACKLOG:
+            await self._until_done(self._taken - BACKLOG)
 
     async def _send_all(
         self,

@@ -8,7 +8,7 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -96,7 +96,6 @@ RESEND_TRIES: Final = 5
 MOST_RESENT: Final = 20_000
 """Frames sent again for one request; who lacks more asks again."""
 
-MOST_AWAITED: Final = 2048
 _KEY_CHANGE: Final = b'{"MsgType":"UKY"'
 
 _BESIDE_OPTIONS: Final = (
@@ -153,6 +152,16 @@ class Rules:
     def cover_after_ns(self) -> int:
         """A frame left uncovered this long is covered by a Heartbeat frame: well below T."""
         return min(self.acknowledge_ns // 4, SECOND)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Frames of one message. end: where in it they end; where what follows is no frame, that is
+    `noise` and the message is over."""
+
+    frames: Sequence[Frame]
+    end: int
+    noise: FrameError | None
 
 
 class Engine:
@@ -292,52 +301,56 @@ class Engine:
             self._advance(now)
         return self._take()
 
-    def receive_binary(
-        self, data: bytes, now: int, parsed: Mapping[int, Frame] | None = None
-    ) -> Turn:
-        """A WebSocket binary message of the peer: frames back to back, each judged by itself.
-        parsed: those that were parsed before, by their offsets."""
-        self._heard(now)
-        offset = 0
-        while offset < len(data) and self.error is None and self._turn.hang_up is None:
+    def receive_binary(self, data: bytes, now: int) -> Turn:
+        """A WebSocket binary message of the peer: frames back to back, each judged by itself."""
+        return self.receive_part(self.part_of(data, 0, len(data)), now)
+
+    def part_of(self, data: bytes, offset: int, most: int) -> Part:
+        """The next frames of a message, at most `most`. Changes nothing."""
+        frames: list[Frame] = []
+        while offset < len(data) and len(frames) < most:
             try:
-                frame = (parsed or {}).get(offset) or Frame.parse(data, offset)
+                frames.append(Frame.parse(data, offset))
             except FrameError as bad:
-                self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
+                return Part(frames, len(data), bad)
+            offset += frames[-1].length
+        return Part(frames, offset, None)
+
+    def awaited(self, part: Part) -> tuple[bytes | None, list[Frame]]:
+        """The key in force for the peer's lane, and the frames of a part that continue the lane
+        under it: what is worth verifying before it is received. Changes nothing."""
+        ruling = self.record.delegation(self.peer)
+        found: list[Frame] = []
+        seq = self.record.head(self.peer).seq
+        for frame in part.frames if ruling is not None else ():
+            seq += 1
+            if (
+                frame.lane != self.peer
+                or frame.seq != seq
+                or frame.custody != self.record.opening.custody
+                # From a key change on, another key rules.
+                or frame.payload.startswith(_KEY_CHANGE)
+            ):
                 break
-            offset += frame.length
+            found.append(frame)
+        return None if ruling is None else ruling.public_key, found
+
+    def receive_part(self, part: Part, now: int) -> Turn:
+        """Frames of the peer, each judged by itself, and the noise behind them if there is any."""
+        self._heard(now)
+        for frame in part.frames:
+            if self.error is not None or self._turn.hang_up is not None:
+                break
             if not self._within_rate(now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
+        else:
+            if part.noise is not None and self.error is None:
+                self._garble(now, "frame", f"{part.noise.code} at byte {part.noise.offset}")
         if self.error is None:
             self._advance(now)
         return self._take()
-
-    def awaited(self, data: bytes) -> tuple[dict[int, Frame], bytes | None]:
-        """The frames at a message's beginning that continue the peer's lane, by their offsets, and
-        the key in force for them; so that they can be verified before they are received. Without
-        the key there is nothing to verify yet. Changes nothing."""
-        key = self.record.delegation(self.peer)
-        found: dict[int, Frame] = {}
-        offset, seq = 0, self.record.head(self.peer).seq
-        while key is not None and offset < len(data) and len(found) < MOST_AWAITED:
-            try:
-                frame = Frame.parse(data, offset)
-            except FrameError:
-                break
-            seq += 1
-            fits = (
-                frame.custody == self.record.opening.custody
-                and frame.lane == self.peer
-                and frame.seq == seq
-            )
-            # From a key change on, another key rules.
-            if not fits or frame.payload.startswith(_KEY_CHANGE):
-                break
-            found[offset] = frame
-            offset += frame.length
-        return found, None if key is None else key.public_key
 
     # --- time -------------------------------------------------------------------------------
 

@@ -221,9 +221,10 @@ class FrameVerifier:
             return _verdicts(batch, 1)
         # The others' verdicts hang on it, not only this task's.
         with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(
+            verdicts: Sequence[Verdict] = await trio.to_thread.run_sync(
                 _verdicts, batch, self._threads, limiter=self._thread
             )
+        return verdicts  # noqa: RET504  (a scope might have ended its block early)
 
     def _settle(self, batch: Sequence[_Waiting], verdicts: Sequence[Verdict]) -> None:
         for waiting, verdict in zip(batch, verdicts, strict=True):
