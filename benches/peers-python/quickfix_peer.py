@@ -1,7 +1,8 @@
 # ruff: noqa: N802  (the callbacks have the names that QuickFIX gives them)
 """QuickFIX doing what `benches/sessions.py` measures of ours: logon, then quote request, quote,
 order and fill, each session one after the other; FIX 4.4 with its data dictionary, callbacks in
-Python, messages kept by its FileStore. Runs in an environment of its own; told and asked by lines of JSON.
+Python, messages kept by its FileStore. Runs in an environment of its own; told and asked by lines
+of JSON.
 
     quickfix_peer.py acceptor PLACE SESSIONS
     quickfix_peer.py initiator PLACE SESSIONS PORT TRADES

@@ -5,7 +5,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -24,7 +26,9 @@ from psymm.errors import (
     KnownCustody,
     UnknownCustody,
 )
+from psymm.messages import Heartbeat
 from psymm.transcript.journal import (
+    QUICK_COMMIT_S,
     Journal,
     JournalledOpening,
     open_journal,
@@ -95,6 +99,59 @@ async def test_a_number_is_journalled_once_and_the_others_of_the_round_are_kept(
                 await journal.append([(twice.frame, twice.digest)], ours=TRADER)
         assert len(await journal.frames(signers.opening.custody)) == 6
         assert len(await journal.frames(others.opening.custody)) == 2
+
+
+async def test_who_does_not_wait_is_told_in_the_order_of_asking(tmp_path: Path) -> None:
+    signers = Signers(1)
+    told: list[tuple[str, bool]] = []
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, signers)
+        twice = signers.record.entry(TRADER, 1)
+        assert twice is not None
+        journal.append_soon([], ours=TRADER, then=lambda bad: told.append(("a", bad is None)))
+        journal.append_soon(
+            [(twice.frame, twice.digest)],
+            ours=TRADER,
+            then=lambda bad: told.append(("b", isinstance(bad, JournalConflict))),
+        )
+        journal.append_soon([], ours=TRADER, then=lambda bad: told.append(("c", bad is None)))
+        assert told == []
+        await filled(journal, Signers(2), 2)
+        assert told == [("a", True), ("b", True), ("c", True)]
+    late: list[object] = []
+    journal.append_soon([], ours=TRADER, then=late.append)
+    assert [type(one) for one in late] == [JournalClosed]
+
+
+async def test_a_quick_disk_is_waited_for_and_a_slow_one_is_left_to_a_thread(
+    tmp_path: Path,
+) -> None:
+    threads: list[str] = []
+
+    async def run_sync(work: Callable[..., Any], *arguments: Any) -> Any:
+        threads.append(work.__name__)
+        return await trio.to_thread.run_sync(work, *arguments)
+
+    async with open_journal(tmp_path / "j.db", run_sync=run_sync) as journal:
+        signers = Signers(1)
+        await filled(journal, signers, 2)
+        threads.clear()
+        journal._commit_s = 0.0
+        await extended(journal, signers)
+        assert threads == []
+        journal._commit_s = 10 * QUICK_COMMIT_S
+        await extended(journal, signers)
+        assert threads == ["_finish"]
+        assert journal.statistics().in_thread >= 1
+        # It is measured all the while, and taken back once it is quick again.
+        assert journal._commit_s != 10 * QUICK_COMMIT_S
+        assert len(await journal.frames(signers.opening.custody)) == 4
+
+
+async def extended(journal: Journal, signers: Signers) -> None:
+    """One more frame of the trader's, journalled."""
+    entry = signers.sign(TRADER, Heartbeat())
+    await journal.append([(entry.frame, entry.digest)], ours=TRADER)
 
 
 async def test_a_custody_ever_seen_is_refused(tmp_path: Path) -> None:

@@ -57,11 +57,15 @@ class Table(Generic[K, V]):
 
     def put(self, key: K, value: V) -> Table[K, V]:
         at = self._bucket(key)
-        return self._with(at, self._buckets[at] | {key: value})
+        bucket = self._buckets[at].copy()
+        bucket[key] = value
+        return self._with(at, bucket)
 
     def without(self, key: K) -> Table[K, V]:
         at = self._bucket(key)
-        return self._with(at, {k: v for k, v in self._buckets[at].items() if k != key})
+        bucket = self._buckets[at].copy()
+        bucket.pop(key, None)
+        return self._with(at, bucket)
 
     @property
     def grows(self) -> bool:

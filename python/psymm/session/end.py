@@ -363,12 +363,13 @@ class End:
     ) -> None:
         try:
             async for message in receiver:
-                with trio.fail_after(SEND_S):
+                with trio.CancelScope(deadline=trio.current_time() + SEND_S) as late:
                     await socket.send(message)
+                if late.cancelled_caught:
+                    connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
+                    break
         except Disconnected as gone:
             connection.reason = connection.reason or gone
-        except trio.TooSlowError:
-            connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
         connection.scope.cancel()
 
     async def _keep_time(self) -> None:

@@ -167,22 +167,17 @@ class Turn:
         return [
             Offered(event.entry)
             for event in self.events
-            if isinstance(event, Received)
+            if type(event) is Received
             and event.violation is None
-            and isinstance(event.entry.message, _OFFERS)
+            and type(event.entry.message) in _OFFERS
         ]
 
     @property
     def plain(self) -> bool:
         """Whether it holds nothing but frames, texts, and what is heard of them."""
-        return not (
-            self.opened
-            or self.evidence
-            or self.facts
-            or self.stop
-            or self.hang_up
-            or any(isinstance(event, StateChanged) for event in self.events)
-        )
+        if self.opened or self.evidence or self.facts or self.stop or self.hang_up:
+            return False
+        return all(type(event) is not StateChanged for event in self.events)
 
     def __bool__(self) -> bool:
         return bool(

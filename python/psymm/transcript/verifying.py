@@ -224,7 +224,7 @@ class FrameVerifier:
             verdicts: Sequence[Verdict] = await trio.to_thread.run_sync(
                 _verdicts, batch, self._threads, limiter=self._thread
             )
-        return verdicts  # noqa: RET504  (a scope might have ended its block early)
+        return verdicts
 
     def _settle(self, batch: Sequence[_Waiting], verdicts: Sequence[Verdict]) -> None:
         for waiting, verdict in zip(batch, verdicts, strict=True):
