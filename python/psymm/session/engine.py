@@ -207,6 +207,8 @@ class Engine:
         self._listed_at: list[int] = [0, 0]
         self._accepted: tuple[set[bytes], set[bytes]] = (set(), set())
         self._accepted_at: list[int] = [0, 0]
+        # Both, in the linear order: once so, it stays.
+        self._accepted_by_both = False
         self._turned_down: list[CollateralResponse | None] = [None, None]
         self._logouts: list[bool] = [False, False]
         self._settling_from = 0
@@ -925,12 +927,14 @@ class Engine:
 
     def _trading(self) -> bool:
         """Both AZ are in the linear order: the trader's once a solver frame covers it."""
-        solvers_accepted_at = self._accepted_at[SOLVER]  # the trader's frame
-        return (
-            bool(self._accepted_at[TRADER])
-            and bool(solvers_accepted_at)
-            and self.record.head(SOLVER).peer_seq >= solvers_accepted_at
-        )
+        if not self._accepted_by_both:
+            solvers_accepted_at = self._accepted_at[SOLVER]  # the trader's frame
+            self._accepted_by_both = (
+                bool(self._accepted_at[TRADER])
+                and bool(solvers_accepted_at)
+                and self.record.head(SOLVER).peer_seq >= solvers_accepted_at
+            )
+        return self._accepted_by_both
 
     def _restate(self) -> None:
         if self.error is not None:

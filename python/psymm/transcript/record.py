@@ -74,7 +74,7 @@ class Record:
         message, bad = _decoded(frame)
         delegation: Delegation | None = None
         if (
-            isinstance(message, Logon | SessionKeyChange)
+            isinstance(message, (Logon, SessionKeyChange))
             and frame.custody == self.opening.custody
             and frame.seq == len(self._lanes[frame.lane]) + 1
             and (frame.seq == 1) == isinstance(message, Logon)
