@@ -41,6 +41,7 @@ def settings(place: Path, kind: str, sessions: int, port: int) -> fix.SessionSet
         "EndTime=00:00:00",
         "HeartBtInt=30",
         "ReconnectInterval=1",
+        "LogonTimeout=120",
         "UseDataDictionary=Y",
         f"DataDictionary={DICTIONARY}",
         f"FileStorePath={place / kind}",

@@ -28,6 +28,7 @@ from psymm.messages import (
     MarketDataSnapshotFullRefresh,
     MDEntry,
     MDEntryType,
+    Message,
     NewOrderSingle,
     OrderCancelReject,
     OrderCancelRequest,
@@ -406,6 +407,8 @@ class _Dispatch:
         self._nursery = nursery
         self._running = 0
         self._seen: set[str] = set()
+        # Frames that were answered as offers; they come again once they are durable.
+        self._early: set[int] = set()
         self._settling = Settling(
             session.end,
             session.terms,
@@ -419,18 +422,18 @@ class _Dispatch:
         solver, session = self._solver, self._session
         self._settling.heard(event)
         match event:
-            case Offered(entry):
-                match entry.message:
-                    case QuoteRequest() as asked_for:
-                        asked = QuoteAsked(session, asked_for)
-                        self._start(lambda: solver.on_quote_request(asked), asked.reject)
-                    case NewOrderSingle() as order:
-                        self._order(order)
-                    case _:
-                        pass
-            case Received(entry, None) if isinstance(entry.message, OrderCancelRequest):
-                request = entry.message
-                self._start(lambda: self._cancel(request), None)
+            case Offered(entry) if session.end.engine.synced:
+                self._early.add(entry.frame.seq)
+                self._asked(entry.message)
+            case Received(entry, None):
+                if entry.frame.seq in self._early:
+                    self._early.remove(entry.frame.seq)
+                else:
+                    # It came while heads did not agree, and nothing could be signed.
+                    self._asked(entry.message)
+                if isinstance(entry.message, OrderCancelRequest):
+                    request = entry.message
+                    self._start(lambda: self._cancel(request), None)
             case Said(MarketDataRequest() as asked_prices):
                 self._start(lambda: self._show(asked_prices), None)
             case StateChanged(state):
@@ -443,6 +446,16 @@ class _Dispatch:
                 self._failed(error)
             case Resumed():
                 self._catch_up()
+            case _:
+                pass
+
+    def _asked(self, message: Message | None) -> None:
+        match message:
+            case QuoteRequest():
+                asked = QuoteAsked(self._session, message)
+                self._start(lambda: self._solver.on_quote_request(asked), asked.reject)
+            case NewOrderSingle():
+                self._order(message)
             case _:
                 pass
 

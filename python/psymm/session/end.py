@@ -259,8 +259,6 @@ class End:
         """Carry a turn out behind those before it."""
         if turn:
             self._taken += 1
-            for offered in turn.offers():
-                self._heard(offered)
             if self._turns or self._nursery is None or not turn.plain:
                 self._turns.append(turn)
                 self._wake.set()
@@ -272,6 +270,9 @@ class End:
                 )
             else:
                 self._durable(turn, None)
+            # It is in the queue to the disk now, ahead of whatever is signed upon it.
+            for offered in turn.offers():
+                self._heard(offered)
         if self._connection is not None:
             now = self.clock.now_ns()
             if self.engine.next_tick(now) < self._due:
