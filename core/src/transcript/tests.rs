@@ -237,9 +237,9 @@ fn what_was_verified_before_counts_under_its_own_domain_and_key_only() {
         digest,
     };
     let elsewhere = Verified {
-        domain: [9; 32],
+        domain: [77; 32],
         key: *session_key(0).public_key(),
-        digest: [9; 32],
+        digest: [77; 32],
     };
     for verified in [None, Some(&by_another_key), Some(&elsewhere)] {
         let error = transcript.append_verified(&frame, verified).unwrap_err();
