@@ -248,6 +248,67 @@ class Disconnected(SessionError):
     remedy = "Reconnect to resume; every frame is in the journal"
 
 
+class BadEndpoint(Disconnected):
+    code = "bad-endpoint"
+    what = "an endpoint is a ws:// or wss:// address"
+    remedy = "Read the registry again; nothing was sent"
+
+
+class Unreachable(Disconnected):
+    code = "unreachable"
+    what = "no connection to the peer"
+    remedy = "Check the network and the endpoint; every frame is in the journal"
+
+
+class TlsRefused(Disconnected):
+    """The server could not prove who it is, or speaks no TLS. Nothing was said to it."""
+
+    code = "tls-refused"
+    what = "the connection to the server is not safe"
+    remedy = "Nothing was sent. Check the endpoint's name, its certificate and the time of day"
+
+
+class HandshakeFailed(Disconnected):
+    code = "handshake-failed"
+    what = "the server ended the connection before a WebSocket stood"
+    remedy = "Check that the endpoint is a solver's, and whether it is ws:// or wss://"
+
+
+class ServerBusy(Disconnected):
+    """HTTP 503 or 429. values: retry_after_s, 0 where the server names no time."""
+
+    code = "server-busy"
+    what = "the server takes no connection now"
+    remedy = "Try again later"
+
+
+class PeerLeft(Disconnected):
+    """The peer closed on purpose (WebSocket code 1001): it ends its process, not the session."""
+
+    code = "peer-left"
+    what = "the peer left and means to come back; the session is not over"
+    remedy = "Reconnect to resume; every frame is in the journal"
+
+
+class Leaving(Disconnected):
+    """We close on purpose and mean to come back; the peer is told so by WebSocket code 1001."""
+
+    code = "leaving"
+    what = "we leave; the session can be resumed"
+    remedy = ""
+
+
+class TooManyConnections(SessionError):
+    code = "too-many-connections"
+    what = "no further connection is taken now"
+    remedy = "Close others, or come back later"
+
+
+class CertificateInvalid(PSymmError):
+    code = "certificate-invalid"
+    what = "the certificate cannot be used"
+
+
 class SessionClosed(SessionError):
     code = "session-closed"
     what = "the session has ended"
@@ -256,6 +317,20 @@ class SessionClosed(SessionError):
 class NotNow(SessionError):
     code = "not-now"
     what = "this cannot be sent in the session's present state"
+
+
+class SessionKeyEnded(NotNow):
+    code = "session-key-ended"
+    what = "our session key signs nothing more: its time or its numbers have run out"
+    remedy = "Nothing was signed. Let the wallet delegate the next key; the session then goes on"
+
+
+class KeyRevoked(NotNow):
+    """A session key that its wallet revoked on chain, ours or the peer's."""
+
+    code = "key-revoked"
+    what = "the session key was revoked by its wallet"
+    remedy = "What it signs is not its party's word; the session goes on with the wallet's next key"
 
 
 class Refused(SessionError):
@@ -273,6 +348,26 @@ class PeerViolation(SessionError):
 class FloodingPeer(PeerViolation):
     code = "flooding-peer"
     what = "the peer sends more than the session allows"
+
+
+class MessageTooBig(PeerViolation):
+    code = "message-too-big"
+    what = "the peer sends a message longer than any there is"
+
+
+class OverBudget(PeerViolation):
+    """One session would hold more memory for its peer than it may."""
+
+    code = "over-budget"
+    what = "the peer makes this session hold more than its budget"
+
+
+class TradingHalted(SessionError):
+    """The solver's kill switch is on, or one of its own caps is reached."""
+
+    code = "trading-halted"
+    what = "this solver signs no quote and no fill now"
+    remedy = "Nothing was signed. Revive it, or wait until the cap's time has passed"
 
 
 class CustodyStopped(SessionError):

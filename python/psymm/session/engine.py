@@ -8,8 +8,7 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,6 +27,7 @@ from psymm.errors import (
     FloodingPeer,
     Forked,
     JournalBehind,
+    KeyRevoked,
     LogonRefused,
     NotNow,
     PeerBehind,
@@ -60,6 +60,7 @@ from psymm.messages import (
     Reject,
     ResendRequest,
     Resume,
+    SessionKeyChange,
     SessionRejectReason,
     Settlement,
     SettlementAcceptance,
@@ -68,15 +69,22 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, PeerRate
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
+from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.turn import (
+    Adopted,
     Event,
     FundCollateral,
+    KeyChanged,
+    KeyDue,
+    KeyRefused,
     PayeeShown,
     PeerRejected,
     Received,
     Resumed,
     Said,
+    SetAside,
     Signed,
     State,
     StateChanged,
@@ -85,7 +93,8 @@ from psymm.session.turn import (
     VerifyCollateral,
     Violation,
 )
-from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.journal import JournalledRevocation
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
 
@@ -93,8 +102,10 @@ SECOND: Final = 1_000_000_000
 GARBLED_LIMIT: Final = 8
 """Garbled texts or frames that one connection may carry before it is closed."""
 RESEND_TRIES: Final = 5
-MOST_RESENT: Final = 20_000
-"""Frames sent again for one request; who lacks more asks again."""
+MOST_WAITING_BYTES: Final = 1 << 20
+"""What of a revoked key's frames waits in memory for the key that builds on them."""
+MOST_SHOWN_BYTES: Final = 1 << 26
+"""What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
 
 _KEY_CHANGE: Final = b'{"MsgType":"UKY"'
 
@@ -123,6 +134,11 @@ class Ledger(Protocol):
     ) -> Violation | None:
         """Would this message, sent now after all that is on the record, break a rule? size: of its
         payload in bytes, where it has one already."""
+        ...
+
+    def drop(self, lane: int, seq: int) -> bool:
+        """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
+        that is not all: then nothing has arrived, and every frame left is to arrive again."""
         ...
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
@@ -184,6 +200,7 @@ class Engine:
         peer_notes: Iterable[Note] = (),
         logon: Logon | None,
         stopped: PSymmError | None = None,
+        revoked: Iterable[JournalledRevocation] = (),
     ) -> None:
         self.record = record
         self.ledger = ledger
@@ -197,9 +214,10 @@ class Engine:
         self.acceptance: SettlementAcceptance | None = None
         self._offered: list[Settlement] = []
         self.settled: ChainFact | None = None
+        self.garbled = self.resends_asked = self.frames_resent = 0
         self._mined: Mined | None = None
         self._mined_at = 0
-        self._key = key
+        self.keys = SessionKeys(lane, key, revoked)
         self._logon = logon
         self._promised = promised
         self._logons: list[Logon | None] = [None, None]
@@ -231,20 +249,32 @@ class Engine:
         self._refusal: CollateralRefused | None = None
         self._funding = False
         self._garbled = 0
+        self._shown_ours: dict[int, Frame] = {}
+        self._shown_bytes = 0
+        self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
         self._last_sent = self._last_heard = self._since = 0
         self._resent_at = 0
         self._test: int | None = None
         self._uncovered_since: int | None = None
-        self._tokens = float(rules.frames_per_second * 2)
-        self._tokens_at = 0
-        for entry in record:
-            self._note(entry)
-            for broken in ledger.arrived(entry):
-                self._owe(entry, broken)
-        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+        self._rate = PeerRate(rules.frames_per_second)
+        self._gap_until = 0
+        self._read_record()
         self._restate()
         self._turn = Turn()
+
+    def _read_record(self, *, arrive: bool = True) -> None:
+        """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
+        for entry in self.record:
+            self._note(entry)
+            if arrive:
+                for broken in self.ledger.arrived(entry):
+                    self._owe(entry, broken)
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+
+    @property
+    def _key(self) -> SecretKey:
+        return self.keys.key
 
     # --- connection -------------------------------------------------------------------------
 
@@ -267,6 +297,9 @@ class Engine:
         self._resumed_said = self._synced
         self._opened_said = False
         self._shown = None
+        self._shown_ours = {}
+        self._shown_bytes = 0
+        self._limbo = []
         self._garbled = 0
         self._asked = None
         self._test = None
@@ -290,7 +323,7 @@ class Engine:
     def receive_text(self, text: str, now: int) -> Turn:
         """A WebSocket text of the peer."""
         self._heard(now)
-        if not self._within_rate(now):
+        if not self._rate.text(len(text), now):
             self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
             return self._take()
         try:
@@ -343,7 +376,7 @@ class Engine:
         for frame in part.frames:
             if self.error is not None or self._turn.hang_up is not None:
                 break
-            if not self._within_rate(now):
+            if not self._within_rate(frame, now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
@@ -378,7 +411,7 @@ class Engine:
         if self._asked is not None and now >= self._asked[1]:
             self._ask_again(now)
         self._advance(now)
-        if self._uncovered_since is not None and self._may_sign():
+        if self._uncovered_since is not None and self._may_sign(now):
             due = now - self._uncovered_since >= self.rules.cover_after_ns
             if due and self._covers(now) > self.record.head(self.lane).peer_seq:
                 self._sign(Heartbeat(), now)
@@ -409,7 +442,7 @@ class Engine:
         would call it a violation, SessionClosed, or the error that stopped the session; nothing
         is signed then.
         """
-        self._must_sign()
+        self._must_sign(now)
         if self.state in (State.LOGON, State.VERIFYING):
             raise NotNow("collateral is not yet accepted by both sides", state=self.state)
         broken = self.ledger.refuses(self.lane, message, now)
@@ -422,6 +455,10 @@ class Engine:
         entry = self._sign(message, now)
         self._advance(now)
         return entry, self._take()
+
+    def uncoverable(self, now: int) -> int:
+        """Frames of the peer that come from further ahead of our clock than the skew."""
+        return self.record.head(self.peer).seq - self._covers(now)
 
     def say(self, message: Message, now: int) -> Turn:
         """Send a text. Raises NotNow without a connection."""
@@ -461,9 +498,34 @@ class Engine:
         self._advance(now)
         return self._take()
 
+    def bring_key(self, key: SecretKey, change: SessionKeyChange, now: int) -> Turn:
+        """Our next session key, already kept, with its delegation: its UKY is signed as soon as
+        heads agree."""
+        self.keys.coming = (key, change)
+        self._advance(now)
+        return self._take()
+
+    def learn_revocations(
+        self, ours: Mapping[str, int], theirs: Mapping[str, int], now: int
+    ) -> Turn:
+        """Know the session keys that each wallet revoked, all of them, fromSeq by address.
+
+        What the peer's revoked key signed and we have not covered leaves the record.
+        """
+        new = self.keys.learn(self.lane, ours, 1)
+        floor = self.record.head(self.lane).peer_seq + 1
+        if self.keys.learn(self.peer, theirs, floor) or new:
+            self._turn.revoked = self.keys.revoked
+            void = self.keys.void_from(self.record, self.peer)
+            if void is not None and self.error is None:
+                self._set_aside(void, now)
+            self._turn.events.append(KeyDue())
+            self._advance(now)
+        return self._take()
+
     def log_out(self, reason: str, now: int) -> Turn:
         """End the session for good: a Logout frame. Raises NotNow, SessionClosed."""
-        self._must_sign()
+        self._must_sign(now)
         if not self._logouts[self.lane]:
             self._sign(Logout(text=reason or None), now)
         self._advance(now)
@@ -488,7 +550,8 @@ class Engine:
 
     # --- frames -----------------------------------------------------------------------------
 
-    def _frame(self, frame: Frame, now: int) -> None:
+    def _frame(self, frame: Frame, now: int, *, vouched: bool = False) -> None:
+        """A frame of the peer. vouched: the wallet's next key builds on it."""
         if frame.custody != self.record.opening.custody:
             self._garble(now, "frame", "wrong-custody: this connection serves another")
             return
@@ -500,7 +563,13 @@ class Engine:
             self._again(frame, now)
             return
         if frame.seq > head + 1:
-            self._ask(head + 1, now)
+            if not self._beyond_limbo(frame, now):
+                self._gap_until = max(self._gap_until, frame.seq)
+                self._ask(head + 1, now)
+            return
+        revoked = None if vouched else self.keys.refuses(self.record, frame)
+        if revoked is not None:
+            self._refuse_revoked(frame, revoked, now)
             return
         try:
             entry = self.record.append(frame)
@@ -589,7 +658,7 @@ class Engine:
 
     def _pay_owed(self, now: int) -> None:
         """Sign the Rejects that are owed, each the first frame of ours to cover its violation."""
-        while self._owed and self._may_sign() and self._logons[self.lane] is not None:
+        while self._owed and self._may_sign(now) and self._logons[self.lane] is not None:
             owed = self._owed[0]
             covers = max(owed.ref_seq_num, self.record.head(self.lane).peer_seq)
             if covers > self._covers(now):
@@ -607,6 +676,10 @@ class Engine:
             self._garble(now, "frame", "bad-signature on a number that is taken")
         elif digest != held.digest:
             self._turn.evidence.append((held.frame, frame))
+            if self._one_is_revoked(held.frame, frame):
+                # Two hands, one of them a thief's: what we hold stands, and the pair is kept.
+                self._garble(now, "frame", "key-revoked: another frame has this number")
+                return
             self._stop(
                 Equivocation(
                     custody=frame.custody,
@@ -626,8 +699,15 @@ class Engine:
             if frame.seq == 1:
                 self._hang_up(LogonRefused(str(bad)))
             return
-        if not self._signed_by_peer(frame):
+        void = self.keys.void(self.record, frame)
+        if void is not None:
+            self._refuse_revoked(frame, void, now)
+            return
+        # A key that another has followed is in force no more, whatever it was delegated for.
+        if code == "bad-signature" or not self._signed_by_peer(frame):
             self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
+            return
+        if code == "ahead" and self._adopt(frame, now):
             return
         if code == "ahead":
             self._stop(
@@ -664,6 +744,11 @@ class Engine:
         except ValueError:
             self._garble(now, "frame", "wrong-lane: this lane is ours")
             return
+        if held is None and self._key_was_stolen():
+            self._shown_bytes += len(frame.raw)
+            if self._shown_bytes <= MOST_SHOWN_BYTES:
+                self._shown_ours[frame.seq] = frame
+            return
         self._stop(
             JournalBehind(
                 "the peer shows a frame that our key signed and our journal lacks",
@@ -675,29 +760,146 @@ class Engine:
 
     def _signed_by_peer(self, frame: Frame) -> bool:
         """By a key that the peer's wallet delegated for that number."""
-        domain = self.record.opening.domain
-        keys = [
-            known.public_key
-            for known in self.record.delegations(frame.lane)
-            if known.from_seq <= frame.seq <= known.to_seq
-        ]
-        message = self.record.decoded(frame)
-        if isinstance(message, Logon):
-            with suppress(DelegationRefused):
-                keys.append(delegation_in(self.record.opening, frame, message).public_key)
-        for key in keys:
-            try:
-                frame.verify(domain, key)
-            except ValueError:
-                continue
+        return signer(self.record, frame) is not None
+
+    # --- revoked keys -----------------------------------------------------------------------
+
+    def _refuse_revoked(self, frame: Frame, error: KeyRevoked, now: int) -> None:
+        """Not its party's word: named to whoever sent it, and its number stays free.
+
+        Those that could come next wait in memory: if the wallet's next key builds on them, they
+        were its party's after all, on their way when the revocation came.
+        """
+        after = frame.seq - self.record.head(self.peer).seq - 1
+        waiting = sum(len(one.raw) for one in self._limbo[:after])
+        if (
+            not 0 <= after <= len(self._limbo)
+            or waiting + len(frame.raw) > MOST_WAITING_BYTES
+            or not self._signed_by_peer(frame)
+        ):
+            self._garble(now, "frame", str(error))
+            return
+        del self._limbo[after:]
+        self._limbo.append(frame)
+        self._turn.events.append(KeyRefused(frame.seq, error))
+        self._say_reject(now, "frame", str(error))
+
+    def _beyond_limbo(self, frame: Frame, now: int) -> bool:
+        """A frame right behind those that wait: one more of them, or the new key's UKY, which by
+        `previous` makes them its party's word. False where it is neither."""
+        if not self._limbo or frame.seq - self.record.head(self.peer).seq - 1 > len(self._limbo):
+            return False
+        revoked = self.keys.refuses(self.record, frame)
+        if revoked is not None:
+            self._refuse_revoked(frame, revoked, now)
             return True
-        return False
+        waiting = self._limbo[: frame.seq - self.record.head(self.peer).seq - 1]
+        digests = [one.digest(self.record.opening.domain) for one in waiting]
+        if [one.previous for one in (*waiting[1:], frame)] != digests or (
+            signer(self.record, frame) != brought_key(self.record, frame)
+        ):
+            return False
+        self._limbo = []
+        for one in waiting:
+            self._frame(one, now, vouched=True)
+        self._frame(frame, now)
+        return True
+
+    def _one_is_revoked(self, held: Frame, shown: Frame) -> bool:
+        """Of two frames with one number, did different keys sign, one of them revoked?"""
+        keys = signer(self.record, held), signer(self.record, shown)
+        return keys[0] != keys[1] and any(
+            key is not None and self.keys.revocation(self.peer, key) is not None for key in keys
+        )
+
+    def _key_was_stolen(self) -> bool:
+        """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+        known = self.record.delegation(self.lane)
+        return known is not None and self.keys.revocation(self.lane, known.public_key) is not None
+
+    def _show_theirs(self, begin: int) -> None:
+        """Show the peer frames of its own lane that it lacks."""
+        for seq in range(begin, min(self.record.head(self.peer).seq, begin + MOST_RESENT) + 1):
+            entry = self.record.entry(self.peer, seq)
+            if entry is not None:
+                self._turn.sends.append(entry)
+
+    def _adopt(self, frame: Frame, now: int) -> bool:
+        """Take into our lane what our stolen key signed and the peer's signed frame covers, then
+        that frame. False where it does not cover what we were shown, or nothing was stolen."""
+        head, last = self.record.head(self.lane).seq, self._shown_ours.get(frame.peer_seq)
+        if (
+            not self._key_was_stolen()
+            or last is None
+            or last.digest(self.record.opening.domain) != frame.peer_digest
+            or any(seq not in self._shown_ours for seq in range(head + 1, frame.peer_seq))
+        ):
+            return False
+        for seq in range(head + 1, frame.peer_seq + 1):
+            try:
+                entry = self.record.append(self._shown_ours.pop(seq))
+            except (TranscriptError, FrameError, DelegationRefused) as bad:
+                self._stop(Forked(f"the peer covers what does not follow: {bad}", seq=seq))
+                return True
+            self._note(entry)
+            self._turn.entries.append(entry)
+            self._turn.events.append(Adopted(entry))
+            for broken in self.ledger.arrived(entry):
+                self._owe(entry, broken)
+        self._frame(frame, now)
+        return True
+
+    def _set_aside(self, seq: int, now: int) -> None:
+        """Take the peer's frames from `seq` on off the record, as if they had never come."""
+        gone = [entry for entry in self.record if entry.frame.lane == self.peer]
+        gone = [entry for entry in gone if entry.frame.seq >= seq]
+        error = KeyRevoked(lane=self.peer, seq=seq, frames=len(gone))
+        self.record = self.record.without(self.peer, seq)
+        alive, offered = self.proposal, self._offered
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num < seq]
+        self._forget()
+        self._read_record(arrive=not self.ledger.drop(self.peer, seq))
+        self._offered = [one for one in self._offered if one in offered]
+        if alive is None:
+            self.proposal = self.acceptance = None
+        self._shown = None
+        self._asked = None
+        self._uncovered_since = now if self._uncovered() else None
+        self._turn.aside.extend(gone)
+        self._turn.events.append(SetAside(tuple(gone), error))
+        # Whoever is there counts on what is gone: heads must agree anew.
+        self._hang_up(error)
+
+    def _forget(self) -> None:
+        """Everything that `_note` has read."""
+        self.proposal = self.acceptance = self.settled = None
+        self._offered = []
+        self._logons = [None, None]
+        self._listed, self._listed_at = ({}, {}), [0, 0]
+        self._accepted, self._accepted_at = (set(), set()), [0, 0]
+        self._turned_down, self._logouts = [None, None], [False, False]
+        self._rejected = set()
+
+    def _only_void(self) -> bool:
+        """All that the peer lacks is what our revoked key signed: it waits for a key that builds
+        on it. Ours is the longer record, so the next number is free."""
+        theirs = self._their_heads
+        if theirs is None or not self._key_was_stolen():
+            return False
+        ours = self._heads()
+        others = (
+            (theirs.trader_seq, theirs.trader_digest) == (ours.trader_seq, ours.trader_digest)
+            if self.peer == TRADER
+            else (theirs.solver_seq, theirs.solver_digest) == (ours.solver_seq, ours.solver_digest)
+        )
+        return others and self._view(theirs)[0] < self.record.head(self.lane).seq
 
     # --- gaps -------------------------------------------------------------------------------
 
     def _ask(self, begin: int, now: int) -> None:
         if self._asked is None or self._asked[0] != begin:
             self._asked = (begin, now + 2 * SECOND, 1)
+            self.resends_asked += 1
             self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _ask_again(self, now: int) -> None:
@@ -708,20 +910,27 @@ class Engine:
             self._hang_up(PeerSilent("the peer does not resend what we lack", begin_seq=begin))
             return
         self._asked = (begin, now + (2 << tries) * SECOND, tries + 1)
+        self.resends_asked += 1
         self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _resend(self, begin: int, end: int, now: int) -> int:
         """Send our frames begin…end again, byte for byte; returns how many."""
         head = self.record.head(self.lane).seq
         last = head if end == 0 else min(end, head)
-        count = 0
-        for seq in range(max(begin, 1), min(last, begin + MOST_RESENT) + 1):
+        count = size = 0
+        for seq in range(max(begin, 1), last + 1):
+            if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
+                # Our heads after it say that there is more: the peer shows how far it came.
+                self._say(self._heads(), now)
+                break
             entry = self.record.entry(self.lane, seq)
             if entry is not None:
                 self._turn.sends.append(entry)
                 count += 1
+                size += len(entry.frame.raw)
         if count:
             self._last_sent = now
+            self.frames_resent += count
         return count
 
     # --- resuming ---------------------------------------------------------------------------
@@ -762,20 +971,33 @@ class Engine:
                 )
                 return
         seq, head = views[self.lane][0], self.record.head(self.lane).seq
+        if seq > head and self._key_was_stolen():
+            # What the peer covered is shown to us and adopted; what it did not, it lets go of
+            # once it knows of the revocation. Until both are done, nothing is signed.
+            if self._synced:
+                self._hang_up(KeyRevoked("frames of ours that we did not sign", theirs=seq))
+            return
         if seq > head:
             self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
             return
         if self._synced:
+            if views[self.peer][0] > self.record.head(self.peer).seq:
+                self._gap_until = max(self._gap_until, views[self.peer][0])
+                self._ask(self.record.head(self.peer).seq + 1, now)
             # The peer asks again on a live connection: it lost something; show it.
             if now - self._resent_at >= SECOND:
                 self._resent_at = now
                 self._resend(seq + 1, 0, now)
             return
+        if views[self.peer][0] < self.record.head(self.peer).seq:
+            self._show_theirs(views[self.peer][0] + 1)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
             self._repeated += self._resend(seq + 1, 0, now)
+        elif theirs == self._their_heads and self._said_heads != self._heads():
+            self._say_heads(now)  # so much came of what it sends again; the rest, please
         self._their_heads = theirs
         if views[self.peer][0] < self.record.head(self.peer).seq:
-            # Its own journal is older than what it signed; it will find out from our heads.
+            # Its own journal is older than what it signed; it finds out from what it is shown.
             self._hang_up(
                 PeerBehind(theirs=views[self.peer][0], shown=self.record.head(self.peer).seq)
             )
@@ -976,14 +1198,29 @@ class Engine:
         if self._synced and not self._resumed_said:
             self._resumed_said = True
             self._turn.events.append(Resumed(self._repeated, self._fetched))
+        if self._synced or self._only_void():
+            self._change_key(now)
         if self._synced:
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
         self._restate()
 
+    def _change_key(self, now: int) -> None:
+        """Sign the UKY of the key that is to come: before anything else, since the one in force
+        may sign nothing any more."""
+        if self._logons[self.lane] is None or self.settled is not None:
+            return
+        coming = self.keys.take(self.record, now)
+        if coming is not None:
+            self.keys.key, self.keys.coming = coming[0], None
+            self._sign(coming[1], now)
+            self._turn.events.append(KeyChanged(coming[0].public_key))
+
     def _step(self, now: int) -> bool:
         """One step towards trading, or out of it; False where nothing is due."""
+        if not self._may_sign(now):
+            return False
         mine, theirs = self._logons[self.lane], self._logons[self.peer]
         if mine is None:
             if self.lane == SOLVER:
@@ -997,6 +1234,7 @@ class Engine:
             if self._logon is None:
                 return False
             self._sign(self._logon, now)
+            self._turn.events.append(KeyDue())
             return True
         if theirs is None:
             return False
@@ -1149,10 +1387,15 @@ class Engine:
 
     # --- signing and sending ----------------------------------------------------------------
 
-    def _may_sign(self) -> bool:
-        return self._synced and self._connected and self.error is None
+    def _may_sign(self, now: int) -> bool:
+        return (
+            self._synced
+            and self._connected
+            and self.error is None
+            and self.keys.ended(self.record, now) is None
+        )
 
-    def _must_sign(self) -> None:
+    def _must_sign(self, now: int) -> None:
         if self.error is not None:
             raise self.error
         if self.state is State.CLOSED:
@@ -1161,6 +1404,9 @@ class Engine:
             raise NotNow("there is no connection")
         if not self._synced:
             raise NotNow("the heads of both sides do not agree yet")
+        ended = self.keys.ended(self.record, now)
+        if ended is not None:
+            raise ended
 
     def _covers(self, now: int) -> int:
         """The highest peer frame that we may cover: none from further ahead than the skew."""
@@ -1185,6 +1431,8 @@ class Engine:
         self._turn.entries.append(entry)
         self._turn.sends.append(entry)
         self._turn.events.append(Signed(entry))
+        if self.keys.number_due(self.record):
+            self._turn.events.append(KeyDue())
         self._last_sent = now
         self._uncovered_since = now if self._uncovered() else None
         for broken in self.ledger.arrived(entry):
@@ -1217,6 +1465,7 @@ class Engine:
     def _garble(self, now: int, kind: str, why: str) -> None:
         """Noise changes nothing: it is named to the peer, and cut off if it persists."""
         self._garbled += 1
+        self.garbled += 1
         self._say_reject(now, kind, why)
         if self._garbled >= GARBLED_LIMIT:
             self._hang_up(PeerViolation("the peer keeps sending what is not valid", last=why))
@@ -1225,17 +1474,11 @@ class Engine:
         self._last_heard = now
         self._test = None
 
-    def _within_rate(self, now: int) -> bool:
-        rate = self.rules.frames_per_second
-        passed = max(now - self._tokens_at, 0) / SECOND
-        # What a resume or a resend brings again is not counted against the peer.
-        ceiling = float(rate * 2)
-        self._tokens = min(ceiling, self._tokens + passed * rate)
-        self._tokens_at = now
-        if not self._synced or self._asked is not None:
-            return True
-        self._tokens -= 1
-        return self._tokens >= 0
+    def _within_rate(self, frame: Frame, now: int) -> bool:
+        # A resume brings the peer's frames again, and may show us our own that we lack.
+        asked_for = not self._synced or (frame.lane == self.peer and frame.seq <= self._gap_until)
+        repeated = asked_for and frame.seq > self.record.head(frame.lane).seq
+        return self._rate.frame(now, repeated=repeated)
 
     def _hang_up(self, error: PSymmError) -> None:
         if self._turn.hang_up is None:

@@ -27,6 +27,7 @@ from psymm.rulebook import Entry as RuledEntry
 from psymm.rulebook import Opening as RuledOpening
 from psymm.rulebook import Violation as RuledViolation
 from psymm.rulebook.sequence import Ahead, Forecast
+from psymm.rulebook.value import replace
 from psymm.session.collateral import Fact
 from psymm.session.turn import Violation
 from psymm.terms import Terms
@@ -103,6 +104,18 @@ class RulebookLedger:
             return Violation(lane, unknown.code, str(unknown))
         broken = self._forecast.violation
         return None if broken is None else Violation(lane, broken.name, str(broken))
+
+    def drop(self, lane: int, seq: int) -> bool:
+        """See `Ledger.drop`. The trader's frames have not taken effect yet, so they go by
+        themselves; the solver's have, so all is ruled again."""
+        self._ahead = self._forecast = None
+        if lane == Lane.TRADER and not self._waiting:
+            pending = tuple(one for one in self._replay.pending if one.seq < seq)
+            self._replay = replace(self._replay, pending=pending)
+            return True
+        self._waiting.clear()
+        self._replay = Replay.start(self._replay.opening, self._replay.terms, self._replay.facts)
+        return False
 
     def _look_ahead(self) -> Ahead:
         if self._ahead is None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
-from psymm._core import SecretKey
+from psymm._core import SecretKey, address_of
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, TermsRefused
+from psymm.errors import CustodyStopped, JournalBehind, TermsRefused
 from psymm.messages import Logon, NoteRef
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
 from psymm.session.end import End
 from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
@@ -24,18 +24,17 @@ from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
+from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
 from psymm.transcript.verifying import FrameVerifier
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
-KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
-"""How long a session key is delegated for; a custody outlives it with a UKY."""
-
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """chain_id, contract (checksummed), registry: the only deployment it deals on. verifier: of
-    all its sessions' frames."""
+    """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
+    read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
+    of all its sessions' frames."""
 
     wallet: Wallet
     journal: Journal
@@ -44,6 +43,8 @@ class Party:
     chain_id: int
     contract: str
     registry: str
+    revocations: Revocations = field(default_factory=NoChain)
+    key_life_ns: int = KEY_LIFE_NS
     verifier: FrameVerifier = field(default_factory=FrameVerifier)
 
 
@@ -111,12 +112,10 @@ async def take_up(
     for kept in await journal.openings(opening.custody):
         note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    keys = await journal.session_keys(opening.custody)
-    if not keys:
+    key = key_in_force(record, lane, await journal.session_keys(opening.custody))
+    if key is None:
         key = SecretKey.generate()
         await journal.keep_session_key(opening.custody, 1, key)
-    else:
-        key = keys[-1][1]
     logon: Logon | None = None
     if record.head(lane).seq == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
@@ -133,7 +132,18 @@ async def take_up(
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
-        stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+        stopped=_stopped(party, custody, record, terms),
+        revoked=await journal.revocations(opening.custody),
+    )
+    keeper = KeyKeeper(
+        engine,
+        party.wallet,
+        journal,
+        party.clock,
+        party.revocations,
+        depth=terms.chain.confirmations,
+        span=terms.limits.frames,
+        life_ns=party.key_life_ns,
     )
     return End(
         engine,
@@ -142,8 +152,28 @@ async def take_up(
         party.collateral,
         heard,
         put_up=custody.ours,
+        keeper=keeper,
         verifier=party.verifier,
     )
+
+
+def _stopped(
+    party: Party, custody: JournalledCustody, record: Record, terms: Terms
+) -> CustodyStopped | None:
+    """Why this custody signs nothing more, or None.
+
+    One that stopped because the peer showed frames of ours that we do not have goes on once our
+    wallet has revoked the key in force: they were a thief's, and are adopted or void.
+    """
+    if custody.state != "stopped":
+        return None
+    opening, known = custody.opening, record.delegation(custody.lane)
+    if custody.reason.startswith(JournalBehind.code) and known is not None:
+        wallet = opening.wallet_address(custody.lane)
+        revoked = party.revocations.of(wallet, terms.chain.confirmations)
+        if address_of(known.public_key) in revoked:
+            return None
+    return CustodyStopped(custody.reason)
 
 
 async def _logon(
@@ -159,7 +189,7 @@ async def _logon(
         public_key=key.public_key,
         from_seq=1,
         to_seq=terms.limits.frames,
-        expiry=party.clock.now_ns() + KEY_LIFE_NS,
+        expiry=party.clock.now_ns() + party.key_life_ns,
     )
     signature = await party.wallet.sign_typed(delegation.message(opening))
     return Logon(

@@ -82,6 +82,7 @@ class Settling:
         self._ours_worth = 0
         self._theirs: Payee | None = None
         self._proposing = False
+        self._answering = False
         self._carrying = False
         self._watching = False
         self._outliving = False
@@ -105,7 +106,8 @@ class Settling:
         match event:
             case PayeeShown(payee):
                 self._theirs = payee
-                if not self._proposing:
+                if not self._proposing and not self._answering:
+                    self._answering = True
                     self._nursery.start_soon(self._guarded, self._answer_payee)
             case Received(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._is_alive(entry.frame.seq):
@@ -283,6 +285,13 @@ class Settling:
     # --- answering --------------------------------------------------------------------------
 
     async def _answer_payee(self) -> None:
+        """One at a time: a peer that shows outputs in a row costs no more than one that waits."""
+        try:
+            await self._show_payee()
+        finally:
+            self._answering = False
+
+    async def _show_payee(self) -> None:
         end, lane = self._end, self._end.lane
         if self._willing is not None and not await self._willing():
             raise SettlementRefused("not now")

@@ -2,7 +2,8 @@
 
 The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
 then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason. Turns keep their order among each other in all of this.
+connection with that reason. What is `aside` is taken off the disk before `entries` go on it:
+these may use the same numbers. Turns keep their order among each other in all of this.
 
 One thing may be heard earlier: that the peer asks or offers something, `Offered`. It saves a wait
 for the disk in every answer, and nothing rests on it that a crash could take away:
@@ -28,6 +29,7 @@ from psymm._core import Frame
 from psymm.errors import PSymmError
 from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
 from psymm.session.collateral import Note, Payee
+from psymm.transcript.journal import JournalledRevocation
 from psymm.transcript.record import Entry
 
 
@@ -130,10 +132,66 @@ class PeerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """A frame that the peer's revoked session key signed: not on the record, no party's word."""
+
+    seq: int
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Frames of the peer are off the record: its wallet revoked their key before we covered them.
+    What they did to the account is undone; the journal keeps them as evidence."""
+
+    entries: tuple[Entry, ...]
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDue:
+    """When the next session key is due may have changed: look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged:
+    """Our next session key is in force: its UKY is durable and on its way."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A frame of our own lane that we did not sign: our session key was another's, and the peer
+    covered the frame before it could know. It binds us."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFailing:
+    """The next session key cannot be had, and is tried again. The one in force signs until
+    `expiry` (nanoseconds) and frame `to_seq`; after that nothing is signed until one comes."""
+
+    error: PSymmError
+    expiry: int
+    to_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Nothing more is signed in this custody by this process."""
 
     error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No business since then, for as long as the terms allow. flat: a settlement is offered now;
+    else something is open, and the custody stays as it is."""
+
+    since_ns: int
+    flat: bool
 
 
 Event = (
@@ -147,7 +205,14 @@ Event = (
     | PayeeShown
     | Resumed
     | PeerRejected
+    | KeyRefused
+    | SetAside
+    | Adopted
+    | KeyDue
+    | KeyChanged
+    | KeyFailing
     | Stopped
+    | Idle
 )
 
 
@@ -159,6 +224,8 @@ class Turn:
     opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
     evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    aside: list[Entry] = field(default_factory=list)
+    revoked: tuple[JournalledRevocation, ...] | None = None
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
@@ -175,6 +242,8 @@ class Turn:
     @property
     def plain(self) -> bool:
         """Whether it holds nothing but frames, texts, and what is heard of them."""
+        if self.aside or self.revoked is not None:
+            return False
         if self.opened or self.evidence or self.facts or self.stop or self.hang_up:
             return False
         return all(type(event) is not StateChanged for event in self.events)
@@ -187,6 +256,8 @@ class Turn:
             or self.opened
             or self.evidence
             or self.facts
+            or self.aside
+            or self.revoked is not None
             or self.stop
             or self.hang_up
         )

@@ -9,12 +9,14 @@ Secrets (session keys, note openings) are sealed with AES-256-GCM under a key th
 can derive. Without it the journal still verifies, exports and can be shown.
 
 Tables: `journal` (one row: version, id, the wallet's seal check), `custodies`, `frames`,
-`session_keys`, `openings`, `settlements`, `equivocations`, `facts`.
+`session_keys`, `openings`, `settlements`, `equivocations`, `facts`, `revocations`, `aside` (frames
+that were taken off the record because their key was revoked).
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
@@ -43,14 +45,20 @@ from psymm.errors import (
     KnownCustody,
     UnknownCustody,
 )
+from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
 from psymm.transcript.opening import Opening
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 VERSION: Final = 1
 QUICK_COMMIT_S: Final = 0.001
 """A disk that commits within this is waited for where we are."""
+COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Buckets of the statistics."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
 _SCHEMA: Final = """
@@ -90,6 +98,18 @@ CREATE TABLE equivocations (
 CREATE TABLE facts (
   custody BLOB NOT NULL REFERENCES custodies, position INTEGER NOT NULL, fact TEXT NOT NULL,
   PRIMARY KEY (custody, position)
+) STRICT, WITHOUT ROWID;
+"""
+
+# Made where they are missing: a journal from before there were revocations has none.
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS revocations (
+  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, key TEXT NOT NULL,
+  from_seq INTEGER NOT NULL, cut INTEGER NOT NULL, PRIMARY KEY (custody, lane, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS aside (
+  custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, lane INTEGER NOT NULL,
+  seq INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (custody, digest)
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -139,6 +159,17 @@ Durable = Callable[["JournalError | None"], None]
 and not raise."""
 
 
+@dataclass(frozen=True, slots=True)
+class JournalledRevocation:
+    """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
+    it can no longer sign for us, from_seq or what we had covered when we learnt of it."""
+
+    lane: int
+    key: str
+    from_seq: int
+    cut: int
+
+
 @dataclass(slots=True)
 class _Write:
     work: Callable[[sqlite3.Connection], object]
@@ -151,12 +182,17 @@ class _Write:
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
     """commits: made since opening; in_thread: of these, how many went through a thread. writes:
-    that they carried. waiting: not yet durable. commit_s: how long one takes, the last counting a
-    fifth."""
+    that they carried. waiting: not yet durable. commit_seconds: how long commits took, from the
+    first write to the disk's answer. commit_writes: how many writes each carried. broken: nothing
+    can be written any more. commit_s: how long the disk takes, the last commit counting a fifth.
+    """
 
     commits: int
     writes: int
     waiting: int
+    commit_seconds: Counts
+    commit_writes: Counts
+    broken: bool
     in_thread: int
     commit_s: float
 
@@ -193,12 +229,15 @@ class JournalReader:
             raise UnknownCustody(custody=custody, journal=self.path)
         return found[0]
 
-    async def frames(self, custody: bytes, *, after: int = 0) -> list[JournalledFrame]:
-        """The custody's frames in order of arrival, those after place `after`.
+    async def frames(
+        self, custody: bytes, *, after: int = 0, at_most: int | None = None
+    ) -> list[JournalledFrame]:
+        """The custody's frames in order of arrival, those after place `after`; the first
+        `at_most` of them.
 
         Raises JournalCorrupt if a place is missing. Cancelled: raises Cancelled.
         """
-        return await self._read(lambda base: _frames(self.path, base, custody, after))
+        return await self._read(lambda base: _frames(self.path, base, custody, after, at_most))
 
     async def frame(self, custody: bytes, lane: int, seq: int) -> JournalledFrame | None:
         """One frame, or None. Cancelled: raises Cancelled, nothing changed."""
@@ -221,6 +260,38 @@ class JournalReader:
                 )
             ]
         )
+
+    async def revocations(self, custody: bytes) -> list[JournalledRevocation]:
+        """Revoked session keys of both lanes, as last kept. Cancelled: raises Cancelled."""
+        rows = await self._read(
+            lambda base: _rows_if_there(
+                base, "revocations", "lane, key, from_seq, cut", custody, "lane, key"
+            )
+        )
+        return [JournalledRevocation(*row) for row in rows]
+
+    async def frames_aside(self, custody: bytes) -> list[bytes]:
+        """Raw frames that were taken off the record because their key was revoked, by number."""
+        rows = await self._read(
+            lambda base: _rows_if_there(base, "aside", "raw", custody, "lane, seq")
+        )
+        return [bytes(row[0]) for row in rows]
+
+    async def version(self) -> int:
+        """A number that changes when another process has written. Cancelled: raises Cancelled."""
+        row = await self._read(lambda base: base.execute("PRAGMA data_version").fetchone())
+        return int(row[0])
+
+    async def openings_under(self, custody: bytes, secret: bytes) -> list[JournalledOpening]:
+        """Openings kept for this custody, for a reader beside the writer. secret: as `unlock`
+        takes it. Raises JournalForeign where it is another's. Cancelled: raises Cancelled."""
+        rows = await self._read(lambda base: _opening_rows(base, custody))
+        try:
+            return _opened(AESGCM(secret), custody, rows)
+        except InvalidTag:
+            raise JournalForeign(
+                "the wallet's secret does not open this journal", journal=self.path
+            ) from None
 
     async def equivocations(self, custody: bytes) -> list[tuple[bytes, bytes]]:
         """Pairs of raw frames that prove the peer signed one number twice."""
@@ -257,6 +328,8 @@ class Journal(JournalReader):
         self._seal: AESGCM | None = None
         self._commits = 0
         self._writes = 0
+        self._commit_seconds = Histogram(COMMIT_SECONDS)
+        self._commit_writes = Histogram(COMMIT_WRITES)
         self._broken: JournalError | None = None
 
     # --- secrets ----------------------------------------------------------------------------
@@ -388,6 +461,31 @@ class Journal(JournalReader):
         else:
             self._queue(_Write(_nothing, then, light=True))
 
+    async def set_aside(
+        self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
+    ) -> None:
+        """Take frames off a custody's record, the lane's last ones, and keep them as evidence.
+
+        entries: (frame, digest), in order. Raises JournalConflict where they are not the lane's
+        last; then nothing has changed. Cancelled: all of them are off or none.
+        """
+        rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
+        if rows:
+            await self._write(lambda base: _set_aside(self.path, base, custody, lane, rows))
+
+    async def keep_revocations(
+        self, custody: bytes, revoked: Sequence[JournalledRevocation]
+    ) -> None:
+        """Keep which session keys are revoked, in place of what was kept. Cancelled: all of it is
+        kept or none."""
+        rows = [(custody, one.lane, one.key, one.from_seq, one.cut) for one in revoked]
+
+        def work(base: sqlite3.Connection) -> None:
+            base.execute("DELETE FROM revocations WHERE custody = ?", (custody,))
+            base.executemany("INSERT INTO revocations VALUES (?,?,?,?,?)", rows)
+
+        await self._write(work)
+
     async def keep_fact(self, custody: bytes, fact: str) -> None:
         """Keep what the chain was seen to have done, as JSON. Cancelled: may be kept or not."""
         await self._write(
@@ -415,11 +513,13 @@ class Journal(JournalReader):
         )
 
     async def keep_session_key(self, custody: bytes, from_seq: int, key: SecretKey) -> None:
-        """Keep our session key, sealed. Raises JournalSealed. Cancelled: may be kept or not."""
+        """Keep our session key, sealed, under a place of its own: the seq from which on it may
+        come into force. Raises JournalSealed, JournalConflict where another has that place.
+        Cancelled: may be kept or not."""
         sealed = _sealed(self._sealer(), custody + from_seq.to_bytes(8), key.expose_secret_bytes())
         await self._write(
             lambda base: base.execute(
-                "INSERT OR REPLACE INTO session_keys VALUES (?,?,?,?)",
+                "INSERT INTO session_keys VALUES (?,?,?,?)",
                 (custody, from_seq, key.public_key, sealed),
             )
         )
@@ -469,29 +569,13 @@ class Journal(JournalReader):
     async def openings(self, custody: bytes) -> list[JournalledOpening]:
         """Openings kept for this custody. Raises JournalSealed, JournalCorrupt."""
         seal = self._sealer()
-        rows = await self._read(
-            lambda base: base.execute(
-                "SELECT commitment, lane, sealed FROM openings WHERE custody = ?", (custody,)
-            ).fetchall()
-        )
-        notes = []
-        for commitment, lane, sealed in rows:
-            try:
-                plain = _unsealed(seal, custody + commitment, sealed)
-            except InvalidTag:
-                raise JournalCorrupt(
-                    "a sealed opening does not open", journal=self.path, commitment=commitment
-                ) from None
-            notes.append(
-                JournalledOpening(
-                    commitment=commitment,
-                    lane=lane,
-                    blinding=plain[:32],
-                    amount=int.from_bytes(plain[52:68]),
-                    token=plain[68:].decode(),
-                )
-            )
-        return notes
+        rows = await self._read(lambda base: _opening_rows(base, custody))
+        try:
+            return _opened(seal, custody, rows)
+        except InvalidTag:
+            raise JournalCorrupt(
+                "a sealed opening does not open", journal=self.path, custody=custody
+            ) from None
 
     async def keep_settlement(
         self, custody: bytes, digest: bytes, state: str, document: bytes
@@ -524,7 +608,14 @@ class Journal(JournalReader):
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
-            self._commits, self._writes, len(self._waiting), self._in_thread, self._commit_s
+            self._commits,
+            self._writes,
+            len(self._waiting),
+            self._commit_seconds.counts(),
+            self._commit_writes.counts(),
+            self._broken is not None,
+            self._in_thread,
+            self._commit_s,
         )
 
     # --- the committer ----------------------------------------------------------------------
@@ -569,12 +660,15 @@ class Journal(JournalReader):
             batch, self._waiting, self._wake = self._waiting, [], trio.Event()
             sent, self._sent = self._sent, {}
             if batch or sent:
+                began = perf_counter()
                 if self._turn.locked() or not all(write.light for write in batch):
                     await self._commit_in_thread(self._commit, batch, sent)
                 elif self._commit_s <= QUICK_COMMIT_S:
                     self._commit(batch, sent)
                 elif self._gather(batch, sent):
                     await self._commit_in_thread(self._finish, batch)
+                self._commit_seconds.observe(perf_counter() - began)
+                self._commit_writes.observe(len(batch))
                 self._commits += 1
                 self._writes += len(batch)
                 for write in batch:
@@ -647,6 +741,7 @@ class Journal(JournalReader):
 
     def _break(self, batch: Sequence[_Write], failed: sqlite3.Error) -> None:
         self._broken = _named(self.path, failed)
+        log.critical("journal-failed", extra={"code": self._broken.code})
         with suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
         for write in batch:
@@ -764,6 +859,8 @@ def _connect(path: Path, create: bool) -> tuple[sqlite3.Connection, bytes]:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+        for statement in _ADDED.split(";"):
+            base.execute(statement)
         base.execute("PRAGMA synchronous = FULL")
         base.execute("PRAGMA foreign_keys = ON")
         mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -863,6 +960,67 @@ def _append(
         base.execute("INSERT INTO frames VALUES (?,?,?,?,?,?,?)", (row[0], place, *row[1:]))
 
 
+def _set_aside(
+    path: Path,
+    base: sqlite3.Connection,
+    custody: bytes,
+    lane: int,
+    rows: Sequence[tuple[int, bytes, bytes]],
+) -> None:
+    held = [
+        (seq, bytes(digest))
+        for seq, digest in base.execute(
+            "SELECT seq, digest FROM frames WHERE custody = ? AND lane = ? AND seq >= ?"
+            " ORDER BY seq",
+            (custody, lane, rows[0][0]),
+        )
+    ]
+    if held != [(seq, digest) for seq, digest, _ in rows]:
+        raise JournalConflict(
+            "frames to be set aside are not the last of their lane", journal=path, custody=custody
+        )
+    base.executemany(
+        "INSERT OR IGNORE INTO aside VALUES (?,?,?,?,?)",
+        [(custody, digest, lane, seq, raw) for seq, digest, raw in rows],
+    )
+    (first,) = base.execute(
+        "SELECT min(arrival) FROM frames WHERE custody = ? AND lane = ? AND seq >= ?",
+        (custody, lane, rows[0][0]),
+    ).fetchone()
+    base.execute(
+        "DELETE FROM frames WHERE custody = ? AND lane = ? AND seq >= ?",
+        (custody, lane, rows[0][0]),
+    )
+    # Places of arrival have no holes. Below zero first, so that none is taken twice on the way.
+    stay = base.execute(
+        "SELECT arrival FROM frames WHERE custody = ? AND arrival > ? ORDER BY arrival",
+        (custody, first),
+    ).fetchall()
+    base.executemany(
+        "UPDATE frames SET arrival = ? WHERE custody = ? AND arrival = ?",
+        [(-place, custody, arrival) for place, (arrival,) in enumerate(stay, first)],
+    )
+    base.execute(
+        "UPDATE frames SET arrival = -arrival WHERE custody = ? AND arrival < 0", (custody,)
+    )
+    base.execute("UPDATE custodies SET frames = frames - ? WHERE custody = ?", (len(rows), custody))
+
+
+def _rows_if_there(
+    base: sqlite3.Connection, table: str, columns: str, custody: bytes, order: str
+) -> list[tuple[Any, ...]]:
+    """Rows of a table that an older journal, opened for reading, may not have."""
+    known = base.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
+    ).fetchone()
+    if known is None:
+        return []
+    return base.execute(
+        f"SELECT {columns} FROM {table} WHERE custody = ? ORDER BY {order}",  # noqa: S608
+        (custody,),
+    ).fetchall()
+
+
 def _custody_rows(
     base: sqlite3.Connection, custody: bytes | None = None
 ) -> Iterator[tuple[object, ...]]:
@@ -896,20 +1054,45 @@ def _custody(row: tuple[object, ...]) -> Custody:
 
 
 def _frames(
-    path: Path, base: sqlite3.Connection, custody: bytes, after: int
+    path: Path, base: sqlite3.Connection, custody: bytes, after: int, at_most: int | None
 ) -> list[JournalledFrame]:
     frames = [
         _journalled(row)
         for row in base.execute(
             "SELECT arrival, lane, seq, digest, raw, sent FROM frames"
-            " WHERE custody = ? AND arrival > ? ORDER BY arrival",
-            (custody, after),
+            " WHERE custody = ? AND arrival > ? ORDER BY arrival LIMIT ?",
+            (custody, after, -1 if at_most is None else at_most),
         )
     ]
     for place, frame in enumerate(frames, after + 1):
         if frame.arrival != place:
             raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)
     return frames
+
+
+def _opening_rows(base: sqlite3.Connection, custody: bytes) -> list[tuple[bytes, int, bytes]]:
+    return base.execute(
+        "SELECT commitment, lane, sealed FROM openings WHERE custody = ?", (custody,)
+    ).fetchall()
+
+
+def _opened(
+    seal: AESGCM, custody: bytes, rows: Sequence[tuple[bytes, int, bytes]]
+) -> list[JournalledOpening]:
+    """Raises InvalidTag."""
+    notes = []
+    for commitment, lane, sealed in rows:
+        plain = _unsealed(seal, custody + commitment, sealed)
+        notes.append(
+            JournalledOpening(
+                commitment=commitment,
+                lane=lane,
+                blinding=plain[:32],
+                amount=int.from_bytes(plain[52:68]),
+                token=plain[68:].decode(),
+            )
+        )
+    return notes
 
 
 def _journalled(row: tuple[int, int, int, bytes, bytes, int]) -> JournalledFrame:
