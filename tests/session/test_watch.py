@@ -178,7 +178,7 @@ async def test_statistics_of_both_ends_and_the_server_add_up(
         assert near.last_out_ns is not None
         assert near.covered_ns is not None
         assert 0 <= near.covered_ns <= 2_000_000_000
-        assert (near.waiting, far.waiting, near.outgoing) == (0, 0, 0)
+        assert (near.waiting, far.waiting, near.load.outgoing_messages) == (0, 0, 0)
         assert server.traffic == far.traffic
         assert near.traffic.disconnects == far.traffic.disconnects == {"disconnected": 1}
         client = stage.client.statistics()
