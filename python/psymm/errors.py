@@ -7,7 +7,9 @@ a password or a blinding.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 
 class PSymmError(Exception):
@@ -96,10 +98,76 @@ class JournalLocked(JournalError):
     remedy = "Stop that process first; two writers could sign two frames with one number"
 
 
+_LANES: Final = ("trader", "solver")
+_MISSING_SHOWN: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a damaged journal lacks. custody: 32 bytes. what: `frames` (then lane, and first to last
+    are their numbers), `heads`, `opening` (of the custody), `session-keys`, `note` (an opening of
+    one of its notes), `custody` (its number; nothing of it can be read)."""
+
+    custody: bytes
+    what: str
+    lane: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+    def __str__(self) -> str:
+        said = f"custody 0x{self.custody.hex()}: {self.what}"
+        if self.lane in (0, 1):
+            said += f" of the {_LANES[self.lane]}"
+        if self.first is not None:
+            said += f" {self.first}" if self.first == self.last else f" {self.first} to {self.last}"
+        return said
+
+
 class JournalCorrupt(JournalError):
+    """missing: all that is known to be lacking."""
+
     code = "journal-corrupt"
     what = "the journal does not hold what was written to it"
-    remedy = "Do not sign with it; restore the file, or settle by wallet signature"
+    remedy = "Do not sign with it; `psymm journal mend` saves what is left and asks for the rest"
+
+    def __init__(
+        self, detail: str = "", *, missing: Iterable[Missing] = (), **values: object
+    ) -> None:
+        self.missing = tuple(missing)
+        if self.missing:
+            shown = "; ".join(str(one) for one in self.missing[:_MISSING_SHOWN])
+            more = len(self.missing) - _MISSING_SHOWN
+            values["missing"] = shown + (f"; and {more} more" if more > 0 else "")
+        super().__init__(detail, **values)
+
+
+class JournalOlder(JournalCorrupt):
+    code = "journal-older"
+    what = "the journal holds fewer frames than it held before: it is an older copy, or cut off"
+    remedy = (
+        "Put the newest file back, its -wal beside it; without it, `psymm journal mend` makes of "
+        "this one a journal that never signs where frames may be missing"
+    )
+
+
+class JournalReplaced(JournalError):
+    code = "journal-replaced"
+    what = "the journal's file was moved, deleted or replaced while it was in use"
+    remedy = "Nothing of this write was sent; put the file back and start again"
+
+
+class JournalUnwritable(JournalError):
+    code = "journal-unwritable"
+    remedy = "Nothing of this write was sent; when the disk is well again, start again"
+
+
+class JournalRestored(JournalError):
+    code = "journal-restored"
+    what = "this custody comes from a backup or a mended journal, and never signs a frame again"
+    remedy = (
+        "Frames signed since would get a second signature. Settle by wallet signature, show it to "
+        "the court, or put the newest journal back; new custodies may be opened"
+    )
 
 
 class JournalVersion(JournalError):
@@ -228,7 +296,10 @@ class Equivocation(Forked):
 class JournalBehind(Forked):
     code = "journal-behind"
     what = "the peer holds frames of ours that our journal lacks"
-    remedy = "This journal is not the newest; nothing more is signed with it. Restore the newest"
+    remedy = (
+        "This journal is not the newest; nothing more is signed with it. Restore the newest; or "
+        "settle by wallet signature with a backup made of this one (`psymm journal backup`)"
+    )
 
 
 class PeerBehind(SessionError):

@@ -46,6 +46,8 @@ from psymm.session.turn import (
     Resumed,
     Said,
     SetAside,
+    State,
+    StateChanged,
     Stopped,
 )
 from psymm.terms import Limits
@@ -625,6 +627,27 @@ async def test_a_thiefs_fill_that_was_not_covered_leaves_the_account(
         await expect_sound(stage)
 
 
+async def test_trading_that_only_a_revoked_key_began_begins_again_with_the_next(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        opened = stage.near.engine
+        assert opened.state is State.TRADING
+        last = opened.record.head(1).seq
+        assert opened.record.head(0).peer_seq < last
+        seen = len(stage.heard.events)
+        lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), last)
+        await of(stage.heard, SetAside)
+        states = [one.state for one in stage.heard.events[seen:] if isinstance(one, StateChanged)]
+        assert states == [State.VERIFYING]
+        await of(stage.desk.listeners[0], KeyChanged)
+        await stage.agreed()
+        assert opened.state is State.TRADING
+        await trade(stage, "1")
+        await expect_sound(stage)
+
+
 async def test_what_was_covered_before_stands_and_its_owner_adopts_it(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
@@ -805,7 +828,7 @@ async def test_a_journal_without_the_key_in_force_says_so(
 
     with pytest.raises(JournalCorrupt) as named:
         await again()
-    assert "session key in force" in str(named.value)
+    assert "session-keys" in str(named.value)
 
 
 async def test_a_kept_key_that_was_revoked_before_its_use_is_passed_over(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,21 +97,6 @@ async def test_revocations_are_kept_whole_in_place_of_the_last(tmp_path: Path) -
         await journal.keep_revocations(custody, first[1:])
     async with open_journal(tmp_path / "j.db") as journal:
         assert await journal.revocations(custody) == first[1:]
-
-
-async def test_a_journal_from_before_there_were_revocations_has_none(tmp_path: Path) -> None:
-    path = tmp_path / "j.db"
-    async with robbed(path) as (_, signers, _stolen):
-        custody = signers.opening.custody
-    with sqlite3.connect(path) as base:
-        base.execute("DROP TABLE revocations")
-        base.execute("DROP TABLE aside")
-    base.close()
-    async with open_journal_reader(path) as reader:
-        assert await reader.revocations(custody) == []
-        assert await reader.frames_aside(custody) == []
-    async with open_journal(path) as journal:
-        await journal.keep_revocations(custody, [JournalledRevocation(TRADER, "0xA", 1, 1)])
 
 
 async def test_a_kept_key_is_never_replaced(tmp_path: Path) -> None:

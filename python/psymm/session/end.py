@@ -507,6 +507,12 @@ class End:
 
     async def _carry_out(self, turn: Turn) -> None:
         custody = self.opening.custody
+        if turn.fetched:
+            await self.journal.restore([(entry.frame, entry.digest) for entry in turn.fetched])
+        if turn.standing is not None:
+            await self.journal.set_standing(custody, turn.standing)
+            if self._keeper is not None:
+                self._keeper.poke()
         if turn.aside:
             gone = [(entry.frame, entry.digest) for entry in turn.aside]
             await self.journal.set_aside(custody, 1 - self.lane, gone)

@@ -9,7 +9,7 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
@@ -27,6 +27,7 @@ from psymm.errors import (
     FloodingPeer,
     Forked,
     JournalBehind,
+    JournalRestored,
     KeyRevoked,
     LogonRefused,
     NotNow,
@@ -51,6 +52,8 @@ from psymm.messages import (
     CommitmentRef,
     FactKind,
     Heartbeat,
+    JournalStatus,
+    LaneCode,
     Logon,
     Logout,
     Message,
@@ -81,6 +84,7 @@ from psymm.session.turn import (
     KeyRefused,
     PayeeShown,
     PeerRejected,
+    PeerRestored,
     Received,
     Resumed,
     Said,
@@ -94,7 +98,7 @@ from psymm.session.turn import (
     Violation,
 )
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.journal import JournalledRevocation
+from psymm.transcript.journal import Heads, JournalledRevocation, Standing
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
 
@@ -106,6 +110,8 @@ MOST_WAITING_BYTES: Final = 1 << 20
 """What of a revoked key's frames waits in memory for the key that builds on them."""
 MOST_SHOWN_BYTES: Final = 1 << 26
 """What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
+MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
+"""Frames that were fetched and wait for others before them."""
 
 _KEY_CHANGE: Final = b'{"MsgType":"UKY"'
 
@@ -119,6 +125,18 @@ _BESIDE_OPTIONS: Final = (
     SettlementAcceptance,
 )
 """What we sign while a signed settlement can still be mined: it changes no account."""
+
+
+_READ: Final = (
+    ChainFact,
+    CollateralAssignment,
+    CollateralResponse,
+    Logon,
+    Logout,
+    Settlement,
+    SettlementAcceptance,
+)
+"""What `_note` reads of the peer: a violation among these has no effect."""
 
 
 class Ledger(Protocol):
@@ -183,6 +201,11 @@ class Part:
 class Engine:
     """lane: ours. key: our session key. promised: what the peer introduced, token units.
 
+    standing, newest, salvaged: what the journal says of a custody that has lost frames. While it is
+    not whole, frames of both lanes are fetched from the peer, each verified as any frame is, and
+    nothing is signed. It becomes whole when the heads that it knew to be its newest are reached; a
+    restored one never does. key: None where none may be used.
+
     Made anew from the journal's record after a restart; `record` may already hold frames, which
     `ledger` has not seen yet.
     """
@@ -192,14 +215,18 @@ class Engine:
         record: Record,
         ledger: Ledger,
         lane: int,
-        key: SecretKey,
+        key: SecretKey | None,
         rules: Rules,
         *,
+        standing: Standing = "whole",
+        newest: Heads | None = None,
+        salvaged: Iterable[Frame] = (),
         promised: int = 0,
         notes: Iterable[Note] = (),
         peer_notes: Iterable[Note] = (),
         logon: Logon | None,
         stopped: PSymmError | None = None,
+        kept: Iterable[SecretKey] = (),
         revoked: Iterable[JournalledRevocation] = (),
     ) -> None:
         self.record = record
@@ -215,9 +242,14 @@ class Engine:
         self._offered: list[Settlement] = []
         self.settled: ChainFact | None = None
         self.garbled = self.resends_asked = self.frames_resent = 0
+        self.standing: Standing = standing
+        self.peer_restored = False
+        self._newest = newest
+        self._spare: dict[tuple[int, int], Frame] = {}
+        self._spare_bytes = 0
         self._mined: Mined | None = None
         self._mined_at = 0
-        self.keys = SessionKeys(lane, key, revoked)
+        self.keys = SessionKeys(lane, key, revoked, kept)
         self._logon = logon
         self._promised = promised
         self._logons: list[Logon | None] = [None, None]
@@ -225,10 +257,13 @@ class Engine:
         self._listed_at: list[int] = [0, 0]
         self._accepted: tuple[set[bytes], set[bytes]] = (set(), set())
         self._accepted_at: list[int] = [0, 0]
-        # Both, in the linear order: once so, it stays.
+        # Both, in the linear order: once so, it stays, unless frames are set aside.
         self._accepted_by_both = False
         self._turned_down: list[CollateralResponse | None] = [None, None]
         self._logouts: list[bool] = [False, False]
+        self._logged_out_at = 0
+        self._bad_logon: LogonRefused | None = None
+        self._broken: set[int] = set()
         self._settling_from = 0
         self._owed: list[Reject] = []
         self._rejected: set[int] = set()
@@ -254,26 +289,41 @@ class Engine:
         self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
         self._last_sent = self._last_heard = self._since = 0
-        self._resent_at = 0
+        self._resent_at = [-SECOND, -SECOND]
+        self._resent_from = [0, 0]
+        self._fetch: tuple[int, int] | None = None
+        self._peer_behind: PeerBehind | None = None
         self._test: int | None = None
         self._uncovered_since: int | None = None
         self._rate = PeerRate(rules.frames_per_second)
         self._gap_until = 0
         self._read_record()
+        for frame in salvaged:
+            self._keep_spare(frame)
         self._restate()
         self._turn = Turn()
 
     def _read_record(self, *, arrive: bool = True) -> None:
         """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
         for entry in self.record:
-            self._note(entry)
+            theirs = entry.frame.lane == self.peer
+            if (
+                theirs
+                and arrive
+                and (entry.bad_payload is not None or isinstance(entry.message, _READ))
+            ):
+                # As when it came: a violation has no effect after a restart either.
+                self._read(entry, self._judge(entry, 0))
+                continue
+            if not theirs or entry.frame.seq not in self._broken:
+                self._note(entry)
             if arrive:
                 for broken in self.ledger.arrived(entry):
                     self._owe(entry, broken)
         self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
 
     @property
-    def _key(self) -> SecretKey:
+    def _key(self) -> SecretKey | None:
         return self.keys.key
 
     # --- connection -------------------------------------------------------------------------
@@ -301,7 +351,9 @@ class Engine:
         self._shown_bytes = 0
         self._limbo = []
         self._garbled = 0
-        self._asked = None
+        self._asked = self._fetch = self._peer_behind = None
+        self._resent_from = [0, 0]
+        self._gap_until = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
         self._uncovered_since = now if self._uncovered() else None
@@ -400,7 +452,7 @@ class Engine:
             self._test = now
             self._say(TestRequest(test_req_id=str(now)), now)
         if not self._synced and now - self._since >= self.rules.wait_ns:
-            self._hang_up(PeerSilent("the peer did not resume in time"))
+            self._hang_up(self._peer_behind or PeerSilent("the peer did not resume in time"))
         elif (
             self._synced
             and self._logons[self.lane] is not None
@@ -408,8 +460,13 @@ class Engine:
             and now - self._since >= self.rules.wait_ns
         ):
             self._hang_up(PeerSilent("the peer did not log on in time"))
+        elif self._awaits_logout() and now - self._logout_since() >= self.rules.wait_ns:
+            # The Logout stays on the record: it is answered when the peer resumes.
+            self._hang_up(PeerSilent("the peer did not answer the Logout in time"))
         if self._asked is not None and now >= self._asked[1]:
             self._ask_again(now)
+        if self._fetch is not None and now >= self._fetch[0]:
+            self._fetch_missing(now)
         self._advance(now)
         if self._uncovered_since is not None and self._may_sign(now):
             due = now - self._uncovered_since >= self.rules.cover_after_ns
@@ -429,8 +486,12 @@ class Engine:
             due.append(self._since + self.rules.wait_ns)
         if self._asked is not None:
             due.append(self._asked[1])
+        if self._fetch is not None:
+            due.append(self._fetch[0])
+        if self._awaits_logout():
+            due.append(self._logout_since() + self.rules.wait_ns)
         if self._uncovered_since is not None:
-            due.append(self._uncovered_since + self.rules.cover_after_ns)
+            due.append(max(self._uncovered_since + self.rules.cover_after_ns, self._coverable_at()))
         return min(max(min(due), now + SECOND // 100), now + beat)
 
     # --- what our own side wants ------------------------------------------------------------
@@ -528,6 +589,7 @@ class Engine:
         self._must_sign(now)
         if not self._logouts[self.lane]:
             self._sign(Logout(text=reason or None), now)
+            self._logged_out_at = now
         self._advance(now)
         return self._take()
 
@@ -555,6 +617,10 @@ class Engine:
         if frame.custody != self.record.opening.custody:
             self._garble(now, "frame", "wrong-custody: this connection serves another")
             return
+        if self.standing != "whole" and frame.seq > self.record.head(frame.lane).seq:
+            self._keep_spare(frame)
+            self._merge(now)
+            return
         if frame.lane == self.lane:
             self._own_frame(frame, now)
             return
@@ -564,7 +630,8 @@ class Engine:
             return
         if frame.seq > head + 1:
             if not self._beyond_limbo(frame, now):
-                self._gap_until = max(self._gap_until, frame.seq)
+                if frame.seq > self._gap_until and self._signed_by(frame):
+                    self._gap_until = frame.seq
                 self._ask(head + 1, now)
             return
         revoked = None if vouched else self.keys.refuses(self.record, frame)
@@ -576,21 +643,37 @@ class Engine:
         except (TranscriptError, FrameError, DelegationRefused) as bad:
             self._unfit(frame, bad, now)
             return
-        self._asked = None
+        if self._asked is not None:
+            # A resend under way is not asked for again at once, but one that stops short is.
+            done = frame.seq >= self._gap_until
+            self._asked = None if done else (frame.seq + 1, now + 2 * SECOND, 1)
         if not self._synced:
             self._fetched += 1
         self._turn.entries.append(entry)
+        self._arrived(entry, now)
+
+    def _arrived(self, entry: Entry, now: int) -> None:
+        """A frame of the peer is on the record."""
         if not isinstance(entry.message, Heartbeat) and self._uncovered_since is None:
             self._uncovered_since = now
         broken = self._judge(entry, now)
-        if broken is None:
-            self._note(entry)
+        self._read(entry, broken)
         self._turn.events.append(Received(entry, broken))
         if isinstance(entry.message, Reject):
             self._turn.events.append(
                 PeerRejected(entry.message, self.record.entry(self.lane, entry.message.ref_seq_num))
             )
         self._pay_owed(now)
+
+    def _read(self, entry: Entry, broken: Violation | None) -> None:
+        """Note a frame of the peer, unless it is a violation. Its first Logon is noted all the
+        same, so that it is refused as what it is and not waited for."""
+        if broken is not None:
+            if entry.frame.seq != 1 or not isinstance(entry.message, Logon):
+                self._broken.add(entry.frame.seq)
+                return
+            self._bad_logon = LogonRefused(broken.detail, rule=broken.rule)
+        self._note(entry)
 
     def _judge(self, entry: Entry, now: int) -> Violation | None:
         """The violation that a peer's frame is, or None; answered by a Reject."""
@@ -672,7 +755,7 @@ class Engine:
         if held is None or frame.raw == held.frame.raw:
             return
         digest = frame.digest(self.record.opening.domain)
-        if not self._signed_by_peer(frame):
+        if not self._signed_by(frame):
             self._garble(now, "frame", "bad-signature on a number that is taken")
         elif digest != held.digest:
             self._turn.evidence.append((held.frame, frame))
@@ -704,13 +787,13 @@ class Engine:
             self._refuse_revoked(frame, void, now)
             return
         # A key that another has followed is in force no more, whatever it was delegated for.
-        if code == "bad-signature" or not self._signed_by_peer(frame):
+        if code in ("bad-signature", "no-key") or not self._signed_by(frame):
             self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
             return
         if code == "ahead" and self._adopt(frame, now):
             return
         if code == "ahead":
-            self._stop(
+            self._fall_behind(
                 JournalBehind(
                     "the peer's signed frame covers frames of ours that we do not hold",
                     custody=frame.custody,
@@ -749,7 +832,7 @@ class Engine:
             if self._shown_bytes <= MOST_SHOWN_BYTES:
                 self._shown_ours[frame.seq] = frame
             return
-        self._stop(
+        self._fall_behind(
             JournalBehind(
                 "the peer shows a frame that our key signed and our journal lacks",
                 custody=frame.custody,
@@ -758,8 +841,8 @@ class Engine:
             )
         )
 
-    def _signed_by_peer(self, frame: Frame) -> bool:
-        """By a key that the peer's wallet delegated for that number."""
+    def _signed_by(self, frame: Frame) -> bool:
+        """By a key that the wallet of its lane delegated for that number."""
         return signer(self.record, frame) is not None
 
     # --- revoked keys -----------------------------------------------------------------------
@@ -775,7 +858,7 @@ class Engine:
         if (
             not 0 <= after <= len(self._limbo)
             or waiting + len(frame.raw) > MOST_WAITING_BYTES
-            or not self._signed_by_peer(frame)
+            or not self._signed_by(frame)
         ):
             self._garble(now, "frame", str(error))
             return
@@ -817,13 +900,6 @@ class Engine:
         known = self.record.delegation(self.lane)
         return known is not None and self.keys.revocation(self.lane, known.public_key) is not None
 
-    def _show_theirs(self, begin: int) -> None:
-        """Show the peer frames of its own lane that it lacks."""
-        for seq in range(begin, min(self.record.head(self.peer).seq, begin + MOST_RESENT) + 1):
-            entry = self.record.entry(self.peer, seq)
-            if entry is not None:
-                self._turn.sends.append(entry)
-
     def _adopt(self, frame: Frame, now: int) -> bool:
         """Take into our lane what our stolen key signed and the peer's signed frame covers, then
         that frame. False where it does not cover what we were shown, or nothing was stolen."""
@@ -857,6 +933,7 @@ class Engine:
         self.record = self.record.without(self.peer, seq)
         alive, offered = self.proposal, self._offered
         self._owed = [owed for owed in self._owed if owed.ref_seq_num < seq]
+        self._broken = {broken for broken in self._broken if broken < seq}
         self._forget()
         self._read_record(arrive=not self.ledger.drop(self.peer, seq))
         self._offered = [one for one in self._offered if one in offered]
@@ -877,6 +954,7 @@ class Engine:
         self._logons = [None, None]
         self._listed, self._listed_at = ({}, {}), [0, 0]
         self._accepted, self._accepted_at = (set(), set()), [0, 0]
+        self._accepted_by_both = False
         self._turned_down, self._logouts = [None, None], [False, False]
         self._rejected = set()
 
@@ -893,6 +971,126 @@ class Engine:
             else (theirs.solver_seq, theirs.solver_digest) == (ours.solver_seq, ours.solver_digest)
         )
         return others and self._view(theirs)[0] < self.record.head(self.lane).seq
+
+    # --- what our journal has lost ----------------------------------------------------------
+
+    def _fall_behind(self, error: JournalBehind) -> None:
+        """Our journal is not the newest. One that was mended is no better than a backup then."""
+        if self.standing == "mending":
+            self.standing = self._turn.standing = "restored"
+        self._stop(error)
+
+    def _keep_spare(self, frame: Frame) -> None:
+        """A frame that may have to wait for others. What is too much is asked for again."""
+        key = (frame.lane, frame.seq)
+        near = frame.seq <= self.record.head(frame.lane).seq + MOST_RESENT
+        if key in self._spare:
+            self._spare_bytes -= len(self._spare.pop(key).raw)
+        if near and self._spare_bytes + len(frame.raw) <= MOST_SPARE_BYTES:
+            self._spare[key] = frame
+            self._spare_bytes += len(frame.raw)
+
+    def _merge(self, now: int) -> None:
+        """Take all fetched frames that follow: each after those that it covers."""
+        moved = True
+        while moved and self.error is None:
+            moved = False
+            for lane in (TRADER, SOLVER):
+                frame = self._spare.get((lane, self.record.head(lane).seq + 1))
+                if frame is None:
+                    continue
+                try:
+                    entry = self.record.append(frame)
+                except TranscriptError as bad:
+                    if bad.code != "ahead":
+                        self._drop_spare(frame)
+                        self._unfit_fetched(frame, bad, now)
+                    continue
+                except (FrameError, DelegationRefused) as bad:
+                    self._drop_spare(frame)
+                    self._unfit_fetched(frame, bad, now)
+                    continue
+                moved = True
+                self._drop_spare(frame)
+                self._take_fetched(entry, now)
+                if self.error is not None:
+                    return
+        self._conclude()
+
+    def _drop_spare(self, frame: Frame) -> None:
+        self._spare_bytes -= len(self._spare.pop((frame.lane, frame.seq)).raw)
+
+    def _take_fetched(self, entry: Entry, now: int) -> None:
+        lane, seq = entry.frame.lane, entry.frame.seq
+        self._fetched += 1
+        self._since = now
+        self._fetch = None if self._fetch is None else (now + 2 * SECOND, 0)
+        self._turn.fetched.append(entry)
+        if self._newest is not None and lane == self.lane and seq > self._newest.of(lane)[0]:
+            # Our word that those were the newest was wrong; then nothing makes it good again.
+            self.standing = self._turn.standing = "restored"
+        if self._newest is not None and self._newest.of(lane)[0] == seq:
+            kept = self._newest.of(lane)[1]
+            if kept != entry.digest:
+                self._stop(Forked(custody=entry.frame.custody, lane=lane, seq=seq, ours=kept))
+                return
+        if lane != self.lane:
+            self._arrived(entry, now)
+            return
+        self._note(entry)
+        self.ledger.arrived(entry)
+
+    def _unfit_fetched(self, frame: Frame, bad: Exception, now: int) -> None:
+        """As for any frame: noise if nobody signed it, the end if a delegated key did."""
+        code = getattr(bad, "code", "refused")
+        if not self._signed_by(frame):
+            self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
+            return
+        held = self.record.entry(frame.lane, frame.seq - 1)
+        if held is not None:
+            self._turn.evidence.append((held.frame, frame))
+        self._stop(
+            Forked(
+                f"a signed frame contradicts the record: {code}",
+                custody=frame.custody,
+                lane=frame.lane,
+                seq=frame.seq,
+            )
+        )
+
+    def _conclude(self) -> None:
+        """Whole again, once both heads that were the newest are reached."""
+        if self.standing != "mending" or self._newest is None or self.error is not None:
+            return
+        if all(self.record.head(lane).seq >= self._newest.of(lane)[0] for lane in (0, 1)):
+            self.keys.choose(self.record)
+            self.standing = self._turn.standing = "whole"
+
+    def _fetch_missing(self, now: int) -> None:
+        """Ask the peer for what it says it has and we lack, of both lanes; again where it does not
+        come."""
+        theirs = self._their_heads
+        if theirs is None:
+            return
+        lacking = [
+            lane
+            for lane, seq in ((TRADER, theirs.trader_seq), (SOLVER, theirs.solver_seq))
+            if seq > self.record.head(lane).seq
+        ]
+        tries = 0 if self._fetch is None else self._fetch[1]
+        if not lacking:
+            self._fetch = None
+            return
+        if tries >= RESEND_TRIES:
+            self._fetch = None
+            self._hang_up(PeerSilent("the peer does not resend what we lack"))
+            return
+        self._fetch = (now + (2 << tries) * SECOND, tries + 1)
+        for lane in lacking:
+            begin = self.record.head(lane).seq + 1
+            self._say(
+                ResendRequest(begin_seq_no=begin, end_seq_no=0, lane=LaneCode(str(lane))), now
+            )
 
     # --- gaps -------------------------------------------------------------------------------
 
@@ -913,9 +1111,22 @@ class Engine:
         self.resends_asked += 1
         self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
-    def _resend(self, begin: int, end: int, now: int) -> int:
-        """Send our frames begin…end again, byte for byte; returns how many."""
-        head = self.record.head(self.lane).seq
+    def _answer_resend(self, asked: ResendRequest, now: int) -> None:
+        """At most one answer a second for each lane, whoever asks."""
+        lane = self.lane if asked.lane is None else int(asked.lane)
+        if now - self._resent_at[lane] >= SECOND:
+            self._resent_at[lane] = now
+            sent = self._resend(asked.begin_seq_no, asked.end_seq_no, now, lane)
+            if sent and asked.begin_seq_no > self._resent_from[lane]:
+                # It gets further: it is given the time. One that asks for the same is not.
+                self._resent_from[lane] = asked.begin_seq_no
+                self._since = now
+
+    def _resend(self, begin: int, end: int, now: int, lane: int | None = None) -> int:
+        """Send frames begin…end again, byte for byte, ours unless `lane` is the peer's; returns
+        how many."""
+        lane = self.lane if lane is None else lane
+        head = self.record.head(lane).seq
         last = head if end == 0 else min(end, head)
         count = size = 0
         for seq in range(max(begin, 1), last + 1):
@@ -923,7 +1134,7 @@ class Engine:
                 # Our heads after it say that there is more: the peer shows how far it came.
                 self._say(self._heads(), now)
                 break
-            entry = self.record.entry(self.lane, seq)
+            entry = self.record.entry(lane, seq)
             if entry is not None:
                 self._turn.sends.append(entry)
                 count += 1
@@ -943,6 +1154,7 @@ class Engine:
             trader_digest=self.record.digest(TRADER, trader),
             solver_seq=solver,
             solver_digest=self.record.digest(SOLVER, solver),
+            journal_status=JournalStatus.RESTORED if self.standing == "restored" else None,
         )
 
     def _say_heads(self, now: int) -> None:
@@ -970,7 +1182,18 @@ class Engine:
                     )
                 )
                 return
+        restored = theirs.journal_status is JournalStatus.RESTORED
+        if restored and not self.peer_restored:
+            self._turn.events.append(PeerRestored())
+        self.peer_restored = restored
         seq, head = views[self.lane][0], self.record.head(self.lane).seq
+        if self.standing != "whole":
+            self._their_heads = theirs
+            self._repeated += self._resend(seq + 1, 0, now)
+            self._merge(now)
+            if self._fetch is None:
+                self._fetch_missing(now)
+            return
         if seq > head and self._key_was_stolen():
             # What the peer covered is shown to us and adopted; what it did not, it lets go of
             # once it knows of the revocation. Until both are done, nothing is signed.
@@ -978,28 +1201,30 @@ class Engine:
                 self._hang_up(KeyRevoked("frames of ours that we did not sign", theirs=seq))
             return
         if seq > head:
-            self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
+            self._fall_behind(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
             return
         if self._synced:
             if views[self.peer][0] > self.record.head(self.peer).seq:
                 self._gap_until = max(self._gap_until, views[self.peer][0])
                 self._ask(self.record.head(self.peer).seq + 1, now)
             # The peer asks again on a live connection: it lost something; show it.
-            if now - self._resent_at >= SECOND:
-                self._resent_at = now
+            if now - self._resent_at[self.lane] >= SECOND:
+                self._resent_at[self.lane] = now
                 self._resend(seq + 1, 0, now)
             return
         if views[self.peer][0] < self.record.head(self.peer).seq:
-            self._show_theirs(views[self.peer][0] + 1)
+            # Frames of its own lane that it lacks.
+            self._resend(views[self.peer][0] + 1, 0, now, self.peer)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
             self._repeated += self._resend(seq + 1, 0, now)
         elif theirs == self._their_heads and self._said_heads != self._heads():
             self._say_heads(now)  # so much came of what it sends again; the rest, please
         self._their_heads = theirs
         if views[self.peer][0] < self.record.head(self.peer).seq:
-            # Its own journal is older than what it signed; it finds out from what it is shown.
-            self._hang_up(
-                PeerBehind(theirs=views[self.peer][0], shown=self.record.head(self.peer).seq)
+            # Its own journal is older than what it signed. It finds out from our heads, and may
+            # ask us for what it lost while we wait for it to resume.
+            self._peer_behind = PeerBehind(
+                theirs=views[self.peer][0], shown=self.record.head(self.peer).seq
             )
 
     def _view(self, heads: Resume) -> tuple[int, bytes]:
@@ -1015,10 +1240,13 @@ class Engine:
         announced = theirs.solver_seq if self.peer == SOLVER else theirs.trader_seq
         if self.record.head(self.peer).seq < announced:
             return
+        if self.standing != "whole" and self.record.head(self.lane).seq < self._view(theirs)[0]:
+            return
         if self._said_heads != ours:
             self._say_heads(now)
-        if theirs == ours:
+        if replace(theirs, journal_status=None) == replace(ours, journal_status=None):
             self._synced = True
+            self._peer_behind = self._fetch = None
 
     # --- texts ------------------------------------------------------------------------------
 
@@ -1031,9 +1259,7 @@ class Engine:
             case Resume():
                 self._resume(message, now)
             case ResendRequest():
-                if now - self._resent_at >= SECOND:
-                    self._resent_at = now
-                    self._resend(message.begin_seq_no, message.end_seq_no, now)
+                self._answer_resend(message, now)
             case NoteOpenings():
                 self._openings(message)
             case SettlementOutput():
@@ -1198,12 +1424,14 @@ class Engine:
         if self._synced and not self._resumed_said:
             self._resumed_said = True
             self._turn.events.append(Resumed(self._repeated, self._fetched))
-        if self._synced or self._only_void():
+        if self.standing == "whole" and (self._synced or self._only_void()):
             self._change_key(now)
-        if self._synced:
+        if self._may_sign(now):
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
+            if self.error is None and all(self._logouts) and self.settled is None:
+                self._hang_up(SessionClosed("both sides have logged out"))
         self._restate()
 
     def _change_key(self, now: int) -> None:
@@ -1383,7 +1611,7 @@ class Engine:
             return LogonRefused("HeartBtInt is out of range", heart_bt_int=logon.heart_bt_int)
         if self.peer == TRADER and not logon.notes:
             return LogonRefused("the trader's Logon lists no notes")
-        return None
+        return self._bad_logon
 
     # --- signing and sending ----------------------------------------------------------------
 
@@ -1393,6 +1621,8 @@ class Engine:
             and self._connected
             and self.error is None
             and self.keys.ended(self.record, now) is None
+            and self.standing == "whole"
+            and self._key is not None
         )
 
     def _must_sign(self, now: int) -> None:
@@ -1400,8 +1630,12 @@ class Engine:
             raise self.error
         if self.state is State.CLOSED:
             raise SessionClosed(custody=self.record.opening.custody)
+        if self.standing == "restored":
+            raise JournalRestored(custody=self.record.opening.custody)
         if not self._connected:
             raise NotNow("there is no connection")
+        if self.standing != "whole" or self._key is None:
+            raise NotNow("frames that our journal lost are still to be fetched")
         if not self._synced:
             raise NotNow("the heads of both sides do not agree yet")
         ended = self.keys.ended(self.record, now)
@@ -1420,6 +1654,8 @@ class Engine:
         return highest
 
     def _sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
+        if self.standing != "whole" or self._key is None:
+            raise JournalRestored(custody=self.record.opening.custody)
         entry = self.record.sign(
             self._key,
             self.lane,
@@ -1438,6 +1674,18 @@ class Engine:
         for broken in self.ledger.arrived(entry):
             self._owe(entry, broken)
         return entry
+
+    def _coverable_at(self) -> int:
+        """When the peer's next frame that we have not covered is within the skew."""
+        entry = self.record.entry(self.peer, self.record.head(self.lane).peer_seq + 1)
+        return 0 if entry is None else entry.frame.sending_time - self.rules.skew_ns
+
+    def _awaits_logout(self) -> bool:
+        return self._synced and self._logouts[self.lane] and not self._logouts[self.peer]
+
+    def _logout_since(self) -> int:
+        """Since when, on this connection, the peer could have answered our Logout."""
+        return max(self._since, self._logged_out_at)
 
     def _uncovered(self) -> bool:
         """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""

@@ -21,6 +21,7 @@ import trio
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.errors import (
     JournalCorrupt,
+    JournalRestored,
     KeyRevoked,
     NotNow,
     PSymmError,
@@ -84,16 +85,22 @@ class NoChain:
 
 
 class SessionKeys:
-    """What one end knows of both lanes' session keys. key: ours, in force or for our Logon.
+    """What one end knows of both lanes' session keys. key: ours, in force or for our Logon; None
+    where the record does not say yet which of `kept` it is, or where we may sign nothing.
 
     revoked: as the journal kept them. A key that is revoked from some seq on loses what we had not
     covered when we learnt of it, from there: its `cut`. What was covered stands.
     """
 
     def __init__(
-        self, lane: int, key: SecretKey, revoked: Iterable[JournalledRevocation] = ()
+        self,
+        lane: int,
+        key: SecretKey | None,
+        revoked: Iterable[JournalledRevocation] = (),
+        kept: Iterable[SecretKey] = (),
     ) -> None:
         self.key = key
+        self._kept = {one.public_key: one for one in kept}
         self.coming: tuple[SecretKey, SessionKeyChange] | None = None
         self._lane = lane
         self._due_for = 0
@@ -111,6 +118,12 @@ class SessionKeys:
         return self._revoked.get((lane, address_of(public_key)))
 
     # --- our own ----------------------------------------------------------------------------
+
+    def choose(self, record: Record) -> None:
+        """Take up the kept key that the record has in force, now that all of it is there."""
+        known = record.delegation(self._lane)
+        if known is not None:
+            self.key = self._kept.get(known.public_key)
 
     def ended(self, record: Record, now: int) -> NotNow | None:
         """Why our key cannot sign our next frame now; None where it can, or before our Logon."""
@@ -367,6 +380,8 @@ class KeyKeeper:
     # --- revocations ------------------------------------------------------------------------
 
     def _learn(self) -> None:
+        if self._engine.standing != "whole":
+            return
         self._seen = self._revocations.version
         opening, lane = self._engine.record.opening, self._engine.lane
         ours, theirs = (
@@ -380,6 +395,8 @@ class KeyKeeper:
     def _wait_s(self) -> float:
         """Seconds until the next rotation is to begin."""
         engine, now = self._engine, self._clock.now_ns()
+        if engine.standing != "whole":
+            return LOOK_AGAIN_S
         due = engine.keys.due(engine.record)
         if due is None or engine.error is not None or engine.state is State.CLOSED:
             return LOOK_AGAIN_S
@@ -396,6 +413,10 @@ class KeyKeeper:
             raise engine.error
         if engine.state is State.CLOSED:
             raise SessionClosed(custody=engine.record.opening.custody)
+        if engine.standing == "restored":
+            raise JournalRestored(custody=engine.record.opening.custody)
+        if engine.standing == "mending":
+            raise NotNow("frames that our journal lost are still to be fetched")
         if engine.record.delegation(engine.lane) is None:
             raise NotNow("our Logon is not signed yet; it brings the first key")
 

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from psymm._core import SecretKey, address_of
+from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, JournalBehind, TermsRefused
+from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing, TermsRefused
 from psymm.messages import Logon, NoteRef
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
@@ -100,6 +101,10 @@ async def take_up(
 ) -> End:
     """The running end of a custody that the journal knows, its frames replayed.
 
+    Where the journal has lost frames of it, the end fetches them from the peer and signs nothing
+    meanwhile; of a restored custody it never signs, whatever comes (JournalRestored from its
+    `send`), and settles by the wallet's signature.
+
     notes: ours, funded just now (the trader's before its Logon). Raises JournalCorrupt where the
     frames do not follow from one another, JournalSealed, TermsRefused, WalletError.
     Cancelled: raises Cancelled; taking up again is safe.
@@ -112,26 +117,39 @@ async def take_up(
     for kept in await journal.openings(opening.custody):
         note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    key = key_in_force(record, lane, await journal.session_keys(opening.custody))
-    if key is None:
-        key = SecretKey.generate()
-        await journal.keep_session_key(opening.custody, 1, key)
+    newest = await journal.mending(opening.custody)
+    signed = max(record.head(lane).seq, 0 if newest is None else newest.of(lane)[0])
+    keys: list[tuple[int, SecretKey]] = []
+    if custody.standing != "restored":
+        keys = await _session_keys(journal, opening.custody, signed)
+    key = key_in_force(record, lane, keys) if keys else None
     logon: Logon | None = None
-    if record.head(lane).seq == 0:
+    if key is not None and signed == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
     ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()])
     for fact in await journal.facts(opening.custody):
-        ledger.learn_fact(Fact.from_json(fact))
+        try:
+            ledger.learn_fact(Fact.from_json(fact))
+        except ValueError as bad:
+            raise JournalCorrupt(
+                f"a chain fact is not what was written: {bad}",
+                journal=journal.path,
+                missing=[Missing(opening.custody, "a chain fact")],
+            ) from None
     engine = Engine(
         record,
         ledger,
         lane,
         key,
         rules_of(terms, lane),
+        standing=custody.standing,
+        newest=newest,
+        salvaged=frames_in(await journal.salvaged(opening.custody)),
         promised=custody.promised,
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
+        kept=[one for _, one in keys],
         stopped=_stopped(party, custody, record, terms),
         revoked=await journal.revocations(opening.custody),
     )
@@ -163,9 +181,13 @@ def _stopped(
     """Why this custody signs nothing more, or None.
 
     One that stopped because the peer showed frames of ours that we do not have goes on once our
-    wallet has revoked the key in force: they were a thief's, and are adopted or void.
+    wallet has revoked the key in force: they were a thief's, and are adopted or void. Restored from
+    a backup it signs nothing, and may settle.
     """
     if custody.state != "stopped":
+        return None
+    if custody.standing == "restored" and custody.reason.startswith(JournalBehind.code):
+        # A backup of a journal that was found to be behind is a backup like any other.
         return None
     opening, known = custody.opening, record.delegation(custody.lane)
     if custody.reason.startswith(JournalBehind.code) and known is not None:
@@ -174,6 +196,30 @@ def _stopped(
         if address_of(known.public_key) in revoked:
             return None
     return CustodyStopped(custody.reason)
+
+
+def frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:
+    """What is no frame any more is fetched like the rest."""
+    for raw in salvaged:
+        with suppress(FrameError):
+            yield Frame.parse(raw)
+
+
+async def _session_keys(
+    journal: Journal, custody: bytes, signed: int
+) -> list[tuple[int, SecretKey]]:
+    """Our session keys; a new one only where none has signed yet."""
+    keys = await journal.session_keys(custody)
+    if not keys and signed:
+        raise JournalCorrupt(
+            "the session keys that signed here are gone",
+            journal=journal.path,
+            missing=[Missing(custody, "session-keys")],
+        )
+    if not keys:
+        keys = [(1, SecretKey.generate())]
+        await journal.keep_session_key(custody, *keys[0])
+    return keys
 
 
 async def _logon(

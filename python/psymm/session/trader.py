@@ -206,7 +206,9 @@ class TraderSession:
         """
         async with open_block_nursery() as nursery:
             socket_first: Dialer = self._dial
-            if self._custody is None or self._custody.frames == 0:
+            if self._custody is None or (
+                self._custody.frames == 0 and self._custody.standing == "whole"
+            ):
                 async with socket_first() as socket:
                     end = await self._begin(socket)
                     await self._start(nursery, end, task_status)

@@ -1,9 +1,10 @@
 """What a session's engine wants done after an input: a turn, and the events in it.
 
-The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
-then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason. What is `aside` is taken off the disk before `entries` go on it:
-these may use the same numbers. Turns keep their order among each other in all of this.
+The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
+lane that the journal had lost), then `standing`, then `entries`, in their order; then sends `sends`
+in theirs; then hands out `events`; then, if `hang_up` is set, closes the connection with that
+reason. What is `aside` is taken off the disk before `entries` go on it: these may use the same
+numbers. Turns keep their order among each other in all of this.
 
 One thing may be heard earlier: that the peer asks or offers something, `Offered`. It saves a wait
 for the disk in every answer, and nothing rests on it that a crash could take away:
@@ -29,7 +30,7 @@ from psymm._core import Frame
 from psymm.errors import PSymmError
 from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
 from psymm.session.collateral import Note, Payee
-from psymm.transcript.journal import JournalledRevocation
+from psymm.transcript.journal import JournalledRevocation, Standing
 from psymm.transcript.record import Entry
 
 
@@ -113,6 +114,12 @@ class PayeeShown:
     """The peer shows where it wants its payout."""
 
     payee: Payee
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRestored:
+    """The peer's journal is a backup: it signs no more frames, and covers none of ours. It can
+    settle by its wallet's signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,7 @@ Event = (
     | VerifyCollateral
     | FundCollateral
     | PayeeShown
+    | PeerRestored
     | Resumed
     | PeerRejected
     | KeyRefused
@@ -226,6 +234,8 @@ class Turn:
     facts: list[str] = field(default_factory=list)
     aside: list[Entry] = field(default_factory=list)
     revoked: tuple[JournalledRevocation, ...] | None = None
+    fetched: list[Entry] = field(default_factory=list)
+    standing: Standing | None = None
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
@@ -242,7 +252,7 @@ class Turn:
     @property
     def plain(self) -> bool:
         """Whether it holds nothing but frames, texts, and what is heard of them."""
-        if self.aside or self.revoked is not None:
+        if self.aside or self.revoked is not None or self.fetched or self.standing is not None:
             return False
         if self.opened or self.evidence or self.facts or self.stop or self.hang_up:
             return False
@@ -251,6 +261,8 @@ class Turn:
     def __bool__(self) -> bool:
         return bool(
             self.entries
+            or self.fetched
+            or self.standing
             or self.sends
             or self.events
             or self.opened
