@@ -69,6 +69,7 @@ fuzz_target!(|plan: Plan| {
                 threads,
                 backend,
                 window,
+                start: None,
                 progress: None,
             };
             let whole = verify_transcript_with(&data, DOMAIN, CUSTODY, &keys, options);

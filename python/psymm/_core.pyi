@@ -389,13 +389,36 @@ class Head:
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
+class TranscriptStart:
+    """Where a transcript starts that does not start with the first frame: at a checkpoint.
+
+    ``trader`` and ``solver`` are frames of each lane in a row, the last one its head, as far back
+    as the other lane's head does not cover. Their links and signatures are the caller's to check.
+    ``keys`` are those in force at the heads, (lane, from seq, public key). Raises
+    ``TranscriptError`` ``bad-start`` where heads and frames do not fit each other, ValueError for
+    a lane without a frame, ``SignatureError`` ``bad-public-key``.
+    """
+
+    def __new__(
+        cls,
+        domain: Buffer,
+        trader: Sequence[Frame],
+        solver: Sequence[Frame],
+        keys: Sequence[tuple[int, int, Buffer]],
+    ) -> Self: ...
+    @property
+    def heads(self) -> tuple[Head, Head]:
+        """The trader's and the solver's."""
+
+@final
 class Transcript:
     """The heads, digests and keys of a custody: what is needed to judge the next frame.
 
     It keeps 32 bytes a frame, not the frames themselves; those are the journal's.
     """
 
-    def __new__(cls, domain: Buffer, custody: Buffer) -> Self: ...
+    def __new__(cls, domain: Buffer, custody: Buffer, start: TranscriptStart | None = None) -> Self:
+        """Before the first frame, or at ``start``: then no frame before that one's is known."""
     def set_key(self, lane: int, from_seq: int, public_key: Buffer) -> None:
         """Lets a session key rule ``lane`` from ``from_seq`` on. A key set before for this or
         a later seq is forgotten. Raises ``TranscriptError`` ``key-too-late`` if ``from_seq``
@@ -408,7 +431,7 @@ class Transcript:
         """Raises ``TranscriptError`` ``bad-lane``."""
     def digest(self, lane: int, seq: int) -> bytes:
         """The digest of a frame that is here; of seq 0, the custody id. Raises ``IndexError``
-        beyond the head, ``TranscriptError`` ``bad-lane``."""
+        beyond the head and before the start, ``TranscriptError`` ``bad-lane``."""
     def __len__(self) -> int:
         """How many frames there are, of both lanes."""
 
@@ -429,13 +452,15 @@ def verify_transcript(
     custody: Buffer,
     keys: Sequence[tuple[int, int, Buffer]],
     *,
+    start: TranscriptStart | None = None,
     threads: int = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> TranscriptSummary:
     """Verifies frames back to back in order of arrival, that is, any order in which each comes
     after the one before it in its lane and the one that it covers.
 
-    ``keys`` are (lane, from seq, public key), in any order. Raises ``FrameError`` or
+    ``keys`` are (lane, from seq, public key), in any order; those in force at ``start`` are the
+    start's own. Raises ``FrameError`` or
     ``TranscriptError`` for the first frame that is wrong; all before it were right. The verdict
     is that of ``Frame.parse`` and ``Transcript.append`` one by one. Borrows ``data``; beside it
     the work needs 32 bytes a frame and some tens of megabytes.

@@ -209,6 +209,18 @@ class KnownCustody(JournalError):
     remedy = "Meet again with a fresh nonce"
 
 
+class CheckpointRefused(PSymmError):
+    code = "checkpoint-refused"
+    what = "a record cannot begin at this checkpoint"
+    remedy = "Get it again from where it was written; nothing was taken from it"
+
+
+class NoCheckpoint(JournalError):
+    code = "no-checkpoint"
+    what = "no checkpoint is in force in this custody"
+    remedy = "Make one with the other side first (`session.checkpoint()`); nothing was removed"
+
+
 class TranscriptFileError(PSymmError):
     """A `*.psymm` file that is refused.
 
@@ -409,6 +421,28 @@ class Refused(SessionError):
 
     code = "refused"
     remedy = "Nothing was signed"
+
+
+class LaneAtLimit(Refused):
+    """The lane has sent what the terms allow since the last checkpoint."""
+
+    code = "lane-at-limit"
+    what = "no more business can be signed before a checkpoint is in force"
+    remedy = (
+        "Nothing was signed. Checkpoint, settle, or show the record to the court: a peer that does"
+        " not answer a right checkpoint is at fault"
+    )
+
+
+class AccountsDiffer(SessionError):
+    """Both sides hold the same frames, but not the same account. Trading goes on."""
+
+    code = "accounts-differ"
+    what = "the two sides' accounts after the same frames differ"
+    remedy = (
+        "One side's rulebook has a fault; both run one version? Settle, or show the record to the"
+        " court"
+    )
 
 
 class PeerViolation(SessionError):

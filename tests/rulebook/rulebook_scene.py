@@ -219,7 +219,13 @@ class Scene:
     def money_and_business(self) -> Account:
         """The account without seqs, counts and clock, which every frame moves."""
         return replace(
-            self.account, trader_seq=0, solver_seq=0, clock=0, frames=(0, 0), bytes_sent=(0, 0)
+            self.account,
+            trader_seq=0,
+            solver_seq=0,
+            clock=0,
+            trader_covers=0,
+            bytes_sent=(0, 0),
+            offer=None,
         )
 
 

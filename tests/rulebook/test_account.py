@@ -27,7 +27,6 @@ from rulebook_scene import (
 
 from psymm.messages import (
     ChainFact,
-    Checkpoint,
     CollAsgnReason,
     CollAsgnRespType,
     CollateralAssignment,
@@ -590,11 +589,6 @@ def test_an_insertion_cited_rightly_changes_nothing(scene: Scene) -> None:
     assert scene.money_and_business() == before
     scene.violation_of_solver(replace(fact, nullifier=bytes(32)), "field-not-allowed")
     scene.violation_of_solver(replace(fact, commitment=None), "missing-field")
-
-
-def test_a_checkpoint_is_read_but_not_ruled_yet(scene: Scene) -> None:
-    point = Checkpoint(account_hash=bytes(32), solver_seq=1, trader_seq=1)
-    scene.violation_of_trader(point, "not-yet-in-force")
 
 
 def test_a_lane_at_its_limit_may_only_wind_up() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from psymm._core import SecretKey
 from psymm.messages import Heartbeat, Logon, Message, NoteRef, QuoteRequest
+from psymm.session.ledger import RulebookLedger
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.opening import SOLVER, TRADER, Opening, salt_of
 from psymm.transcript.record import Entry, Record
@@ -69,3 +71,18 @@ class Signers:
                 else QuoteRequest(quote_req_id=f"r{n}", symbol="BTC-USD", order_qty=10**16),
             )
         return list(self.record)
+
+    def agree(self) -> tuple[Point, bytes]:
+        """A checkpoint of all that was said, put in force by both; with its account's document."""
+        for lane in (SOLVER, TRADER, SOLVER):
+            self.sign(lane, Heartbeat())
+        ledger = RulebookLedger(self.opening, make_terms())
+        for entry in self.record:
+            ledger.arrived(entry)
+        due = ledger.offer_due(SOLVER)
+        assert due is not None
+        for lane, said in ((SOLVER, due[0]), (TRADER, due[0]), (SOLVER, Heartbeat())):
+            ledger.arrived(self.sign(lane, said))
+        assert ledger.point is not None
+        assert ledger.agreed is not None
+        return ledger.point, ledger.agreed.document()

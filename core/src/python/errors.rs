@@ -9,7 +9,7 @@ use crate::field::NotInField;
 use crate::frame;
 use crate::json;
 use crate::secp256k1::SignatureError;
-use crate::transcript::{self, KeyError};
+use crate::transcript::{self, KeyError, StartError};
 use crate::tree::TreeError;
 
 create_exception!(
@@ -148,6 +148,14 @@ pub(crate) fn transcript_error(error: transcript::TranscriptError) -> PyErr {
             value.setattr("lane", error.lane)?;
             value.setattr("seq", error.seq)
         },
+    )
+}
+
+pub(crate) fn start_error(error: StartError) -> PyErr {
+    raise(
+        TranscriptError::new_err(error.to_string()),
+        "bad-start",
+        |it| it.setattr("lane", error.lane),
     )
 }
 

@@ -5,18 +5,18 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyIndexError;
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::frame::{self, FrameView, Header};
 use crate::keccak::Digest;
 use crate::python::convert::{Held, Octets, bytes};
-use crate::python::errors::{frame_error, key_error, transcript_error};
+use crate::python::errors::{frame_error, key_error, start_error, transcript_error};
 use crate::python::keys::{PySecretKey, public_key};
 use crate::secp256k1::PublicKey;
 use crate::transcript::{
-    self, Found, Head, LooseFrame, Options, Progress, Reach, Survey, Transcript, Verified,
+    self, Found, Head, LooseFrame, Options, Progress, Reach, Start, Survey, Transcript, Verified,
     VerifyError,
 };
 
@@ -250,6 +250,69 @@ impl PyHead {
     }
 }
 
+/// Where a transcript starts that does not start with the first frame.
+#[pyclass(name = "TranscriptStart", module = "psymm._core", frozen)]
+pub(crate) struct PyTranscriptStart {
+    start: Start,
+}
+
+#[pymethods]
+impl PyTranscriptStart {
+    #[new]
+    fn new(
+        domain: Octets,
+        trader: Vec<PyRef<'_, PyFrame>>,
+        solver: Vec<PyRef<'_, PyFrame>>,
+        keys: Vec<(u8, u64, Octets)>,
+    ) -> PyResult<Self> {
+        let domain: Digest = domain.array("domain")?;
+        let (trader_head, before_trader) = ending(&trader, &domain)?;
+        let (solver_head, before_solver) = ending(&solver, &domain)?;
+        Start::new(
+            [trader_head, solver_head],
+            [before_trader, before_solver],
+            ruling(&keys)?,
+        )
+        .map(|start| Self { start })
+        .map_err(start_error)
+    }
+
+    #[getter]
+    fn heads(&self) -> (PyHead, PyHead) {
+        let [trader, solver] = self.start.heads();
+        (PyHead { head: trader }, PyHead { head: solver })
+    }
+
+    fn __repr__(&self) -> String {
+        let [trader, solver] = self.start.heads();
+        format!("TranscriptStart(heads=({}, {}))", trader.seq, solver.seq)
+    }
+}
+
+/// The head that a lane's frames in a row end with, and the digests before it: theirs, and that
+/// of the frame before them, which the first one states.
+fn ending(frames: &[PyRef<'_, PyFrame>], domain: &Digest) -> PyResult<(Head, Vec<Digest>)> {
+    let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+        return Err(PyValueError::new_err(
+            "a lane starts with one frame at least",
+        ));
+    };
+    let header = last.header();
+    let mut digests = Vec::with_capacity(frames.len() + 1);
+    if first.header().seq > 1 {
+        digests.push(first.header().previous);
+    }
+    digests.extend(frames.iter().map(|frame| frame.view().digest(domain)));
+    let digest = digests.pop().unwrap_or_default();
+    let head = Head {
+        seq: header.seq,
+        digest,
+        sending_time: header.sending_time,
+        peer_seq: header.peer_seq,
+    };
+    Ok((head, digests))
+}
+
 /// The heads, digests and keys of a custody.
 #[pyclass(name = "Transcript", module = "psymm._core")]
 pub(crate) struct PyTranscript {
@@ -259,8 +322,17 @@ pub(crate) struct PyTranscript {
 #[pymethods]
 impl PyTranscript {
     #[new]
-    fn new(domain: Octets, custody: Octets) -> PyResult<Self> {
-        let transcript = Transcript::new(domain.array("domain")?, custody.array("custody")?);
+    #[pyo3(signature = (domain, custody, start = None))]
+    fn new(
+        domain: Octets,
+        custody: Octets,
+        start: Option<PyRef<'_, PyTranscriptStart>>,
+    ) -> PyResult<Self> {
+        let (domain, custody) = (domain.array("domain")?, custody.array("custody")?);
+        let transcript = match start {
+            None => Transcript::new(domain, custody),
+            Some(start) => Transcript::at(domain, custody, &start.start).map_err(key_error)?,
+        };
         Ok(Self { transcript })
     }
 
@@ -298,7 +370,7 @@ impl PyTranscript {
         match self.transcript.digest(lane, seq).map_err(key_error)? {
             Some(digest) => Ok(bytes(py, &digest)),
             None => Err(PyIndexError::new_err(format!(
-                "lane {lane} has no frame {seq} yet"
+                "lane {lane} has no frame {seq} here"
             ))),
         }
     }
@@ -350,13 +422,15 @@ fn ruling(keys: &[(u8, u64, Octets)]) -> PyResult<Keys> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (data, domain, custody, keys, *, threads = 1, progress = None))]
+#[pyo3(signature = (data, domain, custody, keys, *, start = None, threads = 1, progress = None))]
+#[expect(clippy::too_many_arguments, reason = "most of them are options")]
 pub(crate) fn verify_transcript(
     py: Python<'_>,
     data: Held,
     domain: Octets,
     custody: Octets,
     keys: Vec<(u8, u64, Octets)>,
+    start: Option<Py<PyTranscriptStart>>,
     threads: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<PyTranscriptSummary> {
@@ -390,6 +464,7 @@ pub(crate) fn verify_transcript(
         };
         let options = Options {
             threads,
+            start: start.as_ref().map(|start| &start.get().start),
             progress: Some(&mut call),
             ..Options::default()
         };

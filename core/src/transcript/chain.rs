@@ -2,6 +2,8 @@
 //!
 //! Here, and nowhere else, is said what it means to follow; signatures are the callers'.
 
+use core::fmt;
+
 use super::{Fault, KeyError};
 use crate::frame::FrameView;
 use crate::keccak::Digest;
@@ -20,9 +22,75 @@ pub struct Head {
     pub peer_seq: u64,
 }
 
+/// Where a transcript starts that does not start with the first frame: at a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    heads: [Head; 2],
+    earlier: [Vec<Digest>; 2],
+    keys: Vec<(u8, u64, PublicKey)>,
+}
+
+impl Start {
+    /// `heads` are the trader's and the solver's; `earlier`, of each lane, the digests of the
+    /// frames right before its head, the oldest first, as far back as the other lane's head
+    /// covers at least, since the next frame there may cover no more. `keys` are those in force
+    /// at the heads, as (lane, from seq, key).
+    ///
+    /// # Errors
+    /// [`StartError`] if a lane is empty, or heads and digests do not fit each other.
+    pub fn new(
+        heads: [Head; 2],
+        earlier: [Vec<Digest>; 2],
+        keys: Vec<(u8, u64, PublicKey)>,
+    ) -> Result<Self, StartError> {
+        for lane in 0..2_u8 {
+            let (own, other) = (usize::from(lane), usize::from(1 - lane));
+            let covered = heads[other].peer_seq.max(1);
+            let first = heads[own].seq.checked_sub(earlier[own].len() as u64);
+            if !first.is_some_and(|first| first > 0 && first <= covered) || covered > heads[own].seq
+            {
+                return Err(StartError { lane });
+            }
+        }
+        Ok(Self {
+            heads,
+            earlier,
+            keys,
+        })
+    }
+
+    /// The heads of the trader's and the solver's lane.
+    #[must_use]
+    pub const fn heads(&self) -> [Head; 2] {
+        self.heads
+    }
+}
+
+/// Why a transcript cannot start somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartError {
+    /// The lane whose head or digests do not fit.
+    pub lane: u8,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lane } = self;
+        write!(
+            f,
+            "a transcript cannot start here: the head of lane {lane} does not fit the other \
+             lane's, or the digests before it do not reach back to what that one covers"
+        )
+    }
+}
+
+impl std::error::Error for StartError {}
+
 #[derive(Clone, Debug)]
 struct Lane {
     head: Head,
+    /// The seq of the first of the digests.
+    first: u64,
     digests: Vec<Digest>,
     /// (from seq, key), seqs rising.
     keys: Vec<(u64, PublicKey)>,
@@ -61,6 +129,7 @@ impl Chain {
         };
         let lane = Lane {
             head,
+            first: 1,
             digests: Vec::new(),
             keys: Vec::new(),
         };
@@ -68,6 +137,19 @@ impl Chain {
             custody,
             lanes: [lane.clone(), lane],
         }
+    }
+
+    pub(super) fn at(custody: Digest, start: &Start) -> Result<Self, KeyError> {
+        let mut chain = Self::new(custody);
+        chain.set_keys(&start.keys)?;
+        let lanes = chain.lanes.iter_mut();
+        for ((own, head), earlier) in lanes.zip(start.heads).zip(&start.earlier) {
+            own.head = head;
+            own.first = head.seq - earlier.len() as u64;
+            own.digests.clone_from(earlier);
+            own.digests.push(head.digest);
+        }
+        Ok(chain)
     }
 
     fn lane(&self, lane: u8) -> Result<&Lane, KeyError> {
@@ -126,10 +208,11 @@ impl Chain {
     }
 
     fn digest_in<'a>(&'a self, lane: &'a Lane, seq: u64) -> Option<&'a Digest> {
-        match seq.checked_sub(1) {
-            None => Some(&self.custody),
-            Some(index) => lane.digests.get(usize::try_from(index).ok()?),
+        if seq == 0 {
+            return Some(&self.custody);
         }
+        let index = seq.checked_sub(lane.first)?;
+        lane.digests.get(usize::try_from(index).ok()?)
     }
 
     /// The key that rules a place that this chain gave.

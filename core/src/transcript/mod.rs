@@ -20,7 +20,7 @@ mod whole;
 
 use core::fmt;
 
-pub use self::chain::Head;
+pub use self::chain::{Head, Start, StartError};
 pub use self::flip::{Flip, find_flip};
 pub use self::loose::{LooseFrame, verify_frames, verify_frames_with};
 pub use self::survey::{Found, Reach, Survey};
@@ -296,6 +296,20 @@ impl Transcript {
         }
     }
 
+    /// A transcript that starts at a checkpoint. It knows no frame before the heads but the
+    /// digests given; a frame at such a place is refused as `bad-seq`.
+    ///
+    /// # Errors
+    /// [`KeyError`] if a key of the start is for no lane or place, or two are for one.
+    pub fn at(domain: Digest, custody: Digest, start: &Start) -> Result<Self, KeyError> {
+        Ok(Self {
+            domain,
+            chain: Chain::at(custody, start)?,
+            frames: 0,
+            bytes: 0,
+        })
+    }
+
     /// Lets a key rule a lane from a seq on; a key set before for this or a later seq is
     /// forgotten.
     ///
@@ -325,7 +339,8 @@ impl Transcript {
         self.chain.head(lane)
     }
 
-    /// The digest of a frame; of seq 0, the custody's id. `None` beyond the head.
+    /// The digest of a frame; of seq 0, the custody's id. `None` beyond the head, and before
+    /// what a start gave.
     ///
     /// # Errors
     /// [`KeyError::BadLane`] if there is no such lane.

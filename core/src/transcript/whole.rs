@@ -17,7 +17,7 @@ use core::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::chain::{Chain, Head};
+use super::chain::{Chain, Head, Start};
 use super::{Fault, KeyError, TranscriptError};
 use crate::cpu::{self, Backend};
 use crate::frame::{FrameError, FrameView, digest_many_with};
@@ -87,6 +87,8 @@ pub struct Options<'a> {
     /// The most signatures in a batch, for one thread or two; more threads gather less each,
     /// so that memory does not grow with them.
     pub window: usize,
+    /// Where the transcript starts, unless with the first frames.
+    pub start: Option<&'a Start>,
     /// Called on the calling thread now and then, and at the end; `Break` stops the work.
     pub progress: Option<&'a mut dyn FnMut(Progress) -> ControlFlow<()>>,
 }
@@ -97,6 +99,7 @@ impl Default for Options<'_> {
             threads: 1,
             backend: cpu::best(),
             window: WINDOW,
+            start: None,
             progress: None,
         }
     }
@@ -108,6 +111,7 @@ impl fmt::Debug for Options<'_> {
             .field("threads", &self.threads)
             .field("backend", &self.backend)
             .field("window", &self.window)
+            .field("start", &self.start)
             .field("progress", &self.progress.is_some())
             .finish()
     }
@@ -115,7 +119,7 @@ impl fmt::Debug for Options<'_> {
 
 /// Verifies frames back to back in order of arrival, that is, in any order where each comes
 /// after the one before it in its lane and the one that it covers. Keys are (lane, from seq,
-/// key), in any order. On one thread.
+/// key), in any order; those of a start need not be given again. On one thread.
 ///
 /// # Errors
 /// The first frame that is none, or does not follow; frames before it were right.
@@ -155,10 +159,15 @@ fn verify(
     keys: &[(u8, u64, PublicKey)],
     options: Options<'_>,
 ) -> (Result<Summary, VerifyError>, bool) {
-    let mut chain = Chain::new(custody);
-    if let Err(error) = chain.set_keys(keys) {
-        return (Err(VerifyError::Key(error)), false);
-    }
+    let begun = match options.start {
+        None => Ok(Chain::new(custody)),
+        Some(start) => Chain::at(custody, start),
+    };
+    let keyed = begun.and_then(|mut chain| chain.set_keys(keys).map(|()| chain));
+    let chain = match keyed {
+        Ok(chain) => chain,
+        Err(error) => return (Err(VerifyError::Key(error)), false),
+    };
     let wanted = cpu::threads(options.threads);
     let window = options.window.max(1);
     let frames = estimate(data);

@@ -46,7 +46,7 @@ from psymm.messages import (
     QuoteRequestRejectReason,
     Side,
 )
-from psymm.rulebook import Account, OrderStatus
+from psymm.rulebook import Account, Order, OrderStatus
 from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
 from psymm.session.idle import IdleEnd
@@ -72,6 +72,7 @@ from psymm.session.turn import (
 from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.opening import TRADER
 from psymm.wallet import TypedMessage, derive_secret
 
@@ -141,12 +142,24 @@ class SolverSession:
         return self._ledger.projected
 
     def order(self, cl_ord_id: str) -> IncomingOrder | None:
-        """An order by its id, whatever became of it; None if it was never sent."""
+        """An order by its id: one that is open, or was sent since the checkpoint that our record
+        begins at; None for any other."""
         for entry in self.end.engine.record:
             said = entry.message
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
                 return IncomingOrder(self, said)
-        return None
+        live = self.projected.orders.get(cl_ord_id)
+        return None if live is None else IncomingOrder(self, _as_sent(live))
+
+    async def checkpoint(self) -> Point:
+        """Agree with the trader on the account, so that no frame before it need be kept or shown.
+
+        Returns the checkpoint once it is in force: one that counts all that either side has sent
+        by now, but for Heartbeats. The session makes one by itself well before the terms' limits.
+        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
+        long as the trader does not answer. Cancelled: it goes on being made.
+        """
+        return await self.end.checkpoint()
 
     async def rotate_key(self) -> None:
         """Put a new session key in force; without being asked, a session does so well before the
@@ -703,17 +716,24 @@ class _Dispatch:
     def _catch_up(self) -> None:
         """After a break or a restart: orders that nobody has looked at yet."""
         orders = self._session.projected.orders
-        for entry in self._session.end.engine.record:
+        record = self._session.end.engine.record
+        if record.begins is not None:
+            self._catch_up_older(orders.values())
+        for entry in record:
             said = entry.message
             if not isinstance(said, NewOrderSingle) or said.cl_ord_id in self._seen:
                 continue
             live = orders.get(said.cl_ord_id)
-            if live is not None and live.status in (
-                OrderStatus.PENDING,
-                OrderStatus.LOCKED,
-                OrderStatus.CLOSE_PENDING,
-            ):
+            if live is not None and live.status in _TO_ANSWER:
                 self._order(said)
+
+    def _catch_up_older(self, orders: Iterable[Order]) -> None:
+        """Orders from before the checkpoint at which our record begins: the account has them."""
+        messages = [entry.message for entry in self._session.end.engine.record]
+        sent = {one.cl_ord_id for one in messages if isinstance(one, NewOrderSingle)}
+        for order in orders:
+            if order.cl_ord_id not in sent | self._seen and order.status in _TO_ANSWER:
+                self._order(_as_sent(order))
 
     def _start(
         self,
@@ -811,6 +831,25 @@ class _Dispatch:
             await self._solver.on_failure(self._session, error)
         except Exception as failed:
             log.exception("on-failure-failed", extra={"error": type(failed).__name__})
+
+
+_TO_ANSWER: Final = (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_PENDING)
+
+
+def _as_sent(order: Order) -> NewOrderSingle:
+    """An order as the account has it, in the words that its trader would use."""
+    return NewOrderSingle(
+        cl_ord_id=order.cl_ord_id,
+        symbol=order.symbol,
+        side=order.side,
+        order_qty=order.quantity,
+        ord_type=order.ord_type,
+        position_effect=order.effect,
+        expire_time=order.expire_time,
+        price=order.price,
+        quote_id=order.quote_id,
+        position_id=order.position_id,
+    )
 
 
 def _entries(prices: Prices) -> list[MDEntry]:

@@ -94,6 +94,7 @@ from psymm.session.turn import (
     Turn,
 )
 from psymm.terms import Terms
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.journal import Custody as JournalledCustody
 
 T = TypeVar("T")
@@ -485,6 +486,16 @@ class Session:
             gain=tokens_of(payout - self.account.collateral(Lane.TRADER), decimals),
             mined=mined,
         )
+
+    async def checkpoint(self) -> Point:
+        """Agree with the solver on the account, so that no frame before it need be kept or shown.
+
+        Returns the checkpoint once it is in force: one that counts all that either side has sent
+        by now, but for Heartbeats. The session makes one by itself well before the terms' limits.
+        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
+        long as the solver does not answer. Cancelled: it goes on being made.
+        """
+        return await self.end.checkpoint()
 
     async def rotate_key(self) -> None:
         """Put a new session key in force; without being asked, a session does so well before the

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.archive import archive_frames, prune_frames
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option
@@ -34,8 +35,11 @@ _STANDINGS = {
 
 @click.group(cls=Group)
 def journal() -> None:
-    """The journal, which must never be lost: check, backup, mend."""
+    """The journal, which must never be lost: check, backup, mend; archive, prune."""
 
+
+journal.add_command(archive_frames)
+journal.add_command(prune_frames)
 
 # --- check --------------------------------------------------------------------------------------
 

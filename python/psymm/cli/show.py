@@ -22,7 +22,7 @@ from psymm.cli.password import ask_password
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
-    from psymm.rulebook import ChainFacts, Holding
+    from psymm.rulebook import Account, ChainFacts, Holding
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.journal import Custody, JournalReader
@@ -172,14 +172,21 @@ def show(
 def _show_file(printer: _Printer, file: Path) -> None:
     from psymm.cli.transcript import mapped
     from psymm.session.reading import Reading
-    from psymm.session.report import holdings, known_facts
-    from psymm.terms import TermsError
+    from psymm.session.report import account_of, holdings, known_facts
+    from psymm.terms import Terms, TermsError
     from psymm.transcript.file import open_file
 
     with mapped(file) as raw:
         parsed = open_file(raw)
         try:
-            reading = Reading(parsed.opening, holdings(parsed), known_facts(parsed)[0])
+            begins = parsed.begins
+            terms = Terms.parse(parsed.opening.terms)
+            reading = Reading(
+                parsed.opening,
+                holdings(parsed),
+                known_facts(parsed)[0],
+                None if begins is None else account_of(parsed, begins, terms),
+            )
         except TermsError as bad:
             raise TranscriptFileError("bad-terms", str(bad), offset=0) from None
         printer.opening(parsed.opening, reading.terms)
@@ -284,7 +291,34 @@ async def _reading(
     known: dict[bytes, Holding] = {}
     if password is not None:
         known = await _holdings(journal, held, home, password)
-    return Reading(opening, known, _chain_facts(await journal.facts(opening.custody)))
+    facts = _chain_facts(await journal.facts(opening.custody))
+    return Reading(opening, known, facts, await _begins(journal, opening))
+
+
+async def _begins(journal: JournalReader, opening: Opening) -> Account | None:
+    """The account that a pruned custody's frames begin with. Raises JournalCorrupt."""
+    from psymm.errors import JournalCorrupt
+    from psymm.rulebook import AccountRefused, restore
+    from psymm.terms import Terms
+
+    gone = await journal.pruned(opening.custody)
+    if not gone.arrivals:
+        return None
+    for point, account in await journal.checkpoints(opening.custody):
+        if point.solver_seq == gone.begins:
+            try:
+                return restore(account, Terms.parse(opening.terms), point.account_hash)
+            except AccountRefused as bad:
+                raise JournalCorrupt(
+                    f"the account of the checkpoint does not stand: {bad}",
+                    journal=journal.path,
+                    custody=opening.custody,
+                ) from None
+    raise JournalCorrupt(
+        "the checkpoint at which its frames begin is missing",
+        journal=journal.path,
+        custody=opening.custody,
+    )
 
 
 async def _holdings(
@@ -363,9 +397,10 @@ class _Printer:
         if read.unruled and read.unruled != self._unruled:
             self._unruled = read.unruled
             why = _UNRULED.get(read.unruled, "")
+            place = "here" if read.unruled == "before-checkpoint" else "from here on"
             self._screen.event(
                 "unruled",
-                f"{'':>6}not ruled from here on: {read.unruled}{why}",
+                f"{'':>6}not ruled {place}: {read.unruled}{why}",
                 code=read.unruled,
                 lane=_LANES[frame.lane],
                 seq=frame.seq,
@@ -442,6 +477,7 @@ class _Printer:
 
 _UNRULED: Final = {
     "opening-unknown": " (what the notes hold is not known here; of a journal, add --rulings)",
+    "before-checkpoint": " (the account of the checkpoint counts it already)",
     "facts-behind": " (what it cites of the chain is not in the journal yet)",
     "frame-out-of-order": " (the record does not begin with its first frames, or has a gap)",
 }

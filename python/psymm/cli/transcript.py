@@ -26,7 +26,9 @@ from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
     from psymm.session.report import Report
-    from psymm.transcript.journal import JournalReader
+    from psymm.transcript.checkpoint import Point
+    from psymm.transcript.file import TranscriptFile
+    from psymm.transcript.journal import Journal, JournalReader
 
 _LANES = ("trader", "solver")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,6 +85,12 @@ async def _list(screen: Screen, home: Home) -> None:
     help="With the notes' openings, so that the account can be computed from the file alone; "
     "needs the password, and no daemon that holds the journal.",
 )
+@click.option(
+    "--since-checkpoint",
+    "since",
+    is_flag=True,
+    help="Only the newest checkpoint in force and the frames since.",
+)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def export_file(
     screen: Screen,
@@ -90,42 +98,51 @@ def export_file(
     password_fd: int | None,
     custody: str,
     openings: bool,
+    since: bool,
     file: Path,
 ) -> None:
-    """Writes one custody's whole record to FILE. Whoever has it sees all that was traded."""
+    """Writes one custody's record to FILE, all that the journal has. Whoever has the file sees all
+    that was traded."""
     password = ask_password(password_fd) if openings else None
-    trio.run(partial(_export, screen, home, custody, password, file))
+    trio.run(partial(_export, screen, home, custody, password, since, file))
 
 
 @asynccontextmanager
 async def _open(home: Home, password: str | None) -> AsyncIterator[JournalReader]:
     """The journal: to be read beside a daemon, or unlocked where there is a password."""
-    from psymm.session.party import journal_secret
     from psymm.transcript.journal import open_journal, open_journal_reader
-    from psymm.wallet import load_keystore
 
     if password is None:
         async with open_journal_reader(home.journal) as reader:
             yield reader
         return
-    wallet = await load_keystore(home.keystore, password)
     async with open_journal(home.journal, create=False) as journal:
-        held = await journal.custodies()
-        if held:
-            opening = held[0].opening
-            secret = await journal_secret(wallet, opening.chain_id, opening.contract)
-            await journal.unlock(wallet.address, secret)
+        await unlock(journal, home, password)
         yield journal
 
 
+async def unlock(journal: Journal, home: Home, password: str) -> None:
+    """Unlock a home's journal with its keystore's password. Raises WrongPassword,
+    JournalForeign."""
+    from psymm.session.party import journal_secret
+    from psymm.wallet import load_keystore
+
+    wallet = await load_keystore(home.keystore, password)
+    held = await journal.custodies()
+    if held:
+        opening = held[0].opening
+        secret = await journal_secret(wallet, opening.chain_id, opening.contract)
+        await journal.unlock(wallet.address, secret)
+
+
 async def _export(
-    screen: Screen, home: Home, custody: str, password: str | None, file: Path
+    screen: Screen, home: Home, custody: str, password: str | None, since: bool, file: Path
 ) -> None:
     from psymm.transcript.file import export
 
     async with _open(home, password) as journal:
         key = (await chosen(journal, custody)).opening.custody
-        frames = await export(journal, key, file)
+        frames = await export(journal, key, file, since_checkpoint=since)
     screen.result(
         f"{frames} frames of 0x{key.hex()} in {file}.",
         custody=key,
@@ -190,6 +207,8 @@ def _verify(
         verified = verify_signatures(opened, threads=threads, progress=advance)
     seconds = perf_counter() - began
     rate = f", {verified.frames / seconds:,.0f} frames/s" if verified.frames else ""
+    if opened.begins is not None:
+        screen.say(f"begins   {_point(opened.begins.point)}; both lanes signed it")
     screen.say(f"signatures, hash chain, delegations: all {verified.frames:,} frames stand{rate}")
     for name, head in zip(_LANES, verified.heads, strict=True):
         screen.say(f"{name:<8} head {head.seq} 0x{head.digest.hex()}")
@@ -210,6 +229,7 @@ def _verify(
         ok=True,
         custody=opened.opening.custody,
         termsHash=opened.opening.terms_hash,
+        checkpoint=_checkpoint(opened),
         frames=verified.frames,
         heads={
             name: {"seq": head.seq, "digest": head.digest}
@@ -219,6 +239,24 @@ def _verify(
         notChecked=["rulebook", "chain facts"] if signatures_only else [],
         **outcome,
     )
+
+
+def _point(point: Point) -> str:
+    return (
+        f"at the checkpoint after trader {point.trader_seq} and solver {point.solver_seq}, account "
+        f"0x{point.account_hash.hex()}"
+    )
+
+
+def _checkpoint(parsed: TranscriptFile) -> Value:
+    if parsed.begins is None:
+        return None
+    point = parsed.begins.point
+    return {
+        "account": point.account_hash,
+        "traderSeq": point.trader_seq,
+        "solverSeq": point.solver_seq,
+    }
 
 
 def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:

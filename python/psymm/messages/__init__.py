@@ -78,6 +78,8 @@ from psymm.messages.record import (
     SymbolPrice,
 )
 from psymm.messages.text import (
+    AccountPart,
+    CheckpointRequest,
     CollateralReport,
     Introduction,
     MarketDataIncrementalRefresh,
@@ -112,10 +114,12 @@ from psymm.messages.wire import (
 )
 
 __all__ = [
+    "AccountPart",
     "BusinessMessageReject",
     "BusinessRejectReason",
     "ChainFact",
     "Checkpoint",
+    "CheckpointRequest",
     "CollAsgnReason",
     "CollAsgnRejectReason",
     "CollAsgnRespType",

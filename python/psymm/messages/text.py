@@ -35,6 +35,7 @@ from psymm.messages.wire import (
     Nanoseconds,
     Note,
     Part,
+    Piece,
     Positive,
     PublicKey,
     Symbol,
@@ -147,6 +148,27 @@ class ResendRequest(Message):
     begin_seq_no: Count
     end_seq_no: Count
     lane: LaneCode | None = None
+
+
+@message("UCQ", Flow.TEXT)
+class CheckpointRequest(Message):
+    """The solver asks the trader to cover its frame ``SolverSeq``, so that a checkpoint can count
+    it."""
+
+    solver_seq: Count
+
+
+@message("UCA", Flow.TEXT)
+class AccountPart(Message):
+    """A part of the canonical account as the sender has it after the frames named, shown where
+    the two sides' hashes differ. Parts count from 1."""
+
+    solver_seq: Count
+    trader_seq: Count
+    account_hash: Digest
+    part: Count
+    parts: Count
+    content: Piece
 
 
 @message("UTM", Flow.TEXT)

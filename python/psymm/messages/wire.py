@@ -72,6 +72,8 @@ Signature = Annotated[bytes, _hex(65)]
 """65 bytes: r, s, v; s low, v 27 or 28."""
 Memo = Annotated[bytes, _hex(256)]
 """256 bytes: the sealed memo of a note."""
+Piece = Annotated[bytes, Wire("hexdata", (("max", 65_536),))]
+"""Up to 64 KiB of bytes: a part of something longer."""
 Document = Annotated[bytes, Wire("hexdata", (("max", 131_072),))]
 """Up to 128 KiB of bytes: the terms, exactly as hashed."""
 

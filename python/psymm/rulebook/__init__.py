@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from psymm.rulebook.account import (
     Account,
+    AgreedCheckpoint,
+    CheckpointOffer,
+    CheckpointRefusal,
     Lane,
     LiveQuote,
     NoteState,
@@ -21,6 +24,7 @@ from psymm.rulebook.account import (
     SessionKey,
     position_id,
 )
+from psymm.rulebook.checkpoint import Difference, first_difference, restore
 from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, Place, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
 from psymm.rulebook.sequence import Fault, Replay, Ruling, replay
@@ -36,6 +40,7 @@ from psymm.rulebook.views import (
 )
 from psymm.rulebook.violation import (
     CATALOGUE,
+    AccountRefused,
     FactsBehind,
     FrameOutOfOrder,
     OpeningUnknown,
@@ -47,8 +52,13 @@ __all__ = [
     "CATALOGUE",
     "DEADLINE_STEP_S",
     "Account",
+    "AccountRefused",
+    "AgreedCheckpoint",
     "BalanceView",
     "ChainFacts",
+    "CheckpointOffer",
+    "CheckpointRefusal",
+    "Difference",
     "Entry",
     "FactsBehind",
     "Fault",
@@ -76,9 +86,11 @@ __all__ = [
     "VerifiedFrame",
     "Violation",
     "balances",
+    "first_difference",
     "open_orders",
     "position_id",
     "positions",
     "price_digest",
     "replay",
+    "restore",
 ]

@@ -178,17 +178,59 @@ class Proposal:
     accepted: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOffer:
+    """A right UCP that the other lane has not answered yet. It names the account after solver
+    frame ``solver_seq``; ``bytes_sent`` is what both lanes had sent by then. ``covered_at`` is the
+    clock when the other lane first covered it."""
+
+    lane: Lane
+    seq: int
+    account_hash: bytes
+    solver_seq: int
+    trader_seq: int
+    bytes_sent: tuple[int, int]
+    covered_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreedCheckpoint:
+    """A checkpoint in force; ``said`` is the seqs of the trader's and the solver's UCP."""
+
+    account_hash: bytes
+    solver_seq: int
+    trader_seq: int
+    bytes_sent: tuple[int, int]
+    said: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRefusal:
+    """Frame ``seq`` of ``lane`` refuses the right UCP in frame ``ref_seq`` of the other lane."""
+
+    lane: Lane
+    seq: int
+    ref_seq: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """The state of a custody after trader frame ``trader_seq`` and solver frame ``solver_seq``."""
+    """The state of a custody after trader frame ``trader_seq`` and solver frame ``solver_seq``.
+
+    ``trader_covers`` is the last solver frame that the trader covers. ``bytes_sent`` counts both
+    lanes' payloads from their first frame on.
+    """
 
     custody: bytes
     terms: Terms
     trader_seq: int = 0
     solver_seq: int = 0
+    trader_covers: int = 0
     clock: int = 0
-    frames: tuple[int, int] = (0, 0)
     bytes_sent: tuple[int, int] = (0, 0)
+    checkpoint: AgreedCheckpoint | None = None
+    offer: CheckpointOffer | None = None
+    refusals: tuple[CheckpointRefusal, ...] = ()
     logged_on: tuple[bool, bool] = (False, False)
     logged_out: tuple[bool, bool] = (False, False)
     keys: tuple[tuple[SessionKey, ...], tuple[SessionKey, ...]] = ((), ())
@@ -306,6 +348,20 @@ class Account:
     # --- state -----------------------------------------------------------------------------
 
     @property
+    def seqs(self) -> tuple[int, int]:
+        """The last frames in effect, the trader's and the solver's."""
+        return self.trader_seq, self.solver_seq
+
+    def since_checkpoint(self, lane: Lane) -> tuple[int, int]:
+        """How many frames, and bytes of payload, the lane has sent since the checkpoint in force:
+        what both would have to show of it."""
+        last = self.checkpoint
+        if last is None:
+            return self.seqs[lane], self.bytes_sent[lane]
+        seqs = (last.trader_seq, last.solver_seq)
+        return self.seqs[lane] - seqs[lane], self.bytes_sent[lane] - last.bytes_sent[lane]
+
+    @property
     def trading_open(self) -> bool:
         """Both lanes have had collateral accepted up to the terms' minimum."""
         return all(self.collateral(lane) >= max(1, self.terms.minimum(lane)) for lane in Lane)
@@ -335,8 +391,12 @@ class Account:
         """The account as bytes, the same on every machine: JSON, keys sorted, no whitespace,
         integers as decimal strings, bytes as hex, the terms by their hash. The tables that only
         grow (ended orders, used ids) stand by their digest."""
-        plain = _plain(self)
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return _json(_plain(self, whole=False))
+
+    def document(self) -> bytes:
+        """``canonical()`` with the tables that only grow written out, so that
+        ``rulebook.checkpoint.restore`` can make the account from it."""
+        return _json(_plain(self, whole=True))
 
     @cached_property
     def hash(self) -> bytes:
@@ -344,7 +404,11 @@ class Account:
         return keccak256(self.canonical())
 
 
-def _plain(value: object) -> object:
+def _json(plain: object) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _plain(value: object, *, whole: bool) -> object:
     if isinstance(value, Terms):
         return "0x" + value.hash.hex()
     if isinstance(value, StrEnum):
@@ -356,17 +420,17 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return "0x" + value.hex()
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_plain(each, whole=whole) for each in value]
     if isinstance(value, Table):
-        if value.grows:
+        if value.grows and not whole:
             return "0x" + value.digest().hex()
         return {
-            ("0x" + key.hex() if isinstance(key, bytes) else key): _plain(each)
+            ("0x" + key.hex() if isinstance(key, bytes) else key): _plain(each, whole=whole)
             for key, each in value.items()
         }
     if dataclasses.is_dataclass(value):
         return {
-            f.name: _plain(held)
+            f.name: _plain(held, whole=whole)
             for f in dataclasses.fields(value)
             # next_expiry only saves looking; it follows from what is open
             if (held := getattr(value, f.name)) is not None and f.name != "next_expiry"

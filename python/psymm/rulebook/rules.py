@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from psymm import messages as m
-from psymm.rulebook import collateral, oracle, orders, quotes, settlement
+from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
 from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
 from psymm.rulebook.inputs import ChainFacts, Entry, Opening
 from psymm.rulebook.value import replace
@@ -55,23 +55,29 @@ _AT_LIMIT: Final = (
     m.Liquidation,
 )
 _OPENING_BUSINESS: Final = (m.QuoteRequest, m.Quote)
-_NOT_YET: Final = (m.NewOrderMultileg, m.Checkpoint, m.Funding, m.Liquidation)
+_NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
 
 
 def advance(account: Account, entry: Entry, legal_time: int) -> Account:
     """The frame takes its place: seq, counts, the clock (the running maximum of legal times), and
     whatever the clock has passed."""
-    own = int(entry.lane)
-    frames = tuple(n + (lane == own) for lane, n in enumerate(account.frames))
-    sent = tuple(n + entry.size * (lane == own) for lane, n in enumerate(account.bytes_sent))
-    account = replace(
-        account,
-        trader_seq=entry.seq if entry.lane is Lane.TRADER else account.trader_seq,
-        solver_seq=entry.seq if entry.lane is Lane.SOLVER else account.solver_seq,
-        clock=max(account.clock, legal_time),
-        frames=(frames[0], frames[1]),
-        bytes_sent=(sent[0], sent[1]),
-    )
+    trader, solver = account.bytes_sent
+    clock = max(account.clock, legal_time)
+    if entry.lane is Lane.TRADER:
+        account = replace(
+            account,
+            trader_seq=entry.seq,
+            trader_covers=entry.peer_seq,
+            clock=clock,
+            bytes_sent=(trader + entry.size, solver),
+        )
+    else:
+        account = replace(
+            account,
+            solver_seq=entry.seq,
+            clock=clock,
+            bytes_sent=(trader, solver + entry.size),
+        )
     return settlement.thaw(_expire(account))
 
 
@@ -97,9 +103,12 @@ def _expire(account: Account) -> Account:
     return replace(account, next_expiry=min(times, default=NEVER))
 
 
-def rule(account: Account, entry: Entry, opening: Opening, facts: ChainFacts) -> Account:
-    """The account after the frame's message. Raises Refused where it is a violation, OpeningUnknown
-    or FactsBehind where the inputs do not suffice to say."""
+def rule(
+    account: Account, entry: Entry, opening: Opening, facts: ChainFacts, named: checkpoint.Named
+) -> Account:
+    """The account after the frame's message; ``named`` is what a UCP here may name. Raises Refused
+    where it is a violation, OpeningUnknown or FactsBehind where the inputs do not suffice to say.
+    """
     said = entry.message
     if said is None:
         refuse("malformed", code=entry.malformed)
@@ -145,6 +154,10 @@ def rule(account: Account, entry: Entry, opening: Opening, facts: ChainFacts) ->
             return settlement.accept(account, entry, said)
         case m.ChainFact():
             return settlement.cite(account, said, facts)
+        case m.Checkpoint():
+            return checkpoint.agree(account, entry, said, named)
+        case m.Reject():
+            return checkpoint.rejected(account, entry, said)
         case _ if isinstance(said, _HARMLESS):
             return account
     raise violated("not-yet-in-force", msg_type=said.MSG_TYPE)
@@ -169,9 +182,9 @@ def _admit(account: Account, entry: Entry, said: m.Message) -> None:
     if account.alive is not None and not isinstance(said, _WHILE_FROZEN):
         refuse("frozen", msg_type=said.MSG_TYPE, deadline=_deadline(account))
     limits = account.terms.limits
-    over = account.frames[lane] > limits.frames or account.bytes_sent[lane] > limits.bytes
-    if over and not isinstance(said, _AT_LIMIT):
-        refuse("lane-at-limit", frames=account.frames[lane], bytes=account.bytes_sent[lane])
+    frames, sent = account.since_checkpoint(lane)
+    if (frames > limits.frames or sent > limits.bytes) and not isinstance(said, _AT_LIMIT):
+        refuse("lane-at-limit", frames=frames, bytes=sent)
     if isinstance(said, _NOT_YET):
         refuse("not-yet-in-force", msg_type=said.MSG_TYPE)
     if isinstance(said, (*_TRADERS, *_SOLVERS)) and not account.trading_open:

@@ -11,19 +11,27 @@ sendingTime. Where the first trader frame that covers it takes effect, it is dec
 late, the account goes back to just before it, and everything from there on is applied again with
 the legal time that it has. For that, the account before every solver frame that is not yet
 covered is kept; what lies before them never changes.
+
+A checkpoint names the account after the last solver frame that the trader covers, which is final.
+``Replay.at_checkpoint`` goes on from there, and gives what the whole history gives: nothing of
+checkpoints changes between the frame that is named and the UCP that names it (``Account`` holds
+all of their state, and ``checkpoint.agree`` refuses else), and no frame after the one named was
+ever ruled on an account that turned out not to be (``Named.firm``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from psymm.messages import JsonError, Message, Reject, encode
-from psymm.rulebook.account import Account, Lane
+from psymm.messages import Checkpoint, JsonError, Message, Reject, encode
+from psymm.rulebook import checkpoint
+from psymm.rulebook.account import Account, CheckpointRefusal, Lane
+from psymm.rulebook.checkpoint import Named
 from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, VerifiedFrame
 from psymm.rulebook.rules import advance, rule
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import FrameOutOfOrder, Refused, Violation
+from psymm.rulebook.violation import FrameOutOfOrder, Refused, Violation, violated
 from psymm.terms import Terms
 
 
@@ -42,22 +50,27 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A solver frame that broke a rule and that the trader's first covering frame rejects."""
+    """A solver frame that broke a rule and that the trader's first covering frame rejects; or a
+    frame of either lane that refuses a right checkpoint."""
 
     seq: int
     violation: Violation
+    lane: Lane = Lane.SOLVER
 
 
 @dataclass(frozen=True, slots=True)
 class _Event:
     """A frame that took effect, with the account before it and how it was ruled: last, and at
-    first, when its sender could still have known better."""
+    first, when its sender could still have known better. ``shaken``: these may differ, since a
+    frame before it was late. ``named``: what a UCP may name there."""
 
     entry: Entry
     legal_time: int
     before: Account
     violation: Violation | None
     first: Violation | None
+    named: Named
+    shaken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,8 @@ class Replay:
     """Frames so far, ruled. A value: ``step`` gives a new one and leaves this one as it is.
 
     ``account`` is the account after the last solver frame. ``pending`` holds the trader's frames
-    that no solver frame covers yet.
+    that no solver frame covers yet. ``named`` is the account that a UCP may name now. ``disputed``
+    is the last account that a frame gave another hash for.
     """
 
     opening: Opening
@@ -73,15 +87,54 @@ class Replay:
     facts: ChainFacts
     account: Account
     pending: tuple[Entry, ...] = ()
-    faults: tuple[Fault, ...] = ()
+    named: Named = field(default=checkpoint.UNKNOWN, repr=False)
+    disputed: Account | None = field(default=None, repr=False)
+    _rejected: tuple[Fault, ...] = ()
     _events: tuple[_Event, ...] = field(default=(), repr=False)
     _trader_covers: int = 0
+    _start: Account | None = field(default=None, repr=False)
+    _offered: tuple[Account, ...] = field(default=(), repr=False)
 
     @staticmethod
     def start(opening: Opening, terms: Terms, facts: ChainFacts | None = None) -> Replay:
         """Before the first frame."""
         account = Account(custody=opening.custody, terms=terms)
         return Replay(opening, terms, facts or ChainFacts(), account)
+
+    @staticmethod
+    def at_checkpoint(
+        opening: Opening, terms: Terms, account: Account, facts: ChainFacts | None = None
+    ) -> Replay:
+        """From the account of a checkpoint in force. ``step`` then takes the solver's frames after
+        ``account.solver_seq`` and the trader's after ``account.trader_seq``."""
+        return Replay(
+            opening,
+            terms,
+            facts or ChainFacts(),
+            account,
+            _trader_covers=account.trader_covers,
+            _start=account,
+            _offered=(account,),
+        )
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The faults since the checkpoint in force."""
+        return (*self._rejected, *(_fault(refusal) for refusal in self.account.refusals))
+
+    @property
+    def agreed(self) -> Account | None:
+        """The account of the checkpoint in force; None before the first."""
+        last = self.account.checkpoint
+        found = (a for a in self._offered if last is not None and a.solver_seq == last.solver_seq)
+        return next(found, None)
+
+    @property
+    def offered(self) -> Account | None:
+        """The account that the UCP which stands unanswered names; None without one."""
+        offer = self.account.offer
+        found = (a for a in self._offered if offer is not None and a.solver_seq == offer.solver_seq)
+        return next(found, None)
 
     def learn(self, commitment: bytes, token: str, amount: int) -> Replay:
         """Know what a note holds, as its verified opening says. Token: checksummed address."""
@@ -215,7 +268,7 @@ class Replay:
         covered before are no longer among the events."""
         events = list(self._events)
         first_late: int | None = None
-        faults = self.faults
+        faults = self._rejected
         for i, event in enumerate(events):
             seq = event.entry.seq
             if event.entry.lane is Lane.TRADER or seq > trader_entry.peer_seq:
@@ -233,12 +286,20 @@ class Replay:
                 event = events[i]
                 before = account
                 account, violation = _ruled(
-                    account, event.entry, event.legal_time, self.opening, self.facts
+                    account, event.entry, event.legal_time, self.opening, self.facts, event.named
                 )
                 if violation != event.violation or i == first_late:
                     rulings.append(_ruling(event.entry, event.legal_time, violation, again=True))
-                events[i] = replace(event, before=before, violation=violation)
+                events[i] = replace(
+                    event,
+                    before=before,
+                    violation=violation,
+                    shaken=event.shaken or i > first_late,
+                )
         covers = max(self._trader_covers, trader_entry.peer_seq)
+        named = (
+            self.named if covers == self._trader_covers else self._named(covers, events, account)
+        )
         uncovered = next(
             (
                 i
@@ -250,16 +311,52 @@ class Replay:
         return replace(
             self,
             account=account,
-            faults=faults,
+            named=named,
+            _rejected=faults,
             _events=tuple(events[uncovered:]),
             _trader_covers=covers,
         )
 
+    def _named(self, covers: int, events: Sequence[_Event], account: Account) -> Named:
+        """The account after solver frame ``covers``, which the trader has just come to cover."""
+        if self._start is not None and covers == self._start.solver_seq:
+            return Named(self._start, True)
+        for i, event in enumerate(events):
+            if event.entry.lane is Lane.SOLVER and event.entry.seq == covers:
+                after = events[i + 1].before if i + 1 < len(events) else account
+                return Named(after, not any(later.shaken for later in events[i + 1 :]))
+        return checkpoint.UNKNOWN
+
     def _apply(self, entry: Entry, legal_time: int, rulings: list[Ruling]) -> Replay:
-        account, violation = _ruled(self.account, entry, legal_time, self.opening, self.facts)
+        account, violation = _ruled(
+            self.account, entry, legal_time, self.opening, self.facts, self.named
+        )
         rulings.append(_ruling(entry, legal_time, violation))
-        event = _Event(entry, legal_time, self.account, violation, violation)
-        return replace(self, account=account, _events=(*self._events, event))
+        event = _Event(entry, legal_time, self.account, violation, violation, self.named)
+        after = replace(self, account=account, _events=(*self._events, event))
+        if isinstance(entry.message, Checkpoint):
+            return after._checkpointed(self.account, violation)
+        return after
+
+    def _checkpointed(self, before: Account, violation: Violation | None) -> Replay:
+        """Keep the accounts that a UCP made matter, and let go of what came before."""
+        if violation is not None:
+            disputed = self.offered or self.named.account
+            wrong = violation.name == "wrong-checkpoint"
+            return replace(self, disputed=disputed) if wrong else self
+        offer, agreed = self.account.offer, self.account.checkpoint
+        if offer is not None and offer != before.offer and self.named.account is not None:
+            return replace(self, _offered=(*self._offered, self.named.account))
+        if agreed is None or agreed == before.checkpoint:
+            return self
+        # What is ruled again may lie before this UCP, and then asks for the checkpoint before.
+        oldest = (self._events[0].before if self._events else self.account).checkpoint
+        since = 0 if oldest is None else oldest.solver_seq
+        return replace(
+            self,
+            _offered=tuple(a for a in self._offered if a.solver_seq >= since),
+            _rejected=tuple(f for f in self._rejected if f.seq > agreed.solver_seq),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,14 +384,24 @@ class Forecast:
 
 
 def _ruled(
-    account: Account, entry: Entry, legal_time: int, opening: Opening, facts: ChainFacts
+    account: Account,
+    entry: Entry,
+    legal_time: int,
+    opening: Opening,
+    facts: ChainFacts,
+    named: Named,
 ) -> tuple[Account, Violation | None]:
     """The account after a frame, and its violation if it is one."""
     placed = advance(account, entry, legal_time)
     try:
-        return rule(placed, entry, opening, facts), None
+        return checkpoint.overdue(rule(placed, entry, opening, facts, named), entry), None
     except Refused as refused:
-        return placed, refused.violation
+        return checkpoint.overdue(placed, entry), refused.violation
+
+
+def _fault(refusal: CheckpointRefusal) -> Fault:
+    found = violated("checkpoint-refused", ref_seq=refusal.ref_seq).violation
+    return Fault(refusal.seq, found, refusal.lane)
 
 
 def _ruling(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
 from psymm._core import keccak256
@@ -31,6 +31,17 @@ class Table(Generic[K, V]):
         self._buckets: tuple[dict[K, V], ...] = ({},) * buckets
         self._digests: list[bytes | None] = [None] * buckets  # filled when asked for
         self._size = 0
+
+    @staticmethod
+    def of(items: Iterable[tuple[K, V]], buckets: int = 1) -> Table[K, V]:
+        """A table of many items at once."""
+        made: Table[K, V] = Table(buckets)
+        filled: list[dict[K, V]] = [{} for _ in range(buckets)]
+        for key, value in items:
+            filled[made._bucket(key)][key] = value
+        made._buckets = tuple(filled)
+        made._size = sum(map(len, filled))
+        return made
 
     def get(self, key: K) -> V | None:
         return self._buckets[self._bucket(key)].get(key)

@@ -161,6 +161,24 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "merge until two are left, then spend both",
     ),
     "no-proposal": ("no such proposal of the other lane is alive", "accept the one alive"),
+    "checkpoint-misplaced": (
+        "the UCP names other frames than the last solver frame that the trader covers, with what"
+        " that one covers; or one from before the last checkpoint came into force, or on which a"
+        " settlement is alive",
+        "name the account after that frame once it is covered, or answer the UCP that stands",
+    ),
+    "checkpoint-pending": (
+        "a UCP stands unanswered",
+        "the other lane answers it, by naming the same; then a new one may be sent",
+    ),
+    "wrong-checkpoint": (
+        "the UCP names another account for frames at which the account is known",
+        "compare the accounts field by field; one side has a fault",
+    ),
+    "checkpoint-refused": (
+        "a right UCP was covered and then rejected, or not answered within T",
+        "answer it, by naming the same",
+    ),
     "false-citation": (
         "the chain does not say what the frame cites",
         "cite what the chain holds, with its block and transaction",
@@ -222,6 +240,14 @@ class FrameOutOfOrder(RulebookError):
     code = "frame-out-of-order"
     what = "the frame is not its lane's next, or the frame that it covers is not here yet"
     remedy = "Give frames in an order that a transcript accepts"
+
+
+class AccountRefused(RulebookError):
+    """Bytes that are not the account they should be; ``reason`` says how."""
+
+    code = "account-refused"
+    what = "these bytes are not the account that was agreed"
+    remedy = "Get the account again from where it was written; nothing was taken from this one"
 
 
 class OpeningUnknown(RulebookError):

@@ -52,6 +52,7 @@ from psymm.session.turn import (
     VerifyCollateral,
 )
 from psymm.session.watch import Traffic, Watch
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
 from psymm.transcript.record import Entry
 from psymm.transcript.verifying import FrameVerifier
@@ -357,6 +358,30 @@ class End:
         self._take(turn)
         await self._until_done(self._taken)
 
+    async def checkpoint(self) -> Point:
+        """Have a checkpoint with the peer that counts all that is on the record now, but for
+        Heartbeats at its end; returns it once it is in force and kept.
+
+        Waits for as long as the peer does not answer, over lost connections. Raises
+        SessionClosed, AccountsDiffer where the two sides' accounts are found to differ, or the
+        error that stopped the session. Cancelled: it goes on being made.
+        """
+        checkpoints = self.engine.checkpoints
+        target, turn = self.engine.want_checkpoint(self.clock.now_ns())
+        await self.flush(turn)
+        while (point := checkpoints.point) is None or not checkpoints.counts(target):
+            if self._failed is not None:
+                raise self._failed
+            if self.engine.error is not None:
+                raise self.engine.error
+            if checkpoints.differs is not None:
+                raise checkpoints.differs
+            if self.engine.state is State.CLOSED:
+                raise SessionClosed(custody=self.opening.custody)
+            await self._until_done(self._done + 1)
+        await self.flush(Turn())
+        return point
+
     async def log_out(self, reason: str) -> None:
         """Sign a Logout. Raises NotNow, SessionClosed. Cancelled: it may or may not be signed."""
         await self.flush(self.engine.log_out(reason, self.clock.now_ns()))
@@ -521,6 +546,8 @@ class End:
         await self.journal.append(
             [(entry.frame, entry.digest) for entry in turn.entries], ours=self.lane
         )
+        for point, account in turn.checkpoints:
+            await self.journal.keep_checkpoint(custody, point, account.document)
         for lane, notes in turn.opened:
             await self.keep_openings(lane, notes)
         for fact in turn.facts:

@@ -29,6 +29,7 @@ from psymm.errors import (
     JournalBehind,
     JournalRestored,
     KeyRevoked,
+    LaneAtLimit,
     LogonRefused,
     NotNow,
     PeerBehind,
@@ -41,9 +42,11 @@ from psymm.errors import (
     clip,
 )
 from psymm.messages import (
+    AccountPart,
     BusinessMessageReject,
     BusinessRejectReason,
     ChainFact,
+    CheckpointRequest,
     CollAsgnReason,
     CollAsgnRejectReason,
     CollAsgnRespType,
@@ -72,7 +75,9 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.rulebook import Account
 from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, PeerRate
+from psymm.session.checkpoints import CheckpointLedger, Checkpoints
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
 from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.turn import (
@@ -97,6 +102,7 @@ from psymm.session.turn import (
     VerifyCollateral,
     Violation,
 )
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.journal import Heads, JournalledRevocation, Standing
 from psymm.transcript.opening import SOLVER, TRADER
@@ -139,7 +145,7 @@ _READ: Final = (
 """What `_note` reads of the peer: a violation among these has no effect."""
 
 
-class Ledger(Protocol):
+class Ledger(CheckpointLedger, Protocol):
     """The rulebook as a session needs it: fed every frame in order of arrival."""
 
     def arrived(self, entry: Entry) -> Sequence[Violation]:
@@ -148,10 +154,17 @@ class Ledger(Protocol):
         ...
 
     def refuses(
-        self, lane: int, message: Message, now_ns: int, size: int | None = None
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
     ) -> Violation | None:
         """Would this message, sent now after all that is on the record, break a rule? size: of its
-        payload in bytes, where it has one already."""
+        payload in bytes, where it has one already. covers: its peerSeq, by default all of the other
+        lane that is on the record."""
         ...
 
     def drop(self, lane: int, seq: int) -> bool:
@@ -269,6 +282,7 @@ class Engine:
         self._rejected: set[int] = set()
         self._turn = Turn()
         self._dead: tuple[int, bytes] | None = None
+        self.checkpoints = Checkpoints(self, ledger)
         # of this connection
         self._connected = False
         self._synced = False
@@ -305,6 +319,8 @@ class Engine:
 
     def _read_record(self, *, arrive: bool = True) -> None:
         """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
+        for entry in self.record.before:
+            self._note(entry)
         for entry in self.record:
             theirs = entry.frame.lane == self.peer
             if (
@@ -346,6 +362,7 @@ class Engine:
         self._repeated = self._fetched = 0
         self._resumed_said = self._synced
         self._opened_said = False
+        self.checkpoints.reconnected()
         self._shown = None
         self._shown_ours = {}
         self._shown_bytes = 0
@@ -508,7 +525,8 @@ class Engine:
             raise NotNow("collateral is not yet accepted by both sides", state=self.state)
         broken = self.ledger.refuses(self.lane, message, now)
         if broken is not None:
-            raise Refused(broken.detail, rule=broken.rule, message=message.MSG_TYPE)
+            refusal = LaneAtLimit if broken.rule == LaneAtLimit.code else Refused
+            raise refusal(broken.detail, rule=broken.rule, message=message.MSG_TYPE)
         if self.options and not isinstance(message, _BESIDE_OPTIONS):
             # The rulebook's clock may be past its deadline before the chain is, and a proposal that
             # the record refused binds us on chain all the same.
@@ -516,6 +534,17 @@ class Engine:
         entry = self._sign(message, now)
         self._advance(now)
         return entry, self._take()
+
+    def want_checkpoint(self, now: int) -> tuple[tuple[int, int], Turn]:
+        """Make a checkpoint as soon as it can be; see `Checkpoints.want`. Raises SessionClosed, or
+        the error that stopped the session."""
+        if self.error is not None:
+            raise self.error
+        if self.state is State.CLOSED:
+            raise SessionClosed(custody=self.record.opening.custody)
+        wanted = self.checkpoints.want()
+        self._advance(now)
+        return wanted, self._take()
 
     def uncoverable(self, now: int) -> int:
         """Frames of the peer that come from further ahead of our clock than the skew."""
@@ -660,9 +689,9 @@ class Engine:
         self._read(entry, broken)
         self._turn.events.append(Received(entry, broken))
         if isinstance(entry.message, Reject):
-            self._turn.events.append(
-                PeerRejected(entry.message, self.record.entry(self.lane, entry.message.ref_seq_num))
-            )
+            rejected = self.record.entry(self.lane, entry.message.ref_seq_num)
+            self._turn.events.append(PeerRejected(entry.message, rejected))
+            self.checkpoints.rejected(entry.message, rejected, now)
         self._pay_owed(now)
 
     def _read(self, entry: Entry, broken: Violation | None) -> None:
@@ -691,7 +720,11 @@ class Engine:
         if entry.message is not None and self.lane == SOLVER:
             frame = entry.frame
             own = self.ledger.refuses(
-                self.peer, entry.message, frame.sending_time, len(frame.payload)
+                self.peer,
+                entry.message,
+                frame.sending_time,
+                len(frame.payload),
+                covers=frame.peer_seq,
             )
             if own is not None and own.rule in _NOT_KNOWN_YET:
                 own = None
@@ -819,6 +852,8 @@ class Engine:
         held = self.record.entry(self.lane, frame.seq)
         if held is not None and held.frame.raw == frame.raw:
             return
+        if held is None and frame.seq <= self.record.head(self.lane).seq:
+            return  # from before the checkpoint that our record begins at
         delegation = self.record.delegation(self.lane)
         try:
             if delegation is None:
@@ -1171,6 +1206,15 @@ class Engine:
         )
         for lane, (seq, digest) in enumerate(views):
             held = self.record.head(lane).seq
+            if seq <= held and not self.record.knows(lane, seq):
+                self._hang_up(
+                    PeerBehind(
+                        "the peer's heads lie before a checkpoint that it signed",
+                        theirs=seq,
+                        shown=held,
+                    )
+                )
+                return
             if seq <= held and self.record.digest(lane, seq) != digest:
                 self._stop(
                     Forked(
@@ -1264,6 +1308,10 @@ class Engine:
                 self._openings(message)
             case SettlementOutput():
                 self._payee(message, now)
+            case CheckpointRequest():
+                self.checkpoints.requested(now)
+            case AccountPart():
+                self.checkpoints.shown(message, now)
             case _:
                 self._turn.events.append(Said(message))
 
@@ -1430,6 +1478,10 @@ class Engine:
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
+            if self._logons[self.lane] is not None and self._may_sign(now):
+                self._restate()
+                self.checkpoints.advance(now)
+                self.checkpoints.compare(now)
             if self.error is None and all(self._logouts) and self.settled is None:
                 self._hang_up(SessionClosed("both sides have logged out"))
         self._restate()
@@ -1653,6 +1705,28 @@ class Engine:
             highest -= 1
         return highest
 
+    # --- for `Checkpoints` ------------------------------------------------------------------
+
+    def covers(self, now: int) -> int:
+        """See `_covers`."""
+        return self._covers(now)
+
+    def sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
+        """Sign what the rulebook is known to take."""
+        return self._sign(message, now, covers=covers)
+
+    def tell(self, message: Message, now: int) -> None:
+        """Say a text on the connection that stands."""
+        if self._connected:
+            self._say(message, now)
+
+    def add_event(self, event: Event) -> None:
+        self._turn.events.append(event)
+
+    def add_checkpoint(self, point: Point, account: Account, event: Event) -> None:
+        self._turn.checkpoints.append((point, account))
+        self._turn.events.append(event)
+
     def _sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
         if self.standing != "whole" or self._key is None:
             raise JournalRestored(custody=self.record.opening.custody)
@@ -1743,6 +1817,7 @@ class Engine:
 
     def _take(self) -> Turn:
         self._restate()
+        self.checkpoints.look()
         turn, self._turn = self._turn, Turn()
         return turn
 

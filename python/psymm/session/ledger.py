@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from psymm.custody.notes import Note
-from psymm.messages import JsonError, Message, encode
+from psymm.messages import Checkpoint, JsonError, Message, encode
 from psymm.rulebook import (
     Account,
     ChainFacts,
@@ -22,6 +22,7 @@ from psymm.rulebook import (
     Replay,
     RulebookError,
     Ruling,
+    checkpoint,
 )
 from psymm.rulebook import Entry as RuledEntry
 from psymm.rulebook import Opening as RuledOpening
@@ -31,6 +32,7 @@ from psymm.rulebook.value import replace
 from psymm.session.collateral import Fact
 from psymm.session.turn import Violation
 from psymm.terms import Terms
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.opening import Opening
 from psymm.transcript.record import Entry
 
@@ -44,9 +46,14 @@ class RulebookLedger:
         terms: Terms,
         notes: Iterable[Note] = (),
         facts: ChainFacts | None = None,
+        begins: Account | None = None,
     ) -> None:
+        """begins: the account of the checkpoint that the record begins at."""
         holdings = {note.commitment: Holding(note.token, note.amount) for note in notes}
-        self._replay = Replay.start(
+        self._begins = begins
+        self._point: Point | None = None
+        self._agreed: Account | None = None
+        self._replay = self._started(
             RuledOpening(opening.custody, holdings), terms, facts or ChainFacts()
         )
         self._waiting: deque[Entry] = deque()
@@ -80,7 +87,13 @@ class RulebookLedger:
         return self._drain()
 
     def refuses(
-        self, lane: int, message: Message, now_ns: int, size: int | None = None
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
     ) -> Violation | None:
         """See `Ledger.refuses`."""
         if self._waiting:
@@ -91,7 +104,7 @@ class RulebookLedger:
             entry = RuledEntry(
                 own,
                 heads[own] + 1,
-                heads[own.other],
+                heads[own.other] if covers is None else covers,
                 now_ns,
                 len(encode(message)) if size is None else size,
                 message,
@@ -114,8 +127,83 @@ class RulebookLedger:
             self._replay = replace(self._replay, pending=pending)
             return True
         self._waiting.clear()
-        self._replay = Replay.start(self._replay.opening, self._replay.terms, self._replay.facts)
+        self._replay = self._started(self._replay.opening, self._replay.terms, self._replay.facts)
         return False
+
+    def _started(self, opening: RuledOpening, terms: Terms, facts: ChainFacts) -> Replay:
+        if self._begins is None:
+            return Replay.start(opening, terms, facts)
+        return Replay.at_checkpoint(opening, terms, self._begins, facts)
+
+    # --- checkpoints: see `psymm.session.checkpoints.CheckpointLedger` -----------------------
+
+    @property
+    def point(self) -> Point | None:
+        return self._point
+
+    @property
+    def agreed(self) -> Account | None:
+        return self._agreed
+
+    def _look_for_checkpoint(self) -> None:
+        """A checkpoint counts for good once each lane covers the other's UCP: what is covered stays
+        on the record, whatever key is revoked."""
+        replay = self._replay
+        last = replay.account.checkpoint
+        if last is None or (self._point is not None and last.said == self._point.said):
+            return
+        covered = replay.pending[-1].peer_seq if replay.pending else replay.account.trader_covers
+        agreed = replay.agreed
+        if last.said[1] <= covered and agreed is not None:
+            self._point = Point(last.account_hash, last.trader_seq, last.solver_seq, last.said)
+            self._agreed = agreed
+
+    @property
+    def disputed(self) -> Account | None:
+        return self._replay.disputed
+
+    def near_limit(self) -> bool:
+        account = self._replay.account
+        limits = account.terms.limits
+        for lane in Lane:
+            frames, sent = account.since_checkpoint(lane)
+            if 2 * frames >= limits.frames or 2 * sent >= limits.bytes:
+                return True
+        return False
+
+    def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
+        seen = self._replay
+        if seen.account.offer is None and not any(
+            isinstance(entry.message, Checkpoint) for entry in seen.pending
+        ):
+            return None
+        account = self._look_ahead().replay.account
+        said = checkpoint.answer(account, Lane(lane))
+        if said is None or account.offer is None or self._waiting:
+            return None
+        return said, account.offer.seq
+
+    def offer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
+        if self._waiting:
+            return None
+        view = self._look_ahead().replay
+        said = checkpoint.offer(view.account, view.named)
+        if said is None:
+            return None
+        return said, view.account.trader_covers if lane == Lane.TRADER else view.heads[0]
+
+    def offer_stands(self) -> bool:
+        ahead = self._look_ahead().replay.account
+        last = None if ahead.checkpoint is None else ahead.checkpoint.said
+        return ahead.offer is not None or last != (self._point and self._point.said)
+
+    def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
+        view = self._look_ahead().replay
+        known = (view.offered, self._replay.offered, view.named.account, self._replay.disputed)
+        for account in known:
+            if account is not None and account.seqs == (trader_seq, solver_seq):
+                return account
+        return None
 
     def _look_ahead(self) -> Ahead:
         if self._ahead is None:
@@ -180,6 +268,7 @@ class RulebookLedger:
             except (FactsBehind, OpeningUnknown):
                 break
             self._waiting.popleft()
+            self._look_for_checkpoint()
             broken.extend(_violations(rulings))
         return broken
 

@@ -42,11 +42,19 @@ GREETING_S: Final = 60.0
 class _Unruled:
     """A ledger that judges nothing: what was on the record before is no question here."""
 
+    point = agreed = disputed = None
+
     def arrived(self, entry: Entry) -> Sequence[Violation]:
         return ()
 
     def refuses(
-        self, lane: int, message: Message, now_ns: int, size: int | None = None
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
     ) -> Violation | None:
         return None
 
@@ -58,6 +66,21 @@ class _Unruled:
 
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
         return ()
+
+    def near_limit(self) -> bool:
+        return False
+
+    def answer_due(self, lane: int) -> None:
+        return None
+
+    def offer_due(self, lane: int) -> None:
+        return None
+
+    def offer_stands(self) -> bool:
+        return False
+
+    def account_at(self, solver_seq: int, trader_seq: int) -> None:
+        return None
 
 
 async def fetch_missing(

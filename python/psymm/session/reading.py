@@ -79,7 +79,8 @@ class Reading:
     """Reads one custody's frames in the order of their arrival.
 
     holdings: what notes hold, by commitment, as verified openings say; without them the rulebook
-    goes as far as the first note that is accepted.
+    goes as far as the first note that is accepted. begins: the account of the checkpoint that the
+    frames begin at; those that it counts already are read and not ruled.
     """
 
     def __init__(
@@ -87,11 +88,16 @@ class Reading:
         opening: Opening,
         holdings: Mapping[bytes, Holding] | None = None,
         facts: ChainFacts | None = None,
+        begins: Account | None = None,
     ) -> None:
         self.terms = Terms.parse(opening.terms)
-        self._replay = Replay.start(
-            RuledOpening(opening.custody, dict(holdings or {})), self.terms, facts or ChainFacts()
+        ruled, known = RuledOpening(opening.custody, dict(holdings or {})), facts or ChainFacts()
+        self._replay = (
+            Replay.start(ruled, self.terms, known)
+            if begins is None
+            else Replay.at_checkpoint(ruled, self.terms, begins, known)
         )
+        self._counted = (0, 0) if begins is None else begins.seqs
         self._waiting: deque[RuledEntry] = deque()
         self._unruled = ""
         self._index = 0
@@ -132,7 +138,8 @@ class Reading:
         rejects = (1 - frame.lane, message.ref_seq_num) if isinstance(message, Reject) else None
         about = self._related(frame, message, rejects)
         rulings: list[Ruled] = []
-        if not self._unruled:
+        counted = frame.seq <= self._counted[frame.lane]
+        if not self._unruled and not counted:
             self._waiting.append(
                 RuledEntry(
                     Lane(frame.lane),
@@ -154,7 +161,9 @@ class Reading:
             about=about,
             rejects=rejects,
             rulings=tuple(rulings),
-            unruled=self._unruled or ("facts-behind" if self._waiting else ""),
+            unruled="before-checkpoint"
+            if counted
+            else self._unruled or ("facts-behind" if self._waiting else ""),
             stage=self._changed_stage(),
         )
 

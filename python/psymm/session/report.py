@@ -14,23 +14,27 @@ from pathlib import Path
 from psymm._core import Frame
 from psymm.custody.errors import NoteInvalid
 from psymm.custody.notes import Note
-from psymm.errors import TranscriptFileError
+from psymm.errors import CheckpointRefused, TranscriptFileError
 from psymm.messages import ChainFact, Settlement
 from psymm.rulebook import (
     Account,
+    AccountRefused,
     ChainFacts,
     Entry,
     Holding,
+    Lane,
     OpeningUnknown,
     Place,
     Replay,
     Ruling,
+    restore,
 )
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
 from psymm.session.reading import chain_facts
 from psymm.terms import Terms, TermsError
 from psymm.transcript import flipped
+from psymm.transcript.checkpoint import Beginning, Point
 from psymm.transcript.file import (
     Progress,
     TranscriptFile,
@@ -56,7 +60,9 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Report:
     """account: None where the file lacks an opening that the rulebook needs. chain_facts: `file`,
-    `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected."""
+    `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected, and of
+    frames of either that refuse a right checkpoint. begins: the checkpoint that the file begins at,
+    None where it begins with the first frame."""
 
     opening: Opening
     verified: Verified
@@ -64,6 +70,7 @@ class Report:
     lines: tuple[Line, ...] = field(repr=False)
     faults: tuple[tuple[int, str], ...]
     chain_facts: str
+    begins: Point | None = None
 
     @property
     def violations(self) -> tuple[Line, ...]:
@@ -91,12 +98,15 @@ def verify_signatures(
     file: TranscriptFile, *, threads: int = 1, progress: Progress | None = None
 ) -> Verified:
     """All that needs no rulebook: delegations, hash chain, every signature, and that the notes'
-    openings give their commitments. Blocks.
+    openings give their commitments; of a file that begins at a checkpoint, that its account is the
+    one that both lanes signed. Blocks.
 
     threads, progress: as for `transcript.file.verify_frames`. Raises TranscriptFileError with the
     frame and the byte.
     """
     holdings(file)
+    if file.begins is not None:
+        account_of(file, file.begins, _terms(file))
     return verify_frames(file, threads=threads, progress=progress)
 
 
@@ -118,13 +128,12 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     progress: called after each frame with the frames and bytes that are through; what it raises
     ends the work. Raises TranscriptFileError where terms or facts cannot be read.
     """
-    try:
-        terms = Terms.parse(file.opening.terms)
-    except TermsError as bad:
-        raise TranscriptFileError("bad-terms", str(bad), offset=len(b"pSymmT1\n")) from None
-    notes = holdings(file)
+    terms = _terms(file)
+    notes = RuledOpening(file.opening.custody, holdings(file))
     facts, whence = known_facts(file)
-    at = Replay.start(RuledOpening(file.opening.custody, notes), terms, facts)
+    at = Replay.start(notes, terms, facts)
+    if file.begins is not None:
+        at = Replay.at_checkpoint(notes, terms, account_of(file, file.begins, terms), facts)
     frames = list(file.each())
     rulings: dict[tuple[int, int], Ruling] = {}
     account: Account | None = None
@@ -147,7 +156,39 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
         ),
         faults=tuple((fault.seq, fault.violation.name) for fault in at.faults),
         chain_facts=whence,
+        begins=None if file.begins is None else file.begins.point,
     )
+
+
+def _terms(file: TranscriptFile) -> Terms:
+    try:
+        return Terms.parse(file.opening.terms)
+    except TermsError as bad:
+        raise TranscriptFileError("bad-terms", str(bad), offset=len(b"pSymmT1\n")) from None
+
+
+def account_of(file: TranscriptFile, begins: Beginning, terms: Terms) -> Account:
+    """The account that the file begins with; its keys are those of the frames shown for them.
+    Raises TranscriptFileError `bad-checkpoint`."""
+    try:
+        account = restore(begins.account, terms, begins.point.account_hash)
+        _, ruling = begins.check(file.opening)
+    except (AccountRefused, CheckpointRefused) as bad:
+        raise _bad_checkpoint(file, str(bad)) from None
+    keys = [account.key_in_force(lane) for lane in Lane]
+    if (
+        account.custody != file.opening.custody
+        or account.seqs != begins.point.seqs
+        or [key and (key.public_key, key.from_seq) for key in keys]
+        != [(known.public_key, since) for since, known in ruling]
+    ):
+        raise _bad_checkpoint(file, "the account is of another custody, place or key")
+    return account
+
+
+def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
+    span = (12, file.start)
+    return TranscriptFileError("bad-checkpoint", detail, offset=12, span=span)
 
 
 def holdings(file: TranscriptFile) -> dict[bytes, Holding]:

@@ -1,10 +1,10 @@
 """What a session's engine wants done after an input: a turn, and the events in it.
 
 The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
-lane that the journal had lost), then `standing`, then `entries`, in their order; then sends `sends`
-in theirs; then hands out `events`; then, if `hang_up` is set, closes the connection with that
-reason. What is `aside` is taken off the disk before `entries` go on it: these may use the same
-numbers. Turns keep their order among each other in all of this.
+lane that the journal had lost), then `standing`, then `entries`, in their order, and keeps
+`checkpoints`; then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set,
+closes the connection with that reason. What is `aside` is taken off the disk before `entries` go
+on it: these may use the same numbers. Turns keep their order among each other in all of this.
 
 One thing may be heard earlier: that the peer asks or offers something, `Offered`. It saves a wait
 for the disk in every answer, and nothing rests on it that a crash could take away:
@@ -27,9 +27,11 @@ from enum import StrEnum
 from typing import Final
 
 from psymm._core import Frame
-from psymm.errors import PSymmError
+from psymm.errors import AccountsDiffer, PSymmError
 from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
+from psymm.rulebook import Account
 from psymm.session.collateral import Note, Payee
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.journal import JournalledRevocation, Standing
 from psymm.transcript.record import Entry
 
@@ -139,6 +141,24 @@ class PeerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointInForce:
+    """Both sides have signed this checkpoint; it is kept, and frames before it may go."""
+
+    point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreed:
+    """After the same frames the two sides' accounts differ, first in `field`. Trading goes on.
+    What is `theirs` is the peer's word."""
+
+    field: str
+    ours: str
+    theirs: str
+    error: AccountsDiffer
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRefused:
     """A frame that the peer's revoked session key signed: not on the record, no party's word."""
 
@@ -219,6 +239,8 @@ Event = (
     | KeyDue
     | KeyChanged
     | KeyFailing
+    | CheckpointInForce
+    | Disagreed
     | Stopped
     | Idle
 )
@@ -236,6 +258,7 @@ class Turn:
     revoked: tuple[JournalledRevocation, ...] | None = None
     fetched: list[Entry] = field(default_factory=list)
     standing: Standing | None = None
+    checkpoints: list[tuple[Point, Account]] = field(default_factory=list)
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
@@ -254,7 +277,9 @@ class Turn:
         """Whether it holds nothing but frames, texts, and what is heard of them."""
         if self.aside or self.revoked is not None or self.fetched or self.standing is not None:
             return False
-        if self.opened or self.evidence or self.facts or self.stop or self.hang_up:
+        if self.checkpoints or self.opened or self.evidence or self.facts:
+            return False
+        if self.stop or self.hang_up:
             return False
         return all(type(event) is not StateChanged for event in self.events)
 
@@ -270,6 +295,7 @@ class Turn:
             or self.facts
             or self.aside
             or self.revoked is not None
+            or self.checkpoints
             or self.stop
             or self.hang_up
         )

@@ -3,7 +3,9 @@
     8 bytes       "pSymmT1\\n"
     4 bytes       n, big-endian
     n bytes       JSON: chainId, contract, trader, solver, termsHash, salt, terms; and, so that
-                  the rulebook can be replayed, notes (openings) and facts (chain facts)
+                  the rulebook can be replayed, notes (openings) and facts (chain facts); and,
+                  where the frames begin after a checkpoint in force, that checkpoint: its
+                  account, what both UCPs say, and the frames that the first ones rest on
     to the end    frames back to back in order of arrival
 
 Whoever holds the file sees everything that was traded; it can spend nothing.
@@ -24,12 +26,14 @@ from psymm._core import (
     FrameError,
     Head,
     TranscriptError,
+    TranscriptStart,
     locate_frame,
     survey_frames,
     verify_transcript,
 )
-from psymm.errors import BadOpening, TranscriptFileError
+from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
+from psymm.transcript.checkpoint import Beginning, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.journal import Journal, JournalledOpening, JournalReader
 from psymm.transcript.opening import Opening, checksummed
@@ -37,8 +41,13 @@ from psymm.transcript.record import Record
 
 MAGIC: Final = b"pSymmT1\n"
 _START: Final = len(MAGIC) + 4
-_MAX_OPENING: Final = 16 * 1024 * 1024
+_MAX_OPENING: Final = 1024 * 1024 * 1024
 _KEYS: Final = {"chainId", "contract", "trader", "solver", "termsHash", "salt", "terms"}
+_OPTIONAL: Final = {"notes", "facts", "checkpoint"}
+_CHECKPOINT: Final = {
+    *("account", "accountHash", "traderSeq", "solverSeq", "traderSaid", "solverSaid"),
+    *("carriers", "trader", "solver"),
+}
 _KEY_CARRIERS: Final = (b"A", b"UKY")
 _OVERHEAD: Final = 223
 
@@ -51,7 +60,8 @@ class TranscriptFile:
     """A file whose opening is read; its frames are read where they are asked for.
 
     raw: the file's bytes, or the file mapped; start: the offset of the first frame; facts: JSON
-    texts, opaque here.
+    texts, opaque here; begins: the checkpoint after which its frames begin, None for the first of
+    all.
     """
 
     opening: Opening
@@ -59,6 +69,7 @@ class TranscriptFile:
     facts: tuple[str, ...]
     raw: bytes | mmap.mmap = field(repr=False)
     start: int
+    begins: Beginning | None = None
 
     def each(self) -> Iterator[tuple[int, Frame]]:
         """Every frame with its offset, one at a time. Raises TranscriptFileError."""
@@ -115,8 +126,11 @@ def encode_file(
     frames: Sequence[bytes],
     notes: Sequence[JournalledOpening] = (),
     facts: Sequence[str] = (),
+    *,
+    begins: Beginning | None = None,
 ) -> bytes:
-    """The file's bytes; the same for the same record."""
+    """The file's bytes; the same for the same record. begins: where `frames` begin after a
+    checkpoint."""
     document: dict[str, object] = {
         "chainId": str(opening.chain_id),
         "contract": opening.contract.lower(),
@@ -137,6 +151,8 @@ def encode_file(
         ],
         "facts": list(facts),
     }
+    if begins is not None:
+        document["checkpoint"] = _checkpoint_document(begins)
     head = json.dumps(document, separators=(",", ":")).encode()
     return MAGIC + len(head).to_bytes(4) + head + b"".join(frames)
 
@@ -198,19 +214,22 @@ def _opened(raw: bytes | mmap.mmap, start: int) -> TranscriptFile:
         facts=tuple(str(fact) for fact in _list(document, "facts")),
         raw=raw,
         start=start,
+        begins=_begins(document) if "checkpoint" in document else None,
     )
 
 
 def verify_frames(
     file: TranscriptFile, *, threads: int = 1, progress: Progress | None = None
 ) -> Verified:
-    """Delegations, chain and signatures of the whole file, by the core in one pass.
+    """Delegations, chain and signatures of the whole file, by the core in one pass; of one that
+    begins at a checkpoint, that both lanes signed it too.
 
     threads: 0 for one on each core. progress: called now and then with the frames and bytes that
     are through; what it raises ends the work. Raises TranscriptFileError naming the first frame
     that does not stand, and the byte.
     """
     keys, end, fault = delegated_keys(file)
+    first, known = started(file)
     try:
         with memoryview(file.raw) as whole, whole[file.start : end] as frames:
             summary = verify_transcript(
@@ -218,6 +237,7 @@ def verify_frames(
                 file.opening.domain,
                 file.opening.custody,
                 keys,
+                start=first,
                 threads=threads,
                 progress=progress,
             )
@@ -228,7 +248,37 @@ def verify_frames(
         raise _out_of_form(file, bad) from None
     if fault is not None:
         raise fault
-    return Verified(summary.frames, summary.heads, keys)
+    if file.begins is not None:
+        _check_agreed(file, file.begins)
+    return Verified(summary.frames, summary.heads, (*known, *keys))
+
+
+def started(file: TranscriptFile) -> tuple[TranscriptStart | None, Keys]:
+    """The core's start of a file that begins at a checkpoint, and the keys in force there.
+
+    Raises TranscriptFileError.
+    """
+    if file.begins is None:
+        return None, ()
+    try:
+        start, ruling = file.begins.check(file.opening)
+    except CheckpointRefused as bad:
+        raise _bad_checkpoint(file, str(bad)) from None
+    return start, tuple((known.lane, since, known.public_key) for since, known in ruling)
+
+
+def _check_agreed(file: TranscriptFile, begins: Beginning) -> None:
+    point = begins.point
+    said = [frame for frame in file.carrying(b"UCP") if frame.seq == point.said[frame.lane]]
+    try:
+        check_agreed(point, said)
+    except CheckpointRefused as bad:
+        raise _bad_checkpoint(file, str(bad)) from None
+
+
+def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
+    span = (_START, file.start)
+    return TranscriptFileError("bad-checkpoint", detail, offset=_START, span=span)
 
 
 def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError | None]:
@@ -236,6 +286,11 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
     byte they suffice to judge the frames; and what is wrong with the frame there, if anything."""
     keys: list[tuple[int, int, bytes]] = []
     in_force: list[Delegation | None] = [None, None]
+    if file.begins is not None:
+        try:
+            in_force = [known for _, known in file.begins.check(file.opening)[1]]
+        except CheckpointRefused as bad:
+            return (), file.start, _bad_checkpoint(file, str(bad))
     at, index = file.start, 0
     while True:
         reach = (_reach(in_force[0]), _reach(in_force[1]))
@@ -381,13 +436,19 @@ def _seq(file: TranscriptFile, start: int) -> int:
 # --- writing ------------------------------------------------------------------------------------
 
 
-async def export(journal: JournalReader, custody: bytes, path: Path) -> int:
+async def export(
+    journal: JournalReader, custody: bytes, path: Path, *, since_checkpoint: bool = False
+) -> int:
     """Write a custody's record to `path`, whole or not at all; returns the number of frames.
 
-    Openings go in where the journal is unlocked. Raises UnknownCustody, JournalError, OSError.
+    The file begins where the journal's frames do, or at the newest checkpoint in force where
+    `since_checkpoint` is set. Openings go in where the journal is unlocked. Raises
+    UnknownCustody, NoCheckpoint, JournalError, OSError.
     Cancelled: raises Cancelled; nothing is written.
     """
     from trio.to_thread import run_sync
+
+    from psymm.transcript.begun import begins_at, newest
 
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -395,12 +456,16 @@ async def export(journal: JournalReader, custody: bytes, path: Path) -> int:
     notes: list[JournalledOpening] = []
     if isinstance(journal, Journal) and journal.unlocked:
         notes = await journal.openings(custody)
-    raw = encode_file(held.opening, [frame.raw for frame in frames], notes, facts)
-    await run_sync(_write_whole, path, raw)
-    return len(frames)
+    begins = await (newest if since_checkpoint else begins_at)(journal, custody, frames)
+    since = [one.raw for one in frames if begins is None or not begins.counts(one.lane, one.seq)]
+    raw = encode_file(held.opening, since, notes, facts, begins=begins)
+    await run_sync(write_whole, path, raw)
+    return len(since)
 
 
-def _write_whole(path: Path, raw: bytes) -> None:
+def write_whole(path: Path, raw: bytes) -> None:
+    """Write a file whole or not at all; who could not read the directory cannot read it. Blocks.
+    Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.draft")
     draft.touch(mode=0o600)
@@ -427,8 +492,8 @@ def _json(raw: bytes) -> Mapping[str, Any]:
         raise _refused("the opening is not JSON") from None
     if not isinstance(document, dict):
         raise _refused("the opening is not a JSON object")
-    if set(document) - {"notes", "facts"} != _KEYS:
-        odd = sorted(set(document) ^ _KEYS - {"notes", "facts"})
+    if set(document) - _OPTIONAL != _KEYS:
+        odd = sorted((set(document) - _OPTIONAL) ^ _KEYS)
         raise _refused(f"fields are missing or unknown: {', '.join(map(ascii, odd))[:200]}")
     return document
 
@@ -489,6 +554,45 @@ def _opening(document: Mapping[str, Any]) -> Opening:
     except ValueError as bad:
         raise _refused(f"a public key is no point: {bad}") from None
     return opening
+
+
+def _checkpoint_document(begins: Beginning) -> dict[str, object]:
+    point = begins.point
+    return {
+        "accountHash": "0x" + point.account_hash.hex(),
+        "traderSeq": str(point.trader_seq),
+        "solverSeq": str(point.solver_seq),
+        "traderSaid": str(point.said[0]),
+        "solverSaid": str(point.said[1]),
+        "carriers": ["0x" + raw.hex() for raw in begins.carriers],
+        "trader": "0x" + begins.trader.hex(),
+        "solver": ["0x" + raw.hex() for raw in begins.solver],
+        "account": begins.account.decode(),
+    }
+
+
+def _begins(document: Mapping[str, Any]) -> Beginning:
+    found = document["checkpoint"]
+    if not isinstance(found, dict) or set(found) != _CHECKPOINT:
+        raise _refused("the checkpoint's fields are missing or unknown")
+    carriers = [_hex({"carriers": each}, "carriers", None) for each in _list(found, "carriers")]
+    if len(carriers) != 2:
+        raise _refused("carriers are not two frames")
+    account = found["account"]
+    if not isinstance(account, str):
+        raise _refused("account is not a string")
+    return Beginning(
+        Point(
+            _hex(found, "accountHash", 32),
+            _number(found, "traderSeq"),
+            _number(found, "solverSeq"),
+            (_number(found, "traderSaid"), _number(found, "solverSaid")),
+        ),
+        account.encode("utf-8", "replace"),
+        (carriers[0], carriers[1]),
+        _hex(found, "trader", None),
+        tuple(_hex({"solver": each}, "solver", None) for each in _list(found, "solver")),
+    )
 
 
 def _note(entry: object) -> JournalledOpening:

@@ -19,7 +19,14 @@ from psymm._core import Frame, FrameError, keccak256, locate_frame
 from psymm.errors import TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
 from psymm.transcript.delegation import DelegationRefused, delegation_in
-from psymm.transcript.file import MAGIC, TranscriptFile, delegated_keys, field_at, open_file
+from psymm.transcript.file import (
+    MAGIC,
+    TranscriptFile,
+    delegated_keys,
+    field_at,
+    open_file,
+    started,
+)
 from psymm.transcript.record import Record
 
 _START: Final = len(MAGIC) + 4
@@ -52,7 +59,8 @@ def find_flip(
 ) -> Flip | None:
     """The one bit that has to be turned back for the part of the file that `refused` names to
     stand; None if no bit does it, if several would, or if the part is longer than is searched
-    (payloads of 4,096 bytes, openings of 8,192 beside the terms). Blocks, up to some seconds.
+    (payloads of 4,096 bytes, openings of 8,192 beside the terms; the opening of a file that begins
+    at a checkpoint is not searched). Blocks, up to some seconds.
 
     check: what else an opening must pass; raises TranscriptFileError where it does not.
     """
@@ -74,6 +82,10 @@ def find_flip(
 
 def _in_frame(file: TranscriptFile, start: int) -> Flip | None:
     keys, _, _ = delegated_keys(file)
+    try:
+        keys = (*started(file)[1], *keys)
+    except TranscriptFileError:
+        return None
     opening = file.opening
     flip = _core.find_flip(file.raw, start, opening.domain, opening.custody, keys)
     if flip is None:
@@ -127,7 +139,8 @@ class _Opening:
         self._head = bytes(raw[_START : self._end])
 
     def find(self, refused: TranscriptFileError) -> Flip | None:
-        if self._stands(self._head, self._end):
+        # A checkpoint's account is vouched for by a hash of another order, field by field.
+        if b'"checkpoint":' in self._head or self._stands(self._head, self._end):
             return None
         return self._in_length() or self._in_terms(refused) or self._in_json()
 

@@ -19,7 +19,8 @@ own but those that the peer shows.
 Tables: `journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
 `custodies`, `heads`, `frames`, `session_keys`, `openings`, `settlements`, `equivocations`,
 `facts`, `revocations`, `aside` (frames that were taken off the record because their key was
-revoked); `mending` and `salvaged` where frames are still to be fetched.
+revoked); `mending` and `salvaged` where frames are still to be fetched; of checkpoints, and of what
+was pruned before one, those of `psymm.transcript.pruning`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ from psymm.errors import (
 )
 from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
+from psymm.transcript import pruning
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.opening import Opening
+from psymm.transcript.pruning import Pruned
 from psymm.transcript.tally import read_tally, write_tally
 
 T = TypeVar("T")
@@ -307,8 +311,8 @@ class JournalReader:
     async def frames(
         self, custody: bytes, *, after: int = 0, at_most: int | None = None
     ) -> list[JournalledFrame]:
-        """The custody's frames in order of arrival, those after place `after`; the first
-        `at_most` of them.
+        """The custody's frames in order of arrival, those after place `after` that are
+        not pruned; the first `at_most` of them.
 
         Raises JournalCorrupt if a place is missing or a frame is not what was written there.
         Cancelled: raises Cancelled.
@@ -329,6 +333,25 @@ class JournalReader:
             ]
         )
         return found[0] if found else None
+
+    async def checkpoints(self, custody: bytes) -> list[tuple[Point, bytes]]:
+        """Checkpoints that were in force, with their accounts' documents: the one at which the
+        frames that are left begin, if any are gone, and the newest last. Cancelled: raises
+        Cancelled, nothing changed."""
+        return await self._read(lambda base: pruning.checkpoints_of(base, custody))
+
+    async def pruned(self, custody: bytes) -> Pruned:
+        """What is gone of a custody's frames. Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(lambda base: pruning.pruned_of(base, custody))
+
+    async def remembered(self, custody: bytes) -> list[JournalledFrame]:
+        """Of the frames that are gone, those that a session must still know, in order.
+        Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(
+            lambda base: [
+                JournalledFrame(*row, sent=True) for row in pruning.remembered_of(base, custody)
+            ]
+        )
 
     async def facts(self, custody: bytes) -> list[str]:
         """Chain facts that were believed, in order, as JSON. Cancelled: raises Cancelled."""
@@ -630,6 +653,21 @@ class Journal(JournalReader):
             )
         )
 
+    async def keep_checkpoint(
+        self, custody: bytes, point: Point, account: Callable[[], bytes]
+    ) -> None:
+        """Keep a checkpoint in force; `account` gives the document, in the journal's thread.
+        Cancelled: may be kept or not."""
+        await self._write(lambda base: pruning.keep(base, custody, point, account()))
+
+    async def remove_frames(
+        self, custody: bytes, gone: Pruned, remembered: Sequence[JournalledFrame]
+    ) -> None:
+        """Remove all frames that `gone` counts; `remembered` are those of them that stay known.
+        Cancelled: all are removed or none."""
+        rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in remembered]
+        await self._write(lambda base: pruning.remove(base, custody, gone, rows))
+
     def mark_sent(self, custody: bytes, lane: int, seq: int) -> None:
         """Our frames up to `seq` have been handed to the socket.
 
@@ -746,6 +784,11 @@ class Journal(JournalReader):
             ]
         except InvalidTag:
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
+
+    async def in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """Run what blocks where the journal's own work runs. Cancelled: it is done all the same."""
+        found: T = await self._run_sync(work, *args)
+        return found
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
@@ -1241,7 +1284,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
 
 def create_tables(base: sqlite3.Connection) -> None:
     """An empty journal's tables, inside the transaction that stands."""
-    for statement in _SCHEMA.split(";"):
+    for statement in (_SCHEMA + pruning.SCHEMA).split(";"):
         base.execute(statement)
 
 
@@ -1309,14 +1352,14 @@ def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
             )
         frames = sum(_check_custody(path, base, custody) for custody in sorted(held))
         (every,) = base.execute("SELECT count(*) FROM frames").fetchone()
-        if every != frames:
+        if every + sum(gone.arrivals for gone in pruning.all_pruned(base).values()) != frames:
             raise JournalCorrupt("there are frames of no custody", journal=path, frames=every)
         return JournalIdentity(journal_id, lineage, frames, _inode(path.stat()))
 
 
 def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
-    """How many frames are held, as many as the heads say."""
-    kept = _heads(path, base, custody)
+    """How many frames there are, as many as the heads say; pruned ones count."""
+    kept, gone = _heads(path, base, custody), pruning.pruned_of(base, custody)
     held, highest = base.execute(
         "SELECT count(*), coalesce(max(arrival), 0) FROM frames WHERE custody = ?", (custody,)
     ).fetchone()
@@ -1326,7 +1369,7 @@ def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
             "SELECT count(*), coalesce(max(seq), 0) FROM frames WHERE custody = ? AND lane = ?",
             (custody, lane),
         ).fetchone()
-        if count != seq or last != seq:
+        if count + gone.seqs[lane] != seq or last != seq:
             raise JournalCorrupt(
                 "frames are missing",
                 journal=path,
@@ -1347,7 +1390,8 @@ def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
                 lane=lane,
                 seq=seq,
             )
-    if not held == highest == kept.frames == kept.heads.trader[0] + kept.heads.solver[0]:
+    every = kept.heads.trader[0] + kept.heads.solver[0]
+    if not held + gone.arrivals == highest == kept.frames == every:
         raise JournalCorrupt(
             "frames are missing", journal=path, custody=custody, stated=kept.frames, held=held
         )
@@ -1402,7 +1446,7 @@ def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
     base.execute("UPDATE journal SET lineage = ?", (secrets.token_bytes(16),))
     base.execute("ALTER TABLE frames ADD COLUMN checksum BLOB NOT NULL DEFAULT x''")
     known = {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
-    for statement in _SCHEMA.split(";"):
+    for statement in (_SCHEMA + pruning.SCHEMA).split(";"):
         words = statement.split()
         if words[:2] == ["CREATE", "TABLE"] and words[2] not in known:
             base.execute(statement)
@@ -1689,7 +1733,8 @@ def _frames(
             (custody, after, -1 if at_most is None else at_most),
         )
     ]
-    for place, frame in enumerate(frames, after + 1):
+    gone = pruning.pruned_of(base, custody).arrivals
+    for place, frame in enumerate(frames, max(after, gone) + 1):
         if frame.arrival != place:
             raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)
     return frames

@@ -10,8 +10,17 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from psymm._core import Frame, Head, JsonError, SecretKey, Transcript, sign_frame
+from psymm._core import (
+    Frame,
+    Head,
+    JsonError,
+    SecretKey,
+    Transcript,
+    TranscriptStart,
+    sign_frame,
+)
 from psymm.messages import Logon, Message, SessionKeyChange, decode, encode
+from psymm.transcript.checkpoint import Beginning
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.opening import Opening
 
@@ -28,15 +37,28 @@ class Entry:
 
 
 class Record:
-    """All frames of one custody, in the order of their arrival here."""
+    """All frames of one custody, in the order of their arrival here; or all since a checkpoint.
 
-    def __init__(self, opening: Opening) -> None:
+    begins: where. Raises CheckpointRefused if it does not stand.
+    """
+
+    def __init__(self, opening: Opening, begins: Beginning | None = None) -> None:
         self.opening = opening
-        self._transcript = Transcript(opening.domain, opening.custody)
+        self.begins = begins
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
         self._ruling: tuple[list[int], list[int]] = ([], [])
         self._entries: list[Entry] = []
         self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
+        self._before = (0, 0)
+        self._earlier: dict[tuple[int, int], Entry] = {}
+        start: TranscriptStart | None = None
+        if begins is not None:
+            start, known = begins.check(opening)
+            self._before = begins.point.seqs
+            for lane, (since, delegation) in enumerate(known):
+                self._delegations[lane].append(delegation)
+                self._ruling[lane].append(since)
+        self._transcript = Transcript(opening.domain, opening.custody, start)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -48,15 +70,33 @@ class Record:
         return self._transcript.head(lane)
 
     def digest(self, lane: int, seq: int) -> bytes:
-        """Digest of a frame held; for seq 0 the custody's id. Raises IndexError."""
+        """Digest of a frame held, or known from the checkpoint; for seq 0 the custody's id.
+        Raises IndexError."""
         if seq == 0:
             return self.opening.custody
-        return self._lanes[lane][seq - 1].digest
+        if seq > self._before[lane]:
+            return self._lanes[lane][seq - self._before[lane] - 1].digest
+        return self._transcript.digest(lane, seq)
+
+    def knows(self, lane: int, seq: int) -> bool:
+        """Whether a frame that is or was on the record has its digest here still."""
+        try:
+            self._transcript.digest(lane, seq)
+        except IndexError:
+            return False
+        return True
 
     def entry(self, lane: int, seq: int) -> Entry | None:
         """The frame held with this number, or None."""
-        held = self._lanes[lane]
-        return held[seq - 1] if 1 <= seq <= len(held) else None
+        held, at = self._lanes[lane], seq - self._before[lane]
+        if at < 1:
+            return self._earlier.get((lane, seq))
+        return held[at - 1] if at <= len(held) else None
+
+    @property
+    def before(self) -> Sequence[Entry]:
+        """Frames from before the checkpoint that a session must still know, in order."""
+        return tuple(self._earlier.values())
 
     def delegation(self, lane: int) -> Delegation | None:
         """The one in force for the lane's next frame, or None before its Logon."""
@@ -83,7 +123,8 @@ class Record:
         Every frame is checked again. Raises TranscriptError where a frame that stays covers one
         that goes.
         """
-        left = Record(self.opening)
+        left = Record(self.opening, self.begins)
+        left._earlier = dict(self._earlier)
         for entry in self._entries:
             if entry.frame.lane != lane or entry.frame.seq < seq:
                 left.append(entry.frame)
@@ -100,7 +141,7 @@ class Record:
         if (
             isinstance(message, (Logon, SessionKeyChange))
             and frame.custody == self.opening.custody
-            and frame.seq == len(self._lanes[frame.lane]) + 1
+            and frame.seq == self.head(frame.lane).seq + 1
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
             delegation = delegation_in(self.opening, frame, message)
@@ -108,7 +149,7 @@ class Record:
             self._transcript.set_key(frame.lane, frame.seq, delegation.public_key)
         else:
             in_force = self.delegation(frame.lane)
-            if in_force is not None and frame.seq == len(self._lanes[frame.lane]) + 1:
+            if in_force is not None and frame.seq == self.head(frame.lane).seq + 1:
                 in_force.check_frame(frame)
         digest = self._transcript.append(frame)
         if delegation is not None:
@@ -118,6 +159,12 @@ class Record:
         self._entries.append(entry)
         self._lanes[frame.lane].append(entry)
         return entry
+
+    def remember(self, frame: Frame) -> None:
+        """Know a frame from before the checkpoint, which was checked when it was journalled."""
+        message, bad = _decoded(frame)
+        entry = Entry(frame, frame.digest(self.opening.domain), message, bad)
+        self._earlier[frame.lane, frame.seq] = entry
 
     def sign(
         self,
@@ -153,7 +200,8 @@ class Record:
         return self.append(frame)
 
     def keys(self) -> list[tuple[int, int, bytes]]:
-        """(lane, first frame, public key) of every key, as the core's verifiers take them."""
+        """(lane, first frame, public key) of every key known, as the core's verifiers take
+        them."""
         return [
             (known.lane, since, known.public_key)
             for ruling, lane in zip(self._ruling, self._delegations, strict=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from trio.to_thread import run_sync
 
 from psymm._core import Frame, FrameError, TranscriptError
-from psymm.errors import JournalCorrupt, TranscriptFileError
+from psymm.errors import CheckpointRefused, JournalCorrupt, TranscriptFileError
+from psymm.transcript import pruning
+from psymm.transcript.begun import begins_at
+from psymm.transcript.checkpoint import Beginning, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
 from psymm.transcript.journal import JournalledFrame, JournalReader
@@ -14,47 +19,91 @@ from psymm.transcript.record import Record
 
 
 async def read_record(journal: JournalReader, opening: Opening) -> Record:
-    """A custody's record from the journal, every frame checked as if it had just arrived.
+    """A custody's record from the journal, every frame checked as if it had just arrived; from the
+    newest checkpoint in force on, where there is one.
 
     Raises JournalCorrupt naming the frame. Cancelled: raises Cancelled, nothing changed.
     """
-    record = Record(opening)
-    for held in await journal.frames(opening.custody):
+    custody = opening.custody
+    held = await journal.frames(custody)
+    checkpoints = await journal.checkpoints(custody)
+    if not checkpoints:
+        return _appended(journal, Record(opening), held)
+    (point, account), earlier = checkpoints[-1], await journal.remembered(custody)
+    before = [one for one in held if one.seq <= point.seqs[one.lane]]
+    frames = [_frame(journal, opening, one) for one in (*earlier, *before)]
+    try:
+        record = Record(opening, beginning(point, account, frames))
+    except CheckpointRefused as bad:
+        raise JournalCorrupt(
+            f"the record cannot begin at its checkpoint: {bad}",
+            journal=journal.path,
+            custody=custody,
+        ) from None
+    for frame in frames:
+        if pruning.is_remembered(frame.raw):
+            record.remember(frame)
+    return _appended(journal, record, [one for one in held if one.seq > point.seqs[one.lane]])
+
+
+def _frame(journal: JournalReader, opening: Opening, held: JournalledFrame) -> Frame:
+    """A frame from before a checkpoint, whose digest was checked when it was journalled."""
+    try:
+        frame = Frame.parse(held.raw)
+    except FrameError as bad:
+        raise _corrupt(
+            journal, opening, held, f"a frame in the journal is not valid: {bad}"
+        ) from None
+    if (frame.lane, frame.seq, frame.digest(opening.domain)) != (held.lane, held.seq, held.digest):
+        raise _corrupt(journal, opening, held, _NOT_THE_SAME)
+    return frame
+
+
+def _appended(journal: JournalReader, record: Record, frames: list[JournalledFrame]) -> Record:
+    for held in frames:
         try:
             frame = Frame.parse(held.raw)
             entry = record.append(frame)
         except (FrameError, TranscriptError, DelegationRefused) as bad:
-            raise JournalCorrupt(
-                f"a frame in the journal is not valid: {bad}",
-                journal=journal.path,
-                custody=opening.custody,
-                lane=held.lane,
-                seq=held.seq,
+            raise _corrupt(
+                journal, record.opening, held, f"a frame in the journal is not valid: {bad}"
             ) from None
         if (frame.lane, frame.seq, entry.digest) != (held.lane, held.seq, held.digest):
-            raise JournalCorrupt(
-                "a frame in the journal is not the one it was",
-                journal=journal.path,
-                custody=opening.custody,
-                lane=held.lane,
-                seq=held.seq,
-            )
+            raise _corrupt(journal, record.opening, held, _NOT_THE_SAME)
     return record
+
+
+_NOT_THE_SAME: Final = "a frame in the journal is not the one it was"
+
+
+def _corrupt(
+    journal: JournalReader, opening: Opening, held: JournalledFrame, why: str
+) -> JournalCorrupt:
+    return JournalCorrupt(
+        why, journal=journal.path, custody=opening.custody, lane=held.lane, seq=held.seq
+    )
 
 
 async def verify_journal(journal: JournalReader) -> int:
     """Verify every custody of a journal: delegations, chain, signatures. Returns the frames.
 
-    The core does it in bulk, in a thread. Raises JournalCorrupt naming custody and frame.
-    Cancelled: raises Cancelled once the custody under way is through; nothing changed.
+    Of a custody whose oldest frames are gone, what is left is verified from the checkpoint at which
+    it begins. The core does it in bulk, in a thread. Raises JournalCorrupt naming custody and
+    frame. Cancelled: raises Cancelled once the custody under way is through; nothing changed.
     """
     total = 0
     for held in await journal.custodies():
         frames = await journal.frames(held.opening.custody)
+        begins = await begins_at(journal, held.opening.custody, frames)
+        if begins is not None:
+            frames = [one for one in frames if not begins.counts(one.lane, one.seq)]
         try:
-            verified = await run_sync(_verified, held.opening, frames)
+            verified = await run_sync(_verified, held.opening, begins, frames)
         except TranscriptFileError as bad:
-            place = "" if bad.frame is None else f", arrival {bad.frame + 1}"
+            since = [
+                one for one in frames if begins is None or not begins.counts(one.lane, one.seq)
+            ]
+            place = "" if bad.frame is None else f", arrival {since[bad.frame].arrival}"
             raise JournalCorrupt(
                 f"a frame in the journal is not valid{place}: {bad.reason}",
                 journal=journal.path,
@@ -64,9 +113,11 @@ async def verify_journal(journal: JournalReader) -> int:
     return total
 
 
-def _verified(opening: Opening, frames: list[JournalledFrame]) -> Verified:
-    file = parse_file(encode_file(opening, [frame.raw for frame in frames]))
-    for held, frame in zip(frames, file.frames, strict=True):
+def _verified(
+    opening: Opening, begins: Beginning | None, frames: list[JournalledFrame]
+) -> Verified:
+    file = parse_file(encode_file(opening, [frame.raw for frame in frames], begins=begins))
+    for index, (held, frame) in enumerate(zip(frames, file.frames, strict=True)):
         if (held.lane, held.seq, held.digest) != (
             frame.lane,
             frame.seq,
@@ -76,6 +127,6 @@ def _verified(opening: Opening, frames: list[JournalledFrame]) -> Verified:
                 "not-the-same",
                 "the frame is not the one that was kept",
                 offset=0,
-                frame=held.arrival - 1,
+                frame=index,
             )
     return verify_frames(file)

@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,12 +30,14 @@ from typing import Any, Final, get_args
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import (
     BadOpening,
+    CheckpointRefused,
     JournalCorrupt,
     JournalError,
     JournalUnwritable,
     Missing,
 )
 from psymm.messages import CollAsgnRespType, CollateralResponse
+from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
@@ -55,6 +57,7 @@ from psymm.transcript.journal import (
     without_links,
 )
 from psymm.transcript.opening import Opening
+from psymm.transcript.pruning import Pruned
 from psymm.transcript.record import Record
 from psymm.transcript.tally import Tally, read_tally, write_tally
 
@@ -66,9 +69,13 @@ _BESIDE: Final = (
     "facts",
     "revocations",
     "aside",
+    "checkpoints",
+    "pruned",
+    "remembered",
     "salvaged",
 )
 """Tables whose rows belong to one custody and are taken as they are."""
+_OF_CHECKPOINTS: Final = ("checkpoints", "pruned", "remembered")
 _SEALED: Final = ("session_keys", "openings", "settlements")
 
 
@@ -259,6 +266,14 @@ def _found(base: sqlite3.Connection, custody: bytes, *, first: bool) -> Found:
     target = _safely(base, "SELECT * FROM mending WHERE custody = ?", (custody,))
     if standing == "mending" and not target:
         standing = "restored"
+    beside = {
+        table: [
+            tuple(each)
+            for each in _both_ways(base, table, "*", _KEYS[table], "custody = ?", (custody,))
+        ]
+        for table in _BESIDE
+    }
+    gone = Pruned() if opening is None else _beginning(opening, beside, frames)[0]
     newest: list[tuple[int, bytes | None]] = []
     count = 0
     for lane in (0, 1):
@@ -272,16 +287,11 @@ def _found(base: sqlite3.Connection, custody: bytes, *, first: bool) -> Found:
         newest.append((seq, custody if seq == 0 else digest))
         missing.extend(
             Missing(custody, "frames", lane, first, end)
-            for first, end in _runs(n for n in range(1, seq + 1) if (lane, n) not in frames)
+            for first, end in _runs(
+                n for n in range(gone.seqs[lane] + 1, seq + 1) if (lane, n) not in frames
+            )
         )
     ours = heads.lane if heads is not None else None if row is None else row[1]
-    beside = {
-        table: [
-            tuple(each)
-            for each in _both_ways(base, table, "*", _KEYS[table], "custody = ?", (custody,))
-        ]
-        for table in _BESIDE
-    }
     if ours in (0, 1) and newest[ours][0] and not beside["session_keys"]:
         missing.append(Missing(custody, "session-keys"))
     opened = {row[1] for row in beside["openings"]}
@@ -310,6 +320,9 @@ _KEYS: Final = {
     "facts": "position",
     "revocations": "lane, key",
     "aside": "digest",
+    "checkpoints": "solver_seq",
+    "pruned": "custody",
+    "remembered": "arrival",
     "salvaged": "lane, seq",
 }
 
@@ -548,7 +561,13 @@ def _write_custody(
     row = (row[0], lane, *row[2:])
     candidates = {key: held for other in reversed(others) for key, held in other.frames.items()}
     candidates = _waiting(opening, one) | candidates | one.frames
-    record, left = _replay(opening, one, candidates)
+    gone, begins, before = _beginning(opening, one.beside, candidates)
+    record, left = _replay(opening, one, candidates, begins)
+    kept = [
+        *((held.lane, held.seq, held.digest, held.raw) for held in before),
+        *((entry.frame.lane, entry.frame.seq, entry.digest, entry.frame.raw) for entry in record),
+    ]
+    count = gone.arrivals + len(kept)
     heads = Heads(
         (record.head(0).seq, record.digest(0, record.head(0).seq)),
         (record.head(1).seq, record.digest(1, record.head(1).seq)),
@@ -573,7 +592,7 @@ def _write_custody(
     elif missing:
         standing = "mending"
     base.execute("INSERT INTO custodies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
-    put_heads(base, one.custody, lane, standing, heads, len(record))
+    put_heads(base, one.custody, lane, standing, heads, count)
     sent = {key for key, frame in one.frames.items() if frame.sent}
     base.executemany(
         "INSERT INTO frames VALUES (?,?,?,?,?,?,?,?)",
@@ -581,23 +600,21 @@ def _write_custody(
             (
                 one.custody,
                 place,
-                entry.frame.lane,
-                entry.frame.seq,
-                entry.digest,
-                entry.frame.raw,
-                int(entry.frame.lane != lane or (entry.frame.lane, entry.frame.seq) in sent),
-                frame_checksum(
-                    one.custody,
-                    place,
-                    entry.frame.lane,
-                    entry.frame.seq,
-                    entry.digest,
-                    entry.frame.raw,
-                ),
+                of,
+                seq,
+                digest,
+                raw,
+                int(of != lane or (of, seq) in sent),
+                frame_checksum(one.custody, place, of, seq, digest, raw),
             )
-            for place, entry in enumerate(record, 1)
+            for place, (of, seq, digest, raw) in enumerate(kept, gone.arrivals + 1)
         ],
     )
+    if begins is not None:
+        for table in _OF_CHECKPOINTS:
+            for each in one.beside[table]:
+                marks = ",".join("?" * len(each))
+                base.execute(f"INSERT INTO {table} VALUES ({marks})", each)  # noqa: S608
     if standing == "mending":
         (trader_seq, trader_digest), (solver_seq, solver_digest) = one.heads
         base.execute(
@@ -608,7 +625,9 @@ def _write_custody(
         "INSERT OR IGNORE INTO salvaged VALUES (?,?,?,?)",
         [(one.custody, frame.lane, frame.seq, frame.raw) for frame in left],
     )
-    for table in _BESIDE[:-1]:
+    for table in _BESIDE:
+        if table in (*_OF_CHECKPOINTS, "salvaged"):
+            continue
         for each in _beside(one, others, table):
             with suppress(sqlite3.IntegrityError):  # a damaged row of a table that has no seal
                 marks = ",".join("?" * len(each))
@@ -616,7 +635,7 @@ def _write_custody(
     lacks = [lack for lack in one.missing if lack.what not in ("frames", "heads", "opening")]
     if keys:
         lacks = [lack for lack in lacks if lack.what != "session-keys"]
-    return Mended(one.custody, standing, lane, row[8], len(record), (*missing, *lacks))
+    return Mended(one.custody, standing, lane, row[8], count, (*missing, *lacks))
 
 
 def _beside(one: Found, others: Sequence[Found], table: str) -> list[tuple[Any, ...]]:
@@ -628,16 +647,67 @@ def _beside(one: Found, others: Sequence[Found], table: str) -> list[tuple[Any, 
     return [*mine, *theirs]
 
 
+def _gone(beside: Mapping[str, Sequence[tuple[Any, ...]]]) -> Pruned:
+    """What was pruned of a custody, as far as its row can be read."""
+    for row in beside.get("pruned", ()):
+        if len(row) == 5 and all(isinstance(one, int) and one >= 0 for one in row[1:]):
+            return Pruned(*row[1:])
+    return Pruned()
+
+
+def _beginning(
+    opening: Opening,
+    beside: Mapping[str, Sequence[tuple[Any, ...]]],
+    candidates: Mapping[tuple[int, int], JournalledFrame],
+) -> tuple[Pruned, Beginning | None, list[JournalledFrame]]:
+    """Where the frames of a pruned custody begin, if all that the checkpoint rests on is there:
+    what is gone before it, and the frames up to it that are held.
+
+    Else everything is to be fetched from its first frame on; an archive has what was pruned.
+    """
+    gone = _gone(beside)
+    whole = (Pruned(), None, list[JournalledFrame]())
+    if not gone.arrivals or sum(gone.seqs) != gone.arrivals:
+        return whole
+    try:
+        for _, trader, solver, account_hash, *said, account in beside["checkpoints"]:
+            if solver != gone.begins:
+                continue
+            point = Point(account_hash, trader, solver, (said[0], said[1]))
+            before = [
+                candidates[lane, seq]
+                for lane in (0, 1)
+                for seq in range(gone.seqs[lane] + 1, point.seqs[lane] + 1)
+            ]
+            earlier = [Frame.parse(row[5]) for row in beside["remembered"]]
+            begins = beginning(
+                point, account, (*earlier, *(Frame.parse(held.raw) for held in before))
+            )
+            Record(opening, begins)
+            before.sort(key=lambda held: held.arrival)
+            return gone, begins, before
+    except (KeyError, CheckpointRefused, FrameError, *_MISREAD):
+        return whole
+    return whole
+
+
+_MISREAD: Final = (TypeError, ValueError, IndexError, OverflowError)
+
+
 def _replay(
-    opening: Opening, one: Found, candidates: dict[tuple[int, int], JournalledFrame]
+    opening: Opening,
+    one: Found,
+    candidates: dict[tuple[int, int], JournalledFrame],
+    begins: Beginning | None,
 ) -> tuple[Record, list[Frame]]:
     """As many frames as follow from one another, each verified; and those that have to wait.
 
     In the order of arrival where that is known; a frame that comes from elsewhere goes where it is
     first needed, since all that counts is that it comes after what it covers.
     """
-    record = Record(opening)
-    waiting = dict(candidates)
+    record = Record(opening, begins)
+    reached = (record.head(0).seq, record.head(1).seq)
+    waiting = {key: held for key, held in candidates.items() if key[1] > reached[key[0]]}
     moved = True
     while moved:
         moved = False

@@ -1,0 +1,138 @@
+"""`psymm journal archive` and `prune`: frames before a checkpoint in force leave the journal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import home_option, json_option, password_option
+from psymm.cli.output import Screen
+from psymm.cli.password import ask_password
+from psymm.cli.show import chosen
+from psymm.cli.transcript import unlock
+
+if TYPE_CHECKING:
+    from psymm.session.archive import Archived
+    from psymm.transcript.journal import Journal
+
+
+_custody_option = click.option(
+    "--custody", required=True, metavar="HEX", help="The custody's id, or its start."
+)
+
+
+@click.command("archive")
+@json_option
+@home_option
+@password_option
+@_custody_option
+@click.option(
+    "--openings",
+    is_flag=True,
+    help="With the notes' openings, so that the account can be computed from the file alone; "
+    "needs the password.",
+)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def archive_frames(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    custody: str,
+    openings: bool,
+    file: Path,
+) -> None:
+    """Moves one custody's frames before its newest checkpoint to FILE.
+
+    FILE verifies by itself (`psymm transcript verify`) and is on the disk before a frame leaves
+    the journal. What the other side may still ask for stays. No daemon may hold the journal.
+    """
+    if file.exists():
+        raise CommandError("file-exists", f"{file} exists; choose another name.", Exit.USAGE)
+    password = ask_password(password_fd) if openings else None
+    trio.run(partial(_archive, screen, home, custody, password, file))
+
+
+@click.command("prune")
+@json_option
+@home_option
+@_custody_option
+@click.option("--yes", is_flag=True, help="Do not ask before the frames are removed.")
+def prune_frames(screen: Screen, home: Home, custody: str, yes: bool) -> None:
+    """Removes one custody's frames before its newest checkpoint, for good.
+
+    Both sides have signed the account at the checkpoint, so nothing is lost that a court would
+    ask for; but the trades before it can then be shown from this home no more. `psymm journal
+    archive` keeps them in a file. No daemon may hold the journal.
+    """
+    if not yes:
+        _confirm()
+    trio.run(partial(_prune, screen, home, custody))
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise CommandError(
+            "confirmation-needed",
+            "Frames would be removed for good and nobody is at the terminal to confirm it; add "
+            "--yes.",
+            Exit.USAGE,
+        )
+    click.echo("The frames before the checkpoint are removed for good.", err=True)
+    if not click.confirm("Go on?", err=True):
+        raise CommandError("not-confirmed", "Nothing was removed.", Exit.REFUSED)
+
+
+async def _archive(
+    screen: Screen, home: Home, custody: str, password: str | None, file: Path
+) -> None:
+    from psymm.session.archive import archive
+
+    async with _writer(home, password) as held:
+        key = (await chosen(held, custody)).opening.custody
+        done = await archive(held, key, file)
+    _say(screen, key, done, f"archived in {file}", file=str(file))
+
+
+async def _prune(screen: Screen, home: Home, custody: str) -> None:
+    from psymm.session.archive import prune
+
+    async with _writer(home, None) as held:
+        key = (await chosen(held, custody)).opening.custody
+        done = await prune(held, key)
+    _say(screen, key, done, "removed")
+
+
+@asynccontextmanager
+async def _writer(home: Home, password: str | None) -> AsyncIterator[Journal]:
+    from psymm.transcript.journal import open_journal
+
+    async with open_journal(home.journal, create=False) as held:
+        if password is not None:
+            await unlock(held, home, password)
+        yield held
+
+
+def _say(screen: Screen, custody: bytes, done: Archived, what: str, **values: str) -> None:
+    point = done.point
+    screen.result(
+        f"{done.frames} frames of 0x{custody.hex()} {what}; {done.kept} are left, which begin at "
+        f"the checkpoint after trader {point.trader_seq} and solver {point.solver_seq}.",
+        custody=custody,
+        frames=done.frames,
+        kept=done.kept,
+        checkpoint={
+            "account": point.account_hash,
+            "traderSeq": point.trader_seq,
+            "solverSeq": point.solver_seq,
+        },
+        **values,
+    )

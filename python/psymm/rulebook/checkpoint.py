@@ -1,0 +1,360 @@
+"""Checkpoints: a UCP of one lane offers one, a UCP of the other that names the same puts it in
+force; and the account, restored from its bytes.
+
+A UCP names the account after the last solver frame that the trader covers where the UCP takes
+effect: its solver frame, what that frame covers, and the account's hash. At most one offer stands
+at a time, and it stands until it is answered, however late. An offer of the trader's that crosses
+one of the solver's is left aside: the solver's lane sequences, so its offer came first.
+
+Refusing a right offer is a fault: a Reject that names it, or any frame of the lane that covered
+it, more than T after that on the rulebook's clock, while it is unanswered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from types import UnionType
+from typing import Any, Final
+
+from psymm.messages import Checkpoint, Reject
+from psymm.rulebook.account import (
+    NEVER,
+    Account,
+    AgreedCheckpoint,
+    CheckpointOffer,
+    CheckpointRefusal,
+    Lane,
+)
+from psymm.rulebook.inputs import Entry
+from psymm.rulebook.table import MANY, Table
+from psymm.rulebook.value import replace
+from psymm.rulebook.violation import AccountRefused, refuse
+from psymm.terms import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The account that an offer may name here. ``account`` is None where it lies before the
+    checkpoint that a replay began at, so that nothing named can be in force any more. ``firm``:
+    no frame after it was ruled before it was final."""
+
+    account: Account | None
+    firm: bool
+
+
+UNKNOWN: Final = Named(None, False)
+
+
+# --- the rules ----------------------------------------------------------------------------------
+
+
+def agree(account: Account, entry: Entry, said: Checkpoint, named: Named) -> Account:
+    """UCP: the answer to the other lane's offer, or an offer."""
+    offer = account.offer
+    if offer is not None and offer.lane is not entry.lane:
+        if (said.solver_seq, said.trader_seq) == (offer.solver_seq, offer.trader_seq):
+            _check_hash(said, offer.account_hash)
+            return _in_force(account, entry, offer)
+        if entry.lane is Lane.TRADER and entry.peer_seq < offer.seq:
+            return account
+    if offer is not None:
+        refuse("checkpoint-pending", lane=offer.lane.name.lower(), seq=offer.seq)
+    at = named.account
+    if at is None:
+        return account
+    if (said.solver_seq, said.trader_seq) != (at.solver_seq, at.trader_seq):
+        refuse("checkpoint-misplaced", solver_seq=at.solver_seq, trader_seq=at.trader_seq)
+    _check_hash(said, at.hash)
+    if at.offer is not None or at.checkpoint != account.checkpoint:
+        refuse("checkpoint-misplaced", last=account.checkpoint and account.checkpoint.solver_seq)
+    if at.ended or at.alive is not None or not all(at.logged_on):
+        refuse("checkpoint-misplaced", ended=at.ended, logged_on=all(at.logged_on))
+    if not named.firm:
+        return account
+    made = CheckpointOffer(
+        lane=entry.lane,
+        seq=entry.seq,
+        account_hash=at.hash,
+        solver_seq=at.solver_seq,
+        trader_seq=at.trader_seq,
+        bytes_sent=at.bytes_sent,
+    )
+    return replace(account, offer=made)
+
+
+def _check_hash(said: Checkpoint, known: bytes) -> None:
+    if said.account_hash != known:
+        refuse("wrong-checkpoint", solver_seq=said.solver_seq, named=said.account_hash, known=known)
+
+
+def _in_force(account: Account, entry: Entry, offer: CheckpointOffer) -> Account:
+    said = (entry.seq, offer.seq) if entry.lane is Lane.TRADER else (offer.seq, entry.seq)
+    agreed = AgreedCheckpoint(
+        account_hash=offer.account_hash,
+        solver_seq=offer.solver_seq,
+        trader_seq=offer.trader_seq,
+        bytes_sent=offer.bytes_sent,
+        said=said,
+    )
+    seqs = (offer.trader_seq, offer.solver_seq)
+    refusals = tuple(one for one in account.refusals if one.seq > seqs[one.lane])
+    return replace(account, checkpoint=agreed, offer=None, refusals=refusals)
+
+
+def rejected(account: Account, entry: Entry, said: Reject) -> Account:
+    """3: a Reject changes nothing, but to reject a right offer is to refuse it."""
+    offer = account.offer
+    if offer is None or offer.lane is entry.lane or said.ref_seq_num != offer.seq:
+        return account
+    return _refused(account, entry, offer)
+
+
+def overdue(account: Account, entry: Entry) -> Account:
+    """After each frame: whether its lane has covered an offer, and for how long it has let it
+    stand."""
+    offer = account.offer
+    if offer is None or offer.lane is entry.lane or entry.peer_seq < offer.seq:
+        return account
+    if offer.covered_at is None:
+        return replace(account, offer=replace(offer, covered_at=account.clock))
+    if account.clock > offer.covered_at + account.terms.timeouts.acknowledgement:
+        return _refused(account, entry, offer)
+    return account
+
+
+def _refused(account: Account, entry: Entry, offer: CheckpointOffer) -> Account:
+    """Once for each offer."""
+    if any(one.lane is entry.lane and one.ref_seq == offer.seq for one in account.refusals):
+        return account
+    refusal = CheckpointRefusal(lane=entry.lane, seq=entry.seq, ref_seq=offer.seq)
+    return replace(account, refusals=(*account.refusals, refusal))
+
+
+# --- what a lane can say ------------------------------------------------------------------------
+
+
+def answer(account: Account, lane: Lane) -> Checkpoint | None:
+    """The UCP that this lane owes the other's offer."""
+    offer = account.offer
+    if offer is None or offer.lane is lane:
+        return None
+    return Checkpoint(
+        account_hash=offer.account_hash,
+        solver_seq=offer.solver_seq,
+        trader_seq=offer.trader_seq,
+    )
+
+
+def offer(account: Account, named: Named) -> Checkpoint | None:
+    """The UCP that would be a right offer after this account; None where none would."""
+    at = named.account
+    if at is None or not named.firm or account.offer is not None or at.offer is not None:
+        return None
+    if at.checkpoint != account.checkpoint or at.ended or at.alive is not None:
+        return None
+    if not all(at.logged_on):
+        return None
+    return Checkpoint(account_hash=at.hash, solver_seq=at.solver_seq, trader_seq=at.trader_seq)
+
+
+# --- an account from its bytes ------------------------------------------------------------------
+
+MOST_BYTES: Final = 2**30
+
+
+def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
+    """The account that ``Account.document`` wrote, whose hash is ``account_hash``.
+
+    The bytes may be anybody's. Raises AccountRefused unless they are that account in its one form.
+    """
+    if len(document) > MOST_BYTES:
+        raise AccountRefused("too long", bytes=len(document))
+    found = _load(document)
+    if found.get("terms") != "0x" + terms.hash.hex():
+        raise AccountRefused("it is of other terms", terms=terms.hash)
+    try:
+        account: Account = _read(Account, found | {"terms": terms}, "account")
+        whole = account.document()
+    except (ValueError, TypeError, OverflowError) as bad:
+        raise AccountRefused(f"a value is out of form: {str(bad)[:200]}") from None
+    if whole != document:
+        raise AccountRefused("the bytes are not in their one form")
+    if account.hash != account_hash:
+        raise AccountRefused(agreed=account_hash, computed=account.hash)
+    times = [request.expire_time for request in account.requests.values()]
+    times += [quote.valid_until for quote in account.quotes.values()]
+    times += [order.expire_time for order in account.orders.values()]
+    return replace(account, next_expiry=min(times, default=NEVER))
+
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_DEEPEST: Final = 16
+
+
+def _check_depth(raw: bytes) -> None:
+    """Python's JSON reader follows nested brackets on the stack, whatever they hold."""
+    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    for _ in range(_DEEPEST):
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    if brackets:
+        raise AccountRefused("it is nested too deep, or cut")
+
+
+def _load(raw: bytes) -> dict[str, Any]:
+    _check_depth(raw)
+    try:
+        found = json.loads(raw.decode(), object_pairs_hook=_unique)
+    except ValueError:
+        raise AccountRefused("it is not strict JSON") from None
+    if not isinstance(found, dict):
+        raise AccountRefused("it is not a JSON object")
+    return found
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise AccountRefused("a field stands twice")
+    return found
+
+
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _read(kind: Any, found: Any, path: str) -> Any:
+    """A value of a type's hint from its JSON. Whether that was its one form is seen by writing it
+    again."""
+    if kind is Terms:
+        return found
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (UnionType, typing.Union):
+        (kind,) = (arm for arm in args if arm is not type(None))
+        return _read(kind, found, path)
+    if origin is Table:
+        return _table(args, found, path)
+    if origin is tuple:
+        entries = _a(list, found, path)
+        kinds = [args[0]] * len(entries) if args[-1] is Ellipsis else args
+        if len(kinds) != len(entries):
+            raise AccountRefused("a list is too short or too long", field=path)
+        return tuple(
+            _read(each, entry, f"{path}[{i}]")
+            for i, (each, entry) in enumerate(zip(kinds, entries, strict=True))
+        )
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, found, path)
+    return _scalar(kind, _a(str, found, path), path)
+
+
+def _scalar(kind: Any, text: str, path: str) -> object:
+    if kind is bool:
+        return text == "Y"
+    if kind is str:
+        return text
+    read: Callable[[str], object] = kind
+    if kind is bytes:
+        read = _hex
+    elif issubclass(kind, Enum) and issubclass(kind, int):
+        read = _numbered(kind)
+    try:
+        return read(text)
+    except ValueError:
+        raise AccountRefused("a value is out of form", field=path) from None
+
+
+def _hex(text: str) -> bytes:
+    return bytes.fromhex(text.removeprefix("0x"))
+
+
+def _numbered(kind: Callable[[int], object]) -> Callable[[str], object]:
+    return lambda text: kind(int(text))
+
+
+def _dataclass(kind: Any, found: Any, path: str) -> object:
+    given = _a(dict, found, path)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "next_expiry"}
+    for name in given:
+        if name not in fields:
+            raise AccountRefused("an unknown field", field=f"{path}.{ascii(name)[1:-1][:80]}")
+    for name in fields:
+        # What may be None has None by default, and is left out then.
+        if name not in given and type(None) not in typing.get_args(_hints(kind)[name]):
+            raise AccountRefused("a field is missing", field=f"{path}.{name}")
+    hints = _hints(kind)
+    return kind(
+        **{name: _read(hints[name], each, f"{path}.{name}") for name, each in given.items()}
+    )
+
+
+def _table(args: tuple[Any, ...], found: Any, path: str) -> Table[Any, Any]:
+    given = _a(dict, found, path)
+    keys, values = args
+    grows = path in ("account.ended_orders", "account.used_ids")
+    return Table.of(
+        (
+            (_scalar(keys, key, path), _read(values, value, f"{path}.{ascii(key)[1:-1]}"))
+            for key, value in given.items()
+        ),
+        MANY if grows else 1,
+    )
+
+
+def _a(kind: type, found: Any, path: str) -> Any:
+    if not isinstance(found, kind):
+        raise AccountRefused("a value is of another kind", field=path, wanted=kind.__name__)
+    return found
+
+
+# --- where two accounts differ ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first field, in the canonical order, in which two accounts differ. ``field``: its path;
+    ``ours``, ``theirs``: its values as JSON, "absent" where it is not there."""
+
+    field: str
+    ours: str
+    theirs: str
+
+
+def first_difference(ours: bytes, theirs: bytes) -> Difference | None:
+    """Where two canonical accounts differ; None where they are the same.
+
+    ``theirs`` may be anything. Raises AccountRefused where it is no JSON object.
+    """
+    return _differs(_load(ours), _load(theirs), "")
+
+
+_ABSENT: Final = object()
+
+
+def _differs(ours: Any, theirs: Any, path: str) -> Difference | None:
+    if isinstance(ours, list) and isinstance(theirs, list):
+        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted({*ours, *theirs}):
+            step = f"[{key}]" if isinstance(key, int) else f".{ascii(key)[1:-1][:80]}"
+            found = _differs(ours.get(key, _ABSENT), theirs.get(key, _ABSENT), path + step)
+            if found is not None:
+                return found
+        return None
+    if type(ours) is type(theirs) and ours == theirs:
+        return None
+    return Difference(path.removeprefix("."), _said(ours), _said(theirs))
+
+
+def _said(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))[:400]

@@ -1,0 +1,129 @@
+"""Frames before a checkpoint in force leave the journal: into a file that verifies by itself, or
+for good.
+
+What the other side may still ask for stays: every frame after those that the checkpoint counts,
+and the few before them that a record needs to begin there. The file is whole and on the disk
+before a frame leaves the journal, and all of them leave in one commit, so a process that dies at
+any instant leaves the journal as it was or as it should be, and doing it again is safe.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
+from psymm.rulebook import AccountRefused, restore
+from psymm.terms import Terms, TermsError
+from psymm.transcript import pruning
+from psymm.transcript.begun import begins_at
+from psymm.transcript.checkpoint import Beginning, Point
+from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
+from psymm.transcript.journal import Journal, JournalledFrame, JournalledOpening
+from psymm.transcript.opening import Opening
+from psymm.transcript.pruning import Pruned
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """frames: how many left the journal. kept: how many are left in it. point: the checkpoint at
+    which these begin."""
+
+    frames: int
+    kept: int
+    point: Point
+
+
+async def archive(journal: Journal, custody: bytes, path: Path) -> Archived:
+    """Write all frames that the journal holds of a custody to a transcript file at `path`, verify
+    it, and remove from the journal what its newest checkpoint in force makes needless.
+
+    The file begins where the journal's frames do: at the first, or at the checkpoint before which
+    they were removed already; so the files of one custody, one after the other, are all of it. It
+    holds the notes' openings where the journal is unlocked. Raises NoCheckpoint,
+    UnknownCustody, JournalCorrupt where a frame does not stand, OSError; then nothing has left the
+    journal. Cancelled: the file may be there; all that should leave has left, or nothing.
+    """
+    held = await journal.custody(custody)
+    frames = await journal.frames(custody)
+    gone, point = await _leaving(journal, held.opening, frames)
+    begins = await begins_at(journal, custody, frames)
+    notes: list[JournalledOpening] = await journal.openings(custody) if journal.unlocked else []
+    facts = await journal.facts(custody)
+    await journal.in_thread(_write_verified, path, held.opening, begins, frames, notes, facts)
+    return await _remove(journal, custody, gone, point, frames)
+
+
+async def prune(journal: Journal, custody: bytes) -> Archived:
+    """As `archive`, without a file: what leaves is gone for good, from this side.
+
+    Raises NoCheckpoint, UnknownCustody, JournalCorrupt. Cancelled: all has left, or nothing.
+    """
+    held = await journal.custody(custody)
+    frames = await journal.frames(custody)
+    gone, point = await _leaving(journal, held.opening, frames)
+    return await _remove(journal, custody, gone, point, frames)
+
+
+async def _leaving(
+    journal: Journal, opening: Opening, frames: Sequence[JournalledFrame]
+) -> tuple[Pruned, Point]:
+    """What can leave, once it is seen that the checkpoint's account is there whole."""
+    custody = opening.custody
+    checkpoints = await journal.checkpoints(custody)
+    if not checkpoints:
+        raise NoCheckpoint(custody=custody)
+    point, account = checkpoints[-1]
+    before = await journal.pruned(custody)
+    try:
+        restore(account, Terms.parse(opening.terms), point.account_hash)
+        gone = pruning.leaving(
+            point, before, ((one.arrival, one.lane, one.seq, one.raw) for one in frames)
+        )
+    except (CheckpointRefused, AccountRefused, TermsError) as bad:
+        raise JournalCorrupt(
+            f"its checkpoint does not stand: {bad}", journal=journal.path, custody=custody
+        ) from None
+    return gone, point
+
+
+async def _remove(
+    journal: Journal,
+    custody: bytes,
+    gone: Pruned,
+    point: Point,
+    frames: Sequence[JournalledFrame],
+) -> Archived:
+    leaves = [one for one in frames if one.arrival <= gone.arrivals]
+    remembered = [one for one in leaves if pruning.is_remembered(one.raw)]
+    await journal.remove_frames(custody, gone, remembered)
+    return Archived(len(leaves), len(frames) - len(leaves), point)
+
+
+def _write_verified(
+    path: Path,
+    opening: Opening,
+    begins: Beginning | None,
+    frames: Sequence[JournalledFrame],
+    notes: Sequence[JournalledOpening],
+    facts: Sequence[str],
+) -> None:
+    since = [one.raw for one in frames if begins is None or not begins.counts(one.lane, one.seq)]
+    raw = encode_file(opening, since, notes, facts, begins=begins)
+    verify_frames(parse_file(raw))
+    write_whole(path, raw)
+    _sync(path)
+    # What leaves the journal now is on the disk, or there is an error and it stays.
+    if path.read_bytes() != raw:
+        raise OSError(f"{path} does not hold what was written to it")
+
+
+def _sync(path: Path) -> None:
+    for place in (path, path.parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

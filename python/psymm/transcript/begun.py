@@ -1,0 +1,55 @@
+"""Where the frames that a journal holds begin: the first of all, or a checkpoint in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psymm._core import Frame, FrameError
+from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
+from psymm.transcript.checkpoint import Beginning, Point, beginning
+from psymm.transcript.journal import JournalledFrame, JournalReader
+
+
+async def begins_at(
+    journal: JournalReader, custody: bytes, frames: Sequence[JournalledFrame]
+) -> Beginning | None:
+    """Where the frames that the journal holds begin; None for the first frame of all.
+
+    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    """
+    gone = await journal.pruned(custody)
+    if not gone.arrivals:
+        return None
+    for point, account in await journal.checkpoints(custody):
+        if point.solver_seq == gone.begins:
+            return await _beginning(journal, custody, point, account, frames)
+    raise JournalCorrupt(
+        "the checkpoint at which its frames begin is missing", journal=journal.path, custody=custody
+    )
+
+
+async def newest(
+    journal: JournalReader, custody: bytes, frames: Sequence[JournalledFrame]
+) -> Beginning:
+    """The newest checkpoint in force, to begin at. Raises NoCheckpoint, JournalCorrupt.
+    Cancelled: raises Cancelled, nothing changed."""
+    checkpoints = await journal.checkpoints(custody)
+    if not checkpoints:
+        raise NoCheckpoint(custody=custody)
+    return await _beginning(journal, custody, *checkpoints[-1], frames)
+
+
+async def _beginning(
+    journal: JournalReader,
+    custody: bytes,
+    point: Point,
+    account: bytes,
+    frames: Sequence[JournalledFrame],
+) -> Beginning:
+    earlier = await journal.remembered(custody)
+    try:
+        return beginning(point, account, (Frame.parse(one.raw) for one in (*earlier, *frames)))
+    except (CheckpointRefused, FrameError) as bad:
+        raise JournalCorrupt(
+            f"its checkpoint does not stand: {bad}", journal=journal.path, custody=custody
+        ) from None

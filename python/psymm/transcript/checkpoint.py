@@ -1,0 +1,211 @@
+"""A checkpoint in force as the transcript needs it: what a record can begin at.
+
+Both UCPs are signed and lie after the frames that they name, so what is here is proven by what
+follows: the account's bytes by the hash that both named, the heads by the frames after them. The
+solver's frames reach back to the one after the last that the trader's head covers, since the
+trader's next frame may cover any of them. The keys in force are shown by the frames that carry
+their delegations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Final
+
+from psymm._core import Frame, FrameError, TranscriptError, TranscriptStart
+from psymm.errors import CheckpointRefused
+from psymm.messages import Checkpoint, JsonError, Logon, Message, SessionKeyChange, decode
+from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
+from psymm.transcript.opening import SOLVER, TRADER, Opening
+
+Ruling = tuple[int, Delegation]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a checkpoint in force is: the account's hash, the last frames of each lane that it
+    counts, and the seqs of the two UCPs, the trader's first."""
+
+    account_hash: bytes
+    trader_seq: int
+    solver_seq: int
+    said: tuple[int, int]
+
+    @property
+    def seqs(self) -> tuple[int, int]:
+        return self.trader_seq, self.solver_seq
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a record begins. account: the document of the rulebook's account.
+
+    carriers: raw frames that carry the keys in force, of the trader at its head, of the solver at
+    the first of `solver`. trader: the raw frame of its head; solver: raw frames in a row up to its
+    head.
+    """
+
+    point: Point
+    account: bytes = field(repr=False)
+    carriers: tuple[bytes, bytes] = field(repr=False)
+    trader: bytes = field(repr=False)
+    solver: tuple[bytes, ...] = field(repr=False)
+
+    def counts(self, lane: int, seq: int) -> bool:
+        """Whether the checkpoint's account counts that frame."""
+        return seq <= self.point.seqs[lane]
+
+    @cached_property
+    def frames(self) -> tuple[Frame, ...]:
+        """The solver's frames up to its head. Raises FrameError."""
+        return tuple(_exactly(raw) for raw in self.solver)
+
+    def check(self, opening: Opening) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
+        """The core's start and the delegations in force there, each with the frame from which on
+        it rules.
+
+        Raises CheckpointRefused where frames are out of form, of another custody or place, do not
+        link, are not signed by the key in force, or where a key was not delegated.
+        """
+        try:
+            return self._checked(opening)
+        except (FrameError, TranscriptError, DelegationRefused) as bad:
+            raise CheckpointRefused(str(bad), solver_seq=self.point.solver_seq) from None
+
+    def _checked(self, opening: Opening) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
+        trader, solver = _exactly(self.trader), self.frames
+        if not solver:
+            raise CheckpointRefused("the solver's head is missing")
+        expected = [(TRADER, self.point.trader_seq)]
+        first = self.point.solver_seq - len(solver) + 1
+        expected += [(SOLVER, first + i) for i in range(len(solver))]
+        for frame, place in zip((trader, *solver), expected, strict=True):
+            if (frame.lane, frame.seq) != place or frame.custody != opening.custody:
+                raise CheckpointRefused(
+                    "a frame is not the one that belongs there", lane=place[0], seq=place[1]
+                )
+        for before, after in pairwise(solver):
+            if after.previous != before.digest(opening.domain):
+                raise CheckpointRefused("frames do not follow", lane=SOLVER, seq=after.seq)
+        known = (
+            _carried(opening, TRADER, self.carriers[TRADER], trader.seq),
+            _carried(opening, SOLVER, self.carriers[SOLVER], solver[0].seq),
+        )
+        in_force = (_signed(opening, [trader], known[0]), _signed(opening, solver, known[1]))
+        keys = [(known.lane, since, known.public_key) for since, known in in_force]
+        return TranscriptStart(opening.domain, [trader], solver, keys), in_force
+
+
+def _signed(opening: Opening, frames: Sequence[Frame], ruling: Ruling) -> Ruling:
+    """Checks the signatures of a lane's frames in a row; the delegation in force at the last."""
+    since, known = ruling
+    for frame in frames:
+        message = _message(frame)
+        if isinstance(message, SessionKeyChange):
+            since, known = frame.seq, delegation_in(opening, frame, message)
+        known.check_frame(frame)
+        frame.verify(opening.domain, known.public_key)
+    return since, known
+
+
+def _exactly(raw: bytes) -> Frame:
+    frame = Frame.parse(raw)
+    if frame.length != len(raw):
+        raise CheckpointRefused("there are bytes after a frame", lane=frame.lane, seq=frame.seq)
+    return frame
+
+
+def _carried(opening: Opening, lane: int, raw: bytes, head: int) -> Ruling:
+    frame = _exactly(raw)
+    message = _message(frame)
+    if (
+        frame.lane != lane
+        or frame.custody != opening.custody
+        or frame.seq > head
+        or not isinstance(message, Logon | SessionKeyChange)
+        or (frame.seq == 1) != isinstance(message, Logon)
+    ):
+        raise CheckpointRefused("a frame that should carry a key does not", lane=lane)
+    delegation = delegation_in(opening, frame, message)
+    frame.verify(opening.domain, delegation.public_key)
+    return frame.seq, delegation
+
+
+def beginning(point: Point, account: bytes, frames: Iterable[Frame]) -> Beginning:
+    """Where a record can begin, out of a custody's frames in their order; more may be given.
+
+    Raises CheckpointRefused where one that it needs is not among them.
+    """
+    carriers: tuple[list[Frame], list[Frame]] = ([], [])
+    trader: Frame | None = None
+    solver: list[Frame] = []
+    for frame in frames:
+        if frame.seq > point.seqs[frame.lane]:
+            continue
+        if may_be(frame.payload, _CARRIERS) and isinstance(
+            _message(frame), Logon | SessionKeyChange
+        ):
+            carriers[frame.lane].append(frame)
+        if frame.lane == SOLVER:
+            solver.append(frame)
+        elif frame.seq == point.trader_seq:
+            trader = frame
+    missing = CheckpointRefused("a frame that it needs is not here", solver_seq=point.solver_seq)
+    if trader is None:
+        raise missing
+    needed = [frame for frame in solver if frame.seq > trader.peer_seq]
+    if not needed or len(needed) != point.solver_seq - trader.peer_seq:
+        raise missing
+    first = (trader.seq, needed[0].seq)
+    ruling = [[one for one in carriers[lane] if one.seq <= first[lane]] for lane in (0, 1)]
+    if not all(ruling):
+        raise missing
+    return Beginning(
+        point,
+        account,
+        (ruling[0][-1].raw, ruling[1][-1].raw),
+        trader.raw,
+        tuple(frame.raw for frame in needed),
+    )
+
+
+_CARRIERS: Final = frozenset((b"A", b"UKY"))
+_MSG_TYPE: Final = re.compile(rb'\{"MsgType":"([^"\\]*)"')
+
+
+def may_be(payload: bytes, msg_types: frozenset[bytes]) -> bool:
+    """Whether a payload may be of one of these types. Only a parser can tell where it is not
+    written in the usual form, which nobody is bound to."""
+    found = _MSG_TYPE.match(payload)
+    return found is None or found[1] in msg_types
+
+
+def check_agreed(point: Point, said: Sequence[Frame]) -> None:
+    """That the two UCPs are among frames whose signatures stand, and name this very point.
+
+    Raises CheckpointRefused.
+    """
+    for lane, seq in enumerate(point.said):
+        found = next((one for one in said if (one.lane, one.seq) == (lane, seq)), None)
+        message = None if found is None else _message(found)
+        if not isinstance(message, Checkpoint) or (
+            message.account_hash,
+            message.trader_seq,
+            message.solver_seq,
+        ) != (point.account_hash, point.trader_seq, point.solver_seq):
+            raise CheckpointRefused(
+                "the lane has not signed this checkpoint in the frame that should say it",
+                lane=lane,
+                seq=seq,
+            )
+
+
+def _message(frame: Frame) -> Message | None:
+    try:
+        return decode(frame.payload)
+    except JsonError:
+        return None

@@ -1,0 +1,193 @@
+"""What a journal keeps of checkpoints, and of frames before one that are no longer there.
+
+Frames leave from the oldest arrival on, never one from between others, and never one that a
+record needs to begin at its checkpoint. Of what leaves, the few frames that a session must know
+for as long as it lives (logons, keys, notes, settlements) are remembered in a table of their own.
+
+All functions run in the journal's thread, within its transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psymm._core import Frame
+from psymm.errors import CheckpointRefused, JournalConflict
+from psymm.messages import (
+    ChainFact,
+    CollateralAssignment,
+    CollateralResponse,
+    JsonError,
+    Logon,
+    Logout,
+    Message,
+    SessionKeyChange,
+    Settlement,
+    SettlementAcceptance,
+    decode,
+)
+from psymm.transcript.checkpoint import Point, may_be
+from psymm.transcript.opening import SOLVER, TRADER
+
+REMEMBERED: Final[tuple[type[Message], ...]] = (
+    Logon,
+    Logout,
+    SessionKeyChange,
+    CollateralAssignment,
+    CollateralResponse,
+    Settlement,
+    SettlementAcceptance,
+    ChainFact,
+)
+_TYPES: Final = frozenset(kind.MSG_TYPE.encode() for kind in REMEMBERED)
+
+SCHEMA: Final = """
+CREATE TABLE checkpoints (
+  custody BLOB NOT NULL REFERENCES custodies, trader_seq INTEGER NOT NULL,
+  solver_seq INTEGER NOT NULL, account_hash BLOB NOT NULL, trader_said INTEGER NOT NULL,
+  solver_said INTEGER NOT NULL, account BLOB NOT NULL, PRIMARY KEY (custody, solver_seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pruned (
+  custody BLOB PRIMARY KEY REFERENCES custodies, arrivals INTEGER NOT NULL,
+  trader_seq INTEGER NOT NULL, solver_seq INTEGER NOT NULL, begins INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE remembered (
+  custody BLOB NOT NULL REFERENCES custodies, arrival INTEGER NOT NULL,
+  lane INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, raw BLOB NOT NULL,
+  PRIMARY KEY (custody, arrival)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What is gone of a custody: arrivals, from the first on, and the lanes' frames up to.
+    begins: the solver_seq of the checkpoint at which what is left begins; 0 where nothing is
+    gone."""
+
+    arrivals: int = 0
+    trader_seq: int = 0
+    solver_seq: int = 0
+    begins: int = 0
+
+    @property
+    def seqs(self) -> tuple[int, int]:
+        """By lane."""
+        return self.trader_seq, self.solver_seq
+
+
+def is_remembered(raw: bytes) -> bool:
+    """Whether a frame is one that a session must know for as long as it lives."""
+    payload = Frame.parse(raw).payload
+    if not may_be(payload, _TYPES):
+        return False
+    try:
+        return isinstance(decode(payload), REMEMBERED)
+    except JsonError:
+        return False
+
+
+def pruned_of(base: sqlite3.Connection, custody: bytes) -> Pruned:
+    row = base.execute(
+        "SELECT arrivals, trader_seq, solver_seq, begins FROM pruned WHERE custody = ?", (custody,)
+    ).fetchone()
+    return Pruned() if row is None else Pruned(*row)
+
+
+def all_pruned(base: sqlite3.Connection) -> dict[bytes, Pruned]:
+    """By custody; of the others nothing is gone."""
+    rows = base.execute("SELECT custody, arrivals, trader_seq, solver_seq, begins FROM pruned")
+    return {bytes(row[0]): Pruned(*row[1:]) for row in rows}
+
+
+def keep(base: sqlite3.Connection, custody: bytes, point: Point, account: bytes) -> None:
+    """Keep a checkpoint in force. Of those before it, only the one that what is left of the
+    frames begins at is still of use."""
+    base.execute(
+        "INSERT OR IGNORE INTO checkpoints VALUES (?,?,?,?,?,?,?)",
+        (custody, *point.seqs, point.account_hash, *point.said, account),
+    )
+    base.execute(
+        "DELETE FROM checkpoints WHERE custody = ? AND solver_seq < ? AND solver_seq != ?",
+        (custody, point.solver_seq, pruned_of(base, custody).begins),
+    )
+
+
+def checkpoints_of(base: sqlite3.Connection, custody: bytes) -> list[tuple[Point, bytes]]:
+    """Points with their accounts, the oldest first."""
+    rows = base.execute(
+        "SELECT account_hash, trader_seq, solver_seq, trader_said, solver_said, account"
+        " FROM checkpoints WHERE custody = ? ORDER BY solver_seq",
+        (custody,),
+    )
+    return [(Point(bytes(row[0]), row[1], row[2], (row[3], row[4])), bytes(row[5])) for row in rows]
+
+
+def remembered_of(
+    base: sqlite3.Connection, custody: bytes
+) -> list[tuple[int, int, int, bytes, bytes]]:
+    """Arrival, lane, seq, digest and bytes of frames that are gone."""
+    return base.execute(
+        "SELECT arrival, lane, seq, digest, raw FROM remembered WHERE custody = ? ORDER BY arrival",
+        (custody,),
+    ).fetchall()
+
+
+def leaving(point: Point, before: Pruned, frames: Iterable[tuple[int, int, int, bytes]]) -> Pruned:
+    """What is gone once a record begins at `point` and needs nothing older.
+
+    frames: (arrival, lane, seq, raw) of all that are held, in order. Raises CheckpointRefused
+    where what the record needs is not among them.
+    """
+    held = list(frames)
+    heads = (raw for _, lane, seq, raw in held if (lane, seq) == (TRADER, point.trader_seq))
+    head = next(heads, None)
+    if head is None:
+        raise CheckpointRefused("a frame that it needs is not here", solver_seq=point.solver_seq)
+    covered = Frame.parse(head).peer_seq
+    first = min(
+        arrival
+        for arrival, lane, seq, _ in held
+        if (lane == TRADER and seq >= point.trader_seq) or (lane == SOLVER and seq > covered)
+    )
+    gone = [before.trader_seq, before.solver_seq]
+    for arrival, lane, seq, _ in held:
+        if arrival >= first:
+            break
+        gone[lane] = seq
+    return Pruned(first - 1, gone[TRADER], gone[SOLVER], point.solver_seq)
+
+
+def remove(
+    base: sqlite3.Connection,
+    custody: bytes,
+    gone: Pruned,
+    remembered: Sequence[tuple[int, int, int, bytes, bytes]],
+) -> None:
+    """Remove the frames that `gone` counts; `remembered` are rows of them that stay known.
+
+    Raises JournalConflict where the checkpoint is no longer the newest; nothing is changed then.
+    """
+    newest = base.execute(
+        "SELECT max(solver_seq) FROM checkpoints WHERE custody = ?", (custody,)
+    ).fetchone()[0]
+    if newest != gone.begins or pruned_of(base, custody).arrivals > gone.arrivals:
+        raise JournalConflict(
+            "a newer checkpoint came into force meanwhile; nothing was removed, do it again",
+            custody=custody,
+        )
+    base.executemany(
+        "INSERT OR REPLACE INTO remembered VALUES (?,?,?,?,?,?)",
+        [(custody, *row) for row in remembered],
+    )
+    base.execute("DELETE FROM frames WHERE custody = ? AND arrival <= ?", (custody, gone.arrivals))
+    base.execute(
+        "INSERT OR REPLACE INTO pruned VALUES (?,?,?,?,?)",
+        (custody, gone.arrivals, gone.trader_seq, gone.solver_seq, gone.begins),
+    )
+    base.execute(
+        "DELETE FROM checkpoints WHERE custody = ? AND solver_seq < ?", (custody, gone.begins)
+    )

@@ -1,0 +1,522 @@
+"""Checkpoints: offered by one lane, put in force by the other, and a history that begins there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rulebook_scene import (
+    CUSTODY,
+    MS,
+    SOLVER_NOTE,
+    START,
+    TRADER_NOTE,
+    Scene,
+    WrittenFrame,
+    accepts,
+    limit,
+    logon,
+    make_terms,
+    quote,
+    trade,
+)
+from test_properties import EVENTS, TERMS, Party, solvers_idea, traders_idea
+
+from psymm.messages import Checkpoint, Heartbeat, Message, Reject, encode
+from psymm.rulebook import (
+    Account,
+    AccountRefused,
+    Lane,
+    Opening,
+    Replay,
+    first_difference,
+    restore,
+)
+from psymm.rulebook.checkpoint import answer, offer
+from psymm.terms import NANOSECONDS, Limits, Terms
+
+T_NS = 10 * NANOSECONDS
+RUNS = int(os.environ.get("PSYMM_RULEBOOK_RUNS", "60"))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene().open_for_trading()
+
+
+def right(scene: Scene) -> Checkpoint:
+    """What either lane can offer now: the trader's last frame covers the solver's last, and the
+    solver covers that one."""
+    scene.trade(Heartbeat())
+    said = offer(scene.account, scene.replay.named)
+    assert said is not None
+    return said
+
+
+def agreed(scene: Scene, first: Lane = Lane.TRADER) -> Account:
+    """A checkpoint in force, offered by `first`; the account that it names."""
+    said = right(scene)
+    if first is Lane.TRADER:
+        scene.trader(said, covers=said.solver_seq)
+        assert scene.solver(said) is None
+    else:
+        assert scene.solver(said) is None
+        assert scene.trade(said) is None
+    point = scene.account.checkpoint
+    assert point is not None
+    assert point.account_hash == said.account_hash
+    found = scene.replay.agreed
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("first", list(Lane))
+def test_a_checkpoint_is_in_force_when_both_lanes_have_named_it(scene: Scene, first: Lane) -> None:
+    scene.opened()
+    account = agreed(scene, first)
+    point = scene.account.checkpoint
+    assert point is not None
+    assert (point.solver_seq, point.trader_seq) == (account.solver_seq, account.trader_seq)
+    assert point.account_hash == account.hash
+    assert [type(scene_message(scene, lane, seq)) for lane, seq in enumerate(point.said)] == [
+        Checkpoint,
+        Checkpoint,
+    ]
+    assert scene.account.offer is None
+
+
+def scene_message(scene: Scene, lane: int, seq: int) -> Message:
+    from psymm.messages import decode
+
+    (frame,) = (f for f in scene.frames if (f.lane, f.seq) == (lane, seq))
+    return decode(frame.payload)
+
+
+def test_one_lane_alone_puts_nothing_in_force(scene: Scene) -> None:
+    assert scene.solver(right(scene)) is None
+    assert scene.account.checkpoint is None
+    assert scene.account.offer is not None
+
+
+def test_another_hash_is_a_wrong_checkpoint(scene: Scene) -> None:
+    said = replace(right(scene), account_hash=b"\x01" * 32)
+    found = scene.violation_of_solver(said, "wrong-checkpoint")
+    assert scene.replay.disputed is not None
+    assert ("known", "0x" + scene.replay.disputed.hash.hex()) in found.values
+
+
+def test_an_answer_with_another_hash_is_a_wrong_checkpoint(scene: Scene) -> None:
+    said = right(scene)
+    assert scene.solver(said) is None
+    scene.trader(replace(said, account_hash=b"\x01" * 32))
+    (ruling, *_) = scene.cover()
+    assert ruling.violation is not None
+    assert ruling.violation.name == "wrong-checkpoint"
+    assert scene.account.checkpoint is None
+    assert scene.trade(said) is None, "the offer still stands"
+    assert scene.account.checkpoint is not None
+
+
+def test_only_the_last_solver_frame_that_the_trader_covers_is_named(scene: Scene) -> None:
+    said = right(scene)
+    scene.trade(Heartbeat())
+    scene.violation_of_solver(said, "checkpoint-misplaced")
+    later = right(scene)
+    scene.violation_of_solver(
+        replace(later, trader_seq=later.trader_seq - 1), "checkpoint-misplaced"
+    )
+
+
+def test_while_an_offer_stands_no_other_is_made(scene: Scene) -> None:
+    said = right(scene)
+    assert scene.solver(said) is None
+    scene.violation_of_solver(said, "checkpoint-pending")
+    scene.trader(replace(said, solver_seq=said.solver_seq + 1))
+    (ruling, *_) = scene.cover()
+    assert ruling.violation is not None
+    assert ruling.violation.name == "checkpoint-pending"
+
+
+def test_of_two_offers_that_cross_the_solver_s_stands(scene: Scene) -> None:
+    scene.trade(Heartbeat())
+    seen = scene.account.solver_seq
+    solvers = offer(scene.account, scene.replay.named)
+    assert solvers is not None
+    assert scene.solver(solvers) is None
+    # The trader, which has not seen it, covers one frame more and offers that.
+    after = replace(solvers, solver_seq=seen, account_hash=bytes(32))
+    scene.trader(after, covers=seen)
+    (ruling, *_) = scene.cover()
+    assert ruling.violation is None
+    assert scene.account.offer is not None
+    assert scene.account.offer.lane is Lane.SOLVER
+    assert scene.trade(solvers) is None
+    assert scene.account.checkpoint is not None
+
+
+def test_two_offers_of_one_account_that_cross_put_it_in_force(scene: Scene) -> None:
+    said = right(scene)
+    assert scene.solver(said) is None
+    scene.trader(said, covers=said.solver_seq)
+    scene.cover()
+    assert scene.account.checkpoint is not None
+
+
+def test_a_checkpoint_begins_the_limits_anew_at_the_frames_that_it_names() -> None:
+    scene = Scene(make_terms(limits=Limits(frames=12))).open_for_trading()
+    while scene.account.since_checkpoint(Lane.TRADER)[0] < 12:
+        scene.trade(Heartbeat())
+    scene.trader(limit("late", "0.1"))
+    (ruling, *_) = scene.cover()
+    assert ruling.violation is not None
+    assert ruling.violation.name == "lane-at-limit"
+    later = right(scene)
+    assert scene.solver(later) is None, "a lane at its limit may still checkpoint"
+    assert scene.trade(later) is None
+    frames, sent = scene.account.since_checkpoint(Lane.TRADER)
+    assert frames == scene.account.trader_seq - later.trader_seq
+    assert sent > 0
+    assert scene.trade(limit("again", "0.1")) is None
+
+
+def test_an_id_stays_single_use_across_checkpoints(scene: Scene) -> None:
+    scene.opened()
+    (used,) = (key for key in scene.account.used_ids if key.startswith("ClOrdID"))
+    account = agreed(scene)
+    begun = Scene(scene.terms)
+    begun.replay = Replay.at_checkpoint(Opening(CUSTODY), scene.terms, restored(account))
+    begun.now = scene.now
+    found = begun.trade(limit(used.partition(":")[2], "0.1"))
+    assert found is not None
+    assert found.name == "duplicate-id"
+
+
+# --- refusing -----------------------------------------------------------------------------------
+
+
+def faults(scene: Scene) -> list[tuple[Lane, str]]:
+    return [(fault.lane, fault.violation.name) for fault in scene.replay.faults]
+
+
+def test_to_go_on_for_longer_than_t_without_an_answer_is_a_fault_of_the_solver(
+    scene: Scene,
+) -> None:
+    said = right(scene)
+    scene.trader(said, covers=said.solver_seq)
+    scene.cover()
+    scene.cover(at=scene.now + T_NS)
+    assert faults(scene) == []
+    scene.cover(at=scene.now + MS)
+    assert faults(scene) == [(Lane.SOLVER, "checkpoint-refused")]
+    scene.cover(at=scene.now + T_NS)
+    assert faults(scene) == [(Lane.SOLVER, "checkpoint-refused")], "once for an offer"
+
+
+def test_to_go_on_for_longer_than_t_without_an_answer_is_a_fault_of_the_trader(
+    scene: Scene,
+) -> None:
+    said = right(scene)
+    assert scene.solver(said) is None
+    scene.trade(Heartbeat())
+    scene.now += T_NS
+    scene.trade(Heartbeat())
+    assert faults(scene) == [(Lane.TRADER, "checkpoint-refused")]
+
+
+def test_a_lane_that_never_covered_an_offer_has_not_refused_it(scene: Scene) -> None:
+    said = right(scene)
+    seen = scene.account.solver_seq
+    assert scene.solver(said) is None
+    scene.now += T_NS * 2
+    scene.trader(Heartbeat(), covers=seen)
+    scene.cover()
+    assert faults(scene) == []
+
+
+def test_a_reject_of_a_right_checkpoint_is_a_fault_at_once(scene: Scene) -> None:
+    said = right(scene)
+    scene.trader(said, covers=said.solver_seq)
+    assert (
+        scene.solver(Reject(ref_seq_num=scene.replay.heads[0], violation="wrong-checkpoint"))
+        is None
+    )
+    assert faults(scene) == [(Lane.SOLVER, "checkpoint-refused")]
+
+
+def test_a_reject_of_a_wrong_checkpoint_is_none(scene: Scene) -> None:
+    assert scene.solver(replace(right(scene), account_hash=bytes(32))) is not None
+    scene.trade(Reject(ref_seq_num=scene.account.solver_seq, violation="wrong-checkpoint"))
+    assert faults(scene) == [(Lane.SOLVER, "wrong-checkpoint")]
+
+
+def test_an_offer_can_be_answered_however_late_and_the_refusal_stays_until_the_next(
+    scene: Scene,
+) -> None:
+    said = right(scene)
+    assert scene.solver(said) is None
+    scene.trade(Heartbeat())
+    scene.now += T_NS * 2
+    scene.trade(Heartbeat())
+    assert scene.trade(said) is None
+    assert scene.account.checkpoint is not None
+    assert faults(scene) == [(Lane.TRADER, "checkpoint-refused")]
+    agreed(scene)
+    assert faults(scene) == []
+
+
+def test_a_frame_found_late_is_not_named_by_an_account_that_others_were_ruled_on(
+    scene: Scene,
+) -> None:
+    """A history from there could not know that a later frame was first ruled on another."""
+    seen = scene.account.solver_seq
+    assert scene.solver(quote("q1", scene.now + 30 * NANOSECONDS)) is None
+    assert scene.solver(quote("q2", scene.now + 30 * NANOSECONDS)) is None
+    scene.trader(Heartbeat(), at=scene.now + T_NS * 2, covers=seen + 1)
+    scene.cover(at=scene.now + MS)
+    assert scene.replay.named.account is not None
+    assert not scene.replay.named.firm
+    assert offer(scene.account, scene.replay.named) is None
+    at = scene.replay.named.account
+    said = Checkpoint(account_hash=at.hash, solver_seq=at.solver_seq, trader_seq=at.trader_seq)
+    assert scene.solver(said) is None
+    assert scene.account.offer is None
+
+
+# --- a history that begins there ----------------------------------------------------------------
+
+
+def restored(account: Account, terms: Terms | None = None) -> Account:
+    return restore(account.document(), terms or account.terms, account.hash)
+
+
+class Talker(Party):
+    """A party that remembers the order in which it saw the frames."""
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__(lane)
+        self.seen: list[WrittenFrame] = []
+
+    def take(self, frame: WrittenFrame) -> None:
+        self.seen.append(frame)
+        super().take(frame)
+
+    def send(self, said: Message | bytes, at: int, covers: int | None = None) -> WrittenFrame:
+        own, other = self.replay.heads if self.lane is Lane.TRADER else self.replay.heads[::-1]
+        self.last = max(self.last, at)
+        payload = said if isinstance(said, bytes) else encode(said)
+        frame = WrittenFrame(
+            self.lane, own + 1, other if covers is None else covers, self.last, payload
+        )
+        self.replay, _ = self.replay.step(frame)
+        if self.lane is Lane.SOLVER:
+            self.after[frame.seq] = self.replay.account.hash
+        self.seen.append(frame)
+        self.outbox.append(frame)
+        return frame
+
+    def covers(self) -> int:
+        view = self.replay.look_ahead().replay
+        return view.account.trader_covers if self.lane is Lane.TRADER else self.replay.heads[0]
+
+    def idea(self, rng: Random) -> tuple[Message, int | None] | None:
+        """A UCP: the one that is due, or one that is not right."""
+        view = self.replay.look_ahead().replay
+        said = answer(view.account, self.lane)
+        if said is None:
+            said = offer(view.account, view.named)
+            covers = None if said is None else self.covers()
+        else:
+            covers = None
+        if rng.randint(0, 5) == 0:
+            at = view.account
+            said = Checkpoint(
+                account_hash=rng.choice(
+                    [at.hash, bytes(32), said.account_hash if said else b"\x01" * 32]
+                ),
+                solver_seq=max(1, at.solver_seq - rng.randint(0, 3)),
+                trader_seq=max(1, at.trader_seq - rng.randint(0, 2)),
+            )
+        return None if said is None else (said, covers)
+
+
+def deliver(frm: Talker, to: Talker) -> None:
+    if frm.outbox:
+        to.take(frm.outbox.popleft())
+
+
+def since(account: Account, seen: Iterable[WrittenFrame]) -> list[WrittenFrame]:
+    return [frame for frame in seen if frame.seq > account.seqs[frame.lane]]
+
+
+@settings(max_examples=RUNS, deadline=None)
+@given(seed=st.integers(0, 2**64 - 1))
+def test_a_replay_from_a_checkpoint_is_the_replay_of_the_whole_history(seed: int) -> None:
+    """At whatever frame it was made, with frames of both lanes in flight, some of them late."""
+    checkpoints_in(seed)
+
+
+def checkpoints_in(seed: int) -> int:
+    """Plays a history and begins anew at each of its checkpoints; how many there were."""
+    rng = Random(seed)
+    trader, solver = Talker(Lane.TRADER), Talker(Lane.SOLVER)
+    now = START
+    points: list[tuple[Account, Account]] = []
+    trader.send(logon(TERMS, TRADER_NOTE), now)
+    deliver(trader, solver)
+    solver.send(logon(TERMS, SOLVER_NOTE), now)
+    solver.send(accepts(TRADER_NOTE, name="a"), now)
+    deliver(solver, trader)
+    deliver(solver, trader)
+    trader.send(accepts(SOLVER_NOTE, name="b"), now)
+    deliver(trader, solver)
+    for _ in range(rng.randint(20, 150)):
+        now += rng.choices([0, MS, 500 * MS, 11 * NANOSECONDS], [2, 10, 4, 1])[0]
+        match rng.choice([*EVENTS, "cp", "cp", "cp", "cp"]):
+            case "t":
+                trader.send(traders_idea(rng, trader, now), now)
+            case "s":
+                solver.send(solvers_idea(rng, solver, now), now)
+            case ">":
+                deliver(trader, solver)
+            case "<":
+                deliver(solver, trader)
+            case "T":
+                trader.send(Heartbeat(), now)
+            case "S":
+                solver.send(Heartbeat(), now)
+            case "cp":
+                me = rng.choice([trader, solver])
+                found = me.idea(rng)
+                if found is not None:
+                    me.send(found[0], now, found[1])
+        account = solver.replay.agreed
+        if account is not None and (not points or points[-1][0] is not account):
+            points.append((account, solver.replay.account))
+    for _ in range(2):
+        while trader.outbox or solver.outbox:
+            deliver(trader, solver)
+            deliver(solver, trader)
+        trader.send(Heartbeat(), now)
+        deliver(trader, solver)
+        solver.send(Heartbeat(), now)
+        deliver(solver, trader)
+    assert trader.after == solver.after
+    assert trader.replay.faults == solver.replay.faults
+    for account, at_force in points:
+        start = restored(account)
+        for party in (trader, solver):
+            begun = Replay.at_checkpoint(party.replay.opening, TERMS, start)
+            for frame in since(account, party.seen):
+                begun, _ = begun.step(frame)
+                seq = begun.account.solver_seq
+                if frame.lane == Lane.SOLVER and party is solver and seq >= at_force.solver_seq:
+                    assert begun.account.hash == party.after[seq]
+            assert begun.account.hash == party.replay.account.hash
+            assert begun.faults == party.replay.faults
+            assert begun.pending == party.replay.pending
+            assert begun.named.account == party.replay.named.account or (
+                begun.named.account is not None
+                and party.replay.named.account is not None
+                and begun.named.account.hash == party.replay.named.account.hash
+            )
+    return len(points)
+
+
+def test_such_histories_have_checkpoints() -> None:
+    assert sum(checkpoints_in(seed) for seed in range(20)) >= 5
+
+
+# --- bytes of an account ------------------------------------------------------------------------
+
+
+def busy() -> Account:
+    scene = Scene().open_for_trading()
+    held = scene.opened()
+    scene.opened(symbol="ETH")
+    scene.trade(limit("open", "0.1"))
+    scene.trade(limit("closes", "0.1", closes=held))
+    scene.solver(quote("q", scene.now + 30 * NANOSECONDS))
+    agreed(scene)
+    order = limit("o9", "0.2", expire=scene.now + 10**13)
+    scene.trade(order)
+    scene.solver(trade("e9", "o9", "0.1"))
+    return agreed(scene)
+
+
+BUSY = busy()
+DOCUMENT = BUSY.document()
+
+
+def test_an_account_comes_back_from_its_bytes() -> None:
+    again = restored(BUSY)
+    assert again.hash == BUSY.hash
+    assert again.document() == DOCUMENT
+    assert replace(again, next_expiry=BUSY.next_expiry) == BUSY
+
+
+def test_an_account_of_other_terms_is_refused() -> None:
+    with pytest.raises(AccountRefused, match="other terms"):
+        restored(BUSY, make_terms(end_date=START + 7 * NANOSECONDS))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(DOCUMENT) * 8 - 1))
+def test_no_flipped_bit_of_an_account_passes(bit: int) -> None:
+    bent = bytearray(DOCUMENT)
+    bent[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(AccountRefused):
+        restore(bytes(bent), TERMS, BUSY.hash)
+
+
+@given(
+    st.recursive(
+        st.none() | st.text(max_size=4) | st.integers(),
+        lambda x: (
+            st.lists(x, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["terms", "orders", "keys", "notes", "clock", "offer", "x"]),
+                x,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_whatever_is_no_account_is_refused_by_name(found: object) -> None:
+    for raw in (
+        json.dumps(found).encode(),
+        json.dumps(json.loads(DOCUMENT) | {"orders": found}).encode(),
+    ):
+        if raw == DOCUMENT:
+            continue
+        with pytest.raises(AccountRefused):
+            restore(raw, TERMS, BUSY.hash)
+
+
+def test_two_accounts_differ_first_in_the_field_that_is_named() -> None:
+    position = next(iter(BUSY.positions.values()))
+    table = BUSY.positions.put(position.position_id, replace(position, quantity=1))
+    theirs = replace(BUSY, positions=table, realised=5)
+    found = first_difference(BUSY.canonical(), theirs.canonical())
+    assert found is not None
+    assert found.field == f"positions.0x{position.position_id.hex()}.quantity"
+    assert (found.ours, found.theirs) == (f'"{position.quantity}"', '"1"')
+    assert first_difference(BUSY.canonical(), BUSY.canonical()) is None
+
+
+def test_a_field_that_only_one_side_has_is_named_absent() -> None:
+    found = first_difference(BUSY.canonical(), replace(BUSY, checkpoint=None).canonical())
+    assert found is not None
+    assert (found.field, found.theirs) == ("checkpoint", "absent")
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"a":1,"a":2}'])
+def test_what_cannot_be_compared_is_refused_by_name(raw: bytes) -> None:
+    with pytest.raises(AccountRefused):
+        first_difference(BUSY.canonical(), raw)
