@@ -18,7 +18,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel library clean bench bench-stages mutate-circuits \
+.PHONY: help setup demo test lint wheel library clean bench bench-stages bench-session mutate-circuits \
         test-core test-circuits test-contracts test-python \
         fuzz test-memory test-valgrind test-sanitizer
 
@@ -32,6 +32,7 @@ help:
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     where the time of a transcript goes'
+	@echo 'make bench-session    sessions under load beside QuickFIX, in one table; QUICK=1, ONLY=…'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
 	@echo 'VERBOSE=1 shows what each step prints; SEED=n gives the demo other amounts'
@@ -148,6 +149,9 @@ bench: build/core.stamp build/node.stamp
 
 bench-stages: build/core.stamp
 	@$(BENCH) --stages
+
+bench-session: build/core.stamp
+	@$(PY) benches/sessions.py $(if $(QUICK),--quick) $(if $(WRITE),--write) $(ONLY)
 
 mutate-circuits: setup
 	node node/mutate.mjs

@@ -304,7 +304,9 @@ class Frame:
 
     That an object exists means: version 1, a lane, a seq from 1, a payload in bounds, r, s, v
     in form with low s, and R.y exactly what r and v give. Whether the signature is somebody's
-    is for ``verify`` and ``Transcript``.
+    is for ``verify`` and ``Transcript``. Where ``verify``, ``verify_frames`` or ``sign_frame``
+    found or made it somebody's, the object remembers the domain and the key, and a ``Transcript``
+    of that domain in which that very key is in force need not verify it again.
     """
 
     @staticmethod

@@ -321,12 +321,12 @@ class Talker(Party):
         return frame
 
     def covers(self) -> int:
-        view = self.replay.ahead()
+        view = self.replay.look_ahead().replay
         return view.account.trader_covers if self.lane is Lane.TRADER else self.replay.heads[0]
 
     def idea(self, rng: Random) -> tuple[Message, int | None] | None:
         """A UCP: the one that is due, or one that is not right."""
-        view = self.replay.ahead()
+        view = self.replay.look_ahead().replay
         said = answer(view.account, self.lane)
         if said is None:
             said = offer(view.account, view.named)

@@ -57,6 +57,7 @@ from psymm.messages import (
 )
 from psymm.rulebook import Account, Lane, Opening, Position, Replay, Ruling, Table, replay
 from psymm.rulebook.checks import fee_payer, traders_fee
+from psymm.rulebook.inputs import Entry
 from psymm.terms import NANOSECONDS, UNIT
 
 TERMS = make_terms()
@@ -99,7 +100,7 @@ class Party:
         self.count = 0
 
     def take(self, frame: WrittenFrame) -> None:
-        self.replay, _ = self.replay.step(frame)
+        self.replay, _ = stepped(self.replay, frame)
         account = self.replay.account
         if frame.lane == Lane.SOLVER:
             self.after[frame.seq] = account.hash
@@ -113,7 +114,7 @@ class Party:
             expected = self.replay.preview(self.lane, said, self.last)
         payload = said if isinstance(said, bytes) else encode(said)
         frame = WrittenFrame(self.lane, own + 1, other, self.last, payload)
-        after, rulings = self.replay.step(frame)
+        after, rulings = stepped(self.replay, frame)
         if expected is not ...:
             assert rulings[-1].violation == expected, "a preview is what the rules will say"
         self.replay = after
@@ -127,6 +128,18 @@ class Party:
     def name(self, kind: str) -> str:
         self.count += 1
         return f"{kind}{self.lane:d}{self.count}"
+
+
+def stepped(replay: Replay, frame: WrittenFrame) -> tuple[Replay, tuple[Ruling, ...]]:
+    """A step, the same with and without what was ruled ahead of it."""
+    entry, ahead = Entry.read(frame), replay.look_ahead()
+    after, rulings = replay.step_entry(entry)
+    assert replay.step_entry(entry, ahead) == (after, rulings)
+    if entry.lane is Lane.TRADER:
+        assert ahead.and_then(entry) == after.look_ahead()
+    else:
+        assert replay.forecast(entry, ahead).after.replay == after
+    return after, rulings
 
 
 def conserved(account: Account) -> None:

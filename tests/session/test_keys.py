@@ -46,6 +46,8 @@ from psymm.session.turn import (
     Resumed,
     Said,
     SetAside,
+    State,
+    StateChanged,
     Stopped,
 )
 from psymm.terms import Limits
@@ -622,6 +624,27 @@ async def test_a_thiefs_fill_that_was_not_covered_leaves_the_account(
         await stage.report("e1", order)
         account = await stage.agreed()
         assert len(account.positions) == 2
+        await expect_sound(stage)
+
+
+async def test_trading_that_only_a_revoked_key_began_begins_again_with_the_next(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = KeyedLives(tmp_path)
+    async with lives.live() as stage:
+        opened = stage.near.engine
+        assert opened.state is State.TRADING
+        last = opened.record.head(1).seq
+        assert opened.record.head(0).peer_seq < last
+        seen = len(stage.heard.events)
+        lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), last)
+        await of(stage.heard, SetAside)
+        states = [one.state for one in stage.heard.events[seen:] if isinstance(one, StateChanged)]
+        assert states == [State.VERIFYING]
+        await of(stage.desk.listeners[0], KeyChanged)
+        await stage.agreed()
+        assert opened.state is State.TRADING
+        await trade(stage, "1")
         await expect_sound(stage)
 
 

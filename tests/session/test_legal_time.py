@@ -335,6 +335,7 @@ async def test_a_postdated_fill_binds_its_solver_and_not_its_trader(
             await arrived(stage.near, stage.far)
             later = await stage.far.send(Heartbeat())
             assert later.frame.sending_time == ahead
+            await arrived(stage.near, stage.far)
             ours = await stage.near.send(Heartbeat())
             assert ours.frame.peer_seq < postdated.frame.seq
         assert stage.account(stage.near).hash == stage.account(stage.far).hash

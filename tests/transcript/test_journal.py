@@ -5,8 +5,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -31,6 +33,7 @@ from psymm.messages import Heartbeat
 from psymm.transcript.backup import back_up
 from psymm.transcript.file import export
 from psymm.transcript.journal import (
+    QUICK_COMMIT_S,
     Heads,
     Journal,
     JournalledOpening,
@@ -40,6 +43,7 @@ from psymm.transcript.journal import (
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.replayed import read_record, verify_journal
 from psymm.transcript.salvage import mend_journal
+from psymm.transcript.tally import read_tally
 
 
 async def filled(journal: Journal, signers: Signers, frames: int = 6) -> None:
@@ -103,6 +107,97 @@ async def test_a_number_is_journalled_once_and_the_others_of_the_round_are_kept(
                 await journal.append([(twice.frame, twice.digest)], ours=TRADER)
         assert len(await journal.frames(signers.opening.custody)) == 6
         assert len(await journal.frames(others.opening.custody)) == 2
+
+
+async def test_who_does_not_wait_is_told_in_the_order_of_asking(tmp_path: Path) -> None:
+    signers = Signers(1)
+    told: list[tuple[str, bool]] = []
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, signers)
+        twice = signers.record.entry(TRADER, 1)
+        assert twice is not None
+        journal.append_soon([], ours=TRADER, then=lambda bad: told.append(("a", bad is None)))
+        journal.append_soon(
+            [(twice.frame, twice.digest)],
+            ours=TRADER,
+            then=lambda bad: told.append(("b", isinstance(bad, JournalConflict))),
+        )
+        journal.append_soon([], ours=TRADER, then=lambda bad: told.append(("c", bad is None)))
+        assert told == []
+        await filled(journal, Signers(2), 2)
+        assert told == [("a", True), ("b", True), ("c", True)]
+    late: list[object] = []
+    journal.append_soon([], ours=TRADER, then=late.append)
+    assert [type(one) for one in late] == [JournalClosed]
+
+
+async def test_a_quick_disk_is_waited_for_and_a_slow_one_is_left_to_a_thread(
+    tmp_path: Path,
+) -> None:
+    threads: list[str] = []
+
+    async def run_sync(work: Callable[..., Any], *arguments: Any) -> Any:
+        threads.append(work.__name__)
+        return await trio.to_thread.run_sync(work, *arguments)
+
+    async with open_journal(tmp_path / "j.db", run_sync=run_sync) as journal:
+        signers = Signers(1)
+        await filled(journal, signers, 2)
+        threads.clear()
+        journal._commit_s = 0.0
+        await extended(journal, signers)
+        assert threads == []
+        journal._commit_s = 10 * QUICK_COMMIT_S
+        await extended(journal, signers)
+        assert threads == ["_finish"]
+        assert journal.statistics().in_thread >= 1
+        # It is measured all the while, and taken back once it is quick again.
+        assert journal._commit_s != 10 * QUICK_COMMIT_S
+        assert len(await journal.frames(signers.opening.custody)) == 4
+
+
+@pytest.mark.parametrize("commit_s", [0.0, 10 * QUICK_COMMIT_S])
+async def test_the_tally_bounds_every_commit_wherever_it_runs_and_leaves_out_what_is_refused(
+    tmp_path: Path, commit_s: float
+) -> None:
+    during: list[tuple[int, int | None]] = []
+    after: list[tuple[int, int | None]] = []
+
+    def told(failed: JournalError | None) -> None:
+        after.append(counted(journal))
+
+    def ran(statement: str) -> None:
+        if statement == "COMMIT":
+            during.append(counted(journal))
+
+    async with open_journal(tmp_path / "j.db") as journal:
+        signers = Signers(1)
+        await filled(journal, signers, 2)
+        journal._commit_s = commit_s
+        journal._connection.set_trace_callback(ran)
+        first = [signers.sign(TRADER, Heartbeat()) for _ in range(3)]
+        for entry in [first[0], first[0], *first[1:]]:
+            journal.append_soon([(entry.frame, entry.digest)], ours=TRADER, then=told)
+        with pytest.raises(JournalConflict):
+            await journal.append([(first[0].frame, first[0].digest)], ours=TRADER)
+        journal._commit_s = commit_s
+        await extended(journal, signers)
+        journal._connection.set_trace_callback(None)
+    assert during == [(2, 5), (5, 6)]
+    assert after == [(5, 5)] * 4
+
+
+def counted(journal: Journal) -> tuple[int, int | None]:
+    """Frames of the tally, and the most that there can have been."""
+    tally = read_tally(journal._lock)
+    assert tally is not None
+    return tally.frames, tally.most
+
+
+async def extended(journal: Journal, signers: Signers) -> None:
+    """One more frame of the trader's, journalled."""
+    entry = signers.sign(TRADER, Heartbeat())
+    await journal.append([(entry.frame, entry.digest)], ours=TRADER)
 
 
 async def test_a_custody_ever_seen_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,15 @@ import pytest
 import trio
 import trio.testing
 
-from psymm._core import Frame, FrameError, SecretKey, SignatureError, sign_frame
+from psymm._core import (
+    Frame,
+    FrameError,
+    SecretKey,
+    SignatureError,
+    Transcript,
+    TranscriptError,
+    sign_frame,
+)
 from psymm.transcript import verifying
 from psymm.transcript.verifying import FrameVerifier
 
@@ -79,7 +87,7 @@ def asking(verifier: FrameVerifier, told: Told) -> Callable[[object, int, Frame 
 
 
 async def test_when_idle_a_frame_is_verified_alone() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     for seq in (1, 2, 3):
         frame = frame_of(0, seq)
         assert await verifier.verify(DOMAIN, KEYS[0].public_key, frame) == frame.digest(DOMAIN)
@@ -88,7 +96,7 @@ async def test_when_idle_a_frame_is_verified_alone() -> None:
 
 
 async def test_a_frame_that_does_not_stand_raises_as_it_would_alone() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     with pytest.raises(FrameError) as caught:
         await verifier.verify(DOMAIN, KEYS[0].public_key, forged(0))
     assert caught.value.code == "bad-signature"
@@ -103,7 +111,7 @@ async def test_a_frame_that_does_not_stand_raises_as_it_would_alone() -> None:
 
 
 async def test_what_comes_together_is_one_batch() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     async with trio.open_nursery() as nursery:
@@ -116,7 +124,7 @@ async def test_what_comes_together_is_one_batch() -> None:
 
 
 async def test_what_comes_while_a_batch_runs_is_the_next_batch(gate: Gate) -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     async with trio.open_nursery() as nursery:
@@ -135,7 +143,7 @@ async def test_what_comes_while_a_batch_runs_is_the_next_batch(gate: Gate) -> No
 
 
 async def test_a_batch_is_never_larger_than_was_said(gate: Gate) -> None:
-    verifier = FrameVerifier(max_batch=3)
+    verifier = FrameVerifier(max_batch=3, short=1)
     told: Told = {}
     ask = asking(verifier, told)
     gate.open(10)
@@ -147,7 +155,7 @@ async def test_a_batch_is_never_larger_than_was_said(gate: Gate) -> None:
 
 
 async def test_a_full_queue_makes_callers_wait(gate: Gate) -> None:
-    verifier = FrameVerifier(max_waiting=3)
+    verifier = FrameVerifier(max_waiting=3, short=1)
     told: Told = {}
     ask = asking(verifier, told)
     async with trio.open_nursery() as nursery:
@@ -163,7 +171,7 @@ async def test_a_full_queue_makes_callers_wait(gate: Gate) -> None:
 
 
 async def test_a_bad_frame_in_a_batch_is_told_to_its_sender_alone() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     async with trio.open_nursery() as nursery:
@@ -178,7 +186,7 @@ async def test_a_bad_frame_in_a_batch_is_told_to_its_sender_alone() -> None:
 
 
 async def test_a_key_that_spoiled_a_batch_is_verified_alone_from_then_on(gate: Gate) -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     gate.open(10)
@@ -200,7 +208,7 @@ async def test_a_key_that_spoiled_a_batch_is_verified_alone_from_then_on(gate: G
 
 
 async def test_a_frame_that_names_anothers_custody_does_not_make_it_a_spoiler() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     async with trio.open_nursery() as nursery:
@@ -214,7 +222,7 @@ async def test_a_frame_that_names_anothers_custody_does_not_make_it_a_spoiler() 
 
 
 async def test_arguments_that_are_none_do_not_disturb_the_batch() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     failed: list[Exception] = []
@@ -234,7 +242,7 @@ async def test_arguments_that_are_none_do_not_disturb_the_batch() -> None:
 
 
 async def test_one_who_waits_and_is_cancelled_leaves_the_others_as_they_were(gate: Gate) -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     scopes = [trio.CancelScope() for _ in range(3)]
@@ -264,7 +272,7 @@ async def test_one_who_waits_and_is_cancelled_leaves_the_others_as_they_were(gat
 
 
 async def test_a_leader_that_is_cancelled_as_it_is_woken_hands_over(gate: Gate) -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     scope = trio.CancelScope()
@@ -293,7 +301,7 @@ async def test_a_leader_that_is_cancelled_as_it_is_woken_hands_over(gate: Gate) 
 
 
 async def test_everybody_cancelled_at_once_leaves_an_idle_verifier() -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     for rounds in range(6):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -309,7 +317,7 @@ async def test_everybody_cancelled_at_once_leaves_an_idle_verifier() -> None:
 
 
 async def test_the_task_that_runs_a_batch_is_cancelled_and_the_batch_is_not(gate: Gate) -> None:
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     scope = trio.CancelScope()
@@ -334,7 +342,7 @@ async def test_no_time_passes_before_a_frame_is_verified(
     mock_clock: trio.testing.MockClock,
 ) -> None:
     """Nothing waits for company: on a clock that stands still all get their verdicts."""
-    verifier = FrameVerifier()
+    verifier = FrameVerifier(short=1)
     told: Told = {}
     ask = asking(verifier, told)
     before = trio.current_time()
@@ -350,3 +358,77 @@ async def test_no_time_passes_before_a_frame_is_verified(
 def test_bounds_that_leave_no_room_are_refused(bounds: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="room"):
         FrameVerifier(**bounds)
+
+
+async def test_a_short_batch_runs_where_it_is(gate: Gate) -> None:
+    """With nobody to open the gate, a batch that went to a thread would stay there."""
+    verifier = FrameVerifier(short=3)
+    told: Told = {}
+    async with trio.open_nursery() as nursery:
+        for n in range(3):
+            nursery.start_soon(asking(verifier, told), n, n, frame_of(n))
+    assert gate.sizes == [3]
+    assert all(isinstance(told[n], bytes) for n in range(3))
+
+
+async def test_frames_that_are_shared_remember_who_verified_them() -> None:
+    verifier = FrameVerifier()
+    frames = [Frame.parse(frame_of(n).raw) for n in range(1, 4)]
+    async with trio.open_nursery() as nursery:
+        for n, frame in enumerate(frames, 1):
+            nursery.start_soon(verifier.share, DOMAIN, KEYS[n].public_key, [frame])
+    assert verifier.statistics().sizes == {4: 1}
+    for n, frame in enumerate(frames, 1):
+        transcript = Transcript(DOMAIN, frame.custody)
+        transcript.set_key(0, 1, KEYS[n].public_key)
+        assert transcript.append(frame) == frame.digest(DOMAIN)
+
+
+async def test_a_frame_that_is_shared_is_taken_only_under_the_key_that_is_in_force() -> None:
+    """What was verified under one key counts for nothing under another."""
+    verifier = FrameVerifier()
+    frame, other = Frame.parse(frame_of(1).raw), Frame.parse(frame_of(2).raw)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verifier.share, DOMAIN, KEYS[1].public_key, [frame])
+        nursery.start_soon(verifier.share, DOMAIN, KEYS[2].public_key, [other])
+    transcript = Transcript(DOMAIN, frame.custody)
+    transcript.set_key(0, 1, KEYS[2].public_key)
+    with pytest.raises(TranscriptError) as refused:
+        transcript.append(frame)
+    assert refused.value.code == "bad-signature"
+    elsewhere = Transcript(bytes(32), frame.custody)
+    elsewhere.set_key(0, 1, KEYS[1].public_key)
+    with pytest.raises(TranscriptError) as refused:
+        elsewhere.append(frame)
+    assert refused.value.code == "bad-signature"
+
+
+async def test_who_spoils_a_shared_batch_is_left_alone_from_then_on() -> None:
+    verifier = FrameVerifier()
+
+    async def share(frame: Frame, of: int) -> None:
+        await verifier.share(DOMAIN, KEYS[of].public_key, [frame])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(share, Frame.parse(forged(1).raw), 1)
+        nursery.start_soon(share, Frame.parse(frame_of(2).raw), 2)
+    assert verifier.statistics().spoilers == 1
+    before = verifier.statistics()
+    async with trio.open_nursery() as nursery:
+        for frame in (forged(1), frame_of(1)):
+            nursery.start_soon(share, Frame.parse(frame.raw), 1)
+        for n in (2, 3):
+            nursery.start_soon(share, Frame.parse(frame_of(n).raw), n)
+    after = verifier.statistics()
+    assert after.left - before.left == 2
+    assert after.frames - before.frames == 2
+    assert after.refused == before.refused
+
+
+async def test_a_message_of_many_frames_is_a_batch_by_itself() -> None:
+    verifier = FrameVerifier(max_batch=2)
+    frames = [Frame.parse(frame_of(1).raw) for _ in range(5)]
+    await verifier.share(DOMAIN, KEYS[1].public_key, frames)
+    assert verifier.statistics().sizes == {2: 2}
+    assert verifier.statistics().alone == 1
+    assert verifier.statistics().frames == 5

@@ -1,6 +1,8 @@
 //! Frames, heads and transcripts.
 
+use std::hash::{Hash, Hasher};
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyIndexError, PyValueError};
@@ -14,7 +16,8 @@ use crate::python::errors::{frame_error, key_error, start_error, transcript_erro
 use crate::python::keys::{PySecretKey, public_key};
 use crate::secp256k1::PublicKey;
 use crate::transcript::{
-    self, Found, Head, LooseFrame, Options, Progress, Reach, Start, Survey, Transcript, VerifyError,
+    self, Found, Head, LooseFrame, Options, Progress, Reach, Start, Survey, Transcript, Verified,
+    VerifyError,
 };
 
 /// How often a long call goes back to the interpreter, to show progress and to hear of signals.
@@ -22,17 +25,51 @@ const BETWEEN_CALLS: Duration = Duration::from_millis(200);
 
 /// One well-formed frame. Immutable; equal and hashed by its bytes.
 #[pyclass(name = "Frame", module = "psymm._core", frozen, eq, hash)]
-#[derive(PartialEq, Eq, Hash)]
 pub(crate) struct PyFrame {
     /// Holds exactly one frame: only what parsed or was signed here gets in.
     raw: Vec<u8>,
+    /// Set where its signature was verified, or made, here; so that a transcript need not do it
+    /// again. The bytes never change, so what was true of them stays true.
+    verified: OnceLock<Box<Verified>>,
+}
+
+impl PartialEq for PyFrame {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+}
+
+impl Eq for PyFrame {}
+
+impl Hash for PyFrame {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.raw.hash(state);
+    }
 }
 
 impl PyFrame {
     fn of(view: FrameView<'_>) -> Self {
+        Self::holding(view.raw().to_vec())
+    }
+
+    const fn holding(raw: Vec<u8>) -> Self {
         Self {
-            raw: view.raw().to_vec(),
+            raw,
+            verified: OnceLock::new(),
         }
+    }
+
+    fn remember(&self, domain: Digest, key: PublicKey, digest: Digest) {
+        // Who comes second has verified the same bytes: under another key, it stays with the first.
+        let _ = self.verified.set(Box::new(Verified {
+            domain,
+            key,
+            digest,
+        }));
+    }
+
+    fn verified(&self) -> Option<&Verified> {
+        self.verified.get().map(|one| &**one)
     }
 
     fn view(&self) -> FrameView<'_> {
@@ -120,9 +157,10 @@ impl PyFrame {
 
     fn verify(&self, domain: Octets, public_key: Octets) -> PyResult<()> {
         let key = self::public_key(&public_key)?;
-        self.view()
-            .verify(&domain.array("domain")?, &key)
-            .map_err(frame_error)
+        let domain = domain.array("domain")?;
+        self.view().verify(&domain, &key).map_err(frame_error)?;
+        self.remember(domain, key, self.view().digest(&domain));
+        Ok(())
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -170,9 +208,12 @@ pub(crate) fn sign_frame(
         sending_time,
     };
     let payload = payload.as_slice();
-    py.detach(|| frame::sign(&key.key, &domain, &header, payload))
-        .map(|raw| PyFrame { raw })
-        .map_err(frame_error)
+    let raw = py
+        .detach(|| frame::sign(&key.key, &domain, &header, payload))
+        .map_err(frame_error)?;
+    let frame = PyFrame::holding(raw);
+    frame.remember(domain, *key.key.public_key(), frame.view().digest(&domain));
+    Ok(frame)
 }
 
 /// The last frame of a lane.
@@ -305,7 +346,7 @@ impl PyTranscript {
     fn check<'py>(&self, py: Python<'py>, frame: &PyFrame) -> PyResult<Bound<'py, PyBytes>> {
         let digest = self
             .transcript
-            .check(&frame.view())
+            .check_verified(&frame.view(), frame.verified())
             .map_err(transcript_error)?;
         Ok(bytes(py, &digest))
     }
@@ -313,7 +354,7 @@ impl PyTranscript {
     fn append<'py>(&mut self, py: Python<'py>, frame: &PyFrame) -> PyResult<Bound<'py, PyBytes>> {
         let digest = self
             .transcript
-            .append(&frame.view())
+            .append_verified(&frame.view(), frame.verified())
             .map_err(transcript_error)?;
         Ok(bytes(py, &digest))
     }
@@ -476,9 +517,14 @@ pub(crate) fn verify_frames<'py>(
         .collect::<PyResult<Vec<_>>>()?;
     let verdicts = py.detach(|| transcript::verify_frames(&loose, threads));
     let list = PyList::empty(py);
-    for verdict in verdicts {
+    for ((verdict, one), (_, _, frame)) in verdicts.into_iter().zip(&loose).zip(&frames) {
         match verdict {
-            Ok(digest) => list.append(bytes(py, &digest))?,
+            Ok(digest) => {
+                if let FrameBytes::Frame(frame) = frame {
+                    frame.get().remember(one.domain, one.key, digest);
+                }
+                list.append(bytes(py, &digest))?;
+            }
             Err(error) => list.append(frame_error(error).value(py))?,
         }
     }

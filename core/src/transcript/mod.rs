@@ -262,6 +262,18 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
+/// That a frame's signature was verified before: under this domain, by this key, over this digest.
+/// Whoever makes one vouches that it belongs to the frame it is given with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The EIP-712 domain separator.
+    pub domain: Digest,
+    /// The key whose signature it is.
+    pub key: PublicKey,
+    /// The frame's digest under that domain.
+    pub digest: Digest,
+}
+
 /// The heads, digests and keys of a custody. The frames' bytes are kept by whoever keeps the
 /// journal.
 #[derive(Clone, Debug)]
@@ -342,9 +354,26 @@ impl Transcript {
     /// [`TranscriptError`] with the first fault in the order of [`Fault`]'s checks: custody,
     /// place, key, signature, then previous, time, peerSeq and peerDigest.
     pub fn check(&self, frame: &FrameView<'_>) -> Result<Digest, TranscriptError> {
-        let digest = frame.digest(&self.domain);
+        self.check_verified(frame, None)
+    }
+
+    /// As [`Transcript::check`], for a frame whose signature may have been verified before. What
+    /// was verified under another domain or another key than the one in force counts for nothing.
+    ///
+    /// # Errors
+    /// As [`Transcript::check`], whatever `verified` says of a key.
+    pub fn check_verified(
+        &self,
+        frame: &FrameView<'_>,
+        verified: Option<&Verified>,
+    ) -> Result<Digest, TranscriptError> {
+        let verified = verified.filter(|one| one.domain == self.domain);
+        let digest = verified.map_or_else(|| frame.digest(&self.domain), |one| one.digest);
         let judged = self.chain.place(frame, &digest).and_then(|place| {
-            if !verify(&digest, frame.signature_in_place(), self.chain.key(&place)) {
+            let key = self.chain.key(&place);
+            if verified.is_none_or(|one| one.key != *key)
+                && !verify(&digest, frame.signature_in_place(), key)
+            {
                 return Err(Fault::BadSignature);
             }
             self.chain.follows(frame, &digest, &place)
@@ -366,7 +395,19 @@ impl Transcript {
     /// # Errors
     /// As [`Transcript::check`]; the transcript is then unchanged.
     pub fn append(&mut self, frame: &FrameView<'_>) -> Result<Digest, TranscriptError> {
-        let digest = self.check(frame)?;
+        self.append_verified(frame, None)
+    }
+
+    /// As [`Transcript::append`], for a frame whose signature may have been verified before.
+    ///
+    /// # Errors
+    /// As [`Transcript::check_verified`]; the transcript is then unchanged.
+    pub fn append_verified(
+        &mut self,
+        frame: &FrameView<'_>,
+        verified: Option<&Verified>,
+    ) -> Result<Digest, TranscriptError> {
+        let digest = self.check_verified(frame, verified)?;
         self.chain.push(frame, digest);
         self.frames += 1;
         self.bytes += frame.raw().len();

@@ -225,6 +225,59 @@ fn the_signature_is_checked_before_what_was_signed() {
 }
 
 #[test]
+fn what_was_verified_before_counts_under_its_own_domain_and_key_only() {
+    let mut transcript = keyed();
+    let header = next(&transcript, 0);
+    let forged = sign(&session_key(1), &DOMAIN, &header, b"{}").unwrap();
+    let frame = FrameView::parse(&forged, 0).unwrap();
+    let digest = frame.digest(&DOMAIN);
+    let by_another_key = Verified {
+        domain: DOMAIN,
+        key: *session_key(1).public_key(),
+        digest,
+    };
+    let elsewhere = Verified {
+        domain: [77; 32],
+        key: *session_key(0).public_key(),
+        digest: [77; 32],
+    };
+    for verified in [None, Some(&by_another_key), Some(&elsewhere)] {
+        let error = transcript.append_verified(&frame, verified).unwrap_err();
+        assert_eq!(error.fault, Fault::BadSignature);
+        assert!(transcript.is_empty());
+    }
+    // Only whoever vouches for the right key is believed, and then the rest is judged as ever.
+    let vouched = Verified {
+        key: *session_key(0).public_key(),
+        ..by_another_key
+    };
+    assert_eq!(
+        transcript.append_verified(&frame, Some(&vouched)),
+        Ok(digest)
+    );
+    let again = transcript.append_verified(&frame, Some(&vouched));
+    assert_eq!(again.unwrap_err().fault, Fault::Duplicate);
+}
+
+#[test]
+fn a_verified_frame_that_does_not_follow_is_refused_as_any_other() {
+    let mut transcript = keyed();
+    let mut header = next(&transcript, 0);
+    header.previous = [0; 32];
+    let raw = raw(&header);
+    let frame = FrameView::parse(&raw, 0).unwrap();
+    let verified = Verified {
+        domain: DOMAIN,
+        key: *session_key(0).public_key(),
+        digest: frame.digest(&DOMAIN),
+    };
+    assert_eq!(
+        transcript.append_verified(&frame, Some(&verified)),
+        transcript.append(&frame)
+    );
+}
+
+#[test]
 fn without_a_key_nothing_is_taken() {
     let mut transcript = Transcript::new(DOMAIN, CUSTODY);
     let header = next(&transcript, 0);

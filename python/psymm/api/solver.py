@@ -60,6 +60,7 @@ from psymm.session.turn import (
     Idle,
     KeyFailing,
     KeyRefused,
+    Offered,
     Received,
     Resumed,
     Said,
@@ -370,7 +371,11 @@ class Solver:
         return None
 
     async def on_quote_request(self, request: QuoteAsked) -> None:
-        """Answer with `request.quote(…)` or `request.reject()`."""
+        """Answer with `request.quote(…)` or `request.reject()`.
+
+        This and `on_order` are called while what was asked is still on its way to our disk; the
+        answer goes out behind it. Before you do anything elsewhere on the strength of an order,
+        `await order.lock()` or `fill()`: when they return, it is on the record for good."""
         await request.reject("no quotes here")
 
     async def on_order(self, order: IncomingOrder) -> None:
@@ -565,6 +570,8 @@ class _Dispatch:
         self._at_work: dict[str, trio.CancelScope] = {}
         self._quiet = trio.Event()
         self._seen: set[str] = set()
+        # Frames that were answered as offers; they come again once they are durable.
+        self._early: set[int] = set()
         self._settling = Settling(
             session.end,
             session.terms,
@@ -588,16 +595,18 @@ class _Dispatch:
         solver, session = self._solver, self._session
         self._settling.heard(event)
         match event:
+            case Offered(entry) if session.end.engine.synced:
+                self._early.add(entry.frame.seq)
+                self._offered(entry.message)
             case Received(entry, None):
-                match entry.message:
-                    case QuoteRequest() as request:
-                        self._asked(request)
-                    case NewOrderSingle() as order:
-                        self._order(order)
-                    case OrderCancelRequest() as request:
-                        self._start(lambda: self._cancel(request), None)
-                    case _:
-                        pass
+                if entry.frame.seq in self._early:
+                    self._early.remove(entry.frame.seq)
+                else:
+                    # It came while heads did not agree, and nothing could be signed.
+                    self._offered(entry.message)
+                if isinstance(entry.message, OrderCancelRequest):
+                    request = entry.message
+                    self._start(lambda: self._cancel(request), None)
             case Said(MarketDataRequest() as asked_prices):
                 self._start(lambda: self._show(asked_prices), None)
             case StateChanged(state):
@@ -657,6 +666,15 @@ class _Dispatch:
             self._failed(failed)
 
     # --- callbacks ----------------------------------------------------------------------------
+
+    def _offered(self, message: Message | None) -> None:
+        match message:
+            case QuoteRequest():
+                self._asked(message)
+            case NewOrderSingle():
+                self._order(message)
+            case _:
+                pass
 
     def _asked(self, request: QuoteRequest) -> None:
         asked = QuoteAsked(self._session, request)

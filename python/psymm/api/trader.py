@@ -81,11 +81,13 @@ from psymm.session.trader import (
 from psymm.session.transport import GOODBYE_S
 from psymm.session.turn import (
     Event,
+    Offered,
     PeerRejected,
     Received,
     Resumed,
     Said,
     SetAside,
+    Signed,
     State,
     StateChanged,
     Stopped,
@@ -541,6 +543,8 @@ class _Changes:
     def heard(self, event: Event | Lost) -> None:
         self.count += 1
         match event:
+            case Offered(entry):
+                self._offered(entry.message)
             case Received(entry, None):
                 self._received(entry.message)
             case Said(MarketDataSnapshotFullRefresh() as said):
@@ -566,14 +570,21 @@ class _Changes:
             self.settling.heard(event)
         for listener in self.listeners:
             listener(event)
-        self.wake()
+        if not isinstance(event, Signed):
+            # Our own frame takes effect with the solver's next: nobody waits for it.
+            self.wake()
 
-    def _received(self, message: Message | None) -> None:
+    def _offered(self, message: Message | None) -> None:
         match message:
             case QuoteMessage(quote_req_id=str(asked)):
                 self.quotes[asked] = message
             case QuoteRequestReject():
                 self.quotes[message.quote_req_id] = message
+            case _:
+                pass
+
+    def _received(self, message: Message | None) -> None:
+        match message:
             case ExecutionReport():
                 self.reports.setdefault(message.cl_ord_id, []).append(message)
             case OrderCancelReject():

@@ -219,6 +219,10 @@ def _schema(flow: Flow) -> Schema:
 _CLASSES = {flow: message_types(flow) for flow in Flow}
 
 
+# What is to be sent is encoded to be judged, and again to be signed: one value, the same bytes.
+_last: tuple[Message | None, bytes] = (None, b"")
+
+
 def decode(payload: bytes) -> Message:
     """The message that a frame's payload is.
 
@@ -234,7 +238,12 @@ def encode(message: Message) -> bytes:
     Raises JsonError if a value is out of its type's range, or if ``message`` may not be on the
     record (code ``unknown-message``).
     """
-    return _encoded(message, Flow.RECORD)
+    global _last
+    held, payload = _last
+    if held is not message:
+        payload = _encoded(message, Flow.RECORD)
+        _last = message, payload
+    return payload
 
 
 def decode_text(text: str | bytes) -> Message:

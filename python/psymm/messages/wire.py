@@ -238,14 +238,27 @@ def to_mapping(value: Message | Part) -> dict[str, object]:
 
 def from_mapping(cls: type[M] | type[P], mapping: Mapping[str, Any]) -> M | P:
     """The inverse of ``to_mapping``, for a mapping that the core has parsed by the schema."""
-    made: dict[str, object] = {}
-    for rule in field_rules(cls):
+    plain, others = _kinds.get(cls) or _kinds_of(cls)
+    made: dict[str, object] = {attribute: mapping.get(name) for attribute, name in plain}
+    for rule in others:
         held = mapping.get(rule.name)
         if rule.entries is not None and rule.entry is not None:
             entry = rule.entry
             made[rule.attribute] = tuple(from_mapping(entry, each) for each in held or ())
         elif rule.choices is not None:
             made[rule.attribute] = None if held is None else rule.choices(held)
-        else:
-            made[rule.attribute] = held
     return cls(**made)
+
+
+_kinds: dict[type, tuple[tuple[tuple[str, str], ...], tuple[FieldRule, ...]]] = {}
+
+
+def _kinds_of(
+    cls: type[Message] | type[Part],
+) -> tuple[tuple[tuple[str, str], ...], tuple[FieldRule, ...]]:
+    """The fields that are taken as they are, (attribute, wire's name), and the others."""
+    rules = field_rules(cls)
+    others = tuple(each for each in rules if each.entries or each.choices)
+    plain = tuple((each.attribute, each.name) for each in rules if each not in others)
+    _kinds[cls] = plain, others
+    return plain, others

@@ -31,7 +31,7 @@ class Lane(IntEnum):
 
     @property
     def other(self) -> Lane:
-        return Lane(1 - self)
+        return Lane.SOLVER if self is Lane.TRADER else Lane.TRADER
 
 
 class OrderStatus(StrEnum):

@@ -17,7 +17,7 @@ import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from types import UnionType
@@ -34,6 +34,7 @@ from psymm.rulebook.account import (
 )
 from psymm.rulebook.inputs import Entry
 from psymm.rulebook.table import MANY, Table
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import AccountRefused, refuse
 from psymm.terms import Terms
 

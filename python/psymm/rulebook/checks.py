@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from psymm.messages import Side
 from psymm.rulebook.account import Account, Lane
 from psymm.rulebook.money import UNIT, share_down, share_up
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
 from psymm.terms import Instrument
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from psymm.messages import (
     CollAsgnRespType,
@@ -18,6 +17,7 @@ from psymm.rulebook.account import Account, Lane, NoteState, OrderStatus, Sessio
 from psymm.rulebook.checks import use_id
 from psymm.rulebook.inputs import Entry, Opening
 from psymm.rulebook.orders import end_order
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import OpeningUnknown, refuse
 
 

@@ -8,11 +8,11 @@ custody, so one signature serves every custody of that contract.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from psymm._core import SignatureError, address_of, domain_separator, keccak256, recover
 from psymm.messages import OraclePrice
 from psymm.rulebook.account import Account, Price
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
 from psymm.terms import Terms
 

@@ -8,8 +8,6 @@ an opening order is a position of its own.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from psymm.messages import (
     CxlRejResponseTo,
     ExecType,
@@ -45,6 +43,7 @@ from psymm.rulebook.checks import (
     traders_fee,
     use_id,
 )
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse, violated
 
 _CANCELLING = (OrderStatus.CANCEL_PENDING, OrderStatus.CANCEL_CLOSE_PENDING)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from psymm.messages import (
     Quote,
     QuoteCancel,
@@ -14,6 +12,7 @@ from psymm.messages import (
 )
 from psymm.rulebook.account import Account, LiveQuote, OpenRequest
 from psymm.rulebook.checks import check_price, check_quantity, instrument_of, use_id
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
 
 

@@ -6,13 +6,13 @@ expire what has expired. ``rule`` is what its message does, or the violation tha
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from psymm import messages as m
 from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
 from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
 from psymm.rulebook.inputs import ChainFacts, Entry, Opening
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse, violated
 
 _TRADERS: Final = (

@@ -22,7 +22,7 @@ ever ruled on an account that turned out not to be (``Named.firm``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from psymm.messages import Checkpoint, JsonError, Message, Reject, encode
 from psymm.rulebook import checkpoint
@@ -30,6 +30,7 @@ from psymm.rulebook.account import Account, CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
 from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, VerifiedFrame
 from psymm.rulebook.rules import advance, rule
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FrameOutOfOrder, Refused, Violation, violated
 from psymm.terms import Terms
 
@@ -160,8 +161,14 @@ class Replay:
         """
         return self.step_entry(Entry.read(frame))
 
-    def step_entry(self, entry: Entry) -> tuple[Replay, tuple[Ruling, ...]]:
-        """``step`` for a frame that is already decoded."""
+    def step_entry(
+        self, entry: Entry, ahead: Ahead | None = None
+    ) -> tuple[Replay, tuple[Ruling, ...]]:
+        """``step`` for a frame that is already decoded.
+
+        ahead: what ``look_ahead()`` gives here, if it is at hand. Where this frame covers all that
+        is pending, and in time, that is what happens, and nothing is ruled twice.
+        """
         trader_head, solver_head = self.heads
         own, other = (
             (trader_head, solver_head) if entry.lane is Lane.TRADER else (solver_head, trader_head)
@@ -172,6 +179,9 @@ class Replay:
             raise FrameOutOfOrder(lane=int(entry.lane), seq=entry.seq, covers=entry.peer_seq)
         if entry.lane is Lane.TRADER:
             return replace(self, pending=(*self.pending, entry)), ()
+        if ahead is not None and self._covers_all_in_time(entry):
+            told = list(ahead.rulings)
+            return ahead.replay._apply(entry, entry.sending_time, told), tuple(told)
         covered = tuple(t for t in self.pending if t.seq <= entry.peer_seq)
         at = replace(self, pending=self.pending[len(covered) :])
         rulings: list[Ruling] = []
@@ -183,12 +193,17 @@ class Replay:
 
     def projected(self) -> Account:
         """The account as it will be if the pending trader frames are covered now, in time."""
-        return self.ahead().account
+        return self.look_ahead().replay.account
 
-    def ahead(self) -> Replay:
-        """As if the pending trader frames were covered now, in time: what they decided of the
-        solver's frames stays decided, and none is pending."""
-        return replace(self._taken(self.pending)[0], pending=())
+    def look_ahead(self) -> Ahead:
+        """As if the pending trader frames were covered now, in time."""
+        return Ahead(self, ()).and_then(*self.pending)
+
+    def _covers_all_in_time(self, entry: Entry) -> bool:
+        return all(
+            t.seq <= entry.peer_seq and self._legal_time(t, entry.sending_time) == t.sending_time
+            for t in self.pending
+        )
 
     def preview(
         self,
@@ -206,18 +221,30 @@ class Replay:
         first. A message with a value out of its range is ``malformed``. Signs nothing, changes
         nothing. Raises OpeningUnknown or FactsBehind as ``step`` does.
         """
-        own, other = self.heads if lane is Lane.TRADER else self.heads[::-1]
-        covers = other if peer_seq is None else peer_seq
         try:
             size = len(encode(message))
         except JsonError as error:
             return Violation("malformed", (("code", error.code),))
-        entry = Entry(lane, own + 1, covers, sending_time, size, message)
-        if lane is Lane.SOLVER:
-            _, rulings = self.step_entry(entry)
-        else:
-            _, rulings = self._taken((*self.pending, entry))
-        return rulings[-1].violation
+        other = self.heads[lane.other]
+        entry = Entry(
+            lane,
+            self.heads[lane] + 1,
+            other if peer_seq is None else peer_seq,
+            sending_time,
+            size,
+            message,
+        )
+        return self.forecast(entry).violation
+
+    def forecast(self, entry: Entry, ahead: Ahead | None = None) -> Forecast:
+        """What ``preview`` says of a lane's next frame, and what comes of it. ahead: as for
+        ``step_entry``. Raises as ``step`` does."""
+        if entry.lane is Lane.SOLVER:
+            at, rulings = self.step_entry(entry, ahead)
+            return Forecast(entry, Ahead(at, rulings), rulings[-1].violation)
+        before = self.look_ahead() if ahead is None else ahead
+        after = before.and_then(entry)
+        return Forecast(entry, after, after.rulings[-1].violation)
 
     def _taken(self, entries: Iterable[Entry]) -> tuple[Replay, tuple[Ruling, ...]]:
         """These trader frames in effect, each at its own time, with what their covering decides."""
@@ -330,6 +357,30 @@ class Replay:
             _offered=tuple(a for a in self._offered if a.solver_seq >= since),
             _rejected=tuple(f for f in self._rejected if f.seq > agreed.solver_seq),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A replay whose pending trader frames are taken as covered in time: what they decided of the
+    solver's frames stays decided, none is pending, and ``rulings`` are theirs."""
+
+    replay: Replay
+    rulings: tuple[Ruling, ...]
+
+    def and_then(self, *entries: Entry) -> Ahead:
+        """With further trader frames."""
+        at, rulings = self.replay._taken(entries)
+        return Ahead(replace(at, pending=()), (*self.rulings, *rulings))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a frame would come to. after: for the solver's, the replay after it; for the trader's,
+    what lies ahead with it among the pending."""
+
+    entry: Entry
+    after: Ahead
+    violation: Violation | None
 
 
 def _ruled(

@@ -8,7 +8,6 @@ that fee.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from psymm.messages import (
     ChainFact,
@@ -19,6 +18,7 @@ from psymm.messages import (
 )
 from psymm.rulebook.account import Account, Proposal
 from psymm.rulebook.inputs import ChainFacts, Entry
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FactsBehind, refuse
 from psymm.terms import NANOSECONDS
 

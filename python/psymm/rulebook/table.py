@@ -68,11 +68,15 @@ class Table(Generic[K, V]):
 
     def put(self, key: K, value: V) -> Table[K, V]:
         at = self._bucket(key)
-        return self._with(at, self._buckets[at] | {key: value})
+        bucket = self._buckets[at].copy()
+        bucket[key] = value
+        return self._with(at, bucket)
 
     def without(self, key: K) -> Table[K, V]:
         at = self._bucket(key)
-        return self._with(at, {k: v for k, v in self._buckets[at].items() if k != key})
+        bucket = self._buckets[at].copy()
+        bucket.pop(key, None)
+        return self._with(at, bucket)
 
     @property
     def grows(self) -> bool:
@@ -96,10 +100,13 @@ class Table(Generic[K, V]):
 
     def _with(self, at: int, bucket: dict[K, V]) -> Table[K, V]:
         made: Table[K, V] = Table.__new__(Table)
-        made._buckets = (*self._buckets[:at], bucket, *self._buckets[at + 1 :])
+        made._size = self._size - len(self._buckets[at]) + len(bucket)
+        if len(self._buckets) == 1:
+            made._buckets, made._digests = (bucket,), [None]
+            return made
+        made._buckets = self._buckets[:at] + (bucket,) + self._buckets[at + 1 :]  # noqa: RUF005
         made._digests = self._digests.copy()
         made._digests[at] = None
-        made._size = self._size - len(self._buckets[at]) + len(bucket)
         return made
 
     def __eq__(self, other: object) -> bool:

@@ -1,8 +1,10 @@
 """One end of a session, running: engine, journal, socket and custody put together.
 
 The order in which things happen is `Turn`'s: frames are durable before they are sent and before
-anyone hears of them. Turns that pile up while a commit runs share the next one. A connection may
-come and go; the end lives on, and signs nothing between two of them.
+anyone hears of them, offers excepted. Most turns are frames and texts only: they go to the journal
+and come back from it without a task of their own, and what came together, of whatever session, is
+one commit. The others, which change more than the record, are carried out one by one by `run`. A
+connection may come and go; the end lives on, and signs nothing between two of them.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final, Protocol
 
 import trio
@@ -18,6 +23,7 @@ from psymm._core import JsonError
 from psymm.errors import (
     CollateralRefused,
     Disconnected,
+    JournalError,
     Leaving,
     NotNow,
     OverBudget,
@@ -31,7 +37,7 @@ from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, 
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
 from psymm.session.engine import Engine
-from psymm.session.keys import KeyKeeper, apart
+from psymm.session.keys import KeyKeeper
 from psymm.session.ledger import RulebookLedger
 from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
 from psymm.session.turn import (
@@ -49,9 +55,12 @@ from psymm.session.watch import Traffic, Watch
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
 from psymm.transcript.record import Entry
+from psymm.transcript.verifying import FrameVerifier
 
 BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
+AT_ONCE: Final = 32
+"""Frames of one message that are received before other sessions have their turn."""
 SEND_S: Final = 20.0
 
 _JOURNAL_STATES: Final[dict[State, CustodyState]] = {
@@ -131,7 +140,8 @@ class End:
     """guard: asked before the application's messages are signed. was_synced: whether heads agreed
     on the connection that went last.
     heard: called with every event, in order, after what caused it is durable; it must not
-    block and not raise. `run` must be running for anything to happen."""
+    block and not raise. verifier: shared by all sessions of a process. `run` must be running for
+    anything to happen."""
 
     def __init__(
         self,
@@ -143,8 +153,10 @@ class End:
         *,
         put_up: int,
         keeper: KeyKeeper | None = None,
+        verifier: FrameVerifier | None = None,
     ) -> None:
         self.engine = engine
+        self.verifier = verifier or FrameVerifier()
         self.opening = engine.record.opening
         self.lane = engine.lane
         self.journal = journal
@@ -154,18 +166,21 @@ class End:
         self._heard = self.watch.hearing(heard)
         self._put_up = put_up
         self._keeper = keeper
-        self._turns: list[Turn] = []
+        # Turns for `run` to carry out, in order; while there are any, all that come after wait.
+        self._turns: deque[Turn] = deque()
         self._taken = 0
         self._done = 0
         self._wake = trio.Event()
-        self._flushed = trio.Event()
+        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._numbers = count()
         self._poke = trio.Event()
+        self._due = 0
         self.guard: Guard | None = None
         self.was_synced = False
         self._connection: _Connection | None = None
         self._connections = 0
         self._nursery: trio.Nursery | None = None
-        self._failed: PSymmError | None = None
+        self._failed: Exception | None = None
 
     # --- life -------------------------------------------------------------------------------
 
@@ -184,21 +199,23 @@ class End:
                     nursery.start_soon(self._keeper.run, nursery)
                 task_status.started()
                 while True:
+                    if self._failed is not None:
+                        raise self._failed
                     if not self._turns:
                         self._wake = trio.Event()
                         await self._wake.wait()
-                    turns, self._turns = self._turns, []
-                    for group in apart(turns):
-                        await self._carry_out(group)
-                    self._done += len(turns)
-                    self._flushed.set()
-                    self._flushed = trio.Event()
+                        continue
+                    # What was taken before it is on its way through the journal.
+                    await self._until_done(self._taken - len(self._turns))
+                    await self._carry_out(self._turns[0])
+                    self._turns.popleft()
+                    self._finished(1)
         except BaseException as failed:
             leaf = failed
             while isinstance(leaf, BaseExceptionGroup):
                 leaf = leaf.exceptions[0]
             self._failed = leaf if isinstance(leaf, PSymmError) else SessionClosed()
-            self._flushed.set()
+            self._finished(0)
             raise
         finally:
             self._nursery = None
@@ -225,8 +242,8 @@ class End:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send_all, socket, receiver, connection)
-                    nursery.start_soon(self._keep_time)
                     self._take(self.engine.connected(self.clock.now_ns(), fresh=fresh))
+                    nursery.start_soon(self._keep_time)
                     await self._read_all(socket, connection, first)
                     connection.scope.cancel()
         finally:
@@ -339,11 +356,7 @@ class End:
     async def flush(self, turn: Turn) -> None:
         """Queue a turn and wait until it is carried out."""
         self._take(turn)
-        mine = self._taken
-        while self._done < mine:
-            if self._failed is not None:
-                raise self._failed
-            await self._flushed.wait()
+        await self._until_done(self._taken)
 
     async def checkpoint(self) -> Point:
         """Have a checkpoint with the peer that counts all that is on the record now, but for
@@ -365,7 +378,7 @@ class End:
                 raise checkpoints.differs
             if self.engine.state is State.CLOSED:
                 raise SessionClosed(custody=self.opening.custody)
-            await self._flushed.wait()
+            await self._until_done(self._done + 1)
         await self.flush(Turn())
         return point
 
@@ -382,11 +395,63 @@ class End:
     # --- tasks ------------------------------------------------------------------------------
 
     def _take(self, turn: Turn) -> None:
+        """Carry a turn out behind those before it."""
         if turn:
-            self._turns.append(turn)
             self._taken += 1
-            self._wake.set()
-        self._poke.set()
+            if self._turns or self._nursery is None or not turn.plain:
+                self._turns.append(turn)
+                self._wake.set()
+            elif turn.entries or self._done < self._taken - 1:
+                self.journal.append_soon(
+                    [(entry.frame, entry.digest) for entry in turn.entries],
+                    ours=self.lane,
+                    then=partial(self._durable, turn),
+                )
+            else:
+                self._durable(turn, None)
+            # It is in the queue to the disk now, ahead of whatever is signed upon it.
+            for offered in turn.offers():
+                self._heard(offered)
+        if self._connection is not None:
+            now = self.clock.now_ns()
+            if self.engine.next_tick(now) < self._due:
+                self._poke.set()
+
+    def _durable(self, turn: Turn, failed: JournalError | None) -> None:
+        """A plain turn's frames are on disk: send, and tell."""
+        if failed is not None:
+            self._fail(failed)
+            return
+        if self._nursery is not None and self._failed is None:
+            try:
+                self._put(turn.sends)
+                for event in turn.events:
+                    self._serve(event)
+                    self._heard(event)
+            except Exception as bug:
+                # Of whoever listens. It ends this session, in `run`, and no other.
+                self._fail(bug)
+                return
+        self._finished(1)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = self._failed or error
+        self._wake.set()
+        self._finished(0)
+
+    def _finished(self, turns: int) -> None:
+        self._done += turns
+        while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
+            heappop(self._waiters)[2].set()
+
+    async def _until_done(self, turn: int) -> None:
+        """Wait until so many turns are carried out. Raises what ended the session."""
+        if self._done < turn and self._failed is None:
+            done = trio.Event()
+            heappush(self._waiters, (turn, next(self._numbers), done))
+            await done.wait()
+        if self._done < turn and self._failed is not None:
+            raise self._failed
 
     async def _read_all(
         self, socket: Socket, connection: _Connection, first: Sequence[str | bytes]
@@ -402,16 +467,38 @@ class End:
                     connection.reason = connection.reason or gone
                     return
             self.watch.read(message)
-            while self._taken - self._done > BACKLOG:
-                await self._flushed.wait()
-            now = self.clock.now_ns()
+            await self._room()
             if isinstance(message, str):
-                self._take(self.engine.receive_text(message, now))
+                self._take(self.engine.receive_text(message, self.clock.now_ns()))
             else:
-                self._take(self.engine.receive_binary(message, now))
-                if self.uncovered > MOST_AHEAD and self.engine.uncoverable(now) > MOST_AHEAD:
-                    self.hang_up(OverBudget("frames from too far ahead", most=MOST_AHEAD))
-            await trio.lowlevel.checkpoint()
+                await self._read_frames(message)
+
+    async def _read_frames(self, message: bytes) -> None:
+        """Part by part, so that a long message keeps no other session waiting."""
+        offset = 0
+        while offset < len(message):
+            part = self.engine.part_of(message, offset, AT_ONCE)
+            offset = part.end
+            key, frames = self.engine.awaited(part)
+            if key is not None:
+                await self.verifier.share(self.opening.domain, key, frames)
+            else:
+                await trio.lowlevel.checkpoint()
+            now = self.clock.now_ns()
+            turn = self.engine.receive_part(part, now)
+            over = turn.hang_up is not None
+            self._take(turn)
+            if self.uncovered > MOST_AHEAD and self.engine.uncoverable(now) > MOST_AHEAD:
+                self.hang_up(OverBudget("frames from too far ahead", most=MOST_AHEAD))
+                over = True
+            if over:
+                return
+            await self._room()
+
+    async def _room(self) -> None:
+        """Read no more while too much waits for the disk."""
+        if self._taken - self._done > BACKLOG:
+            await self._until_done(self._taken - BACKLOG)
 
     async def _send_all(
         self,
@@ -421,69 +508,65 @@ class End:
     ) -> None:
         try:
             async for message in receiver:
-                with trio.fail_after(SEND_S):
+                with trio.CancelScope(deadline=trio.current_time() + SEND_S) as late:
                     await socket.send(message)
+                if late.cancelled_caught:
+                    connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
+                    break
                 connection.waiting_bytes -= len(message)
                 self.watch.wrote(message)
         except (Disconnected, PeerViolation) as gone:
             connection.reason = connection.reason or gone
-        except trio.TooSlowError:
-            connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
         connection.scope.cancel()
 
     async def _keep_time(self) -> None:
+        """Tick when it is due. Most frames only put that off, and then nobody is woken."""
         while True:
             now = self.clock.now_ns()
             self._poke = trio.Event()
-            due = self.engine.next_tick(now)
-            with trio.move_on_after((due - now) / 1e9) as waited:
+            self._due = self.engine.next_tick(now)
+            with trio.move_on_after((self._due - now) / 1e9) as waited:
                 await self._poke.wait()
             if waited.cancelled_caught:
                 self._take(self.engine.tick(self.clock.now_ns()))
 
-    async def _carry_out(self, turns: Sequence[Turn]) -> None:
+    async def _carry_out(self, turn: Turn) -> None:
         custody = self.opening.custody
-        fetched = [entry for turn in turns for entry in turn.fetched]
-        if fetched:
-            await self.journal.restore([(entry.frame, entry.digest) for entry in fetched])
-        for turn in turns:
-            if turn.standing is not None:
-                await self.journal.set_standing(custody, turn.standing)
-                if self._keeper is not None:
-                    self._keeper.poke()
-        for turn in turns:
-            if turn.aside:
-                gone = [(entry.frame, entry.digest) for entry in turn.aside]
-                await self.journal.set_aside(custody, 1 - self.lane, gone)
-            if turn.revoked is not None:
-                await self.journal.keep_revocations(custody, turn.revoked)
-        entries = [entry for turn in turns for entry in turn.entries]
-        if entries:
-            await self.journal.append(
-                [(entry.frame, entry.digest) for entry in entries], ours=self.lane
-            )
-        for turn in turns:
-            for point, account in turn.checkpoints:
-                await self.journal.keep_checkpoint(custody, point, account.document)
-            for lane, notes in turn.opened:
-                await self.keep_openings(lane, notes)
-            for fact in turn.facts:
-                await self.journal.keep_fact(custody, fact)
-            for first, second in turn.evidence:
-                await self.journal.keep_equivocation(custody, first, second)
-            for event in turn.events:
-                if isinstance(event, StateChanged):
-                    await self.journal.set_state(
-                        custody,
-                        _JOURNAL_STATES[event.state],
-                        str(self.engine.error) if event.state is State.STOPPED else "",
-                    )
-            self._put(turn.sends)
-            for event in turn.events:
-                self._serve(event)
-                self._heard(event)
-            if turn.hang_up is not None and self._connection is not None:
-                self._connection.hang_up(turn.hang_up)
+        if turn.fetched:
+            await self.journal.restore([(entry.frame, entry.digest) for entry in turn.fetched])
+        if turn.standing is not None:
+            await self.journal.set_standing(custody, turn.standing)
+            if self._keeper is not None:
+                self._keeper.poke()
+        if turn.aside:
+            gone = [(entry.frame, entry.digest) for entry in turn.aside]
+            await self.journal.set_aside(custody, 1 - self.lane, gone)
+        if turn.revoked is not None:
+            await self.journal.keep_revocations(custody, turn.revoked)
+        await self.journal.append(
+            [(entry.frame, entry.digest) for entry in turn.entries], ours=self.lane
+        )
+        for point, account in turn.checkpoints:
+            await self.journal.keep_checkpoint(custody, point, account.document)
+        for lane, notes in turn.opened:
+            await self.keep_openings(lane, notes)
+        for fact in turn.facts:
+            await self.journal.keep_fact(custody, fact)
+        for first, second in turn.evidence:
+            await self.journal.keep_equivocation(custody, first, second)
+        for event in turn.events:
+            if isinstance(event, StateChanged):
+                await self.journal.set_state(
+                    custody,
+                    _JOURNAL_STATES[event.state],
+                    str(self.engine.error) if event.state is State.STOPPED else "",
+                )
+        self._put(turn.sends)
+        for event in turn.events:
+            self._serve(event)
+            self._heard(event)
+        if turn.hang_up is not None and self._connection is not None:
+            self._connection.hang_up(turn.hang_up)
 
     async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
         """Keep openings of notes of this custody. Cancelled: all are kept or none."""

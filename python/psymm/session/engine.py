@@ -119,6 +119,8 @@ MOST_SHOWN_BYTES: Final = 1 << 26
 MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
 """Frames that were fetched and wait for others before them."""
 
+_KEY_CHANGE: Final = b'{"MsgType":"UKY"'
+
 _BESIDE_OPTIONS: Final = (
     BusinessMessageReject,
     ChainFact,
@@ -152,10 +154,17 @@ class Ledger(CheckpointLedger, Protocol):
         ...
 
     def refuses(
-        self, lane: int, message: Message, now_ns: int, *, covers: int | None = None
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
     ) -> Violation | None:
-        """Would this message, sent now after all that is on the record, break a rule? covers: its
-        peerSeq, by default all of the other lane that is on the record."""
+        """Would this message, sent now after all that is on the record, break a rule? size: of its
+        payload in bytes, where it has one already. covers: its peerSeq, by default all of the other
+        lane that is on the record."""
         ...
 
     def drop(self, lane: int, seq: int) -> bool:
@@ -190,6 +199,16 @@ class Rules:
     def cover_after_ns(self) -> int:
         """A frame left uncovered this long is covered by a Heartbeat frame: well below T."""
         return min(self.acknowledge_ns // 4, SECOND)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Frames of one message. end: where in it they end; where what follows is no frame, that is
+    `noise` and the message is over."""
+
+    frames: Sequence[Frame]
+    end: int
+    noise: FrameError | None
 
 
 class Engine:
@@ -251,6 +270,8 @@ class Engine:
         self._listed_at: list[int] = [0, 0]
         self._accepted: tuple[set[bytes], set[bytes]] = (set(), set())
         self._accepted_at: list[int] = [0, 0]
+        # Both, in the linear order: once so, it stays, unless frames are set aside.
+        self._accepted_by_both = False
         self._turned_down: list[CollateralResponse | None] = [None, None]
         self._logouts: list[bool] = [False, False]
         self._logged_out_at = 0
@@ -386,19 +407,51 @@ class Engine:
 
     def receive_binary(self, data: bytes, now: int) -> Turn:
         """A WebSocket binary message of the peer: frames back to back, each judged by itself."""
-        self._heard(now)
-        offset = 0
-        while offset < len(data) and self.error is None and self._turn.hang_up is None:
+        return self.receive_part(self.part_of(data, 0, len(data)), now)
+
+    def part_of(self, data: bytes, offset: int, most: int) -> Part:
+        """The next frames of a message, at most `most`. Changes nothing."""
+        frames: list[Frame] = []
+        while offset < len(data) and len(frames) < most:
             try:
-                frame = Frame.parse(data, offset)
+                frames.append(Frame.parse(data, offset))
             except FrameError as bad:
-                self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
+                return Part(frames, len(data), bad)
+            offset += frames[-1].length
+        return Part(frames, offset, None)
+
+    def awaited(self, part: Part) -> tuple[bytes | None, list[Frame]]:
+        """The key in force for the peer's lane, and the frames of a part that continue the lane
+        under it: what is worth verifying before it is received. Changes nothing."""
+        ruling = self.record.delegation(self.peer)
+        found: list[Frame] = []
+        seq = self.record.head(self.peer).seq
+        for frame in part.frames if ruling is not None else ():
+            seq += 1
+            if (
+                frame.lane != self.peer
+                or frame.seq != seq
+                or frame.custody != self.record.opening.custody
+                # From a key change on, another key rules.
+                or frame.payload.startswith(_KEY_CHANGE)
+            ):
                 break
-            offset += len(frame.raw)
+            found.append(frame)
+        return None if ruling is None else ruling.public_key, found
+
+    def receive_part(self, part: Part, now: int) -> Turn:
+        """Frames of the peer, each judged by itself, and the noise behind them if there is any."""
+        self._heard(now)
+        for frame in part.frames:
+            if self.error is not None or self._turn.hang_up is not None:
+                break
             if not self._within_rate(frame, now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
+        else:
+            if part.noise is not None and self.error is None:
+                self._garble(now, "frame", f"{part.noise.code} at byte {part.noise.offset}")
         if self.error is None:
             self._advance(now)
         return self._take()
@@ -665,8 +718,13 @@ class Engine:
             return broken
         own: Violation | None = None
         if entry.message is not None and self.lane == SOLVER:
+            frame = entry.frame
             own = self.ledger.refuses(
-                self.peer, entry.message, entry.frame.sending_time, covers=entry.frame.peer_seq
+                self.peer,
+                entry.message,
+                frame.sending_time,
+                len(frame.payload),
+                covers=frame.peer_seq,
             )
             if own is not None and own.rule in _NOT_KNOWN_YET:
                 own = None
@@ -931,6 +989,7 @@ class Engine:
         self._logons = [None, None]
         self._listed, self._listed_at = ({}, {}), [0, 0]
         self._accepted, self._accepted_at = (set(), set()), [0, 0]
+        self._accepted_by_both = False
         self._turned_down, self._logouts = [None, None], [False, False]
         self._rejected = set()
 
@@ -1364,12 +1423,14 @@ class Engine:
 
     def _trading(self) -> bool:
         """Both AZ are in the linear order: the trader's once a solver frame covers it."""
-        solvers_accepted_at = self._accepted_at[SOLVER]  # the trader's frame
-        return (
-            bool(self._accepted_at[TRADER])
-            and bool(solvers_accepted_at)
-            and self.record.head(SOLVER).peer_seq >= solvers_accepted_at
-        )
+        if not self._accepted_by_both:
+            solvers_accepted_at = self._accepted_at[SOLVER]  # the trader's frame
+            self._accepted_by_both = (
+                bool(self._accepted_at[TRADER])
+                and bool(solvers_accepted_at)
+                and self.record.head(SOLVER).peer_seq >= solvers_accepted_at
+            )
+        return self._accepted_by_both
 
     def _restate(self) -> None:
         if self.error is not None:

@@ -285,17 +285,6 @@ def key_in_force(
     )
 
 
-def apart(turns: Sequence[Turn]) -> list[list[Turn]]:
-    """Turns in their order, one that takes frames off the record first in its group: what comes
-    after it may use their numbers."""
-    groups: list[list[Turn]] = []
-    for turn in turns:
-        if not groups or turn.aside:
-            groups.append([])
-        groups[-1].append(turn)
-    return groups
-
-
 @dataclass
 class _Attempt:
     done: trio.Event
@@ -532,7 +521,6 @@ __all__ = [
     "NoChain",
     "Revocations",
     "SessionKeys",
-    "apart",
     "brought_key",
     "key_in_force",
     "signer",

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from psymm.custody.notes import Note
-from psymm.messages import Checkpoint, Message
+from psymm.messages import Checkpoint, JsonError, Message, encode
 from psymm.rulebook import (
     Account,
     ChainFacts,
@@ -27,6 +26,9 @@ from psymm.rulebook import (
 )
 from psymm.rulebook import Entry as RuledEntry
 from psymm.rulebook import Opening as RuledOpening
+from psymm.rulebook import Violation as RuledViolation
+from psymm.rulebook.sequence import Ahead, Forecast
+from psymm.rulebook.value import replace
 from psymm.session.collateral import Fact
 from psymm.session.turn import Violation
 from psymm.terms import Terms
@@ -55,7 +57,10 @@ class RulebookLedger:
             RuledOpening(opening.custody, holdings), terms, facts or ChainFacts()
         )
         self._waiting: deque[Entry] = deque()
-        self._ahead: Replay | None = None
+        # Both follow from `_replay`, and are kept so that no frame is ruled twice: what its pending
+        # frames come to, and what the last message asked about would.
+        self._ahead: Ahead | None = None
+        self._forecast: Forecast | None = None
 
     @property
     def account(self) -> Account:
@@ -65,7 +70,7 @@ class RulebookLedger:
     @property
     def projected(self) -> Account:
         """As it will be once the trader's frames still pending are covered in time."""
-        return self._projection().account
+        return self._look_ahead().replay.account
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -82,24 +87,41 @@ class RulebookLedger:
         return self._drain()
 
     def refuses(
-        self, lane: int, message: Message, now_ns: int, *, covers: int | None = None
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
     ) -> Violation | None:
         """See `Ledger.refuses`."""
         if self._waiting:
             return Violation(lane, "facts-behind", "a chain fact that was cited is not seen yet")
+        own = Lane(lane)
+        heads = self._replay.heads
         try:
-            if lane == Lane.TRADER:
-                broken = self._projection().preview(Lane.TRADER, message, now_ns, peer_seq=covers)
-            else:
-                broken = self._replay.preview(Lane.SOLVER, message, now_ns, peer_seq=covers)
+            entry = RuledEntry(
+                own,
+                heads[own] + 1,
+                heads[own.other] if covers is None else covers,
+                now_ns,
+                len(encode(message)) if size is None else size,
+                message,
+            )
+            self._forecast = self._replay.forecast(entry, self._look_ahead())
+        except JsonError as error:
+            bad = RuledViolation("malformed", (("code", error.code),))
+            return Violation(lane, bad.name, str(bad))
         except RulebookError as unknown:
             return Violation(lane, unknown.code, str(unknown))
+        broken = self._forecast.violation
         return None if broken is None else Violation(lane, broken.name, str(broken))
 
     def drop(self, lane: int, seq: int) -> bool:
         """See `Ledger.drop`. The trader's frames have not taken effect yet, so they go by
         themselves; the solver's have, so all is ruled again."""
-        self._ahead = None
+        self._ahead = self._forecast = None
         if lane == Lane.TRADER and not self._waiting:
             pending = tuple(one for one in self._replay.pending if one.seq < seq)
             self._replay = replace(self._replay, pending=pending)
@@ -155,7 +177,7 @@ class RulebookLedger:
             isinstance(entry.message, Checkpoint) for entry in seen.pending
         ):
             return None
-        account = self._projection().account
+        account = self._look_ahead().replay.account
         said = checkpoint.answer(account, Lane(lane))
         if said is None or account.offer is None or self._waiting:
             return None
@@ -164,43 +186,53 @@ class RulebookLedger:
     def offer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
         if self._waiting:
             return None
-        view = self._projection()
+        view = self._look_ahead().replay
         said = checkpoint.offer(view.account, view.named)
         if said is None:
             return None
         return said, view.account.trader_covers if lane == Lane.TRADER else view.heads[0]
 
     def offer_stands(self) -> bool:
-        ahead = self._projection().account
+        ahead = self._look_ahead().replay.account
         last = None if ahead.checkpoint is None else ahead.checkpoint.said
         return ahead.offer is not None or last != (self._point and self._point.said)
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
-        view = self._projection()
+        view = self._look_ahead().replay
         known = (view.offered, self._replay.offered, view.named.account, self._replay.disputed)
         for account in known:
             if account is not None and account.seqs == (trader_seq, solver_seq):
                 return account
         return None
 
-    def _projection(self) -> Replay:
-        """The replay as if all pending trader frames were in effect, kept from frame to frame:
-        a burst of them costs one ruling each, not one for each pair."""
+    def _look_ahead(self) -> Ahead:
         if self._ahead is None:
-            self._ahead = self._replay.ahead()
+            self._ahead = self._replay.look_ahead()
         return self._ahead
 
-    def _project(self, entry: RuledEntry) -> None:
-        if entry.lane is Lane.SOLVER or self._ahead is None:
-            self._ahead = None
+    def _step(self, entry: RuledEntry) -> Sequence[Ruling]:
+        """The next frame. Raises as `Replay.step_entry`; nothing has changed then."""
+        forecast, self._forecast = self._forecast, None
+        foretold = forecast is not None and forecast.entry == entry
+        if entry.lane is Lane.TRADER:
+            self._replay, _ = self._replay.step_entry(entry)
+            if foretold and forecast is not None:
+                self._ahead = forecast.after
+            elif self._ahead is not None:
+                self._ahead = self._ahead.and_then(entry)
+            return ()
+        if foretold and forecast is not None:
+            self._replay, rulings = forecast.after.replay, forecast.after.rulings
         else:
-            self._ahead = replace(self._ahead, pending=(entry,)).ahead()
+            self._replay, rulings = self._replay.step_entry(entry, self._ahead)
+        self._ahead = None
+        return rulings
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
         """Know what notes hold."""
         for note in notes:
             self._replay = self._replay.learn(note.commitment, note.token, note.amount)
-        self._ahead = None
+        self._ahead = self._forecast = None
         return self._drain()
 
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
@@ -214,7 +246,7 @@ class RulebookLedger:
                 known.noticed,
             )
         )
-        self._ahead = None
+        self._ahead = self._forecast = None
         return self._drain()
 
     def _drain(self) -> Sequence[Violation]:
@@ -232,10 +264,9 @@ class RulebookLedger:
                 None if bad is None else bad.code,
             )
             try:
-                self._replay, rulings = self._replay.step_entry(ruled)
+                rulings = self._step(ruled)
             except (FactsBehind, OpeningUnknown):
                 break
-            self._project(ruled)
             self._waiting.popleft()
             self._look_for_checkpoint()
             broken.extend(_violations(rulings))

@@ -48,7 +48,13 @@ class _Unruled:
         return ()
 
     def refuses(
-        self, lane: int, message: Message, now_ns: int, *, covers: int | None = None
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
     ) -> Violation | None:
         return None
 

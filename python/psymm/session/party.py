@@ -28,13 +28,15 @@ from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
+from psymm.transcript.verifying import FrameVerifier
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
     """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
-    read from that registry. key_life_ns: how long its session keys are delegated for."""
+    read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
+    of all its sessions' frames."""
 
     wallet: Wallet
     journal: Journal
@@ -45,6 +47,7 @@ class Party:
     registry: str
     revocations: Revocations = field(default_factory=NoChain)
     key_life_ns: int = KEY_LIFE_NS
+    verifier: FrameVerifier = field(default_factory=FrameVerifier)
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
@@ -172,7 +175,14 @@ async def take_up(
         life_ns=party.key_life_ns,
     )
     return End(
-        engine, journal, party.clock, party.collateral, heard, put_up=custody.ours, keeper=keeper
+        engine,
+        journal,
+        party.clock,
+        party.collateral,
+        heard,
+        put_up=custody.ours,
+        keeper=keeper,
+        verifier=party.verifier,
     )
 
 

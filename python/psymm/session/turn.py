@@ -4,17 +4,31 @@ The order is the contract: whoever drives an engine makes `fetched` durable firs
 lane that the journal had lost), then `standing`, then `entries`, in their order, and keeps
 `checkpoints`; then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set,
 closes the connection with that reason. What is `aside` is taken off the disk before `entries` go
-on it: these may use the same numbers.
+on it: these may use the same numbers. Turns keep their order among each other in all of this.
+
+One thing may be heard earlier: that the peer asks or offers something, `Offered`. It saves a wait
+for the disk in every answer, and nothing rests on it that a crash could take away:
+
+- What is signed upon it comes behind it in the journal, in the same commit or a later one, and is
+  sent after that. So nobody is ever shown an answer to a frame that we do not hold.
+- If the process dies before the commit, neither the frame nor an answer was kept or sent. The peer
+  shows the frame again on resuming, and it is offered again. If it never does, it has withdrawn
+  what it offered, which it may do at any time: a quote until it is hit, a request until it is
+  answered, an order until it is filled.
+- It is told of nothing else. A fill, a cancel, a Reject, a Logout, anything that takes effect by
+  itself, is heard as `Received` and never before it is durable: an application may act on it
+  elsewhere, and must not find after a crash that it cannot prove it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from psymm._core import Frame
 from psymm.errors import AccountsDiffer, PSymmError
-from psymm.messages import Message, Reject
+from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
 from psymm.rulebook import Account
 from psymm.session.collateral import Note, Payee
 from psymm.transcript.checkpoint import Point
@@ -31,6 +45,11 @@ class State(StrEnum):
     SETTLING = "settling"
     CLOSED = "closed"
     STOPPED = "stopped"
+
+
+_OFFERS: Final = (NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject)
+"""Messages by which the peer asks or offers and takes nothing: until it is answered, its sender
+may withdraw it, or let it lapse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,15 @@ class Received:
 
     entry: Entry
     violation: Violation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The peer asks or offers something: the frame is verified, in order and on the record, and on
+    its way to the disk. `Received` follows once it is durable. Answer it if you like; do nothing
+    else upon it, since it can still be lost."""
+
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +223,7 @@ class Idle:
 
 Event = (
     StateChanged
+    | Offered
     | Received
     | Signed
     | Said
@@ -232,6 +261,27 @@ class Turn:
     checkpoints: list[tuple[Point, Account]] = field(default_factory=list)
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
+
+    def offers(self) -> list[Offered]:
+        """What may be heard before it is durable."""
+        return [
+            Offered(event.entry)
+            for event in self.events
+            if type(event) is Received
+            and event.violation is None
+            and type(event.entry.message) in _OFFERS
+        ]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it holds nothing but frames, texts, and what is heard of them."""
+        if self.aside or self.revoked is not None or self.fetched or self.standing is not None:
+            return False
+        if self.checkpoints or self.opened or self.evidence or self.facts:
+            return False
+        if self.stop or self.hang_up:
+            return False
+        return all(type(event) is not StateChanged for event in self.events)
 
     def __bool__(self) -> bool:
         return bool(

@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
+from weakref import WeakValueDictionary
 
 from psymm._core import keccak256
 from psymm.terms.document import (
@@ -198,7 +199,14 @@ class Terms:
 
     @staticmethod
     def parse(document: bytes) -> Terms:
-        """Terms from their bytes, which are kept for the hash. Raises TermsError."""
+        """Terms from their bytes, which are kept for the hash. Raises TermsError.
+
+        While a value of the same bytes lives, it is given again: a thousand sessions under one
+        document hold it once.
+        """
+        known = _parsed.get(document)
+        if known is not None:
+            return known
         if len(document) > _MAX_BYTES:
             raise TermsBadValue(field="terms", wanted=f"at most {_MAX_BYTES} bytes")
         found = load(document)
@@ -209,6 +217,7 @@ class Terms:
             raise TermsUnknownVersion(found=ascii(schema)[:80], known=SCHEMA)
         terms = read(Terms, found, "terms")
         object.__setattr__(terms, "document", bytes(document))
+        _parsed[terms.document] = terms
         return terms
 
     @cached_property
@@ -236,6 +245,9 @@ class Terms:
     def token_scale(self) -> int:
         """What one token unit is at 18 decimals."""
         return int(10 ** (18 - self.collateral.decimals))
+
+
+_parsed: WeakValueDictionary[bytes, Terms] = WeakValueDictionary()
 
 
 def _check(terms: Terms) -> None:

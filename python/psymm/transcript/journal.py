@@ -75,6 +75,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 VERSION: Final = 2
+QUICK_COMMIT_S: Final = 0.001
+"""A disk that commits within this is waited for where we are."""
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets of the statistics."""
@@ -199,6 +201,11 @@ class JournalledOpening:
     blinding: bytes = field(repr=False)
 
 
+Durable = Callable[["JournalError | None"], None]
+"""Called in the event loop when a write is durable, or with why it never will be. Must not block
+and not raise."""
+
+
 @dataclass(frozen=True, slots=True)
 class JournalledRevocation:
     """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
@@ -213,15 +220,24 @@ class JournalledRevocation:
 @dataclass(slots=True)
 class _Write:
     work: Callable[[sqlite3.Connection], object]
-    done: trio.Event = field(default_factory=trio.Event)
+    then: Durable
+    # Short enough for the event loop's own thread.
+    light: bool = False
     failed: JournalError | None = None
+
+
+_Failure = sqlite3.Error | OSError | JournalError | UnicodeDecodeError
+_FAILURES: Final = (sqlite3.Error, OSError, JournalError, UnicodeDecodeError)
+"""After which nothing more can be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """commits: made since opening. writes: that they carried. waiting: not yet durable.
-    commit_seconds: how long commits took, from the first write to the disk's answer.
-    commit_writes: how many writes each carried. broken: nothing can be written any more."""
+    """commits: made since opening; in_thread: of these, how many went through a thread. writes:
+    that they carried. waiting: not yet durable. commit_seconds: how long commits took, from the
+    first write to the disk's answer. commit_writes: how many writes each carried. broken: nothing
+    can be written any more. commit_s: how long the disk takes, the last commit counting a fifth.
+    """
 
     commits: int
     writes: int
@@ -229,6 +245,8 @@ class JournalStatistics:
     commit_seconds: Counts
     commit_writes: Counts
     broken: bool
+    in_thread: int
+    commit_s: float
 
 
 class JournalReader:
@@ -425,9 +443,14 @@ class Journal(JournalReader):
         self.id = identity.id
         self._identity = identity
         self._lock = lock
-        self._frames = identity.frames
+        # In the file, an open transaction included; `_counted`: before that transaction.
+        self._frames = self._counted = identity.frames
         self._waiting: list[_Write] = []
         self._sent: dict[tuple[bytes, int], int] = {}
+        # How far each lane was marked before: what lies below is not looked at again.
+        self._marked: dict[tuple[bytes, int], int] = {}
+        self._in_thread = 0
+        self._commit_s = 0.0
         self._wake = trio.Event()
         self._closed = False
         self._seal: AESGCM | None = None
@@ -540,13 +563,42 @@ class Journal(JournalReader):
         Cancelled: raises Cancelled, all of them or none are kept, and the order of arrival holds
         for those that call later.
         """
+        if not entries:
+            return
+        durable, failed = trio.Event(), list[JournalError]()
+
+        def then(error: JournalError | None) -> None:
+            if error is not None:
+                failed.append(error)
+            durable.set()
+
+        self.append_soon(entries, ours=ours, then=then)
+        await durable.wait()
+        if failed:
+            raise failed[0]
+
+    def append_soon(
+        self, entries: Sequence[tuple[Frame, bytes]], *, ours: int, then: Durable
+    ) -> None:
+        """`append` for who does not wait: returns at once and calls `then` once the frames are
+        durable, or with the JournalError that `append` would raise.
+
+        Calls of `then` come in the order of these calls. Without entries it is called in its turn.
+        """
         rows = [
             (frame.custody, frame.lane, frame.seq, digest, frame.raw, int(frame.lane != ours))
             for frame, digest in entries
         ]
-        if not rows:
-            return
-        await self._write(lambda base: self._append(base, rows[0][0], rows, shown=False))
+        if rows:
+            self._queue(
+                _Write(
+                    lambda base: self._append(base, rows[0][0], rows, shown=False),
+                    then,
+                    light=True,
+                )
+            )
+        else:
+            self._queue(_Write(_nothing, then, light=True))
 
     async def restore(self, entries: Sequence[tuple[Frame, bytes]]) -> None:
         """Make frames of one custody durable that the peer or a file shows and this journal lacks,
@@ -746,6 +798,8 @@ class Journal(JournalReader):
             self._commit_seconds.counts(),
             self._commit_writes.counts(),
             self._broken is not None,
+            self._in_thread,
+            self._commit_s,
         )
 
     # --- the committer ----------------------------------------------------------------------
@@ -755,19 +809,34 @@ class Journal(JournalReader):
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Queue a write; return when a commit has made it durable."""
+        durable, failed = trio.Event(), list[JournalError]()
+
+        def then(error: JournalError | None) -> None:
+            if error is not None:
+                failed.append(error)
+            durable.set()
+
+        self._queue(_Write(work, then))
+        await durable.wait()
+        if failed:
+            raise failed[0]
+
+    def _queue(self, write: _Write) -> None:
         if self._broken is not None:
-            raise self._broken
-        if self._closed:
-            raise JournalClosed(journal=self.path)
-        write = _Write(work)
-        self._waiting.append(write)
-        self._wake.set()
-        await write.done.wait()
-        if write.failed is not None:
-            raise write.failed
+            write.then(self._broken)
+        elif self._closed:
+            write.then(JournalClosed(journal=self.path))
+        else:
+            self._waiting.append(write)
+            self._wake.set()
 
     async def _commit_rounds(self) -> None:
-        """Until closed: gather what one scheduling round wrote, commit it in a thread."""
+        """Until closed: gather what one scheduling round wrote, and commit it.
+
+        What frames write takes microseconds, and then comes the disk. While that is quick, going
+        to a thread and back costs more than waiting for it; once it is slow, or anything longer is
+        to be written, the commit runs in a thread.
+        """
         while True:
             await self._wake.wait()
             # Everyone who is runnable now gets to add to this commit.
@@ -775,62 +844,104 @@ class Journal(JournalReader):
             batch, self._waiting, self._wake = self._waiting, [], trio.Event()
             sent, self._sent = self._sent, {}
             if batch or sent:
-                with trio.CancelScope(shield=True):
-                    async with self._turn:
-                        began = perf_counter()
-                        await self._run_sync(self._commit, batch, sent)
-                        self._commit_seconds.observe(perf_counter() - began)
+                began = perf_counter()
+                if self._turn.locked() or not all(write.light for write in batch):
+                    await self._commit_in_thread(self._commit, batch, sent)
+                elif self._commit_s <= QUICK_COMMIT_S:
+                    self._commit(batch, sent)
+                elif self._gather(batch, sent):
+                    await self._commit_in_thread(self._finish, batch)
+                self._commit_seconds.observe(perf_counter() - began)
                 self._commit_writes.observe(len(batch))
                 self._commits += 1
                 self._writes += len(batch)
                 for write in batch:
-                    write.done.set()
+                    write.then(write.failed)
             if self._closed and not self._waiting:
                 return
 
+    async def _commit_in_thread(self, work: Callable[..., object], *arguments: object) -> None:
+        self._in_thread += 1
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                await self._run_sync(work, *arguments)
+
     def _commit(self, batch: Sequence[_Write], sent: dict[tuple[bytes, int], int]) -> None:
+        if self._gather(batch, sent):
+            self._finish(batch)
+
+    def _gather(self, batch: Sequence[_Write], sent: dict[tuple[bytes, int], int]) -> bool:
+        """Write a round into an open transaction. False where the disk refuses: then none of it
+        is kept, and each write says so."""
         base = self._connection
         if self._broken is not None:
             for write in batch:
                 write.failed = self._broken
-            return
-        frames = self._frames
+            return False
+        self._counted = self._frames
         try:
             _in_place(self.path, self._identity.inode)
             base.execute("BEGIN IMMEDIATE")
-            for write in batch:
-                base.execute("SAVEPOINT one")
-                before = self._frames
-                try:
+            try:
+                for write in batch:
                     write.work(base)
-                except (sqlite3.IntegrityError, JournalError) as refused:
-                    # One caller's mistake must not take the round's other writes with it.
-                    base.execute("ROLLBACK TO one")
-                    self._frames = before
-                    write.failed = (
-                        refused
-                        if isinstance(refused, JournalError)
-                        else JournalConflict(str(refused), journal=self.path)
-                    )
-                base.execute("RELEASE one")
-            base.executemany(
-                "UPDATE frames SET sent = 1"
-                " WHERE custody = ? AND lane = ? AND seq <= ? AND sent = 0",
-                [(custody, lane, seq) for (custody, lane), seq in sent.items()],
-            )
-            if self._frames != frames:
-                self._tally(min(frames, self._frames), most=max(frames, self._frames))
-            base.execute("COMMIT")
-            if self._frames != frames:
-                # Before anyone is told, and so before anything is sent: see the tally.
-                self._tally(self._frames)
-        except (sqlite3.Error, OSError, JournalError, UnicodeDecodeError) as failed:
-            self._broken = failed if isinstance(failed, JournalError) else _named(self.path, failed)
-            log.critical("journal-failed", extra={"code": self._broken.code})
-            with suppress(sqlite3.Error, UnicodeDecodeError):
+            except (sqlite3.IntegrityError, JournalError):
                 base.execute("ROLLBACK")
-            for write in batch:
-                write.failed = self._broken
+                self._frames = self._counted
+                base.execute("BEGIN IMMEDIATE")
+                self._gather_apart(batch)
+            for (custody, lane), seq in sent.items():
+                base.execute(
+                    "UPDATE frames SET sent = 1 WHERE custody = ? AND lane = ?"
+                    " AND seq > ? AND seq <= ? AND sent = 0",
+                    (custody, lane, self._marked.get((custody, lane), 0), seq),
+                )
+            self._marked |= sent
+        except _FAILURES as failed:
+            self._break(batch, failed)
+            return False
+        return True
+
+    def _gather_apart(self, batch: Sequence[_Write]) -> None:
+        """One caller's mistake must not take the round's other writes with it."""
+        base = self._connection
+        for write in batch:
+            base.execute("SAVEPOINT one")
+            before = self._frames
+            try:
+                write.work(base)
+            except (sqlite3.IntegrityError, JournalError) as refused:
+                base.execute("ROLLBACK TO one")
+                self._frames = before
+                write.failed = (
+                    refused
+                    if isinstance(refused, JournalError)
+                    else JournalConflict(str(refused), journal=self.path)
+                )
+            base.execute("RELEASE one")
+
+    def _finish(self, batch: Sequence[_Write]) -> None:
+        """Commit what was gathered, the tally around it: before anyone is told, and so before
+        anything is sent."""
+        began = perf_counter()
+        before, now = self._counted, self._frames
+        try:
+            if now != before:
+                self._tally(min(before, now), most=max(before, now))
+            self._connection.execute("COMMIT")
+            if now != before:
+                self._tally(now)
+        except _FAILURES as failed:
+            self._break(batch, failed)
+        self._commit_s += (perf_counter() - began - self._commit_s) / 5
+
+    def _break(self, batch: Sequence[_Write], failed: _Failure) -> None:
+        self._broken = failed if isinstance(failed, JournalError) else _named(self.path, failed)
+        log.critical("journal-failed", extra={"code": self._broken.code})
+        with suppress(sqlite3.Error, UnicodeDecodeError):
+            self._connection.execute("ROLLBACK")
+        for write in batch:
+            write.failed = self._broken
 
     def _tally(self, frames: int, *, most: int | None = None, closed: bool = False) -> None:
         known = self._identity
@@ -1425,6 +1536,10 @@ def _named(path: Path, failed: sqlite3.Error | OSError | UnicodeDecodeError) -> 
     if code & 0xFF in _UNWRITABLE:
         return JournalUnwritable(f"{_UNWRITABLE[code & 0xFF]} ({failed})", journal=path)
     return JournalCorrupt(f"the file is damaged ({failed})", journal=path)
+
+
+def _nothing(base: sqlite3.Connection) -> None:
+    """What only waits for its turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Record:
         message, bad = _decoded(frame)
         delegation: Delegation | None = None
         if (
-            isinstance(message, Logon | SessionKeyChange)
+            isinstance(message, (Logon, SessionKeyChange))
             and frame.custody == self.opening.custody
             and frame.seq == self.head(frame.lane).seq + 1
             and (frame.seq == 1) == isinstance(message, Logon)

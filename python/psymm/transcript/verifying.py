@@ -5,6 +5,10 @@ go into it, and nothing should wait for company. So a frame that comes while not
 verified goes at once; whatever comes while a batch runs in its thread waits together and is the
 next batch. Under load the batches grow by themselves.
 
+Sessions `share` frames before they append them: a frame remembers what verified it, and the
+transcript does not do it again. Whether a frame is taken is the transcript's alone to say, so it
+cannot depend on whether, with whom or how its frame was verified here.
+
 One verifier serves all sessions of a process. A signature that fails makes its whole batch
 slower, so a key under which one came is verified alone from then on: what one party sends cannot
 slow the others. The key counts, not the custody that the frame names, since that is its sender's
@@ -25,6 +29,8 @@ from psymm._core import Frame, FrameError, verify_frames
 MAX_BATCH: Final = 1024
 MAX_WAITING: Final = 8192
 MAX_SPOILERS: Final = 65_536
+SHORT_BATCH: Final = 48
+"""A batch up to this takes less time than a thread to be given it and to give it back."""
 # Faults of form are seen before the batch and cost it nothing.
 _SPOILING: Final = {"bad-signature", "bad-r-y"}
 
@@ -38,7 +44,8 @@ class VerifierStatistics:
     frames: how many got a verdict; refused: of these, how many a FrameError; alone: of these, how
     many were verified by themselves, as the only ones there or for their key's sake. sizes: how
     many batches had at most so many frames (2, 4, 8 …). spoilers: keys that are verified alone.
-    waiting: frames that wait for a batch now.
+    waiting: frames that wait for a batch now. left: frames that were shared but left to whoever
+    appends them, as the only ones there or for their key's sake; not among `frames`.
     """
 
     frames: int
@@ -48,6 +55,7 @@ class VerifierStatistics:
     sizes: dict[int, int]
     spoilers: int
     waiting: int
+    left: int
 
 
 @dataclass(eq=False, slots=True)
@@ -69,16 +77,24 @@ class FrameVerifier:
 
     max_batch: the most frames in a batch. max_waiting: the most frames that wait or are in a
     batch; who comes then waits in line before its frame is looked at. threads: how many a batch
-    may use, 0 for one on each core.
+    may use, 0 for one on each core. short: the most frames of a batch that runs in place, not
+    in a thread.
     """
 
     def __init__(
-        self, *, max_batch: int = MAX_BATCH, max_waiting: int = MAX_WAITING, threads: int = 1
+        self,
+        *,
+        max_batch: int = MAX_BATCH,
+        max_waiting: int = MAX_WAITING,
+        threads: int = 1,
+        short: int = SHORT_BATCH,
     ) -> None:
         if max_batch < 1 or max_waiting < 1 or threads < 0:
             raise ValueError("a batch and the queue must have room for one frame at least")
         self._max_batch = max_batch
         self._threads = threads
+        self._short = short
+        self._left_alone = 0
         self._room = trio.Semaphore(max_waiting, max_value=max_waiting)
         self._queue: deque[_Waiting] = deque()
         # Somebody leads: runs a batch, or was woken to run the next.
@@ -100,25 +116,75 @@ class FrameVerifier:
         milliseconds for a thousand frames.
         """
         waiting = _Waiting(domain, public_key, frame)
-        async with self._room:
+        await self._take_room()
+        try:
             if public_key in self._spoilers:
-                return self._verify_alone(waiting)
-            self._queue.append(waiting)
-            try:
-                # One round of the scheduler: what has come together is verified together.
                 await trio.lowlevel.checkpoint()
-                if self._led and not waiting.leads:
-                    await waiting.woken.wait()
-            except trio.Cancelled:
-                if waiting in self._queue:
-                    self._queue.remove(waiting)
-                if waiting.leads:
-                    self._hand_over()
-                raise
+                return self._verify_alone(waiting)
+            await self._wait_for_company(waiting)
             if waiting.verdict is None:
                 self._led = True
                 await self._lead(waiting)
+        finally:
+            self._room.release()
         return _told(waiting.verdict)
+
+    async def share(self, domain: bytes, public_key: bytes, frames: Sequence[Frame]) -> None:
+        """Verify frames that a session is about to append, with whatever else has come.
+
+        Tells no verdict: a frame that is right remembers it, any other is judged when it is
+        appended. A frame that is the only one there is left to that, too. Raises
+        SignatureError `bad-public-key` and ValueError for arguments that are none.
+        Cancelled: raises Cancelled, nothing changed.
+        """
+        if not frames or public_key in self._spoilers:
+            self._left_alone += len(frames)
+            await trio.lowlevel.checkpoint()
+            return
+        batch = [_Waiting(domain, public_key, frame) for frame in frames]
+        await self._take_room()
+        try:
+            if len(batch) > 1:
+                # Of one message: a batch by itself.
+                await trio.lowlevel.checkpoint()
+                for at in range(0, len(batch), self._max_batch):
+                    part = batch[at : at + self._max_batch]
+                    self._settle(part, await self._verdicts(part))
+                return
+            (waiting,) = batch
+            await self._wait_for_company(waiting)
+            if waiting.verdict is None:
+                if not self._led and len(self._queue) == 1:
+                    self._queue.clear()
+                    self._left_alone += 1
+                    return
+                self._led = True
+                await self._lead(waiting)
+        finally:
+            self._room.release()
+        if isinstance(waiting.verdict, Exception) and not isinstance(waiting.verdict, FrameError):
+            raise waiting.verdict
+
+    async def _take_room(self) -> None:
+        try:
+            self._room.acquire_nowait()
+        except trio.WouldBlock:
+            await self._room.acquire()
+
+    async def _wait_for_company(self, waiting: _Waiting) -> None:
+        """Returns with a verdict, or where this task has to lead."""
+        self._queue.append(waiting)
+        try:
+            # One round of the scheduler: what has come together is verified together.
+            await trio.lowlevel.checkpoint()
+            if self._led and not waiting.leads:
+                await waiting.woken.wait()
+        except trio.Cancelled:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            if waiting.leads:
+                self._hand_over()
+            raise
 
     def statistics(self) -> VerifierStatistics:
         return VerifierStatistics(
@@ -129,6 +195,7 @@ class FrameVerifier:
             sizes=dict(sorted(self._sizes.items())),
             spoilers=len(self._spoilers),
             waiting=len(self._queue),
+            left=self._left_alone,
         )
 
     async def _lead(self, first: _Waiting) -> None:
@@ -139,24 +206,31 @@ class FrameVerifier:
             batch.append(self._queue.popleft())
         verdicts: Sequence[Verdict] = [RuntimeError("the batch was not verified") for _ in batch]
         try:
-            if len(batch) == 1:
-                # Going to a thread and back takes longer than one frame.
-                self._alone += 1
-                verdicts = _verdicts(batch, 1)
-            else:
-                bound = 1 << (len(batch) - 1).bit_length()
-                self._sizes[bound] = self._sizes.get(bound, 0) + 1
-                # The others' verdicts hang on it, not only this task's.
-                with trio.CancelScope(shield=True):
-                    verdicts = await trio.to_thread.run_sync(
-                        _verdicts, batch, self._threads, limiter=self._thread
-                    )
+            verdicts = await self._verdicts(batch)
         finally:
-            for waiting, verdict in zip(batch, verdicts, strict=True):
-                waiting.verdict = verdict
-                waiting.woken.set()
-                self._count(waiting, verdict, shared=len(batch) > 1)
+            self._settle(batch, verdicts)
             self._hand_over()
+
+    async def _verdicts(self, batch: Sequence[_Waiting]) -> Sequence[Verdict]:
+        if len(batch) == 1:
+            self._alone += 1
+        else:
+            bound = 1 << (len(batch) - 1).bit_length()
+            self._sizes[bound] = self._sizes.get(bound, 0) + 1
+        if len(batch) <= self._short:
+            return _verdicts(batch, 1)
+        # The others' verdicts hang on it, not only this task's.
+        with trio.CancelScope(shield=True):
+            verdicts: Sequence[Verdict] = await trio.to_thread.run_sync(
+                _verdicts, batch, self._threads, limiter=self._thread
+            )
+        return verdicts
+
+    def _settle(self, batch: Sequence[_Waiting], verdicts: Sequence[Verdict]) -> None:
+        for waiting, verdict in zip(batch, verdicts, strict=True):
+            waiting.verdict = verdict
+            waiting.woken.set()
+            self._count(waiting, verdict, shared=len(batch) > 1)
 
     def _hand_over(self) -> None:
         self._led = bool(self._queue)
