@@ -12,7 +12,7 @@ import pytest
 import trio
 from key_scene import KeyedLives
 from session_scene import CHAIN_ID, PSYMM, REGISTRY
-from test_keys import changes, expect_sound, key_of, losses, of, request, trade
+from test_session_keys import changes, expect_sound, key_of, losses, of, request, trade
 
 from psymm._core import address_of
 from psymm.chain.deployment import Deployment
