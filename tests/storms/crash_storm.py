@@ -45,7 +45,7 @@ from psymm.chain.deployment import Deployment
 CALM_S: Final = 100.0
 STUCK_S: Final = {"open": 8.0, "trade": 1.5, "settle": 8.0, "withdraw": 8.0}
 """How long a life may take to its numbered point before it is killed where it is."""
-INSTANT_S: Final = {"open": 4.0, "trade": 0.6, "settle": 4.0, "withdraw": 4.0}
+INSTANT_S: Final = {"open": 4.0, "trade": 0.8, "settle": 4.0, "withdraw": 4.0}
 """The latest random instant of a life."""
 SHARES: Final = {"open": 0.12, "trade": 0.72, "settle": 0.12, "withdraw": 0.04}
 POINTS: Final = {

@@ -18,11 +18,11 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import trio
 from storm_load import HARMLESS, Maker, flatten, standing, storm_terms, trade
@@ -42,10 +42,10 @@ from session_scene import (
     party,
 )
 
-from psymm._core import Frame, FrameError, SecretKey, keccak256
+from psymm._core import Frame, SecretKey, keccak256
 from psymm.api import Session, connect
 from psymm.errors import Disconnected, PSymmError
-from psymm.messages import Heartbeat, NewOrderSingle, Reject, decode_text
+from psymm.messages import Heartbeat, NewOrderSingle, decode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
 from psymm.session.end import BACKLOG, End
@@ -54,7 +54,7 @@ from psymm.session.party import Party
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, Lost
 from psymm.session.transport import Socket, WebSocket, over_streams
-from psymm.session.turn import Event, Resumed, State, Stopped
+from psymm.session.turn import Event, Resumed, Stopped
 from psymm.terms import Chain
 from psymm.wallet import KeyWallet
 
@@ -92,6 +92,8 @@ class Weather:
     calm: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     trace: Any = field(default_factory=hashlib.sha256)
+    log: TextIO | None = None
+    began: float = field(default_factory=trio.current_time)
 
     def chance(self, name: str, likelihood: float) -> bool:
         happens = not self.calm and self.random.random() < likelihood
@@ -99,7 +101,10 @@ class Weather:
         return happens
 
     def note(self, *words: object) -> None:
-        self.trace.update(repr((round(trio.current_time(), 6), *words)).encode())
+        line = repr((round(trio.current_time() - self.began, 6), *words))
+        self.trace.update(line.encode())
+        if self.log is not None:
+            print(line, file=self.log)
 
 
 class Line:
@@ -124,17 +129,19 @@ class Line:
                     break
                 if weather.chance("delay", 0.2):
                     await trio.sleep(random.expovariate(8))
-                if weather.chance("stall", 0.002):
+                if weather.chance("stall", 0.006):
                     await trio.sleep(random.uniform(1, 60))
-                if weather.chance("corrupt", 0.001):
+                if weather.chance("corrupt", 0.003):
                     at = random.randrange(len(piece))
-                    piece = piece[:at] + bytes([piece[at] ^ 1 << random.randrange(8)]) + piece[at + 1 :]
-                if weather.chance("half open", 0.001):
+                    piece = (
+                        piece[:at] + bytes([piece[at] ^ 1 << random.randrange(8)]) + piece[at + 1 :]
+                    )
+                if weather.chance("half open", 0.004):
                     # One end is told; the other hears nothing more and finds out by itself.
                     await source.aclose()
                     await trio.sleep(random.uniform(0, 40))
                     break
-                if weather.chance("cut", 0.002):
+                if weather.chance("cut", 0.008):
                     await target.send_all(piece[: random.randrange(len(piece) + 1)])
                     break
                 if weather.chance("fragment", 0.1):
@@ -166,9 +173,9 @@ class Bent:
         await self._inner.send(message)
         if weather.chance("doubled", 0.02):
             await self._inner.send(message)
-        if weather.chance("replayed", 0.01):
+        if weather.chance("replayed", 0.03):
             await self._inner.send(weather.random.choice(old))
-        if weather.chance("garbage", 0.004):
+        if weather.chance("garbage", 0.01):
             await self._inner.send(self._garbage(message))
 
     def _garbage(self, message: str | bytes) -> str | bytes:
@@ -195,9 +202,9 @@ class Bent:
 class Storm:
     """A solver, its traders, the network between them, and what is known of all their frames."""
 
-    def __init__(self, seed: int, traders: int) -> None:
+    def __init__(self, seed: int, traders: int, log: TextIO | None = None) -> None:
         self.seed = seed
-        self.weather = Weather(Random(f"{seed}/weather"))
+        self.weather = Weather(Random(f"{seed}/weather"), log=log)
         self.chain = LedgerChain()
         self.traders = traders
         self.old: dict[str, list[str | bytes]] = {}
@@ -208,6 +215,7 @@ class Storm:
         self.resumes = 0
         self.waiting = 0
         self.done: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
         self.faults: list[str] = []
         self.server: SolverServer | None = None
         self.maker: Maker | None = None
@@ -365,26 +373,26 @@ class Storm:
             f" {[standing(session.end) for session in self.maker.sessions.values()]}"
         )
 
-    def orders_ended(self) -> int:
-        """Every order that was ever signed has one end, the same on both sides."""
-        count = 0
+    def orders_ended(self) -> Counter[str]:
+        """How every order ended that was ever signed; the same on both sides, and for good.
+
+        void: rejected, or reversed because it rested on a frame that was found late.
+        """
+        found: Counter[str] = Counter()
         for session in self.sessions.values():
             far = self.far(session.custody)
             assert far is not None
             accounts = [_ledger(end).account for end in (session.end, far)]
-            rejected = {
-                entry.message.ref_seq_num
-                for entry in session.end.engine.record
-                if entry.frame.lane == 1 and isinstance(entry.message, Reject)
-            }
+            covered = session.end.engine.record.head(1).peer_seq
             for entry in session.end.engine.record:
                 if not isinstance(entry.message, NewOrderSingle):
                     continue
-                count += 1
                 ends = {account.status_of(entry.message.cl_ord_id) for account in accounts}
-                if len(ends) != 1 or not (ends <= ENDS or entry.frame.seq in rejected):
+                (end, *others) = ends
+                if others or not (end in ENDS or (end is None and entry.frame.seq <= covered)):
                     raise StormFailed(f"order {entry.message.cl_ord_id} ended as {ends}")
-        return count
+                found["void" if end is None else str(end)] += 1
+        return found
 
 
 def _ledger(end: End) -> RulebookLedger:
@@ -396,9 +404,9 @@ def wallet(seed: int, name: str) -> KeyWallet:
     return KeyWallet(SecretKey.from_bytes(keccak256(f"{seed}/{name}".encode())))
 
 
-async def blow(seed: int, seconds: float, traders: int, home: Path) -> Storm:
+async def blow(seed: int, seconds: float, traders: int, home: Path, log: TextIO | None) -> Storm:
     """One storm from end to end. Raises StormFailed, or whatever broke."""
-    storm = Storm(seed, traders)
+    storm = Storm(seed, traders, log)
     terms = storm_terms(
         Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY), TOKEN, START_NS + 10**9 * SECOND
     )
@@ -453,10 +461,11 @@ async def _peace(storm: Storm, dealers: list[Party], host: Party, terms: Any) ->
                     dial=partial(storm.dial, index),
                     decimals=6,
                     heard=partial(storm.heard, index),
+                    backoff=Backoff(0.25, 8.0, Random(f"{storm.seed}/peace {index}")),
                 )
             )
         await storm.agree()
-        storm.done["orders"] = storm.orders_ended()
+        storm.ends = storm.orders_ended()
         storm.check()
         for session in storm.sessions.values():
             far = storm.far(session.custody)
@@ -475,7 +484,7 @@ async def _peace(storm: Storm, dealers: list[Party], host: Party, terms: Any) ->
             raise StormFailed(f"{worth} came out of {7_000_000_000 * len(dealers)}")
 
 
-def run(seed: int, seconds: float, traders: int) -> Storm:
+def run(seed: int, seconds: float, traders: int, log: TextIO | None = None) -> Storm:
     """A storm whose every decision follows from the seed, the scheduler's included."""
     scheduler = trio._core._run
     assert hasattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING")
@@ -484,7 +493,7 @@ def run(seed: int, seconds: float, traders: int) -> Storm:
     scheduler._r.seed(seed)
     with tempfile.TemporaryDirectory(prefix="storm-") as directory:
         return trio.run(
-            partial(blow, seed, seconds, traders, Path(directory)),
+            partial(blow, seed, seconds, traders, Path(directory), log),
             clock=MockClock(autojump_threshold=0),
         )
 
@@ -497,6 +506,7 @@ def show(storm: Storm, seconds: float) -> str:
         f" at most {storm.waiting} turns waiting\n"
         f"  network: {dict(sorted(storm.weather.counts.items()))}\n"
         f"  load: {dict(sorted(storm.done.items()))}\n"
+        f"  orders ended: {dict(sorted(storm.ends.items()))}\n"
         f"  fingerprint {storm.weather.trace.hexdigest()[:32]}"
     )
 
@@ -518,9 +528,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3600, help="simulated")
     parser.add_argument("--traders", type=int, default=3)
+    parser.add_argument("--trace", type=Path, help="write down every message that is sent")
     given = parser.parse_args()
+    log = None if given.trace is None else given.trace.open("w")
     try:
-        storm = run(given.seed, given.seconds, given.traders)
+        storm = run(given.seed, given.seconds, given.traders, log)
         print(show(storm, given.seconds))
         bounds(storm)
     except StormFailed as failed:
@@ -528,8 +540,6 @@ def main() -> int:
         return 1
     return 0
 
-
-__all__ = ["FrameError", "State", "replace"]
 
 if __name__ == "__main__":
     sys.exit(main())
