@@ -77,7 +77,7 @@ CONNECTING: Final = HARMLESS | {
     "terms-refused",
     "wrong-party",
 }
-"""Codes that what the network made of a connection may end it with. None of them stops a custody."""
+"""Codes that a connection may end with, after what the network did. None stops a custody."""
 
 
 class StormFailed(Exception):
@@ -436,7 +436,7 @@ async def blow(seed: int, seconds: float, traders: int, home: Path, log: TextIO 
             await trio.sleep(seconds)
             storm.weather.calm = storm.maker.calm = True
             with trio.move_on_after(600) as opening:
-                while len(storm.sessions) < traders:
+                while len(storm.sessions) < traders:  # noqa: ASYNC110
                     await trio.sleep(1)
             if opening.cancelled_caught:
                 raise StormFailed("a session never opened")

@@ -15,7 +15,6 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +43,10 @@ from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import SystemClock
 from psymm.session.party import Party, journal_secret
 from psymm.session.trader import Backoff, Lost
-from psymm.session.turn import Event, State, Stopped
+from psymm.session.turn import Event, Stopped
 from psymm.terms import Chain as TermsChain
-from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.journal import open_journal
+from psymm.transcript.opening import TRADER
 from psymm.wallet import KeyWallet
 
 UNIT: Final = 10**6
@@ -268,7 +267,7 @@ async def _withdraw(place: Place, task: Task, collateral: OpenedLate, tell: Tell
 
     if not await begun():
         await vault.withdraw(token, 123 * UNIT, place.recipient(task.side), senders, max_fee=UNIT)
-    while await vault.resume(place.wallet(task.side), senders):
+    while await vault.resume(place.wallet(task.side), senders):  # noqa: ASYNC110
         await trio.sleep(0.2)
     tell(withdrawn=True)
 
@@ -414,6 +413,3 @@ class _Solver:
                     done=dict(self.maker.failures),
                 )
                 await trio.sleep(0.1)
-
-
-__all__ = ["SOLVER", "Callable", "Journal", "Sequence", "State", "Task", "live"]

@@ -178,8 +178,17 @@ async def _act(session: Session, random: Random, done: Counter[str]) -> None:
             await trio.sleep(random.uniform(0, 0.05))
             done[f"cancel: {(await order.cancel()).status}"] += 1
     else:
-        await session.indicative(symbol, timeout_s=2)
-        done["indicative"] += 1
+        aside = random.choice(ASIDES)
+        await aside(session, random)
+        done[aside.__name__] += 1
+
+
+async def look_at_prices(session: Session, random: Random) -> None:
+    await session.indicative(random.choice(SYMBOLS), timeout_s=2)
+
+
+ASIDES: Final = (look_at_prices,)
+"""What a trader does now and then beside its trades; each is as likely as the others."""
 
 
 async def flatten(session: Session) -> None:

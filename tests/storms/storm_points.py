@@ -49,16 +49,34 @@ TRADING: Final = (
     "wire.half",
 )
 """Points that any life passes while it trades."""
-OPENING: Final = (
-    *both("open_custody", "keep_session_key", "keep_openings", "set_state", "store", "broadcast"),
-    "proof.after",
-)
-"""Points between a meeting and the first order."""
-SETTLING: Final = (*both("keep_settlement", "keep_fact", "set_state", "store"),)
-"""Points of a settlement, on either side."""
-SENDING: Final = (*both("store", "broadcast"), "proof.after")
-"""Points of whoever takes a move to the chain."""
-SOLVER_ONLY: Final = both("accept")
+OPENING: Final = {
+    "trader": (
+        *both("store", "broadcast", "open_custody", "set_state"),
+        "proof.after",
+        *both("keep_session_key", "keep_openings"),
+    ),
+    "solver": (
+        *both("store", "broadcast"),
+        "accept.before",
+        *both("open_custody", "keep_session_key"),
+        "accept.after",
+        *both("keep_openings"),
+        "proof.after",
+        *both("set_state"),
+    ),
+}
+"""Points between a deposit and the first order, as they come."""
+SETTLING: Final = {
+    "trader": (
+        *both("keep_settlement", "store"),
+        "proof.after",
+        *both("broadcast", "keep_fact", "set_state"),
+    ),
+    "solver": both("store", "keep_settlement", "keep_fact", "set_state"),
+}
+"""Points of a settlement that the trader proposes, as they come."""
+WITHDRAWING: Final = (*both("store"), "proof.after", *both("broadcast"))
+"""Points of a withdrawal, as they come."""
 OFTEN: Final = frozenset(
     {
         *both("commit", "append", "mark_sent", "send-text", "send-frames", "store"),

@@ -95,7 +95,7 @@ async def prepare(url: str, file: Path, wallets: list[KeyWallet], units: int) ->
 
 async def relay(url: str, home: Path, deployment: Deployment, wallet: KeyWallet, port: int) -> None:
     """A relayer that is in the registry, until killed."""
-    home.mkdir(exist_ok=True)
+    await trio.Path(home).mkdir(exist_ok=True)
     async with Rpc(url) as rpc:
         chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
         await rpc.call("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
@@ -113,7 +113,7 @@ async def relay(url: str, home: Path, deployment: Deployment, wallet: KeyWallet,
                 await deployment.party_registry(chain).register(
                     wallet, Role.RELAYER, f"ws://127.0.0.1:{bound}/", wallet.public_key
                 )
-                (home / "ready").touch()
+                await trio.Path(home / "ready").touch()
 
 
 async def set_forward(url: str, seconds: int) -> None:
@@ -128,4 +128,4 @@ async def balances(url: str, deployment: Deployment, addresses: list[str], file:
     async with Rpc(url) as rpc:
         token = Token(Chain(rpc, CHAIN_ID), deployment.tokens[0].address)
         held = [await token.balance(address) for address in addresses]
-        file.write_text(" ".join(map(str, held)))
+        await trio.Path(file).write_text(" ".join(map(str, held)))
