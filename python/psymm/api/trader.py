@@ -327,8 +327,8 @@ class Session:
     ) -> Quote:
         """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow.
         Cancelled: the request stays on the record; a quote that comes can still be hit."""
-        request = self.next_id("r")
         await self._when_synced()
+        request = self.next_id("r")
         await self.end.send(
             QuoteRequest(
                 quote_req_id=request,
