@@ -44,7 +44,7 @@ from storm_stage import apart, balances, open_chain, prepare, relay, set_forward
 from psymm.chain.deployment import Deployment
 
 CALM_S: Final = 100.0
-STUCK_S: Final = {"open": 30.0, "trade": 1.5, "settle": 30.0, "withdraw": 30.0}
+STUCK_S: Final = {"open": 20.0, "trade": 1.5, "settle": 12.0, "withdraw": 12.0}
 """How long a life may take to its numbered point before it is killed where it is."""
 INSTANT_S: Final = {"open": 8.0, "trade": 0.8, "settle": 8.0, "withdraw": 8.0}
 """The latest random instant of a life."""

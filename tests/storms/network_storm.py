@@ -2,8 +2,9 @@
 
     python tests/storms/network_storm.py [--seed N] [--seconds N] [--traders N]
 
-It cuts connections (also one end only), stalls, delays, fragments and corrupts bytes, doubles and
-replays whole messages, old ones too, and slips in garbage. Time is simulated (trio's `MockClock`),
+It cuts connections (also one end only), stalls, delays, fragments, puts noise between bytes,
+doubles and replays whole messages, old ones too, and slips in garbage. Time is simulated (trio's
+`MockClock`),
 streams are in memory, and everything that is drawn is drawn from the seed, the order of trio's
 tasks included, so one seed is one storm: the fingerprint at the end says whether two were the
 same. Journals, rulebook, keys and frames are real; the chain is the ledger of the session's tests.
@@ -16,8 +17,8 @@ import hashlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -86,9 +87,14 @@ class StormFailed(Exception):
 
 @dataclass
 class Weather:
-    """What the network does, drawn from one source; `calm` ends it."""
+    """What the network does, drawn from one source; `calm` ends it.
+
+    flips: single bits too, which no TLS would let through: an unsigned text can then lie, and a
+    lie about heads stops a custody.
+    """
 
     random: Random
+    flips: bool = False
     calm: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     trace: Any = field(default_factory=hashlib.sha256)
@@ -131,11 +137,14 @@ class Line:
                     await trio.sleep(random.expovariate(8))
                 if weather.chance("stall", 0.006):
                     await trio.sleep(random.uniform(1, 60))
-                if weather.chance("corrupt", 0.003):
+                if weather.chance("noise", 0.003):
                     at = random.randrange(len(piece))
-                    piece = (
-                        piece[:at] + bytes([piece[at] ^ 1 << random.randrange(8)]) + piece[at + 1 :]
-                    )
+                    noise = bytes(random.randrange(128, 256) for _ in range(8))
+                    piece = piece[:at] + noise + piece[at:]
+                if weather.flips and weather.chance("flip", 0.003):
+                    at = random.randrange(len(piece))
+                    flipped = piece[at] ^ 1 << random.randrange(8)
+                    piece = piece[:at] + bytes([flipped]) + piece[at + 1 :]
                 if weather.chance("half open", 0.004):
                     # One end is told; the other hears nothing more and finds out by itself.
                     await source.aclose()
@@ -202,9 +211,11 @@ class Bent:
 class Storm:
     """A solver, its traders, the network between them, and what is known of all their frames."""
 
-    def __init__(self, seed: int, traders: int, log: TextIO | None = None) -> None:
+    def __init__(
+        self, seed: int, traders: int, log: TextIO | None = None, *, flips: bool = False
+    ) -> None:
         self.seed = seed
-        self.weather = Weather(Random(f"{seed}/weather"), log=log)
+        self.weather = Weather(Random(f"{seed}/weather"), flips, log=log)
         self.chain = LedgerChain()
         self.traders = traders
         self.old: dict[str, list[str | bytes]] = {}
@@ -404,9 +415,11 @@ def wallet(seed: int, name: str) -> KeyWallet:
     return KeyWallet(SecretKey.from_bytes(keccak256(f"{seed}/{name}".encode())))
 
 
-async def blow(seed: int, seconds: float, traders: int, home: Path, log: TextIO | None) -> Storm:
+async def blow(
+    seed: int, seconds: float, traders: int, home: Path, log: TextIO | None, flips: bool
+) -> Storm:
     """One storm from end to end. Raises StormFailed, or whatever broke."""
-    storm = Storm(seed, traders, log)
+    storm = Storm(seed, traders, log, flips=flips)
     terms = storm_terms(
         Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY), TOKEN, START_NS + 10**9 * SECOND
     )
@@ -484,18 +497,39 @@ async def _peace(storm: Storm, dealers: list[Party], host: Party, terms: Any) ->
             raise StormFailed(f"{worth} came out of {7_000_000_000 * len(dealers)}")
 
 
-def run(seed: int, seconds: float, traders: int, log: TextIO | None = None) -> Storm:
+def run(
+    seed: int,
+    seconds: float,
+    traders: int,
+    log: TextIO | None = None,
+    *,
+    flips: bool = False,
+) -> Storm:
     """A storm whose every decision follows from the seed, the scheduler's included."""
     scheduler = trio._core._run
     assert hasattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING")
     assert hasattr(scheduler, "_r")
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
     scheduler._r.seed(seed)
-    with tempfile.TemporaryDirectory(prefix="storm-") as directory:
+    with tempfile.TemporaryDirectory(prefix="storm-") as directory, _bare():
         return trio.run(
-            partial(blow, seed, seconds, traders, Path(directory), log),
+            partial(blow, seed, seconds, traders, Path(directory), log, flips),
             clock=MockClock(autojump_threshold=0),
         )
+
+
+@contextmanager
+def _bare() -> Iterator[None]:
+    """What a nursery wrapped, by itself again."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        failed, _ = group.split(StormFailed)
+        while isinstance(failed, ExceptionGroup):
+            failed = failed.exceptions[0]  # type: ignore[assignment]
+        if failed is None:
+            raise
+        raise failed from None
 
 
 def show(storm: Storm, seconds: float) -> str:
@@ -529,10 +563,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="simulated")
     parser.add_argument("--traders", type=int, default=3)
     parser.add_argument("--trace", type=Path, help="write down every message that is sent")
+    parser.add_argument("--flips", action="store_true", help="flip bits too, as no TLS would allow")
     given = parser.parse_args()
     log = None if given.trace is None else given.trace.open("w")
     try:
-        storm = run(given.seed, given.seconds, given.traders, log)
+        storm = run(given.seed, given.seconds, given.traders, log, flips=given.flips)
         print(show(storm, given.seconds))
         bounds(storm)
     except StormFailed as failed:
