@@ -171,6 +171,9 @@ class Bent:
     def __init__(self, inner: Socket, storm: Storm, name: str) -> None:
         self._inner, self._storm, self._name = inner, storm, name
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
     async def send(self, message: str | bytes) -> None:
         storm, weather = self._storm, self._storm.weather
         storm.sent(self._name, message)
