@@ -4,9 +4,17 @@ pragma solidity 0.8.30;
 import {IPartyRegistry} from "./interfaces/IPartyRegistry.sol";
 
 /// @title PartyRegistry
-/// @notice Where parties find each other; see IPartyRegistry.
+/// @notice Where parties find each other, and where they revoke session keys; see IPartyRegistry.
 contract PartyRegistry is IPartyRegistry {
     uint256 private constant _ENDPOINT_MOST = 256;
+
+    bytes32 private constant _DOMAIN_TYPE =
+        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
+    bytes32 private constant _REVOCATION_TYPE =
+        keccak256("KeyRevocation(address wallet,address key,uint64 fromSeq)");
+
+    /// @dev Half of secp256k1's order: a signature has one valid form, the one with the lower s.
+    uint256 private constant _HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
 
     mapping(Role role => address[] accounts) private _accounts;
 
@@ -14,6 +22,8 @@ contract PartyRegistry is IPartyRegistry {
     mapping(Role role => mapping(address account => uint256)) private _place;
 
     mapping(Role role => mapping(address account => Party)) private _parties;
+
+    mapping(address wallet => mapping(address key => Revocation)) private _revocations;
 
     /* LISTING */
 
@@ -46,6 +56,47 @@ contract PartyRegistry is IPartyRegistry {
         delete _place[role][msg.sender];
         delete _parties[role][msg.sender];
         emit PartyRemoved(role, msg.sender);
+    }
+
+    /* SESSION KEYS */
+
+    /// @inheritdoc IPartyRegistry
+    function revokeKey(address key, uint64 fromSeq) external {
+        _revoke(msg.sender, key, fromSeq);
+    }
+
+    /// @inheritdoc IPartyRegistry
+    function revokeKeyFor(address wallet, address key, uint64 fromSeq, uint8 v, bytes32 r, bytes32 s)
+        external
+    {
+        bytes32 digest = revocationDigest(wallet, key, fromSeq);
+        address signer = uint256(s) > _HALF_ORDER ? address(0) : ecrecover(digest, v, r, s);
+        if (signer == address(0) || signer != wallet) revert NotSignedByWallet(wallet, signer);
+        _revoke(wallet, key, fromSeq);
+    }
+
+    /// @inheritdoc IPartyRegistry
+    function revocation(address wallet, address key) external view returns (Revocation memory) {
+        return _revocations[wallet][key];
+    }
+
+    /// @inheritdoc IPartyRegistry
+    function revocationDigest(address wallet, address key, uint64 fromSeq) public view returns (bytes32) {
+        bytes32 domain = keccak256(
+            abi.encode(_DOMAIN_TYPE, keccak256("pSymm"), keccak256("1"), block.chainid, address(this))
+        );
+        bytes32 structHash = keccak256(abi.encode(_REVOCATION_TYPE, wallet, key, fromSeq));
+        return keccak256(abi.encodePacked(hex"1901", domain, structHash));
+    }
+
+    /// @dev Once revoked, a key stays revoked: what is written only ever takes more numbers from it. What
+    /// takes none is no error, so that two watchers with one signature do not harm each other.
+    function _revoke(address wallet, address key, uint64 fromSeq) private {
+        if (fromSeq == 0) revert SeqZero();
+        Revocation storage known = _revocations[wallet][key];
+        if (known.fromSeq != 0 && fromSeq >= known.fromSeq) return;
+        _revocations[wallet][key] = Revocation(fromSeq, uint64(block.number));
+        emit KeyRevoked(wallet, key, fromSeq);
     }
 
     /* READING */

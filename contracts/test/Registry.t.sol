@@ -188,6 +188,130 @@ contract RegistryTest is Test {
         }
     }
 
+    /* SESSION KEYS */
+
+    address private constant KEY = address(0xbeef);
+
+    function revocation(uint256 who, address key)
+        private
+        view
+        returns (uint256 fromSeq, uint256 blockNumber)
+    {
+        IPartyRegistry.Revocation memory known = registry.revocation(accounts[who], key);
+        return (known.fromSeq, known.blockNumber);
+    }
+
+    function expectRevoked(uint256 who, uint256 fromSeq, uint256 blockNumber) private view {
+        (uint256 seq, uint256 number) = revocation(who, KEY);
+        vm.assertEq(seq, fromSeq, "fromSeq");
+        vm.assertEq(number, blockNumber, "block");
+    }
+
+    function test_aWalletRevokesItsKeyForItselfAlone() public {
+        vm.roll(100);
+        vm.expectEmit(address(registry));
+        emit IPartyRegistry.KeyRevoked(accounts[0], KEY, 7);
+        vm.prank(accounts[0]);
+        registry.revokeKey(KEY, 7);
+        expectRevoked(0, 7, 100);
+        expectRevoked(1, 0, 0);
+    }
+
+    function test_aRevocationCanOnlyTakeMore() public {
+        vm.startPrank(accounts[0]);
+        vm.roll(100);
+        registry.revokeKey(KEY, 7);
+        vm.roll(101);
+        vm.recordLogs();
+        registry.revokeKey(KEY, 8);
+        registry.revokeKey(KEY, 7);
+        registry.revokeKey(KEY, type(uint64).max);
+        vm.assertEq(vm.getRecordedLogs().length, 0, "nothing was said");
+        expectRevoked(0, 7, 100);
+        registry.revokeKey(KEY, 6);
+        expectRevoked(0, 6, 101);
+    }
+
+    function test_aRevocationFromNowhereIsRefused() public {
+        vm.prank(accounts[0]);
+        vm.expectRevert(IPartyRegistry.SeqZero.selector);
+        registry.revokeKey(KEY, 0);
+    }
+
+    function test_anyoneBringsWhatTheWalletSigned() public {
+        vm.roll(100);
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(1, registry.revocationDigest(accounts[0], KEY, 7));
+        vm.expectEmit(address(registry));
+        emit IPartyRegistry.KeyRevoked(accounts[0], KEY, 7);
+        vm.prank(address(0xf00d));
+        registry.revokeKeyFor(accounts[0], KEY, 7, v, r, s);
+        vm.roll(101);
+        registry.revokeKeyFor(accounts[0], KEY, 7, v, r, s);
+        expectRevoked(0, 7, 100);
+    }
+
+    function test_onlyTheWalletsOwnSignatureCounts() public {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(2, registry.revocationDigest(accounts[0], KEY, 7));
+        vm.expectRevert(
+            abi.encodeWithSelector(IPartyRegistry.NotSignedByWallet.selector, accounts[0], accounts[1])
+        );
+        registry.revokeKeyFor(accounts[0], KEY, 7, v, r, s);
+        (v, r, s) = vm.sign(1, registry.revocationDigest(accounts[0], KEY, 7));
+        vm.expectPartialRevert(IPartyRegistry.NotSignedByWallet.selector);
+        registry.revokeKeyFor(accounts[0], KEY, 6, v, r, s);
+        vm.expectPartialRevert(IPartyRegistry.NotSignedByWallet.selector);
+        registry.revokeKeyFor(accounts[0], address(0xdead), 7, v, r, s);
+        vm.expectRevert(
+            abi.encodeWithSelector(IPartyRegistry.NotSignedByWallet.selector, accounts[0], address(0))
+        );
+        registry.revokeKeyFor(accounts[0], KEY, 7, 29, r, s);
+        vm.expectRevert(
+            abi.encodeWithSelector(IPartyRegistry.NotSignedByWallet.selector, address(0), address(0))
+        );
+        registry.revokeKeyFor(address(0), KEY, 7, 29, r, s);
+        expectRevoked(0, 0, 0);
+    }
+
+    function test_theHigherOfTwoSIsRefused() public {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(1, registry.revocationDigest(accounts[0], KEY, 7));
+        bytes32 high =
+            bytes32(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141 - uint256(s));
+        vm.expectRevert(
+            abi.encodeWithSelector(IPartyRegistry.NotSignedByWallet.selector, accounts[0], address(0))
+        );
+        registry.revokeKeyFor(accounts[0], KEY, 7, 55 - v, r, high);
+    }
+
+    function test_aRevocationCountsOnItsOwnChainAndRegistryAlone() public {
+        bytes32 digest = registry.revocationDigest(accounts[0], KEY, 7);
+        vm.assertNotEq(new PartyRegistry().revocationDigest(accounts[0], KEY, 7), digest, "registry");
+        vm.chainId(block.chainid + 1);
+        vm.assertNotEq(registry.revocationDigest(accounts[0], KEY, 7), digest, "chain");
+    }
+
+    /// @dev Whatever is revoked in whatever order and by whichever way, the lowest seq stands, with the block
+    /// that brought it; and nobody's key is touched by another's word.
+    function testFuzz_theLowestSeqStands(uint256 seed) public {
+        uint256[2] memory lowest;
+        uint256[2] memory since;
+        for (uint256 i = 0; i < 16; ++i) {
+            uint256 word = uint256(keccak256(abi.encode(seed, i)));
+            (uint256 who, uint64 fromSeq) = (word & 1, uint64(bound(word >> 8, 1, 9)));
+            vm.roll(1000 + i);
+            if (word & 2 == 0) {
+                vm.prank(accounts[who]);
+                registry.revokeKey(KEY, fromSeq);
+            } else {
+                (uint8 v, bytes32 r, bytes32 s) =
+                    vm.sign(who + 1, registry.revocationDigest(accounts[who], KEY, fromSeq));
+                registry.revokeKeyFor(accounts[who], KEY, fromSeq, v, r, s);
+            }
+            if (lowest[who] == 0 || fromSeq < lowest[who]) (lowest[who], since[who]) = (fromSeq, 1000 + i);
+            expectRevoked(0, lowest[0], since[0]);
+            expectRevoked(1, lowest[1], since[1]);
+        }
+    }
+
     /* SECP256K1, as much as the keys of small secrets need */
 
     uint256 private constant GX = 0x79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798;

@@ -3,6 +3,12 @@ pragma solidity 0.8.30;
 
 /// @dev The cheatcodes of forge that these tests use; the interface is forge's own, documented there.
 interface Vm {
+    struct Log {
+        bytes32[] topics;
+        bytes data;
+        address emitter;
+    }
+
     function addr(uint256 key) external pure returns (address);
     function assertApproxEqAbs(uint256 a, uint256 b, uint256 most, string calldata why) external pure;
     function assertEq(address a, address b, string calldata why) external pure;
@@ -23,8 +29,10 @@ interface Vm {
     function etch(address where, bytes calldata code) external;
     function exists(string calldata path) external view returns (bool);
     function expectEmit(address emitter) external;
+    function expectPartialRevert(bytes4 selector) external;
     function expectRevert(bytes calldata data) external;
     function expectRevert(bytes4 selector) external;
+    function getRecordedLogs() external returns (Log[] memory);
     function keyExistsJson(string calldata json, string calldata path) external view returns (bool);
     function label(address where, string calldata name) external;
     function load(address where, bytes32 slot) external view returns (bytes32);
@@ -39,7 +47,9 @@ interface Vm {
     function parseJsonUint(string calldata json, string calldata path) external pure returns (uint256);
     function prank(address sender) external;
     function readFile(string calldata path) external view returns (string memory);
+    function recordLogs() external;
     function revertToState(uint256 id) external returns (bool);
+    function roll(uint256 number) external;
     function setEnv(string calldata name, string calldata value) external;
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
     function skip(bool now_) external;

@@ -85,3 +85,12 @@ pub fn best() -> Backend {
 pub fn at_most(wanted: Backend) -> Backend {
     wanted.min(best())
 }
+
+/// How many threads are wanted: as many as there are cores where `asked` is 0.
+#[must_use]
+pub(crate) fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        some => some,
+    }
+}

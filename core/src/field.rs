@@ -18,16 +18,20 @@ pub const MODULUS: [u64; 4] = [
     0x3064_4e72_e131_a029,
 ];
 
-/// −p⁻¹ mod 2^64, by Newton's iteration: each round doubles the number of right bits.
-pub(crate) const NEGATED_INVERSE: u64 = {
+/// −p⁻¹ mod 2^64.
+pub(crate) const NEGATED_INVERSE: u64 = inverse_of_word(MODULUS[0]).wrapping_neg();
+
+/// The inverse of an odd number modulo 2^64, by Newton's iteration: each round doubles the number
+/// of right bits.
+pub(crate) const fn inverse_of_word(odd: u64) -> u64 {
     let mut inverse = 1u64;
     let mut round = 0;
     while round < 6 {
-        inverse = inverse.wrapping_mul(2u64.wrapping_sub(MODULUS[0].wrapping_mul(inverse)));
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
         round += 1;
     }
-    inverse.wrapping_neg()
-};
+    inverse
+}
 
 /// 2^512 mod p, which takes a number into Montgomery form: 512 doublings of one.
 const R_SQUARED: [u64; 4] = {

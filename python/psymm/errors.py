@@ -7,7 +7,9 @@ a password or a blinding.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 
 class PSymmError(Exception):
@@ -96,10 +98,76 @@ class JournalLocked(JournalError):
     remedy = "Stop that process first; two writers could sign two frames with one number"
 
 
+_LANES: Final = ("trader", "solver")
+_MISSING_SHOWN: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a damaged journal lacks. custody: 32 bytes. what: `frames` (then lane, and first to last
+    are their numbers), `heads`, `opening` (of the custody), `session-keys`, `note` (an opening of
+    one of its notes), `custody` (its number; nothing of it can be read)."""
+
+    custody: bytes
+    what: str
+    lane: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+    def __str__(self) -> str:
+        said = f"custody 0x{self.custody.hex()}: {self.what}"
+        if self.lane in (0, 1):
+            said += f" of the {_LANES[self.lane]}"
+        if self.first is not None:
+            said += f" {self.first}" if self.first == self.last else f" {self.first} to {self.last}"
+        return said
+
+
 class JournalCorrupt(JournalError):
+    """missing: all that is known to be lacking."""
+
     code = "journal-corrupt"
     what = "the journal does not hold what was written to it"
-    remedy = "Do not sign with it; restore the file, or settle by wallet signature"
+    remedy = "Do not sign with it; `psymm journal mend` saves what is left and asks for the rest"
+
+    def __init__(
+        self, detail: str = "", *, missing: Iterable[Missing] = (), **values: object
+    ) -> None:
+        self.missing = tuple(missing)
+        if self.missing:
+            shown = "; ".join(str(one) for one in self.missing[:_MISSING_SHOWN])
+            more = len(self.missing) - _MISSING_SHOWN
+            values["missing"] = shown + (f"; and {more} more" if more > 0 else "")
+        super().__init__(detail, **values)
+
+
+class JournalOlder(JournalCorrupt):
+    code = "journal-older"
+    what = "the journal holds fewer frames than it held before: it is an older copy, or cut off"
+    remedy = (
+        "Put the newest file back, its -wal beside it; without it, `psymm journal mend` makes of "
+        "this one a journal that never signs where frames may be missing"
+    )
+
+
+class JournalReplaced(JournalError):
+    code = "journal-replaced"
+    what = "the journal's file was moved, deleted or replaced while it was in use"
+    remedy = "Nothing of this write was sent; put the file back and start again"
+
+
+class JournalUnwritable(JournalError):
+    code = "journal-unwritable"
+    remedy = "Nothing of this write was sent; when the disk is well again, start again"
+
+
+class JournalRestored(JournalError):
+    code = "journal-restored"
+    what = "this custody comes from a backup or a mended journal, and never signs a frame again"
+    remedy = (
+        "Frames signed since would get a second signature. Settle by wallet signature, show it to "
+        "the court, or put the newest journal back; new custodies may be opened"
+    )
 
 
 class JournalVersion(JournalError):
@@ -228,7 +296,10 @@ class Equivocation(Forked):
 class JournalBehind(Forked):
     code = "journal-behind"
     what = "the peer holds frames of ours that our journal lacks"
-    remedy = "This journal is not the newest; nothing more is signed with it. Restore the newest"
+    remedy = (
+        "This journal is not the newest; nothing more is signed with it. Restore the newest; or "
+        "settle by wallet signature with a backup made of this one (`psymm journal backup`)"
+    )
 
 
 class PeerBehind(SessionError):
@@ -248,6 +319,67 @@ class Disconnected(SessionError):
     remedy = "Reconnect to resume; every frame is in the journal"
 
 
+class BadEndpoint(Disconnected):
+    code = "bad-endpoint"
+    what = "an endpoint is a ws:// or wss:// address"
+    remedy = "Read the registry again; nothing was sent"
+
+
+class Unreachable(Disconnected):
+    code = "unreachable"
+    what = "no connection to the peer"
+    remedy = "Check the network and the endpoint; every frame is in the journal"
+
+
+class TlsRefused(Disconnected):
+    """The server could not prove who it is, or speaks no TLS. Nothing was said to it."""
+
+    code = "tls-refused"
+    what = "the connection to the server is not safe"
+    remedy = "Nothing was sent. Check the endpoint's name, its certificate and the time of day"
+
+
+class HandshakeFailed(Disconnected):
+    code = "handshake-failed"
+    what = "the server ended the connection before a WebSocket stood"
+    remedy = "Check that the endpoint is a solver's, and whether it is ws:// or wss://"
+
+
+class ServerBusy(Disconnected):
+    """HTTP 503 or 429. values: retry_after_s, 0 where the server names no time."""
+
+    code = "server-busy"
+    what = "the server takes no connection now"
+    remedy = "Try again later"
+
+
+class PeerLeft(Disconnected):
+    """The peer closed on purpose (WebSocket code 1001): it ends its process, not the session."""
+
+    code = "peer-left"
+    what = "the peer left and means to come back; the session is not over"
+    remedy = "Reconnect to resume; every frame is in the journal"
+
+
+class Leaving(Disconnected):
+    """We close on purpose and mean to come back; the peer is told so by WebSocket code 1001."""
+
+    code = "leaving"
+    what = "we leave; the session can be resumed"
+    remedy = ""
+
+
+class TooManyConnections(SessionError):
+    code = "too-many-connections"
+    what = "no further connection is taken now"
+    remedy = "Close others, or come back later"
+
+
+class CertificateInvalid(PSymmError):
+    code = "certificate-invalid"
+    what = "the certificate cannot be used"
+
+
 class SessionClosed(SessionError):
     code = "session-closed"
     what = "the session has ended"
@@ -256,6 +388,20 @@ class SessionClosed(SessionError):
 class NotNow(SessionError):
     code = "not-now"
     what = "this cannot be sent in the session's present state"
+
+
+class SessionKeyEnded(NotNow):
+    code = "session-key-ended"
+    what = "our session key signs nothing more: its time or its numbers have run out"
+    remedy = "Nothing was signed. Let the wallet delegate the next key; the session then goes on"
+
+
+class KeyRevoked(NotNow):
+    """A session key that its wallet revoked on chain, ours or the peer's."""
+
+    code = "key-revoked"
+    what = "the session key was revoked by its wallet"
+    remedy = "What it signs is not its party's word; the session goes on with the wallet's next key"
 
 
 class Refused(SessionError):
@@ -273,6 +419,26 @@ class PeerViolation(SessionError):
 class FloodingPeer(PeerViolation):
     code = "flooding-peer"
     what = "the peer sends more than the session allows"
+
+
+class MessageTooBig(PeerViolation):
+    code = "message-too-big"
+    what = "the peer sends a message longer than any there is"
+
+
+class OverBudget(PeerViolation):
+    """One session would hold more memory for its peer than it may."""
+
+    code = "over-budget"
+    what = "the peer makes this session hold more than its budget"
+
+
+class TradingHalted(SessionError):
+    """The solver's kill switch is on, or one of its own caps is reached."""
+
+    code = "trading-halted"
+    what = "this solver signs no quote and no fill now"
+    remedy = "Nothing was signed. Revive it, or wait until the cap's time has passed"
 
 
 class CustodyStopped(SessionError):

@@ -88,12 +88,20 @@ def entry_of(stage: Scene) -> RegistryEntry:
 
 
 @asynccontextmanager
-async def market(path: Path, **given: Any) -> AsyncGenerator[Market, None]:
-    async with scene(path) as stage:
-        maker = Maker(stage.solver, stage.terms, collateral=5_000)
-        maker.run_callbacks(stage.nursery)
-        stage.server = await maker.server()
+async def market(
+    path: Path,
+    *,
+    maker: type[Maker] = Maker,
+    solver: dict[str, Any] | None = None,
+    terms: dict[str, Any] | None = None,
+    **given: Any,
+) -> AsyncGenerator[Market, None]:
+    """solver: more arguments of the maker; terms: what differs in them; given: of `connect`."""
+    async with scene(path, **(terms or {})) as stage:
+        made = maker(stage.solver, stage.terms, collateral=5_000, **(solver or {}))
+        made.run_callbacks(stage.nursery)
+        stage.server = await made.server()
         await stage.nursery.start(stage.server.run)
         arguments: dict[str, Any] = {"collateral": 2_000, "decimals": 6} | given
         async with connect(stage.trader, entry_of(stage), dial=stage.dial, **arguments) as session:
-            yield Market(stage, maker, session)
+            yield Market(stage, made, session)

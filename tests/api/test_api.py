@@ -27,6 +27,21 @@ async def test_a_quote_is_hit_and_filled_whole(tmp_path: Path, autojump_clock: M
         await trading.agreed()
 
 
+async def test_a_session_says_how_long_a_frame_can_be_held_back_and_what_went_over_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with market(tmp_path) as trading:
+        session = trading.session
+        assert session.acknowledgement_s == 10.0
+        order = await session.order(BUY, "BTC-USD", "0.01", price=50010)
+        await order.result()
+        await trading.agreed()
+        statistics = session.statistics()
+        assert statistics.traffic.frames_out >= 4
+        assert statistics.frames == statistics.traffic.frames_in + statistics.traffic.frames_out
+        assert statistics.connected
+
+
 async def test_fills_come_in_two_parts(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with market(tmp_path) as trading:
         trading.maker.manner = "halves"

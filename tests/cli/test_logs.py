@@ -2,12 +2,23 @@
 
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 
-from psymm.cli.logs import start_logging
+from psymm.cli.logs import BURST, CUSTODY_BURST, Allowance, start_logging
 
 SECRET = bytes(range(32))
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """The package's logger belongs to the process, not to a test."""
+    logger = logging.getLogger("psymm")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    yield
+    level, logger.propagate, logger.handlers[:] = before
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -42,3 +53,53 @@ def test_an_exception_in_a_log_shows_its_type_and_not_its_text(
     line = capsys.readouterr().err
     assert "ValueError" in line
     assert "nobody chose" not in line
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_peers_words_neither_end_a_line_nor_reach_the_terminal(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_logging(as_json)
+    words = 'x\n2026-01-01T00:00:00Z info psymm: paid custody=0x1\x1b[2J\u202e" a=b'
+    logging.getLogger("psymm.test").warning("rejected", extra={"why": words})
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line[:-1].isprintable()
+    if as_json:
+        assert json.loads(line)["why"] == words
+
+
+def record(event: str, custody: str) -> logging.LogRecord:
+    made = logging.makeLogRecord({"name": "psymm.test", "msg": event})
+    made.custody = custody
+    return made
+
+
+def test_one_custody_that_provokes_an_event_for_ever_leaves_few_lines_and_their_number() -> None:
+    now = 0.0
+    allowance = Allowance(lambda: now)
+    written = sum(allowance.filter(record("garbled", "aa")) for _ in range(10_000))
+    assert written == CUSTODY_BURST
+    assert allowance.filter(record("garbled", "bb")), "another custody's line still comes"
+    assert allowance.filter(record("stopped", "aa")), "and so does its own of another event"
+    now = 3600.0
+    last = record("garbled", "aa")
+    assert allowance.filter(last)
+
+
+def test_many_custodies_together_stay_within_an_events_allowance() -> None:
+    now = 0.0
+    allowance = Allowance(lambda: now)
+    written = sum(allowance.filter(record("connected", str(n))) for n in range(10_000))
+    assert written == BURST
+    now = 1.0
+    last = record("connected", "x")
+    assert allowance.filter(last)
+    assert last.__dict__["suppressed"] == 10_000 - BURST
+
+
+def test_what_is_remembered_for_it_is_bounded() -> None:
+    allowance = Allowance(lambda: 0.0)
+    for n in range(20_000):
+        allowance.filter(record("connected", str(n)))
+    assert len(allowance._left) <= 4096

@@ -79,3 +79,36 @@ def test_with_yes_the_cost_is_still_shown_before_money_moves() -> None:
         "seconds": 3,
         "relayerFee": "0.05 pUSD",
     }
+
+
+HOSTILE = "a\x1b[2Jb\x9b31m\u202ec\x00\r\x7f\n  0x00 solver → paid\ud800\U000e0001"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_nothing_that_a_terminal_obeys_is_printed_whoever_wrote_it(as_json: bool) -> None:
+    out = io.StringIO()
+    screen = Screen(as_json, out)
+    screen.event("said", HOSTILE, words=HOSTILE, **{HOSTILE: "key"})
+    line = out.getvalue()
+    assert line.count("\n") == 1
+    assert line[:-1].isprintable()
+    if as_json:
+        (said,) = lines(out)
+        assert said["words"] == HOSTILE
+    else:
+        assert "a\\x1b[2Jb\\x9b31m\\u202ec" in line
+
+
+def test_an_error_that_quotes_a_peer_is_one_line_without_controls(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Screen(False).error("peer-refused", HOSTILE, Exit.PEER, {})
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+
+
+def test_an_answer_may_have_lines_of_its_own() -> None:
+    out = io.StringIO()
+    Screen(False, out).result("one\ntwo\x1b")
+    assert out.getvalue() == "one\ntwo\\x1b\n"

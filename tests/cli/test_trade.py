@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,8 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
+from prometheus_client.parser import text_string_to_metric_families
 
 from psymm.demo import Actor, Amounts, Stage, _chain, _relayer, _service, _set_up
 
@@ -37,8 +40,10 @@ lot = "0.1"
 """
 
 
-async def psymm(actor: Actor, *arguments: str) -> tuple[int, dict[str, object]]:
-    """Exit code and last JSON line of one command of a party."""
+async def psymm(
+    actor: Actor, *arguments: str, said: list[dict[str, object]] | None = None
+) -> tuple[int, dict[str, object]]:
+    """Exit code and last JSON line of one command of a party. said: gets all lines."""
     read, write = os.pipe()
     os.write(write, actor.password.encode())
     os.close(write)
@@ -56,9 +61,18 @@ async def psymm(actor: Actor, *arguments: str) -> tuple[int, dict[str, object]]:
         )  # fmt: skip
     finally:
         os.close(read)
-    last = json.loads(ran.stdout.splitlines()[-1])
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    if said is not None:
+        said += lines
+    last = lines[-1]
     assert isinstance(last, dict)
     return ran.returncode, last
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def code_of(answer: dict[str, object]) -> object:
@@ -90,7 +104,8 @@ async def test_refusals_move_nothing_and_a_session_left_open_is_resumed(tmp_path
         code, answer = await run(*trade, "--collateral", "2000")
         assert (code, code_of(answer)) == (5, "no-solver")
 
-        config = ("--config", str(tmp_path / "solver.toml"))
+        metrics = f"127.0.0.1:{free_port()}"
+        config = ("--config", str(tmp_path / "solver.toml"), "--metrics", metrics)
         async with (
             _relayer(stage, url, relayer),
             _service(stage, url, solver, "solver", *config),
@@ -110,9 +125,27 @@ async def test_refusals_move_nothing_and_a_session_left_open_is_resumed(tmp_path
             assert isinstance(balances, list)
             assert balances[0]["available"] == str(Amounts.of(1).trader_deposit * 10**6)
 
-            code, left = await run(*trade, "--collateral", "2000", "--no-settle")
+            said: list[dict[str, object]] = []
+            code, left = await run(*trade, "--collateral", "2000", "--no-settle", said=said)
             assert (code, left["settled"]) == (0, False), left
             custody = str(left["custody"])
+            (told,) = (one for one in said if one.get("event") == "holding-back")
+            assert told["acknowledgementNs"] == str(10 * 10**9)
+            async with httpx.AsyncClient(trust_env=False) as client:
+                scraped = (await client.get(f"http://{metrics}/metrics")).text
+            samples = {
+                (one.name, one.labels.get("direction")): one.value
+                for family in text_string_to_metric_families(scraped)
+                for one in family.samples
+            }
+            assert samples["psymm_frames_total", "in"] > 0
+            assert custody[2:10] not in scraped
+            said = []
+            show = ("transcript", "show", "--custody", custody, "--rulings")
+            code, shown = await run(*show, said=said)
+            assert (code, shown["frames"]) == (0, left["frames"]), shown
+            assert isinstance(shown["account"], str)
+            assert {one["state"] for one in said if one.get("event") == "state"} >= {"trading"}
             code, answer = await run("trade", "--resume", "0xff", "--yes")
             assert (code, code_of(answer)) == (2, "no-such-custody")
             code, settled = await run("trade", "--resume", custody, "--yes")

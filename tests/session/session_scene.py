@@ -321,6 +321,13 @@ class Wire:
     async def receive(self) -> str | bytes:
         return await self.inner.receive()
 
+    @property
+    def unread_bytes(self) -> int:
+        return self.inner.unread_bytes
+
+    def allow(self, small_frames: int) -> None:
+        self.inner.allow(small_frames)
+
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         await self.inner.aclose(code, reason)
 
@@ -471,16 +478,64 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(path: Path, **changes: Any) -> AsyncGenerator[Scene, None]:
+async def scene(
+    path: Path, *, trader_wallet: KeyWallet | None = None, **changes: Any
+) -> AsyncGenerator[Scene, None]:
     """A scene whose tasks end with the block."""
     clock, chain = SceneClock(), LedgerChain()
     async with (
-        party(KeyWallet.generate(), chain, clock, path / "trader.db") as trader,
+        party(trader_wallet or KeyWallet.generate(), chain, clock, path / "trader.db") as trader,
         party(KeyWallet.generate(), chain, clock, path / "solver.db") as solver,
         open_block_nursery() as nursery,
     ):
         yield Scene(nursery, chain, clock, trader, solver, make_terms(**changes))
         nursery.cancel_scope.cancel()
+
+
+class Lives:
+    """The same two parties over several lives of their processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wallets = (KeyWallet.generate(), KeyWallet.generate())
+        self.chain = LedgerChain()
+        self.clock = SceneClock()
+        self.funds: dict[int, ChainCollateral] = {}
+
+    @asynccontextmanager
+    async def process(self) -> AsyncGenerator[Scene, None]:
+        """One life of both, with nothing running yet."""
+        async with (
+            party(self.wallets[0], self.chain, self.clock, self.path / "trader.db") as trader,
+            party(self.wallets[1], self.chain, self.clock, self.path / "solver.db") as solver,
+            open_block_nursery() as nursery,
+        ):
+            parties = [self.with_funds(0, trader), self.with_funds(1, solver)]
+            yield Scene(nursery, self.chain, self.clock, *parties, make_terms())
+            nursery.cancel_scope.cancel()
+
+    async def live(self, *, open_first: bool, work: Callable[[Scene], object]) -> None:
+        async with self.process() as stage:
+            if not open_first:
+                (custody,) = await stage.trader.journal.custodies()
+                stage.client = stage.new_client(resume=custody)
+            await stage.nursery.start(stage.server.run)
+            await stage.nursery.start(stage.client.run)
+            await work(stage)  # type: ignore[misc]
+
+    def with_funds(self, lane: int, made: Party) -> Party:
+        """Money outlives processes; so does what was put up."""
+        assert isinstance(made.collateral, ChainCollateral)
+        funds = self.funds.setdefault(lane, made.collateral)
+        return Party(
+            made.wallet,
+            made.journal,
+            funds,
+            made.clock,
+            made.chain_id,
+            made.contract,
+            made.registry,
+        )
 
 
 async def verified(journal: Journal, custody: bytes) -> int:

@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 from session_scene import (
-    ChainCollateral,
     Desk,
-    LedgerChain,
     Listener,
+    Lives,
     Scene,
-    SceneClock,
-    make_terms,
-    party,
     scene,
     verified,
 )
@@ -24,13 +20,11 @@ from trio.testing import MockClock
 
 from psymm.errors import JournalBehind, JournalError, NotNow
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
-from psymm.nursery import open_block_nursery
-from psymm.session.party import Party, take_up
+from psymm.session.party import take_up
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Lost
 from psymm.session.turn import Resumed, State, Stopped
 from psymm.terms import UNIT
-from psymm.wallet import KeyWallet
 
 Clock = MockClock
 
@@ -190,47 +184,6 @@ async def test_a_resume_of_a_custody_nobody_knows_is_refused_by_name(
         )
         answer = decode_text(await socket.receive())
         assert "unknown-custody" in (getattr(answer, "text", None) or "")
-
-
-class Lives:
-    """The same two parties over several lives of their processes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.wallets = (KeyWallet.generate(), KeyWallet.generate())
-        self.chain = LedgerChain()
-        self.clock = SceneClock()
-        self.funds: dict[int, ChainCollateral] = {}
-
-    async def live(self, *, open_first: bool, work: Callable[[Scene], object]) -> None:
-        async with (
-            party(self.wallets[0], self.chain, self.clock, self.path / "trader.db") as trader,
-            party(self.wallets[1], self.chain, self.clock, self.path / "solver.db") as solver,
-            open_block_nursery() as nursery,
-        ):
-            parties = [self.with_funds(0, trader), self.with_funds(1, solver)]
-            stage = Scene(nursery, self.chain, self.clock, *parties, make_terms())
-            if not open_first:
-                (custody,) = await trader.journal.custodies()
-                stage.client = stage.new_client(resume=custody)
-            await nursery.start(stage.server.run)
-            await nursery.start(stage.client.run)
-            await work(stage)  # type: ignore[misc]
-            nursery.cancel_scope.cancel()
-
-    def with_funds(self, lane: int, made: Party) -> Party:
-        """Money outlives processes; so does what was put up."""
-        assert isinstance(made.collateral, ChainCollateral)
-        funds = self.funds.setdefault(lane, made.collateral)
-        return Party(
-            made.wallet,
-            made.journal,
-            funds,
-            made.clock,
-            made.chain_id,
-            made.contract,
-            made.registry,
-        )
 
 
 async def test_both_processes_die_and_go_on_from_their_journals(

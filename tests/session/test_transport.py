@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from psymm.errors import Disconnected
+from psymm.errors import Disconnected, MessageTooBig, ServerBusy
 from psymm.session.transport import MAX_MESSAGE_BYTES, WebSocket, dial, listen
+from psymm.sockets.admission import Admission, AdmissionLimits
 
 
 async def nothing() -> None:
@@ -33,7 +34,7 @@ async def echo(socket: WebSocket) -> None:
     try:
         while True:
             await socket.send(await socket.receive())
-    except Disconnected:
+    except (Disconnected, MessageTooBig):
         return
 
 
@@ -44,7 +45,7 @@ async def test_messages_pass_and_a_giant_one_ends_its_own_connection_only() -> N
         async with dial(address) as good, dial(address) as bad:
             await good.send(b"\x01" * 1000)
             assert await good.receive() == b"\x01" * 1000
-            with pytest.raises(Disconnected):
+            with pytest.raises((Disconnected, MessageTooBig)):
                 await overwhelm(bad)
             await good.send("still here")
             assert await good.receive() == "still here"
@@ -58,7 +59,8 @@ async def overwhelm(socket: WebSocket) -> None:
 
 async def test_connections_above_the_limit_are_turned_away() -> None:
     async def limited(*, task_status: trio.TaskStatus[int]) -> None:
-        await listen("127.0.0.1", 0, echo, connections=1, task_status=task_status)
+        limits = AdmissionLimits(connections=1)
+        await listen("127.0.0.1", 0, echo, admission=Admission(limits), task_status=task_status)
 
     async def second(port: int) -> None:
         async with dial(f"ws://127.0.0.1:{port}"):
@@ -69,8 +71,9 @@ async def test_connections_above_the_limit_are_turned_away() -> None:
         async with dial(f"ws://127.0.0.1:{port}") as first:
             await first.send("hello")
             assert await first.receive() == "hello"
-            with pytest.raises(Disconnected):
+            with pytest.raises(ServerBusy) as busy:
                 await second(port)
+            assert busy.value.values["status"] == 503
         nursery.cancel_scope.cancel()
 
 

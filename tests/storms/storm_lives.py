@@ -31,6 +31,7 @@ from psymm.api import Session, VaultCollateral, connect
 from psymm.chain.deployment import Deployment
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Role
+from psymm.chain.revocations import RevocationWatch
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
@@ -222,6 +223,13 @@ async def _life(place: Place, task: Task, tell: Teller) -> None:
             wallet.address, await journal_secret(wallet, deployment.chain_id, deployment.psymm)
         )
         collateral = OpenedLate(place, task, stack)
+        node = await stack.enter_async_context(Rpc(place.rpc))
+        watch = RevocationWatch(
+            deployment.party_registry(Chain(node, deployment.chain_id, poll_s=0.05)),
+            deployment.first_block,
+            file=place.home / task.side / "revocations.json",
+            poll_s=0.2,
+        )
         party = Party(
             wallet,
             journal,
@@ -230,9 +238,11 @@ async def _life(place: Place, task: Task, tell: Teller) -> None:
             deployment.chain_id,
             deployment.psymm,
             deployment.registry,
+            watch,
         )
         tell(born=True)
         async with trio.open_nursery() as nursery:
+            await nursery.start(watch.run)
             if task.phase == "open":
                 await _deposit(place, task, collateral)
             if task.phase == "withdraw":

@@ -46,7 +46,10 @@ MID: Final = 50_000
 SIZES: Final = ("0.002", "0.004", "0.01")
 MOST_POSITIONS: Final = 6
 HARMLESS: Final = frozenset(
-    {"disconnected", "peer-silent", "not-now", "refused", "declined", "session-closed"}
+    {
+        *("disconnected", "unreachable", "handshake-failed", "server-busy", "peer-left"),
+        *("peer-silent", "not-now", "refused", "declined", "session-closed"),
+    }
 )
 """Codes of what a lost connection, or the other side's will, makes of a wish."""
 
@@ -100,6 +103,9 @@ class Maker(Solver):
         return Prices(bid=MID - 10, ask=MID + 10)
 
     async def on_quote_request(self, request: QuoteAsked) -> None:
+        if not self.calm and self.random.random() < 0.03:
+            with trio.move_on_after(1):
+                await request.session.rotate_key()
         if not self.calm and self.random.random() < 0.1:
             await request.reject("not now")
         else:
@@ -187,7 +193,11 @@ async def look_at_prices(session: Session, random: Random) -> None:
     await session.indicative(random.choice(SYMBOLS), timeout_s=2)
 
 
-ASIDES: Final = (look_at_prices,)
+async def rotate_key(session: Session, random: Random) -> None:
+    await session.rotate_key()
+
+
+ASIDES: Final = (look_at_prices, rotate_key)
 """What a trader does now and then beside its trades; each is as likely as the others."""
 
 

@@ -47,6 +47,7 @@ TRADING: Final = (
     "receive-text.after",
     "receive-frames.after",
     "wire.half",
+    *both("keep_session_key"),
 )
 """Points that any life passes while it trades."""
 OPENING: Final = {

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,18 @@ from psymm.errors import (
     JournalError,
     JournalForeign,
     JournalLocked,
+    JournalReplaced,
+    JournalRestored,
     JournalSealed,
     JournalVersion,
     KnownCustody,
     UnknownCustody,
 )
+from psymm.messages import Heartbeat
+from psymm.transcript.backup import back_up
+from psymm.transcript.file import export
 from psymm.transcript.journal import (
+    Heads,
     Journal,
     JournalledOpening,
     open_journal,
@@ -32,6 +39,7 @@ from psymm.transcript.journal import (
 )
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.replayed import read_record, verify_journal
+from psymm.transcript.salvage import mend_journal
 
 
 async def filled(journal: Journal, signers: Signers, frames: int = 6) -> None:
@@ -235,7 +243,7 @@ async def test_a_changed_frame_is_named(tmp_path: Path) -> None:
     async with open_journal(tmp_path / "j.db") as journal:
         with pytest.raises(JournalCorrupt, match="lane=1, seq=2"):
             await read_record(journal, signers.opening)
-        with pytest.raises(JournalCorrupt, match="arrival 4"):
+        with pytest.raises(JournalCorrupt, match="frames of the solver 2"):
             await verify_journal(journal)
 
 
@@ -259,6 +267,15 @@ async def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
         async with open_journal(path) as journal:
             await read_record(journal, signers.opening)
     assert caught.value.code == "journal-corrupt"
+
+
+async def test_a_process_that_died_while_it_made_the_file_can_begin_again(tmp_path: Path) -> None:
+    base = sqlite3.connect(tmp_path / "j.db")
+    base.execute("PRAGMA journal_mode = WAL")
+    base.close()
+    assert (tmp_path / "j.db").stat().st_size > 0
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, Signers())
 
 
 async def test_what_is_no_journal_is_named(tmp_path: Path) -> None:
@@ -305,3 +322,318 @@ async def test_secrets_come_back_with_the_wallet_and_are_nowhere_in_the_file(
         ((seq, back),) = await journal.session_keys(custody)
         assert (seq, back.public_key) == (1, key.public_key)
         assert await journal.openings(custody) == [note]
+
+
+# --- one writer, whatever the path --------------------------------------------------------------
+
+
+async def locked(path: Path) -> None:
+    with pytest.raises(JournalLocked):
+        async with open_journal(path):
+            pass
+
+
+HOLDER = (
+    "import sys, trio\n"
+    "from pathlib import Path\n"
+    "from psymm.transcript.journal import open_journal\n"
+    "async def main():\n"
+    "    async with open_journal(Path(sys.argv[1])):\n"
+    "        print('open', flush=True)\n"
+    "        await trio.sleep_forever()\n"
+    "trio.run(main)\n"
+)
+
+
+@pytest.mark.parametrize("way", ["symlink", "linked directory", "other spelling", "no lock file"])
+async def test_a_second_writer_is_refused_by_whatever_path_it_comes(
+    tmp_path: Path, way: str
+) -> None:
+    path = tmp_path / "home" / "j.db"
+    other = {
+        "symlink": tmp_path / "link.db",
+        "linked directory": tmp_path / "linked" / "j.db",
+        "other spelling": tmp_path / "home" / ".." / "home" / "j.db",
+        "no lock file": path,
+    }[way]
+    with subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert await trio.to_thread.run_sync(holder.stdout.readline) == b"open\n"
+        if way == "symlink":
+            other.symlink_to(path)
+        elif way == "linked directory":
+            other.parent.symlink_to(path.parent)
+        elif way == "no lock file":
+            (tmp_path / "home" / "j.db.lock").unlink()
+        await locked(other)
+        os.kill(holder.pid, signal.SIGKILL)
+        await trio.to_thread.run_sync(holder.wait)
+    async with open_journal(other):
+        await locked(path)
+
+
+async def test_a_journal_with_two_names_is_refused(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "j.db"):
+        (tmp_path / "second.db").hardlink_to(tmp_path / "j.db")
+        await locked(tmp_path / "second.db")
+    with pytest.raises(JournalError, match="hard links"):
+        async with open_journal(tmp_path / "second.db"):
+            pass
+
+
+@pytest.mark.parametrize("moved", ["deleted", "replaced"])
+async def test_a_file_that_is_taken_away_while_in_use_takes_no_more_frames(
+    tmp_path: Path, moved: str
+) -> None:
+    signers = Signers()
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, signers)
+        (tmp_path / "j.db").rename(tmp_path / "elsewhere.db")
+        if moved == "replaced":
+            (tmp_path / "j.db").touch()
+        entry = signers.sign(TRADER, Heartbeat())
+        with pytest.raises(JournalReplaced):
+            await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+        with pytest.raises(JournalReplaced):
+            await journal.set_state(signers.opening.custody, "open")
+
+
+# --- one commit, and a disk that refuses --------------------------------------------------------
+
+
+async def test_the_frames_of_all_custodies_of_a_round_are_one_commit(tmp_path: Path) -> None:
+    everyone = [Signers(seed) for seed in range(1, 51)]
+    async with open_journal(tmp_path / "j.db") as journal:
+        for signers in everyone:
+            await journal.open_custody(signers.opening, TRADER, 1)
+        before = journal.statistics()
+        async with trio.open_nursery() as nursery:
+            for signers in everyone:
+                entries = [(entry.frame, entry.digest) for entry in signers.talk(4)]
+                nursery.start_soon(partial(journal.append, entries, ours=TRADER))
+        after = journal.statistics()
+        assert after.writes - before.writes == 50
+        assert after.commits - before.commits == 1
+
+
+FULL = """
+import resource, signal, sys, trio
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from custody_scene import Signers
+from psymm.errors import JournalUnwritable
+from psymm.messages import Heartbeat
+from psymm.transcript.journal import open_journal
+async def main():
+    signers = Signers()
+    async with open_journal(Path(sys.argv[1])) as journal:
+        await journal.open_custody(signers.opening, 0, 1)
+        entries = signers.talk(2)
+        await journal.append([(e.frame, e.digest) for e in entries], ours=0)
+        print(entries[0].frame.seq, flush=True)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        size = Path(sys.argv[1] + "-wal").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30_000, size + 30_000))
+        refused = 0
+        for _ in range(60):
+            entry = signers.sign(0, Heartbeat())
+            try:
+                await journal.append([(entry.frame, entry.digest)], ours=0)
+                assert not refused
+                print(entry.frame.seq, flush=True)
+            except JournalUnwritable as error:
+                refused, code = refused + 1, error.code
+        print("refused", refused, code, flush=True)
+trio.run(main)
+"""
+
+
+async def test_a_write_that_fails_in_the_middle_of_a_commit_is_typed_and_ends_all_writing(
+    tmp_path: Path,
+) -> None:
+    path, here = tmp_path / "j.db", Path(__file__).parent
+    ran = await trio.run_process(
+        [sys.executable, "-c", FULL, str(path), str(here), str(here.parent / "session")],
+        capture_stdout=True,
+    )
+    *durable, last = ran.stdout.decode().splitlines()
+    word, refused, code = last.split()
+    assert (word, code) == ("refused", "journal-unwritable")
+    assert int(refused) > 0
+    async with open_journal(path) as journal:
+        record = await read_record(journal, Signers().opening)
+        # The one whose commit failed half way may be there or not; it was never sent.
+        assert record.head(TRADER).seq - int(durable[-1]) in (0, 1)
+
+
+# --- older versions -----------------------------------------------------------------------------
+
+VERSION_1 = """
+CREATE TABLE journal (
+  version INTEGER NOT NULL, id BLOB NOT NULL, owner TEXT, seal_check BLOB
+) STRICT;
+CREATE TABLE custodies (
+  custody BLOB PRIMARY KEY, lane INTEGER NOT NULL CHECK (lane IN (0, 1)),
+  chain_id INTEGER NOT NULL, contract TEXT NOT NULL, trader BLOB NOT NULL, solver BLOB NOT NULL,
+  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, meeting BLOB NOT NULL,
+  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', frames INTEGER NOT NULL DEFAULT 0,
+  opened_ns INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE frames (
+  custody BLOB NOT NULL REFERENCES custodies, arrival INTEGER NOT NULL,
+  lane INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, raw BLOB NOT NULL,
+  sent INTEGER NOT NULL,
+  PRIMARY KEY (custody, arrival), UNIQUE (custody, lane, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX unsent ON frames (custody, arrival) WHERE sent = 0;
+CREATE TABLE session_keys (
+  custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE openings (
+  custody BLOB NOT NULL REFERENCES custodies, commitment BLOB NOT NULL, lane INTEGER NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (custody, commitment)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE settlements (
+  custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, state TEXT NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (custody, digest)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE equivocations (
+  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, seq INTEGER NOT NULL,
+  first BLOB NOT NULL, second BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE facts (
+  custody BLOB NOT NULL REFERENCES custodies, position INTEGER NOT NULL, fact TEXT NOT NULL,
+  PRIMARY KEY (custody, position)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def make_version_1(path: Path, *everyone: Signers) -> None:
+    base = sqlite3.connect(path)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.executescript(VERSION_1)
+    base.execute("INSERT INTO journal VALUES (1, ?, NULL, NULL)", (b"\x05" * 16,))
+    for signers in everyone:
+        opening, entries = signers.opening, signers.talk(9)
+        base.execute(
+            "INSERT INTO custodies VALUES (?,0,?,?,?,?,?,?,'',zeroblob(64),'open','',9,1)",
+            (
+                opening.custody,
+                opening.chain_id,
+                opening.contract,
+                opening.trader,
+                opening.solver,
+                opening.terms,
+                opening.salt,
+            ),
+        )
+        for place, entry in enumerate(entries, 1):
+            frame = entry.frame
+            base.execute(
+                "INSERT INTO frames VALUES (?,?,?,?,?,?,0)",
+                (opening.custody, place, frame.lane, frame.seq, entry.digest, frame.raw),
+            )
+    base.commit()
+    base.close()
+
+
+async def test_a_journal_of_version_1_is_brought_up_in_place(tmp_path: Path) -> None:
+    everyone = [Signers(1), Signers(2)]
+    make_version_1(tmp_path / "j.db", *everyone)
+    with pytest.raises(JournalVersion):
+        async with open_journal_reader(tmp_path / "j.db"):
+            pass
+    for _ in range(2):
+        async with open_journal(tmp_path / "j.db") as journal:
+            assert await verify_journal(journal) == 18
+            for signers in everyone:
+                heads = await journal.heads(signers.opening.custody)
+                for lane in (TRADER, SOLVER):
+                    head = signers.record.head(lane)
+                    assert heads.of(lane) == (head.seq, head.digest)
+    async with open_journal(tmp_path / "j.db") as journal:
+        entry = everyone[0].sign(TRADER, Heartbeat())
+        await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM frames WHERE seq = 3", "UPDATE custodies SET frames = 8"]
+)
+async def test_a_damaged_journal_of_version_1_is_not_brought_up_but_can_be_mended(
+    tmp_path: Path, damage: str
+) -> None:
+    signers = Signers()
+    path = tmp_path / "j.db"
+    make_version_1(path, signers)
+    base = sqlite3.connect(path)
+    base.execute(damage)
+    base.commit()
+    base.close()
+    with pytest.raises(JournalCorrupt):
+        async with open_journal(path):
+            pass
+    base = sqlite3.connect(path)
+    assert base.execute("SELECT version FROM journal").fetchone() == (1,)
+    base.close()
+    mending = mend_journal(path, [], 5)
+    assert mending is not None
+    async with open_journal(path) as journal:
+        (held,) = await journal.custodies()
+        assert held.standing == "restored"
+        assert len(await read_record(journal, signers.opening)) in (4, 9)
+
+
+# --- backup -------------------------------------------------------------------------------------
+
+
+async def test_a_backup_is_made_beside_the_writer_whole_marked_and_for_its_owner_alone(
+    tmp_path: Path,
+) -> None:
+    signers = Signers()
+    target = tmp_path / "kept" / "backup.db"
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, signers)
+        made = await trio.to_thread.run_sync(back_up, tmp_path / "j.db", target, 77)
+        entry = signers.sign(TRADER, Heartbeat())
+        await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+        assert made.frames == 6
+        assert made.custodies == ((signers.opening.custody, Heads(*heads_of(signers, 6))),)
+        before = target.read_bytes()
+        with pytest.raises(JournalError, match="overwrites nothing"):
+            back_up(tmp_path / "j.db", target, 78)
+        assert target.read_bytes() == before
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in target.parent.iterdir()] == ["backup.db"]
+    async with open_journal_reader(target) as reader:
+        assert await reader.backed_up_ns() == 77
+        assert await verify_journal(reader) == 6
+        assert await export(reader, signers.opening.custody, tmp_path / "shown.psymm") == 6
+    async with open_journal(target) as opened:
+        with pytest.raises(JournalRestored):
+            await opened.append([(entry.frame, entry.digest)], ours=TRADER)
+        await opened.open_custody(Signers(2).opening, TRADER, 1)
+        fresh = [(each.frame, each.digest) for each in Signers(2).talk(2)]
+        await opened.append(fresh, ours=TRADER)
+
+
+def heads_of(signers: Signers, frames: int) -> list[tuple[int, bytes]]:
+    every = list(signers.record)[:frames]
+    return [
+        max((entry.frame.seq, entry.digest) for entry in every if entry.frame.lane == lane)
+        for lane in (TRADER, SOLVER)
+    ]
+
+
+async def test_a_backup_of_a_damaged_journal_is_not_made(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, Signers())
+    base = sqlite3.connect(tmp_path / "j.db")
+    base.execute("DELETE FROM frames WHERE seq = 2")
+    base.commit()
+    base.close()
+    with pytest.raises(JournalCorrupt):
+        back_up(tmp_path / "j.db", tmp_path / "backup.db", 1)
+    assert not any("backup" in name for name in os.listdir(tmp_path))

@@ -210,9 +210,9 @@ fn in_parts<T: Sync, R: Send>(
     threads: usize,
     run: impl Fn(usize, &[T]) -> Vec<R> + Sync,
 ) -> Vec<R> {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = if threads == 0 { cores() } else { threads };
-    let parts = wanted.min(items.len() / PART).max(1 + items.len() / MOST);
+    let parts = cpu::threads(threads)
+        .min(items.len() / PART)
+        .max(1 + items.len() / MOST);
     if parts == 1 {
         return run(0, items);
     }

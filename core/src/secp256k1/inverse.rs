@@ -5,6 +5,8 @@
 //! are done on the lowest words alone and give a 2×2 matrix, which is then applied to the
 //! whole numbers. Numbers are five limbs of 62 bits, the last one signed.
 
+use crate::field::inverse_of_word;
+
 const BITS: u32 = 62;
 const MASK: u64 = (1 << BITS) - 1;
 
@@ -28,16 +30,9 @@ struct Steps {
 
 impl Modulus {
     pub(crate) const fn new(limbs: [u64; 4]) -> Self {
-        let mut inverse = 1u64;
-        let mut round = 0;
-        // Newton: each round doubles the number of right bits.
-        while round < 6 {
-            inverse = inverse.wrapping_mul(2u64.wrapping_sub(limbs[0].wrapping_mul(inverse)));
-            round += 1;
-        }
         Self {
             value: to_signed62(&limbs),
-            inverse62: inverse & MASK,
+            inverse62: inverse_of_word(limbs[0]) & MASK,
         }
     }
 }

@@ -20,6 +20,7 @@ use core::arch::x86_64::{
     _mm512_unpacklo_epi64,
 };
 
+use crate::field::inverse_of_word;
 use crate::secp256k1::field::{FOLD, Fe, P};
 use crate::secp256k1::lanes::{FieldLanes, MAX_WIDTH, Mask, NEGATIVE, Pair, ScalarLanes};
 use crate::secp256k1::scalar::{N, Scalar};
@@ -554,15 +555,7 @@ pub(crate) struct Scalar8([__m512i; 5]);
 const N_LIMBS: [u64; 5] = limbs52(N);
 
 /// −n⁻¹ modulo 2^52.
-const N_NEGATED_INVERSE: u64 = {
-    let mut inverse = 1u64;
-    let mut round = 0;
-    while round < 6 {
-        inverse = inverse.wrapping_mul(2u64.wrapping_sub(N[0].wrapping_mul(inverse)));
-        round += 1;
-    }
-    inverse.wrapping_neg() & LIMB
-};
+const N_NEGATED_INVERSE: u64 = inverse_of_word(N[0]).wrapping_neg() & LIMB;
 
 impl Scalar8 {
     /// The columns, each below 2^57, divided by 2^260 modulo n. A product of two numbers

@@ -159,11 +159,7 @@ fn verify(
     if let Err(error) = chain.set_keys(keys) {
         return (Err(VerifyError::Key(error)), false);
     }
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = match options.threads {
-        0 => cores(),
-        threads => threads,
-    };
+    let wanted = cpu::threads(options.threads);
     let window = options.window.max(1);
     let frames = estimate(data);
     let worth = frames.div_ceil(FRAMES_PER_THREAD.min(window));

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.deployment import Deployment, check
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Registry, Role
+from psymm.chain.revocations import RevocationWatch
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Signer
 from psymm.custody.errors import FeeTooHigh, MoveFailed
@@ -28,6 +30,7 @@ from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, Settlement
 from psymm.errors import NotRegistered, PSymmError, SettlementRefused
+from psymm.nursery import open_block_nursery
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import Clock, SystemClock
 from psymm.session.collateral import Mined, custody_of
@@ -162,16 +165,20 @@ async def dealing(
     *,
     clock: Clock | None = None,
 ) -> AsyncGenerator[Dealer, None]:
-    """A dealer on a vault that is already open; opens, verifies and unlocks the journal.
+    """A dealer on a vault that is already open; opens, verifies and unlocks the journal, and
+    follows the revocations of session keys.
 
-    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner. Leaving closes the
-    journal, nothing else. Cancelled: what was queued for the journal is still written.
+    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner, ChainError. Leaving closes
+    the journal, nothing else. Cancelled: what was queued for the journal is still written.
     """
     deployment = vault.deployment
     place = (deployment.chain_id, deployment.psymm)
-    async with open_journal(journal) as opened:
+    kept = journal.with_name("revocations.json")
+    watch = RevocationWatch(registry, deployment.first_block, file=kept)
+    async with open_journal(journal) as opened, open_block_nursery() as nursery:
         await verify_journal(opened)
         await opened.unlock(wallet.address, await journal_secret(wallet, *place))
+        await nursery.start(watch.run)
         yield Dealer(
             wallet,
             deployment,
@@ -186,8 +193,10 @@ async def dealing(
                 clock or SystemClock(),
                 *place,
                 deployment.registry,
+                watch,
             ),
         )
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -200,12 +209,13 @@ async def open_dealer(
     relayers: Literal["random", "cheapest"] = "random",
     direct: bool = False,
     depth: int = 1,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Dealer, None]:
     """Open everything of a party: chain, contracts checked, vault, prover, journal.
 
     home: its directory (journal, notes). relayers: whom of the registry's to ask first. direct:
     where no relayer does it, send moves from the wallet's own account, which then shows on chain
-    (needs a `KeyWallet`). depth: confirmations.
+    (needs a `KeyWallet`). depth: confirmations. tls: what wss:// relayers are verified with.
     Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
     all of it.
     """
@@ -221,7 +231,7 @@ async def open_dealer(
             return [entry async for entry in registry.list(Role.RELAYER)]
 
         own = DirectSender(pool, wallet, depth=depth) if _pays(wallet) and direct else None
-        senders = RelayerSender(pool, listed, order=relayers, depth=depth).senders(own)
+        senders = RelayerSender(pool, listed, order=relayers, depth=depth, tls=tls).senders(own)
         vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
         async with (
             vault,

@@ -8,8 +8,7 @@ else, and is logged by its type.
 from __future__ import annotations
 
 import logging
-import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
@@ -18,7 +17,14 @@ import trio
 
 from psymm.api.amounts import Number, decimal_of, scaled, token_units
 from psymm.api.dealer import Dealer
-from psymm.errors import MeetingRefused, NotNow, PSymmError, SessionError
+from psymm.errors import (
+    MeetingRefused,
+    NotNow,
+    PSymmError,
+    SessionError,
+    TradingHalted,
+    clip,
+)
 from psymm.messages import (
     CxlRejReason,
     CxlRejResponseTo,
@@ -28,6 +34,7 @@ from psymm.messages import (
     MarketDataSnapshotFullRefresh,
     MDEntry,
     MDEntryType,
+    Message,
     NewOrderSingle,
     OrderCancelReject,
     OrderCancelRequest,
@@ -40,19 +47,39 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Account, OrderStatus
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
+from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
+from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
 from psymm.session.settling import Settling
-from psymm.session.solver import SolverServer
-from psymm.session.turn import Event, Received, Resumed, Said, State, StateChanged, Stopped
+from psymm.session.solver import ServerStatistics, SolverServer
+from psymm.session.turn import (
+    Event,
+    Idle,
+    KeyFailing,
+    KeyRefused,
+    Received,
+    Resumed,
+    Said,
+    SetAside,
+    State,
+    StateChanged,
+    Stopped,
+)
+from psymm.sockets.admission import AdmissionLimits
+from psymm.sockets.serving import Tls
 from psymm.terms import Terms
 from psymm.transcript.opening import TRADER
 from psymm.wallet import TypedMessage, derive_secret
 
 log = logging.getLogger(__name__)
 
+LOOK_S: Final = 0.5
+"""How often the kill switch is looked at while nothing is signed; each signature looks itself."""
+LEAVE_S: Final = 5.0
+"""How long callbacks that are under way may take once the solver leaves."""
 MOST_AT_ONCE: Final = 256
 """Callbacks of one session that may run at once; what comes above is declined."""
 
@@ -69,10 +96,29 @@ class Prices:
 class SolverSession:
     """One trader's custody, as a callback sees it."""
 
-    def __init__(self, end: End, ledger: RulebookLedger, terms: Terms) -> None:
+    def __init__(
+        self,
+        end: End,
+        ledger: RulebookLedger,
+        terms: Terms,
+        switch: KillSwitch,
+        caps: Caps,
+        *,
+        cancel_on_disconnect: bool,
+    ) -> None:
         self.end = end
         self.terms = terms
         self._ledger = ledger
+        self.protection = end.guard = Protection(
+            switch,
+            caps,
+            lambda: self.projected,
+            lambda: end.connections,
+            self.next_id,
+            end.clock.now_ns,
+            cancel_on_disconnect=cancel_on_disconnect,
+            fresh=len(end.engine.record) == 0,
+        )
 
     @property
     def custody(self) -> bytes:
@@ -100,6 +146,19 @@ class SolverSession:
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
                 return IncomingOrder(self, said)
         return None
+
+    async def rotate_key(self) -> None:
+        """Put a new session key in force; without being asked, a session does so well before the
+        key in force ends. Returns once that is on the record, which takes a connection.
+
+        Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
+        error that stopped the session. Cancelled: it goes on by itself.
+        """
+        await self.end.rotate_key()
+
+    def statistics(self) -> EndStatistics:
+        """What went over this session's connections, and what waits."""
+        return self.end.statistics()
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: a function of our lane's head."""
@@ -253,18 +312,37 @@ class Solver:
 
     terms: what every new custody is under. collateral: whole tokens that we put up against each
     trader, at least the terms' minimum; at most what the trader does if `match` is set.
+    cancel_on_disconnect: quotes do not outlive a lost connection: on resuming they are cancelled,
+    and orders that hit one meanwhile declined, before anything else is signed for the application.
+    caps: market-maker protection of each session. limits: who may connect.
+    kill_switch: by default a file beside the journal.
     """
 
     def __init__(
-        self, dealer: Dealer | Party, terms: Terms, *, collateral: Number, match: bool = False
+        self,
+        dealer: Dealer | Party,
+        terms: Terms,
+        *,
+        collateral: Number,
+        match: bool = False,
+        cancel_on_disconnect: bool = True,
+        caps: Caps | None = None,
+        limits: AdmissionLimits | None = None,
+        kill_switch: KillSwitch | None = None,
     ) -> None:
         self.party = dealer.party if isinstance(dealer, Dealer) else dealer
         self.terms = terms
         self.sessions: dict[bytes, SolverSession] = {}
         self._collateral = token_units(collateral, terms.collateral.decimals)
         self._match = match
+        self.kill_switch = kill_switch or kill_switch_of(self.party.journal.path)
+        self._cancel_on_disconnect = cancel_on_disconnect
+        self._caps = caps or Caps()
+        self._limits = limits
         self._nursery: trio.Nursery | None = None
         self._server: SolverServer | None = None
+        self._dispatches: dict[bytes, _Dispatch] = {}
+        self._leaving = False
         if self._collateral < terms.collateral.solver_minimum:
             raise MeetingRefused(
                 "the solver's collateral is below its own terms' minimum",
@@ -302,8 +380,13 @@ class Solver:
     async def on_state(self, session: SolverSession, state: State) -> None:
         """The session moved to another state."""
 
+    async def on_idle(self, session: SolverSession, flat: bool) -> None:
+        """No business for as long as the terms allow. flat: a settlement is offered now; else
+        the custody stays open."""
+
     async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
-        """Something ended or hindered the session: the peer's fault, the chain, a refusal."""
+        """Something ended or hindered the session: the peer's fault, the chain, a refusal, a
+        wallet that does not delegate the next session key."""
 
     # --- running ----------------------------------------------------------------------------
 
@@ -312,17 +395,72 @@ class Solver:
         host: str,
         port: int,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled; reports the port. Raises JournalError, OSError, WalletError.
+        """Serve until cancelled, or until `leave` is through; reports the port. tls: serves
+        wss://, with a `Certificate` that may be renewed meanwhile.
 
+        Raises JournalError, OSError, WalletError.
         Cancelled: connections close; every session can be resumed.
         """
         server = await self.server()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started(await nursery.start(_listening, server, host, port, tls))
+            self.run_callbacks(nursery)
+
+            async def listening(*, task_status: trio.TaskStatus[int]) -> None:
+                await server.serve(host, port, tls=tls, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            task_status.started(await nursery.start(listening))
+
+    # --- brakes -------------------------------------------------------------------------------
+
+    def kill(self, reason: str = "") -> None:
+        """Throw the kill switch: in every session all quotes are cancelled, and what waits is
+        declined, now or as soon as it can be signed; no quote and no fill is signed until
+        `revive`, restarts included. Cancels, settlements and forced closes go on.
+
+        Raises OSError where it cannot be made to last; nothing was cancelled then.
+        """
+        self.kill_switch.kill(reason)
+        for dispatch in list(self._dispatches.values()):
+            dispatch.halt()
+
+    def revive(self) -> None:
+        """Trade again. Raises OSError."""
+        self.kill_switch.revive()
+
+    async def leave(
+        self, reason: str = "the solver restarts", *, within_s: float = LEAVE_S
+    ) -> None:
+        """Stop on purpose, to be started again: no new connection, session or callback; callbacks
+        under way get `within_s` and are cancelled then; quotes are withdrawn (with
+        `cancel_on_disconnect`); all is flushed and sent, and peers are told that we mean to come
+        back. Then `serve` returns. Custodies stay as they are; nothing is logged out.
+
+        Cancelled: connections are cut; every session can be resumed.
+        """
+        self._leaving = True
+        server = await self.server()
+        server.turn_away(reason)
+        with trio.move_on_after(within_s):
+            for dispatch in list(self._dispatches.values()):
+                await dispatch.idle()
+        for dispatch in list(self._dispatches.values()):
+            dispatch.part()
+        await server.leave(reason)
+
+    async def _watch_switch(self) -> None:
+        """The switch may be thrown from another process."""
+        was: str | None = None
+        while True:
+            now = self.kill_switch.reason
+            if now is not None and was is None:
+                for dispatch in list(self._dispatches.values()):
+                    dispatch.halt()
+            was = now
+            await trio.sleep(LOOK_S)
 
     async def server(self) -> SolverServer:
         """The server, for those who bring their own sockets; `nursery` must be set by `serve` or
@@ -337,12 +475,17 @@ class Solver:
                 {"purpose": "Lets this pSymm solver remember whom it met."},
             )
             secret = await derive_secret(party.wallet, message, "meeting secret 1")
-            self._server = SolverServer(party, self.terms, secret, self)
+            self._server = SolverServer(party, self.terms, secret, self, self._limits)
         return self._server
+
+    def statistics(self) -> ServerStatistics | None:
+        """Of all sessions together; None before there is a server."""
+        return None if self._server is None else self._server.statistics()
 
     def run_callbacks(self, nursery: trio.Nursery) -> None:
         """Run callbacks in this nursery (`serve` does it by itself)."""
         self._nursery = nursery
+        nursery.start_soon(self._watch_switch)
 
     # --- psymm.session.solver.Application -----------------------------------------------------
 
@@ -360,7 +503,7 @@ class Solver:
             try:
                 prices = await self.on_prices(symbol)
             except Exception as failed:
-                log.warning("on_prices raised", extra={"error": type(failed).__name__})
+                log.warning("on-prices-failed", extra={"error": type(failed).__name__})
                 prices = None
             entries = [] if prices is None else _entries(prices)
             found.append(
@@ -379,9 +522,22 @@ class Solver:
         ledger = end.engine.ledger
         if not isinstance(ledger, RulebookLedger):
             raise TypeError("a solver's session runs on the rulebook")
-        session = SolverSession(end, ledger, Terms.parse(end.opening.terms))
+        session = SolverSession(
+            end,
+            ledger,
+            Terms.parse(end.opening.terms),
+            self.kill_switch,
+            self._caps,
+            cancel_on_disconnect=self._cancel_on_disconnect,
+        )
         self.sessions[session.custody] = session
-        return _Dispatch(self, session, self._nursery).heard
+        dispatch = self._dispatches[session.custody] = _Dispatch(self, session, self._nursery)
+        return dispatch.heard
+
+    @property
+    def leaving(self) -> bool:
+        """`leave` was called: no callback begins any more."""
+        return self._leaving
 
 
 class _Dispatch:
@@ -392,6 +548,9 @@ class _Dispatch:
         self._session = session
         self._nursery = nursery
         self._running = 0
+        self._callbacks: set[trio.CancelScope] = set()
+        self._at_work: dict[str, trio.CancelScope] = {}
+        self._quiet = trio.Event()
         self._seen: set[str] = set()
         self._settling = Settling(
             session.end,
@@ -401,6 +560,16 @@ class _Dispatch:
             self._failed,
             willing=lambda: solver.on_settle(session),
         )
+        nursery.start_soon(
+            IdleEnd(
+                session.end,
+                session.terms,
+                lambda: session.projected,
+                self._settling.settle,
+                self._idle,
+                self._failed,
+            ).run
+        )
 
     def heard(self, event: Event) -> None:
         solver, session = self._solver, self._session
@@ -409,8 +578,7 @@ class _Dispatch:
             case Received(entry, None):
                 match entry.message:
                     case QuoteRequest() as request:
-                        asked = QuoteAsked(session, request)
-                        self._start(lambda: solver.on_quote_request(asked), asked.reject)
+                        self._asked(request)
                     case NewOrderSingle() as order:
                         self._order(order)
                     case OrderCancelRequest() as request:
@@ -423,24 +591,96 @@ class _Dispatch:
                 self._start(lambda: solver.on_state(session, state), None)
                 if state in (State.CLOSED, State.STOPPED):
                     solver.sessions.pop(session.custody, None)
-            case Said(MarketDataRequest() as asked):
-                self._start(lambda: self._show_prices(asked), None)
-            case Stopped(error):
+                    solver._dispatches.pop(session.custody, None)
+            case Stopped(error) | KeyFailing(error) | KeyRefused(_, error) | SetAside(_, error):
                 self._failed(error)
             case Resumed():
-                self._catch_up()
+                self._resumed()
             case _:
                 pass
 
-    async def _show_prices(self, request: MarketDataRequest) -> None:
-        for snapshot in await self._solver.prices(request):
-            await self._session.end.say(snapshot)
+    # --- brakes -------------------------------------------------------------------------------
+
+    def halt(self) -> None:
+        """The kill switch was thrown: withdraw and decline all, now or once heads agree."""
+        why = self._session.protection.killed
+        if why is not None and self._session.end.engine.synced:
+            self._post(self._session.protection.everything(clip(f"halted: {why}", 500)))
+
+    def part(self) -> None:
+        """We leave: callbacks end, and quotes do not stand while we are away."""
+        for scope in self._callbacks:
+            scope.cancel()
+        protection = self._session.protection
+        if protection.cancel_on_disconnect and self._session.end.engine.synced:
+            self._post(protection.quotes())
+
+    async def idle(self) -> None:
+        """Until no callback runs. Cancelled: raises Cancelled, nothing changed."""
+        while self._running:
+            await self._quiet.wait()
+
+    def _resumed(self) -> None:
+        """Heads agree again. What is signed first is what makes us safe; it is signed here, where
+        no callback can come between, and callbacks are kept from quotes and fills until then."""
+        protection = self._session.protection
+        if protection.after_break:
+            # Whoever works on an order has a price of before the break in mind: asked anew.
+            for name, scope in self._at_work.items():
+                scope.cancel()
+                self._seen.discard(name)
+        if protection.killed is not None:
+            self.halt()
+        elif protection.after_break:
+            self._post(protection.stale())
+        protection.cleared()
+        self._catch_up()
+
+    def _post(self, messages: Iterable[Message]) -> None:
+        try:
+            for message in messages:
+                self._session.end.post(message)
+        except PSymmError as failed:
+            self._failed(failed)
+
+    # --- callbacks ----------------------------------------------------------------------------
+
+    def _asked(self, request: QuoteRequest) -> None:
+        asked = QuoteAsked(self._session, request)
+        halted = self._session.protection.killed
+        if halted is not None:
+            self._start(lambda: asked.reject("halted"), None)
+        elif self._session.end.engine.synced:
+            self._start(lambda: self._solver.on_quote_request(asked), asked.reject)
+        # Else it came again with a resume: who asked has given up, or asks anew.
 
     def _order(self, order: NewOrderSingle) -> None:
-        self._seen.add(order.cl_ord_id)
         incoming = IncomingOrder(self._session, order)
+        ready = self._session.end.engine.synced and not self._session.protection.after_break
+        if not ready or self._solver.leaving:
+            return  # it is taken up once heads agree and what is stale is gone
+        self._seen.add(order.cl_ord_id)
+        if self._session.protection.killed is not None:
+            self._start(lambda: incoming.decline("halted"), None)
+            return
         answer = self._solver.on_close if incoming.closes else self._solver.on_order
-        self._start(lambda: answer(incoming), incoming.decline)
+
+        async def work() -> None:
+            scope = trio.CancelScope()
+            self._at_work[order.cl_ord_id] = scope
+            try:
+                with scope:
+                    await answer(incoming)
+            except NotNow:
+                # The connection went while it was worked on: it is looked at again after it.
+                if not self._session.end.engine.synced:
+                    self._seen.discard(order.cl_ord_id)
+                raise
+            finally:
+                if self._at_work.get(order.cl_ord_id) is scope:
+                    del self._at_work[order.cl_ord_id]
+
+        self._start(work, incoming.decline)
 
     def _catch_up(self) -> None:
         """After a break or a restart: orders that nobody has looked at yet."""
@@ -462,10 +702,30 @@ class _Dispatch:
         answer: Callable[[], Awaitable[object]],
         decline: Callable[[str], Awaitable[None]] | None,
     ) -> None:
+        if self._solver.leaving:
+            return
         self._nursery.start_soon(self._run, answer, decline, self._running >= MOST_AT_ONCE)
         self._running += 1
 
     async def _run(
+        self,
+        answer: Callable[[], Awaitable[object]],
+        decline: Callable[[str], Awaitable[None]] | None,
+        busy: bool,
+    ) -> None:
+        scope = trio.CancelScope()
+        self._callbacks.add(scope)
+        try:
+            with scope:
+                await self._answer(answer, decline, busy)
+        finally:
+            self._callbacks.discard(scope)
+            self._running -= 1
+            if not self._running:
+                self._quiet.set()
+                self._quiet = trio.Event()
+
+    async def _answer(
         self,
         answer: Callable[[], Awaitable[object]],
         decline: Callable[[str], Awaitable[None]] | None,
@@ -478,13 +738,14 @@ class _Dispatch:
                 await decline("busy")
         except SessionError as refused:
             # Nothing was signed: the session is between connections, or our own rulebook said no.
-            await self._declined(decline, refused.code)
+            if isinstance(refused, TradingHalted) and self._session.end.engine.synced:
+                self._post(self._session.protection.quotes())
+            if self._session.end.engine.synced:
+                await self._declined(decline, refused.code)
             self._failed(refused)
         except Exception as failed:
-            log.exception("a callback raised", extra={"error": type(failed).__name__})
+            log.exception("callback-failed", extra={"error": type(failed).__name__})
             await self._declined(decline, "internal error")
-        finally:
-            self._running -= 1
 
     async def _declined(self, decline: Callable[[str], Awaitable[None]] | None, why: str) -> None:
         if decline is None:
@@ -492,7 +753,10 @@ class _Dispatch:
         try:
             await decline(why)
         except PSymmError as refused:
-            log.info("could not decline", extra={"error": refused.code})
+            log.info("not-declined", extra={"error": refused.code})
+
+    def _idle(self, idle: Idle) -> None:
+        self._start(lambda: self._solver.on_idle(self._session, idle.flat), None)
 
     async def _show(self, request: MarketDataRequest) -> None:
         for snapshot in await self._solver.prices(request):
@@ -528,7 +792,7 @@ class _Dispatch:
         try:
             await self._solver.on_failure(self._session, error)
         except Exception as failed:
-            log.exception("on_failure raised", extra={"error": type(failed).__name__})
+            log.exception("on-failure-failed", extra={"error": type(failed).__name__})
 
 
 def _entries(prices: Prices) -> list[MDEntry]:
@@ -538,17 +802,6 @@ def _entries(prices: Prices) -> list[MDEntry]:
         for kind, price in ((MDEntryType.BID, prices.bid), (MDEntryType.OFFER, prices.ask))
         if price is not None
     ]
-
-
-async def _listening(
-    server: SolverServer,
-    host: str,
-    port: int,
-    tls: ssl.SSLContext | None,
-    *,
-    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    await server.serve(host, port, tls=tls, task_status=task_status)
 
 
 __all__ = [

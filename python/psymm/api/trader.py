@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -22,6 +22,7 @@ from psymm.chain.registry import Party as RegistryEntry
 from psymm.errors import (
     Declined,
     Disconnected,
+    Leaving,
     NoSolver,
     NotNow,
     PeerSilent,
@@ -61,8 +62,9 @@ from psymm.rulebook import (
     positions,
 )
 from psymm.session.collateral import Mined
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
+from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
 from psymm.session.meeting import fresh_nonce
 from psymm.session.party import Party
@@ -83,15 +85,19 @@ from psymm.session.turn import (
     Received,
     Resumed,
     Said,
+    SetAside,
     State,
     StateChanged,
     Stopped,
+    Turn,
 )
 from psymm.terms import Terms
 from psymm.transcript.journal import Custody as JournalledCustody
 
 T = TypeVar("T")
 QUOTE_S: Final = 10.0
+SYNC_S: Final = 60.0
+"""How long settling waits for a connection that is lost."""
 BUY, SELL = Side.BUY, Side.SELL
 _ENDS: Final = {
     OrderStatus.FILLED: "filled",
@@ -185,6 +191,8 @@ class Order:
         Raises the error that stopped the session. Cancelled: the order stays as it is.
         """
         ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
+        # The account may be ahead of the reports that we have heard of.
+        await self._session.end.flush(Turn())
         fills = self.fills
         filled = sum((fill.quantity for fill in fills), Decimal(0))
         paid = sum((fill.price * fill.quantity for fill in fills), Decimal(0))
@@ -269,6 +277,17 @@ class Session:
         return positions(self.account, Lane.TRADER)
 
     @property
+    def acknowledgement_s(self) -> float:
+        """T of the terms, seconds: for so long either side can hold a frame back and still have it
+        count from when it says that it was sent. What the price can do in that time belongs into
+        the price."""
+        return self.terms.timeouts.acknowledgement / SECOND
+
+    def statistics(self) -> EndStatistics:
+        """What went over this session's connections, and what waits."""
+        return self.end.statistics()
+
+    @property
     def losses(self) -> int:
         """How often the connection was lost."""
         return self._changes.losses
@@ -325,9 +344,10 @@ class Session:
         side: Side | None = None,
         timeout_s: float = QUOTE_S,
     ) -> Quote:
-        """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow.
+        """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow, and Disconnected
+        where the connection is lost and does not come back within `timeout_s`.
         Cancelled: the request stays on the record; a quote that comes can still be hit."""
-        await self._when_synced()
+        await self._when_synced(timeout_s)
         request = self.next_id("r")
         await self.end.send(
             QuoteRequest(
@@ -366,7 +386,8 @@ class Session:
         """Send an order to open: at a limit `price`, or hitting a `quote` (or both).
 
         Returns once it is durable and on its way. Raises Refused (margin, tick, a quote that has
-        died …), NotNow, SessionClosed; nothing was signed then. Cancelled: it may be signed.
+        died …), NotNow, SessionClosed, and Disconnected where the connection is lost and does not
+        come back within `life_s`; nothing was signed then. Cancelled: it may be signed.
         """
         return await self._send(
             side, symbol, quantity, PositionEffect.OPEN, price, quote, None, life_s
@@ -410,7 +431,7 @@ class Session:
     ) -> Order:
         if price is None and quote is None:
             raise ValueError("an order needs a price or a quote")
-        await self._when_synced()
+        await self._when_synced(life_s)
         order = NewOrderSingle(
             cl_ord_id=self.next_id("o"),
             symbol=symbol,
@@ -426,22 +447,29 @@ class Session:
         await self.end.send(order)
         return Order(self, order)
 
-    async def _when_synced(self) -> None:
+    async def _when_synced(self, within_s: float) -> None:
         """Wait out a lost connection; nothing is signed between two of them."""
-        await self._changes.until(lambda: self.end.engine.synced or None, float("inf"))
+        synced = await self._changes.until(lambda: self.end.engine.synced or None, within_s)
+        if synced is None:
+            lost = self._changes.lost
+            raise Disconnected(
+                "the connection is lost and did not come back in time; nothing was signed",
+                waited_s=within_s,
+                reason="none" if lost is None else lost.code,
+            )
 
     # --- ending -----------------------------------------------------------------------------
 
     async def settle(self) -> Settled:
         """Settle the flat account on chain: both are paid, or neither.
 
-        Raises NotNow where something is open, SettlementRefused, PeerSilent, and what proving and
-        sending raise. Cancelled: what was signed stays an option until its deadline, and goes on
-        when the session is resumed.
+        Raises NotNow where something is open, SettlementRefused, PeerSilent, Disconnected, and
+        what proving and sending raise. Cancelled: what was signed stays an option until its
+        deadline, and goes on when the session is resumed.
         """
         if self._settling is None:
             raise NotNow("the session has ended")
-        await self._when_synced()
+        await self._when_synced(SYNC_S)
         mined = await self._settling.settle()
         payout = self.account.payouts[Lane.TRADER]
         await self._changes.until(
@@ -455,6 +483,15 @@ class Session:
             gain=tokens_of(payout - self.account.collateral(Lane.TRADER), decimals),
             mined=mined,
         )
+
+    async def rotate_key(self) -> None:
+        """Put a new session key in force; without being asked, a session does so well before the
+        key in force ends. Returns once that is on the record, which takes a connection.
+
+        Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
+        error that stopped the session. Cancelled: it goes on by itself.
+        """
+        await self.end.rotate_key()
 
     async def log_out(self, reason: str = "") -> None:
         """End business for good: open orders are cancelled, positions stay to be closed.
@@ -481,6 +518,7 @@ class _Changes:
         self.snapshots: dict[tuple[str, str], MarketDataSnapshotFullRefresh] = {}
         self.rejects: list[Reject] = []
         self.losses = 0
+        self.lost: PSymmError | None = None
         self.count = 0
         self.failed: PSymmError | None = None
         self.closed = False
@@ -495,12 +533,17 @@ class _Changes:
             case Received(entry, None):
                 self._received(entry.message)
             case Said(MarketDataSnapshotFullRefresh() as said):
-                if len(self.snapshots) < 1024:
-                    self.snapshots[said.md_req_id, said.symbol] = said
+                self.snapshots[said.md_req_id, said.symbol] = said
+                if len(self.snapshots) > 1024:
+                    del self.snapshots[next(iter(self.snapshots))]
             case PeerRejected(reject, _):
                 self.rejects.append(reject)
-            case Lost():
+            case SetAside(entries, _):
+                for entry in entries:
+                    self._undone(entry.message)
+            case Lost(reason):
                 self.losses += 1
+                self.lost = reason
             case StateChanged(state):
                 self.state = state
                 self.closed = state is State.CLOSED
@@ -524,6 +567,22 @@ class _Changes:
                 self.reports.setdefault(message.cl_ord_id, []).append(message)
             case OrderCancelReject():
                 self.cancels[message.cl_ord_id] = message
+            case _:
+                pass
+
+    def _undone(self, message: Message | None) -> None:
+        """The solver's revoked key said this: it is off the record."""
+        match message:
+            case QuoteMessage(quote_req_id=str(asked)):
+                self.quotes.pop(asked, None)
+            case QuoteRequestReject():
+                self.quotes.pop(message.quote_req_id, None)
+            case ExecutionReport():
+                # One that broke a rule was never noted.
+                with suppress(ValueError):
+                    self.reports.get(message.cl_ord_id, []).remove(message)
+            case OrderCancelReject():
+                self.cancels.pop(message.cl_ord_id, None)
             case _:
                 pass
 
@@ -615,6 +674,15 @@ async def connect(
                 session._settling = changes.settling = Settling(
                     end, session.terms, nursery, lambda: session_projected(end), changes_failed
                 )
+                idle = IdleEnd(
+                    end,
+                    session.terms,
+                    lambda: session_projected(end),
+                    session._settling.settle,
+                    changes.heard,
+                    changes_failed,
+                )
+                nursery.start_soon(idle.run)
                 await changes.until(
                     lambda: True if end.engine.state in (State.TRADING, State.SETTLING) else None,
                     float("inf"),
@@ -627,7 +695,7 @@ async def connect(
             if opened is None and session is not None:
                 yield session
         finally:
-            client.leave(SessionClosed("we leave; the custody can be resumed"))
+            client.leave(Leaving())
             with trio.move_on_after(GOODBYE_S + 1, shield=client.end is not None):
                 await finished.wait()
             nursery.cancel_scope.cancel()

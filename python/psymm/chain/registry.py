@@ -1,4 +1,5 @@
-"""The public list of parties: who plays which role, where it answers, with which key.
+"""The public list of parties: who plays which role, where it answers, with which key; and the
+session keys that wallets revoked.
 
 Everybody can write there, so nothing read from it is trusted before it is checked: a public key
 must hash to its account, an endpoint must be an address that we would connect to.
@@ -18,6 +19,7 @@ from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
 from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, Reverted
 from psymm.chain.transactions import Chain, Receipt, Signer
+from psymm.wallet import TypedMessage
 
 MAX_ENDPOINT_BYTES: Final = 256
 
@@ -57,6 +59,17 @@ class Change:
     @property
     def removed(self) -> bool:
         return self.endpoint is None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A session key that its wallet took back.  from_seq: the first frame that it may no longer
+    sign; block: where that was set.  wallet, key: checksummed addresses."""
+
+    wallet: str
+    key: str
+    from_seq: int
+    block: int
 
 
 class Registry:
@@ -151,6 +164,80 @@ class Registry:
             yield Change(
                 log.block, role, values["account"], values.get("endpoint"), values.get("publicKey")
             )
+
+    # --- session keys -------------------------------------------------------------------------
+
+    async def revoke_key(
+        self, signer: Signer, key: str, from_seq: int, *, depth: int = 1
+    ) -> Receipt:
+        """Revoke a session key of the signer's own wallet from frame `from_seq` on, for good.
+
+        What is revoked from there or earlier already stays as it is.  Raises what Chain.transact
+        raises.  Cancelled: it may still be mined.
+        """
+        return await self.chain.transact(
+            signer,
+            self.address,
+            self.abi.function("revokeKey").encode(key, from_seq),
+            depth=depth,
+            doing="the revocation",
+        )
+
+    async def revoke_key_for(
+        self,
+        signer: Signer,
+        wallet: str,
+        key: str,
+        from_seq: int,
+        signature: bytes,
+        *,
+        depth: int = 1,
+    ) -> Receipt:
+        """`revoke_key` for a wallet that signed `revocation_message`; `signer` only pays.
+
+        Raises Reverted (NotSignedByWallet) and what Chain.transact raises.  Cancelled: it may
+        still be mined.
+        """
+        if len(signature) != 65:
+            raise CallInvalid("signature", "is 65 bytes, r then s then v")
+        return await self.chain.transact(
+            signer,
+            self.address,
+            self.abi.function("revokeKeyFor").encode(
+                wallet, key, from_seq, signature[64], signature[:32], signature[32:64]
+            ),
+            depth=depth,
+            doing="the revocation",
+        )
+
+    def revocation_message(self, wallet: str, key: str, from_seq: int) -> TypedMessage:
+        """What a wallet signs, so that anyone can bring its revocation."""
+        return TypedMessage(
+            chain_id=self.chain.chain_id,
+            contract=self.address,
+            primary_type="KeyRevocation",
+            fields=(("wallet", "address"), ("key", "address"), ("fromSeq", "uint64")),
+            values={"wallet": wallet, "key": key, "fromSeq": from_seq},
+        )
+
+    async def revocation(
+        self, wallet: str, key: str, block: int | bytes | str = "latest"
+    ) -> Revocation | None:
+        """Whether a wallet had revoked a key by that block; None if not."""
+        from_seq, number = await self.chain.call(
+            self.address, self.abi, "revocation", wallet, key, block=block
+        )
+        return Revocation(wallet, key, from_seq, number) if from_seq else None
+
+    async def revocations(self, first: int, last: int) -> AsyncIterator[Revocation]:
+        """Every revocation from block `first` to `last`, in order."""
+        event = self.abi.event("KeyRevoked")
+        async for log in self.chain.logs(self.address, [event.topic], first, last):
+            try:
+                values = event.decode(log.topics, log.data)
+            except CallInvalid:
+                raise BadReply(self.chain.rpc.endpoint, "eth_getLogs", "not a revocation") from None
+            yield Revocation(values["wallet"], values["key"], values["fromSeq"], log.block)
 
     def _party(self, raw: tuple[Any, ...]) -> Party:
         account, role, endpoint, public_key, updated_at = raw

@@ -29,6 +29,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "relayer": ("psymm.cli.relayer", "Run a relayer."),
     "notes": ("psymm.cli.notes", "The notes that the wallet owns."),
     "withdraw": ("psymm.cli.withdraw", "Take tokens out, in parts, to any addresses."),
+    "key": ("psymm.cli.key", "Session keys: list them, revoke them on chain."),
+    "journal": ("psymm.cli.journal", "Check, back up and mend the journal."),
     "transcript": ("psymm.cli.transcript", "Show and verify transcripts."),
     "tools": ("psymm.cli.tools", "Node tools for proving and the devnet."),
 }

@@ -1,9 +1,10 @@
 """What all daemons of pSymm do alike: say when they are ready, end on a signal, die with a parent.
 
 A daemon prints one ready line with its role, endpoint and PID, so that whoever started it can wait
-for it. SIGINT, SIGTERM, or the end of standard input with --until-stdin-closes ends it: its tasks
-are cancelled, sockets closed, and the process exits with 0. Whatever was under way is in the
-journal and is taken up at the next start. A second signal ends the process at once.
+for it. SIGINT, SIGTERM, or the end of standard input with --until-stdin-closes ends it: first it
+takes leave, in a bounded time, then its tasks are cancelled, sockets closed, and the process exits
+with 0. Whatever was under way is in the journal and is taken up at the next start. A second signal
+ends the process at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import click
 import trio
@@ -27,6 +28,8 @@ R = TypeVar("R")
 
 Ready = Callable[..., None]
 Service = Callable[[Ready], Awaitable[None]]
+LEAVE_S: Final = 20.0
+"""How long taking leave may last, all together."""
 
 
 def stdin_option(function: Callable[P, R]) -> Callable[P, R]:
@@ -38,26 +41,41 @@ def stdin_option(function: Callable[P, R]) -> Callable[P, R]:
     )(function)
 
 
-def run_daemon(screen: Screen, role: str, service: Service, until_stdin_closes: bool) -> None:
+def run_daemon(
+    screen: Screen,
+    role: str,
+    service: Service,
+    until_stdin_closes: bool,
+    leave: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Runs `service` until it ends by itself, a signal comes, or standard input closes.
 
     `service` gets `ready(endpoint, **fields)`, to be called once when it can be used. Its errors
-    pass through; an end by signal is no error.
+    pass through; an end by signal is no error. leave: awaited before the service is cancelled, for
+    at most LEAVE_S.
     """
-    trio.run(functools.partial(_run, screen, role, service, until_stdin_closes))
+    trio.run(functools.partial(_run, screen, role, service, until_stdin_closes, leave))
 
 
-def cannot_listen(listen: tuple[str, int], errors: BaseExceptionGroup[OSError]) -> CommandError:
+def cannot_listen(
+    listen: tuple[str, int], errors: BaseExceptionGroup[OSError], option: str = "--listen"
+) -> CommandError:
     """The error of a service whose address cannot be bound."""
     reason = next((one.strerror for one in leaves(errors) if isinstance(one, OSError)), "")
     return CommandError(
         "cannot-listen",
-        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with --listen.",
+        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with {option}.",
         Exit.USAGE,
     )
 
 
-async def _run(screen: Screen, role: str, service: Service, until_stdin_closes: bool) -> None:
+async def _run(
+    screen: Screen,
+    role: str,
+    service: Service,
+    until_stdin_closes: bool,
+    leave: Callable[[], Awaitable[None]] | None,
+) -> None:
     def ready(endpoint: str, **fields: Value) -> None:
         screen.event(
             "ready",
@@ -70,45 +88,77 @@ async def _run(screen: Screen, role: str, service: Service, until_stdin_closes: 
 
     async with trio.open_nursery() as nursery:
         scope = nursery.cancel_scope
-        await nursery.start(_end_on_signal, screen, scope)
+        ending = trio.Event()
+        await nursery.start(_end_on_signal, screen, ending)
         if until_stdin_closes:
-            nursery.start_soon(_end_on_closed_stdin, scope)
+            nursery.start_soon(_end_on_closed_stdin, ending)
+        nursery.start_soon(_take_leave, ending, leave, scope)
         await service(ready)
         scope.cancel()
 
 
+async def _take_leave(
+    ending: trio.Event, leave: Callable[[], Awaitable[None]] | None, scope: trio.CancelScope
+) -> None:
+    await ending.wait()
+    if leave is not None:
+        with trio.move_on_after(LEAVE_S):
+            await leave()
+    scope.cancel()
+
+
 async def _end_on_signal(
     screen: Screen,
-    scope: trio.CancelScope,
+    ending: trio.Event,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
-            if scope.cancel_called:
-                os._exit(128 + number)
-            screen.event("ending", f"{signal.Signals(number).name}: ending", signal=int(number))
+            # From here on the receiver is not what hears: a second one must not wait for trio.
             for again in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(again, lambda second, _frame: os._exit(128 + second))
-            scope.cancel()
+            screen.event("ending", f"{signal.Signals(number).name}: ending", signal=int(number))
+            ending.set()
 
 
 @asynccontextmanager
-async def end_with_stdin(wanted: bool) -> AsyncIterator[None]:
-    """Cancels its block when standard input closes, if `wanted`; raises KeyboardInterrupt then."""
+async def end_early(with_stdin: bool) -> AsyncIterator[None]:
+    """Cancels its block on SIGINT, on SIGTERM, or, `with_stdin`, when standard input closes, and
+    raises KeyboardInterrupt then: the block says goodbye and closes its journal. A second signal
+    ends the process at once, which loses nothing that was signed."""
+    ending = trio.Event()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            if wanted:
-                nursery.start_soon(_end_on_closed_stdin, scope)
+            await nursery.start(_hear_signals, ending)
+            if with_stdin:
+                nursery.start_soon(_end_on_closed_stdin, ending)
+
+            async def end() -> None:
+                await ending.wait()
+                scope.cancel()
+
+            nursery.start_soon(end)
             yield
             nursery.cancel_scope.cancel()
     if scope.cancelled_caught:
         raise KeyboardInterrupt
 
 
-async def _end_on_closed_stdin(scope: trio.CancelScope) -> None:
+async def _hear_signals(
+    ending: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _number in signals:
+            for again in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(again, lambda second, _frame: os._exit(128 + second))
+            ending.set()
+
+
+async def _end_on_closed_stdin(ending: trio.Event) -> None:
     stream = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
     async with stream:
         while await stream.receive_some(4096):
             pass
-    scope.cancel()
+    ending.set()

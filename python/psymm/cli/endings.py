@@ -98,6 +98,7 @@ def family_of(kind: type[BaseException]) -> Exit:
         (base.NotRegistered, Exit.PEER),
         (base.PeerSilent, Exit.PEER),
         (base.Disconnected, Exit.PEER),
+        (base.CertificateInvalid, Exit.USAGE),
         (base.PeerViolation, Exit.PEER),
         (base.PeerBehind, Exit.PEER),
         (base.Forked, Exit.PEER),

@@ -5,6 +5,7 @@
     rpc.url           the node's address, which may be a customer's key
     journal.db        frames, heads and moves under way: what must never be lost
     notes.sqlite      the notes that the wallet owns, and its moves under way
+    revocations.json  session keys revoked on chain, as read from it
     tree.sqlite       all commitments of the chain, as read from it
     relayer.db        a relayer's sends under way
     transcripts/      finished custodies, one *.psymm file each

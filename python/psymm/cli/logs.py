@@ -2,7 +2,12 @@
 
 A line has a time, a level, the logger's name, the event and the fields that the code gave through
 `extra`. Secrets have no way in: code that holds keys, blindings or passwords never passes them to a
-logger, and bytes of any kind are printed as their length, so that a mistake shows nothing.
+logger, and bytes of any kind are printed as their length, so that a mistake shows nothing. What a
+peer wrote cannot end a line or reach the terminal's controls.
+
+Much of what is logged a peer can provoke, as often as it likes. So each event has an allowance, in
+all and for each custody; what is beyond it is not written but counted, and the next line of that
+event says how many were left out.
 """
 
 from __future__ import annotations
@@ -10,7 +15,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
+
+from psymm.cli.output import json_line, printable
+
+BURST: Final = 100
+"""Lines of one event that may come at once; PER_S more each second."""
+PER_S: Final = 1.0
+CUSTODY_BURST: Final = 20
+CUSTODY_PER_S: Final = 0.2
+MOST_ALLOWANCES: Final = 4096
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -22,28 +40,65 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
-        time = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fields = {key: _shown(value) for key, value in vars(record).items() if key not in _PLAIN}
         message = record.getMessage()
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = record.exc_info[0].__name__
         if self._as_json:
             line = {
-                "time": time,
+                "time": at,
                 "level": record.levelname.lower(),
                 "logger": record.name,
                 "event": message,
                 **fields,
             }
-            return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+            return json_line(line)
         tail = "".join(f" {key}={_quoted(value)}" for key, value in fields.items())
-        return f"{time} {record.levelname.lower():<7} {record.name}: {message}{tail}"
+        said = f"{at} {record.levelname.lower():<7} {record.name}: {message}{tail}"
+        return printable(said, lines=False)
+
+
+class Allowance(logging.Filter):
+    """Lets each event through `BURST` times and then `PER_S` times a second; of one custody's
+    `CUSTODY_BURST` times and then `CUSTODY_PER_S`. Remembers no more than MOST_ALLOWANCES pairs.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._left: OrderedDict[tuple[str, str, str], tuple[float, float]] = OrderedDict()
+        self._suppressed: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written. `suppressed` on it says how many before it were not."""
+        event = (record.name, str(record.msg))
+        custody = str(getattr(record, "custody", ""))
+        name = ".".join(event)
+        own = not custody or self._take((*event, custody), CUSTODY_BURST, CUSTODY_PER_S)
+        if not own or not self._take((*event, ""), BURST, PER_S):
+            self._suppressed[name] = self._suppressed.get(name, 0) + 1
+            return False
+        left_out = self._suppressed.pop(name, 0)
+        if left_out:
+            record.suppressed = left_out
+        return True
+
+    def _take(self, key: tuple[str, str, str], burst: int, per_s: float) -> bool:
+        now = self._now()
+        tokens, since = self._left.pop(key, (float(burst), now))
+        tokens = min(float(burst), tokens + (now - since) * per_s)
+        self._left[key] = (tokens - 1 if tokens >= 1 else tokens, now)
+        while len(self._left) > MOST_ALLOWANCES:
+            self._left.popitem(last=False)
+        return tokens >= 1
 
 
 def start_logging(as_json: bool, level: str = "info") -> None:
     """Sends the package's logs to standard error. Called once, by the command line only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(as_json))
+    handler.addFilter(Allowance())
     logger = logging.getLogger("psymm")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
@@ -60,4 +115,5 @@ def _shown(value: object) -> object:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or " " in text else text
+    plain = text.isprintable() and not set(text) & set(' "=')
+    return text if plain and text else json.dumps(text, ensure_ascii=False)

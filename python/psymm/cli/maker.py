@@ -20,6 +20,7 @@ from psymm.cli.output import Screen, format_amount, plain
 from psymm.errors import PSymmError
 from psymm.messages import Side
 from psymm.session.turn import State
+from psymm.sockets.admission import AdmissionLimits
 
 LOOK_S: Final = 0.25
 """How often a resting order is compared with the feed."""
@@ -29,9 +30,24 @@ BETWEEN_PARTS_S: Final = 0.3
 class Maker(Solver):
     """See the module. screen: hears of everything that binds this solver."""
 
-    def __init__(self, dealer: Dealer, market: Market, screen: Screen) -> None:
+    def __init__(
+        self,
+        dealer: Dealer,
+        market: Market,
+        screen: Screen,
+        *,
+        cancel_on_disconnect: bool = True,
+        limits: AdmissionLimits | None = None,
+    ) -> None:
         units, decimals = market.put_up, market.terms.collateral.decimals
-        super().__init__(dealer, market.terms, collateral=format_amount(units, decimals))
+        super().__init__(
+            dealer,
+            market.terms,
+            collateral=format_amount(units, decimals),
+            cancel_on_disconnect=cancel_on_disconnect,
+            caps=market.caps,
+            limits=limits,
+        )
         self._market = market
         self._screen = screen
 
@@ -135,6 +151,10 @@ class Maker(Solver):
 
     async def on_state(self, session: SolverSession, state: State) -> None:
         self._say(session, "state", state.value, state=state.value)
+
+    async def on_idle(self, session: SolverSession, flat: bool) -> None:
+        words = "settlement offered" if flat else "not flat, kept open"
+        self._say(session, "idle", f"no business for long: {words}", flat=str(flat).lower())
 
     async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
         self._say(session, "trouble", str(error), code=error.code)

@@ -12,6 +12,9 @@
     quote_life_s = 20
     decline_above = "50000"         # orders worth more are declined
     fill_at_most = "20000"          # orders worth more are filled in parts of this
+    fills_at_most = 50              # market-maker protection: fills in cap_interval_s, and
+    notional_at_most = "500000"     # their worth; reached, quotes are withdrawn for that long
+    cap_interval_s = 60
     close_at_most = "20000"         # the same for closes at a limit; default: fill_at_most
     [feed]
     kind = "replay"                 # or "constant"
@@ -54,6 +57,7 @@ from psymm.cli.output import parse_amount
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
+    from psymm.session.protection import Caps
     from psymm.terms import Terms
 
 BPS: Final = 10_000
@@ -72,6 +76,9 @@ _TOP: Final = frozenset(
         "decline_above",
         "fill_at_most",
         "close_at_most",
+        "fills_at_most",
+        "notional_at_most",
+        "cap_interval_s",
         "confirmations",
         "feed",
         "instrument",
@@ -150,6 +157,7 @@ class Market:
     feed: Feed
     style: Style
     put_up: int
+    caps: Caps
 
 
 def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
@@ -203,7 +211,18 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
         fill_at_most=parse_price(at_most, "fill_at_most"),
         close_at_most=parse_price(_text(raw, "close_at_most", at_most), "close_at_most"),
     )
-    return Market(terms, _feed(feed_table, instruments, now_ns), style, put_up)
+    return Market(terms, _feed(feed_table, instruments, now_ns), style, put_up, _caps(raw))
+
+
+def _caps(raw: Mapping[str, Any]) -> Caps:
+    from psymm.session.protection import Caps
+
+    notional = _text(raw, "notional_at_most", "0")
+    return Caps(
+        fills=_whole(raw, "fills_at_most", 1) if "fills_at_most" in raw else None,
+        notional=None if notional == "0" else _whole_text(notional, "notional_at_most"),
+        interval_s=_whole(raw, "cap_interval_s", 60),
+    )
 
 
 def _terms(
@@ -310,6 +329,12 @@ def _whole(table: Mapping[str, Any], name: str, default: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise _bad(f"{name} is a whole number above zero")
     return value
+
+
+def _whole_text(text: str, name: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise _bad(f'{name} is a whole number in a string, like {name} = "500000"')
+    return int(text)
 
 
 def _decimal(table: Mapping[str, Any], name: str) -> Decimal:

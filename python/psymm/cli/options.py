@@ -120,7 +120,7 @@ def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
             "--endpoint",
             default=None,
             metavar="URL",
-            help="The address that others reach this service at. [default: ws:// and --listen]",
+            help="The address that others reach this service at. [default: that of --listen]",
         )(function)
         return click.option(
             "--listen",
@@ -134,7 +134,23 @@ def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return add
 
 
-def _host_and_port(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, int]:
+def metrics_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --metrics; the command gets `metrics` (host, port), or None."""
+    return click.option(
+        "--metrics",
+        default=None,
+        metavar="HOST:PORT",
+        callback=_host_and_port,
+        help="Serve Prometheus metrics at http://HOST:PORT/metrics, to whoever asks: give a "
+        "loopback address. Port 0 takes a free one. [default: not at all]",
+    )(function)
+
+
+def _host_and_port(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[str, int] | None:
+    if text is None:
+        return None
     host, sign, port = text.rpartition(":")
     if not sign or not host or not port.isdigit() or int(port) > 65535:
         raise click.BadParameter("write it like 127.0.0.1:9200")

@@ -5,6 +5,9 @@ last line is the result or `{"error": …}`. Without it, the same things are sen
 progress of long waits and logs go to standard error in both.
 
 Amounts of tokens and wei are decimal strings in JSON, since they pass 2^53; bytes are 0x hex.
+
+Whatever a peer, a file or a node wrote passes through `printable` on its way out, so nobody's text
+can move the cursor, colour the screen or reverse a line.
 """
 
 from __future__ import annotations
@@ -40,14 +43,14 @@ class Screen:
         if not self.as_json:
             self._write(text)
 
-    def event(self, name: str, text: str, **fields: Value) -> None:
+    def event(self, name: str, text: str, /, **fields: Value) -> None:
         """Something happened on the way: `{"event": name, …}`, or the sentence."""
         if self.as_json:
             self._write_json({"event": name, **fields})
         else:
-            self._write(text)
+            self._echo(printable(text, lines=False))
 
-    def result(self, text: str, **fields: Value) -> None:
+    def result(self, text: str, /, **fields: Value) -> None:
         """The answer of the command: one JSON object, or the sentence(s)."""
         if self.as_json:
             self._write_json(fields)
@@ -62,7 +65,7 @@ class Screen:
                 body["values"] = dict(values)
             self._write_json({"error": body})
         else:
-            click.echo(f"error: {message} [{code}]", err=True)
+            click.echo(printable(f"error: {message} [{code}]", lines=False), err=True)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Aligned columns for a person; nothing with --json, where `result` carries the same."""
@@ -75,12 +78,41 @@ class Screen:
             self._write("  ".join(cells).rstrip())
 
     def _write_json(self, body: Mapping[str, Value]) -> None:
-        self._write(json.dumps(jsonable(body), ensure_ascii=False, separators=(",", ":")))
+        self._echo(json_line(jsonable(body)))
 
     def _write(self, text: str) -> None:
+        self._echo(printable(text))
+
+    def _echo(self, text: str) -> None:
         stream = self._out if self._out is not None else sys.stdout
         click.echo(text, file=stream)
         stream.flush()
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """`text` with what a terminal would obey (controls, escapes, marks of direction, lone
+    surrogates) written out as \\xNN, \\uNNNN or \\UNNNNNNNN. lines: line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or (lines and one == "\n") else _escape(one) for one in text
+    )
+
+
+def json_line(body: object) -> str:
+    """One line of JSON, in which nothing stands that a terminal would obey."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    if text.isprintable():
+        return text
+    # What is not printable stands inside of strings, where JSON has escapes of its own.
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+
+
+def _escape(one: str) -> str:
+    number = ord(one)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def jsonable(value: Value) -> object:

@@ -15,6 +15,7 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.output import Screen, format_amount, parse_amount
 from psymm.cli.site import Site, open_site, open_wallet
+from psymm.cli.tls import client_tls_option, trusted
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
@@ -34,11 +35,13 @@ BLOCK_S = 12.0
 
 @dataclass(frozen=True)
 class SendingOptions:
-    """What the command line says about who sends moves. max_fee: as typed, or None."""
+    """What the command line says about who sends moves. max_fee: as typed, or None. tls_ca: the
+    authority of wss:// endpoints, None for the system's."""
 
     order: str
     max_fee: str | None
     direct: bool
+    tls_ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Purse:
             listed,
             order="cheapest" if options.order == "cheapest" else "random",
             max_fee=limits,
+            tls=trusted(options.tls_ca),
         )
 
     def senders(self, options: SendingOptions, token: TokenInfo) -> tuple[Sender, ...]:
@@ -145,7 +149,7 @@ async def fee_line(
 
 
 def sending_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --relayer-order, --max-fee, --direct; the command gets `sending`."""
+    """Adds --relayer-order, --max-fee, --direct, --tls-ca; the command gets `sending`."""
 
     @click.option(
         "--relayer-order",
@@ -162,13 +166,16 @@ def sending_options(function: Callable[P, R]) -> Callable[P, R]:
         is_flag=True,
         help="If no relayer does it, send with this wallet; it then shows on chain.",
     )
+    @client_tls_option
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        tls_ca = kwargs.pop("tls_ca")
         max_fee = kwargs.pop("max_fee")
         kwargs["sending"] = SendingOptions(
             order=str(kwargs.pop("relayer_order")),
             max_fee=None if max_fee is None else str(max_fee),
             direct=bool(kwargs.pop("direct")),
+            tls_ca=tls_ca if isinstance(tls_ca, Path) else None,
         )
         return function(*args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, parse_amount
 from psymm.cli.password import ask_password
+from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @rpc_option
 @yes_option
 @listen_option(9200)
+@server_tls_options
 @click.option(
     "--fee",
     "fees",
@@ -66,6 +69,7 @@ def relayer(
     yes: bool,
     listen: tuple[str, int],
     endpoint: str | None,
+    tls: ServerTls | None,
     fees: tuple[str, ...],
     rates: tuple[str, ...],
     queue: int,
@@ -84,6 +88,7 @@ def relayer(
         from psymm.relayer.service import RelayerConfig, RelayerService
         from psymm.relayer.store import Store
 
+        certificate = None if tls is None else tls.certificate()
         wallet = await open_wallet(home, password)
         async with open_site(home, deployment_file, rpc_url) as site:
             config = RelayerConfig(prices=_prices(site.deployment, fees, rates), queue=queue)
@@ -98,10 +103,10 @@ def relayer(
                 served = RelayerService(site.chain, site.pool, wallet, store, config)
                 async with trio.open_nursery() as nursery:
                     try:
-                        port = await nursery.start(served.serve, *listen)
+                        port = await nursery.start(partial(served.serve, *listen, tls=certificate))
                     except* OSError as errors:
                         raise cannot_listen(listen, errors) from None
-                    where = endpoint or f"ws://{listen[0]}:{port}/"
+                    where = endpoint or endpoint_of(listen, port, tls)
                     if register:
                         await enter_registry(screen, site.registry, wallet, "relayer", where, yes)
                     ready(where, account=wallet.address)

@@ -1,23 +1,28 @@
-"""`psymm solver`: runs a market maker."""
+"""`psymm solver`: runs a market maker; `psymm solver kill` and `revive` are its emergency brake."""
 
 from __future__ import annotations
 
+import signal
 import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
+from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
-    Command,
+    Group,
     deployment_option,
     home_option,
     json_option,
     listen_option,
+    metrics_option,
     password_option,
     rpc_option,
     yes_option,
@@ -25,9 +30,14 @@ from psymm.cli.options import (
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.purse import SendingOptions, open_purse, sending_options
+from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
+
+if TYPE_CHECKING:
+    from psymm.cli.maker import Maker
+    from psymm.session.protection import KillSwitch
 
 
-@click.command(cls=Command)
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @home_option
 @password_option
@@ -36,15 +46,37 @@ from psymm.cli.purse import SendingOptions, open_purse, sending_options
 @yes_option
 @sending_options
 @listen_option(9100)
+@server_tls_options
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="The most that may be connected at once.",
+)
+@click.option(
+    "--per-address",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="The most from one address at once; loopback (a proxy here) is not limited.",
+)
+@click.option(
+    "--keep-quotes",
+    is_flag=True,
+    help="Quotes outlive a lost connection, instead of being cancelled on resuming.",
+)
+@metrics_option
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
     help="Terms, prices and style (TOML; the module psymm.cli.market says which keys).",
 )
 @click.option("--register", is_flag=True, help="Enter the registry once it answers.")
 @stdin_option
+@click.pass_context
 def solver(
+    context: click.Context,
     screen: Screen,
     home: Home,
     password_fd: int | None,
@@ -54,23 +86,40 @@ def solver(
     sending: SendingOptions,
     listen: tuple[str, int],
     endpoint: str | None,
-    config: Path,
+    tls: ServerTls | None,
+    connections: int,
+    per_address: int,
+    keep_quotes: bool,
+    metrics: tuple[str, int] | None,
+    config: Path | None,
     register: bool,
     until_stdin_closes: bool,
 ) -> None:
     """Quotes, fills and settles by itself, around the prices of its configuration.
 
     What it puts up for traders comes out of its sole custody (psymm deposit). Sessions survive a
-    restart: every frame is in the journal before it is sent.
+    restart: every frame is in the journal before it is sent. SIGTERM and SIGINT take leave:
+    callbacks end, quotes are withdrawn, and traders are told that it means to come back. SIGUSR1
+    throws the kill switch, as `psymm solver kill` does.
     """
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise CommandError("usage", "Say with --config how to make markets.", Exit.USAGE)
     start_logging(screen.as_json)
     password = ask_password(password_fd)
+
+    makers: list[Maker] = []
 
     async def service(ready: Ready) -> None:
         from psymm.api.dealer import dealing
         from psymm.cli.maker import Maker
         from psymm.cli.market import load_market
+        from psymm.session.metrics import Metrics
+        from psymm.session.scrape import serve_metrics
+        from psymm.sockets.admission import AdmissionLimits
 
+        certificate = None if tls is None else tls.certificate()
         async with open_purse(home, deployment_file, rpc_url, password) as purse:
             market = load_market(config, purse.site.deployment, time.time_ns())
             token = purse.token(market.terms.collateral.token)
@@ -93,16 +142,105 @@ def solver(
                 # The prover needs seconds to start; a trader should not have to wait for it.
                 if purse.vault.prover is not None:
                     nursery.start_soon(purse.vault.prover.start)
-                maker = Maker(dealer, market, screen)
+                maker = Maker(
+                    dealer,
+                    market,
+                    screen,
+                    cancel_on_disconnect=not keep_quotes,
+                    limits=AdmissionLimits(connections=connections, per_address=per_address),
+                )
+                makers.append(maker)
+                killed = maker.kill_switch.reason
+                if killed is not None:
+                    screen.event("killed", f"the kill switch is on: {killed}", reason=killed)
+                await nursery.start(_kill_on_signal, maker, screen)
                 try:
-                    port = await nursery.start(maker.serve, *listen)
+                    port = await nursery.start(partial(maker.serve, *listen, tls=certificate))
                 except* OSError as errors:
                     raise cannot_listen(listen, errors) from None
-                where = endpoint or f"ws://{listen[0]}:{port}/"
+                scraped = None
+                if metrics is not None:
+                    figures = Metrics(await maker.server(), dealer.journal)
+                    try:
+                        scraped = await nursery.start(serve_metrics, figures.text, *metrics)
+                    except* OSError as errors:
+                        raise cannot_listen(metrics, errors, "--metrics") from None
+                where = endpoint or endpoint_of(listen, port, tls)
                 if register:
                     await enter_registry(
                         screen, purse.site.registry, purse.wallet, "solver", where, yes
                     )
-                ready(where, account=purse.wallet.address, termsHash=market.terms.hash)
+                ready(
+                    where,
+                    account=purse.wallet.address,
+                    termsHash=market.terms.hash,
+                    acknowledgementNs=str(market.terms.timeouts.acknowledgement),
+                    metricsPort=scraped,
+                )
 
-    run_daemon(screen, "solver", service, until_stdin_closes)
+    async def leave() -> None:
+        for maker in makers:
+            await maker.leave()
+
+    run_daemon(screen, "solver", service, until_stdin_closes, leave)
+
+
+async def _kill_on_signal(
+    maker: Maker,
+    screen: Screen,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        task_status.started()
+        async for _number in signals:
+            maker.kill("SIGUSR1")
+            screen.event("killed", "SIGUSR1: no quote and no fill until revived", reason="SIGUSR1")
+
+
+@solver.command()
+@json_option
+@home_option
+@click.option("--reason", default="by hand", show_default=True, help="Traders are told it, too.")
+def kill(screen: Screen, home: Home, reason: str) -> None:
+    """Throws the kill switch of the home's solver, running or not.
+
+    Within half a second all quotes are withdrawn and all that waits is declined; no quote and no
+    fill is signed until `psymm solver revive`, restarts included. Traders can still cancel, settle
+    and force their closes.
+    """
+    switch = _switch_of(home)
+    try:
+        switch.kill(reason)
+    except OSError as bad:
+        raise CommandError(
+            "kill-switch", f"{switch.path} cannot be written: {bad.strerror}.", Exit.USAGE
+        ) from None
+    screen.result(f"Killed: {switch.reason}.", killed=True, reason=switch.reason)
+
+
+@solver.command()
+@json_option
+@home_option
+def revive(screen: Screen, home: Home) -> None:
+    """Lets the home's solver quote and fill again."""
+    switch = _switch_of(home)
+    was = switch.reason
+    try:
+        switch.revive()
+    except OSError as bad:
+        raise CommandError(
+            "kill-switch", f"{switch.path} cannot be removed: {bad.strerror}.", Exit.USAGE
+        ) from None
+    screen.result(
+        "It was not killed." if was is None else f"Revived; it was killed: {was}.",
+        killed=False,
+        reason=was,
+    )
+
+
+def _switch_of(home: Home) -> KillSwitch:
+    from psymm.session.protection import kill_switch_of
+
+    if not home.path.is_dir():
+        raise CommandError("home", f"{home.path} is no party's home.", Exit.USAGE)
+    return kill_switch_of(home.journal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.daemon import end_with_stdin, stdin_option
+from psymm.cli.daemon import end_early, stdin_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.logs import start_logging
@@ -36,6 +37,7 @@ from psymm.cli.purse import (
     sending_options,
 )
 from psymm.cli.scenario import Step, Trading, load_scenario, single_trades
+from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
     from psymm.api.dealer import Dealer
@@ -134,7 +136,7 @@ def trade(
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
     async def run() -> None:
-        async with end_with_stdin(until_stdin_closes):
+        async with end_early(until_stdin_closes):
             await _trade(
                 screen, home, deployment_file, rpc_url, password, yes, sending, token, wish
             )
@@ -164,6 +166,7 @@ async def _trade(
         if purse.vault.prover is not None:
             nursery.start_soon(purse.vault.prover.start)
         info = purse.token(token)
+        tls = trusted(sending.tls_ca)
         senders = purse.senders(sending, info)
         await purse.vault.resume(purse.wallet, senders)
         async with dealing(
@@ -176,7 +179,7 @@ async def _trade(
                 units = known.ours
             else:
                 units = parse_amount(wish.collateral or "", info.decimals)
-                solver = await _choose(screen, dealer, wish)
+                solver = await _choose(screen, dealer, wish, tls)
                 await _confirm(screen, purse, sending, info, units, yes)
             async with connect(
                 dealer,
@@ -184,6 +187,7 @@ async def _trade(
                 collateral=format_amount(units, info.decimals),
                 decimals=info.decimals,
                 resume=known,
+                tls=tls,
                 heard=partial(_heard, screen),
             ) as session:
                 screen.event(
@@ -191,6 +195,12 @@ async def _trade(
                     f"trading in custody 0x{session.custody.hex()}",
                     custody=session.custody,
                     solver=session.solver,
+                )
+                screen.event(
+                    "holding-back",
+                    "either side can hold a frame back for at most T = "
+                    f"{session.acknowledgement_s:g} s; price it: see docs/guarantees.md",
+                    acknowledgementNs=str(session.terms.timeouts.acknowledgement),
                 )
                 await _session(screen, home, dealer, session, info, wish)
 
@@ -242,7 +252,7 @@ async def _session(
     )
 
 
-async def _choose(screen: Screen, dealer: Dealer, wish: Wish) -> Party:
+async def _choose(screen: Screen, dealer: Dealer, wish: Wish, tls: ssl.SSLContext | None) -> Party:
     """The solver that was named, or the one with the best price for the first order."""
     from psymm.api.trader import BUY, SELL, best_solver
 
@@ -250,20 +260,22 @@ async def _choose(screen: Screen, dealer: Dealer, wish: Wish) -> Party:
         return await dealer.solver(wish.solver)
     first = next(step for step in wish.steps if step.do == "order")
     side = BUY if first.side == "buy" else SELL
-    ranking = await best_solver(dealer, await dealer.solvers(), first.symbol, side)
+    ranking = await best_solver(dealer, await dealer.solvers(), first.symbol, side, tls=tls)
     for account, error in ranking.failures:
         screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
     for offer in ranking.offers:
         screen.event(
             "offer",
             f"{offer.entry.account} {first.symbol} "
-            f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}",
+            f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}, "
+            f"T {offer.terms.timeouts.acknowledgement / 1e9:g} s",
             solver=offer.entry.account,
             endpoint=offer.entry.endpoint,
             symbol=first.symbol,
             bid=plain(offer.indicative.bid),
             ask=plain(offer.indicative.ask),
             termsHash=offer.terms.hash,
+            acknowledgementNs=str(offer.terms.timeouts.acknowledgement),
         )
     best = ranking.best
     screen.event("chosen", f"best: {best.entry.account}", solver=best.entry.account)
@@ -312,7 +324,7 @@ async def _known(dealer: Dealer, start: str) -> Custody:
 
 def _heard(screen: Screen, event: Event | Lost) -> None:
     from psymm.session.trader import Lost
-    from psymm.session.turn import Resumed, StateChanged, Stopped
+    from psymm.session.turn import Idle, Resumed, StateChanged, Stopped
 
     match event:
         case StateChanged(state):
@@ -325,6 +337,9 @@ def _heard(screen: Screen, event: Event | Lost) -> None:
             )
         case Resumed(repeated, received):
             screen.event("resumed", "heads agree", repeated=repeated, received=received)
+        case Idle(_, flat):
+            words = "a settlement is offered" if flat else "positions or orders keep it open"
+            screen.event("idle", f"no business for long: {words}", flat=flat)
         case Stopped(error):
             screen.event("stopped", f"stopped: {error}", code=error.code)
         case _:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -23,12 +21,11 @@ from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen, Value, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.progress import progress_bar
+from psymm.cli.show import chosen, show
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
-    from psymm._core import Frame
     from psymm.session.report import Report
-    from psymm.transcript.file import TranscriptFile
     from psymm.transcript.journal import JournalReader
 
 _LANES = ("trader", "solver")
@@ -127,69 +124,17 @@ async def _export(
     from psymm.transcript.file import export
 
     async with _open(home, password) as journal:
-        start = custody.lower().removeprefix("0x")
-        fits = [
-            one.opening.custody
-            for one in await journal.custodies()
-            if one.opening.custody.hex().startswith(start)
-        ]
-        if len(fits) != 1:
-            raise CommandError(
-                "no-such-custody",
-                f"{len(fits)} custodies of the journal begin with {custody}; "
-                "`psymm transcript list` shows them.",
-                Exit.USAGE,
-            )
-        frames = await export(journal, fits[0], file)
+        key = (await chosen(journal, custody)).opening.custody
+        frames = await export(journal, key, file)
     screen.result(
-        f"{frames} frames of 0x{fits[0].hex()} in {file}.",
-        custody=fits[0],
+        f"{frames} frames of 0x{key.hex()} in {file}.",
+        custody=key,
         frames=frames,
         file=str(file),
     )
 
 
-@transcript.command()
-@json_option
-@click.argument("file", type=_FILE)
-def show(screen: Screen, file: Path) -> None:
-    """Prints every frame of FILE: who, when, what it covers, what it says. Verifies nothing."""
-    from psymm.transcript.file import open_file
-
-    with _mapped(file) as raw:
-        _show(screen, open_file(raw))
-
-
-def _show(screen: Screen, parsed: TranscriptFile) -> None:
-    opening = parsed.opening
-    screen.say(f"custody  0x{opening.custody.hex()}")
-    screen.say(f"chain    {opening.chain_id}, contract {opening.contract}")
-    screen.say(f"trader   {opening.wallet_address(0)}")
-    screen.say(f"solver   {opening.wallet_address(1)}")
-    screen.say(f"terms    0x{opening.terms_hash.hex()}")
-    frames = 0
-    for index, (_, frame) in enumerate(parsed.each()):
-        frames += 1
-        screen.event(
-            "frame",
-            _line(index, frame),
-            index=index,
-            lane=_LANES[frame.lane],
-            seq=frame.seq,
-            covers=frame.peer_seq,
-            sendingTime=str(frame.sending_time),
-            payload=frame.payload.decode(errors="replace"),
-        )
-    screen.result(
-        f"{frames} frames.",
-        custody=opening.custody,
-        chainId=opening.chain_id,
-        contract=opening.contract,
-        trader=opening.wallet_address(0),
-        solver=opening.wallet_address(1),
-        termsHash=opening.terms_hash,
-        frames=frames,
-    )
+transcript.add_command(show)
 
 
 @transcript.command()
@@ -225,7 +170,7 @@ def verify(
     stand, it is named with the bytes in which the fault lies, and with the very bit if a single
     one was flipped. Nobody may write to FILE meanwhile.
     """
-    with _mapped(file) as raw:
+    with mapped(file) as raw:
         try:
             _verify(screen, raw, threads, signatures_only, progress)
         except TranscriptFileError as refused:
@@ -357,8 +302,8 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
 
 
 @contextmanager
-def _mapped(file: Path) -> Iterator[bytes | mmap]:
-    """The file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
+def mapped(file: Path) -> Iterator[bytes | mmap]:
+    """A file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
     try:
         with file.open("rb") as opened:
             state = os.fstat(opened.fileno())
@@ -376,30 +321,3 @@ def _mapped(file: Path) -> Iterator[bytes | mmap]:
         return
     with mapped:
         yield mapped
-
-
-def _line(index: int, frame: Frame) -> str:
-    moment = datetime.fromtimestamp(frame.sending_time / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
-    side = "trader →" if frame.lane == 0 else "← solver"
-    return (
-        f"{index:>5} {moment} {side} {frame.seq:>4} covers {frame.peer_seq:<4} "
-        f"{_said(frame.payload)}"
-    )
-
-
-def _said(payload: bytes) -> str:
-    """A payload for a person: its type, then its fields without JSON's signs."""
-    try:
-        body = json.loads(payload)
-    except (ValueError, RecursionError):
-        return ascii(payload[:80])
-    if not isinstance(body, dict):
-        return ascii(payload[:80])
-    fields = (f"{name}={_short(value)}" for name, value in body.items() if name != "MsgType")
-    return f"{_short(body.get('MsgType', '?')):<3} " + " ".join(fields)
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    text = "".join(one if one.isprintable() else "?" for one in text)
-    return text if len(text) <= 44 else text[:20] + "…" + text[-8:]

@@ -238,6 +238,13 @@ class FactKind(StrEnum):
     """A commitment was inserted in that transaction."""
 
 
+class JournalStatus(StrEnum):
+    """What a journal is good for, where it is not the newest of its custody."""
+
+    RESTORED = "restored"
+    """A backup, or mended: its owner signs no frame with it, only settlements with the wallet."""
+
+
 class LaneCode(StrEnum):
     """A lane, where a payload names one."""
 

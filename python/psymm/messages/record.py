@@ -395,10 +395,10 @@ class Settlement(Message):
     amount: Units | None = None
 
 
-@message("USA", Flow.RECORD)
+@message("USA", Flow.RECORD, Flow.TEXT)
 class SettlementAcceptance(Message):
     """The other wallet's signature over the CTC that frame ``RefSeqNum`` of the other lane
-    proposes."""
+    proposes. As a text from who must not sign frames: what binds is the wallet's signature."""
 
     ref_seq_num: Count
     signature: Signature

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Annotated
 
 from psymm.messages.enums import (
+    JournalStatus,
     LaneCode,
     MDEntryType,
     MDUpdateAction,
@@ -118,13 +119,17 @@ class Introduction(Message):
 
 @message("URS", Flow.TEXT)
 class Resume(Message):
-    """Both heads as the sender has them; the digest of seq 0 is the custody's id."""
+    """Both heads as the sender has them; the digest of seq 0 is the custody's id.
+
+    ``JournalStatus`` says that the sender's journal is not its newest: it takes what the receiver
+    shows of both lanes, and signs no frame."""
 
     custody: Digest
     trader_seq: Count
     trader_digest: Digest
     solver_seq: Count
     solver_digest: Digest
+    journal_status: JournalStatus | None = None
 
 
 @message("1", Flow.TEXT)
@@ -136,10 +141,12 @@ class TestRequest(Message):
 
 @message("2", Flow.TEXT)
 class ResendRequest(Message):
-    """Asks for the receiver's own frames from ``BeginSeqNo`` to ``EndSeqNo``; 0 is no end."""
+    """Asks for the frames of ``Lane``, the receiver's own where it names none, from ``BeginSeqNo``
+    to ``EndSeqNo``; 0 is no end. Who asks for its own lane has lost them."""
 
     begin_seq_no: Count
     end_seq_no: Count
+    lane: LaneCode | None = None
 
 
 @message("UTM", Flow.TEXT)

@@ -19,21 +19,15 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    ConnectionTimeout,
-    DisconnectionTimeout,
-    HandshakeError,
-    WebSocketConnection,
-    open_websocket_url,
-)
+from trio_websocket import ConnectionClosed, WebSocketConnection
+from wsproto.utilities import LocalProtocolError
 
 from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.calls import Call, CtaCall
@@ -41,6 +35,7 @@ from psymm.chain.contracts import Pool
 from psymm.chain.registry import Party
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
+from psymm.errors import Disconnected, PeerViolation, PSymmError
 from psymm.relayer.errors import (
     NoRelayer,
     RelayerDead,
@@ -59,8 +54,12 @@ from psymm.relayer.wire import (
     decode_terms,
     encode_request,
 )
+from psymm.sockets.bounded import Bounds
+from psymm.sockets.dialling import dial_websocket
 
 log = logging.getLogger(__name__)
+
+GOODBYE_S: Final = 2.0
 
 Order = Literal["random", "cheapest"]
 Said = Callable[[Progress], None]
@@ -95,6 +94,7 @@ class RelayerSender:
         avoid_s: how long a relayer that failed is passed over.
         depth: how deep the transaction must be.
         said: hears of each progress, for a screen.
+        tls: what wss:// relayers are verified with; by default the system's authorities.
 
     May be shared by tasks. Keeps no connection between calls.
     """
@@ -112,6 +112,7 @@ class RelayerSender:
         avoid_s: float = 600.0,
         depth: int = 1,
         said: Said | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._pool = pool
         self._relayers = relayers
@@ -123,6 +124,7 @@ class RelayerSender:
         self._avoid_s = avoid_s
         self._depth = depth
         self._said = said
+        self._tls = tls
         self._failed: dict[str, tuple[float, str]] = {}
         self._endpoints: dict[str, str] = {}
 
@@ -210,7 +212,7 @@ class RelayerSender:
         """
         request = Submit("1", self._pool.chain.chain_id, self._pool.address, call)
         hash_: str | None = None
-        async with _conversation(endpoint, self._answer_timeout_s) as socket:
+        async with _conversation(endpoint, self._answer_timeout_s, self._tls) as socket:
             await _say(socket, encode_request(request), endpoint, self._answer_timeout_s)
             deadline = trio.current_time() + self._mined_timeout_s
             wait_s = self._answer_timeout_s
@@ -258,7 +260,7 @@ class RelayerSender:
 
     async def _quote(self, party: Party, kind: str, token: str) -> Quote:
         endpoint = party.endpoint
-        async with _conversation(endpoint, self._answer_timeout_s) as socket:
+        async with _conversation(endpoint, self._answer_timeout_s, self._tls) as socket:
             await _say(socket, encode_request(AskTerms("1")), endpoint, self._answer_timeout_s)
             text = await _hear(socket, endpoint, self._answer_timeout_s)
         return self._offer(decode_terms(text, "1"), party, kind, token)
@@ -326,27 +328,32 @@ class RelayerSender:
 
 
 @asynccontextmanager
-async def _conversation(endpoint: str, timeout_s: float) -> AsyncIterator[WebSocketConnection]:
+async def _conversation(
+    endpoint: str, timeout_s: float, tls: ssl.SSLContext | None
+) -> AsyncIterator[WebSocketConnection]:
     """One socket for one question. Raises RelayerDead for whatever a broken peer can do to it."""
+    bounds = Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None)
     try:
-        async with open_websocket_url(
-            endpoint,
-            connect_timeout=timeout_s,
-            disconnect_timeout=2.0,
-            max_message_size=MAX_MESSAGE_BYTES,
-        ) as socket:
-            yield socket
+        with trio.move_on_after(timeout_s) as opening:
+            async with dial_websocket(endpoint, bounds=bounds, tls=tls) as (socket, _stream):
+                opening.deadline = float("inf")
+                try:
+                    yield socket
+                finally:
+                    with trio.move_on_after(GOODBYE_S, shield=True):
+                        await socket.aclose()
     except (
+        Disconnected,
+        PeerViolation,
         OSError,
-        ValueError,
-        HandshakeError,
         ConnectionClosed,
-        ConnectionRejected,
-        ConnectionTimeout,
-        DisconnectionTimeout,
+        LocalProtocolError,
         trio.BrokenResourceError,
     ) as broken:
-        raise RelayerDead(endpoint=endpoint, reason=type(broken).__name__) from None
+        reason = broken.code if isinstance(broken, PSymmError) else type(broken).__name__
+        raise RelayerDead(endpoint=endpoint, reason=reason) from None
+    if opening.cancelled_caught:
+        raise RelayerDead("it does not answer", endpoint=endpoint)
 
 
 async def _say(socket: WebSocketConnection, text: str, endpoint: str, timeout_s: float) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -29,8 +28,8 @@ from trio_websocket import (
     HandshakeError,
     WebSocketConnection,
     WebSocketRequest,
-    serve_websocket,
 )
+from wsproto.utilities import LocalProtocolError
 
 from psymm.chain.calls import Call, call_from_json
 from psymm.chain.contracts import Pool
@@ -84,8 +83,14 @@ from psymm.relayer.wire import (
     refusal_json,
     request_id,
 )
+from psymm.sockets.admission import Admission, AdmissionLimits
+from psymm.sockets.bounded import BoundedStream, Bounds
+from psymm.sockets.serving import Tls, serve_websockets
 
 log = logging.getLogger(__name__)
+
+_WIDE: Final = AdmissionLimits(connections=4096, per_address=4096, per_second=4096, burst=4096)
+"""The configuration's own limits are narrower, and answer by name."""
 
 DEAREST: Final = 8
 """A replacement pays at most this many times what the chain asks at that time."""
@@ -229,7 +234,7 @@ class RelayerService:
         host: str,
         port: int,
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until cancelled; `task_status` gets the port once sockets listen.
@@ -242,22 +247,23 @@ class RelayerService:
         async with trio.open_nursery() as nursery:
             await self._resume(nursery)
             nursery.start_soon(self._lane, nursery)
-            server = await nursery.start(
-                partial(
-                    serve_websocket,
-                    self._meet,
-                    host,
-                    port,
-                    ssl_context,
-                    max_message_size=MAX_MESSAGE_BYTES,
+            task_status.started(
+                await nursery.start(
+                    partial(
+                        serve_websockets,
+                        host,
+                        port,
+                        self._meet,
+                        Admission(_WIDE),
+                        bounds=Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None),
+                        tls=tls,
+                    )
                 )
             )
-            task_status.started(int(server.port))
 
     # --- peers ------------------------------------------------------------------------------------
 
-    async def _meet(self, request: WebSocketRequest) -> None:
-        name = _peer_name(request)
+    async def _meet(self, request: WebSocketRequest, _stream: BoundedStream, name: str) -> None:
         peer = self._peers.setdefault(name, _Peer(tokens=self._config.requests_per_minute))
         if (
             peer.connections >= self._config.connections_per_peer
@@ -270,7 +276,13 @@ class RelayerService:
         self._statistics.connections += 1
         try:
             await self._listen(await request.accept(), peer)
-        except* (ConnectionClosed, HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
+        except* (
+            ConnectionClosed,
+            HandshakeError,
+            LocalProtocolError,
+            trio.TooSlowError,
+            trio.BrokenResourceError,
+        ):
             pass  # the peer is gone, or does not read: only its own connection ends
         finally:
             peer.connections -= 1
@@ -672,8 +684,3 @@ def _word(send: Send) -> dict[str, object]:
     if send.state is State.SENT:
         return progress_json(Progress("sent", tx=send.transactions[-1].hash))
     return dict(send.answer)
-
-
-def _peer_name(request: WebSocketRequest) -> str:
-    remote = request.remote
-    return remote if isinstance(remote, str) else str(getattr(remote, "address", remote))

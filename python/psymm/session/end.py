@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -18,32 +18,39 @@ from psymm._core import JsonError
 from psymm.errors import (
     CollateralRefused,
     Disconnected,
+    Leaving,
     NotNow,
+    OverBudget,
     PeerSilent,
+    PeerViolation,
     PSymmError,
     SessionClosed,
 )
 from psymm.messages import Message
+from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, Load
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
 from psymm.session.engine import Engine
-from psymm.session.transport import MAX_BURST_BYTES, Socket
+from psymm.session.keys import KeyKeeper, apart
+from psymm.session.ledger import RulebookLedger
+from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
 from psymm.session.turn import (
     Event,
     FundCollateral,
+    KeyChanged,
+    KeyDue,
     State,
     StateChanged,
     Stopped,
     Turn,
     VerifyCollateral,
 )
+from psymm.session.watch import Traffic, Watch
 from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
 from psymm.transcript.record import Entry
 
 BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
-OUTGOING: Final = 1024
-"""Messages that may wait for a slow peer before its connection is cut."""
 SEND_S: Final = 20.0
 
 _JOURNAL_STATES: Final[dict[State, CustodyState]] = {
@@ -58,19 +65,30 @@ _JOURNAL_STATES: Final[dict[State, CustodyState]] = {
 
 @dataclass(frozen=True, slots=True)
 class EndStatistics:
-    """connections: so far. frames: on the record. waiting: turns not yet durable."""
+    """connections: so far. frames: on the record. waiting: turns not yet durable. load: what is
+    held for the peer now. last_in_ns, last_out_ns: by our clock, when the last
+    frame of the peer's and of ours was durable, None before the first. covered_ns: how long the
+    peer took to cover the last frame of ours of which that was measured, both journals included.
+    """
 
     connections: int
     frames: int
     waiting: int
     state: State
     connected: bool
+    load: Load
+    last_in_ns: int | None
+    last_out_ns: int | None
+    covered_ns: int | None
+    traffic: Traffic
 
 
 @dataclass
 class _Connection:
     outgoing: trio.MemorySendChannel[str | bytes]
     scope: trio.CancelScope
+    socket: Socket
+    waiting_bytes: int = 0
     reason: PSymmError | None = field(default=None)
     gone: trio.Event = field(default_factory=trio.Event)
 
@@ -82,16 +100,36 @@ class _Connection:
 
     def put(self, message: str | bytes) -> None:
         try:
+            if self.waiting_bytes > OUTGOING_BYTES:
+                raise trio.WouldBlock
             self.outgoing.send_nowait(message)
+            self.waiting_bytes += len(message)
         except trio.WouldBlock:
-            self.reason = PeerSilent("the peer does not read", waiting=OUTGOING)
+            waiting = self.outgoing.statistics().current_buffer_used
+            self.reason = OverBudget(
+                "the peer does not read", messages=waiting, bytes=self.waiting_bytes
+            )
             self.scope.cancel()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             pass
 
 
+class Guard(Protocol):
+    """What may keep an application from signing a message."""
+
+    def check(self, message: Message, now_ns: int) -> None:
+        """Raises the SessionError for which it is not signed."""
+        ...
+
+    def signed(self, message: Message, now_ns: int) -> None:
+        """It was signed."""
+        ...
+
+
 class End:
-    """heard: called with every event, in order, after what caused it is durable; it must not
+    """guard: asked before the application's messages are signed. was_synced: whether heads agreed
+    on the connection that went last.
+    heard: called with every event, in order, after what caused it is durable; it must not
     block and not raise. `run` must be running for anything to happen."""
 
     def __init__(
@@ -103,6 +141,7 @@ class End:
         heard: Callable[[Event], None],
         *,
         put_up: int,
+        keeper: KeyKeeper | None = None,
     ) -> None:
         self.engine = engine
         self.opening = engine.record.opening
@@ -110,14 +149,18 @@ class End:
         self.journal = journal
         self.clock = clock
         self.collateral = collateral
-        self._heard = heard
+        self.watch = Watch(engine.record.opening.custody, engine.lane, clock, engine)
+        self._heard = self.watch.hearing(heard)
         self._put_up = put_up
+        self._keeper = keeper
         self._turns: list[Turn] = []
         self._taken = 0
         self._done = 0
         self._wake = trio.Event()
         self._flushed = trio.Event()
         self._poke = trio.Event()
+        self.guard: Guard | None = None
+        self.was_synced = False
         self._connection: _Connection | None = None
         self._connections = 0
         self._nursery: trio.Nursery | None = None
@@ -135,13 +178,17 @@ class End:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self._keeper is not None:
+                    self._keeper.begin(self._take, self._heard)
+                    nursery.start_soon(self._keeper.run, nursery)
                 task_status.started()
                 while True:
                     if not self._turns:
                         self._wake = trio.Event()
                         await self._wake.wait()
                     turns, self._turns = self._turns, []
-                    await self._carry_out(turns)
+                    for group in apart(turns):
+                        await self._carry_out(group)
                     self._done += len(turns)
                     self._flushed.set()
                     self._flushed = trio.Event()
@@ -167,10 +214,12 @@ class End:
             standing.reason = Disconnected("another connection took over this session")
             standing.scope.cancel()
             await standing.gone.wait()
-        sender, receiver = trio.open_memory_channel[str | bytes](OUTGOING)
-        connection = _Connection(sender, trio.CancelScope())
+        sender, receiver = trio.open_memory_channel[str | bytes](OUTGOING_MESSAGES)
+        connection = _Connection(sender, trio.CancelScope(), socket)
+        socket.allow(2 * self.engine.rules.frames_per_second + 100)
         self._connection = connection
         self._connections += 1
+        self.watch.connected()
         try:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
@@ -181,6 +230,7 @@ class End:
                     connection.scope.cancel()
         finally:
             self._connection = None
+            self.was_synced = self.engine.synced
             connection.gone.set()
             self._take(self.engine.disconnected())
             sender.close()
@@ -188,13 +238,29 @@ class End:
             reason = connection.reason or Disconnected()
             with trio.CancelScope(shield=True):
                 code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
-                await socket.aclose(code, reason.code)
+                code = GOING_AWAY if isinstance(reason, Leaving) else code
+                await socket.aclose(code, (code == GOING_AWAY and reason.detail) or reason.code)
+            self.watch.disconnected(reason)
         return reason
 
     def hang_up(self, reason: PSymmError) -> None:
         """Close the connection that stands, after what is queued on it."""
         if self._connection is not None:
             self._connection.hang_up(reason)
+
+    async def leave(self, reason: str = "") -> None:
+        """Close the connection that stands, with all that was signed sent, and mean to come back.
+        Cancelled: what was not sent yet goes out on resuming."""
+        await self.flush(Turn())
+        standing = self._connection
+        if standing is not None:
+            self.hang_up(Leaving(reason))
+            await standing.gone.wait()
+
+    @property
+    def connections(self) -> int:
+        """How many there have been, the standing one included."""
+        return self._connections
 
     @property
     def attached(self) -> bool:
@@ -207,6 +273,33 @@ class End:
             self._taken - self._done,
             self.engine.state,
             self.attached,
+            self.load,
+            self.watch.last_in_ns,
+            self.watch.last_out_ns,
+            self.watch.covered_ns,
+            self.watch.traffic(),
+        )
+
+    @property
+    def uncovered(self) -> int:
+        """Frames of the peer that no frame of ours covers yet."""
+        record = self.engine.record
+        return record.head(1 - self.lane).seq - record.head(self.lane).peer_seq
+
+    @property
+    def load(self) -> Load:
+        """What this session holds for its peer now."""
+        standing, ledger = self._connection, self.engine.ledger
+        pending = 0
+        if isinstance(ledger, RulebookLedger):
+            account = ledger.account
+            pending = len(account.requests) + len(account.quotes) + len(account.orders)
+        return Load(
+            0 if standing is None else standing.outgoing.statistics().current_buffer_used,
+            0 if standing is None else standing.waiting_bytes,
+            0 if standing is None else standing.socket.unread_bytes,
+            self.uncovered,
+            pending,
         )
 
     # --- wishes -----------------------------------------------------------------------------
@@ -214,13 +307,29 @@ class End:
     async def send(self, message: Message) -> Entry:
         """Sign a message; returns once it is durable and on its way.
 
-        Raises what `Engine.send` does, JournalError, and ValueError's kin JsonError for a value
-        that the vocabulary cannot carry. Cancelled: the frame is signed and will be sent (now or
-        on resuming), but the caller does not learn its number.
+        Raises what `Engine.send` and the guard do, JournalError, and ValueError's kin JsonError
+        for a value that the vocabulary cannot carry. Cancelled: the frame is signed and will be
+        sent (now or on resuming), but the caller does not learn its number.
         """
-        entry, turn = self.engine.send(message, self.clock.now_ns())
+        entry, turn = self._signed(message)
         await self.flush(turn)
         return entry
+
+    def post(self, message: Message) -> Entry:
+        """As `send`, without waiting: signed now, durable and on its way soon, before all that is
+        signed after it. Does not block."""
+        entry, turn = self._signed(message)
+        self._take(turn)
+        return entry
+
+    def _signed(self, message: Message) -> tuple[Entry, Turn]:
+        now = self.clock.now_ns()
+        if self.guard is not None:
+            self.guard.check(message, now)
+        entry, turn = self.engine.send(message, now)
+        if self.guard is not None:
+            self.guard.signed(message, now)
+        return entry, turn
 
     async def say(self, message: Message) -> None:
         """Send a text. Raises NotNow without a connection. Cancelled: it may or may not go."""
@@ -238,6 +347,12 @@ class End:
     async def log_out(self, reason: str) -> None:
         """Sign a Logout. Raises NotNow, SessionClosed. Cancelled: it may or may not be signed."""
         await self.flush(self.engine.log_out(reason, self.clock.now_ns()))
+
+    async def rotate_key(self) -> None:
+        """Put a new session key in force, see `KeyKeeper.rotate`."""
+        if self._keeper is None:
+            raise NotNow("nobody keeps this session's keys")
+        await self._keeper.rotate()
 
     # --- tasks ------------------------------------------------------------------------------
 
@@ -258,9 +373,10 @@ class End:
             else:
                 try:
                     message = await socket.receive()
-                except Disconnected as gone:
+                except (Disconnected, PeerViolation) as gone:
                     connection.reason = connection.reason or gone
                     return
+            self.watch.read(message)
             while self._taken - self._done > BACKLOG:
                 await self._flushed.wait()
             now = self.clock.now_ns()
@@ -268,6 +384,8 @@ class End:
                 self._take(self.engine.receive_text(message, now))
             else:
                 self._take(self.engine.receive_binary(message, now))
+                if self.uncovered > MOST_AHEAD and self.engine.uncoverable(now) > MOST_AHEAD:
+                    self.hang_up(OverBudget("frames from too far ahead", most=MOST_AHEAD))
             await trio.lowlevel.checkpoint()
 
     async def _send_all(
@@ -280,7 +398,9 @@ class End:
             async for message in receiver:
                 with trio.fail_after(SEND_S):
                     await socket.send(message)
-        except Disconnected as gone:
+                connection.waiting_bytes -= len(message)
+                self.watch.wrote(message)
+        except (Disconnected, PeerViolation) as gone:
             connection.reason = connection.reason or gone
         except trio.TooSlowError:
             connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
@@ -298,6 +418,20 @@ class End:
 
     async def _carry_out(self, turns: Sequence[Turn]) -> None:
         custody = self.opening.custody
+        fetched = [entry for turn in turns for entry in turn.fetched]
+        if fetched:
+            await self.journal.restore([(entry.frame, entry.digest) for entry in fetched])
+        for turn in turns:
+            if turn.standing is not None:
+                await self.journal.set_standing(custody, turn.standing)
+                if self._keeper is not None:
+                    self._keeper.poke()
+        for turn in turns:
+            if turn.aside:
+                gone = [(entry.frame, entry.digest) for entry in turn.aside]
+                await self.journal.set_aside(custody, 1 - self.lane, gone)
+            if turn.revoked is not None:
+                await self.journal.keep_revocations(custody, turn.revoked)
         entries = [entry for turn in turns for entry in turn.entries]
         if entries:
             await self.journal.append(
@@ -352,7 +486,8 @@ class End:
                 connection.put(bytes(burst))
                 burst.clear()
             burst += each.frame.raw
-            highest = max(highest, each.frame.seq)
+            if each.frame.lane == self.lane:
+                highest = max(highest, each.frame.seq)
         if burst:
             connection.put(bytes(burst))
         if highest:
@@ -366,6 +501,10 @@ class End:
                 self._nursery.start_soon(self._verify, notes)
             case FundCollateral():
                 self._nursery.start_soon(self._fund)
+            case KeyDue() if self._keeper is not None:
+                self._keeper.poke()
+            case KeyChanged(public_key) if self._keeper is not None:
+                self._keeper.changed(public_key)
             case _:
                 pass
 

@@ -8,9 +8,8 @@ of both sides are known to agree. Nothing here raises because of what the peer s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
@@ -28,6 +27,8 @@ from psymm.errors import (
     FloodingPeer,
     Forked,
     JournalBehind,
+    JournalRestored,
+    KeyRevoked,
     LogonRefused,
     NotNow,
     PeerBehind,
@@ -51,6 +52,8 @@ from psymm.messages import (
     CommitmentRef,
     FactKind,
     Heartbeat,
+    JournalStatus,
+    LaneCode,
     Logon,
     Logout,
     Message,
@@ -60,6 +63,7 @@ from psymm.messages import (
     Reject,
     ResendRequest,
     Resume,
+    SessionKeyChange,
     SessionRejectReason,
     Settlement,
     SettlementAcceptance,
@@ -68,15 +72,23 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, PeerRate
 from psymm.session.collateral import Fact, Mined, Note, Payee, custody_of
+from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.turn import (
+    Adopted,
     Event,
     FundCollateral,
+    KeyChanged,
+    KeyDue,
+    KeyRefused,
     PayeeShown,
     PeerRejected,
+    PeerRestored,
     Received,
     Resumed,
     Said,
+    SetAside,
     Signed,
     State,
     StateChanged,
@@ -85,7 +97,8 @@ from psymm.session.turn import (
     VerifyCollateral,
     Violation,
 )
-from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.journal import Heads, JournalledRevocation, Standing
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
 
@@ -93,8 +106,12 @@ SECOND: Final = 1_000_000_000
 GARBLED_LIMIT: Final = 8
 """Garbled texts or frames that one connection may carry before it is closed."""
 RESEND_TRIES: Final = 5
-MOST_RESENT: Final = 20_000
-"""Frames sent again for one request; who lacks more asks again."""
+MOST_WAITING_BYTES: Final = 1 << 20
+"""What of a revoked key's frames waits in memory for the key that builds on them."""
+MOST_SHOWN_BYTES: Final = 1 << 26
+"""What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
+MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
+"""Frames that were fetched and wait for others before them."""
 
 _BESIDE_OPTIONS: Final = (
     BusinessMessageReject,
@@ -108,6 +125,18 @@ _BESIDE_OPTIONS: Final = (
 """What we sign while a signed settlement can still be mined: it changes no account."""
 
 
+_READ: Final = (
+    ChainFact,
+    CollateralAssignment,
+    CollateralResponse,
+    Logon,
+    Logout,
+    Settlement,
+    SettlementAcceptance,
+)
+"""What `_note` reads of the peer: a violation among these has no effect."""
+
+
 class Ledger(Protocol):
     """The rulebook as a session needs it: fed every frame in order of arrival."""
 
@@ -118,6 +147,11 @@ class Ledger(Protocol):
 
     def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
         """Would this message, sent now after all that is on the record, break a rule?"""
+        ...
+
+    def drop(self, lane: int, seq: int) -> bool:
+        """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
+        that is not all: then nothing has arrived, and every frame left is to arrive again."""
         ...
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
@@ -152,6 +186,11 @@ class Rules:
 class Engine:
     """lane: ours. key: our session key. promised: what the peer introduced, token units.
 
+    standing, newest, salvaged: what the journal says of a custody that has lost frames. While it is
+    not whole, frames of both lanes are fetched from the peer, each verified as any frame is, and
+    nothing is signed. It becomes whole when the heads that it knew to be its newest are reached; a
+    restored one never does. key: None where none may be used.
+
     Made anew from the journal's record after a restart; `record` may already hold frames, which
     `ledger` has not seen yet.
     """
@@ -161,14 +200,19 @@ class Engine:
         record: Record,
         ledger: Ledger,
         lane: int,
-        key: SecretKey,
+        key: SecretKey | None,
         rules: Rules,
         *,
+        standing: Standing = "whole",
+        newest: Heads | None = None,
+        salvaged: Iterable[Frame] = (),
         promised: int = 0,
         notes: Iterable[Note] = (),
         peer_notes: Iterable[Note] = (),
         logon: Logon | None,
         stopped: PSymmError | None = None,
+        kept: Iterable[SecretKey] = (),
+        revoked: Iterable[JournalledRevocation] = (),
     ) -> None:
         self.record = record
         self.ledger = ledger
@@ -182,9 +226,15 @@ class Engine:
         self.acceptance: SettlementAcceptance | None = None
         self._offered: list[Settlement] = []
         self.settled: ChainFact | None = None
+        self.garbled = self.resends_asked = self.frames_resent = 0
+        self.standing: Standing = standing
+        self.peer_restored = False
+        self._newest = newest
+        self._spare: dict[tuple[int, int], Frame] = {}
+        self._spare_bytes = 0
         self._mined: Mined | None = None
         self._mined_at = 0
-        self._key = key
+        self.keys = SessionKeys(lane, key, revoked, kept)
         self._logon = logon
         self._promised = promised
         self._logons: list[Logon | None] = [None, None]
@@ -194,6 +244,9 @@ class Engine:
         self._accepted_at: list[int] = [0, 0]
         self._turned_down: list[CollateralResponse | None] = [None, None]
         self._logouts: list[bool] = [False, False]
+        self._logged_out_at = 0
+        self._bad_logon: LogonRefused | None = None
+        self._broken: set[int] = set()
         self._settling_from = 0
         self._owed: list[Reject] = []
         self._rejected: set[int] = set()
@@ -214,20 +267,47 @@ class Engine:
         self._refusal: CollateralRefused | None = None
         self._funding = False
         self._garbled = 0
+        self._shown_ours: dict[int, Frame] = {}
+        self._shown_bytes = 0
+        self._limbo: list[Frame] = []
         self._asked: tuple[int, int, int] | None = None
         self._last_sent = self._last_heard = self._since = 0
-        self._resent_at = 0
+        self._resent_at = [-SECOND, -SECOND]
+        self._resent_from = [0, 0]
+        self._fetch: tuple[int, int] | None = None
+        self._peer_behind: PeerBehind | None = None
         self._test: int | None = None
         self._uncovered_since: int | None = None
-        self._tokens = float(rules.frames_per_second * 2)
-        self._tokens_at = 0
-        for entry in record:
-            self._note(entry)
-            for broken in ledger.arrived(entry):
-                self._owe(entry, broken)
-        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+        self._rate = PeerRate(rules.frames_per_second)
+        self._gap_until = 0
+        self._read_record()
+        for frame in salvaged:
+            self._keep_spare(frame)
         self._restate()
         self._turn = Turn()
+
+    def _read_record(self, *, arrive: bool = True) -> None:
+        """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
+        for entry in self.record:
+            theirs = entry.frame.lane == self.peer
+            if (
+                theirs
+                and arrive
+                and (entry.bad_payload is not None or isinstance(entry.message, _READ))
+            ):
+                # As when it came: a violation has no effect after a restart either.
+                self._read(entry, self._judge(entry, 0))
+                continue
+            if not theirs or entry.frame.seq not in self._broken:
+                self._note(entry)
+            if arrive:
+                for broken in self.ledger.arrived(entry):
+                    self._owe(entry, broken)
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num not in self._rejected]
+
+    @property
+    def _key(self) -> SecretKey | None:
+        return self.keys.key
 
     # --- connection -------------------------------------------------------------------------
 
@@ -250,8 +330,13 @@ class Engine:
         self._resumed_said = self._synced
         self._opened_said = False
         self._shown = None
+        self._shown_ours = {}
+        self._shown_bytes = 0
+        self._limbo = []
         self._garbled = 0
-        self._asked = None
+        self._asked = self._fetch = self._peer_behind = None
+        self._resent_from = [0, 0]
+        self._gap_until = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
         self._uncovered_since = now if self._uncovered() else None
@@ -273,7 +358,7 @@ class Engine:
     def receive_text(self, text: str, now: int) -> Turn:
         """A WebSocket text of the peer."""
         self._heard(now)
-        if not self._within_rate(now):
+        if not self._rate.text(len(text), now):
             self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
             return self._take()
         try:
@@ -297,7 +382,7 @@ class Engine:
                 self._garble(now, "frame", f"{bad.code} at byte {bad.offset}")
                 break
             offset += len(frame.raw)
-            if not self._within_rate(now):
+            if not self._within_rate(frame, now):
                 self._hang_up(FloodingPeer(frames_per_second=self.rules.frames_per_second))
                 break
             self._frame(frame, now)
@@ -318,7 +403,7 @@ class Engine:
             self._test = now
             self._say(TestRequest(test_req_id=str(now)), now)
         if not self._synced and now - self._since >= self.rules.wait_ns:
-            self._hang_up(PeerSilent("the peer did not resume in time"))
+            self._hang_up(self._peer_behind or PeerSilent("the peer did not resume in time"))
         elif (
             self._synced
             and self._logons[self.lane] is not None
@@ -326,10 +411,15 @@ class Engine:
             and now - self._since >= self.rules.wait_ns
         ):
             self._hang_up(PeerSilent("the peer did not log on in time"))
+        elif self._awaits_logout() and now - self._logout_since() >= self.rules.wait_ns:
+            # The Logout stays on the record: it is answered when the peer resumes.
+            self._hang_up(PeerSilent("the peer did not answer the Logout in time"))
         if self._asked is not None and now >= self._asked[1]:
             self._ask_again(now)
+        if self._fetch is not None and now >= self._fetch[0]:
+            self._fetch_missing(now)
         self._advance(now)
-        if self._uncovered_since is not None and self._may_sign():
+        if self._uncovered_since is not None and self._may_sign(now):
             due = now - self._uncovered_since >= self.rules.cover_after_ns
             if due and self._covers(now) > self.record.head(self.lane).peer_seq:
                 self._sign(Heartbeat(), now)
@@ -347,8 +437,12 @@ class Engine:
             due.append(self._since + self.rules.wait_ns)
         if self._asked is not None:
             due.append(self._asked[1])
+        if self._fetch is not None:
+            due.append(self._fetch[0])
+        if self._awaits_logout():
+            due.append(self._logout_since() + self.rules.wait_ns)
         if self._uncovered_since is not None:
-            due.append(self._uncovered_since + self.rules.cover_after_ns)
+            due.append(max(self._uncovered_since + self.rules.cover_after_ns, self._coverable_at()))
         return min(max(min(due), now + SECOND // 100), now + beat)
 
     # --- what our own side wants ------------------------------------------------------------
@@ -360,7 +454,7 @@ class Engine:
         would call it a violation, SessionClosed, or the error that stopped the session; nothing
         is signed then.
         """
-        self._must_sign()
+        self._must_sign(now)
         if self.state in (State.LOGON, State.VERIFYING):
             raise NotNow("collateral is not yet accepted by both sides", state=self.state)
         broken = self.ledger.refuses(self.lane, message, now)
@@ -373,6 +467,10 @@ class Engine:
         entry = self._sign(message, now)
         self._advance(now)
         return entry, self._take()
+
+    def uncoverable(self, now: int) -> int:
+        """Frames of the peer that come from further ahead of our clock than the skew."""
+        return self.record.head(self.peer).seq - self._covers(now)
 
     def say(self, message: Message, now: int) -> Turn:
         """Send a text. Raises NotNow without a connection."""
@@ -412,11 +510,37 @@ class Engine:
         self._advance(now)
         return self._take()
 
+    def bring_key(self, key: SecretKey, change: SessionKeyChange, now: int) -> Turn:
+        """Our next session key, already kept, with its delegation: its UKY is signed as soon as
+        heads agree."""
+        self.keys.coming = (key, change)
+        self._advance(now)
+        return self._take()
+
+    def learn_revocations(
+        self, ours: Mapping[str, int], theirs: Mapping[str, int], now: int
+    ) -> Turn:
+        """Know the session keys that each wallet revoked, all of them, fromSeq by address.
+
+        What the peer's revoked key signed and we have not covered leaves the record.
+        """
+        new = self.keys.learn(self.lane, ours, 1)
+        floor = self.record.head(self.lane).peer_seq + 1
+        if self.keys.learn(self.peer, theirs, floor) or new:
+            self._turn.revoked = self.keys.revoked
+            void = self.keys.void_from(self.record, self.peer)
+            if void is not None and self.error is None:
+                self._set_aside(void, now)
+            self._turn.events.append(KeyDue())
+            self._advance(now)
+        return self._take()
+
     def log_out(self, reason: str, now: int) -> Turn:
         """End the session for good: a Logout frame. Raises NotNow, SessionClosed."""
-        self._must_sign()
+        self._must_sign(now)
         if not self._logouts[self.lane]:
             self._sign(Logout(text=reason or None), now)
+            self._logged_out_at = now
         self._advance(now)
         return self._take()
 
@@ -439,9 +563,14 @@ class Engine:
 
     # --- frames -----------------------------------------------------------------------------
 
-    def _frame(self, frame: Frame, now: int) -> None:
+    def _frame(self, frame: Frame, now: int, *, vouched: bool = False) -> None:
+        """A frame of the peer. vouched: the wallet's next key builds on it."""
         if frame.custody != self.record.opening.custody:
             self._garble(now, "frame", "wrong-custody: this connection serves another")
+            return
+        if self.standing != "whole" and frame.seq > self.record.head(frame.lane).seq:
+            self._keep_spare(frame)
+            self._merge(now)
             return
         if frame.lane == self.lane:
             self._own_frame(frame, now)
@@ -451,28 +580,51 @@ class Engine:
             self._again(frame, now)
             return
         if frame.seq > head + 1:
-            self._ask(head + 1, now)
+            if not self._beyond_limbo(frame, now):
+                if frame.seq > self._gap_until and self._signed_by(frame):
+                    self._gap_until = frame.seq
+                self._ask(head + 1, now)
+            return
+        revoked = None if vouched else self.keys.refuses(self.record, frame)
+        if revoked is not None:
+            self._refuse_revoked(frame, revoked, now)
             return
         try:
             entry = self.record.append(frame)
         except (TranscriptError, FrameError, DelegationRefused) as bad:
             self._unfit(frame, bad, now)
             return
-        self._asked = None
+        if self._asked is not None:
+            # A resend under way is not asked for again at once, but one that stops short is.
+            done = frame.seq >= self._gap_until
+            self._asked = None if done else (frame.seq + 1, now + 2 * SECOND, 1)
         if not self._synced:
             self._fetched += 1
         self._turn.entries.append(entry)
+        self._arrived(entry, now)
+
+    def _arrived(self, entry: Entry, now: int) -> None:
+        """A frame of the peer is on the record."""
         if not isinstance(entry.message, Heartbeat) and self._uncovered_since is None:
             self._uncovered_since = now
         broken = self._judge(entry, now)
-        if broken is None:
-            self._note(entry)
+        self._read(entry, broken)
         self._turn.events.append(Received(entry, broken))
         if isinstance(entry.message, Reject):
             self._turn.events.append(
                 PeerRejected(entry.message, self.record.entry(self.lane, entry.message.ref_seq_num))
             )
         self._pay_owed(now)
+
+    def _read(self, entry: Entry, broken: Violation | None) -> None:
+        """Note a frame of the peer, unless it is a violation. Its first Logon is noted all the
+        same, so that it is refused as what it is and not waited for."""
+        if broken is not None:
+            if entry.frame.seq != 1 or not isinstance(entry.message, Logon):
+                self._broken.add(entry.frame.seq)
+                return
+            self._bad_logon = LogonRefused(broken.detail, rule=broken.rule)
+        self._note(entry)
 
     def _judge(self, entry: Entry, now: int) -> Violation | None:
         """The violation that a peer's frame is, or None; answered by a Reject."""
@@ -537,7 +689,7 @@ class Engine:
 
     def _pay_owed(self, now: int) -> None:
         """Sign the Rejects that are owed, each the first frame of ours to cover its violation."""
-        while self._owed and self._may_sign() and self._logons[self.lane] is not None:
+        while self._owed and self._may_sign(now) and self._logons[self.lane] is not None:
             owed = self._owed[0]
             covers = max(owed.ref_seq_num, self.record.head(self.lane).peer_seq)
             if covers > self._covers(now):
@@ -551,10 +703,14 @@ class Engine:
         if held is None or frame.raw == held.frame.raw:
             return
         digest = frame.digest(self.record.opening.domain)
-        if not self._signed_by_peer(frame):
+        if not self._signed_by(frame):
             self._garble(now, "frame", "bad-signature on a number that is taken")
         elif digest != held.digest:
             self._turn.evidence.append((held.frame, frame))
+            if self._one_is_revoked(held.frame, frame):
+                # Two hands, one of them a thief's: what we hold stands, and the pair is kept.
+                self._garble(now, "frame", "key-revoked: another frame has this number")
+                return
             self._stop(
                 Equivocation(
                     custody=frame.custody,
@@ -574,11 +730,18 @@ class Engine:
             if frame.seq == 1:
                 self._hang_up(LogonRefused(str(bad)))
             return
-        if not self._signed_by_peer(frame):
+        void = self.keys.void(self.record, frame)
+        if void is not None:
+            self._refuse_revoked(frame, void, now)
+            return
+        # A key that another has followed is in force no more, whatever it was delegated for.
+        if code in ("bad-signature", "no-key") or not self._signed_by(frame):
             self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
             return
+        if code == "ahead" and self._adopt(frame, now):
+            return
         if code == "ahead":
-            self._stop(
+            self._fall_behind(
                 JournalBehind(
                     "the peer's signed frame covers frames of ours that we do not hold",
                     custody=frame.custody,
@@ -612,7 +775,12 @@ class Engine:
         except ValueError:
             self._garble(now, "frame", "wrong-lane: this lane is ours")
             return
-        self._stop(
+        if held is None and self._key_was_stolen():
+            self._shown_bytes += len(frame.raw)
+            if self._shown_bytes <= MOST_SHOWN_BYTES:
+                self._shown_ours[frame.seq] = frame
+            return
+        self._fall_behind(
             JournalBehind(
                 "the peer shows a frame that our key signed and our journal lacks",
                 custody=frame.custody,
@@ -621,31 +789,262 @@ class Engine:
             )
         )
 
-    def _signed_by_peer(self, frame: Frame) -> bool:
-        """By a key that the peer's wallet delegated for that number."""
-        domain = self.record.opening.domain
-        keys = [
-            known.public_key
-            for known in self.record.delegations(frame.lane)
-            if known.from_seq <= frame.seq <= known.to_seq
-        ]
-        message = self.record.decoded(frame)
-        if isinstance(message, Logon):
-            with suppress(DelegationRefused):
-                keys.append(delegation_in(self.record.opening, frame, message).public_key)
-        for key in keys:
-            try:
-                frame.verify(domain, key)
-            except ValueError:
-                continue
+    def _signed_by(self, frame: Frame) -> bool:
+        """By a key that the wallet of its lane delegated for that number."""
+        return signer(self.record, frame) is not None
+
+    # --- revoked keys -----------------------------------------------------------------------
+
+    def _refuse_revoked(self, frame: Frame, error: KeyRevoked, now: int) -> None:
+        """Not its party's word: named to whoever sent it, and its number stays free.
+
+        Those that could come next wait in memory: if the wallet's next key builds on them, they
+        were its party's after all, on their way when the revocation came.
+        """
+        after = frame.seq - self.record.head(self.peer).seq - 1
+        waiting = sum(len(one.raw) for one in self._limbo[:after])
+        if (
+            not 0 <= after <= len(self._limbo)
+            or waiting + len(frame.raw) > MOST_WAITING_BYTES
+            or not self._signed_by(frame)
+        ):
+            self._garble(now, "frame", str(error))
+            return
+        del self._limbo[after:]
+        self._limbo.append(frame)
+        self._turn.events.append(KeyRefused(frame.seq, error))
+        self._say_reject(now, "frame", str(error))
+
+    def _beyond_limbo(self, frame: Frame, now: int) -> bool:
+        """A frame right behind those that wait: one more of them, or the new key's UKY, which by
+        `previous` makes them its party's word. False where it is neither."""
+        if not self._limbo or frame.seq - self.record.head(self.peer).seq - 1 > len(self._limbo):
+            return False
+        revoked = self.keys.refuses(self.record, frame)
+        if revoked is not None:
+            self._refuse_revoked(frame, revoked, now)
             return True
-        return False
+        waiting = self._limbo[: frame.seq - self.record.head(self.peer).seq - 1]
+        digests = [one.digest(self.record.opening.domain) for one in waiting]
+        if [one.previous for one in (*waiting[1:], frame)] != digests or (
+            signer(self.record, frame) != brought_key(self.record, frame)
+        ):
+            return False
+        self._limbo = []
+        for one in waiting:
+            self._frame(one, now, vouched=True)
+        self._frame(frame, now)
+        return True
+
+    def _one_is_revoked(self, held: Frame, shown: Frame) -> bool:
+        """Of two frames with one number, did different keys sign, one of them revoked?"""
+        keys = signer(self.record, held), signer(self.record, shown)
+        return keys[0] != keys[1] and any(
+            key is not None and self.keys.revocation(self.peer, key) is not None for key in keys
+        )
+
+    def _key_was_stolen(self) -> bool:
+        """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+        known = self.record.delegation(self.lane)
+        return known is not None and self.keys.revocation(self.lane, known.public_key) is not None
+
+    def _adopt(self, frame: Frame, now: int) -> bool:
+        """Take into our lane what our stolen key signed and the peer's signed frame covers, then
+        that frame. False where it does not cover what we were shown, or nothing was stolen."""
+        head, last = self.record.head(self.lane).seq, self._shown_ours.get(frame.peer_seq)
+        if (
+            not self._key_was_stolen()
+            or last is None
+            or last.digest(self.record.opening.domain) != frame.peer_digest
+            or any(seq not in self._shown_ours for seq in range(head + 1, frame.peer_seq))
+        ):
+            return False
+        for seq in range(head + 1, frame.peer_seq + 1):
+            try:
+                entry = self.record.append(self._shown_ours.pop(seq))
+            except (TranscriptError, FrameError, DelegationRefused) as bad:
+                self._stop(Forked(f"the peer covers what does not follow: {bad}", seq=seq))
+                return True
+            self._note(entry)
+            self._turn.entries.append(entry)
+            self._turn.events.append(Adopted(entry))
+            for broken in self.ledger.arrived(entry):
+                self._owe(entry, broken)
+        self._frame(frame, now)
+        return True
+
+    def _set_aside(self, seq: int, now: int) -> None:
+        """Take the peer's frames from `seq` on off the record, as if they had never come."""
+        gone = [entry for entry in self.record if entry.frame.lane == self.peer]
+        gone = [entry for entry in gone if entry.frame.seq >= seq]
+        error = KeyRevoked(lane=self.peer, seq=seq, frames=len(gone))
+        self.record = self.record.without(self.peer, seq)
+        alive, offered = self.proposal, self._offered
+        self._owed = [owed for owed in self._owed if owed.ref_seq_num < seq]
+        self._broken = {broken for broken in self._broken if broken < seq}
+        self._forget()
+        self._read_record(arrive=not self.ledger.drop(self.peer, seq))
+        self._offered = [one for one in self._offered if one in offered]
+        if alive is None:
+            self.proposal = self.acceptance = None
+        self._shown = None
+        self._asked = None
+        self._uncovered_since = now if self._uncovered() else None
+        self._turn.aside.extend(gone)
+        self._turn.events.append(SetAside(tuple(gone), error))
+        # Whoever is there counts on what is gone: heads must agree anew.
+        self._hang_up(error)
+
+    def _forget(self) -> None:
+        """Everything that `_note` has read."""
+        self.proposal = self.acceptance = self.settled = None
+        self._offered = []
+        self._logons = [None, None]
+        self._listed, self._listed_at = ({}, {}), [0, 0]
+        self._accepted, self._accepted_at = (set(), set()), [0, 0]
+        self._turned_down, self._logouts = [None, None], [False, False]
+        self._rejected = set()
+
+    def _only_void(self) -> bool:
+        """All that the peer lacks is what our revoked key signed: it waits for a key that builds
+        on it. Ours is the longer record, so the next number is free."""
+        theirs = self._their_heads
+        if theirs is None or not self._key_was_stolen():
+            return False
+        ours = self._heads()
+        others = (
+            (theirs.trader_seq, theirs.trader_digest) == (ours.trader_seq, ours.trader_digest)
+            if self.peer == TRADER
+            else (theirs.solver_seq, theirs.solver_digest) == (ours.solver_seq, ours.solver_digest)
+        )
+        return others and self._view(theirs)[0] < self.record.head(self.lane).seq
+
+    # --- what our journal has lost ----------------------------------------------------------
+
+    def _fall_behind(self, error: JournalBehind) -> None:
+        """Our journal is not the newest. One that was mended is no better than a backup then."""
+        if self.standing == "mending":
+            self.standing = self._turn.standing = "restored"
+        self._stop(error)
+
+    def _keep_spare(self, frame: Frame) -> None:
+        """A frame that may have to wait for others. What is too much is asked for again."""
+        key = (frame.lane, frame.seq)
+        near = frame.seq <= self.record.head(frame.lane).seq + MOST_RESENT
+        if key in self._spare:
+            self._spare_bytes -= len(self._spare.pop(key).raw)
+        if near and self._spare_bytes + len(frame.raw) <= MOST_SPARE_BYTES:
+            self._spare[key] = frame
+            self._spare_bytes += len(frame.raw)
+
+    def _merge(self, now: int) -> None:
+        """Take all fetched frames that follow: each after those that it covers."""
+        moved = True
+        while moved and self.error is None:
+            moved = False
+            for lane in (TRADER, SOLVER):
+                frame = self._spare.get((lane, self.record.head(lane).seq + 1))
+                if frame is None:
+                    continue
+                try:
+                    entry = self.record.append(frame)
+                except TranscriptError as bad:
+                    if bad.code != "ahead":
+                        self._drop_spare(frame)
+                        self._unfit_fetched(frame, bad, now)
+                    continue
+                except (FrameError, DelegationRefused) as bad:
+                    self._drop_spare(frame)
+                    self._unfit_fetched(frame, bad, now)
+                    continue
+                moved = True
+                self._drop_spare(frame)
+                self._take_fetched(entry, now)
+                if self.error is not None:
+                    return
+        self._conclude()
+
+    def _drop_spare(self, frame: Frame) -> None:
+        self._spare_bytes -= len(self._spare.pop((frame.lane, frame.seq)).raw)
+
+    def _take_fetched(self, entry: Entry, now: int) -> None:
+        lane, seq = entry.frame.lane, entry.frame.seq
+        self._fetched += 1
+        self._since = now
+        self._fetch = None if self._fetch is None else (now + 2 * SECOND, 0)
+        self._turn.fetched.append(entry)
+        if self._newest is not None and lane == self.lane and seq > self._newest.of(lane)[0]:
+            # Our word that those were the newest was wrong; then nothing makes it good again.
+            self.standing = self._turn.standing = "restored"
+        if self._newest is not None and self._newest.of(lane)[0] == seq:
+            kept = self._newest.of(lane)[1]
+            if kept != entry.digest:
+                self._stop(Forked(custody=entry.frame.custody, lane=lane, seq=seq, ours=kept))
+                return
+        if lane != self.lane:
+            self._arrived(entry, now)
+            return
+        self._note(entry)
+        self.ledger.arrived(entry)
+
+    def _unfit_fetched(self, frame: Frame, bad: Exception, now: int) -> None:
+        """As for any frame: noise if nobody signed it, the end if a delegated key did."""
+        code = getattr(bad, "code", "refused")
+        if not self._signed_by(frame):
+            self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
+            return
+        held = self.record.entry(frame.lane, frame.seq - 1)
+        if held is not None:
+            self._turn.evidence.append((held.frame, frame))
+        self._stop(
+            Forked(
+                f"a signed frame contradicts the record: {code}",
+                custody=frame.custody,
+                lane=frame.lane,
+                seq=frame.seq,
+            )
+        )
+
+    def _conclude(self) -> None:
+        """Whole again, once both heads that were the newest are reached."""
+        if self.standing != "mending" or self._newest is None or self.error is not None:
+            return
+        if all(self.record.head(lane).seq >= self._newest.of(lane)[0] for lane in (0, 1)):
+            self.keys.choose(self.record)
+            self.standing = self._turn.standing = "whole"
+
+    def _fetch_missing(self, now: int) -> None:
+        """Ask the peer for what it says it has and we lack, of both lanes; again where it does not
+        come."""
+        theirs = self._their_heads
+        if theirs is None:
+            return
+        lacking = [
+            lane
+            for lane, seq in ((TRADER, theirs.trader_seq), (SOLVER, theirs.solver_seq))
+            if seq > self.record.head(lane).seq
+        ]
+        tries = 0 if self._fetch is None else self._fetch[1]
+        if not lacking:
+            self._fetch = None
+            return
+        if tries >= RESEND_TRIES:
+            self._fetch = None
+            self._hang_up(PeerSilent("the peer does not resend what we lack"))
+            return
+        self._fetch = (now + (2 << tries) * SECOND, tries + 1)
+        for lane in lacking:
+            begin = self.record.head(lane).seq + 1
+            self._say(
+                ResendRequest(begin_seq_no=begin, end_seq_no=0, lane=LaneCode(str(lane))), now
+            )
 
     # --- gaps -------------------------------------------------------------------------------
 
     def _ask(self, begin: int, now: int) -> None:
         if self._asked is None or self._asked[0] != begin:
             self._asked = (begin, now + 2 * SECOND, 1)
+            self.resends_asked += 1
             self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
     def _ask_again(self, now: int) -> None:
@@ -656,20 +1055,40 @@ class Engine:
             self._hang_up(PeerSilent("the peer does not resend what we lack", begin_seq=begin))
             return
         self._asked = (begin, now + (2 << tries) * SECOND, tries + 1)
+        self.resends_asked += 1
         self._say(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
 
-    def _resend(self, begin: int, end: int, now: int) -> int:
-        """Send our frames begin…end again, byte for byte; returns how many."""
-        head = self.record.head(self.lane).seq
+    def _answer_resend(self, asked: ResendRequest, now: int) -> None:
+        """At most one answer a second for each lane, whoever asks."""
+        lane = self.lane if asked.lane is None else int(asked.lane)
+        if now - self._resent_at[lane] >= SECOND:
+            self._resent_at[lane] = now
+            sent = self._resend(asked.begin_seq_no, asked.end_seq_no, now, lane)
+            if sent and asked.begin_seq_no > self._resent_from[lane]:
+                # It gets further: it is given the time. One that asks for the same is not.
+                self._resent_from[lane] = asked.begin_seq_no
+                self._since = now
+
+    def _resend(self, begin: int, end: int, now: int, lane: int | None = None) -> int:
+        """Send frames begin…end again, byte for byte, ours unless `lane` is the peer's; returns
+        how many."""
+        lane = self.lane if lane is None else lane
+        head = self.record.head(lane).seq
         last = head if end == 0 else min(end, head)
-        count = 0
-        for seq in range(max(begin, 1), min(last, begin + MOST_RESENT) + 1):
-            entry = self.record.entry(self.lane, seq)
+        count = size = 0
+        for seq in range(max(begin, 1), last + 1):
+            if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
+                # Our heads after it say that there is more: the peer shows how far it came.
+                self._say(self._heads(), now)
+                break
+            entry = self.record.entry(lane, seq)
             if entry is not None:
                 self._turn.sends.append(entry)
                 count += 1
+                size += len(entry.frame.raw)
         if count:
             self._last_sent = now
+            self.frames_resent += count
         return count
 
     # --- resuming ---------------------------------------------------------------------------
@@ -682,6 +1101,7 @@ class Engine:
             trader_digest=self.record.digest(TRADER, trader),
             solver_seq=solver,
             solver_digest=self.record.digest(SOLVER, solver),
+            journal_status=JournalStatus.RESTORED if self.standing == "restored" else None,
         )
 
     def _say_heads(self, now: int) -> None:
@@ -709,23 +1129,49 @@ class Engine:
                     )
                 )
                 return
+        restored = theirs.journal_status is JournalStatus.RESTORED
+        if restored and not self.peer_restored:
+            self._turn.events.append(PeerRestored())
+        self.peer_restored = restored
         seq, head = views[self.lane][0], self.record.head(self.lane).seq
+        if self.standing != "whole":
+            self._their_heads = theirs
+            self._repeated += self._resend(seq + 1, 0, now)
+            self._merge(now)
+            if self._fetch is None:
+                self._fetch_missing(now)
+            return
+        if seq > head and self._key_was_stolen():
+            # What the peer covered is shown to us and adopted; what it did not, it lets go of
+            # once it knows of the revocation. Until both are done, nothing is signed.
+            if self._synced:
+                self._hang_up(KeyRevoked("frames of ours that we did not sign", theirs=seq))
+            return
         if seq > head:
-            self._stop(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
+            self._fall_behind(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
             return
         if self._synced:
+            if views[self.peer][0] > self.record.head(self.peer).seq:
+                self._gap_until = max(self._gap_until, views[self.peer][0])
+                self._ask(self.record.head(self.peer).seq + 1, now)
             # The peer asks again on a live connection: it lost something; show it.
-            if now - self._resent_at >= SECOND:
-                self._resent_at = now
+            if now - self._resent_at[self.lane] >= SECOND:
+                self._resent_at[self.lane] = now
                 self._resend(seq + 1, 0, now)
             return
+        if views[self.peer][0] < self.record.head(self.peer).seq:
+            # Frames of its own lane that it lacks.
+            self._resend(views[self.peer][0] + 1, 0, now, self.peer)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
             self._repeated += self._resend(seq + 1, 0, now)
+        elif theirs == self._their_heads and self._said_heads != self._heads():
+            self._say_heads(now)  # so much came of what it sends again; the rest, please
         self._their_heads = theirs
         if views[self.peer][0] < self.record.head(self.peer).seq:
-            # Its own journal is older than what it signed; it will find out from our heads.
-            self._hang_up(
-                PeerBehind(theirs=views[self.peer][0], shown=self.record.head(self.peer).seq)
+            # Its own journal is older than what it signed. It finds out from our heads, and may
+            # ask us for what it lost while we wait for it to resume.
+            self._peer_behind = PeerBehind(
+                theirs=views[self.peer][0], shown=self.record.head(self.peer).seq
             )
 
     def _view(self, heads: Resume) -> tuple[int, bytes]:
@@ -741,10 +1187,13 @@ class Engine:
         announced = theirs.solver_seq if self.peer == SOLVER else theirs.trader_seq
         if self.record.head(self.peer).seq < announced:
             return
+        if self.standing != "whole" and self.record.head(self.lane).seq < self._view(theirs)[0]:
+            return
         if self._said_heads != ours:
             self._say_heads(now)
-        if theirs == ours:
+        if replace(theirs, journal_status=None) == replace(ours, journal_status=None):
             self._synced = True
+            self._peer_behind = self._fetch = None
 
     # --- texts ------------------------------------------------------------------------------
 
@@ -757,9 +1206,7 @@ class Engine:
             case Resume():
                 self._resume(message, now)
             case ResendRequest():
-                if now - self._resent_at >= SECOND:
-                    self._resent_at = now
-                    self._resend(message.begin_seq_no, message.end_seq_no, now)
+                self._answer_resend(message, now)
             case NoteOpenings():
                 self._openings(message)
             case SettlementOutput():
@@ -922,14 +1369,31 @@ class Engine:
         if self._synced and not self._resumed_said:
             self._resumed_said = True
             self._turn.events.append(Resumed(self._repeated, self._fetched))
-        if self._synced:
+        if self.standing == "whole" and (self._synced or self._only_void()):
+            self._change_key(now)
+        if self._may_sign(now):
             self._pay_owed(now)
             while self.error is None and self._step(now):
                 pass
+            if self.error is None and all(self._logouts) and self.settled is None:
+                self._hang_up(SessionClosed("both sides have logged out"))
         self._restate()
+
+    def _change_key(self, now: int) -> None:
+        """Sign the UKY of the key that is to come: before anything else, since the one in force
+        may sign nothing any more."""
+        if self._logons[self.lane] is None or self.settled is not None:
+            return
+        coming = self.keys.take(self.record, now)
+        if coming is not None:
+            self.keys.key, self.keys.coming = coming[0], None
+            self._sign(coming[1], now)
+            self._turn.events.append(KeyChanged(coming[0].public_key))
 
     def _step(self, now: int) -> bool:
         """One step towards trading, or out of it; False where nothing is due."""
+        if not self._may_sign(now):
+            return False
         mine, theirs = self._logons[self.lane], self._logons[self.peer]
         if mine is None:
             if self.lane == SOLVER:
@@ -943,6 +1407,7 @@ class Engine:
             if self._logon is None:
                 return False
             self._sign(self._logon, now)
+            self._turn.events.append(KeyDue())
             return True
         if theirs is None:
             return False
@@ -1091,22 +1556,36 @@ class Engine:
             return LogonRefused("HeartBtInt is out of range", heart_bt_int=logon.heart_bt_int)
         if self.peer == TRADER and not logon.notes:
             return LogonRefused("the trader's Logon lists no notes")
-        return None
+        return self._bad_logon
 
     # --- signing and sending ----------------------------------------------------------------
 
-    def _may_sign(self) -> bool:
-        return self._synced and self._connected and self.error is None
+    def _may_sign(self, now: int) -> bool:
+        return (
+            self._synced
+            and self._connected
+            and self.error is None
+            and self.keys.ended(self.record, now) is None
+            and self.standing == "whole"
+            and self._key is not None
+        )
 
-    def _must_sign(self) -> None:
+    def _must_sign(self, now: int) -> None:
         if self.error is not None:
             raise self.error
         if self.state is State.CLOSED:
             raise SessionClosed(custody=self.record.opening.custody)
+        if self.standing == "restored":
+            raise JournalRestored(custody=self.record.opening.custody)
         if not self._connected:
             raise NotNow("there is no connection")
+        if self.standing != "whole" or self._key is None:
+            raise NotNow("frames that our journal lost are still to be fetched")
         if not self._synced:
             raise NotNow("the heads of both sides do not agree yet")
+        ended = self.keys.ended(self.record, now)
+        if ended is not None:
+            raise ended
 
     def _covers(self, now: int) -> int:
         """The highest peer frame that we may cover: none from further ahead than the skew."""
@@ -1120,6 +1599,8 @@ class Engine:
         return highest
 
     def _sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
+        if self.standing != "whole" or self._key is None:
+            raise JournalRestored(custody=self.record.opening.custody)
         entry = self.record.sign(
             self._key,
             self.lane,
@@ -1131,11 +1612,25 @@ class Engine:
         self._turn.entries.append(entry)
         self._turn.sends.append(entry)
         self._turn.events.append(Signed(entry))
+        if self.keys.number_due(self.record):
+            self._turn.events.append(KeyDue())
         self._last_sent = now
         self._uncovered_since = now if self._uncovered() else None
         for broken in self.ledger.arrived(entry):
             self._owe(entry, broken)
         return entry
+
+    def _coverable_at(self) -> int:
+        """When the peer's next frame that we have not covered is within the skew."""
+        entry = self.record.entry(self.peer, self.record.head(self.lane).peer_seq + 1)
+        return 0 if entry is None else entry.frame.sending_time - self.rules.skew_ns
+
+    def _awaits_logout(self) -> bool:
+        return self._synced and self._logouts[self.lane] and not self._logouts[self.peer]
+
+    def _logout_since(self) -> int:
+        """Since when, on this connection, the peer could have answered our Logout."""
+        return max(self._since, self._logged_out_at)
 
     def _uncovered(self) -> bool:
         """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""
@@ -1163,6 +1658,7 @@ class Engine:
     def _garble(self, now: int, kind: str, why: str) -> None:
         """Noise changes nothing: it is named to the peer, and cut off if it persists."""
         self._garbled += 1
+        self.garbled += 1
         self._say_reject(now, kind, why)
         if self._garbled >= GARBLED_LIMIT:
             self._hang_up(PeerViolation("the peer keeps sending what is not valid", last=why))
@@ -1171,17 +1667,11 @@ class Engine:
         self._last_heard = now
         self._test = None
 
-    def _within_rate(self, now: int) -> bool:
-        rate = self.rules.frames_per_second
-        passed = max(now - self._tokens_at, 0) / SECOND
-        # What a resume or a resend brings again is not counted against the peer.
-        ceiling = float(rate * 2)
-        self._tokens = min(ceiling, self._tokens + passed * rate)
-        self._tokens_at = now
-        if not self._synced or self._asked is not None:
-            return True
-        self._tokens -= 1
-        return self._tokens >= 0
+    def _within_rate(self, frame: Frame, now: int) -> bool:
+        # A resume brings the peer's frames again, and may show us our own that we lack.
+        asked_for = not self._synced or (frame.lane == self.peer and frame.seq <= self._gap_until)
+        repeated = asked_for and frame.seq > self.record.head(frame.lane).seq
+        return self._rate.frame(now, repeated=repeated)
 
     def _hang_up(self, error: PSymmError) -> None:
         if self._turn.hang_up is None:

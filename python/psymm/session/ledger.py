@@ -87,6 +87,18 @@ class RulebookLedger:
             return Violation(lane, unknown.code, str(unknown))
         return None if broken is None else Violation(lane, broken.name, str(broken))
 
+    def drop(self, lane: int, seq: int) -> bool:
+        """See `Ledger.drop`. The trader's frames have not taken effect yet, so they go by
+        themselves; the solver's have, so all is ruled again."""
+        self._ahead = None
+        if lane == Lane.TRADER and not self._waiting:
+            pending = tuple(one for one in self._replay.pending if one.seq < seq)
+            self._replay = replace(self._replay, pending=pending)
+            return True
+        self._waiting.clear()
+        self._replay = Replay.start(self._replay.opening, self._replay.terms, self._replay.facts)
+        return False
+
     def _projection(self) -> Replay:
         """The replay as if all pending trader frames were in effect, kept from frame to frame:
         a burst of them costs one ruling each, not one for each pair."""

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 
-from psymm._core import SecretKey
+from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
-from psymm.errors import CustodyStopped, TermsRefused
+from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing, TermsRefused
 from psymm.messages import Logon, NoteRef
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
 from psymm.session.end import End
 from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
@@ -24,16 +25,15 @@ from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
+from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
 from psymm.wallet import TypedMessage, Wallet, derive_secret
-
-KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
-"""How long a session key is delegated for; a custody outlives it with a UKY."""
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """chain_id, contract (checksummed), registry: the only deployment it deals on."""
+    """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
+    read from that registry. key_life_ns: how long its session keys are delegated for."""
 
     wallet: Wallet
     journal: Journal
@@ -42,6 +42,8 @@ class Party:
     chain_id: int
     contract: str
     registry: str
+    revocations: Revocations = field(default_factory=NoChain)
+    key_life_ns: int = KEY_LIFE_NS
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
@@ -96,6 +98,10 @@ async def take_up(
 ) -> End:
     """The running end of a custody that the journal knows, its frames replayed.
 
+    Where the journal has lost frames of it, the end fetches them from the peer and signs nothing
+    meanwhile; of a restored custody it never signs, whatever comes (JournalRestored from its
+    `send`), and settles by the wallet's signature.
+
     notes: ours, funded just now (the trader's before its Logon). Raises JournalCorrupt where the
     frames do not follow from one another, JournalSealed, TermsRefused, WalletError.
     Cancelled: raises Cancelled; taking up again is safe.
@@ -108,31 +114,102 @@ async def take_up(
     for kept in await journal.openings(opening.custody):
         note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    keys = await journal.session_keys(opening.custody)
-    if not keys:
-        key = SecretKey.generate()
-        await journal.keep_session_key(opening.custody, 1, key)
-    else:
-        key = keys[-1][1]
+    newest = await journal.mending(opening.custody)
+    signed = max(record.head(lane).seq, 0 if newest is None else newest.of(lane)[0])
+    keys: list[tuple[int, SecretKey]] = []
+    if custody.standing != "restored":
+        keys = await _session_keys(journal, opening.custody, signed)
+    key = key_in_force(record, lane, keys) if keys else None
     logon: Logon | None = None
-    if record.head(lane).seq == 0:
+    if key is not None and signed == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
     ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()])
     for fact in await journal.facts(opening.custody):
-        ledger.learn_fact(Fact.from_json(fact))
+        try:
+            ledger.learn_fact(Fact.from_json(fact))
+        except ValueError as bad:
+            raise JournalCorrupt(
+                f"a chain fact is not what was written: {bad}",
+                journal=journal.path,
+                missing=[Missing(opening.custody, "a chain fact")],
+            ) from None
     engine = Engine(
         record,
         ledger,
         lane,
         key,
         rules_of(terms, lane),
+        standing=custody.standing,
+        newest=newest,
+        salvaged=frames_in(await journal.salvaged(opening.custody)),
         promised=custody.promised,
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
-        stopped=CustodyStopped(custody.reason) if custody.state == "stopped" else None,
+        kept=[one for _, one in keys],
+        stopped=_stopped(party, custody, record, terms),
+        revoked=await journal.revocations(opening.custody),
     )
-    return End(engine, journal, party.clock, party.collateral, heard, put_up=custody.ours)
+    keeper = KeyKeeper(
+        engine,
+        party.wallet,
+        journal,
+        party.clock,
+        party.revocations,
+        depth=terms.chain.confirmations,
+        span=terms.limits.frames,
+        life_ns=party.key_life_ns,
+    )
+    return End(
+        engine, journal, party.clock, party.collateral, heard, put_up=custody.ours, keeper=keeper
+    )
+
+
+def _stopped(
+    party: Party, custody: JournalledCustody, record: Record, terms: Terms
+) -> CustodyStopped | None:
+    """Why this custody signs nothing more, or None.
+
+    One that stopped because the peer showed frames of ours that we do not have goes on once our
+    wallet has revoked the key in force: they were a thief's, and are adopted or void. Restored from
+    a backup it signs nothing, and may settle.
+    """
+    if custody.state != "stopped":
+        return None
+    if custody.standing == "restored" and custody.reason.startswith(JournalBehind.code):
+        # A backup of a journal that was found to be behind is a backup like any other.
+        return None
+    opening, known = custody.opening, record.delegation(custody.lane)
+    if custody.reason.startswith(JournalBehind.code) and known is not None:
+        wallet = opening.wallet_address(custody.lane)
+        revoked = party.revocations.of(wallet, terms.chain.confirmations)
+        if address_of(known.public_key) in revoked:
+            return None
+    return CustodyStopped(custody.reason)
+
+
+def frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:
+    """What is no frame any more is fetched like the rest."""
+    for raw in salvaged:
+        with suppress(FrameError):
+            yield Frame.parse(raw)
+
+
+async def _session_keys(
+    journal: Journal, custody: bytes, signed: int
+) -> list[tuple[int, SecretKey]]:
+    """Our session keys; a new one only where none has signed yet."""
+    keys = await journal.session_keys(custody)
+    if not keys and signed:
+        raise JournalCorrupt(
+            "the session keys that signed here are gone",
+            journal=journal.path,
+            missing=[Missing(custody, "session-keys")],
+        )
+    if not keys:
+        keys = [(1, SecretKey.generate())]
+        await journal.keep_session_key(custody, *keys[0])
+    return keys
 
 
 async def _logon(
@@ -148,7 +225,7 @@ async def _logon(
         public_key=key.public_key,
         from_seq=1,
         to_seq=terms.limits.frames,
-        expiry=party.clock.now_ns() + KEY_LIFE_NS,
+        expiry=party.clock.now_ns() + party.key_life_ns,
     )
     signature = await party.wallet.sign_typed(delegation.message(opening))
     return Logon(

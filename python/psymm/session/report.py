@@ -7,7 +7,7 @@ facts, or, where it has none, as the frames cite it (`chain_facts` says which).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from psymm.rulebook import (
 )
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
+from psymm.session.reading import chain_facts
 from psymm.terms import Terms, TermsError
 from psymm.transcript import flipped
 from psymm.transcript.file import (
@@ -95,7 +96,7 @@ def verify_signatures(
     threads, progress: as for `transcript.file.verify_frames`. Raises TranscriptFileError with the
     frame and the byte.
     """
-    _holdings(file)
+    holdings(file)
     return verify_frames(file, threads=threads, progress=progress)
 
 
@@ -105,7 +106,7 @@ def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
     """
 
     def readable(file: TranscriptFile) -> None:
-        _holdings(file)
+        holdings(file)
         _facts_in(file)
 
     return flipped.find_flip(raw, refused, readable)
@@ -121,8 +122,8 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
         terms = Terms.parse(file.opening.terms)
     except TermsError as bad:
         raise TranscriptFileError("bad-terms", str(bad), offset=len(b"pSymmT1\n")) from None
-    notes = _holdings(file)
-    facts, whence = _facts(file)
+    notes = holdings(file)
+    facts, whence = known_facts(file)
     at = Replay.start(RuledOpening(file.opening.custody, notes), terms, facts)
     frames = list(file.each())
     rulings: dict[tuple[int, int], Ruling] = {}
@@ -149,7 +150,9 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     )
 
 
-def _holdings(file: TranscriptFile) -> dict[bytes, Holding]:
+def holdings(file: TranscriptFile) -> dict[bytes, Holding]:
+    """What the notes hold whose openings are in the file. Raises TranscriptFileError where one
+    does not give its commitment."""
     custody = custody_of(file.opening)
     found: dict[bytes, Holding] = {}
     for shown in file.notes:
@@ -172,17 +175,14 @@ def _bad_note(file: TranscriptFile, shown: JournalledOpening, detail: str) -> Tr
     )
 
 
-def _facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
+def known_facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
+    """What the chain did, and whence that is known: as `Report.chain_facts`. Raises
+    TranscriptFileError."""
+    if file.facts:
+        known = chain_facts(_facts_in(file))
+        return replace(known, block=_beyond(file, known.block)), "file"
     spent: dict[bytes, Place] = {}
     inserted: dict[bytes, Place] = {}
-    highest = 0
-    for fact in _facts_in(file):
-        place = Place(fact.block, fact.transaction)
-        highest = max(highest, fact.block)
-        spent.update(dict.fromkeys(fact.spent, place))
-        inserted.update(dict.fromkeys(fact.inserted, place))
-    if file.facts:
-        return ChainFacts(_beyond(file, highest), spent, inserted), "file"
     messages = _about_chain(file)
     cited = [one for one in messages if isinstance(one, ChainFact)]
     for said in cited:

@@ -2,14 +2,21 @@
 
 The proposer shows where it wants to be paid (URO), is shown the same, signs (UST), and proves and
 sends once the other has signed too (USA). The other recomputes everything from what it knows
-itself before it signs. What proving needs is in the journal, sealed, before a signature leaves,
-so either side can go on after a crash; the move on chain happens once whoever sends it.
+itself before it signs. A side whose journal was restored signs no frame: it answers with the same
+signature of its wallet as a text, since that is what the chain asks for, and where it wants to
+settle it shows its output and the other side proposes. What it knows of the account it has from the
+other side; but a peer that hides frames which it has covered or signed would have to sign one of
+its numbers again to propose, and that is equivocation.
+
+What proving needs is in the journal, sealed, before a signature leaves, so either side can go on
+after a crash; the move on chain happens once whoever sends it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Literal, TypeVar
 
 import trio
@@ -84,12 +91,14 @@ class Settling:
         self._ours_worth = 0
         self._theirs: Payee | None = None
         self._proposing = False
+        self._answering = False
         self._carrying = False
         self._watching = False
         self._outliving = False
         self._settlement: Settlement | None = None
         self._mined: Mined | None = None
         self._refused: str | None = None
+        self._beside: SettlementAcceptance | None = None
         self._changed = trio.Event()
         if end.engine.synced and end.engine.state is State.SETTLING:
             # Heads agreed before we listened: there is no event to come.
@@ -107,12 +116,20 @@ class Settling:
         match event:
             case PayeeShown(payee):
                 self._theirs = payee
-                if not self._proposing:
+                if self._proposing or self._answering:
+                    pass
+                elif self._end.engine.peer_restored:
+                    self._proposing = True
+                    self._nursery.start_soon(self._guarded, self._propose_when_asked)
+                else:
+                    self._answering = True
                     self._nursery.start_soon(self._guarded, self._answer_payee)
             case Received(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._is_alive(entry.frame.seq):
                     self._proposing = False
                     self._nursery.start_soon(self._guarded, self._answer_proposal)
+            case Said(SettlementAcceptance() as said):
+                self._nursery.start_soon(self._guarded, self._take_beside, said)
             case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "URO"):
                 self._refused = said.text or "no reason given"
             case Resumed() if self._end.engine.state in (State.SETTLING, State.CLOSED):
@@ -132,9 +149,11 @@ class Settling:
         alive = self._end.engine.proposal
         return alive is not None and alive[0] != self._end.lane and alive[1].frame.seq == seq
 
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(
+        self, work: Callable[..., Awaitable[None]], *given: SettlementAcceptance
+    ) -> None:
         try:
-            await work()
+            await work(*given)
         except CustodyError as refused:
             await self._refuse(str(refused))
         except SettlementRefused as refused:
@@ -158,7 +177,8 @@ class Settling:
     # --- proposing --------------------------------------------------------------------------
 
     async def settle(self) -> Mined:
-        """Propose a settlement of the flat account, and see it mined.
+        """Propose a settlement of the flat account, and see it mined. With a restored journal: ask
+        the other side to propose it, and sign what it proposes with the wallet.
 
         Raises NotNow where orders or positions are open or heads do not agree, SettlementRefused
         with the peer's words, PeerSilent, and what custody raises.
@@ -170,13 +190,74 @@ class Settling:
             return await self._until_mined()
         if self._end.engine.state is not State.TRADING:
             raise NotNow("only a trading session settles", state=self._end.engine.state)
-        self._proposing, self._refused = True, None
+        self._refused = None
+        if self._end.engine.standing == "restored":
+            await self._ask_for_proposal()
+            return await self._until_mined()
+        self._proposing = True
         try:
             await self._propose()
         except BaseException:
             self._proposing = False
             raise
         return await self._until_mined()
+
+    async def _ask_for_proposal(self) -> None:
+        """Show our output; whoever knows that we cannot sign frames proposes then."""
+        end = self._end
+        payout = self._flat_payouts()[end.lane]
+        payee = await end.collateral.payee(self._terms.collateral.token, payout)
+        await end.say(SettlementOutput(inner=payee.inner, memo=payee.memo))
+        await self._wait(lambda: end.engine.proposal, "propose a settlement")
+
+    async def _propose_when_asked(self) -> None:
+        """The peer shows its output and cannot propose: we do, at our own fee, if we will."""
+        try:
+            if self._willing is not None and not await self._willing():
+                raise SettlementRefused("not now")
+            if self._end.engine.state is not State.TRADING:
+                raise SettlementRefused("not trading", state=self._end.engine.state)
+        except BaseException:
+            self._proposing = False
+            raise
+        await self.settle()
+
+    async def _take_beside(self, said: SettlementAcceptance) -> None:
+        """The peer's signature beside the record: taken if it is its wallet's over our proposal,
+        refused by name else; nothing of ours changes by it."""
+        end, alive = self._end, self._end.engine.proposal
+        if self._settlement is None:
+            await self._recall()
+        settlement = self._settlement
+        fits = (
+            alive is not None
+            and settlement is not None
+            and alive[0] == end.lane
+            and alive[1].frame.seq == said.ref_seq_num
+            and alive[2].commitment0 == settlement.call.commitments[0]
+        )
+        why = "it answers no proposal of ours that is alive"
+        if fits and settlement is not None:
+            opening = end.opening
+            try:
+                settlement.check_signature(
+                    opening.chain_id, opening.contract, 1 - end.lane, said.signature
+                )
+            except CustodyError as bad:
+                why = str(bad)
+            else:
+                self._beside = said
+                self._changed.set()
+                self._changed = trio.Event()
+                return
+        with suppress(NotNow):
+            await end.say(
+                BusinessMessageReject(
+                    ref_msg_type="USA",
+                    business_reject_reason=BusinessRejectReason.OTHER,
+                    text=clip(why),
+                )
+            )
 
     async def _propose(self) -> None:
         end, lane = self._end, self._end.lane
@@ -297,6 +378,9 @@ class Settling:
                 or alive[2].commitment0 != settlement.call.commitments[0]
             ):
                 return "lost"
+            beside = self._beside
+            if beside is not None and beside.ref_seq_num == alive[1].frame.seq:
+                return beside
             return end.engine.acceptance
 
         accepted = await self._wait(answered, "sign the settlement", within_s=wait_s)
@@ -314,6 +398,13 @@ class Settling:
     # --- answering --------------------------------------------------------------------------
 
     async def _answer_payee(self) -> None:
+        """One at a time: a peer that shows outputs in a row costs no more than one that waits."""
+        try:
+            await self._show_payee()
+        finally:
+            self._answering = False
+
+    async def _show_payee(self) -> None:
         end, lane = self._end, self._end.lane
         if self._willing is not None and not await self._willing():
             raise SettlementRefused("not now")
@@ -362,8 +453,16 @@ class Settling:
         own = await self._signed(settlement)
         await self._keep(settlement, "signed", {lane: own, 1 - lane: said.signature})
         self._settlement = settlement
-        await end.send(SettlementAcceptance(ref_seq_num=entry.frame.seq, signature=own))
+        await self._accept(entry.frame.seq, own)
         await self._watch(settlement)
+
+    async def _accept(self, seq: int, signature: bytes) -> None:
+        """Our wallet's signature: in a frame, or beside the record where we must sign none."""
+        answer = SettlementAcceptance(ref_seq_num=seq, signature=signature)
+        if self._end.engine.standing == "restored":
+            await self._end.say(answer)
+        else:
+            await self._end.send(answer)
 
     async def _watch(self, settlement: Settlement) -> None:
         """The other side sends it; we wait for the chain, or for the deadline."""
@@ -441,26 +540,36 @@ class Settling:
         else:
             if end.engine.acceptance is None:
                 own = await self._own_signature(self._settlement)
-                await end.send(SettlementAcceptance(ref_seq_num=alive[1].frame.seq, signature=own))
+                await self._accept(alive[1].frame.seq, own)
             await self._watch(self._settlement)
 
     async def _recall(self) -> None:
         """The settlement as the journal kept it."""
         alive = self._end.engine.proposal
-        for kept in await self._kept():
-            if alive is not None and kept.call.commitments[0] == alive[2].commitment0:
-                self._settlement = kept
+        for kept, signatures in await self._kept_signed():
+            if alive is None or kept.call.commitments[0] != alive[2].commitment0:
+                continue
+            self._settlement = kept
+            theirs = signatures.get(str(1 - self._end.lane))
+            if alive[0] == self._end.lane and theirs is not None:
+                self._beside = SettlementAcceptance(
+                    ref_seq_num=alive[1].frame.seq, signature=bytes.fromhex(theirs)
+                )
 
     async def _kept(self) -> list[Settlement]:
         """What the journal kept: all that our wallet signed."""
+        return [settlement for settlement, _ in await self._kept_signed()]
+
+    async def _kept_signed(self) -> list[tuple[Settlement, dict[str, str]]]:
+        """The same with the signatures that were kept, in hex by lane."""
         found = [
-            _settlement_from(document, self._notes())
+            (_settlement_from(document, self._notes()), json.loads(document)["signatures"])
             for digest, _state, document in await self._end.journal.settlements(
                 self._end.opening.custody
             )
             if digest != _PAYEES
         ]
-        return [settlement for settlement in found if settlement is not None]
+        return [(settlement, signed) for settlement, signed in found if settlement is not None]
 
     async def _keep_payees(self) -> None:
         """Both outputs, before ours is shown: a proposal may come after a restart."""

@@ -8,8 +8,8 @@ turns it into a session.
 from __future__ import annotations
 
 import logging
-import ssl
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -47,11 +47,14 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.meeting import Host, Introduced
 from psymm.session.party import Party, take_up
-from psymm.session.transport import Socket, WebSocket, listen
+from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.session.turn import Event, State
+from psymm.session.watch import Traffic
+from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics
+from psymm.sockets.serving import Tls
 from psymm.terms import Terms
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.journal import Custody as JournalledCustody
@@ -60,8 +63,12 @@ from psymm.transcript.record import Record
 
 log = logging.getLogger(__name__)
 
-IDLE_S: Final = 600.0
+SILENT_S: Final = 60.0
+"""How long a connection without a session may say nothing: who funds sends heartbeats."""
+INTRODUCED_S: Final = 1_800.0
 """How long a connection may stand without a session: a trader funds in this time."""
+LEAVE_S: Final = 10.0
+"""How long goodbyes may take, all together."""
 TEXTS_PER_SECOND: Final = 50
 NOISE_LIMIT: Final = 8
 
@@ -90,16 +97,35 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """connections: standing now. sessions: in memory, connected or not."""
+    """connections: standing now. sessions: in memory, connected or not. ends: each by its
+    custody. states: how many of them are in each state. waiting: their turns that are not yet
+    durable. outgoing: their messages that wait for a peer to read. refused: introductions, Logons
+    and connections refused before they were a session's, by error code. traffic: of all sessions
+    since the server began, those that left memory included. admission: who was let in."""
 
     connections: int
     sessions: int
+    ends: Mapping[bytes, EndStatistics]
+    states: Mapping[State, int]
+    waiting: int
+    outgoing: int
+    refused: Mapping[str, int]
+    traffic: Traffic
+    admission: AdmissionStatistics
 
 
 class SolverServer:
     """Serves custodies under one set of terms; older custodies keep the terms they began with."""
 
-    def __init__(self, party: Party, terms: Terms, secret: bytes, application: Application) -> None:
+    def __init__(
+        self,
+        party: Party,
+        terms: Terms,
+        secret: bytes,
+        application: Application,
+        limits: AdmissionLimits | None = None,
+    ) -> None:
+        self.admission = Admission(limits)
         self._party = party
         self._terms = terms
         self._host = Host(
@@ -109,29 +135,46 @@ class SolverServer:
         self._sessions: dict[bytes, _Session] = {}
         self._taking_up = trio.Lock()
         self._connections = 0
+        self._refused: Counter[str] = Counter()
+        self._past = Traffic()
         self._nursery: trio.Nursery | None = None
-        self._failed: PSymmError | None = None
+        self._leaving: str | None = None
+        self._receptions: set[trio.CancelScope] = set()
+        self._done = trio.CancelScope()
 
     async def serve(
         self,
         host: str,
         port: int,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled; reports the port.
+        """Serve until cancelled, or until `leave` is through; reports the port.
 
         Raises JournalError if the journal fails: nothing could be signed any more.
         Cancelled: connections close, sessions can be resumed from the journal.
         """
+        with self._done:
+            await self._serve(host, port, tls, task_status)
+
+    async def _serve(
+        self, host: str, port: int, tls: Tls | None, task_status: trio.TaskStatus[int]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.run)
 
             async def start_listening(
                 *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
             ) -> None:
-                await listen(host, port, self.connection, tls=tls, task_status=task_status)
+                await listen(
+                    host,
+                    port,
+                    self.connection,
+                    tls=tls,
+                    admission=self.admission,
+                    task_status=task_status,
+                )
 
             task_status.started(await nursery.start(start_listening))
 
@@ -139,20 +182,76 @@ class SolverServer:
         """Keep sessions alive, and take up those with a settlement under way; until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            log.info(
+                "serving",
+                extra={
+                    "terms": "0x" + self._terms.hash.hex(),
+                    "acknowledgement_s": self.acknowledgement_s,
+                    "note": "either side can hold a frame back for at most T = "
+                    f"{self.acknowledgement_s:g} s: price it",
+                },
+            )
             for custody in await self._party.journal.custodies():
                 if custody.lane == SOLVER and custody.state == "settling":
                     try:
                         await self._take_up(custody)
                     except PSymmError as failed:
                         log.error(
-                            "a custody cannot be taken up",
-                            extra={"custody": custody.opening.custody.hex(), "code": failed.code},
+                            "not-taken-up",
+                            extra={
+                                "custody": "0x" + custody.opening.custody.hex(),
+                                "code": failed.code,
+                            },
                         )
             task_status.started()
             await trio.sleep_forever()
 
+    @property
+    def acknowledgement_s(self) -> float:
+        """T of the terms, seconds: for so long either side can hold a frame back and still have it
+        count from when it says that it was sent. What the price can do in that time belongs into
+        the price."""
+        return self._terms.timeouts.acknowledgement / 1e9
+
     def statistics(self) -> ServerStatistics:
-        return ServerStatistics(self._connections, len(self._sessions))
+        ends = {key: session.end.statistics() for key, session in self._sessions.items()}
+        return ServerStatistics(
+            connections=self._connections,
+            sessions=len(ends),
+            ends=ends,
+            states=Counter(one.state for one in ends.values()),
+            waiting=sum(one.waiting for one in ends.values()),
+            outgoing=sum(one.load.outgoing_messages for one in ends.values()),
+            refused=dict(self._refused),
+            traffic=Traffic.sum([self._past, *(one.traffic for one in ends.values())]),
+            admission=self.admission.statistics(),
+        )
+
+    def refused(self, error: PSymmError) -> None:
+        """Count and log that a peer was refused before it had a session."""
+        self._refused[error.code] += 1
+        log.warning("refused", extra={"code": error.code})
+
+    def turn_away(self, reason: str) -> None:
+        """Take no connection and no session any more; those that stand go on."""
+        self._leaving = reason
+        self.admission.close(reason)
+        for scope in self._receptions:
+            scope.cancel()
+
+    async def leave(self, reason: str = "the solver restarts") -> None:
+        """End on purpose, to come back: nobody new is taken, what is signed is flushed and sent,
+        and every peer is told by WebSocket code 1001. Then `serve` returns.
+
+        No Logout is signed, which would end custodies for good: their journal is resumed by the
+        next process. At most LEAVE_S. Cancelled: connections are cut; nothing is lost.
+        """
+        self.turn_away(reason)
+        with trio.move_on_after(LEAVE_S):
+            async with trio.open_nursery() as nursery:
+                for session in list(self._sessions.values()):
+                    nursery.start_soon(session.end.leave, reason)
+        self._done.cancel()
 
     # --- connections ------------------------------------------------------------------------
 
@@ -160,19 +259,30 @@ class SolverServer:
         """Serve one connection to its end. Never raises but Cancelled: whatever one peer does or
         makes us do ends with its connection."""
         self._connections += 1
+        code, reason = 1000, ""
+        scope = trio.CancelScope()
+        self._receptions.add(scope)
         try:
-            await _Reception(self, socket).run()
+            with scope:
+                if self._leaving is not None:
+                    scope.cancel()
+                await _Reception(self, socket).run(scope)
+            if scope.cancelled_caught:
+                code, reason = GOING_AWAY, self._leaving or ""
         except Disconnected:
             pass
         except PSymmError as refused:
+            self.refused(refused)
             await _refuse(socket, "session", str(refused))
         except Exception as failed:
+            log.exception("connection-failed", extra={"error": type(failed).__name__})
             # A bug that one peer found must not take the others down; it is named, not shown.
             await _refuse(socket, "session", f"internal error ({type(failed).__name__})")
         finally:
             self._connections -= 1
+            self._receptions.discard(scope)
             with trio.CancelScope(shield=True):
-                await socket.aclose()
+                await socket.aclose(code, reason)
 
     async def open(self, introduced: Introduced, frame: Frame) -> End:
         """A session for a custody whose first frame this is, checked before anything is kept.
@@ -236,12 +346,17 @@ class SolverServer:
             raise  # all sessions share the journal: nothing can be signed any more
         except* Exception as failed:
             log.exception(
-                "a session failed",
-                extra={"custody": key.hex(), "error": type(failed.exceptions[0]).__name__},
+                "session-failed",
+                extra={"custody": "0x" + key.hex(), "error": type(failed.exceptions[0]).__name__},
             )
         finally:
             if self._sessions.get(key) is session:
                 del self._sessions[key]
+                self._past = Traffic.sum((self._past, session.end.watch.traffic()))
+
+    def engaged(self, scope: trio.CancelScope) -> None:
+        """This connection is a session now, which says goodbye by itself."""
+        self._receptions.discard(scope)
 
     def gone(self, end: End) -> None:
         """Its connection is over; a custody that has ended leaves memory."""
@@ -306,15 +421,18 @@ class _Reception:
         self._allowance = float(TEXTS_PER_SECOND)
         self._seen = trio.current_time()
 
-    async def run(self) -> None:
-        with trio.move_on_after(IDLE_S) as idle:
+    async def run(self, scope: trio.CancelScope) -> None:
+        """scope: cancelled where the server leaves before this is a session."""
+        until = trio.current_time() + INTRODUCED_S
+        with trio.move_on_after(SILENT_S) as idle:
             while True:
                 message = await self._socket.receive()
-                idle.deadline = trio.current_time() + IDLE_S
+                idle.deadline = min(until, trio.current_time() + SILENT_S)
                 self._pace()
                 end = await self._receive(message)
                 if end is not None:
                     idle.deadline = float("inf")
+                    self._server.engaged(scope)
                     fresh = isinstance(message, bytes) and len(end.engine.record) == 0
                     first = [message] if self._resume is None else [self._resume, message]
                     fresh = fresh and self._resume is None
@@ -348,6 +466,7 @@ class _Reception:
         except FrameError as bad:
             await self._noisy("frame", f"{bad.code} at byte {bad.offset}")
         except (MeetingRefused, LogonRefused, KnownCustody) as refused:
+            self._server.refused(refused)
             await self._noisy("UHI", str(refused))
         return None
 
@@ -363,7 +482,12 @@ class _Reception:
                 introduced=introduced.opening.custody,
             )
         known = await self._server.known(introduced.opening.custody)
-        return known if known is not None else await self._server.open(introduced, frame)
+        if known is None:
+            return await self._server.open(introduced, frame)
+        held = known.engine.record.entry(TRADER, frame.seq)
+        if known.attached and (held is None or held.frame.raw != frame.raw):
+            raise KnownCustody("a session stands; resume it", custody=frame.custody)
+        return known
 
     async def _text(self, message: Message) -> End | None:
         match message:
@@ -374,6 +498,9 @@ class _Reception:
                     await self._say(each)
             case Resume():
                 known = await self._server.known(message.custody)
+                if known is not None and known.attached and not knows(known, message):
+                    await self._noisy("URS", "these heads are not of this session's trader")
+                    return None
                 if known is not None:
                     return known
                 met = self._introduced
@@ -423,6 +550,19 @@ def nothing_yet(custody: bytes) -> Resume:
     )
 
 
+def knows(end: End, theirs: Resume) -> bool:
+    """Whether these heads can be those of `end`'s trader: it has all that it signed, and what of
+    ours it covered. Texts are not signed, so nobody else may take a connection over that stands;
+    who is refused here by mistake is heard once that one is gone."""
+    record = end.engine.record
+    least = (record.head(TRADER).seq, record.head(TRADER).peer_seq)
+    views = ((theirs.trader_seq, theirs.trader_digest), (theirs.solver_seq, theirs.solver_digest))
+    return all(
+        seq >= least[lane] and (seq > record.head(lane).seq or record.digest(lane, seq) == digest)
+        for lane, (seq, digest) in enumerate(views)
+    )
+
+
 def check_first(opening: Opening, frame: Frame) -> None:
     """The frame is a Logon that this custody's trader signed. Raises LogonRefused."""
     try:
@@ -442,5 +582,5 @@ async def _refuse(socket: Socket, kind: str, why: str) -> None:
     try:
         with trio.move_on_after(5):
             await socket.send(encode_text(said))
-    except Disconnected:
+    except (Disconnected, PeerViolation):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,11 +14,14 @@ import trio
 
 from psymm._core import JsonError, address_of
 from psymm.errors import (
+    BadOpening,
     Disconnected,
     MeetingRefused,
     PeerRefused,
     PeerSilent,
+    PeerViolation,
     PSymmError,
+    ServerBusy,
 )
 from psymm.messages import (
     BusinessMessageReject,
@@ -30,7 +34,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.end import End
+from psymm.session.end import End, EndStatistics
 from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
 from psymm.session.party import Party, accept_terms, take_up
 from psymm.session.transport import Socket, dial
@@ -39,7 +43,11 @@ from psymm.terms import Terms
 from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.opening import TRADER
 
+log = logging.getLogger(__name__)
+
 ANSWER_S: Final = 20.0
+STEADY_S: Final = 10.0
+"""A connection that stood this long with heads agreed was a good one: the next wait is short."""
 FIRST_BACKOFF_S: Final = 0.25
 LAST_BACKOFF_S: Final = 30.0
 
@@ -65,6 +73,16 @@ class Lost:
 
     reason: PSymmError
     retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TraderStatistics:
+    """losses: how often a connection went or a try to connect failed. failures: how many tries in
+    a row had come to nothing at the last loss. end: None before the custody is funded."""
+
+    losses: int
+    failures: int
+    end: EndStatistics | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +191,11 @@ class TraderSession:
         self._custody = resume
         self._backoff = backoff or Backoff()
         self._left = trio.Event()
+        self._losses = self._failures = 0
+
+    def statistics(self) -> TraderStatistics:
+        end = None if self.end is None else self.end.statistics()
+        return TraderStatistics(self._losses, self._failures, end)
 
     async def run(self, *, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
         """Meet, fund, log on and serve, reconnecting until the session closes or stops.
@@ -183,7 +206,9 @@ class TraderSession:
         """
         async with open_block_nursery() as nursery:
             socket_first: Dialer = self._dial
-            if self._custody is None or self._custody.frames == 0:
+            if self._custody is None or (
+                self._custody.frames == 0 and self._custody.standing == "whole"
+            ):
                 async with socket_first() as socket:
                     end = await self._begin(socket)
                     await self._start(nursery, end, task_status)
@@ -255,6 +280,18 @@ class TraderSession:
         failures = 0
         while not self._left.is_set() and end.engine.state not in (State.CLOSED, State.STOPPED):
             wait_s = self._backoff.wait_s(failures)
+            self._losses, self._failures = self._losses + 1, failures
+            log.warning(
+                "reconnecting",
+                extra={
+                    "custody": "0x" + end.opening.custody.hex(),
+                    "code": reason.code,
+                    "failures": failures,
+                },
+            )
+            if isinstance(reason, ServerBusy):
+                asked = reason.values.get("retry_after_s", 0)
+                wait_s += asked if isinstance(asked, int) else 0
             self._heard(Lost(reason, wait_s))
             with trio.move_on_after(wait_s):
                 await self._left.wait()
@@ -264,12 +301,20 @@ class TraderSession:
                     if end.engine.record.head(1).seq == 0:
                         # The solver keeps nothing before it has our Logon; remind it who we are.
                         await self._remind(socket, end)
-                    before = len(end.engine.record)
+                    before, began = len(end.engine.record), trio.current_time()
                     reason = await end.attach(socket, fresh=False)
-                    failures = 0 if len(end.engine.record) > before or end.engine.synced else 1
-            except Disconnected as gone:
-                reason, failures = gone, failures + 1
-            except (PeerRefused, PeerSilent, MeetingRefused) as refused:
+                    # Standing is not enough: a server that accepts and drops at once is down.
+                    steady = end.was_synced and trio.current_time() - began >= STEADY_S
+                    grown = len(end.engine.record) > before
+                    failures = 0 if steady or grown else failures + 1
+            except (
+                Disconnected,
+                PeerRefused,
+                PeerSilent,
+                PeerViolation,
+                MeetingRefused,
+                BadOpening,
+            ) as refused:
                 reason, failures = refused, failures + 1
 
     async def _remind(self, socket: Socket, end: End) -> None:
@@ -291,7 +336,7 @@ async def _keep_alive(socket: Socket, beat_s: float) -> None:
     while True:
         try:
             await socket.send(encode_text(Heartbeat()))
-        except Disconnected:
+        except (Disconnected, PeerViolation):
             return
         await trio.sleep(beat_s)
 
@@ -303,6 +348,7 @@ __all__ = [
     "Met",
     "Stopped",
     "TraderSession",
+    "TraderStatistics",
     "converse",
     "dialer",
     "meet",

@@ -1,8 +1,10 @@
 """What a session's engine wants done after an input: a turn, and the events in it.
 
-The order is the contract: whoever drives an engine makes `entries` durable first, in their order;
+The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
+lane that the journal had lost), then `standing`, then `entries`, in their order;
 then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set, closes the
-connection with that reason.
+connection with that reason. What is `aside` is taken off the disk before `entries` go on it:
+these may use the same numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from psymm._core import Frame
 from psymm.errors import PSymmError
 from psymm.messages import Message, Reject
 from psymm.session.collateral import Note, Payee
+from psymm.transcript.journal import JournalledRevocation, Standing
 from psymm.transcript.record import Entry
 
 
@@ -86,6 +89,12 @@ class PayeeShown:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRestored:
+    """The peer's journal is a backup: it signs no more frames, and covers none of ours. It can
+    settle by its wallet's signature."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """Heads agree on this connection. repeated: our frames sent again; received: theirs."""
 
@@ -102,10 +111,66 @@ class PeerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """A frame that the peer's revoked session key signed: not on the record, no party's word."""
+
+    seq: int
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Frames of the peer are off the record: its wallet revoked their key before we covered them.
+    What they did to the account is undone; the journal keeps them as evidence."""
+
+    entries: tuple[Entry, ...]
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDue:
+    """When the next session key is due may have changed: look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged:
+    """Our next session key is in force: its UKY is durable and on its way."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A frame of our own lane that we did not sign: our session key was another's, and the peer
+    covered the frame before it could know. It binds us."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFailing:
+    """The next session key cannot be had, and is tried again. The one in force signs until
+    `expiry` (nanoseconds) and frame `to_seq`; after that nothing is signed until one comes."""
+
+    error: PSymmError
+    expiry: int
+    to_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Nothing more is signed in this custody by this process."""
 
     error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No business since then, for as long as the terms allow. flat: a settlement is offered now;
+    else something is open, and the custody stays as it is."""
+
+    since_ns: int
+    flat: bool
 
 
 Event = (
@@ -116,9 +181,17 @@ Event = (
     | VerifyCollateral
     | FundCollateral
     | PayeeShown
+    | PeerRestored
     | Resumed
     | PeerRejected
+    | KeyRefused
+    | SetAside
+    | Adopted
+    | KeyDue
+    | KeyChanged
+    | KeyFailing
     | Stopped
+    | Idle
 )
 
 
@@ -130,17 +203,25 @@ class Turn:
     opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
     evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    aside: list[Entry] = field(default_factory=list)
+    revoked: tuple[JournalledRevocation, ...] | None = None
+    fetched: list[Entry] = field(default_factory=list)
+    standing: Standing | None = None
     stop: PSymmError | None = None
     hang_up: PSymmError | None = None
 
     def __bool__(self) -> bool:
         return bool(
             self.entries
+            or self.fetched
+            or self.standing
             or self.sends
             or self.events
             or self.opened
             or self.evidence
             or self.facts
+            or self.aside
+            or self.revoked is not None
             or self.stop
             or self.hang_up
         )

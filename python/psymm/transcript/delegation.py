@@ -2,7 +2,8 @@
 
 `SessionKey(address wallet,address key,bytes32 custody,uint8 lane,uint64 fromSeq,uint64 toSeq,
 uint64 expiry)`, EIP-712 under the pSymm domain; expiry in nanoseconds, compared with a frame's
-sendingTime. Logon delegates from seq 1; a UKY from its own seq on.
+sendingTime. A key rules from the Logon or UKY that carries its delegation, whose range must hold
+that frame: it may begin earlier, since a wallet may take its time to sign while frames go on.
 """
 
 from __future__ import annotations
@@ -100,16 +101,15 @@ def delegation_in(opening: Opening, frame: Frame, message: Logon | SessionKeyCha
         message.to_seq,
         message.expiry,
     )
-    if message.from_seq != frame.seq:
-        raise DelegationRefused(
-            "out-of-range",
-            "a key is delegated from the frame that carries it",
-            lane=frame.lane,
-            seq=frame.seq,
-            from_seq=message.from_seq,
-        )
     delegation.check_frame(frame)
     wallet = opening.wallet_key(frame.lane)
+    if delegation.public_key == wallet:
+        raise DelegationRefused(
+            "wallets-own-key",
+            "a wallet's own key is never its session key",
+            lane=frame.lane,
+            wallet=address_of(wallet),
+        )
     try:
         signer = recover(delegation.message(opening).digest(), message.delegation_signature)
     except SignatureError as bad:

@@ -6,6 +6,7 @@ decided here once; whether the rulebook allows it is decided above.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ class Record:
         self.opening = opening
         self._transcript = Transcript(opening.domain, opening.custody)
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
+        self._ruling: tuple[list[int], list[int]] = ([], [])
         self._entries: list[Entry] = []
         self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
 
@@ -65,6 +67,28 @@ class Record:
         """All of a lane's, in the order of their frames."""
         return tuple(self._delegations[lane])
 
+    def ruled_since(self, lane: int) -> int:
+        """The frame that brought the lane's key in force; 0 before its Logon."""
+        ruling = self._ruling[lane]
+        return ruling[-1] if ruling else 0
+
+    def signer(self, lane: int, seq: int) -> Delegation | None:
+        """The delegation in force at a frame that is held, or None."""
+        at = bisect_right(self._ruling[lane], seq)
+        return self._delegations[lane][at - 1] if at else None
+
+    def without(self, lane: int, seq: int) -> Record:
+        """A new record: this one less a lane's frames from `seq` on, in the order that it had.
+
+        Every frame is checked again. Raises TranscriptError where a frame that stays covers one
+        that goes.
+        """
+        left = Record(self.opening)
+        for entry in self._entries:
+            if entry.frame.lane != lane or entry.frame.seq < seq:
+                left.append(entry.frame)
+        return left
+
     def append(self, frame: Frame) -> Entry:
         """Take a frame, ours or the peer's.
 
@@ -89,6 +113,7 @@ class Record:
         digest = self._transcript.append(frame)
         if delegation is not None:
             self._delegations[frame.lane].append(delegation)
+            self._ruling[frame.lane].append(frame.seq)
         entry = Entry(frame, digest, message, bad)
         self._entries.append(entry)
         self._lanes[frame.lane].append(entry)
@@ -128,11 +153,11 @@ class Record:
         return self.append(frame)
 
     def keys(self) -> list[tuple[int, int, bytes]]:
-        """(lane, fromSeq, public key) of every delegation, as the core's verifiers take them."""
+        """(lane, first frame, public key) of every key, as the core's verifiers take them."""
         return [
-            (known.lane, known.from_seq, known.public_key)
-            for lane in self._delegations
-            for known in lane
+            (known.lane, since, known.public_key)
+            for ruling, lane in zip(self._ruling, self._delegations, strict=True)
+            for since, known in zip(ruling, lane, strict=True)
         ]
 
     @staticmethod

@@ -1,0 +1,196 @@
+"""Session keys that their wallets revoked, as the registry has it at a depth.
+
+Every revocation is read, whoever's it is, with one query for each new block whatever the number of
+sessions: to ask for some wallets only would tell the node with whom we deal. What a reorganisation
+takes back is forgotten. A node that leaves a revocation out cannot be told from an honest one by
+asking it alone.
+
+What is deep is kept in a file, so that a restart reads only what is new; where the file does not
+fit the chain, or cannot be read, all is read again from the registry's first block.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from psymm.chain.errors import ChainError
+from psymm.chain.registry import Registry, Revocation
+from psymm.chain.transactions import Block
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 2.0
+"""Between two looks at the chain's head."""
+UNSETTLED: Final = 64
+"""Blocks below the head that are read anew each time; what is deeper is read again only where the
+chain went back that far."""
+
+
+class RevocationWatch:
+    """Follows one registry from block `first_block` on; one task at a time may advance it.
+
+    file: where to keep what is deep; None keeps it in memory.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        first_block: int,
+        *,
+        file: Path | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._registry = registry
+        self._first = first_block
+        self._file = file
+        self._poll_s = poll_s
+        self._head: Block | None = None
+        self._settled: list[Revocation] = []
+        self._settled_to = first_block - 1
+        self._anchor: bytes | None = None
+        self._recent: list[Revocation] = []
+        self._deepest = 1
+        self._version = 0
+        self._listeners: dict[object, Callable[[], None]] = {}
+
+    @property
+    def version(self) -> int:
+        """Changes whenever `of` may say something else than before."""
+        return self._version
+
+    @property
+    def block(self) -> int:
+        """The head up to which was read; 0 before the first look."""
+        return 0 if self._head is None else self._head.number
+
+    def of(self, wallet: str, depth: int) -> dict[str, int]:
+        """A wallet's revoked keys that are at least `depth` blocks deep (1: mined): fromSeq by the
+        key's address."""
+        self._deepest = max(self._deepest, depth)
+        found: dict[str, int] = {}
+        for one in (*self._settled, *self._recent):
+            if one.wallet == wallet and self.block - one.block + 1 >= depth:
+                found[one.key] = min(one.from_seq, found.get(one.key, one.from_seq))
+        return found
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """Calls `heard` whenever `version` changes, until what it returns is called. `heard` does
+        not block and does not raise."""
+        one = object()
+        self._listeners[one] = heard
+
+        def stop() -> None:
+            self._listeners.pop(one, None)
+
+        return stop
+
+    async def advance(self) -> None:
+        """Take in what is new, or was taken back, since the last look.
+
+        Raises ChainError; what was known then stays. Cancelled: the same.
+        """
+        chain = self._registry.chain
+        if self._head is None and self._file is not None:
+            await trio.to_thread.run_sync(self._load, self._file)
+        head = await chain.block()
+        last = self._head
+        if last is not None and head.hash == last.hash:
+            return
+        follows = last is not None and head.parent == last.hash
+        settled, settled_to, anchor = self._settled, self._settled_to, self._anchor
+        if (
+            not follows
+            and anchor is not None
+            and (head.number < settled_to or (await chain.block(settled_to)).hash != anchor)
+        ):
+            settled, settled_to, anchor = [], self._first - 1, None
+        recent = [one async for one in self._registry.revocations(settled_to + 1, head.number)]
+        moved = head.number - settled_to >= 2 * UNSETTLED
+        if moved:
+            settled_to = head.number - UNSETTLED
+            anchor = (await chain.block(settled_to)).hash
+            settled = settled + [one for one in recent if one.block <= settled_to]
+            recent = [one for one in recent if one.block > settled_to]
+        known = (*settled, *recent)
+        differs = known != (*self._settled, *self._recent)
+        crossing = last is not None and (
+            head.number < last.number
+            or any(last.number - one.block + 1 < self._deepest for one in known)
+        )
+        self._settled, self._settled_to, self._anchor = settled, settled_to, anchor
+        self._recent, self._head = recent, head
+        if moved and self._file is not None:
+            await trio.to_thread.run_sync(self._save, self._file)
+        if differs or crossing:
+            self._version += 1
+            for heard in tuple(self._listeners.values()):
+                heard()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Advance now, then for ever; started once the first look is through.
+
+        Raises ChainError of the first look alone: later ones are logged and tried again.
+        Cancelled: raises Cancelled, what is known stays.
+        """
+        await self.advance()
+        task_status.started()
+        failing = False
+        while True:
+            await trio.sleep(self._poll_s)
+            try:
+                await self.advance()
+            except ChainError as failed:
+                if not failing:
+                    log.warning("revocations cannot be read", extra={"code": failed.code})
+                failing = True
+            else:
+                failing = False
+
+    # --- the file -----------------------------------------------------------------------------
+
+    def _load(self, file: Path) -> None:
+        try:
+            kept = json.loads(file.read_bytes())
+            if [kept["chainId"], kept["registry"]] != self._whose():
+                return
+            if type(kept["block"]) is not int or kept["block"] < self._first:
+                return
+            anchor = bytes.fromhex(kept["hash"])
+            settled = [Revocation(*map(_plain, row)) for row in kept["revoked"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+        self._settled, self._settled_to, self._anchor = settled, kept["block"], anchor
+
+    def _save(self, file: Path) -> None:
+        whose = dict(zip(("chainId", "registry"), self._whose(), strict=True))
+        kept = {
+            **whose,
+            "block": self._settled_to,
+            "hash": (self._anchor or b"").hex(),
+            "revoked": [[one.wallet, one.key, one.from_seq, one.block] for one in self._settled],
+        }
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            draft.write_text(json.dumps(kept))
+            draft.replace(file)
+        except OSError as failed:
+            log.warning("what was read is not kept", extra={"reason": failed.strerror})
+
+    def _whose(self) -> list[object]:
+        return [self._registry.chain.chain_id, self._registry.address]
+
+
+def _plain(value: object) -> Any:
+    if type(value) not in (int, str):
+        raise TypeError("not what was written")
+    return value
+
+
+__all__ = ["POLL_S", "Revocation", "RevocationWatch"]

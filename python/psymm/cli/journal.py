@@ -1,0 +1,372 @@
+"""`psymm journal`: check the journal, back it up while it runs, and mend it when it is damaged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import Group, home_option, json_option
+from psymm.cli.output import Screen, Value
+from psymm.errors import Forked, JournalError, Missing, PSymmError
+
+if TYPE_CHECKING:
+    from psymm.session.clock import Clock
+    from psymm.transcript.journal import Custody, Journal, Standing
+    from psymm.transcript.salvage import Found, Mended, Mending, Survey
+
+_LANES = ("trader", "solver")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_STANDINGS = {
+    "whole": "signs",
+    "mending": "signs again once its missing frames are fetched",
+    "restored": "never signs again; settles by wallet signature",
+    None: "its opening is lost; nothing of it could be taken over",
+}
+
+
+@click.group(cls=Group)
+def journal() -> None:
+    """The journal, which must never be lost: check, backup, mend."""
+
+
+# --- check --------------------------------------------------------------------------------------
+
+
+@journal.command()
+@json_option
+@home_option
+@click.argument("file", type=_FILE, required=False)
+def check(screen: Screen, home: Home, file: Path | None) -> None:
+    """Says what the home's journal holds, or FILE, and whether it is whole.
+
+    Every page, checksum, head and signature is looked at; nothing is changed, and a daemon may run.
+    Exit code 0 only if nothing is missing; else what is missing is named: custody, lane, numbers.
+    """
+    trio.run(_check, screen, file or home.journal)
+
+
+async def _check(screen: Screen, file: Path) -> None:
+    from psymm.transcript.journal import VERSION, open_journal_reader
+    from psymm.transcript.replayed import verify_journal
+    from psymm.transcript.salvage import survey
+
+    found = await trio.to_thread.run_sync(survey, file)
+    if found.version is not None and found.version < VERSION:
+        # Its heads are made when it is first written to; till then its own check is what there is.
+        async with open_journal_reader(file):
+            pass
+    for one in found.custodies:
+        _show(screen, one)
+    if not found.whole:
+        raise CommandError(
+            "journal-corrupt",
+            _damage(file, found),
+            Exit.JOURNAL,
+            frames=found.frames,
+            missing="; ".join(str(lack) for lack in found.missing),
+            lost=found.lost,
+        )
+    async with open_journal_reader(file) as reader:
+        frames = await verify_journal(reader)
+    when = found.backup_ns
+    said = f"{len(found.custodies)} custodies, {frames} frames: whole, every signature stands."
+    if when is not None:
+        said += f" A backup, made {_moment(when)}."
+    screen.result(
+        said,
+        ok=True,
+        file=str(file),
+        custodies=len(found.custodies),
+        frames=frames,
+        backupTime=None if when is None else str(when),
+    )
+
+
+def _show(screen: Screen, one: Found) -> None:
+    lane = None if one.lane is None else _LANES[one.lane]
+    heads: dict[str, Value] = {
+        name: {"seq": seq, "digest": digest}
+        for name, (seq, digest) in zip(_LANES, one.heads, strict=True)
+    }
+    state = None if one.row is None else str(one.row[10])
+    ends = ", ".join(f"{name} {seq}" for name, (seq, _) in zip(_LANES, one.heads, strict=True))
+    screen.event(
+        "custody",
+        f"0x{one.custody.hex()}  {lane or '?'}, {state or '?'}, {one.standing}: heads {ends}",
+        custody=one.custody,
+        lane=lane,
+        state=state,
+        standing=one.standing,
+        heads=heads,
+        frames=len(one.frames),
+        missing=[_lack(lack) for lack in one.missing],
+    )
+
+
+def _lack(lack: Missing) -> dict[str, Value]:
+    said: dict[str, Value] = {"custody": lack.custody, "what": lack.what}
+    if lack.lane is not None:
+        said |= {"lane": _LANES[lack.lane], "from": lack.first, "to": lack.last}
+    return said
+
+
+def _damage(file: Path, found: Survey) -> str:
+    said = f"{file} is damaged"
+    if found.fault:
+        said += f" ({found.fault})"
+    if found.missing:
+        said += ". Missing: " + "; ".join(str(lack) for lack in found.missing)
+    if found.lost:
+        said += f". {found.lost} frames are gone of which nothing is left but their count"
+    return said + ". Stop what writes it, then: psymm journal mend."
+
+
+def _moment(when_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when_ns / 1e9))
+
+
+# --- backup -------------------------------------------------------------------------------------
+
+
+@journal.command()
+@json_option
+@home_option
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(screen: Screen, home: Home, file: Path) -> None:
+    """Copies the journal to FILE as of one moment, while a daemon may write it.
+
+    FILE is marked as a backup: it serves in court (transcript export, show, verify) and settles by
+    wallet signature, but never signs a frame in a custody that it holds, since the journal goes on
+    after it. Nothing is overwritten. The keystore and notes need their own backup.
+    """
+    from psymm.transcript.backup import back_up
+
+    now_ns = time.time_ns()
+    made = back_up(home.journal, file, now_ns)
+    for custody, heads in made.custodies:
+        screen.event(
+            "custody",
+            f"0x{custody.hex()}  heads trader {heads.trader[0]}, solver {heads.solver[0]}",
+            custody=custody,
+            heads={
+                name: {"seq": heads.of(lane)[0], "digest": heads.of(lane)[1]}
+                for lane, name in enumerate(_LANES)
+            },
+        )
+    screen.result(
+        f"{made.frames} frames of {len(made.custodies)} custodies in {file}.",
+        file=str(file),
+        time=str(now_ns),
+        custodies=len(made.custodies),
+        frames=made.frames,
+    )
+
+
+# --- mend ---------------------------------------------------------------------------------------
+
+
+@journal.command()
+@json_option
+@home_option
+@click.option(
+    "--from",
+    "sources",
+    type=_FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Also take frames from this transcript, backup or other copy; may be given again.",
+)
+@click.option("--offline", is_flag=True, help="Ask no peer; what is missing stays missing.")
+@click.option(
+    "--listen",
+    default=None,
+    metavar="HOST:PORT",
+    help="For a solver: where its traders will come back to. Its daemon, once it is started, asks "
+    "them as well.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the peers may take.",
+)
+def mend(
+    screen: Screen,
+    home: Home,
+    sources: tuple[Path, ...],
+    offline: bool,
+    listen: str | None,
+    wait: float,
+) -> None:
+    """Makes a whole journal of a damaged one, as far as that is certain. Stop its daemon first.
+
+    What can be read is taken into a new journal; the damaged file is kept beside it. Frames that
+    are missing come from --from files and from the peer, which is asked for both lanes, and each is
+    verified. A custody signs again only if its newest heads are known here and all frames up to
+    them are there: a peer that showed a part only would else get two signatures for one number.
+    Every other custody is like one from a backup: it never signs, and settles by wallet signature.
+    """
+    address = None if listen is None else _address(listen)
+    trio.run(partial(_mend, screen, home.journal, sources, offline, address, wait))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise CommandError("usage", "write --listen like 127.0.0.1:9100.", Exit.USAGE)
+    return host.strip("[]"), int(port)
+
+
+async def _mend(
+    screen: Screen,
+    path: Path,
+    sources: Sequence[Path],
+    offline: bool,
+    listen: tuple[str, int] | None,
+    wait_s: float,
+) -> None:
+    from psymm.transcript.journal import open_journal
+    from psymm.transcript.salvage import mend_journal
+
+    mending = await trio.to_thread.run_sync(mend_journal, path, sources, time.time_ns())
+    if mending is not None:
+        _show_mending(screen, mending)
+    async with open_journal(path, create=False) as journal:
+        lacking = [one for one in await journal.custodies() if one.standing == "mending"]
+        if lacking and not offline:
+            await _ask_peers(screen, journal, lacking, listen, wait_s)
+        held = await journal.custodies()
+    lost = 0 if mending is None else sum(one.standing is None for one in mending.custodies)
+    left = [one.opening.custody for one in held if one.standing == "mending"]
+    restored = sum(one.standing == "restored" for one in held)
+    if left or lost:
+        raise CommandError(
+            "still-missing",
+            f"{len(left)} custodies still lack frames, of {lost} the opening is lost. What came is "
+            "kept. Run it again when the peer can be reached, or give --from FILE.",
+            Exit.JOURNAL,
+            mending=len(left),
+            lost=lost,
+            restored=restored,
+        )
+    if mending is None and not lacking:
+        screen.result("The journal is whole; nothing was changed.", ok=True, mended=False)
+        return
+    screen.result(
+        f"Mended: {len(held) - restored} custodies sign again, {restored} never will.",
+        ok=True,
+        mended=True,
+        whole=len(held) - restored,
+        restored=restored,
+    )
+
+
+def _show_mending(screen: Screen, mending: Mending) -> None:
+    screen.event("aside", f"The damaged file is kept as {mending.aside}.", file=str(mending.aside))
+    for one in mending.custodies:
+        _show_mended(screen, one)
+
+
+def _show_mended(screen: Screen, one: Mended) -> None:
+    said = f"0x{one.custody.hex()}  {one.frames} frames; {_STANDINGS[one.standing]}"
+    if one.missing:
+        said += ". Missing: " + "; ".join(str(lack) for lack in one.missing)
+    screen.event(
+        "custody",
+        said,
+        custody=one.custody,
+        standing=one.standing,
+        frames=one.frames,
+        missing=[_lack(lack) for lack in one.missing],
+    )
+
+
+async def _ask_peers(
+    screen: Screen,
+    journal: Journal,
+    lacking: Sequence[Custody],
+    listen: tuple[str, int] | None,
+    wait_s: float,
+) -> None:
+    from psymm.session.clock import SystemClock
+    from psymm.session.mending import MendingServer
+    from psymm.session.transport import listen as listen_on
+
+    clock = SystemClock()
+    left = {one.opening.custody for one in lacking}
+    done = trio.Event()
+
+    def ended(custody: bytes, outcome: Standing | PSymmError) -> None:
+        if isinstance(outcome, PSymmError):
+            screen.event(
+                "not-yet",
+                f"0x{custody.hex()}  {outcome}",
+                custody=custody,
+                code=outcome.code,
+            )
+            return
+        left.discard(custody)
+        screen.event(
+            "mended",
+            f"0x{custody.hex()}  {_STANDINGS[outcome]}",
+            custody=custody,
+            standing=outcome,
+        )
+        if not left:
+            done.set()
+
+    served = [one for one in lacking if one.lane == 1]
+    dialled = [one for one in lacking if one.lane == 0]
+    with trio.move_on_after(wait_s):
+        async with trio.open_nursery() as nursery:
+            for one in dialled:
+                nursery.start_soon(_dial, journal, one, clock, ended)
+            if served and listen is not None:
+                server = MendingServer(journal, clock, ended)
+                port = await nursery.start(partial(listen_on, *listen, server.connection))
+                screen.event(
+                    "listening",
+                    f"Waiting at {listen[0]}:{port} for {len(served)} traders to come back.",
+                    port=port,
+                    custodies=len(served),
+                )
+                await done.wait()
+                nursery.cancel_scope.cancel()
+
+
+async def _dial(
+    journal: Journal,
+    custody: Custody,
+    clock: Clock,
+    ended: Callable[[bytes, Standing | PSymmError], None],
+) -> None:
+    """Ask a trader's solver again and again, until it has shown all or the time is up."""
+    from psymm.session.mending import fetch_missing
+    from psymm.session.trader import Backoff
+    from psymm.session.transport import dial
+
+    backoff, failures = Backoff(), 0
+    while True:
+        try:
+            async with dial(custody.endpoint) as socket:
+                held = await journal.custody(custody.opening.custody)
+                ended(custody.opening.custody, await fetch_missing(journal, held, socket, clock))
+                return
+        except JournalError:
+            raise
+        except PSymmError as failed:
+            ended(custody.opening.custody, failed)
+            if isinstance(failed, Forked) or not custody.endpoint:
+                return
+        failures += 1
+        await trio.sleep(backoff.wait_s(failures))

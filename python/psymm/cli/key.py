@@ -1,0 +1,320 @@
+"""`psymm key`: the session keys that the wallet delegated, and revoking them on chain.
+
+A session rotates its key by itself, so there is no command for that: a new key comes into force
+by a frame, and frames are signed only where both sides' heads agree.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import (
+    Group,
+    deployment_option,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+    yes_option,
+)
+from psymm.cli.output import Cost, Screen, confirm_cost
+from psymm.cli.password import ask_password
+
+if TYPE_CHECKING:
+    from psymm.transcript.delegation import Delegation
+    from psymm.transcript.journal import Custody
+    from psymm.transcript.record import Record
+
+REVOCATION_GAS = 60_000
+_LANES = ("trader", "solver")
+
+
+@click.group(cls=Group)
+def key() -> None:
+    """Session keys: list them, revoke them on chain."""
+
+
+@key.command("list")
+@json_option
+@home_option
+def list_keys(screen: Screen, home: Home) -> None:
+    """Lists the session keys in force of the journal's custodies, beside a daemon if one runs."""
+    trio.run(partial(_list, screen, home))
+
+
+async def _list(screen: Screen, home: Home) -> None:
+    from psymm._core import address_of
+
+    found = [
+        (custody, record, known, revoked)
+        for custody, record, revoked in await _records(home)
+        if (known := record.delegation(custody.lane)) is not None
+    ]
+    screen.table(
+        ("custody", "lane", "key", "frames", "expires", "revoked"),
+        [
+            (
+                "0x" + custody.opening.custody.hex()[:16] + "…",
+                _LANES[custody.lane],
+                address_of(known.public_key),
+                f"{record.ruled_since(custody.lane)}…{known.to_seq}, "
+                f"next {record.head(custody.lane).seq + 1}",
+                datetime.fromtimestamp(known.expiry // 10**9, UTC).isoformat(" ", "seconds"),
+                "yes" if address_of(known.public_key) in revoked else "no",
+            )
+            for custody, record, known, revoked in found
+        ],
+    )
+    screen.result(
+        "" if found else "No custody of the journal has a session key in force.",
+        keys=[
+            {
+                "custody": custody.opening.custody,
+                "lane": _LANES[custody.lane],
+                "key": address_of(known.public_key),
+                "since": record.ruled_since(custody.lane),
+                "next": record.head(custody.lane).seq + 1,
+                "toSeq": known.to_seq,
+                "expiry": known.expiry,
+                "revoked": address_of(known.public_key) in revoked,
+            }
+            for custody, record, known, revoked in found
+        ],
+    )
+
+
+@key.command()
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@click.option("--custody", default=None, metavar="HEX", help="The custody's id, or its start.")
+@click.option(
+    "--key",
+    "address",
+    default=None,
+    metavar="ADDRESS",
+    help="The session key itself, where the journal that knows it is lost.",
+)
+@click.option(
+    "--from-seq",
+    type=click.IntRange(min=1),
+    default=None,
+    help="The first frame to take from it. [default: the next of the journal; 1 with --key]",
+)
+@click.option(
+    "--sign",
+    "sign_only",
+    is_flag=True,
+    help="Send nothing: print what anyone can bring with `psymm key bring`, gas paid by them.",
+)
+def revoke(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    custody: str | None,
+    address: str | None,
+    from_seq: int | None,
+    sign_only: bool,
+) -> None:
+    """Revokes the session key of a custody on chain, for good.
+
+    What the other side covered before it could know stands. A running session changes its key by
+    itself as soon as the revocation is as deep as the terms ask.
+    """
+    if (custody is None) == (address is None):
+        raise CommandError("which-key", "Name either --custody or --key.", Exit.USAGE)
+    trio.run(
+        partial(
+            _revoke,
+            screen,
+            home,
+            password_fd,
+            deployment_file,
+            rpc_url,
+            yes,
+            custody,
+            address,
+            from_seq,
+            sign_only,
+        )
+    )
+
+
+async def _revoke(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    custody: str | None,
+    address: str | None,
+    from_seq: int | None,
+    sign_only: bool,
+) -> None:
+    from psymm._core import address_of
+    from psymm.chain.abi import checksummed
+    from psymm.cli.site import open_site, open_wallet
+
+    seq = from_seq or 1
+    if custody is not None:
+        held, record, known = await _one(home, custody)
+        address = address_of(known.public_key)
+        seq = from_seq or record.head(held.lane).seq + 1
+    key_address = checksummed("key", address or "")
+    wallet = await open_wallet(home, ask_password(password_fd))
+    if key_address == wallet.address:
+        raise CommandError("wallets-own-key", "That is the wallet's address, no session key's.")
+    async with open_site(home, deployment_file, rpc_url) as site:
+        if sign_only:
+            message = site.registry.revocation_message(wallet.address, key_address, seq)
+            signature = await wallet.sign_typed(message)
+            screen.result(
+                f"psymm key bring --wallet {wallet.address} --key {key_address} "
+                f"--from-seq {seq} --signature 0x{signature.hex()}",
+                wallet=wallet.address,
+                key=key_address,
+                fromSeq=seq,
+                signature=signature,
+            )
+            return
+        price = (await site.chain.fees()).max_wei
+        action = f"Revoking {key_address} from frame {seq} on, for good"
+        confirm_cost(screen, action, Cost(REVOCATION_GAS, price, 15.0), yes)
+        receipt = await site.registry.revoke_key(wallet, key_address, seq)
+    screen.result(
+        f"Revoked in transaction {receipt.tx_hash}, {receipt.gas_used:,} gas.",
+        wallet=wallet.address,
+        key=key_address,
+        fromSeq=seq,
+        tx=receipt.tx_hash,
+        gasUsed=receipt.gas_used,
+    )
+
+
+@key.command()
+@json_option
+@home_option
+@password_option
+@deployment_option
+@rpc_option
+@yes_option
+@click.option("--wallet", "owner", required=True, metavar="ADDRESS", help="Whose key it is.")
+@click.option("--key", "address", required=True, metavar="ADDRESS", help="The session key.")
+@click.option("--from-seq", type=click.IntRange(min=1), required=True)
+@click.option("--signature", required=True, metavar="HEX", help="What that wallet signed.")
+def bring(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    owner: str,
+    address: str,
+    from_seq: int,
+    signature: str,
+) -> None:
+    """Brings another wallet's signed revocation to the chain; this wallet pays the gas."""
+    try:
+        signed = bytes.fromhex(signature.removeprefix("0x"))
+    except ValueError:
+        raise CommandError("signature", "A signature is 65 bytes in hex.", Exit.USAGE) from None
+    trio.run(
+        partial(
+            _bring,
+            screen,
+            home,
+            password_fd,
+            deployment_file,
+            rpc_url,
+            yes,
+            owner,
+            address,
+            from_seq,
+            signed,
+        )
+    )
+
+
+async def _bring(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    deployment_file: Path | None,
+    rpc_url: str | None,
+    yes: bool,
+    owner: str,
+    address: str,
+    from_seq: int,
+    signature: bytes,
+) -> None:
+    from psymm.chain.abi import checksummed
+    from psymm.cli.site import open_site, open_wallet
+
+    owner, address = checksummed("wallet", owner), checksummed("key", address)
+    wallet = await open_wallet(home, ask_password(password_fd))
+    async with open_site(home, deployment_file, rpc_url) as site:
+        price = (await site.chain.fees()).max_wei
+        action = f"Bringing {owner}'s revocation of {address} from frame {from_seq} on"
+        confirm_cost(screen, action, Cost(REVOCATION_GAS, price, 15.0), yes)
+        receipt = await site.registry.revoke_key_for(wallet, owner, address, from_seq, signature)
+    screen.result(
+        f"Revoked in transaction {receipt.tx_hash}, {receipt.gas_used:,} gas.",
+        wallet=owner,
+        key=address,
+        fromSeq=from_seq,
+        tx=receipt.tx_hash,
+        gasUsed=receipt.gas_used,
+    )
+
+
+async def _records(home: Home, start: str = "") -> list[tuple[Custody, Record, set[str]]]:
+    """The journal's custodies whose id starts so, with their records and our revoked keys."""
+    from psymm.transcript.journal import open_journal_reader
+    from psymm.transcript.replayed import read_record
+
+    async with open_journal_reader(home.journal) as journal:
+        return [
+            (
+                custody,
+                await read_record(journal, custody.opening),
+                {
+                    one.key
+                    for one in await journal.revocations(custody.opening.custody)
+                    if one.lane == custody.lane
+                },
+            )
+            for custody in await journal.custodies()
+            if custody.opening.custody.hex().startswith(start.lower().removeprefix("0x"))
+        ]
+
+
+async def _one(home: Home, start: str) -> tuple[Custody, Record, Delegation]:
+    found = await _records(home, start)
+    if len(found) != 1:
+        raise CommandError(
+            "no-such-custody",
+            f"{len(found)} custodies of the journal begin with {start}; "
+            "`psymm key list` shows them.",
+            Exit.USAGE,
+        )
+    custody, record, _ = found[0]
+    known = record.delegation(custody.lane)
+    if known is None:
+        raise CommandError("no-key", "This custody has no session key in force yet.")
+    return custody, record, known

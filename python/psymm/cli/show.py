@@ -1,0 +1,483 @@
+"""`psymm transcript show`: a custody's history readably, from a file or a journal, also live."""
+
+from __future__ import annotations
+
+import signal
+from collections import OrderedDict
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+import trio
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.home import Home
+from psymm.cli.options import Command, home_option, json_option, password_option
+from psymm.cli.output import Screen, Value, printable
+from psymm.cli.password import ask_password
+from psymm.errors import TranscriptFileError
+
+if TYPE_CHECKING:
+    from psymm.rulebook import ChainFacts, Holding
+    from psymm.session.reading import FrameRead, Reading, Ruled
+    from psymm.terms import Terms
+    from psymm.transcript.journal import Custody, JournalReader
+    from psymm.transcript.opening import Opening
+
+_LANES: Final = ("trader", "solver")
+_MOST_SHOWN: Final = 65_536
+_MOST_WORDS: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One end of what is shown: a seq of either lane, or a time in nanoseconds."""
+
+    seq: int | None = None
+    at_ns: int | None = None
+
+
+class _BoundType(click.ParamType[Bound]):
+    name = "bound"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Bound:
+        text = str(value)
+        if text.isascii() and text.isdigit():
+            return Bound(seq=int(text))
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is neither a seq nor a time such as 2026-11-21T15:04:05", param)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        whole = since.days * 86_400 + since.seconds
+        return Bound(at_ns=(whole * 1_000_000 + since.microseconds) * 1_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which frames are shown."""
+
+    lane: int | None
+    types: frozenset[str]
+    first: Bound
+    last: Bound
+    order: str | None
+
+    def takes(self, read: FrameRead) -> bool:
+        frame = read.frame
+        if self.lane is not None and frame.lane != self.lane:
+            return False
+        if self.first.seq is not None and frame.seq < self.first.seq:
+            return False
+        if self.last.seq is not None and frame.seq > self.last.seq:
+            return False
+        if self.first.at_ns is not None and frame.sending_time < self.first.at_ns:
+            return False
+        if self.last.at_ns is not None and frame.sending_time > self.last.at_ns:
+            return False
+        if self.order is not None and self.order not in read.about:
+            return False
+        if not self.types:
+            return True
+        message = read.message
+        return message is not None and bool(
+            self.types & {message.MSG_TYPE.lower(), type(message).__name__.lower()}
+        )
+
+
+@click.command(cls=Command)
+@json_option
+@home_option
+@password_option
+@click.option("--custody", metavar="HEX", help="Of this home's journal: its id, or its start.")
+@click.option("--follow", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option(
+    "--rulings",
+    is_flag=True,
+    help="Of a journal: rule the frames beyond the first collateral too, which needs the password, "
+    "since what notes hold is sealed there.",
+)
+@click.option("--lane", type=click.Choice(_LANES), help="Only this lane's frames.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only this MsgType, by code or name: D, NewOrderSingle. May be given again.",
+)
+@click.option("--from", "first", type=_BoundType(), metavar="SEQ|TIME", help="From here on.")
+@click.option("--to", "last", type=_BoundType(), metavar="SEQ|TIME", help="Up to here.")
+@click.option(
+    "--order",
+    metavar="ID",
+    help="Only what is about this order: cancels, replacements, reports, rejects.",
+)
+@click.option("--raw", is_flag=True, help="With each payload as it was sent, and all bytes as hex.")
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
+)
+def show(
+    screen: Screen,
+    home: Home,
+    password_fd: int | None,
+    custody: str | None,
+    follow: bool,
+    rulings: bool,
+    lane: str | None,
+    types: tuple[str, ...],
+    first: Bound | None,
+    last: Bound | None,
+    order: str | None,
+    raw: bool,
+    file: Path | None,
+) -> None:
+    """Prints every frame of FILE, or of --custody in the journal: who, when, what it says, and
+    what became of it.
+
+    Works beside a running daemon; --follow goes on with what it writes. A trader's frame takes
+    effect with the solver's frame that covers it, and its ruling is printed there. Of FILE nothing
+    is verified here (psymm transcript verify does). What parties wrote is printed with control
+    characters escaped. Times are UTC; without a zone, --from and --to are too.
+    """
+    if (file is None) == (custody is None):
+        raise CommandError("usage", "Give a FILE, or --custody of the journal.", Exit.USAGE)
+    if file is not None and (follow or rulings):
+        raise CommandError("usage", "--follow and --rulings are for a journal.", Exit.USAGE)
+    selection = Selection(
+        lane=None if lane is None else _LANES.index(lane),
+        types=frozenset(one.lower() for one in types),
+        first=first or Bound(),
+        last=last or Bound(),
+        order=order,
+    )
+    printer = _Printer(screen, selection, raw)
+    if file is not None:
+        _show_file(printer, file)
+        return
+    password = ask_password(password_fd) if rulings else None
+    trio.run(partial(_show_journal, printer, home, custody or "", password, follow))
+
+
+# --- where frames come from ---------------------------------------------------------------------
+
+
+def _show_file(printer: _Printer, file: Path) -> None:
+    from psymm.cli.transcript import mapped
+    from psymm.session.reading import Reading
+    from psymm.session.report import holdings, known_facts
+    from psymm.terms import TermsError
+    from psymm.transcript.file import open_file
+
+    with mapped(file) as raw:
+        parsed = open_file(raw)
+        try:
+            reading = Reading(parsed.opening, holdings(parsed), known_facts(parsed)[0])
+        except TermsError as bad:
+            raise TranscriptFileError("bad-terms", str(bad), offset=0) from None
+        printer.opening(parsed.opening, reading.terms)
+        for _, frame in parsed.each():
+            printer.frame(reading.read(frame))
+        printer.end(parsed.opening, reading)
+
+
+async def _show_journal(
+    printer: _Printer, home: Home, start: str, password: str | None, follow: bool
+) -> None:
+    from psymm.transcript.journal import open_journal_reader
+
+    async with open_journal_reader(home.journal) as journal:
+        held = await chosen(journal, start)
+        reading = await _reading(journal, held, home, password)
+        printer.opening(held.opening, reading.terms)
+        if not follow:
+            await _read_all(printer, journal, held, reading)
+    if follow:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_signal, nursery.cancel_scope)
+            await _follow(printer, home.journal, held, reading)
+    printer.end(held.opening, reading)
+
+
+async def _read_all(
+    printer: _Printer, journal: JournalReader, held: Custody, reading: Reading
+) -> None:
+    from psymm._core import Frame
+    from psymm.transcript.following import read_frames
+
+    async with aclosing(read_frames(journal, held.opening.custody)) as frames:
+        async for one in frames:
+            printer.frame(reading.read(Frame.parse(one.raw)))
+    printer.journal(held)
+
+
+async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading) -> None:
+    from psymm._core import Frame
+    from psymm.transcript.following import follow
+    from psymm.transcript.journal import JournalledFrame
+
+    facts = 0
+    async with aclosing(follow(path, held.opening.custody)) as found:
+        async for one in found:
+            if isinstance(one, JournalledFrame):
+                printer.frame(reading.read(Frame.parse(one.raw)))
+            else:
+                printer.journal(one)
+            if reading.waits_for_chain:
+                facts = await _learn_facts(printer, path, held, reading, facts)
+
+
+async def _learn_facts(
+    printer: _Printer, path: Path, held: Custody, reading: Reading, known: int
+) -> int:
+    from psymm.transcript.journal import open_journal_reader
+
+    async with open_journal_reader(path) as journal:
+        facts = await journal.facts(held.opening.custody)
+    if len(facts) > known:
+        printer.rulings(reading.learn_facts(_chain_facts(facts)))
+    return len(facts)
+
+
+def _chain_facts(facts: list[str]) -> ChainFacts:
+    from psymm.session.collateral import Fact
+    from psymm.session.reading import chain_facts
+
+    return chain_facts(Fact.from_json(one) for one in facts)
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def chosen(journal: JournalReader, start: str) -> Custody:
+    """The one custody whose id begins so. Raises CommandError `no-such-custody`."""
+    wanted = start.lower().removeprefix("0x")
+    fits = [
+        one for one in await journal.custodies() if one.opening.custody.hex().startswith(wanted)
+    ]
+    if len(fits) != 1:
+        raise CommandError(
+            "no-such-custody",
+            f"{len(fits)} custodies of the journal begin with {start}; "
+            "`psymm transcript list` shows them.",
+            Exit.USAGE,
+        )
+    return fits[0]
+
+
+async def _reading(
+    journal: JournalReader, held: Custody, home: Home, password: str | None
+) -> Reading:
+    from psymm.session.reading import Reading
+
+    opening = held.opening
+    known: dict[bytes, Holding] = {}
+    if password is not None:
+        known = await _holdings(journal, held, home, password)
+    return Reading(opening, known, _chain_facts(await journal.facts(opening.custody)))
+
+
+async def _holdings(
+    journal: JournalReader, held: Custody, home: Home, password: str
+) -> dict[bytes, Holding]:
+    from psymm.rulebook import Holding
+    from psymm.session.party import journal_secret
+    from psymm.wallet import load_keystore
+
+    opening = held.opening
+    wallet = await load_keystore(home.keystore, password)
+    secret = await journal_secret(wallet, opening.chain_id, opening.contract)
+    return {
+        note.commitment: Holding(note.token, note.amount)
+        for note in await journal.openings_under(opening.custody, secret)
+    }
+
+
+# --- how they are printed -----------------------------------------------------------------------
+
+
+class _Printer:
+    def __init__(self, screen: Screen, selection: Selection, raw: bool) -> None:
+        self._screen = screen
+        self._selection = selection
+        self._raw = raw
+        self._frames = 0
+        self._shown: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._count = 0
+        self._unruled = ""
+        self._day = ""
+
+    def opening(self, opening: Opening, terms: Terms) -> None:
+        from psymm.messages.words import span
+
+        t_ns = terms.timeouts.acknowledgement
+        text = (
+            f"custody  0x{opening.custody.hex()}",
+            f"chain    {opening.chain_id}, contract {opening.contract}",
+            f"trader   {opening.wallet_address(0)}",
+            f"solver   {opening.wallet_address(1)}",
+            f"terms    0x{opening.terms_hash.hex()}",
+            f"T        {span(t_ns)}: for so long either side can hold a frame back",
+        )
+        for line in text:
+            self._screen.say(line)
+        if self._screen.as_json:
+            self._screen.event("opening", "", **_identity(opening), acknowledgementNs=str(t_ns))
+
+    def journal(self, held: Custody) -> None:
+        """How the journal says that the custody stands."""
+        reason = f": {held.reason}" if held.reason else ""
+        self._screen.event(
+            "journal", f"journal: {held.state}{reason}", state=held.state, reason=held.reason
+        )
+
+    def frame(self, read: FrameRead) -> None:
+        """A frame, and what it brought about of what is shown."""
+        from psymm.messages.words import moment
+
+        frame = read.frame
+        self._frames += 1
+        if self._selection.takes(read):
+            self._count += 1
+            self._shown[frame.lane, frame.seq] = None
+            while len(self._shown) > _MOST_SHOWN:
+                self._shown.popitem(last=False)
+            day, _, at = moment(frame.sending_time).partition("T")
+            if day != self._day:
+                self._day = day
+                self._screen.say(day)
+            self._screen.event("frame", self._line(read, at[:-1]), **self._fields(read))
+        self.rulings(read.rulings, by=(frame.lane, frame.seq))
+        if read.stage:
+            self._screen.event("state", f"{'':>6}state: {read.stage}", state=read.stage)
+        if read.unruled and read.unruled != self._unruled:
+            self._unruled = read.unruled
+            why = _UNRULED.get(read.unruled, "")
+            self._screen.event(
+                "unruled",
+                f"{'':>6}not ruled from here on: {read.unruled}{why}",
+                code=read.unruled,
+                lane=_LANES[frame.lane],
+                seq=frame.seq,
+            )
+
+    def rulings(self, rulings: tuple[Ruled, ...], by: tuple[int, int] | None = None) -> None:
+        """What became of frames that are shown."""
+        mine = [one for one in rulings if (one.lane, one.seq) in self._shown]
+        if self._screen.as_json:
+            for one in mine:
+                self._screen.event("ruling", "", **_ruling(one, by))
+            return
+        effective = [one for one in mine if one.outcome == "in-effect" and not one.again]
+        names = [f"{_LANES[one.lane]} {one.seq}" for one in effective if (one.lane, one.seq) != by]
+        if names:
+            self._screen.event("ruling", f"{'':>6}takes effect: {', '.join(names)}")
+        for one in mine:
+            if one not in effective:
+                self._screen.event("ruling", f"{'':>6}{_verdict(one)}")
+
+    def end(self, opening: Opening, reading: Reading) -> None:
+        pending = reading.pending
+        account = reading.account
+        words = f"{self._frames} frames" + (
+            "" if self._count == self._frames else f", {self._count} of them shown"
+        )
+        if pending:
+            words += f"; pending: trader {', '.join(str(seq) for seq in pending)}"
+        self._screen.result(
+            words + ".",
+            **_identity(opening),
+            frames=self._frames,
+            shown=self._count,
+            pending=list(pending),
+            account=None if account is None else account.hash,
+        )
+
+    def _line(self, read: FrameRead, at: str) -> str:
+        frame = read.frame
+        side = "trader →" if frame.lane == 0 else "← solver"
+        name = "?" if read.message is None else type(read.message).__name__
+        words = read.words if len(read.words) <= _MOST_WORDS else read.words[:_MOST_WORDS] + "…"
+        line = (
+            f"{read.index:>5} {at} {side} {frame.seq:>4} covers {frame.peer_seq:<4} "
+            f"{name:<18} {words}"
+        )
+        if not self._raw:
+            return line
+        payload = printable(frame.payload.decode("utf-8", "backslashreplace"), lines=False)
+        return f"{line} | {payload} | 0x{frame.raw.hex()}"
+
+    def _fields(self, read: FrameRead) -> dict[str, Value]:
+        from psymm.messages.words import moment
+
+        frame = read.frame
+        fields: dict[str, Value] = {
+            "index": read.index,
+            "lane": _LANES[frame.lane],
+            "seq": frame.seq,
+            "covers": frame.peer_seq,
+            "sendingTime": str(frame.sending_time),
+            "time": moment(frame.sending_time),
+            "msgType": None if read.message is None else read.message.MSG_TYPE,
+            "name": None if read.message is None else type(read.message).__name__,
+            "words": read.words,
+            "payload": frame.payload.decode("utf-8", "backslashreplace"),
+        }
+        if read.rejects is not None:
+            fields["rejects"] = {"lane": _LANES[read.rejects[0]], "seq": read.rejects[1]}
+        if self._raw:
+            fields["raw"] = frame.raw
+        return fields
+
+
+_UNRULED: Final = {
+    "opening-unknown": " (what the notes hold is not known here; of a journal, add --rulings)",
+    "facts-behind": " (what it cites of the chain is not in the journal yet)",
+    "frame-out-of-order": " (the record does not begin with its first frames, or has a gap)",
+}
+
+
+def _identity(opening: Opening) -> dict[str, Value]:
+    return {
+        "custody": opening.custody,
+        "chainId": opening.chain_id,
+        "contract": opening.contract,
+        "trader": opening.wallet_address(0),
+        "solver": opening.wallet_address(1),
+        "termsHash": opening.terms_hash,
+    }
+
+
+def _ruling(one: Ruled, by: tuple[int, int] | None) -> dict[str, Value]:
+    return {
+        "lane": _LANES[one.lane],
+        "seq": one.seq,
+        "outcome": one.outcome,
+        "rule": one.rule,
+        "why": one.why,
+        "legalTime": str(one.legal_time),
+        "again": one.again,
+        "by": None if by is None else {"lane": _LANES[by[0]], "seq": by[1]},
+    }
+
+
+def _verdict(one: Ruled) -> str:
+    from psymm.messages.words import moment
+
+    name = f"{_LANES[one.lane]} {one.seq}"
+    if one.outcome == "violation":
+        return f"{name} changes nothing: {one.why}"
+    if one.outcome == "late":
+        at = moment(one.legal_time)
+        return f"{name} is reversed, counting from {at} since it was covered late: {one.why}"
+    return f"{name} stands, counting from {moment(one.legal_time)}"

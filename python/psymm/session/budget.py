@@ -1,0 +1,81 @@
+"""What one peer may cost this process: frames and texts a second, and memory at any time.
+
+Rates belong to the custody, not to the connection, so that hanging up and resuming is no way
+around them. What a resume or a gap brings again is counted apart, frames that we lack only, as many
+at once as one resend holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+SECOND: Final = 1_000_000_000
+MOST_RESENT: Final = 20_000
+"""Frames sent again for one request; who lacks more asks again."""
+MOST_RESENT_BYTES: Final = 4 * 1024 * 1024
+OUTGOING_MESSAGES: Final = 1024
+OUTGOING_BYTES: Final = 16 * 1024 * 1024
+"""What may wait for a peer that reads slowly before its connection is cut."""
+MOST_AHEAD: Final = 1024
+"""Frames from further ahead of our clock than the skew: they cannot be covered yet."""
+TEXT_BYTES: Final = 4096
+"""A text this long counts as two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a session holds for its peer now, beside its limits. Bytes are of messages.
+
+    outgoing: signed or said, not yet sent. unread: received, not yet looked at. uncovered: the
+    peer's frames that we have not covered. pending: requests and orders without an end.
+    """
+
+    outgoing_messages: int
+    outgoing_bytes: int
+    unread_bytes: int
+    uncovered: int
+    pending: int
+    most_outgoing_bytes: int = OUTGOING_BYTES
+
+
+class _Bucket:
+    def __init__(self, per_second: float, at_once: float) -> None:
+        self._rate = per_second
+        self._most = at_once
+        self._left = at_once
+        self._seen = 0
+
+    def take(self, cost: float, now: int) -> bool:
+        passed = max(now - self._seen, 0) / SECOND
+        self._left = min(self._most, self._left + passed * self._rate)
+        self._seen = now
+        self._left -= cost
+        return self._left >= 0
+
+
+class PeerRate:
+    """per_second: the terms' frames a second; texts count as frames, and long ones as several.
+    Times in nanoseconds. A false answer ends the connection."""
+
+    def __init__(self, per_second: int) -> None:
+        self._fresh = _Bucket(per_second, per_second * 2)
+        self._repeated = _Bucket(per_second * 10, MOST_RESENT)
+
+    def text(self, characters: int, now: int) -> bool:
+        return self._fresh.take(1 + characters // TEXT_BYTES, now)
+
+    def frame(self, now: int, *, repeated: bool) -> bool:
+        """repeated: one that we lack, where a resume or a gap asked for it."""
+        return (self._repeated if repeated else self._fresh).take(1, now)
+
+
+__all__ = [
+    "MOST_AHEAD",
+    "MOST_RESENT",
+    "MOST_RESENT_BYTES",
+    "OUTGOING_BYTES",
+    "OUTGOING_MESSAGES",
+    "Load",
+    "PeerRate",
+]

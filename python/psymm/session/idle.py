@@ -1,0 +1,113 @@
+"""The idle end: a custody without business for the terms' span is offered to be settled.
+
+Counted from the last frame of business on the record, by its own time, so it survives restarts and
+both sides count alike. The solver offers first and the trader a while after, so that two offers
+seldom cross. What is not flat is not settled but named, and stays open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from psymm.errors import PSymmError
+from psymm.messages import (
+    BusinessMessageReject,
+    Checkpoint,
+    Heartbeat,
+    QuoteCancel,
+    Reject,
+    SessionKeyChange,
+    Settlement,
+    SettlementAcceptance,
+)
+from psymm.rulebook import Account
+from psymm.session.end import End
+from psymm.session.turn import Idle, State
+from psymm.terms import Terms
+from psymm.transcript.opening import TRADER
+
+SECOND: Final = 1_000_000_000
+AFTER_YOU_S: Final = 300
+"""How long the trader leaves the offer to the solver."""
+AGAIN_S: Final = 3_600
+"""How long an offer that failed, or a custody that is not flat, waits for the next look."""
+LOOK_S: Final = 60.0
+"""The longest sleep: the clock may be set."""
+
+_NO_BUSINESS: Final = (
+    BusinessMessageReject,
+    Checkpoint,
+    Heartbeat,
+    QuoteCancel,
+    Reject,
+    SessionKeyChange,
+    Settlement,
+    SettlementAcceptance,
+)
+
+
+class IdleEnd:
+    """Watches one custody; `run` in a nursery.
+
+    account: with frames that are not covered yet. settle: offers a settlement. told: hears `Idle`
+    when the span has passed. failed: hears why an offer came to nothing.
+    """
+
+    def __init__(
+        self,
+        end: End,
+        terms: Terms,
+        account: Callable[[], Account],
+        settle: Callable[[], Awaitable[object]],
+        told: Callable[[Idle], None],
+        failed: Callable[[PSymmError], None],
+    ) -> None:
+        self._end = end
+        self._span = terms.timeouts.idle_end
+        self._account = account
+        self._settle = settle
+        self._told = told
+        self._failed = failed
+        self._seen = [0, 0]
+        self._last = 0
+
+    def last_business(self) -> int:
+        """Sending time of the last frame of business, nanoseconds; 0 before the first."""
+        record = self._end.engine.record
+        for lane in (0, 1):
+            head = record.head(lane).seq
+            for seq in range(self._seen[lane] + 1, head + 1):
+                entry = record.entry(lane, seq)
+                if entry is not None and not isinstance(entry.message, _NO_BUSINESS):
+                    self._last = max(self._last, entry.frame.sending_time)
+            self._seen[lane] = head
+        return self._last
+
+    async def run(self) -> None:
+        """Until cancelled, or until the custody has ended. Cancelled: an offer that was signed
+        stays signed, as `Settling.settle` says."""
+        not_before = 0
+        while self._end.engine.state not in (State.CLOSED, State.STOPPED):
+            now = self._end.clock.now_ns()
+            due = max(self.last_business() + self._span, not_before)
+            if self._end.lane == TRADER:
+                due += AFTER_YOU_S * SECOND
+            if now < due:
+                await trio.sleep(min((due - now) / SECOND, LOOK_S))
+            elif self._end.engine.synced and self._end.engine.state is State.TRADING:
+                not_before = now + AGAIN_S * SECOND
+                await self._offer()
+            else:
+                await trio.sleep(LOOK_S)
+
+    async def _offer(self) -> None:
+        flat = self._account().flat
+        self._told(Idle(since_ns=self._last, flat=flat))
+        if flat:
+            try:
+                await self._settle()
+            except PSymmError as failed:
+                self._failed(failed)

@@ -1,0 +1,195 @@
+"""Fetching from the peer what a mended journal still lacks, over the session's own protocol.
+
+No wallet and no session key is needed or used: frames of both lanes are asked for, each is verified
+as any frame is, and the custody is whole when the heads are reached that the journal knew to be its
+newest. Where the peer shows a frame of ours beyond them it is `restored` instead, for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import trio
+
+from psymm._core import JsonError
+from psymm.errors import Disconnected, JournalError, PSymmError, UnknownCustody
+from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
+    Heartbeat,
+    Message,
+    Resume,
+    TestRequest,
+    decode_text,
+    encode_text,
+)
+from psymm.session.clock import Clock
+from psymm.session.collateral import Fact, Note
+from psymm.session.engine import SECOND, Engine
+from psymm.session.party import frames_in, rules_of
+from psymm.session.transport import Socket
+from psymm.session.turn import Turn, Violation
+from psymm.terms import Terms
+from psymm.transcript.journal import Custody, Journal, Standing
+from psymm.transcript.record import Entry
+from psymm.transcript.replayed import read_record
+
+NOISE_LIMIT: Final = 8
+GREETING_S: Final = 60.0
+
+
+class _Unruled:
+    """A ledger that judges nothing: what was on the record before is no question here."""
+
+    def arrived(self, entry: Entry) -> Sequence[Violation]:
+        return ()
+
+    def refuses(self, lane: int, message: Message, now_ns: int) -> Violation | None:
+        return None
+
+    def drop(self, lane: int, seq: int) -> bool:
+        return True
+
+    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
+        return ()
+
+    def learn_fact(self, fact: Fact) -> Sequence[Violation]:
+        return ()
+
+
+async def fetch_missing(
+    journal: Journal,
+    custody: Custody,
+    socket: Socket,
+    clock: Clock,
+    *,
+    first: Sequence[str | bytes] = (),
+) -> Standing:
+    """Fetch a custody's missing frames over a connection to its peer; returns what it is then.
+
+    first: messages already read from it. Raises what ended it before it was whole: PeerSilent
+    where the peer shows no more, Forked, Disconnected, JournalError. What came is kept, and the
+    next call goes on from there. Cancelled: likewise.
+    """
+    record = await read_record(journal, custody.opening)
+    engine = Engine(
+        record,
+        _Unruled(),
+        custody.lane,
+        None,
+        rules_of(Terms.parse(custody.opening.terms), custody.lane),
+        standing=custody.standing,
+        newest=await journal.mending(custody.opening.custody),
+        salvaged=frames_in(await journal.salvaged(custody.opening.custody)),
+        logon=None,
+    )
+    await _carry_out(journal, custody, socket, engine.connected(clock.now_ns(), fresh=False))
+    waiting = list(first)
+    while engine.standing == "mending":
+        message: str | bytes | None = waiting.pop(0) if waiting else None
+        if message is None:
+            due = engine.next_tick(clock.now_ns()) - clock.now_ns()
+            with trio.move_on_after(max(due, 0) / SECOND):
+                message = await socket.receive()
+        now = clock.now_ns()
+        if message is None:
+            turn = engine.tick(now)
+        elif isinstance(message, str):
+            turn = engine.receive_text(message, now)
+        else:
+            turn = engine.receive_binary(message, now)
+        await _carry_out(journal, custody, socket, turn)
+    return engine.standing
+
+
+async def _carry_out(journal: Journal, custody: Custody, socket: Socket, turn: Turn) -> None:
+    key = custody.opening.custody
+    await journal.restore([(entry.frame, entry.digest) for entry in turn.fetched])
+    if turn.standing is not None:
+        await journal.set_standing(key, turn.standing)
+    await journal.append([(entry.frame, entry.digest) for entry in turn.entries], ours=custody.lane)
+    for one, other in turn.evidence:
+        await journal.keep_equivocation(key, one, other)
+    for each in turn.sends:
+        await socket.send(each if isinstance(each, str) else each.frame.raw)
+    if turn.hang_up is not None:
+        raise turn.hang_up
+
+
+class MendingServer:
+    """The solver's side: traders come back by themselves, and are asked for what is missing.
+
+    ended: hears each custody that is mended, and each attempt that failed.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        ended: Callable[[bytes, Standing | PSymmError], None],
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._ended = ended
+        self._busy: set[bytes] = set()
+
+    async def connection(self, socket: Socket) -> None:
+        """Serve one connection to its end. Never raises but Cancelled and JournalError."""
+        try:
+            found: tuple[bytes, str | bytes] | None = None
+            with trio.move_on_after(GREETING_S):
+                found = await self._greeted(socket)
+            if found is not None:
+                await self._mend(*found, socket)
+        except Disconnected:
+            pass
+        finally:
+            with trio.CancelScope(shield=True):
+                await socket.aclose()
+
+    async def _greeted(self, socket: Socket) -> tuple[bytes, str | bytes] | None:
+        """The custody that the peer resumes, and the text with which it does."""
+        for _ in range(NOISE_LIMIT):
+            raw = await socket.receive()
+            try:
+                said = decode_text(raw) if isinstance(raw, str) else None
+            except JsonError:
+                said = None
+            if isinstance(said, Resume) and await self._lacks(said.custody):
+                return said.custody, raw
+            if isinstance(said, TestRequest):
+                await socket.send(encode_text(Heartbeat(test_req_id=said.test_req_id)))
+            elif not isinstance(said, Heartbeat):
+                await socket.send(
+                    encode_text(
+                        BusinessMessageReject(
+                            ref_msg_type="frame" if said is None else said.MSG_TYPE,
+                            business_reject_reason=BusinessRejectReason.OTHER,
+                            text="this solver is mending its journal; come back later",
+                        )
+                    )
+                )
+        return None
+
+    async def _lacks(self, custody: bytes) -> bool:
+        try:
+            held = await self._journal.custody(custody)
+        except UnknownCustody:
+            return False
+        return held.standing == "mending" and custody not in self._busy
+
+    async def _mend(self, custody: bytes, first: str | bytes, socket: Socket) -> None:
+        self._busy.add(custody)
+        try:
+            held = await self._journal.custody(custody)
+            outcome: Standing | PSymmError = await fetch_missing(
+                self._journal, held, socket, self._clock, first=[first]
+            )
+        except JournalError:
+            raise
+        except PSymmError as failed:
+            outcome = failed
+        finally:
+            self._busy.discard(custody)
+        self._ended(custody, outcome)

@@ -1,0 +1,251 @@
+"""A transcript read for people, frame by frame: what each says, and what the rulebook makes of it.
+
+Nothing is verified here: what is read was verified when it came into the journal, or is by
+`session.report`. No more is in memory than the rulebook's account and what is not yet decided, so
+a transcript of any length can be read while it is still being written.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from psymm._core import Frame, JsonError
+from psymm.messages import Message, Reject, decode
+from psymm.messages.words import describe, orders_of
+from psymm.rulebook import (
+    Account,
+    ChainFacts,
+    FactsBehind,
+    Holding,
+    Lane,
+    Place,
+    Replay,
+    RulebookError,
+    Ruling,
+)
+from psymm.rulebook import Entry as RuledEntry
+from psymm.rulebook import Opening as RuledOpening
+from psymm.session.collateral import Fact
+from psymm.terms import Terms
+from psymm.transcript.opening import Opening
+
+MOST_REMEMBERED: Final = 65_536
+"""Frames of which is remembered what they are about, for those that name them later."""
+
+Outcome = Literal["in-effect", "violation", "late"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """What became of a frame. outcome: `late` where it changed nothing because it came to be late
+    (its own, or one that it rested on); rule: the violation's stable name, '' for none.
+    again: it was ruled before, otherwise."""
+
+    lane: int
+    seq: int
+    outcome: Outcome
+    rule: str
+    why: str
+    legal_time: int
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRead:
+    """A frame and what it brings about.
+
+    message: None where the payload is not the vocabulary's. about: the orders that it is about,
+    by the id they first had. rejects: (lane, seq) of the frame that it rejects. rulings: in
+    order, those of frames that take effect with it, its own last. unruled: why it cannot be
+    ruled here, '' where it can; a trader's frame waits for a solver's that covers it.
+    stage: set where the custody enters another.
+    """
+
+    index: int
+    frame: Frame = field(repr=False)
+    message: Message | None
+    words: str
+    about: frozenset[str]
+    rejects: tuple[int, int] | None
+    rulings: tuple[Ruled, ...]
+    unruled: str
+    stage: str
+
+
+class Reading:
+    """Reads one custody's frames in the order of their arrival.
+
+    holdings: what notes hold, by commitment, as verified openings say; without them the rulebook
+    goes as far as the first note that is accepted.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        holdings: Mapping[bytes, Holding] | None = None,
+        facts: ChainFacts | None = None,
+    ) -> None:
+        self.terms = Terms.parse(opening.terms)
+        self._replay = Replay.start(
+            RuledOpening(opening.custody, dict(holdings or {})), self.terms, facts or ChainFacts()
+        )
+        self._waiting: deque[RuledEntry] = deque()
+        self._unruled = ""
+        self._index = 0
+        self._stage = "logon"
+        self._about: OrderedDict[tuple[int, int], frozenset[str]] = OrderedDict()
+        self._known_as: OrderedDict[str, str] = OrderedDict()
+
+    @property
+    def account(self) -> Account | None:
+        """After the last frame that could be ruled; None where some could not."""
+        return None if self._unruled or self._waiting else self._replay.account
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Seqs of the trader's frames that no solver frame covers yet."""
+        return tuple(entry.seq for entry in self._replay.pending)
+
+    @property
+    def waits_for_chain(self) -> bool:
+        """A frame cites what is not among the facts yet; all after it wait with it."""
+        return bool(self._waiting)
+
+    def learn_facts(self, facts: ChainFacts) -> tuple[Ruled, ...]:
+        """Know more of the chain; gives the rulings that waited for it."""
+        if self._unruled:
+            return ()
+        self._replay = self._replay.with_facts(facts)
+        return tuple(self._drain())
+
+    def read(self, frame: Frame) -> FrameRead:
+        """The next frame. Raises nothing for what it says."""
+        message, code, at = _decoded(frame)
+        if message is None:
+            words = f"no message: {code} at byte {at} of the payload"
+        else:
+            decimals = self.terms.collateral.decimals
+            words = describe(message, frame.lane, frame.sending_time, decimals)
+        rejects = (1 - frame.lane, message.ref_seq_num) if isinstance(message, Reject) else None
+        about = self._related(frame, message, rejects)
+        rulings: list[Ruled] = []
+        if not self._unruled:
+            self._waiting.append(
+                RuledEntry(
+                    Lane(frame.lane),
+                    frame.seq,
+                    frame.peer_seq,
+                    frame.sending_time,
+                    len(frame.payload),
+                    message,
+                    None if message is not None else code,
+                )
+            )
+            rulings = self._drain()
+        self._index += 1
+        return FrameRead(
+            index=self._index - 1,
+            frame=frame,
+            message=message,
+            words=words,
+            about=about,
+            rejects=rejects,
+            rulings=tuple(rulings),
+            unruled=self._unruled or ("facts-behind" if self._waiting else ""),
+            stage=self._changed_stage(),
+        )
+
+    def _drain(self) -> list[Ruled]:
+        found: list[Ruled] = []
+        while self._waiting:
+            try:
+                self._replay, rulings = self._replay.step_entry(self._waiting[0])
+            except FactsBehind:
+                if len(self._waiting) < MOST_REMEMBERED:
+                    break
+                self._give_up("facts-behind")
+            except RulebookError as unknown:
+                # From here on nothing can be ruled, only read.
+                self._give_up(unknown.code)
+            else:
+                self._waiting.popleft()
+                found += [_ruled(one) for one in rulings]
+        return found
+
+    def _give_up(self, code: str) -> None:
+        self._unruled = code
+        self._waiting.clear()
+
+    def _related(
+        self, frame: Frame, message: Message | None, rejects: tuple[int, int] | None
+    ) -> frozenset[str]:
+        """The orders that a frame is about, requests and replacements by the first one's id."""
+        ids = orders_of(message)
+        if rejects is not None:
+            found = self._about.get(rejects, frozenset())
+        else:
+            first = ids[-1] if ids else ""
+            first = self._known_as.get(first, first)
+            for one in ids:
+                self._known_as.setdefault(one, first)
+            found = frozenset({first, *ids}) if ids else frozenset()
+        self._about[frame.lane, frame.seq] = found
+        while len(self._about) > MOST_REMEMBERED:
+            self._about.popitem(last=False)
+        while len(self._known_as) > MOST_REMEMBERED:
+            self._known_as.popitem(last=False)
+        return found
+
+    def _changed_stage(self) -> str:
+        stage = self._stage if self._unruled else _stage(self._replay.account)
+        if stage == self._stage:
+            return ""
+        self._stage = stage
+        return stage
+
+
+def _stage(account: Account) -> str:
+    if account.ended or all(account.logged_out):
+        return "closed"
+    if account.alive is not None:
+        return "settling"
+    if account.trading_open:
+        return "trading"
+    return "verifying" if all(account.logged_on) else "logon"
+
+
+def _ruled(ruling: Ruling) -> Ruled:
+    broken = ruling.violation
+    outcome: Outcome = "in-effect" if broken is None else "late" if ruling.again else "violation"
+    return Ruled(
+        lane=int(ruling.lane),
+        seq=ruling.seq,
+        outcome=outcome,
+        rule="" if broken is None else broken.name,
+        why="" if broken is None else str(broken),
+        legal_time=ruling.legal_time,
+        again=ruling.again,
+    )
+
+
+def _decoded(frame: Frame) -> tuple[Message | None, str, int]:
+    try:
+        return decode(frame.payload), "", 0
+    except JsonError as bad:
+        return None, bad.code, bad.offset
+
+
+def chain_facts(facts: Iterable[Fact]) -> ChainFacts:
+    """What the chain is known to have done, as the rulebook takes it."""
+    spent: dict[bytes, Place] = {}
+    inserted: dict[bytes, Place] = {}
+    highest = 0
+    for fact in facts:
+        place = Place(fact.block, fact.transaction)
+        highest = max(highest, fact.block)
+        spent.update(dict.fromkeys(fact.spent, place))
+        inserted.update(dict.fromkeys(fact.inserted, place))
+    return ChainFacts(highest, spent, inserted)

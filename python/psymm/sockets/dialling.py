@@ -1,0 +1,197 @@
+"""Connecting to ws:// and wss://: every way to fail has a type, and no peer can make us wait."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, cast
+from urllib.parse import SplitResult, urlsplit
+
+import trio
+from trio_websocket import (
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+
+from psymm.errors import (
+    BadEndpoint,
+    Disconnected,
+    HandshakeFailed,
+    ServerBusy,
+    TlsRefused,
+    Unreachable,
+    clip,
+)
+from psymm.nursery import open_block_nursery
+from psymm.sockets.bounded import BoundedStream, Bounds
+from psymm.sockets.serving import HANDSHAKE_S, QUEUED_MESSAGES, RECEIVE_BYTES
+from psymm.sockets.tls import client_context
+
+_BUSY: Final = (429, 503)
+
+
+@asynccontextmanager
+async def dial_websocket(
+    endpoint: str, *, bounds: Bounds, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[tuple[WebSocketConnection, BoundedStream], None]:
+    """A WebSocket to ws:// or wss://. tls: what a wss:// server is verified with, by default the
+    system's authorities; the host name is verified in any case.
+
+    Raises Disconnected by its kinds: BadEndpoint, Unreachable (no such name, nobody listens),
+    TlsRefused, ServerBusy, HandshakeFailed; all within HANDSHAKE_S. Leaving closes the socket
+    without a goodbye. Cancelled: the same.
+    """
+    parts = _parts(endpoint)
+    stream: trio.abc.AsyncResource | None = None
+    failed: Disconnected | None = None
+    try:
+        async with open_block_nursery() as nursery:
+            try:
+                opened: tuple[WebSocketConnection, BoundedStream] | None = None
+                with trio.move_on_after(HANDSHAKE_S) as late:
+                    tcp = stream = await _reach(endpoint, parts)
+                    if parts.scheme == "wss":
+                        stream = await _encrypt(endpoint, parts, tcp, tls or client_context())
+                    bounded = BoundedStream(cast(trio.abc.Stream, stream), bounds, client=True)
+                    connection = await _shake_hands(nursery, parts, bounded)
+                    if connection is None:
+                        raise _not_opened(endpoint, bounded)
+                    opened = connection, bounded
+                if late.cancelled_caught or opened is None:
+                    raise Unreachable("no answer in time", endpoint=endpoint, waited_s=HANDSHAKE_S)
+                yield opened
+            finally:
+                nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        # The library's reader: the server refused, or said what no WebSocket says.
+        failed = _failure(endpoint, group)
+    finally:
+        if stream is not None:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+    if failed is not None:
+        raise failed
+
+
+def _parts(endpoint: str) -> SplitResult:
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port
+    except ValueError:
+        raise BadEndpoint(endpoint=endpoint) from None
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise BadEndpoint(endpoint=endpoint)
+    return parts
+
+
+async def _reach(endpoint: str, parts: SplitResult) -> trio.SocketStream:
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    try:
+        return await trio.open_tcp_stream(str(parts.hostname), port)
+    except (OSError, UnicodeError) as bad:
+        # trio raises an OSError around one for each address that it tried.
+        first = bad.__cause__
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        why = getattr(first or bad, "strerror", None) or str(bad)
+        raise Unreachable(f"no connection to the peer: {why}", endpoint=endpoint) from None
+
+
+async def _encrypt(
+    endpoint: str, parts: SplitResult, tcp: trio.SocketStream, context: ssl.SSLContext
+) -> trio.SSLStream[trio.SocketStream]:
+    stream = trio.SSLStream(
+        tcp, context, server_hostname=str(parts.hostname), https_compatible=True
+    )
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as broken:
+        raise _tls_refused(endpoint, broken.__cause__) from None
+    return stream
+
+
+def _tls_refused(endpoint: str, why: BaseException | None) -> TlsRefused:
+    if isinstance(why, ssl.SSLCertVerificationError):
+        return TlsRefused(
+            f"the server's certificate is not to be trusted: {why.verify_message}",
+            endpoint=endpoint,
+            reason=why.verify_message,
+        )
+    if isinstance(why, ssl.SSLError) and why.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return TlsRefused("the server does not speak TLS here; is it ws://?", endpoint=endpoint)
+    reason = getattr(why, "reason", None) or "the server ended the connection"
+    return TlsRefused(f"no encrypted connection: {reason}", endpoint=endpoint, reason=str(reason))
+
+
+async def _shake_hands(
+    nursery: trio.Nursery, parts: SplitResult, bounded: BoundedStream
+) -> WebSocketConnection | None:
+    """The WebSocket, or None where the connection ended before it stood."""
+    target = parts.path or "/"
+    if parts.query:
+        target += "?" + parts.query
+    connection: WebSocketConnection | None = None
+    async with trio.open_nursery() as race:
+
+        async def gone() -> None:
+            await bounded.ended.wait()
+            race.cancel_scope.cancel()
+
+        race.start_soon(gone)
+        connection = await wrap_client_stream(
+            nursery,
+            bounded,  # type: ignore[arg-type]  # any stream will do
+            parts.netloc.rpartition("@")[2],
+            target,
+            message_queue_size=QUEUED_MESSAGES,
+            max_message_size=bounded.bounds.message_bytes,
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+        race.cancel_scope.cancel()
+    return connection
+
+
+def _not_opened(endpoint: str, stream: BoundedStream) -> Disconnected:
+    if stream.status in _BUSY:
+        return ServerBusy(endpoint=endpoint, status=stream.status, retry_after_s=0)
+    if stream.fault is not None:
+        return HandshakeFailed(stream.fault.detail, endpoint=endpoint)
+    return HandshakeFailed(endpoint=endpoint)
+
+
+def _failure(endpoint: str, group: ExceptionGroup) -> Disconnected:
+    first: Exception = group
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, ConnectionRejected):
+        said = clip((first.body or b"").decode("utf-8", "replace"), 200)
+        if first.status_code in _BUSY:
+            return ServerBusy(
+                f"the server takes no connection now ({first.status_code}): {said}",
+                endpoint=endpoint,
+                status=first.status_code,
+                retry_after_s=_retry_after(first),
+            )
+        return HandshakeFailed(
+            f"the server answers {first.status_code} and opens no WebSocket",
+            endpoint=endpoint,
+            status=first.status_code,
+        )
+    if isinstance(first, HandshakeError):
+        return HandshakeFailed(endpoint=endpoint)
+    return HandshakeFailed(
+        "the server broke the rules of WebSockets",
+        endpoint=endpoint,
+        error=type(first).__name__,
+    )
+
+
+def _retry_after(rejected: ConnectionRejected) -> int:
+    """Seconds that the server asks for, 0 where it does not; never more than a minute."""
+    for name, value in rejected.headers:
+        if name.lower() == b"retry-after" and value.isdigit():
+            return min(int(value[:6]), 60)
+    return 0

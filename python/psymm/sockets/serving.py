@@ -1,0 +1,140 @@
+"""Accepting WebSockets: admission, TLS, the handshake, and bugs kept to their own connection.
+
+The library's own server lets whatever its reader raises for one connection out of its nursery,
+where it ends all of them: a ping during the closing handshake is enough. Here each connection has
+a nursery of its own, and what the library raises in it ends that connection alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+from trio_websocket import WebSocketRequest, wrap_server_stream
+
+from psymm.errors import TooManyConnections
+from psymm.nursery import open_block_nursery
+from psymm.sockets.admission import Admission
+from psymm.sockets.bounded import BoundedStream, Bounds
+from psymm.sockets.tls import Certificate
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES = 64 * 1024
+QUEUED_MESSAGES = 32
+HANDSHAKE_S = 15.0
+RETRY_AFTER_S = 5
+
+Tls = ssl.SSLContext | Certificate
+Welcome = Callable[[WebSocketRequest, BoundedStream, str], Awaitable[None]]
+"""Accepts or rejects a request and serves it to its end; gets the peer's address."""
+
+
+async def serve_websockets(
+    host: str,
+    port: int,
+    welcome: Welcome,
+    admission: Admission,
+    *,
+    bounds: Bounds,
+    tls: Tls | None = None,
+    nursery: trio.Nursery | None = None,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; reports the port. nursery: where connections live; its own by
+    default, so that they end with it.
+
+    Raises OSError where the address cannot be bound, and what `welcome` raises.
+    """
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    serve = partial(_serve_one, welcome=welcome, admission=admission, bounds=bounds, tls=tls)
+    bound: int = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as own:
+        await own.start(
+            partial(trio.serve_listeners, serve, listeners, handler_nursery=nursery or own)
+        )
+        task_status.started(bound)
+
+
+async def _serve_one(
+    tcp: trio.SocketStream,
+    *,
+    welcome: Welcome,
+    admission: Admission,
+    bounds: Bounds,
+    tls: Tls | None,
+) -> None:
+    try:
+        address = str(tcp.socket.getpeername()[0])
+    except OSError:
+        await trio.aclose_forcefully(tcp)
+        return
+    stream: trio.abc.Stream = tcp
+    try:
+        async with open_block_nursery() as nursery:
+            try:
+                with admission.opening() as room:
+                    if not room:
+                        return
+                    opened = await _open(nursery, tcp, bounds, tls)
+                if opened is None:
+                    return
+                request, bounded = opened
+                stream = bounded
+                try:
+                    with admission.standing(address):
+                        await welcome(request, bounded, address)
+                except TooManyConnections as refused:
+                    with trio.move_on_after(HANDSHAKE_S):
+                        await request.reject(
+                            503,
+                            extra_headers=[(b"Retry-After", str(RETRY_AFTER_S).encode())],
+                            body=str(refused).encode()[:200],
+                        )
+            finally:
+                nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        # The library's reader: what it did not expect of this peer.
+        log.info(
+            "a connection broke its rules", extra={"error": type(group.exceptions[0]).__name__}
+        )
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _open(
+    nursery: trio.Nursery, tcp: trio.SocketStream, bounds: Bounds, tls: Tls | None
+) -> tuple[WebSocketRequest, BoundedStream] | None:
+    """Both handshakes within HANDSHAKE_S, or None: who does not finish them is not answered."""
+    stream: trio.abc.Stream = tcp
+    with trio.move_on_after(HANDSHAKE_S):
+        if tls is not None:
+            context = tls.context() if isinstance(tls, Certificate) else tls
+            encrypted = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
+            try:
+                await encrypted.do_handshake()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return None
+            stream = encrypted
+        bounded = BoundedStream(stream, bounds, client=False)
+        request: WebSocketRequest | None = None
+        async with trio.open_nursery() as race:
+
+            async def gone() -> None:
+                await bounded.ended.wait()
+                race.cancel_scope.cancel()
+
+            race.start_soon(gone)
+            request = await wrap_server_stream(
+                nursery,
+                bounded,
+                message_queue_size=QUEUED_MESSAGES,
+                max_message_size=bounds.message_bytes,
+                receive_buffer_size=RECEIVE_BYTES,
+            )
+            race.cancel_scope.cancel()
+        return None if request is None else (request, bounded)
+    return None

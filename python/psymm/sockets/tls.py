@@ -1,0 +1,145 @@
+"""TLS for daemons and clients: at least version 1.2, chains and host names always verified.
+
+A server's certificate is read again when its files change, so that a renewed one serves the next
+connection while those that stand go on; a renewal that is broken is named and the old one kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from psymm.errors import CertificateInvalid
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""The files are looked at once in this time at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What changes when a file is replaced."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Stamp:
+        found = path.stat()
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class Certificate:
+    """A server's certificate chain and key (PEM), as the files are now.
+
+    password: gives the key's passphrase where it has one; it is asked anew at each reading and
+    kept nowhere. Raises CertificateInvalid if the files cannot be used.
+    """
+
+    def __init__(
+        self, chain: Path, key: Path, *, password: Callable[[], bytes] | None = None
+    ) -> None:
+        self.chain = chain
+        self.key = key
+        self.renewals = 0
+        self._password = password
+        self._stamps = self._stamped()
+        self._context = self._read()
+        self._looked = trio.current_time()
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection. Looks at the files; blocks for as long as reading them takes,
+        which is once for each renewal."""
+        now = trio.current_time()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            self._renew()
+        return self._context
+
+    def _renew(self) -> None:
+        try:
+            stamps = self._stamped()
+            if stamps == self._stamps:
+                return
+            context = self._read()
+        except CertificateInvalid as bad:
+            # Half way through a renewal the two files do not fit; they will.
+            log.warning("the renewed certificate cannot be used", extra={"code": bad.code})
+            return
+        self._stamps, self._context = stamps, context
+        self.renewals += 1
+        log.info("the certificate was renewed")
+
+    def _stamped(self) -> tuple[_Stamp, _Stamp]:
+        try:
+            return _Stamp.of(self.chain), _Stamp.of(self.key)
+        except OSError as bad:
+            raise CertificateInvalid(
+                f"{bad.filename} cannot be read: {bad.strerror}", file=bad.filename
+            ) from None
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        try:
+            context.load_cert_chain(self.chain, self.key, password=self._password or _unknown)
+        except OSError as bad:  # ssl.SSLError is one
+            raise CertificateInvalid(
+                f"{self.chain} and {self.key} cannot be used: {_why(bad)}", file=str(self.chain)
+            ) from None
+        return context
+
+
+def client_context(authority: Path | None = None) -> ssl.SSLContext:
+    """What a client verifies servers with: the system's authorities, or those of one file alone.
+
+    Raises CertificateInvalid if the file holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except OSError as bad:
+        raise CertificateInvalid(
+            f"{authority} cannot be used: {_why(bad)}", file=str(authority)
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if authority is not None and not context.get_ca_certs():
+        raise CertificateInvalid(f"{authority} holds no authority", file=str(authority))
+    return context
+
+
+def password_file(path: Path) -> Callable[[], bytes]:
+    """The key's passphrase from a file's first line. Raises CertificateInvalid when it is read."""
+
+    def read() -> bytes:
+        try:
+            return path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+        except OSError as bad:
+            raise CertificateInvalid(f"{path} cannot be read: {bad.strerror}") from None
+
+    return read
+
+
+def password_variable(name: str) -> Callable[[], bytes]:
+    """The key's passphrase from an environment variable."""
+    return lambda: os.environb.get(name.encode(), b"")
+
+
+def _unknown() -> bytes:
+    """An encrypted key without a passphrase must fail, not ask at a terminal that nobody sees."""
+    raise CertificateInvalid("the key is encrypted and no passphrase was given")
+
+
+def _why(bad: OSError) -> str:
+    if isinstance(bad, ssl.SSLError):
+        return bad.reason or "not PEM, or key and certificate do not fit"
+    return bad.strerror or type(bad).__name__

@@ -1,0 +1,100 @@
+"""Backups of a journal: made while its writer runs, whole, and marked so that they never sign.
+
+A backup is older than the journal from the next frame on. Whoever signed with it would sign
+numbers that are taken, so every custody in it is `restored` from the moment it is made: it serves
+in court and settles by wallet signature. New custodies may be opened with it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from psymm.errors import JournalError, JournalUnwritable
+from psymm.transcript.journal import (
+    Heads,
+    connect_reader,
+    put_heads,
+    read_heads,
+    sync_directory,
+    without_links,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUp:
+    """custodies: (id, heads) as they stand in the backup. frames: of all of them."""
+
+    frames: int
+    custodies: tuple[tuple[bytes, Heads], ...]
+
+
+def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
+    """Copy a journal to `target` as of one moment, for its owner alone (0600), synced.
+
+    Its writer may run meanwhile, and waits for nothing. now_ns: when, which the backup states.
+    Raises JournalError if something stands at `target` or there is no journal, JournalCorrupt for
+    a journal that is damaged (a backup that lacks frames is not made), JournalUnwritable.
+    """
+    journal = without_links(journal)
+    if not journal.exists():
+        raise JournalError("there is no journal here", path=journal)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.path.lexists(target):
+            raise JournalError("something stands here; a backup overwrites nothing", path=target)
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            with (
+                closing(connect_reader(journal)) as source,
+                closing(sqlite3.connect(draft, isolation_level=None)) as copy,
+            ):
+                source.backup(copy)
+                # One file: a log beside it would be left behind when it is moved.
+                copy.execute("PRAGMA journal_mode = DELETE")
+                copy.execute("PRAGMA synchronous = EXTRA")
+                made = _mark(copy, now_ns)
+            with closing(connect_reader(draft)):
+                pass
+            _sync(draft)
+            try:
+                target.hardlink_to(draft)
+            except FileExistsError:
+                raise JournalError(
+                    "something stands here; a backup overwrites nothing", path=target
+                ) from None
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_directory(target.parent)
+    except (OSError, sqlite3.Error) as failed:
+        raise JournalUnwritable(f"the backup cannot be written: {failed}", path=target) from None
+    return made
+
+
+def _mark(copy: sqlite3.Connection, now_ns: int) -> BackedUp:
+    copy.execute("BEGIN IMMEDIATE")
+    copy.execute("UPDATE journal SET backup_ns = ?, lineage = ?", (now_ns, secrets.token_bytes(16)))
+    found: list[tuple[bytes, Heads]] = []
+    frames = 0
+    for row in copy.execute("SELECT * FROM heads ORDER BY custody").fetchall():
+        held = read_heads(row)
+        assert held is not None  # noqa: S101  (checked as the source was opened)
+        put_heads(copy, held.custody, held.lane, "restored", held.heads, held.frames)
+        found.append((held.custody, held.heads))
+        frames += held.frames
+    copy.execute("DELETE FROM mending")
+    copy.execute("COMMIT")
+    return BackedUp(frames, tuple(found))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,601 @@
+"""For each session script a way to turn off the rule that it tells of.
+
+`test_disabled_rules.py` plays every script with its rule off, and the script must fail. An entry
+replaces as little of the package as turns the rule off; what it replaces shows where the rule
+lives. Rules are off from where the script begins (`G`), for those in FROM_THE_START from before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+import trio
+
+from psymm._core import Frame, JsonError
+from psymm.errors import (
+    Equivocation,
+    FloodingPeer,
+    Forked,
+    JournalBehind,
+    PeerBehind,
+    PeerSilent,
+    PSymmError,
+    SessionClosed,
+)
+from psymm.messages import BusinessMessageReject, Heartbeat, Logout, Message, Reject, decode
+from psymm.rulebook import orders, quotes, rules
+from psymm.rulebook.account import OrderStatus
+from psymm.rulebook.sequence import Replay
+from psymm.session import engine as engine_module
+from psymm.session import solver as solver_module
+from psymm.session.budget import PeerRate, _Bucket
+from psymm.session.end import End
+from psymm.session.engine import Engine, Rules
+from psymm.session.ledger import RulebookLedger
+from psymm.session.solver import _Reception
+from psymm.session.turn import Resumed, State, Violation
+from psymm.transcript import record as record_module
+from psymm.transcript.delegation import Delegation
+from psymm.transcript.record import Record
+
+Off = Callable[[pytest.MonkeyPatch], None]
+
+
+# --- ways to turn a rule off ---------------------------------------------------------------------
+
+
+def put(owner: Any, name: str, stand_in: Any) -> Off:
+    """Something else in its place."""
+    return lambda patch: patch.setattr(owner, name, stand_in)
+
+
+def nothing(owner: Any, name: str, returns: Any = None) -> Off:
+    """It does nothing."""
+    return put(owner, name, lambda *given, **named: returns)
+
+
+def around(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Off:
+    """wrap(what was there) in its place."""
+    return put(owner, name, wrap(getattr(owner, name)))
+
+
+def all_of(*offs: Off) -> Off:
+    def off(patch: pytest.MonkeyPatch) -> None:
+        for each in offs:
+            each(patch)
+
+    return off
+
+
+def _unless(test: Callable[..., bool]) -> Callable[[Any], Any]:
+    return lambda was: lambda *given, **named: None if test(*given) else was(*given, **named)
+
+
+def unnamed(*parts: str) -> Off:
+    """What is not valid for one of these reasons is passed over in silence."""
+
+    def silent(why: str) -> bool:
+        return any(part in why for part in parts)
+
+    async def quiet(self: _Reception, kind: str, why: str) -> None:
+        if not silent(why):
+            await spoken(self, kind, why)
+
+    spoken = _Reception._noisy
+    return all_of(
+        around(Engine, "_garble", _unless(lambda self, now, kind, why: silent(why))),
+        put(_Reception, "_noisy", quiet),
+    )
+
+
+def goes_on(kind: type[PSymmError]) -> Off:
+    """That error stops nothing."""
+    return around(Engine, "_stop", _unless(lambda self, error: isinstance(error, kind)))
+
+
+def stays(kind: type[PSymmError]) -> Off:
+    """For that reason no connection is closed."""
+    return around(Engine, "_hang_up", _unless(lambda self, error: isinstance(error, kind)))
+
+
+def unsaid(kind: str) -> Off:
+    """That text is never sent."""
+    return around(Engine, "_say", _unless(lambda self, message, now: kind == message.MSG_TYPE))
+
+
+def allowed(rule: str) -> Off:
+    """The session does not hear of that violation from the rulebook."""
+
+    def arrived(was: Any) -> Any:
+        def filtered(self: RulebookLedger, entry: Any) -> Sequence[Violation]:
+            return [broken for broken in was(self, entry) if rule not in broken.rule]
+
+        return filtered
+
+    def refuses(was: Any) -> Any:
+        def filtered(self: RulebookLedger, *given: Any) -> Violation | None:
+            broken: Violation | None = was(self, *given)
+            return None if broken is not None and rule in broken.rule else broken
+
+        return filtered
+
+    return all_of(
+        around(RulebookLedger, "arrived", arrived), around(RulebookLedger, "refuses", refuses)
+    )
+
+
+def accepted(code: str) -> Off:
+    """A payload that is malformed in that way passes for a Heartbeat."""
+
+    def lenient(payload: bytes) -> Message:
+        try:
+            return decode(payload)
+        except JsonError as bad:
+            if bad.code != code:
+                raise
+            return Heartbeat()
+
+    return put(record_module, "decode", lenient)
+
+
+class _AnyVersion:
+    """Frames of every version are read as version 1."""
+
+    @staticmethod
+    def parse(data: bytes, offset: int = 0) -> Frame:
+        return Frame.parse(data[:offset] + b"\x01" + data[offset + 1 :], offset)
+
+
+def _unchecked(opening: Any, frame: Frame, message: Any) -> Delegation:
+    return Delegation(frame.lane, message.session_public_key, frame.seq, 2**63, 2**63)
+
+
+def _every_frame(self: Engine, frame: Frame, now: int) -> None:
+    self._garble(now, "frame", "this number is taken")
+
+
+def _floor(self: Engine, now: int) -> int:
+    return self.record.head(self.lane).peer_seq
+
+
+def _one_more(was: Any) -> Any:
+    return lambda self, now: min(was(self, now), _floor(self, now) + 1)
+
+
+def _all_held(self: Engine, now: int) -> int:
+    return self.record.head(self.peer).seq
+
+
+def _needing_cover(was: Any) -> Any:
+    def frame(self: Engine, came: Frame, now: int) -> None:
+        was(self, came, now)
+        self._uncovered_since = now
+
+    return frame
+
+
+def _no_sign_of_life(was: Any) -> Any:
+    def sign(self: Engine, message: Message, now: int, **given: Any) -> Any:
+        before = self._last_sent
+        entry = was(self, message, now, **given)
+        self._last_sent = before
+        return entry
+
+    return sign
+
+
+def _covering_all(was: Any) -> Any:
+    def sign(self: Engine, message: Message, now: int, *, covers: int | None = None) -> Any:
+        return was(self, message, now)
+
+    return sign
+
+
+def _paid_late(was: Any) -> Any:
+    def frame(self: Engine, came: Frame, now: int) -> None:
+        synced, self._synced = self._synced, False
+        was(self, came, now)
+        self._synced = synced
+
+    return frame
+
+
+def _before_collateral(was: Any) -> Any:
+    def send(self: Engine, message: Message, now: int) -> Any:
+        state, self.state = self.state, State.TRADING
+        try:
+            return was(self, message, now)
+        finally:
+            self.state = state
+
+    return send
+
+
+def _logout_unanswered(was: Any) -> Any:
+    def step(self: Engine, now: int) -> Any:
+        theirs, self._logouts[self.peer] = self._logouts[self.peer], False
+        try:
+            return was(self, now)
+        finally:
+            self._logouts[self.peer] = theirs
+
+    return step
+
+
+def _every_logout_answered(was: Any) -> Any:
+    def frame(self: Engine, came: Frame, now: int) -> None:
+        was(self, came, now)
+        if isinstance(Record.decoded(came), Logout):
+            self._sign(Logout(), now)
+
+    return frame
+
+
+def _owed_always(self: Engine, entry: Any, broken: Violation) -> None:
+    if broken.lane == self.peer and entry.frame.lane == self.peer:
+        self._owed.append(Reject(ref_seq_num=entry.frame.seq, violation=broken.rule))
+
+
+def _to_the_end(was: Any) -> Any:
+    return lambda self, begin, end, now, lane=None: was(self, begin, 0, now, lane)
+
+
+def _from_the_head(was: Any) -> Any:
+    return lambda self, begin, end, now, lane=None: was(
+        self, min(begin, self.record.head(self.lane).seq), 0, now, lane
+    )
+
+
+def _as_often_as_asked(was: Any) -> Any:
+    def text(self: Engine, message: Message, now: int) -> None:
+        self._resent_at = [-(10**18), -(10**18)]
+        was(self, message, now)
+
+    return text
+
+
+def _rejects_answered(was: Any) -> Any:
+    def text(self: Engine, message: Message, now: int) -> None:
+        if isinstance(message, BusinessMessageReject):
+            self._say_reject(now, "j", "a reject")
+        was(self, message, now)
+
+    return text
+
+
+def _heads_forgotten(was: Any) -> Any:
+    def resume(self: Engine, theirs: Any, now: int) -> None:
+        self._their_heads = None
+        was(self, theirs, now)
+
+    return resume
+
+
+def _nothing_owed(was: Any) -> Any:
+    def begin(self: Engine, *given: Any, **named: Any) -> None:
+        was(self, *given, **named)
+        self._owed = []
+
+    return begin
+
+
+def _owed_anew(was: Any) -> Any:
+    def begin(self: Engine, *given: Any, **named: Any) -> None:
+        was(self, *given, **named)
+        self._owed = [
+            entry.message
+            for entry in self.record
+            if entry.frame.lane == self.lane and isinstance(entry.message, Reject)
+        ]
+
+    return begin
+
+
+def _read_anyhow(self: Engine, entry: Any, broken: Any) -> None:
+    self._note(entry)
+
+
+def _asks_once(was: Any) -> Any:
+    def ask(self: Any, begin: int, now: int) -> None:
+        if not getattr(self, "asked_before", False):
+            self.asked_before = True
+            was(self, begin, now)
+
+    return ask
+
+
+def _nothing_repeated(was: Any) -> Any:
+    return lambda self, now, *, repeated: was(self, now, repeated=False)
+
+
+def _spent_for_good(self: _Bucket, cost: float, now: int) -> bool:
+    self._left -= cost
+    return self._left >= 0
+
+
+def _heard_only(self: Engine, now: int) -> None:
+    self._last_heard = now
+
+
+def _time_must_move(was: Any) -> Any:
+    def frame(self: Engine, came: Frame, now: int) -> None:
+        if came.sending_time == self.record.head(self.peer).sending_time:
+            self._garble(now, "frame", "the time stands still")
+        else:
+            was(self, came, now)
+
+    return frame
+
+
+def _told_otherwise(*given: Any) -> Resumed:
+    return Resumed(0, 0)
+
+
+def _first_connection_keeps(was: Any) -> Any:
+    async def attach(self: End, *given: Any, **named: Any) -> Any:
+        if self.attached:
+            await trio.sleep_forever()
+        return await was(self, *given, **named)
+
+    return attach
+
+
+def _unwound(status: OrderStatus) -> Callable[[Any], Any]:
+    """A cancel or replacement undoes what its order became before."""
+
+    def wrap(was: Any) -> Any:
+        def ask(account: Any, said: Any) -> Any:
+            after, name = was(account, said), said.orig_cl_ord_id
+            if name not in account.ended_orders:
+                return after
+            positions = after.positions
+            for held in list(positions.values()):
+                if held.cl_ord_id == name:
+                    positions = positions.without(held.position_id)
+            ended = after.ended_orders.put(name, status)
+            return replace(after, positions=positions, ended_orders=ended)
+
+        return ask
+
+    return wrap
+
+
+def _hits_withdrawn(was: Any) -> Any:
+    def withdraw(account: Any, said: Any) -> Any:
+        after = was(account, said)
+        for order in list(after.orders.values()):
+            if order.quote_id == said.quote_id:
+                after = orders.end_order(after, order, OrderStatus.CANCELLED)
+        return after
+
+    return withdraw
+
+
+def _quote_kept(was: Any) -> Any:
+    return lambda account, said: (account, was(account, said)[1])
+
+
+NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
+NO_COVER: Final = put(Engine, "_covers", _floor)
+NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
+NO_RESEND: Final = nothing(Engine, "_resend", 0)
+NO_ASKING: Final = nothing(Engine, "_ask")
+NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
+NO_LOGON_CHECK: Final = nothing(Engine, "_logon_refusal")
+NO_SYNC: Final = nothing(Engine, "_try_sync")
+ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
+ANY_VERSION: Final = all_of(
+    put(engine_module, "Frame", _AnyVersion), put(solver_module, "Frame", _AnyVersion)
+)
+DUPLICATES_NAMED: Final = put(Engine, "_again", _every_frame)
+LATE_CANCEL_WINS: Final = around(orders, "ask_cancel", _unwound(OrderStatus.CANCELLED))
+LATE_REPLACE_WINS: Final = around(orders, "ask_replace", _unwound(OrderStatus.REPLACED))
+
+
+FROM_THE_START: Final = frozenset({"logon-introduction-idle"})
+
+DISABLED: Final[dict[str, Off]] = {
+    "business-before-collateral": allowed("trading-not-open"),
+    "business-covers": NO_COVER,
+    "business-reject-on-record": NO_COVER,
+    "business-same-id": allowed("id"),
+    "business-wrong-lane": allowed("wrong-lane"),
+    "flood-allowance-returns": put(_Bucket, "take", _spent_for_good),
+    "flood-frames": NO_RATE,
+    "flood-in-one-message": nothing(PeerRate, "frame", True),
+    "flood-resend-free": around(PeerRate, "frame", _nothing_repeated),
+    "flood-resume-free": around(PeerRate, "frame", _nothing_repeated),
+    "flood-test-requests": NO_RATE,
+    "flood-texts": stays(FloodingPeer),
+    "frame-wrong-custody": unnamed("wrong-custody"),
+    "frame-wrong-key": unnamed("bad-signature"),
+    "frame-wrong-lane": unnamed("wrong-lane"),
+    "frame-wrong-version": ANY_VERSION,
+    "garbled-empty": unnamed(""),
+    "garbled-flip-header": unnamed("bad-signature"),
+    "garbled-flip-lane-and-seq": unnamed("wrong-lane"),
+    "garbled-flip-signature": unnamed("bad-r-y"),
+    "garbled-in-the-middle": NO_ASKING,
+    "garbled-limit": put(engine_module, "GARBLED_LIMIT", 10**6),
+    "garbled-middle-form": NO_ASKING,
+    "garbled-tail": unnamed(""),
+    "garbled-texts-limit": put(engine_module, "GARBLED_LIMIT", 10**6),
+    "garbled-truncated": unnamed("truncated"),
+    "heartbeat-covers": put(Rules, "cover_after_ns", 10**18),
+    "heartbeat-covers-sooner": put(Rules, "cover_after_ns", 10**9),
+    "heartbeat-idle": unsaid("0"),
+    "heartbeat-needs-no-cover": around(Engine, "_frame", _needing_cover),
+    "heartbeat-not-after-traffic": around(Engine, "_sign", _no_sign_of_life),
+    "heartbeat-several-covered": around(Engine, "_covers", _one_more),
+    "key-change": put(record_module, "SessionKeyChange", Logout),
+    "key-change-foreign": NO_DELEGATION_CHECK,
+    "key-change-late-range": NO_DELEGATION_CHECK,
+    "key-expires": nothing(Delegation, "check_frame"),
+    "logon-delegation-ends-wallet": NO_DELEGATION_CHECK,
+    "logon-delegation-expired": NO_DELEGATION_CHECK,
+    "logon-delegation-other-wallet": NO_DELEGATION_CHECK,
+    "logon-delegation-range": NO_DELEGATION_CHECK,
+    "logon-frames-first": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
+    "logon-heartbeat-long": NO_LOGON_CHECK,
+    "logon-heartbeat-zero": NO_LOGON_CHECK,
+    "logon-introduction-idle": put(solver_module, "SILENT_S", 10.0**6),
+    "logon-key-undelegated": NO_DELEGATION_CHECK,
+    "logon-order": around(Engine, "send", _before_collateral),
+    "logon-other-terms": NO_LOGON_CHECK,
+    "logon-same-again": DUPLICATES_NAMED,
+    "logon-text-before": unnamed("no session"),
+    "logon-timeout": stays(PeerSilent),
+    "logon-twice": allowed("already-logged-on"),
+    "logon-without-notes": NO_LOGON_CHECK,
+    "logon-wrong-custody": unnamed("custody"),
+    "logon-wrong-key": unnamed("key in force", "bad-signature"),
+    "logon-wrong-lane": all_of(ANY_FIRST_FRAME, unnamed("wrong-lane")),
+    "logon-wrong-version": ANY_VERSION,
+    "logout-answered": stays(SessionClosed),
+    "logout-before-logon": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
+    "logout-crossing": around(Engine, "_frame", _every_logout_answered),
+    "logout-frames-after": allowed("logged-out"),
+    "logout-lost-answer": NO_RESEND,
+    "logout-own-business-after": allowed("logged-out"),
+    "logout-timeout": stays(PeerSilent),
+    "logout-timeout-again": stays(PeerSilent),
+    "logout-unsolicited": around(Engine, "_step", _logout_unanswered),
+    "oversized-payload": unnamed("payload-too-long"),
+    "own-frame-back": put(Engine, "_own_frame", _every_frame),
+    "own-frame-unknown": goes_on(JournalBehind),
+    "payload-bad-hex": accepted("bad-hex"),
+    "payload-empty": accepted("not-object"),
+    "payload-empty-field": accepted("empty-value"),
+    "payload-empty-object": accepted("msgtype-not-first"),
+    "payload-exponent": accepted("bad-decimal"),
+    "payload-group-empty": accepted("bad-count"),
+    "payload-group-not-list": accepted("not-a-list"),
+    "payload-header-field": accepted("unknown-field"),
+    "payload-integer-too-large": accepted("bad-integer"),
+    "payload-lone-surrogate": accepted("lone-surrogate"),
+    "payload-long-decimal": accepted("bad-decimal"),
+    "payload-many-bad": all_of(
+        around(Engine, "_frame", _paid_late), around(Engine, "_sign", _covering_all)
+    ),
+    "payload-missing-field": accepted("missing-field"),
+    "payload-msgtype-not-first": accepted("msgtype-not-first"),
+    "payload-negative": accepted("bad-decimal"),
+    "payload-nested": accepted("not-a-string"),
+    "payload-not-json": accepted("not-json"),
+    "payload-not-object": accepted("not-object"),
+    "payload-not-utf8": accepted("not-utf8"),
+    "payload-null": accepted("not-a-string"),
+    "payload-number-not-string": accepted("not-a-string"),
+    "payload-padded-decimal": accepted("bad-decimal"),
+    "payload-padded-integer": accepted("bad-integer"),
+    "payload-reject-after-restart": around(Engine, "__init__", _nothing_owed),
+    "payload-rejected-once": around(Engine, "__init__", _owed_anew),
+    "payload-repeated-field": accepted("duplicate-key"),
+    "payload-repeated-msgtype": accepted("duplicate-key"),
+    "payload-resume-type": accepted("unknown-message"),
+    "payload-text-type": accepted("unknown-message"),
+    "payload-too-long": accepted("too-long"),
+    "payload-trailing": accepted("trailing-bytes"),
+    "payload-unknown-field": accepted("unknown-field"),
+    "payload-unknown-msgtype": accepted("unknown-message"),
+    "payload-without-msgtype": accepted("msgtype-not-first"),
+    "payload-wrong-enum": accepted("bad-enum"),
+    "peer-silent": stays(PeerSilent),
+    "peerdigest-other": goes_on(Forked),
+    "peerseq-back": goes_on(Forked),
+    "peerseq-beyond": goes_on(JournalBehind),
+    "previous-other": goes_on(Forked),
+    "race-both-send-at-once": put(quotes, "quote", NO_CHANGE),
+    "race-cancel-before-fill-seen": LATE_CANCEL_WINS,
+    "race-cancel-rest-after-part": put(orders, "ask_cancel", NO_CHANGE),
+    "race-cancel-seen-first": put(orders, "ask_cancel", NO_CHANGE),
+    "race-close-against-cancel": LATE_CANCEL_WINS,
+    "race-decline-against-cancel": LATE_CANCEL_WINS,
+    "race-expiry-fill-in-time": put(Replay, "_legal_time", lambda self, entry, covered: covered),
+    "race-expiry-fill-late": put(
+        Replay, "_legal_time", lambda self, entry, covered: entry.sending_time
+    ),
+    "race-expiry-order-late": put(rules, "_expire", lambda account: account),
+    "race-fill-after-cancel-seen": put(orders, "_CANCELLING", ()),
+    "race-fill-before-cancel-acknowledged": LATE_CANCEL_WINS,
+    "race-quote-cancelled-while-hit": put(quotes, "withdraw", NO_CHANGE),
+    "race-quote-hit-then-cancelled": around(quotes, "withdraw", _hits_withdrawn),
+    "race-replace-against-fill": LATE_REPLACE_WINS,
+    "race-replace-locked-against-fill": LATE_REPLACE_WINS,
+    "race-replace-part-filled": put(orders, "ask_replace", NO_CHANGE),
+    "race-replace-seen-first": put(orders, "ask_replace", NO_CHANGE),
+    "race-two-orders-one-quote": around(orders, "_priced", _quote_kept),
+    "race-two-parts-and-cancel": put(orders, "ask_cancel", NO_CHANGE),
+    "reject-malformed": nothing(Engine, "_owe"),
+    "reject-not-rejected": put(Engine, "_owe", _owed_always),
+    "reject-told": put(engine_module, "PeerRejected", _told_otherwise),
+    "resend-beyond-head": around(Engine, "_resend", _from_the_head),
+    "resend-byte-for-byte": NO_RESEND,
+    "resend-duplicates-inside": DUPLICATES_NAMED,
+    "resend-empty": around(Engine, "_resend", _to_the_end),
+    "resend-huge": NO_RESEND,
+    "resend-huge-begin": around(Engine, "_resend", _from_the_head),
+    "resend-mutual": NO_RESEND,
+    "resend-out-of-order": NO_ASKING,
+    "resend-part": around(Engine, "_resend", _to_the_end),
+    "resend-too-frequent": around(Engine, "_text", _as_often_as_asked),
+    "resend-without-end": unnamed("missing-field"),
+    "restart-violation-stays": put(Engine, "_read", _read_anyhow),
+    "resume-ahead": goes_on(JournalBehind),
+    "resume-before-logon": NO_SYNC,
+    "resume-both-behind": NO_RESEND,
+    "resume-end-behind": nothing(Engine, "_say_heads"),
+    "resume-equal": NO_SYNC,
+    "resume-flood": nothing(PeerRate, "text", True),
+    "resume-forked": goes_on(Forked),
+    "resume-forked-below": goes_on(Forked),
+    "resume-forked-ours": goes_on(Forked),
+    "resume-frames-before-heads": nothing(Engine, "_may_sign", True),
+    "resume-garbled-heads": NO_SYNC,
+    "resume-lies": stays(PeerSilent),
+    "resume-live": NO_RESEND,
+    "resume-nothing-signed-disconnected": nothing(Engine, "_must_sign"),
+    "resume-other-custody": unnamed("wrong-custody"),
+    "resume-peer-behind": NO_RESEND,
+    "resume-peer-forgot": stays(PeerBehind),
+    "resume-restart": NO_RESEND,
+    "resume-restart-unsent-logon": NO_SYNC,
+    "resume-timeout": stays(PeerSilent),
+    "resume-twice": around(Engine, "_resume", _heads_forgotten),
+    "resume-unknown-custody": unnamed("unknown-custody"),
+    "seq-duplicate": DUPLICATES_NAMED,
+    "seq-equivocation": goes_on(Equivocation),
+    "seq-equivocation-after-resume": goes_on(Equivocation),
+    "seq-gap-asked-again": nothing(Engine, "_ask_again"),
+    "seq-gap-filled": NO_ASKING,
+    "seq-gap-flood": nothing(PeerRate, "text", True),
+    "seq-gap-partly-filled": nothing(Engine, "_ask_again"),
+    "seq-gap-second": around(Engine, "_ask", _asks_once),
+    "seq-too-high": NO_ASKING,
+    "seq-too-low-noise": unnamed("number that is taken"),
+    "seq-zero": unnamed("bad-seq"),
+    "session-duplicate": around(End, "attach", _first_connection_keeps),
+    "testrequest-again": put(Engine, "_heard", _heard_only),
+    "testrequest-answered": unsaid("0"),
+    "testrequest-when-silent": unsaid("1"),
+    "testrequest-without-id": unnamed("missing-field"),
+    "text-malformed": unnamed(""),
+    "text-record-type": unnamed("unknown-message"),
+    "text-reject-told": put(engine_module, "Said", _told_otherwise),
+    "text-rejects-not-answered": around(Engine, "_text", _rejects_answered),
+    "time-ahead": all_of(put(Engine, "_covers", _all_held), nothing(Engine, "_coverable_at", 0)),
+    "time-ahead-and-business": put(Engine, "_covers", _all_held),
+    "time-back": goes_on(Forked),
+    "time-behind": NO_COVER,
+    "time-far-ahead": nothing(Engine, "_coverable_at", 0),
+    "time-own-clock-back": lambda patch: patch.setattr(
+        record_module, "max", lambda now, last: now, raising=False
+    ),
+    "time-same": around(Engine, "_frame", _time_must_move),
+    "violation-own-refused": nothing(RulebookLedger, "refuses"),
+}
+
+__all__ = ["DISABLED", "FROM_THE_START", "Off"]

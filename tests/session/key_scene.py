@@ -1,0 +1,132 @@
+"""A scene whose session keys end soon, whose wallets may refuse, whose chain has revocations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import trio
+from session_scene import (
+    SECOND,
+    ChainCollateral,
+    LedgerChain,
+    Scene,
+    SceneClock,
+    make_terms,
+    party,
+)
+
+from psymm.errors import WalletError
+from psymm.nursery import open_block_nursery
+from psymm.session.keys import Revocations
+from psymm.session.party import Party
+from psymm.wallet import KeyWallet, TypedMessage
+
+LIFE_S = 3600
+
+
+class Revoked:
+    """Revocations as a registry has them, seen at once by whoever watches."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._known: dict[str, dict[str, int]] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def of(self, wallet: str, depth: int) -> Mapping[str, int]:
+        return dict(self._known.get(wallet, {}))
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        self._listeners.append(heard)
+        return lambda: self._listeners.remove(heard)
+
+    def revoke(self, wallet: str, key: str, from_seq: int) -> None:
+        self._known.setdefault(wallet, {})[key] = from_seq
+        self._tell()
+
+    def take_back(self) -> None:
+        """The chain went back to before all of them."""
+        self._known.clear()
+        self._tell()
+
+    def _tell(self) -> None:
+        self.version += 1
+        for heard in tuple(self._listeners):
+            heard()
+
+
+class Device:
+    """A wallet behind a person: signs delegations when it is willing, after it has thought."""
+
+    def __init__(self, wallet: KeyWallet) -> None:
+        self._wallet = wallet
+        self.willing = True
+        self.thinks_s = 0.0
+        self.asked = 0
+
+    @property
+    def address(self) -> str:
+        return self._wallet.address
+
+    @property
+    def public_key(self) -> bytes:
+        return self._wallet.public_key
+
+    async def sign_typed(self, message: TypedMessage) -> bytes:
+        if message.primary_type == "SessionKey":
+            self.asked += 1
+            await trio.sleep(self.thinks_s)
+            if not self.willing:
+                raise WalletError("the person said no")
+        return await self._wallet.sign_typed(message)
+
+
+class KeyedLives:
+    """The same two parties over several lives of their processes."""
+
+    def __init__(self, path: Path, *, life_s: int = LIFE_S, **terms: Any) -> None:
+        self.path = path
+        self.life_s = life_s
+        self.wallets = (KeyWallet.generate(), KeyWallet.generate())
+        self.devices = tuple(map(Device, self.wallets))
+        self.chain = LedgerChain()
+        self.clock = SceneClock()
+        self.revoked = Revoked()
+        self.watched: tuple[Revocations, Revocations] = (self.revoked, self.revoked)
+        self.terms = make_terms(**terms)
+        self._funds: dict[int, ChainCollateral] = {}
+
+    @asynccontextmanager
+    async def live(
+        self, *, resume: bool = False, trader_journal: str = "trader.db"
+    ) -> AsyncGenerator[Scene, None]:
+        """Both processes, until the block ends."""
+        async with (
+            party(self.wallets[0], self.chain, self.clock, self.path / trader_journal) as trader,
+            party(self.wallets[1], self.chain, self.clock, self.path / "solver.db") as solver,
+            open_block_nursery() as nursery,
+        ):
+            parties = [self._party(lane, made) for lane, made in enumerate((trader, solver))]
+            stage = Scene(nursery, self.chain, self.clock, parties[0], parties[1], self.terms)
+            if resume:
+                (custody,) = await trader.journal.custodies()
+                stage.client = stage.new_client(resume=custody)
+                await nursery.start(stage.server.run)
+                await nursery.start(stage.client.run)
+            else:
+                await stage.open()
+            yield stage
+            nursery.cancel_scope.cancel()
+
+    def _party(self, lane: int, made: Party) -> Party:
+        assert isinstance(made.collateral, ChainCollateral)
+        return replace(
+            made,
+            wallet=self.devices[lane],
+            collateral=self._funds.setdefault(lane, made.collateral),
+            revocations=self.watched[lane],
+            key_life_ns=self.life_s * SECOND,
+        )
