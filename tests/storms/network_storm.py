@@ -3,7 +3,8 @@
     python tests/storms/network_storm.py [--seed N] [--seconds N] [--traders N]
 
 It cuts connections (also one end only), stalls, delays, fragments, puts noise between bytes,
-doubles and replays whole messages, old ones too, and slips in garbage. Time is simulated (trio's
+doubles and replays whole messages, old ones too, flips bits, lies about heads, and slips in
+garbage. Time is simulated (trio's
 `MockClock`),
 streams are in memory, and everything that is drawn is drawn from the seed, the order of trio's
 tasks included, so one seed is one storm: the fingerprint at the end says whether two were the
@@ -26,6 +27,7 @@ from random import Random
 from typing import Any, Final, TextIO
 
 import trio
+from h11 import LocalProtocolError
 from storm_load import HARMLESS, Maker, flatten, standing, storm_terms, trade
 from trio.testing import MockClock, memory_stream_pair
 
@@ -45,7 +47,7 @@ from session_scene import (
 
 from psymm._core import Frame, SecretKey, keccak256
 from psymm.api import Session, connect
-from psymm.errors import Disconnected, PSymmError
+from psymm.errors import Disconnected, HandshakeFailed, PSymmError
 from psymm.messages import Heartbeat, NewOrderSingle, decode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
@@ -77,6 +79,8 @@ CONNECTING: Final = HARMLESS | {
     "meeting-refused",
     "terms-refused",
     "wrong-party",
+    "forked",
+    "journal-behind",
 }
 """Codes that a connection may end with, after what the network did. None stops a custody."""
 
@@ -89,12 +93,11 @@ class StormFailed(Exception):
 class Weather:
     """What the network does, drawn from one source; `calm` ends it.
 
-    flips: single bits too, which no TLS would let through: an unsigned text can then lie, and a
-    lie about heads stops a custody.
+    flips: single bits too, which no TLS would let through: an unsigned text can then lie.
     """
 
     random: Random
-    flips: bool = False
+    flips: bool = True
     calm: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     trace: Any = field(default_factory=hashlib.sha256)
@@ -182,6 +185,8 @@ class Bent:
             old.append(message)
         elif weather.random.random() < 0.1:
             old[weather.random.randrange(500)] = message
+        if isinstance(message, str) and '"URS"' in message and weather.chance("lie", 0.1):
+            message = self._lie(message)
         await self._inner.send(message)
         if weather.chance("doubled", 0.02):
             await self._inner.send(message)
@@ -189,6 +194,12 @@ class Bent:
             await self._inner.send(weather.random.choice(old))
         if weather.chance("garbage", 0.01):
             await self._inner.send(self._garbage(message))
+
+    def _lie(self, heads: str) -> str:
+        """Heads with one digit altered: nobody signs them, so anyone on the way can."""
+        random = self._storm.weather.random
+        at = random.choice([place for place, one in enumerate(heads) if one.isdigit()])
+        return heads[:at] + str((int(heads[at]) + random.randrange(1, 10)) % 10) + heads[at + 1 :]
 
     def _garbage(self, message: str | bytes) -> str | bytes:
         random = self._storm.weather.random
@@ -215,7 +226,7 @@ class Storm:
     """A solver, its traders, the network between them, and what is known of all their frames."""
 
     def __init__(
-        self, seed: int, traders: int, log: TextIO | None = None, *, flips: bool = False
+        self, seed: int, traders: int, log: TextIO | None = None, *, flips: bool = True
     ) -> None:
         self.seed = seed
         self.weather = Weather(Random(f"{seed}/weather"), flips, log=log)
@@ -300,9 +311,9 @@ class Storm:
             raise Disconnected("nobody answers", endpoint="memory")
         self.connections += 1
         line = Line(self.weather)
-        async with open_block_nursery() as nursery:
+        connected: WebSocket | None = None
+        async with _shaken_hands(), open_block_nursery() as nursery:
             nursery.start_soon(line.run)
-            connected: WebSocket | None = None
             try:
                 with trio.fail_after(15):
                     async with trio.open_nursery() as handshake:
@@ -360,6 +371,9 @@ class Storm:
             await trio.sleep(1)
             ends = [session.end for session in self.sessions.values()]
             ends += [session.end for session in self.maker.sessions.values()]
+            for end in ends:
+                if end.engine.error is not None:
+                    self.faults.append(f"a custody stopped: {end.engine.error!r}")
             self.waiting = max([self.waiting, *(end.statistics().waiting for end in ends)])
             self.check()
 
@@ -407,6 +421,18 @@ class Storm:
                     raise StormFailed(f"order {entry.message.cl_ord_id} ended as {ends}")
                 found["void" if end is None else str(end)] += 1
         return found
+
+
+@asynccontextmanager
+async def _shaken_hands() -> AsyncGenerator[None, None]:
+    """What the library's reader raises of a garbled handshake, named as `dial_websocket` does."""
+    failed = False
+    try:
+        yield
+    except* LocalProtocolError:
+        failed = True
+    if failed:
+        raise HandshakeFailed(endpoint="memory")
 
 
 def _ledger(end: End) -> RulebookLedger:
@@ -506,7 +532,7 @@ def run(
     traders: int,
     log: TextIO | None = None,
     *,
-    flips: bool = False,
+    flips: bool = True,
 ) -> Storm:
     """A storm whose every decision follows from the seed, the scheduler's included."""
     scheduler = trio._core._run
@@ -566,11 +592,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="simulated")
     parser.add_argument("--traders", type=int, default=3)
     parser.add_argument("--trace", type=Path, help="write down every message that is sent")
-    parser.add_argument("--flips", action="store_true", help="flip bits too, as no TLS would allow")
+    parser.add_argument(
+        "--no-flips", action="store_true", help="no single bits flipped, as TLS would have it"
+    )
     given = parser.parse_args()
     log = None if given.trace is None else given.trace.open("w")
     try:
-        storm = run(given.seed, given.seconds, given.traders, log, flips=given.flips)
+        storm = run(given.seed, given.seconds, given.traders, log, flips=not given.no_flips)
         print(show(storm, given.seconds))
         bounds(storm)
     except StormFailed as failed:

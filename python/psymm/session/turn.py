@@ -103,6 +103,15 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadsDiffer:
+    """The peer showed heads that contradict our record. That is no proof: nothing is signed on this
+    connection, which is left with `error` and tried again. Where the peer shows signed frames that
+    prove it, `Stopped` follows."""
+
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
 class PeerRejected:
     """The peer's Reject of a frame of ours."""
 
@@ -183,6 +192,7 @@ Event = (
     | PayeeShown
     | PeerRestored
     | Resumed
+    | HeadsDiffer
     | PeerRejected
     | KeyRefused
     | SetAside
