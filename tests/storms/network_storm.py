@@ -4,11 +4,10 @@
 
 It cuts connections (also one end only), stalls, delays, fragments, puts noise between bytes,
 doubles and replays whole messages, old ones too, flips bits, lies about heads, and slips in
-garbage. Time is simulated (trio's
-`MockClock`),
-streams are in memory, and everything that is drawn is drawn from the seed, the order of trio's
-tasks included, so one seed is one storm: the fingerprint at the end says whether two were the
-same. Journals, rulebook, keys and frames are real; the chain is the ledger of the session's tests.
+garbage. Time is simulated (trio's `MockClock`), streams are in memory, and everything that is
+drawn is drawn from the seed, the order of trio's tasks included, so with `--no-flips` one seed is
+one storm: the fingerprint at the end says whether two were the same. Journals, rulebook, keys and
+frames are real; the chain is the ledger of the session's tests.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -48,7 +47,7 @@ from session_scene import (
 from psymm._core import Frame, SecretKey, keccak256
 from psymm.api import Session, connect
 from psymm.errors import Disconnected, HandshakeFailed, PSymmError
-from psymm.messages import Heartbeat, NewOrderSingle, decode_text
+from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
 from psymm.session.end import BACKLOG, End
@@ -93,7 +92,8 @@ class StormFailed(Exception):
 class Weather:
     """What the network does, drawn from one source; `calm` ends it.
 
-    flips: single bits too, which no TLS would let through: an unsigned text can then lie.
+    flips: single bits too, which no TLS would let through. Session keys are the system's random
+    bytes, and what a flip in one does depends on them: then one seed is not quite one storm.
     """
 
     random: Random
@@ -185,8 +185,9 @@ class Bent:
             old.append(message)
         elif weather.random.random() < 0.1:
             old[weather.random.randrange(500)] = message
-        if isinstance(message, str) and '"URS"' in message and weather.chance("lie", 0.1):
-            message = self._lie(message)
+        said = decode_text(message) if isinstance(message, str) else None
+        if isinstance(said, Resume) and weather.chance("lie", 0.1):
+            message = self._lie(said)
         await self._inner.send(message)
         if weather.chance("doubled", 0.02):
             await self._inner.send(message)
@@ -195,11 +196,14 @@ class Bent:
         if weather.chance("garbage", 0.01):
             await self._inner.send(self._garbage(message))
 
-    def _lie(self, heads: str) -> str:
-        """Heads with one digit altered: nobody signs them, so anyone on the way can."""
+    def _lie(self, heads: Resume) -> str:
+        """Heads with one field altered: nobody signs them, so anyone on the way can."""
         random = self._storm.weather.random
-        at = random.choice([place for place, one in enumerate(heads) if one.isdigit()])
-        return heads[:at] + str((int(heads[at]) + random.randrange(1, 10)) % 10) + heads[at + 1 :]
+        lane, by = random.choice(("trader", "solver")), random.randrange(-3, 4)
+        if by:
+            seq = max(0, getattr(heads, f"{lane}_seq") + by)
+            return encode_text(replace(heads, **{f"{lane}_seq": seq}))
+        return encode_text(replace(heads, **{f"{lane}_digest": bytes(32)}))
 
     def _garbage(self, message: str | bytes) -> str | bytes:
         random = self._storm.weather.random
