@@ -20,7 +20,7 @@ CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -n
 
 .PHONY: help setup demo test lint wheel library clean bench bench-stages bench-session mutate-circuits \
         test-core test-circuits test-contracts test-python \
-        fuzz test-memory test-valgrind test-sanitizer
+        fuzz test-memory test-valgrind test-sanitizer soak
 
 help:
 	@echo 'make demo             a private trade, from discovery to withdrawal, on real parts'
@@ -29,6 +29,7 @@ help:
 	@echo 'make library          libpsymm and its header for C, in build/library/'
 	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
 	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
+	@echo 'make soak             both storms in full: 1,000 kills of each side, an hour of bad network; SEED=n'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     where the time of a transcript goes'
@@ -136,6 +137,16 @@ test-python: setup build/bench.stamp
 	PSYMM_BACKEND=portable $(PY) -m pytest --quiet tests/core tests/transcript
 
 test: lint test-core test-valgrind test-circuits test-contracts test-python
+
+SEEDS ?= 1 2 3
+KILLS ?= 1000
+
+# A storm that fails prints its seed and leaves its files; SEED=n repeats it.
+soak: setup
+	@set -e; for seed in $(or $(SEED),$(SEEDS)); do \
+	    PYTHONHASHSEED=0 $(PY) tests/storms/network_storm.py --seed $$seed; \
+	    $(PY) tests/storms/crash_storm.py --seed $$seed --kills $(KILLS); \
+	done
 
 # The Rust side of the bench; cargo knows what is stale.
 build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')

@@ -314,6 +314,20 @@ class JournalBehind(Forked):
     )
 
 
+class ForkUnproved(Forked):
+    """As `Forked`, by the peer's unsigned word alone, which stops nothing."""
+
+    what = "the heads that the peer shows are not ours"
+    remedy = "Nothing was signed on this connection; it is tried again, and signed frames decide"
+
+
+class BehindUnproved(JournalBehind):
+    """As `JournalBehind`, by the peer's unsigned word alone, which stops nothing."""
+
+    what = "the peer says that it holds frames of ours that our journal lacks"
+    remedy = ForkUnproved.remedy
+
+
 class PeerBehind(SessionError):
     code = "peer-behind"
     what = "the peer claims frames of its own that it does not show"

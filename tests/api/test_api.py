@@ -163,6 +163,27 @@ async def test_a_lost_connection_is_waited_out_by_the_next_order(
         assert trading.session.losses == 1
 
 
+async def test_requests_that_waited_out_a_lost_connection_together_are_each_answered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with market(tmp_path) as trading:
+        trading.stage.reachable = False
+        await trading.stage.wires[-1].inner.aclose()
+        await trio.sleep(1)
+        assert not trading.session.end.engine.synced
+        quotes: list[str] = []
+
+        async def ask() -> None:
+            quotes.append((await trading.session.request_quote("BTC-USD", "0.01")).quote_id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            trading.stage.reachable = True
+        assert len(set(quotes)) == 2
+
+
 async def test_an_order_sent_while_the_solver_is_away_is_filled_when_it_is_back(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

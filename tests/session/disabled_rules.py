@@ -378,6 +378,22 @@ def _quote_kept(was: Any) -> Any:
     return lambda account, said: (account, was(account, said)[1])
 
 
+def _stopping(self: Engine, error: Forked, places: Any, now: int) -> None:
+    self._stop(error)
+
+
+def _only_said(was: Any) -> Any:
+    def differ(self: Engine, error: Forked, places: Any, now: int) -> None:
+        was(self, error, places, now)
+        self._dispute = None
+
+    return differ
+
+
+def _as_often_as_lacking(was: Any) -> Any:
+    return lambda self, lane, begin, now: self._resend(begin, 0, now, lane)
+
+
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
 NO_COVER: Final = put(Engine, "_covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
@@ -385,6 +401,7 @@ NO_RESEND: Final = nothing(Engine, "_resend", 0)
 NO_ASKING: Final = nothing(Engine, "_ask")
 NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
 NO_LOGON_CHECK: Final = nothing(Engine, "_logon_refusal")
+TEXTS_STOP: Final = put(Engine, "_differ", _stopping)
 NO_SYNC: Final = nothing(Engine, "_try_sync")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
 ANY_VERSION: Final = all_of(
@@ -544,18 +561,22 @@ DISABLED: Final[dict[str, Off]] = {
     "resend-too-frequent": around(Engine, "_text", _as_often_as_asked),
     "resend-without-end": unnamed("missing-field"),
     "restart-violation-stays": put(Engine, "_read", _read_anyhow),
-    "resume-ahead": goes_on(JournalBehind),
+    "resume-ahead": TEXTS_STOP,
+    "resume-ahead-shown": goes_on(JournalBehind),
     "resume-before-logon": NO_SYNC,
     "resume-both-behind": NO_RESEND,
     "resume-end-behind": nothing(Engine, "_say_heads"),
     "resume-equal": NO_SYNC,
     "resume-flood": nothing(PeerRate, "text", True),
-    "resume-forked": goes_on(Forked),
-    "resume-forked-below": goes_on(Forked),
-    "resume-forked-ours": goes_on(Forked),
+    "resume-forked": TEXTS_STOP,
+    "resume-forked-below": TEXTS_STOP,
+    "resume-forked-live": around(Engine, "_differ", _only_said),
+    "resume-forked-ours": TEXTS_STOP,
+    "resume-forked-shown": goes_on(Equivocation),
     "resume-frames-before-heads": nothing(Engine, "_may_sign", True),
     "resume-garbled-heads": NO_SYNC,
     "resume-lies": stays(PeerSilent),
+    "resume-lies-often": around(Engine, "_bring", _as_often_as_lacking),
     "resume-live": NO_RESEND,
     "resume-nothing-signed-disconnected": nothing(Engine, "_must_sign"),
     "resume-other-custody": unnamed("wrong-custody"),
@@ -564,7 +585,10 @@ DISABLED: Final[dict[str, Off]] = {
     "resume-restart": NO_RESEND,
     "resume-restart-unsent-logon": NO_SYNC,
     "resume-timeout": stays(PeerSilent),
-    "resume-twice": around(Engine, "_resume", _heads_forgotten),
+    "resume-twice": all_of(
+        around(Engine, "_resume", _heads_forgotten),
+        around(Engine, "_bring", _as_often_as_lacking),
+    ),
     "resume-unknown-custody": unnamed("unknown-custody"),
     "seq-duplicate": DUPLICATES_NAMED,
     "seq-equivocation": goes_on(Equivocation),

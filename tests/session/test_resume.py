@@ -23,7 +23,7 @@ from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encod
 from psymm.session.party import take_up
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Lost
-from psymm.session.turn import Resumed, State, Stopped
+from psymm.session.turn import HeadsDiffer, Resumed, State, Stopped
 from psymm.terms import UNIT
 
 Clock = MockClock
@@ -146,7 +146,7 @@ async def test_heartbeats_keep_an_idle_session_without_new_frames(
         assert not any(isinstance(event, Lost) for event in stage.heard.events)
 
 
-async def test_a_resume_with_other_digests_is_a_fork_and_stops_the_solver(
+async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with scene(tmp_path) as stage:
@@ -160,10 +160,17 @@ async def test_a_resume_with_other_digests_is_a_fork_and_stops_the_solver(
             solver_digest=heads.solver_digest,
         )
         await stage.wires[-1].inner.send(encode_text(lie))
-        stopped = await stage.desk.listeners[0].until(
-            lambda event: event if isinstance(event, Stopped) else None
+        differ = await stage.desk.listeners[0].until(
+            lambda event: event if isinstance(event, HeadsDiffer) else None
         )
-        assert stopped.error.code == "forked"
+        assert differ.error.code == "forked"
+        seen = len(stage.heard.events)
+        await resumed(stage, seen)
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        await stage.agreed()
+        custody = await stage.solver.journal.custody(heads.custody)
+        assert custody.state == "open"
 
 
 async def test_a_resume_of_a_custody_nobody_knows_is_refused_by_name(

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 import trio
-from session_scene import SECOND, ChainCollateral, Scene, make_terms, scene
+from session_scene import (
+    CHAIN_ID,
+    PSYMM,
+    SECOND,
+    ChainCollateral,
+    Scene,
+    make_terms,
+    scene,
+)
 from test_resume import Lives
 from trio.testing import MockClock
 
@@ -172,6 +180,52 @@ async def test_a_settlement_survives_the_death_of_both(
             entry for entry in stage.near.engine.record if isinstance(entry.message, ChainFact)
         ]
         assert len(facts) == 1
+
+    await lives.live(open_first=True, work=first)
+    await lives.live(open_first=False, work=second)
+
+
+async def test_a_proposal_cut_short_once_signed_is_taken_up_again_and_never_made_anew(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The wallet holds its notes for what it signed until the deadline: another proposal would
+    find them busy, and the trader could not settle for half an hour."""
+    lives = Lives(tmp_path)
+    signed: list[bytes] = []
+
+    async def first(stage: Scene) -> None:
+        await stage.heard.state(State.TRADING)
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+
+        async def dying(settlement: Settlement_) -> bytes:
+            signed.append(settlement.call.digest(CHAIN_ID, PSYMM))
+            power.cancel()
+            await trio.sleep_forever()
+            raise AssertionError
+
+        lives.funds[0].sign = dying  # type: ignore[method-assign]
+        with trio.CancelScope() as power:
+            await near.settle()
+        del lives.funds[0].sign
+
+    async def second(stage: Scene) -> None:
+        near, _ = stage.settling(stage.near, stage.heard)
+        await stage.desk.begun.wait()
+        stage.settling(stage.far, stage.desk.listeners[0])
+        while not stage.near.engine.synced:  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        await near.settle()
+        (said,) = [
+            entry.message
+            for entry in stage.near.engine.record
+            if isinstance(entry.message, Settlement)
+        ]
+        (held,) = [
+            kept for kept in await near._kept() if kept.call.digest(CHAIN_ID, PSYMM) == signed[0]
+        ]
+        assert held.call.commitments[0] == said.commitment0
+        assert [lives.funds[lane].worth() for lane in (0, 1)] == [2_000_000_000, 5_000_000_000]
 
     await lives.live(open_first=True, work=first)
     await lives.live(open_first=False, work=second)

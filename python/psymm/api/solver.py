@@ -57,6 +57,7 @@ from psymm.session.settling import Settling
 from psymm.session.solver import ServerStatistics, SolverServer
 from psymm.session.turn import (
     Event,
+    HeadsDiffer,
     Idle,
     KeyFailing,
     KeyRefused,
@@ -614,7 +615,13 @@ class _Dispatch:
                 if state in (State.CLOSED, State.STOPPED):
                     solver.sessions.pop(session.custody, None)
                     solver._dispatches.pop(session.custody, None)
-            case Stopped(error) | KeyFailing(error) | KeyRefused(_, error) | SetAside(_, error):
+            case (
+                Stopped(error)
+                | HeadsDiffer(error)
+                | KeyFailing(error)
+                | KeyRefused(_, error)
+                | SetAside(_, error)
+            ):
                 self._failed(error)
             case Resumed():
                 self._resumed()

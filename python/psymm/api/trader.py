@@ -350,8 +350,8 @@ class Session:
         """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow, and Disconnected
         where the connection is lost and does not come back within `timeout_s`.
         Cancelled: the request stays on the record; a quote that comes can still be hit."""
-        request = self.next_id("r")
         await self._when_synced(timeout_s)
+        request = self.next_id("r")
         await self.end.send(
             QuoteRequest(
                 quote_req_id=request,

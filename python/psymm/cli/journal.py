@@ -16,7 +16,14 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option
 from psymm.cli.output import Screen, Value
-from psymm.errors import Forked, JournalError, Missing, PSymmError
+from psymm.errors import (
+    BehindUnproved,
+    Forked,
+    ForkUnproved,
+    JournalError,
+    Missing,
+    PSymmError,
+)
 
 if TYPE_CHECKING:
     from psymm.session.clock import Clock
@@ -370,7 +377,8 @@ async def _dial(
             raise
         except PSymmError as failed:
             ended(custody.opening.custody, failed)
-            if isinstance(failed, Forked) or not custody.endpoint:
+            unproved = isinstance(failed, ForkUnproved | BehindUnproved)
+            if (isinstance(failed, Forked) and not unproved) or not custody.endpoint:
                 return
         failures += 1
         await trio.sleep(backoff.wait_s(failures))

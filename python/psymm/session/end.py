@@ -464,7 +464,7 @@ class End:
                 try:
                     message = await socket.receive()
                 except (Disconnected, PeerViolation) as gone:
-                    connection.reason = connection.reason or gone
+                    connection.reason = connection.reason or self.engine.dispute or gone
                     return
             self.watch.read(message)
             await self._room()

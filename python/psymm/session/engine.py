@@ -16,6 +16,7 @@ from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
 from psymm.chain.abi import checksummed
 from psymm.custody.errors import NoteInvalid
 from psymm.errors import (
+    BehindUnproved,
     CollateralForeign,
     CollateralMissing,
     CollateralNotListed,
@@ -26,6 +27,7 @@ from psymm.errors import (
     Equivocation,
     FloodingPeer,
     Forked,
+    ForkUnproved,
     JournalBehind,
     JournalRestored,
     KeyRevoked,
@@ -84,6 +86,7 @@ from psymm.session.turn import (
     Adopted,
     Event,
     FundCollateral,
+    HeadsDiffer,
     KeyChanged,
     KeyDue,
     KeyRefused,
@@ -116,6 +119,8 @@ MOST_WAITING_BYTES: Final = 1 << 20
 """What of a revoked key's frames waits in memory for the key that builds on them."""
 MOST_SHOWN_BYTES: Final = 1 << 26
 """What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
+DISPUTE_NS: Final = 5 * SECOND
+"""How long a connection on which heads differ stays open for the frames that prove who is wrong."""
 MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
 """Frames that were fetched and wait for others before them."""
 
@@ -305,6 +310,9 @@ class Engine:
         self._last_sent = self._last_heard = self._since = 0
         self._resent_at = [-SECOND, -SECOND]
         self._resent_from = [0, 0]
+        self._brought_at = [-SECOND, -SECOND]
+        self._brought_to = [0, 0]
+        self._dispute: tuple[PSymmError, int] | None = None
         self._fetch: tuple[int, int] | None = None
         self._peer_behind: PeerBehind | None = None
         self._test: int | None = None
@@ -353,6 +361,12 @@ class Engine:
         """Heads agree on the connection that stands; only then is anything signed."""
         return self._synced and self.error is None
 
+    @property
+    def dispute(self) -> PSymmError | None:
+        """What the heads that the peer showed on this connection would prove, if they were signed.
+        Nothing is signed on it any more."""
+        return None if self._dispute is None else self._dispute[0]
+
     def connected(self, now: int, *, fresh: bool) -> Turn:
         """A connection to the peer stands. fresh: the meeting happened on it just now and neither
         side can have frames, so there is nothing to resume."""
@@ -370,6 +384,8 @@ class Engine:
         self._garbled = 0
         self._asked = self._fetch = self._peer_behind = None
         self._resent_from = [0, 0]
+        self._brought_to = [0, 0]
+        self._dispute = None
         self._gap_until = 0
         self._test = None
         self._last_sent = self._last_heard = self._since = now
@@ -462,6 +478,8 @@ class Engine:
         """Do what has fallen due."""
         if not self._connected or self.error is not None:
             return self._take()
+        if self._dispute is not None and now >= self._dispute[1]:
+            self._hang_up(self._dispute[0])
         beat = self.rules.heartbeat_s * SECOND
         if now - self._last_heard >= beat * 5 // 2:
             self._hang_up(PeerSilent(silent_s=(now - self._last_heard) / SECOND))
@@ -501,6 +519,8 @@ class Engine:
             due.append(self._last_heard + beat * 5 // 2)
         if not self._synced or None in self._logons:
             due.append(self._since + self.rules.wait_ns)
+        if self._dispute is not None:
+            due.append(self._dispute[1])
         if self._asked is not None:
             due.append(self._asked[1])
         if self._fetch is not None:
@@ -854,12 +874,7 @@ class Engine:
             return
         if held is None and frame.seq <= self.record.head(self.lane).seq:
             return  # from before the checkpoint that our record begins at
-        delegation = self.record.delegation(self.lane)
-        try:
-            if delegation is None:
-                raise FrameError
-            frame.verify(self.record.opening.domain, delegation.public_key)
-        except ValueError:
+        if not self._ours(frame):
             self._garble(now, "frame", "wrong-lane: this lane is ours")
             return
         if held is None and self._key_was_stolen():
@@ -875,6 +890,14 @@ class Engine:
                 held=self.record.head(self.lane).seq,
             )
         )
+
+    def _ours(self, frame: Frame) -> bool:
+        """Signed by the key of ours that is in force at its number, or by one that it brings. A
+        former key proves nothing beyond the frames that it ruled."""
+        ruling = self.record.signer(self.lane, frame.seq)
+        keys = [brought_key(self.record, frame), None if ruling is None else ruling.public_key]
+        found = signer(self.record, frame)
+        return found is not None and found in keys
 
     def _signed_by(self, frame: Frame) -> bool:
         """By a key that the wallet of its lane delegated for that number."""
@@ -997,7 +1020,7 @@ class Engine:
         """All that the peer lacks is what our revoked key signed: it waits for a key that builds
         on it. Ours is the longer record, so the next number is free."""
         theirs = self._their_heads
-        if theirs is None or not self._key_was_stolen():
+        if theirs is None or self._dispute is not None or not self._key_was_stolen():
             return False
         ours = self._heads()
         others = (
@@ -1204,7 +1227,7 @@ class Engine:
             (theirs.trader_seq, theirs.trader_digest),
             (theirs.solver_seq, theirs.solver_digest),
         )
-        for lane, (seq, digest) in enumerate(views):
+        for lane, (seq, _) in enumerate(views):
             held = self.record.head(lane).seq
             if seq <= held and not self.record.knows(lane, seq):
                 self._hang_up(
@@ -1215,17 +1238,27 @@ class Engine:
                     )
                 )
                 return
-            if seq <= held and self.record.digest(lane, seq) != digest:
-                self._stop(
-                    Forked(
-                        custody=theirs.custody,
-                        lane=lane,
-                        seq=seq,
-                        ours=self.record.digest(lane, seq),
-                        theirs=digest,
-                    )
-                )
-                return
+        if self._dispute is not None:
+            return
+        differing = [
+            (lane, seq)
+            for lane, (seq, digest) in enumerate(views)
+            if seq <= self.record.head(lane).seq and self.record.digest(lane, seq) != digest
+        ]
+        if differing:
+            lane, seq = differing[0]
+            self._differ(
+                ForkUnproved(
+                    custody=theirs.custody,
+                    lane=lane,
+                    seq=seq,
+                    ours=self.record.digest(lane, seq),
+                    theirs=views[lane][1],
+                ),
+                differing,
+                now,
+            )
+            return
         restored = theirs.journal_status is JournalStatus.RESTORED
         if restored and not self.peer_restored:
             self._turn.events.append(PeerRestored())
@@ -1233,7 +1266,7 @@ class Engine:
         seq, head = views[self.lane][0], self.record.head(self.lane).seq
         if self.standing != "whole":
             self._their_heads = theirs
-            self._repeated += self._resend(seq + 1, 0, now)
+            self._repeated += self._bring(self.lane, seq + 1, now)
             self._merge(now)
             if self._fetch is None:
                 self._fetch_missing(now)
@@ -1245,7 +1278,11 @@ class Engine:
                 self._hang_up(KeyRevoked("frames of ours that we did not sign", theirs=seq))
             return
         if seq > head:
-            self._fall_behind(JournalBehind(custody=theirs.custody, theirs=seq, ours=head))
+            self._differ(
+                BehindUnproved(custody=theirs.custody, theirs=seq, ours=head),
+                [(self.lane, head)],
+                now,
+            )
             return
         if self._synced:
             if views[self.peer][0] > self.record.head(self.peer).seq:
@@ -1258,9 +1295,9 @@ class Engine:
             return
         if views[self.peer][0] < self.record.head(self.peer).seq:
             # Frames of its own lane that it lacks.
-            self._resend(views[self.peer][0] + 1, 0, now, self.peer)
+            self._bring(self.peer, views[self.peer][0] + 1, now)
         if self._their_heads is None or views[self.lane] != self._view(self._their_heads):
-            self._repeated += self._resend(seq + 1, 0, now)
+            self._repeated += self._bring(self.lane, seq + 1, now)
         elif theirs == self._their_heads and self._said_heads != self._heads():
             self._say_heads(now)  # so much came of what it sends again; the rest, please
         self._their_heads = theirs
@@ -1271,6 +1308,34 @@ class Engine:
                 theirs=views[self.peer][0], shown=self.record.head(self.peer).seq
             )
 
+    def _differ(
+        self, error: ForkUnproved | BehindUnproved, places: Iterable[tuple[int, int]], now: int
+    ) -> None:
+        """Heads that no two honest journals can have. A text proves nothing, so it stops nothing:
+        nothing more is signed on this connection, we show our frames at those places (of a lane and
+        a number each), and it is left once the peer has had the time to show its own. What either
+        side shows is signed, and stops whom it proves wrong."""
+        self._synced = False
+        self._dispute = error, now + DISPUTE_NS
+        self._turn.events.append(HeadsDiffer(error))
+        for lane, seq in places:
+            if seq:
+                self._resend(seq, seq, now, lane)
+
+    def _bring(self, lane: int, begin: int, now: int) -> int:
+        """Send what the peer's heads say that it lacks of a lane; returns how many frames.
+
+        What was brought on this connection is brought again at most once a second, whatever heads
+        it shows.
+        """
+        if begin <= self._brought_to[lane] and now - self._brought_at[lane] < SECOND:
+            return 0
+        count = self._resend(begin, 0, now, lane)
+        if count:
+            self._brought_at[lane] = now
+            self._brought_to[lane] = max(self._brought_to[lane], begin + count - 1)
+        return count
+
     def _view(self, heads: Resume) -> tuple[int, bytes]:
         if self.lane == TRADER:
             return heads.trader_seq, heads.trader_digest
@@ -1278,7 +1343,7 @@ class Engine:
 
     def _try_sync(self, now: int) -> None:
         theirs = self._their_heads
-        if self._synced or theirs is None:
+        if self._synced or theirs is None or self._dispute is not None:
             return
         ours = self._heads()
         announced = theirs.solver_seq if self.peer == SOLVER else theirs.trader_seq

@@ -59,6 +59,8 @@ _PAYEES: Final = bytes(32)
 """Where the journal keeps the outputs that were shown, beside settlements by their digest."""
 ANSWER_S: Final = 60.0
 """How long the other side may take to show its output, and then to sign."""
+LEAST_LIFE_S: Final = 120.0
+"""A proposal that was cut short is taken up again if its deadline is at least this far away."""
 LOOK_AGAIN_S: Final = 10.0
 """Between two looks at a clock that may be set, or at a chain that is down."""
 
@@ -262,6 +264,41 @@ class Settling:
         # Until the solver has covered an order of ours it may still fill it at an earlier time.
         await self._wait(lambda: self._all_covered or None, "cover what we sent before")
         payouts = self._flat_payouts()
+        settlement = await self._begun(payouts)
+        if settlement is None:
+            settlement = await self._planned(payouts)
+        if not self._all_covered or self._flat_payouts() != payouts:
+            raise NotNow("the account changed while the outputs were shown")
+        # Kept before it is signed: the wallet keeps its notes for this one until the deadline, so
+        # one that was cut short here is taken up again and never made anew.
+        await self._keep(settlement, "planned", {})
+        signature = await self._signed(settlement)
+        await self._keep(settlement, "proposed", {lane: signature})
+        self._settlement = settlement
+        await end.send(_message_of(settlement, signature))
+
+    async def _begun(self, payouts: tuple[int, int]) -> Settlement | None:
+        """A proposal of ours that was cut short before it was on the record, and still holds."""
+        end = self._end
+        said = {
+            entry.message.commitment0
+            for entry in end.engine.record
+            if isinstance(entry.message, ProposalMessage)
+        }
+        least = end.clock.now_ns() / SECOND + LEAST_LIFE_S
+        for kept in await self._kept():
+            if (
+                kept.proposer == end.lane
+                and kept.payouts == payouts
+                and kept.call.deadline >= least
+                and kept.call.commitments[0] not in said
+            ):
+                return kept
+        return None
+
+    async def _planned(self, payouts: tuple[int, int]) -> Settlement:
+        """Show where we want to be paid, be shown the same, and plan the move."""
+        end, lane = self._end, self._end.lane
         token = self._terms.collateral.token
         offer = await end.collateral.relayer(token, self._terms.tariff.relayer_cap)
         paid = payout_after_fee(payouts[lane], offer.fee, proposes=True)
@@ -269,7 +306,7 @@ class Settling:
         self._ours_worth = paid
         await end.say(SettlementOutput(inner=self._ours.inner, memo=self._ours.memo))
         theirs = await self._wait(lambda: self._theirs, "show where it wants to be paid")
-        settlement = propose_settlement(
+        return propose_settlement(
             [*end.engine.notes.values(), *end.engine.peer_notes.values()],
             (self._ours, theirs) if lane == TRADER else (theirs, self._ours),
             payouts,
@@ -281,12 +318,6 @@ class Settling:
                 min(1_800, self._terms.timeouts.settlement // SECOND),
             ),
         )
-        if not self._all_covered or self._flat_payouts() != payouts:
-            raise NotNow("the account changed while the outputs were shown")
-        signature = await self._signed(settlement)
-        await self._keep(settlement, "proposed", {lane: signature})
-        self._settlement = settlement
-        await end.send(_message_of(settlement, signature))
 
     @property
     def _all_covered(self) -> bool:

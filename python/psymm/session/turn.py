@@ -133,6 +133,15 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadsDiffer:
+    """The peer showed heads that contradict our record. That is no proof: nothing is signed on this
+    connection, which is left with `error` and tried again. Where the peer shows signed frames that
+    prove it, `Stopped` follows."""
+
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
 class PeerRejected:
     """The peer's Reject of a frame of ours."""
 
@@ -232,6 +241,7 @@ Event = (
     | PayeeShown
     | PeerRestored
     | Resumed
+    | HeadsDiffer
     | PeerRejected
     | KeyRefused
     | SetAside

@@ -28,6 +28,7 @@ from psymm.session.clock import Clock
 from psymm.session.turn import (
     Disagreed,
     Event,
+    HeadsDiffer,
     PeerRejected,
     Received,
     Resumed,
@@ -44,6 +45,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "connected": "custody, lane, connection: a peer's connection serves this custody",
     "disconnected": "custody, lane, code: it is gone; warning unless it simply closed",
     "resumed": "custody, lane, repeated, received: heads agree again; frames sent again, and got",
+    "heads-differ": "custody, lane, code: a text contradicts our record, which proves nothing",
     "state": "custody, lane, state: the session moved to another state than stopped",
     "garbled": "custody, lane, count: texts or frames that could not be read or had no place",
     "resend-asked": "custody, lane, count: a gap; the peer was asked to send frames again",
@@ -267,6 +269,8 @@ class Watch:
                 self._log(logging.INFO, "resumed", repeated=repeated, received=received)
             case Disagreed(error=error):
                 self._log(logging.ERROR, "accounts-differ", code=error.code)
+            case HeadsDiffer(error):
+                self._log(logging.WARNING, "heads-differ", code=error.code)
             case Stopped(error):
                 self._log(logging.ERROR, "stopped", code=error.code)
             case _:
