@@ -35,6 +35,7 @@ __all__ = [
     "SignatureError",
     "Transcript",
     "TranscriptError",
+    "TranscriptStart",
     "TranscriptSummary",
     "address_of",
     "dev_crs",
