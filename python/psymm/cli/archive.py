@@ -14,7 +14,7 @@ import trio
 
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import home_option, json_option, password_option
+from psymm.cli.options import Command, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
 from psymm.cli.show import chosen
@@ -30,7 +30,7 @@ _custody_option = click.option(
 )
 
 
-@click.command("archive")
+@click.command("archive", cls=Command)
 @json_option
 @home_option
 @password_option
@@ -61,7 +61,7 @@ def archive_frames(
     trio.run(partial(_archive, screen, home, custody, password, file))
 
 
-@click.command("prune")
+@click.command("prune", cls=Command)
 @json_option
 @home_option
 @_custody_option
