@@ -9,7 +9,6 @@ any instant leaves the journal as it was or as it should be, and doing it again 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from psymm.transcript import pruning
 from psymm.transcript.begun import begins_at
 from psymm.transcript.checkpoint import Beginning, Point
 from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
-from psymm.transcript.journal import Journal, JournalledFrame, JournalledOpening
+from psymm.transcript.journal import Journal, JournalledFrame, JournalledOpening, sync_path
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 
@@ -121,9 +120,5 @@ def _write_verified(
 
 
 def _sync(path: Path) -> None:
-    for place in (path, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_path(path)
+    sync_path(path.parent)

@@ -28,6 +28,7 @@ from psymm.messages import (
 )
 from psymm.rulebook import Account, OrderStatus
 from psymm.rulebook.account import Order
+from psymm.transcript.journal import sync_path
 
 SECOND: Final = 1_000_000_000
 UNIT: Final = 10**18
@@ -81,14 +82,14 @@ class KillSwitch:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        _sync_directory(self.path.parent)
+        sync_path(self.path.parent)
 
     def revive(self) -> None:
         """Switch off, durably. Raises OSError where the file cannot be removed."""
         self._reason = None
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-            _sync_directory(self.path.parent)
+            sync_path(self.path.parent)
 
 
 def kill_switch_of(journal: Path | str) -> KillSwitch:
@@ -264,11 +265,3 @@ def _waiting(account: Account) -> list[Order]:
 
 def _notional(message: ExecutionReport) -> int:
     return (message.last_px or 0) * (message.last_qty or 0) // UNIT
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

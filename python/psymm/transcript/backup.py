@@ -20,7 +20,7 @@ from psymm.transcript.journal import (
     connect_reader,
     put_heads,
     read_heads,
-    sync_directory,
+    sync_path,
     without_links,
 )
 
@@ -61,7 +61,7 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
                 made = _mark(copy, now_ns)
             with closing(connect_reader(draft)):
                 pass
-            _sync(draft)
+            sync_path(draft)
             try:
                 target.hardlink_to(draft)
             except FileExistsError:
@@ -70,7 +70,7 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
                 ) from None
         finally:
             draft.unlink(missing_ok=True)
-        sync_directory(target.parent)
+        sync_path(target.parent)
     except (OSError, sqlite3.Error) as failed:
         raise JournalUnwritable(f"the backup cannot be written: {failed}", path=target) from None
     return made
@@ -90,11 +90,3 @@ def _mark(copy: sqlite3.Connection, now_ns: int) -> BackedUp:
     copy.execute("DELETE FROM mending")
     copy.execute("COMMIT")
     return BackedUp(frames, tuple(found))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

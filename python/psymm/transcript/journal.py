@@ -86,7 +86,8 @@ are still to be fetched; then it is whole. restored: from a backup, or mended wi
 heads being known; it serves in court and settles by wallet signature, and never signs a frame."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
-_SCHEMA: Final = """
+_SCHEMA: Final = (
+    """
 CREATE TABLE journal (
   version INTEGER NOT NULL, id BLOB NOT NULL, owner TEXT, seal_check BLOB,
   lineage BLOB NOT NULL, backup_ns INTEGER
@@ -147,6 +148,8 @@ CREATE TABLE salvaged (
   raw BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
 ) STRICT, WITHOUT ROWID;
 """
+    + pruning.SCHEMA
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1263,7 +1266,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
             (VERSION, secrets.token_bytes(16), secrets.token_bytes(16)),
         )
         base.execute("COMMIT")
-        sync_directory(path.parent)
+        sync_path(path.parent)
     base.execute("PRAGMA synchronous = FULL")
     base.execute("PRAGMA foreign_keys = ON")
     mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -1284,13 +1287,13 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
 
 def create_tables(base: sqlite3.Connection) -> None:
     """An empty journal's tables, inside the transaction that stands."""
-    for statement in (_SCHEMA + pruning.SCHEMA).split(";"):
+    for statement in _SCHEMA.split(";"):
         base.execute(statement)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make names in a directory durable. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file, or the names in a directory, durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -1446,7 +1449,7 @@ def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
     base.execute("UPDATE journal SET lineage = ?", (secrets.token_bytes(16),))
     base.execute("ALTER TABLE frames ADD COLUMN checksum BLOB NOT NULL DEFAULT x''")
     known = {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
-    for statement in (_SCHEMA + pruning.SCHEMA).split(";"):
+    for statement in _SCHEMA.split(";"):
         words = statement.split()
         if words[:2] == ["CREATE", "TABLE"] and words[2] not in known:
             base.execute(statement)

@@ -53,7 +53,7 @@ from psymm.transcript.journal import (
     put_heads,
     read_frame,
     read_heads,
-    sync_directory,
+    sync_path,
     without_links,
 )
 from psymm.transcript.opening import Opening
@@ -539,10 +539,10 @@ def _mended(
             for one in known.values()
         ]
         base.execute("COMMIT")
-    _sync(draft)
+    sync_path(draft)
     aside = _put_aside(path, now_ns)
     draft.replace(path)
-    sync_directory(path.parent)
+    sync_path(path.parent)
     write_tally(lock, lineage, sum(one.frames for one in outcome), closed=True)
     return Mending(aside, tuple(outcome))
 
@@ -837,21 +837,13 @@ def _put_aside(path: Path, now_ns: int) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{now_ns}")
     os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     shutil.copyfile(path, aside)
-    _sync(aside)
+    sync_path(aside)
     log = path.with_name(path.name + "-wal")
     if log.exists():
         log.rename(aside.with_name(aside.name + "-wal"))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync_path(path.parent)
     return aside
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = ["Found", "Mended", "Mending", "Survey", "mend_journal", "survey"]
