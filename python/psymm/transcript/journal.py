@@ -450,6 +450,10 @@ class Journal(JournalReader):
         self._frames = self._counted = identity.frames
         self._waiting: list[_Write] = []
         self._sent: dict[tuple[bytes, int], int] = {}
+        # Heads as they are after what is queued, so that a round of many frames reads and writes
+        # them once; `_moved`: those that the file has yet to be told.
+        self._heads: dict[bytes, _HeldHeads] = {}
+        self._moved: set[bytes] = set()
         # How far each lane was marked before: what lies below is not looked at again.
         self._marked: dict[tuple[bytes, int], int] = {}
         self._in_thread = 0
@@ -887,9 +891,11 @@ class Journal(JournalReader):
             base.execute("BEGIN IMMEDIATE")
             try:
                 for write in batch:
-                    write.work(base)
+                    self._carry_out(base, write)
+                self._put_moved_heads(base)
             except (sqlite3.IntegrityError, JournalError):
                 base.execute("ROLLBACK")
+                self._forget_heads()
                 self._frames = self._counted
                 base.execute("BEGIN IMMEDIATE")
                 self._gather_apart(batch)
@@ -912,9 +918,11 @@ class Journal(JournalReader):
             base.execute("SAVEPOINT one")
             before = self._frames
             try:
-                write.work(base)
+                self._carry_out(base, write)
+                self._put_moved_heads(base)
             except (sqlite3.IntegrityError, JournalError) as refused:
                 base.execute("ROLLBACK TO one")
+                self._forget_heads()
                 self._frames = before
                 write.failed = (
                     refused
@@ -922,6 +930,23 @@ class Journal(JournalReader):
                     else JournalConflict(str(refused), journal=self.path)
                 )
             base.execute("RELEASE one")
+
+    def _carry_out(self, base: sqlite3.Connection, write: _Write) -> None:
+        if not write.light:
+            # It may read and write heads by itself.
+            self._put_moved_heads(base)
+            self._forget_heads()
+        write.work(base)
+
+    def _put_moved_heads(self, base: sqlite3.Connection) -> None:
+        for custody in self._moved:
+            held = self._heads[custody]
+            put_heads(base, custody, held.lane, held.standing, held.heads, held.frames)
+        self._moved.clear()
+
+    def _forget_heads(self) -> None:
+        self._heads.clear()
+        self._moved.clear()
 
     def _finish(self, batch: Sequence[_Write]) -> None:
         """Commit what was gathered, the tally around it: before anyone is told, and so before
@@ -961,7 +986,7 @@ class Journal(JournalReader):
         shown: bool,
     ) -> None:
         """shown: by the peer or a file, not signed or received in a session of this journal."""
-        held = _heads(self.path, base, custody)
+        held = self._heads.get(custody) or _heads(self.path, base, custody)
         if shown and held.standing == "whole":
             raise JournalConflict("this custody lacks no frames", journal=self.path)
         heads, ends = [held.heads.trader, held.heads.solver], held.frames
@@ -977,7 +1002,10 @@ class Journal(JournalReader):
                 (custody, ends, *row[1:], frame_checksum(custody, ends, lane, seq, digest, raw)),
             )
             heads[lane] = (seq, digest)
-        put_heads(base, custody, held.lane, held.standing, Heads(heads[0], heads[1]), ends)
+        self._heads[custody] = _HeldHeads(
+            custody, held.lane, held.standing, Heads(heads[0], heads[1]), ends
+        )
+        self._moved.add(custody)
         self._frames += len(rows)
 
     def _set_aside(
