@@ -20,7 +20,8 @@ from psymm.errors import (
     JournalVersion,
     UnknownCustody,
 )
-from psymm.transcript.journal import Custody, JournalledFrame, JournalReader, open_journal_reader
+from psymm.transcript.reader import JournalReader, open_journal_reader
+from psymm.transcript.rows import Custody, JournalledFrame
 
 CHUNK: Final = 256
 """Frames in memory at once."""

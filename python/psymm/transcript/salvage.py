@@ -41,24 +41,13 @@ from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
-from psymm.transcript.journal import (
-    VERSION,
-    CustodyState,
-    Heads,
-    JournalledFrame,
-    Standing,
-    create_tables,
-    frame_checksum,
-    hold_journal,
-    put_heads,
-    read_frame,
-    read_heads,
-    sync_path,
-    without_links,
-)
+from psymm.transcript.heads import Heads, Standing, put_heads, read_heads
+from psymm.transcript.journal_file import hold_journal, sync_path, without_links
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.record import Record
+from psymm.transcript.rows import CustodyState, JournalledFrame, frame_checksum, read_frame
+from psymm.transcript.tables import VERSION, create_tables
 from psymm.transcript.tally import Tally, read_tally, write_tally
 
 _BESIDE: Final = (
