@@ -68,9 +68,11 @@ from psymm.transcript.rows import (
     CustodyState,
     JournalledFrame,
     JournalledRevocation,
+    custody_row,
     custody_rows,
     frame_checksum,
     frames_of,
+    put_custody,
 )
 from psymm.transcript.sealing import (
     JournalledOpening,
@@ -219,28 +221,18 @@ class Journal(JournalReader):
         """
         if not await self._unknown(opening.custody):
             raise KnownCustody(custody=opening.custody)
-        row = (
-            opening.custody,
+        row = custody_row(
+            opening,
             lane,
-            opening.chain_id,
-            opening.contract,
-            opening.trader,
-            opening.solver,
-            opening.terms,
-            opening.salt,
-            endpoint,
-            nonce + ours.to_bytes(16) + promised.to_bytes(16),
-            now_ns,
+            "meeting",
+            endpoint=endpoint,
+            meeting=nonce + ours.to_bytes(16) + promised.to_bytes(16),
+            opened_ns=now_ns,
         )
         nothing = (0, opening.custody)
 
         def work(base: sqlite3.Connection) -> None:
-            base.execute(
-                "INSERT INTO custodies (custody, lane, chain_id, contract, trader, solver, terms,"
-                " salt, endpoint, meeting, state, opened_ns)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,'meeting',?)",
-                row,
-            )
+            put_custody(base, row)
             put_heads(base, opening.custody, lane, "whole", Heads(nothing, nothing), 0)
 
         await self._write(work)

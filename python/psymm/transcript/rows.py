@@ -138,6 +138,43 @@ def is_frame(custody: bytes, lane: int, seq: int, raw: object) -> bool:
     )
 
 
+def custody_row(
+    opening: Opening,
+    lane: int,
+    state: CustodyState,
+    *,
+    endpoint: str = "",
+    meeting: bytes = bytes(64),
+    opened_ns: int = 0,
+) -> tuple[Any, ...]:
+    """A row of `custodies`. meeting: our nonce (32 bytes), then what we put up and what the peer
+    promised, 16 bytes each."""
+    return (
+        opening.custody,
+        lane,
+        opening.chain_id,
+        opening.contract,
+        opening.trader,
+        opening.solver,
+        opening.terms,
+        opening.salt,
+        endpoint,
+        meeting,
+        state,
+        "",
+        opened_ns,
+    )
+
+
+def put_custody(base: sqlite3.Connection, row: Sequence[Any]) -> None:
+    """Write a row of `custodies`."""
+    base.execute(
+        "INSERT INTO custodies (custody, lane, chain_id, contract, trader, solver, terms, salt,"
+        " endpoint, meeting, state, reason, opened_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        row,
+    )
+
+
 def custody_rows(
     base: sqlite3.Connection, custody: bytes | None = None
 ) -> list[tuple[object, ...]]:

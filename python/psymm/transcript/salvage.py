@@ -46,7 +46,14 @@ from psymm.transcript.journal_file import hold_journal, sync_path, without_links
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.record import Record
-from psymm.transcript.rows import CustodyState, JournalledFrame, frame_checksum, read_frame
+from psymm.transcript.rows import (
+    CustodyState,
+    JournalledFrame,
+    custody_row,
+    frame_checksum,
+    put_custody,
+    read_frame,
+)
 from psymm.transcript.tables import VERSION, create_tables
 from psymm.transcript.tally import Tally, read_tally, write_tally
 
@@ -546,7 +553,7 @@ def _write_custody(
         return Mended(one.custody, None, one.lane, "", 0, one.missing)
     lane = one.lane if one.lane is not None else _lane_of(opening, owner)
     if row is None:
-        row = _bare_row(opening, lane)
+        row = custody_row(opening, lane, "open")
     row = (row[0], lane, *row[2:])
     candidates = {key: held for other in reversed(others) for key, held in other.frames.items()}
     candidates = _waiting(opening, one) | candidates | one.frames
@@ -580,7 +587,7 @@ def _write_custody(
         standing = "restored"
     elif missing:
         standing = "mending"
-    base.execute("INSERT INTO custodies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
+    put_custody(base, row)
     put_heads(base, one.custody, lane, standing, heads, count)
     sent = {key for key, frame in one.frames.items() if frame.sent}
     base.executemany(
@@ -742,24 +749,6 @@ def _waiting(opening: Opening, one: Found) -> dict[tuple[int, int], JournalledFr
 
 def _lane_of(opening: Opening, owner: object) -> int:
     return 1 if opening.wallet_address(1) == owner else 0
-
-
-def _bare_row(opening: Opening, lane: int) -> tuple[Any, ...]:
-    return (
-        opening.custody,
-        lane,
-        opening.chain_id,
-        opening.contract,
-        opening.trader,
-        opening.solver,
-        opening.terms,
-        opening.salt,
-        "",
-        bytes(64),
-        "open",
-        "",
-        0,
-    )
 
 
 def _identity_of(sources: Sequence[Path]) -> tuple[Any, ...] | None:
