@@ -112,11 +112,7 @@ def put_standing(path: Path, base: sqlite3.Connection, custody: bytes, standing:
     if standing == "whole" and newest is not None:
         for lane in (0, 1):
             seq, digest = newest.of(lane)
-            row = base.execute(
-                "SELECT digest FROM frames WHERE custody = ? AND lane = ? AND seq = ?",
-                (custody, lane, seq),
-            ).fetchone()
-            if (custody if seq == 0 else row and row[0]) != digest:
+            if (custody if seq == 0 else frame_digest(base, custody, lane, seq)) != digest:
                 reached = held.heads.of(lane)[0]
                 raise JournalCorrupt(
                     "frames are still missing",
@@ -128,6 +124,15 @@ def put_standing(path: Path, base: sqlite3.Connection, custody: bytes, standing:
     if standing == "whole":
         base.execute("DELETE FROM salvaged WHERE custody = ?", (custody,))
     put_heads(base, custody, held.lane, standing, held.heads, held.frames)
+
+
+def frame_digest(base: sqlite3.Connection, custody: bytes, lane: int, seq: int) -> bytes | None:
+    """The digest in a frame's row, None where the frame is not there."""
+    row = base.execute(
+        "SELECT digest FROM frames WHERE custody = ? AND lane = ? AND seq = ?",
+        (custody, lane, seq),
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def is_bytes(value: object, length: int) -> bool:

@@ -52,7 +52,7 @@ from psymm.nursery import open_block_nursery
 from psymm.transcript import pruning
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.faults import as_journal_error
-from psymm.transcript.heads import Heads, Standing, put_heads, put_standing
+from psymm.transcript.heads import Heads, Standing, frame_digest, put_heads, put_standing
 from psymm.transcript.heads import heads_of as _heads
 from psymm.transcript.journal_file import (
     JournalIdentity,
@@ -728,12 +728,9 @@ class Journal(JournalReader):
             ],
         )
         seq = rows[0][0] - 1
-        before = base.execute(
-            "SELECT digest FROM frames WHERE custody = ? AND lane = ? AND seq = ?",
-            (custody, lane, seq),
-        ).fetchone()
+        before = frame_digest(base, custody, lane, seq)
         heads = [held.heads.trader, held.heads.solver]
-        heads[lane] = (seq, custody if before is None else bytes(before[0]))
+        heads[lane] = (seq, custody if before is None else before)
         put_heads(
             base,
             custody,

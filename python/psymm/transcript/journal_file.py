@@ -25,8 +25,8 @@ from psymm.errors import (
 )
 from psymm.transcript import pruning
 from psymm.transcript.faults import as_journal_error, typed
-from psymm.transcript.heads import heads_of, is_bytes
-from psymm.transcript.tables import VERSION, create_tables, migrate, version_of
+from psymm.transcript.heads import frame_digest, heads_of, is_bytes
+from psymm.transcript.tables import VERSION, check_pages, create_tables, migrate, version_of
 from psymm.transcript.tally import read_tally, write_tally
 
 
@@ -223,9 +223,7 @@ def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
         version = version_of(path, base)
         if version != VERSION:
             raise JournalVersion(journal=path, version=version, known=VERSION)
-        found = base.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise JournalCorrupt(str(found), journal=path)
+        check_pages(path, base)
         journal_id, lineage = base.execute("SELECT id, lineage FROM journal").fetchone()
         if not is_bytes(journal_id, 16) or not is_bytes(lineage, 16):
             raise JournalCorrupt("the journal's own row is damaged", journal=path)
@@ -268,11 +266,8 @@ def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
                 held=count,
                 head=seq,
             )
-        row = base.execute(
-            "SELECT digest FROM frames WHERE custody = ? AND lane = ? AND seq = ?",
-            (custody, lane, seq),
-        ).fetchone()
-        if (custody if row is None else row[0]) != digest:
+        last_digest = frame_digest(base, custody, lane, seq)
+        if (custody if last_digest is None else last_digest) != digest:
             raise JournalCorrupt(
                 "the last frame is not the one that the heads name",
                 journal=path,

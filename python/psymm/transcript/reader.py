@@ -20,6 +20,7 @@ from psymm.transcript.heads import Heads, heads_of, mending_of
 from psymm.transcript.journal_file import connect_reader
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.rows import (
+    FRAMES,
     Custody,
     JournalledFrame,
     JournalledRevocation,
@@ -110,8 +111,7 @@ class JournalReader:
             lambda base: [
                 journalled(self.path, custody, row)
                 for row in base.execute(
-                    "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
-                    " WHERE custody = ? AND lane = ? AND seq = ?",
+                    FRAMES + " WHERE custody = ? AND lane = ? AND seq = ?",
                     (custody, lane, seq),
                 )
             ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from psymm._core import Frame, FrameError
 from psymm.errors import JournalCorrupt, Missing
@@ -18,6 +18,8 @@ from psymm.transcript import pruning
 from psymm.transcript.heads import Standing, is_bytes, read_heads
 from psymm.transcript.opening import Opening
 
+FRAMES: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
+"""Rows for `read_frame`."""
 CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
 
 
@@ -71,10 +73,7 @@ def frame_checksum(
 
 
 def read_frame(custody: bytes, row: Sequence[Any]) -> JournalledFrame | None:
-    """A row of `frames` as it was written, or None where it is damaged.
-
-    row: arrival, lane, seq, digest, raw, sent, checksum.
-    """
+    """A row of `FRAMES` as it was written, or None where it is damaged."""
     arrival, lane, seq, digest, raw, sent, kept = row
     try:
         intact = (
@@ -113,8 +112,7 @@ def frames_of(
     frames = [
         journalled(path, custody, row)
         for row in base.execute(
-            "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
-            " WHERE custody = ? AND arrival > ? ORDER BY arrival LIMIT ?",
+            FRAMES + " WHERE custody = ? AND arrival > ? ORDER BY arrival LIMIT ?",
             (custody, after, -1 if at_most is None else at_most),
         )
     ]

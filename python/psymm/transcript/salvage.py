@@ -41,12 +41,13 @@ from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
-from psymm.transcript.heads import Heads, Standing, put_heads, read_heads
+from psymm.transcript.heads import Heads, Standing, is_bytes, put_heads, read_heads
 from psymm.transcript.journal_file import hold_journal, sync_path, without_links
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.record import Record
 from psymm.transcript.rows import (
+    FRAMES,
     CustodyState,
     JournalledFrame,
     custody_row,
@@ -180,7 +181,7 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
         own = _safely(base, "SELECT version, id, owner, seal_check, id, NULL FROM journal")
     identity = own[0] if len(own) == 1 else None
     if identity is not None and not (
-        isinstance(identity[0], int) and _bytes(identity[1], 16) and _bytes(identity[4], 16)
+        isinstance(identity[0], int) and is_bytes(identity[1], 16) and is_bytes(identity[4], 16)
     ):
         identity = None
     if identity is None and not fault:
@@ -189,7 +190,7 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
         key
         for table in ("custodies", "heads", "frames", *_BESIDE)
         for (key,) in _both_ways(base, table, "DISTINCT custody", "custody", "", ())
-        if _bytes(key, 32)
+        if is_bytes(key, 32)
     }
     if tally is not None and (identity is None or tally.lineage != identity[4]):
         tally = None
@@ -330,7 +331,7 @@ def _opening(custody: bytes, row: Sequence[Any]) -> Opening | None:
             opening.custody == custody
             and row[1] in (0, 1)
             and isinstance(row[8], str)
-            and _bytes(row[9], 64)
+            and is_bytes(row[9], 64)
             and row[10] in get_args(CustodyState)
             and isinstance(row[11], str)
         )
@@ -391,14 +392,11 @@ def _both_ways(
     return list(found | dict.fromkeys(_safely(base, query + back, given)))
 
 
-_FRAME: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
-
-
 def _read_frames(
     base: sqlite3.Connection, custody: bytes, stated: int | None
 ) -> dict[tuple[int, int], JournalledFrame]:
     """Every frame whose row is as it was written, by lane and seq."""
-    query = f"{_FRAME} WHERE custody = ? ORDER BY arrival"
+    query = FRAMES + " WHERE custody = ? ORDER BY arrival"
     rows = {row[0]: row for row in _safely(base, query, (custody,))}
     if stated is None or len(rows) < stated:
         rows |= {row[0]: row for row in _safely(base, query + " DESC", (custody,))}
@@ -406,7 +404,7 @@ def _read_frames(
         for place in range(1, max([*arrivals, stated or 0], default=0) + 1):
             if place not in rows:
                 for row in _safely(
-                    base, f"{_FRAME} WHERE custody = ? AND arrival = ?", (custody, place)
+                    base, FRAMES + " WHERE custody = ? AND arrival = ?", (custody, place)
                 ):
                     rows[row[0]] = row
     found: dict[tuple[int, int], JournalledFrame] = {}
@@ -440,10 +438,6 @@ def _read_first(
             ):
                 found[lane, seq] = JournalledFrame(arrival, lane, seq, digest, raw, sent == 1)
     return found
-
-
-def _bytes(value: object, length: int) -> bool:
-    return isinstance(value, bytes) and len(value) == length
 
 
 # --- mending ------------------------------------------------------------------------------------

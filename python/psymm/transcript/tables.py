@@ -104,6 +104,13 @@ def version_of(path: Path, base: sqlite3.Connection) -> int:
     return int(row[0][0])
 
 
+def check_pages(path: Path, base: sqlite3.Connection) -> None:
+    """SQLite's own structure. Raises JournalCorrupt with what SQLite says."""
+    found = base.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise JournalCorrupt(str(found), journal=path)
+
+
 def migrate(path: Path, base: sqlite3.Connection) -> None:
     """Bring an older journal up to this version, in one transaction or not at all.
 
@@ -126,9 +133,7 @@ def migrate(path: Path, base: sqlite3.Connection) -> None:
 
 def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
     """Heads and checksums are added; what they are made from was all that there was to check."""
-    found = base.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise JournalCorrupt(str(found), journal=path)
+    check_pages(path, base)
     base.execute("ALTER TABLE journal ADD COLUMN lineage BLOB NOT NULL DEFAULT x''")
     base.execute("ALTER TABLE journal ADD COLUMN backup_ns INTEGER")
     base.execute("UPDATE journal SET lineage = ?", (secrets.token_bytes(16),))
