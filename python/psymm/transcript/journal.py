@@ -77,6 +77,7 @@ from psymm.transcript.rows import (
 from psymm.transcript.sealing import (
     JournalledOpening,
     opening_rows,
+    sealed_openings,
     sealed_under,
     unsealed_openings,
     unsealed_under,
@@ -419,23 +420,7 @@ class Journal(JournalReader):
 
     async def keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> None:
         """Keep openings of notes in a bilateral custody, sealed. Cancelled: all kept or none."""
-        seal = self._sealer()
-        rows = [
-            (
-                custody,
-                note.commitment,
-                note.lane,
-                sealed_under(
-                    seal,
-                    custody + note.commitment,
-                    note.blinding
-                    + bytes.fromhex(note.token[2:])
-                    + note.amount.to_bytes(16)
-                    + note.token.encode(),
-                ),
-            )
-            for note in notes
-        ]
+        rows = sealed_openings(self._sealer(), custody, notes)
         await self._write(
             lambda base: base.executemany("INSERT OR REPLACE INTO openings VALUES (?,?,?,?)", rows)
         )

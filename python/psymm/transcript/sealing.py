@@ -35,6 +35,29 @@ def unsealed_under(seal: AESGCM, bound_to: bytes, sealed: bytes) -> bytes:
     return seal.decrypt(sealed[:12], sealed[12:], bound_to)
 
 
+def sealed_openings(
+    seal: AESGCM, custody: bytes, notes: Sequence[JournalledOpening]
+) -> list[tuple[bytes, bytes, int, bytes]]:
+    """Rows of `openings`. Inside a seal: blinding (32 bytes), token (20), amount (16, big-endian),
+    and the token once more as it was written."""
+    return [
+        (
+            custody,
+            note.commitment,
+            note.lane,
+            sealed_under(
+                seal,
+                custody + note.commitment,
+                note.blinding
+                + bytes.fromhex(note.token[2:])
+                + note.amount.to_bytes(16)
+                + note.token.encode(),
+            ),
+        )
+        for note in notes
+    ]
+
+
 def opening_rows(base: sqlite3.Connection, custody: bytes) -> list[tuple[bytes, int, bytes]]:
     """Commitment, lane and sealed opening of a custody's notes."""
     return base.execute(
