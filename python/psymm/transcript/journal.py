@@ -52,8 +52,15 @@ from psymm.nursery import open_block_nursery
 from psymm.transcript import pruning
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.faults import as_journal_error
-from psymm.transcript.heads import Heads, Standing, frame_digest, put_heads, put_standing
-from psymm.transcript.heads import heads_of as _heads
+from psymm.transcript.heads import (
+    Heads,
+    HeldHeads,
+    Standing,
+    frame_digest,
+    heads_of,
+    put_heads,
+    put_standing,
+)
 from psymm.transcript.journal_file import (
     JournalIdentity,
     connect_writer,
@@ -151,6 +158,10 @@ class Journal(JournalReader):
         self._frames = self._counted = identity.frames
         self._waiting: list[_Write] = []
         self._sent: dict[tuple[bytes, int], int] = {}
+        # Heads as they are after what is queued, so that a round of many frames reads and writes
+        # them once; `_moved`: those that the file has yet to be told.
+        self._heads: dict[bytes, HeldHeads] = {}
+        self._moved: set[bytes] = set()
         # How far each lane was marked before: what lies below is not looked at again.
         self._marked: dict[tuple[bytes, int], int] = {}
         self._in_thread = 0
@@ -259,17 +270,7 @@ class Journal(JournalReader):
         """
         if not entries:
             return
-        durable, failed = trio.Event(), list[JournalError]()
-
-        def then(error: JournalError | None) -> None:
-            if error is not None:
-                failed.append(error)
-            durable.set()
-
-        self.append_soon(entries, ours=ours, then=then)
-        await durable.wait()
-        if failed:
-            raise failed[0]
+        await self._until_durable(lambda then: self.append_soon(entries, ours=ours, then=then))
 
     def append_soon(
         self, entries: Sequence[tuple[Frame, bytes]], *, ours: int, then: Durable
@@ -489,6 +490,9 @@ class Journal(JournalReader):
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Queue a write; return when a commit has made it durable."""
+        await self._until_durable(lambda then: self._queue(_Write(work, then)))
+
+    async def _until_durable(self, queue: Callable[[Durable], None]) -> None:
         durable, failed = trio.Event(), list[JournalError]()
 
         def then(error: JournalError | None) -> None:
@@ -496,7 +500,7 @@ class Journal(JournalReader):
                 failed.append(error)
             durable.set()
 
-        self._queue(_Write(work, then))
+        queue(then)
         await durable.wait()
         if failed:
             raise failed[0]
@@ -564,9 +568,11 @@ class Journal(JournalReader):
             base.execute("BEGIN IMMEDIATE")
             try:
                 for write in batch:
-                    write.work(base)
+                    self._carry_out(base, write)
+                self._put_moved_heads(base)
             except (sqlite3.IntegrityError, JournalError):
                 base.execute("ROLLBACK")
+                self._forget_heads()
                 self._frames = self._counted
                 base.execute("BEGIN IMMEDIATE")
                 self._gather_apart(batch)
@@ -589,9 +595,11 @@ class Journal(JournalReader):
             base.execute("SAVEPOINT one")
             before = self._frames
             try:
-                write.work(base)
+                self._carry_out(base, write)
+                self._put_moved_heads(base)
             except (sqlite3.IntegrityError, JournalError) as refused:
                 base.execute("ROLLBACK TO one")
+                self._forget_heads()
                 self._frames = before
                 write.failed = (
                     refused
@@ -599,6 +607,23 @@ class Journal(JournalReader):
                     else JournalConflict(str(refused), journal=self.path)
                 )
             base.execute("RELEASE one")
+
+    def _carry_out(self, base: sqlite3.Connection, write: _Write) -> None:
+        if not write.light:
+            # It may read and write heads by itself.
+            self._put_moved_heads(base)
+            self._forget_heads()
+        write.work(base)
+
+    def _put_moved_heads(self, base: sqlite3.Connection) -> None:
+        for custody in self._moved:
+            held = self._heads[custody]
+            put_heads(base, custody, held.lane, held.standing, held.heads, held.frames)
+        self._moved.clear()
+
+    def _forget_heads(self) -> None:
+        self._heads.clear()
+        self._moved.clear()
 
     def _finish(self, batch: Sequence[_Write]) -> None:
         """Commit what was gathered, the tally around it: before anyone is told, and so before
@@ -640,7 +665,7 @@ class Journal(JournalReader):
         shown: bool,
     ) -> None:
         """shown: by the peer or a file, not signed or received in a session of this journal."""
-        held = _heads(self.path, base, custody)
+        held = self._heads.get(custody) or heads_of(self.path, base, custody)
         if shown and held.standing == "whole":
             raise JournalConflict("this custody lacks no frames", journal=self.path)
         heads, ends = [held.heads.trader, held.heads.solver], held.frames
@@ -656,7 +681,10 @@ class Journal(JournalReader):
                 (custody, ends, *row[1:], frame_checksum(custody, ends, lane, seq, digest, raw)),
             )
             heads[lane] = (seq, digest)
-        put_heads(base, custody, held.lane, held.standing, Heads(heads[0], heads[1]), ends)
+        self._heads[custody] = HeldHeads(
+            custody, held.lane, held.standing, Heads(heads[0], heads[1]), ends
+        )
+        self._moved.add(custody)
         self._frames += len(rows)
 
     def _set_aside(
@@ -666,7 +694,7 @@ class Journal(JournalReader):
         lane: int,
         rows: Sequence[tuple[int, bytes, bytes]],
     ) -> None:
-        path, held = self.path, _heads(self.path, base, custody)
+        path, held = self.path, heads_of(self.path, base, custody)
         off = [
             (seq, bytes(digest))
             for seq, digest in base.execute(
