@@ -283,11 +283,9 @@ class Engine:
         self._logged_out_at = 0
         self._bad_logon: LogonRefused | None = None
         self._broken: set[int] = set()
-        self._settling_from = 0
         self._owed: list[Reject] = []
         self._rejected: set[int] = set()
         self._turn = Turn()
-        self._dead: tuple[int, bytes] | None = None
         self.checkpoints = Checkpoints(self, ledger)
         # of this connection
         self._connected = False
