@@ -854,17 +854,15 @@ class Engine:
                 )
             )
             return
-        held = self.record.entry(self.peer, frame.seq - 1)
+        self._contradicts(frame, f"the peer signed a frame that contradicts the record: {code}")
+
+    def _contradicts(self, frame: Frame, why: str) -> None:
+        """A signed frame that cannot follow what its lane holds: the end, and evidence beside the
+        frame that it was to follow."""
+        held = self.record.entry(frame.lane, frame.seq - 1)
         if held is not None:
             self._turn.evidence.append((held.frame, frame))
-        self._stop(
-            Forked(
-                f"the peer signed a frame that contradicts the record: {code}",
-                custody=frame.custody,
-                lane=frame.lane,
-                seq=frame.seq,
-            )
-        )
+        self._stop(Forked(why, custody=frame.custody, lane=frame.lane, seq=frame.seq))
 
     def _own_frame(self, frame: Frame, now: int) -> None:
         """A frame of our own lane comes back: one we hold, or proof that our journal is old."""
@@ -1103,17 +1101,7 @@ class Engine:
         if not self._signed_by(frame):
             self._garble(now, "frame", f"{code} in frame {frame.lane}/{frame.seq}: {bad}")
             return
-        held = self.record.entry(frame.lane, frame.seq - 1)
-        if held is not None:
-            self._turn.evidence.append((held.frame, frame))
-        self._stop(
-            Forked(
-                f"a signed frame contradicts the record: {code}",
-                custody=frame.custody,
-                lane=frame.lane,
-                seq=frame.seq,
-            )
-        )
+        self._contradicts(frame, f"a signed frame contradicts the record: {code}")
 
     def _conclude(self) -> None:
         """Whole again, once both heads that were the newest are reached."""
