@@ -532,6 +532,19 @@ class Engine:
 
     # --- what our own side wants ------------------------------------------------------------
 
+    def expect_open(self) -> None:
+        """Raises SessionClosed, or the error that stopped the session."""
+        if self.error is not None:
+            raise self.error
+        if self.state is State.CLOSED:
+            raise SessionClosed(custody=self.record.opening.custody)
+
+    def expect_own_journal(self) -> None:
+        """As `expect_open`; raises JournalRestored too, where nothing is ever signed again."""
+        self.expect_open()
+        if self.standing == "restored":
+            raise JournalRestored(custody=self.record.opening.custody)
+
     def send(self, message: Message, now: int) -> tuple[Entry, Turn]:
         """Sign a message of the application and put it on the record.
 
@@ -557,10 +570,7 @@ class Engine:
     def want_checkpoint(self, now: int) -> tuple[tuple[int, int], Turn]:
         """Make a checkpoint as soon as it can be; see `Checkpoints.want`. Raises SessionClosed, or
         the error that stopped the session."""
-        if self.error is not None:
-            raise self.error
-        if self.state is State.CLOSED:
-            raise SessionClosed(custody=self.record.opening.custody)
+        self.expect_open()
         wanted = self.checkpoints.want()
         self._advance(now)
         return wanted, self._take()
@@ -1730,12 +1740,7 @@ class Engine:
         )
 
     def _must_sign(self, now: int) -> None:
-        if self.error is not None:
-            raise self.error
-        if self.state is State.CLOSED:
-            raise SessionClosed(custody=self.record.opening.custody)
-        if self.standing == "restored":
-            raise JournalRestored(custody=self.record.opening.custody)
+        self.expect_own_journal()
         if not self._connected:
             raise NotNow("there is no connection")
         if self.standing != "whole" or self._key is None:

@@ -21,11 +21,9 @@ import trio
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.errors import (
     JournalCorrupt,
-    JournalRestored,
     KeyRevoked,
     NotNow,
     PSymmError,
-    SessionClosed,
     SessionKeyEnded,
     WalletError,
 )
@@ -410,12 +408,7 @@ class KeyKeeper:
 
     def _must_rotate(self) -> None:
         engine = self._engine
-        if engine.error is not None:
-            raise engine.error
-        if engine.state is State.CLOSED:
-            raise SessionClosed(custody=engine.record.opening.custody)
-        if engine.standing == "restored":
-            raise JournalRestored(custody=engine.record.opening.custody)
+        engine.expect_own_journal()
         if engine.standing == "mending":
             raise NotNow("frames that our journal lost are still to be fetched")
         if engine.record.delegation(engine.lane) is None:
