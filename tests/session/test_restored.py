@@ -512,7 +512,7 @@ async def test_a_peer_that_hides_what_it_signed_must_sign_one_of_its_numbers_aga
     async with scene(tmp_path) as stage:
         await stage.open()
         record = stage.far.engine.record
-        key = stage.far.engine._key
+        key = stage.far.engine.keys.key
         assert key is not None
         await stage.order("o1")
         hidden = await stage.far.send(

@@ -231,6 +231,18 @@ class SessionKeys:
         key = signer(record, frame)
         return None if key is None else self._refusal(frame, key)
 
+    def stolen(self, record: Record) -> bool:
+        """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+        known = record.delegation(self._lane)
+        return known is not None and self.revocation(self._lane, known.public_key) is not None
+
+    def of_two_hands(self, record: Record, held: Frame, shown: Frame) -> bool:
+        """Of two frames with one number, did different keys sign, one of them revoked?"""
+        keys = signer(record, held), signer(record, shown)
+        return keys[0] != keys[1] and any(
+            key is not None and self.revocation(held.lane, key) is not None for key in keys
+        )
+
     def _refusal(self, frame: Frame, key: bytes) -> KeyRevoked | None:
         revoked = self.revocation(frame.lane, key)
         if revoked is None or frame.seq < revoked.cut:
