@@ -33,12 +33,14 @@ from psymm.session import engine as engine_module
 from psymm.session import solver as solver_module
 from psymm.session.budget import PeerRate, _Bucket
 from psymm.session.end import End
-from psymm.session.engine import Engine, Rules
+from psymm.session.engine import Engine
 from psymm.session.gaps import Gaps
 from psymm.session.ledger import RulebookLedger
 from psymm.session.rejects import Rejects
 from psymm.session.resuming import Resuming
+from psymm.session.rules import Rules
 from psymm.session.solver import _Reception
+from psymm.session.steps import Steps
 from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
@@ -218,12 +220,13 @@ def _before_collateral(was: Any) -> Any:
 
 
 def _logout_unanswered(was: Any) -> Any:
-    def step(self: Engine, now: int) -> Any:
-        theirs, self.lifecycle.logouts[self.peer] = self.lifecycle.logouts[self.peer], False
+    def step(self: Steps, now: int) -> Any:
+        logouts, peer = self._engine.lifecycle.logouts, self._engine.peer
+        theirs, logouts[peer] = logouts[peer], False
         try:
             return was(self, now)
         finally:
-            self.lifecycle.logouts[self.peer] = theirs
+            logouts[peer] = theirs
 
     return step
 
@@ -403,7 +406,7 @@ NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
 NO_RESEND: Final = nothing(Gaps, "resend", 0)
 NO_ASKING: Final = nothing(Gaps, "ask")
 NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
-NO_LOGON_CHECK: Final = nothing(Engine, "_logon_refusal")
+NO_LOGON_CHECK: Final = nothing(Steps, "_logon_refusal")
 TEXTS_STOP: Final = put(Resuming, "_differ", _stopping)
 NO_SYNC: Final = nothing(Resuming, "try_sync")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
@@ -482,7 +485,7 @@ DISABLED: Final[dict[str, Off]] = {
     "logout-own-business-after": allowed("logged-out"),
     "logout-timeout": stays(PeerSilent),
     "logout-timeout-again": stays(PeerSilent),
-    "logout-unsolicited": around(Engine, "_step", _logout_unanswered),
+    "logout-unsolicited": around(Steps, "step", _logout_unanswered),
     "oversized-payload": unnamed("payload-too-long"),
     "own-frame-back": put(Engine, "_own_frame", _every_frame),
     "own-frame-unknown": goes_on(JournalBehind),

@@ -4,13 +4,16 @@ in, a `Turn` comes out.
 What must happen next is derived from the record (`_advance`), never from a script that ran once,
 so a process that died anywhere goes on from its journal. Our lane is signed only while the heads
 of both sides are known to agree. Nothing here raises because of what the peer sent.
+
+What is a subject by itself is a part with its own state (see `parts`); here each frame, text, wish
+and tick finds its way to the part that it is for, and what comes of it into the `Turn`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
 from psymm.custody.errors import NoteInvalid
@@ -38,7 +41,6 @@ from psymm.messages import (
     BusinessRejectReason,
     ChainFact,
     CheckpointRequest,
-    FactKind,
     Heartbeat,
     JournalStatus,
     Logon,
@@ -57,16 +59,18 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.budget import PeerRate
-from psymm.session.checkpoints import CheckpointLedger, Checkpoints
+from psymm.session.checkpoints import Checkpoints
 from psymm.session.collateral import Fact, Mined, Note, Payee
 from psymm.session.fetching import Fetching
 from psymm.session.gaps import Gaps
 from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.lifecycle import READ, Lifecycle
-from psymm.session.pledges import Pledges, refusal_of
+from psymm.session.pledges import Pledges
 from psymm.session.rejects import Rejects
 from psymm.session.resuming import Resuming
 from psymm.session.revoked import RevokedFrames
+from psymm.session.rules import Ledger, Rules
+from psymm.session.steps import Steps
 from psymm.session.turn import (
     Adopted,
     Event,
@@ -106,62 +110,6 @@ _BESIDE_OPTIONS: Final = (
     SettlementAcceptance,
 )
 """What we sign while a signed settlement can still be mined: it changes no account."""
-
-
-class Ledger(CheckpointLedger, Protocol):
-    """The rulebook as a session needs it: fed every frame in order of arrival."""
-
-    def arrived(self, entry: Entry) -> Sequence[Violation]:
-        """A frame is on the record. Returns the violations of all frames that this one brought
-        into effect, its own included."""
-        ...
-
-    def refuses(
-        self,
-        lane: int,
-        message: Message,
-        now_ns: int,
-        size: int | None = None,
-        *,
-        covers: int | None = None,
-    ) -> Violation | None:
-        """Would this message, sent now after all that is on the record, break a rule? size: of its
-        payload in bytes, where it has one already. covers: its peerSeq, by default all of the other
-        lane that is on the record."""
-        ...
-
-    def drop(self, lane: int, seq: int) -> bool:
-        """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
-        that is not all: then nothing has arrived, and every frame left is to arrive again."""
-        ...
-
-    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
-        """Know what notes hold. Returns violations of frames that waited for it."""
-        ...
-
-    def learn_fact(self, fact: Fact) -> Sequence[Violation]:
-        """Know what one transaction did. Returns violations of frames that waited for it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a session reads of the terms. Spans in nanoseconds, amounts in token units."""
-
-    token: str
-    terms_hash: bytes
-    heartbeat_s: int
-    acknowledge_ns: int
-    skew_ns: int
-    minimum_collateral: int
-    frames_per_second: int
-    wait_ns: int = 20 * SECOND
-    """How long a Logon, a resume, a resend or a Logout may stay unanswered."""
-
-    @property
-    def cover_after_ns(self) -> int:
-        """A frame left uncovered this long is covered by a Heartbeat frame: well below T."""
-        return min(self.acknowledge_ns // 4, SECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +155,17 @@ class Engine:
     ) -> None:
         self.record = record
         self.ledger = ledger
-        self.lane = lane
+        self.lane, self.peer = lane, 1 - lane
         self.rules = rules
         self.state = State.LOGON
         self.error: PSymmError | None = stopped
         self.lifecycle = Lifecycle(lane, rules.skew_ns)
         self.garbled = self.resends_asked = self.frames_resent = 0
-        self._mined: Mined | None = None
-        self._mined_at = 0
         self.keys = SessionKeys(lane, key, revoked, kept)
-        self._logon = logon
-        self._logged_out_at = 0
-        self._bad_logon: LogonRefused | None = None
         self._broken: set[int] = set()
         self.turn = Turn()
         self.pledges = Pledges(self, notes, peer_notes, promised)
+        self.steps = Steps(self, self.pledges, logon)
         self.rejects = Rejects(self, ledger)
         self.revoked = RevokedFrames(self)
         self.gaps = Gaps(self)
@@ -263,10 +207,6 @@ class Engine:
     # --- connection -------------------------------------------------------------------------
 
     @property
-    def peer(self) -> int:
-        return 1 - self.lane
-
-    @property
     def synced(self) -> bool:
         """Heads agree on the connection that stands; only then is anything signed."""
         return self.resuming.synced and self.error is None
@@ -277,6 +217,18 @@ class Engine:
         Nothing is signed on it any more."""
         dispute = self.resuming.dispute
         return None if dispute is None else dispute[0]
+
+    def heads(self) -> Resume:
+        """Ours, as a resume says them."""
+        trader, solver = self.record.head(TRADER).seq, self.record.head(SOLVER).seq
+        return Resume(
+            custody=self.record.opening.custody,
+            trader_seq=trader,
+            trader_digest=self.record.digest(TRADER, trader),
+            solver_seq=solver,
+            solver_digest=self.record.digest(SOLVER, solver),
+            journal_status=JournalStatus.RESTORED if self.fetching.standing == "restored" else None,
+        )
 
     def connected(self, now: int, *, fresh: bool) -> Turn:
         """A connection to the peer stands. fresh: the meeting happened on it just now and neither
@@ -291,7 +243,7 @@ class Engine:
         self._garbled = 0
         self._test = None
         self.last_sent = self._last_heard = self.since = now
-        self._uncovered_since = now if self._uncovered() else None
+        self._uncovered_since = now if self.uncovered() else None
         if self.error is not None:
             self.say_reject(now, "URS", str(self.error))
             self.hang_up(self.error)
@@ -399,7 +351,7 @@ class Engine:
             and now - self.since >= self.rules.wait_ns
         ):
             self.hang_up(PeerSilent("the peer did not log on in time"))
-        elif self._awaits_logout() and now - self._logout_since() >= self.rules.wait_ns:
+        elif self._awaits_logout() and now >= self._logout_due():
             # The Logout stays on the record: it is answered when the peer resumes.
             self.hang_up(PeerSilent("the peer did not answer the Logout in time"))
         if self.gaps.due is not None and now >= self.gaps.due:
@@ -430,7 +382,7 @@ class Engine:
         if self.fetching.due is not None:
             due.append(self.fetching.due)
         if self._awaits_logout():
-            due.append(self._logout_since() + self.rules.wait_ns)
+            due.append(self._logout_due())
         if self._uncovered_since is not None:
             due.append(max(self._uncovered_since + self.rules.cover_after_ns, self._coverable_at()))
         return min(max(min(due), now + SECOND // 100), now + beat)
@@ -548,7 +500,7 @@ class Engine:
         self._must_sign(now)
         if not self.lifecycle.logouts[self.lane]:
             self.sign(Logout(text=reason or None), now)
-            self._logged_out_at = now
+            self.steps.logged_out_at = now
         self._advance(now)
         return self._take()
 
@@ -565,7 +517,7 @@ class Engine:
             )
             self.rejects.owe_all(self.ledger.learn_fact(fact))
             self.turn.facts.append(fact.to_json())
-            self._mined, self._mined_at = mined, now
+            self.steps.mined(mined, now)
         self._advance(now)
         return self._take()
 
@@ -628,7 +580,7 @@ class Engine:
             if entry.frame.seq != 1 or not isinstance(entry.message, Logon):
                 self._broken.add(entry.frame.seq)
                 return
-            self._bad_logon = LogonRefused(broken.detail, rule=broken.rule)
+            self.steps.bad_logon = LogonRefused(broken.detail, rule=broken.rule)
         self.lifecycle.note(entry)
 
     def _again(self, frame: Frame, now: int) -> None:
@@ -751,23 +703,11 @@ class Engine:
         self.lifecycle.keep_expired(before)
         self.pledges.forget_shown()
         self.gaps.forget()
-        self._uncovered_since = now if self._uncovered() else None
+        self._uncovered_since = now if self.uncovered() else None
         self.turn.aside.extend(gone)
         self.turn.events.append(SetAside(tuple(gone), error))
         # Whoever is there counts on what is gone: heads must agree anew.
         self.hang_up(error)
-
-    def heads(self) -> Resume:
-        """Ours, as a resume says them."""
-        trader, solver = self.record.head(TRADER).seq, self.record.head(SOLVER).seq
-        return Resume(
-            custody=self.record.opening.custody,
-            trader_seq=trader,
-            trader_digest=self.record.digest(TRADER, trader),
-            solver_seq=solver,
-            solver_digest=self.record.digest(SOLVER, solver),
-            journal_status=JournalStatus.RESTORED if self.fetching.standing == "restored" else None,
-        )
 
     # --- texts ------------------------------------------------------------------------------
 
@@ -866,7 +806,7 @@ class Engine:
         if self.may_sign(now):
             if self.rejects.owed:
                 self.rejects.pay(now)
-            while self.error is None and self._step(now):
+            while self.error is None and self.steps.step(now):
                 pass
             if self.lifecycle.logons[self.lane] is not None and self.may_sign(now):
                 self._restate()
@@ -891,82 +831,10 @@ class Engine:
             self.sign(coming[1], now)
             self.turn.events.append(KeyChanged(coming[0].public_key))
 
-    def _step(self, now: int) -> bool:
-        """One step towards trading, or out of it; False where nothing is due."""
-        if not self.may_sign(now):
-            return False
-        mine, theirs = self.lifecycle.logons[self.lane], self.lifecycle.logons[self.peer]
-        if mine is None:
-            if self.lane == SOLVER:
-                if theirs is None:
-                    return False
-                refusal = self._logon_refusal(theirs)
-                if refusal is not None:
-                    self.say_reject(now, "A", str(refusal))
-                    self.stop(refusal)
-                    return False
-            if self._logon is None:
-                return False
-            self.sign(self._logon, now)
-            self.turn.events.append(KeyDue())
-            return True
-        if theirs is None:
-            return False
-        if self.lane == TRADER:
-            refusal = self._logon_refusal(theirs)
-            if refusal is not None:
-                self.stop(refusal)
-                return False
-        turned_down = self.lifecycle.turned_down[self.lane]
-        if turned_down is not None and not self.lifecycle.accepted_at[self.lane]:
-            self.stop(refusal_of(turned_down))
-            return False
-        if self.pledges.step_openings(now) or self.pledges.step(now):
-            return True
-        if self.lifecycle.logouts[self.peer] and not self.lifecycle.logouts[self.lane]:
-            self.sign(Logout(), now)
-            return True
-        if (
-            self._mined is not None
-            and self.lifecycle.settled is None
-            and self.lifecycle.proposal is not None
-        ):
-            return self._step_citation(self._mined, self.lifecycle.proposal[2], now)
-        if self.lifecycle.settled is not None and self._uncovered() and self.covers(now):
-            self.sign(Heartbeat(), now)
-            return True
-        return False
-
-    def _step_citation(self, mined: Mined, said: Settlement, now: int) -> bool:
-        """One of the two cites the settlement: the solver at once, since its frames take effect
-        where they stand; the trader only where the solver leaves it undone."""
-        if self.lane == TRADER and now < self._mined_at + self.rules.wait_ns // 2:
-            return False
-        self.sign(
-            ChainFact(
-                fact_kind=FactKind.SPENT,
-                block_number=mined.block,
-                transaction_hash=mined.transaction,
-                nullifier=said.nullifier0,
-            ),
-            now,
-        )
-        return True
-
-    def _logon_refusal(self, logon: Logon) -> LogonRefused | None:
-        if logon.terms_hash != self.rules.terms_hash:
-            return LogonRefused(
-                "the Logon names other terms", theirs=logon.terms_hash, ours=self.rules.terms_hash
-            )
-        if not 1 <= logon.heart_bt_int <= 3600:
-            return LogonRefused("HeartBtInt is out of range", heart_bt_int=logon.heart_bt_int)
-        if self.peer == TRADER and not logon.notes:
-            return LogonRefused("the trader's Logon lists no notes")
-        return self._bad_logon
-
     # --- signing and sending ----------------------------------------------------------------
 
     def may_sign(self, now: int) -> bool:
+        """Whether anything may be signed now, if it is due."""
         return (
             self.resuming.synced
             and self._connected
@@ -1000,6 +868,8 @@ class Engine:
         return highest
 
     def sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
+        """Sign what the rulebook is known to take: our lane's next frame. covers: its peerSeq, by
+        default as far as `covers` goes."""
         if self.fetching.standing != "whole" or self.keys.key is None:
             raise JournalRestored(custody=self.record.opening.custody)
         entry = self.record.sign(
@@ -1016,7 +886,7 @@ class Engine:
         if self.keys.number_due(self.record):
             self.turn.events.append(KeyDue())
         self.last_sent = now
-        self._uncovered_since = now if self._uncovered() else None
+        self._uncovered_since = now if self.uncovered() else None
         for broken in self.ledger.arrived(entry):
             self.rejects.owe(entry, broken)
         return entry
@@ -1033,11 +903,11 @@ class Engine:
             and not self.lifecycle.logouts[self.peer]
         )
 
-    def _logout_since(self) -> int:
-        """Since when, on this connection, the peer could have answered our Logout."""
-        return max(self.since, self._logged_out_at)
+    def _logout_due(self) -> int:
+        """Until when, on this connection, the peer may take to answer our Logout."""
+        return max(self.since, self.steps.logged_out_at) + self.rules.wait_ns
 
-    def _uncovered(self) -> bool:
+    def uncovered(self) -> bool:
         """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""
         head = self.record.head(self.peer).seq
         for seq in range(self.record.head(self.lane).peer_seq + 1, head + 1):
@@ -1053,6 +923,8 @@ class Engine:
             self.last_sent = now
 
     def say_reject(self, now: int, kind: str, why: str) -> None:
+        """Say in a text why something of the peer's has no effect. kind: its MsgType, or what it
+        is."""
         self.tell(
             BusinessMessageReject(
                 ref_msg_type=kind,
@@ -1083,6 +955,7 @@ class Engine:
         return self._rate.frame(now, repeated=repeated)
 
     def hang_up(self, error: PSymmError) -> None:
+        """End the connection. The first reason is the one that is told."""
         if self.turn.hang_up is None:
             self.turn.hang_up = error
 
@@ -1102,4 +975,4 @@ class Engine:
         return turn
 
 
-__all__ = ["Engine", "Event", "Ledger", "Rules", "State", "Turn"]
+__all__ = ["Engine", "Event", "State", "Turn"]

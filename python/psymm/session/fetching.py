@@ -8,29 +8,26 @@ that turns out not to have known the newest is no better than a backup: it never
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import Forked, JournalBehind, PeerSilent
 from psymm.messages import LaneCode, ResendRequest, Resume
-from psymm.session.budget import MOST_RESENT
+from psymm.session.budget import MOST_RESENT, SECOND
 from psymm.session.gaps import RESEND_TRIES
 from psymm.session.keys import SessionKeys, signer
-from psymm.session.parts import Whole
+from psymm.session.parts import Ground
+from psymm.session.rules import Ledger
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.heads import Heads, Standing
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry
 
-if TYPE_CHECKING:
-    from psymm.session.engine import Ledger
-
-SECOND: Final = 1_000_000_000
 MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
 """Frames that were fetched and wait for others before them."""
 
 
-class FetchingEngine(Whole, Protocol):
+class FetchingEngine(Ground, Protocol):
     """The engine, as its fetching knows it. since: when the connection last got further on its way
     to agreement."""
 
@@ -178,7 +175,7 @@ class Fetching:
         self._engine.contradicts(frame, f"a signed frame contradicts the record: {code}")
 
     def _conclude(self) -> None:
-        """Whole again, once both heads that were the newest are reached."""
+        """Ground again, once both heads that were the newest are reached."""
         engine = self._engine
         if self.standing != "mending" or self._newest is None or engine.error is not None:
             return

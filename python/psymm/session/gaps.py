@@ -1,4 +1,4 @@
-"""Gaps in a lane: what the peer's lacks here is asked for until it comes, and what the peer asks
+"""Gaps in a lane: what we lack of the peer's is asked for until it comes, and what the peer asks
 for is sent again, byte for byte.
 """
 
@@ -9,15 +9,14 @@ from typing import Final, Protocol
 from psymm._core import Frame
 from psymm.errors import PeerSilent
 from psymm.messages import ResendRequest, Resume
-from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES
+from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, SECOND
 from psymm.session.keys import signer
-from psymm.session.parts import Whole
+from psymm.session.parts import Ground
 
-SECOND: Final = 1_000_000_000
 RESEND_TRIES: Final = 5
 
 
-class ResendingEngine(Whole, Protocol):
+class ResendingEngine(Ground, Protocol):
     """The engine, as its gaps know it. since: when the connection last got further on its way to
     agreement. last_sent: when anything was. resends_asked, frames_resent: counted since it was
     made."""

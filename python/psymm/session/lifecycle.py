@@ -23,11 +23,10 @@ from psymm.messages import (
     Settlement,
     SettlementAcceptance,
 )
+from psymm.session.budget import SECOND
 from psymm.session.turn import State
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
-
-SECOND: Final = 1_000_000_000
 
 READ: Final = (
     ChainFact,

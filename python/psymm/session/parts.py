@@ -6,32 +6,27 @@ part asks of the engine stands beside that part.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from psymm.errors import PSymmError
 from psymm.messages import Message
 from psymm.session.lifecycle import Lifecycle
+from psymm.session.rules import Rules
 from psymm.session.turn import Turn
 from psymm.transcript.record import Entry, Record
 
-if TYPE_CHECKING:
-    from psymm.session.engine import Rules
 
-
-class Whole(Protocol):
-    """The engine, as all its parts know it. lane: ours. turn: the one that is being made."""
+class Ground(Protocol):
+    """The engine, as all its parts know it. lane: ours; peer: the other. turn: the one that is
+    being made."""
 
     lane: int
+    peer: int
     record: Record
     rules: Rules
     lifecycle: Lifecycle
     error: PSymmError | None
     turn: Turn
-
-    @property
-    def peer(self) -> int:
-        """The other lane."""
-        ...
 
     def covers(self, now: int) -> int:
         """The highest peer frame that we may cover."""
@@ -63,4 +58,4 @@ class Whole(Protocol):
         ...
 
 
-__all__ = ["Whole"]
+__all__ = ["Ground"]

@@ -36,7 +36,7 @@ from psymm.messages import (
     NoteRef,
 )
 from psymm.session.collateral import Note, custody_of
-from psymm.session.parts import Whole
+from psymm.session.parts import Ground
 from psymm.session.turn import FundCollateral, VerifyCollateral
 from psymm.transcript.opening import SOLVER, TRADER
 
@@ -46,7 +46,7 @@ class Pledges:
     introduced, token units."""
 
     def __init__(
-        self, engine: Whole, notes: Iterable[Note], peer_notes: Iterable[Note], promised: int
+        self, engine: Ground, notes: Iterable[Note], peer_notes: Iterable[Note], promised: int
     ) -> None:
         self._engine = engine
         self.notes: dict[bytes, Note] = {note.commitment: note for note in notes}

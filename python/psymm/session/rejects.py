@@ -5,20 +5,18 @@ covers it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from psymm.errors import clip
 from psymm.messages import Heartbeat, Reject, SessionRejectReason
-from psymm.session.parts import Whole
+from psymm.session.parts import Ground
+from psymm.session.rules import Ledger
 from psymm.session.turn import Violation
 from psymm.transcript.opening import SOLVER
 from psymm.transcript.record import Entry
 
-if TYPE_CHECKING:
-    from psymm.session.engine import Ledger
 
-
-class RejectingEngine(Whole, Protocol):
+class RejectingEngine(Ground, Protocol):
     """The engine, as its rejects know it."""
 
     def may_sign(self, now: int) -> bool:

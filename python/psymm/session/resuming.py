@@ -13,19 +13,19 @@ from typing import Final, Protocol
 
 from psymm.errors import BehindUnproved, ForkUnproved, KeyRevoked, PeerBehind
 from psymm.messages import JournalStatus, Resume
+from psymm.session.budget import SECOND
 from psymm.session.fetching import Fetching
 from psymm.session.gaps import Gaps
 from psymm.session.keys import SessionKeys
-from psymm.session.parts import Whole
+from psymm.session.parts import Ground
 from psymm.session.turn import HeadsDiffer, PeerRestored, Resumed
 from psymm.transcript.opening import SOLVER, TRADER
 
-SECOND: Final = 1_000_000_000
 DISPUTE_NS: Final = 5 * SECOND
 """How long a connection on which heads differ stays open for the frames that prove who is wrong."""
 
 
-class ResumingEngine(Whole, Protocol):
+class ResumingEngine(Ground, Protocol):
     """The engine, as its resuming knows it."""
 
     keys: SessionKeys

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import Forked, KeyRevoked
 from psymm.session.keys import SessionKeys, brought_key, signer
-from psymm.session.parts import Whole
+from psymm.session.parts import Ground
 from psymm.session.turn import KeyRefused
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.record import Entry
@@ -22,7 +22,7 @@ MOST_SHOWN_BYTES: Final = 1 << 26
 """What the peer may show on one connection of frames of our own lane that we lack; we ask again."""
 
 
-class RevokingEngine(Whole, Protocol):
+class RevokingEngine(Ground, Protocol):
     """The engine, as its revoked frames know it."""
 
     keys: SessionKeys
