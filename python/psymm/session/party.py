@@ -17,9 +17,10 @@ from psymm.rulebook import Account, AccountRefused, restore
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Fact, custody_of
 from psymm.session.end import End
-from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.engine import SECOND, Engine
 from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
+from psymm.session.rules import Rules
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
 from psymm.transcript.delegation import Delegation
