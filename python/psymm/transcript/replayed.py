@@ -101,10 +101,7 @@ async def verify_journal(journal: JournalReader) -> int:
         try:
             verified = await run_sync(_verified, held.opening, begins, frames)
         except TranscriptFileError as bad:
-            since = [
-                one for one in frames if begins is None or not begins.counts(one.lane, one.seq)
-            ]
-            place = "" if bad.frame is None else f", arrival {since[bad.frame].arrival}"
+            place = "" if bad.frame is None else f", arrival {frames[bad.frame].arrival}"
             raise JournalCorrupt(
                 f"a frame in the journal is not valid{place}: {bad.reason}",
                 journal=journal.path,
