@@ -22,7 +22,7 @@ from psymm.cli.password import ask_password
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
-    from psymm.rulebook import Account, ChainFacts, Holding
+    from psymm.rulebook import ChainFacts, Holding
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.opening import Opening
@@ -286,40 +286,17 @@ async def chosen(journal: JournalReader, start: str) -> Custody:
 async def _reading(
     journal: JournalReader, held: Custody, home: Home, password: str | None
 ) -> Reading:
+    from psymm.session.beginning import first_account
     from psymm.session.reading import Reading
+    from psymm.terms import Terms
 
     opening = held.opening
     known: dict[bytes, Holding] = {}
     if password is not None:
         known = await _holdings(journal, held, home, password)
     facts = _chain_facts(await journal.facts(opening.custody))
-    return Reading(opening, known, facts, await _begins(journal, opening))
-
-
-async def _begins(journal: JournalReader, opening: Opening) -> Account | None:
-    """The account that a pruned custody's frames begin with. Raises JournalCorrupt."""
-    from psymm.errors import JournalCorrupt
-    from psymm.rulebook import AccountRefused, restore
-    from psymm.terms import Terms
-
-    gone = await journal.pruned(opening.custody)
-    if not gone.arrivals:
-        return None
-    for point, account in await journal.checkpoints(opening.custody):
-        if point.solver_seq == gone.begins:
-            try:
-                return restore(account, Terms.parse(opening.terms), point.account_hash)
-            except AccountRefused as bad:
-                raise JournalCorrupt(
-                    f"the account of the checkpoint does not stand: {bad}",
-                    journal=journal.path,
-                    custody=opening.custody,
-                ) from None
-    raise JournalCorrupt(
-        "the checkpoint at which its frames begin is missing",
-        journal=journal.path,
-        custody=opening.custody,
-    )
+    account = await first_account(journal, opening.custody, Terms.parse(opening.terms))
+    return Reading(opening, known, facts, account)
 
 
 async def _holdings(

@@ -450,7 +450,7 @@ async def export(
     """
     from trio.to_thread import run_sync
 
-    from psymm.transcript.begun import begins_at, newest
+    from psymm.transcript.begun import begins_at, newest, since
 
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -459,10 +459,10 @@ async def export(
     if isinstance(journal, Journal) and journal.unlocked:
         notes = await journal.openings(custody)
     begins = await (newest if since_checkpoint else begins_at)(journal, custody, frames)
-    since = [one.raw for one in frames if begins is None or not begins.counts(one.lane, one.seq)]
-    raw = encode_file(held.opening, since, notes, facts, begins=begins)
+    frames = since(begins, frames)
+    raw = encode_file(held.opening, [one.raw for one in frames], notes, facts, begins=begins)
     await run_sync(write_whole, path, raw)
-    return len(since)
+    return len(frames)
 
 
 def write_whole(path: Path, raw: bytes) -> None:
