@@ -12,6 +12,7 @@ import click
 import trio
 
 from psymm.cli.archive import archive_frames, prune_frames
+from psymm.cli.custodies import LANES
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from psymm.transcript.rows import Custody
     from psymm.transcript.salvage import Found, Mended, Mending, Survey
 
-_LANES = ("trader", "solver")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _STANDINGS = {
     "whole": "signs",
@@ -105,13 +105,13 @@ async def _check(screen: Screen, file: Path) -> None:
 
 
 def _show(screen: Screen, one: Found) -> None:
-    lane = None if one.lane is None else _LANES[one.lane]
+    lane = None if one.lane is None else LANES[one.lane]
     heads: dict[str, Value] = {
         name: {"seq": seq, "digest": digest}
-        for name, (seq, digest) in zip(_LANES, one.heads, strict=True)
+        for name, (seq, digest) in zip(LANES, one.heads, strict=True)
     }
     state = None if one.row is None else str(one.row[10])
-    ends = ", ".join(f"{name} {seq}" for name, (seq, _) in zip(_LANES, one.heads, strict=True))
+    ends = ", ".join(f"{name} {seq}" for name, (seq, _) in zip(LANES, one.heads, strict=True))
     screen.event(
         "custody",
         f"0x{one.custody.hex()}  {lane or '?'}, {state or '?'}, {one.standing}: heads {ends}",
@@ -128,7 +128,7 @@ def _show(screen: Screen, one: Found) -> None:
 def _lack(lack: Missing) -> dict[str, Value]:
     said: dict[str, Value] = {"custody": lack.custody, "what": lack.what}
     if lack.lane is not None:
-        said |= {"lane": _LANES[lack.lane], "from": lack.first, "to": lack.last}
+        said |= {"lane": LANES[lack.lane], "from": lack.first, "to": lack.last}
     return said
 
 
@@ -172,7 +172,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
             custody=custody,
             heads={
                 name: {"seq": heads.of(lane)[0], "digest": heads.of(lane)[1]}
-                for lane, name in enumerate(_LANES)
+                for lane, name in enumerate(LANES)
             },
         )
     screen.result(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import trio
 
+from psymm.cli.custodies import LANES, chosen
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option, password_option
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from psymm.transcript.reader import JournalReader
     from psymm.transcript.rows import Custody
 
-_LANES: Final = ("trader", "solver")
 _MOST_SHOWN: Final = 65_536
 _MOST_WORDS: Final = 400
 
@@ -106,7 +106,7 @@ class Selection:
     help="Of a journal: rule the frames beyond the first collateral too, which needs the password, "
     "since what notes hold is sealed there.",
 )
-@click.option("--lane", type=click.Choice(_LANES), help="Only this lane's frames.")
+@click.option("--lane", type=click.Choice(LANES), help="Only this lane's frames.")
 @click.option(
     "--type",
     "types",
@@ -153,7 +153,7 @@ def show(
     if file is not None and (follow or rulings):
         raise CommandError("usage", "--follow and --rulings are for a journal.", Exit.USAGE)
     selection = Selection(
-        lane=None if lane is None else _LANES.index(lane),
+        lane=None if lane is None else LANES.index(lane),
         types=frozenset(one.lower() for one in types),
         first=first or Bound(),
         last=last or Bound(),
@@ -267,22 +267,6 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-async def chosen(journal: JournalReader, start: str) -> Custody:
-    """The one custody whose id begins so. Raises CommandError `no-such-custody`."""
-    wanted = start.lower().removeprefix("0x")
-    fits = [
-        one for one in await journal.custodies() if one.opening.custody.hex().startswith(wanted)
-    ]
-    if len(fits) != 1:
-        raise CommandError(
-            "no-such-custody",
-            f"{len(fits)} custodies of the journal begin with {start}; "
-            "`psymm transcript list` shows them.",
-            Exit.USAGE,
-        )
-    return fits[0]
-
-
 async def _reading(
     journal: JournalReader, held: Custody, home: Home, password: str | None
 ) -> Reading:
@@ -380,7 +364,7 @@ class _Printer:
                 "unruled",
                 f"{'':>6}not ruled {place}: {read.unruled}{why}",
                 code=read.unruled,
-                lane=_LANES[frame.lane],
+                lane=LANES[frame.lane],
                 seq=frame.seq,
             )
 
@@ -392,7 +376,7 @@ class _Printer:
                 self._screen.event("ruling", "", **_ruling(one, by))
             return
         effective = [one for one in mine if one.outcome == "in-effect" and not one.again]
-        names = [f"{_LANES[one.lane]} {one.seq}" for one in effective if (one.lane, one.seq) != by]
+        names = [f"{LANES[one.lane]} {one.seq}" for one in effective if (one.lane, one.seq) != by]
         if names:
             self._screen.event("ruling", f"{'':>6}takes effect: {', '.join(names)}")
         for one in mine:
@@ -436,7 +420,7 @@ class _Printer:
         frame = read.frame
         fields: dict[str, Value] = {
             "index": read.index,
-            "lane": _LANES[frame.lane],
+            "lane": LANES[frame.lane],
             "seq": frame.seq,
             "covers": frame.peer_seq,
             "sendingTime": str(frame.sending_time),
@@ -447,7 +431,7 @@ class _Printer:
             "payload": frame.payload.decode("utf-8", "backslashreplace"),
         }
         if read.rejects is not None:
-            fields["rejects"] = {"lane": _LANES[read.rejects[0]], "seq": read.rejects[1]}
+            fields["rejects"] = {"lane": LANES[read.rejects[0]], "seq": read.rejects[1]}
         if self._raw:
             fields["raw"] = frame.raw
         return fields
@@ -474,21 +458,21 @@ def _identity(opening: Opening) -> dict[str, Value]:
 
 def _ruling(one: Ruled, by: tuple[int, int] | None) -> dict[str, Value]:
     return {
-        "lane": _LANES[one.lane],
+        "lane": LANES[one.lane],
         "seq": one.seq,
         "outcome": one.outcome,
         "rule": one.rule,
         "why": one.why,
         "legalTime": str(one.legal_time),
         "again": one.again,
-        "by": None if by is None else {"lane": _LANES[by[0]], "seq": by[1]},
+        "by": None if by is None else {"lane": LANES[by[0]], "seq": by[1]},
     }
 
 
 def _verdict(one: Ruled) -> str:
     from psymm.messages.words import moment
 
-    name = f"{_LANES[one.lane]} {one.seq}"
+    name = f"{LANES[one.lane]} {one.seq}"
     if one.outcome == "violation":
         return f"{name} changes nothing: {one.why}"
     if one.outcome == "late":

@@ -7,7 +7,7 @@ from psymm.rulebook import Account, AccountRefused, restore
 from psymm.terms import Terms
 from psymm.transcript.begun import first_checkpoint
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.journal import JournalReader
+from psymm.transcript.reader import JournalReader
 
 
 def account_at(
