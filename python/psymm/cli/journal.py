@@ -15,7 +15,7 @@ from psymm.cli.archive import archive_frames, prune_frames
 from psymm.cli.custodies import LANES
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import Group, home_option, json_option
+from psymm.cli.options import Group, home_option, host_and_port, json_option
 from psymm.cli.output import Screen, Value
 from psymm.errors import (
     BehindUnproved,
@@ -203,6 +203,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
     "--listen",
     default=None,
     metavar="HOST:PORT",
+    callback=host_and_port,
     help="For a solver: where its traders will come back to. Its daemon, once it is started, asks "
     "them as well.",
 )
@@ -219,7 +220,7 @@ def mend(
     home: Home,
     sources: tuple[Path, ...],
     offline: bool,
-    listen: str | None,
+    listen: tuple[str, int] | None,
     wait: float,
 ) -> None:
     """Makes a whole journal of a damaged one, as far as that is certain. Stop its daemon first.
@@ -230,15 +231,7 @@ def mend(
     them are there: a peer that showed a part only would else get two signatures for one number.
     Every other custody is like one from a backup: it never signs, and settles by wallet signature.
     """
-    address = None if listen is None else _address(listen)
-    trio.run(partial(_mend, screen, home.journal, sources, offline, address, wait))
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise CommandError("usage", "write --listen like 127.0.0.1:9100.", Exit.USAGE)
-    return host.strip("[]"), int(port)
+    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait))
 
 
 async def _mend(

@@ -23,7 +23,7 @@ from psymm.cli.password import ask_password
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
-    from psymm.rulebook import ChainFacts, Holding
+    from psymm.rulebook import Holding
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.opening import Opening
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN: Final = 65_536
 _MOST_WORDS: Final = 400
+_SEQ_DIGITS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class _BoundType(click.ParamType[Bound]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Bound:
         text = str(value)
-        if text.isascii() and text.isdigit():
+        if text.isascii() and text.isdigit() and len(text) <= _SEQ_DIGITS:
             return Bound(seq=int(text))
         try:
             moment = datetime.fromisoformat(text)
@@ -245,20 +246,15 @@ async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading
 async def _learn_facts(
     printer: _Printer, path: Path, held: Custody, reading: Reading, known: int
 ) -> int:
+    from psymm.session.collateral import kept_facts
+    from psymm.session.reading import chain_facts
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(path) as journal:
-        facts = await journal.facts(held.opening.custody)
+        facts = await kept_facts(journal, held.opening.custody)
     if len(facts) > known:
-        printer.rulings(reading.learn_facts(_chain_facts(facts)))
+        printer.rulings(reading.learn_facts(chain_facts(facts)))
     return len(facts)
-
-
-def _chain_facts(facts: list[str]) -> ChainFacts:
-    from psymm.session.collateral import Fact
-    from psymm.session.reading import chain_facts
-
-    return chain_facts(Fact.from_json(one) for one in facts)
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:
@@ -271,14 +267,15 @@ async def _reading(
     journal: JournalReader, held: Custody, home: Home, password: str | None
 ) -> Reading:
     from psymm.session.beginning import first_account
-    from psymm.session.reading import Reading
+    from psymm.session.collateral import kept_facts
+    from psymm.session.reading import Reading, chain_facts
     from psymm.terms import Terms
 
     opening = held.opening
     known: dict[bytes, Holding] = {}
     if password is not None:
         known = await _holdings(journal, held, home, password)
-    facts = _chain_facts(await journal.facts(opening.custody))
+    facts = chain_facts(await kept_facts(journal, opening.custody))
     account = await first_account(journal, opening.custody, Terms.parse(opening.terms))
     return Reading(opening, known, facts, account)
 

@@ -29,6 +29,7 @@ from psymm.chain.abi import checksummed
 from psymm.chain.calls import Call, CtcCall, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.relayer.errors import BadRequest, Refusal, RelayerLied
+from psymm.strict_json import KeyTwice, loads
 
 Kind = Literal["ctc", "cta"]
 
@@ -136,8 +137,8 @@ def encode_request(request: Request) -> str:
 def request_id(text: str) -> str:
     """The id of a request that may otherwise be nonsense, '' if it has none."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = loads(text)
+    except ValueError:
         return ""
     name = found.get("id") if isinstance(found, dict) else None
     return name if isinstance(name, str) and _ID.fullmatch(name) else ""
@@ -281,26 +282,13 @@ def _load(text: str) -> dict[str, Any]:
     if len(text) > MAX_MESSAGE_BYTES:
         raise BadRequest("the message is too long", length=len(text))
     try:
-        found = json.loads(text, object_pairs_hook=_no_twins)
-    except (ValueError, RecursionError) as bad:
-        if isinstance(bad, _Twins):
-            raise BadRequest("a key stands twice", key=_brief(str(bad))) from None
+        found = loads(text)
+    except KeyTwice as bad:
+        raise BadRequest("a key stands twice", key=_brief(bad.key)) from None
+    except ValueError:
         raise BadRequest("that is not JSON") from None
     if not isinstance(found, dict):
         raise BadRequest("the message must be a JSON object")
-    return found
-
-
-class _Twins(ValueError):
-    pass
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _Twins(name)
-        found[name] = value
     return found
 
 

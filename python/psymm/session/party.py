@@ -15,7 +15,7 @@ from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing,
 from psymm.messages import Logon, NoteRef
 from psymm.session.beginning import account_at
 from psymm.session.clock import Clock
-from psymm.session.collateral import Collateral, Fact, custody_of
+from psymm.session.collateral import Collateral, custody_of, kept_facts
 from psymm.session.end import End
 from psymm.session.engine import SECOND, Engine, Rules
 from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
@@ -131,15 +131,8 @@ async def take_up(
     if begins is not None:
         account = account_at(journal, opening.custody, terms, begins.point, begins.account)
     ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()], begins=account)
-    for fact in await journal.facts(opening.custody):
-        try:
-            ledger.learn_fact(Fact.from_json(fact))
-        except ValueError as bad:
-            raise JournalCorrupt(
-                f"a chain fact is not what was written: {bad}",
-                journal=journal.path,
-                missing=[Missing(opening.custody, "a chain fact")],
-            ) from None
+    for fact in await kept_facts(journal, opening.custody):
+        ledger.learn_fact(fact)
     engine = Engine(
         record,
         ledger,
