@@ -369,7 +369,8 @@ _SPANS: Final = {
     "bad-peer-digest": (82, 114),
     "payload-too-long": (122, 126),
 }
-_TRAILER_SPANS: Final = {"bad-r": 32, "bad-s": 32, "high-s": 32, "bad-v": 1}
+_TRAILER_SPANS: Final = {"bad-r": 32, "bad-s": 32, "high-s": 32, "bad-v": 1, "bad-r-y": 32}
+_LENGTH_AT: Final = 122
 
 
 def field_at(file: TranscriptFile, frame_offset: int, byte: int) -> str:
@@ -419,9 +420,8 @@ def _at_fault(
         if bad.code != "truncated":
             end = min(end, start + _OVERHEAD + payload)
     if bad.code in _TRAILER_SPANS:
-        span = (byte, byte + _TRAILER_SPANS[bad.code])
-    elif bad.code == "bad-r-y":
-        span = (byte - 65, byte + 32)
+        # The trailer is where the length says, so that may be what is wrong.
+        span = (start + _LENGTH_AT, byte + _TRAILER_SPANS[bad.code])
     elif bad.code in _SPANS:
         first, last = _SPANS[bad.code]
         span = (start + first, start + last)
