@@ -77,6 +77,8 @@ class Steps:
             return False
         if self._pledges.step_openings(now) or self._pledges.step(now):
             return True
+        if engine.error is not None:
+            return False  # the peer's collateral was refused just now
         if life.logouts[engine.peer] and not life.logouts[engine.lane]:
             engine.sign(Logout(), now)
             return True
