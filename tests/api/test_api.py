@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from psymm.api import BUY, SELL, best_solver, decimal_of, scaled
 from psymm.errors import Declined, NotNow, Refused, SessionClosed
+from psymm.messages import decode_text, encode_text
 from psymm.session.report import verify_file
 from psymm.session.turn import State
 from psymm.transcript.file import export
@@ -143,6 +144,28 @@ async def test_a_position_is_closed_in_two_parts_and_settlement_pays_both(
         assert session.state is State.CLOSED
         paid = trading.trader_funds.worth(), trading.solver_funds.worth()
         assert paid == (2_018_750_000, 4_981_250_000)
+
+
+async def test_a_trader_that_resumes_what_has_ended_is_served_and_no_session_of_the_solvers(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with market(tmp_path) as trading:
+        await trading.session.settle()
+        stage = trading.stage
+        await trio.sleep(5)
+        await stage.wires[-1].inner.aclose()
+        # As after the connection that ended it, or in the solver's next life.
+        far = await stage.server.known(trading.session.custody)
+        assert far is not None
+        stage.server.gone(far)
+        await trio.sleep(1)
+        assert not stage.server.statistics().ends
+        async with stage.dial() as socket:
+            heads = trading.session.end.engine.heads()
+            await socket.send(encode_text(heads))
+            assert decode_text(await socket.receive()) == heads
+            assert set(stage.server.statistics().ends) == {trading.session.custody}
+            assert not trading.maker.sessions
 
 
 async def test_indicative_prices_are_shown_during_a_session(

@@ -32,6 +32,7 @@ from psymm.rulebook.sequence import Replay
 from psymm.session import engine as engine_module
 from psymm.session import solver as solver_module
 from psymm.session.budget import PeerRate, _Bucket
+from psymm.session.delivery import Delivery
 from psymm.session.end import End
 from psymm.session.engine import Engine
 from psymm.session.gaps import Gaps
@@ -44,6 +45,7 @@ from psymm.session.steps import Steps
 from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
+from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
 
 Off = Callable[[pytest.MonkeyPatch], None]
@@ -217,6 +219,10 @@ def _before_collateral(was: Any) -> Any:
             self.state = state
 
     return send
+
+
+async def _as_sent(self: Journal, custody: bytes, lane: int, after: int) -> None:
+    self.mark_sent(custody, lane, 1_000_000)
 
 
 def _logout_unanswered(was: Any) -> Any:
@@ -477,8 +483,12 @@ DISABLED: Final[dict[str, Off]] = {
     "logon-wrong-key": unnamed("key in force", "bad-signature"),
     "logon-wrong-lane": all_of(ANY_FIRST_FRAME, unnamed("wrong-lane")),
     "logon-wrong-version": ANY_VERSION,
+    "logout-answer-refused": put(Delivery, "due", None),
+    "logout-answer-unheard": put(Delivery, "owed", property(lambda self: False)),
+    "logout-answer-unsent-restart": put(Journal, "mark_unsent", _as_sent),
     "logout-answered": stays(SessionClosed),
     "logout-before-logon": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
+    "logout-closed-served": NO_RESEND,
     "logout-crossing": around(Engine, "receive_frame", _every_logout_answered),
     "logout-frames-after": allowed("logged-out"),
     "logout-lost-answer": NO_RESEND,

@@ -43,7 +43,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError, sign_frame
 from psymm.custody.notes import Note, random_blinding
-from psymm.errors import Disconnected, PSymmError
+from psymm.errors import Disconnected, PeerEnded, PSymmError
 from psymm.messages import (
     Introduction,
     Message,
@@ -92,6 +92,7 @@ class Pipe:
         self._out = out
         self._feed, self._read = trio.open_memory_channel[str | bytes](1000)
         self._closed = False
+        self._ended = False
 
     async def send(self, message: str | bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -110,7 +111,7 @@ class Pipe:
         try:
             return await self._read.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise Disconnected from None
+            raise PeerEnded if self._ended else Disconnected from None
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         await trio.lowlevel.checkpoint()
@@ -130,8 +131,8 @@ class Pipe:
         if not self._closed:
             self._feed.send_nowait(message)
 
-    def drop(self) -> None:
-        self._closed = True
+    def drop(self, *, ended: bool = False) -> None:
+        self._closed, self._ended = True, ended
         self._feed.close()
 
     @property
@@ -290,6 +291,7 @@ class Stage:
         self.heard = Listener()
         self.desk = Desk(SOLVERS_COLLATERAL)
         self.ended: PSymmError | None = None
+        self.returned = False
         self.party: Party | None = None
         self._nonce = fresh_nonce()
         self._nursery = nursery
@@ -307,6 +309,7 @@ class Stage:
 
     async def start(self) -> None:
         self._life, self._gone = trio.CancelScope(), trio.Event()
+        self.returned = False
         await self._nursery.start(self._live)
 
     async def restart(self) -> None:
@@ -352,6 +355,8 @@ class Stage:
             await client.run()
         except PSymmError as ended:
             self.ended = ended
+        else:
+            self.returned = True
 
     @asynccontextmanager
     async def _dial(self) -> AsyncGenerator[Pipe, None]:
@@ -716,7 +721,7 @@ class Stage:
     async def _come(self, words: Sequence[str]) -> None:
         match words[0]:
             case "disconnect":
-                self.pipe.drop()
+                self.pipe.drop(ended=words[1:] == ("ended",))
             case "connect":
                 await self.connect()
             case "restart":
@@ -1010,7 +1015,8 @@ class Stage:
                 came, wanted = self.clock.asked <= int(rest[0]), True
                 self.clock.asked = 0
             case "ended":
-                came, wanted = None if self.ended is None else self.ended.code, rest[0]
+                came = "yes" if self.returned else "no" if self.ended is None else self.ended.code
+                wanted = rest[0]
             case "heard":
                 self._heard(rest)
                 return

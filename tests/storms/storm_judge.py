@@ -5,9 +5,6 @@ holds that
 - one (custody, lane, seq) has one digest and one form, for ever;
 - what a process puts on the wire is in its journal;
 - what the peer's journal holds of a lane is in that lane's own journal.
-
-One frame may stay with its signer: the Heartbeat that covers the citation of a mined settlement.
-The custody has ended with that citation, and nobody dials again to bring what says no more.
 """
 
 from __future__ import annotations
@@ -20,12 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from psymm._core import Frame
-from psymm.messages import Heartbeat, encode
 from psymm.transcript.opening import Opening
 
 Key = tuple[bytes, int, int]
 SIDES: Final = ("trader", "solver")
-HEARTBEAT: Final = encode(Heartbeat())
 
 
 class StormFailed(Exception):
@@ -40,7 +35,6 @@ class _Side:
     held: dict[Key, bytes] = field(default_factory=dict)
     read_to: dict[bytes, int] = field(default_factory=dict)
     tapped_to: int = 0
-    closed: set[bytes] = field(default_factory=set)
     owed: set[Key] = field(default_factory=set)
 
 
@@ -56,7 +50,6 @@ class Judge:
         self.forms: dict[Key, int] = {}
         self.lanes: Counter[tuple[bytes, int]] = Counter()
         self.tapped = 0
-        self._heartbeats: set[Key] = set()
         self._domains: dict[bytes, bytes] = {}
 
     def look(self) -> None:
@@ -85,8 +78,6 @@ class Judge:
         """Both journals hold the same frames of every custody. Raises StormFailed."""
         near, far = (self.sides[name] for name in SIDES)
         for key in near.held.keys() ^ far.held.keys():
-            if key in self._heartbeats and key[0] in near.closed & far.closed:
-                continue
             raise StormFailed(f"one side holds {_show(key)} and the other does not")
 
     def unsent(self, name: str) -> int:
@@ -112,8 +103,6 @@ class Judge:
             ):
                 if row[0] not in self._domains:
                     self._domains[row[0]] = Opening(*row[1:]).domain
-            closed = base.execute("SELECT custody FROM custodies WHERE state = 'closed'")
-            side.closed = {row[0] for row in closed}
             for custody, domain in self._domains.items():
                 for arrival, lane, seq, digest, raw in base.execute(
                     "SELECT arrival, lane, seq, digest, raw FROM frames"
@@ -129,8 +118,6 @@ class Judge:
                     key = (custody, lane, seq)
                     self._see(key, digest, raw)
                     side.held[key] = digest
-                    if frame.payload == HEARTBEAT:
-                        self._heartbeats.add(key)
                     if lane != side.lane:
                         self.sides[SIDES[lane]].owed.add(key)
 

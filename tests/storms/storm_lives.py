@@ -27,7 +27,7 @@ from storm_load import HARMLESS, Maker, flatten, standing, storm_terms, trade
 from storm_points import Reaper, instrument
 
 from psymm._core import SecretKey, keccak256
-from psymm.api import Session, VaultCollateral, connect
+from psymm.api import Session, VaultCollateral, connect, deliver_ended
 from psymm.chain.deployment import Deployment
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Role
@@ -294,23 +294,27 @@ class _Trader:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
+            await nursery.start(partial(deliver_ended, self.party, backoff=Backoff(0.02, 0.1)))
             for index in range(self.place.custodies):
                 nursery.start_soon(self.keep, index)
             nursery.start_soon(self.report)
 
     async def report(self) -> None:
         while True:
-            closed = [
+            journal = self.party.journal
+            closed = {
                 held.opening.custody.hex()
-                for held in await self.party.journal.custodies()
+                for held in await journal.custodies()
                 if held.state == "closed"
-            ]
+            }
+            # What has ended is done with once its solver has the last frame.
+            closed -= {held.opening.custody.hex() for held in await journal.undelivered()}
             self.tell(
                 standing={
                     session.custody.hex(): standing(session.end)
                     for session in self.sessions.values()
                 },
-                closed=closed,
+                closed=sorted(closed),
                 done=dict(self.done),
             )
             await trio.sleep(0.1)

@@ -154,9 +154,11 @@ def _around(owner: Any, name: str, point: str, reaper: Reaper) -> None:
 def _mark_sent(reaper: Reaper) -> None:
     original = _original(Journal, "mark_sent")
 
-    def wrapped(journal: Journal, custody: bytes, lane: int, seq: int) -> None:
+    def wrapped(
+        journal: Journal, custody: bytes, lane: int, seq: int, *, soon: bool = False
+    ) -> None:
         reaper.at("mark_sent.before")
-        original(journal, custody, lane, seq)
+        original(journal, custody, lane, seq, soon=soon)
         reaper.at("mark_sent.after")
 
     Journal.mark_sent = wrapped  # type: ignore[method-assign]

@@ -73,6 +73,30 @@ async def test_our_frames_are_unsent_until_they_are_marked(tmp_path: Path) -> No
         assert unsent == [(TRADER, 3)]
 
 
+async def test_frames_that_were_marked_and_did_not_arrive_count_as_unsent_again(
+    tmp_path: Path,
+) -> None:
+    signers = Signers()
+    custody = signers.opening.custody
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, signers)
+        journal.mark_sent(custody, TRADER, 3)
+        await journal.set_state(custody, "open")
+        assert await journal.first_unsent(custody) is None
+        await journal.mark_unsent(custody, TRADER, 1)
+        assert await journal.first_unsent(custody) == 2
+        assert not await journal.undelivered()
+        await journal.set_state(custody, "closed")
+        assert [one.opening.custody for one in await journal.undelivered()] == [custody]
+        # A mark that was on its way when they were found missing does not count.
+        journal.mark_sent(custody, TRADER, 3)
+        await journal.mark_unsent(custody, TRADER, 2)
+        assert await journal.first_unsent(custody) == 2
+        journal.mark_sent(custody, TRADER, 3, soon=True)
+    async with open_journal(tmp_path / "j.db") as journal:
+        assert not await journal.undelivered()
+
+
 async def test_writes_of_one_round_share_one_commit(tmp_path: Path) -> None:
     async with open_journal(tmp_path / "j.db") as journal:
         before = journal.statistics()

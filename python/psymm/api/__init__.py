@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.dealer import Dealer, VaultCollateral, dealing, open_dealer
+from psymm.api.ended import deliver_ended
 from psymm.api.solver import IncomingOrder, Prices, QuoteAsked, Solver, SolverSession
 from psymm.api.trader import (
     BUY,
@@ -45,6 +46,7 @@ __all__ = [
     "connect",
     "dealing",
     "decimal_of",
+    "deliver_ended",
     "open_dealer",
     "scaled",
     "token_units",

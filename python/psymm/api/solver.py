@@ -549,8 +549,11 @@ class Solver:
             self._caps,
             cancel_on_disconnect=self._cancel_on_disconnect,
         )
-        self.sessions[session.custody] = session
-        dispatch = self._dispatches[session.custody] = _Dispatch(self, session, self._nursery)
+        dispatch = _Dispatch(self, session, self._nursery)
+        if end.engine.state not in (State.CLOSED, State.STOPPED):
+            # Else its trader only comes for what it lacks: there is nothing to trade.
+            self.sessions[session.custody] = session
+            self._dispatches[session.custody] = dispatch
         return dispatch.heard
 
     @property

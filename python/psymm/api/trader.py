@@ -683,6 +683,8 @@ async def connect(
             ended.append(failed)
             changes.failed = failed if isinstance(failed, PSymmError) else Disconnected(str(failed))
         finally:
+            # It may have been closed before anything was heard of it.
+            changes.closed |= client.end is not None and client.end.engine.lifecycle.over
             finished.set()
         changes.wake()
 

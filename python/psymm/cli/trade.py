@@ -156,6 +156,7 @@ async def _trade(
     wish: Wish,
 ) -> None:
     from psymm.api.dealer import dealing
+    from psymm.api.ended import deliver_ended
     from psymm.api.trader import connect
 
     async with (
@@ -172,15 +173,23 @@ async def _trade(
         async with dealing(
             purse.wallet, purse.vault, purse.site.registry, senders, home.journal
         ) as dealer:
+            # What an earlier run signed last may not have got through.
+            bringing = partial(deliver_ended, dealer, tls=tls)
             known = None
             if wish.resume is not None:
                 known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
+                if known.state == "closed":
+                    await bringing()
+                    raise CommandError(
+                        "session-closed", "This custody has ended; nothing is left to go on with."
+                    )
                 solver = await dealer.solver(known.opening.wallet_address(1))
                 units = known.ours
             else:
                 units = parse_amount(wish.collateral or "", info.decimals)
                 solver = await _choose(screen, dealer, wish, tls)
                 await _confirm(screen, purse, sending, info, units, yes)
+            await nursery.start(bringing)
             async with connect(
                 dealer,
                 solver,
@@ -203,6 +212,7 @@ async def _trade(
                     acknowledgementNs=str(session.terms.timeouts.acknowledgement),
                 )
                 await _session(screen, home, dealer, session, info, wish)
+            nursery.cancel_scope.cancel()
 
 
 async def _session(

@@ -27,6 +27,7 @@ from psymm.errors import (
     Leaving,
     NotNow,
     OverBudget,
+    PeerEnded,
     PeerSilent,
     PeerViolation,
     PSymmError,
@@ -41,6 +42,7 @@ from psymm.session.keys import KeyKeeper
 from psymm.session.ledger import RulebookLedger
 from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
 from psymm.session.turn import (
+    Delivered,
     Event,
     FundCollateral,
     KeyChanged,
@@ -252,10 +254,10 @@ class End:
             self._connection = None
             self.was_synced = self.engine.synced
             connection.gone.set()
-            self._take(self.engine.disconnected())
+            reason = connection.reason or Disconnected()
+            self._take(self.engine.disconnected(peer_ended=isinstance(reason, PeerEnded)))
             sender.close()
             receiver.close()
-            reason = connection.reason or Disconnected()
             with trio.CancelScope(shield=True):
                 code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
                 code = GOING_AWAY if isinstance(reason, Leaving) else code
@@ -558,6 +560,9 @@ class End:
             await self.journal.keep_equivocation(custody, first, second)
         for event in turn.events:
             if isinstance(event, StateChanged):
+                if event.state is State.CLOSED and self.engine.delivery.owed:
+                    # Whoever comes after us must know that it is to be brought.
+                    await self.journal.mark_unsent(custody, self.lane, self.engine.delivery.held)
                 await self.journal.set_state(
                     custody,
                     _JOURNAL_STATES[event.state],
@@ -602,13 +607,15 @@ class End:
                 highest = max(highest, each.frame.seq)
         if burst:
             connection.put(bytes(burst))
-        if highest:
+        if highest and not self.engine.delivery.owed:
             self.journal.mark_sent(self.opening.custody, self.lane, highest)
 
     def _serve(self, event: Event) -> None:
         if self._nursery is None:
             return
         match event:
+            case Delivered(seq):
+                self.journal.mark_sent(self.opening.custody, self.lane, seq, soon=True)
             case VerifyCollateral(notes):
                 self._nursery.start_soon(self._verify, notes)
             case FundCollateral():

@@ -61,6 +61,7 @@ from psymm.messages import (
 from psymm.session.budget import PeerRate
 from psymm.session.checkpoints import Checkpoints
 from psymm.session.collateral import Fact, Mined, Note, Payee
+from psymm.session.delivery import Delivery
 from psymm.session.fetching import Fetching
 from psymm.session.gaps import Gaps
 from psymm.session.keys import SessionKeys, brought_key, signer
@@ -130,6 +131,8 @@ class Engine:
     nothing is signed. It becomes whole when the heads that it knew to be its newest are reached; a
     restored one never does. key: None where none may be used.
 
+    delivered: of a custody that had ended, our highest frame that the peer is known to have.
+
     Made anew from the journal's record after a restart; `record` may already hold frames, which
     `ledger` has not seen yet.
     """
@@ -152,6 +155,7 @@ class Engine:
         stopped: PSymmError | None = None,
         kept: Iterable[SecretKey] = (),
         revoked: Iterable[JournalledRevocation] = (),
+        delivered: int | None = None,
     ) -> None:
         self.record = record
         self.ledger = ledger
@@ -172,6 +176,7 @@ class Engine:
         self.fetching = Fetching(self, ledger, standing, newest, salvaged)
         self.resuming = Resuming(self, self.gaps, self.fetching)
         self.checkpoints = Checkpoints(self, ledger)
+        self.delivery = Delivery(self, delivered)
         # of this connection
         self._connected = False
         self._garbled = 0
@@ -240,6 +245,7 @@ class Engine:
         self.revoked.reconnected()
         self.pledges.reconnected()
         self.checkpoints.reconnected()
+        self.delivery.reconnected()
         self._garbled = 0
         self._test = None
         self.last_sent = self._last_heard = self.since = now
@@ -252,10 +258,14 @@ class Engine:
         self._advance(now)
         return self._take()
 
-    def disconnected(self) -> Turn:
-        """The connection is gone. Nothing is signed until the next one has resumed."""
+    def disconnected(self, *, peer_ended: bool = False) -> Turn:
+        """The connection is gone. Nothing is signed until the next one has resumed. peer_ended: the
+        peer closed it because the session has ended."""
         self._connected = False
         self.resuming.disconnected()
+        self.delivery.reconnected()
+        if peer_ended:
+            self.delivery.peer_ended()
         return self._take()
 
     # --- what the peer sends ----------------------------------------------------------------
@@ -354,6 +364,8 @@ class Engine:
         elif self._awaits_logout() and now >= self._logout_due():
             # The Logout stays on the record: it is answered when the peer resumes.
             self.hang_up(PeerSilent("the peer did not answer the Logout in time"))
+        elif self.delivery.due is not None and now >= self.delivery.due:
+            self.hang_up(PeerSilent("the peer did not take our last frames in time"))
         if self.gaps.due is not None and now >= self.gaps.due:
             self.gaps.ask_again(now)
         if self.fetching.due is not None and now >= self.fetching.due:
@@ -383,6 +395,8 @@ class Engine:
             due.append(self.fetching.due)
         if self._awaits_logout():
             due.append(self._logout_due())
+        if self.delivery.due is not None:
+            due.append(self.delivery.due)
         if self._uncovered_since is not None:
             due.append(max(self._uncovered_since + self.rules.cover_after_ns, self._coverable_at()))
         return min(max(min(due), now + SECOND // 100), now + beat)
@@ -714,10 +728,11 @@ class Engine:
     def _text(self, message: Message, now: int) -> None:
         match message:
             case Heartbeat():
-                pass
+                self.delivery.answered(message.test_req_id)
             case TestRequest():
                 self.tell(Heartbeat(test_req_id=message.test_req_id), now)
             case Resume():
+                self.delivery.shown(message)
                 self.resuming.receive(message, now)
             case ResendRequest():
                 self.gaps.answer(message, now)
@@ -816,8 +831,12 @@ class Engine:
                 self.error is None
                 and all(self.lifecycle.logouts)
                 and self.lifecycle.settled is None
+                # The trader leaves that to the solver where it may not have the last Logout.
+                and not self.delivery.owed
             ):
                 self.hang_up(SessionClosed("both sides have logged out"))
+        if self.error is None and self.resuming.synced:
+            self.delivery.advance(now)
         self._restate()
 
     def _change_key(self, now: int) -> None:

@@ -110,9 +110,14 @@ class Lifecycle:
                 ):
                     self.settled = fact
 
+    @property
+    def over(self) -> bool:
+        """The custody has ended: settled, or both sides have logged out."""
+        return self.settled is not None or all(self.logouts)
+
     def state(self, record: Record) -> State:
         """Of a session that nothing has stopped. record: of which every frame was noted."""
-        if self.settled is not None or all(self.logouts):
+        if self.over:
             return State.CLOSED
         if self._offered or self.proposal is not None:
             return State.SETTLING

@@ -150,6 +150,7 @@ async def take_up(
         kept=[one for _, one in keys],
         stopped=_stopped(party, custody, record, terms),
         revoked=await journal.revocations(opening.custody),
+        delivered=await _delivered(journal, custody, record),
     )
     point, agreed = ledger.point, ledger.agreed
     if point is not None and agreed is not None:
@@ -199,6 +200,14 @@ def _stopped(
         if address_of(known.public_key) in revoked:
             return None
     return CustodyStopped(custody.reason)
+
+
+async def _delivered(journal: Journal, custody: JournalledCustody, record: Record) -> int | None:
+    """Of a custody that had ended, our highest frame before those that the peer may lack."""
+    if custody.state != "closed":
+        return None
+    first = await journal.first_unsent(custody.opening.custody)
+    return record.head(custody.lane).seq if first is None else first - 1
 
 
 def frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:

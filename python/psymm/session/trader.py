@@ -22,6 +22,7 @@ from psymm.errors import (
     PeerViolation,
     PSymmError,
     ServerBusy,
+    SessionClosed,
 )
 from psymm.messages import (
     BusinessMessageReject,
@@ -38,7 +39,7 @@ from psymm.session.end import End, EndStatistics
 from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
 from psymm.session.party import Party, accept_terms, take_up
 from psymm.session.transport import Socket, dial
-from psymm.session.turn import Event, State, Stopped
+from psymm.session.turn import Delivered, Event, State, Stopped
 from psymm.terms import Terms
 from psymm.transcript.opening import TRADER
 from psymm.transcript.rows import Custody as JournalledCustody
@@ -191,6 +192,7 @@ class TraderSession:
         self._custody = resume
         self._backoff = backoff or Backoff()
         self._left = trio.Event()
+        self._delivers: PSymmError | None = None
         self._losses = self._failures = 0
 
     def statistics(self) -> TraderStatistics:
@@ -199,6 +201,10 @@ class TraderSession:
 
     async def run(self, *, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
         """Meet, fund, log on and serve, reconnecting until the session closes or stops.
+
+        One that has closed is over once the solver is known to have all that we signed, or could
+        not be brought it in as long as a Logout may stay unanswered (`Journal.undelivered` names
+        it then). Of a custody that had ended before, nothing but that is done.
 
         Reports the end once it exists (funded, frames replayed). Raises what meeting and funding
         raise, JournalError, and the error that stopped the session. Returns when it closed.
@@ -214,7 +220,12 @@ class TraderSession:
                     await self._start(nursery, end, task_status)
                     reason = await end.attach(socket, fresh=self._fresh(end))
             else:
-                end = await take_up(self._party, self._custody, self._heard)
+                end = await take_up(self._party, self._custody, self._hear)
+                if end.engine.lifecycle.over:
+                    self._delivers = SessionClosed("the custody has ended")
+                    if not end.engine.delivery.owed:
+                        held = end.engine.delivery.held
+                        end.journal.mark_sent(end.opening.custody, TRADER, held, soon=True)
                 await self._start(nursery, end, task_status)
                 reason = Disconnected("not connected yet")
             await self._keep_up(end, reason)
@@ -223,10 +234,17 @@ class TraderSession:
             raise end.engine.error
 
     def leave(self, reason: PSymmError) -> None:
-        """Close the connection and do not come back; the custody stays as it is."""
+        """Close the connection and do not come back; the custody stays as it is. One that has
+        ended is left once the solver has what we signed last, or does not take it."""
         self._left.set()
-        if self.end is not None:
+        self._delivers = reason
+        if self.end is not None and not (self.end.attached and self.end.engine.delivery.owed):
             self.end.hang_up(reason)
+
+    def _hear(self, event: Event) -> None:
+        self._heard(event)
+        if isinstance(event, Delivered) and self._delivers is not None and self.end is not None:
+            self.end.hang_up(self._delivers)
 
     async def _start(
         self, nursery: trio.Nursery, end: End, task_status: trio.TaskStatus[End]
@@ -272,13 +290,19 @@ class TraderSession:
                 await party.collateral.fund(opening, TRADER, meeting.terms.collateral.token, amount)
             )
             nursery.cancel_scope.cancel()
-        end = await take_up(party, known, self._heard, notes=notes)
+        end = await take_up(party, known, self._hear, notes=notes)
         await end.keep_openings(TRADER, notes)
         return end
 
     async def _keep_up(self, end: End, reason: PSymmError) -> None:
         failures = 0
-        while not self._left.is_set() and end.engine.state not in (State.CLOSED, State.STOPPED):
+        closed_at: float | None = None
+        while not self._left.is_set() and end.engine.state is not State.STOPPED:
+            if end.engine.state is State.CLOSED:
+                closed_at = trio.current_time() if closed_at is None else closed_at
+                given_up = trio.current_time() - closed_at >= end.engine.rules.wait_ns / 1e9
+                if given_up or not end.engine.delivery.owed:
+                    return
             wait_s = self._backoff.wait_s(failures)
             self._losses, self._failures = self._losses + 1, failures
             log.warning(

@@ -223,6 +223,14 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivered:
+    """The custody has ended, and its solver is known to have all of our frames, the last being
+    `seq`: there is nothing to come back for."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """No business since then, for as long as the terms allow. flat: a settlement is offered now;
     else something is open, and the custody stays as it is."""
@@ -253,6 +261,7 @@ Event = (
     | CheckpointInForce
     | Disagreed
     | Stopped
+    | Delivered
     | Idle
 )
 

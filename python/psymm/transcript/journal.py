@@ -49,7 +49,7 @@ from psymm.errors import (
 )
 from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
-from psymm.transcript import pruning
+from psymm.transcript import pruning, unsent
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.faults import as_journal_error
 from psymm.transcript.heads import (
@@ -363,13 +363,26 @@ class Journal(JournalReader):
         rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in remembered]
         await self._write(lambda base: pruning.remove(base, custody, gone, rows))
 
-    def mark_sent(self, custody: bytes, lane: int, seq: int) -> None:
+    def mark_sent(self, custody: bytes, lane: int, seq: int, *, soon: bool = False) -> None:
         """Our frames up to `seq` have been handed to the socket.
 
-        Returns at once and rides with the next commit: a frame whose mark is lost is sent again,
-        byte for byte, which harms nobody.
+        Returns at once and rides with the next commit (soon: with one of its own, if need be): a
+        frame whose mark is lost is sent again, byte for byte, which harms nobody.
         """
         self._sent[custody, lane] = seq
+        if soon:
+            self._wake.set()
+
+    async def mark_unsent(self, custody: bytes, lane: int, after: int) -> None:
+        """Our frames after number `after` count as unsent again: the custody has ended, and its
+        peer is not known to have them. Cancelled: they may or may not be marked."""
+
+        def work(base: sqlite3.Connection) -> None:
+            unsent.unmark(base, custody, lane, after)
+            self._marked[custody, lane] = min(self._marked.get((custody, lane), 0), after)
+
+        self._sent.pop((custody, lane), None)
+        await self._write(work)
 
     async def keep_equivocation(self, custody: bytes, first: Frame, second: Frame) -> None:
         """Keep two frames with one number as proof of guilt. Cancelled: may be kept or not."""

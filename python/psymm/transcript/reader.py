@@ -13,11 +13,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from psymm.errors import JournalCorrupt, JournalError, JournalForeign, UnknownCustody
-from psymm.transcript import pruning
+from psymm.transcript import pruning, unsent
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.faults import typed
 from psymm.transcript.heads import Heads, heads_of, mending_of
 from psymm.transcript.journal_file import connect_reader
+from psymm.transcript.opening import TRADER
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.rows import (
     FRAMES,
@@ -92,6 +93,17 @@ class JournalReader:
         if not found:
             raise UnknownCustody(custody=custody, journal=self.path)
         return found[0]
+
+    async def undelivered(self) -> list[Custody]:
+        """A trader's custodies that have ended, and whose solvers are not known to have all of our
+        frames. Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
+        held = [await self.custody(one) for one in await self._read(unsent.custodies_with)]
+        return [one for one in held if one.lane == TRADER and one.state == "closed"]
+
+    async def first_unsent(self, custody: bytes) -> int | None:
+        """The lowest number of our frames that does not count as sent, or None. Cancelled: raises
+        Cancelled, nothing changed."""
+        return await self._read(lambda base: unsent.first_of(base, custody))
 
     async def frames(
         self, custody: bytes, *, after: int = 0, at_most: int | None = None

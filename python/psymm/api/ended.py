@@ -1,0 +1,68 @@
+"""Custodies that have ended before their solver had the trader's last frame.
+
+Nobody goes on with such a custody, so a trader that starts again brings what is left of it first:
+else the solver waits for an answer that was signed and never came.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+
+import trio
+
+from psymm.api.dealer import Dealer
+from psymm.errors import JournalError, PSymmError
+from psymm.session.party import Party
+from psymm.session.trader import Backoff, Dialer, TraderSession, dialer
+from psymm.transcript.rows import Custody
+
+log = logging.getLogger(__name__)
+
+
+async def deliver_ended(
+    dealer: Dealer | Party,
+    *,
+    tls: ssl.SSLContext | None = None,
+    dial: Callable[[Custody], Dialer] | None = None,
+    backoff: Backoff | None = None,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Dial the solver of every custody that has ended and bring it the frames that it may lack;
+    returns how many solvers have all now.
+
+    Begin it before any session: of a custody that ends later, its own session takes care. Reports
+    how many there are once that is known. Each is tried for as long as its terms leave a Logout
+    unanswered; what could not be brought then stays in `Journal.undelivered`. dial: how to reach
+    the solver of a custody, by default where it was met. Raises JournalError. Cancelled: raises
+    Cancelled; what was not brought is brought next time.
+    """
+    party = dealer.party if isinstance(dealer, Dealer) else dealer
+    owing = await party.journal.undelivered()
+    task_status.started(len(owing))
+    async with trio.open_nursery() as nursery:
+        for custody in owing:
+            reach = dialer(custody.endpoint, tls) if dial is None else dial(custody)
+            nursery.start_soon(_deliver, party, custody, reach, backoff)
+    left = {one.opening.custody for one in await party.journal.undelivered()}
+    return sum(one.opening.custody not in left for one in owing)
+
+
+async def _deliver(party: Party, custody: Custody, dial: Dialer, backoff: Backoff | None) -> None:
+    session = TraderSession(party, dial, lambda event: None, resume=custody, backoff=backoff)
+    try:
+        await session.run()
+    except* JournalError:
+        raise
+    except* PSymmError as refused:
+        log.warning(
+            "not-delivered",
+            extra={
+                "custody": "0x" + custody.opening.custody.hex(),
+                "code": getattr(refused.exceptions[0], "code", "refused"),
+            },
+        )
+
+
+__all__ = ["deliver_ended"]

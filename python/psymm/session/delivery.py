@@ -1,0 +1,99 @@
+"""Whether the solver has all that its trader signed in a custody that has ended.
+
+After the end nobody signs a frame that would cover the trader's last one, its answer to a Logout
+or the Heartbeat that covers the citation of a settlement, and only the trader can dial. So the
+trader leaves a custody only once the solver is known to have that frame: it covers it, its heads
+show it, it answers what was asked behind it, or it says that the session has ended.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psymm.messages import Resume, TestRequest
+from psymm.session.parts import Ground
+from psymm.session.turn import Delivered
+from psymm.transcript.opening import TRADER
+
+_ASKED: Final = "ended-"
+"""How the TestRequests begin whose answer says that a frame has come."""
+
+
+class Delivery:
+    """held: the highest frame of our lane that the peer is known to have, of a custody that had
+    ended before; None of any other."""
+
+    def __init__(self, engine: Ground, held: int | None) -> None:
+        self._engine = engine
+        self._held = held or 0
+        # It was known before, and nobody need hear of it again.
+        self._told = held is not None and held >= self._head
+        self._asked: int | None = None
+        self._since: int | None = None
+
+    @property
+    def _head(self) -> int:
+        return self._engine.record.head(self._engine.lane).seq
+
+    @property
+    def held(self) -> int:
+        """The highest frame of our lane that the peer is known to have."""
+        return max(self._held, self._engine.record.head(self._engine.peer).peer_seq)
+
+    @property
+    def owed(self) -> bool:
+        """The custody has ended, and its solver may lack frames of ours."""
+        engine = self._engine
+        return engine.lane == TRADER and engine.lifecycle.over and self.held < self._head
+
+    @property
+    def due(self) -> int | None:
+        """When this connection has been given its time, None while nothing is waited for."""
+        return None if self._since is None else self._since + self._engine.rules.wait_ns
+
+    def reconnected(self) -> None:
+        self._asked = self._since = None
+
+    def shown(self, theirs: Resume) -> None:
+        """The peer shows its heads."""
+        engine = self._engine
+        if engine.lane != TRADER or theirs.custody != engine.record.opening.custody:
+            return
+        seq = theirs.trader_seq
+        known = self._held < seq <= self._head and engine.record.knows(TRADER, seq)
+        if known and engine.record.digest(TRADER, seq) == theirs.trader_digest:
+            self._held = seq
+
+    def answered(self, test_req_id: str | None) -> None:
+        """A Heartbeat of the peer: it has read all that went before what it answers."""
+        if self._asked is not None and test_req_id == f"{_ASKED}{self._asked}":
+            self._held = max(self._held, self._asked)
+
+    def peer_ended(self) -> None:
+        """The peer closed the connection because the session has ended: it has all."""
+        if self._engine.lane == TRADER and self._engine.lifecycle.over:
+            self._held = self._head
+            self._tell()
+
+    def advance(self, now: int) -> None:
+        """Ask for what is owed, on a connection on which heads agree."""
+        engine = self._engine
+        if engine.lane != TRADER or not engine.lifecycle.over:
+            return
+        if not self.owed:
+            self._since = None
+            self._tell()
+            return
+        self._since = now if self._since is None else self._since
+        # Where both have logged out, the peer closes the connection instead of answering.
+        if engine.lifecycle.settled is not None and self._asked != self._head:
+            self._asked = self._head
+            engine.tell(TestRequest(test_req_id=f"{_ASKED}{self._asked}"), now)
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            self._engine.turn.events.append(Delivered(self._head))
+
+
+__all__ = ["Delivery"]

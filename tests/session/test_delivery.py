@@ -1,0 +1,221 @@
+"""A custody that has ended is left once its solver has what its trader signed last."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from session_scene import Listener, Lives, Scene, scene
+from trio.testing import MockClock
+
+from psymm._core import Frame
+from psymm.api import connect, deliver_ended
+from psymm.errors import Disconnected, Leaving, SessionClosed
+from psymm.messages import ChainFact, Heartbeat, Logout, Message, decode
+from psymm.session.trader import Backoff, Lost
+from psymm.session.turn import Delivered, Signed, State
+from psymm.transcript.journal import Journal
+from psymm.transcript.rows import JournalledFrame
+
+Clock = MockClock
+
+
+def swallow(stage: Scene, kind: type[Message], after: type[Message] | None = None) -> trio.Event:
+    """From now on, the trader's frames of that kind are lost on the way, and the connection with
+    them. after: only those that come behind its own or its solver's frame of that kind."""
+    wire, lost = stage.wires[-1], trio.Event()
+
+    def bend(message: str | bytes) -> list[str | bytes]:
+        if lost.is_set():
+            return []
+        if isinstance(message, bytes) and isinstance(decode(Frame.parse(message).payload), kind):
+            ended = after is None or any(
+                isinstance(entry.message, after) for entry in stage.near.engine.record
+            )
+            if ended:
+                lost.set()
+                return []
+        return [message]
+
+    wire.bend = bend
+    return lost
+
+
+async def frames(journal: Journal) -> list[JournalledFrame]:
+    (custody,) = await journal.custodies()
+    held = await journal.frames(custody.opening.custody)
+    return sorted(held, key=lambda one: (one.lane, one.seq))
+
+
+async def alike(stage: Scene) -> bool:
+    near, far = await frames(stage.trader.journal), await frames(stage.solver.journal)
+    return [one.raw for one in near] == [one.raw for one in far]
+
+
+async def settled(stage: Scene) -> None:
+    """A settlement whose last Heartbeat the trader has signed and the network has eaten."""
+    await stage.heard.state(State.TRADING)
+    await stage.desk.listeners[0].state(State.TRADING)
+    lost = swallow(stage, Heartbeat, after=ChainFact)
+    near, _ = stage.settling(stage.near, stage.heard)
+    stage.settling(stage.far, stage.desk.listeners[0])
+    stage.nursery.start_soon(near.settle)
+    await lost.wait()
+
+
+async def test_an_answer_to_a_logout_that_was_lost_is_brought(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stage.client.run)
+            await stage.heard.state(State.TRADING)
+            await stage.desk.listeners[0].state(State.TRADING)
+            lost = swallow(stage, Logout)
+            await stage.far.log_out("the desk closes")
+            await lost.wait()
+            await stage.wires[-1].inner.aclose()
+            # and then the trader's session returns
+        assert stage.near.engine.state is State.CLOSED
+        assert await alike(stage)
+        assert not await stage.trader.journal.undelivered()
+
+
+async def test_a_logout_that_came_through_costs_no_second_connection(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stage.client.run)
+            await stage.heard.state(State.TRADING)
+            await stage.desk.listeners[0].state(State.TRADING)
+            await stage.far.log_out("the desk closes")
+        assert len(stage.wires) == 1
+        assert not [one for one in stage.heard.events if isinstance(one, Lost)]
+        assert not await stage.trader.journal.undelivered()
+
+
+async def test_who_leaves_a_settled_custody_leaves_once_the_solver_has_the_last_frame(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+
+        def leave(event: object) -> None:
+            if isinstance(event, Signed) and isinstance(event.entry.message, Heartbeat):
+                stage.client.leave(Leaving())
+
+        stage.heard.also.append(leave)
+        await near.settle()
+        await stage.heard.until(lambda event: isinstance(event, Delivered) or None)
+        await trio.sleep(1)
+        assert len(stage.wires) == 1
+        assert not stage.near.attached
+        assert await alike(stage)
+
+
+async def test_the_last_heartbeat_of_a_settled_custody_is_brought_over_a_new_connection(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+
+    async def work(stage: Scene) -> None:
+        await settled(stage)
+        assert not await alike(stage)
+        await stage.wires[-1].inner.aclose()
+        await stage.heard.until(lambda event: isinstance(event, Delivered) or None)
+        await trio.sleep(1)
+        assert await alike(stage)
+        assert not await stage.trader.journal.undelivered()
+
+    await lives.live(open_first=True, work=work)
+
+
+async def test_a_trader_that_died_with_its_last_frame_unsent_brings_it_in_its_next_life(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+    await lives.live(open_first=True, work=settled)
+    async with lives.process() as stage:
+        (owing,) = await stage.trader.journal.undelivered()
+        assert owing.state == "closed"
+        assert not await alike(stage)
+        await stage.nursery.start(stage.server.run)
+        brought = await deliver_ended(stage.trader, dial=lambda custody: stage.dial)
+        assert brought == 1
+        assert await alike(stage)
+    async with lives.process() as stage:
+        assert not await stage.trader.journal.undelivered()
+        assert await deliver_ended(stage.trader, dial=lambda custody: stage.dial) == 0
+        assert not stage.wires
+
+
+@pytest.mark.parametrize("peer", ["away", "mute"])
+async def test_a_solver_that_takes_nothing_is_tried_for_a_while_and_again_in_the_next_life(
+    tmp_path: Path, autojump_clock: Clock, peer: str
+) -> None:
+    lives = Lives(tmp_path)
+    await lives.live(open_first=True, work=settled)
+    async with lives.process() as stage:
+        if peer == "away":
+            stage.reachable = False
+        else:
+
+            async def hear_nothing(socket: Any) -> None:
+                with suppress(Disconnected):
+                    while True:
+                        await socket.receive()
+
+            stage.server.connection = hear_nothing  # type: ignore[method-assign]
+        brought = await deliver_ended(
+            stage.trader, dial=lambda custody: stage.dial, backoff=Backoff(0.2, 5.0)
+        )
+        assert brought == 0
+        assert len(await stage.trader.journal.undelivered()) == 1
+
+
+async def test_a_custody_that_had_ended_is_not_gone_on_with(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+    await lives.live(open_first=True, work=settled)
+    async with lives.process() as stage:
+        (custody,) = await stage.trader.journal.custodies()
+        before = custody.frames
+        await stage.nursery.start(stage.server.run)
+        stage.heard = Listener()
+        client = stage.new_client(resume=custody)
+        await client.run()
+        assert (await stage.trader.journal.custody(custody.opening.custody)).frames == before
+        assert await alike(stage)
+
+
+async def test_who_connects_to_a_custody_that_had_ended_is_told_so_once_all_is_brought(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = Lives(tmp_path)
+    await lives.live(open_first=True, work=settled)
+    async with lives.process() as stage:
+        (custody,) = await stage.trader.journal.custodies()
+        await stage.nursery.start(stage.server.run)
+        expected = stage.solver.wallet.public_key
+        for connections in (1, 1):
+            with pytest.raises(SessionClosed):
+                async with connect(
+                    stage.trader,
+                    "memory",
+                    expected=expected,
+                    resume=await stage.trader.journal.custody(custody.opening.custody),
+                    dial=stage.dial,
+                    decimals=6,
+                ):
+                    pass
+            assert len(stage.wires) == connections
+            assert await alike(stage)
