@@ -15,6 +15,7 @@ from psymm._core import Frame
 from psymm.api import connect, deliver_ended
 from psymm.errors import Disconnected, Leaving, SessionClosed
 from psymm.messages import ChainFact, Heartbeat, Logout, Message, decode
+from psymm.session.party import take_up
 from psymm.session.trader import Backoff, Lost
 from psymm.session.turn import Delivered, Signed, State
 from psymm.transcript.journal import Journal
@@ -219,3 +220,36 @@ async def test_who_connects_to_a_custody_that_had_ended_is_told_so_once_all_is_b
                     pass
             assert len(stage.wires) == connections
             assert await alike(stage)
+
+
+@pytest.mark.parametrize("side", ["trader", "solver"])
+async def test_who_died_before_the_journal_had_the_end_has_it_closed_in_the_next_life(
+    tmp_path: Path, autojump_clock: Clock, side: str
+) -> None:
+    lives = Lives(tmp_path)
+    await lives.live(open_first=True, work=settled)
+    async with lives.process() as stage:
+        journal = getattr(stage, side).journal
+        (custody,) = await journal.custodies()
+        await journal.set_state(custody.opening.custody, "settling")
+        before = await take_up(
+            getattr(stage, side), await journal.custody(custody.opening.custody), stage.heard
+        )
+        assert before.engine.state is State.CLOSED
+        assert (await journal.custody(custody.opening.custody)).state == "closed"
+        assert len(await journal.undelivered()) == (side == "trader")
+
+
+async def test_the_proof_that_ends_a_custody_and_its_end_are_kept_together(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        journal, custody = stage.trader.journal, stage.near.opening.custody
+        first, second = (one.frame for one in list(stage.near.engine.record)[:2])
+        before = journal.statistics().writes
+        await journal.keep_equivocation(custody, first, second, stopped="equivocation: two frames")
+        assert journal.statistics().writes == before + 1
+        assert await journal.equivocations(custody)
+        kept = await journal.custody(custody)
+        assert (kept.state, kept.reason) == ("stopped", "equivocation: two frames")

@@ -556,24 +556,27 @@ class End:
             await self.keep_openings(lane, notes)
         for fact in turn.facts:
             await self.journal.keep_fact(custody, fact)
+        stopped = None if turn.stop is None else str(turn.stop)
         for first, second in turn.evidence:
-            await self.journal.keep_equivocation(custody, first, second)
+            await self.journal.keep_equivocation(custody, first, second, stopped=stopped)
         for event in turn.events:
             if isinstance(event, StateChanged):
-                if event.state is State.CLOSED and self.engine.delivery.owed:
-                    # Whoever comes after us must know that it is to be brought.
-                    await self.journal.mark_unsent(custody, self.lane, self.engine.delivery.held)
-                await self.journal.set_state(
-                    custody,
-                    _JOURNAL_STATES[event.state],
-                    str(self.engine.error) if event.state is State.STOPPED else "",
-                )
+                await self.keep_state(event.state)
         self._put(turn.sends)
         for event in turn.events:
             self._serve(event)
             self._heard(event)
         if turn.hang_up is not None and self._connection is not None:
             self._connection.hang_up(turn.hang_up)
+
+    async def keep_state(self, state: State) -> None:
+        """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
+        custody = self.opening.custody
+        if state is State.CLOSED and self.engine.delivery.owed:
+            # Whoever comes after us must know that it is to be brought.
+            await self.journal.mark_unsent(custody, self.lane, self.engine.delivery.held)
+        reason = str(self.engine.error) if state is State.STOPPED else ""
+        await self.journal.set_state(custody, _JOURNAL_STATES[state], reason)
 
     async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
         """Keep openings of notes of this custody. Cancelled: all are kept or none."""

@@ -21,7 +21,7 @@ from psymm.session.engine import SECOND, Engine
 from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
 from psymm.session.rules import Rules
-from psymm.session.turn import Event
+from psymm.session.turn import Event, State
 from psymm.terms import Terms, TermsError
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Journal
@@ -167,7 +167,7 @@ async def take_up(
         span=terms.limits.frames,
         life_ns=party.key_life_ns,
     )
-    return End(
+    end = End(
         engine,
         journal,
         party.clock,
@@ -177,6 +177,10 @@ async def take_up(
         keeper=keeper,
         verifier=party.verifier,
     )
+    if engine.lifecycle.over and custody.state not in ("closed", "stopped"):
+        # The process may have died between the frame that ended it and this.
+        await end.keep_state(State.CLOSED)
+    return end
 
 
 def _stopped(

@@ -80,6 +80,7 @@ from psymm.transcript.rows import (
     frame_checksum,
     frames_of,
     put_custody,
+    put_state,
 )
 from psymm.transcript.sealing import (
     JournalledOpening,
@@ -251,12 +252,7 @@ class Journal(JournalReader):
 
     async def set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> None:
         """Change a custody's state. Cancelled: it may or may not be kept."""
-        await self._write(
-            lambda base: base.execute(
-                "UPDATE custodies SET state = ?, reason = ? WHERE custody = ?",
-                (state, reason, custody),
-            )
-        )
+        await self._write(lambda base: put_state(base, custody, state, reason))
 
     async def append(self, entries: Sequence[tuple[Frame, bytes]], *, ours: int) -> None:
         """Make frames of one custody durable, in this order of arrival.
@@ -384,14 +380,21 @@ class Journal(JournalReader):
         self._sent.pop((custody, lane), None)
         await self._write(work)
 
-    async def keep_equivocation(self, custody: bytes, first: Frame, second: Frame) -> None:
-        """Keep two frames with one number as proof of guilt. Cancelled: may be kept or not."""
-        await self._write(
-            lambda base: base.execute(
+    async def keep_equivocation(
+        self, custody: bytes, first: Frame, second: Frame, *, stopped: str | None = None
+    ) -> None:
+        """Keep two frames with one number as proof of guilt. stopped: why they end the custody,
+        None where they do not; kept with them. Cancelled: all may be kept or nothing."""
+
+        def work(base: sqlite3.Connection) -> None:
+            base.execute(
                 "INSERT OR IGNORE INTO equivocations VALUES (?,?,?,?,?)",
                 (custody, first.lane, first.seq, first.raw, second.raw),
             )
-        )
+            if stopped is not None:
+                put_state(base, custody, "stopped", stopped)
+
+        await self._write(work)
 
     async def keep_session_key(self, custody: bytes, from_seq: int, key: SecretKey) -> None:
         """Keep our session key, sealed, under a place of its own: the seq from which on it may

@@ -173,6 +173,13 @@ def put_custody(base: sqlite3.Connection, row: Sequence[Any]) -> None:
     )
 
 
+def put_state(base: sqlite3.Connection, custody: bytes, state: CustodyState, reason: str) -> None:
+    """Change a custody's state."""
+    base.execute(
+        "UPDATE custodies SET state = ?, reason = ? WHERE custody = ?", (state, reason, custody)
+    )
+
+
 def custody_rows(
     base: sqlite3.Connection, custody: bytes | None = None
 ) -> list[tuple[object, ...]]:
