@@ -26,7 +26,7 @@ from test_resume import Lives, resumed
 from psymm.errors import SessionClosed
 from psymm.session.trader import dialer
 from psymm.session.turn import State
-from psymm.transcript.journal import open_journal_reader
+from psymm.transcript.reader import open_journal_reader
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,12 @@ from psymm._core import SecretKey
 from psymm.errors import JournalConflict
 from psymm.messages import Heartbeat, QuoteRequest
 from psymm.session.keys import key_in_force
-from psymm.transcript.journal import (
-    Journal,
-    JournalledRevocation,
-    open_journal,
-    open_journal_reader,
-)
+from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.reader import open_journal_reader
 from psymm.transcript.record import Entry
 from psymm.transcript.replayed import read_record, verify_journal
+from psymm.transcript.rows import JournalledRevocation
 
 
 @asynccontextmanager

@@ -24,8 +24,9 @@ from psymm.errors import (
 )
 from psymm.messages import Heartbeat
 from psymm.transcript.file import export
-from psymm.transcript.journal import Journal, open_journal, open_journal_reader
+from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.reader import open_journal_reader
 from psymm.transcript.replayed import read_record, verify_journal
 from psymm.transcript.salvage import Mended, mend_journal, survey
 

@@ -11,8 +11,9 @@ from psymm.errors import TranscriptFileError
 from psymm.session.report import verify_bytes
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import encode_file, export, parse_file, verify_frames
-from psymm.transcript.journal import JournalledOpening, open_journal
+from psymm.transcript.journal import open_journal
 from psymm.transcript.opening import TRADER
+from psymm.transcript.sealing import JournalledOpening
 
 SIGNERS = Signers()
 ENTRIES = SIGNERS.talk(8)

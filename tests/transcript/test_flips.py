@@ -21,9 +21,9 @@ from psymm.session.report import verify_signatures
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC, encode_file, open_file, verify_frames
 from psymm.transcript.flipped import find_flip
-from psymm.transcript.journal import JournalledOpening
 from psymm.transcript.opening import TRADER
 from psymm.transcript.record import Record
+from psymm.transcript.sealing import JournalledOpening
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
 

@@ -32,17 +32,13 @@ from psymm.errors import (
 from psymm.messages import Heartbeat
 from psymm.transcript.backup import back_up
 from psymm.transcript.file import export
-from psymm.transcript.journal import (
-    QUICK_COMMIT_S,
-    Heads,
-    Journal,
-    JournalledOpening,
-    open_journal,
-    open_journal_reader,
-)
+from psymm.transcript.heads import Heads
+from psymm.transcript.journal import QUICK_COMMIT_S, Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.reader import open_journal_reader
 from psymm.transcript.replayed import read_record, verify_journal
 from psymm.transcript.salvage import mend_journal
+from psymm.transcript.sealing import JournalledOpening
 from psymm.transcript.tally import read_tally
 
 

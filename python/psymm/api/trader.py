@@ -95,7 +95,7 @@ from psymm.session.turn import (
 )
 from psymm.terms import Terms
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.journal import Custody as JournalledCustody
+from psymm.transcript.rows import Custody as JournalledCustody
 
 T = TypeVar("T")
 QUOTE_S: Final = 10.0

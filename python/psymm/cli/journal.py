@@ -27,7 +27,9 @@ from psymm.errors import (
 
 if TYPE_CHECKING:
     from psymm.session.clock import Clock
-    from psymm.transcript.journal import Custody, Journal, Standing
+    from psymm.transcript.heads import Standing
+    from psymm.transcript.journal import Journal
+    from psymm.transcript.rows import Custody
     from psymm.transcript.salvage import Found, Mended, Mending, Survey
 
 _LANES = ("trader", "solver")
@@ -65,9 +67,10 @@ def check(screen: Screen, home: Home, file: Path | None) -> None:
 
 
 async def _check(screen: Screen, file: Path) -> None:
-    from psymm.transcript.journal import VERSION, open_journal_reader
+    from psymm.transcript.reader import open_journal_reader
     from psymm.transcript.replayed import verify_journal
     from psymm.transcript.salvage import survey
+    from psymm.transcript.tables import VERSION
 
     found = await trio.to_thread.run_sync(survey, file)
     if found.version is not None and found.version < VERSION:

@@ -30,8 +30,8 @@ from psymm.cli.password import ask_password
 
 if TYPE_CHECKING:
     from psymm.transcript.delegation import Delegation
-    from psymm.transcript.journal import Custody
     from psymm.transcript.record import Record
+    from psymm.transcript.rows import Custody
 
 REVOCATION_GAS = 60_000
 _LANES = ("trader", "solver")
@@ -285,7 +285,7 @@ async def _bring(
 
 async def _records(home: Home, start: str = "") -> list[tuple[Custody, Record, set[str]]]:
     """The journal's custodies whose id starts so, with their records and our revoked keys."""
-    from psymm.transcript.journal import open_journal_reader
+    from psymm.transcript.reader import open_journal_reader
     from psymm.transcript.replayed import read_record
 
     async with open_journal_reader(home.journal) as journal:

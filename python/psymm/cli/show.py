@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from psymm.rulebook import Account, ChainFacts, Holding
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
-    from psymm.transcript.journal import Custody, JournalReader
     from psymm.transcript.opening import Opening
+    from psymm.transcript.reader import JournalReader
+    from psymm.transcript.rows import Custody
 
 _LANES: Final = ("trader", "solver")
 _MOST_SHOWN: Final = 65_536
@@ -198,7 +199,7 @@ def _show_file(printer: _Printer, file: Path) -> None:
 async def _show_journal(
     printer: _Printer, home: Home, start: str, password: str | None, follow: bool
 ) -> None:
-    from psymm.transcript.journal import open_journal_reader
+    from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         held = await chosen(journal, start)
@@ -228,7 +229,7 @@ async def _read_all(
 async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading) -> None:
     from psymm._core import Frame
     from psymm.transcript.following import follow
-    from psymm.transcript.journal import JournalledFrame
+    from psymm.transcript.rows import JournalledFrame
 
     facts = 0
     async with aclosing(follow(path, held.opening.custody)) as found:
@@ -244,7 +245,7 @@ async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading
 async def _learn_facts(
     printer: _Printer, path: Path, held: Custody, reading: Reading, known: int
 ) -> int:
-    from psymm.transcript.journal import open_journal_reader
+    from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(path) as journal:
         facts = await journal.facts(held.opening.custody)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from psymm.chain.registry import Party
     from psymm.session.trader import Lost
     from psymm.session.turn import Event
-    from psymm.transcript.journal import Custody
+    from psymm.transcript.rows import Custody
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from psymm.session.report import Report
     from psymm.transcript.checkpoint import Point
     from psymm.transcript.file import TranscriptFile
-    from psymm.transcript.journal import Journal, JournalReader
+    from psymm.transcript.journal import Journal
+    from psymm.transcript.reader import JournalReader
 
 _LANES = ("trader", "solver")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -48,7 +49,7 @@ def list_custodies(screen: Screen, home: Home) -> None:
 
 
 async def _list(screen: Screen, home: Home) -> None:
-    from psymm.transcript.journal import open_journal_reader
+    from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         held = await journal.custodies()
@@ -110,7 +111,8 @@ def export_file(
 @asynccontextmanager
 async def _open(home: Home, password: str | None) -> AsyncIterator[JournalReader]:
     """The journal: to be read beside a daemon, or unlocked where there is a password."""
-    from psymm.transcript.journal import open_journal, open_journal_reader
+    from psymm.transcript.journal import open_journal
+    from psymm.transcript.reader import open_journal_reader
 
     if password is None:
         async with open_journal_reader(home.journal) as reader:

@@ -20,9 +20,12 @@ from psymm.transcript import pruning
 from psymm.transcript.begun import begins_at
 from psymm.transcript.checkpoint import Beginning, Point
 from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
-from psymm.transcript.journal import Journal, JournalledFrame, JournalledOpening, sync_path
+from psymm.transcript.journal import Journal
+from psymm.transcript.journal_file import sync_path
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
+from psymm.transcript.rows import JournalledFrame
+from psymm.transcript.sealing import JournalledOpening
 
 
 @dataclass(frozen=True, slots=True)

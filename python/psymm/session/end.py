@@ -53,8 +53,10 @@ from psymm.session.turn import (
 )
 from psymm.session.watch import Traffic, Watch
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.journal import CustodyState, Journal, JournalledOpening
+from psymm.transcript.journal import Journal
 from psymm.transcript.record import Entry
+from psymm.transcript.rows import CustodyState
+from psymm.transcript.sealing import JournalledOpening
 from psymm.transcript.verifying import FrameVerifier
 
 BACKLOG: Final = 64

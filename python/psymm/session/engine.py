@@ -107,9 +107,10 @@ from psymm.session.turn import (
 )
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.journal import Heads, JournalledRevocation, Standing
+from psymm.transcript.heads import Heads, Standing
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry, Record
+from psymm.transcript.rows import JournalledRevocation
 
 SECOND: Final = 1_000_000_000
 GARBLED_LIMIT: Final = 8

@@ -33,8 +33,9 @@ from psymm.messages import Logon, SessionKeyChange
 from psymm.session.clock import Clock
 from psymm.session.turn import Event, KeyFailing, State, Turn
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
-from psymm.transcript.journal import Journal, JournalledRevocation
+from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
+from psymm.transcript.rows import JournalledRevocation
 from psymm.wallet import Wallet
 
 if TYPE_CHECKING:

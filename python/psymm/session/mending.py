@@ -31,9 +31,11 @@ from psymm.session.party import frames_in, rules_of
 from psymm.session.transport import Socket
 from psymm.session.turn import Turn, Violation
 from psymm.terms import Terms
-from psymm.transcript.journal import Custody, Journal, Standing
+from psymm.transcript.heads import Standing
+from psymm.transcript.journal import Journal
 from psymm.transcript.record import Entry
 from psymm.transcript.replayed import read_record
+from psymm.transcript.rows import Custody
 
 NOISE_LIMIT: Final = 8
 GREETING_S: Final = 60.0

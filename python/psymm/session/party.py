@@ -23,11 +23,11 @@ from psymm.session.ledger import RulebookLedger
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
 from psymm.transcript.delegation import Delegation
-from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.journal import Journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
+from psymm.transcript.rows import Custody as JournalledCustody
 from psymm.transcript.verifying import FrameVerifier
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 

@@ -28,7 +28,7 @@ from psymm.messages import (
 )
 from psymm.rulebook import Account, OrderStatus
 from psymm.rulebook.account import Order
-from psymm.transcript.journal import sync_path
+from psymm.transcript.journal_file import sync_path
 
 SECOND: Final = 1_000_000_000
 UNIT: Final = 10**18

@@ -43,8 +43,8 @@ from psymm.transcript.file import (
     verify_frames,
 )
 from psymm.transcript.flipped import Flip
-from psymm.transcript.journal import JournalledOpening
 from psymm.transcript.opening import Opening
+from psymm.transcript.sealing import JournalledOpening
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,9 +57,9 @@ from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatist
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
+from psymm.transcript.rows import Custody as JournalledCustody
 
 log = logging.getLogger(__name__)
 

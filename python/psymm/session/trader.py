@@ -40,8 +40,8 @@ from psymm.session.party import Party, accept_terms, take_up
 from psymm.session.transport import Socket, dial
 from psymm.session.turn import Event, State, Stopped
 from psymm.terms import Terms
-from psymm.transcript.journal import Custody as JournalledCustody
 from psymm.transcript.opening import TRADER
+from psymm.transcript.rows import Custody as JournalledCustody
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,9 @@ from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRe
 from psymm.rulebook import Account
 from psymm.session.collateral import Note, Payee
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.journal import JournalledRevocation, Standing
+from psymm.transcript.heads import Standing
 from psymm.transcript.record import Entry
+from psymm.transcript.rows import JournalledRevocation
 
 
 class State(StrEnum):

@@ -15,14 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psymm.errors import JournalError, JournalUnwritable
-from psymm.transcript.journal import (
-    Heads,
-    connect_reader,
-    put_heads,
-    read_heads,
-    sync_path,
-    without_links,
-)
+from psymm.transcript.heads import Heads, put_heads, read_heads
+from psymm.transcript.journal_file import connect_reader, sync_path, without_links
 
 
 @dataclass(frozen=True, slots=True)

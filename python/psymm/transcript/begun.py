@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from psymm._core import Frame, FrameError
 from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
 from psymm.transcript.checkpoint import Beginning, Point, beginning
-from psymm.transcript.journal import JournalledFrame, JournalReader
+from psymm.transcript.reader import JournalReader
+from psymm.transcript.rows import JournalledFrame
 
 
 async def begins_at(

@@ -35,9 +35,11 @@ from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
 from psymm.transcript.checkpoint import Beginning, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
-from psymm.transcript.journal import Journal, JournalledOpening, JournalReader
+from psymm.transcript.journal import Journal
 from psymm.transcript.opening import Opening, checksummed
+from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
+from psymm.transcript.sealing import JournalledOpening
 
 MAGIC: Final = b"pSymmT1\n"
 _START: Final = len(MAGIC) + 4

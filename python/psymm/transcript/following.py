@@ -20,7 +20,9 @@ from psymm.errors import (
     JournalVersion,
     UnknownCustody,
 )
-from psymm.transcript.journal import Custody, JournalledFrame, JournalReader, open_journal_reader
+from psymm.transcript.journal_file import inode_of
+from psymm.transcript.reader import JournalReader, open_journal_reader
+from psymm.transcript.rows import Custody, JournalledFrame
 
 CHUNK: Final = 256
 """Frames in memory at once."""
@@ -87,5 +89,4 @@ async def follow(path: Path, custody: bytes) -> AsyncGenerator[JournalledFrame |
 
 
 def _place(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_dev, state.st_ino
+    return inode_of(path.stat())

@@ -13,9 +13,10 @@ from psymm.transcript.begun import begins_at
 from psymm.transcript.checkpoint import Beginning, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
-from psymm.transcript.journal import JournalledFrame, JournalReader
 from psymm.transcript.opening import Opening
+from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
+from psymm.transcript.rows import JournalledFrame
 
 
 async def read_record(journal: JournalReader, opening: Opening) -> Record:

@@ -41,24 +41,21 @@ from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
-from psymm.transcript.journal import (
-    VERSION,
-    CustodyState,
-    Heads,
-    JournalledFrame,
-    Standing,
-    create_tables,
-    frame_checksum,
-    hold_journal,
-    put_heads,
-    read_frame,
-    read_heads,
-    sync_path,
-    without_links,
-)
+from psymm.transcript.heads import Heads, Standing, is_bytes, put_heads, read_heads
+from psymm.transcript.journal_file import hold_journal, sync_path, without_links
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.record import Record
+from psymm.transcript.rows import (
+    FRAMES,
+    CustodyState,
+    JournalledFrame,
+    custody_row,
+    frame_checksum,
+    put_custody,
+    read_frame,
+)
+from psymm.transcript.tables import VERSION, create_tables
 from psymm.transcript.tally import Tally, read_tally, write_tally
 
 _BESIDE: Final = (
@@ -184,7 +181,7 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
         own = _safely(base, "SELECT version, id, owner, seal_check, id, NULL FROM journal")
     identity = own[0] if len(own) == 1 else None
     if identity is not None and not (
-        isinstance(identity[0], int) and _bytes(identity[1], 16) and _bytes(identity[4], 16)
+        isinstance(identity[0], int) and is_bytes(identity[1], 16) and is_bytes(identity[4], 16)
     ):
         identity = None
     if identity is None and not fault:
@@ -193,7 +190,7 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
         key
         for table in ("custodies", "heads", "frames", *_BESIDE)
         for (key,) in _both_ways(base, table, "DISTINCT custody", "custody", "", ())
-        if _bytes(key, 32)
+        if is_bytes(key, 32)
     }
     if tally is not None and (identity is None or tally.lineage != identity[4]):
         tally = None
@@ -334,7 +331,7 @@ def _opening(custody: bytes, row: Sequence[Any]) -> Opening | None:
             opening.custody == custody
             and row[1] in (0, 1)
             and isinstance(row[8], str)
-            and _bytes(row[9], 64)
+            and is_bytes(row[9], 64)
             and row[10] in get_args(CustodyState)
             and isinstance(row[11], str)
         )
@@ -395,14 +392,11 @@ def _both_ways(
     return list(found | dict.fromkeys(_safely(base, query + back, given)))
 
 
-_FRAME: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
-
-
 def _read_frames(
     base: sqlite3.Connection, custody: bytes, stated: int | None
 ) -> dict[tuple[int, int], JournalledFrame]:
     """Every frame whose row is as it was written, by lane and seq."""
-    query = f"{_FRAME} WHERE custody = ? ORDER BY arrival"
+    query = FRAMES + " WHERE custody = ? ORDER BY arrival"
     rows = {row[0]: row for row in _safely(base, query, (custody,))}
     if stated is None or len(rows) < stated:
         rows |= {row[0]: row for row in _safely(base, query + " DESC", (custody,))}
@@ -410,7 +404,7 @@ def _read_frames(
         for place in range(1, max([*arrivals, stated or 0], default=0) + 1):
             if place not in rows:
                 for row in _safely(
-                    base, f"{_FRAME} WHERE custody = ? AND arrival = ?", (custody, place)
+                    base, FRAMES + " WHERE custody = ? AND arrival = ?", (custody, place)
                 ):
                     rows[row[0]] = row
     found: dict[tuple[int, int], JournalledFrame] = {}
@@ -444,10 +438,6 @@ def _read_first(
             ):
                 found[lane, seq] = JournalledFrame(arrival, lane, seq, digest, raw, sent == 1)
     return found
-
-
-def _bytes(value: object, length: int) -> bool:
-    return isinstance(value, bytes) and len(value) == length
 
 
 # --- mending ------------------------------------------------------------------------------------
@@ -557,7 +547,7 @@ def _write_custody(
         return Mended(one.custody, None, one.lane, "", 0, one.missing)
     lane = one.lane if one.lane is not None else _lane_of(opening, owner)
     if row is None:
-        row = _bare_row(opening, lane)
+        row = custody_row(opening, lane, "open")
     row = (row[0], lane, *row[2:])
     candidates = {key: held for other in reversed(others) for key, held in other.frames.items()}
     candidates = _waiting(opening, one) | candidates | one.frames
@@ -591,7 +581,7 @@ def _write_custody(
         standing = "restored"
     elif missing:
         standing = "mending"
-    base.execute("INSERT INTO custodies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
+    put_custody(base, row)
     put_heads(base, one.custody, lane, standing, heads, count)
     sent = {key for key, frame in one.frames.items() if frame.sent}
     base.executemany(
@@ -753,24 +743,6 @@ def _waiting(opening: Opening, one: Found) -> dict[tuple[int, int], JournalledFr
 
 def _lane_of(opening: Opening, owner: object) -> int:
     return 1 if opening.wallet_address(1) == owner else 0
-
-
-def _bare_row(opening: Opening, lane: int) -> tuple[Any, ...]:
-    return (
-        opening.custody,
-        lane,
-        opening.chain_id,
-        opening.contract,
-        opening.trader,
-        opening.solver,
-        opening.terms,
-        opening.salt,
-        "",
-        bytes(64),
-        "open",
-        "",
-        0,
-    )
 
 
 def _identity_of(sources: Sequence[Path]) -> tuple[Any, ...] | None:

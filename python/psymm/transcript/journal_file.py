@@ -1,0 +1,294 @@
+"""The journal's file: held by one writer alone, opened and checked, for writing or for reading.
+
+A second writer is refused by whatever path it comes. What is opened is checked against its own
+heads and against the tally beside it: nothing is read past a loss.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from psymm.errors import (
+    JournalCorrupt,
+    JournalError,
+    JournalLocked,
+    JournalOlder,
+    JournalVersion,
+    Missing,
+)
+from psymm.transcript import pruning
+from psymm.transcript.faults import as_journal_error, typed
+from psymm.transcript.heads import frame_digest, heads_of, is_bytes
+from psymm.transcript.tables import VERSION, check_pages, create_tables, migrate, version_of
+from psymm.transcript.tally import read_tally, write_tally
+
+
+@dataclass(frozen=True, slots=True)
+class JournalIdentity:
+    """What a journal is. lineage: of this file; a backup of it has another. frames: held, of all
+    custodies. inode: (device, number) of the file. doubtful: it was found without its tally."""
+
+    id: bytes
+    lineage: bytes
+    frames: int
+    inode: tuple[int, int] = (0, 0)
+    doubtful: bool = False
+
+
+def without_links(path: Path) -> Path:
+    """The file's own path: SQLite names the write-ahead log after it."""
+    return path.resolve()
+
+
+def sync_path(path: Path) -> None:
+    """Make a file, or the names in a directory, durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_held: set[tuple[int, int]] = set()
+"""Journals that this process writes, by device and inode. Looked up before a file is opened: to
+close any descriptor of a file drops the locks that SQLite holds on it in this process."""
+
+
+@contextmanager
+def hold_journal(path: Path, create: bool) -> Iterator[int]:
+    """Be the only writer of the journal at `path`, a path without links; gives the descriptor of
+    `<path>.lock`.
+
+    The journal's own inode is locked, so that no other path to it and no missing lock file lets a
+    second writer in. The kernel lets go when the process dies, however it dies.
+    Raises JournalLocked, JournalUnwritable, JournalError where there is none and not `create`.
+    """
+    if not create and not path.exists():
+        raise JournalError("there is no journal here", path=path)
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if path.exists():
+                _free_here(path)
+            lock = _opened(held, path.with_name(path.name + ".lock"))
+            _locked(path, lock)
+            if not path.exists():
+                _not_gone(path, lock)
+            journal = _opened(held, path)
+            _locked(path, journal)
+            inode = inode_of(os.fstat(journal))
+            if os.fstat(journal).st_nlink != 1:
+                # Each name would have a write-ahead log of its own.
+                raise JournalError(
+                    "the journal has more than one name (hard links); leave it one",
+                    journal=path,
+                    links=os.fstat(journal).st_nlink,
+                )
+        except OSError as failed:
+            raise as_journal_error(path, failed) from None
+        _held.add(inode)
+        try:
+            yield lock
+        finally:
+            _held.discard(inode)
+
+
+def connect_writer(
+    path: Path, create: bool, lock: int
+) -> tuple[sqlite3.Connection, JournalIdentity]:
+    """A checked connection that writes, for who holds the journal; lock: from `hold_journal`.
+
+    An empty file becomes a new journal if `create`, an older version's is brought up to this one.
+    Raises JournalCorrupt, JournalOlder, JournalVersion, JournalUnwritable, JournalError.
+    """
+    new = path.stat().st_size == 0
+    if new and not create:
+        raise JournalCorrupt("the journal is empty", journal=path)
+    base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        with typed(path):
+            new = new or (create and _never_begun(base))
+            if new:
+                _not_gone(path, lock)
+            return base, _begin(path, base, new, lock)
+    except OSError as failed:
+        base.close()
+        raise as_journal_error(path, failed) from None
+    except BaseException:
+        base.close()
+        raise
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A checked connection that only reads. Raises JournalCorrupt, JournalVersion, JournalError."""
+    base = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        _check(path, base)
+    except (sqlite3.Error, OSError) as failed:
+        base.close()
+        raise as_journal_error(path, failed) from None
+    except BaseException:
+        base.close()
+        raise
+    return base
+
+
+def inode_of(found: os.stat_result) -> tuple[int, int]:
+    """(device, number): what a file is, whatever its names."""
+    return found.st_dev, found.st_ino
+
+
+def _opened(held: ExitStack, path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    held.callback(os.close, descriptor)
+    return descriptor
+
+
+def _locked(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalLocked(journal=path) from None
+
+
+def _free_here(path: Path) -> None:
+    if inode_of(path.stat()) in _held:
+        raise JournalLocked(journal=path)
+
+
+def _never_begun(base: sqlite3.Connection) -> bool:
+    """Its process died while it made the file: there is one page, and nothing in it."""
+    (pages,) = base.execute("PRAGMA page_count").fetchone()
+    (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return bool(pages <= 1 and tables == 0)
+
+
+def _not_gone(path: Path, lock: int) -> None:
+    """No journal is begun where one with frames has been: numbers would be used twice."""
+    tally = read_tally(lock)
+    if tally is not None and tally.frames:
+        raise JournalOlder(
+            "the journal is gone or empty, though its tally counts frames",
+            journal=path,
+            frames=tally.frames,
+        )
+
+
+def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> JournalIdentity:
+    """Make the tables of a new journal, or check those that are there."""
+    if new:
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = FULL")
+        base.execute("BEGIN IMMEDIATE")
+        create_tables(base)
+        base.execute(
+            "INSERT INTO journal VALUES (?, ?, NULL, NULL, ?, NULL)",
+            (VERSION, secrets.token_bytes(16), secrets.token_bytes(16)),
+        )
+        base.execute("COMMIT")
+        sync_path(path.parent)
+    base.execute("PRAGMA synchronous = FULL")
+    base.execute("PRAGMA foreign_keys = ON")
+    mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise JournalError("this file system cannot hold a WAL journal", journal=path, mode=mode)
+    migrate(path, base)
+    identity = _check(path, base)
+    tally = read_tally(lock)
+    if tally is not None and tally.lineage == identity.lineage and identity.frames < tally.frames:
+        raise JournalOlder(journal=path, held=identity.frames, were=tally.frames)
+    ours = tally is not None and tally.lineage == identity.lineage
+    doubtful = not new and (not ours or (tally is not None and tally.doubtful))
+    # Synced once, so that a tally that says "closed in order" is none of an earlier life's.
+    write_tally(lock, identity.lineage, identity.frames, doubtful=doubtful)
+    os.fsync(lock)
+    return replace(identity, doubtful=doubtful)
+
+
+def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
+    """SQLite's own pages, our version, that no number is missing in any lane, and the heads."""
+    with typed(path), _one_moment(base):
+        version = version_of(path, base)
+        if version != VERSION:
+            raise JournalVersion(journal=path, version=version, known=VERSION)
+        check_pages(path, base)
+        journal_id, lineage = base.execute("SELECT id, lineage FROM journal").fetchone()
+        if not is_bytes(journal_id, 16) or not is_bytes(lineage, 16):
+            raise JournalCorrupt("the journal's own row is damaged", journal=path)
+        held = {row[0] for row in base.execute("SELECT custody FROM custodies")}
+        kept = {row[0] for row in base.execute("SELECT custody FROM heads")}
+        for custody in held ^ kept:
+            lacks = "heads" if custody in held else "opening"
+            raise JournalCorrupt(
+                f"a custody's {lacks} are missing"
+                if lacks == "heads"
+                else "a custody's opening is missing",
+                journal=path,
+                missing=[Missing(bytes(custody), lacks)],
+            )
+        frames = sum(_check_custody(path, base, custody) for custody in sorted(held))
+        (every,) = base.execute("SELECT count(*) FROM frames").fetchone()
+        if every + sum(gone.arrivals for gone in pruning.all_pruned(base).values()) != frames:
+            raise JournalCorrupt("there are frames of no custody", journal=path, frames=every)
+        return JournalIdentity(journal_id, lineage, frames, inode_of(path.stat()))
+
+
+def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
+    """How many frames there are, as many as the heads say; pruned ones count."""
+    kept, gone = heads_of(path, base, custody), pruning.pruned_of(base, custody)
+    held, highest = base.execute(
+        "SELECT count(*), coalesce(max(arrival), 0) FROM frames WHERE custody = ?", (custody,)
+    ).fetchone()
+    for lane in (0, 1):
+        seq, digest = kept.heads.of(lane)
+        count, last = base.execute(
+            "SELECT count(*), coalesce(max(seq), 0) FROM frames WHERE custody = ? AND lane = ?",
+            (custody, lane),
+        ).fetchone()
+        if count + gone.seqs[lane] != seq or last != seq:
+            raise JournalCorrupt(
+                "frames are missing",
+                journal=path,
+                custody=custody,
+                lane=lane,
+                held=count,
+                head=seq,
+            )
+        last_digest = frame_digest(base, custody, lane, seq)
+        if (custody if last_digest is None else last_digest) != digest:
+            raise JournalCorrupt(
+                "the last frame is not the one that the heads name",
+                journal=path,
+                custody=custody,
+                lane=lane,
+                seq=seq,
+            )
+    every = kept.heads.trader[0] + kept.heads.solver[0]
+    if not held + gone.arrivals == highest == kept.frames == every:
+        raise JournalCorrupt(
+            "frames are missing", journal=path, custody=custody, stated=kept.frames, held=held
+        )
+    return kept.frames
+
+
+@contextmanager
+def _one_moment(base: sqlite3.Connection) -> Iterator[None]:
+    """Everything read inside is of one moment, whatever the writer does meanwhile."""
+    base.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):
+            base.execute("ROLLBACK")

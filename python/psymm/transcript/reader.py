@@ -1,0 +1,251 @@
+"""Reading a journal: beside its writer, from another process, or as its writer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import trio
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from psymm.errors import JournalCorrupt, JournalError, JournalForeign, UnknownCustody
+from psymm.transcript import pruning
+from psymm.transcript.checkpoint import Point
+from psymm.transcript.faults import typed
+from psymm.transcript.heads import Heads, heads_of, mending_of
+from psymm.transcript.journal_file import connect_reader
+from psymm.transcript.pruning import Pruned
+from psymm.transcript.rows import (
+    FRAMES,
+    Custody,
+    JournalledFrame,
+    JournalledRevocation,
+    custody_of,
+    custody_rows,
+    frames_of,
+    journalled,
+)
+from psymm.transcript.sealing import JournalledOpening, opening_rows, unsealed_openings
+
+T = TypeVar("T")
+
+
+class JournalReader:
+    """Reads a journal: by itself from another process while its writer runs, or as its writer."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        run_sync: Callable[..., Awaitable[Any]] = trio.to_thread.run_sync,
+    ) -> None:
+        self.path = path
+        self._run_sync = run_sync
+        self._connection = connection
+        self._turn = trio.Lock()
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        async with self._turn:
+            found: T = await self._run_sync(_guarded, self.path, work, self._connection)
+            return found
+
+    async def backed_up_ns(self) -> int | None:
+        """When this file was made as a backup, nanoseconds since the epoch; None if it was not."""
+        row = await self._read(
+            lambda base: base.execute("SELECT backup_ns FROM journal").fetchone()
+        )
+        return None if row is None or row[0] is None else int(row[0])
+
+    async def heads(self, custody: bytes) -> Heads:
+        """The heads as they were kept apart from the frames. Raises UnknownCustody,
+        JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
+        return (await self._read(lambda base: heads_of(self.path, base, custody))).heads
+
+    async def mending(self, custody: bytes) -> Heads | None:
+        """The newest heads, where frames up to them are still to be fetched; else None."""
+        return await self._read(lambda base: mending_of(base, custody))
+
+    async def salvaged(self, custody: bytes) -> list[bytes]:
+        """Raw frames that outlived the damage but lack others before them, by lane and seq."""
+        return await self._read(
+            lambda base: [
+                bytes(row[0])
+                for row in base.execute(
+                    "SELECT raw FROM salvaged WHERE custody = ? ORDER BY lane, seq", (custody,)
+                )
+            ]
+        )
+
+    async def custodies(self) -> list[Custody]:
+        """All custodies, oldest first. Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(lambda base: [custody_of(row) for row in custody_rows(base)])
+
+    async def custody(self, custody: bytes) -> Custody:
+        """One custody. Raises UnknownCustody. Cancelled: raises Cancelled, nothing changed."""
+        found = await self._read(
+            lambda base: [custody_of(row) for row in custody_rows(base, custody)]
+        )
+        if not found:
+            raise UnknownCustody(custody=custody, journal=self.path)
+        return found[0]
+
+    async def frames(
+        self, custody: bytes, *, after: int = 0, at_most: int | None = None
+    ) -> list[JournalledFrame]:
+        """The custody's frames in order of arrival, those after place `after` that are
+        not pruned; the first `at_most` of them.
+
+        Raises JournalCorrupt if a place is missing or a frame is not what was written there.
+        Cancelled: raises Cancelled.
+        """
+        return await self._read(lambda base: frames_of(self.path, base, custody, after, at_most))
+
+    async def frame(self, custody: bytes, lane: int, seq: int) -> JournalledFrame | None:
+        """One frame, or None. Raises JournalCorrupt if it is not what was written there.
+        Cancelled: raises Cancelled, nothing changed."""
+        found = await self._read(
+            lambda base: [
+                journalled(self.path, custody, row)
+                for row in base.execute(
+                    FRAMES + " WHERE custody = ? AND lane = ? AND seq = ?",
+                    (custody, lane, seq),
+                )
+            ]
+        )
+        return found[0] if found else None
+
+    async def checkpoints(self, custody: bytes) -> list[tuple[Point, bytes]]:
+        """Checkpoints that were in force, with their accounts' documents: the one at which the
+        frames that are left begin, if any are gone, and the newest last. Cancelled: raises
+        Cancelled, nothing changed."""
+        return await self._read(lambda base: pruning.checkpoints_of(base, custody))
+
+    async def pruned(self, custody: bytes) -> Pruned:
+        """What is gone of a custody's frames. Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(lambda base: pruning.pruned_of(base, custody))
+
+    async def remembered(self, custody: bytes) -> list[JournalledFrame]:
+        """Of the frames that are gone, those that a session must still know, in order.
+        Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(
+            lambda base: [
+                JournalledFrame(*row, sent=True) for row in pruning.remembered_of(base, custody)
+            ]
+        )
+
+    async def facts(self, custody: bytes) -> list[str]:
+        """Chain facts that were believed, in order, as JSON. Cancelled: raises Cancelled."""
+        return await self._read(
+            lambda base: [
+                str(row[0])
+                for row in base.execute(
+                    "SELECT fact FROM facts WHERE custody = ? ORDER BY position", (custody,)
+                )
+            ]
+        )
+
+    async def revocations(self, custody: bytes) -> list[JournalledRevocation]:
+        """Revoked session keys of both lanes, as last kept. Cancelled: raises Cancelled."""
+        return await self._read(
+            lambda base: [
+                JournalledRevocation(*row)
+                for row in base.execute(
+                    "SELECT lane, key, from_seq, cut FROM revocations WHERE custody = ?"
+                    " ORDER BY lane, key",
+                    (custody,),
+                )
+            ]
+        )
+
+    async def frames_aside(self, custody: bytes) -> list[bytes]:
+        """Raw frames that were taken off the record because their key was revoked, by number."""
+        return await self._read(
+            lambda base: [
+                bytes(row[0])
+                for row in base.execute(
+                    "SELECT raw FROM aside WHERE custody = ? ORDER BY lane, seq", (custody,)
+                )
+            ]
+        )
+
+    async def version(self) -> int:
+        """A number that changes when another process has written. Cancelled: raises Cancelled."""
+        row = await self._read(lambda base: base.execute("PRAGMA data_version").fetchone())
+        return int(row[0])
+
+    async def openings_under(self, custody: bytes, secret: bytes) -> list[JournalledOpening]:
+        """Openings kept for this custody, for a reader beside the writer. secret: as `unlock`
+        takes it. Raises JournalForeign where it is another's. Cancelled: raises Cancelled."""
+        rows = await self._read(lambda base: opening_rows(base, custody))
+        try:
+            return unsealed_openings(AESGCM(secret), custody, rows)
+        except InvalidTag:
+            raise JournalForeign(
+                "the wallet's secret does not open this journal", journal=self.path
+            ) from None
+
+    async def equivocations(self, custody: bytes) -> list[tuple[bytes, bytes]]:
+        """Pairs of raw frames that prove the peer signed one number twice."""
+        return await self._read(
+            lambda base: [
+                (bytes(row[0]), bytes(row[1]))
+                for row in base.execute(
+                    "SELECT first, second FROM equivocations WHERE custody = ?", (custody,)
+                )
+            ]
+        )
+
+
+class open_journal_reader:  # noqa: N801  (read as a function: `async with open_journal_reader(…)`)
+    """Open a journal for reading beside its writer. Raises JournalCorrupt naming what is missing,
+    JournalVersion. Cancelled: raises Cancelled, nothing changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    async def __aenter__(self) -> JournalReader:
+        if not self._path.exists():
+            raise JournalError("there is no journal here", path=self._path)
+        try:
+            self._connection = await trio.to_thread.run_sync(connect_reader, self._path)
+        except JournalCorrupt as bad:
+            told = await trio.to_thread.run_sync(told_what_is_missing, self._path, bad)
+            raise told from None
+        return JournalReader(self._path, self._connection)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def __repr__(self) -> str:
+        return f"open_journal_reader({self._path})"
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        return cls(path)
+
+
+def told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
+    """The same error with all that the damage has taken."""
+    from psymm.transcript.salvage import survey
+
+    found = survey(path)
+    values = {name: value for name, value in bad.values.items() if name != "missing"}
+    if found.lost:
+        values["lost_frames"] = found.lost
+    return type(bad)(bad.detail, missing=found.missing, **values)
+
+
+def _guarded(path: Path, work: Callable[[sqlite3.Connection], T], base: sqlite3.Connection) -> T:
+    with typed(path):
+        return work(base)

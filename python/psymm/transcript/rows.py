@@ -1,0 +1,227 @@
+"""A journal's rows of custodies and frames: what each says, and how a damaged one is told.
+
+Each frame has a checksum that binds it to its place.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from psymm._core import Frame, FrameError
+from psymm.errors import JournalCorrupt, Missing
+from psymm.transcript import pruning
+from psymm.transcript.heads import Standing, is_bytes, read_heads
+from psymm.transcript.opening import Opening
+
+FRAMES: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
+"""Rows for `read_frame`."""
+CustodyState = Literal["meeting", "funding", "open", "settling", "closed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledFrame:
+    """A frame as the journal holds it. arrival: its place in the custody, from 1."""
+
+    arrival: int
+    lane: int
+    seq: int
+    digest: bytes
+    raw: bytes = field(repr=False)
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """A custody as the journal holds it. lane: ours. endpoint: the peer's, '' for a solver.
+    nonce: ours at the meeting. promised: what the peer said it would put up, token units; ours:
+    what we did."""
+
+    opening: Opening
+    lane: int
+    endpoint: str
+    nonce: bytes = field(repr=False)
+    ours: int
+    promised: int
+    state: CustodyState
+    reason: str
+    frames: int
+    standing: Standing = "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledRevocation:
+    """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
+    it can no longer sign for us, from_seq or what we had covered when we learnt of it."""
+
+    lane: int
+    key: str
+    from_seq: int
+    cut: int
+
+
+def frame_checksum(
+    custody: bytes, arrival: int, lane: int, seq: int, digest: bytes, raw: bytes
+) -> bytes:
+    """Binds a frame's bytes to its place, against damage; against forgery it has its signature."""
+    place = custody + arrival.to_bytes(8) + bytes([lane]) + seq.to_bytes(8) + digest
+    return blake2b(place + raw, digest_size=8).digest()
+
+
+def read_frame(custody: bytes, row: Sequence[Any]) -> JournalledFrame | None:
+    """A row of `FRAMES` as it was written, or None where it is damaged."""
+    arrival, lane, seq, digest, raw, sent, kept = row
+    try:
+        intact = (
+            lane in (0, 1)
+            and sent in (0, 1)
+            and frame_checksum(custody, arrival, lane, seq, digest, raw) == bytes(kept)
+        )
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return None
+    return JournalledFrame(arrival, lane, seq, digest, raw, bool(sent)) if intact else None
+
+
+def journalled(path: Path, custody: bytes, row: Sequence[Any]) -> JournalledFrame:
+    """As `read_frame`. Raises JournalCorrupt, naming it, where it is damaged."""
+    frame = read_frame(custody, row)
+    if frame is None:
+        lane, seq = row[1], row[2]
+        raise JournalCorrupt(
+            "a frame in the journal is not the one it was",
+            journal=path,
+            custody=custody,
+            lane=lane,
+            seq=seq,
+            missing=[Missing(custody, "frames", lane, seq, seq)],
+        )
+    return frame
+
+
+def frames_of(
+    path: Path, base: sqlite3.Connection, custody: bytes, after: int, at_most: int | None
+) -> list[JournalledFrame]:
+    """A custody's frames after place `after`, the first `at_most` of them.
+
+    Raises JournalCorrupt where a place is missing or a frame is damaged.
+    """
+    frames = [
+        journalled(path, custody, row)
+        for row in base.execute(
+            FRAMES + " WHERE custody = ? AND arrival > ? ORDER BY arrival LIMIT ?",
+            (custody, after, -1 if at_most is None else at_most),
+        )
+    ]
+    gone = pruning.pruned_of(base, custody).arrivals
+    for place, frame in enumerate(frames, max(after, gone) + 1):
+        if frame.arrival != place:
+            raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)
+    return frames
+
+
+def is_frame(custody: bytes, lane: int, seq: int, raw: object) -> bool:
+    """Whether the bytes are one frame, of that custody, lane and number."""
+    try:
+        frame = Frame.parse(raw) if isinstance(raw, bytes) else None
+    except FrameError:
+        return False
+    return (
+        frame is not None
+        and len(frame.raw) == len(raw)  # type: ignore[arg-type]
+        and (frame.custody, frame.lane, frame.seq) == (custody, lane, seq)
+    )
+
+
+def custody_row(
+    opening: Opening,
+    lane: int,
+    state: CustodyState,
+    *,
+    endpoint: str = "",
+    meeting: bytes = bytes(64),
+    opened_ns: int = 0,
+) -> tuple[Any, ...]:
+    """A row of `custodies`. meeting: our nonce (32 bytes), then what we put up and what the peer
+    promised, 16 bytes each."""
+    return (
+        opening.custody,
+        lane,
+        opening.chain_id,
+        opening.contract,
+        opening.trader,
+        opening.solver,
+        opening.terms,
+        opening.salt,
+        endpoint,
+        meeting,
+        state,
+        "",
+        opened_ns,
+    )
+
+
+def put_custody(base: sqlite3.Connection, row: Sequence[Any]) -> None:
+    """Write a row of `custodies`."""
+    base.execute(
+        "INSERT INTO custodies (custody, lane, chain_id, contract, trader, solver, terms, salt,"
+        " endpoint, meeting, state, reason, opened_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        row,
+    )
+
+
+def custody_rows(
+    base: sqlite3.Connection, custody: bytes | None = None
+) -> list[tuple[object, ...]]:
+    """Rows for `custody_of`: of one custody, or of all, oldest first."""
+    columns = (
+        "SELECT chain_id, contract, trader, solver, terms, salt, c.lane, endpoint, meeting, state,"
+        " reason, c.custody, h.* FROM custodies c LEFT JOIN heads h ON h.custody = c.custody"
+    )
+    if custody is None:
+        return base.execute(columns + " ORDER BY opened_ns, c.custody").fetchall()
+    return base.execute(columns + " WHERE c.custody = ?", (custody,)).fetchall()
+
+
+def custody_of(row: tuple[object, ...]) -> Custody:
+    """A row of `custody_rows`. Raises JournalCorrupt, BadOpening where it is damaged."""
+    chain_id, contract, trader, solver, terms, salt = row[:6]
+    lane, endpoint, meeting, state, reason, key = row[6:12]
+    opening = Opening(chain_id, contract, trader, solver, terms, salt)  # type: ignore[arg-type]
+    if opening.custody != key:
+        raise JournalCorrupt(
+            "an opening does not give its custody id",
+            missing=[Missing(key, "opening")] if isinstance(key, bytes) else [],
+        )
+    heads = read_heads(row[12:])
+    if heads is None or heads.custody != key:
+        raise JournalCorrupt(
+            "a custody's heads are damaged", missing=[Missing(opening.custody, "heads")]
+        )
+    intact = (
+        lane == heads.lane
+        and is_bytes(meeting, 64)
+        and isinstance(endpoint, str)
+        and isinstance(reason, str)
+        and state in get_args(CustodyState)
+    )
+    if not intact:
+        raise JournalCorrupt(
+            "a custody's row is damaged", missing=[Missing(opening.custody, "opening")]
+        )
+    nonce: bytes = meeting  # type: ignore[assignment]
+    return Custody(
+        opening=opening,
+        lane=heads.lane,
+        endpoint=endpoint,  # type: ignore[arg-type]
+        nonce=nonce[:32],
+        ours=int.from_bytes(nonce[32:48]),
+        promised=int.from_bytes(nonce[48:]),
+        state=state,  # type: ignore[arg-type]
+        reason=reason,  # type: ignore[arg-type]
+        frames=heads.frames,
+        standing=heads.standing,
+    )

@@ -1,0 +1,183 @@
+"""A journal's tables, and how those of older versions become these.
+
+`journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
+`custodies`, `heads`, `frames`, `session_keys`, `openings`, `settlements`, `equivocations`,
+`facts`, `revocations`, `aside` (frames that were taken off the record because their key was
+revoked); `mending` and `salvaged` where frames are still to be fetched; of checkpoints, and of what
+was pruned before one, those of `psymm.transcript.pruning`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from psymm.errors import JournalCorrupt, Missing
+from psymm.transcript import pruning
+from psymm.transcript.faults import typed
+from psymm.transcript.heads import Heads, put_heads
+from psymm.transcript.rows import frame_checksum, is_frame
+
+VERSION: Final = 2
+
+_SCHEMA: Final = (
+    """
+CREATE TABLE journal (
+  version INTEGER NOT NULL, id BLOB NOT NULL, owner TEXT, seal_check BLOB,
+  lineage BLOB NOT NULL, backup_ns INTEGER
+) STRICT;
+CREATE TABLE custodies (
+  custody BLOB PRIMARY KEY, lane INTEGER NOT NULL CHECK (lane IN (0, 1)),
+  chain_id INTEGER NOT NULL, contract TEXT NOT NULL, trader BLOB NOT NULL, solver BLOB NOT NULL,
+  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, meeting BLOB NOT NULL,
+  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', opened_ns INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE heads (
+  custody BLOB PRIMARY KEY REFERENCES custodies, lane INTEGER NOT NULL, standing TEXT NOT NULL,
+  frames INTEGER NOT NULL, trader_seq INTEGER NOT NULL, trader_digest BLOB NOT NULL,
+  solver_seq INTEGER NOT NULL, solver_digest BLOB NOT NULL, checksum BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE frames (
+  custody BLOB NOT NULL REFERENCES custodies, arrival INTEGER NOT NULL,
+  lane INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, raw BLOB NOT NULL,
+  sent INTEGER NOT NULL, checksum BLOB NOT NULL,
+  PRIMARY KEY (custody, arrival), UNIQUE (custody, lane, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX unsent ON frames (custody, arrival) WHERE sent = 0;
+CREATE TABLE session_keys (
+  custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE openings (
+  custody BLOB NOT NULL REFERENCES custodies, commitment BLOB NOT NULL, lane INTEGER NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (custody, commitment)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE settlements (
+  custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, state TEXT NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (custody, digest)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE equivocations (
+  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, seq INTEGER NOT NULL,
+  first BLOB NOT NULL, second BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE facts (
+  custody BLOB NOT NULL REFERENCES custodies, position INTEGER NOT NULL, fact TEXT NOT NULL,
+  PRIMARY KEY (custody, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE revocations (
+  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, key TEXT NOT NULL,
+  from_seq INTEGER NOT NULL, cut INTEGER NOT NULL, PRIMARY KEY (custody, lane, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE aside (
+  custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, lane INTEGER NOT NULL,
+  seq INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (custody, digest)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE mending (
+  custody BLOB PRIMARY KEY REFERENCES custodies,
+  trader_seq INTEGER NOT NULL, trader_digest BLOB NOT NULL,
+  solver_seq INTEGER NOT NULL, solver_digest BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE salvaged (
+  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, seq INTEGER NOT NULL,
+  raw BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
+) STRICT, WITHOUT ROWID;
+"""
+    + pruning.SCHEMA
+)
+
+
+def create_tables(base: sqlite3.Connection) -> None:
+    """An empty journal's tables, inside the transaction that stands."""
+    for statement in _SCHEMA.split(";"):
+        base.execute(statement)
+
+
+def version_of(path: Path, base: sqlite3.Connection) -> int:
+    """The version that a file says it has. Raises JournalCorrupt where it says none."""
+    row = base.execute("SELECT version FROM journal").fetchall()
+    if len(row) != 1 or not isinstance(row[0][0], int):
+        raise JournalCorrupt("the journal's own row is missing", journal=path)
+    return int(row[0][0])
+
+
+def check_pages(path: Path, base: sqlite3.Connection) -> None:
+    """SQLite's own structure. Raises JournalCorrupt with what SQLite says."""
+    found = base.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise JournalCorrupt(str(found), journal=path)
+
+
+def migrate(path: Path, base: sqlite3.Connection) -> None:
+    """Bring an older journal up to this version, in one transaction or not at all.
+
+    Raises JournalCorrupt where its frames are not the ones that were written.
+    """
+    with typed(path):
+        version = version_of(path, base)
+        while version in _MIGRATIONS:
+            base.execute("BEGIN IMMEDIATE")
+            try:
+                _MIGRATIONS[version](path, base)
+                base.execute("UPDATE journal SET version = ?", (version + 1,))
+                base.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    base.execute("ROLLBACK")
+                raise
+            version += 1
+
+
+def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
+    """Heads and checksums are added; what they are made from was all that there was to check."""
+    check_pages(path, base)
+    base.execute("ALTER TABLE journal ADD COLUMN lineage BLOB NOT NULL DEFAULT x''")
+    base.execute("ALTER TABLE journal ADD COLUMN backup_ns INTEGER")
+    base.execute("UPDATE journal SET lineage = ?", (secrets.token_bytes(16),))
+    base.execute("ALTER TABLE frames ADD COLUMN checksum BLOB NOT NULL DEFAULT x''")
+    known = {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
+    for statement in _SCHEMA.split(";"):
+        words = statement.split()
+        if words[:2] == ["CREATE", "TABLE"] and words[2] not in known:
+            base.execute(statement)
+    for custody, lane, stated in base.execute(
+        "SELECT custody, lane, frames FROM custodies"
+    ).fetchall():
+        heads: list[tuple[int, bytes]] = [(0, custody), (0, custody)]
+        held = 0
+        for arrival, of, seq, digest, raw in base.execute(
+            "SELECT arrival, lane, seq, digest, raw FROM frames WHERE custody = ? ORDER BY arrival",
+            (custody,),
+        ).fetchall():
+            held += 1
+            if arrival != held or of not in (0, 1) or seq != heads[of][0] + 1:
+                raise JournalCorrupt(
+                    "frames are missing",
+                    journal=path,
+                    custody=custody,
+                    missing=[Missing(custody, "frames", of, heads[of][0] + 1, seq - 1)],
+                )
+            if not is_frame(custody, of, seq, raw):
+                raise JournalCorrupt(
+                    "a frame in the journal is not the one it was",
+                    journal=path,
+                    custody=custody,
+                    missing=[Missing(custody, "frames", of, seq, seq)],
+                )
+            heads[of] = (seq, digest)
+            base.execute(
+                "UPDATE frames SET checksum = ? WHERE custody = ? AND arrival = ?",
+                (frame_checksum(custody, arrival, of, seq, digest, raw), custody, arrival),
+            )
+        if held != stated:
+            raise JournalCorrupt(
+                "frames are missing", journal=path, custody=custody, stated=stated, held=held
+            )
+        put_heads(base, custody, lane, "whole", Heads(heads[0], heads[1]), held)
+    base.execute("ALTER TABLE custodies DROP COLUMN frames")
+
+
+_MIGRATIONS: Final[dict[int, Callable[[Path, sqlite3.Connection], None]]] = {1: _from_version_1}
