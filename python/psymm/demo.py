@@ -34,6 +34,7 @@ import trio
 from psymm._core import SecretKey
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment
+from psymm.chain.devnet import end_child
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.cli.exits import leaves
@@ -193,17 +194,7 @@ class Actor:
         try:
             yield process, _json_lines(process)
         finally:
-            with trio.CancelScope(shield=True):
-                # The end of its standard input is a daemon's sign to end gracefully.
-                if process.stdin is not None:
-                    await process.stdin.aclose()
-                with trio.move_on_after(5):
-                    await process.wait()
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-                if process.stdout is not None:
-                    await process.stdout.aclose()
+            await end_child(process)
 
 
 async def _json_lines(process: trio.Process) -> AsyncIterator[dict[str, Any]]:

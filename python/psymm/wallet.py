@@ -30,6 +30,7 @@ from psymm.errors import (
     WrongPassword,
     WrongSigner,
 )
+from psymm.strict_json import loads
 
 if TYPE_CHECKING:
     from eth_account import Account
@@ -277,8 +278,8 @@ def read_password(descriptor: int) -> str:
 def _accounts() -> type[Account]:
     """eth-account, which takes long to import and so is imported when it is needed.
 
-    A library under it raises the interpreter's recursion limit to 100,000, and with that a hundred
-    kilobytes of brackets from a stranger would end this process inside json.loads.
+    A library under it raises the interpreter's recursion limit to 100,000, and with that whatever
+    calls itself without end would end this process instead of raising.
     """
     limit = sys.getrecursionlimit()
     from eth_account import Account
@@ -312,7 +313,7 @@ def _save_keystore(path: Path, key: SecretKey, password: str, scrypt_cost: int) 
 
 def _read_keystore(path: Path) -> dict[str, object]:
     try:
-        sealed = json.loads(path.read_bytes())
+        sealed = loads(path.read_bytes())
     except OSError as failed:
         raise KeystoreUnreadable(path=path, reason=failed.strerror) from None
     except ValueError:

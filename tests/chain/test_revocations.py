@@ -150,7 +150,15 @@ async def test_a_restart_reads_only_what_is_new_and_no_file_is_believed_against_
     assert again.of(wallet.address, 1) == {early: 3, late: 4}
     assert min(asked) > first + UNSETTLED
     good = file.read_text()
-    for bad in ("", "{", "[]", good.replace("[[", "[[7,"), good.replace(early, late), good[:-9]):
+    for bad in (
+        "",
+        "{",
+        "[]",
+        good.replace("[[", "[[7,"),
+        good.replace(early, late),
+        good[:-9],
+        "[" * 99_000,
+    ):
         file.write_text(bad)
         assert late in (await looked(registry, first, file)).of(wallet.address, 1)
     file.write_text(good)

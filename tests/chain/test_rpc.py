@@ -128,6 +128,9 @@ async def test_a_node_that_never_answers_times_out_by_name() -> None:
         b'{"id":1,"result":"0x' + b"f" * 65 + b'"}',
         b'{"id":1,"error":"no"}',
         b"[" * 100_000,
+        b'{"jsonrpc":"2.0","id":1,"result":' + b"1" * 5_000 + b"}",
+        b'{"jsonrpc":"2.0","id":1,"result":NaN}',
+        b'{"jsonrpc":"2.0","id":1,"result":"0x1","result":"0x2"}',
     ],
 )
 async def test_nonsense_is_named_nonsense(said: bytes) -> None:

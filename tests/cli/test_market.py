@@ -87,6 +87,9 @@ def test_the_same_configuration_gives_the_same_terms_whenever_it_is_read(tmp_pat
         ('mm = "0.05"', 'mm = "-1"', "mm"),
         ('tick = "0.01"', 'tock = "0.01"', "tock"),
         ("[feed]", "[feed", "TOML"),
+        pytest.param('mm = "0.05"', "mm = " + "[" * 100_000, "TOML", id="lists"),
+        pytest.param('mm = "0.05"', "mm = " + "1" * 5_000, "TOML", id="digits"),
+        pytest.param('mm = "0.05"', 'mm = "1e999999999"', "mm", id="exponent"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:

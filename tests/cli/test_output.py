@@ -31,7 +31,11 @@ def test_an_amount_is_shown_in_its_shortest_exact_form(
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "1.", ".5", "-1", "+1", "1e3", "1,000", "0", "0.0", "1.0000001", "٣", "1 "]
+    "text",
+    [
+        *["", ".", "1.", ".5", "-1", "+1", "1e3", "1,000", "0", "0.0", "1.0000001", "٣", "1 "],
+        pytest.param("1" * 5_000, id="digits"),
+    ],
 )
 def test_what_is_no_amount_is_refused_as_usage(text: str) -> None:
     with pytest.raises(CommandError) as caught:

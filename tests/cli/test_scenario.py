@@ -53,6 +53,11 @@ def test_a_scenario_gives_its_steps_in_order(tmp_path: Path) -> None:
         ("seconds = 2", "minutes = 2", "minutes"),
         ('of = "a"', 'of = "b"', "'b'"),
         ("[[step]]", "[step]", "step"),
+        ("seconds = 2", "seconds = nan", "seconds"),
+        ("seconds = 2", "seconds = 1e999", "seconds"),
+        pytest.param("seconds = 2", "seconds = " + "1" * 5_000, "TOML", id="digits"),
+        pytest.param("seconds = 2", "seconds = " + "[" * 100_000, "TOML", id="lists"),
+        pytest.param("seconds = 2", "seconds = " + "{a=" * 100_000, "TOML", id="tables"),
     ],
 )
 def test_a_wrong_step_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:

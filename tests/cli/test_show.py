@@ -410,6 +410,21 @@ def test_a_journal_without_its_password_is_ruled_as_far_as_its_notes_are_not_nee
     assert events(ruled, "ruling") == events(from_file, "ruling")
 
 
+@pytest.mark.parametrize("fact", ["", "{}", "[" * 99_000])
+async def test_a_chain_fact_that_was_changed_in_the_journal_is_named(
+    tmp_path: Path, fact: str
+) -> None:
+    notebook = Notebook(tmp_path)
+    async with notebook.journal() as journal:
+        await notebook.write(journal, 2)
+        (held,) = await journal.custodies()
+        await journal.keep_fact(held.opening.custody, fact)
+    ran = show("--home", str(tmp_path), "--custody", "", "--json")
+    error = ran.last["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "journal-corrupt"
+
+
 async def test_a_custody_that_the_journal_does_not_hold_is_named(tmp_path: Path) -> None:
     notebook = Notebook(tmp_path)
     async with notebook.journal() as journal:

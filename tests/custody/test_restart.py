@@ -266,6 +266,24 @@ async def test_a_note_that_was_changed_in_the_file_is_noticed(tmp_path: Path) ->
             await store.notes()
 
 
+@pytest.mark.parametrize("kept", ["", "[]", "{", "[" * 99_000, '{"a":"1","a":"1"}'])
+async def test_a_move_that_was_changed_in_the_file_is_noticed(tmp_path: Path, kept: str) -> None:
+    path = tmp_path / "notes.sqlite"
+    owner = KeyWallet.generate()
+    view = await viewing_key(owner, 31337, "0x" + "11" * 20)
+    note = view.note(view.sole, "0x" + "12" * 20, 5, 0)
+    async with await open_store(view, path) as store:
+        await store.keep(note, 0)
+        await store.begin("ctc", "fund", inputs=[note], deadline=1, details={})
+    database = sqlite3.connect(path)
+    database.execute("UPDATE moves SET details = ?", (kept,))
+    database.commit()
+    database.close()
+    async with await open_store(view, path) as store:
+        with pytest.raises(StoreCorrupt):
+            await store.moves()
+
+
 async def test_one_note_is_taken_by_one_move(tmp_path: Path) -> None:
     owner = KeyWallet.generate()
     view = await viewing_key(owner, 31337, "0x" + "11" * 20)

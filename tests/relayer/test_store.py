@@ -1,5 +1,6 @@
 """A relayer's memory: what was taken on or signed is there after a crash."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,26 @@ def test_a_call_taken_on_is_there_after_a_restart(tmp_path: Path) -> None:
         assert store.under_way() == [taken]
         assert taken.state is State.QUEUED
         assert taken.call == {"fee": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "to"),
+    [
+        ("UPDATE sends SET call = ?", "["),
+        ("UPDATE sends SET call = ?", "[" * 99_000),
+        ("UPDATE sends SET answer = ?", ""),
+        ("UPDATE sends SET state = ?", "prayed"),
+    ],
+)
+def test_a_send_that_was_changed_in_the_file_is_named(tmp_path: Path, change: str, to: str) -> None:
+    with opened(tmp_path / "r.db") as store:
+        taken = store.add(b"d" * 32, "ctc", {}, 99, [])
+    base = sqlite3.connect(tmp_path / "r.db")
+    base.execute(change, (to,))
+    base.commit()
+    base.close()
+    with opened(tmp_path / "r.db") as store, pytest.raises(StoreError, match=f"send {taken.id}"):
+        store.get(taken.id)
 
 
 def test_a_signed_transaction_is_there_byte_for_byte_after_a_restart(tmp_path: Path) -> None:

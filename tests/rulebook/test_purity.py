@@ -27,7 +27,7 @@ ALLOWED = {
     ),
     "psymm",
 }
-ROOMS = {"_core", "errors", "messages", "rulebook", "terms"}
+ROOMS = {"_core", "errors", "messages", "rulebook", "strict_json", "terms"}
 
 
 def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:

@@ -33,9 +33,14 @@ from psymm.session import engine as engine_module
 from psymm.session import solver as solver_module
 from psymm.session.budget import PeerRate, _Bucket
 from psymm.session.end import End
-from psymm.session.engine import Engine, Rules
+from psymm.session.engine import Engine
+from psymm.session.gaps import Gaps
 from psymm.session.ledger import RulebookLedger
+from psymm.session.rejects import Rejects
+from psymm.session.resuming import Resuming
+from psymm.session.rules import Rules
 from psymm.session.solver import _Reception
+from psymm.session.steps import Steps
 from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
@@ -86,24 +91,24 @@ def unnamed(*parts: str) -> Off:
 
     spoken = _Reception._noisy
     return all_of(
-        around(Engine, "_garble", _unless(lambda self, now, kind, why: silent(why))),
+        around(Engine, "garble", _unless(lambda self, now, kind, why: silent(why))),
         put(_Reception, "_noisy", quiet),
     )
 
 
 def goes_on(kind: type[PSymmError]) -> Off:
     """That error stops nothing."""
-    return around(Engine, "_stop", _unless(lambda self, error: isinstance(error, kind)))
+    return around(Engine, "stop", _unless(lambda self, error: isinstance(error, kind)))
 
 
 def stays(kind: type[PSymmError]) -> Off:
     """For that reason no connection is closed."""
-    return around(Engine, "_hang_up", _unless(lambda self, error: isinstance(error, kind)))
+    return around(Engine, "hang_up", _unless(lambda self, error: isinstance(error, kind)))
 
 
 def unsaid(kind: str) -> Off:
     """That text is never sent."""
-    return around(Engine, "_say", _unless(lambda self, message, now: kind == message.MSG_TYPE))
+    return around(Engine, "tell", _unless(lambda self, message, now: kind == message.MSG_TYPE))
 
 
 def allowed(rule: str) -> Off:
@@ -154,7 +159,7 @@ def _unchecked(opening: Any, frame: Frame, message: Any) -> Delegation:
 
 
 def _every_frame(self: Engine, frame: Frame, now: int) -> None:
-    self._garble(now, "frame", "this number is taken")
+    self.garble(now, "frame", "this number is taken")
 
 
 def _floor(self: Engine, now: int) -> int:
@@ -179,9 +184,9 @@ def _needing_cover(was: Any) -> Any:
 
 def _no_sign_of_life(was: Any) -> Any:
     def sign(self: Engine, message: Message, now: int, **given: Any) -> Any:
-        before = self._last_sent
+        before = self.last_sent
         entry = was(self, message, now, **given)
-        self._last_sent = before
+        self.last_sent = before
         return entry
 
     return sign
@@ -196,9 +201,9 @@ def _covering_all(was: Any) -> Any:
 
 def _paid_late(was: Any) -> Any:
     def frame(self: Engine, came: Frame, now: int) -> None:
-        synced, self._synced = self._synced, False
+        synced, self.resuming.synced = self.resuming.synced, False
         was(self, came, now)
-        self._synced = synced
+        self.resuming.synced = synced
 
     return frame
 
@@ -215,12 +220,13 @@ def _before_collateral(was: Any) -> Any:
 
 
 def _logout_unanswered(was: Any) -> Any:
-    def step(self: Engine, now: int) -> Any:
-        theirs, self._logouts[self.peer] = self._logouts[self.peer], False
+    def step(self: Steps, now: int) -> Any:
+        logouts, peer = self._engine.lifecycle.logouts, self._engine.peer
+        theirs, logouts[peer] = logouts[peer], False
         try:
             return was(self, now)
         finally:
-            self._logouts[self.peer] = theirs
+            logouts[peer] = theirs
 
     return step
 
@@ -229,29 +235,29 @@ def _every_logout_answered(was: Any) -> Any:
     def frame(self: Engine, came: Frame, now: int) -> None:
         was(self, came, now)
         if isinstance(Record.decoded(came), Logout):
-            self._sign(Logout(), now)
+            self.sign(Logout(), now)
 
     return frame
 
 
-def _owed_always(self: Engine, entry: Any, broken: Violation) -> None:
-    if broken.lane == self.peer and entry.frame.lane == self.peer:
-        self._owed.append(Reject(ref_seq_num=entry.frame.seq, violation=broken.rule))
+def _owed_always(self: Rejects, entry: Any, broken: Violation) -> None:
+    if broken.lane == entry.frame.lane == self._engine.peer:
+        self.owed.append(Reject(ref_seq_num=entry.frame.seq, violation=broken.rule))
 
 
 def _to_the_end(was: Any) -> Any:
-    return lambda self, begin, end, now, lane=None: was(self, begin, 0, now, lane)
+    return lambda self, begin, end, now, lane: was(self, begin, 0, now, lane)
 
 
 def _from_the_head(was: Any) -> Any:
-    return lambda self, begin, end, now, lane=None: was(
-        self, min(begin, self.record.head(self.lane).seq), 0, now, lane
+    return lambda self, begin, end, now, lane: was(
+        self, min(begin, self._engine.record.head(lane).seq), 0, now, lane
     )
 
 
 def _as_often_as_asked(was: Any) -> Any:
     def text(self: Engine, message: Message, now: int) -> None:
-        self._resent_at = [-(10**18), -(10**18)]
+        self.gaps._resent_at = [-(10**18), -(10**18)]
         was(self, message, now)
 
     return text
@@ -260,15 +266,15 @@ def _as_often_as_asked(was: Any) -> Any:
 def _rejects_answered(was: Any) -> Any:
     def text(self: Engine, message: Message, now: int) -> None:
         if isinstance(message, BusinessMessageReject):
-            self._say_reject(now, "j", "a reject")
+            self.say_reject(now, "j", "a reject")
         was(self, message, now)
 
     return text
 
 
 def _heads_forgotten(was: Any) -> Any:
-    def resume(self: Engine, theirs: Any, now: int) -> None:
-        self._their_heads = None
+    def resume(self: Resuming, theirs: Any, now: int) -> None:
+        self.theirs = None
         was(self, theirs, now)
 
     return resume
@@ -277,7 +283,7 @@ def _heads_forgotten(was: Any) -> Any:
 def _nothing_owed(was: Any) -> Any:
     def begin(self: Engine, *given: Any, **named: Any) -> None:
         was(self, *given, **named)
-        self._owed = []
+        self.rejects.owed = []
 
     return begin
 
@@ -285,7 +291,7 @@ def _nothing_owed(was: Any) -> Any:
 def _owed_anew(was: Any) -> Any:
     def begin(self: Engine, *given: Any, **named: Any) -> None:
         was(self, *given, **named)
-        self._owed = [
+        self.rejects.owed = [
             entry.message
             for entry in self.record
             if entry.frame.lane == self.lane and isinstance(entry.message, Reject)
@@ -295,7 +301,7 @@ def _owed_anew(was: Any) -> Any:
 
 
 def _read_anyhow(self: Engine, entry: Any, broken: Any) -> None:
-    self._note(entry)
+    self.lifecycle.note(entry)
 
 
 def _asks_once(was: Any) -> Any:
@@ -323,7 +329,7 @@ def _heard_only(self: Engine, now: int) -> None:
 def _time_must_move(was: Any) -> Any:
     def frame(self: Engine, came: Frame, now: int) -> None:
         if came.sending_time == self.record.head(self.peer).sending_time:
-            self._garble(now, "frame", "the time stands still")
+            self.garble(now, "frame", "the time stands still")
         else:
             was(self, came, now)
 
@@ -378,31 +384,31 @@ def _quote_kept(was: Any) -> Any:
     return lambda account, said: (account, was(account, said)[1])
 
 
-def _stopping(self: Engine, error: Forked, places: Any, now: int) -> None:
-    self._stop(error)
+def _stopping(self: Resuming, error: Forked, places: Any, now: int) -> None:
+    self._engine.stop(error)
 
 
 def _only_said(was: Any) -> Any:
-    def differ(self: Engine, error: Forked, places: Any, now: int) -> None:
+    def differ(self: Resuming, error: Forked, places: Any, now: int) -> None:
         was(self, error, places, now)
-        self._dispute = None
+        self.dispute = None
 
     return differ
 
 
 def _as_often_as_lacking(was: Any) -> Any:
-    return lambda self, lane, begin, now: self._resend(begin, 0, now, lane)
+    return lambda self, lane, begin, now: self._gaps.resend(begin, 0, now, lane)
 
 
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
-NO_COVER: Final = put(Engine, "_covers", _floor)
+NO_COVER: Final = put(Engine, "covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
-NO_RESEND: Final = nothing(Engine, "_resend", 0)
-NO_ASKING: Final = nothing(Engine, "_ask")
+NO_RESEND: Final = nothing(Gaps, "resend", 0)
+NO_ASKING: Final = nothing(Gaps, "ask")
 NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
-NO_LOGON_CHECK: Final = nothing(Engine, "_logon_refusal")
-TEXTS_STOP: Final = put(Engine, "_differ", _stopping)
-NO_SYNC: Final = nothing(Engine, "_try_sync")
+NO_LOGON_CHECK: Final = nothing(Steps, "_logon_refusal")
+TEXTS_STOP: Final = put(Resuming, "_differ", _stopping)
+NO_SYNC: Final = nothing(Resuming, "try_sync")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
 ANY_VERSION: Final = all_of(
     put(engine_module, "Frame", _AnyVersion), put(solver_module, "Frame", _AnyVersion)
@@ -444,9 +450,9 @@ DISABLED: Final[dict[str, Off]] = {
     "heartbeat-covers": put(Rules, "cover_after_ns", 10**18),
     "heartbeat-covers-sooner": put(Rules, "cover_after_ns", 10**9),
     "heartbeat-idle": unsaid("0"),
-    "heartbeat-needs-no-cover": around(Engine, "_frame", _needing_cover),
-    "heartbeat-not-after-traffic": around(Engine, "_sign", _no_sign_of_life),
-    "heartbeat-several-covered": around(Engine, "_covers", _one_more),
+    "heartbeat-needs-no-cover": around(Engine, "receive_frame", _needing_cover),
+    "heartbeat-not-after-traffic": around(Engine, "sign", _no_sign_of_life),
+    "heartbeat-several-covered": around(Engine, "covers", _one_more),
     "key-change": put(record_module, "SessionKeyChange", Logout),
     "key-change-foreign": NO_DELEGATION_CHECK,
     "key-change-late-range": NO_DELEGATION_CHECK,
@@ -473,13 +479,13 @@ DISABLED: Final[dict[str, Off]] = {
     "logon-wrong-version": ANY_VERSION,
     "logout-answered": stays(SessionClosed),
     "logout-before-logon": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
-    "logout-crossing": around(Engine, "_frame", _every_logout_answered),
+    "logout-crossing": around(Engine, "receive_frame", _every_logout_answered),
     "logout-frames-after": allowed("logged-out"),
     "logout-lost-answer": NO_RESEND,
     "logout-own-business-after": allowed("logged-out"),
     "logout-timeout": stays(PeerSilent),
     "logout-timeout-again": stays(PeerSilent),
-    "logout-unsolicited": around(Engine, "_step", _logout_unanswered),
+    "logout-unsolicited": around(Steps, "step", _logout_unanswered),
     "oversized-payload": unnamed("payload-too-long"),
     "own-frame-back": put(Engine, "_own_frame", _every_frame),
     "own-frame-unknown": goes_on(JournalBehind),
@@ -495,7 +501,7 @@ DISABLED: Final[dict[str, Off]] = {
     "payload-lone-surrogate": accepted("lone-surrogate"),
     "payload-long-decimal": accepted("bad-decimal"),
     "payload-many-bad": all_of(
-        around(Engine, "_frame", _paid_late), around(Engine, "_sign", _covering_all)
+        around(Engine, "receive_frame", _paid_late), around(Engine, "sign", _covering_all)
     ),
     "payload-missing-field": accepted("missing-field"),
     "payload-msgtype-not-first": accepted("msgtype-not-first"),
@@ -546,18 +552,18 @@ DISABLED: Final[dict[str, Off]] = {
     "race-replace-seen-first": put(orders, "ask_replace", NO_CHANGE),
     "race-two-orders-one-quote": around(orders, "_priced", _quote_kept),
     "race-two-parts-and-cancel": put(orders, "ask_cancel", NO_CHANGE),
-    "reject-malformed": nothing(Engine, "_owe"),
-    "reject-not-rejected": put(Engine, "_owe", _owed_always),
+    "reject-malformed": nothing(Rejects, "owe"),
+    "reject-not-rejected": put(Rejects, "owe", _owed_always),
     "reject-told": put(engine_module, "PeerRejected", _told_otherwise),
-    "resend-beyond-head": around(Engine, "_resend", _from_the_head),
+    "resend-beyond-head": around(Gaps, "resend", _from_the_head),
     "resend-byte-for-byte": NO_RESEND,
     "resend-duplicates-inside": DUPLICATES_NAMED,
-    "resend-empty": around(Engine, "_resend", _to_the_end),
+    "resend-empty": around(Gaps, "resend", _to_the_end),
     "resend-huge": NO_RESEND,
-    "resend-huge-begin": around(Engine, "_resend", _from_the_head),
+    "resend-huge-begin": around(Gaps, "resend", _from_the_head),
     "resend-mutual": NO_RESEND,
     "resend-out-of-order": NO_ASKING,
-    "resend-part": around(Engine, "_resend", _to_the_end),
+    "resend-part": around(Gaps, "resend", _to_the_end),
     "resend-too-frequent": around(Engine, "_text", _as_often_as_asked),
     "resend-without-end": unnamed("missing-field"),
     "restart-violation-stays": put(Engine, "_read", _read_anyhow),
@@ -565,18 +571,18 @@ DISABLED: Final[dict[str, Off]] = {
     "resume-ahead-shown": goes_on(JournalBehind),
     "resume-before-logon": NO_SYNC,
     "resume-both-behind": NO_RESEND,
-    "resume-end-behind": nothing(Engine, "_say_heads"),
+    "resume-end-behind": nothing(Resuming, "say_heads"),
     "resume-equal": NO_SYNC,
     "resume-flood": nothing(PeerRate, "text", True),
     "resume-forked": TEXTS_STOP,
     "resume-forked-below": TEXTS_STOP,
-    "resume-forked-live": around(Engine, "_differ", _only_said),
+    "resume-forked-live": around(Resuming, "_differ", _only_said),
     "resume-forked-ours": TEXTS_STOP,
     "resume-forked-shown": goes_on(Equivocation),
-    "resume-frames-before-heads": nothing(Engine, "_may_sign", True),
+    "resume-frames-before-heads": nothing(Engine, "may_sign", True),
     "resume-garbled-heads": NO_SYNC,
     "resume-lies": stays(PeerSilent),
-    "resume-lies-often": around(Engine, "_bring", _as_often_as_lacking),
+    "resume-lies-often": around(Resuming, "_bring", _as_often_as_lacking),
     "resume-live": NO_RESEND,
     "resume-nothing-signed-disconnected": nothing(Engine, "_must_sign"),
     "resume-other-custody": unnamed("wrong-custody"),
@@ -586,18 +592,18 @@ DISABLED: Final[dict[str, Off]] = {
     "resume-restart-unsent-logon": NO_SYNC,
     "resume-timeout": stays(PeerSilent),
     "resume-twice": all_of(
-        around(Engine, "_resume", _heads_forgotten),
-        around(Engine, "_bring", _as_often_as_lacking),
+        around(Resuming, "receive", _heads_forgotten),
+        around(Resuming, "_bring", _as_often_as_lacking),
     ),
     "resume-unknown-custody": unnamed("unknown-custody"),
     "seq-duplicate": DUPLICATES_NAMED,
     "seq-equivocation": goes_on(Equivocation),
     "seq-equivocation-after-resume": goes_on(Equivocation),
-    "seq-gap-asked-again": nothing(Engine, "_ask_again"),
+    "seq-gap-asked-again": nothing(Gaps, "ask_again"),
     "seq-gap-filled": NO_ASKING,
     "seq-gap-flood": nothing(PeerRate, "text", True),
-    "seq-gap-partly-filled": nothing(Engine, "_ask_again"),
-    "seq-gap-second": around(Engine, "_ask", _asks_once),
+    "seq-gap-partly-filled": nothing(Gaps, "ask_again"),
+    "seq-gap-second": around(Gaps, "ask", _asks_once),
     "seq-too-high": NO_ASKING,
     "seq-too-low-noise": unnamed("number that is taken"),
     "seq-zero": unnamed("bad-seq"),
@@ -610,15 +616,15 @@ DISABLED: Final[dict[str, Off]] = {
     "text-record-type": unnamed("unknown-message"),
     "text-reject-told": put(engine_module, "Said", _told_otherwise),
     "text-rejects-not-answered": around(Engine, "_text", _rejects_answered),
-    "time-ahead": all_of(put(Engine, "_covers", _all_held), nothing(Engine, "_coverable_at", 0)),
-    "time-ahead-and-business": put(Engine, "_covers", _all_held),
+    "time-ahead": all_of(put(Engine, "covers", _all_held), nothing(Engine, "_coverable_at", 0)),
+    "time-ahead-and-business": put(Engine, "covers", _all_held),
     "time-back": goes_on(Forked),
     "time-behind": NO_COVER,
     "time-far-ahead": nothing(Engine, "_coverable_at", 0),
     "time-own-clock-back": lambda patch: patch.setattr(
         record_module, "max", lambda now, last: now, raising=False
     ),
-    "time-same": around(Engine, "_frame", _time_must_move),
+    "time-same": around(Engine, "receive_frame", _time_must_move),
     "violation-own-refused": nothing(RulebookLedger, "refuses"),
 }
 

@@ -24,7 +24,7 @@ def forge(
     number = record.head(lane).seq + 1 if seq is None else seq
     peer = record.head(1 - lane).seq if covers is None else covers
     return sign_frame(
-        end.engine._key,
+        end.engine.keys.key,
         record.opening.domain,
         record.opening.custody if custody is None else custody,
         lane,
@@ -41,7 +41,7 @@ def sign_unchecked(end: End, said: Message | bytes, **given: int) -> Entry:
     """Sign, keep and send the lane's next frame without asking the rulebook."""
     payload = said if isinstance(said, bytes) else encode(said)
     entry = end.engine.record.append(forge(end, payload, **given))
-    end.engine._note(entry)
+    end.engine.lifecycle.note(entry)
     end.engine.ledger.arrived(entry)
     end._take(Turn(entries=[entry], sends=[entry]))
     return entry
@@ -49,4 +49,4 @@ def sign_unchecked(end: End, said: Message | bytes, **given: int) -> Entry:
 
 def fall_silent(end: End) -> None:
     """From now on this end signs nothing by itself; texts go on, so nobody hangs up."""
-    end.engine._may_sign = lambda _now: False  # type: ignore[method-assign]
+    end.engine.may_sign = lambda _now: False  # type: ignore[method-assign]

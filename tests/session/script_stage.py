@@ -562,7 +562,7 @@ class Stage:
         lane = self.lane if header.pop("lane", "own") == "end" else self.peer
         keys = {"own": self.key, "old": self.old_key, "other": self.other_key}
         named = header.pop("key", "own")
-        key = self.end.engine._key if named == "end" else keys[named]
+        key = self.end.engine.keys.key if named == "end" else keys[named]
         keep = header.pop("forged", "no") == "no"
         in_transit = header.pop("transit", "whole") == "damaged"
         if not keep and words[0] == "UKY":
@@ -950,7 +950,7 @@ class Stage:
             engine = self.end.engine
         except Mismatch:
             return "A"
-        end_listed = engine._listed_at[self.lane]
+        end_listed = engine.lifecycle.listed_at[self.lane]
         covered = record.head(self.peer).peer_seq
         if "A" not in said and (self.peer == TRADER or record.head(self.lane).seq):
             return "A"

@@ -271,7 +271,7 @@ async def lose(stage: Scene, frames: int) -> None:
 async def test_what_is_more_than_one_resend_comes_in_parts_on_one_connection(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
-    monkeypatch.setattr(f"psymm.session.engine.{name}", most)
+    monkeypatch.setattr(f"psymm.session.gaps.{name}", most)
     async with scene(tmp_path) as stage:
         await stage.open()
         await lose(stage, 23)
@@ -288,7 +288,7 @@ async def test_what_is_more_than_one_resend_comes_in_parts_on_one_connection(
 async def test_a_gap_that_is_more_than_one_resend_is_filled_in_parts(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.engine.MOST_RESENT", 5)
+    monkeypatch.setattr("psymm.session.gaps.MOST_RESENT", 5)
     async with scene(tmp_path) as stage:
         await stage.open()
         await lose(stage, 12)

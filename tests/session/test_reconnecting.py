@@ -245,7 +245,7 @@ async def test_a_stranger_who_knows_the_custody_cannot_take_its_connection_over(
         await stage.open()
         await stage.agreed()
         custody = stage.near.opening.custody
-        heads = stage.near.engine._heads()
+        heads = stage.near.engine.heads()
         guesses = [
             nothing_yet(custody),
             replace(heads, trader_digest=b"\x01" * 32),
@@ -278,7 +278,7 @@ async def test_a_trader_that_lost_its_end_takes_over_from_the_half_open_one(
         first = stage.far._connection
         assert first is not None
         async with stage.dial() as second:
-            await second.send(encode_text(stage.near.engine._heads()))
+            await second.send(encode_text(stage.near.engine.heads()))
             await trio.sleep(1)
             assert first.gone.is_set()
             assert stage.far.attached

@@ -357,18 +357,17 @@ async def test_a_peer_that_shows_a_part_only_gets_no_second_signature(
         await stage.desk.begun.wait()
         far = stage.far.engine
         head = far.record.head(hidden).seq
-        honest = far._resend
+        honest = far.gaps.resend
 
-        def prefix(begin: int, end: int, now: int, lane: int | None = None) -> int:
-            each = far.lane if lane is None else lane
-            return honest(begin, head - 1 if each == hidden else end, now, lane)
+        def prefix(begin: int, end: int, now: int, lane: int) -> int:
+            return honest(begin, head - 1 if lane == hidden else end, now, lane)
 
-        far._resend = prefix  # type: ignore[method-assign]
+        far.gaps.resend = prefix  # type: ignore[method-assign]
         await trio.sleep(300)
         assert stage.near.engine.standing == "mending"
         assert not stage.near.engine.synced
         assert not any(isinstance(event, Stopped) for event in stage.heard.events)
-        del far._resend
+        del far.gaps.resend
         while not stage.near.engine.synced:  # noqa: ASYNC110
             await trio.sleep(1)
         assert stage.near.engine.standing == "whole"
@@ -512,7 +511,7 @@ async def test_a_peer_that_hides_what_it_signed_must_sign_one_of_its_numbers_aga
     async with scene(tmp_path) as stage:
         await stage.open()
         record = stage.far.engine.record
-        key = stage.far.engine._key
+        key = stage.far.engine.keys.key
         assert key is not None
         await stage.order("o1")
         hidden = await stage.far.send(

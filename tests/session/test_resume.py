@@ -151,7 +151,7 @@ async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        heads = stage.near.engine._heads()
+        heads = stage.near.engine.heads()
         lie = Resume(
             custody=heads.custody,
             trader_seq=heads.trader_seq,

@@ -337,7 +337,7 @@ async def test_heads_from_before_a_checkpoint_are_an_old_journal_s(
         near = await take_up(stage.trader, held, lambda event: None)
         now = near.clock.now_ns()
         near.engine.connected(now, fresh=False)
-        heads = near.engine._heads()
+        heads = near.engine.heads()
         old = replace(heads, trader_seq=1, trader_digest=b"\x01" * 32)
         turn = near.engine.receive_text(encode_text(old), now)
         assert turn.hang_up is not None

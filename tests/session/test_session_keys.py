@@ -169,7 +169,7 @@ async def test_an_application_rotates_when_it_likes(tmp_path: Path, autojump_clo
             old = key_of(end)
             await end.rotate_key()
             assert key_of(end) != old
-            assert end.engine._key.public_key == key_of(end)
+            assert end.engine.keys.key.public_key == key_of(end)
             held = await end.journal.frame(end.opening.custody, end.lane, changes(end, end.lane)[0])
             assert held is not None, "its UKY is durable"
         await trade(stage, "1")
@@ -317,7 +317,7 @@ async def test_a_crash_after_the_uky_was_kept_goes_on_with_the_new_key(
         stages.append(stage)
         await of(stage.heard, Resumed)
         await stage.desk.begun.wait()
-        assert stage.near.engine._key.public_key == key_of(stage.far, 0) == new
+        assert stage.near.engine.keys.key.public_key == key_of(stage.far, 0) == new
         await trade(stage, "1")
         await expect_sound(stage)
         assert all(len(found) == 1 for found in digests_by_number(stages).values())

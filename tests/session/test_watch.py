@@ -239,7 +239,7 @@ async def test_no_secret_of_either_side_is_anywhere_in_the_logs_of_a_whole_sessi
             name = f"lane {end.lane}"
             wallet = party.wallet
             opening = end.opening
-            secrets[f"{name}: session key"] = end.engine._key.expose_secret_bytes()
+            secrets[f"{name}: session key"] = end.engine.keys.key.expose_secret_bytes()
             secrets[f"{name}: wallet key"] = wallet._key.expose_secret_bytes()  # type: ignore[attr-defined]
             viewing = await viewing_key(wallet, CHAIN_ID, PSYMM)
             secrets[f"{name}: viewing secret"] = viewing.secret

@@ -23,7 +23,9 @@ from psymm.errors import (
 )
 from psymm.messages import Heartbeat
 from psymm.session.archive import archive, prune
+from psymm.session.beginning import first_account
 from psymm.session.report import verify_bytes, verify_file
+from psymm.terms import Terms
 from psymm.transcript.checkpoint import Beginning, Point, beginning, may_be
 from psymm.transcript.file import encode_file, export, parse_file
 from psymm.transcript.journal import Journal, open_journal
@@ -192,6 +194,47 @@ async def test_a_pruned_journal_without_its_checkpoint_is_corrupt(tmp_path: Path
             await read_record(journal, signers.opening)
         with pytest.raises(JournalCorrupt):
             await verify_journal(journal)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM checkpoints",
+        "UPDATE checkpoints SET account = CAST(replace(CAST(account AS TEXT),"
+        ' \'"realised":"0"\', \'"realised":"1"\') AS BLOB)',
+    ],
+)
+async def test_the_account_that_pruned_frames_begin_with_is_the_agreed_one_or_none(
+    tmp_path: Path, damage: str
+) -> None:
+    signers = Signers()
+    custody, terms = signers.opening.custody, Terms.parse(signers.opening.terms)
+    async with open_journal(tmp_path / "j.db") as journal:
+        point = await filled(journal, signers)
+        assert await first_account(journal, custody, terms) is None
+        await prune(journal, custody)
+        account = await first_account(journal, custody, terms)
+        assert account is not None
+        assert (account.hash, account.seqs) == (point.account_hash, point.seqs)
+        await journal._write(lambda base: base.execute(damage))
+        with pytest.raises(JournalCorrupt):
+            await first_account(journal, custody, terms)
+
+
+async def test_an_account_of_other_frames_than_its_checkpoint_names_lets_nothing_leave(
+    tmp_path: Path,
+) -> None:
+    signers = Signers()
+    custody = signers.opening.custody
+    async with open_journal(tmp_path / "j.db") as journal:
+        await filled(journal, signers)
+        held = len(await journal.frames(custody))
+        await journal._write(
+            lambda base: base.execute("UPDATE checkpoints SET trader_seq = trader_seq - 1")
+        )
+        with pytest.raises(JournalCorrupt, match="not of the frames"):
+            await prune(journal, custody)
+        assert len(await journal.frames(custody)) == held
 
 
 async def test_archives_of_one_custody_are_all_of_it(tmp_path: Path) -> None:

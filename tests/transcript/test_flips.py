@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from custody_scene import START_NS, Signers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from psymm._core import Frame, FrameError, SecretKey, TranscriptError, sign_frame
@@ -73,6 +73,7 @@ def one_by_one(raw: bytes) -> tuple[int, set[str]] | None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, len(RAW) * 8 - 1))
+@example(bit=55_120)  # of a length, which then lets another byte be v
 def test_a_flipped_bit_is_named_exactly(bit: int) -> None:
     raw = flipped(RAW, bit)
     refused = refusal(raw)

@@ -26,9 +26,9 @@ from psymm.chain.errors import (
     DeploymentInvalid,
     Reverted,
 )
-from psymm.chain.nesting import loads
 from psymm.chain.registry import Registry
 from psymm.chain.transactions import Chain, Signer
+from psymm.strict_json import loads
 
 VERSION: Final = 1
 CRS_KINDS: Final = ("dev", "ignition")

@@ -117,16 +117,22 @@ async def open_devnet(
             await _answers(rpc, start_timeout_s)
             yield Devnet(url, bound, process.pid, rpc, Chain(rpc, chain_id, poll_s=0.05))
     finally:
-        with trio.CancelScope(shield=True):
-            if process.stdin is not None:
-                await process.stdin.aclose()
-            with trio.move_on_after(5):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
+        await end_child(process)
+
+
+async def end_child(process: trio.Process) -> None:
+    """End a child that ends by itself when its standard input does; one that does not within
+    seconds is killed. Not cut short by cancellation."""
+    with trio.CancelScope(shield=True):
+        if process.stdin is not None:
+            await process.stdin.aclose()
+        with trio.move_on_after(5):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        if process.stdout is not None:
+            await process.stdout.aclose()
 
 
 async def _listening(process: trio.Process, heard: bytearray) -> int | None:

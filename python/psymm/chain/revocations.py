@@ -23,6 +23,7 @@ import trio
 from psymm.chain.errors import ChainError
 from psymm.chain.registry import Registry, Revocation
 from psymm.chain.transactions import Block
+from psymm.strict_json import loads
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class RevocationWatch:
 
     def _load(self, file: Path) -> None:
         try:
-            kept = json.loads(file.read_bytes())
+            kept = loads(file.read_bytes())
             if [kept["chainId"], kept["registry"]] != self._whose():
                 return
             if type(kept["block"]) is not int or kept["block"] < self._first:

@@ -17,7 +17,7 @@ import httpx
 import trio
 
 from psymm.chain.errors import BadReply, ChainDown, RpcError, RpcTimeout, WrongChain
-from psymm.chain.nesting import loads
+from psymm.strict_json import loads
 
 REPEATABLE: Final = frozenset(
     {

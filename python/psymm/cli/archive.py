@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.custodies import chosen, custody_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
-from psymm.cli.show import chosen
 from psymm.cli.transcript import unlock
 
 if TYPE_CHECKING:
@@ -25,16 +25,11 @@ if TYPE_CHECKING:
     from psymm.transcript.journal import Journal
 
 
-_custody_option = click.option(
-    "--custody", required=True, metavar="HEX", help="The custody's id, or its start."
-)
-
-
 @click.command("archive", cls=Command)
 @json_option
 @home_option
 @password_option
-@_custody_option
+@custody_option
 @click.option(
     "--openings",
     is_flag=True,
@@ -64,7 +59,7 @@ def archive_frames(
 @click.command("prune", cls=Command)
 @json_option
 @home_option
-@_custody_option
+@custody_option
 @click.option("--yes", is_flag=True, help="Do not ask before the frames are removed.")
 def prune_frames(screen: Screen, home: Home, custody: str, yes: bool) -> None:
     """Removes one custody's frames before its newest checkpoint, for good.

@@ -89,7 +89,7 @@ async def _run(
     async with trio.open_nursery() as nursery:
         scope = nursery.cancel_scope
         ending = trio.Event()
-        await nursery.start(_end_on_signal, screen, ending)
+        await nursery.start(_end_on_signal, ending, screen)
         if until_stdin_closes:
             nursery.start_soon(_end_on_closed_stdin, ending)
         nursery.start_soon(_take_leave, ending, leave, scope)
@@ -107,21 +107,6 @@ async def _take_leave(
     scope.cancel()
 
 
-async def _end_on_signal(
-    screen: Screen,
-    ending: trio.Event,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            # From here on the receiver is not what hears: a second one must not wait for trio.
-            for again in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(again, lambda second, _frame: os._exit(128 + second))
-            screen.event("ending", f"{signal.Signals(number).name}: ending", signal=int(number))
-            ending.set()
-
-
 @asynccontextmanager
 async def end_early(with_stdin: bool) -> AsyncIterator[None]:
     """Cancels its block on SIGINT, on SIGTERM, or, `with_stdin`, when standard input closes, and
@@ -130,7 +115,7 @@ async def end_early(with_stdin: bool) -> AsyncIterator[None]:
     ending = trio.Event()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_hear_signals, ending)
+            await nursery.start(_end_on_signal, ending, None)
             if with_stdin:
                 nursery.start_soon(_end_on_closed_stdin, ending)
 
@@ -145,14 +130,20 @@ async def end_early(with_stdin: bool) -> AsyncIterator[None]:
         raise KeyboardInterrupt
 
 
-async def _hear_signals(
-    ending: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def _end_on_signal(
+    ending: trio.Event,
+    screen: Screen | None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
+    """screen: where it is told."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
-        async for _number in signals:
+        async for number in signals:
+            # From here on the receiver is not what hears: a second one must not wait for trio.
             for again in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(again, lambda second, _frame: os._exit(128 + second))
+            if screen is not None:
+                screen.event("ending", f"{signal.Signals(number).name}: ending", signal=int(number))
             ending.set()
 
 

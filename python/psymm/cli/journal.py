@@ -12,9 +12,10 @@ import click
 import trio
 
 from psymm.cli.archive import archive_frames, prune_frames
+from psymm.cli.custodies import LANES
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import Group, home_option, json_option
+from psymm.cli.options import Group, home_option, host_and_port, json_option
 from psymm.cli.output import Screen, Value
 from psymm.errors import (
     BehindUnproved,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from psymm.transcript.rows import Custody
     from psymm.transcript.salvage import Found, Mended, Mending, Survey
 
-_LANES = ("trader", "solver")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _STANDINGS = {
     "whole": "signs",
@@ -105,13 +105,13 @@ async def _check(screen: Screen, file: Path) -> None:
 
 
 def _show(screen: Screen, one: Found) -> None:
-    lane = None if one.lane is None else _LANES[one.lane]
+    lane = None if one.lane is None else LANES[one.lane]
     heads: dict[str, Value] = {
         name: {"seq": seq, "digest": digest}
-        for name, (seq, digest) in zip(_LANES, one.heads, strict=True)
+        for name, (seq, digest) in zip(LANES, one.heads, strict=True)
     }
     state = None if one.row is None else str(one.row[10])
-    ends = ", ".join(f"{name} {seq}" for name, (seq, _) in zip(_LANES, one.heads, strict=True))
+    ends = ", ".join(f"{name} {seq}" for name, (seq, _) in zip(LANES, one.heads, strict=True))
     screen.event(
         "custody",
         f"0x{one.custody.hex()}  {lane or '?'}, {state or '?'}, {one.standing}: heads {ends}",
@@ -128,7 +128,7 @@ def _show(screen: Screen, one: Found) -> None:
 def _lack(lack: Missing) -> dict[str, Value]:
     said: dict[str, Value] = {"custody": lack.custody, "what": lack.what}
     if lack.lane is not None:
-        said |= {"lane": _LANES[lack.lane], "from": lack.first, "to": lack.last}
+        said |= {"lane": LANES[lack.lane], "from": lack.first, "to": lack.last}
     return said
 
 
@@ -172,7 +172,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
             custody=custody,
             heads={
                 name: {"seq": heads.of(lane)[0], "digest": heads.of(lane)[1]}
-                for lane, name in enumerate(_LANES)
+                for lane, name in enumerate(LANES)
             },
         )
     screen.result(
@@ -203,6 +203,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
     "--listen",
     default=None,
     metavar="HOST:PORT",
+    callback=host_and_port,
     help="For a solver: where its traders will come back to. Its daemon, once it is started, asks "
     "them as well.",
 )
@@ -219,7 +220,7 @@ def mend(
     home: Home,
     sources: tuple[Path, ...],
     offline: bool,
-    listen: str | None,
+    listen: tuple[str, int] | None,
     wait: float,
 ) -> None:
     """Makes a whole journal of a damaged one, as far as that is certain. Stop its daemon first.
@@ -230,15 +231,7 @@ def mend(
     them are there: a peer that showed a part only would else get two signatures for one number.
     Every other custody is like one from a backup: it never signs, and settles by wallet signature.
     """
-    address = None if listen is None else _address(listen)
-    trio.run(partial(_mend, screen, home.journal, sources, offline, address, wait))
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise CommandError("usage", "write --listen like 127.0.0.1:9100.", Exit.USAGE)
-    return host.strip("[]"), int(port)
+    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait))
 
 
 async def _mend(

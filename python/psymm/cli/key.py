@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.custodies import LANES, chosen
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import (
@@ -29,12 +30,12 @@ from psymm.cli.output import Cost, Screen, confirm_cost
 from psymm.cli.password import ask_password
 
 if TYPE_CHECKING:
-    from psymm.transcript.delegation import Delegation
+    from psymm.chain.transactions import Receipt
+    from psymm.cli.site import Site
     from psymm.transcript.record import Record
     from psymm.transcript.rows import Custody
 
 REVOCATION_GAS = 60_000
-_LANES = ("trader", "solver")
 
 
 @click.group(cls=Group)
@@ -63,7 +64,7 @@ async def _list(screen: Screen, home: Home) -> None:
         [
             (
                 "0x" + custody.opening.custody.hex()[:16] + "…",
-                _LANES[custody.lane],
+                LANES[custody.lane],
                 address_of(known.public_key),
                 f"{record.ruled_since(custody.lane)}…{known.to_seq}, "
                 f"next {record.head(custody.lane).seq + 1}",
@@ -78,7 +79,7 @@ async def _list(screen: Screen, home: Home) -> None:
         keys=[
             {
                 "custody": custody.opening.custody,
-                "lane": _LANES[custody.lane],
+                "lane": LANES[custody.lane],
                 "key": address_of(known.public_key),
                 "since": record.ruled_since(custody.lane),
                 "next": record.head(custody.lane).seq + 1,
@@ -137,73 +138,37 @@ def revoke(
     """
     if (custody is None) == (address is None):
         raise CommandError("which-key", "Name either --custody or --key.", Exit.USAGE)
-    trio.run(
-        partial(
-            _revoke,
-            screen,
-            home,
-            password_fd,
-            deployment_file,
-            rpc_url,
-            yes,
-            custody,
-            address,
-            from_seq,
-            sign_only,
-        )
-    )
 
+    async def run() -> None:
+        from psymm.chain.abi import checksummed
+        from psymm.cli.site import open_site, open_wallet
 
-async def _revoke(
-    screen: Screen,
-    home: Home,
-    password_fd: int | None,
-    deployment_file: Path | None,
-    rpc_url: str | None,
-    yes: bool,
-    custody: str | None,
-    address: str | None,
-    from_seq: int | None,
-    sign_only: bool,
-) -> None:
-    from psymm._core import address_of
-    from psymm.chain.abi import checksummed
-    from psymm.cli.site import open_site, open_wallet
+        revoked, seq = address or "", 1
+        if custody is not None:
+            revoked, seq = await _in_force(home, custody)
+        revoked, seq = checksummed("key", revoked), from_seq or seq
+        wallet = await open_wallet(home, ask_password(password_fd))
+        if revoked == wallet.address:
+            raise CommandError("wallets-own-key", "That is the wallet's address, no session key's.")
+        async with open_site(home, deployment_file, rpc_url) as site:
+            if sign_only:
+                message = site.registry.revocation_message(wallet.address, revoked, seq)
+                signature = await wallet.sign_typed(message)
+                screen.result(
+                    f"psymm key bring --wallet {wallet.address} --key {revoked} "
+                    f"--from-seq {seq} --signature 0x{signature.hex()}",
+                    wallet=wallet.address,
+                    key=revoked,
+                    fromSeq=seq,
+                    signature=signature,
+                )
+                return
+            action = f"Revoking {revoked} from frame {seq} on, for good"
+            await _confirm(screen, site, action, yes)
+            receipt = await site.registry.revoke_key(wallet, revoked, seq)
+        _say(screen, wallet.address, revoked, seq, receipt)
 
-    seq = from_seq or 1
-    if custody is not None:
-        held, record, known = await _one(home, custody)
-        address = address_of(known.public_key)
-        seq = from_seq or record.head(held.lane).seq + 1
-    key_address = checksummed("key", address or "")
-    wallet = await open_wallet(home, ask_password(password_fd))
-    if key_address == wallet.address:
-        raise CommandError("wallets-own-key", "That is the wallet's address, no session key's.")
-    async with open_site(home, deployment_file, rpc_url) as site:
-        if sign_only:
-            message = site.registry.revocation_message(wallet.address, key_address, seq)
-            signature = await wallet.sign_typed(message)
-            screen.result(
-                f"psymm key bring --wallet {wallet.address} --key {key_address} "
-                f"--from-seq {seq} --signature 0x{signature.hex()}",
-                wallet=wallet.address,
-                key=key_address,
-                fromSeq=seq,
-                signature=signature,
-            )
-            return
-        price = (await site.chain.fees()).max_wei
-        action = f"Revoking {key_address} from frame {seq} on, for good"
-        confirm_cost(screen, action, Cost(REVOCATION_GAS, price, 15.0), yes)
-        receipt = await site.registry.revoke_key(wallet, key_address, seq)
-    screen.result(
-        f"Revoked in transaction {receipt.tx_hash}, {receipt.gas_used:,} gas.",
-        wallet=wallet.address,
-        key=key_address,
-        fromSeq=seq,
-        tx=receipt.tx_hash,
-        gasUsed=receipt.gas_used,
-    )
+    trio.run(run)
 
 
 @key.command()
@@ -234,57 +199,40 @@ def bring(
         signed = bytes.fromhex(signature.removeprefix("0x"))
     except ValueError:
         raise CommandError("signature", "A signature is 65 bytes in hex.", Exit.USAGE) from None
-    trio.run(
-        partial(
-            _bring,
-            screen,
-            home,
-            password_fd,
-            deployment_file,
-            rpc_url,
-            yes,
-            owner,
-            address,
-            from_seq,
-            signed,
-        )
-    )
+
+    async def run() -> None:
+        from psymm.chain.abi import checksummed
+        from psymm.cli.site import open_site, open_wallet
+
+        whose, revoked = checksummed("wallet", owner), checksummed("key", address)
+        wallet = await open_wallet(home, ask_password(password_fd))
+        async with open_site(home, deployment_file, rpc_url) as site:
+            action = f"Bringing {whose}'s revocation of {revoked} from frame {from_seq} on"
+            await _confirm(screen, site, action, yes)
+            receipt = await site.registry.revoke_key_for(wallet, whose, revoked, from_seq, signed)
+        _say(screen, whose, revoked, from_seq, receipt)
+
+    trio.run(run)
 
 
-async def _bring(
-    screen: Screen,
-    home: Home,
-    password_fd: int | None,
-    deployment_file: Path | None,
-    rpc_url: str | None,
-    yes: bool,
-    owner: str,
-    address: str,
-    from_seq: int,
-    signature: bytes,
-) -> None:
-    from psymm.chain.abi import checksummed
-    from psymm.cli.site import open_site, open_wallet
+async def _confirm(screen: Screen, site: Site, action: str, yes: bool) -> None:
+    price = (await site.chain.fees()).max_wei
+    confirm_cost(screen, action, Cost(REVOCATION_GAS, price, 15.0), yes)
 
-    owner, address = checksummed("wallet", owner), checksummed("key", address)
-    wallet = await open_wallet(home, ask_password(password_fd))
-    async with open_site(home, deployment_file, rpc_url) as site:
-        price = (await site.chain.fees()).max_wei
-        action = f"Bringing {owner}'s revocation of {address} from frame {from_seq} on"
-        confirm_cost(screen, action, Cost(REVOCATION_GAS, price, 15.0), yes)
-        receipt = await site.registry.revoke_key_for(wallet, owner, address, from_seq, signature)
+
+def _say(screen: Screen, wallet: str, revoked: str, from_seq: int, receipt: Receipt) -> None:
     screen.result(
         f"Revoked in transaction {receipt.tx_hash}, {receipt.gas_used:,} gas.",
-        wallet=owner,
-        key=address,
+        wallet=wallet,
+        key=revoked,
         fromSeq=from_seq,
         tx=receipt.tx_hash,
         gasUsed=receipt.gas_used,
     )
 
 
-async def _records(home: Home, start: str = "") -> list[tuple[Custody, Record, set[str]]]:
-    """The journal's custodies whose id starts so, with their records and our revoked keys."""
+async def _records(home: Home) -> list[tuple[Custody, Record, set[str]]]:
+    """The journal's custodies, with their records and our revoked keys."""
     from psymm.transcript.reader import open_journal_reader
     from psymm.transcript.replayed import read_record
 
@@ -300,21 +248,20 @@ async def _records(home: Home, start: str = "") -> list[tuple[Custody, Record, s
                 },
             )
             for custody in await journal.custodies()
-            if custody.opening.custody.hex().startswith(start.lower().removeprefix("0x"))
         ]
 
 
-async def _one(home: Home, start: str) -> tuple[Custody, Record, Delegation]:
-    found = await _records(home, start)
-    if len(found) != 1:
-        raise CommandError(
-            "no-such-custody",
-            f"{len(found)} custodies of the journal begin with {start}; "
-            "`psymm key list` shows them.",
-            Exit.USAGE,
-        )
-    custody, record, _ = found[0]
+async def _in_force(home: Home, start: str) -> tuple[str, int]:
+    """The address of our session key in force in the custody whose id begins so, and the number of
+    our next frame."""
+    from psymm._core import address_of
+    from psymm.transcript.reader import open_journal_reader
+    from psymm.transcript.replayed import read_record
+
+    async with open_journal_reader(home.journal) as journal:
+        custody = await chosen(journal, start)
+        record = await read_record(journal, custody.opening)
     known = record.delegation(custody.lane)
     if known is None:
         raise CommandError("no-key", "This custody has no session key in force yet.")
-    return custody, record, known
+    return address_of(known.public_key), record.head(custody.lane).seq + 1

@@ -35,7 +35,6 @@ below. Unknown keys are refused by name.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -43,6 +42,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from psymm.cli.configuration import read_toml
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.feed import (
     NS,
@@ -166,7 +166,7 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
     Raises CommandError `bad-config` (exit 2) naming the key; TermsError for terms that are unsound;
     DeploymentInvalid for a token that the deployment does not list.
     """
-    raw = _read(path)
+    raw = read_toml(path, _bad)
     _known(raw, _TOP, "the file")
     token = deployment.token(_text(raw, "token"))
     instruments = raw.get("instrument")
@@ -300,15 +300,6 @@ def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: i
     return ReplayFeed(series, now_ns, _decimal(table, "values_per_second"))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _bad(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(f"{path} is not TOML: {error}") from None
-
-
 def _known(table: Mapping[str, Any], names: frozenset[str], where: str) -> None:
     for name in table:
         if name not in names:
@@ -332,7 +323,7 @@ def _whole(table: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def _whole_text(text: str, name: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or len(text) > 78 or int(text) == 0:
         raise _bad(f'{name} is a whole number in a string, like {name} = "500000"')
     return int(text)
 
@@ -354,7 +345,7 @@ def _scaled(text: str, name: str) -> int:
         value = Decimal(text)
         if value.is_finite() and value >= 0:
             return scaled(value)
-    except (InvalidOperation, ValueError):
+    except (ArithmeticError, ValueError):
         pass
     raise _bad(f"{name}: {text!r} is not a decimal of at most 18 places")
 

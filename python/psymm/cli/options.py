@@ -7,6 +7,7 @@ options into ready objects: `--json` into a `Screen`, `--home` into a `Home`.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -127,7 +128,7 @@ def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
             default=f"127.0.0.1:{port}",
             show_default=True,
             metavar="HOST:PORT",
-            callback=_host_and_port,
+            callback=host_and_port,
             help="Where to listen; port 0 takes a free one.",
         )(function)
 
@@ -140,18 +141,19 @@ def metrics_option(function: Callable[P, R]) -> Callable[P, R]:
         "--metrics",
         default=None,
         metavar="HOST:PORT",
-        callback=_host_and_port,
+        callback=host_and_port,
         help="Serve Prometheus metrics at http://HOST:PORT/metrics, to whoever asks: give a "
         "loopback address. Port 0 takes a free one. [default: not at all]",
     )(function)
 
 
-def _host_and_port(
+def host_and_port(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[str, int] | None:
+    """The callback of an option HOST:PORT, which is None where it is not given."""
     if text is None:
         return None
-    host, sign, port = text.rpartition(":")
-    if not sign or not host or not port.isdigit() or int(port) > 65535:
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
         raise click.BadParameter("write it like 127.0.0.1:9200")
     return host.strip("[]"), int(port)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TextIO
+from typing import Final, TextIO
 
 import click
 
@@ -186,6 +186,10 @@ def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
         raise CommandError("not-confirmed", "Nothing was sent.", Exit.REFUSED)
 
 
+_MOST_DIGITS: Final = 78
+"""Of 2^256, above which no token counts."""
+
+
 def parse_amount(text: str, decimals: int) -> int:
     """Token units of a plain decimal such as `1000.5`.
 
@@ -199,6 +203,7 @@ def parse_amount(text: str, decimals: int) -> int:
         or not digits.isascii()
         or not whole.isdigit()
         or (point and not fraction.isdigit())
+        or len(whole) > _MOST_DIGITS
     ):
         raise CommandError(
             "bad-amount", f"{text!r} is not an amount; write it like 1000.5.", Exit.USAGE

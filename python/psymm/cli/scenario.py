@@ -24,7 +24,6 @@ Unknown keys are refused by name, and so is a step that refers to an order that 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_UP, Decimal, InvalidOperation
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
+from psymm.cli.configuration import read_toml
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.output import Screen, plain
 
@@ -71,12 +71,7 @@ class Step:
 
 def load_scenario(path: Path) -> list[Step]:
     """Reads a scenario. Raises CommandError `bad-scenario` (exit 2) naming step and key."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _bad(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(f"{path} is not TOML: {error}") from None
+    raw = read_toml(path, _bad)
     steps = raw.get("step")
     if set(raw) != {"step"} or not isinstance(steps, list) or not steps:
         raise _bad("it consists of [[step]] tables only, at least one")

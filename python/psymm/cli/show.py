@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import trio
 
+from psymm.cli.custodies import LANES, chosen
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option, password_option
@@ -22,16 +23,16 @@ from psymm.cli.password import ask_password
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
-    from psymm.rulebook import Account, ChainFacts, Holding
+    from psymm.rulebook import Holding
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.opening import Opening
     from psymm.transcript.reader import JournalReader
     from psymm.transcript.rows import Custody
 
-_LANES: Final = ("trader", "solver")
 _MOST_SHOWN: Final = 65_536
 _MOST_WORDS: Final = 400
+_SEQ_DIGITS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class _BoundType(click.ParamType[Bound]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Bound:
         text = str(value)
-        if text.isascii() and text.isdigit():
+        if text.isascii() and text.isdigit() and len(text) <= _SEQ_DIGITS:
             return Bound(seq=int(text))
         try:
             moment = datetime.fromisoformat(text)
@@ -106,7 +107,7 @@ class Selection:
     help="Of a journal: rule the frames beyond the first collateral too, which needs the password, "
     "since what notes hold is sealed there.",
 )
-@click.option("--lane", type=click.Choice(_LANES), help="Only this lane's frames.")
+@click.option("--lane", type=click.Choice(LANES), help="Only this lane's frames.")
 @click.option(
     "--type",
     "types",
@@ -153,7 +154,7 @@ def show(
     if file is not None and (follow or rulings):
         raise CommandError("usage", "--follow and --rulings are for a journal.", Exit.USAGE)
     selection = Selection(
-        lane=None if lane is None else _LANES.index(lane),
+        lane=None if lane is None else LANES.index(lane),
         types=frozenset(one.lower() for one in types),
         first=first or Bound(),
         last=last or Bound(),
@@ -245,20 +246,15 @@ async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading
 async def _learn_facts(
     printer: _Printer, path: Path, held: Custody, reading: Reading, known: int
 ) -> int:
+    from psymm.session.collateral import kept_facts
+    from psymm.session.reading import chain_facts
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(path) as journal:
-        facts = await journal.facts(held.opening.custody)
+        facts = await kept_facts(journal, held.opening.custody)
     if len(facts) > known:
-        printer.rulings(reading.learn_facts(_chain_facts(facts)))
+        printer.rulings(reading.learn_facts(chain_facts(facts)))
     return len(facts)
-
-
-def _chain_facts(facts: list[str]) -> ChainFacts:
-    from psymm.session.collateral import Fact
-    from psymm.session.reading import chain_facts
-
-    return chain_facts(Fact.from_json(one) for one in facts)
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:
@@ -267,59 +263,21 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-async def chosen(journal: JournalReader, start: str) -> Custody:
-    """The one custody whose id begins so. Raises CommandError `no-such-custody`."""
-    wanted = start.lower().removeprefix("0x")
-    fits = [
-        one for one in await journal.custodies() if one.opening.custody.hex().startswith(wanted)
-    ]
-    if len(fits) != 1:
-        raise CommandError(
-            "no-such-custody",
-            f"{len(fits)} custodies of the journal begin with {start}; "
-            "`psymm transcript list` shows them.",
-            Exit.USAGE,
-        )
-    return fits[0]
-
-
 async def _reading(
     journal: JournalReader, held: Custody, home: Home, password: str | None
 ) -> Reading:
-    from psymm.session.reading import Reading
+    from psymm.session.beginning import first_account
+    from psymm.session.collateral import kept_facts
+    from psymm.session.reading import Reading, chain_facts
+    from psymm.terms import Terms
 
     opening = held.opening
     known: dict[bytes, Holding] = {}
     if password is not None:
         known = await _holdings(journal, held, home, password)
-    facts = _chain_facts(await journal.facts(opening.custody))
-    return Reading(opening, known, facts, await _begins(journal, opening))
-
-
-async def _begins(journal: JournalReader, opening: Opening) -> Account | None:
-    """The account that a pruned custody's frames begin with. Raises JournalCorrupt."""
-    from psymm.errors import JournalCorrupt
-    from psymm.rulebook import AccountRefused, restore
-    from psymm.terms import Terms
-
-    gone = await journal.pruned(opening.custody)
-    if not gone.arrivals:
-        return None
-    for point, account in await journal.checkpoints(opening.custody):
-        if point.solver_seq == gone.begins:
-            try:
-                return restore(account, Terms.parse(opening.terms), point.account_hash)
-            except AccountRefused as bad:
-                raise JournalCorrupt(
-                    f"the account of the checkpoint does not stand: {bad}",
-                    journal=journal.path,
-                    custody=opening.custody,
-                ) from None
-    raise JournalCorrupt(
-        "the checkpoint at which its frames begin is missing",
-        journal=journal.path,
-        custody=opening.custody,
-    )
+    facts = chain_facts(await kept_facts(journal, opening.custody))
+    account = await first_account(journal, opening.custody, Terms.parse(opening.terms))
+    return Reading(opening, known, facts, account)
 
 
 async def _holdings(
@@ -403,7 +361,7 @@ class _Printer:
                 "unruled",
                 f"{'':>6}not ruled {place}: {read.unruled}{why}",
                 code=read.unruled,
-                lane=_LANES[frame.lane],
+                lane=LANES[frame.lane],
                 seq=frame.seq,
             )
 
@@ -415,7 +373,7 @@ class _Printer:
                 self._screen.event("ruling", "", **_ruling(one, by))
             return
         effective = [one for one in mine if one.outcome == "in-effect" and not one.again]
-        names = [f"{_LANES[one.lane]} {one.seq}" for one in effective if (one.lane, one.seq) != by]
+        names = [f"{LANES[one.lane]} {one.seq}" for one in effective if (one.lane, one.seq) != by]
         if names:
             self._screen.event("ruling", f"{'':>6}takes effect: {', '.join(names)}")
         for one in mine:
@@ -459,7 +417,7 @@ class _Printer:
         frame = read.frame
         fields: dict[str, Value] = {
             "index": read.index,
-            "lane": _LANES[frame.lane],
+            "lane": LANES[frame.lane],
             "seq": frame.seq,
             "covers": frame.peer_seq,
             "sendingTime": str(frame.sending_time),
@@ -470,7 +428,7 @@ class _Printer:
             "payload": frame.payload.decode("utf-8", "backslashreplace"),
         }
         if read.rejects is not None:
-            fields["rejects"] = {"lane": _LANES[read.rejects[0]], "seq": read.rejects[1]}
+            fields["rejects"] = {"lane": LANES[read.rejects[0]], "seq": read.rejects[1]}
         if self._raw:
             fields["raw"] = frame.raw
         return fields
@@ -497,21 +455,21 @@ def _identity(opening: Opening) -> dict[str, Value]:
 
 def _ruling(one: Ruled, by: tuple[int, int] | None) -> dict[str, Value]:
     return {
-        "lane": _LANES[one.lane],
+        "lane": LANES[one.lane],
         "seq": one.seq,
         "outcome": one.outcome,
         "rule": one.rule,
         "why": one.why,
         "legalTime": str(one.legal_time),
         "again": one.again,
-        "by": None if by is None else {"lane": _LANES[by[0]], "seq": by[1]},
+        "by": None if by is None else {"lane": LANES[by[0]], "seq": by[1]},
     }
 
 
 def _verdict(one: Ruled) -> str:
     from psymm.messages.words import moment
 
-    name = f"{_LANES[one.lane]} {one.seq}"
+    name = f"{LANES[one.lane]} {one.seq}"
     if one.outcome == "violation":
         return f"{name} changes nothing: {one.why}"
     if one.outcome == "late":

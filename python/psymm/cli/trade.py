@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from psymm.chain.registry import Party
     from psymm.session.trader import Lost
     from psymm.session.turn import Event
-    from psymm.transcript.rows import Custody
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ async def _trade(
         ) as dealer:
             known = None
             if wish.resume is not None:
-                known = await _known(dealer, wish.resume)
+                known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
                 solver = await dealer.solver(known.opening.wallet_address(1))
                 units = known.ours
             else:
@@ -303,23 +303,6 @@ async def _confirm(
     confirm_cost(
         screen, action, Cost(0 if fee is not None else 2_400_000, price, seconds, fee), yes
     )
-
-
-async def _known(dealer: Dealer, start: str) -> Custody:
-    wanted = start.lower().removeprefix("0x")
-    fits = [
-        one
-        for one in await dealer.journal.custodies()
-        if one.lane == 0 and one.opening.custody.hex().startswith(wanted)
-    ]
-    if len(fits) != 1:
-        raise CommandError(
-            "no-such-custody",
-            f"{len(fits)} custodies of the journal begin with {start}; "
-            "`psymm transcript list` shows them.",
-            Exit.USAGE,
-        )
-    return fits[0]
 
 
 def _heard(screen: Screen, event: Event | Lost) -> None:

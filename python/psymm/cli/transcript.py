@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.custodies import LANES, chosen, custody_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen, Value, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.progress import progress_bar
-from psymm.cli.show import chosen, show
+from psymm.cli.show import show
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from psymm.transcript.journal import Journal
     from psymm.transcript.reader import JournalReader
 
-_LANES = ("trader", "solver")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -56,7 +56,7 @@ async def _list(screen: Screen, home: Home) -> None:
     screen.table(
         ("custody", "lane", "state", "frames"),
         [
-            ("0x" + one.opening.custody.hex(), _LANES[one.lane], one.state, str(one.frames))
+            ("0x" + one.opening.custody.hex(), LANES[one.lane], one.state, str(one.frames))
             for one in held
         ],
     )
@@ -65,7 +65,7 @@ async def _list(screen: Screen, home: Home) -> None:
         custodies=[
             {
                 "custody": one.opening.custody,
-                "lane": _LANES[one.lane],
+                "lane": LANES[one.lane],
                 "state": one.state,
                 "reason": one.reason,
                 "frames": one.frames,
@@ -79,7 +79,7 @@ async def _list(screen: Screen, home: Home) -> None:
 @json_option
 @home_option
 @password_option
-@click.option("--custody", required=True, metavar="HEX", help="The custody's id, or its start.")
+@custody_option
 @click.option(
     "--openings",
     is_flag=True,
@@ -212,7 +212,7 @@ def _verify(
     if opened.begins is not None:
         screen.say(f"begins   {_point(opened.begins.point)}; both lanes signed it")
     screen.say(f"signatures, hash chain, delegations: all {verified.frames:,} frames stand{rate}")
-    for name, head in zip(_LANES, verified.heads, strict=True):
+    for name, head in zip(LANES, verified.heads, strict=True):
         screen.say(f"{name:<8} head {head.seq} 0x{head.digest.hex()}")
     outcome: dict[str, Value]
     if signatures_only:
@@ -235,7 +235,7 @@ def _verify(
         frames=verified.frames,
         heads={
             name: {"seq": head.seq, "digest": head.digest}
-            for name, head in zip(_LANES, verified.heads, strict=True)
+            for name, head in zip(LANES, verified.heads, strict=True)
         },
         checked=checked if signatures_only else [*checked, "rulebook"],
         notChecked=["rulebook", "chain facts"] if signatures_only else [],
@@ -276,7 +276,7 @@ def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
     lane, seq = refused.values.get("lane"), refused.values.get("seq")
     place = "the file's opening" if refused.frame is None else f"frame {refused.frame}"
     if isinstance(lane, int) and isinstance(seq, int):
-        name = _LANES[lane] if lane < len(_LANES) else f"lane {lane}"
+        name = LANES[lane] if lane < len(LANES) else f"lane {lane}"
         values |= {"lane": name, "seq": seq}
         place += f" ({name} {seq})"
     flip = find_flip(raw, refused)
@@ -303,7 +303,7 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
 
     broken: list[Value] = [
         {
-            "lane": _LANES[line.ruling.lane],
+            "lane": LANES[line.ruling.lane],
             "seq": line.ruling.seq,
             "code": line.ruling.violation.name,
             "message": str(line.ruling.violation),
@@ -319,7 +319,7 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
     sides: dict[str, Value] = {}
     for lane in Lane:
         view = balances(account, lane)
-        name = _LANES[lane]
+        name = LANES[lane]
         units = view.payout_units - account.collateral(lane)
         sides[name] = {
             "collateral": str(account.collateral(lane)),

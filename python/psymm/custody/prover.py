@@ -25,6 +25,7 @@ from psymm.custody.errors import (
     ProverMissing,
     Unprovable,
 )
+from psymm.strict_json import loads
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 _NODE_AT_LEAST: Final = (20, 11)
@@ -207,7 +208,7 @@ class Prover:
                 line = bytes(self._heard[:end])
                 del self._heard[: end + 1]
                 try:
-                    answer = json.loads(line)
+                    answer = loads(line)
                 except ValueError:
                     raise ProverFailed("it said something that is not JSON") from None
                 if not isinstance(answer, dict):

@@ -46,6 +46,7 @@ from psymm.custody.errors import (
 )
 from psymm.custody.notes import Custody, Note
 from psymm.custody.viewing import ViewingKey
+from psymm.strict_json import loads
 
 T = TypeVar("T")
 EXPECTED, UNSPENT, BUSY, SPENT = "expected", "unspent", "busy", "spent"
@@ -266,7 +267,7 @@ class NoteStore:
                 (kept,) = database.execute(
                     "SELECT details FROM moves WHERE id = ?", (move,)
                 ).fetchone()
-                before = json.loads(kept).get("_insteadOf")
+                before = _details(kept).get("_insteadOf")
                 stored = {**details, "_insteadOf": before} if before else details
                 database.execute(
                     "UPDATE moves SET details = ? WHERE id = ?", (json.dumps(stored), move)
@@ -442,7 +443,7 @@ class NoteStore:
             "ORDER BY id"
         ):
             number, kind, purpose, status, deadline, details, tx_hash, reason = row
-            public = json.loads(details)
+            public = _details(details)
             public.pop("_insteadOf", None)
             found.append(
                 Move(
@@ -523,6 +524,16 @@ def _grouped(rows: Iterable[tuple[int, bytes]]) -> dict[int, list[bytes]]:
     return found
 
 
+def _details(kept: object) -> dict[str, Any]:
+    try:
+        found = loads(kept) if isinstance(kept, str) else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StoreCorrupt(reason="the details of a move are not what was written")
+    return found
+
+
 def _chain_of(database: sqlite3.Connection, move: int) -> set[int]:
     """A move and all those that it was made instead of."""
     found: set[int] = set()
@@ -530,5 +541,5 @@ def _chain_of(database: sqlite3.Connection, move: int) -> set[int]:
     while at is not None and at not in found:
         found.add(at)
         row = database.execute("SELECT details FROM moves WHERE id = ?", (at,)).fetchone()
-        at = json.loads(row[0]).get("_insteadOf") if row else None
+        at = _details(row[0]).get("_insteadOf") if row else None
     return found

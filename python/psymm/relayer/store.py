@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from psymm.relayer.errors import StoreError
+from psymm.strict_json import loads
 
 VERSION = 1
 _TABLES = """
@@ -249,16 +250,20 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(str(error), path=self._path) from None
         for row in rows:
-            yield Send(
-                id=row[0],
-                digest=row[1],
-                kind=row[2],
-                call=json.loads(row[3]),
-                deadline=row[4],
-                state=State(row[5]),
-                answer=json.loads(row[6]),
-                transactions=tuple(Transaction(*one) for one in transactions[row[0]]),
-            )
+            try:
+                send = Send(
+                    id=row[0],
+                    digest=row[1],
+                    kind=row[2],
+                    call=loads(row[3]),
+                    deadline=row[4],
+                    state=State(row[5]),
+                    answer=loads(row[6]),
+                    transactions=tuple(Transaction(*one) for one in transactions[row[0]]),
+                )
+            except ValueError as bad:
+                raise StoreError(f"send {row[0]}: {bad}", path=self._path) from None
+            yield send
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

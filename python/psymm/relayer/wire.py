@@ -20,17 +20,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from psymm._core import keccak256
 from psymm.chain.abi import checksummed
 from psymm.chain.calls import Call, CtcCall, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.relayer.errors import BadRequest, Refusal, RelayerLied
+from psymm.strict_json import KeyTwice, loads
 
 Kind = Literal["ctc", "cta"]
+
+T = TypeVar("T")
 
 MAX_MESSAGE_BYTES: Final = 160 * 1024
 """More than a call with the longest proof, in hex."""
@@ -136,8 +139,8 @@ def encode_request(request: Request) -> str:
 def request_id(text: str) -> str:
     """The id of a request that may otherwise be nonsense, '' if it has none."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = loads(text)
+    except ValueError:
         return ""
     name = found.get("id") if isinstance(found, dict) else None
     return name if isinstance(name, str) and _ID.fullmatch(name) else ""
@@ -207,13 +210,7 @@ def encode_answer(id: str, body: Mapping[str, object]) -> str:
 
 def decode_terms(text: str, id: str) -> Terms:
     """A relayer's terms. Raises the Refusal that it sent instead, or RelayerLied for nonsense."""
-    try:
-        body = _answer(text, id)
-        if not isinstance(body, Refusal):
-            return _terms(body)
-    except BadRequest as nonsense:
-        raise RelayerLied(f"its terms make no sense: {nonsense.detail}") from None
-    raise body
+    return _answered(text, id, _terms)
 
 
 def _terms(body: dict[str, Any]) -> Terms:
@@ -246,13 +243,7 @@ def _terms(body: dict[str, Any]) -> Terms:
 
 def decode_progress(text: str, id: str) -> Progress:
     """A relayer's word on a submitted call. Raises the Refusal that it sent, or RelayerLied."""
-    try:
-        body = _answer(text, id)
-        if not isinstance(body, Refusal):
-            return _progress(body)
-    except BadRequest as nonsense:
-        raise RelayerLied(f"its answer makes no sense: {nonsense.detail}") from None
-    raise body
+    return _answered(text, id, _progress)
 
 
 def _progress(body: dict[str, Any]) -> Progress:
@@ -281,36 +272,28 @@ def _load(text: str) -> dict[str, Any]:
     if len(text) > MAX_MESSAGE_BYTES:
         raise BadRequest("the message is too long", length=len(text))
     try:
-        found = json.loads(text, object_pairs_hook=_no_twins)
-    except (ValueError, RecursionError) as bad:
-        if isinstance(bad, _Twins):
-            raise BadRequest("a key stands twice", key=_brief(str(bad))) from None
+        found = loads(text)
+    except KeyTwice as bad:
+        raise BadRequest("a key stands twice", key=_brief(bad.key)) from None
+    except ValueError:
         raise BadRequest("that is not JSON") from None
     if not isinstance(found, dict):
         raise BadRequest("the message must be a JSON object")
     return found
 
 
-class _Twins(ValueError):
-    pass
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _Twins(name)
-        found[name] = value
-    return found
-
-
-def _answer(text: str, id: str) -> dict[str, Any] | Refusal:
-    body = _load(text)
-    if body.get("id") not in (id, ""):
-        raise BadRequest("an answer to another request", id=_brief(body.get("id")))
-    if "error" in body:
-        return _refusal(body["error"])
-    return body
+def _answered(text: str, id: str, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of an answer. Raises the Refusal that it is, or RelayerLied."""
+    try:
+        body = _load(text)
+        if body.get("id") not in (id, ""):
+            raise BadRequest("an answer to another request", id=_brief(body.get("id")))
+        if "error" not in body:
+            return read(body)
+        refusal = _refusal(body["error"])
+    except BadRequest as nonsense:
+        raise RelayerLied(f"its answer makes no sense: {nonsense.detail}") from None
+    raise refusal
 
 
 def _refusal(error: object) -> Refusal:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -36,6 +35,7 @@ from psymm.rulebook.inputs import Entry
 from psymm.rulebook.table import MANY, Table
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import AccountRefused, refuse
+from psymm.strict_json import KeyTwice, loads
 from psymm.terms import Terms
 
 
@@ -194,35 +194,18 @@ def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
     return replace(account, next_expiry=min(times, default=NEVER))
 
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DEEPEST: Final = 16
 
 
-def _check_depth(raw: bytes) -> None:
-    """Python's JSON reader follows nested brackets on the stack, whatever they hold."""
-    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
-    for _ in range(_DEEPEST):
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
-    if brackets:
-        raise AccountRefused("it is nested too deep, or cut")
-
-
 def _load(raw: bytes) -> dict[str, Any]:
-    _check_depth(raw)
     try:
-        found = json.loads(raw.decode(), object_pairs_hook=_unique)
-    except ValueError:
-        raise AccountRefused("it is not strict JSON") from None
+        found = loads(raw, _DEEPEST)
+    except KeyTwice:
+        raise AccountRefused("a field stands twice") from None
+    except ValueError as bad:
+        raise AccountRefused(f"it is not strict JSON: {bad}") from None
     if not isinstance(found, dict):
         raise AccountRefused("it is not a JSON object")
-    return found
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise AccountRefused("a field stands twice")
     return found
 
 

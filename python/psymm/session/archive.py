@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
-from psymm.rulebook import AccountRefused, restore
+from psymm.session.beginning import account_at
 from psymm.terms import Terms, TermsError
 from psymm.transcript import pruning
-from psymm.transcript.begun import begins_at
+from psymm.transcript.begun import begins_at, since
 from psymm.transcript.checkpoint import Beginning, Point
 from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
 from psymm.transcript.journal import Journal
@@ -80,11 +80,11 @@ async def _leaving(
     point, account = checkpoints[-1]
     before = await journal.pruned(custody)
     try:
-        restore(account, Terms.parse(opening.terms), point.account_hash)
+        account_at(journal, custody, Terms.parse(opening.terms), point, account)
         gone = pruning.leaving(
             point, before, ((one.arrival, one.lane, one.seq, one.raw) for one in frames)
         )
-    except (CheckpointRefused, AccountRefused, TermsError) as bad:
+    except (CheckpointRefused, TermsError) as bad:
         raise JournalCorrupt(
             f"its checkpoint does not stand: {bad}", journal=journal.path, custody=custody
         ) from None
@@ -112,8 +112,8 @@ def _write_verified(
     notes: Sequence[JournalledOpening],
     facts: Sequence[str],
 ) -> None:
-    since = [one.raw for one in frames if begins is None or not begins.counts(one.lane, one.seq)]
-    raw = encode_file(opening, since, notes, facts, begins=begins)
+    kept = [one.raw for one in since(begins, frames)]
+    raw = encode_file(opening, kept, notes, facts, begins=begins)
     verify_frames(parse_file(raw))
     write_whole(path, raw)
     _sync(path)

@@ -191,7 +191,9 @@ class Checkpoints:
         if point is None or account is None or point == self.point:
             return
         self.point = point
-        self._engine.add_checkpoint(point, account, CheckpointInForce(point))
+        turn = self._engine.turn
+        turn.checkpoints.append((point, account))
+        turn.events.append(CheckpointInForce(point))
 
     # --- disagreement -----------------------------------------------------------------------
 
@@ -277,4 +279,4 @@ class Checkpoints:
             trader_seq=dispute.ours.trader_seq,
             solver_seq=dispute.ours.solver_seq,
         )
-        self._engine.add_event(Disagreed(field, ours, theirs, self.differs))
+        self._engine.turn.events.append(Disagreed(field, ours, theirs, self.differs))

@@ -16,7 +16,10 @@ from psymm.custody.notes import Custody, Note
 from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, Settlement
+from psymm.errors import JournalCorrupt, Missing
+from psymm.strict_json import loads
 from psymm.transcript.opening import Opening
+from psymm.transcript.reader import JournalReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +52,33 @@ class Fact:
 
     @classmethod
     def from_json(cls, text: str) -> Fact:
-        """Raises ValueError."""
-        raw = json.loads(text)
+        """Raises ValueError unless the text is in the one form that `to_json` gives."""
+        raw = loads(text)
         try:
-            return cls(
+            fact = cls(
                 int(raw["block"]),
                 bytes.fromhex(raw["transaction"][2:]),
                 tuple(bytes.fromhex(one[2:]) for one in raw["spent"]),
                 tuple(bytes.fromhex(one[2:]) for one in raw["inserted"]),
             )
-        except (KeyError, TypeError) as bad:
+        except (KeyError, TypeError, OverflowError) as bad:
             raise ValueError(f"not a chain fact: {bad}") from None
+        if fact.to_json() != text:
+            raise ValueError("not a chain fact in its one form")
+        return fact
+
+
+async def kept_facts(journal: JournalReader, custody: bytes) -> list[Fact]:
+    """The chain facts that the journal holds of a custody, in their order. Raises JournalCorrupt.
+    Cancelled: raises Cancelled, nothing changed."""
+    try:
+        return [Fact.from_json(text) for text in await journal.facts(custody)]
+    except ValueError as bad:
+        raise JournalCorrupt(
+            f"a chain fact is not what was written: {bad}",
+            journal=journal.path,
+            missing=[Missing(custody, "a chain fact")],
+        ) from None
 
 
 class Collateral(Protocol):

@@ -21,11 +21,9 @@ import trio
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.errors import (
     JournalCorrupt,
-    JournalRestored,
     KeyRevoked,
     NotNow,
     PSymmError,
-    SessionClosed,
     SessionKeyEnded,
     WalletError,
 )
@@ -233,6 +231,18 @@ class SessionKeys:
         key = signer(record, frame)
         return None if key is None else self._refusal(frame, key)
 
+    def stolen(self, record: Record) -> bool:
+        """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+        known = record.delegation(self._lane)
+        return known is not None and self.revocation(self._lane, known.public_key) is not None
+
+    def of_two_hands(self, record: Record, held: Frame, shown: Frame) -> bool:
+        """Of two frames with one number, did different keys sign, one of them revoked?"""
+        keys = signer(record, held), signer(record, shown)
+        return keys[0] != keys[1] and any(
+            key is not None and self.revocation(held.lane, key) is not None for key in keys
+        )
+
     def _refusal(self, frame: Frame, key: bytes) -> KeyRevoked | None:
         revoked = self.revocation(frame.lane, key)
         if revoked is None or frame.seq < revoked.cut:
@@ -410,12 +420,7 @@ class KeyKeeper:
 
     def _must_rotate(self) -> None:
         engine = self._engine
-        if engine.error is not None:
-            raise engine.error
-        if engine.state is State.CLOSED:
-            raise SessionClosed(custody=engine.record.opening.custody)
-        if engine.standing == "restored":
-            raise JournalRestored(custody=engine.record.opening.custody)
+        engine.expect_own_journal()
         if engine.standing == "mending":
             raise NotNow("frames that our journal lost are still to be fetched")
         if engine.record.delegation(engine.lane) is None:

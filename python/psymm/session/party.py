@@ -13,13 +13,14 @@ from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
 from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing, TermsRefused
 from psymm.messages import Logon, NoteRef
-from psymm.rulebook import Account, AccountRefused, restore
+from psymm.session.beginning import account_at
 from psymm.session.clock import Clock
-from psymm.session.collateral import Collateral, Fact, custody_of
+from psymm.session.collateral import Collateral, custody_of, kept_facts
 from psymm.session.end import End
-from psymm.session.engine import SECOND, Engine, Rules
+from psymm.session.engine import SECOND, Engine
 from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
+from psymm.session.rules import Rules
 from psymm.session.turn import Event
 from psymm.terms import Terms, TermsError
 from psymm.transcript.delegation import Delegation
@@ -127,21 +128,12 @@ async def take_up(
     logon: Logon | None = None
     if key is not None and signed == 0:
         logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
-    ledger = RulebookLedger(
-        opening,
-        terms,
-        [*ours.values(), *theirs.values()],
-        begins=_account(journal, record, terms),
-    )
-    for fact in await journal.facts(opening.custody):
-        try:
-            ledger.learn_fact(Fact.from_json(fact))
-        except ValueError as bad:
-            raise JournalCorrupt(
-                f"a chain fact is not what was written: {bad}",
-                journal=journal.path,
-                missing=[Missing(opening.custody, "a chain fact")],
-            ) from None
+    begins, account = record.begins, None
+    if begins is not None:
+        account = account_at(journal, opening.custody, terms, begins.point, begins.account)
+    ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()], begins=account)
+    for fact in await kept_facts(journal, opening.custody):
+        ledger.learn_fact(fact)
     engine = Engine(
         record,
         ledger,
@@ -231,28 +223,6 @@ async def _session_keys(
         keys = [(1, SecretKey.generate())]
         await journal.keep_session_key(custody, *keys[0])
     return keys
-
-
-def _account(journal: Journal, record: Record, terms: Terms) -> Account | None:
-    """The account that the record begins with, None where it begins with its first frame."""
-    begins = record.begins
-    if begins is None:
-        return None
-    try:
-        account = restore(begins.account, terms, begins.point.account_hash)
-    except AccountRefused as bad:
-        raise JournalCorrupt(
-            f"the account of the checkpoint does not stand: {bad}",
-            journal=journal.path,
-            custody=record.opening.custody,
-        ) from None
-    if account.seqs != begins.point.seqs:
-        raise JournalCorrupt(
-            "the account is not of the frames that its checkpoint names",
-            journal=journal.path,
-            custody=record.opening.custody,
-        )
-    return account
 
 
 async def _logon(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from psymm._core import JsonError, format_decimal, keccak256, parse_decimal
 from psymm.errors import PSymmError
+from psymm.strict_json import KeyTwice, loads
 
 UNIT = 10**18
 NANOSECONDS = 10**9
@@ -182,28 +182,14 @@ def key_of(attribute: str) -> str:
 def load(document: bytes) -> dict[str, object]:
     """The document as a JSON object. Raises TermsNotJson or TermsDuplicateKey."""
     try:
-        text = document.decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except TermsError:
-        raise
-    except (ValueError, RecursionError) as error:
+        found = loads(document)
+    except KeyTwice as bad:
+        raise TermsDuplicateKey(key=ascii(bad.key)) from None
+    except ValueError as error:
         raise TermsNotJson(at=getattr(error, "start", getattr(error, "pos", 0))) from None
     if not isinstance(found, dict):
         raise TermsNotJson(found=type(found).__name__)
     return found
-
-
-def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise TermsDuplicateKey(key=ascii(key))
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
 
 
 def read(cls: type[T], found: object, path: str) -> T:

@@ -18,15 +18,30 @@ async def begins_at(
 
     Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
     """
+    begun = await first_checkpoint(journal, custody)
+    return None if begun is None else await _beginning(journal, custody, *begun, frames)
+
+
+async def first_checkpoint(journal: JournalReader, custody: bytes) -> tuple[Point, bytes] | None:
+    """The checkpoint at which the frames that the journal holds begin, and its account's document;
+    None where they begin with the first of all.
+
+    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    """
     gone = await journal.pruned(custody)
     if not gone.arrivals:
         return None
     for point, account in await journal.checkpoints(custody):
         if point.solver_seq == gone.begins:
-            return await _beginning(journal, custody, point, account, frames)
+            return point, account
     raise JournalCorrupt(
         "the checkpoint at which its frames begin is missing", journal=journal.path, custody=custody
     )
+
+
+def since(begins: Beginning | None, frames: Sequence[JournalledFrame]) -> list[JournalledFrame]:
+    """Those of a custody's frames that the account at its beginning does not count."""
+    return [one for one in frames if begins is None or not begins.counts(one.lane, one.seq)]
 
 
 async def newest(

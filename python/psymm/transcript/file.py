@@ -33,6 +33,7 @@ from psymm._core import (
 )
 from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
+from psymm.strict_json import KeyTwice, loads
 from psymm.transcript.checkpoint import Beginning, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.journal import Journal
@@ -213,7 +214,7 @@ def _opened(raw: bytes | mmap.mmap, start: int) -> TranscriptFile:
     return TranscriptFile(
         opening=opening,
         notes=tuple(_note(entry) for entry in _list(document, "notes")),
-        facts=tuple(str(fact) for fact in _list(document, "facts")),
+        facts=_facts(document),
         raw=raw,
         start=start,
         begins=_begins(document) if "checkpoint" in document else None,
@@ -368,7 +369,8 @@ _SPANS: Final = {
     "bad-peer-digest": (82, 114),
     "payload-too-long": (122, 126),
 }
-_TRAILER_SPANS: Final = {"bad-r": 32, "bad-s": 32, "high-s": 32, "bad-v": 1}
+_TRAILER_SPANS: Final = {"bad-r": 32, "bad-s": 32, "high-s": 32, "bad-v": 1, "bad-r-y": 32}
+_LENGTH_AT: Final = 122
 
 
 def field_at(file: TranscriptFile, frame_offset: int, byte: int) -> str:
@@ -418,9 +420,8 @@ def _at_fault(
         if bad.code != "truncated":
             end = min(end, start + _OVERHEAD + payload)
     if bad.code in _TRAILER_SPANS:
-        span = (byte, byte + _TRAILER_SPANS[bad.code])
-    elif bad.code == "bad-r-y":
-        span = (byte - 65, byte + 32)
+        # The trailer is where the length says, so that may be what is wrong.
+        span = (start + _LENGTH_AT, byte + _TRAILER_SPANS[bad.code])
     elif bad.code in _SPANS:
         first, last = _SPANS[bad.code]
         span = (start + first, start + last)
@@ -450,7 +451,7 @@ async def export(
     """
     from trio.to_thread import run_sync
 
-    from psymm.transcript.begun import begins_at, newest
+    from psymm.transcript.begun import begins_at, newest, since
 
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -459,10 +460,10 @@ async def export(
     if isinstance(journal, Journal) and journal.unlocked:
         notes = await journal.openings(custody)
     begins = await (newest if since_checkpoint else begins_at)(journal, custody, frames)
-    since = [one.raw for one in frames if begins is None or not begins.counts(one.lane, one.seq)]
-    raw = encode_file(held.opening, since, notes, facts, begins=begins)
+    frames = since(begins, frames)
+    raw = encode_file(held.opening, [one.raw for one in frames], notes, facts, begins=begins)
     await run_sync(write_whole, path, raw)
-    return len(since)
+    return len(frames)
 
 
 def write_whole(path: Path, raw: bytes) -> None:
@@ -484,27 +485,22 @@ def _refused(detail: str, at: int = 0) -> TranscriptFileError:
 
 def _json(raw: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(raw, object_pairs_hook=_unique)
+        document = loads(raw)
+    except KeyTwice:
+        raise _refused("a field stands twice") from None
     except json.JSONDecodeError as bad:
         at = len(bad.doc[: bad.pos].encode())
         raise _refused("the opening is not JSON", at) from None
     except UnicodeDecodeError as bad:
         raise _refused("the opening is not UTF-8", bad.start) from None
-    except (ValueError, RecursionError):
-        raise _refused("the opening is not JSON") from None
+    except ValueError as bad:
+        raise _refused(f"the opening is not JSON: {bad}") from None
     if not isinstance(document, dict):
         raise _refused("the opening is not a JSON object")
     if set(document) - _OPTIONAL != _KEYS:
         odd = sorted((set(document) - _OPTIONAL) ^ _KEYS)
         raise _refused(f"fields are missing or unknown: {', '.join(map(ascii, odd))[:200]}")
     return document
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _refused("a field stands twice")
-    return found
 
 
 def _hex(document: Mapping[str, Any], name: str, length: int | None) -> bytes:
@@ -535,6 +531,13 @@ def _list(document: Mapping[str, Any], name: str) -> list[Any]:
     if not isinstance(value, list):
         raise _refused(f"{name} is not a list")
     return value
+
+
+def _facts(document: Mapping[str, Any]) -> tuple[str, ...]:
+    facts = _list(document, "facts")
+    if not all(isinstance(one, str) for one in facts):
+        raise _refused("a fact is not a string")
+    return tuple(facts)
 
 
 def _opening(document: Mapping[str, Any]) -> Opening:

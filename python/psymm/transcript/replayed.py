@@ -9,7 +9,7 @@ from trio.to_thread import run_sync
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import CheckpointRefused, JournalCorrupt, TranscriptFileError
 from psymm.transcript import pruning
-from psymm.transcript.begun import begins_at
+from psymm.transcript.begun import begins_at, since
 from psymm.transcript.checkpoint import Beginning, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
@@ -96,15 +96,11 @@ async def verify_journal(journal: JournalReader) -> int:
     for held in await journal.custodies():
         frames = await journal.frames(held.opening.custody)
         begins = await begins_at(journal, held.opening.custody, frames)
-        if begins is not None:
-            frames = [one for one in frames if not begins.counts(one.lane, one.seq)]
+        frames = since(begins, frames)
         try:
             verified = await run_sync(_verified, held.opening, begins, frames)
         except TranscriptFileError as bad:
-            since = [
-                one for one in frames if begins is None or not begins.counts(one.lane, one.seq)
-            ]
-            place = "" if bad.frame is None else f", arrival {since[bad.frame].arrival}"
+            place = "" if bad.frame is None else f", arrival {frames[bad.frame].arrival}"
             raise JournalCorrupt(
                 f"a frame in the journal is not valid{place}: {bad.reason}",
                 journal=journal.path,

@@ -1,0 +1,134 @@
+"""Gaps in a lane: what we lack of the peer's is asked for until it comes, and what the peer asks
+for is sent again, byte for byte.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from psymm._core import Frame
+from psymm.errors import PeerSilent
+from psymm.messages import ResendRequest, Resume
+from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, SECOND
+from psymm.session.keys import signer
+from psymm.session.parts import Ground
+
+RESEND_TRIES: Final = 5
+
+
+class ResendingEngine(Ground, Protocol):
+    """The engine, as its gaps know it. since: when the connection last got further on its way to
+    agreement. last_sent: when anything was. resends_asked, frames_resent: counted since it was
+    made."""
+
+    since: int
+    last_sent: int
+    resends_asked: int
+    frames_resent: int
+
+    def heads(self) -> Resume:
+        """Ours, as a resume says them."""
+        ...
+
+
+class Gaps:
+    """due: when a gap is asked for again; None where none is open. until: the highest number seen
+    beyond one."""
+
+    def __init__(self, engine: ResendingEngine) -> None:
+        self._engine = engine
+        self.due: int | None = None
+        self.until = 0
+        self._begin = self._tries = 0
+        self._resent_at = [-SECOND, -SECOND]
+        self._resent_from = [0, 0]
+
+    def reconnected(self) -> None:
+        """Heads say on each connection what is lacking."""
+        self.due = None
+        self.until = 0
+        self._resent_from = [0, 0]
+
+    # --- what we lack -----------------------------------------------------------------------
+
+    def found(self, frame: Frame, now: int) -> None:
+        """A frame of the peer lies beyond a gap: the gap is asked for."""
+        engine = self._engine
+        if frame.seq > self.until and signer(engine.record, frame) is not None:
+            self.until = frame.seq
+        self.ask(engine.record.head(engine.peer).seq + 1, now)
+
+    def ask(self, begin: int, now: int) -> None:
+        """Ask for the peer's lane from `begin` on, unless that is under way."""
+        if self.due is None or self._begin != begin:
+            self._ask(begin, now, 1)
+
+    def ask_again(self, now: int) -> None:
+        """It is due, and has not come."""
+        if self._tries >= RESEND_TRIES:
+            self.due = None
+            self._engine.hang_up(
+                PeerSilent("the peer does not resend what we lack", begin_seq=self._begin)
+            )
+            return
+        self._ask(self._begin, now, self._tries + 1)
+
+    def came(self, seq: int, now: int) -> None:
+        """The peer's next frame is on the record while a gap is open: a resend under way is not
+        asked for again at once, but one that stops short is."""
+        if seq >= self.until:
+            self.due = None
+        else:
+            self._begin, self.due, self._tries = seq + 1, now + 2 * SECOND, 1
+
+    def forget(self) -> None:
+        """Nothing is lacking any more of what was asked for."""
+        self.due = None
+
+    def _ask(self, begin: int, now: int, tries: int) -> None:
+        self._begin, self.due, self._tries = begin, now + (1 << tries) * SECOND, tries
+        self._engine.resends_asked += 1
+        self._engine.tell(ResendRequest(begin_seq_no=begin, end_seq_no=0), now)
+
+    # --- what the peer lacks ----------------------------------------------------------------
+
+    def answer(self, asked: ResendRequest, now: int) -> None:
+        """At most one answer a second for each lane, whoever asks."""
+        lane = self._engine.lane if asked.lane is None else int(asked.lane)
+        sent = self.resend_at_most(asked.begin_seq_no, asked.end_seq_no, now, lane)
+        if sent and asked.begin_seq_no > self._resent_from[lane]:
+            # It gets further: it is given the time. One that asks for the same is not.
+            self._resent_from[lane] = asked.begin_seq_no
+            self._engine.since = now
+
+    def resend_at_most(self, begin: int, end: int, now: int, lane: int) -> int:
+        """As `resend`; nothing within a second of the last time, for each lane."""
+        if now - self._resent_at[lane] < SECOND:
+            return 0
+        self._resent_at[lane] = now
+        return self.resend(begin, end, now, lane)
+
+    def resend(self, begin: int, end: int, now: int, lane: int) -> int:
+        """Send a lane's frames begin…end again, byte for byte, to its head where `end` is 0;
+        returns how many."""
+        engine = self._engine
+        head = engine.record.head(lane).seq
+        last = head if end == 0 else min(end, head)
+        count = size = 0
+        for seq in range(max(begin, 1), last + 1):
+            if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
+                # Our heads after it say that there is more: the peer shows how far it came.
+                engine.tell(engine.heads(), now)
+                break
+            entry = engine.record.entry(lane, seq)
+            if entry is not None:
+                engine.turn.sends.append(entry)
+                count += 1
+                size += len(entry.frame.raw)
+        if count:
+            engine.last_sent = now
+            engine.frames_resent += count
+        return count
+
+
+__all__ = ["RESEND_TRIES", "Gaps"]

@@ -1,0 +1,258 @@
+"""The collateral of both sides, as one end of a session has it: ours listed and opened to the
+peer, the peer's checked, verified on chain by whoever has one, and accepted or refused.
+
+Nothing here waits, and nothing raises because of what the peer sent. What must come next is
+derived from the record, so a process that died between two steps goes on from its journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from psymm.chain.abi import checksummed
+from psymm.custody.errors import NoteInvalid
+from psymm.errors import (
+    CollateralForeign,
+    CollateralMissing,
+    CollateralNotListed,
+    CollateralRefused,
+    CollateralSpent,
+    CollateralTooSmall,
+    CollateralWrongToken,
+    PeerRefused,
+    clip,
+)
+from psymm.messages import (
+    CollAsgnReason,
+    CollAsgnRejectReason,
+    CollAsgnRespType,
+    CollateralAssignment,
+    CollateralResponse,
+    CommitmentRef,
+    Heartbeat,
+    NoteOpening,
+    NoteOpenings,
+    NoteRef,
+)
+from psymm.session.collateral import Note, custody_of
+from psymm.session.parts import Ground
+from psymm.session.turn import FundCollateral, VerifyCollateral
+from psymm.transcript.opening import SOLVER, TRADER
+
+
+class Pledges:
+    """notes, peer_notes: those known with what they hold, by commitment. promised: what the peer
+    introduced, token units."""
+
+    def __init__(
+        self, engine: Ground, notes: Iterable[Note], peer_notes: Iterable[Note], promised: int
+    ) -> None:
+        self._engine = engine
+        self.notes: dict[bytes, Note] = {note.commitment: note for note in notes}
+        self.peer_notes: dict[bytes, Note] = {note.commitment: note for note in peer_notes}
+        self._promised = promised
+        self._opened_said = False
+        self._shown: tuple[Note, ...] | None = None
+        self._verifying = False
+        self._verified: set[bytes] = set()
+        self._refusal: CollateralRefused | None = None
+        self._funding = False
+
+    def reconnected(self) -> None:
+        """Openings are texts: they are shown again, by both."""
+        self._opened_said = False
+        self._shown = None
+
+    def forget_shown(self) -> None:
+        """Frames of the peer left the record: what it showed opens them no more."""
+        self._shown = None
+
+    # --- what the peer and the chain say ----------------------------------------------------
+
+    def opened(self, message: NoteOpenings) -> None:
+        """The peer opens its notes: what can be checked without a chain is checked here."""
+        if self._verifying or self._refusal is not None:
+            return
+        engine = self._engine
+        custody = custody_of(engine.record.opening)
+        listed = engine.lifecycle.listed[engine.peer]
+        notes: dict[bytes, Note] = {}
+        try:
+            for shown in message.openings:
+                token = checksummed("token", "0x" + shown.token.hex())
+                try:
+                    note = Note(custody, token, shown.amount, shown.blinding)
+                except NoteInvalid:
+                    raise CollateralForeign(commitment=shown.commitment) from None
+                if note.commitment != shown.commitment:
+                    raise CollateralForeign(commitment=shown.commitment)
+                if token != engine.rules.token:
+                    raise CollateralWrongToken(
+                        commitment=shown.commitment, token=token, terms=engine.rules.token
+                    )
+                reference = listed.get(note.commitment)
+                if reference is None or reference.nullifier != note.nullifier:
+                    raise CollateralNotListed(commitment=shown.commitment)
+                notes[note.commitment] = note
+            if set(notes) != set(listed):
+                raise CollateralNotListed(listed=len(listed), shown=len(notes))
+            worth = sum(note.amount for note in notes.values())
+            asked = max(self._promised, engine.rules.minimum_collateral)
+            if worth < asked:
+                raise CollateralTooSmall(worth=worth, asked=asked)
+        except CollateralRefused as refused:
+            self._refusal = refused
+            return
+        self._shown = tuple(notes.values())
+
+    def funded(self, notes: Sequence[Note]) -> None:
+        """Our notes are in the tree."""
+        self._funding = False
+        self.notes.update((note.commitment, note) for note in notes)
+
+    def verified(self, notes: Sequence[Note]) -> None:
+        """The chain has the peer's notes, unspent."""
+        self._verifying = False
+        self._verified.update(note.commitment for note in notes)
+        self.peer_notes.update((note.commitment, note) for note in notes)
+
+    def failed(self) -> None:
+        """Our chain, prover or funds failed us: they are asked for again."""
+        self._verifying = self._funding = False
+
+    def refused(self, error: CollateralRefused) -> None:
+        """The peer's notes will not do."""
+        self._verifying = False
+        self._refusal = error
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def step_openings(self, now: int) -> bool:
+        """Show the openings of our notes once the peer has covered the frame that lists them.
+        True where something was done."""
+        engine, life = self._engine, self._engine.lifecycle
+        listed_at = life.listed_at[engine.lane]
+        if (
+            not listed_at
+            or self._opened_said
+            or life.accepted_at[engine.lane]
+            or engine.record.head(engine.peer).peer_seq < listed_at
+        ):
+            return False
+        notes = [self.notes[key] for key in life.listed[engine.lane] if key in self.notes]
+        self._opened_said = True
+        engine.tell(
+            NoteOpenings(
+                openings=tuple(
+                    NoteOpening(
+                        commitment=note.commitment,
+                        blinding=note.blinding,
+                        token=bytes.fromhex(note.token[2:]),
+                        amount=note.amount,
+                    )
+                    for note in notes
+                )
+            ),
+            now,
+        )
+        return True
+
+    def step(self, now: int) -> bool:
+        """Answer for the peer's notes, or put up ours. True where a frame was signed."""
+        engine, life = self._engine, self._engine.lifecycle
+        if self._refusal is not None and not life.accepted_at[engine.peer]:
+            refusal, self._refusal = self._refusal, None
+            engine.sign(
+                CollateralResponse(
+                    coll_resp_id="1",
+                    coll_asgn_resp_type=CollAsgnRespType.REJECTED,
+                    coll_asgn_reject_reason=_REASONS.get(type(refusal), CollAsgnRejectReason.OTHER),
+                    text=clip(str(refusal)),
+                ),
+                now,
+            )
+            engine.stop(refusal)
+            return False
+        if (
+            self._shown is not None
+            and not self._verifying
+            and not life.accepted_at[engine.peer]
+            and not self._peer_verified()
+        ):
+            self._verifying = True
+            engine.turn.events.append(VerifyCollateral(self._shown))
+            return False
+        if engine.lane == TRADER:
+            if engine.record.head(TRADER).peer_seq < life.listed_at[SOLVER] <= engine.covers(now):
+                engine.sign(Heartbeat(), now)
+                return True
+            if self._peer_verified() and not life.accepted_at[SOLVER]:
+                self._accept(now)
+                return True
+            return False
+        if self._peer_verified() and not self.notes and not self._funding:
+            self._funding = True
+            engine.turn.events.append(FundCollateral())
+            return False
+        if self.notes and not life.listed[SOLVER]:
+            self._list(now)
+            return True
+        if life.listed[SOLVER] and self._peer_verified() and not life.accepted_at[TRADER]:
+            self._accept(now)
+            return True
+        covered = engine.record.head(SOLVER).peer_seq
+        if 0 < covered < life.accepted_at[SOLVER] <= engine.covers(now):
+            engine.sign(Heartbeat(), now)
+            return True
+        return False
+
+    def _peer_verified(self) -> bool:
+        listed = self._engine.lifecycle.listed[self._engine.peer]
+        return bool(listed) and self._verified >= set(listed)
+
+    def _list(self, now: int) -> None:
+        """The solver's notes; the trader's are in its Logon."""
+        self._engine.sign(
+            CollateralAssignment(
+                coll_asgn_id="1",
+                coll_asgn_reason=CollAsgnReason.INITIAL,
+                notes=tuple(
+                    NoteRef(commitment=note.commitment, nullifier=note.nullifier)
+                    for note in self.notes.values()
+                ),
+            ),
+            now,
+        )
+
+    def _accept(self, now: int) -> None:
+        listed = self._engine.lifecycle.listed[self._engine.peer]
+        self._engine.sign(
+            CollateralResponse(
+                coll_resp_id="1",
+                coll_asgn_resp_type=CollAsgnRespType.ACCEPTED,
+                commitments=tuple(CommitmentRef(commitment=key) for key in listed),
+            ),
+            now,
+        )
+
+
+_REASONS: Final[dict[type[CollateralRefused], CollAsgnRejectReason]] = {
+    CollateralMissing: CollAsgnRejectReason.NOT_IN_TREE,
+    CollateralSpent: CollAsgnRejectReason.SPENT,
+    CollateralTooSmall: CollAsgnRejectReason.INSUFFICIENT,
+    CollateralForeign: CollAsgnRejectReason.WRONG_OPENING,
+    CollateralNotListed: CollAsgnRejectReason.WRONG_OPENING,
+    CollateralWrongToken: CollAsgnRejectReason.WRONG_TOKEN,
+}
+
+
+def refusal_of(answer: CollateralResponse) -> CollateralRefused | PeerRefused:
+    """What the peer's refusal of our collateral is, as our error."""
+    for kind, reason in _REASONS.items():
+        if answer.coll_asgn_reject_reason is reason:
+            return kind(f"the peer refused our collateral: {answer.text or reason.name}")
+    return PeerRefused(f"the peer refused our collateral: {answer.text or 'no reason given'}")
+
+
+__all__ = ["Pledges", "refusal_of"]

@@ -1,0 +1,249 @@
+"""Resuming: on each connection both sides show the heads of both lanes, bring each other what is
+lacking, and sign nothing until they agree.
+
+Heads are a text, and a text proves nothing: where no two honest journals can have both, the frames
+themselves are shown, and what is signed stops whom it proves wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final, Protocol
+
+from psymm.errors import BehindUnproved, ForkUnproved, KeyRevoked, PeerBehind
+from psymm.messages import JournalStatus, Resume
+from psymm.session.budget import SECOND
+from psymm.session.fetching import Fetching
+from psymm.session.gaps import Gaps
+from psymm.session.keys import SessionKeys
+from psymm.session.parts import Ground
+from psymm.session.turn import HeadsDiffer, PeerRestored, Resumed
+from psymm.transcript.opening import SOLVER, TRADER
+
+DISPUTE_NS: Final = 5 * SECOND
+"""How long a connection on which heads differ stays open for the frames that prove who is wrong."""
+
+
+class ResumingEngine(Ground, Protocol):
+    """The engine, as its resuming knows it."""
+
+    keys: SessionKeys
+
+    def heads(self) -> Resume:
+        """Ours, as a resume says them."""
+        ...
+
+
+class Resuming:
+    """Of one connection, but for peer_restored. synced: heads agree. theirs: the heads that the
+    peer said last. fetched: frames of the peer that came before that, but for `Fetching`'s.
+
+    dispute: what its heads would prove if they were signed, and when the connection is left over
+    it. peer_behind: why it is left where the peer does not come to agree. peer_restored: whether
+    its journal says that it is a backup.
+    """
+
+    def __init__(self, engine: ResumingEngine, gaps: Gaps, fetching: Fetching) -> None:
+        self._engine = engine
+        self._gaps = gaps
+        self._fetching = fetching
+        self.synced = False
+        self.theirs: Resume | None = None
+        self.fetched = 0
+        self.dispute: tuple[ForkUnproved | BehindUnproved, int] | None = None
+        self.peer_behind: PeerBehind | None = None
+        self.peer_restored = False
+        self._said: Resume | None = None
+        self._repeated = 0
+        self._brought_at = [-SECOND, -SECOND]
+        self._brought_to = [0, 0]
+
+    def reconnected(self, *, synced: bool) -> None:
+        """A new connection stands. synced: there is nothing to resume."""
+        self.synced = synced
+        self.theirs = self._said = None
+        self.fetched = self._repeated = 0
+        self.dispute = self.peer_behind = None
+        self._brought_to = [0, 0]
+
+    def disconnected(self) -> None:
+        """Nothing is signed until the next connection has resumed."""
+        self.synced = False
+
+    def say_heads(self, now: int) -> None:
+        """Show ours."""
+        self._said = self._engine.heads()
+        self._engine.tell(self._said, now)
+
+    def receive(self, theirs: Resume, now: int) -> None:
+        """The peer shows its heads."""
+        engine = self._engine
+        if theirs.custody != engine.record.opening.custody:
+            engine.garble(now, "URS", "wrong-custody: this connection serves another")
+            return
+        views = (
+            (theirs.trader_seq, theirs.trader_digest),
+            (theirs.solver_seq, theirs.solver_digest),
+        )
+        for lane, (seq, _) in enumerate(views):
+            held = engine.record.head(lane).seq
+            if seq <= held and not engine.record.knows(lane, seq):
+                engine.hang_up(
+                    PeerBehind(
+                        "the peer's heads lie before a checkpoint that it signed",
+                        theirs=seq,
+                        shown=held,
+                    )
+                )
+                return
+        if self.dispute is not None:
+            return
+        differing = [
+            (lane, seq)
+            for lane, (seq, digest) in enumerate(views)
+            if seq <= engine.record.head(lane).seq and engine.record.digest(lane, seq) != digest
+        ]
+        if differing:
+            lane, seq = differing[0]
+            self._differ(
+                ForkUnproved(
+                    custody=theirs.custody,
+                    lane=lane,
+                    seq=seq,
+                    ours=engine.record.digest(lane, seq),
+                    theirs=views[lane][1],
+                ),
+                differing,
+                now,
+            )
+            return
+        restored = theirs.journal_status is JournalStatus.RESTORED
+        if restored and not self.peer_restored:
+            engine.turn.events.append(PeerRestored())
+        self.peer_restored = restored
+        seq, head = views[engine.lane][0], engine.record.head(engine.lane).seq
+        if self._fetching.standing != "whole":
+            self.theirs = theirs
+            self._repeated += self._bring(engine.lane, seq + 1, now)
+            self._fetching.merge(now)
+            if self._fetching.due is None:
+                self._fetching.ask(self.theirs, now)
+            return
+        if seq > head and engine.keys.stolen(engine.record):
+            # What the peer covered is shown to us and adopted; what it did not, it lets go of
+            # once it knows of the revocation. Until both are done, nothing is signed.
+            if self.synced:
+                engine.hang_up(KeyRevoked("frames of ours that we did not sign", theirs=seq))
+            return
+        if seq > head:
+            self._differ(
+                BehindUnproved(custody=theirs.custody, theirs=seq, ours=head),
+                [(engine.lane, head)],
+                now,
+            )
+            return
+        if self.synced:
+            self._show_again(seq, views[engine.peer][0], now)
+            return
+        self._approach(theirs, now)
+
+    def _show_again(self, covered: int, announced: int, now: int) -> None:
+        """Heads on a connection where they agreed already: what either side lost is sent again.
+        covered: the last frame of ours that the peer has; announced: the last of its own."""
+        engine, gaps = self._engine, self._gaps
+        held = engine.record.head(engine.peer).seq
+        if announced > held:
+            gaps.until = max(gaps.until, announced)
+            gaps.ask(held + 1, now)
+        # The peer asks again on a live connection: it lost something; show it.
+        gaps.resend_at_most(covered + 1, 0, now, engine.lane)
+
+    def _approach(self, theirs: Resume, now: int) -> None:
+        """Bring what the peer's heads, which contradict nothing, say that it lacks."""
+        engine, view = self._engine, self._view(theirs)
+        announced = theirs.solver_seq if engine.peer == SOLVER else theirs.trader_seq
+        held = engine.record.head(engine.peer).seq
+        if announced < held:
+            # Frames of its own lane that it lacks.
+            self._bring(engine.peer, announced + 1, now)
+        if self.theirs is None or view != self._view(self.theirs):
+            self._repeated += self._bring(engine.lane, view[0] + 1, now)
+        elif theirs == self.theirs and self._said != engine.heads():
+            self.say_heads(now)  # so much came of what it sends again; the rest, please
+        self.theirs = theirs
+        if announced < held:
+            # Its own journal is older than what it signed. It finds out from our heads, and may
+            # ask us for what it lost while we wait for it to resume.
+            self.peer_behind = PeerBehind(theirs=announced, shown=held)
+
+    def try_sync(self, now: int) -> None:
+        """Agree, where heads do."""
+        engine, theirs = self._engine, self.theirs
+        if self.synced or theirs is None or self.dispute is not None:
+            return
+        ours = engine.heads()
+        announced = theirs.solver_seq if engine.peer == SOLVER else theirs.trader_seq
+        if engine.record.head(engine.peer).seq < announced:
+            return
+        whole = self._fetching.standing == "whole"
+        if not whole and engine.record.head(engine.lane).seq < self._view(theirs)[0]:
+            return
+        if self._said != ours:
+            self.say_heads(now)
+        if replace(theirs, journal_status=None) == replace(ours, journal_status=None):
+            self.synced = True
+            self.peer_behind = None
+            engine.turn.events.append(Resumed(self._repeated, self.fetched + self._fetching.taken))
+            self._fetching.finished()
+
+    def only_void(self) -> bool:
+        """All that the peer lacks is what our revoked key signed: it waits for a key that builds
+        on it. Ours is the longer record, so the next number is free."""
+        engine, theirs = self._engine, self.theirs
+        if theirs is None or self.dispute is not None or not engine.keys.stolen(engine.record):
+            return False
+        ours = engine.heads()
+        others = (
+            (theirs.trader_seq, theirs.trader_digest) == (ours.trader_seq, ours.trader_digest)
+            if engine.peer == TRADER
+            else (theirs.solver_seq, theirs.solver_digest) == (ours.solver_seq, ours.solver_digest)
+        )
+        return others and self._view(theirs)[0] < engine.record.head(engine.lane).seq
+
+    def _differ(
+        self, error: ForkUnproved | BehindUnproved, places: Iterable[tuple[int, int]], now: int
+    ) -> None:
+        """Heads that no two honest journals can have. A text proves nothing, so it stops nothing:
+        nothing more is signed on this connection, we show our frames at those places (of a lane and
+        a number each), and it is left once the peer has had the time to show its own. What either
+        side shows is signed, and stops whom it proves wrong."""
+        self.synced = False
+        self.dispute = error, now + DISPUTE_NS
+        self._engine.turn.events.append(HeadsDiffer(error))
+        for lane, seq in places:
+            if seq:
+                self._gaps.resend(seq, seq, now, lane)
+
+    def _bring(self, lane: int, begin: int, now: int) -> int:
+        """Send what the peer's heads say that it lacks of a lane; returns how many frames.
+
+        What was brought on this connection is brought again at most once a second, whatever heads
+        it shows.
+        """
+        if begin <= self._brought_to[lane] and now - self._brought_at[lane] < SECOND:
+            return 0
+        count = self._gaps.resend(begin, 0, now, lane)
+        if count:
+            self._brought_at[lane] = now
+            self._brought_to[lane] = max(self._brought_to[lane], begin + count - 1)
+        return count
+
+    def _view(self, heads: Resume) -> tuple[int, bytes]:
+        """What heads say of our lane."""
+        if self._engine.lane == TRADER:
+            return heads.trader_seq, heads.trader_digest
+        return heads.solver_seq, heads.solver_digest
+
+
+__all__ = ["Resuming"]

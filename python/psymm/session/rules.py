@@ -1,0 +1,73 @@
+"""What binds a session: the terms, as `Rules`, and the rulebook, as `Ledger`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from psymm.messages import Message
+from psymm.session.budget import SECOND
+from psymm.session.checkpoints import CheckpointLedger
+from psymm.session.collateral import Fact, Note
+from psymm.session.turn import Violation
+from psymm.transcript.record import Entry
+
+
+class Ledger(CheckpointLedger, Protocol):
+    """The rulebook as a session needs it: fed every frame in order of arrival."""
+
+    def arrived(self, entry: Entry) -> Sequence[Violation]:
+        """A frame is on the record. Returns the violations of all frames that this one brought
+        into effect, its own included."""
+        ...
+
+    def refuses(
+        self,
+        lane: int,
+        message: Message,
+        now_ns: int,
+        size: int | None = None,
+        *,
+        covers: int | None = None,
+    ) -> Violation | None:
+        """Would this message, sent now after all that is on the record, break a rule? size: of its
+        payload in bytes, where it has one already. covers: its peerSeq, by default all of the other
+        lane that is on the record."""
+        ...
+
+    def drop(self, lane: int, seq: int) -> bool:
+        """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
+        that is not all: then nothing has arrived, and every frame left is to arrive again."""
+        ...
+
+    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
+        """Know what notes hold. Returns violations of frames that waited for it."""
+        ...
+
+    def learn_fact(self, fact: Fact) -> Sequence[Violation]:
+        """Know what one transaction did. Returns violations of frames that waited for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a session reads of the terms. Spans in nanoseconds, amounts in token units."""
+
+    token: str
+    terms_hash: bytes
+    heartbeat_s: int
+    acknowledge_ns: int
+    skew_ns: int
+    minimum_collateral: int
+    frames_per_second: int
+    wait_ns: int = 20 * SECOND
+    """How long a Logon, a resume, a resend or a Logout may stay unanswered."""
+
+    @property
+    def cover_after_ns(self) -> int:
+        """A frame left uncovered this long is covered by a Heartbeat frame: well below T."""
+        return min(self.acknowledge_ns // 4, SECOND)
+
+
+__all__ = ["Ledger", "Rules"]

@@ -1,0 +1,92 @@
+"""Strict JSON from strangers: texts and files that are not payloads, which the core reads.
+
+Python's own reader takes more than JSON is (NaN, a key twice, UTF-16, half a surrogate pair), and
+its guard against nesting is the interpreter's recursion limit, which a library that eth-account
+imports raises to 100,000; with that, a few thousand brackets end the process instead of raising.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+MAX_NESTING: Final = 64
+
+
+class KeyTwice(ValueError):
+    """An object gives a key twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key!a} stands twice")
+        self.key = key
+
+
+def loads(text: bytes | bytearray | str, max_nesting: int = MAX_NESTING) -> Any:
+    """What a JSON text says.
+
+    Raises ValueError for what is not JSON in UTF-8 (a JSONDecodeError or UnicodeDecodeError names
+    the place), is nested over the limit, holds half a surrogate pair, a number that no float
+    holds or that has more digits than Python reads; KeyTwice for an object with a key twice.
+    """
+    raw = _encoded(text) if isinstance(text, str) else text
+    decoded = text if isinstance(text, str) else text.decode()
+    _check_nesting(raw, max_nesting)
+    found = _DECODER.decode(decoded)
+    if _SURROGATE.search(raw):
+        # A pair is one character, a half is none: it could not be written again.
+        _encoded(json.dumps(found, ensure_ascii=False))
+    return found
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair") from None
+
+
+_OPEN: Final = b"[{"
+_NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
+# One that is not closed reaches to the end, so that all is read once whatever it is.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _check_nesting(raw: bytes | bytearray, most: int) -> None:
+    brackets = raw.translate(None, _NOT_BRACKETS)
+    if sum(brackets.count(one) for one in (b"[", b"{")) <= most:
+        return
+    depth = 0
+    for sign in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
+        depth += 1 if sign in _OPEN else -1
+        if depth > most:
+            raise ValueError(f"nested more than {most} deep")
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise KeyTwice(key)
+            seen.add(key)
+    return found
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if found in (float("inf"), float("-inf")):
+        raise ValueError("a number that no float holds")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant
+)
