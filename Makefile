@@ -131,10 +131,13 @@ build/pool.stamp: build/contracts.stamp contracts/pool/make_pool.py
 test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
+# A test that fails is repeated alone by `pytest -n 0 <its name>`.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
 test-python: setup build/bench.stamp
-	$(PY) -m pytest
+	$(PYTEST)
 	@echo '==> once more with PSYMM_BACKEND=portable'
-	PSYMM_BACKEND=portable $(PY) -m pytest --quiet tests/core tests/transcript
+	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript
 
 test: lint test-core test-valgrind test-circuits test-contracts test-python
 

@@ -1,7 +1,7 @@
 """Shared by all rooms: a real chain with the real contracts, a real prover, wallets with money.
 
-One anvil runs for the whole test session.  Tests share it, so each takes fresh wallets and never
-turns the chain back; a test that must do that asks for `own_devnet`.
+One anvil runs for a whole test session, or for each of its processes.  Tests share it, so each
+takes fresh wallets and never turns the chain back; a test that must do that asks for `own_devnet`.
 
     devnet            the session's chain (psymm.chain.devnet.Devnet)
     own_devnet        a chain of this test alone
@@ -40,6 +40,18 @@ from psymm.wallet import KeyWallet
 FundedWallet = Callable[..., Awaitable[KeyWallet]]
 OpenVault = Callable[..., Awaitable[Vault]]
 Direct = Callable[[], Awaitable[list[DirectSender]]]
+
+ONE_RUN = ("capi", "privacy", "relayer")
+"""Rooms whose files share one costly fixture."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, what shares its fixtures stays together: a file, or all
+    of a room."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        together = place.parts[0] if place.parts[0] in ONE_RUN else str(place)
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(scope="session")
