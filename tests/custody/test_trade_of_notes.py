@@ -121,7 +121,16 @@ async def test_a_settlement_waits_as_an_option_and_its_notes_are_busy(
     first = propose_settlement(
         [note], payees, (60, 40), proposer=0, deadline=deadline_after(await trader.now_s())
     )
-    signature = await trader.sign_settlement(first)
+    at_once: list[bytes] = []
+
+    async def sign() -> None:
+        at_once.append(await trader.sign_settlement(first))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(sign)
+    signature = at_once[0]
+    assert at_once == [signature] * 3
     assert (await trader.store.note(note.commitment)).status == BUSY
     assert await trader.sign_settlement(first) == signature
     second = propose_settlement(

@@ -24,10 +24,10 @@ from psymm.custody.errors import MoveFailed
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Settlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
-from psymm.messages import ChainFact, Settlement
+from psymm.messages import ChainFact, Settlement, SettlementAcceptance
 from psymm.session.collateral import Mined
 from psymm.session.settling import Settling
-from psymm.session.turn import Received, Signed, State
+from psymm.session.turn import Received, Resumed, Signed, State
 from psymm.terms import Timeouts
 
 RELAYER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
@@ -252,6 +252,36 @@ async def test_a_settlement_that_missed_its_deadline_is_proposed_again(
         assert stage.near.engine.state is State.TRADING
         await near.settle()
         assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
+
+
+async def test_a_proposal_is_answered_once_though_a_resume_asks_for_it_too(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        far, failed = stage.settling(stage.far, stage.desk.listeners[0])
+        wallet, asked = funds(stage)[1], 0
+        honest = wallet.sign
+
+        async def slow(settlement: Settlement_) -> bytes:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                far.heard(Resumed(0, 0))
+            await trio.sleep(1)
+            return await honest(settlement)
+
+        wallet.sign = slow  # type: ignore[method-assign]
+        await near.settle()
+        await stage.heard.state(State.CLOSED)
+        await trio.sleep(10)
+        answers = [
+            entry
+            for entry in stage.near.engine.record
+            if isinstance(entry.message, SettlementAcceptance)
+        ]
+        assert (asked, len(answers), failed) == (1, 1, [])
 
 
 @pytest.mark.parametrize("proposer", ["near", "far"])

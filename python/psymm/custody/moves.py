@@ -134,6 +134,7 @@ class Vault:
         self.prover: Final = prover
         self.pool: Final[Pool] = tree.pool
         self._choosing = trio.Lock()
+        self._consenting = trio.Lock()
         self._funders: dict[bytes, trio.Lock] = {}
 
     def __repr__(self) -> str:
@@ -486,27 +487,32 @@ class Vault:
             raise DeadlinePassed(call.deadline, now)
         note, counter = self._own_output(settlement)
         await self.store.keep(note, counter)
-        if await self._settling(call) is None:
-            await self.tree.advance()
-            for commitment in call.commitments:
-                # A commitment has one life: this settlement could never be mined, yet would keep
-                # the notes of both until its deadline.
-                if self.tree.leaf(commitment) is not None:
-                    raise ProposalRefused("output", "a new note", "one that is on chain already")
-            for note in settlement.plan.inputs:
-                await self.store.keep(note)
-            inputs = [note for note in settlement.plan.inputs if note.amount]
-            await self.store.begin(
-                "ctc",
-                "settle",
-                inputs=inputs,
-                other_outputs=call.commitments,
-                deadline=call.deadline,
-                details=call.to_json(),
-                status=SIGNED,
-            )
+        async with self._consenting:
+            if await self._settling(call) is None:
+                await self._take_for(settlement)
         return await self.wallet.sign_typed(
             call.message(self.deployment.chain_id, self.deployment.psymm)
+        )
+
+    async def _take_for(self, settlement: Settlement) -> None:
+        """Write down that our notes are the settlement's until its deadline."""
+        call = settlement.call
+        await self.tree.advance()
+        for commitment in call.commitments:
+            # A commitment has one life: this settlement could never be mined, yet would keep the
+            # notes of both until its deadline.
+            if self.tree.leaf(commitment) is not None:
+                raise ProposalRefused("output", "a new note", "one that is on chain already")
+        for note in settlement.plan.inputs:
+            await self.store.keep(note)
+        await self.store.begin(
+            "ctc",
+            "settle",
+            inputs=[note for note in settlement.plan.inputs if note.amount],
+            other_outputs=call.commitments,
+            deadline=call.deadline,
+            details=call.to_json(),
+            status=SIGNED,
         )
 
     def _own_output(self, settlement: Settlement) -> tuple[Note, int]:

@@ -92,6 +92,7 @@ class Settling:
         self._theirs: Payee | None = None
         self._proposing = False
         self._answering = False
+        self._consenting = False
         self._carrying = False
         self._watching = False
         self._outliving = False
@@ -422,16 +423,48 @@ class Settling:
         await end.say(SettlementOutput(inner=self._ours.inner, memo=self._ours.memo))
 
     async def _answer_proposal(self) -> None:
-        """Recompute what the peer proposes and sign it, or say what differs."""
-        end, lane = self._end, self._end.lane
-        alive = end.engine.proposal
-        if alive is None or alive[0] == lane:
+        """Sign what the peer proposes, or say what differs. One at a time: its frame and a resume
+        may both ask for it."""
+        if self._consenting:
             return
+        self._consenting = True
+        try:
+            settlement = await self._consent()
+        finally:
+            self._consenting = False
+        if settlement is not None:
+            await self._watch(settlement)
+
+    async def _consent(self) -> Settlement | None:
+        """The peer's proposal that is alive, with our signature on the record."""
+        end, alive = self._end, self._end.engine.proposal
+        if alive is None or alive[0] == end.lane:
+            return None
+        _, entry, said = alive
+        if not self._is_at_hand(said):
+            await self._recall()
+        settlement = self._settlement
+        if settlement is None or not self._is_at_hand(said):
+            settlement, own = await self._agreed(said)
+        elif end.engine.acceptance is None:
+            own = await self._signed(settlement)
+        else:
+            return settlement
+        self._settlement = settlement
+        await self._accept(entry.frame.seq, own)
+        return settlement
+
+    def _is_at_hand(self, said: ProposalMessage) -> bool:
+        settlement = self._settlement
+        return settlement is not None and settlement.call.commitments[0] == said.commitment0
+
+    async def _agreed(self, said: ProposalMessage) -> tuple[Settlement, bytes]:
+        """Recompute what the peer proposes, sign it, and keep both."""
+        end, lane = self._end, self._end.lane
         if self._ours is None or self._theirs is None:
             await self._recall_payees()
         if self._ours is None or self._theirs is None:
             raise SettlementRefused("the proposal came before both outputs were shown")
-        _, entry, said = alive
         account = self._account()
         if self._ours_worth != account.payouts[lane]:
             raise SettlementRefused(
@@ -452,9 +485,7 @@ class Settling:
         settlement.check_signature(opening.chain_id, opening.contract, 1 - lane, said.signature)
         own = await self._signed(settlement)
         await self._keep(settlement, "signed", {lane: own, 1 - lane: said.signature})
-        self._settlement = settlement
-        await self._accept(entry.frame.seq, own)
-        await self._watch(settlement)
+        return settlement, own
 
     async def _accept(self, seq: int, signature: bytes) -> None:
         """Our wallet's signature: in a frame, or beside the record where we must sign none."""
@@ -528,20 +559,14 @@ class Settling:
         end, alive = self._end, self._end.engine.proposal
         if alive is None or self._mined is not None:
             return
-        if self._settlement is None:
-            await self._recall()
-        if self._settlement is None:
-            if alive[0] != end.lane:
-                await self._answer_proposal()
+        if alive[0] != end.lane:
+            await self._answer_proposal()
             return
-        if alive[0] == end.lane:
+        if not self._is_at_hand(alive[2]):
+            await self._recall()
+        if self._settlement is not None and self._is_at_hand(alive[2]):
             self._proposing = True
             await self._carry_out(self._settlement)
-        else:
-            if end.engine.acceptance is None:
-                own = await self._own_signature(self._settlement)
-                await self._accept(alive[1].frame.seq, own)
-            await self._watch(self._settlement)
 
     async def _recall(self) -> None:
         """The settlement as the journal kept it."""
