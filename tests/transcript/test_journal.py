@@ -33,7 +33,7 @@ from psymm.messages import Heartbeat
 from psymm.transcript.backup import back_up
 from psymm.transcript.file import export
 from psymm.transcript.heads import Heads
-from psymm.transcript.journal import QUICK_COMMIT_S, Journal, open_journal
+from psymm.transcript.journal import GROUP, QUICK_COMMIT_S, Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader
 from psymm.transcript.replayed import read_record, verify_journal
@@ -174,6 +174,53 @@ async def test_a_quick_disk_is_waited_for_and_a_slow_one_is_left_to_a_thread(
         # It is measured all the while, and taken back once it is quick again.
         assert journal._commit_s != 10 * QUICK_COMMIT_S
         assert len(await journal.frames(signers.opening.custody)) == 4
+
+
+async def gone_by(journal: Journal, count: int, *, writing: bool) -> list[int]:
+    """How many writes were durable when each of so many got past a group of them; each with a write
+    of its own, or without."""
+    seen: list[int] = []
+    durable: list[object] = []
+    for _ in range(GROUP):
+        journal.append_soon([], ours=TRADER, then=durable.append)
+
+    async def pass_by() -> None:
+        await journal.give_way()
+        seen.append(len(durable))
+        if writing:
+            journal.append_soon([], ours=TRADER, then=durable.append)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(pass_by)
+    return seen
+
+
+async def test_who_brings_more_lets_a_group_of_writes_go_first(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "j.db") as journal:
+        journal._commit_s = 0.0
+        seen = await gone_by(journal, 5 * GROUP, writing=True)
+        assert min(seen) >= GROUP
+        # Nor do those behind wait for the last: a few at a time.
+        assert len(set(seen)) >= 3
+
+
+async def test_who_has_nothing_to_write_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "j.db") as journal:
+        journal._commit_s = 0.0
+        with trio.fail_after(10):
+            await gone_by(journal, 5 * GROUP, writing=False)
+
+
+async def test_nobody_gives_way_to_a_slow_disk(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "j.db") as journal:
+        journal._commit_s = 10 * QUICK_COMMIT_S
+        with trio.CancelScope() as scope:
+            for _ in range(2 * GROUP):
+                journal.append_soon([], ours=TRADER, then=lambda _: None)
+            scope.cancel()
+            await journal.give_way()
+        assert not scope.cancelled_caught
 
 
 @pytest.mark.parametrize("commit_s", [0.0, 10 * QUICK_COMMIT_S])

@@ -488,6 +488,7 @@ class End:
                 await self.verifier.share(self.opening.domain, key, frames)
             else:
                 await trio.lowlevel.checkpoint()
+            await self.journal.give_way()
             now = self.clock.now_ns()
             turn = self.engine.receive_part(part, now)
             over = turn.hang_up is not None

@@ -98,6 +98,9 @@ log = logging.getLogger(__name__)
 
 QUICK_COMMIT_S: Final = 0.001
 """A disk that commits within this is waited for where we are."""
+GROUP: Final = 8
+"""Writes that may wait for a quick disk before whoever would add to them lets them go first; more
+where the disk is slow."""
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets of the statistics."""
@@ -163,6 +166,7 @@ class Journal(JournalReader):
         # them once; `_moved`: those that the file has yet to be told.
         self._heads: dict[bytes, HeldHeads] = {}
         self._moved: set[bytes] = set()
+        self._behind = trio.lowlevel.ParkingLot()
         # How far each lane was marked before: what lies below is not looked at again.
         self._marked: dict[tuple[bytes, int], int] = {}
         self._in_thread = 0
@@ -358,6 +362,18 @@ class Journal(JournalReader):
         Cancelled: all are removed or none."""
         rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in remembered]
         await self._write(lambda base: pruning.remove(base, custody, gone, rows))
+
+    async def give_way(self) -> None:
+        """Wait where a group of writes stands before the disk, until it is through.
+
+        For who is about to read and answer one of many frames that came at once: the first of them
+        are on their way while the others are read, instead of all waiting for the last. The longer
+        the disk takes, the larger a group. In the order of these calls. Cancelled: raises
+        Cancelled, nothing changed.
+        """
+        many = len(self._waiting) >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
+        if (many or self._behind) and self._broken is None and not self._closed:
+            await self._behind.park()
 
     def mark_sent(self, custody: bytes, lane: int, seq: int, *, soon: bool = False) -> None:
         """Our frames up to `seq` have been handed to the socket.
@@ -557,7 +573,12 @@ class Journal(JournalReader):
                 self._writes += len(batch)
                 for write in batch:
                     write.then(write.failed)
+            self._behind.unpark(count=GROUP)
+            if self._behind:
+                # They need not have anything to write.
+                self._wake.set()
             if self._closed and not self._waiting:
+                self._behind.unpark_all()
                 return
 
     async def _commit_in_thread(self, work: Callable[..., object], *arguments: object) -> None:
