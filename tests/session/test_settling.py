@@ -26,7 +26,7 @@ from psymm.custody.settlement import Settlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
 from psymm.messages import ChainFact, Settlement, SettlementAcceptance
 from psymm.session.collateral import Mined
-from psymm.session.settling import Settling
+from psymm.session.settling import ANSWER_S, Settling
 from psymm.session.turn import Received, Resumed, Signed, State
 from psymm.terms import Timeouts
 
@@ -251,6 +251,29 @@ async def test_a_settlement_that_missed_its_deadline_is_proposed_again(
         await trio.sleep(3_600)
         assert stage.near.engine.state is State.TRADING
         await near.settle()
+        assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
+
+
+async def test_an_output_that_was_lost_with_its_connection_is_shown_again_on_the_next(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+        wire = stage.wires[-1]
+
+        def lose(message: str | bytes) -> list[str | bytes]:
+            if isinstance(message, str) and '"URO"' in message:
+                stage.nursery.start_soon(wire.inner.aclose)
+                return []
+            return [message]
+
+        wire.bend = lose
+        began = trio.current_time()
+        await near.settle()
+        assert len(stage.wires) == 2
+        assert trio.current_time() - began < ANSWER_S
         assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
 
 

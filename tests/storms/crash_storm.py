@@ -159,6 +159,15 @@ class Storm:
             return deck.pop(), 1, STUCK_S[phase]
         return "", 0, random.uniform(0, INSTANT_S[phase])
 
+    def put_back(self, side: Side, phase: str) -> None:
+        """A point that this life did not come to is tried again behind the others, if nobody was
+        ever killed there."""
+        assert side.task is not None
+        point = side.task.point
+        if point and not side.task.calm and not side.hits[point]:
+            deck = side.decks[phase if phase == "trade" else f"{phase} {self.round}"]
+            deck.insert(0, point)
+
     def idle(self, side: Side, phase: str) -> bool:
         """There is nothing left in this phase that a kill could hinder."""
         if phase == "open":
@@ -244,6 +253,7 @@ class Storm:
                         side.hits[side.hit] += 1
                     else:
                         side.instants += 1
+                        self.put_back(side, phase)
                 else:
                     continue
                 self.judge.look()

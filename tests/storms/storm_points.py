@@ -25,7 +25,6 @@ from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
 
 WRITES: Final = (
-    "append",
     "keep_fact",
     "keep_openings",
     "keep_session_key",
@@ -125,6 +124,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(SolverServer, "open", "accept", reaper)
     _around(psymm.session.trader, "take_up", "take_up", reaper)
     _around(psymm.session.solver, "take_up", "take_up", reaper)
+    _append(reaper)
     _mark_sent(reaper)
     _commit(reaper)
     _sign(reaper)
@@ -149,6 +149,17 @@ def _around(owner: Any, name: str, point: str, reaper: Reaper) -> None:
         return found
 
     setattr(owner, name, wrapped)
+
+
+def _append(reaper: Reaper) -> None:
+    original = _original(Journal, "append_soon")
+
+    def wrapped(*given: Any, **named: Any) -> None:
+        reaper.at("append.before")
+        original(*given, **named)
+        reaper.at("append.after")
+
+    Journal.append_soon = wrapped  # type: ignore[method-assign]
 
 
 def _mark_sent(reaper: Reaper) -> None:

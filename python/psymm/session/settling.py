@@ -90,6 +90,7 @@ class Settling:
         self._ours: Payee | None = None
         self._ours_worth = 0
         self._theirs: Payee | None = None
+        self._shown: SettlementOutput | None = None
         self._proposing = False
         self._answering = False
         self._consenting = False
@@ -133,6 +134,8 @@ class Settling:
                 self._nursery.start_soon(self._guarded, self._take_beside, said)
             case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "URO"):
                 self._refused = said.text or "no reason given"
+            case Resumed() if self._shown is not None:
+                self._nursery.start_soon(self._show_again, self._shown)
             case Resumed() if self._end.engine.state in (State.SETTLING, State.CLOSED):
                 self._nursery.start_soon(self._guarded, self._go_on)
             case Received(entry, None) if isinstance(entry.message, ChainFact):
@@ -208,8 +211,7 @@ class Settling:
         end = self._end
         payout = self._flat_payouts()[end.lane]
         payee = await end.collateral.payee(self._terms.collateral.token, payout)
-        await end.say(SettlementOutput(inner=payee.inner, memo=payee.memo))
-        await self._wait(lambda: end.engine.proposal, "propose a settlement")
+        await self._show(payee, lambda: end.engine.proposal, "propose a settlement")
 
     async def _propose_when_asked(self) -> None:
         """The peer shows its output and cannot propose: we do, at our own fee, if we will."""
@@ -305,8 +307,9 @@ class Settling:
         paid = payout_after_fee(payouts[lane], offer.fee, proposes=True)
         self._ours, self._theirs = await end.collateral.payee(token, paid), None
         self._ours_worth = paid
-        await end.say(SettlementOutput(inner=self._ours.inner, memo=self._ours.memo))
-        theirs = await self._wait(lambda: self._theirs, "show where it wants to be paid")
+        theirs = await self._show(
+            self._ours, lambda: self._theirs, "show where it wants to be paid"
+        )
         return propose_settlement(
             [*end.engine.notes.values(), *end.engine.peer_notes.values()],
             (self._ours, theirs) if lane == TRADER else (theirs, self._ours),
@@ -319,6 +322,20 @@ class Settling:
                 min(1_800, self._terms.timeouts.settlement // SECOND),
             ),
         )
+
+    async def _show(self, payee: Payee, found: Callable[[], _T | None], what: str) -> _T:
+        """Show where we want to be paid, and wait for what the other side does upon it."""
+        self._shown = SettlementOutput(inner=payee.inner, memo=payee.memo)
+        try:
+            await self._end.say(self._shown)
+            return await self._wait(found, what)
+        finally:
+            self._shown = None
+
+    async def _show_again(self, shown: SettlementOutput) -> None:
+        """A text is lost with its connection."""
+        with suppress(NotNow):
+            await self._end.say(shown)
 
     @property
     def _all_covered(self) -> bool:
