@@ -21,13 +21,14 @@ from test_resume import Lives
 from trio.testing import MockClock
 
 from psymm.custody.errors import MoveFailed
+from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Settlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
 from psymm.messages import ChainFact, Settlement, SettlementAcceptance
 from psymm.session.collateral import Mined
 from psymm.session.settling import ANSWER_S, Settling
-from psymm.session.turn import Received, Resumed, Signed, State
+from psymm.session.turn import Delivered, Received, Resumed, Signed, State
 from psymm.terms import Timeouts
 
 RELAYER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
@@ -252,6 +253,38 @@ async def test_a_settlement_that_missed_its_deadline_is_proposed_again(
         assert stage.near.engine.state is State.TRADING
         await near.settle()
         assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
+
+
+async def test_a_settlement_is_over_once_our_own_chain_has_it_whatever_the_peer_cites(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        stage.settling(stage.far, stage.desk.listeners[0])
+        wallet, seen = funds(stage)[0], trio.Event()
+        honest = wallet.settle
+
+        async def late(settlement: Settlement_, signatures: Signatures) -> Mined:
+            mined = await honest(settlement, signatures)
+            await seen.wait()
+            return mined
+
+        wallet.settle = late  # type: ignore[method-assign]
+        stage.nursery.start_soon(near.settle)
+        await stage.heard.message(ChainFact)
+        await trio.sleep(60)
+        journal, custody = stage.trader.journal, stage.near.opening.custody
+        assert stage.far.engine.state is State.CLOSED
+        assert stage.near.engine.state is State.SETTLING
+        assert (await journal.custody(custody)).state == "settling"
+        assert not await journal.facts(custody)
+        seen.set()
+        await stage.heard.state(State.CLOSED)
+        await stage.heard.until(lambda event: isinstance(event, Delivered) or None)
+        await trio.sleep(1)
+        assert (await journal.custody(custody)).state == "closed"
+        assert len(await journal.facts(custody)) == 1
 
 
 async def test_an_output_that_was_lost_with_its_connection_is_shown_again_on_the_next(

@@ -684,7 +684,7 @@ async def connect(
             changes.failed = failed if isinstance(failed, PSymmError) else Disconnected(str(failed))
         finally:
             # It may have been closed before anything was heard of it.
-            changes.closed |= client.end is not None and client.end.engine.lifecycle.over
+            changes.closed |= client.end is not None and client.end.engine.ended
             finished.set()
         changes.wake()
 

@@ -757,9 +757,17 @@ class Engine:
 
     def _restate(self) -> None:
         state = State.STOPPED if self.error is not None else self.lifecycle.state(self.record)
+        if state is State.CLOSED and not self.ended:
+            state = State.SETTLING
         if state is not self.state:
             self.state = state
             self.turn.events.append(StateChanged(state))
+
+    @property
+    def ended(self) -> bool:
+        """The custody has ended, and nothing of the record waits to be ruled: a settlement that the
+        peer cites is no more than its word until our own chain has it."""
+        return self.lifecycle.over and not self.ledger.waits
 
     @property
     def standing(self) -> Standing:

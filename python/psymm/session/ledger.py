@@ -73,6 +73,11 @@ class RulebookLedger:
         return self._look_ahead().replay.account
 
     @property
+    def waits(self) -> bool:
+        """See `Ledger.waits`."""
+        return bool(self._waiting)
+
+    @property
     def heads(self) -> tuple[int, int]:
         return self._replay.heads
 

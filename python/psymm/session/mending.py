@@ -46,6 +46,10 @@ class _Unruled:
 
     point = agreed = disputed = None
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def arrived(self, entry: Entry) -> Sequence[Violation]:
         return ()
 

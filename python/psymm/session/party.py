@@ -177,7 +177,7 @@ async def take_up(
         keeper=keeper,
         verifier=party.verifier,
     )
-    if engine.lifecycle.over and custody.state not in ("closed", "stopped"):
+    if engine.ended and custody.state not in ("closed", "stopped"):
         # The process may have died between the frame that ended it and this.
         await end.keep_state(State.CLOSED)
     return end

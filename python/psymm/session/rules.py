@@ -17,6 +17,11 @@ from psymm.transcript.record import Entry
 class Ledger(CheckpointLedger, Protocol):
     """The rulebook as a session needs it: fed every frame in order of arrival."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether frames cannot be ruled yet: they cite what our own view of the chain lacks."""
+        ...
+
     def arrived(self, entry: Entry) -> Sequence[Violation]:
         """A frame is on the record. Returns the violations of all frames that this one brought
         into effect, its own included."""

@@ -221,7 +221,7 @@ class TraderSession:
                     reason = await end.attach(socket, fresh=self._fresh(end))
             else:
                 end = await take_up(self._party, self._custody, self._hear)
-                if end.engine.lifecycle.over:
+                if end.engine.ended:
                     self._delivers = SessionClosed("the custody has ended")
                     if not end.engine.delivery.owed:
                         held = end.engine.delivery.held
