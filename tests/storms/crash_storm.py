@@ -154,10 +154,17 @@ class Storm:
             occurrence = 1 + int(random.random() ** 2 * 12)
             point = deck.pop()
             return point, occurrence if point in points.OFTEN else 1, STUCK_S[phase]
-        deck = side.decks.setdefault(f"{phase} {self.round}", [*reversed(POINTS[phase][side.name])])
+        deck = side.decks.setdefault(f"{phase} {self.round}", self.ordered(side, phase))
         if deck:
             return deck.pop(), 1, STUCK_S[phase]
         return "", 0, random.uniform(0, INSTANT_S[phase])
+
+    @staticmethod
+    def ordered(side: Side, phase: str) -> list[str]:
+        """The points of a phase, the last one first: they come as they are passed, and before them
+        those at which nobody was killed in the rounds before."""
+        order = sorted(POINTS[phase][side.name], key=lambda point: bool(side.hits[point]))
+        return order[::-1]
 
     def put_back(self, side: Side, phase: str) -> None:
         """A point that this life did not come to is tried again behind the others, if nobody was

@@ -23,6 +23,7 @@ from psymm.api import (
     SolverSession,
     decimal_of,
 )
+from psymm.api.trader import session_projected
 from psymm.errors import Declined, NotNow, PeerSilent, PSymmError, Refused
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus
@@ -202,8 +203,8 @@ ASIDES: Final = (look_at_prices, rotate_key)
 
 
 async def flatten(session: Session) -> None:
-    """Cancel what is open and close all positions, whatever it takes; returns once flat."""
-    while not session.account.flat:
+    """Cancel what is open and close all positions, whatever it takes; returns once that is so."""
+    while not is_flat(session.end):
         try:
             await _flatten(session)
         except (Declined, NotNow, PeerSilent, Refused):
@@ -211,14 +212,16 @@ async def flatten(session: Session) -> None:
 
 
 async def _flatten(session: Session) -> None:
+    # As it will be: a fill that was covered late never was, and its position is open yet.
+    account = session_projected(session.end)
     closing = set()
-    for order in session.account.orders.values():
+    for order in account.orders.values():
         if order.status in (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_PENDING):
             await session.end.send(
                 OrderCancelRequest(cl_ord_id=session.next_id("c"), orig_cl_ord_id=order.cl_ord_id)
             )
         closing.add(order.position_id)
-    for position in session.account.positions.values():
+    for position in account.positions.values():
         if position.position_id in closing:
             continue
         size = decimal_of(position.quantity)
@@ -226,6 +229,13 @@ async def _flatten(session: Session) -> None:
         with trio.move_on_after(5):
             await (await session.close(position, quote=quote, life_s=4)).result()
     await trio.sleep(0.3)
+
+
+def is_flat(end: End) -> bool:
+    """Whether nothing is open, and nothing comes to be: a fill that is covered late never was."""
+    ledger = end.engine.ledger
+    assert isinstance(ledger, RulebookLedger)
+    return ledger.account.flat and ledger.projected.flat and not end.engine.uncovered()
 
 
 def standing(end: End) -> dict[str, Any]:
@@ -241,7 +251,7 @@ def standing(end: End) -> dict[str, Any]:
             for lane, head in enumerate(heads)
         ],
         "hash": account.hash.hex(),
-        "flat": account.flat,
+        "flat": is_flat(end),
         "synced": end.engine.synced or end.engine.state is State.CLOSED,
         "waiting": end.statistics().waiting,
         "payouts": list(account.payouts),
