@@ -52,6 +52,7 @@ from psymm.session.engine import SECOND
 from psymm.session.turn import Event, PayeeShown, Received, Resumed, Said, State
 from psymm.terms import Terms
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.record import Entry
 
 _T = TypeVar("_T")
 
@@ -458,10 +459,10 @@ class Settling:
         if alive is None or alive[0] == end.lane:
             return None
         _, entry, said = alive
-        if not self._is_at_hand(said):
+        if not _is(self._settlement, alive):
             await self._recall()
         settlement = self._settlement
-        if settlement is None or not self._is_at_hand(said):
+        if settlement is None or not _is(settlement, alive):
             settlement, own = await self._agreed(said)
         elif end.engine.acceptance is None:
             own = await self._signed(settlement)
@@ -470,10 +471,6 @@ class Settling:
         self._settlement = settlement
         await self._accept(entry.frame.seq, own)
         return settlement
-
-    def _is_at_hand(self, said: ProposalMessage) -> bool:
-        settlement = self._settlement
-        return settlement is not None and settlement.call.commitments[0] == said.commitment0
 
     async def _agreed(self, said: ProposalMessage) -> tuple[Settlement, bytes]:
         """Recompute what the peer proposes, sign it, and keep both."""
@@ -579,9 +576,9 @@ class Settling:
         if alive[0] != end.lane:
             await self._answer_proposal()
             return
-        if not self._is_at_hand(alive[2]):
+        if not _is(self._settlement, alive):
             await self._recall()
-        if self._settlement is not None and self._is_at_hand(alive[2]):
+        if self._settlement is not None and _is(self._settlement, alive):
             self._proposing = True
             await self._carry_out(self._settlement)
 
@@ -589,7 +586,7 @@ class Settling:
         """The settlement as the journal kept it."""
         alive = self._end.engine.proposal
         for kept, signatures in await self._kept_signed():
-            if alive is None or kept.call.commitments[0] != alive[2].commitment0:
+            if alive is None or not _is(kept, alive):
                 continue
             self._settlement = kept
             theirs = signatures.get(str(1 - self._end.lane))
@@ -700,6 +697,16 @@ def _message_of(settlement: Settlement, signature: bytes) -> ProposalMessage:
         signature=signature,
         trader_payout=settlement.payouts[0],
         solver_payout=settlement.payouts[1],
+    )
+
+
+def _is(settlement: Settlement | None, alive: tuple[int, Entry, ProposalMessage]) -> bool:
+    """Whether a settlement is the one proposed. Two that cross may make the same notes."""
+    lane, _, said = alive
+    return (
+        settlement is not None
+        and settlement.proposer == lane
+        and _message_of(settlement, said.signature) == said
     )
 
 
