@@ -11,7 +11,7 @@ import os
 import secrets
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psymm.errors import JournalError, JournalUnwritable
@@ -78,7 +78,7 @@ def _mark(copy: sqlite3.Connection, now_ns: int) -> BackedUp:
     for row in copy.execute("SELECT * FROM heads ORDER BY custody").fetchall():
         held = read_heads(row)
         assert held is not None  # noqa: S101  (checked as the source was opened)
-        put_heads(copy, held.custody, held.lane, "restored", held.heads, held.frames)
+        put_heads(copy, replace(held, standing="restored"))
         found.append((held.custody, held.heads))
         frames += held.frames
     copy.execute("DELETE FROM mending")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,19 +43,19 @@ class HeldHeads:
     frames: int = 0
 
 
-def put_heads(
-    base: sqlite3.Connection,
-    custody: bytes,
-    lane: int,
-    standing: Standing,
-    heads: Heads,
-    frames: int,
-) -> None:
-    """Write a custody's row of `heads`. lane: ours."""
-    held = HeldHeads(custody, lane, standing, heads, frames)
+def put_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
+    """Write a custody's row of `heads`."""
     base.execute(
         "INSERT OR REPLACE INTO heads VALUES (?,?,?,?,?,?,?,?,?)",
-        (custody, lane, standing, frames, *heads.trader, *heads.solver, _heads_checksum(held)),
+        (
+            held.custody,
+            held.lane,
+            held.standing,
+            held.frames,
+            *held.heads.trader,
+            *held.heads.solver,
+            _heads_checksum(held),
+        ),
     )
 
 
@@ -123,7 +123,7 @@ def put_standing(path: Path, base: sqlite3.Connection, custody: bytes, standing:
         base.execute("DELETE FROM mending WHERE custody = ?", (custody,))
     if standing == "whole":
         base.execute("DELETE FROM salvaged WHERE custody = ?", (custody,))
-    put_heads(base, custody, held.lane, standing, held.heads, held.frames)
+    put_heads(base, replace(held, standing=standing))
 
 
 def frame_digest(base: sqlite3.Connection, custody: bytes, lane: int, seq: int) -> bytes | None:

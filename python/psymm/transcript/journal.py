@@ -26,7 +26,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -162,7 +162,7 @@ class Journal(JournalReader):
         self._frames = self._counted = identity.frames
         self._waiting: list[_Write] = []
         self._sent: dict[tuple[bytes, int], int] = {}
-        # Heads as they are after what is queued, so that a round of many frames reads and writes
+        # Heads as they are after what was written, so that a round of many frames reads and writes
         # them once; `_moved`: those that the file has yet to be told.
         self._heads: dict[bytes, HeldHeads] = {}
         self._moved: set[bytes] = set()
@@ -250,7 +250,7 @@ class Journal(JournalReader):
 
         def work(base: sqlite3.Connection) -> None:
             put_custody(base, row)
-            put_heads(base, opening.custody, lane, "whole", Heads(nothing, nothing), 0)
+            put_heads(base, HeldHeads(opening.custody, lane, "whole", Heads(nothing, nothing)))
 
         await self._write(work)
 
@@ -654,8 +654,7 @@ class Journal(JournalReader):
 
     def _put_moved_heads(self, base: sqlite3.Connection) -> None:
         for custody in self._moved:
-            held = self._heads[custody]
-            put_heads(base, custody, held.lane, held.standing, held.heads, held.frames)
+            put_heads(base, self._heads[custody])
         self._moved.clear()
 
     def _forget_heads(self) -> None:
@@ -781,14 +780,8 @@ class Journal(JournalReader):
         before = frame_digest(base, custody, lane, seq)
         heads = [held.heads.trader, held.heads.solver]
         heads[lane] = (seq, custody if before is None else before)
-        put_heads(
-            base,
-            custody,
-            held.lane,
-            held.standing,
-            Heads(heads[0], heads[1]),
-            held.frames - len(rows),
-        )
+        left = held.frames - len(rows)
+        put_heads(base, replace(held, heads=Heads(heads[0], heads[1]), frames=left))
         self._frames -= len(rows)
 
     def _close(self) -> None:

@@ -97,7 +97,13 @@ class JournalReader:
     async def undelivered(self) -> list[Custody]:
         """A trader's custodies that have ended, and whose solvers are not known to have all of our
         frames. Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
-        held = [await self.custody(one) for one in await self._read(unsent.custodies_with)]
+        held = await self._read(
+            lambda base: [
+                custody_of(row)
+                for one in unsent.custodies_with(base)
+                for row in custody_rows(base, one)
+            ]
+        )
         return [one for one in held if one.lane == TRADER and one.state == "closed"]
 
     async def first_unsent(self, custody: bytes) -> int | None:

@@ -41,7 +41,7 @@ from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
-from psymm.transcript.heads import Heads, Standing, is_bytes, put_heads, read_heads
+from psymm.transcript.heads import Heads, HeldHeads, Standing, is_bytes, put_heads, read_heads
 from psymm.transcript.journal_file import hold_journal, sync_path, without_links
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
@@ -582,7 +582,7 @@ def _write_custody(
     elif missing:
         standing = "mending"
     put_custody(base, row)
-    put_heads(base, one.custody, lane, standing, heads, count)
+    put_heads(base, HeldHeads(one.custody, lane, standing, heads, count))
     sent = {key for key, frame in one.frames.items() if frame.sent}
     base.executemany(
         "INSERT INTO frames VALUES (?,?,?,?,?,?,?,?)",

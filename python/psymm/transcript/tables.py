@@ -19,7 +19,7 @@ from typing import Final
 from psymm.errors import JournalCorrupt, Missing
 from psymm.transcript import pruning
 from psymm.transcript.faults import typed
-from psymm.transcript.heads import Heads, put_heads
+from psymm.transcript.heads import Heads, HeldHeads, put_heads
 from psymm.transcript.rows import frame_checksum, is_frame
 
 VERSION: Final = 2
@@ -176,7 +176,7 @@ def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
             raise JournalCorrupt(
                 "frames are missing", journal=path, custody=custody, stated=stated, held=held
             )
-        put_heads(base, custody, lane, "whole", Heads(heads[0], heads[1]), held)
+        put_heads(base, HeldHeads(custody, lane, "whole", Heads(heads[0], heads[1]), held))
     base.execute("ALTER TABLE custodies DROP COLUMN frames")
 
 
