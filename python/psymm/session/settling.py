@@ -230,16 +230,8 @@ class Settling:
         """The peer's signature beside the record: taken if it is its wallet's over our proposal,
         refused by name else; nothing of ours changes by it."""
         end, alive = self._end, self._end.engine.proposal
-        if self._settlement is None:
-            await self._recall()
-        settlement = self._settlement
-        fits = (
-            alive is not None
-            and settlement is not None
-            and alive[0] == end.lane
-            and alive[1].frame.seq == said.ref_seq_num
-            and alive[2].commitment0 == settlement.call.commitments[0]
-        )
+        settlement = await self._at_hand()
+        fits = alive is not None and alive[0] == end.lane and alive[1].frame.seq == said.ref_seq_num
         why = "it answers no proposal of ours that is alive"
         if fits and settlement is not None:
             opening = end.opening
@@ -391,11 +383,7 @@ class Settling:
 
         def answered() -> SettlementAcceptance | Literal["lost"] | None:
             alive = end.engine.proposal
-            if (
-                alive is None
-                or alive[0] != lane
-                or alive[2].commitment0 != settlement.call.commitments[0]
-            ):
+            if alive is None or not _is(settlement, alive):
                 return "lost"
             beside = self._beside
             if beside is not None and beside.ref_seq_num == alive[1].frame.seq:
@@ -459,10 +447,8 @@ class Settling:
         if alive is None or alive[0] == end.lane:
             return None
         _, entry, said = alive
-        if not _is(self._settlement, alive):
-            await self._recall()
-        settlement = self._settlement
-        if settlement is None or not _is(settlement, alive):
+        settlement = await self._at_hand()
+        if settlement is None:
             settlement, own = await self._agreed(said)
         elif end.engine.acceptance is None:
             own = await self._signed(settlement)
@@ -576,11 +562,18 @@ class Settling:
         if alive[0] != end.lane:
             await self._answer_proposal()
             return
-        if not _is(self._settlement, alive):
-            await self._recall()
-        if self._settlement is not None and _is(self._settlement, alive):
+        settlement = await self._at_hand()
+        if settlement is not None:
             self._proposing = True
-            await self._carry_out(self._settlement)
+            await self._carry_out(settlement)
+
+    async def _at_hand(self) -> Settlement | None:
+        """The settlement that is the proposal alive, if we or the journal have it."""
+        alive = self._end.engine.proposal
+        if self._settlement is None or not _is(self._settlement, alive):
+            await self._recall()
+        settlement = self._settlement
+        return settlement if settlement is not None and _is(settlement, alive) else None
 
     async def _recall(self) -> None:
         """The settlement as the journal kept it."""
@@ -700,13 +693,12 @@ def _message_of(settlement: Settlement, signature: bytes) -> ProposalMessage:
     )
 
 
-def _is(settlement: Settlement | None, alive: tuple[int, Entry, ProposalMessage]) -> bool:
-    """Whether a settlement is the one proposed. Two that cross may make the same notes."""
-    lane, _, said = alive
+def _is(settlement: Settlement, alive: tuple[int, Entry, ProposalMessage] | None) -> bool:
+    """Whether a settlement is the proposal alive. Two that cross may make the same notes."""
     return (
-        settlement is not None
-        and settlement.proposer == lane
-        and _message_of(settlement, said.signature) == said
+        alive is not None
+        and settlement.proposer == alive[0]
+        and _message_of(settlement, alive[2].signature) == alive[2]
     )
 
 
