@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ async def alike(stage: Scene) -> bool:
     return [one.raw for one in near] == [one.raw for one in far]
 
 
+@asynccontextmanager
+async def trading(stage: Scene) -> AsyncIterator[None]:
+    """Both ends trade; left once the trader's session has returned by itself."""
+    await stage.nursery.start(stage.server.run)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stage.client.run)
+        await stage.heard.state(State.TRADING)
+        await stage.desk.listeners[0].state(State.TRADING)
+        yield
+
+
 async def settled(stage: Scene) -> None:
     """A settlement whose last Heartbeat the trader has signed and the network has eaten."""
     await stage.heard.state(State.TRADING)
@@ -71,11 +83,7 @@ async def test_an_answer_to_a_logout_that_was_lost_is_brought(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with scene(tmp_path) as stage:
-        await stage.nursery.start(stage.server.run)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(stage.client.run)
-            await stage.heard.state(State.TRADING)
-            await stage.desk.listeners[0].state(State.TRADING)
+        async with trading(stage):
             lost = swallow(stage, Logout)
             await stage.far.log_out("the desk closes")
             await lost.wait()
@@ -90,11 +98,7 @@ async def test_a_logout_that_came_through_costs_no_second_connection(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with scene(tmp_path) as stage:
-        await stage.nursery.start(stage.server.run)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(stage.client.run)
-            await stage.heard.state(State.TRADING)
-            await stage.desk.listeners[0].state(State.TRADING)
+        async with trading(stage):
             await stage.far.log_out("the desk closes")
         assert len(stage.wires) == 1
         assert not [one for one in stage.heard.events if isinstance(one, Lost)]
