@@ -15,7 +15,7 @@ from session_scene import Listener, Scene, scene
 from test_resume import lost, resumed
 from trio.testing import MockClock
 
-from psymm._core import keccak256
+from psymm._core import Frame, keccak256
 from psymm.errors import AccountsDiffer, LaneAtLimit, NotNow
 from psymm.messages import (
     AccountPart,
@@ -24,12 +24,13 @@ from psymm.messages import (
     Heartbeat,
     NewOrderSingle,
     QuoteRequest,
+    decode,
     encode_text,
 )
 from psymm.rulebook import Lane
 from psymm.session.archive import archive, prune
 from psymm.session.end import End
-from psymm.session.party import take_up
+from psymm.session.party import read_record, take_up
 from psymm.session.report import verify_file
 from psymm.session.trader import Lost
 from psymm.session.turn import (
@@ -96,9 +97,9 @@ async def test_the_solver_gets_a_checkpoint_where_the_trader_has_only_heartbeats
         await trio.sleep(3)
         second = await stage.far.checkpoint()
         assert second.solver_seq > first.solver_seq
-        entry = stage.near.engine.record.entry(1, second.solver_seq)
-        assert entry is not None
-        assert isinstance(entry.message, Heartbeat)
+        held = await stage.trader.journal.frame(stage.near.opening.custody, 1, second.solver_seq)
+        assert held is not None
+        assert isinstance(decode(Frame.parse(held.raw).payload), Heartbeat)
 
 
 def received(stage: Scene) -> list[str | bytes]:
@@ -140,8 +141,10 @@ async def test_both_ask_at_once_and_one_checkpoint_comes_of_it(
 async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
-    """Four times as many frames as the terms allow between two, both lanes busy, with no pause."""
+    """Four times as many frames as the terms allow between two, both lanes busy, with no pause.
+    What is in memory does not grow with them."""
     limits = Limits(frames=60, open_quotes=1000, open_orders=1000)
+    held: list[int] = []
     async with scene(tmp_path, limits=limits) as stage:
         await stage.open()
         await stage.order("o0")
@@ -150,6 +153,7 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
             for n in range(1, 120):
                 await stage.order(f"o{n}", quantity=UNIT // 1000)
                 await stage.near.send(request(n))
+                held.extend(len(end.engine.record) for end in (stage.near, stage.far))
 
         async def solver() -> None:
             for n in range(120):
@@ -166,6 +170,8 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
         points = [e for e in stage.heard.events if isinstance(e, CheckpointInForce)]
         assert len(points) >= 4
         assert account.trader_seq > 4 * limits.frames
+        assert stage.near.statistics().frames > 6 * limits.frames
+        assert max(held) < 2 * limits.frames
         assert all(account.since_checkpoint(lane)[0] < limits.frames for lane in Lane)
         assert not [e for e in stage.heard.events if isinstance(e, PeerRejected)]
         assert not stage.near.engine.ledger.faults  # type: ignore[attr-defined]
@@ -258,8 +264,8 @@ async def test_a_process_that_died_before_it_kept_the_checkpoint_finds_it_in_its
         journal, custody = stage.trader.journal, stage.near.opening.custody
         await journal._write(lambda base: base.execute("DELETE FROM checkpoints"))
         held = await journal.custody(custody)
+        assert (await read_record(journal, held.opening)).begins is None
         again = await take_up(stage.trader, held, lambda event: None)
-        assert again.engine.record.begins is None
         ((kept, _),) = await journal.checkpoints(custody)
         assert kept == point
         once_more = await take_up(stage.trader, held, lambda event: None)

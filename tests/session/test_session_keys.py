@@ -70,7 +70,7 @@ def changes(end: End, lane: int) -> list[int]:
     """The numbers of a lane's UKYs."""
     return [
         entry.frame.seq
-        for entry in end.engine.record
+        for entry in (*end.engine.record.before, *end.engine.record)
         if entry.frame.lane == lane and isinstance(entry.message, SessionKeyChange)
     ]
 

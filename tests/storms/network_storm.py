@@ -17,7 +17,7 @@ import hashlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -56,9 +56,10 @@ from psymm.session.party import Party
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, Lost
 from psymm.session.transport import Socket, WebSocket, over_streams
-from psymm.session.turn import Event, Resumed, Stopped
+from psymm.session.turn import CheckpointInForce, Event, Resumed, Stopped
 from psymm.terms import Chain
 from psymm.transcript import journal
+from psymm.transcript.record import Record
 from psymm.wallet import KeyWallet
 
 RESENT_FOR_A_LIE: Final = 400
@@ -244,7 +245,7 @@ class Storm:
         self.digests: dict[tuple[bytes, int, int], bytes] = {}
         self.sessions: dict[int, Session] = {}
         self.connections = 0
-        self.resumes = 0
+        self.resumes = self.checkpoints = 0
         self.waiting = 0
         self.done: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
@@ -277,6 +278,8 @@ class Storm:
             self.resumes += 1
             self.weather.note("resumed", index, event.repeated, event.received)
             self.compare(index)
+        if isinstance(event, CheckpointInForce):
+            self.checkpoints += 1
 
     def compare(self, index: int) -> None:
         """What both hold is the same, whoever is ahead; so are accounts at equal heads."""
@@ -408,24 +411,25 @@ class Storm:
             f" {[standing(session.end) for session in self.maker.sessions.values()]}"
         )
 
-    def orders_ended(self) -> Counter[str]:
+    async def orders_ended(self, dealers: Sequence[Party]) -> Counter[str]:
         """How every order ended that was ever signed; the same on both sides, and for good.
 
         void: rejected, or reversed because it rested on a frame that was found late.
         """
         found: Counter[str] = Counter()
-        for session in self.sessions.values():
+        for index, session in self.sessions.items():
             far = self.far(session.custody)
             assert far is not None
             accounts = [_ledger(end).account for end in (session.end, far)]
             covered = session.end.engine.record.head(1).peer_seq
-            for entry in session.end.engine.record:
-                if not isinstance(entry.message, NewOrderSingle):
+            for held in await dealers[index].journal.frames(session.end.opening.custody):
+                said = Record.decoded(Frame.parse(held.raw))
+                if not isinstance(said, NewOrderSingle):
                     continue
-                ends = {account.status_of(entry.message.cl_ord_id) for account in accounts}
+                ends = {account.status_of(said.cl_ord_id) for account in accounts}
                 (end, *others) = ends
-                if others or not (end in ENDS or (end is None and entry.frame.seq <= covered)):
-                    raise StormFailed(f"order {entry.message.cl_ord_id} ended as {ends}")
+                if others or not (end in ENDS or (end is None and held.seq <= covered)):
+                    raise StormFailed(f"order {said.cl_ord_id} ended as {ends}")
                 found["void" if end is None else str(end)] += 1
         return found
 
@@ -514,7 +518,7 @@ async def _peace(storm: Storm, dealers: list[Party], host: Party, terms: Any) ->
                 )
             )
         await storm.agree()
-        storm.ends = storm.orders_ended()
+        storm.ends = await storm.orders_ended(dealers)
         storm.check()
         for session in storm.sessions.values():
             far = storm.far(session.custody)
@@ -575,7 +579,8 @@ def show(storm: Storm, seconds: float) -> str:
     messages = dict(storm.messages)
     return (
         f"network storm, SEED={storm.seed}, {seconds:.0f} s: {storm.connections} connections,"
-        f" {storm.resumes} resumes, {len(storm.digests)} frames in {messages},"
+        f" {storm.resumes} resumes, {storm.checkpoints} checkpoints,"
+        f" {len(storm.digests)} frames in {messages},"
         f" at most {storm.waiting} turns waiting\n"
         f"  network: {dict(sorted(storm.weather.counts.items()))}\n"
         f"  load: {dict(sorted(storm.done.items()))}\n"

@@ -44,7 +44,7 @@ from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import SystemClock
 from psymm.session.party import Party, journal_secret
 from psymm.session.trader import Backoff, Lost
-from psymm.session.turn import Event, Stopped
+from psymm.session.turn import CheckpointInForce, Event, Stopped
 from psymm.terms import Chain as TermsChain
 from psymm.transcript.journal import open_journal
 from psymm.transcript.opening import TRADER
@@ -322,6 +322,8 @@ class _Trader:
     def heard(self, event: Event | Lost) -> None:
         if isinstance(event, Stopped) and event.error.code not in CONNECTING:
             self.tell(fault=f"the trader's session stopped: {event.error!r}")
+        if isinstance(event, CheckpointInForce):
+            self.done["checkpoints"] += 1
 
     async def keep(self, index: int) -> None:
         """Hold one session, whatever happens to it, until its custody is closed."""

@@ -27,6 +27,7 @@ from psymm.api.trader import session_projected
 from psymm.errors import Declined, NotNow, PeerSilent, PSymmError, Refused
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus
+from psymm.session import checkpoints
 from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
 from psymm.session.turn import State
@@ -41,6 +42,9 @@ from psymm.terms import (
     Terms,
     Timeouts,
 )
+
+checkpoints.MOST_HELD = 40  # type: ignore[misc]
+"""So few frames are held before a checkpoint that a storm blows across many."""
 
 SYMBOLS: Final = ("BTC-USD", "ETH-USD")
 MID: Final = 50_000

@@ -25,6 +25,7 @@ from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
 
 WRITES: Final = (
+    "keep_checkpoint",
     "keep_fact",
     "keep_openings",
     "keep_session_key",
@@ -46,7 +47,7 @@ TRADING: Final = (
     "receive-text.after",
     "receive-frames.after",
     "wire.half",
-    *both("keep_session_key"),
+    *both("keep_session_key", "keep_checkpoint"),
 )
 """Points that any life passes while it trades."""
 OPENING: Final = {

@@ -120,7 +120,7 @@ class SolverSession:
             self.next_id,
             end.clock.now_ns,
             cancel_on_disconnect=cancel_on_disconnect,
-            fresh=len(end.engine.record) == 0,
+            fresh=end.engine.record.frames == 0,
         )
 
     @property

@@ -2,7 +2,8 @@
 
 What is due is derived from the rulebook's account, as all else in a session, so a process that
 died between two UCPs goes on from its journal. An end offers once a lane has used half of what the
-terms allow it between two checkpoints, or when its application wants one. Where the two sides
+terms allow it between two checkpoints, once it holds so many frames that memory is better used, or
+when its application wants one. Where the two sides
 name different hashes for the same frames, each shows the other its account, and the first field
 in which they differ is named; that binds nobody, and trading goes on.
 """
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 PART_BYTES: Final = 65_536
 MOST_PARTS: Final = 64
 """Parts of an account that are sent or taken: 4 MiB in all."""
+MOST_HELD: Final = 16_384
+"""Frames in memory at which a checkpoint is offered: some 20 MB."""
 _ASK_NS: Final = 1_000_000_000
 """Between two requests of a peer for a checkpoint that are heeded."""
 
@@ -53,6 +56,11 @@ class CheckpointLedger(Protocol):
         """The account of the checkpoint in force."""
         ...
 
+    def begin(self) -> None:
+        """What is ruled again is ruled from the checkpoint in force on: the frames that it counts
+        arrive no more."""
+        ...
+
     @property
     def disputed(self) -> Account | None:
         """The last account that a frame of the peer gave another hash for."""
@@ -60,6 +68,11 @@ class CheckpointLedger(Protocol):
 
     def near_limit(self) -> bool:
         """Has a lane used half of what it may send between two checkpoints?"""
+        ...
+
+    def ids(self) -> int:
+        """How many ids the account has to name for good: what a checkpoint costs grows with
+        them."""
         ...
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
@@ -101,6 +114,7 @@ class Checkpoints:
         self._target = [0, 0]
         self._asked = False
         self._asked_at = 0
+        self._offer_at = 0
         self._disputed: Account | None = None
         self._dispute: _Dispute | None = None
 
@@ -143,7 +157,7 @@ class Checkpoints:
             if engine.covers(now) >= offer:
                 engine.sign(said, now)
             return
-        if not (self._wanted or ledger.near_limit()):
+        if not (self._wanted or self._many() or ledger.near_limit()):
             return
         if engine.state is not State.TRADING or ledger.offer_stands():
             return
@@ -155,6 +169,13 @@ class Checkpoints:
             self._ask(now)
         elif engine.covers(now) >= due[1]:
             engine.sign(due[0], now, covers=due[1])
+            # Where it is not answered, it is not offered again with every frame.
+            self._offer_at = len(engine.record) + MOST_HELD
+
+    def _many(self) -> bool:
+        """Are so many frames held that a checkpoint is worth what it costs?"""
+        held = len(self._engine.record)
+        return held >= MOST_HELD and held >= max(self._offer_at, self._ledger.ids() // 8)
 
     def _offer(self) -> tuple[Checkpoint, int] | None:
         """What we can offer, if it is what is wanted or a limit is near."""
@@ -191,6 +212,8 @@ class Checkpoints:
         if point is None or account is None or point == self.point:
             return
         self.point = point
+        self._engine.begin_at(point)
+        self._offer_at = 0
         turn = self._engine.turn
         turn.checkpoints.append((point, account))
         turn.events.append(CheckpointInForce(point))

@@ -10,7 +10,7 @@ connection may come and go; the end lives on, and signs nothing between two of t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
@@ -34,9 +34,15 @@ from psymm.errors import (
     SessionClosed,
 )
 from psymm.messages import Message
-from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, Load
+from psymm.session.budget import (
+    MOST_AHEAD,
+    OUTGOING_BYTES,
+    OUTGOING_MESSAGES,
+    Load,
+)
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
+from psymm.session.counted import keep_evidence, repeated
 from psymm.session.engine import Engine
 from psymm.session.keys import KeyKeeper
 from psymm.session.ledger import RulebookLedger
@@ -291,7 +297,7 @@ class End:
     def statistics(self) -> EndStatistics:
         return EndStatistics(
             self._connections,
-            len(self.engine.record),
+            self.engine.record.frames,
             self._taken - self._done,
             self.engine.state,
             self.attached,
@@ -558,11 +564,12 @@ class End:
         for fact in turn.facts:
             await self.journal.keep_fact(custody, fact)
         stopped = None if turn.stop is None else str(turn.stop)
-        for first, second in turn.evidence:
-            await self.journal.keep_equivocation(custody, first, second, stopped=stopped)
+        await keep_evidence(self.journal, custody, 1 - self.lane, turn.evidence, stopped=stopped)
         for event in turn.events:
             if isinstance(event, StateChanged):
                 await self.keep_state(event.state)
+        for repeat in turn.repeats:
+            self._put_again(await repeated(self.journal, custody, repeat))
         self._put(turn.sends)
         for event in turn.events:
             self._serve(event)
@@ -594,25 +601,20 @@ class End:
         connection = self._connection
         if connection is None:
             return
-        burst = bytearray()
         highest = 0
         for each in sends:
-            if isinstance(each, str):
-                if burst:
-                    connection.put(bytes(burst))
-                    burst.clear()
-                connection.put(each)
-                continue
-            if burst and len(burst) + len(each.frame.raw) > MAX_BURST_BYTES:
-                connection.put(bytes(burst))
-                burst.clear()
-            burst += each.frame.raw
-            if each.frame.lane == self.lane:
+            if not isinstance(each, str) and each.frame.lane == self.lane:
                 highest = max(highest, each.frame.seq)
-        if burst:
-            connection.put(bytes(burst))
+        for message in _joined(one if isinstance(one, str) else one.frame.raw for one in sends):
+            connection.put(message)
         if highest and not self.engine.delivery.owed:
             self.journal.mark_sent(self.opening.custody, self.lane, highest)
+
+    def _put_again(self, frames: Sequence[bytes]) -> None:
+        """Hand frames to the socket's queue that were sent before."""
+        if self._connection is not None:
+            for message in _joined(frames):
+                self._connection.put(message)
 
     def _serve(self, event: Event) -> None:
         if self._nursery is None:
@@ -657,6 +659,21 @@ class End:
         self._take(self.engine.collateral_failed())
         self._heard(Stopped(failed))
         self.hang_up(failed)
+
+
+def _joined(messages: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    """Texts and frames in their order; neighbouring frames share a message."""
+    burst = bytearray()
+    for each in messages:
+        if burst and (isinstance(each, str) or len(burst) + len(each) > MAX_BURST_BYTES):
+            yield bytes(burst)
+            burst.clear()
+        if isinstance(each, str):
+            yield each
+        else:
+            burst += each
+    if burst:
+        yield bytes(burst)
 
 
 __all__ = ["End", "EndStatistics", "JsonError", "NotNow"]

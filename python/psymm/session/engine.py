@@ -18,6 +18,7 @@ from typing import Final
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
 from psymm.custody.errors import NoteInvalid
 from psymm.errors import (
+    CheckpointRefused,
     CollateralRefused,
     Equivocation,
     FloodingPeer,
@@ -65,7 +66,7 @@ from psymm.session.delivery import Delivery
 from psymm.session.fetching import Fetching
 from psymm.session.gaps import Gaps
 from psymm.session.keys import SessionKeys, brought_key, signer
-from psymm.session.lifecycle import READ, Lifecycle
+from psymm.session.lifecycle import NO_BUSINESS, READ, Lifecycle
 from psymm.session.pledges import Pledges
 from psymm.session.rejects import Rejects
 from psymm.session.resuming import Resuming
@@ -74,6 +75,7 @@ from psymm.session.rules import Ledger, Rules
 from psymm.session.steps import Steps
 from psymm.session.turn import (
     Adopted,
+    Counted,
     Event,
     KeyChanged,
     KeyDue,
@@ -89,9 +91,11 @@ from psymm.session.turn import (
     Turn,
     Violation,
 )
+from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.heads import Heads, Standing
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.pruning import remembers
 from psymm.transcript.record import Entry, Record
 from psymm.transcript.rows import JournalledRevocation
 
@@ -132,6 +136,7 @@ class Engine:
     restored one never does. key: None where none may be used.
 
     delivered: of a custody that had ended, our highest frame that the peer is known to have.
+    business_ns: the latest sendingTime of business among frames that are not held any more.
 
     Made anew from the journal's record after a restart; `record` may already hold frames, which
     `ledger` has not seen yet.
@@ -167,6 +172,7 @@ class Engine:
         self.garbled = self.resends_asked = self.frames_resent = 0
         self.keys = SessionKeys(lane, key, revoked, kept)
         self._broken: set[int] = set()
+        self.business_ns = max(record.begins_ns(TRADER), record.begins_ns(SOLVER))
         self.turn = Turn()
         self.pledges = Pledges(self, notes, peer_notes, promised)
         self.steps = Steps(self, self.pledges, logon)
@@ -190,8 +196,15 @@ class Engine:
 
     def _read_record(self, *, arrive: bool = True) -> None:
         """Note every frame of the record; `arrive`: the ledger has seen none of them yet."""
-        for entry in self.record.before:
-            self.lifecycle.note(entry)
+        before = self.record.before
+        void = {
+            entry.message.ref_seq_num
+            for entry in before
+            if entry.frame.lane == self.lane and isinstance(entry.message, Reject)
+        }
+        for entry in before:
+            if entry.frame.lane == self.lane or entry.frame.seq not in void:
+                self.lifecycle.note(entry)
         for entry in self.record:
             theirs = entry.frame.lane == self.peer
             if (
@@ -239,7 +252,7 @@ class Engine:
         """A connection to the peer stands. fresh: the meeting happened on it just now and neither
         side can have frames, so there is nothing to resume."""
         self._connected = True
-        self.resuming.reconnected(synced=fresh and len(self.record) == 0)
+        self.resuming.reconnected(synced=fresh and self.record.frames == 0)
         self.fetching.reconnected()
         self.gaps.reconnected()
         self.revoked.reconnected()
@@ -600,14 +613,19 @@ class Engine:
     def _again(self, frame: Frame, now: int) -> None:
         """A frame whose number is taken: the same again, or proof that its signer lies."""
         held = self.record.entry(self.peer, frame.seq)
-        if held is None or frame.raw == held.frame.raw:
+        if held is None and not self.record.knows(self.peer, frame.seq):
+            return  # from before the checkpoint that our journal begins at
+        if held is not None and frame.raw == held.frame.raw:
             return
+        first = self.record.digest(self.peer, frame.seq)
         digest = frame.digest(self.record.opening.domain)
+        if held is None and digest == first:
+            return
         if not self._signed_by(frame):
             self.garble(now, "frame", "bad-signature on a number that is taken")
-        elif digest != held.digest:
-            self.turn.evidence.append((held.frame, frame))
-            if self.keys.of_two_hands(self.record, held.frame, frame):
+        elif digest != first:
+            self.turn.evidence.append((Counted(frame.seq) if held is None else held.frame, frame))
+            if self.keys.of_two_hands(self.record, frame):
                 # Two hands, one of them a thief's: what we hold stands, and the pair is kept.
                 self.garble(now, "frame", "key-revoked: another frame has this number")
                 return
@@ -616,7 +634,7 @@ class Engine:
                     custody=frame.custody,
                     lane=frame.lane,
                     seq=frame.seq,
-                    first=held.digest,
+                    first=first,
                     second=digest,
                 )
             )
@@ -665,12 +683,13 @@ class Engine:
         held = self.record.entry(self.lane, frame.seq)
         if held is not None and held.frame.raw == frame.raw:
             return
-        if held is None and frame.seq <= self.record.head(self.lane).seq:
-            return  # from before the checkpoint that our record begins at
+        beyond = frame.seq > self.record.head(self.lane).seq
+        if held is None and not beyond and self._is_ours_of_before(frame):
+            return
         if not self._ours(frame):
             self.garble(now, "frame", "wrong-lane: this lane is ours")
             return
-        if held is None and self.keys.stolen(self.record):
+        if beyond and self.keys.stolen(self.record):
             self.revoked.show(frame)
             return
         self.fetching.fall_behind(
@@ -681,6 +700,13 @@ class Engine:
                 held=self.record.head(self.lane).seq,
             )
         )
+
+    def _is_ours_of_before(self, frame: Frame) -> bool:
+        """A frame that a checkpoint counts, as far as its digest is still known."""
+        record = self.record
+        if not record.knows(self.lane, frame.seq):
+            return True
+        return record.digest(self.lane, frame.seq) == frame.digest(record.opening.domain)
 
     def _ours(self, frame: Frame) -> bool:
         """Signed by the key of ours that is in force at its number, or by one that it brings. A
@@ -693,6 +719,23 @@ class Engine:
     def _signed_by(self, frame: Frame) -> bool:
         """By a key that the wallet of its lane delegated for that number."""
         return signer(self.record, frame) is not None
+
+    # --- what a checkpoint counts -----------------------------------------------------------
+
+    def begin_at(self, point: Point) -> None:
+        """A checkpoint is in force: the frames that it counts leave memory. The peer has them all;
+        for a peer whose journal lost some, ours has them."""
+        counted = [one for one in self.record if one.frame.seq <= point.seqs[one.frame.lane]]
+        known = [one for one in counted if remembers(one.message)]
+        business = [one for one in counted if not isinstance(one.message, NO_BUSINESS)]
+        try:
+            self.record.begin_at(point, known)
+        except CheckpointRefused:
+            return  # The next one may do.
+        for one in business:
+            self.business_ns = max(self.business_ns, one.frame.sending_time)
+        self._broken = {seq for seq in self._broken if seq > point.seqs[self.peer]}
+        self.ledger.begin()
 
     # --- revoked keys -----------------------------------------------------------------------
 

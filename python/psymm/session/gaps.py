@@ -12,6 +12,7 @@ from psymm.messages import ResendRequest, Resume
 from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, SECOND
 from psymm.session.keys import signer
 from psymm.session.parts import Ground
+from psymm.session.turn import Repeat
 
 RESEND_TRIES: Final = 5
 
@@ -110,12 +111,15 @@ class Gaps:
 
     def resend(self, begin: int, end: int, now: int, lane: int) -> int:
         """Send a lane's frames begin…end again, byte for byte, to its head where `end` is 0;
-        returns how many."""
+        returns how many. Where they begin before a checkpoint, only those before it: our heads say
+        that there are more."""
         engine = self._engine
         head = engine.record.head(lane).seq
-        last = head if end == 0 else min(end, head)
+        first, last = max(begin, 1), head if end == 0 else min(end, head)
+        if first <= min(last, engine.record.counted(lane)):
+            return self._repeat(lane, first, last, now)
         count = size = 0
-        for seq in range(max(begin, 1), last + 1):
+        for seq in range(first, last + 1):
             if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
                 # Our heads after it say that there is more: the peer shows how far it came.
                 engine.tell(engine.heads(), now)
@@ -129,6 +133,17 @@ class Gaps:
             engine.last_sent = now
             engine.frames_resent += count
         return count
+
+    def _repeat(self, lane: int, first: int, last: int, now: int) -> int:
+        """Have the journal's frames sent again, as many as one answer holds."""
+        engine = self._engine
+        until = min(last, engine.record.counted(lane), first + MOST_RESENT - 1)
+        engine.turn.repeats.append(Repeat(lane, first, until))
+        if last > first:
+            engine.tell(engine.heads(), now)
+        engine.last_sent = now
+        engine.frames_resent += until - first + 1
+        return until - first + 1
 
 
 __all__ = ["RESEND_TRIES", "Gaps"]

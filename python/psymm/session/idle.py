@@ -1,7 +1,8 @@
 """The idle end: a custody without business for the terms' span is offered to be settled.
 
 Counted from the last frame of business on the record, by its own time, so it survives restarts and
-both sides count alike. The solver offers first and the trader a while after, so that two offers
+both sides count alike; where all of it lies before the checkpoint that a process began at, from
+that checkpoint. The solver offers first and the trader a while after, so that two offers
 seldom cross. What is not flat is not settled but named, and stays open.
 """
 
@@ -13,18 +14,9 @@ from typing import Final
 import trio
 
 from psymm.errors import PSymmError
-from psymm.messages import (
-    BusinessMessageReject,
-    Checkpoint,
-    Heartbeat,
-    QuoteCancel,
-    Reject,
-    SessionKeyChange,
-    Settlement,
-    SettlementAcceptance,
-)
 from psymm.rulebook import Account
 from psymm.session.end import End
+from psymm.session.lifecycle import NO_BUSINESS
 from psymm.session.turn import Idle, State
 from psymm.terms import Terms
 from psymm.transcript.opening import TRADER
@@ -36,17 +28,6 @@ AGAIN_S: Final = 3_600
 """How long an offer that failed, or a custody that is not flat, waits for the next look."""
 LOOK_S: Final = 60.0
 """The longest sleep: the clock may be set."""
-
-_NO_BUSINESS: Final = (
-    BusinessMessageReject,
-    Checkpoint,
-    Heartbeat,
-    QuoteCancel,
-    Reject,
-    SessionKeyChange,
-    Settlement,
-    SettlementAcceptance,
-)
 
 
 class IdleEnd:
@@ -77,11 +58,13 @@ class IdleEnd:
     def last_business(self) -> int:
         """Sending time of the last frame of business, nanoseconds; 0 before the first."""
         record = self._end.engine.record
+        # What left memory may have left it unseen here.
+        self._last = max(self._last, self._end.engine.business_ns)
         for lane in (0, 1):
             head = record.head(lane).seq
             for seq in range(self._seen[lane] + 1, head + 1):
                 entry = record.entry(lane, seq)
-                if entry is not None and not isinstance(entry.message, _NO_BUSINESS):
+                if entry is not None and not isinstance(entry.message, NO_BUSINESS):
                     self._last = max(self._last, entry.frame.sending_time)
             self._seen[lane] = head
         return self._last

@@ -236,11 +236,13 @@ class SessionKeys:
         known = record.delegation(self._lane)
         return known is not None and self.revocation(self._lane, known.public_key) is not None
 
-    def of_two_hands(self, record: Record, held: Frame, shown: Frame) -> bool:
-        """Of two frames with one number, did different keys sign, one of them revoked?"""
-        keys = signer(record, held), signer(record, shown)
+    def of_two_hands(self, record: Record, shown: Frame) -> bool:
+        """Did another key than that of the frame on the record sign this one with its number, and
+        is one of the two revoked?"""
+        ruling = record.signer(shown.lane, shown.seq)
+        keys = None if ruling is None else ruling.public_key, signer(record, shown)
         return keys[0] != keys[1] and any(
-            key is not None and self.revocation(held.lane, key) is not None for key in keys
+            key is not None and self.revocation(shown.lane, key) is not None for key in keys
         )
 
     def _refusal(self, frame: Frame, key: bytes) -> KeyRevoked | None:

@@ -150,6 +150,10 @@ class RulebookLedger:
     def agreed(self) -> Account | None:
         return self._agreed
 
+    def begin(self) -> None:
+        """See `CheckpointLedger.begin`."""
+        self._begins = self._agreed
+
     def _look_for_checkpoint(self) -> None:
         """A checkpoint counts for good once each lane covers the other's UCP: what is covered stays
         on the record, whatever key is revoked."""
@@ -175,6 +179,10 @@ class RulebookLedger:
             if 2 * frames >= limits.frames or 2 * sent >= limits.bytes:
                 return True
         return False
+
+    def ids(self) -> int:
+        account = self._replay.account
+        return len(account.used_ids) + len(account.ended_orders)
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
         seen = self._replay

@@ -11,15 +11,20 @@ from collections.abc import Iterable
 from typing import Final
 
 from psymm.messages import (
+    BusinessMessageReject,
     ChainFact,
+    Checkpoint,
     CollAsgnRespType,
     CollateralAssignment,
     CollateralResponse,
     FactKind,
+    Heartbeat,
     Logon,
     Logout,
     NoteRef,
+    QuoteCancel,
     Reject,
+    SessionKeyChange,
     Settlement,
     SettlementAcceptance,
 )
@@ -38,6 +43,18 @@ READ: Final = (
     SettlementAcceptance,
 )
 """What is read here of the peer's: a violation among these has no effect."""
+
+NO_BUSINESS: Final = (
+    BusinessMessageReject,
+    Checkpoint,
+    Heartbeat,
+    QuoteCancel,
+    Reject,
+    SessionKeyChange,
+    Settlement,
+    SettlementAcceptance,
+)
+"""What neither asks, offers nor changes anything between the two sides."""
 
 
 class Lifecycle:
@@ -174,4 +191,4 @@ class Lifecycle:
         return self._accepted_by_both
 
 
-__all__ = ["READ", "Lifecycle"]
+__all__ = ["NO_BUSINESS", "READ", "Lifecycle"]

@@ -26,6 +26,7 @@ from psymm.messages import (
 )
 from psymm.session.clock import Clock
 from psymm.session.collateral import Fact, Note
+from psymm.session.counted import keep_evidence, repeated
 from psymm.session.engine import SECOND, Engine
 from psymm.session.party import frames_in, rules_of
 from psymm.session.transport import Socket
@@ -66,6 +67,12 @@ class _Unruled:
 
     def drop(self, lane: int, seq: int) -> bool:
         return True
+
+    def begin(self) -> None:
+        pass
+
+    def ids(self) -> int:
+        return 0
 
     def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
         return ()
@@ -140,8 +147,10 @@ async def _carry_out(journal: Journal, custody: Custody, socket: Socket, turn: T
     if turn.standing is not None:
         await journal.set_standing(key, turn.standing)
     await journal.append([(entry.frame, entry.digest) for entry in turn.entries], ours=custody.lane)
-    for one, other in turn.evidence:
-        await journal.keep_equivocation(key, one, other)
+    await keep_evidence(journal, key, 1 - custody.lane, turn.evidence)
+    for repeat in turn.repeats:
+        for raw in await repeated(journal, key, repeat):
+            await socket.send(raw)
     for each in turn.sends:
         await socket.send(each if isinstance(each, str) else each.frame.raw)
     if turn.hang_up is not None:

@@ -157,6 +157,7 @@ async def take_up(
         # The process may have died between the second UCP and this.
         await journal.keep_checkpoint(opening.custody, point, agreed.document)
         engine.checkpoints.point = point
+        engine.begin_at(point)
     keeper = KeyKeeper(
         engine,
         party.wallet,

@@ -433,7 +433,7 @@ class _Reception:
                 if end is not None:
                     idle.deadline = float("inf")
                     self._server.engaged(scope)
-                    fresh = isinstance(message, bytes) and len(end.engine.record) == 0
+                    fresh = isinstance(message, bytes) and end.engine.record.frames == 0
                     first = [message] if self._resume is None else [self._resume, message]
                     fresh = fresh and self._resume is None
                     try:

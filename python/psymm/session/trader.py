@@ -255,7 +255,7 @@ class TraderSession:
 
     @staticmethod
     def _fresh(end: End) -> bool:
-        return len(end.engine.record) == 0
+        return end.engine.record.frames == 0
 
     async def _begin(self, socket: Socket) -> End:
         """Meet (or meet again, for a custody that was funded but never logged on) and fund."""
@@ -325,11 +325,11 @@ class TraderSession:
                     if end.engine.record.head(1).seq == 0:
                         # The solver keeps nothing before it has our Logon; remind it who we are.
                         await self._remind(socket, end)
-                    before, began = len(end.engine.record), trio.current_time()
+                    before, began = end.engine.record.frames, trio.current_time()
                     reason = await end.attach(socket, fresh=False)
                     # Standing is not enough: a server that accepts and drops at once is down.
                     steady = end.was_synced and trio.current_time() - began >= STEADY_S
-                    grown = len(end.engine.record) > before
+                    grown = end.engine.record.frames > before
                     failures = 0 if steady or grown else failures + 1
             except (
                 Disconnected,

@@ -2,9 +2,10 @@
 
 The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
 lane that the journal had lost), then `standing`, then `entries`, in their order, and keeps
-`checkpoints`; then sends `sends` in theirs; then hands out `events`; then, if `hang_up` is set,
-closes the connection with that reason. What is `aside` is taken off the disk before `entries` go
-on it: these may use the same numbers. Turns keep their order among each other in all of this.
+`checkpoints`; then sends `repeats` and `sends` in theirs; then hands out `events`; then, if
+`hang_up` is set, closes the connection with that reason. What is `aside` is taken off the disk
+before `entries` go on it: these may use the same numbers. Turns keep their order among each other
+in all of this.
 
 One thing may be heard earlier: that the peer asks or offers something, `Offered`. It saves a wait
 for the disk in every answer, and nothing rests on it that a crash could take away:
@@ -239,6 +240,24 @@ class Idle:
     flat: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Frames of a lane that a checkpoint counts, `first` to `last`: the journal has them, unless
+    they were pruned, and they are sent again as far as one answer goes."""
+
+    lane: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A frame of the peer's that a checkpoint counts, by its number: the journal has it, unless it
+    was pruned."""
+
+    seq: int
+
+
 Event = (
     StateChanged
     | Offered
@@ -269,10 +288,11 @@ Event = (
 @dataclass(slots=True)
 class Turn:
     entries: list[Entry] = field(default_factory=list)
+    repeats: list[Repeat] = field(default_factory=list)
     sends: list[str | Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     opened: list[tuple[int, tuple[Note, ...]]] = field(default_factory=list)
-    evidence: list[tuple[Frame, Frame]] = field(default_factory=list)
+    evidence: list[tuple[Frame | Counted, Frame]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
     aside: list[Entry] = field(default_factory=list)
     revoked: tuple[JournalledRevocation, ...] | None = None
@@ -297,7 +317,7 @@ class Turn:
         """Whether it holds nothing but frames, texts, and what is heard of them."""
         if self.aside or self.revoked is not None or self.fetched or self.standing is not None:
             return False
-        if self.checkpoints or self.opened or self.evidence or self.facts:
+        if self.checkpoints or self.opened or self.evidence or self.facts or self.repeats:
             return False
         if self.stop or self.hang_up:
             return False
@@ -308,6 +328,7 @@ class Turn:
             self.entries
             or self.fetched
             or self.standing
+            or self.repeats
             or self.sends
             or self.events
             or self.opened

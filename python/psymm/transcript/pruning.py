@@ -2,7 +2,8 @@
 
 Frames leave from the oldest arrival on, never one from between others, and never one that a
 record needs to begin at its checkpoint. Of what leaves, the few frames that a session must know
-for as long as it lives (logons, keys, notes, settlements) are remembered in a table of their own.
+for as long as it lives (logons, keys, notes, settlements, and the Rejects of such) are remembered
+in a table of their own.
 
 All functions run in the journal's thread, within its transaction.
 """
@@ -24,6 +25,7 @@ from psymm.messages import (
     Logon,
     Logout,
     Message,
+    Reject,
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
@@ -42,7 +44,8 @@ REMEMBERED: Final[tuple[type[Message], ...]] = (
     SettlementAcceptance,
     ChainFact,
 )
-_TYPES: Final = frozenset(kind.MSG_TYPE.encode() for kind in REMEMBERED)
+_TYPES: Final = frozenset(kind.MSG_TYPE for kind in REMEMBERED)
+_WRITTEN: Final = frozenset(kind.encode() for kind in (*_TYPES, Reject.MSG_TYPE))
 
 SCHEMA: Final = """
 CREATE TABLE checkpoints (
@@ -79,13 +82,21 @@ class Pruned:
         return self.trader_seq, self.solver_seq
 
 
+def remembers(message: Message | None) -> bool:
+    """Whether a frame that says this is one that a session must know for as long as it lives; the
+    Reject of one is, too, since what was rejected has no effect."""
+    if isinstance(message, Reject):
+        return message.ref_msg_type in _TYPES
+    return isinstance(message, REMEMBERED)
+
+
 def is_remembered(raw: bytes) -> bool:
-    """Whether a frame is one that a session must know for as long as it lives."""
+    """The same of a raw frame."""
     payload = Frame.parse(raw).payload
-    if not may_be(payload, _TYPES):
+    if not may_be(payload, _WRITTEN):
         return False
     try:
-        return isinstance(decode(payload), REMEMBERED)
+        return remembers(decode(payload))
     except JsonError:
         return False
 

@@ -29,6 +29,7 @@ from psymm.transcript.rows import (
     custody_rows,
     frames_of,
     journalled,
+    lane_of,
 )
 from psymm.transcript.sealing import JournalledOpening, opening_rows, unsealed_openings
 
@@ -135,6 +136,16 @@ class JournalReader:
             ]
         )
         return found[0] if found else None
+
+    async def lane(
+        self, custody: bytes, lane: int, first: int, last: int, *, at_most_bytes: int
+    ) -> list[JournalledFrame]:
+        """Frames of a lane by number, `first` to `last`, those that are there; they end with the
+        one that makes `at_most_bytes` of raw frames full. Raises JournalCorrupt if one is not what
+        was written there. Cancelled: raises Cancelled, nothing changed."""
+        return await self._read(
+            lambda base: lane_of(self.path, base, custody, lane, (first, last), at_most_bytes)
+        )
 
     async def checkpoints(self, custody: bytes) -> list[tuple[Point, bytes]]:
         """Checkpoints that were in force, with their accounts' documents: the one at which the

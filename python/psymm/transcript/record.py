@@ -1,13 +1,14 @@
 """The record of one custody in memory: core transcript, session keys in force, messages decoded.
 
-The one way a frame enters: `check` says whether it may, `append` does it. What a payload means is
-decided here once; whether the rulebook allows it is decided above.
+The one way a frame enters: `append`, which takes it whole or not at all. What a payload means is
+decided here once; whether the rulebook allows it is decided above. Frames that a checkpoint in
+force counts may leave again (`begin_at`); their digests stay.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from psymm._core import (
@@ -20,9 +21,9 @@ from psymm._core import (
     sign_frame,
 )
 from psymm.messages import Logon, Message, SessionKeyChange, decode, encode
-from psymm.transcript.checkpoint import Beginning
+from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
-from psymm.transcript.opening import Opening
+from psymm.transcript.opening import SOLVER, TRADER, Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ class Record:
         self._entries: list[Entry] = []
         self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
         self._before = (0, 0)
+        self._counted = [0, 0]
         self._earlier: dict[tuple[int, int], Entry] = {}
+        self._proven = [(1, b""), (1, b"")]
         start: TranscriptStart | None = None
         if begins is not None:
             start, known = begins.check(opening)
@@ -59,6 +62,11 @@ class Record:
                 self._delegations[lane].append(delegation)
                 self._ruling[lane].append(since)
         self._transcript = Transcript(opening.domain, opening.custody, start)
+
+    @property
+    def frames(self) -> int:
+        """How many frames both lanes have, those that left memory included."""
+        return self.head(TRADER).seq + self.head(SOLVER).seq
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -70,18 +78,21 @@ class Record:
         return self._transcript.head(lane)
 
     def digest(self, lane: int, seq: int) -> bytes:
-        """Digest of a frame held, or known from the checkpoint; for seq 0 the custody's id.
+        """Digest of a frame held, or known from before the checkpoint; for seq 0 the custody's id.
         Raises IndexError."""
         if seq == 0:
             return self.opening.custody
         if seq > self._before[lane]:
             return self._lanes[lane][seq - self._before[lane] - 1].digest
+        first, digests = self._proven[lane]
+        if 0 <= seq - first < len(digests) // 32:
+            return digests[32 * (seq - first) : 32 * (seq - first) + 32]
         return self._transcript.digest(lane, seq)
 
     def knows(self, lane: int, seq: int) -> bool:
         """Whether a frame that is or was on the record has its digest here still."""
         try:
-            self._transcript.digest(lane, seq)
+            self.digest(lane, seq)
         except IndexError:
             return False
         return True
@@ -97,6 +108,18 @@ class Record:
     def before(self) -> Sequence[Entry]:
         """Frames from before the checkpoint that a session must still know, in order."""
         return tuple(self._earlier.values())
+
+    def counted(self, lane: int) -> int:
+        """The highest frame of a lane that the journal may have and this does not hold, a
+        checkpoint counting it; 0 where there is none."""
+        return self._counted[lane]
+
+    def begins_ns(self, lane: int) -> int:
+        """The sendingTime of a lane's last frame before those held; 0 where none is."""
+        if self.begins is None:
+            return 0
+        raw = self.begins.trader if lane == TRADER else self.begins.solver[-1]
+        return Frame.parse(raw).sending_time
 
     def delegation(self, lane: int) -> Delegation | None:
         """The one in force for the lane's next frame, or None before its Logon."""
@@ -125,6 +148,8 @@ class Record:
         """
         left = Record(self.opening, self.begins)
         left._earlier = dict(self._earlier)
+        left._proven = list(self._proven)
+        left._counted = list(self._counted)
         for entry in self._entries:
             if entry.frame.lane != lane or entry.frame.seq < seq:
                 left.append(entry.frame)
@@ -159,6 +184,44 @@ class Record:
         self._entries.append(entry)
         self._lanes[frame.lane].append(entry)
         return entry
+
+    def begin_at(self, point: Point, known: Collection[Entry]) -> None:
+        """Hold no more than the frames after those that a checkpoint in force counts, and `known`
+        of these. All digests and keys stay. The account is not for us to hold: `begins` has none.
+
+        Raises CheckpointRefused where a frame that a record needs to begin there is not held;
+        nothing has changed then.
+        """
+        head = self.entry(TRADER, point.trader_seq)
+        covered = 0 if head is None else head.frame.peer_seq
+        places = {(lane, since) for lane in (TRADER, SOLVER) for since in self._ruling[lane]}
+        places.add((TRADER, point.trader_seq))
+        places.update((SOLVER, seq) for seq in range(covered + 1, point.solver_seq + 1))
+        found = (self.entry(lane, seq) for lane, seq in sorted(places))
+        frames = [entry.frame for entry in found if entry is not None]
+        self.begins = beginning(point, b"", frames)
+        for lane, held in enumerate(self._lanes):
+            del held[: point.seqs[lane] - self._before[lane]]
+        self._entries = [one for one in self._entries if one.frame.seq > point.seqs[one.frame.lane]]
+        self._earlier.update(((one.frame.lane, one.frame.seq), one) for one in known)
+        self._before = point.seqs
+        self._counted = list(point.seqs)
+
+    def know(self, lane: int, before: Sequence[tuple[Frame, bytes]]) -> None:
+        """Know the digests of a lane's frames that the journal has from before the beginning, the
+        highest being the lane's last there. Each is proven by the frame after it; from the first
+        that is not, no more are known."""
+        digests: list[bytes] = []
+        expected = self._transcript.digest(lane, self._before[lane])
+        seq = self._before[lane]
+        for frame, digest in reversed(before):
+            if (frame.lane, frame.seq, digest) != (lane, seq, expected):
+                break
+            digests.append(digest)
+            expected, seq = frame.previous, seq - 1
+        self._proven[lane] = seq + 1, b"".join(reversed(digests))
+        if digests:
+            self._counted[lane] = self._before[lane]
 
     def remember(self, frame: Frame) -> None:
         """Know a frame from before the checkpoint, which was checked when it was journalled."""

@@ -13,7 +13,7 @@ from psymm.transcript.begun import begins_at, since
 from psymm.transcript.checkpoint import Beginning, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
-from psymm.transcript.opening import Opening
+from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
 from psymm.transcript.rows import JournalledFrame
@@ -31,8 +31,12 @@ async def read_record(journal: JournalReader, opening: Opening) -> Record:
     if not checkpoints:
         return _appended(journal, Record(opening), held)
     (point, account), earlier = checkpoints[-1], await journal.remembered(custody)
-    before = [one for one in held if one.seq <= point.seqs[one.lane]]
-    frames = [_frame(journal, opening, one) for one in (*earlier, *before)]
+    before = [
+        (_frame(journal, opening, one), one.digest)
+        for one in held
+        if one.seq <= point.seqs[one.lane]
+    ]
+    frames = [_frame(journal, opening, one) for one in earlier] + [one for one, _ in before]
     try:
         record = Record(opening, beginning(point, account, frames))
     except CheckpointRefused as bad:
@@ -44,6 +48,8 @@ async def read_record(journal: JournalReader, opening: Opening) -> Record:
     for frame in frames:
         if pruning.is_remembered(frame.raw):
             record.remember(frame)
+    for lane in (TRADER, SOLVER):
+        record.know(lane, [one for one in before if one[0].lane == lane])
     return _appended(journal, record, [one for one in held if one.seq > point.seqs[one.lane]])
 
 

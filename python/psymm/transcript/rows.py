@@ -123,6 +123,34 @@ def frames_of(
     return frames
 
 
+def lane_of(
+    path: Path,
+    base: sqlite3.Connection,
+    custody: bytes,
+    lane: int,
+    between: tuple[int, int],
+    at_most_bytes: int,
+) -> list[JournalledFrame]:
+    """A lane's frames by number, the first and the last included, those that are there; they end
+    with the one that makes `at_most_bytes` of raw frames full.
+
+    Raises JournalCorrupt where one is damaged.
+    """
+    rows = base.execute(
+        FRAMES + " WHERE custody = ? AND lane = ? AND seq BETWEEN ? AND ? ORDER BY seq",
+        (custody, lane, *between),
+    )
+    frames: list[JournalledFrame] = []
+    size = 0
+    for row in rows:
+        frames.append(journalled(path, custody, row))
+        size += len(frames[-1].raw)
+        if size >= at_most_bytes:
+            break
+    rows.close()
+    return frames
+
+
 def is_frame(custody: bytes, lane: int, seq: int, raw: object) -> bool:
     """Whether the bytes are one frame, of that custody, lane and number."""
     try:
