@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
-from session_scene import Listener, Scene, make_terms, scene
+from session_scene import Listener, Scene, in_place, make_terms, scene
 from trio.testing import MockClock
 
 from psymm._core import split_frames
 from psymm.api import IncomingOrder, QuoteAsked, Solver
 from psymm.messages import QuoteRequest
 from psymm.session.end import AT_ONCE
+from psymm.session.ledger import RulebookLedger
+from psymm.session.party import take_up
 from psymm.session.trader import TraderSession
 from psymm.session.transport import Socket
 from psymm.session.turn import Event, Received, State
 from psymm.terms import UNIT, Limits
+from psymm.transcript.record import Record
 
 OTHERS = 9
 FLOOD = 160
@@ -185,3 +189,40 @@ async def test_a_custody_that_spoils_a_shared_batch_is_left_alone_and_the_others
         assert 0 not in heard
         assert verifier.statistics().refused <= 1
         assert sum(verifier.statistics().sizes.values()) >= 3
+
+
+async def test_a_custody_s_history_is_replayed_where_it_keeps_no_session_waiting(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: every frame is checked and ruled in the journal's thread."""
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await stage.report("e1", await stage.order("o1"))
+        await stage.agreed()
+        custody = stage.far.opening.custody
+        held = await stage.solver.journal.custody(custody)
+        inside = [False]
+        replayed: list[bool] = []
+
+        async def thread(work: Callable[..., object], *given: object) -> object:
+            inside[0] = True
+            try:
+                return await in_place(work, *given)
+            finally:
+                inside[0] = False
+
+        def watched(owner: type, name: str) -> None:
+            honest = getattr(owner, name)
+
+            def wrapped(*given: object) -> object:
+                replayed.append(inside[0])
+                return honest(*given)
+
+            monkeypatch.setattr(owner, name, wrapped)
+
+        stage.solver.journal._run_sync = thread
+        watched(Record, "append")
+        watched(RulebookLedger, "arrived")
+        end = await take_up(stage.solver, held, lambda event: None)
+        assert end.engine.record.frames * 2 == len(replayed)
+        assert all(replayed)

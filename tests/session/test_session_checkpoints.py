@@ -142,7 +142,7 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     """Four times as many frames as the terms allow between two, both lanes busy, with no pause.
-    What is in memory does not grow with them."""
+    No more of them are held than come between two."""
     limits = Limits(frames=60, open_quotes=1000, open_orders=1000)
     held: list[int] = []
     async with scene(tmp_path, limits=limits) as stage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
@@ -134,7 +135,8 @@ async def take_up(
     ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()], begins=account)
     for fact in await kept_facts(journal, opening.custody):
         ledger.learn_fact(fact)
-    engine = Engine(
+    build = partial(
+        Engine,
         record,
         ledger,
         lane,
@@ -152,6 +154,8 @@ async def take_up(
         revoked=await journal.revocations(opening.custody),
         delivered=await _delivered(journal, custody, record),
     )
+    # In a thread, as the frames were read: a long history keeps nobody waiting.
+    engine = await journal.in_thread(build)
     point, agreed = ledger.point, ledger.agreed
     if point is not None and agreed is not None:
         # The process may have died between the second UCP and this.

@@ -498,11 +498,6 @@ class Journal(JournalReader):
         except InvalidTag:
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
 
-    async def in_thread(self, work: Callable[..., T], *args: object) -> T:
-        """Run what blocks where the journal's own work runs. Cancelled: it is done all the same."""
-        found: T = await self._run_sync(work, *args)
-        return found
-
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
             self._commits,

@@ -55,6 +55,11 @@ class JournalReader:
             found: T = await self._run_sync(_guarded, self.path, work, self._connection)
             return found
 
+    async def in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """Run what blocks where the journal's own work runs. Cancelled: it is done all the same."""
+        found: T = await self._run_sync(work, *args)
+        return found
+
     async def backed_up_ns(self) -> int | None:
         """When this file was made as a backup, nanoseconds since the epoch; None if it was not."""
         row = await self._read(

@@ -10,7 +10,7 @@ from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import CheckpointRefused, JournalCorrupt, TranscriptFileError
 from psymm.transcript import pruning
 from psymm.transcript.begun import begins_at, since
-from psymm.transcript.checkpoint import Beginning, beginning
+from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
 from psymm.transcript.opening import SOLVER, TRADER, Opening
@@ -21,16 +21,28 @@ from psymm.transcript.rows import JournalledFrame
 
 async def read_record(journal: JournalReader, opening: Opening) -> Record:
     """A custody's record from the journal, every frame checked as if it had just arrived; from the
-    newest checkpoint in force on, where there is one.
+    newest checkpoint in force on, where there is one. In a thread: a long one keeps nobody waiting.
 
     Raises JournalCorrupt naming the frame. Cancelled: raises Cancelled, nothing changed.
     """
     custody = opening.custody
     held = await journal.frames(custody)
     checkpoints = await journal.checkpoints(custody)
-    if not checkpoints:
+    earlier = await journal.remembered(custody)
+    newest = checkpoints[-1] if checkpoints else None
+    return await journal.in_thread(_read, journal, opening, held, newest, earlier)
+
+
+def _read(
+    journal: JournalReader,
+    opening: Opening,
+    held: list[JournalledFrame],
+    newest: tuple[Point, bytes] | None,
+    earlier: list[JournalledFrame],
+) -> Record:
+    if newest is None:
         return _appended(journal, Record(opening), held)
-    (point, account), earlier = checkpoints[-1], await journal.remembered(custody)
+    point, account = newest
     before = [
         (_frame(journal, opening, one), one.digest)
         for one in held
@@ -43,7 +55,7 @@ async def read_record(journal: JournalReader, opening: Opening) -> Record:
         raise JournalCorrupt(
             f"the record cannot begin at its checkpoint: {bad}",
             journal=journal.path,
-            custody=custody,
+            custody=opening.custody,
         ) from None
     for frame in frames:
         if pruning.is_remembered(frame.raw):
