@@ -14,6 +14,9 @@ SECOND: Final = 1_000_000_000
 MOST_RESENT: Final = 20_000
 """Frames sent again for one request; who lacks more asks again."""
 MOST_RESENT_BYTES: Final = 4 * 1024 * 1024
+MOST_REPEATED: Final = 4_096
+MOST_REPEATED_BYTES: Final = 1024 * 1024
+"""The same where they are read from the journal, which all sessions share."""
 OUTGOING_MESSAGES: Final = 1024
 OUTGOING_BYTES: Final = 16 * 1024 * 1024
 """What may wait for a peer that reads slowly before its connection is cut."""
@@ -72,6 +75,8 @@ class PeerRate:
 
 __all__ = [
     "MOST_AHEAD",
+    "MOST_REPEATED",
+    "MOST_REPEATED_BYTES",
     "MOST_RESENT",
     "MOST_RESENT_BYTES",
     "OUTGOING_BYTES",

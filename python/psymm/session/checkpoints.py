@@ -3,9 +3,9 @@
 What is due is derived from the rulebook's account, as all else in a session, so a process that
 died between two UCPs goes on from its journal. An end offers once a lane has used half of what the
 terms allow it between two checkpoints, once it holds so many frames that memory is better used, or
-when its application wants one. Where the two sides
-name different hashes for the same frames, each shows the other its account, and the first field
-in which they differ is named; that binds nobody, and trading goes on.
+when its application wants one. Where the two sides name different hashes for the same frames, each
+shows the other its account, and the first field in which they differ is named; that binds nobody,
+and trading goes on.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 PART_BYTES: Final = 65_536
 MOST_PARTS: Final = 64
 """Parts of an account that are sent or taken: 4 MiB in all."""
-MOST_HELD: Final = 16_384
-"""Frames in memory at which a checkpoint is offered: some 20 MB."""
+MOST_HELD: Final = 4_096
+"""Frames in memory at which a checkpoint is offered: some 5 MB."""
 _ASK_NS: Final = 1_000_000_000
 """Between two requests of a peer for a checkpoint that are heeded."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from psymm._core import Frame
-from psymm.session.budget import MOST_RESENT_BYTES
+from psymm.session.budget import MOST_REPEATED_BYTES
 from psymm.session.turn import Counted, Repeat
 from psymm.transcript.journal import Journal
 
@@ -16,7 +16,7 @@ async def repeated(journal: Journal, custody: bytes, repeat: Repeat) -> list[byt
     """The raw frames to send again, as many as one answer holds; those that were pruned are not
     among them. Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
     found = await journal.lane(
-        custody, repeat.lane, repeat.first, repeat.last, at_most_bytes=MOST_RESENT_BYTES
+        custody, repeat.lane, repeat.first, repeat.last, at_most_bytes=MOST_REPEATED_BYTES
     )
     return [one.raw for one in found]
 

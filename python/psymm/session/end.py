@@ -34,12 +34,7 @@ from psymm.errors import (
     SessionClosed,
 )
 from psymm.messages import Message
-from psymm.session.budget import (
-    MOST_AHEAD,
-    OUTGOING_BYTES,
-    OUTGOING_MESSAGES,
-    Load,
-)
+from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, Load
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
 from psymm.session.counted import keep_evidence, repeated

@@ -725,8 +725,10 @@ class Engine:
     def begin_at(self, point: Point) -> None:
         """A checkpoint is in force: the frames that it counts leave memory. The peer has them all;
         for a peer whose journal lost some, ours has them."""
+        if self.record.begins is not None and self.record.begins.point == point:
+            return
         counted = [one for one in self.record if one.frame.seq <= point.seqs[one.frame.lane]]
-        known = [one for one in counted if remembers(one.message)]
+        known = [one for one in counted if remembers(one.message) and not self._is_over(one)]
         business = [one for one in counted if not isinstance(one.message, NO_BUSINESS)]
         try:
             self.record.begin_at(point, known)
@@ -736,6 +738,12 @@ class Engine:
             self.business_ns = max(self.business_ns, one.frame.sending_time)
         self._broken = {seq for seq in self._broken if seq > point.seqs[self.peer]}
         self.ledger.begin()
+
+    def _is_over(self, entry: Entry) -> bool:
+        """A frame of the peer's that has no effect, or our Reject of one: nobody need know it."""
+        if entry.frame.lane == self.lane:
+            return isinstance(entry.message, Reject)
+        return entry.frame.seq in self.lifecycle.rejected
 
     # --- revoked keys -----------------------------------------------------------------------
 

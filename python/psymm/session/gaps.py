@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from psymm._core import Frame
 from psymm.errors import PeerSilent
 from psymm.messages import ResendRequest, Resume
-from psymm.session.budget import MOST_RESENT, MOST_RESENT_BYTES, SECOND
+from psymm.session.budget import MOST_REPEATED, MOST_RESENT, MOST_RESENT_BYTES, SECOND
 from psymm.session.keys import signer
 from psymm.session.parts import Ground
 from psymm.session.turn import Repeat
@@ -137,7 +137,7 @@ class Gaps:
     def _repeat(self, lane: int, first: int, last: int, now: int) -> int:
         """Have the journal's frames sent again, as many as one answer holds."""
         engine = self._engine
-        until = min(last, engine.record.counted(lane), first + MOST_RESENT - 1)
+        until = min(last, engine.record.counted(lane), first + MOST_REPEATED - 1)
         engine.turn.repeats.append(Repeat(lane, first, until))
         if last > first:
             engine.tell(engine.heads(), now)

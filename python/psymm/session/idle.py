@@ -2,8 +2,8 @@
 
 Counted from the last frame of business on the record, by its own time, so it survives restarts and
 both sides count alike; where all of it lies before the checkpoint that a process began at, from
-that checkpoint. The solver offers first and the trader a while after, so that two offers
-seldom cross. What is not flat is not settled but named, and stays open.
+that checkpoint. The solver offers first and the trader a while after, so that two offers seldom
+cross. What is not flat is not settled but named, and stays open.
 """
 
 from __future__ import annotations

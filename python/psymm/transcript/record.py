@@ -148,7 +148,7 @@ class Record:
         """
         left = Record(self.opening, self.begins)
         left._earlier = dict(self._earlier)
-        left._proven = list(self._proven)
+        left._proven = [self._digests(lane) for lane in (TRADER, SOLVER)]
         left._counted = list(self._counted)
         for entry in self._entries:
             if entry.frame.lane != lane or entry.frame.seq < seq:
@@ -222,6 +222,16 @@ class Record:
         self._proven[lane] = seq + 1, b"".join(reversed(digests))
         if digests:
             self._counted[lane] = self._before[lane]
+
+    def _digests(self, lane: int) -> tuple[int, bytes]:
+        """All that are known of a lane's frames up to the beginning: the first of them, and they,
+        one after the other."""
+        digests: list[bytes] = []
+        seq = self._before[lane]
+        while seq and self.knows(lane, seq):
+            digests.append(self.digest(lane, seq))
+            seq -= 1
+        return seq + 1, b"".join(reversed(digests))
 
     def remember(self, frame: Frame) -> None:
         """Know a frame from before the checkpoint, which was checked when it was journalled."""
