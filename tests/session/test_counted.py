@@ -9,23 +9,19 @@ import trio
 from key_scene import KeyedLives
 from rogue import forge, sign_unchecked
 from session_scene import SECOND, Lives, Scene, scene, verified
-from test_restored import NAMES, lose
+from test_restored import NAMES, heads_of_nothing, lose
 from test_resume import lost
 from test_session_checkpoints import request
-from test_session_keys import key_of, of, trade
+from test_session_keys import a_fill_of, key_of, of, trade
 from trio.testing import MockClock
 
 from psymm._core import Frame, address_of
 from psymm.errors import Equivocation, JournalBehind, JournalRestored
 from psymm.messages import (
     Checkpoint,
-    ExecType,
-    ExecutionReport,
     LaneCode,
-    NewOrderSingle,
     Reject,
     ResendRequest,
-    Resume,
     Settlement,
     SettlementKind,
     encode,
@@ -57,16 +53,6 @@ async def lanes(stage: Scene) -> tuple[list[bytes], list[bytes]]:
     return first, second
 
 
-def a_fill_of(order: NewOrderSingle) -> ExecutionReport:
-    return ExecutionReport(
-        exec_id="thief",
-        cl_ord_id=order.cl_ord_id,
-        exec_type=ExecType.TRADE,
-        last_px=order.price,
-        last_qty=order.order_qty,
-    )
-
-
 @pytest.mark.parametrize("again", [False, True])
 async def test_who_lost_frames_that_a_checkpoint_counts_is_brought_them_from_the_journal(
     tmp_path: Path, autojump_clock: Clock, again: bool
@@ -87,16 +73,9 @@ async def test_who_lost_frames_that_a_checkpoint_counts_is_brought_them_from_the
         if again:
             stage.server = SolverServer(stage.solver, stage.terms, b"\x07" * 32, stage.desk)
             await stage.nursery.start(stage.server.run)
-        nothing = Resume(
-            custody=custody,
-            trader_seq=0,
-            trader_digest=custody,
-            solver_seq=0,
-            solver_digest=custody,
-        )
         got: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         async with stage.dial() as socket:
-            await socket.send(encode_text(nothing))
+            await socket.send(encode_text(heads_of_nothing(custody)))
             for _ in range(4):
                 for lane, code in enumerate((LaneCode.TRADER, LaneCode.SOLVER)):
                     begin = max(got[lane], default=0) + 1

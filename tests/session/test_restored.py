@@ -303,6 +303,13 @@ async def test_the_intact_side_that_died_with_the_signature_beside_the_record_mi
 # --- mending from the peer ----------------------------------------------------------------------
 
 
+def heads_of_nothing(custody: bytes) -> Resume:
+    """What a journal that has lost all of a custody's frames says of them."""
+    return Resume(
+        custody=custody, trader_seq=0, trader_digest=custody, solver_seq=0, solver_digest=custody
+    )
+
+
 def lose(path: Path, where: str) -> None:
     base = sqlite3.connect(path)
     base.execute(f"DELETE FROM frames WHERE {where}")  # noqa: S608
@@ -426,14 +433,7 @@ async def test_frames_of_either_lane_are_resent_as_they_were_and_once_a_second(
         stage.client.leave(JournalRestored())
         async with stage.dial() as socket:
             custody = held.opening.custody
-            nothing = Resume(
-                custody=custody,
-                trader_seq=0,
-                trader_digest=custody,
-                solver_seq=0,
-                solver_digest=custody,
-            )
-            await socket.send(encode_text(nothing))
+            await socket.send(encode_text(heads_of_nothing(custody)))
             ask = ResendRequest(begin_seq_no=1, end_seq_no=2, lane=LaneCode.TRADER)
             for _ in range(5):
                 await socket.send(encode_text(ask))

@@ -470,6 +470,16 @@ def an_order(stage: Scene, name: str) -> NewOrderSingle:
     )
 
 
+def a_fill_of(order: NewOrderSingle) -> ExecutionReport:
+    return ExecutionReport(
+        exec_id="thief",
+        cl_ord_id=order.cl_ord_id,
+        exec_type=ExecType.TRADE,
+        last_px=order.price,
+        last_qty=order.order_qty,
+    )
+
+
 async def test_a_wallets_revocation_changes_its_key_at_once_and_the_session_goes_on(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
@@ -601,14 +611,7 @@ async def test_a_thiefs_fill_that_was_not_covered_leaves_the_account(
         order = await stage.order("o1", life_s=600)
         await trio.sleep(3)
         await stage.agreed()
-        fill = ExecutionReport(
-            exec_id="thief",
-            cl_ord_id="o1",
-            exec_type=ExecType.TRADE,
-            last_px=order.price,
-            last_qty=order.order_qty,
-        )
-        stolen = forge(stage.far, encode(fill))
+        stolen = forge(stage.far, encode(a_fill_of(order)))
         seen = len(stage.heard.events)
         stage.far._connection.put(stolen.raw)  # type: ignore[union-attr]
         await stage.heard.message(ExecutionReport, seen)
