@@ -29,6 +29,7 @@ from psymm.messages import (
 )
 from psymm.session import checkpoints, gaps
 from psymm.session.archive import prune
+from psymm.session.end import End
 from psymm.session.idle import IdleEnd
 from psymm.session.party import take_up
 from psymm.session.solver import SolverServer
@@ -277,19 +278,23 @@ async def test_a_checkpoint_is_offered_once_many_frames_are_held(
         assert answered or len(offered) == 1
 
 
+def watched(stage: Scene, end: End) -> IdleEnd:
+    return IdleEnd(
+        end,
+        stage.terms,
+        lambda: stage.account(end),
+        trio.lowlevel.checkpoint,
+        lambda idle: None,
+        lambda failed: None,
+    )
+
+
 async def test_business_that_left_memory_unseen_keeps_a_custody_from_its_idle_end(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        watch = IdleEnd(
-            stage.near,
-            stage.terms,
-            lambda: stage.account(stage.near),
-            trio.lowlevel.checkpoint,
-            lambda idle: None,
-            lambda failed: None,
-        )
+        watch = watched(stage, stage.near)
         logged_on = watch.last_business()
         await trio.sleep(1_000)
         sent = await stage.near.send(request(1))
@@ -297,3 +302,7 @@ async def test_business_that_left_memory_unseen_keeps_a_custody_from_its_idle_en
         await stage.near.checkpoint()
         assert stage.near.engine.record.entry(TRADER, sent.frame.seq) is None
         assert watch.last_business() == sent.frame.sending_time > logged_on
+        # Who begins at the checkpoint knows no better than that nothing came after it.
+        held = await stage.trader.journal.custody(stage.near.opening.custody)
+        again = await take_up(stage.trader, held, lambda event: None)
+        assert watched(stage, again).last_business() >= sent.frame.sending_time
