@@ -10,7 +10,7 @@ connection may come and go; the end lives on, and signs nothing between two of t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
@@ -564,7 +564,7 @@ class End:
             if isinstance(event, StateChanged):
                 await self.keep_state(event.state)
         for repeat in turn.repeats:
-            self._put_again(await repeated(self.journal, custody, repeat))
+            self._put(await repeated(self.journal, custody, repeat))
         self._put(turn.sends)
         for event in turn.events:
             self._serve(event)
@@ -591,25 +591,32 @@ class End:
             ],
         )
 
-    def _put(self, sends: Sequence[str | Entry]) -> None:
-        """Hand texts and frames to the socket's queue; neighbouring frames share a message."""
+    def _put(self, sends: Sequence[str | Entry] | Sequence[bytes]) -> None:
+        """Hand texts and frames to the socket's queue; neighbouring frames share a message. A raw
+        frame is one that was sent before."""
         connection = self._connection
         if connection is None:
             return
+        burst = bytearray()
         highest = 0
         for each in sends:
-            if not isinstance(each, str) and each.frame.lane == self.lane:
+            if isinstance(each, str):
+                if burst:
+                    connection.put(bytes(burst))
+                    burst.clear()
+                connection.put(each)
+                continue
+            raw = each if isinstance(each, bytes) else each.frame.raw
+            if burst and len(burst) + len(raw) > MAX_BURST_BYTES:
+                connection.put(bytes(burst))
+                burst.clear()
+            burst += raw
+            if isinstance(each, Entry) and each.frame.lane == self.lane:
                 highest = max(highest, each.frame.seq)
-        for message in _joined(one if isinstance(one, str) else one.frame.raw for one in sends):
-            connection.put(message)
+        if burst:
+            connection.put(bytes(burst))
         if highest and not self.engine.delivery.owed:
             self.journal.mark_sent(self.opening.custody, self.lane, highest)
-
-    def _put_again(self, frames: Sequence[bytes]) -> None:
-        """Hand frames to the socket's queue that were sent before."""
-        if self._connection is not None:
-            for message in _joined(frames):
-                self._connection.put(message)
 
     def _serve(self, event: Event) -> None:
         if self._nursery is None:
@@ -654,21 +661,6 @@ class End:
         self._take(self.engine.collateral_failed())
         self._heard(Stopped(failed))
         self.hang_up(failed)
-
-
-def _joined(messages: Iterable[str | bytes]) -> Iterator[str | bytes]:
-    """Texts and frames in their order; neighbouring frames share a message."""
-    burst = bytearray()
-    for each in messages:
-        if burst and (isinstance(each, str) or len(burst) + len(each) > MAX_BURST_BYTES):
-            yield bytes(burst)
-            burst.clear()
-        if isinstance(each, str):
-            yield each
-        else:
-            burst += each
-    if burst:
-        yield bytes(burst)
 
 
 __all__ = ["End", "EndStatistics", "JsonError", "NotNow"]

@@ -612,15 +612,11 @@ class Engine:
 
     def _again(self, frame: Frame, now: int) -> None:
         """A frame whose number is taken: the same again, or proof that its signer lies."""
-        held = self.record.entry(self.peer, frame.seq)
-        if held is None and not self.record.knows(self.peer, frame.seq):
-            return  # from before the checkpoint that our journal begins at
-        if held is not None and frame.raw == held.frame.raw:
+        if self._is_the_same(frame):
             return
+        held = self.record.entry(self.peer, frame.seq)
         first = self.record.digest(self.peer, frame.seq)
         digest = frame.digest(self.record.opening.domain)
-        if held is None and digest == first:
-            return
         if not self._signed_by(frame):
             self.garble(now, "frame", "bad-signature on a number that is taken")
         elif digest != first:
@@ -680,11 +676,8 @@ class Engine:
 
     def _own_frame(self, frame: Frame, now: int) -> None:
         """A frame of our own lane comes back: one we hold, or proof that our journal is old."""
-        held = self.record.entry(self.lane, frame.seq)
-        if held is not None and held.frame.raw == frame.raw:
-            return
         beyond = frame.seq > self.record.head(self.lane).seq
-        if held is None and not beyond and self._is_ours_of_before(frame):
+        if not beyond and self._is_the_same(frame):
             return
         if not self._ours(frame):
             self.garble(now, "frame", "wrong-lane: this lane is ours")
@@ -701,12 +694,16 @@ class Engine:
             )
         )
 
-    def _is_ours_of_before(self, frame: Frame) -> bool:
-        """A frame that a checkpoint counts, as far as its digest is still known."""
+    def _is_the_same(self, frame: Frame) -> bool:
+        """Whether a frame whose number is taken is the one that took it: byte for byte, or by its
+        digest where a checkpoint counts it. What our journal no longer knows is taken to be."""
         record = self.record
-        if not record.knows(self.lane, frame.seq):
+        held = record.entry(frame.lane, frame.seq)
+        if held is not None:
+            return frame.raw == held.frame.raw
+        if not record.knows(frame.lane, frame.seq):
             return True
-        return record.digest(self.lane, frame.seq) == frame.digest(record.opening.domain)
+        return record.digest(frame.lane, frame.seq) == frame.digest(record.opening.domain)
 
     def _ours(self, frame: Frame) -> bool:
         """Signed by the key of ours that is in force at its number, or by one that it brings. A
@@ -727,23 +724,24 @@ class Engine:
         for a peer whose journal lost some, ours has them."""
         if self.record.begins is not None and self.record.begins.point == point:
             return
-        counted = [one for one in self.record if one.frame.seq <= point.seqs[one.frame.lane]]
-        known = [one for one in counted if remembers(one.message) and not self._is_over(one)]
-        business = [one for one in counted if not isinstance(one.message, NO_BUSINESS)]
         try:
-            self.record.begin_at(point, known)
+            gone = self.record.begin_at(point, self._outlives)
         except CheckpointRefused:
             return  # The next one may do.
-        for one in business:
-            self.business_ns = max(self.business_ns, one.frame.sending_time)
+        for one in gone:
+            if not isinstance(one.message, NO_BUSINESS):
+                self.business_ns = max(self.business_ns, one.frame.sending_time)
         self._broken = {seq for seq in self._broken if seq > point.seqs[self.peer]}
         self.ledger.begin()
 
-    def _is_over(self, entry: Entry) -> bool:
-        """A frame of the peer's that has no effect, or our Reject of one: nobody need know it."""
+    def _outlives(self, entry: Entry) -> bool:
+        """Must a session know this frame for as long as it lives? One of the peer's that has no
+        effect, and our Reject of it, nobody need know."""
         if entry.frame.lane == self.lane:
-            return isinstance(entry.message, Reject)
-        return entry.frame.seq in self.lifecycle.rejected
+            void = isinstance(entry.message, Reject)
+        else:
+            void = entry.frame.seq in self.lifecycle.rejected
+        return not void and remembers(entry.message)
 
     # --- revoked keys -----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ force counts may leave again (`begin_at`); their digests stay.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from psymm._core import (
@@ -51,7 +51,6 @@ class Record:
         self._entries: list[Entry] = []
         self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
         self._before = (0, 0)
-        self._counted = [0, 0]
         self._earlier: dict[tuple[int, int], Entry] = {}
         self._proven = [(1, b""), (1, b"")]
         start: TranscriptStart | None = None
@@ -110,9 +109,9 @@ class Record:
         return tuple(self._earlier.values())
 
     def counted(self, lane: int) -> int:
-        """The highest frame of a lane that the journal may have and this does not hold, a
-        checkpoint counting it; 0 where there is none."""
-        return self._counted[lane]
+        """The highest frame of a lane that the checkpoint counts at which this begins: up to there
+        the journal has them, or nobody here. 0 where this begins with the first of all."""
+        return self._before[lane]
 
     def begins_ns(self, lane: int) -> int:
         """The sendingTime of a lane's last frame before those held; 0 where none is."""
@@ -149,7 +148,6 @@ class Record:
         left = Record(self.opening, self.begins)
         left._earlier = dict(self._earlier)
         left._proven = [self._digests(lane) for lane in (TRADER, SOLVER)]
-        left._counted = list(self._counted)
         for entry in self._entries:
             if entry.frame.lane != lane or entry.frame.seq < seq:
                 left.append(entry.frame)
@@ -185,9 +183,10 @@ class Record:
         self._lanes[frame.lane].append(entry)
         return entry
 
-    def begin_at(self, point: Point, known: Collection[Entry]) -> None:
-        """Hold no more than the frames after those that a checkpoint in force counts, and `known`
-        of these. All digests and keys stay. The account is not for us to hold: `begins` has none.
+    def begin_at(self, point: Point, known: Callable[[Entry], bool]) -> list[Entry]:
+        """Hold no more than the frames after those that a checkpoint in force counts, and of these
+        the ones for which `known` says so; returns all that it counts. All digests and keys stay.
+        The account is not for us to hold: `begins` has none.
 
         Raises CheckpointRefused where a frame that a record needs to begin there is not held;
         nothing has changed then.
@@ -202,10 +201,11 @@ class Record:
         self.begins = beginning(point, b"", frames)
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
-        self._entries = [one for one in self._entries if one.frame.seq > point.seqs[one.frame.lane]]
-        self._earlier.update(((one.frame.lane, one.frame.seq), one) for one in known)
         self._before = point.seqs
-        self._counted = list(point.seqs)
+        gone = [one for one in self._entries if one.frame.seq <= point.seqs[one.frame.lane]]
+        self._entries = [one for one in self._entries if one.frame.seq > point.seqs[one.frame.lane]]
+        self._earlier.update(((one.frame.lane, one.frame.seq), one) for one in gone if known(one))
+        return gone
 
     def know(self, lane: int, before: Sequence[tuple[Frame, bytes]]) -> None:
         """Know the digests of a lane's frames that the journal has from before the beginning, the
@@ -220,8 +220,6 @@ class Record:
             digests.append(digest)
             expected, seq = frame.previous, seq - 1
         self._proven[lane] = seq + 1, b"".join(reversed(digests))
-        if digests:
-            self._counted[lane] = self._before[lane]
 
     def _digests(self, lane: int) -> tuple[int, bytes]:
         """All that are known of a lane's frames up to the beginning: the first of them, and they,
