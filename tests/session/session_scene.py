@@ -476,6 +476,12 @@ class Scene:
         listener.also.append(settling.heard)
         return settling, failures
 
+    def both_settle(self) -> tuple[Settling, Settling]:
+        """Both sides can settle, the trader's first; what fails by itself is not looked at."""
+        near, _ = self.settling(self.near, self.heard)
+        far, _ = self.settling(self.far, self.desk.listeners[0])
+        return near, far
+
 
 @asynccontextmanager
 async def scene(

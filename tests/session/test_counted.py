@@ -12,10 +12,10 @@ from session_scene import SECOND, Lives, Scene, scene, verified
 from test_restored import NAMES, heads_of_nothing, lose
 from test_resume import lost
 from test_session_checkpoints import request
-from test_session_keys import a_fill_of, key_of, of, trade
+from test_session_keys import filled_after_all, of, robbed, trade
 from trio.testing import MockClock
 
-from psymm._core import Frame, address_of
+from psymm._core import Frame
 from psymm.errors import Equivocation, JournalBehind, JournalRestored
 from psymm.messages import (
     Checkpoint,
@@ -33,7 +33,7 @@ from psymm.session.end import End
 from psymm.session.idle import IdleEnd
 from psymm.session.party import take_up
 from psymm.session.solver import SolverServer
-from psymm.session.turn import KeyChanged, Resumed, SetAside, State, Stopped
+from psymm.session.turn import State, Stopped
 from psymm.terms import UNIT
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.salvage import mend_journal, survey
@@ -44,6 +44,13 @@ Clock = MockClock
 async def traded(stage: Scene, name: str) -> None:
     await stage.report(f"e{name}", await stage.order(f"o{name}"))
     await stage.agreed()
+
+
+async def traded_across_a_checkpoint(stage: Scene) -> None:
+    await traded(stage, "1")
+    await stage.near.checkpoint()
+    await stage.far.checkpoint()
+    await traded(stage, "2")
 
 
 async def lanes(stage: Scene) -> tuple[list[bytes], list[bytes]]:
@@ -61,10 +68,7 @@ async def test_who_lost_frames_that_a_checkpoint_counts_is_brought_them_from_the
     """Whether the process that made the checkpoint still lives, or one began at it (`again`)."""
     async with scene(tmp_path) as stage:
         await stage.open()
-        await traded(stage, "1")
-        await stage.near.checkpoint()
-        await stage.far.checkpoint()
-        await traded(stage, "2")
+        await traded_across_a_checkpoint(stage)
         custody = stage.far.opening.custody
         ours, theirs = await lanes(stage)
         assert stage.far.engine.record.entry(TRADER, 4) is None
@@ -107,10 +111,7 @@ async def test_a_journal_that_lost_frames_from_before_a_checkpoint_is_mended_by_
     async def first(stage: Scene) -> None:
         await stage.heard.state(State.TRADING)
         await stage.desk.listeners[0].state(State.TRADING)
-        await traded(stage, "1")
-        await stage.near.checkpoint()
-        await stage.far.checkpoint()
-        await traded(stage, "2")
+        await traded_across_a_checkpoint(stage)
         frames.append(stage.far.engine.record.frames)
 
     async def second(stage: Scene) -> None:
@@ -231,22 +232,9 @@ async def test_a_stolen_fill_after_a_checkpoint_leaves_the_account_as_the_checkp
         await trio.sleep(3)
         account = await stage.agreed()
         assert stage.near.engine.record.entry(TRADER, 4) is None
-        stolen = forge(stage.far, encode(a_fill_of(order)))
-        seen = len(stage.heard.events)
-        stage.far._connection.put(stolen.raw)  # type: ignore[union-attr]
-        await stage.heard.until(
-            lambda _: True if len(stage.account(stage.near).positions) == 2 else None, seen
-        )
-        lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), stolen.seq)
-        await of(stage.heard, SetAside)
+        assert (await robbed(lives, stage, order)).positions == account.positions
         assert stage.near.engine.record.knows(TRADER, 1)
-        assert stage.account(stage.near).positions == account.positions
-        await of(stage.desk.listeners[0], KeyChanged)
-        await of(stage.heard, Resumed, seen)
-        while not stage.far.engine.synced:  # noqa: ASYNC110
-            await trio.sleep(0.05)
-        await stage.report("e1", order)
-        assert len((await stage.agreed()).positions) == 2
+        await filled_after_all(stage, order)
         for each in (stage.trader, stage.solver):
             assert await verified(each.journal, stage.near.opening.custody)
 

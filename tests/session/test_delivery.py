@@ -73,8 +73,7 @@ async def settled(stage: Scene) -> None:
     await stage.heard.state(State.TRADING)
     await stage.desk.listeners[0].state(State.TRADING)
     lost = swallow(stage, Heartbeat, after=ChainFact)
-    near, _ = stage.settling(stage.near, stage.heard)
-    stage.settling(stage.far, stage.desk.listeners[0])
+    near, _ = stage.both_settle()
     stage.nursery.start_soon(near.settle)
     await lost.wait()
 
@@ -110,8 +109,7 @@ async def test_who_leaves_a_settled_custody_leaves_once_the_solver_has_the_last_
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
 
         def leave(event: object) -> None:
             if isinstance(event, Signed) and isinstance(event.entry.message, Heartbeat):

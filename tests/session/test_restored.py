@@ -112,8 +112,7 @@ async def test_a_restored_backup_settles_by_wallet_signature_what_the_account_sa
     await story.first()
 
     async def settle(stage: Scene) -> None:
-        near, _ = stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        near, far = stage.both_settle()
         restored, intact = story.ends(stage)
         ours, theirs = (near, far) if lane == TRADER else (far, near)
         assert restored.engine.standing == "restored"
@@ -142,8 +141,7 @@ async def test_a_stale_copy_stops_and_a_backup_of_it_settles(
     base.close()
 
     async def settle(stage: Scene) -> None:
-        stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        _, far = stage.both_settle()
         await far.settle()
         assert [one.worth() for one in story.lives.funds.values()] == list(story.payouts)
 
@@ -274,8 +272,7 @@ async def test_the_intact_side_that_died_with_the_signature_beside_the_record_mi
     await story.first()
 
     async def until_signed(stage: Scene) -> None:
-        stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        _, far = stage.both_settle()
         funds = stage.solver.collateral
         assert isinstance(funds, ChainCollateral)
         sending = trio.Event()

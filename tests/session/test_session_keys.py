@@ -35,6 +35,7 @@ from psymm.messages import (
     encode,
     encode_text,
 )
+from psymm.rulebook import Account
 from psymm.session.end import End
 from psymm.session.trader import Lost
 from psymm.session.turn import (
@@ -470,14 +471,37 @@ def an_order(stage: Scene, name: str) -> NewOrderSingle:
     )
 
 
-def a_fill_of(order: NewOrderSingle) -> ExecutionReport:
-    return ExecutionReport(
+async def robbed(lives: KeyedLives, stage: Scene, order: NewOrderSingle) -> Account:
+    """A thief of the solver's key fills an order and the trader takes it, until the wallet revokes
+    the key. The trader's account without it; heads agree again when this returns."""
+    fill = ExecutionReport(
         exec_id="thief",
         cl_ord_id=order.cl_ord_id,
         exec_type=ExecType.TRADE,
         last_px=order.price,
         last_qty=order.order_qty,
     )
+    stolen = forge(stage.far, encode(fill))
+    seen = len(stage.heard.events)
+    stage.far._connection.put(stolen.raw)  # type: ignore[union-attr]
+    await stage.heard.message(ExecutionReport, seen)
+    assert len(stage.account(stage.near).positions) == 2
+    lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), stolen.seq)
+    await of(stage.heard, SetAside)
+    left = stage.account(stage.near)
+    await of(stage.desk.listeners[0], KeyChanged)
+    await of(stage.heard, Resumed, seen)
+    await stage.agreed()
+    while not stage.far.engine.synced:  # noqa: ASYNC110
+        await trio.sleep(0.05)
+    return left
+
+
+async def filled_after_all(stage: Scene, order: NewOrderSingle) -> None:
+    """The key's owner fills the order that the thief had filled."""
+    await stage.report("e1", order)
+    account = await stage.agreed()
+    assert len(account.positions) == 2
 
 
 async def test_a_wallets_revocation_changes_its_key_at_once_and_the_session_goes_on(
@@ -611,22 +635,8 @@ async def test_a_thiefs_fill_that_was_not_covered_leaves_the_account(
         order = await stage.order("o1", life_s=600)
         await trio.sleep(3)
         await stage.agreed()
-        stolen = forge(stage.far, encode(a_fill_of(order)))
-        seen = len(stage.heard.events)
-        stage.far._connection.put(stolen.raw)  # type: ignore[union-attr]
-        await stage.heard.message(ExecutionReport, seen)
-        assert len(stage.account(stage.near).positions) == 2
-        lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), stolen.seq)
-        await of(stage.heard, SetAside)
-        assert len(stage.account(stage.near).positions) == 1
-        await of(stage.desk.listeners[0], KeyChanged)
-        await of(stage.heard, Resumed, seen)
-        await stage.agreed()
-        while not stage.far.engine.synced:  # noqa: ASYNC110
-            await trio.sleep(0.05)
-        await stage.report("e1", order)
-        account = await stage.agreed()
-        assert len(account.positions) == 2
+        assert len((await robbed(lives, stage, order)).positions) == 1
+        await filled_after_all(stage, order)
         await expect_sound(stage)
 
 

@@ -44,8 +44,7 @@ def funds(stage: Scene) -> tuple[ChainCollateral, ChainCollateral]:
 async def test_either_side_can_propose(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        near, far = stage.both_settle()
         mined = await far.settle()
         assert await near.settle() == mined
         assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
@@ -59,8 +58,7 @@ async def test_the_relayers_fee_comes_out_of_the_proposers_payout(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
         funds(stage)[0].offer = SendTerms(RELAYER, 40_000)
         await near.settle()
         assert [one.worth() for one in funds(stage)] == [1_999_960_000, 5_000_000_000]
@@ -71,8 +69,7 @@ async def test_a_fee_above_the_terms_cap_is_signed_by_nobody(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
         funds(stage)[0].offer = SendTerms(RELAYER, 60_000)
         with pytest.raises(PSymmError, match="wrong-fee"):
             await near.settle()
@@ -95,8 +92,7 @@ async def test_a_solver_that_does_not_want_to_settle_says_so(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        near, far = stage.both_settle()
 
         async def unwilling() -> bool:
             return False
@@ -111,8 +107,7 @@ async def test_two_proposals_that_cross_become_one_settlement(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        near, far = stage.both_settle()
         found: list[object] = []
 
         async def settle(one: object) -> None:
@@ -137,8 +132,7 @@ async def test_a_settlement_survives_the_death_of_both(
     async def first(stage: Scene) -> None:
         await stage.heard.state(State.TRADING)
         await stage.desk.listeners[0].state(State.TRADING)
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
 
         async def try_to() -> None:
             with trio.CancelScope():
@@ -196,8 +190,7 @@ async def test_a_proposal_cut_short_once_signed_is_taken_up_again_and_never_made
 
     async def first(stage: Scene) -> None:
         await stage.heard.state(State.TRADING)
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
 
         async def dying(settlement: Settlement_) -> bytes:
             signed.append(settlement.call.digest(CHAIN_ID, PSYMM))
@@ -237,8 +230,7 @@ async def test_a_settlement_that_missed_its_deadline_is_proposed_again(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
         honest = funds(stage)[0].settle
 
         async def nobody_sends(*_: object) -> Mined:
@@ -260,8 +252,7 @@ async def test_a_settlement_is_over_once_our_own_chain_has_it_whatever_the_peer_
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
         wallet, seen = funds(stage)[0], trio.Event()
         honest = wallet.settle
 
@@ -292,8 +283,7 @@ async def test_an_output_that_was_lost_with_its_connection_is_shown_again_on_the
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        stage.settling(stage.far, stage.desk.listeners[0])
+        near, _ = stage.both_settle()
         wire = stage.wires[-1]
 
         def lose(message: str | bytes) -> list[str | bytes]:
@@ -346,8 +336,7 @@ async def test_a_proposal_that_the_other_side_refused_is_outlived_by_both(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        near, far = stage.both_settle()
         one, other = (near, far) if proposer == "near" else (far, near)
         refuser = funds(stage)[1 if proposer == "near" else 0]
         honest = refuser.sign
@@ -372,8 +361,7 @@ async def test_nothing_is_traded_while_a_proposal_of_ours_that_lost_can_still_be
     signature lives on in the solver's hands and would undo whatever is traded meanwhile."""
     async with scene(tmp_path) as stage:
         await stage.open()
-        near, _ = stage.settling(stage.near, stage.heard)
-        far, _ = stage.settling(stage.far, stage.desk.listeners[0])
+        near, far = stage.both_settle()
 
         async def offer(one: Settling, life_s: int) -> None:
             one._terms = make_terms(timeouts=Timeouts(settlement=life_s * SECOND))

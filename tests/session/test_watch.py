@@ -57,8 +57,7 @@ def of(
 
 
 async def settle(stage: Scene) -> None:
-    trader, _ = stage.settling(stage.near, stage.heard)
-    stage.settling(stage.far, stage.desk.listeners[0])
+    trader, _ = stage.both_settle()
     await trader.settle()
     await stage.heard.state(State.CLOSED)
 
