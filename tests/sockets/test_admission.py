@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from psymm.errors import TooManyConnections
-from psymm.sockets.admission import Admission, AdmissionLimits
+from psymm.errors import FloodingPeer, TooManyConnections
+from psymm.sockets.admission import PROVE_S, Admission, AdmissionLimits
 
 
 def entered(admission: Admission, *addresses: str) -> ExitStack:
@@ -69,3 +69,141 @@ async def test_addresses_that_came_and_went_are_forgotten() -> None:
     for number in range(20_000):
         entered(admission, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}").close()
     assert len(admission._peers) <= 4097
+
+
+def opened(admission: Admission, *addresses: str) -> ExitStack:
+    stack = ExitStack()
+    for address in addresses:
+        stack.enter_context(admission.opening(address))
+    return stack
+
+
+async def test_handshakes_are_counted_by_address_before_they_begin() -> None:
+    admission = Admission(AdmissionLimits(opening=8, opening_per_address=3))
+    with opened(admission, *["192.0.2.1"] * 3):
+        with pytest.raises(TooManyConnections, match="one address"):
+            opened(admission, "192.0.2.1")
+        with opened(admission, "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8::3"):
+            with pytest.raises(TooManyConnections, match="one address"):
+                opened(admission, "2001:db8::4")
+            opened(admission, "2001:db8:0:1::1").close()
+    assert admission.statistics().opening == 0
+
+
+async def test_loopback_addresses_are_told_apart_where_they_are_limited() -> None:
+    admission = Admission(AdmissionLimits(opening_per_address=1, limit_loopback=True))
+    with opened(admission, "127.0.0.9"):
+        with pytest.raises(TooManyConnections):
+            opened(admission, "::ffff:127.0.0.9")
+        opened(admission, "127.0.0.2").close()
+
+
+async def test_who_opens_too_often_is_not_even_shaken_hands_with(
+    autojump_clock: MockClock,
+) -> None:
+    admission = Admission(AdmissionLimits(per_second=1, burst=3))
+    for _ in range(3):
+        opened(admission, "192.0.2.1").close()
+    with pytest.raises(TooManyConnections, match="too often"):
+        opened(admission, "192.0.2.1")
+    await trio.sleep(1)
+    opened(admission, "192.0.2.1").close()
+
+
+async def test_the_greediest_address_loses_a_handshake_to_a_newcomer() -> None:
+    admission = Admission(AdmissionLimits(opening=4, opening_per_address=3))
+    ended: list[str] = []
+
+    async def handshake(name: str, address: str) -> None:
+        with admission.opening(address):
+            await trio.sleep_forever()
+        ended.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for name, address in (("a1", "10.0.0.1"), ("a2", "10.0.0.1"), ("a3", "10.0.0.1")):
+            nursery.start_soon(handshake, name, address)
+            await wait_all_tasks_blocked()
+        nursery.start_soon(handshake, "b1", "10.0.0.2")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(handshake, "c1", "10.0.0.3")
+        await wait_all_tasks_blocked()
+        assert ended == ["a1"]
+        assert admission.statistics().opening == 4
+        nursery.start_soon(handshake, "d1", "10.0.0.4")
+        await wait_all_tasks_blocked()
+        assert ended == ["a1", "a2"]
+        # One each: nobody is greedier than who comes now.
+        with pytest.raises(TooManyConnections, match="handshakes"):
+            opened(admission, "10.0.0.5")
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_proved_itself_gets_a_handshake_from_any_that_did_not() -> None:
+    admission = Admission(AdmissionLimits(opening=2))
+    with admission.standing("10.0.0.9") as place:
+        place.keep()
+    ended: list[str] = []
+
+    async def handshake(address: str) -> None:
+        with admission.opening(address):
+            await trio.sleep_forever()
+        ended.append(address)
+
+    async with trio.open_nursery() as nursery:
+        for address in ("10.0.0.1", "10.0.0.2", "10.0.0.9"):
+            nursery.start_soon(handshake, address)
+            await wait_all_tasks_blocked()
+        assert ended == ["10.0.0.1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_places_are_kept_for_those_who_prove_a_known_custody(
+    autojump_clock: MockClock,
+) -> None:
+    admission = Admission(AdmissionLimits(connections=8))
+    with entered(admission, *(f"10.0.0.{n}" for n in range(6))):
+        for proves in (True, False):
+            began = trio.current_time()
+            with admission.standing("192.0.2.1") as place:
+                assert place.provisional
+                if proves:
+                    place.keep()
+                await trio.sleep(60)
+            assert trio.current_time() - began == (60 if proves else PROVE_S)
+        # Who proved itself frees a stranger's place, whatever place it came in by.
+        with admission.standing("192.0.2.1") as known, admission.standing("192.0.2.2") as other:
+            known.keep()
+            with pytest.raises(TooManyConnections, match="all places"):
+                entered(admission, "192.0.2.3")
+            assert other.provisional
+            assert admission.statistics().known == 1
+    assert admission.statistics().known == 0
+
+
+async def test_an_address_pays_for_its_noise_on_whatever_connection(
+    autojump_clock: MockClock,
+) -> None:
+    admission = Admission(AdmissionLimits(noise=4, noise_per_second=1))
+    for _ in range(2):
+        with opened(admission, "192.0.2.1"), admission.standing("192.0.2.1") as place:
+            place.noise()
+            place.noise()
+    with admission.standing("192.0.2.1") as place, pytest.raises(FloodingPeer):
+        place.noise()
+    with pytest.raises(TooManyConnections, match="noise"):
+        opened(admission, "192.0.2.1")
+    opened(admission, "192.0.2.2").close()
+    await trio.sleep(2)
+    opened(admission, "192.0.2.1").close()
+
+
+async def test_an_address_pays_for_its_bytes_on_whatever_connection(
+    autojump_clock: MockClock,
+) -> None:
+    admission = Admission(AdmissionLimits(bytes_at_once=1000, bytes_per_second=100))
+    with admission.standing("192.0.2.1") as first, admission.standing("192.0.2.1") as second:
+        first.read(600)
+        with pytest.raises(FloodingPeer):
+            second.read(600)
+        await trio.sleep(10)
+        second.read(600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -256,6 +256,38 @@ async def test_a_handshake_flood_takes_no_more_than_its_places() -> None:
             await peer.stream.aclose()
         while echo.admission.statistics().opening:  # noqa: ASYNC110
             await trio.sleep(0.01)
+
+
+async def test_one_address_that_opens_and_says_nothing_keeps_no_other_out() -> None:
+    """`spec.md` 70: a slow loris has its own places and no more, however often it comes."""
+    limits = AdmissionLimits(opening=24, limit_loopback=True)
+    echo = Echo()
+    echo.admission = Admission(limits)
+
+    async def serve(*, task_status: trio.TaskStatus[int]) -> None:
+        await listen("127.0.0.1", 0, echo.serve, admission=echo.admission, task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        echo.port = await nursery.start(serve)
+        silent = [
+            RawPeer(
+                await trio.open_tcp_stream("127.0.0.1", echo.port, local_address=f"127.0.0.{at}")
+            )
+            for at in (9, 10)
+            for _ in range(40)
+        ]
+        for half in silent[::3]:
+            with suppress(trio.BrokenResourceError):
+                await half.stream.send_all(b"GET / HTTP/1.1\r\nX-Never-Ends: ")
+        newcomer = RawPeer(
+            await trio.open_tcp_stream("127.0.0.1", echo.port, local_address="127.0.0.2")
+        )
+        with trio.fail_after(5):
+            assert b" 101 " in await newcomer.open()
+        assert echo.admission.statistics().opening <= limits.opening
+        for peer in silent:
+            await peer.stream.aclose()
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_nobody_takes_stops_being_read() -> None:

@@ -83,7 +83,7 @@ from psymm.relayer.wire import (
     refusal_json,
     request_id,
 )
-from psymm.sockets.admission import Admission, AdmissionLimits
+from psymm.sockets.admission import Admission, AdmissionLimits, Place
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.serving import Tls, serve_websockets
 
@@ -263,7 +263,9 @@ class RelayerService:
 
     # --- peers ------------------------------------------------------------------------------------
 
-    async def _meet(self, request: WebSocketRequest, _stream: BoundedStream, name: str) -> None:
+    async def _meet(
+        self, request: WebSocketRequest, _stream: BoundedStream, name: str, _place: Place
+    ) -> None:
         peer = self._peers.setdefault(name, _Peer(tokens=self._config.requests_per_minute))
         if (
             peer.connections >= self._config.connections_per_peer

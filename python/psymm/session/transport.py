@@ -22,10 +22,16 @@ from trio_websocket import (
 from wsproto.utilities import LocalProtocolError
 
 from psymm.errors import Disconnected, PeerEnded, PeerLeft, PSymmError, SessionClosed
-from psymm.sockets.admission import Admission
+from psymm.sockets.admission import Admission, Place
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.dialling import dial_websocket
-from psymm.sockets.serving import QUEUED_MESSAGES, RECEIVE_BYTES, Tls, serve_websockets
+from psymm.sockets.serving import (
+    HANDSHAKE_S,
+    QUEUED_MESSAGES,
+    RECEIVE_BYTES,
+    Tls,
+    serve_websockets,
+)
 
 MAX_MESSAGE_BYTES: Final = 512 * 1024
 """Above the longest text there is: terms of 128 KiB in hexadecimal."""
@@ -65,12 +71,21 @@ class Socket(Protocol):
 
 
 class WebSocket:
-    """A `Socket` over trio-websocket."""
+    """A `Socket` over trio-websocket.
+
+    remote: the peer's address. place: among the connections of the listener, without limits where
+    we dialled.
+    """
 
     def __init__(
-        self, connection: WebSocketConnection, stream: BoundedStream, remote: str = ""
+        self,
+        connection: WebSocketConnection,
+        stream: BoundedStream,
+        remote: str = "",
+        place: Place | None = None,
     ) -> None:
         self.remote = remote
+        self.place = place or Place()
         self._connection = connection
         self._stream = stream
 
@@ -163,12 +178,18 @@ async def listen(
     `serve` must not raise. Runs until cancelled; then all connections are closed.
     """
 
-    async def welcome(request: WebSocketRequest, stream: BoundedStream, address: str) -> None:
-        try:
-            connection = await request.accept()
-        except (ConnectionClosed, LocalProtocolError, OSError):
+    async def welcome(
+        request: WebSocketRequest, stream: BoundedStream, address: str, place: Place
+    ) -> None:
+        connection = None
+        with trio.move_on_after(HANDSHAKE_S):
+            try:
+                connection = await request.accept()
+            except (ConnectionClosed, LocalProtocolError, OSError):
+                return
+        if connection is None:
             return
-        await serve(WebSocket(connection, stream, address))
+        await serve(WebSocket(connection, stream, address, place))
 
     await serve_websockets(
         host,

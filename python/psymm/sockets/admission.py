@@ -1,7 +1,15 @@
-"""Who may connect: how many at once, and how many from one address at once and a second.
+"""Who may connect: how many at once, how many from one address at once and a second, and what one
+address may cost before any of its connections has proved whose it is (`spec.md` 68, 70).
 
 An address is an IPv4 address or an IPv6 /64, which is what one peer has for itself. Loopback is
 not limited by address unless asked for: behind a proxy on the same machine everybody is loopback.
+
+A connection takes a place for its handshakes as soon as it is accepted, before a byte of it is
+read. Where these places are all taken, the address that holds most of them loses its oldest one to
+an address that holds fewer, and any address that has proved nothing loses one to an address that
+has. After its handshakes a connection takes a stranger's place. A quarter of all places, and an
+eighth of one address's, are kept from strangers: a connection that finds only those free has
+PROVE_S to prove that it belongs to a known custody (`Place.keep`), and is closed if it does not.
 """
 
 from __future__ import annotations
@@ -9,47 +17,168 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 import trio
 
-from psymm.errors import TooManyConnections
+from psymm.errors import FloodingPeer, TooManyConnections
 
 _REMEMBERED: Final = 4096
-"""Addresses without a connection whose rate is remembered."""
+"""Addresses without a connection whose rates are remembered."""
+PROVE_S: Final = 10.0
+"""How long a connection in a kept place has to prove itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """connections: at once, all peers. per_address: at once from one address. per_second: new
-    ones from one address, with `burst` at once. opening: still in their handshakes, all peers."""
+    """Limits for all peers and for each address.
+
+    connections: at once, all peers; a quarter of them is kept for known custodies.
+    per_address: strangers' connections at once from one address.
+    per_second: new connections a second from one address, with `burst` at once.
+    opening: connections in their handshakes at once, all peers.
+    opening_per_address: the same from one address.
+    noise_per_second: messages without sense a second from one address, with `noise` at once.
+    bytes_per_second: bytes a second from one address's strangers, with `bytes_at_once` at once.
+    checks_per_second: collateral checks on the chain a second for one address, with `checks` at
+        once.
+    """
 
     connections: int = 1024
     per_address: int = 64
     per_second: float = 5.0
     burst: int = 64
     opening: int = 256
+    opening_per_address: int = 16
+    noise: int = 64
+    noise_per_second: float = 0.5
+    bytes_at_once: int = 1024 * 1024
+    bytes_per_second: int = 64 * 1024
+    checks: int = 8
+    checks_per_second: float = 0.5
     limit_loopback: bool = False
+
+    @property
+    def kept(self) -> int:
+        """Places that strangers do not get."""
+        return self.connections // 4
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
-    """standing, opening: now. admitted, refused: so far. addresses: with a connection now."""
+    """standing, opening: now. admitted, refused: so far. addresses: with a connection now.
+    known: standing connections that proved themselves."""
 
     standing: int
     opening: int
     admitted: int
     refused: int
     addresses: int
+    known: int
+
+
+@dataclass
+class _Bucket:
+    """A token bucket on trio's clock."""
+
+    per_second: float
+    most: float
+    left: float
+    seen: float
+
+    @classmethod
+    def full(cls, per_second: float, most: float) -> _Bucket:
+        return cls(per_second, most, most, trio.current_time())
+
+    def take(self, cost: float) -> bool:
+        """Take `cost` if it is there."""
+        self.refill()
+        if self.left < cost:
+            return False
+        self.left -= cost
+        return True
+
+    def spend(self, cost: float) -> bool:
+        """Take `cost`, whether it is there or not; False where it was not. The debt is paid off
+        before anything else is given."""
+        self.refill()
+        self.left -= cost
+        return self.left >= 0
+
+    @property
+    def in_debt(self) -> bool:
+        self.refill()
+        return self.left < 0
+
+    def refill(self) -> None:
+        now = trio.current_time()
+        self.left = min(self.most, self.left + (now - self.seen) * self.per_second)
+        self.seen = now
 
 
 @dataclass
 class _Peer:
-    standing: int
-    left: float
-    seen: float
+    """One address. limited: whether its limits are enforced. strangers: its connections that have
+    not proved themselves. proved: one of them did. handshakes: oldest first."""
+
+    limited: bool
+    arrivals: _Bucket
+    connections: _Bucket
+    noise: _Bucket
+    bytes: _Bucket
+    checks: _Bucket
+    standing: int = 0
+    strangers: int = 0
+    proved: bool = False
+    handshakes: list[trio.CancelScope] = field(default_factory=list)
+
+    @property
+    def present(self) -> bool:
+        return bool(self.standing or self.handshakes)
+
+
+class Place:
+    """A connection's place, for as long as it stands. `Place()` is one without limits.
+
+    provisional: it is one of those kept for known custodies, and not proved yet.
+    """
+
+    def __init__(self, peer: _Peer | None = None, admission: Admission | None = None) -> None:
+        self.provisional = False
+        self.known = False
+        self.scope = trio.CancelScope()
+        self._peer = peer
+        self._admission = admission
+
+    def keep(self) -> None:
+        """The connection belongs to a known custody: its place is safe from strangers."""
+        if self._peer is not None and self._admission is not None and not self.known:
+            self._peer.strangers -= 1
+            self._peer.proved = True
+            self._admission.keep(provisional=self.provisional)
+        self.known, self.provisional = True, False
+        self.scope.deadline = float("inf")
+
+    def read(self, size: int) -> None:
+        """A message of `size` bytes is about to be parsed for a stranger. Raises FloodingPeer."""
+        peer = self._peer
+        if peer is not None and peer.limited and not peer.bytes.spend(size):
+            raise FloodingPeer("too many bytes from one address")
+
+    def noise(self) -> None:
+        """A message made no sense. Raises FloodingPeer where the address has sent too many, on
+        whatever connections."""
+        peer = self._peer
+        if peer is not None and peer.limited and not peer.noise.spend(1):
+            raise FloodingPeer("too much noise from one address")
+
+    def check(self) -> None:
+        """The chain is about to be asked for a stranger. Raises FloodingPeer."""
+        peer = self._peer
+        if peer is not None and peer.limited and not peer.checks.take(1):
+            raise FloodingPeer("too many collateral checks for one address")
 
 
 class Admission:
@@ -59,6 +188,7 @@ class Admission:
         self.limits = limits or AdmissionLimits()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._standing = self._opening = self._admitted = self._refused = 0
+        self._known = self._provisional = 0
         self._closed: str | None = None
 
     def close(self, reason: str) -> None:
@@ -72,74 +202,151 @@ class Admission:
             self._admitted,
             self._refused,
             sum(1 for peer in self._peers.values() if peer.standing),
+            self._known,
         )
 
     @contextmanager
-    def opening(self) -> Iterator[bool]:
-        """A handshake is under way; gives False where there are too many already."""
-        room = self._opening < self.limits.opening
-        self._opening += 1
+    def opening(self, address: str) -> Iterator[None]:
+        """A connection from `address` is in its handshakes for as long as the block, which is
+        cancelled where another address needs the place more. Raises TooManyConnections."""
+        peer = self._peer(address)
         try:
-            yield room
-        finally:
-            self._opening -= 1
-
-    @contextmanager
-    def standing(self, address: str) -> Iterator[None]:
-        """A connection from `address` for as long as the block. Raises TooManyConnections."""
-        try:
-            peer = self._admit(_block_of(address))
+            self._admit_handshake(peer)
         except TooManyConnections:
             self._refused += 1
+            self._forget()
+            raise
+        scope = trio.CancelScope()
+        peer.handshakes.append(scope)
+        self._opening += 1
+        try:
+            with scope:
+                yield
+        finally:
+            self._opening -= 1
+            if scope in peer.handshakes:
+                peer.handshakes.remove(scope)
+            self._forget()
+
+    @contextmanager
+    def standing(self, address: str) -> Iterator[Place]:
+        """A connection from `address` for as long as the block. Raises TooManyConnections."""
+        peer = self._peer(address)
+        place = Place(peer, self)
+        try:
+            self._admit(peer, place)
+        except TooManyConnections:
+            self._refused += 1
+            self._forget()
             raise
         self._admitted += 1
         self._standing += 1
+        self._provisional += place.provisional
         peer.standing += 1
+        peer.strangers += 1
         try:
-            yield
+            with place.scope:
+                yield place
         finally:
             self._standing -= 1
             peer.standing -= 1
+            if place.known:
+                self._known -= 1
+            else:
+                peer.strangers -= 1
+                self._provisional -= place.provisional
             self._forget()
 
-    def _admit(self, block: str) -> _Peer:
+    def keep(self, *, provisional: bool) -> None:
+        """A stranger's connection proved itself; see `Place.keep`."""
+        self._known += 1
+        self._provisional -= provisional
+
+    def _admit_handshake(self, peer: _Peer) -> None:
+        limits = self.limits
+        held = len(peer.handshakes)
+        if peer.limited:
+            if not peer.arrivals.take(1):
+                raise TooManyConnections("too often from one address", per_second=limits.per_second)
+            if peer.noise.in_debt or peer.bytes.in_debt:
+                raise TooManyConnections("too much noise from one address")
+            if held >= limits.opening_per_address:
+                raise TooManyConnections(
+                    "too many handshakes from one address", most=limits.opening_per_address
+                )
+        if self._opening < limits.opening:
+            return
+        others = [one for one in self._peers.values() if one.handshakes]
+        if peer.proved:
+            others = [one for one in others if not one.proved] or others
+        greediest = max(others, key=lambda one: len(one.handshakes), default=peer)
+        if len(greediest.handshakes) <= (0 if peer.proved and not greediest.proved else held + 1):
+            raise TooManyConnections("all places for handshakes are taken", most=limits.opening)
+        # It gives its place back at its next checkpoint; until then there is one more.
+        greediest.handshakes.pop(0).cancel()
+
+    def _admit(self, peer: _Peer, place: Place) -> None:
         limits = self.limits
         if self._closed is not None:
             raise TooManyConnections(self._closed)
         if self._standing >= limits.connections:
             raise TooManyConnections("all places are taken", most=limits.connections)
-        now = trio.current_time()
-        peer = self._peers.setdefault(block, _Peer(0, float(limits.burst), now))
+        crowded = False
+        if peer.limited:
+            if peer.strangers >= limits.per_address:
+                raise TooManyConnections("too many from one address", most=limits.per_address)
+            if not peer.connections.take(1):
+                raise TooManyConnections("too often from one address", per_second=limits.per_second)
+            crowded = peer.strangers >= limits.per_address - limits.per_address // 8
+        strangers = self._standing - self._known - self._provisional
+        if not crowded and strangers < limits.connections - limits.kept:
+            return
+        if self._provisional >= limits.kept:
+            raise TooManyConnections("all places are taken", most=limits.connections)
+        place.provisional = True
+        place.scope.deadline = trio.current_time() + PROVE_S
+
+    def _peer(self, address: str) -> _Peer:
+        limits = self.limits
+        block = _block_of(address)
+        peer = self._peers.get(block)
+        if peer is None:
+            peer = self._peers[block] = _Peer(
+                limits.limit_loopback or not _is_loopback(block),
+                _Bucket.full(limits.per_second, limits.burst),
+                _Bucket.full(limits.per_second, limits.burst),
+                _Bucket.full(limits.noise_per_second, limits.noise),
+                _Bucket.full(limits.bytes_per_second, limits.bytes_at_once),
+                _Bucket.full(limits.checks_per_second, limits.checks),
+            )
         self._peers.move_to_end(block)
-        if block == "loopback" and not limits.limit_loopback:
-            return peer
-        passed = now - peer.seen
-        peer.left = min(float(limits.burst), peer.left + passed * limits.per_second)
-        peer.seen = now
-        if peer.standing >= limits.per_address:
-            raise TooManyConnections("too many from one address", most=limits.per_address)
-        if peer.left < 1:
-            raise TooManyConnections("too often from one address", per_second=limits.per_second)
-        peer.left -= 1
         return peer
 
     def _forget(self) -> None:
-        idle = len(self._peers) - self._standing
-        if idle <= _REMEMBERED:
+        """Addresses that have been away longest, once there are too many."""
+        if len(self._peers) <= _REMEMBERED + self._standing + self._opening:
             return
-        for block in [one for one, peer in self._peers.items() if not peer.standing][: idle // 2]:
+        idle = [block for block, peer in self._peers.items() if not peer.present]
+        idle.sort(key=lambda block: self._peers[block].proved)
+        for block in idle[: len(idle) // 2]:
             del self._peers[block]
 
 
 def _block_of(address: str) -> str:
+    """What one peer has for itself: an IPv4 address, an IPv6 /64."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return address
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
-    if parsed.is_loopback:
-        return "loopback"
-    if isinstance(parsed, IPv6Address):
+    if isinstance(parsed, IPv6Address) and not parsed.is_loopback:
         return str(ip_network((int(parsed), 64), strict=False))
     return str(parsed)
+
+
+def _is_loopback(block: str) -> bool:
+    try:
+        return ip_address(block).is_loopback
+    except ValueError:
+        return False

@@ -17,7 +17,7 @@ from trio_websocket import WebSocketRequest, wrap_server_stream
 
 from psymm.errors import TooManyConnections
 from psymm.nursery import open_block_nursery
-from psymm.sockets.admission import Admission
+from psymm.sockets.admission import Admission, Place
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.tls import Certificate
 
@@ -29,8 +29,8 @@ HANDSHAKE_S = 15.0
 RETRY_AFTER_S = 5
 
 Tls = ssl.SSLContext | Certificate
-Welcome = Callable[[WebSocketRequest, BoundedStream, str], Awaitable[None]]
-"""Accepts or rejects a request and serves it to its end; gets the peer's address."""
+Welcome = Callable[[WebSocketRequest, BoundedStream, str, Place], Awaitable[None]]
+"""Accepts or rejects a request and serves it to its end; gets the peer's address and place."""
 
 
 async def serve_websockets(
@@ -76,17 +76,19 @@ async def _serve_one(
     try:
         async with open_block_nursery() as nursery:
             try:
-                with admission.opening() as room:
-                    if not room:
-                        return
-                    opened = await _open(nursery, tcp, bounds, tls)
+                opened = None
+                try:
+                    with admission.opening(address):
+                        opened = await _open(nursery, tcp, bounds, tls)
+                except TooManyConnections:
+                    return  # Before its handshakes nobody is answered: that would cost us more.
                 if opened is None:
                     return
                 request, bounded = opened
                 stream = bounded
                 try:
-                    with admission.standing(address):
-                        await welcome(request, bounded, address)
+                    with admission.standing(address) as place:
+                        await welcome(request, bounded, address, place)
                 except TooManyConnections as refused:
                     with trio.move_on_after(HANDSHAKE_S):
                         await request.reject(
