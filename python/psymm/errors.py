@@ -283,6 +283,17 @@ class TermsRefused(MeetingRefused):
     code = "terms-refused"
 
 
+class BadIntroduction(MeetingRefused):
+    """The solver's introduction does not bind it to what we are about to fund (`spec.md` 61)."""
+
+    code = "bad-introduction"
+    what = "the solver's introduction is not signed by it, or no longer in force"
+    remedy = (
+        "Nothing was funded. Meet again, over wss://; if it happens again, somebody changes what "
+        "is sent, or the solver's clock or yours is wrong"
+    )
+
+
 class LogonRefused(SessionError):
     code = "logon-refused"
 
@@ -349,6 +360,17 @@ class BadEndpoint(Disconnected):
     code = "bad-endpoint"
     what = "an endpoint is a ws:// or wss:// address"
     remedy = "Read the registry again; nothing was sent"
+
+
+class PlainRefused(Disconnected):
+    """A ws:// endpoint on another machine (`spec.md` 61). Nothing was said to it."""
+
+    code = "plain-refused"
+    what = "an unencrypted connection (ws://) to another machine is not used unless asked for"
+    remedy = (
+        "Nothing was sent. Use a wss:// endpoint; to accept that everyone on the way reads and "
+        "changes what is sent, say plain=True, or --plain on the command line"
+    )
 
 
 class Unreachable(Disconnected):

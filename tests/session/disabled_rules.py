@@ -30,6 +30,7 @@ from psymm.rulebook import orders, quotes, rules
 from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
 from psymm.session import engine as engine_module
+from psymm.session import meeting as meeting_module
 from psymm.session import solver as solver_module
 from psymm.session.budget import PeerRate, _Bucket
 from psymm.session.delivery import Delivery
@@ -45,6 +46,7 @@ from psymm.session.steps import Steps
 from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
+from psymm.transcript.introduction import SignedIntroduction
 from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
 
@@ -406,6 +408,29 @@ def _as_often_as_lacking(was: Any) -> Any:
     return lambda self, lane, begin, now: self._gaps.resend(begin, 0, now, lane)
 
 
+def _bound(was: Any) -> Any:
+    """An introduction that is not signed passes for one that is."""
+
+    def signed(theirs: Any) -> SignedIntroduction:
+        some = bytes(65)
+        made: SignedIntroduction = was(
+            replace(
+                theirs,
+                expiry=theirs.expiry or 1,
+                introduction_key=theirs.introduction_key or bytes(64),
+                key_expiry=theirs.key_expiry or 1,
+                key_signature=theirs.key_signature or some,
+                signature=theirs.signature or some,
+            )
+        )
+        return made
+
+    return signed
+
+
+ANY_INTRODUCTION: Final = all_of(
+    nothing(SignedIntroduction, "verify"), around(meeting_module, "_signed", _bound)
+)
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
 NO_COVER: Final = put(Engine, "covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
@@ -459,6 +484,15 @@ DISABLED: Final[dict[str, Off]] = {
     "heartbeat-needs-no-cover": around(Engine, "receive_frame", _needing_cover),
     "heartbeat-not-after-traffic": around(Engine, "sign", _no_sign_of_life),
     "heartbeat-several-covered": around(Engine, "covers", _one_more),
+    "introduction-collateral-changed": ANY_INTRODUCTION,
+    "introduction-expiry-changed": ANY_INTRODUCTION,
+    "introduction-far-ahead": nothing(SignedIntroduction, "check_time"),
+    "introduction-key-expired": nothing(SignedIntroduction, "check_time"),
+    "introduction-key-foreign": ANY_INTRODUCTION,
+    "introduction-late": nothing(SignedIntroduction, "check_time"),
+    "introduction-nonce-changed": ANY_INTRODUCTION,
+    "introduction-terms-changed": ANY_INTRODUCTION,
+    "introduction-unsigned": all_of(ANY_INTRODUCTION, nothing(SignedIntroduction, "check_time")),
     "key-change": put(record_module, "SessionKeyChange", Logout),
     "key-change-foreign": NO_DELEGATION_CHECK,
     "key-change-late-range": NO_DELEGATION_CHECK,

@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,15 @@ from session_scene import (
 )
 from trio.testing import wait_all_tasks_blocked
 
-from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError, sign_frame
+from psymm._core import (
+    Frame,
+    FrameError,
+    JsonError,
+    SecretKey,
+    TranscriptError,
+    keccak256,
+    sign_frame,
+)
 from psymm.custody.notes import Note, random_blinding
 from psymm.errors import Disconnected, PeerEnded, PSymmError
 from psymm.messages import (
@@ -56,13 +64,14 @@ from psymm.nursery import open_block_nursery
 from psymm.session.collateral import custody_of
 from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
-from psymm.session.meeting import Host, fresh_nonce, introduce, met
+from psymm.session.meeting import DelegatedKey, Host, fresh_nonce, introduce, met
 from psymm.session.party import Party, read_record
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, TraderSession
 from psymm.session.turn import Said, State
 from psymm.terms import Limits, Terms, Timeouts
 from psymm.transcript.delegation import Delegation, DelegationRefused
+from psymm.transcript.introduction import KEY_NS, key_message
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
 from psymm.wallet import KeyWallet
@@ -304,6 +313,7 @@ class Stage:
         self._once: dict[int, bytes] = {}
         self._end_texts: list[str] = []
         self._taken = 0
+        self.bent: dict[str, str] = {}
 
     # --- the end's process --------------------------------------------------------------------
 
@@ -339,6 +349,7 @@ class Stage:
                             ours,
                             self._dial,
                             self.heard,
+                            expected=self.wallets[SOLVER].public_key,
                             collateral=TRADERS_COLLATERAL,
                             backoff=Backoff(0.0, 0.0),
                             resume=held[0] if held else None,
@@ -436,12 +447,55 @@ class Stage:
         host = Host(
             self.wallets[SOLVER].public_key, CHAIN_ID, PSYMM, self.terms.document, b"\x07" * 32
         )
-        said, document, introduced = host.answer(greeting, SOLVERS_COLLATERAL)
+        now = self.true_clock.now_ns()
+        said, document, introduced = host.answer(
+            greeting, SOLVERS_COLLATERAL, self._introduction_key(now), now
+        )
+        said, document = self._bend(said, document)
         if self.record is None:
             self._met(introduced.opening)
         self.pipe.feed(encode_text(said))
         self.pipe.feed(encode_text(document))
         await wait_all_tasks_blocked()
+
+    def _introduction_key(self, now: int) -> DelegatedKey:
+        """delegated=other: by a stranger's wallet; expired: in the past."""
+        wallet = self.stranger if self.bent.get("delegated") == "other" else self.wallets[SOLVER]
+        expiry = now - 1 if self.bent.get("delegated") == "expired" else now + KEY_NS
+        owner = self.wallets[SOLVER].public_key
+        message = key_message(CHAIN_ID, PSYMM, owner, self.key.public_key, expiry)
+        return DelegatedKey(self.key, expiry, wallet.sign_digest(message.digest()))
+
+    def _bend(
+        self, said: Introduction, document: TermsDocument
+    ) -> tuple[Introduction, TermsDocument]:
+        """What arrives of the solver's introduction: `bent` says what is wrong with it."""
+        for name, value in self.bent.items():
+            match name, value:
+                case "signature", "none":
+                    said = replace(
+                        said,
+                        expiry=None,
+                        introduction_key=None,
+                        key_expiry=None,
+                        key_signature=None,
+                        signature=None,
+                    )
+                case "collateral", _:
+                    said = replace(said, collateral=int(value))
+                case "nonce", "other":
+                    said = replace(said, nonce=fresh_nonce())
+                case "terms", "other":
+                    other = self.terms.document.replace(b"ETH-USD", b"ETH-EUR")
+                    document = TermsDocument(terms=other)
+                    said = replace(said, terms_hash=keccak256(other))
+                case "expiry", _:
+                    said = replace(said, expiry=int(evaluate(value, self.known())))
+                case "delegated", "other" | "expired":
+                    pass
+                case _:
+                    raise BadScript(f"{name}={value} bends no introduction")
+        return said, document
 
     async def _introduce(self) -> None:
         ours = introduce(self.wallets[TRADER].public_key, self._nonce, TRADERS_COLLATERAL)
@@ -723,7 +777,9 @@ class Stage:
             case "disconnect":
                 self.pipe.drop(ended=words[1:] == ("ended",))
             case "connect":
+                self.bent = assignments(tuple(words[1:]))
                 await self.connect()
+                self.bent = {}
             case "restart":
                 await self.restart()
             case "resume":
@@ -910,6 +966,8 @@ class Stage:
 
     async def _given(self, words: Sequence[str]) -> None:
         match words[0]:
+            case "alone":
+                pass
             case "met":
                 await self.connect()
             case "logons":

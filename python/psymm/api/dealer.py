@@ -35,6 +35,7 @@ from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import Clock, SystemClock
 from psymm.session.collateral import Mined, custody_of
 from psymm.session.party import Party, journal_secret
+from psymm.sockets.dialling import check_plain
 from psymm.terms import Terms
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import Opening
@@ -143,9 +144,15 @@ class Dealer:
             raise NotRegistered(account=account, role="solver")
         return entry
 
-    async def announce(self, endpoint: str, signer: Signer, role: Role = Role.SOLVER) -> None:
+    async def announce(
+        self, endpoint: str, signer: Signer, role: Role = Role.SOLVER, *, plain: bool = False
+    ) -> None:
         """List ourselves in the registry, or update the entry. `signer` pays the gas and must be
-        the wallet's own account. Raises ChainError. Cancelled: it may still be mined."""
+        the wallet's own account. plain: list a ws:// endpoint of another machine than this, which
+        nobody dials unless asked to (`spec.md` 61).
+
+        Raises PlainRefused, ChainError. Cancelled: it may still be mined."""
+        await check_plain(endpoint, plain)
         await self.registry.register(signer, role, endpoint, self.wallet.public_key)
 
     async def withdraw(
@@ -210,12 +217,14 @@ async def open_dealer(
     direct: bool = False,
     depth: int = 1,
     tls: ssl.SSLContext | None = None,
+    plain: bool = False,
 ) -> AsyncGenerator[Dealer, None]:
     """Open everything of a party: chain, contracts checked, vault, prover, journal.
 
     home: its directory (journal, notes). relayers: whom of the registry's to ask first. direct:
     where no relayer does it, send moves from the wallet's own account, which then shows on chain
     (needs a `KeyWallet`). depth: confirmations. tls: what wss:// relayers are verified with.
+    plain: ask ws:// relayers on other machines, too.
     Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
     all of it.
     """
@@ -231,7 +240,8 @@ async def open_dealer(
             return [entry async for entry in registry.list(Role.RELAYER)]
 
         own = DirectSender(pool, wallet, depth=depth) if _pays(wallet) and direct else None
-        senders = RelayerSender(pool, listed, order=relayers, depth=depth, tls=tls).senders(own)
+        sender = RelayerSender(pool, listed, order=relayers, depth=depth, tls=tls, plain=plain)
+        senders = sender.senders(own)
         vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
         async with (
             vault,

@@ -25,6 +25,7 @@ async def deliver_ended(
     dealer: Dealer | Party,
     *,
     tls: ssl.SSLContext | None = None,
+    plain: bool = False,
     dial: Callable[[Custody], Dialer] | None = None,
     backoff: Backoff | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
@@ -35,15 +36,15 @@ async def deliver_ended(
     Begin it before any session: of a custody that ends later, its own session takes care. Reports
     how many there are once that is known. Each is tried for as long as its terms leave a Logout
     unanswered; what could not be brought then stays in `Journal.undelivered`. dial: how to reach
-    the solver of a custody, by default where it was met. Raises JournalError. Cancelled: raises
-    Cancelled; what was not brought is brought next time.
+    the solver of a custody, by default where it was met. plain: by ws:// to other machines, too.
+    Raises JournalError. Cancelled: raises Cancelled; what was not brought is brought next time.
     """
     party = dealer.party if isinstance(dealer, Dealer) else dealer
     owing = await party.journal.undelivered()
     task_status.started(len(owing))
     async with trio.open_nursery() as nursery:
         for custody in owing:
-            reach = dialer(custody.endpoint, tls) if dial is None else dial(custody)
+            reach = dialer(custody.endpoint, tls, plain=plain) if dial is None else dial(custody)
             nursery.start_soon(_deliver, party, custody, reach, backoff)
     left = {one.opening.custody for one in await party.journal.undelivered()}
     return sum(one.opening.custody not in left for one in owing)

@@ -637,6 +637,7 @@ async def connect(
     expected: bytes | None = None,
     resume: JournalledCustody | None = None,
     tls: ssl.SSLContext | None = None,
+    plain: bool = False,
     dial: Dialer | None = None,
     heard: Callable[[Event | Lost], None] | None = None,
     backoff: Backoff | None = None,
@@ -661,7 +662,7 @@ async def connect(
         changes.listeners.append(heard)
     client = TraderSession(
         party,
-        dial or dialer(endpoint, tls),
+        dial or dialer(endpoint, tls, plain=plain),
         changes.heard,
         expected=wanted,
         collateral=token_units(collateral, _decimals(dealer, decimals)),
@@ -785,6 +786,7 @@ async def best_solver(
     *,
     timeout_s: float = 5,
     tls: ssl.SSLContext | None = None,
+    plain: bool = False,
     dial: Callable[[RegistryEntry], Dialer] | None = None,
 ) -> Ranking:
     """Ask all solvers at once for terms and an indicative price, and rank them.
@@ -797,7 +799,7 @@ async def best_solver(
     failures: list[tuple[str, PSymmError]] = []
 
     async def ask(entry: RegistryEntry) -> None:
-        reach = dialer(entry.endpoint, tls) if dial is None else dial(entry)
+        reach = dialer(entry.endpoint, tls, plain=plain) if dial is None else dial(entry)
         try:
             with trio.fail_after(timeout_s):
                 async with reach() as socket:

@@ -17,6 +17,7 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, host_and_port, json_option
 from psymm.cli.output import Screen, Value
+from psymm.cli.tls import plain_option
 from psymm.errors import (
     BehindUnproved,
     Forked,
@@ -215,6 +216,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
     metavar="SECONDS",
     help="How long the peers may take.",
 )
+@plain_option
 def mend(
     screen: Screen,
     home: Home,
@@ -222,6 +224,7 @@ def mend(
     offline: bool,
     listen: tuple[str, int] | None,
     wait: float,
+    plain: bool,
 ) -> None:
     """Makes a whole journal of a damaged one, as far as that is certain. Stop its daemon first.
 
@@ -231,7 +234,7 @@ def mend(
     them are there: a peer that showed a part only would else get two signatures for one number.
     Every other custody is like one from a backup: it never signs, and settles by wallet signature.
     """
-    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait))
+    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait, plain))
 
 
 async def _mend(
@@ -241,6 +244,7 @@ async def _mend(
     offline: bool,
     listen: tuple[str, int] | None,
     wait_s: float,
+    plain: bool,
 ) -> None:
     from psymm.transcript.journal import open_journal
     from psymm.transcript.salvage import mend_journal
@@ -251,7 +255,7 @@ async def _mend(
     async with open_journal(path, create=False) as journal:
         lacking = [one for one in await journal.custodies() if one.standing == "mending"]
         if lacking and not offline:
-            await _ask_peers(screen, journal, lacking, listen, wait_s)
+            await _ask_peers(screen, journal, lacking, listen, wait_s, plain)
         held = await journal.custodies()
     lost = 0 if mending is None else sum(one.standing is None for one in mending.custodies)
     left = [one.opening.custody for one in held if one.standing == "mending"]
@@ -304,6 +308,7 @@ async def _ask_peers(
     lacking: Sequence[Custody],
     listen: tuple[str, int] | None,
     wait_s: float,
+    plain: bool,
 ) -> None:
     from psymm.session.clock import SystemClock
     from psymm.session.mending import MendingServer
@@ -337,7 +342,7 @@ async def _ask_peers(
     with trio.move_on_after(wait_s):
         async with trio.open_nursery() as nursery:
             for one in dialled:
-                nursery.start_soon(_dial, journal, one, clock, ended)
+                nursery.start_soon(_dial, journal, one, clock, ended, plain)
             if served and listen is not None:
                 server = MendingServer(journal, clock, ended)
                 port = await nursery.start(partial(listen_on, *listen, server.connection))
@@ -356,6 +361,7 @@ async def _dial(
     custody: Custody,
     clock: Clock,
     ended: Callable[[bytes, Standing | PSymmError], None],
+    plain: bool,
 ) -> None:
     """Ask a trader's solver again and again, until it has shown all or the time is up."""
     from psymm.session.mending import fetch_missing
@@ -365,7 +371,7 @@ async def _dial(
     backoff, failures = Backoff(), 0
     while True:
         try:
-            async with dial(custody.endpoint) as socket:
+            async with dial(custody.endpoint, plain=plain) as socket:
                 held = await journal.custody(custody.opening.custody)
                 ended(custody.opening.custody, await fetch_missing(journal, held, socket, clock))
                 return

@@ -14,16 +14,26 @@ REGISTRATION_GAS = 250_000
 
 
 async def enter_registry(
-    screen: Screen, registry: Registry, wallet: KeyWallet, role: str, endpoint: str, yes: bool
+    screen: Screen,
+    registry: Registry,
+    wallet: KeyWallet,
+    role: str,
+    endpoint: str,
+    yes: bool,
+    *,
+    plain: bool,
 ) -> None:
-    """Enters the wallet with this role and endpoint, unless the registry says just that.
+    """Enters the wallet with this role and endpoint, unless the registry says just that. plain:
+    list ws:// of another machine, too.
 
-    Raises RegistrationInvalid, Reverted, WalletWithoutGas, and CommandError on a no.
+    Raises PlainRefused, RegistrationInvalid, Reverted, WalletWithoutGas, and CommandError on a no.
     """
     from psymm.chain.errors import RegistrationInvalid
     from psymm.chain.registry import Role, checked_endpoint
+    from psymm.sockets.dialling import check_plain
 
     checked_endpoint(endpoint)
+    await check_plain(endpoint, plain)
     kind = Role[role.upper()]
     try:
         known = await registry.get(kind, wallet.address)

@@ -36,12 +36,13 @@ BLOCK_S = 12.0
 @dataclass(frozen=True)
 class SendingOptions:
     """What the command line says about who sends moves. max_fee: as typed, or None. tls_ca: the
-    authority of wss:// endpoints, None for the system's."""
+    authority of wss:// endpoints, None for the system's. plain: ws:// to other machines, too."""
 
     order: str
     max_fee: str | None
     direct: bool
     tls_ca: Path | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Purse:
             order="cheapest" if options.order == "cheapest" else "random",
             max_fee=limits,
             tls=trusted(options.tls_ca),
+            plain=options.plain,
         )
 
     def senders(self, options: SendingOptions, token: TokenInfo) -> tuple[Sender, ...]:
@@ -149,7 +151,7 @@ async def fee_line(
 
 
 def sending_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --relayer-order, --max-fee, --direct, --tls-ca; the command gets `sending`."""
+    """Adds --relayer-order, --max-fee, --direct, --tls-ca, --plain; the command gets `sending`."""
 
     @click.option(
         "--relayer-order",
@@ -176,6 +178,7 @@ def sending_options(function: Callable[P, R]) -> Callable[P, R]:
             max_fee=None if max_fee is None else str(max_fee),
             direct=bool(kwargs.pop("direct")),
             tls_ca=tls_ca if isinstance(tls_ca, Path) else None,
+            plain=bool(kwargs.pop("plain")),
         )
         return function(*args, **kwargs)
 

@@ -22,6 +22,7 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Cost, Screen, confirm_cost
 from psymm.cli.password import ask_password
+from psymm.cli.tls import plain_option
 
 ROLES = ("trader", "solver", "relayer", "validator", "oracle", "watcher")
 
@@ -41,6 +42,7 @@ def _writer(name: str, doing: str) -> click.Command:
     @yes_option
     @click.option("--role", type=click.Choice(ROLES), required=True)
     @click.option("--endpoint", required=True, metavar="URL", help="ws:// or wss:// address.")
+    @plain_option
     def write(
         screen: Screen,
         home: Home,
@@ -50,12 +52,10 @@ def _writer(name: str, doing: str) -> click.Command:
         yes: bool,
         role: str,
         endpoint: str,
+        plain: bool,
     ) -> None:
-        trio.run(
-            partial(
-                _write, screen, home, password_fd, deployment_file, rpc_url, yes, role, endpoint
-            )
-        )
+        entry = partial(_write, screen, home, password_fd, deployment_file, rpc_url, yes, role)
+        trio.run(partial(entry, endpoint, plain=plain))
 
     return write
 
@@ -94,12 +94,16 @@ async def _write(
     yes: bool,
     role: str,
     endpoint: str | None,
+    *,
+    plain: bool = False,
 ) -> None:
     from psymm.chain.registry import Role, checked_endpoint
     from psymm.cli.site import open_site, open_wallet
+    from psymm.sockets.dialling import check_plain
 
     if endpoint is not None:
         checked_endpoint(endpoint)
+        await check_plain(endpoint, plain)
     wallet = await open_wallet(home, ask_password(password_fd))
     async with open_site(home, deployment_file, rpc_url) as site:
         price = (await site.chain.fees()).max_wei

@@ -26,7 +26,7 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, parse_amount
 from psymm.cli.password import ask_password
-from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
+from psymm.cli.tls import ServerTls, endpoint_of, plain_option, server_tls_options
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @yes_option
 @listen_option(9200)
 @server_tls_options
+@plain_option
 @click.option(
     "--fee",
     "fees",
@@ -70,6 +71,7 @@ def relayer(
     listen: tuple[str, int],
     endpoint: str | None,
     tls: ServerTls | None,
+    plain: bool,
     fees: tuple[str, ...],
     rates: tuple[str, ...],
     queue: int,
@@ -108,7 +110,9 @@ def relayer(
                         raise cannot_listen(listen, errors) from None
                     where = endpoint or endpoint_of(listen, port, tls)
                     if register:
-                        await enter_registry(screen, site.registry, wallet, "relayer", where, yes)
+                        await enter_registry(
+                            screen, site.registry, wallet, "relayer", where, yes, plain=plain
+                        )
                     ready(where, account=wallet.address)
 
     run_daemon(screen, "relayer", service, until_stdin_closes)

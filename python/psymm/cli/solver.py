@@ -168,7 +168,13 @@ def solver(
                 where = endpoint or endpoint_of(listen, port, tls)
                 if register:
                     await enter_registry(
-                        screen, purse.site.registry, purse.wallet, "solver", where, yes
+                        screen,
+                        purse.site.registry,
+                        purse.wallet,
+                        "solver",
+                        where,
+                        yes,
+                        plain=sending.plain,
                     )
                 ready(
                     where,

@@ -87,8 +87,18 @@ def server_tls_options(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def plain_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --plain; the command gets `plain`."""
+    return click.option(
+        "--plain",
+        is_flag=True,
+        help="Allow ws:// to other machines: everyone on the way reads and changes what is sent.",
+    )(function)
+
+
 def client_tls_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --tls-ca; the command gets `tls_ca`."""
+    """Adds --tls-ca and --plain; the command gets `tls_ca` and `plain`."""
+    function = plain_option(function)
     return click.option(
         "--tls-ca",
         "tls_ca",

@@ -174,7 +174,7 @@ async def _trade(
             purse.wallet, purse.vault, purse.site.registry, senders, home.journal
         ) as dealer:
             # What an earlier run signed last may not have got through.
-            bringing = partial(deliver_ended, dealer, tls=tls)
+            bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
             known = None
             if wish.resume is not None:
                 known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
@@ -197,6 +197,7 @@ async def _trade(
                 decimals=info.decimals,
                 resume=known,
                 tls=tls,
+                plain=sending.plain,
                 heard=partial(_heard, screen),
             ) as session:
                 screen.event(

@@ -1,4 +1,5 @@
-"""Messages off the record: WebSocket text, unsigned, binding nobody.
+"""Messages off the record: WebSocket text. It binds nobody, but for a solver's introduction of
+collateral, which is signed (`spec.md` 61).
 
 Introductions, resuming, terms, openings, indicative prices, and reports that the rulebook can
 derive. Units are as in ``psymm.messages.record``.
@@ -38,6 +39,7 @@ from psymm.messages.wire import (
     Piece,
     Positive,
     PublicKey,
+    Signature,
     Symbol,
     Units,
     Word,
@@ -109,13 +111,22 @@ class MDChange(Part):
 @message("UHI", Flow.TEXT)
 class Introduction(Message):
     """Who is speaking, with a nonce for the custody's salt. ``Collateral`` is what the sender
-    will put up, in token units. ``Version`` is a word, so that an unknown one can be named."""
+    will put up, in token units. ``Version`` is a word, so that an unknown one can be named.
+
+    A solver's answer to a trader that brings collateral is signed: ``Signature`` by
+    ``IntroductionKey``, which the solver's wallet delegates with ``KeySignature``
+    (``psymm.transcript.introduction`` says over what)."""
 
     version: Word
     public_key: PublicKey
     nonce: Digest = dataclasses.field(repr=False)
     terms_hash: Digest | None = None
     collateral: Units | None = None
+    expiry: Nanoseconds | None = None
+    introduction_key: PublicKey | None = None
+    key_expiry: Nanoseconds | None = None
+    key_signature: Signature | None = None
+    signature: Signature | None = None
 
 
 @message("URS", Flow.TEXT)

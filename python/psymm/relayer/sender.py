@@ -94,7 +94,8 @@ class RelayerSender:
         avoid_s: how long a relayer that failed is passed over.
         depth: how deep the transaction must be.
         said: hears of each progress, for a screen.
-        tls: what wss:// relayers are verified with; by default the system's authorities.
+        tls: what wss:// relayers are verified with; by default the system's authorities. plain:
+        whether ws:// relayers on other machines are asked, too (`spec.md` 61).
 
     May be shared by tasks. Keeps no connection between calls.
     """
@@ -113,6 +114,7 @@ class RelayerSender:
         depth: int = 1,
         said: Said | None = None,
         tls: ssl.SSLContext | None = None,
+        plain: bool = False,
     ) -> None:
         self._pool = pool
         self._relayers = relayers
@@ -125,6 +127,7 @@ class RelayerSender:
         self._depth = depth
         self._said = said
         self._tls = tls
+        self._plain = plain
         self._failed: dict[str, tuple[float, str]] = {}
         self._endpoints: dict[str, str] = {}
 
@@ -212,7 +215,9 @@ class RelayerSender:
         """
         request = Submit("1", self._pool.chain.chain_id, self._pool.address, call)
         hash_: str | None = None
-        async with _conversation(endpoint, self._answer_timeout_s, self._tls) as socket:
+        async with _conversation(
+            endpoint, self._answer_timeout_s, self._tls, self._plain
+        ) as socket:
             await _say(socket, encode_request(request), endpoint, self._answer_timeout_s)
             deadline = trio.current_time() + self._mined_timeout_s
             wait_s = self._answer_timeout_s
@@ -260,7 +265,9 @@ class RelayerSender:
 
     async def _quote(self, party: Party, kind: str, token: str) -> Quote:
         endpoint = party.endpoint
-        async with _conversation(endpoint, self._answer_timeout_s, self._tls) as socket:
+        async with _conversation(
+            endpoint, self._answer_timeout_s, self._tls, self._plain
+        ) as socket:
             await _say(socket, encode_request(AskTerms("1")), endpoint, self._answer_timeout_s)
             text = await _hear(socket, endpoint, self._answer_timeout_s)
         return self._offer(decode_terms(text, "1"), party, kind, token)
@@ -329,13 +336,16 @@ class RelayerSender:
 
 @asynccontextmanager
 async def _conversation(
-    endpoint: str, timeout_s: float, tls: ssl.SSLContext | None
+    endpoint: str, timeout_s: float, tls: ssl.SSLContext | None, plain: bool
 ) -> AsyncIterator[WebSocketConnection]:
     """One socket for one question. Raises RelayerDead for whatever a broken peer can do to it."""
     bounds = Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None)
     try:
         with trio.move_on_after(timeout_s) as opening:
-            async with dial_websocket(endpoint, bounds=bounds, tls=tls) as (socket, _stream):
+            async with dial_websocket(endpoint, bounds=bounds, tls=tls, plain=plain) as (
+                socket,
+                _stream,
+            ):
                 opening.deadline = float("inf")
                 try:
                     yield socket

@@ -3,22 +3,52 @@
 The solver keeps nothing until the trader's Logon: its nonce is a keyed hash of who introduced
 itself and how, so one introduction always gives one custody, a trader that lost the connection
 while funding finds the same one again, and nobody can fill the solver's memory with greetings.
+
+Who only looks around (no collateral) is answered without a signature: such terms and prices bind
+nobody. A trader that brings collateral gets the whole meeting signed (`spec.md` 61), with an
+introduction key that the solver's wallet delegates about once a week, so that a wallet in an HSM is
+not asked for each stranger. The trader demands afterwards that the terms are those that it saw.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from psymm._core import address_of, keccak256
-from psymm.errors import BadOpening, MeetingRefused, TermsRefused, WrongParty
+import trio
+
+from psymm._core import SecretKey, address_of, keccak256
+from psymm.errors import (
+    BadIntroduction,
+    BadOpening,
+    MeetingRefused,
+    PSymmError,
+    TermsRefused,
+    WrongParty,
+)
 from psymm.messages import Introduction, TermsDocument
+from psymm.session.clock import Clock
+from psymm.transcript.introduction import (
+    INTRODUCTION_NS,
+    KEY_NS,
+    SignedIntroduction,
+    introduction_message,
+    key_message,
+)
 from psymm.transcript.opening import Opening, salt_of
+from psymm.wallet import Wallet
+
+log = logging.getLogger(__name__)
 
 VERSION: Final = "1"
+RETRY_NS: Final = 30 * 10**9
+"""How long a wallet that did not delegate is left alone: strangers must not make us pester it."""
+ASK_S: Final = 10.0
+"""How long a stranger waits for the wallet where no key is in force."""
 
 
 def fresh_nonce() -> bytes:
@@ -28,10 +58,12 @@ def fresh_nonce() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Introduced:
-    """What a meeting agreed. collaterals: (trader's, solver's) promise in token units."""
+    """What a meeting agreed. collaterals: (trader's, solver's) promise in token units. signed:
+    what the solver signed of it, None where the trader only looks around."""
 
     opening: Opening
     collaterals: tuple[int, int]
+    signed: SignedIntroduction | None = None
 
 
 def introduce(public_key: bytes, nonce: bytes, collateral: int) -> Introduction:
@@ -42,6 +74,74 @@ def introduce(public_key: bytes, nonce: bytes, collateral: int) -> Introduction:
         nonce=nonce,
         collateral=collateral,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DelegatedKey:
+    """An introduction key in memory. expiry: nanoseconds. signature: the wallet's."""
+
+    key: SecretKey
+    expiry: int
+    signature: bytes
+
+
+class IntroductionKeys:
+    """The solver's introduction key: asked of its wallet at the start, and again once half of its
+    life is over. The key lives in memory only; a restart asks once more."""
+
+    def __init__(self, wallet: Wallet, clock: Clock, chain_id: int, contract: str) -> None:
+        self._wallet = wallet
+        self._clock = clock
+        self._place = (chain_id, contract)
+        self._held: DelegatedKey | None = None
+        self._wanted, self._asked = trio.Event(), trio.Event()
+        self._not_before = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask the wallet whenever a key is due, until cancelled. Reports once it was asked."""
+        await self._ask()
+        task_status.started()
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            await self._ask()
+            self._asked.set()
+            self._asked = trio.Event()
+
+    async def get(self) -> DelegatedKey:
+        """The key to sign an introduction with now. Strangers go on being answered under the key
+        in force while the wallet takes its time over the next.
+
+        Raises MeetingRefused where the wallet does not delegate one; the log says why.
+        Cancelled: raises Cancelled, the wallet is asked all the same.
+        """
+        if self._left_ns() < KEY_NS // 2:
+            self._wanted.set()
+        if self._left_ns() < INTRODUCTION_NS:
+            with trio.move_on_after(ASK_S):
+                await self._asked.wait()
+        if self._held is None or self._left_ns() < INTRODUCTION_NS:
+            raise MeetingRefused("this solver cannot sign introductions now; try again later")
+        return self._held
+
+    def _left_ns(self) -> int:
+        return 0 if self._held is None else self._held.expiry - self._clock.now_ns()
+
+    async def _ask(self) -> None:
+        now = self._clock.now_ns()
+        if now < self._not_before:
+            return
+        key, expiry = SecretKey.generate(), now + KEY_NS
+        message = key_message(*self._place, self._wallet.public_key, key.public_key, expiry)
+        try:
+            signature = await self._wallet.sign_typed(message)
+        except Exception as failed:
+            # Whatever stands behind the wallet: sessions go on, and so does the key in force.
+            self._not_before = now + RETRY_NS
+            code = failed.code if isinstance(failed, PSymmError) else type(failed).__name__
+            log.error("introduction-key-failing", extra={"code": code})
+            return
+        self._held = DelegatedKey(key, expiry, signature)
 
 
 @dataclass(frozen=True)
@@ -55,10 +155,15 @@ class Host:
     secret: bytes = field(repr=False)
 
     def answer(
-        self, greeting: Introduction, collateral: int
+        self,
+        greeting: Introduction,
+        collateral: int,
+        key: DelegatedKey | None = None,
+        now_ns: int = 0,
     ) -> tuple[Introduction, TermsDocument, Introduced]:
         """Our introduction, the terms, and what was agreed by showing them.
 
+        key: signs it at `now_ns`; None leaves it unsigned, for who only looks around.
         Raises MeetingRefused for an unknown version, a nonce out of range, or ourselves.
         """
         _check(greeting)
@@ -81,17 +186,25 @@ class Host:
             self.terms,
             salt_of(greeting.nonce, nonce),
         )
-        said = Introduction(
-            version=VERSION,
-            public_key=self.public_key,
-            nonce=nonce,
-            terms_hash=terms_hash,
-            collateral=collateral,
-        )
+        collaterals = (greeting.collateral or 0, collateral)
+        signed = None
+        if key is not None:
+            # It must not outlive the key that signs it.
+            expiry = min(now_ns + INTRODUCTION_NS, key.expiry)
+            said = introduction_message(opening, (greeting.nonce, nonce), collaterals, expiry)
+            signed = SignedIntroduction(
+                nonce=nonce,
+                collateral=collateral,
+                expiry=expiry,
+                key=key.key.public_key,
+                key_expiry=key.expiry,
+                key_signature=key.signature,
+                signature=key.key.sign(said.digest()),
+            )
         return (
-            said,
+            _text_of(self.public_key, nonce, terms_hash, collateral, signed),
             TermsDocument(terms=self.terms),
-            Introduced(opening, (greeting.collateral or 0, collateral)),
+            Introduced(opening, collaterals, signed),
         )
 
 
@@ -106,7 +219,9 @@ def met(
 ) -> Introduced:
     """The trader's conclusion. expected: the solver's key in the registry, None to accept any.
 
-    Raises WrongParty, TermsRefused, MeetingRefused; nothing was funded then.
+    Where ours brings collateral, the solver has signed all of it; whether in time is asked before
+    each funding. Raises WrongParty, TermsRefused, BadIntroduction, MeetingRefused; nothing was
+    funded then.
     """
     _check(theirs)
     if expected is not None and theirs.public_key != expected:
@@ -128,7 +243,53 @@ def met(
         document.terms,
         salt_of(ours.nonce, theirs.nonce),
     )
-    return Introduced(opening, (ours.collateral or 0, theirs.collateral or 0))
+    signed = None
+    if ours.collateral:
+        signed = _signed(theirs)
+        signed.verify(opening, ours.nonce, ours.collateral)
+    return Introduced(opening, (ours.collateral or 0, theirs.collateral or 0), signed)
+
+
+def _text_of(
+    public_key: bytes,
+    nonce: bytes,
+    terms_hash: bytes,
+    collateral: int,
+    signed: SignedIntroduction | None,
+) -> Introduction:
+    return Introduction(
+        version=VERSION,
+        public_key=public_key,
+        nonce=nonce,
+        terms_hash=terms_hash,
+        collateral=collateral,
+        expiry=None if signed is None else signed.expiry,
+        introduction_key=None if signed is None else signed.key,
+        key_expiry=None if signed is None else signed.key_expiry,
+        key_signature=None if signed is None else signed.key_signature,
+        signature=None if signed is None else signed.signature,
+    )
+
+
+def _signed(theirs: Introduction) -> SignedIntroduction:
+    """What a solver's introduction says was signed. Raises BadIntroduction where it is unsigned."""
+    if (
+        theirs.expiry is None
+        or theirs.introduction_key is None
+        or theirs.key_expiry is None
+        or theirs.key_signature is None
+        or theirs.signature is None
+    ):
+        raise BadIntroduction("the solver's introduction is not signed")
+    return SignedIntroduction(
+        nonce=theirs.nonce,
+        collateral=theirs.collateral or 0,
+        expiry=theirs.expiry,
+        key=theirs.introduction_key,
+        key_expiry=theirs.key_expiry,
+        key_signature=theirs.key_signature,
+        signature=theirs.signature,
+    )
 
 
 def _check(greeting: Introduction) -> None:

@@ -48,7 +48,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.end import End, EndStatistics
-from psymm.session.meeting import Host, Introduced
+from psymm.session.meeting import Host, Introduced, IntroductionKeys
 from psymm.session.party import Party, take_up
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.session.turn import Event, State
@@ -131,6 +131,7 @@ class SolverServer:
         self._host = Host(
             party.wallet.public_key, party.chain_id, party.contract, terms.document, secret
         )
+        self._keys = IntroductionKeys(party.wallet, party.clock, party.chain_id, party.contract)
         self._application = application
         self._sessions: dict[bytes, _Session] = {}
         self._taking_up = trio.Lock()
@@ -182,6 +183,7 @@ class SolverServer:
         """Keep sessions alive, and take up those with a settlement under way; until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            await nursery.start(self._keys.run)
             log.info(
                 "serving",
                 extra={
@@ -371,8 +373,11 @@ class SolverServer:
 
     # --- texts before a session -------------------------------------------------------------
 
-    def meet(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
-        """Answer an introduction. Raises MeetingRefused."""
+    async def meet(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
+        """Answer an introduction; signed where it brings collateral (`spec.md` 61).
+
+        Raises MeetingRefused. Cancelled: raises Cancelled, nothing is kept.
+        """
         offered = greeting.collateral or 0
         if 0 < offered < self._terms.minimum(TRADER):
             raise MeetingRefused(
@@ -381,7 +386,10 @@ class SolverServer:
                 minimum=self._terms.minimum(TRADER),
             )
         ours = self._application.put_up(offered) if offered else 0
-        said, document, introduced = self._host.answer(greeting, ours)
+        key = await self._keys.get() if offered else None
+        said, document, introduced = self._host.answer(
+            greeting, ours, key, self._party.clock.now_ns()
+        )
         return [said, document], introduced
 
     async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
@@ -492,7 +500,7 @@ class _Reception:
     async def _text(self, message: Message) -> End | None:
         match message:
             case Introduction():
-                answers, introduced = self._server.meet(message)
+                answers, introduced = await self._server.meet(message)
                 self._introduced = introduced if message.collateral else None
                 for each in answers:
                     await self._say(each)

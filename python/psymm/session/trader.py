@@ -55,9 +55,9 @@ LAST_BACKOFF_S: Final = 30.0
 Dialer = Callable[[], AbstractAsyncContextManager[Socket]]
 
 
-def dialer(endpoint: str, tls: ssl.SSLContext | None = None) -> Dialer:
-    """How to reach an endpoint, again and again."""
-    return lambda: dial(endpoint, tls)
+def dialer(endpoint: str, tls: ssl.SSLContext | None = None, *, plain: bool = False) -> Dialer:
+    """How to reach an endpoint, again and again. plain: see `dial`."""
+    return lambda: dial(endpoint, tls, plain=plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,11 @@ class Met:
 
     introduced: Introduced
     terms: Terms
+
+    def check_time(self, now_ns: int) -> None:
+        """Whether what the solver signed may still be funded against. Raises BadIntroduction."""
+        if self.introduced.signed is not None:
+            self.introduced.signed.check_time(now_ns, self.terms.timeouts.skew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,11 @@ async def converse(
 async def meet(
     party: Party, socket: Socket, expected: bytes | None, collateral: int, nonce: bytes
 ) -> Met:
-    """Introduce ourselves and learn the terms. collateral: token units.
+    """Introduce ourselves and learn the terms. collateral: token units; 0 looks around, and what
+    is shown then binds nobody. With collateral the solver has signed all of it (`spec.md` 61).
 
     expected: the solver's public key by the registry. Raises WrongParty, TermsRefused,
-    MeetingRefused, PeerRefused, PeerSilent, Disconnected; nothing was funded.
+    BadIntroduction, MeetingRefused, PeerRefused, PeerSilent, Disconnected; nothing was funded.
     Cancelled: raises Cancelled; nobody keeps anything.
     """
     ours = introduce(party.wallet.public_key, nonce, collateral)
@@ -160,14 +166,16 @@ async def meet(
             ours=collateral,
             minimum=terms.minimum(TRADER),
         )
-    return Met(introduced, terms)
+    meeting = Met(introduced, terms)
+    meeting.check_time(party.clock.now_ns())
+    return meeting
 
 
 class TraderSession:
     """A trader's custody with one solver, across connections and restarts.
 
-    heard: called with every event and `Lost`, see `End`. resume: a custody of the journal to take
-    up again instead of meeting anew.
+    heard: called with every event and `Lost`, see `End`. expected: the solver's key, without which
+    nothing is funded. resume: a custody of the journal to take up again instead of meeting anew.
     """
 
     def __init__(
@@ -186,7 +194,7 @@ class TraderSession:
         self._party = party
         self._dial = dial_peer
         self._heard = heard
-        self._expected = expected
+        self._expected = expected if resume is None else resume.opening.solver
         self._collateral = collateral
         self._endpoint = endpoint
         self._custody = resume
@@ -261,6 +269,9 @@ class TraderSession:
         """Meet (or meet again, for a custody that was funded but never logged on) and fund."""
         party, journal = self._party, self._party.journal
         known = self._custody
+        if self._expected is None:
+            # Whoever answers could sign with a key of its own.
+            raise MeetingRefused("nobody says whose key is to answer: give the solver's public key")
         nonce = fresh_nonce() if known is None else known.nonce
         amount = self._collateral if known is None else known.ours
         meeting = await meet(party, socket, self._expected, amount, nonce)
@@ -274,15 +285,16 @@ class TraderSession:
                 nonce=nonce,
                 ours=amount,
                 promised=meeting.introduced.collaterals[1],
+                introduction=meeting.introduced.signed,
             )
             known = await journal.custody(opening.custody)
-        elif known.opening != opening:
-            raise MeetingRefused(
-                "the solver does not remember this meeting: its terms or its key changed",
-                custody=known.opening.custody,
-                now=opening.custody,
-            )
+        else:
+            _same_meeting(known, meeting.introduced)
+            if meeting.introduced.signed is not None:
+                await journal.keep_introduction(opening.custody, meeting.introduced.signed)
         self._custody = known
+        # The journal may have taken its time; nothing is funded on words that no longer bind.
+        meeting.check_time(party.clock.now_ns())
         await journal.set_state(opening.custody, "funding")
         async with open_block_nursery() as nursery:
             nursery.start_soon(_keep_alive, socket, meeting.terms.timeouts.heartbeat / 1e9)
@@ -346,12 +358,25 @@ class TraderSession:
         meeting = await meet(
             self._party, socket, self._expected, self._custody.ours, self._custody.nonce
         )
-        if meeting.introduced.opening != end.opening:
-            raise MeetingRefused(
-                "the solver does not remember this meeting: its terms or its key changed",
-                custody=end.opening.custody,
-                solver=address_of(meeting.introduced.opening.solver),
-            )
+        _same_meeting(self._custody, meeting.introduced)
+
+
+def _same_meeting(known: JournalledCustody, again: Introduced) -> None:
+    """A solver that is met again is held to what it signed. Raises MeetingRefused."""
+    if known.opening != again.opening:
+        raise MeetingRefused(
+            "the solver does not remember this meeting: its terms or its key changed",
+            custody=known.opening.custody,
+            now=again.opening.custody,
+            solver=address_of(again.opening.solver),
+        )
+    if again.collaterals[1] < known.promised:
+        raise MeetingRefused(
+            "the solver puts up less than it has signed; the journal keeps what it signed",
+            custody=known.opening.custody,
+            signed=known.promised,
+            now=again.collaterals[1],
+        )
 
 
 async def _keep_alive(socket: Socket, beat_s: float) -> None:

@@ -148,13 +148,19 @@ class WebSocket:
 
 
 @asynccontextmanager
-async def dial(endpoint: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[WebSocket, None]:
-    """Connect to ws:// or wss://; chain and host name of a wss:// server are verified.
+async def dial(
+    endpoint: str, tls: ssl.SSLContext | None = None, *, plain: bool = False
+) -> AsyncGenerator[WebSocket, None]:
+    """Connect to ws:// or wss://; chain and host name of a wss:// server are verified. plain:
+    whether ws:// may go to another machine (`spec.md` 61).
 
     Raises Disconnected by its kinds, see `dial_websocket`. Leaving closes the connection.
     Cancelled: the connection is closed.
     """
-    async with dial_websocket(endpoint, bounds=BOUNDS, tls=tls) as (connection, stream):
+    async with dial_websocket(endpoint, bounds=BOUNDS, tls=tls, plain=plain) as (
+        connection,
+        stream,
+    ):
         socket = WebSocket(connection, stream, endpoint)
         try:
             yield socket

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from psymm.errors import (
     BadEndpoint,
     Disconnected,
     HandshakeFailed,
+    PlainRefused,
     ServerBusy,
     TlsRefused,
     Unreachable,
@@ -31,18 +33,20 @@ from psymm.sockets.serving import HANDSHAKE_S, QUEUED_MESSAGES, RECEIVE_BYTES
 from psymm.sockets.tls import client_context
 
 _BUSY: Final = (429, 503)
+_STREAM: Final = trio.socket.SOCK_STREAM
 
 
 @asynccontextmanager
 async def dial_websocket(
-    endpoint: str, *, bounds: Bounds, tls: ssl.SSLContext | None = None
+    endpoint: str, *, bounds: Bounds, tls: ssl.SSLContext | None = None, plain: bool = False
 ) -> AsyncGenerator[tuple[WebSocketConnection, BoundedStream], None]:
     """A WebSocket to ws:// or wss://. tls: what a wss:// server is verified with, by default the
-    system's authorities; the host name is verified in any case.
+    system's authorities; the host name is verified in any case. plain: whether ws:// may leave this
+    machine (`spec.md` 61).
 
-    Raises Disconnected by its kinds: BadEndpoint, Unreachable (no such name, nobody listens),
-    TlsRefused, ServerBusy, HandshakeFailed; all within HANDSHAKE_S. Leaving closes the socket
-    without a goodbye. Cancelled: the same.
+    Raises Disconnected by its kinds: BadEndpoint, PlainRefused, TlsRefused,
+    Unreachable (no such name, nobody listens), ServerBusy, HandshakeFailed; all within HANDSHAKE_S.
+    Leaving closes the socket without a goodbye. Cancelled: the same.
     """
     parts = _parts(endpoint)
     stream: trio.abc.AsyncResource | None = None
@@ -52,7 +56,7 @@ async def dial_websocket(
             try:
                 opened: tuple[WebSocketConnection, BoundedStream] | None = None
                 with trio.move_on_after(HANDSHAKE_S) as late:
-                    tcp = stream = await _reach(endpoint, parts)
+                    tcp = stream = await _reach(endpoint, parts, plain)
                     if parts.scheme == "wss":
                         stream = await _encrypt(endpoint, parts, tcp, tls or client_context())
                     bounded = BoundedStream(cast(trio.abc.Stream, stream), bounds, client=True)
@@ -87,10 +91,40 @@ def _parts(endpoint: str) -> SplitResult:
     return parts
 
 
-async def _reach(endpoint: str, parts: SplitResult) -> trio.SocketStream:
+async def check_plain(endpoint: str, plain: bool) -> None:
+    """Whether an endpoint may be dialled, or listed for others to dial, though everyone on the way
+    reads and changes what is sent: wss://, or ws:// at loopback, or `plain`.
+
+    Raises BadEndpoint, PlainRefused, Unreachable. Cancelled: raises Cancelled.
+    """
+    parts = _parts(endpoint)
+    if parts.scheme == "ws" and not plain:
+        await _loopback(endpoint, parts)
+
+
+async def _loopback(endpoint: str, parts: SplitResult) -> str:
+    """An address of this machine that a ws:// endpoint's name stands for; all of them are."""
+    try:
+        found = await trio.socket.getaddrinfo(str(parts.hostname), parts.port or 80, type=_STREAM)
+    except (OSError, UnicodeError) as bad:
+        why = getattr(bad, "strerror", None) or str(bad)
+        raise Unreachable(f"no connection to the peer: {why}", endpoint=endpoint) from None
+    addresses = [str(one[4][0]) for one in found]
+    for address in addresses:
+        # A name may stand for several machines; another look-up may give another of them.
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            raise PlainRefused(endpoint=endpoint, address=address)
+    return addresses[0]
+
+
+async def _reach(endpoint: str, parts: SplitResult, plain: bool) -> trio.SocketStream:
     port = parts.port or (443 if parts.scheme == "wss" else 80)
     try:
-        return await trio.open_tcp_stream(str(parts.hostname), port)
+        host = str(parts.hostname)
+        if parts.scheme == "ws" and not plain:
+            # The name is not looked up again: what was checked is what is dialled.
+            host = await _loopback(endpoint, parts)
+        return await trio.open_tcp_stream(host, port)
     except (OSError, UnicodeError) as bad:
         # trio raises an OSError around one for each address that it tried.
         first = bad.__cause__

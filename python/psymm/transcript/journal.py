@@ -61,6 +61,7 @@ from psymm.transcript.heads import (
     put_heads,
     put_standing,
 )
+from psymm.transcript.introduction import SignedIntroduction
 from psymm.transcript.journal_file import (
     JournalIdentity,
     connect_writer,
@@ -80,6 +81,7 @@ from psymm.transcript.rows import (
     frame_checksum,
     frames_of,
     put_custody,
+    put_introduction,
     put_state,
 )
 from psymm.transcript.sealing import (
@@ -231,8 +233,10 @@ class Journal(JournalReader):
         nonce: bytes = bytes(32),
         ours: int = 0,
         promised: int = 0,
+        introduction: SignedIntroduction | None = None,
     ) -> None:
-        """Remember a new custody, state `meeting`; `lane` is ours.
+        """Remember a new custody, state `meeting`; `lane` is ours. introduction: what the solver
+        signed, where we are the trader.
 
         Raises KnownCustody for an id ever seen before. Cancelled: it may or may not be kept.
         """
@@ -243,7 +247,10 @@ class Journal(JournalReader):
             lane,
             "meeting",
             endpoint=endpoint,
-            meeting=nonce + ours.to_bytes(16) + promised.to_bytes(16),
+            meeting=nonce
+            + ours.to_bytes(16)
+            + promised.to_bytes(16)
+            + (b"" if introduction is None else introduction.to_bytes()),
             opened_ns=now_ns,
         )
         nothing = (0, opening.custody)
@@ -253,6 +260,11 @@ class Journal(JournalReader):
             put_heads(base, HeldHeads(opening.custody, lane, "whole", Heads(nothing, nothing)))
 
         await self._write(work)
+
+    async def keep_introduction(self, custody: bytes, introduction: SignedIntroduction) -> None:
+        """Keep what the solver signed now that it is met again, in place of what was kept.
+        Cancelled: it may or may not be kept."""
+        await self._write(lambda base: put_introduction(base, custody, introduction))
 
     async def set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> None:
         """Change a custody's state. Cancelled: it may or may not be kept."""

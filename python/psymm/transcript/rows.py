@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, get_args
 from psymm._core import Frame, FrameError
 from psymm.errors import JournalCorrupt, Missing
 from psymm.transcript import pruning
-from psymm.transcript.heads import Standing, is_bytes, read_heads
+from psymm.transcript.heads import Standing, read_heads
+from psymm.transcript.introduction import INTRODUCTION_BYTES, SignedIntroduction
 from psymm.transcript.opening import Opening
 
 FRAMES: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
@@ -39,7 +40,7 @@ class JournalledFrame:
 class Custody:
     """A custody as the journal holds it. lane: ours. endpoint: the peer's, '' for a solver.
     nonce: ours at the meeting. promised: what the peer said it would put up, token units; ours:
-    what we did."""
+    what we did. introduction: what the solver signed before we funded, where we are the trader."""
 
     opening: Opening
     lane: int
@@ -51,6 +52,7 @@ class Custody:
     reason: str
     frames: int
     standing: Standing = "whole"
+    introduction: SignedIntroduction | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def custody_row(
     opened_ns: int = 0,
 ) -> tuple[Any, ...]:
     """A row of `custodies`. meeting: our nonce (32 bytes), then what we put up and what the peer
-    promised, 16 bytes each."""
+    promised, 16 bytes each; a trader's goes on with what the solver signed."""
     return (
         opening.custody,
         lane,
@@ -208,6 +210,17 @@ def put_state(base: sqlite3.Connection, custody: bytes, state: CustodyState, rea
     )
 
 
+def put_introduction(
+    base: sqlite3.Connection, custody: bytes, introduction: SignedIntroduction
+) -> None:
+    """The solver has signed the same meeting again: only what it signed last is in force."""
+    ((meeting,),) = base.execute("SELECT meeting FROM custodies WHERE custody = ?", (custody,))
+    base.execute(
+        "UPDATE custodies SET meeting = ? WHERE custody = ?",
+        (meeting[:64] + introduction.to_bytes(), custody),
+    )
+
+
 def custody_rows(
     base: sqlite3.Connection, custody: bytes | None = None
 ) -> list[tuple[object, ...]]:
@@ -219,6 +232,11 @@ def custody_rows(
     if custody is None:
         return base.execute(columns + " ORDER BY opened_ns, c.custody").fetchall()
     return base.execute(columns + " WHERE c.custody = ?", (custody,)).fetchall()
+
+
+def is_meeting(value: object) -> bool:
+    """Whether it can be what a row of `custodies` keeps of the meeting."""
+    return isinstance(value, bytes) and len(value) in (64, 64 + INTRODUCTION_BYTES)
 
 
 def custody_of(row: tuple[object, ...]) -> Custody:
@@ -238,7 +256,7 @@ def custody_of(row: tuple[object, ...]) -> Custody:
         )
     intact = (
         lane == heads.lane
-        and is_bytes(meeting, 64)
+        and is_meeting(meeting)
         and isinstance(endpoint, str)
         and isinstance(reason, str)
         and state in get_args(CustodyState)
@@ -254,9 +272,10 @@ def custody_of(row: tuple[object, ...]) -> Custody:
         endpoint=endpoint,  # type: ignore[arg-type]
         nonce=nonce[:32],
         ours=int.from_bytes(nonce[32:48]),
-        promised=int.from_bytes(nonce[48:]),
+        promised=int.from_bytes(nonce[48:64]),
         state=state,  # type: ignore[arg-type]
         reason=reason,  # type: ignore[arg-type]
         frames=heads.frames,
         standing=heads.standing,
+        introduction=SignedIntroduction.from_bytes(nonce[64:]) if nonce[64:] else None,
     )

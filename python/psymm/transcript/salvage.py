@@ -52,6 +52,7 @@ from psymm.transcript.rows import (
     JournalledFrame,
     custody_row,
     frame_checksum,
+    is_meeting,
     put_custody,
     read_frame,
 )
@@ -331,7 +332,7 @@ def _opening(custody: bytes, row: Sequence[Any]) -> Opening | None:
             opening.custody == custody
             and row[1] in (0, 1)
             and isinstance(row[8], str)
-            and is_bytes(row[9], 64)
+            and is_meeting(row[9])
             and row[10] in get_args(CustodyState)
             and isinstance(row[11], str)
         )

@@ -1,0 +1,195 @@
+"""What a solver signs before a trader funds (`spec.md` 61), and the key that it signs with.
+
+`Introduction(bytes32 custody,bytes32 termsHash,bytes32 traderNonce,bytes32 solverNonce,
+uint128 traderCollateral,uint128 solverCollateral,uint64 expiry)` by the introduction key, which
+the solver's wallet delegates with `IntroductionKey(address wallet,address key,uint64 expiry)`;
+both EIP-712 under the pSymm domain, expiries in nanoseconds since the epoch. The custody id binds
+both wallets' keys, the terms and the salt; so one signature covers both introductions and the
+terms, and a byte that was changed on the wire, in either direction, gives another digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from psymm._core import SignatureError, address_of, recover
+from psymm.errors import BadIntroduction
+from psymm.transcript.opening import Opening
+from psymm.wallet import TypedMessage
+
+MINUTE_NS: Final = 60 * 10**9
+INTRODUCTION_NS: Final = 10 * MINUTE_NS
+"""How long our own signed introductions may be funded against."""
+INTRODUCTION_MOST_NS: Final = 60 * MINUTE_NS
+"""The longest that a trader accepts: an agreement for later is none of this protocol's."""
+KEY_NS: Final = 7 * 24 * 60 * MINUTE_NS
+"""How long our own introduction keys are delegated for."""
+KEY_MOST_NS: Final = 31 * 24 * 60 * MINUTE_NS
+"""The longest that a trader accepts: who steals such a key passes for the solver until then."""
+
+_KEY_FIELDS: Final = (("wallet", "address"), ("key", "address"), ("expiry", "uint64"))
+_FIELDS: Final = (
+    ("custody", "bytes32"),
+    ("termsHash", "bytes32"),
+    ("traderNonce", "bytes32"),
+    ("solverNonce", "bytes32"),
+    ("traderCollateral", "uint128"),
+    ("solverCollateral", "uint128"),
+    ("expiry", "uint64"),
+)
+INTRODUCTION_BYTES: Final = 32 + 16 + 8 + 64 + 8 + 65 + 65
+
+
+def key_message(
+    chain_id: int, contract: str, wallet: bytes, key: bytes, expiry: int
+) -> TypedMessage:
+    """What a solver's wallet signs for its introduction key. wallet, key: 64 bytes each."""
+    return TypedMessage(
+        chain_id=chain_id,
+        contract=contract,
+        primary_type="IntroductionKey",
+        fields=_KEY_FIELDS,
+        values={"wallet": address_of(wallet), "key": address_of(key), "expiry": expiry},
+    )
+
+
+def introduction_message(
+    opening: Opening, nonces: tuple[bytes, bytes], collaterals: tuple[int, int], expiry: int
+) -> TypedMessage:
+    """What the introduction key signs. nonces, collaterals: the trader's, the solver's."""
+    return TypedMessage(
+        chain_id=opening.chain_id,
+        contract=opening.contract,
+        primary_type="Introduction",
+        fields=_FIELDS,
+        values={
+            "custody": opening.custody,
+            "termsHash": opening.terms_hash,
+            "traderNonce": nonces[0],
+            "solverNonce": nonces[1],
+            "traderCollateral": collaterals[0],
+            "solverCollateral": collaterals[1],
+            "expiry": expiry,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIntroduction:
+    """The solver's part of a signed meeting; what else it signed is the opening, the trader's
+    nonce and the trader's collateral.
+
+    nonce: the solver's. collateral: the solver's, token units. expiry, key_expiry: nanoseconds.
+    key: 64 bytes. key_signature: the wallet's for the key; signature: the key's; 65 bytes each.
+    """
+
+    nonce: bytes
+    collateral: int
+    expiry: int
+    key: bytes
+    key_expiry: int
+    key_signature: bytes
+    signature: bytes
+
+    def verify(self, opening: Opening, nonce: bytes, collateral: int) -> None:
+        """Whether the solver of this opening agreed to it. nonce, collateral: the trader's.
+
+        Raises BadIntroduction, which names what does not fit.
+        """
+        wallet = opening.solver
+        if self.key == wallet:
+            raise BadIntroduction(
+                "a wallet's own key is never its introduction key", wallet=address_of(wallet)
+            )
+        said = introduction_message(
+            opening, (nonce, self.nonce), (collateral, self.collateral), self.expiry
+        )
+        _signed_by(
+            self.key,
+            said,
+            self.signature,
+            "the solver did not sign this meeting; a value was changed on the way",
+        )
+        delegated = key_message(
+            opening.chain_id, opening.contract, wallet, self.key, self.key_expiry
+        )
+        _signed_by(
+            wallet,
+            delegated,
+            self.key_signature,
+            "the introduction's key is not delegated by the solver's wallet",
+        )
+
+    def check_time(self, now_ns: int, skew_ns: int) -> None:
+        """Whether the trader may begin to fund now. Raises BadIntroduction."""
+        for name, expiry, most in (
+            ("introduction", self.expiry, INTRODUCTION_MOST_NS),
+            ("introduction key", self.key_expiry, KEY_MOST_NS),
+        ):
+            # The solver's clock may be ahead of ours by the skew.
+            if now_ns + skew_ns >= expiry:
+                raise BadIntroduction(
+                    f"the solver's {name} has expired; meet again",
+                    expiry_ns=expiry,
+                    now_ns=now_ns,
+                    skew_ns=skew_ns,
+                )
+            if expiry > now_ns + most + skew_ns:
+                raise BadIntroduction(
+                    f"the solver's {name} expires too far ahead",
+                    expiry_ns=expiry,
+                    now_ns=now_ns,
+                    longest_ns=most,
+                )
+
+    def to_bytes(self) -> bytes:
+        """As a journal keeps it: always of one length."""
+        return (
+            self.nonce
+            + self.collateral.to_bytes(16)
+            + self.expiry.to_bytes(8)
+            + self.key
+            + self.key_expiry.to_bytes(8)
+            + self.key_signature
+            + self.signature
+        )
+
+    @classmethod
+    def from_bytes(cls, kept: bytes) -> Self:
+        """The inverse of `to_bytes`. Raises ValueError for another length."""
+        if len(kept) != INTRODUCTION_BYTES:
+            raise ValueError(
+                f"a signed introduction is {INTRODUCTION_BYTES} bytes, not {len(kept)}"
+            )
+        return cls(
+            nonce=kept[:32],
+            collateral=int.from_bytes(kept[32:48]),
+            expiry=int.from_bytes(kept[48:56]),
+            key=kept[56:120],
+            key_expiry=int.from_bytes(kept[120:128]),
+            key_signature=kept[128:193],
+            signature=kept[193:],
+        )
+
+
+def _signed_by(public_key: bytes, message: TypedMessage, signature: bytes, otherwise: str) -> None:
+    try:
+        signer = recover(message.digest(), signature)
+    except SignatureError as bad:
+        raise BadIntroduction(otherwise, reason=str(bad)) from None
+    if signer != public_key:
+        # The key that was expected may be no point of the curve, which has no address.
+        raise BadIntroduction(otherwise, expected=public_key, signer=signer)
+
+
+__all__ = [
+    "INTRODUCTION_BYTES",
+    "INTRODUCTION_MOST_NS",
+    "INTRODUCTION_NS",
+    "KEY_MOST_NS",
+    "KEY_NS",
+    "SignedIntroduction",
+    "introduction_message",
+    "key_message",
+]
