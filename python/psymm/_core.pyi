@@ -486,9 +486,9 @@ def survey_frames(
     offset: int,
     msg_types: Sequence[Buffer],
     reach: tuple[tuple[int, int, int] | None, tuple[int, int, int] | None],
-) -> tuple[int, int, Literal["message", "beyond", "end"]]:
+) -> tuple[int, int, Literal["message", "beyond", "end"], list[int]]:
     """Passes over frames from ``offset`` on until one needs a look: how many it passed, where it
-    stands, and why.
+    stands, why, and the seq of the last frame of each lane that it passed, 0 for none.
 
     ``message``: the payload of the frame at that place may be of one of ``msg_types``; only a
     parser can tell where a payload is not compact JSON. ``beyond``: the frame is not within its

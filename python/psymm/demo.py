@@ -5,11 +5,12 @@ two solvers and a trader as processes of their own, each with its own home and w
 nothing but the chain and sockets. Everything they do goes through the command line, so each line
 on the screen can be repeated by hand; the commands are kept in commands.log.
 
-Prices are the closing values of real markets that ship inside the package `arch`, replayed at a
-stated speed. SEED (an environment variable) chooses the amounts and the days; two runs with one
-SEED differ in keys, proofs and what the clock does to prices. At the end stand three things: what
-each party gained and lost, what an observer of the chain saw, and the transcript with the command
-that verifies it. Any difference between tokens on chain and the rulebook's account is an error.
+Prices are the closing values of real markets that ship inside the package `arch`. They move on
+with each firm quote and never with the clock, so that the outcome does not depend on how fast the
+machine is. SEED (an environment variable) chooses the amounts and the days; two runs with one SEED
+differ in keys, proofs and times. At the end stand three things: what each party gained and lost,
+what an observer of the chain saw, and the transcript with the command that verifies it. Any
+difference between tokens on chain and the rulebook's account is an error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -41,9 +43,12 @@ from psymm.cli.exits import leaves
 
 DECIMALS = 6
 SYMBOL = "pUSD"
-VALUES_PER_S = 1
+VALUES_PER_QUOTE = 5
 RELAYER_FEE = "0.05"
-READY_S = 120
+READY_S = 600
+"""After so long a daemon hangs; a busy machine needs less."""
+RUNS_DAYS = 300
+"""From now to the terms' end date."""
 MARKETS = (
     ("SPX", "sp500:Close", "0.01", "0.001"),
     ("NDX", "nasdaq:Close", "0.01", "0.001"),
@@ -249,16 +254,15 @@ put_up = "{put_up}"
 trader_reserve = "100"
 solver_reserve = "100"
 relayer_cap = "1"
-end_date = 2040-01-01
+end_date = {end_date}
 spread_bps = "{spread}"
-quote_life_s = 20
+quote_life_s = 60
 decline_above = "60000"
 fill_at_most = "20000"
 close_at_most = "8000"
 [feed]
 kind = "replay"
-values_per_second = "{speed}"
-started = {started}
+values_per_quote = {speed}
 from = {first}
 to = 2018-12-31
 """
@@ -271,6 +275,9 @@ tick = "{tick}"
 lot = "{lot}"
 """
 
+LIFE_S = 600
+"""How long each order lives: far longer than any machine needs for it, so none expires."""
+
 SCENARIO = """
 [[step]]
 do = "order"
@@ -279,6 +286,7 @@ symbol = "SPX"
 side = "sell"
 quantity = "{spx}"
 fills = 1
+life_s = {life}
 [[step]]
 do = "order"
 name = "parts"
@@ -286,6 +294,7 @@ symbol = "NDX"
 side = "sell"
 quantity = "{ndx}"
 fills = 2
+life_s = {life}
 [[step]]
 do = "order"
 name = "cancelled"
@@ -295,6 +304,7 @@ quantity = "{wti}"
 limit_bps = "-1500"
 cancel_after_s = 0.5
 expect = "cancelled"
+life_s = {life}
 [[step]]
 do = "order"
 name = "declined"
@@ -302,6 +312,7 @@ symbol = "SPX"
 side = "sell"
 quantity = "{too_much}"
 expect = "declined"
+life_s = {life}
 [[step]]
 do = "order"
 name = "oil"
@@ -309,24 +320,26 @@ symbol = "WTI"
 side = "buy"
 quantity = "{wti}"
 fills = 1
-[[step]]
-do = "hold"
-seconds = 4
+life_s = {life}
 [[step]]
 do = "close"
 of = "whole"
 quantity = "{spx_third}"
+life_s = {life}
 [[step]]
 do = "close"
 of = "whole"
 limit_bps = "50"
 fills = 2
+life_s = {life}
 [[step]]
 do = "close"
 of = "parts"
+life_s = {life}
 [[step]]
 do = "close"
 of = "oil"
+life_s = {life}
 """
 
 
@@ -420,10 +433,12 @@ async def _solvers(
 ) -> AsyncIterator[None]:
     """The solver, and a rival with a wider spread, whose quotes lose."""
     shown = ", ".join(f"{one[0]} = arch.data {one[1]}" for one in MARKETS)
-    stage.line(f"prices: {shown}, from {amounts.first_day:%Y-%m-%d}, {VALUES_PER_S} day a second")
-    started = datetime.now(UTC)
+    stage.line(
+        f"prices: {shown}, from {amounts.first_day:%Y-%m-%d}, "
+        f"{VALUES_PER_QUOTE} trading days further with each firm quote"
+    )
     for actor, spread in zip(makers, ("8", "30"), strict=True):
-        (stage.home / f"{actor.name}.toml").write_text(_maker(amounts, spread, started))
+        (stage.home / f"{actor.name}.toml").write_text(_maker(amounts, spread))
 
     async def serve(
         actor: Actor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -456,14 +471,14 @@ async def _service(stage: Stage, url: str, actor: Actor, *arguments: str) -> Asy
         yield
 
 
-def _maker(amounts: Amounts, spread: str, started: datetime) -> str:
+def _maker(amounts: Amounts, spread: str) -> str:
     head = MAKER.format(
         symbol=SYMBOL,
         put_up=amounts.solver_collateral,
         spread=spread,
-        speed=VALUES_PER_S,
+        end_date=(datetime.now(UTC) + timedelta(days=RUNS_DAYS)).date(),
+        speed=VALUES_PER_QUOTE,
         first=f"{amounts.first_day:%Y-%m-%d}",
-        started=f"{started:%Y-%m-%dT%H:%M:%SZ}",
     )
     return head + "".join(
         INSTRUMENT.format(symbol=symbol, series=series, tick=tick, lot=lot)
@@ -481,6 +496,7 @@ async def _trade(stage: Stage, trader: Actor, amounts: Amounts) -> dict[str, Any
             ndx=amounts.ndx,
             wti=amounts.wti,
             too_much="40",
+            life=LIFE_S,
         )
     )
     last = time.monotonic()
@@ -715,9 +731,10 @@ def main() -> int:
     if not text.isdigit():
         print("SEED must be a whole number", file=sys.stderr)
         return 2
-    moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    home = Path(os.environ.get("PSYMM_RUNS", "runs")).resolve() / moment
-    home.mkdir(parents=True, mode=0o700)
+    runs = Path(os.environ.get("PSYMM_RUNS", "runs")).resolve()
+    runs.mkdir(parents=True, exist_ok=True)
+    # Two demos may begin in one second. The directory is its owner's alone.
+    home = Path(tempfile.mkdtemp(prefix=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-", dir=runs))
     stage = Stage(home)
     print(f"pSymm: a private trade, from discovery to withdrawal. SEED={text}, files in {home}")
     code = 0

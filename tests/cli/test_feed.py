@@ -33,6 +33,17 @@ def test_a_replay_moves_at_its_speed_and_holds_the_last_value() -> None:
     assert feed.says("NDQ", 101 * NS) == "nasdaq Close of 2018-10-03"
 
 
+def test_a_replay_can_move_with_each_firm_quote_and_not_with_time() -> None:
+    series = load_series("nasdaq", FIRST, LAST)
+    feed = ReplayFeed({"NDQ": series}, 0, Decimal(0), values_per_quote=5)
+    assert feed.price("NDQ", 0) == feed.price("NDQ", 10**9 * NS) == series.values[0][1]
+    feed.quoted()
+    assert feed.price("NDQ", 0) == feed.price("NDQ", 10**9 * NS) == series.values[5][1]
+    for _ in range(len(series.values)):
+        feed.quoted()
+    assert feed.price("NDQ", 0) == series.values[-1][1]
+
+
 def test_a_constant_feed_stays() -> None:
     feed = ConstantFeed({"X": 5 * ONE})
     assert feed.price("X", 0) == feed.price("X", 10**18) == 5 * ONE

@@ -5,8 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from psymm._core import SecretKey
-from psymm.messages import Heartbeat, Logon, Message, NoteRef, QuoteRequest
+from psymm._core import SecretKey, keccak256
+from psymm.messages import (
+    Heartbeat,
+    Logon,
+    Message,
+    NoteRef,
+    QuoteRequest,
+    SessionKeyChange,
+)
 from psymm.session.ledger import RulebookLedger
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import Delegation
@@ -71,6 +78,23 @@ class Signers:
                 else QuoteRequest(quote_req_id=f"r{n}", symbol="BTC-USD", order_qty=10**16),
             )
         return list(self.record)
+
+    def change_key(self, lane: int) -> Entry:
+        """A UKY, signed by the new key, that puts it in force."""
+        self.keys[lane] = SecretKey.from_bytes(keccak256(self.keys[lane].public_key))
+        delegation = Delegation(lane, self.keys[lane].public_key, 1, 1000, START_NS + 10**15)
+        return self.sign(
+            lane,
+            SessionKeyChange(
+                session_public_key=delegation.public_key,
+                from_seq=delegation.from_seq,
+                to_seq=delegation.to_seq,
+                expiry=delegation.expiry,
+                delegation_signature=self.wallets[lane].sign(
+                    delegation.message(self.opening).digest()
+                ),
+            ),
+        )
 
     def agree(self) -> tuple[Point, bytes]:
         """A checkpoint of all that was said, put in force by both; with its account's document."""

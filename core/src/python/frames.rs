@@ -541,7 +541,7 @@ pub(crate) fn survey_frames(
     offset: usize,
     msg_types: Vec<Octets>,
     reach: (Option<Bounds>, Option<Bounds>),
-) -> PyResult<(usize, usize, &'static str)> {
+) -> PyResult<(usize, usize, &'static str, [u64; 2])> {
     let msg_types: Vec<&[u8]> = msg_types.iter().map(Octets::as_slice).collect();
     let reach = [reach.0, reach.1].map(|reach| {
         reach.map(|(from_seq, to_seq, expiry)| Reach {
@@ -553,10 +553,12 @@ pub(crate) fn survey_frames(
     let bytes = data.as_slice();
     py.detach(|| {
         let mut survey = Survey::new(bytes, offset, 0);
-        Ok(match survey.next(&msg_types, &reach)? {
-            Some(Found::Message { index, offset }) => (index, offset, "message"),
-            Some(Found::Beyond { index, offset }) => (index, offset, "beyond"),
-            None => (survey.frames(), survey.offset(), "end"),
+        let found = survey.next(&msg_types, &reach)?;
+        let heads = survey.heads();
+        Ok(match found {
+            Some(Found::Message { index, offset }) => (index, offset, "message", heads),
+            Some(Found::Beyond { index, offset }) => (index, offset, "beyond", heads),
+            None => (survey.frames(), survey.offset(), "end", heads),
         })
     })
     .map_err(frame_error)

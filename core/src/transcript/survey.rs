@@ -51,6 +51,8 @@ pub struct Survey<'a> {
     data: &'a [u8],
     frames: usize,
     offset: usize,
+    heads: [u64; 2],
+    found: Option<(usize, u64)>,
 }
 
 impl<'a> Survey<'a> {
@@ -61,6 +63,8 @@ impl<'a> Survey<'a> {
             data,
             frames,
             offset,
+            heads: [0; 2],
+            found: None,
         }
     }
 
@@ -76,6 +80,14 @@ impl<'a> Survey<'a> {
         self.offset
     }
 
+    /// The seq of each lane's last frame before the one that was found last, as the frames say
+    /// themselves; 0 where the survey passed none. Which frame is its lane's next is thereby
+    /// known: only such a one can bring a key.
+    #[must_use]
+    pub const fn heads(&self) -> [u64; 2] {
+        self.heads
+    }
+
     /// Passes on to the next frame to look at and past it; `None` once all have passed. A lane
     /// without a reach goes everywhere.
     ///
@@ -87,19 +99,25 @@ impl<'a> Survey<'a> {
         msg_types: &[&[u8]],
         reach: &[Option<Reach>; 2],
     ) -> Result<Option<Found>, FrameError> {
+        if let Some((lane, seq)) = self.found.take() {
+            self.heads[lane] = seq;
+        }
         while self.offset < self.data.len() {
             let (index, offset) = (self.frames, self.offset);
             let frame = FrameView::bounds(self.data, offset)?;
             frame.check_form(offset)?;
             self.frames += 1;
             self.offset += frame.raw().len();
+            let lane = usize::from(frame.lane() != 0);
             if may_be(frame.payload(), msg_types) {
+                self.found = Some((lane, frame.seq()));
                 return Ok(Some(Found::Message { index, offset }));
             }
-            let reach = &reach[usize::from(frame.lane() != 0)];
-            if reach.is_some_and(|reach| !reach.covers(&frame)) {
+            if reach[lane].is_some_and(|reach| !reach.covers(&frame)) {
+                self.found = Some((lane, frame.seq()));
                 return Ok(Some(Found::Beyond { index, offset }));
             }
+            self.heads[lane] = frame.seq();
         }
         Ok(None)
     }

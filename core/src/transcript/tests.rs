@@ -723,12 +723,14 @@ fn a_survey_stops_at_the_messages_asked_for_and_passes_the_rest() {
         match found {
             Found::Message { index, offset } => {
                 assert_eq!(offset, offsets[index]);
+                assert_eq!(survey.heads(), [index as u64, 0]);
                 stops.push(index);
             }
             Found::Beyond { .. } => panic!("no lane has an end"),
         }
     }
     assert_eq!(stops, [0, 2, 4, 5, 6]);
+    assert_eq!(survey.heads(), [7, 0]);
     assert_eq!((survey.frames(), survey.offset()), (7, data.len()));
 }
 

@@ -358,7 +358,9 @@ class Session:
                 symbol=symbol,
                 order_qty=scaled(quantity),
                 side=side,
-                expire_time=self.party.clock.now_ns() + int(timeout_s * SECOND),
+                expire_time=self.party.clock.now_ns()
+                # The rules give a request no longer than a quote.
+                + min(int(timeout_s * SECOND), self.terms.timeouts.quote_life),
             )
         )
         answer = await self._changes.until(lambda: self._changes.quotes.get(request), timeout_s)

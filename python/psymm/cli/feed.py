@@ -1,8 +1,10 @@
 """Prices that a market maker quotes around: constant ones, or a real market series replayed.
 
-A replay walks the recorded values in order, `values_per_s` of them a second from the moment the
-feed is started, and holds the last. Between two moments it never invents a price: what it says at
-any time was a price of that day. The series ship inside the PyPI package `arch` (extra `demo`).
+A replay walks the recorded values in order and holds the last. It moves with the clock,
+`values_per_s` from the moment the feed is started, or with trade, `values_per_quote` after each
+firm quote: then prices do not depend on how fast the machine is. It never invents a price: what it
+says at any time was a price of that day. The series ship inside the PyPI package `arch` (extra
+`demo`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ NS = 10**9
 
 
 class Feed(Protocol):
-    """Prices by symbol, scaled 1e18, as a pure function of time."""
+    """Prices by symbol, scaled 1e18, as a function of time and of the quotes given so far."""
 
     @property
     def symbols(self) -> Sequence[str]: ...
@@ -32,6 +34,10 @@ class Feed(Protocol):
 
     def says(self, symbol: str, at_ns: int) -> str:
         """Where that price comes from, for a person, e.g. `sp500 Close of 2018-10-04`."""
+        ...
+
+    def quoted(self) -> None:
+        """A firm quote was given; the next one may be at another price."""
         ...
 
 
@@ -51,6 +57,9 @@ class ConstantFeed:
     def says(self, symbol: str, at_ns: int) -> str:
         return "constant"
 
+    def quoted(self) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Series:
@@ -60,13 +69,16 @@ class Series:
     values: Sequence[tuple[date, int]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReplayFeed:
-    """Series side by side, replayed from `started_ns` at `values_per_s`."""
+    """Series side by side, replayed from `started_ns` at `values_per_s`, and `values_per_quote`
+    further with each firm quote. quotes: how many were given."""
 
     series: Mapping[str, Series]
     started_ns: int
     values_per_s: Decimal
+    values_per_quote: int = 0
+    quotes: int = 0
 
     @property
     def symbols(self) -> Sequence[str]:
@@ -78,10 +90,13 @@ class ReplayFeed:
     def says(self, symbol: str, at_ns: int) -> str:
         return f"{self.series[symbol].name} of {self._value(symbol, at_ns)[0].isoformat()}"
 
+    def quoted(self) -> None:
+        self.quotes += 1
+
     def _value(self, symbol: str, at_ns: int) -> tuple[date, int]:
         values = self.series[symbol].values
         gone_ns = max(0, at_ns - self.started_ns)
-        place = int(gone_ns * self.values_per_s / NS)
+        place = int(gone_ns * self.values_per_s / NS) + self.quotes * self.values_per_quote
         return values[min(place, len(values) - 1)]
 
 

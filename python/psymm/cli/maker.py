@@ -63,6 +63,9 @@ class Maker(Solver):
             await request.reject("no price for this instrument")
             return
         bid, ask = found
+        source = self._market.feed.says(request.symbol, self._now())
+        # Whoever asks next is quoted the next price; until then this one stands, for limits too.
+        self._market.feed.quoted()
         await request.quote(
             bid=None if request.side is Side.BUY else bid,
             ask=None if request.side is Side.SELL else ask,
@@ -71,8 +74,7 @@ class Maker(Solver):
         self._say(
             request.session,
             "quoted",
-            f"{request.symbol} {plain(bid)} / {plain(ask)} "
-            f"({self._market.feed.says(request.symbol, self._now())})",
+            f"{request.symbol} {plain(bid)} / {plain(ask)} ({source})",
             symbol=request.symbol,
             bid=plain(bid),
             ask=plain(ask),

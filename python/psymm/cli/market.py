@@ -18,7 +18,8 @@
     close_at_most = "20000"         # the same for closes at a limit; default: fill_at_most
     [feed]
     kind = "replay"                 # or "constant"
-    values_per_second = "2"
+    values_per_second = "2"         # prices move with the clock, or, with values_per_quote = 5
+                                    # instead, with each firm quote that is given
     started = 2026-01-01T00:00:00Z  # default: when this program starts
     from = 2018-10-01
     to = 2018-12-31
@@ -88,6 +89,7 @@ _FEED: Final = frozenset(
     {
         "kind",
         "values_per_second",
+        "values_per_quote",
         "started",
         "from",
         "to",
@@ -297,6 +299,10 @@ def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: i
         if not isinstance(started, datetime) or started.tzinfo is None:
             raise _bad("feed.started is a moment with its zone, like 2026-01-01T00:00:00Z")
         now_ns = int(started.timestamp()) * NS
+    if ("values_per_second" in table) == ("values_per_quote" in table):
+        raise _bad("[feed] of kind replay needs values_per_second or values_per_quote, one of them")
+    if "values_per_quote" in table:
+        return ReplayFeed(series, now_ns, Decimal(0), _whole(table, "values_per_quote", 1))
     return ReplayFeed(series, now_ns, _decimal(table, "values_per_second"))
 
 

@@ -10,6 +10,7 @@
     cancel_after_s = 1.0    # ask to cancel what is left then
     expect = "filled"       # how it must end; else the command fails
     fills = 2               # how many fills it must have had
+    life_s = 30.0           # how long its price or quote is waited for, and then how long it lives
     [[step]]
     do = "close"            # what the order named in `of` opened
     of = "a"
@@ -131,7 +132,7 @@ class Trading:
         session, side = self._session, _side(step.side)
         quantity = step.quantity or Decimal(0)
         if step.limit_bps is None:
-            quote = await session.request_quote(step.symbol, quantity, side)
+            quote = await session.request_quote(step.symbol, quantity, side, step.life_s)
             shown = quote.ask if step.side == "buy" else quote.bid
             self._screen.event(
                 "quote",
@@ -143,7 +144,7 @@ class Trading:
                 side, step.symbol, quantity, quote=quote, life_s=step.life_s
             )
         else:
-            price = await self._limit(step.symbol, step.side, step.limit_bps)
+            price = await self._limit(step.symbol, step.side, step.limit_bps, step.life_s)
             order = await session.order(
                 side, step.symbol, quantity, price=price, life_s=step.life_s
             )
@@ -156,9 +157,9 @@ class Trading:
             result = await order.result()
         self._told(step, f"{step.side} {quantity} {step.symbol}", result)
 
-    async def _limit(self, symbol: str, side: str, bps: Decimal) -> Decimal:
+    async def _limit(self, symbol: str, side: str, bps: Decimal, life_s: float) -> Decimal:
         """A limit that far from the indicative price: above 0 means more willing to trade."""
-        shown = await self._session.indicative(symbol)
+        shown = await self._session.indicative(symbol, life_s)
         price = shown.ask if side == "buy" else shown.bid
         instrument = self._session.terms.instrument(symbol)
         if price is None or instrument is None:
@@ -191,10 +192,10 @@ class Trading:
         side = Side.SELL if held.side is Side.BUY else Side.BUY
         word = "sell" if side is Side.SELL else "buy"
         if step.limit_bps is None:
-            quote = await session.request_quote(held.symbol, size, side)
+            quote = await session.request_quote(held.symbol, size, side, step.life_s)
             order = await session.close(position, quote=quote, quantity=size, life_s=step.life_s)
         else:
-            price = await self._limit(held.symbol, word, step.limit_bps)
+            price = await self._limit(held.symbol, word, step.limit_bps, step.life_s)
             order = await session.close(position, price=price, quantity=size, life_s=step.life_s)
         result = await order.result()
         self._told(step, f"close: {word} {size} {held.symbol}", result)

@@ -89,7 +89,7 @@ class TranscriptFile:
         at, index = self.start, 0
         while True:
             try:
-                passed, at, why = survey_frames(self.raw, at, msg_types, (None, None))
+                passed, at, why, _ = survey_frames(self.raw, at, msg_types, (None, None))
             except FrameError as bad:
                 raise _out_of_form(self, bad) from None
             index += passed
@@ -289,7 +289,9 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
     byte they suffice to judge the frames; and what is wrong with the frame there, if anything."""
     keys: list[tuple[int, int, bytes]] = []
     in_force: list[Delegation | None] = [None, None]
+    heads = [0, 0]
     if file.begins is not None:
+        heads = list(file.begins.point.seqs)
         try:
             in_force = [known for _, known in file.begins.check(file.opening)[1]]
         except CheckpointRefused as bad:
@@ -298,10 +300,11 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
     while True:
         reach = (_reach(in_force[0]), _reach(in_force[1]))
         try:
-            passed, at, why = survey_frames(file.raw, at, _KEY_CARRIERS, reach)
+            passed, at, why, seen = survey_frames(file.raw, at, _KEY_CARRIERS, reach)
         except FrameError as bad:
             return tuple(keys), _start_of(file, bad), _out_of_form(file, bad)
         index += passed
+        heads = [last or before for last, before in zip(seen, heads, strict=True)]
         if why == "end":
             return tuple(keys), at, None
         try:
@@ -309,17 +312,24 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
         except TranscriptFileError as bad_r_y:
             return tuple(keys), at, bad_r_y
         message = Record.decoded(frame) if why == "message" else None
+        # A frame that is not its lane's next brings no key and is held against none, as on a
+        # record; the core says what is wrong with it.
+        follows = frame.seq == heads[frame.lane] + 1
+        heads[frame.lane] = frame.seq
         # Of a frame beyond its key's reach the core may find more; of a key that was never
         # delegated it knows nothing.
         end = at
         try:
-            if isinstance(message, Logon | SessionKeyChange) and (
-                (frame.seq == 1) == isinstance(message, Logon)
+            if (
+                isinstance(message, Logon | SessionKeyChange)
+                and follows
+                and frame.custody == file.opening.custody
+                and (frame.seq == 1) == isinstance(message, Logon)
             ):
                 delegation = delegation_in(file.opening, frame, message)
                 in_force[frame.lane] = delegation
                 keys.append((frame.lane, frame.seq, delegation.public_key))
-            elif (known := in_force[frame.lane]) is not None:
+            elif follows and (known := in_force[frame.lane]) is not None:
                 end = at + frame.length
                 known.check_frame(frame)
         except DelegationRefused as refused:

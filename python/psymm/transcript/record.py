@@ -173,7 +173,12 @@ class Record:
         else:
             in_force = self.delegation(frame.lane)
             if in_force is not None and frame.seq == self.head(frame.lane).seq + 1:
-                in_force.check_frame(frame)
+                try:
+                    in_force.check_frame(frame)
+                except DelegationRefused:
+                    # Its key's holder is to blame only if the frame is its own and right else.
+                    self._transcript.check(frame)
+                    raise
         digest = self._transcript.append(frame)
         if delegation is not None:
             self._delegations[frame.lane].append(delegation)
