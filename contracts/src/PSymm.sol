@@ -261,6 +261,11 @@ contract PSymm is IPSymm {
 
     /* WHAT IS REFUSED */
 
+    /// @dev The chain's id can change under a deployed contract: each move asks for it again.
+    function _expectChain() private view {
+        if (_devOnly && block.chainid != _DEV_CHAIN) revert DevReferenceString(block.chainid);
+    }
+
     function _expectMemo(bytes calldata memo) private pure {
         if (memo.length != _MEMO_LENGTH) revert MemoLength(memo.length);
     }
@@ -295,7 +300,7 @@ contract PSymm is IPSymm {
     /// @dev Comes after the cheap refusals and after nullifiers and commitments are taken: a proof that
     /// does not hold undoes that, and a verifier cannot call back.
     function _expectProof(IVerifier verifier, bytes calldata proof, bytes32[] memory inputs) private view {
-        if (_devOnly && block.chainid != _DEV_CHAIN) revert DevReferenceString(block.chainid);
+        _expectChain();
         try verifier.verify(proof, inputs) returns (bool holds) {
             if (!holds) revert ProofInvalid();
         } catch {
@@ -309,6 +314,8 @@ contract PSymm is IPSymm {
         private
         returns (uint256 commitment)
     {
+        // What no proof could ever take out again must not come in.
+        _expectChain();
         _expectMemo(memo);
         if (amount == 0) revert AmountZero();
         _expectAmount(amount);

@@ -373,6 +373,14 @@ class PlainRefused(Disconnected):
     )
 
 
+class PrivateAddress(Disconnected):
+    """An endpoint of the registry leads to this machine, a local network, or no machine at all."""
+
+    code = "private-address"
+    what = "the endpoint leads to an address that is not on the public internet"
+    remedy = "Nothing was sent. If it is meant, say --private-endpoints (private=True in Python)"
+
+
 class Unreachable(Disconnected):
     code = "unreachable"
     what = "no connection to the peer"

@@ -28,8 +28,8 @@ async def test_a_party_registers_updates_and_removes_itself(
     found = await registry.get(Role.SOLVER, solver.address)
     assert found is not None
     assert (found.endpoint, found.public_key) == ("ws://127.0.0.1:9000/", solver.public_key)
-    await registry.update(solver, Role.SOLVER, "wss://maker.example/ws", solver.public_key)
-    assert (await registry.get(Role.SOLVER, solver.address)).endpoint == "wss://maker.example/ws"
+    await registry.update(solver, Role.SOLVER, "wss://maker.example/", solver.public_key)
+    assert (await registry.get(Role.SOLVER, solver.address)).endpoint == "wss://maker.example/"
     assert await registry.get(Role.TRADER, solver.address) is None
     await registry.remove(solver, Role.SOLVER)
     assert await registry.get(Role.SOLVER, solver.address) is None
@@ -41,7 +41,7 @@ async def test_a_party_registers_updates_and_removes_itself(
     changes = [change async for change in registry.changes(first, last)]
     ours = [change for change in changes if change.account == solver.address]
     assert [change.endpoint for change in ours] == [
-        "ws://127.0.0.1:9000/", "wss://maker.example/ws", None,
+        "ws://127.0.0.1:9000/", "wss://maker.example/", None,
     ]  # fmt: skip
     assert [change.removed for change in ours] == [False, False, True]
 
@@ -87,7 +87,8 @@ async def test_an_entry_that_nobody_should_connect_to_is_left_out_of_lists(
     [
         "", "ws://", "ws:///", "http://a", "ws://a:0/", "ws://a:99999/", "ws://u:p@a/", "ws://a/?k",
         "ws://a/#f", "ws://a b/", "ws://a/\n", "ws://ä/", "ws://0.0.0.0:1/", "ws://[::]:1/",
-        "ws://-a/", "ws://" + "a" * 256,
+        "ws://-a/", "ws://" + "a" * 256, "ws://a/x", "ws://a/?", "ws://@a/", "ws://a//",
+        "ws://a%00/", "ws://[fe80::1%25eth0]/", "ws://a/;x", "ws://a\\\\@b/",
     ],
 )  # fmt: skip
 def test_endpoints_that_are_none_are_refused(endpoint: str) -> None:
@@ -96,7 +97,7 @@ def test_endpoints_that_are_none_are_refused(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["ws://127.0.0.1:1/", "wss://a.example", "ws://[::1]:9/x", "ws://1host:5/"]
+    "endpoint", ["ws://127.0.0.1:1/", "wss://a.example", "ws://[::1]:9/", "ws://1host:5/"]
 )
 def test_endpoints_that_are_some_are_taken(endpoint: str) -> None:
     assert checked_endpoint(endpoint) == endpoint

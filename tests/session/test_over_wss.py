@@ -52,7 +52,7 @@ async def test_a_session_over_wss_trades_on_through_a_restart_of_its_solver(
         async with connect(
             stage.trader,
             entry_of(stage),
-            dial=lambda: dialer(where[0], trust)(),
+            dial=lambda: dialer(where[0], trust, private=True)(),
             collateral=2_000,
             decimals=6,
             heard=heard.append,
@@ -100,6 +100,6 @@ async def test_a_leaving_solver_answers_503_and_ends_its_service(tmp_path: Path)
         server = await maker.server()
         server.turn_away("leaving now")
         with pytest.raises(ServerBusy, match="leaving now"):
-            async with dial(endpoint, trust):
+            async with dial(endpoint, trust, private=True):
                 raise AssertionError("let in")
         assert server.statistics().admission.refused == 1

@@ -38,7 +38,7 @@ from psymm.session.party import Party, journal_secret
 from psymm.sockets.dialling import check_plain
 from psymm.terms import Terms
 from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.opening import Opening
+from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.replayed import verify_journal
 from psymm.wallet import KeyWallet, Wallet
 
@@ -53,7 +53,7 @@ class VaultCollateral:
 
     async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
         """See `Collateral.fund`."""
-        # The cap of the terms that both accepted, which may be far below the vault's own tenth.
+        # The cap of the terms that both accepted, which may be far below the vault's own share.
         most = min(Terms.parse(opening.terms).tariff.relayer_cap, amount // DEFAULT_FEE_PART)
         funded = await self._vault.fund(
             custody_of(opening), token, amount, self._senders, max_fee=most
@@ -133,9 +133,13 @@ class Dealer:
     senders: tuple[Sender, ...]
     party: Party
 
-    async def solvers(self) -> list[RegistryEntry]:
-        """All solvers of the registry. Raises ChainError. Cancelled: raises Cancelled."""
-        return [entry async for entry in self.registry.list(Role.SOLVER)]
+    async def solvers(self) -> Sequence[RegistryEntry]:
+        """Solvers of the registry to choose from, at most some hundred: those that we dealt with
+        before, and of the others the first listed and some at random, see `Registry.candidates`.
+
+        Raises ChainError, JournalError. Cancelled: raises Cancelled.
+        """
+        return await self.registry.candidates(Role.SOLVER, await known_solvers(self.journal))
 
     async def solver(self, account: str) -> RegistryEntry:
         """One solver by address. Raises NotRegistered, ChainError. Cancelled: raises Cancelled."""
@@ -162,6 +166,15 @@ class Dealer:
         return await self.vault.withdraw(token, amount, recipient, self.senders, max_fee=max_fee)
 
 
+async def known_solvers(journal: Journal) -> frozenset[str]:
+    """Accounts of the solvers that the journal holds a custody with. Raises JournalError."""
+    return frozenset(
+        one.opening.wallet_address(SOLVER)
+        for one in await journal.custodies()
+        if one.lane == TRADER
+    )
+
+
 @asynccontextmanager
 async def dealing(
     wallet: Wallet,
@@ -171,9 +184,10 @@ async def dealing(
     journal: Path,
     *,
     clock: Clock | None = None,
+    private: bool | None = None,
 ) -> AsyncGenerator[Dealer, None]:
     """A dealer on a vault that is already open; opens, verifies and unlocks the journal, and
-    follows the revocations of session keys.
+    follows the revocations of session keys. private: see `open_dealer`.
 
     Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner, ChainError. Leaving closes
     the journal, nothing else. Cancelled: what was queued for the journal is still written.
@@ -201,6 +215,7 @@ async def dealing(
                 *place,
                 deployment.registry,
                 watch,
+                private=private,
             ),
         )
         nursery.cancel_scope.cancel()
@@ -213,18 +228,22 @@ async def open_dealer(
     rpc: str,
     home: Path | str,
     *,
-    relayers: Literal["random", "cheapest"] = "random",
+    relayers: Literal["random", "cheapest"] = "cheapest",
     direct: bool = False,
     depth: int = 1,
     tls: ssl.SSLContext | None = None,
     plain: bool = False,
+    private: bool | None = None,
 ) -> AsyncGenerator[Dealer, None]:
     """Open everything of a party: chain, contracts checked, vault, prover, journal.
 
-    home: its directory (journal, notes). relayers: whom of the registry's to ask first. direct:
+    home: its directory (journal, notes). relayers: which of the
+    registry's to take, see `RelayerSender`. direct:
     where no relayer does it, send moves from the wallet's own account, which then shows on chain
     (needs a `KeyWallet`). depth: confirmations. tls: what wss:// relayers are verified with.
     plain: ask ws:// relayers on other machines, too.
+    private: endpoints of the registry may lead to this machine or a local network; None: on the
+    development chain only.
     Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
     all of it.
     """
@@ -236,16 +255,27 @@ async def open_dealer(
         await check(chain, deployment)
         registry, pool = deployment.party_registry(chain), deployment.pool(chain)
 
-        async def listed() -> list[RegistryEntry]:
-            return [entry async for entry in registry.list(Role.RELAYER)]
+        vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
+
+        async def listed() -> Sequence[RegistryEntry]:
+            return await registry.candidates(Role.RELAYER, await vault.relayers_used())
 
         own = DirectSender(pool, wallet, depth=depth) if _pays(wallet) and direct else None
-        sender = RelayerSender(pool, listed, order=relayers, depth=depth, tls=tls, plain=plain)
-        senders = sender.senders(own)
-        vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
+        senders = RelayerSender(
+            pool,
+            listed,
+            order=relayers,
+            known=vault.relayers_used,
+            depth=depth,
+            tls=tls,
+            plain=plain,
+            private=private,
+        ).senders(own)
         async with (
             vault,
-            dealing(wallet, vault, registry, senders, home / "journal.db") as dealer,
+            dealing(
+                wallet, vault, registry, senders, home / "journal.db", private=private
+            ) as dealer,
         ):
             yield dealer
 

@@ -44,10 +44,19 @@ async def deliver_ended(
     task_status.started(len(owing))
     async with trio.open_nursery() as nursery:
         for custody in owing:
-            reach = dialer(custody.endpoint, tls, plain=plain) if dial is None else dial(custody)
+            near = party.dials_private
+            reach = (
+                dialer(custody.endpoint, tls, plain=plain, private=near)
+                if dial is None
+                else dial(custody)
+            )
             nursery.start_soon(_deliver, party, custody, reach, backoff)
     left = {one.opening.custody for one in await party.journal.undelivered()}
     return sum(one.opening.custody not in left for one in owing)
+
+
+def _dialer(party: Party, custody: Custody, tls: ssl.SSLContext | None) -> Dialer:
+    return dialer(custody.endpoint, tls, private=party.dials_private)
 
 
 async def _deliver(party: Party, custody: Custody, dial: Dialer, backoff: Backoff | None) -> None:

@@ -17,8 +17,9 @@ import trio
 
 from psymm._core import address_of
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
-from psymm.api.dealer import Dealer
+from psymm.api.dealer import Dealer, known_solvers
 from psymm.chain.registry import Party as RegistryEntry
+from psymm.chain.registry import in_turn
 from psymm.errors import (
     Declined,
     Disconnected,
@@ -93,6 +94,7 @@ from psymm.session.turn import (
     Stopped,
     Turn,
 )
+from psymm.sockets.dialling import ask_each
 from psymm.terms import Terms
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.rows import Custody as JournalledCustody
@@ -659,12 +661,14 @@ async def connect(
     party = dealer.party if isinstance(dealer, Dealer) else dealer
     endpoint = solver if isinstance(solver, str) else solver.endpoint
     wanted = expected if isinstance(solver, str) else solver.public_key
+    # What the caller names itself may be anywhere.
+    near = party.dials_private or isinstance(solver, str)
     changes = _Changes()
     if heard is not None:
         changes.listeners.append(heard)
     client = TraderSession(
         party,
-        dial or dialer(endpoint, tls, plain=plain),
+        dial or dialer(endpoint, tls, plain=plain, private=near),
         changes.heard,
         expected=wanted,
         collateral=token_units(collateral, _decimals(dealer, decimals)),
@@ -766,16 +770,20 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """All that were asked. offers: best first; failures: why the others are not there."""
+    """All that were asked. offers: best first; failures: why the others are not there. not_asked:
+    how many more were given than are dialled for one question."""
 
     offers: tuple[Offer, ...]
     failures: tuple[tuple[str, PSymmError], ...]
+    not_asked: int = 0
 
     @property
     def best(self) -> Offer:
         """Raises NoSolver."""
         if not self.offers:
             said = "; ".join(f"{account}: {error}" for account, error in self.failures)
+            if self.not_asked:
+                said += f"; {self.not_asked} more were not asked, ask again for others"
             raise NoSolver(said)
         return self.offers[0]
 
@@ -791,7 +799,10 @@ async def best_solver(
     plain: bool = False,
     dial: Callable[[RegistryEntry], Dialer] | None = None,
 ) -> Ranking:
-    """Ask all solvers at once for terms and an indicative price, and rank them.
+    """Ask solvers for terms and an indicative price, and rank them.
+
+    Those that we dealt with before are asked first; 16 are dialled at once and 64 in all, each
+    for `timeout_s`. Only public addresses are dialled unless the party allows others.
 
     Never raises for what one of them does; it is in `failures`. Cancelled: raises Cancelled; the
     connections are closed.
@@ -801,7 +812,11 @@ async def best_solver(
     failures: list[tuple[str, PSymmError]] = []
 
     async def ask(entry: RegistryEntry) -> None:
-        reach = dialer(entry.endpoint, tls, plain=plain) if dial is None else dial(entry)
+        reach = (
+            dialer(entry.endpoint, tls, plain=plain, private=party.dials_private)
+            if dial is None
+            else dial(entry)
+        )
         try:
             with trio.fail_after(timeout_s):
                 async with reach() as socket:
@@ -822,14 +837,13 @@ async def best_solver(
         except PSymmError as failed:
             failures.append((entry.account, failed))
 
-    async with trio.open_nursery() as nursery:
-        for entry in solvers:
-            if address_of(entry.public_key) != address_of(party.wallet.public_key):
-                nursery.start_soon(ask, entry)
+    ours = address_of(party.wallet.public_key)
+    others = [entry for entry in solvers if address_of(entry.public_key) != ours]
+    left = await ask_each(in_turn(others, await known_solvers(party.journal)), ask)
     offers.sort(
         key=lambda offer: (offer.price if side is BUY else -offer.price, offer.entry.account)
     )
-    return Ranking(tuple(offers), tuple(failures))
+    return Ranking(tuple(offers), tuple(failures), len(left))
 
 
 def _market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:

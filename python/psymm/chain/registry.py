@@ -7,21 +7,26 @@ must hash to its account, an endpoint must be an address that we would connect t
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from psymm._core import address_of
 from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
 from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, Reverted
 from psymm.chain.transactions import Chain, Receipt, Signer
+from psymm.errors import BadEndpoint
+from psymm.sockets.endpoints import parse_endpoint
 from psymm.wallet import TypedMessage
 
-MAX_ENDPOINT_BYTES: Final = 256
+_PAGE: Final = 100
+_PAGES: Final = 4
+"""Pages that are read at random beside the first."""
+_KNOWN: Final = 64
+"""Accounts that served before and are looked up one by one."""
 
 
 class Role(IntEnum):
@@ -126,26 +131,57 @@ class Registry:
         return int(await self._read("count", int(role)))
 
     async def list(self, role: Role, *, page: int = 100) -> AsyncIterator[Party]:
-        """Every usable entry of a role, read in pages.  Entries that are invalid are left out;
-        `get` says what is wrong with one.  Entries that move while the pages are read may come
-        once, and never twice."""
-        seen: set[str] = set()
+        """Every usable entry of a role, read in pages, all as of one block: whoever registers or
+        leaves meanwhile hides nobody.  Entries that are invalid are left out; `get` says what is
+        wrong with one.
+
+        Anybody can fill the registry, so take from this no more than is needed.
+        """
+        block = (await self.chain.block()).hash
         offset = 0
         while True:
-            rows = await self._read("list", int(role), offset, page)
-            for raw in rows:
-                if raw[0] in seen:
-                    continue
-                seen.add(raw[0])
-                try:
-                    party = self._party(raw)
-                except RegistrationInvalid:
-                    continue
-                if party.role is role:
-                    yield party
+            rows = await self._read("list", int(role), offset, page, block=block)
+            for party in self._usable(rows, role):
+                yield party
             if len(rows) < page:
                 return
             offset += page
+
+    async def candidates(self, role: Role, known: Collection[str] = ()) -> Sequence[Party]:
+        """Usable entries of a role to choose from, all as of one block, and at most some hundred
+        however many there are.
+
+        The first of the list, which registered before a flood came, others at random, and those of
+        `known`, accounts that served before: no flood can bury them.  `in_turn` says whom to ask
+        first.
+        """
+        block = (await self.chain.block()).hash
+        count = int(await self._read("count", int(role), block=block))
+        pages = range(-(-count // _PAGE))
+        chosen = pages[:1], secrets.SystemRandom().sample(pages[1:], min(_PAGES, len(pages[1:])))
+        found: list[Party] = []
+        for offset in (*chosen[0], *sorted(chosen[1])):
+            rows = await self._read("list", int(role), offset * _PAGE, _PAGE, block=block)
+            found.extend(self._usable(rows, role))
+        there = {party.account for party in found}
+        served = [account for account in dict.fromkeys(known) if account not in there][:_KNOWN]
+        for account in served:
+            try:
+                party = await self.get(role, account)
+            except RegistrationInvalid:
+                continue
+            if party is not None:
+                found.append(party)
+        return found
+
+    def _usable(self, rows: Sequence[tuple[Any, ...]], role: Role) -> Iterator[Party]:
+        for raw in rows:
+            try:
+                party = self._party(raw)
+            except RegistrationInvalid:
+                continue
+            if party.role is role:
+                yield party
 
     async def changes(self, first: int, last: int) -> AsyncIterator[Change]:
         """What was written and removed from block `first` to `last`, in order."""
@@ -249,39 +285,33 @@ class Registry:
         _checked_key(public_key, account)
         return Party(account, known, endpoint, public_key, updated_at)
 
-    async def _read(self, name: str, *values: object) -> Any:
-        return await self.chain.call(self.address, self.abi, name, *values)
+    async def _read(self, name: str, *values: object, block: bytes | str = "latest") -> Any:
+        return await self.chain.call(self.address, self.abi, name, *values, block=block)
+
+
+def in_turn(entries: Sequence[Party], known: Collection[str] = ()) -> list[Party]:
+    """The order in which entries of a list should be asked: those of `known` first, then by turns
+    the first of the list and any other at random."""
+    first = [party for party in entries if party.account in known]
+    old = [party for party in entries if party.account not in known]
+    strangers = list(old)
+    random = secrets.SystemRandom()
+    random.shuffle(first)
+    random.shuffle(strangers)
+    mixed = (party for pair in zip(old, strangers, strict=True) for party in pair)
+    return list({party.account: party for party in (*first, *mixed)}.values())
 
 
 def checked_endpoint(endpoint: str) -> str:
-    """A websocket address that we would connect to.  Raises RegistrationInvalid.
+    """A websocket address that we would connect to, see `parse_endpoint`.
 
-    ws or wss, a host, an optional port; no user name, no query, no fragment; printable ASCII.
+    Raises RegistrationInvalid.
     """
-    if len(endpoint.encode(errors="replace")) > MAX_ENDPOINT_BYTES:
-        raise RegistrationInvalid("endpoint", endpoint, f"is over {MAX_ENDPOINT_BYTES} bytes")
-    if not endpoint.isascii() or not endpoint.isprintable() or " " in endpoint:
-        raise RegistrationInvalid("endpoint", repr(endpoint), "holds signs that no address has")
     try:
-        parts = urlsplit(endpoint)
-        port = parts.port
-    except ValueError:
-        raise RegistrationInvalid("endpoint", endpoint, "is no address") from None
-    if parts.scheme not in ("ws", "wss"):
-        raise RegistrationInvalid("endpoint", endpoint, "must start with ws:// or wss://")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise RegistrationInvalid("endpoint", endpoint, "must be only scheme, host, port and path")
-    if not parts.hostname or port == 0:
-        raise RegistrationInvalid("endpoint", endpoint, "needs a host, and a port above 0")
-    host = parts.hostname
-    if not host[0].isalpha():
-        try:
-            if ipaddress.ip_address(host).is_unspecified:
-                raise RegistrationInvalid("endpoint", endpoint, "names no machine")
-        except ValueError:
-            if not host[0].isdigit():
-                raise RegistrationInvalid("endpoint", endpoint, "is no host") from None
-    return endpoint
+        return parse_endpoint(endpoint).text
+    except BadEndpoint as bad:
+        shown, reason = bad.values["endpoint"], str(bad.values["reason"])
+        raise RegistrationInvalid("endpoint", shown, reason) from None
 
 
 def _checked_key(public_key: bytes, account: str) -> None:

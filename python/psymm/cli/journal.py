@@ -15,7 +15,7 @@ from psymm.cli.archive import archive_frames, prune_frames
 from psymm.cli.custodies import LANES
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import Group, home_option, host_and_port, json_option
+from psymm.cli.options import Group, home_option, host_and_port, json_option, private_option
 from psymm.cli.output import Screen, Value
 from psymm.cli.tls import plain_option
 from psymm.errors import (
@@ -217,6 +217,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
     help="How long the peers may take.",
 )
 @plain_option
+@private_option
 def mend(
     screen: Screen,
     home: Home,
@@ -225,6 +226,7 @@ def mend(
     listen: tuple[str, int] | None,
     wait: float,
     plain: bool,
+    private: bool | None,
 ) -> None:
     """Makes a whole journal of a damaged one, as far as that is certain. Stop its daemon first.
 
@@ -234,7 +236,7 @@ def mend(
     them are there: a peer that showed a part only would else get two signatures for one number.
     Every other custody is like one from a backup: it never signs, and settles by wallet signature.
     """
-    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait, plain))
+    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait, plain, private))
 
 
 async def _mend(
@@ -245,6 +247,7 @@ async def _mend(
     listen: tuple[str, int] | None,
     wait_s: float,
     plain: bool,
+    private: bool | None,
 ) -> None:
     from psymm.transcript.journal import open_journal
     from psymm.transcript.salvage import mend_journal
@@ -255,7 +258,7 @@ async def _mend(
     async with open_journal(path, create=False) as journal:
         lacking = [one for one in await journal.custodies() if one.standing == "mending"]
         if lacking and not offline:
-            await _ask_peers(screen, journal, lacking, listen, wait_s, plain)
+            await _ask_peers(screen, journal, lacking, listen, wait_s, plain, private)
         held = await journal.custodies()
     lost = 0 if mending is None else sum(one.standing is None for one in mending.custodies)
     left = [one.opening.custody for one in held if one.standing == "mending"]
@@ -309,6 +312,7 @@ async def _ask_peers(
     listen: tuple[str, int] | None,
     wait_s: float,
     plain: bool,
+    private: bool | None,
 ) -> None:
     from psymm.session.clock import SystemClock
     from psymm.session.mending import MendingServer
@@ -342,7 +346,7 @@ async def _ask_peers(
     with trio.move_on_after(wait_s):
         async with trio.open_nursery() as nursery:
             for one in dialled:
-                nursery.start_soon(_dial, journal, one, clock, ended, plain)
+                nursery.start_soon(_dial, journal, one, clock, ended, plain, private)
             if served and listen is not None:
                 server = MendingServer(journal, clock, ended)
                 port = await nursery.start(partial(listen_on, *listen, server.connection))
@@ -362,16 +366,20 @@ async def _dial(
     clock: Clock,
     ended: Callable[[bytes, Standing | PSymmError], None],
     plain: bool,
+    private: bool | None,
 ) -> None:
     """Ask a trader's solver again and again, until it has shown all or the time is up."""
     from psymm.session.mending import fetch_missing
     from psymm.session.trader import Backoff
     from psymm.session.transport import dial
+    from psymm.sockets.endpoints import private_allowed
+    from psymm.terms import Terms
 
+    near = private_allowed(Terms.parse(custody.opening.terms).chain.id, private)
     backoff, failures = Backoff(), 0
     while True:
         try:
-            async with dial(custody.endpoint, plain=plain) as socket:
+            async with dial(custody.endpoint, plain=plain, private=near) as socket:
                 held = await journal.custody(custody.opening.custody)
                 ended(custody.opening.custody, await fetch_missing(journal, held, socket, clock))
                 return

@@ -113,6 +113,19 @@ def rpc_option(function: Callable[P, R]) -> Callable[P, R]:
     )(function)
 
 
+def private_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --private-endpoints; the command gets `private` (None: on the development chain)."""
+    return click.option(
+        "--private-endpoints",
+        "private",
+        is_flag=True,
+        flag_value=True,
+        default=None,
+        help="Dial endpoints of others also where they lead to this machine or a local network. "
+        "[default: on the development chain only]",
+    )(function)
+
+
 def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Adds --listen and --endpoint; the command gets `listen` (host, port) and `endpoint`."""
 

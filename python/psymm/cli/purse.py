@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -13,6 +13,7 @@ import click
 
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
+from psymm.cli.options import private_option
 from psymm.cli.output import Screen, format_amount, parse_amount
 from psymm.cli.site import Site, open_site, open_wallet
 from psymm.cli.tls import client_tls_option, trusted
@@ -36,13 +37,16 @@ BLOCK_S = 12.0
 @dataclass(frozen=True)
 class SendingOptions:
     """What the command line says about who sends moves. max_fee: as typed, or None. tls_ca: the
-    authority of wss:// endpoints, None for the system's. plain: ws:// to other machines, too."""
+    authority of wss:// endpoints, None for the system's. plain: ws:// to other machines, too.
+    private: endpoints may lead to this machine or a local network; None: on the development
+    chain."""
 
     order: str
     max_fee: str | None
     direct: bool
     tls_ca: Path | None = None
     plain: bool = False
+    private: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Purse:
     wallet: KeyWallet
     site: Site
     vault: Vault
+    _relayers: dict[str, RelayerSender] = field(default_factory=dict)
 
     def token(self, name: str | None) -> TokenInfo:
         """The token of that symbol or address; with None, the deployment's only one."""
@@ -71,20 +76,29 @@ class Purse:
         from psymm.chain.registry import Party, Role
         from psymm.relayer.sender import RelayerSender
 
-        async def listed() -> list[Party]:
-            return [one async for one in self.site.registry.list(Role.RELAYER)]
+        # One for the whole command: what it was shown, and who failed it, holds to its end.
+        made = self._relayers.get(token.address)
+        if made is not None:
+            return made
+
+        async def listed() -> Sequence[Party]:
+            known = await self.vault.relayers_used()
+            return await self.site.registry.candidates(Role.RELAYER, known)
 
         limits = {}
         if options.max_fee is not None:
             limits[token.address] = parse_amount(options.max_fee, token.decimals)
-        return RelayerSender(
+        made = self._relayers[token.address] = RelayerSender(
             self.site.pool,
             listed,
-            order="cheapest" if options.order == "cheapest" else "random",
+            order="random" if options.order == "random" else "cheapest",
             max_fee=limits,
+            known=self.vault.relayers_used,
             tls=trusted(options.tls_ca),
             plain=options.plain,
+            private=options.private,
         )
+        return made
 
     def senders(self, options: SendingOptions, token: TokenInfo) -> tuple[Sender, ...]:
         """Who is tried for a move, in order; one's own account last, and only with --direct."""
@@ -128,14 +142,17 @@ async def open_purse(
 async def fee_line(
     screen: Screen, purse: Purse, options: SendingOptions, kind: str, token: TokenInfo
 ) -> str | None:
-    """What relayers ask for such a move now, for showing; None if it will be sent directly.
+    """What a relayer will take for such a move, for showing; None if it will be sent directly.
 
-    Raises NoRelayer unless --direct was given.
+    No move of this command pays more than what is shown here at the most. Raises NoRelayer
+    unless --direct was given.
     """
     from psymm.relayer.errors import NoRelayer
+    from psymm.relayer.wire import GAS
 
     try:
-        quotes = await purse.relayers(options, token).quotes(kind, token.address)
+        relayers = purse.relayers(options, token)
+        quotes = await relayers.quotes(kind, token.address)
     except NoRelayer as none:
         if not options.direct:
             raise
@@ -144,21 +161,28 @@ async def fee_line(
             f"No relayer: {none}. Your own account will send, and everybody will see that.",
         )
         return None
-    fees = sorted({quote.fee for quote in quotes})
-    low, high = (format_amount(units, token.decimals) for units in (fees[0], fees[-1]))
-    asked = low if low == high else f"{low} to {high}"
-    return f"{asked} {token.symbol} for each move ({len(quotes)} relayers)"
+    least = min(quote.fee for quote in quotes)
+    most = relayers.most(kind, token.address)
+    most = least if most is None else most
+    relayers.limit(token.address, most)
+    low, high = (format_amount(units, token.decimals) for units in (least, most))
+    gas, price_wei = GAS["ctc" if kind == "ctc" else "cta"], (await purse.site.chain.fees()).max_wei
+    return (
+        f"{low} {token.symbol} for each move, the cheapest of {len(quotes)}, never above {high} "
+        f"(a move costs a relayer up to {gas * price_wei / 10**18:.6f} ETH of gas)"
+    )
 
 
 def sending_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --relayer-order, --max-fee, --direct, --tls-ca, --plain; the command gets `sending`."""
+    """Adds --relayer-order, --max-fee, --direct, --tls-ca, --plain and --private-endpoints; the
+    command gets `sending`."""
 
     @click.option(
         "--relayer-order",
         type=click.Choice(("random", "cheapest")),
-        default="random",
+        default="cheapest",
         show_default=True,
-        help="Whom of the registry's relayers to ask first.",
+        help="Which of the registry's relayers to take: the cheapest, or any that is not dear.",
     )
     @click.option(
         "--max-fee", default=None, metavar="AMOUNT", help="The most that a relayer may take a move."
@@ -169,16 +193,19 @@ def sending_options(function: Callable[P, R]) -> Callable[P, R]:
         help="If no relayer does it, send with this wallet; it then shows on chain.",
     )
     @client_tls_option
+    @private_option
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         tls_ca = kwargs.pop("tls_ca")
         max_fee = kwargs.pop("max_fee")
+        private = kwargs.pop("private")
         kwargs["sending"] = SendingOptions(
             order=str(kwargs.pop("relayer_order")),
             max_fee=None if max_fee is None else str(max_fee),
             direct=bool(kwargs.pop("direct")),
             tls_ca=tls_ca if isinstance(tls_ca, Path) else None,
             plain=bool(kwargs.pop("plain")),
+            private=None if private is None else bool(private),
         )
         return function(*args, **kwargs)
 

@@ -135,7 +135,12 @@ def solver(
             )
             async with (
                 dealing(
-                    purse.wallet, purse.vault, purse.site.registry, senders, home.journal
+                    purse.wallet,
+                    purse.vault,
+                    purse.site.registry,
+                    senders,
+                    home.journal,
+                    private=sending.private,
                 ) as dealer,
                 trio.open_nursery() as nursery,
             ):

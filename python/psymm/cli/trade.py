@@ -171,7 +171,12 @@ async def _trade(
         senders = purse.senders(sending, info)
         await purse.vault.resume(purse.wallet, senders)
         async with dealing(
-            purse.wallet, purse.vault, purse.site.registry, senders, home.journal
+            purse.wallet,
+            purse.vault,
+            purse.site.registry,
+            senders,
+            home.journal,
+            private=sending.private,
         ) as dealer:
             # What an earlier run signed last may not have got through.
             bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import trio
 
-from psymm.chain.abi import checksummed
+from psymm.chain.abi import ZERO_ADDRESS, checksummed
 from psymm.chain.calls import Call, CtcCall
 from psymm.chain.contracts import Permit, Pool, Token
 from psymm.chain.deployment import Deployment
@@ -75,7 +75,7 @@ from psymm.custody.viewing import ViewingKey, viewing_key
 from psymm.errors import PSymmError
 from psymm.wallet import Wallet
 
-DEFAULT_FEE_PART: Final = 10
+DEFAULT_FEE_PART: Final = 20
 """A relayer's fee is at most the amount divided by this, where no limit is given."""
 
 PROOF_TIME_S: Final = 30
@@ -179,6 +179,16 @@ class Vault:
             return None
         return await self.tree.transaction_of(call.nullifiers[0])
 
+    async def relayers_used(self) -> frozenset[str]:
+        """Accounts of the relayers that this wallet chose for a move which is in the tree."""
+        return frozenset(
+            move.call.relayer
+            for move in await self.store.moves()
+            if move.status == DONE
+            and move.purpose in ("fund", "merge", "withdraw")
+            and move.call.relayer != ZERO_ADDRESS
+        )
+
     async def now_s(self) -> int:
         """The later of the chain's newest block and this machine's clock, seconds."""
         return max((await self.chain.block()).timestamp_s, int(time.time()))
@@ -274,7 +284,7 @@ class Vault:
         Once a custody is funded, calling it again returns the same note and moves nothing;
         a funding that a restart interrupted is carried on first (`top_up` makes another note).
         senders: tried in turn.  max_fee: the most that a relayer may take for each move, in
-        token units; None allows a tenth of the amount.  Notes are merged first where no two
+        token units; None allows a twentieth of the amount.  Notes are merged first where no two
         are worth enough.  Returns when the note is in the tree.  Raises NoteInvalid where it was
         funded with another amount, FundsTooLow, FeeTooHigh, ProverError and its kin, MoveFailed,
         and the last sender's error.  Cancelled: raises Cancelled; the move may still happen.

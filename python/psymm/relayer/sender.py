@@ -10,9 +10,21 @@ A relayer's word is never enough and its silence proves nothing: what happened i
 chain through the caller's own node.
 
 A relayer learns the call, which becomes public anyway, and the address that the socket came from.
-Every conversation has its own socket, carries nothing but the call, and relayers are asked in
-random order unless told otherwise. Sending with one's own wallet shows who moves, so it happens
-only where the caller says so, by putting a `DirectSender` behind this one.
+Every conversation has its own socket and carries nothing but the call. Sending with one's own
+wallet shows who moves, so it happens only where the caller says so, by putting a `DirectSender`
+behind this one.
+
+What is paid. Anybody can register and ask any fee, and nobody tells a client what gas costs in a
+token. So several relayers are asked and the cheapest is taken, never for more than `DEAR` times
+the fee that is usual: the lowest that a relayer asks which has served us before, or where none
+has, the middle of what was asked (the lower of two). Above that stand the caller's own limit
+(`max_fee`, and what `limit` was told) and the vault's share of the amount. A relayer whose account
+cannot pay the gas of a move is left out, so that a thousand names cost their owner a thousand
+times the gas.
+
+Who is asked. Relayers that have served us come first, so no flood of entries can bury them; of the
+others some are taken at random, see `in_turn` and `ask_each`. Once the first has answered, the
+others have `LINGER_S` more.
 """
 
 from __future__ import annotations
@@ -20,8 +32,8 @@ from __future__ import annotations
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -32,7 +44,7 @@ from wsproto.utilities import LocalProtocolError
 from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Pool
-from psymm.chain.registry import Party
+from psymm.chain.registry import Party, in_turn
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
 from psymm.errors import Disconnected, PeerViolation, PSymmError
@@ -45,8 +57,10 @@ from psymm.relayer.errors import (
     TokenRefused,
 )
 from psymm.relayer.wire import (
+    GAS,
     MAX_MESSAGE_BYTES,
     AskTerms,
+    Kind,
     Progress,
     Submit,
     Terms,
@@ -55,11 +69,25 @@ from psymm.relayer.wire import (
     encode_request,
 )
 from psymm.sockets.bounded import Bounds
-from psymm.sockets.dialling import dial_websocket
+from psymm.sockets.dialling import ask_each, dial_websocket
+from psymm.sockets.endpoints import private_allowed
 
 log = logging.getLogger(__name__)
 
 GOODBYE_S: Final = 2.0
+QUOTE_S: Final = 5.0
+"""What one relayer has for connection and quote together."""
+LINGER_S: Final = 3.0
+"""How long others are waited for once one has quoted."""
+ENOUGH: Final = 8
+"""Quotes after which nobody else is asked."""
+DEAR: Final = 3
+"""A fee above this many times the usual one is not paid."""
+REMEMBERED_S: Final = 3600.0
+"""How long a quote counts for what is usual."""
+_REASONS: Final = 8
+_STRANGERS: Final = 2
+"""Strangers that may fail before those come first that have served us."""
 
 Order = Literal["random", "cheapest"]
 Said = Callable[[Progress], None]
@@ -85,10 +113,12 @@ class RelayerSender:
     Args:
         pool: read through the caller's own node, never through a relayer.
         relayers: gives the registry's relayers whenever asked.
-        order: whom to ask first.
+        order: whom to take: the cheapest, or any whose fee is not dear.
         max_fee: the most to pay for a move, by token (checksummed); a token that is not named has
-            no limit here.
-        at_most: how many relayers are asked for a quote.
+            no limit but that on dear fees.
+        known: gives the accounts of relayers that have served us before, asked first and taken for
+            the measure of what is usual.
+        at_most: how many relayers are tried for one move.
         answer_timeout_s: for a connection, a quote, and the first word on a call.
         mined_timeout_s: from then until the call is mined.
         avoid_s: how long a relayer that failed is passed over.
@@ -96,6 +126,8 @@ class RelayerSender:
         said: hears of each progress, for a screen.
         tls: what wss:// relayers are verified with; by default the system's authorities. plain:
         whether ws:// relayers on other machines are asked, too (`spec.md` 61).
+        private: endpoints may lead to this machine or a local network; None: on the development
+            chain only.
 
     May be shared by tasks. Keeps no connection between calls.
     """
@@ -105,8 +137,9 @@ class RelayerSender:
         pool: Pool,
         relayers: Callable[[], Awaitable[Sequence[Party]]],
         *,
-        order: Order = "random",
+        order: Order = "cheapest",
         max_fee: Mapping[str, int] | None = None,
+        known: Callable[[], Awaitable[Collection[str]]] | None = None,
         at_most: int = 5,
         answer_timeout_s: float = 10.0,
         mined_timeout_s: float = 120.0,
@@ -115,6 +148,7 @@ class RelayerSender:
         said: Said | None = None,
         tls: ssl.SSLContext | None = None,
         plain: bool = False,
+        private: bool | None = None,
     ) -> None:
         self._pool = pool
         self._relayers = relayers
@@ -128,7 +162,12 @@ class RelayerSender:
         self._said = said
         self._tls = tls
         self._plain = plain
+        self._private = private_allowed(pool.chain.chain_id, private)
+        self._known = known
         self._failed: dict[str, tuple[float, str]] = {}
+        self._silent: dict[str, float] = {}
+        self._serving: Collection[str] = ()
+        self._quoted: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
         self._endpoints: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -172,41 +211,53 @@ class RelayerSender:
     # --- the same in steps ------------------------------------------------------------------------
 
     async def quotes(self, kind: str, token: str) -> list[Quote]:
-        """Quotes of at most `at_most` relayers, in the order in which they should be tried.
+        """Quotes of relayers, in the order in which they should be tried.
 
-        Those that are dead, serve another contract, take another token, ask more than `max_fee` or
-        failed lately are left out. Raises NoRelayer with a reason for each if none is left.
+        Those that are dead, serve another contract, take another token, cannot pay the gas, ask
+        more than `most` allows or failed lately are left out. Raises NoRelayer with reasons if
+        none is left, and what reading the chain and the registry raises.
         """
-        parties = list(await self._relayers())
-        secrets.SystemRandom().shuffle(parties)
-        found: list[Quote] = []
+        known = frozenset(await self._known()) if self._known is not None else frozenset()
         reasons: dict[str, str] = {}
-        now = trio.current_time()
-        for party in list(parties):
-            since, reason = self._failed.get(party.account, (-self._avoid_s, ""))
-            if now - since < self._avoid_s and reason:
-                reasons[party.account] = f"passed over: {reason}"
-                parties.remove(party)
+        parties = self._worth_asking(in_turn(list(await self._relayers()), known), reasons)
+        found: list[Quote] = []
 
         async def ask(party: Party) -> None:
             try:
-                found.append(await self._quote(party, kind, token))
+                with trio.move_on_after(min(QUOTE_S, self._answer_timeout_s)) as late:
+                    found.append(await self._quote(party, kind, token))
+                    self._silent.pop(party.account, None)
+                    asking.deadline = min(asking.deadline, trio.current_time() + LINGER_S)
+                if late.cancelled_caught:
+                    raise RelayerDead("it does not answer", endpoint=party.endpoint)
             except RelayerError as no:
                 reasons[party.account] = str(no)
+                if isinstance(no, RelayerDead):
+                    self._silent[party.account] = trio.current_time()
 
-        async with trio.open_nursery() as nursery:
-            for party in parties[: self._at_most]:
-                nursery.start_soon(ask, party)
+        left: Sequence[Party] = ()
+        with trio.CancelScope() as asking:
+            left = await ask_each(parties, ask, enough=lambda: len(found) >= ENOUGH)
+        found = await self._usable(found, kind, token, known, reasons)
         if not found:
-            raise NoRelayer(**(reasons or {"registry": "it lists no relayer"}))
-        if self._order == "cheapest":
-            found.sort(key=lambda quote: quote.fee)
-        else:
-            # Answers come in the order of distance, which would always favour the same one.
-            secrets.SystemRandom().shuffle(found)
+            raise _nobody(reasons, len(left))
         for quote in found:
             self._endpoints[quote.relayer] = quote.endpoint
         return found
+
+    def most(self, kind: str, token: str) -> int | None:
+        """The most that is paid now for such a move, in token units; None before any relayer has
+        been asked, where the caller set no limit either."""
+        fees = self._usual_fees(kind, token)
+        usual = sorted(fees)[(len(fees) - 1) // 2] if fees else None
+        limits = [] if usual is None else [DEAR * usual]
+        if token in self._max_fee:
+            limits.append(self._max_fee[token])
+        return min(limits, default=None)
+
+    def limit(self, token: str, fee: int) -> None:
+        """Pay no more than `fee` units for a move from now on: what was shown before a consent."""
+        self._max_fee[token] = min(fee, self._max_fee.get(token, fee))
 
     async def submit(self, call: Call, endpoint: str) -> Receipt:
         """Has one finished call sent by the relayer at `endpoint`, and sees it on chain.
@@ -215,9 +266,7 @@ class RelayerSender:
         """
         request = Submit("1", self._pool.chain.chain_id, self._pool.address, call)
         hash_: str | None = None
-        async with _conversation(
-            endpoint, self._answer_timeout_s, self._tls, self._plain
-        ) as socket:
+        async with self._conversation(endpoint) as socket:
             await _say(socket, encode_request(request), endpoint, self._answer_timeout_s)
             deadline = trio.current_time() + self._mined_timeout_s
             wait_s = self._answer_timeout_s
@@ -256,6 +305,71 @@ class RelayerSender:
 
     # --- parts ------------------------------------------------------------------------------------
 
+    def _worth_asking(self, parties: Sequence[Party], reasons: dict[str, str]) -> list[Party]:
+        """Without those that failed a move lately; who was silent lately comes last."""
+        now = trio.current_time()
+        for kept in (self._failed, self._silent):
+            for account in [one for one, at in kept.items() if now - _since(at) >= self._avoid_s]:
+                del kept[account]
+        for party in parties:
+            if party.account in self._failed:
+                reasons[party.account] = f"passed over: {self._failed[party.account][1]}"
+        asked = [party for party in parties if party.account not in self._failed]
+        return sorted(asked, key=lambda party: party.account in self._silent)
+
+    async def _usable(
+        self,
+        found: Sequence[Quote],
+        kind: str,
+        token: str,
+        known: Collection[str],
+        reasons: dict[str, str],
+    ) -> list[Quote]:
+        now = trio.current_time()
+        quoted = self._quoted.setdefault((kind, token), {})
+        able: list[Quote] = []
+        for quote in found:
+            if await self._can_pay(quote):
+                able.append(quote)
+                quoted[quote.relayer] = (now, quote.fee)
+            else:
+                reasons[quote.relayer] = "its account cannot pay the gas of a move"
+        self._serving = known
+        most = self.most(kind, token)
+        fair = [quote for quote in able if most is None or quote.fee <= most]
+        for quote in able:
+            if most is not None and quote.fee > most:
+                refused = RelayerError("it asks more than is paid", fee=quote.fee, most=most)
+                reasons[quote.relayer] = str(refused)
+        # Equal ones in any order: the nearest answers first, which would always favour the same.
+        secrets.SystemRandom().shuffle(fair)
+        if self._order == "cheapest":
+            fair.sort(key=lambda quote: quote.fee)
+        if sum(account not in known for account in self._failed) >= _STRANGERS:
+            # Strangers that ask little and then do nothing cost a proof each.
+            fair.sort(key=lambda quote: quote.relayer not in known)
+        return fair
+
+    def _usual_fees(self, kind: str, token: str) -> list[int]:
+        """What fees are measured by: the lowest of those that served us, else all strangers'
+        but those that failed."""
+        now = trio.current_time()
+        quoted = {
+            relayer: fee
+            for relayer, (at, fee) in self._quoted.get((kind, token), {}).items()
+            if now - at < REMEMBERED_S
+        }
+        served = [fee for relayer, fee in quoted.items() if relayer in self._serving]
+        if served:
+            return [min(served)]
+        return [fee for relayer, fee in quoted.items() if relayer not in self._failed]
+
+    async def _can_pay(self, quote: Quote) -> bool:
+        chain = self._pool.chain
+        price = (await chain.fees()).max_wei
+        # Half of what it must have at the present price, which includes room for a doubling.
+        return await chain.balance(quote.relayer) >= GAS[_kind(quote.kind)] * price // 2
+
     async def _endpoint(self, relayer: str) -> str:
         if relayer not in self._endpoints:
             self._endpoints |= {party.account: party.endpoint for party in await self._relayers()}
@@ -265,9 +379,7 @@ class RelayerSender:
 
     async def _quote(self, party: Party, kind: str, token: str) -> Quote:
         endpoint = party.endpoint
-        async with _conversation(
-            endpoint, self._answer_timeout_s, self._tls, self._plain
-        ) as socket:
+        async with self._conversation(endpoint) as socket:
             await _say(socket, encode_request(AskTerms("1")), endpoint, self._answer_timeout_s)
             text = await _hear(socket, endpoint, self._answer_timeout_s)
         return self._offer(decode_terms(text, "1"), party, kind, token)
@@ -281,14 +393,11 @@ class RelayerSender:
             )
         if terms.chain_id != self._pool.chain.chain_id or terms.contract != self._pool.address:
             raise RelayerLied("it serves another contract", contract=terms.contract)
-        fee = terms.fee(token, "ctc" if kind == "ctc" else "cta")
-        limit = self._max_fee.get(token)
+        fee = terms.fee(token, _kind(kind))
         if fee is None:
             raise TokenRefused(token=token)
         if fee == 0:
             raise RelayerLied("a fee of zero names no relayer", relayer=terms.relayer)
-        if limit is not None and fee > limit:
-            raise RelayerError("it asks more than the caller's limit", fee=fee, limit=limit)
         return Quote(
             relayer=terms.relayer,
             endpoint=party.endpoint,
@@ -333,19 +442,46 @@ class RelayerSender:
         outputs = {call.change} if isinstance(call, CtaCall) else set(call.commitments)
         return set(call.nullifiers) <= spent and outputs <= made
 
+    def _conversation(self, endpoint: str) -> AbstractAsyncContextManager[WebSocketConnection]:
+        return _conversation(
+            endpoint, self._answer_timeout_s, self._tls, self._plain, self._private
+        )
+
+
+def _kind(kind: str) -> Kind:
+    return "ctc" if kind == "ctc" else "cta"
+
+
+def _since(entry: float | tuple[float, str]) -> float:
+    return entry if isinstance(entry, float) else entry[0]
+
+
+def _nobody(reasons: Mapping[str, str], not_asked: int) -> NoRelayer:
+    """Why none will do, of each up to a few: a registry full of strangers fills no screen."""
+    shown = dict(list(reasons.items())[:_REASONS])
+    if not reasons:
+        shown = {"registry": "it lists no relayer"}
+    rest = len(reasons) - len(shown) + not_asked
+    if rest > 0:
+        shown["others"] = f"{rest} more, {not_asked} of them not asked"
+    return NoRelayer(**shown)
+
 
 @asynccontextmanager
 async def _conversation(
-    endpoint: str, timeout_s: float, tls: ssl.SSLContext | None, plain: bool
+    endpoint: str,
+    timeout_s: float,
+    tls: ssl.SSLContext | None,
+    plain: bool,
+    private: bool,
 ) -> AsyncIterator[WebSocketConnection]:
     """One socket for one question. Raises RelayerDead for whatever a broken peer can do to it."""
     bounds = Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None)
     try:
         with trio.move_on_after(timeout_s) as opening:
-            async with dial_websocket(endpoint, bounds=bounds, tls=tls, plain=plain) as (
-                socket,
-                _stream,
-            ):
+            async with dial_websocket(
+                endpoint, bounds=bounds, tls=tls, plain=plain, private=private
+            ) as (socket, _stream):
                 opening.deadline = float("inf")
                 try:
                     yield socket

@@ -65,6 +65,7 @@ from psymm.relayer.errors import (
 )
 from psymm.relayer.store import Send, State, Store, Transaction
 from psymm.relayer.wire import (
+    GAS,
     MAX_MESSAGE_BYTES,
     AskTerms,
     Kind,
@@ -97,8 +98,6 @@ DEAREST: Final = 8
 
 SEND_S = 20.0
 """How long a peer may take to read one answer."""
-GAS: Mapping[Kind, int] = {"ctc": 1_200_000, "cta": 1_200_000}
-"""What a move may take in gas, for a fee that follows the gas price (design section 8)."""
 
 
 @dataclass(frozen=True, slots=True)

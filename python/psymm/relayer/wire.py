@@ -37,6 +37,9 @@ T = TypeVar("T")
 
 MAX_MESSAGE_BYTES: Final = 160 * 1024
 """More than a call with the longest proof, in hex."""
+GAS: Final[Mapping[Kind, int]] = {"ctc": 1_200_000, "cta": 1_200_000}
+"""What a move may take in gas, by which fees that follow the gas price are made and weighed
+(design section 8)."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,77}")
 _HEX: Final = re.compile(r"0x(?:[0-9a-f]{2})*")
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,32}")

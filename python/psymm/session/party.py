@@ -23,6 +23,7 @@ from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key
 from psymm.session.ledger import RulebookLedger
 from psymm.session.rules import Rules
 from psymm.session.turn import Event, State
+from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Journal
@@ -38,7 +39,8 @@ from psymm.wallet import TypedMessage, Wallet, derive_secret
 class Party:
     """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
     read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
-    of all its sessions' frames."""
+    of all its sessions' frames. private: endpoints that others wrote down may lead to this machine
+    or a local network; None: on the development chain only."""
 
     wallet: Wallet
     journal: Journal
@@ -50,6 +52,12 @@ class Party:
     revocations: Revocations = field(default_factory=NoChain)
     key_life_ns: int = KEY_LIFE_NS
     verifier: FrameVerifier = field(default_factory=FrameVerifier)
+    private: bool | None = None
+
+    @property
+    def dials_private(self) -> bool:
+        """Whether an endpoint of the registry may lead to this machine or a local network."""
+        return private_allowed(self.chain_id, self.private)
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:

@@ -55,9 +55,11 @@ LAST_BACKOFF_S: Final = 30.0
 Dialer = Callable[[], AbstractAsyncContextManager[Socket]]
 
 
-def dialer(endpoint: str, tls: ssl.SSLContext | None = None, *, plain: bool = False) -> Dialer:
-    """How to reach an endpoint, again and again. plain: see `dial`."""
-    return lambda: dial(endpoint, tls, plain=plain)
+def dialer(
+    endpoint: str, tls: ssl.SSLContext | None, *, plain: bool = False, private: bool
+) -> Dialer:
+    """How to reach an endpoint, again and again. plain, private: see `dial`."""
+    return lambda: dial(endpoint, tls, plain=plain, private=private)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,15 +149,22 @@ class WebSocket:
 
 @asynccontextmanager
 async def dial(
-    endpoint: str, tls: ssl.SSLContext | None = None, *, plain: bool = False
+    endpoint: str,
+    tls: ssl.SSLContext | None = None,
+    *,
+    plain: bool = False,
+    private: bool = True,
 ) -> AsyncGenerator[WebSocket, None]:
     """Connect to ws:// or wss://; chain and host name of a wss:// server are verified. plain:
-    whether ws:// may go to another machine (`spec.md` 61).
+    whether ws:// may go to another machine (`spec.md` 61). private: it may be on this machine or a
+    local network; False for what others wrote into the registry.
 
     Raises Disconnected by its kinds, see `dial_websocket`. Leaving closes the connection.
     Cancelled: the connection is closed.
     """
-    async with dial_websocket(endpoint, bounds=BOUNDS, tls=tls, plain=plain) as (
+    async with dial_websocket(
+        endpoint, bounds=BOUNDS, tls=tls, plain=plain, private=private
+    ) as (
         connection,
         stream,
     ):

@@ -1,13 +1,16 @@
-"""Connecting to ws:// and wss://: every way to fail has a type, and no peer can make us wait."""
+"""Connecting to ws:// and wss://: every way to fail has a type, and no peer can make us wait.
+
+Solvers and relayers are dialled here and nowhere else. Whoever is dialled gets a handshake that
+names its own host and `/`; redirects are not followed. `ask_each` bounds what a registry full of
+strangers can make a client do.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, cast
-from urllib.parse import SplitResult, urlsplit
+from typing import Final, TypeVar, cast
 
 import trio
 from trio_websocket import (
@@ -18,10 +21,8 @@ from trio_websocket import (
 )
 
 from psymm.errors import (
-    BadEndpoint,
     Disconnected,
     HandshakeFailed,
-    PlainRefused,
     ServerBusy,
     TlsRefused,
     Unreachable,
@@ -29,26 +30,43 @@ from psymm.errors import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.sockets.bounded import BoundedStream, Bounds
+from psymm.sockets.endpoints import Endpoint, parse_endpoint, resolve
 from psymm.sockets.serving import HANDSHAKE_S, QUEUED_MESSAGES, RECEIVE_BYTES
 from psymm.sockets.tls import client_context
 
+AT_ONCE: Final = 16
+"""Entries of the registry that are dialled at once."""
+IN_ALL: Final = 64
+"""Entries of the registry that are dialled for one question."""
+
 _BUSY: Final = (429, 503)
-_STREAM: Final = trio.socket.SOCK_STREAM
+_ADDRESS_S: Final = 5.0
+"""For one address of several that a name has."""
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
 async def dial_websocket(
-    endpoint: str, *, bounds: Bounds, tls: ssl.SSLContext | None = None, plain: bool = False
+    endpoint: str,
+    *,
+    bounds: Bounds,
+    tls: ssl.SSLContext | None = None,
+    plain: bool = False,
+    private: bool = False,
 ) -> AsyncGenerator[tuple[WebSocketConnection, BoundedStream], None]:
-    """A WebSocket to ws:// or wss://. tls: what a wss:// server is verified with, by default the
-    system's authorities; the host name is verified in any case. plain: whether ws:// may leave this
-    machine (`spec.md` 61).
+    """A WebSocket to ws:// or wss://.
 
-    Raises Disconnected by its kinds: BadEndpoint, PlainRefused, TlsRefused,
+    tls: what a wss:// server is verified with, by default the system's authorities; the host name
+    is verified in any case. plain: whether ws:// may leave this machine (`spec.md` 61). private: it
+    may be on this machine or a local network; what comes from the registry is only dialled there
+    where the user asked for that.
+
+    Raises Disconnected by its kinds: BadEndpoint, PlainRefused, PrivateAddress, TlsRefused,
     Unreachable (no such name, nobody listens), ServerBusy, HandshakeFailed; all within HANDSHAKE_S.
     Leaving closes the socket without a goodbye. Cancelled: the same.
     """
-    parts = _parts(endpoint)
+    parts = parse_endpoint(endpoint)
     stream: trio.abc.AsyncResource | None = None
     failed: Disconnected | None = None
     try:
@@ -56,8 +74,8 @@ async def dial_websocket(
             try:
                 opened: tuple[WebSocketConnection, BoundedStream] | None = None
                 with trio.move_on_after(HANDSHAKE_S) as late:
-                    tcp = stream = await _reach(endpoint, parts, plain)
-                    if parts.scheme == "wss":
+                    tcp = stream = await _reach(parts, plain, private)
+                    if parts.secure:
                         stream = await _encrypt(endpoint, parts, tcp, tls or client_context())
                     bounded = BoundedStream(cast(trio.abc.Stream, stream), bounds, client=True)
                     connection = await _shake_hands(nursery, parts, bounded)
@@ -80,66 +98,60 @@ async def dial_websocket(
         raise failed
 
 
-def _parts(endpoint: str) -> SplitResult:
-    try:
-        parts = urlsplit(endpoint)
-        _ = parts.port
-    except ValueError:
-        raise BadEndpoint(endpoint=endpoint) from None
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise BadEndpoint(endpoint=endpoint)
-    return parts
+async def ask_each(
+    entries: Sequence[T],
+    ask: Callable[[T], Awaitable[None]],
+    *,
+    enough: Callable[[], bool] = lambda: False,
+) -> Sequence[T]:
+    """Awaits `ask` for each entry in turn: AT_ONCE of them at a time and IN_ALL altogether, so that
+    a registry with ten thousand entries makes nobody dial ten thousand hosts.
+
+    `ask` bounds its own time and raises nothing that one entry can cause. No further entry is asked
+    once `enough` says so. Returns those that were not asked. Cancelled: all that is under way ends.
+    """
+    waiting = list(reversed(entries[:IN_ALL]))
+
+    async def work() -> None:
+        while waiting and not enough():
+            await ask(waiting.pop())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(AT_ONCE, len(waiting))):
+            nursery.start_soon(work)
+    return [*reversed(waiting), *entries[IN_ALL:]]
 
 
 async def check_plain(endpoint: str, plain: bool) -> None:
-    """Whether an endpoint may be dialled, or listed for others to dial, though everyone on the way
-    reads and changes what is sent: wss://, or ws:// at loopback, or `plain`.
+    """Whether an endpoint may be listed for others to dial, though everyone on the way reads and
+    changes what is sent: wss://, or ws:// at loopback, or `plain`.
 
     Raises BadEndpoint, PlainRefused, Unreachable. Cancelled: raises Cancelled.
     """
-    parts = _parts(endpoint)
-    if parts.scheme == "ws" and not plain:
-        await _loopback(endpoint, parts)
+    parts = parse_endpoint(endpoint)
+    if not parts.secure and not plain:
+        await resolve(parts, plain=plain, private=True)
 
 
-async def _loopback(endpoint: str, parts: SplitResult) -> str:
-    """An address of this machine that a ws:// endpoint's name stands for; all of them are."""
-    try:
-        found = await trio.socket.getaddrinfo(str(parts.hostname), parts.port or 80, type=_STREAM)
-    except (OSError, UnicodeError) as bad:
-        why = getattr(bad, "strerror", None) or str(bad)
-        raise Unreachable(f"no connection to the peer: {why}", endpoint=endpoint) from None
-    addresses = [str(one[4][0]) for one in found]
-    for address in addresses:
-        # A name may stand for several machines; another look-up may give another of them.
-        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            raise PlainRefused(endpoint=endpoint, address=address)
-    return addresses[0]
-
-
-async def _reach(endpoint: str, parts: SplitResult, plain: bool) -> trio.SocketStream:
-    port = parts.port or (443 if parts.scheme == "wss" else 80)
-    try:
-        host = str(parts.hostname)
-        if parts.scheme == "ws" and not plain:
-            # The name is not looked up again: what was checked is what is dialled.
-            host = await _loopback(endpoint, parts)
-        return await trio.open_tcp_stream(host, port)
-    except (OSError, UnicodeError) as bad:
-        # trio raises an OSError around one for each address that it tried.
-        first = bad.__cause__
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        why = getattr(first or bad, "strerror", None) or str(bad)
-        raise Unreachable(f"no connection to the peer: {why}", endpoint=endpoint) from None
+async def _reach(endpoint: Endpoint, plain: bool, private: bool) -> trio.SocketStream:
+    why = "no answer in time"
+    for address in await resolve(endpoint, plain=plain, private=private):
+        try:
+            with trio.move_on_after(_ADDRESS_S):
+                return await trio.open_tcp_stream(address, endpoint.port)
+        except OSError as bad:
+            # trio raises an OSError around the one of the address that it tried.
+            first = bad.__cause__
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            why = getattr(first or bad, "strerror", None) or str(bad)
+    raise Unreachable(f"no connection to the peer: {why}", endpoint=endpoint.text)
 
 
 async def _encrypt(
-    endpoint: str, parts: SplitResult, tcp: trio.SocketStream, context: ssl.SSLContext
+    endpoint: str, parts: Endpoint, tcp: trio.SocketStream, context: ssl.SSLContext
 ) -> trio.SSLStream[trio.SocketStream]:
-    stream = trio.SSLStream(
-        tcp, context, server_hostname=str(parts.hostname), https_compatible=True
-    )
+    stream = trio.SSLStream(tcp, context, server_hostname=parts.host, https_compatible=True)
     try:
         await stream.do_handshake()
     except trio.BrokenResourceError as broken:
@@ -161,12 +173,9 @@ def _tls_refused(endpoint: str, why: BaseException | None) -> TlsRefused:
 
 
 async def _shake_hands(
-    nursery: trio.Nursery, parts: SplitResult, bounded: BoundedStream
+    nursery: trio.Nursery, parts: Endpoint, bounded: BoundedStream
 ) -> WebSocketConnection | None:
     """The WebSocket, or None where the connection ended before it stood."""
-    target = parts.path or "/"
-    if parts.query:
-        target += "?" + parts.query
     connection: WebSocketConnection | None = None
     async with trio.open_nursery() as race:
 
@@ -178,8 +187,8 @@ async def _shake_hands(
         connection = await wrap_client_stream(
             nursery,
             bounded,  # type: ignore[arg-type]  # any stream will do
-            parts.netloc.rpartition("@")[2],
-            target,
+            parts.netloc,
+            "/",
             message_queue_size=QUEUED_MESSAGES,
             max_message_size=bounded.bounds.message_bytes,
             receive_buffer_size=RECEIVE_BYTES,
