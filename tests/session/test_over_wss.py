@@ -100,6 +100,6 @@ async def test_a_leaving_solver_answers_503_and_ends_its_service(tmp_path: Path)
         server = await maker.server()
         server.turn_away("leaving now")
         with pytest.raises(ServerBusy, match="leaving now"):
-            async with dial(endpoint, trust, private=True):
+            async with dial(endpoint, trust):
                 raise AssertionError("let in")
         assert server.statistics().admission.refused == 1

@@ -11,12 +11,12 @@ from psymm.sockets.admission import Admission, AdmissionLimits
 
 
 async def nothing() -> None:
-    async with dial("ws://127.0.0.1:9", private=True):
+    async with dial("ws://127.0.0.1:9"):
         raise AssertionError("somebody listens on the discard port")
 
 
 async def elsewhere() -> None:
-    async with dial("http://127.0.0.1:9", private=True):
+    async with dial("http://127.0.0.1:9"):
         raise AssertionError("an http address was dialled")
 
 
@@ -42,7 +42,7 @@ async def test_messages_pass_and_a_giant_one_ends_its_own_connection_only() -> N
     async with trio.open_nursery() as nursery:
         port = await nursery.start(listen, "127.0.0.1", 0, echo)
         address = f"ws://127.0.0.1:{port}"
-        async with dial(address, private=True) as good, dial(address, private=True) as bad:
+        async with dial(address) as good, dial(address) as bad:
             await good.send(b"\x01" * 1000)
             assert await good.receive() == b"\x01" * 1000
             with pytest.raises((Disconnected, MessageTooBig)):
@@ -63,12 +63,12 @@ async def test_connections_above_the_limit_are_turned_away() -> None:
         await listen("127.0.0.1", 0, echo, admission=Admission(limits), task_status=task_status)
 
     async def second(port: int) -> None:
-        async with dial(f"ws://127.0.0.1:{port}", private=True):
+        async with dial(f"ws://127.0.0.1:{port}"):
             raise AssertionError("a second connection was accepted")
 
     async with trio.open_nursery() as nursery:
         port = await nursery.start(limited)
-        async with dial(f"ws://127.0.0.1:{port}", private=True) as first:
+        async with dial(f"ws://127.0.0.1:{port}") as first:
             await first.send("hello")
             assert await first.receive() == "hello"
             with pytest.raises(ServerBusy) as busy:
@@ -79,7 +79,7 @@ async def test_connections_above_the_limit_are_turned_away() -> None:
 
 async def test_an_error_inside_the_block_comes_out_as_itself() -> None:
     async def fail(port: int) -> None:
-        async with dial(f"ws://127.0.0.1:{port}", private=True):
+        async with dial(f"ws://127.0.0.1:{port}"):
             raise KeyError("mine")
 
     async with trio.open_nursery() as nursery:

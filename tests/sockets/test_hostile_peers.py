@@ -50,11 +50,11 @@ async def beside(limits: AdmissionLimits | None = None) -> AsyncGenerator[Echo, 
 
     async with trio.open_nursery() as nursery:
         echo.port = await nursery.start(serve)
-        async with dial(f"ws://127.0.0.1:{echo.port}", private=True) as healthy:
+        async with dial(f"ws://127.0.0.1:{echo.port}") as healthy:
             yield echo
             await healthy.send("still here")
             assert await healthy.receive() == "still here"
-            async with dial(f"ws://127.0.0.1:{echo.port}", private=True) as newcomer:
+            async with dial(f"ws://127.0.0.1:{echo.port}") as newcomer:
                 await newcomer.send("let in")
                 assert await newcomer.receive() == "let in"
         nursery.cancel_scope.cancel()
@@ -136,7 +136,7 @@ async def test_a_ping_during_the_closing_handshake_ends_that_connection_alone() 
             await peer.stream.receive_some(100)  # its close frame
             await peer.send(frame(PING), frame(TEXT, b"late"))
             await peer.until_closed()
-        async with dial(f"ws://127.0.0.1:{port}", private=True):
+        async with dial(f"ws://127.0.0.1:{port}"):
             pass
         nursery.cancel_scope.cancel()
 
@@ -312,7 +312,7 @@ async def test_what_nobody_takes_stops_being_read() -> None:
 
 async def test_a_burst_within_the_bounds_passes() -> None:
     async with beside() as echo:
-        async with dial(f"ws://127.0.0.1:{echo.port}", private=True) as socket:
+        async with dial(f"ws://127.0.0.1:{echo.port}") as socket:
             for number in range(500):
                 await socket.send(f"{number}")
                 assert await socket.receive() == f"{number}"

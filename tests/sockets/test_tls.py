@@ -51,7 +51,7 @@ async def served(tls: Certificate | ssl.SSLContext | None) -> AsyncGenerator[int
 
 async def talk(endpoint: str, tls: ssl.SSLContext | None = None) -> None:
     with trio.fail_after(10):
-        async with dial(endpoint, tls, private=True) as socket:
+        async with dial(endpoint, tls) as socket:
             await socket.send("hello")
             assert await socket.receive() == "hello"
 
@@ -140,7 +140,7 @@ async def test_a_renewed_certificate_serves_the_next_connection_and_the_old_one_
     trust = client_context(authority.file)
     async with (
         served(certificate) as port,
-        dial(f"wss://127.0.0.1:{port}", trust, private=True) as standing,
+        dial(f"wss://127.0.0.1:{port}", trust) as standing,
     ):
         renewed = authority.issue("renewed")
         os.replace(renewed.chain, files.chain)

@@ -26,8 +26,8 @@ _DEVELOPMENT_CHAIN: Final = 31_337
 
 _RESOLVING: Final = 16
 """Names that are resolved at once. A resolver's thread cannot be cut short: it keeps its place here
-to its end, though nobody waits for it any more, so that hostile name servers cannot take the threads
-that write the journal."""
+to its end, though nobody waits for it any more, so that hostile name servers cannot take the
+threads that write the journal."""
 _resolving: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("psymm-resolving")
 
 _Address = IPv4Address | IPv6Address
@@ -182,7 +182,7 @@ async def _look_up(endpoint: Endpoint) -> list[str]:
                 endpoint.host, endpoint.port, type=trio.socket.SOCK_STREAM
             )
             answers.extend(str(answer[4][0]) for answer in found)
-        except Exception as none:  # noqa: BLE001  (a task of trio's own must not raise)
+        except Exception as none:  # a task of trio's own must not raise
             failed.append(none)
         finally:
             limiter.release_on_behalf_of(done)
