@@ -75,7 +75,7 @@ from psymm.custody.viewing import ViewingKey, viewing_key
 from psymm.errors import PSymmError
 from psymm.wallet import Wallet
 
-DEFAULT_FEE_PART: Final = 20
+DEFAULT_FEE_PART: Final = 10
 """A relayer's fee is at most the amount divided by this, where no limit is given."""
 
 PROOF_TIME_S: Final = 30
@@ -284,7 +284,7 @@ class Vault:
         Once a custody is funded, calling it again returns the same note and moves nothing;
         a funding that a restart interrupted is carried on first (`top_up` makes another note).
         senders: tried in turn.  max_fee: the most that a relayer may take for each move, in
-        token units; None allows a twentieth of the amount.  Notes are merged first where no two
+        token units; None allows a tenth of the amount.  Notes are merged first where no two
         are worth enough.  Returns when the note is in the tree.  Raises NoteInvalid where it was
         funded with another amount, FundsTooLow, FeeTooHigh, ProverError and its kin, MoveFailed,
         and the last sender's error.  Cancelled: raises Cancelled; the move may still happen.
