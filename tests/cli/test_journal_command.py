@@ -254,7 +254,7 @@ def test_a_solver_gets_both_lanes_back_from_a_trader_that_returns(
         stage.client.leave(SessionClosed())
         (held,) = await stage.trader.journal.custodies()
         client = stage.new_client(resume=held)
-        client._dial = dialer(f"ws://127.0.0.1:{port}", private=True)
+        client._dial = dialer(f"ws://127.0.0.1:{port}")
         stage.nursery.start_soon(client.run)
         ran = await run_mend(home, "--listen", f"127.0.0.1:{port}", "--wait", "60")
         assert ran.returncode == 0, ran

@@ -52,7 +52,7 @@ async def test_a_session_over_wss_trades_on_through_a_restart_of_its_solver(
         async with connect(
             stage.trader,
             entry_of(stage),
-            dial=lambda: dialer(where[0], trust, private=True)(),
+            dial=lambda: dialer(where[0], trust)(),
             collateral=2_000,
             decimals=6,
             heard=heard.append,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from typing import Any
 
 import pytest
 import trio
@@ -90,23 +90,26 @@ async def test_an_endpoint_is_scheme_host_and_port_and_nothing_else(endpoint: st
     assert str(bad.value).isprintable(), "it is shown to people"
 
 
-class Names:
+class Names(trio.abc.HostnameResolver):
     """A resolver that answers differently each time it is asked."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
         self.asked = 0
 
-    def __call__(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> Any:
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         return [(0, 0, 0, "", (address, port)) for address in answer]
 
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+async def names() -> Names:
     made = Names(["93.184.216.34"], ["127.0.0.1"])
-    monkeypatch.setattr(socket, "getaddrinfo", made)
+    trio.socket.set_custom_hostname_resolver(made)
     return made
 
 
@@ -121,7 +124,7 @@ async def test_a_name_is_resolved_once_and_what_was_checked_is_what_is_dialled(
 
     monkeypatch.setattr(trio, "open_tcp_stream", opens)
     with pytest.raises(Exception, match="on purpose"):
-        async with dial("ws://rebinds.example/", private=False):
+        async with dial("wss://rebinds.example/", private=False):
             pass
     assert dialled == ["93.184.216.34"]
     assert names.asked == 1
@@ -130,12 +133,12 @@ async def test_a_name_is_resolved_once_and_what_was_checked_is_what_is_dialled(
 async def test_a_name_that_leads_here_among_others_is_refused(names: Names) -> None:
     names.answers = [["93.184.216.34", "10.0.0.1"]]
     with pytest.raises(PrivateAddress, match=r"10\.0\.0\.1"):
-        await resolve(parse_endpoint("ws://mixed.example/"), private=False)
+        await resolve(parse_endpoint("wss://mixed.example/"), plain=False, private=False)
 
 
 async def test_a_name_with_a_thousand_addresses_is_no_list_of_targets(names: Names) -> None:
     names.answers = [[f"93.184.{at // 250}.{at % 250}" for at in range(1000)]]
-    found = await resolve(parse_endpoint("ws://many.example/"), private=False)
+    found = await resolve(parse_endpoint("wss://many.example/"), plain=False, private=False)
     assert len(found) == MAX_ADDRESSES
 
 
@@ -200,3 +203,33 @@ async def test_nobody_else_is_asked_once_there_is_enough(
     # Two may be begun before the third answer is there.
     assert len(asked) <= AT_ONCE + 2
     assert sorted([*asked, *left]) == list(range(40))
+
+
+async def test_names_that_resolve_for_ever_take_no_more_threads_than_their_own() -> None:
+    slow = SlowNames()
+    trio.socket.set_custom_hostname_resolver(slow)
+
+    async def give_up_soon(at: int) -> None:
+        with trio.move_on_after(0.01):
+            await resolve(parse_endpoint(f"wss://slow{at}.example/"), plain=False, private=False)
+
+    for round_ in range(4):
+        async with trio.open_nursery() as nursery:
+            for at in range(16):
+                nursery.start_soon(give_up_soon, 16 * round_ + at)
+    assert slow.running == 16, "though nobody waits for them, they keep their places"
+    slow.go_on.set()
+
+
+class SlowNames(Names):
+    """A name server that does not answer; like a thread, a look-up here ends in its own time."""
+
+    def __init__(self) -> None:
+        super().__init__(["93.184.216.34"])
+        self.running = 0
+        self.go_on = trio.Event()
+
+    async def getaddrinfo(self, host: Any, port: Any, *rest: Any) -> Any:
+        self.running += 1
+        await self.go_on.wait()
+        return await super().getaddrinfo(host, port, *rest)

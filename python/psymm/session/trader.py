@@ -56,7 +56,11 @@ Dialer = Callable[[], AbstractAsyncContextManager[Socket]]
 
 
 def dialer(
-    endpoint: str, tls: ssl.SSLContext | None, *, plain: bool = False, private: bool
+    endpoint: str,
+    tls: ssl.SSLContext | None = None,
+    *,
+    plain: bool = False,
+    private: bool = True,
 ) -> Dialer:
     """How to reach an endpoint, again and again. plain, private: see `dial`."""
     return lambda: dial(endpoint, tls, plain=plain, private=private)

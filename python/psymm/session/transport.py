@@ -162,9 +162,7 @@ async def dial(
     Raises Disconnected by its kinds, see `dial_websocket`. Leaving closes the connection.
     Cancelled: the connection is closed.
     """
-    async with dial_websocket(
-        endpoint, bounds=BOUNDS, tls=tls, plain=plain, private=private
-    ) as (
+    async with dial_websocket(endpoint, bounds=BOUNDS, tls=tls, plain=plain, private=private) as (
         connection,
         stream,
     ):
