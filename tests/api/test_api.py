@@ -9,7 +9,7 @@ from market import entry_of, market
 from trio.testing import MockClock
 
 from psymm.api import BUY, SELL, best_solver, decimal_of, scaled
-from psymm.errors import Declined, NotNow, Refused, SessionClosed
+from psymm.errors import Declined, NotNow, Refused
 from psymm.messages import decode_text, encode_text
 from psymm.session.report import verify_file
 from psymm.session.turn import State
@@ -218,15 +218,33 @@ async def test_an_order_sent_while_the_solver_is_away_is_filled_when_it_is_back(
         assert trading.session.losses == 1
 
 
-async def test_after_a_logout_of_one_side_the_other_logs_out_too(
-    tmp_path: Path, autojump_clock: MockClock
+@pytest.mark.parametrize("by_quote", [False, True])
+async def test_a_logout_forbids_opening_and_nothing_else(
+    tmp_path: Path, autojump_clock: MockClock, by_quote: bool
 ) -> None:
+    """`spec.md` 63: what is open is closed, at a limit or by a quote, and both are paid out."""
     async with market(tmp_path) as trading:
-        await trading.session.log_out("done for today")
+        session = trading.session
+        quote = await session.request_quote("BTC-USD", "0.1", BUY)
+        opened = await (await session.order(BUY, "BTC-USD", "0.1", quote=quote)).result()
+        assert opened.status == "filled"
+        await session.log_out("done for today")
         await trio.sleep(2)
-        assert trading.session.state is State.CLOSED
-        with pytest.raises(SessionClosed):
-            await trading.session.order(BUY, "BTC-USD", "0.01", price=50000)
+        assert all(session.account.logged_out), "the solver logs out too"
+        with pytest.raises(Refused, match="logged-out"):
+            await session.order(BUY, "BTC-USD", "0.01", price=50000)
+        (held,) = session.positions
+        if by_quote:
+            quote = await session.request_quote("BTC-USD", "0.1", SELL)
+            closing = await session.close(held, quote=quote)
+        else:
+            closing = await session.close(held, price=49_000)
+        assert (await closing.result()).status == "filled"
+        with pytest.raises(Refused, match="logged-out"):
+            await session.request_quote("BTC-USD", "0.1", BUY)
+        settled = await session.settle()
+        assert settled.mined.block
+        assert session.state is State.CLOSED
 
 
 def test_amounts_come_out_in_their_shortest_form() -> None:

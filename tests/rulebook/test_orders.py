@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rulebook_scene import BTC, ETH, START, Scene, dec, limit, make_terms, report, trade
+from rulebook_scene import BTC, ETH, START, Scene, dec, hit, limit, make_terms, quote, report, trade
 
 from psymm.messages import (
     CxlRejReason,
@@ -697,6 +697,11 @@ def test_after_a_logout_nothing_opens_and_everything_closes(scene: Scene, lane: 
     scene.cover()
     assert scene.account.status_of("waiting") is OrderStatus.CANCELLED
     scene.violation_of_trader(limit("o"), "logged-out")
+    later = scene.now + 10**9
+    scene.violation_of_solver(quote("e1", later, symbol="ETH"), "logged-out")
+    assert scene.solver(quote("q1", later)) is None, "it can close what is open in its symbol"
+    scene.violation_of_trader(hit("o2", "q1"), "logged-out")
     assert scene.trade(close("c", held, "1", "1000")) is None  # type: ignore[arg-type]
     assert scene.solver(trade("e", "c")) is None
     assert scene.account.flat
+    scene.violation_of_solver(quote("q2", later), "logged-out")

@@ -23,7 +23,6 @@ from psymm.errors import (
     PeerBehind,
     PeerSilent,
     PSymmError,
-    SessionClosed,
 )
 from psymm.messages import BusinessMessageReject, Heartbeat, Logout, Message, Reject, decode
 from psymm.rulebook import orders, quotes, rules
@@ -33,11 +32,11 @@ from psymm.session import engine as engine_module
 from psymm.session import meeting as meeting_module
 from psymm.session import solver as solver_module
 from psymm.session.budget import PeerRate, _Bucket
-from psymm.session.delivery import Delivery
 from psymm.session.end import End
 from psymm.session.engine import Engine
 from psymm.session.gaps import Gaps
 from psymm.session.ledger import RulebookLedger
+from psymm.session.lifecycle import Lifecycle
 from psymm.session.rejects import Rejects
 from psymm.session.resuming import Resuming
 from psymm.session.rules import Rules
@@ -47,7 +46,6 @@ from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.introduction import SignedIntroduction
-from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
 
 Off = Callable[[pytest.MonkeyPatch], None]
@@ -223,10 +221,6 @@ def _before_collateral(was: Any) -> Any:
     return send
 
 
-async def _as_sent(self: Journal, custody: bytes, lane: int, after: int) -> None:
-    self.mark_sent(custody, lane, 1_000_000)
-
-
 def _logout_unanswered(was: Any) -> Any:
     def step(self: Steps, now: int) -> Any:
         logouts, peer = self._engine.lifecycle.logouts, self._engine.peer
@@ -246,6 +240,16 @@ def _every_logout_answered(was: Any) -> Any:
             self.sign(Logout(), now)
 
     return frame
+
+
+def _no_longer_than_a_logon(was: Any) -> Any:
+    def tick(self: Engine, now: int) -> Any:
+        mine, theirs = (self.lifecycle.logouts[lane] for lane in (self.lane, self.peer))
+        if mine and not theirs and now - self.since >= self.rules.wait_ns:
+            self.hang_up(PeerSilent("the peer did not answer the Logout"))
+        return was(self, now)
+
+    return tick
 
 
 def _owed_always(self: Rejects, entry: Any, broken: Violation) -> None:
@@ -434,6 +438,9 @@ ANY_INTRODUCTION: Final = all_of(
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
 NO_COVER: Final = put(Engine, "covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
+TWO_LOGOUTS_END_IT: Final = put(
+    Lifecycle, "over", property(lambda self: self.settled is not None or all(self.logouts))
+)
 NO_RESEND: Final = nothing(Gaps, "resend", 0)
 NO_ASKING: Final = nothing(Gaps, "ask")
 NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
@@ -517,18 +524,15 @@ DISABLED: Final[dict[str, Off]] = {
     "logon-wrong-key": unnamed("key in force", "bad-signature"),
     "logon-wrong-lane": all_of(ANY_FIRST_FRAME, unnamed("wrong-lane")),
     "logon-wrong-version": ANY_VERSION,
-    "logout-answer-refused": put(Delivery, "due", None),
-    "logout-answer-unheard": put(Delivery, "owed", property(lambda self: False)),
-    "logout-answer-unsent-restart": put(Journal, "mark_unsent", _as_sent),
-    "logout-answered": stays(SessionClosed),
+    "logout-answer-unsent-restart": TWO_LOGOUTS_END_IT,
+    "logout-answered": TWO_LOGOUTS_END_IT,
     "logout-before-logon": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
-    "logout-closed-served": NO_RESEND,
+    "logout-both-restart": TWO_LOGOUTS_END_IT,
     "logout-crossing": around(Engine, "receive_frame", _every_logout_answered),
     "logout-frames-after": allowed("logged-out"),
     "logout-lost-answer": NO_RESEND,
     "logout-own-business-after": allowed("logged-out"),
-    "logout-timeout": stays(PeerSilent),
-    "logout-timeout-again": stays(PeerSilent),
+    "logout-unanswered": around(Engine, "tick", _no_longer_than_a_logon),
     "logout-unsolicited": around(Steps, "step", _logout_unanswered),
     "oversized-payload": unnamed("payload-too-long"),
     "own-frame-back": put(Engine, "_own_frame", _every_frame),

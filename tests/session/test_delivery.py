@@ -15,9 +15,9 @@ from trio.testing import MockClock
 from psymm._core import Frame
 from psymm.api import connect, deliver_ended
 from psymm.errors import Disconnected, Leaving, SessionClosed
-from psymm.messages import ChainFact, Heartbeat, Logout, Message, decode
+from psymm.messages import ChainFact, Heartbeat, Message, decode
 from psymm.session.party import take_up
-from psymm.session.trader import Backoff, Lost
+from psymm.session.trader import Backoff
 from psymm.session.turn import Delivered, Signed, State
 from psymm.transcript.journal import Journal
 from psymm.transcript.rows import JournalledFrame
@@ -76,32 +76,6 @@ async def settled(stage: Scene) -> None:
     near, _ = stage.both_settle()
     stage.nursery.start_soon(near.settle)
     await lost.wait()
-
-
-async def test_an_answer_to_a_logout_that_was_lost_is_brought(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with scene(tmp_path) as stage:
-        async with trading(stage):
-            lost = swallow(stage, Logout)
-            await stage.far.log_out("the desk closes")
-            await lost.wait()
-            await stage.wires[-1].inner.aclose()
-            # and then the trader's session returns
-        assert stage.near.engine.state is State.CLOSED
-        assert await alike(stage)
-        assert not await stage.trader.journal.undelivered()
-
-
-async def test_a_logout_that_came_through_costs_no_second_connection(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with scene(tmp_path) as stage:
-        async with trading(stage):
-            await stage.far.log_out("the desk closes")
-        assert len(stage.wires) == 1
-        assert not [one for one in stage.heard.events if isinstance(one, Lost)]
-        assert not await stage.trader.journal.undelivered()
 
 
 async def test_who_leaves_a_settled_custody_leaves_once_the_solver_has_the_last_frame(

@@ -1,7 +1,7 @@
 """Custodies that have ended before their solver had the trader's last frame.
 
 Nobody goes on with such a custody, so a trader that starts again brings what is left of it first:
-else the solver waits for an answer that was signed and never came.
+else the solver's copy of it never ends.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ async def deliver_ended(
     returns how many solvers have all now.
 
     Begin it before any session: of a custody that ends later, its own session takes care. Reports
-    how many there are once that is known. Each is tried for as long as its terms leave a Logout
-    unanswered; what could not be brought then stays in `Journal.undelivered`. dial: how to reach
+    how many there are once that is known. Each is tried for as long as a session waits for an
+    answer; what could not be brought then stays in `Journal.undelivered`. dial: how to reach
     the solver of a custody, by default where it was met. plain: by ws:// to other machines, too.
     Raises JournalError. Cancelled: raises Cancelled; what was not brought is brought next time.
     """

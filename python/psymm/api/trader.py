@@ -511,7 +511,8 @@ class Session:
         await self.end.rotate_key()
 
     async def log_out(self, reason: str = "") -> None:
-        """End business for good: open orders are cancelled, positions stay to be closed.
+        """Open nothing more, for good: orders that wait to open are cancelled. Positions stay to be
+        closed and the custody to be settled, here or after a resume. The solver logs out too.
         Raises NotNow, SessionClosed. Cancelled: it may be signed."""
         await self.end.log_out(reason)
 

@@ -186,7 +186,8 @@ async def _trade(
                 if known.state == "closed":
                     await bringing()
                     raise CommandError(
-                        "session-closed", "This custody has ended; nothing is left to go on with."
+                        "session-closed",
+                        "This custody was settled; nothing is left to go on with.",
                     )
                 solver = await dealer.solver(known.opening.wallet_address(1))
                 units = known.ours

@@ -122,7 +122,7 @@ class Logon(Message):
 
 @message("5", Flow.RECORD)
 class Logout(Message):
-    """The sender will send no more orders, quotes or fills; open business stays as it is."""
+    """Nothing more is opened. What is open can be closed, and the custody settled."""
 
     text: Note | None = None
 

@@ -54,7 +54,6 @@ _AT_LIMIT: Final = (
     m.OraclePrice,
     m.Liquidation,
 )
-_OPENING_BUSINESS: Final = (m.QuoteRequest, m.Quote)
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
 
 
@@ -189,7 +188,13 @@ def _admit(account: Account, entry: Entry, said: m.Message) -> None:
         refuse("not-yet-in-force", msg_type=said.MSG_TYPE)
     if isinstance(said, (*_TRADERS, *_SOLVERS)) and not account.trading_open:
         refuse("trading-not-open", msg_type=said.MSG_TYPE)
-    if isinstance(said, _OPENING_BUSINESS) and any(account.logged_out):
+    if isinstance(said, m.QuoteRequest | m.Quote) and any(account.logged_out):
+        _check_closes(account, said)
+
+
+def _check_closes(account: Account, said: m.QuoteRequest | m.Quote) -> None:
+    """After a Logout: a price can still close what is open in its symbol (`spec.md` 63)."""
+    if not any(position.symbol == said.symbol for position in account.positions.values()):
         refuse("logged-out", msg_type=said.MSG_TYPE)
 
 

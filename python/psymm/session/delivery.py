@@ -1,8 +1,8 @@
 """Whether the solver has all that its trader signed in a custody that has ended.
 
-After the end nobody signs a frame that would cover the trader's last one, its answer to a Logout
-or the Heartbeat that covers the citation of a settlement, and only the trader can dial. So the
-trader leaves a custody only once the solver is known to have that frame: it covers it, its heads
+After the end nobody signs a frame that would cover the trader's last one, its citation of the
+settlement or the Heartbeat that covers the solver's, and only the trader can dial. So the trader
+leaves a custody only once the solver is known to have that frame: it covers it, its heads
 show it, it answers what was asked behind it, or it says that the session has ended.
 """
 
@@ -85,8 +85,7 @@ class Delivery:
             self._tell()
             return
         self._since = now if self._since is None else self._since
-        # Where both have logged out, the peer closes the connection instead of answering.
-        if engine.lifecycle.settled is not None and self._asked != self._head:
+        if self._asked != self._head:
             self._asked = self._head
             engine.tell(TestRequest(test_req_id=f"{_ASKED}{self._asked}"), now)
 

@@ -374,9 +374,6 @@ class Engine:
             and now - self.since >= self.rules.wait_ns
         ):
             self.hang_up(PeerSilent("the peer did not log on in time"))
-        elif self._awaits_logout() and now >= self._logout_due():
-            # The Logout stays on the record: it is answered when the peer resumes.
-            self.hang_up(PeerSilent("the peer did not answer the Logout in time"))
         elif self.delivery.due is not None and now >= self.delivery.due:
             self.hang_up(PeerSilent("the peer did not take our last frames in time"))
         if self.gaps.due is not None and now >= self.gaps.due:
@@ -406,8 +403,6 @@ class Engine:
             due.append(self.gaps.due)
         if self.fetching.due is not None:
             due.append(self.fetching.due)
-        if self._awaits_logout():
-            due.append(self._logout_due())
         if self.delivery.due is not None:
             due.append(self.delivery.due)
         if self._uncovered_since is not None:
@@ -523,11 +518,11 @@ class Engine:
         return self._take()
 
     def log_out(self, reason: str, now: int) -> Turn:
-        """End the session for good: a Logout frame. Raises NotNow, SessionClosed."""
+        """Open nothing more, for good: a Logout frame. What is open can still be closed and the
+        custody settled, on this connection and on later ones. Raises NotNow, SessionClosed."""
         self._must_sign(now)
         if not self.lifecycle.logouts[self.lane]:
             self.sign(Logout(text=reason or None), now)
-            self.steps.logged_out_at = now
         self._advance(now)
         return self._take()
 
@@ -884,14 +879,6 @@ class Engine:
                 self._restate()
                 self.checkpoints.advance(now)
                 self.checkpoints.compare(now)
-            if (
-                self.error is None
-                and all(self.lifecycle.logouts)
-                and self.lifecycle.settled is None
-                # The trader leaves that to the solver where it may not have the last Logout.
-                and not self.delivery.owed
-            ):
-                self.hang_up(SessionClosed("both sides have logged out"))
         if self.error is None and self.resuming.synced:
             self.delivery.advance(now)
         self._restate()
@@ -971,17 +958,6 @@ class Engine:
         """When the peer's next frame that we have not covered is within the skew."""
         entry = self.record.entry(self.peer, self.record.head(self.lane).peer_seq + 1)
         return 0 if entry is None else entry.frame.sending_time - self.rules.skew_ns
-
-    def _awaits_logout(self) -> bool:
-        return (
-            self.resuming.synced
-            and self.lifecycle.logouts[self.lane]
-            and not self.lifecycle.logouts[self.peer]
-        )
-
-    def _logout_due(self) -> int:
-        """Until when, on this connection, the peer may take to answer our Logout."""
-        return max(self.since, self.steps.logged_out_at) + self.rules.wait_ns
 
     def uncovered(self) -> bool:
         """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""

@@ -63,7 +63,8 @@ class Lifecycle:
     listed: the notes that a lane put up, by commitment; listed_at: its frame that listed the last
     of them. accepted_at: the other lane's frame that accepted the last of them, 0 before.
     turned_down: the other lane's refusal of them. rejected: the peer's frames that ours reject.
-    proposal: the one alive, with its lane and entry. settled: the frame that cites the settlement.
+    proposal: the one alive, with its lane and entry. settled: the frame that cites the settlement,
+    or what else spent the last of the accepted notes.
     """
 
     def __init__(self, lane: int, skew_ns: int) -> None:
@@ -81,6 +82,7 @@ class Lifecycle:
         self.settled: ChainFact | None = None
         self._offered: list[Settlement] = []
         self._accepted: tuple[set[bytes], set[bytes]] = (set(), set())
+        self._spent: set[bytes] = set()
         # Both, in the linear order: once so, it stays.
         self._accepted_by_both = False
 
@@ -120,17 +122,19 @@ class Lifecycle:
                     self.proposal[0] != lane and self.proposal[1].frame.seq == accepted.ref_seq_num
                 ):
                     self.acceptance = accepted
-            case ChainFact(fact_kind=FactKind.SPENT) as fact:
-                if self.proposal is not None and fact.nullifier in (
-                    self.proposal[2].nullifier0,
-                    self.proposal[2].nullifier1,
-                ):
+            case ChainFact(fact_kind=FactKind.SPENT, nullifier=bytes(spent)) as fact:
+                self._spent.add(spent)
+                if self._ends(spent):
                     self.settled = fact
 
     @property
     def over(self) -> bool:
-        """The custody has ended: settled, or both sides have logged out."""
-        return self.settled is not None or all(self.logouts)
+        """The custody has ended: no note that was accepted is unspent (`spec.md` 63).
+
+        A Logout ends nothing. What was put up can still be accepted after it, and is paid out by a
+        settlement alone.
+        """
+        return self.settled is not None
 
     def state(self, record: Record) -> State:
         """Of a session that nothing has stopped. record: of which every frame was noted."""
@@ -179,6 +183,18 @@ class Lifecycle:
 
     def _all_accepted(self, lane: int) -> bool:
         return bool(self.listed[lane]) and self._accepted[lane] >= set(self.listed[lane])
+
+    def _ends(self, spent: bytes) -> bool:
+        """Whether nothing accepted is unspent once this nullifier is."""
+        alive = None if self.proposal is None else self.proposal[2]
+        if alive is not None and spent in (alive.nullifier0, alive.nullifier1):
+            return True
+        notes = {
+            listed[commitment].nullifier
+            for listed, accepted in zip(self.listed, self._accepted, strict=True)
+            for commitment in accepted
+        }
+        return bool(notes) and self._spent >= notes
 
     def _trading(self, record: Record) -> bool:
         """Both AZ are in the linear order: the trader's once a solver frame covers it."""

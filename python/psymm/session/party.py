@@ -193,6 +193,9 @@ async def take_up(
     if engine.ended and custody.state not in ("closed", "stopped"):
         # The process may have died between the frame that ended it and this.
         await end.keep_state(State.CLOSED)
+    elif custody.state == "closed" and not engine.ended:
+        # An earlier version took two Logouts for the end.
+        await end.keep_state(engine.state)
     return end
 
 

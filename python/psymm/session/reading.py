@@ -217,7 +217,7 @@ class Reading:
 
 
 def _stage(account: Account) -> str:
-    if account.ended or all(account.logged_out):
+    if account.ended:
         return "closed"
     if account.alive is not None:
         return "settling"

@@ -67,7 +67,7 @@ class Rules:
     minimum_collateral: int
     frames_per_second: int
     wait_ns: int = 20 * SECOND
-    """How long a Logon, a resume, a resend or a Logout may stay unanswered."""
+    """How long a Logon, a resume or a resend may stay unanswered."""
 
     @property
     def cover_after_ns(self) -> int:

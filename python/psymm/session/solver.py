@@ -245,8 +245,8 @@ class SolverServer:
         """End on purpose, to come back: nobody new is taken, what is signed is flushed and sent,
         and every peer is told by WebSocket code 1001. Then `serve` returns.
 
-        No Logout is signed, which would end custodies for good: their journal is resumed by the
-        next process. At most LEAVE_S. Cancelled: connections are cut; nothing is lost.
+        No Logout is signed, after which nothing opens any more: the next process goes on from the
+        journal. At most LEAVE_S. Cancelled: connections are cut; nothing is lost.
         """
         self.turn_away(reason)
         with trio.move_on_after(LEAVE_S):

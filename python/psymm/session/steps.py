@@ -1,5 +1,8 @@
 """The steps that an end takes of itself, one frame at a time: its Logon, its collateral, the answer
 to a Logout, the citation of a settlement that closes the custody.
+
+A Logout stops none of them: it forbids opening and nothing else (`spec.md` 63). Its answer puts on
+record that this side opens nothing more either.
 """
 
 from __future__ import annotations
@@ -28,15 +31,13 @@ class SteppingEngine(Ground, Protocol):
 
 
 class Steps:
-    """logon: ours, yet to be signed unless the record has it. bad_logon: why the peer's is none.
-    logged_out_at: when this process signed our Logout, nanoseconds."""
+    """logon: ours, yet to be signed unless the record has it. bad_logon: why the peer's is none."""
 
     def __init__(self, engine: SteppingEngine, pledges: Pledges, logon: Logon | None) -> None:
         self._engine = engine
         self._pledges = pledges
         self._logon = logon
         self.bad_logon: LogonRefused | None = None
-        self.logged_out_at = 0
         self._mined: Mined | None = None
         self._mined_at = 0
 

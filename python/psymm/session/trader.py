@@ -217,7 +217,7 @@ class TraderSession:
         """Meet, fund, log on and serve, reconnecting until the session closes or stops.
 
         One that has closed is over once the solver is known to have all that we signed, or could
-        not be brought it in as long as a Logout may stay unanswered (`Journal.undelivered` names
+        not be brought it in as long as a session waits for an answer (`Journal.undelivered` names
         it then). Of a custody that had ended before, nothing but that is done.
 
         Reports the end once it exists (funded, frames replayed). Raises what meeting and funding

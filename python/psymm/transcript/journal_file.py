@@ -26,6 +26,7 @@ from psymm.errors import (
 from psymm.transcript import pruning
 from psymm.transcript.faults import as_journal_error, typed
 from psymm.transcript.heads import frame_digest, heads_of, is_bytes
+from psymm.transcript.rows import reopen_logged_out
 from psymm.transcript.tables import VERSION, check_pages, create_tables, migrate, version_of
 from psymm.transcript.tally import read_tally, write_tally
 
@@ -214,6 +215,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
     # Synced once, so that a tally that says "closed in order" is none of an earlier life's.
     write_tally(lock, identity.lineage, identity.frames, doubtful=doubtful)
     os.fsync(lock)
+    reopen_logged_out(base)
     return replace(identity, doubtful=doubtful)
 
 

@@ -221,6 +221,16 @@ def put_introduction(
     )
 
 
+def reopen_logged_out(base: sqlite3.Connection) -> None:
+    """Custodies that an earlier version called closed because both sides had logged out: none that
+    is settled is without the chain fact that says so, and all others can still be (`spec.md` 63).
+    """
+    base.execute(
+        "UPDATE custodies SET state = 'open' WHERE state = 'closed'"
+        " AND NOT EXISTS (SELECT 1 FROM facts WHERE facts.custody = custodies.custody)"
+    )
+
+
 def custody_rows(
     base: sqlite3.Connection, custody: bytes | None = None
 ) -> list[tuple[object, ...]]:
