@@ -113,6 +113,12 @@ QUICK_LOADS: Final = (Load(1, 4), Load(3, 2))
 class OnItsWord:
     """Collateral without a chain: notes are what their openings say."""
 
+    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def check_funds(self, terms: Terms, amount: int) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
         await trio.lowlevel.checkpoint()
         return [Note(custody_of(opening), token, amount, random_blinding())]

@@ -294,14 +294,84 @@ class BadIntroduction(MeetingRefused):
     )
 
 
+class TokenDiffers(TermsRefused):
+    """The token of the terms is not the one that was named, or not what the chain has there."""
+
+    code = "token-differs"
+    what = "the terms are in another token than the one that was named"
+
+
+class ClocksDiffer(MeetingRefused):
+    """Two clocks that are farther apart than the terms' skew. by_s: seconds, above 0 where the
+    other one is ahead of ours."""
+
+    code = "clocks-differ"
+    what = "our clock and the other one are too far apart to trade"
+    remedy = "Nothing was funded. Set the clock that is wrong, then try again"
+
+
+class OrderUnfit(MeetingRefused):
+    """An order that the terms, or the collateral, would not allow. `rule`: the rulebook's name."""
+
+    code = "order-unfit"
+    what = "the order does not fit the solver's terms"
+    remedy = "Nothing was funded. Change the order or the collateral, or choose another solver"
+
+
+class SolverUnable(MeetingRefused):
+    """A solver that cannot take a new trader now, and may later."""
+
+    code = "solver-unable"
+    what = "this solver takes no new trader now"
+    remedy = "Nothing was funded. Choose another solver, or come back later"
+
+
+class SolverFundsTooLow(SolverUnable):
+    """Our own notes do not cover what we would have to put up. How much there is, is not told."""
+
+    code = "solver-funds-too-low"
+    what = "the solver cannot put up its collateral now"
+
+
 class LogonRefused(SessionError):
     code = "logon-refused"
 
 
 class PeerRefused(SessionError):
-    """The other side said no, in a text or a signed message; `detail` carries its words."""
+    """The other side said no, in a text or a signed message; `detail` carries its words.
+
+    final: it says that asking again changes nothing; passing: that it may pass. Neither: it does
+    not say.
+    """
 
     code = "peer-refused"
+
+    def __init__(
+        self, detail: str = "", *, final: bool = False, passing: bool = False, **values: object
+    ) -> None:
+        self.final = final
+        self.passing = passing
+        super().__init__(detail, **values)
+
+
+class AttemptEnded(SessionError):
+    """A refusal that trying again does not change ended the attempt, and a custody stays open.
+
+    reason: the refusal. custody: 32 bytes. The journal keeps all that was signed.
+    """
+
+    code = "attempt-ended"
+    remedy = (
+        "Nothing more is tried now; the custody stays as it is in the journal. Once the reason is "
+        "gone, go on with its --resume"
+    )
+
+    def __init__(self, reason: PSymmError, custody: bytes) -> None:
+        self.reason = reason
+        self.custody = custody
+        # Its remedy may say that nothing was funded, which holds for a first attempt alone.
+        said = reason.detail or reason.what
+        super().__init__(f"{reason.code}: {said}", **{**reason.values, "custody": custody})
 
 
 class Forked(SessionError):

@@ -17,7 +17,7 @@ from psymm.errors import PSymmError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
 
-from session_scene import ChainCollateral, Scene, scene
+from session_scene import TOKEN, ChainCollateral, Scene, scene
 
 
 class Maker(Solver):
@@ -102,6 +102,10 @@ async def market(
         made.run_callbacks(stage.nursery)
         stage.server = await made.server()
         await stage.nursery.start(stage.server.run)
-        arguments: dict[str, Any] = {"collateral": 2_000, "decimals": 6} | given
+        arguments: dict[str, Any] = {
+            "collateral": 2_000,
+            "decimals": 6,
+            "token": TOKEN,
+        } | given
         async with connect(stage.trader, entry_of(stage), dial=stage.dial, **arguments) as session:
             yield Market(stage, made, session)

@@ -17,11 +17,12 @@ import trio
 from trio.testing import memory_stream_pair
 
 from psymm._core import LeanIMT
+from psymm.custody.errors import FundsTooLow
 from psymm.custody.notes import Note, random_blinding, sole_custody
 from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, Settlement
-from psymm.errors import CollateralMissing, CollateralSpent, Disconnected
+from psymm.errors import CollateralMissing, CollateralSpent, Disconnected, PSymmError
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -157,13 +158,31 @@ class ChainCollateral:
         self.funded: dict[bytes, list[Note]] = {}
         self.paid: list[Note] = []
         self.moves = 0
+        self.checked: list[tuple[int, str | None]] = []
+        # Why `check` and `fund` fail, if they do, and how much `check_funds` finds.
+        self.unready: PSymmError | None = None
+        self.unable: PSymmError | None = None
+        self.funds = 1 << 100
         self.insert_notes = True
         self.shown: Callable[[list[Note]], list[Note]] = lambda notes: notes
         self.offer = SendTerms()
         self.wanted: list[Note] = []
 
+    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.checked.append((amount, symbol))
+        if self.unready is not None:
+            raise self.unready
+
+    async def check_funds(self, terms: Terms, amount: int) -> None:
+        await trio.lowlevel.checkpoint()
+        if amount > self.funds:
+            raise FundsTooLow(terms.collateral.token, amount, self.funds, 0)
+
     async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
         await trio.lowlevel.checkpoint()
+        if self.unable is not None:
+            raise self.unable
         custody = custody_of(opening)
         if custody.id not in self.funded:
             note = Note(custody, token, amount, random_blinding())

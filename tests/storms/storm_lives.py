@@ -156,6 +156,12 @@ class OpenedLate:
                 self._opened = (vault, senders, VaultCollateral(vault, senders))
             return self._opened
 
+    async def check(self, opening: Any, amount: int, symbol: str | None, now_ns: int) -> None:
+        await (await self.open())[2].check(opening, amount, symbol, now_ns)
+
+    async def check_funds(self, terms: Any, amount: int) -> None:
+        await (await self.open())[2].check_funds(terms, amount)
+
     async def fund(self, opening: Any, lane: int, token: str, amount: int) -> Any:
         return await (await self.open())[2].fund(opening, lane, token, amount)
 

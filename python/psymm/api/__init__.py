@@ -20,7 +20,9 @@ from psymm.api.trader import (
     Settled,
     best_solver,
     connect,
+    planned,
 )
+from psymm.session.preflight import PlannedOrder
 
 __all__ = [
     "BUY",
@@ -33,6 +35,7 @@ __all__ = [
     "Offer",
     "Order",
     "OrderResult",
+    "PlannedOrder",
     "Prices",
     "Quote",
     "QuoteAsked",
@@ -48,6 +51,7 @@ __all__ = [
     "decimal_of",
     "deliver_ended",
     "open_dealer",
+    "planned",
     "scaled",
     "token_units",
     "tokens_of",

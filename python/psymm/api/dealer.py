@@ -10,26 +10,34 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Final, Literal, TypeGuard
 
 import trio
 
 from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, check
+from psymm.chain.errors import BadReply, Reverted
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Registry, Role
 from psymm.chain.revocations import RevocationWatch
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Signer
-from psymm.custody.errors import FeeTooHigh, MoveFailed
+from psymm.custody.errors import FeeTooHigh, FundsTooLow, MoveFailed
 from psymm.custody.moves import DEFAULT_FEE_PART, Moved, Vault, open_vault
-from psymm.custody.notes import Note
+from psymm.custody.notes import Custody, Note
 from psymm.custody.openings import verify_opening
 from psymm.custody.planning import Signatures
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, Settlement
-from psymm.errors import NotRegistered, PSymmError, SettlementRefused
+from psymm.errors import (
+    ClocksDiffer,
+    NotRegistered,
+    PSymmError,
+    SettlementRefused,
+    TokenDiffers,
+)
 from psymm.nursery import open_block_nursery
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import Clock, SystemClock
@@ -42,6 +50,13 @@ from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.replayed import verify_journal
 from psymm.wallet import KeyWallet, Wallet
 
+LOOK_S: Final = 2.0
+"""How old what we know of our funds may be when somebody asks us to put them up."""
+CHAIN_SKEW_S: Final = 600.0
+"""By how much the newest block may differ from our clock before nothing is funded."""
+MADE_ON_DEMAND: Final = (31337,)
+"""Chains whose newest block may be of any age."""
+
 
 class VaultCollateral:
     """A session's `Collateral` on a vault. senders: who takes moves to the chain, in turn."""
@@ -49,15 +64,68 @@ class VaultCollateral:
     def __init__(self, vault: Vault, senders: Sequence[Sender]) -> None:
         self._vault = vault
         self._senders = tuple(senders)
-        self._relayers: dict[str, list[Sender]] = {}
+        # What is being put up, by custody: it counts before its move has taken notes, too.
+        self._putting_up: dict[bytes, tuple[Custody, str, int]] = {}
+        self._looking = trio.Lock()
+        self._looked: dict[str, tuple[float, int]] = {}
+
+    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+        """See `Collateral.check`."""
+        terms, vault = Terms.parse(opening.terms), self._vault
+        token = terms.collateral.token
+        await check_token(vault.chain, terms, symbol)
+        await self._check_time(now_ns)
+        await vault.refresh()
+        if await vault.is_funding(custody_of(opening)):
+            return
+        offer = await self.relayer(token, _most_fee(terms, amount))
+        balance = await vault.balance(token)
+        available = balance.available + await vault.coming(token)
+        if available < amount + offer.fee:
+            raise FundsTooLow(token, amount + offer.fee, balance.available, balance.under_way)
+
+    async def _check_time(self, now_ns: int) -> None:
+        """The chain's newest block is about as old as it should be by our clock."""
+        block_s = (await self._vault.chain.block()).timestamp_s
+        ahead_s = block_s - now_ns / 1e9
+        # Development chains make a block when they are asked to.
+        behind_s = 0.0 if self._vault.chain.chain_id in MADE_ON_DEMAND else -ahead_s
+        if max(ahead_s, behind_s) > CHAIN_SKEW_S:
+            raise ClocksDiffer(
+                "the chain's newest block and our clock are too far apart: our clock is wrong, or"
+                " the node has stopped",
+                by_s=ahead_s,
+                most_s=CHAIN_SKEW_S,
+            )
+
+    async def check_funds(self, terms: Terms, amount: int) -> None:
+        """See `Collateral.check_funds`."""
+        token = terms.collateral.token
+        direct = all(isinstance(one, DirectSender) for one in self._senders)
+        needed = amount + (0 if direct else _most_fee(terms, amount))
+        async with self._looking:
+            looked, available = self._looked.get(token, (float("-inf"), 0))
+            if trio.current_time() - looked > LOOK_S:
+                # Anybody may ask, so the chain and the file are not read for each.
+                await self._vault.refresh()
+                balance = await self._vault.balance(token)
+                available = balance.available + await self._vault.coming(token)
+                self._looked[token] = (trio.current_time(), available)
+            for custody, other, promised in list(self._putting_up.values()):
+                if other == token and not await self._vault.is_funding(custody):
+                    available -= promised
+        if available < needed:
+            raise FundsTooLow(token, needed, available, 0)
 
     async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
         """See `Collateral.fund`."""
-        # The cap of the terms that both accepted, which may be far below the vault's own share.
-        most = min(Terms.parse(opening.terms).tariff.relayer_cap, amount // DEFAULT_FEE_PART)
-        funded = await self._vault.fund(
-            custody_of(opening), token, amount, self._senders, max_fee=most
-        )
+        most, custody = _most_fee(Terms.parse(opening.terms), amount), custody_of(opening)
+        self._putting_up[custody.id] = (custody, token, amount)
+        try:
+            funded = await self._vault.fund(custody, token, amount, self._senders, max_fee=most)
+        finally:
+            self._putting_up.pop(custody.id, None)
+            self._looked.pop(token, None)
         return [funded.note]
 
     async def verify(self, opening: Opening, notes: Sequence[Note]) -> None:
@@ -119,6 +187,41 @@ class VaultCollateral:
             return None
         block, transaction = found
         return Mined(block, bytes.fromhex(transaction.removeprefix("0x")))
+
+
+def _most_fee(terms: Terms, amount: int) -> int:
+    """The most for one move: the cap of the terms that both accepted, which may be far below the
+    vault's own share."""
+    return min(terms.tariff.relayer_cap, amount // DEFAULT_FEE_PART)
+
+
+async def check_token(chain: Chain, terms: Terms, symbol: str | None) -> None:
+    """The terms' token is a contract that counts as they say and has the name that it was called
+    by. One without a symbol has no other name than its address. Raises TokenDiffers, ChainError.
+    Cancelled: raises Cancelled."""
+    said = terms.collateral
+    token = Token(chain, said.token)
+    if not await chain.code(said.token):
+        raise TokenDiffers("there is no contract at the terms' token", token=said.token)
+    try:
+        decimals = await token.decimals()
+    except (Reverted, BadReply):
+        raise TokenDiffers("the terms' token does not say its decimals", token=said.token) from None
+    if decimals != said.decimals:
+        raise TokenDiffers(
+            "the token has other decimals than the terms say",
+            token=said.token,
+            chain=decimals,
+            terms=said.decimals,
+        )
+    found = await token.symbol()
+    if symbol is not None and found and found != symbol:
+        raise TokenDiffers(
+            "the token's symbol is not the one that was named",
+            token=said.token,
+            chain=found,
+            named=symbol,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ waits for an answer goes on waiting until its own time is up.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ import trio
 from psymm._core import address_of
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.dealer import Dealer, known_solvers
+from psymm.chain.abi import checksummed
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import in_turn
 from psymm.errors import (
@@ -33,10 +35,8 @@ from psymm.errors import (
 from psymm.messages import (
     ExecType,
     ExecutionReport,
-    MarketDataRequest,
     MarketDataSnapshotFullRefresh,
     MDEntryType,
-    MDEntryTypeRef,
     Message,
     NewOrderSingle,
     OrderCancelReject,
@@ -47,8 +47,6 @@ from psymm.messages import (
     QuoteRequestReject,
     Reject,
     Side,
-    SubscriptionRequestType,
-    SymbolRef,
 )
 from psymm.messages import Quote as QuoteMessage
 from psymm.nursery import open_block_nursery
@@ -69,14 +67,22 @@ from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
 from psymm.session.meeting import fresh_nonce
 from psymm.session.party import Party
+from psymm.session.preflight import (
+    NamedToken,
+    PlannedOrder,
+    Wanted,
+    check_clocks,
+    price_of,
+)
 from psymm.session.settling import Settling
 from psymm.session.trader import (
     Backoff,
     Dialer,
     Lost,
     TraderSession,
-    converse,
+    ask_price,
     dialer,
+    market_data,
     meet,
 )
 from psymm.session.transport import GOODBYE_S
@@ -98,6 +104,8 @@ from psymm.sockets.dialling import ask_each
 from psymm.terms import Terms
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.rows import Custody as JournalledCustody
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 QUOTE_S: Final = 10.0
@@ -334,7 +342,7 @@ class Session:
         """The solver's prices of the moment. Raises PeerSilent, NotNow. Cancelled: the answer is
         thrown away."""
         request = f"v{self._changes.count}"
-        await self.end.say(_market_data(request, [symbol]))
+        await self.end.say(market_data(request, [symbol]))
         found = await self._changes.until(
             lambda: self._changes.snapshots.pop((request, symbol), None), timeout_s
         )
@@ -647,21 +655,31 @@ async def connect(
     heard: Callable[[Event | Lost], None] | None = None,
     backoff: Backoff | None = None,
     decimals: int | None = None,
+    token: str | None = None,
+    orders: Sequence[PlannedOrder] = (),
     timeout_s: float = 600,
 ) -> AsyncGenerator[Session, None]:
     """Meet a solver, put up `collateral` (whole tokens), and trade once both sides accepted.
 
     solver: an entry of the registry, whose key is then demanded, or an endpoint with `expected`.
-    resume: a custody of the journal to go on with. decimals: the token's; where the deployment's
-    tokens agree on it, it need not be said. heard: hears every event. timeout_s: for all of
-    meeting, funding and verifying.
-    Raises WrongParty, TermsRefused, MeetingRefused, CollateralRefused and its kin, PeerSilent,
-    Disconnected, and what funding raises. Leaving closes the connection; the custody stays as it
-    is and can be resumed. Cancelled: the same.
+    resume: a custody of the journal to go on with. token: the collateral's, symbol or address; it
+    need not be said where the deployment lists one only. decimals: the token's; needed with a
+    Party, which knows no deployment. orders: what is to be sent, see `planned`. heard: hears
+    every event. timeout_s: for all of meeting, funding and verifying.
+
+    What can be known before anything is funded is checked before (`psymm.session.preflight`):
+    token, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails there.
+    Raises WrongParty, TermsRefused, MeetingRefused and its kin (TokenDiffers, ClocksDiffer,
+    OrderUnfit), PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin,
+    PeerSilent, Disconnected, and what funding raises; AttemptEnded where a custody exists already
+    and trying again would not help. Leaving closes the connection; the custody stays as it is and
+    can be resumed: an error that leaves it open has a note that names it and what lies in it.
+    Cancelled: the same.
     """
     party = dealer.party if isinstance(dealer, Dealer) else dealer
     endpoint = solver if isinstance(solver, str) else solver.endpoint
-    wanted = expected if isinstance(solver, str) else solver.public_key
+    peer = expected if isinstance(solver, str) else solver.public_key
+    named = None if resume is not None else _named_token(dealer, token, decimals)
     # What the caller names itself may be anywhere.
     near = party.dials_private or isinstance(solver, str)
     changes = _Changes()
@@ -671,12 +689,31 @@ async def connect(
         party,
         dial or dialer(endpoint, tls, plain=plain, private=near),
         changes.heard,
-        expected=wanted,
-        collateral=token_units(collateral, _decimals(dealer, decimals)),
+        expected=peer,
+        collateral=0 if named is None else token_units(collateral, named.decimals),
         endpoint=endpoint,
         resume=resume,
         backoff=backoff,
+        wanted=Wanted(named, () if resume is not None else orders),
     )
+    try:
+        async with _connected(party, client, changes, timeout_s) as session:
+            yield session
+    except BaseException as error:
+        left = client.left_open()
+        if left is not None:
+            error.add_note(str(left))
+        raise
+    left = client.left_open()
+    if left is not None:
+        log.warning("left-open", extra=left.fields())
+
+
+@asynccontextmanager
+async def _connected(
+    party: Party, client: TraderSession, changes: _Changes, timeout_s: float
+) -> AsyncGenerator[Session, None]:
+    """The session of `connect`, from its first connection to its goodbye."""
     ended: list[Exception] = []
     finished = trio.Event()
 
@@ -735,13 +772,24 @@ async def connect(
         raise opened
 
 
-def _decimals(dealer: Dealer | Party, given: int | None) -> int:
-    if given is not None:
-        return given
-    known = {one.decimals for one in dealer.deployment.tokens} if isinstance(dealer, Dealer) else ()
-    if len(known) != 1:
-        raise ValueError("say how many decimals the collateral token has: decimals=…")
-    return next(iter(known))
+def planned(side: Side, symbol: str, quantity: Number, price: Number | None = None) -> PlannedOrder:
+    """An order for `connect` to check before anything is funded. price: the worst that would do;
+    None: at about what the solver shows. Raises as `scaled`."""
+    return PlannedOrder(symbol, side, scaled(quantity), None if price is None else scaled(price))
+
+
+def _named_token(dealer: Dealer | Party, token: str | None, decimals: int | None) -> NamedToken:
+    """The token that the caller means. Raises ValueError where that cannot be told, and
+    DeploymentInvalid for a name that the deployment does not list."""
+    if not isinstance(dealer, Dealer):
+        if decimals is None:
+            raise ValueError("say how many decimals the collateral token has: decimals=…")
+        return NamedToken(None if token is None else checksummed("token", token), decimals)
+    listed = dealer.deployment.tokens
+    if token is None and len(listed) != 1:
+        raise ValueError(f"the deployment lists {len(listed)} tokens; name one: token=…")
+    found = listed[0] if token is None else dealer.deployment.token(token)
+    return NamedToken(found.address, found.decimals if decimals is None else decimals, found.symbol)
 
 
 def session_projected(end: End) -> Account:
@@ -824,15 +872,12 @@ async def best_solver(
                     met = await meet(party, socket, entry.public_key, 0, fresh_nonce())
                     if met.terms.instrument(symbol) is None:
                         raise Declined("the terms have no such instrument", symbol=symbol)
-                    (said,) = await converse(
-                        socket, _market_data("1", [symbol]), MarketDataSnapshotFullRefresh
-                    )
-            assert isinstance(said, MarketDataSnapshotFullRefresh)  # noqa: S101
-            shown = _indicative(said)
-            price = shown.ask if side is BUY else shown.bid
-            if said.symbol != symbol or price is None:
+                    check_clocks(met.clock_off_ns, met.terms)
+                    said = await ask_price(socket, symbol)
+            price = price_of(said, symbol, side)
+            if price is None:
                 raise Declined("no price on that side", symbol=symbol)
-            offers.append(Offer(entry, met.terms, shown, price))
+            offers.append(Offer(entry, met.terms, _indicative(said), decimal_of(price)))
         except trio.TooSlowError:
             failures.append((entry.account, PeerSilent("no answer", waited_s=timeout_s)))
         except PSymmError as failed:
@@ -845,19 +890,6 @@ async def best_solver(
         key=lambda offer: (offer.price if side is BUY else -offer.price, offer.entry.account)
     )
     return Ranking(tuple(offers), tuple(failures), len(left))
-
-
-def _market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
-    return MarketDataRequest(
-        md_req_id=request,
-        subscription_request_type=SubscriptionRequestType.SNAPSHOT,
-        market_depth=1,
-        no_md_entry_types=(
-            MDEntryTypeRef(md_entry_type=MDEntryType.BID),
-            MDEntryTypeRef(md_entry_type=MDEntryType.OFFER),
-        ),
-        no_related_sym=tuple(SymbolRef(symbol=symbol) for symbol in symbols),
-    )
 
 
 def _indicative(said: MarketDataSnapshotFullRefresh) -> Indicative:

@@ -158,8 +158,17 @@ class Token:
         return int(await self._read("decimals"))
 
     async def symbol(self) -> str:
-        """The token's name for people, at most 32 printable characters of it."""
-        text = str(await self._read("symbol"))
+        """The token's name for people, at most 32 printable characters of it; empty where it has
+        none. Older tokens give it as 32 bytes. Raises what reading the chain raises."""
+        kind = ERC20.function("symbol")
+        try:
+            data = await self.chain.simulate(self.address, kind.encode(), doing="symbol")
+        except Reverted:
+            return ""
+        try:
+            text = data.rstrip(b"\0").decode() if len(data) == 32 else str(kind.decode(data)[0])
+        except (CallInvalid, UnicodeDecodeError, IndexError):
+            return ""
         return "".join(sign for sign in text if sign.isprintable())[:32]
 
     async def expect(self, owner: str, spender: str | None, amount: int) -> None:

@@ -212,7 +212,9 @@ async def deploy(
     infos = []
     for address in listed:
         token = Token(chain, checksummed("token", address))
-        infos.append(TokenInfo(token.address, await token.symbol(), await token.decimals()))
+        # A token without a symbol is named by its address's beginning.
+        symbol = await token.symbol() or token.address[:10]
+        infos.append(TokenInfo(token.address, symbol, await token.decimals()))
     addresses = {
         "psymm": psymm,
         "portal": portal,

@@ -40,6 +40,7 @@ from psymm.cli.output import Screen, plain
 if TYPE_CHECKING:
     from psymm.api.trader import Order, OrderResult, Session
     from psymm.messages import Side
+    from psymm.session.preflight import PlannedOrder
 
 BPS: Final = 10_000
 _KEYS: Final = {
@@ -101,6 +102,18 @@ def single_trades(buys: Sequence[str], sells: Sequence[str], hold_s: float) -> l
             steps.append(_step(text, {**table, "quantity": quantity}))
     closes = [Step("close", of=step.name) for step in steps]
     return [*steps, Step("hold", seconds=hold_s), *closes]
+
+
+def planned_orders(steps: Sequence[Step]) -> list[PlannedOrder]:
+    """The orders of a scenario, to be checked before anything is funded; at about the price that
+    the solver shows, from which quotes and limits are made."""
+    from psymm.api.trader import planned
+
+    return [
+        planned(_side(step.side), step.symbol, step.quantity or 0)
+        for step in steps
+        if step.do == "order"
+    ]
 
 
 class Trading:

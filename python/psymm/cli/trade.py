@@ -37,7 +37,7 @@ from psymm.cli.purse import (
     open_purse,
     sending_options,
 )
-from psymm.cli.scenario import Step, Trading, load_scenario, single_trades
+from psymm.cli.scenario import Step, Trading, load_scenario, planned_orders, single_trades
 from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ async def _trade(
                 dealer,
                 solver,
                 collateral=format_amount(units, info.decimals),
-                decimals=info.decimals,
+                token=info.address,
+                orders=planned_orders(wish.steps),
                 resume=known,
                 tls=tls,
                 plain=sending.plain,

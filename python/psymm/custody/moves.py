@@ -62,6 +62,7 @@ from psymm.custody.settlement import Payee, Settlement, payout_after_fee
 from psymm.custody.store import (
     BUSY,
     DONE,
+    EXPECTED,
     FAILED,
     SENT,
     SIGNED,
@@ -169,6 +170,25 @@ class Vault:
             token,
             sum(held.note.amount for held in notes if held.status == UNSPENT),
             sum(held.note.amount for held in notes if held.status == BUSY),
+        )
+
+    async def coming(self, token: str) -> int:
+        """Units that our own moves under way bring back into sole notes, as of the last refresh."""
+        made = {one for move in await self.store.moves(alive=True) for one in move.outputs}
+        back: dict[int | None, int] = {}
+        for held in await self.store.notes(token=token, custody=self.view.sole.id):
+            if held.status == EXPECTED and held.note.commitment in made:
+                # Moves made one instead of another share a counter; one of them happens.
+                worth = held.note.amount
+                back[held.counter] = min(worth, back.get(held.counter, worth))
+        return sum(back.values())
+
+    async def is_funding(self, custody: Custody) -> bool:
+        """Whether a note of ours is in a bilateral custody, or on its way there."""
+        alive = [one for one in await self.store.moves(alive=True) if one.purpose == "fund"]
+        return any(
+            held.position is not None or any(held.note.commitment in one.outputs for one in alive)
+            for held in await self.store.notes(custody=custody.id, mine=True)
         )
 
     async def mined_in(self, call: Call) -> tuple[int, str] | None:

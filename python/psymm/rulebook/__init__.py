@@ -24,6 +24,7 @@ from psymm.rulebook.account import (
     SessionKey,
     position_id,
 )
+from psymm.rulebook.beforehand import first_order_fault, size_fault
 from psymm.rulebook.checkpoint import Difference, first_difference, restore
 from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, Place, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
@@ -87,10 +88,12 @@ __all__ = [
     "Violation",
     "balances",
     "first_difference",
+    "first_order_fault",
     "open_orders",
     "position_id",
     "positions",
     "price_digest",
     "replay",
     "restore",
+    "size_fault",
 ]

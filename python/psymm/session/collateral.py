@@ -18,6 +18,7 @@ from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, Settlement
 from psymm.errors import JournalCorrupt, Missing
 from psymm.strict_json import loads
+from psymm.terms import Terms
 from psymm.transcript.opening import Opening
 from psymm.transcript.reader import JournalReader
 
@@ -90,6 +91,23 @@ class Collateral(Protocol):
         and moves nothing. Raises PSymmError subclasses (no funds, chain down, no relayer …).
         Cancelled: raises Cancelled; a move that was sent still happens and is found again.
         """
+        ...
+
+    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+        """Whether `fund` would go through, as far as that can be known before anything moves: the
+        token is on chain as the terms have it, our notes cover `amount` and a sender's fee, a
+        sender answers with a fee within the terms' cap, and the chain's time fits ours.
+
+        amount: token units. symbol: what the user calls the token, None for no name. now_ns: our
+        clock. What was funded for this opening before, or is under way, needs no funds. Raises
+        TokenDiffers, ClocksDiffer, FundsTooLow, FeeTooHigh, and what chain and senders raise.
+        Cancelled: raises Cancelled, nothing changed.
+        """
+        ...
+
+    async def check_funds(self, terms: Terms, amount: int) -> None:
+        """Whether `amount`, a fee on top, could be put up now beside all that is being put up.
+        Raises FundsTooLow and what reading the chain raises. Cancelled: raises Cancelled."""
         ...
 
     async def verify(self, opening: Opening, notes: Sequence[Note]) -> None:

@@ -169,7 +169,7 @@ class End:
         self.collateral = collateral
         self.watch = Watch(engine.record.opening.custody, engine.lane, clock, engine)
         self._heard = self.watch.hearing(heard)
-        self._put_up = put_up
+        self.put_up = put_up
         self._keeper = keeper
         # Turns for `run` to carry out, in order; while there are any, all that come after wait.
         self._turns: deque[Turn] = deque()
@@ -648,7 +648,7 @@ class End:
     async def _fund(self) -> None:
         try:
             notes = await self.collateral.fund(
-                self.opening, self.lane, self.engine.rules.token, self._put_up
+                self.opening, self.lane, self.engine.rules.token, self.put_up
             )
         except PSymmError as failed:
             self._give_up(failed)

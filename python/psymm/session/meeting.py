@@ -27,6 +27,7 @@ from psymm.errors import (
     BadOpening,
     MeetingRefused,
     PSymmError,
+    SolverUnable,
     TermsRefused,
     WrongParty,
 )
@@ -121,7 +122,7 @@ class IntroductionKeys:
             with trio.move_on_after(ASK_S):
                 await self._asked.wait()
         if self._held is None or self._left_ns() < INTRODUCTION_NS:
-            raise MeetingRefused("this solver cannot sign introductions now; try again later")
+            raise SolverUnable("this solver cannot sign introductions now; try again later")
         return self._held
 
     def _left_ns(self) -> int:
@@ -161,7 +162,7 @@ class Host:
         key: DelegatedKey | None = None,
         now_ns: int = 0,
     ) -> tuple[Introduction, TermsDocument, Introduced]:
-        """Our introduction, the terms, and what was agreed by showing them.
+        """Our introduction, the terms, and what was agreed by showing them. now_ns: our clock.
 
         key: signs it at `now_ns`; None leaves it unsigned, for who only looks around.
         Raises MeetingRefused for an unknown version, a nonce out of range, or ourselves.
@@ -202,7 +203,7 @@ class Host:
                 signature=key.key.sign(said.digest()),
             )
         return (
-            _text_of(self.public_key, nonce, terms_hash, collateral, signed),
+            _text_of(self.public_key, nonce, terms_hash, collateral, signed, now_ns),
             TermsDocument(terms=self.terms),
             Introduced(opening, collaterals, signed),
         )
@@ -256,6 +257,7 @@ def _text_of(
     terms_hash: bytes,
     collateral: int,
     signed: SignedIntroduction | None,
+    now_ns: int,
 ) -> Introduction:
     return Introduction(
         version=VERSION,
@@ -263,6 +265,7 @@ def _text_of(
         nonce=nonce,
         terms_hash=terms_hash,
         collateral=collateral,
+        sending_time=now_ns,
         expiry=None if signed is None else signed.expiry,
         introduction_key=None if signed is None else signed.key,
         key_expiry=None if signed is None else signed.key_expiry,

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from psymm._core import Frame, FrameError, JsonError, TranscriptError
+from psymm.custody.errors import FundsTooLow
 from psymm.errors import (
     Disconnected,
     JournalError,
@@ -25,6 +26,8 @@ from psymm.errors import (
     NotNow,
     PeerViolation,
     PSymmError,
+    SolverFundsTooLow,
+    SolverUnable,
     UnknownCustody,
     clip,
 )
@@ -275,11 +278,12 @@ class SolverServer:
             pass
         except PSymmError as refused:
             self.refused(refused)
-            await _refuse(socket, "session", str(refused))
+            await _refuse(socket, "session", str(refused), _reason_of(refused))
         except Exception as failed:
             log.exception("connection-failed", extra={"error": type(failed).__name__})
             # A bug that one peer found must not take the others down; it is named, not shown.
-            await _refuse(socket, "session", f"internal error ({type(failed).__name__})")
+            why = f"internal error ({type(failed).__name__})"
+            await _refuse(socket, "session", why, BusinessRejectReason.NOT_AVAILABLE)
         finally:
             self._connections -= 1
             self._receptions.discard(scope)
@@ -374,9 +378,12 @@ class SolverServer:
     # --- texts before a session -------------------------------------------------------------
 
     async def meet(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
-        """Answer an introduction; signed where it brings collateral (`spec.md` 61).
+        """Answer an introduction; signed where it brings collateral (`spec.md` 61). We promise only
+        collateral that we have: what is not there, or is being put up for others, is refused before
+        the trader funds. Nothing is kept for whoever introduces itself, so strangers cannot use it
+        up.
 
-        Raises MeetingRefused. Cancelled: raises Cancelled, nothing is kept.
+        Raises MeetingRefused, SolverUnable. Cancelled: raises Cancelled, nothing is kept.
         """
         offered = greeting.collateral or 0
         if 0 < offered < self._terms.minimum(TRADER):
@@ -387,10 +394,24 @@ class SolverServer:
             )
         ours = self._application.put_up(offered) if offered else 0
         key = await self._keys.get() if offered else None
-        said, document, introduced = self._host.answer(
-            greeting, ours, key, self._party.clock.now_ns()
-        )
+        now = self._party.clock.now_ns()
+        said, document, introduced = self._host.answer(greeting, ours, key, now)
+        if ours and not await self._remembers(introduced.opening.custody):
+            try:
+                await self._party.collateral.check_funds(self._terms, ours)
+            except FundsTooLow as short:
+                log.warning("out-of-funds", extra={"asked": ours, "code": short.code})
+                raise SolverFundsTooLow() from None
         return [said, document], introduced
+
+    async def _remembers(self, custody: bytes) -> bool:
+        """Whether a custody is ours already, so that what we put up there is under way or there."""
+        if custody in self._sessions:
+            return True
+        try:
+            return (await self._party.journal.custody(custody)).lane == SOLVER
+        except UnknownCustody:
+            return False
 
     async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
         if request.subscription_request_type is not SubscriptionRequestType.SNAPSHOT:
@@ -475,7 +496,7 @@ class _Reception:
             await self._noisy("frame", f"{bad.code} at byte {bad.offset}")
         except (MeetingRefused, LogonRefused, KnownCustody) as refused:
             self._server.refused(refused)
-            await self._noisy("UHI", str(refused))
+            await self._noisy("UHI", str(refused), _reason_of(refused))
         return None
 
     async def _frame(self, data: bytes) -> End:
@@ -518,7 +539,8 @@ class _Reception:
                     self._resume = encode_text(message)
                     await self._say(nothing_yet(message.custody))
                     return None
-                await self._noisy("URS", f"unknown-custody: 0x{message.custody.hex()}")
+                why = f"unknown-custody: 0x{message.custody.hex()}"
+                await self._noisy("URS", why, BusinessRejectReason.UNKNOWN_ID)
             case MarketDataRequest():
                 try:
                     snapshots = await self._server.prices(message)
@@ -540,9 +562,11 @@ class _Reception:
     async def _say(self, message: Message) -> None:
         await self._socket.send(encode_text(message))
 
-    async def _noisy(self, kind: str, why: str) -> None:
+    async def _noisy(
+        self, kind: str, why: str, reason: BusinessRejectReason = BusinessRejectReason.OTHER
+    ) -> None:
         self._noise += 1
-        await _refuse(self._socket, kind, why)
+        await _refuse(self._socket, kind, why, reason)
         if self._noise >= NOISE_LIMIT:
             raise PeerViolation("the peer keeps sending what is not valid", last=why)
 
@@ -581,10 +605,24 @@ def check_first(opening: Opening, frame: Frame) -> None:
         raise LogonRefused("the first frame of a custody is the trader's Logon")
 
 
-async def _refuse(socket: Socket, kind: str, why: str) -> None:
+def _reason_of(refused: PSymmError) -> BusinessRejectReason:
+    """Whether the refused may try again: a machine reads the reason, not the words."""
+    if isinstance(refused, SolverUnable):
+        return BusinessRejectReason.NOT_AVAILABLE
+    if isinstance(refused, MeetingRefused | LogonRefused):
+        return BusinessRejectReason.NOT_AUTHORIZED
+    if isinstance(refused, KnownCustody | PeerViolation):
+        return BusinessRejectReason.OTHER
+    # Trouble of our own: disk, chain, wallet.
+    return BusinessRejectReason.NOT_AVAILABLE
+
+
+async def _refuse(
+    socket: Socket, kind: str, why: str, reason: BusinessRejectReason = BusinessRejectReason.OTHER
+) -> None:
     said = BusinessMessageReject(
         ref_msg_type=kind,
-        business_reject_reason=BusinessRejectReason.OTHER,
+        business_reject_reason=reason,
         text=clip(why) or "refused",
     )
     try:

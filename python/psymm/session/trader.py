@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from random import Random
@@ -14,7 +14,10 @@ import trio
 
 from psymm._core import JsonError, address_of
 from psymm.errors import (
+    AttemptEnded,
+    BadIntroduction,
     BadOpening,
+    ClocksDiffer,
     Disconnected,
     MeetingRefused,
     PeerRefused,
@@ -26,9 +29,16 @@ from psymm.errors import (
 )
 from psymm.messages import (
     BusinessMessageReject,
+    BusinessRejectReason,
     Heartbeat,
     Introduction,
+    MarketDataRequest,
+    MarketDataSnapshotFullRefresh,
+    MDEntryType,
+    MDEntryTypeRef,
     Message,
+    SubscriptionRequestType,
+    SymbolRef,
     TermsDocument,
     TestRequest,
     decode_text,
@@ -36,12 +46,14 @@ from psymm.messages import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.session.end import End, EndStatistics
+from psymm.session.left import LeftOpen, left_of, left_open
 from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
 from psymm.session.party import Party, accept_terms, take_up
+from psymm.session.preflight import Wanted, check_before_funding, check_clocks
 from psymm.session.transport import Socket, dial
-from psymm.session.turn import Delivered, Event, State, Stopped
+from psymm.session.turn import Delivered, Event, Said, State, Stopped
 from psymm.terms import Terms
-from psymm.transcript.opening import TRADER
+from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.rows import Custody as JournalledCustody
 
 log = logging.getLogger(__name__)
@@ -51,6 +63,16 @@ STEADY_S: Final = 10.0
 """A connection that stood this long with heads agreed was a good one: the next wait is short."""
 FIRST_BACKOFF_S: Final = 0.25
 LAST_BACKOFF_S: Final = 30.0
+
+_FINAL: Final = (BusinessRejectReason.UNKNOWN_ID, BusinessRejectReason.NOT_AUTHORIZED)
+"""Refusals that asking again does not change."""
+_PASSING: Final = (BusinessRejectReason.NOT_AVAILABLE, BusinessRejectReason.THROTTLED)
+"""Refusals that say that they pass; they are asked again for as long as our own side wants."""
+_REFUSES: Final = ("UHI", "URS", "A", "session")
+"""What a refusal of us as a party names; others name one message, or noise."""
+_REFUSALS: Final = 3
+"""A solver that has signed nothing yet, refuses us so many times in a row, and does not say that
+it passes, means it."""
 
 Dialer = Callable[[], AbstractAsyncContextManager[Socket]]
 
@@ -68,10 +90,15 @@ def dialer(
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """The meeting is over: terms and custody are known, nothing is funded yet."""
+    """The meeting is over: terms and custody are known, nothing is funded yet.
+
+    clock_off_ns: how far the peer's clock lies outside of the time that its answer took by ours,
+    above 0 where it is ahead. A round trip can hide no more than itself.
+    """
 
     introduced: Introduced
     terms: Terms
+    clock_off_ns: int = 0
 
     def check_time(self, now_ns: int) -> None:
         """Whether what the solver signed may still be funded against. Raises BadIntroduction."""
@@ -134,13 +161,21 @@ async def converse(
             if isinstance(message, TestRequest):
                 await socket.send(encode_text(Heartbeat(test_req_id=message.test_req_id)))
             elif isinstance(message, BusinessMessageReject):
-                raise PeerRefused(message.text or "the peer gave no reason")
+                raise refusal(message)
             elif type(message) in wanted:
                 found[type(message)] = message
             elif keep is not None:
                 keep(message)
         return [found[kind] for kind in wanted]
     raise PeerSilent("the peer did not answer", waited_s=ANSWER_S)
+
+
+def refusal(said: BusinessMessageReject) -> PeerRefused:
+    """A peer's no. By its reason's kind, not by its words, it may pass or not; a peer that lies
+    here can make us stop, which it could do by being silent."""
+    reason = said.business_reject_reason
+    words = said.text or "the peer gave no reason"
+    return PeerRefused(words, final=reason in _FINAL, passing=reason in _PASSING)
 
 
 async def meet(
@@ -154,7 +189,9 @@ async def meet(
     Cancelled: raises Cancelled; nobody keeps anything.
     """
     ours = introduce(party.wallet.public_key, nonce, collateral)
+    asked_ns = party.clock.now_ns()
     theirs, document = await converse(socket, ours, Introduction, TermsDocument)
+    answered_ns = party.clock.now_ns()
     assert isinstance(theirs, Introduction)  # noqa: S101
     assert isinstance(document, TermsDocument)  # noqa: S101
     introduced = met(
@@ -172,9 +209,36 @@ async def meet(
             ours=collateral,
             minimum=terms.minimum(TRADER),
         )
-    meeting = Met(introduced, terms)
-    meeting.check_time(party.clock.now_ns())
+    if theirs.sending_time is None:
+        raise MeetingRefused("the peer does not say what time it has")
+    off_ns = max(0, theirs.sending_time - answered_ns) - max(0, asked_ns - theirs.sending_time)
+    meeting = Met(introduced, terms, off_ns)
+    if collateral:
+        # Before the expiry, which a wrong clock makes look like a fault of the solver's.
+        check_clocks(off_ns, terms)
+    meeting.check_time(answered_ns)
     return meeting
+
+
+async def ask_price(socket: Socket, symbol: str) -> MarketDataSnapshotFullRefresh:
+    """The solver's indicative prices on a connection without a session. Raises as `converse`."""
+    (said,) = await converse(socket, market_data("1", [symbol]), MarketDataSnapshotFullRefresh)
+    assert isinstance(said, MarketDataSnapshotFullRefresh)  # noqa: S101
+    return said
+
+
+def market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
+    """A question for bid and offer of some symbols. request: its id, which the answers name."""
+    return MarketDataRequest(
+        md_req_id=request,
+        subscription_request_type=SubscriptionRequestType.SNAPSHOT,
+        market_depth=1,
+        no_md_entry_types=(
+            MDEntryTypeRef(md_entry_type=MDEntryType.BID),
+            MDEntryTypeRef(md_entry_type=MDEntryType.OFFER),
+        ),
+        no_related_sym=tuple(SymbolRef(symbol=symbol) for symbol in symbols),
+    )
 
 
 class TraderSession:
@@ -182,6 +246,7 @@ class TraderSession:
 
     heard: called with every event and `Lost`, see `End`. expected: the solver's key, without which
     nothing is funded. resume: a custody of the journal to take up again instead of meeting anew.
+    wanted: what is checked before anything is funded.
     """
 
     def __init__(
@@ -195,8 +260,11 @@ class TraderSession:
         endpoint: str = "",
         resume: JournalledCustody | None = None,
         backoff: Backoff | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         self.end: End | None = None
+        self._wanted = wanted or Wanted()
+        self._refusals = 0
         self._party = party
         self._dial = dial_peer
         self._heard = heard
@@ -220,8 +288,12 @@ class TraderSession:
         not be brought it in as long as a session waits for an answer (`Journal.undelivered` names
         it then). Of a custody that had ended before, nothing but that is done.
 
-        Reports the end once it exists (funded, frames replayed). Raises what meeting and funding
-        raise, JournalError, and the error that stopped the session. Returns when it closed.
+        Before anything is funded all is checked that can be (`preflight`). A refusal that trying
+        again would not change ends it with AttemptEnded, once there is a custody; a lost connection
+        and a solver that is busy are tried again.
+
+        Reports the end once it exists (funded, frames replayed). Raises what meeting, checking and
+        funding raise, JournalError, and the error that stopped the session. Returns when it closed.
         Cancelled: raises Cancelled; the journal can resume it.
         """
         async with open_block_nursery() as nursery:
@@ -255,8 +327,19 @@ class TraderSession:
         if self.end is not None and not (self.end.attached and self.end.engine.delivery.owed):
             self.end.hang_up(reason)
 
+    def left_open(self) -> LeftOpen | None:
+        """What stays open if nothing more is done here; None where there is no custody yet, or it
+        has ended."""
+        if self.end is not None:
+            return None if self.end.engine.ended else left_open(self.end)
+        if self._custody is None:
+            return None
+        return left_of(self._custody)
+
     def _hear(self, event: Event) -> None:
         self._heard(event)
+        if isinstance(event, Said) and isinstance(event.message, BusinessMessageReject):
+            self._turned_down(event.message)
         if isinstance(event, Delivered) and self._delivers is not None and self.end is not None:
             self.end.hang_up(self._delivers)
 
@@ -273,6 +356,14 @@ class TraderSession:
 
     async def _begin(self, socket: Socket) -> End:
         """Meet (or meet again, for a custody that was funded but never logged on) and fund."""
+        try:
+            return await self._meet_and_fund(socket)
+        except (MeetingRefused, PeerRefused, BadOpening) as refused:
+            if self._custody is None:
+                raise
+            raise AttemptEnded(refused, self._custody.opening.custody) from refused
+
+    async def _meet_and_fund(self, socket: Socket) -> End:
         party, journal = self._party, self._party.journal
         known = self._custody
         if self._expected is None:
@@ -282,6 +373,18 @@ class TraderSession:
         amount = self._collateral if known is None else known.ours
         meeting = await meet(party, socket, self._expected, amount, nonce)
         opening = meeting.introduced.opening
+        if known is not None:
+            _same_meeting(known, meeting.introduced)
+        orders, shown = self._wanted.orders, None
+        if orders and orders[0].price is None:
+            shown = await ask_price(socket, orders[0].symbol)
+        await check_before_funding(
+            party,
+            meeting.introduced,
+            meeting.terms,
+            self._wanted,
+            shown,
+        )
         if known is None:
             await journal.open_custody(
                 opening,
@@ -294,14 +397,13 @@ class TraderSession:
                 introduction=meeting.introduced.signed,
             )
             known = await journal.custody(opening.custody)
-        else:
-            _same_meeting(known, meeting.introduced)
-            if meeting.introduced.signed is not None:
-                await journal.keep_introduction(opening.custody, meeting.introduced.signed)
-        self._custody = known
-        # The journal may have taken its time; nothing is funded on words that no longer bind.
+        elif meeting.introduced.signed is not None:
+            await journal.keep_introduction(opening.custody, meeting.introduced.signed)
+        # Checks and the journal may have taken their time; nothing is funded on words that no
+        # longer bind.
         meeting.check_time(party.clock.now_ns())
         await journal.set_state(opening.custody, "funding")
+        self._custody = known = await journal.custody(opening.custody)
         async with open_block_nursery() as nursery:
             nursery.start_soon(_keep_alive, socket, meeting.terms.timeouts.heartbeat / 1e9)
             notes = tuple(
@@ -312,6 +414,31 @@ class TraderSession:
         await end.keep_openings(TRADER, notes)
         return end
 
+    def _turned_down(self, said: BusinessMessageReject) -> None:
+        """The solver has not resumed, or not begun, and refuses us as a party: nothing comes of
+        waiting on this connection."""
+        end = self.end
+        if end is None or said.ref_msg_type not in _REFUSES:
+            return
+        if not end.engine.synced or end.engine.record.head(SOLVER).seq == 0:
+            end.hang_up(refusal(said))
+
+    def _expect_no_refusal(self, end: End, reason: PSymmError) -> None:
+        """Raises AttemptEnded where trying again would not change what ended the last try."""
+        if not isinstance(reason, PeerRefused | MeetingRefused | BadOpening):
+            self._refusals = 0
+            return
+        if isinstance(reason, PeerRefused):
+            final, passing = reason.final, reason.passing
+        else:
+            # A clock may be set, and an introduction signed again.
+            final, passing = not isinstance(reason, ClocksDiffer | BadIntroduction), False
+        self._refusals += not passing
+        begun = end.engine.record.head(SOLVER).seq > 0
+        if not final and (begun or self._refusals < _REFUSALS):
+            return
+        raise AttemptEnded(reason, end.opening.custody) from reason
+
     async def _keep_up(self, end: End, reason: PSymmError) -> None:
         failures = 0
         closed_at: float | None = None
@@ -321,6 +448,7 @@ class TraderSession:
                 given_up = trio.current_time() - closed_at >= end.engine.rules.wait_ns / 1e9
                 if given_up or not end.engine.delivery.owed:
                     return
+            self._expect_no_refusal(end, reason)
             wait_s = self._backoff.wait_s(failures)
             self._losses, self._failures = self._losses + 1, failures
             log.warning(
@@ -340,7 +468,7 @@ class TraderSession:
                 return
             try:
                 async with self._dial() as socket:
-                    if end.engine.record.head(1).seq == 0:
+                    if end.engine.record.head(SOLVER).seq == 0:
                         # The solver keeps nothing before it has our Logon; remind it who we are.
                         await self._remind(socket, end)
                     before, began = end.engine.record.frames, trio.current_time()

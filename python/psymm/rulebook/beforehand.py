@@ -1,0 +1,54 @@
+"""What the rules would say of an order in a custody that is still to be opened."""
+
+from __future__ import annotations
+
+from psymm._core import JsonError
+from psymm.messages import NewOrderSingle, encode
+from psymm.rulebook import checks, orders
+from psymm.rulebook.account import Account, Lane, NoteState
+from psymm.rulebook.table import Table
+from psymm.rulebook.violation import Refused, Violation, refuse
+from psymm.terms import Terms
+
+
+def first_order_fault(
+    terms: Terms, collaterals: tuple[int, int], order: NewOrderSingle, now: int
+) -> Violation | None:
+    """The violation that `order` would be as the first of a custody, or None. collaterals: what
+    trader and solver put up, token units. now: nanoseconds since the epoch."""
+    notes = (
+        NoteState(
+            commitment=bytes([lane]),
+            nullifier=bytes([lane]),
+            lane=lane,
+            accepted=True,
+            amount=collaterals[lane],
+        )
+        for lane in Lane
+    )
+    account = Account(
+        custody=bytes(32),
+        terms=terms,
+        clock=now,
+        notes=Table.of((note.commitment, note) for note in notes),
+    )
+    try:
+        encode(order)
+        if not account.trading_open:
+            refuse("trading-not-open", msg_type=order.MSG_TYPE)
+        orders.send(account, order)
+    except JsonError as error:
+        return Violation("malformed", (("code", error.code),))
+    except Refused as refused:
+        return refused.violation
+    return None
+
+
+def size_fault(terms: Terms, symbol: str, quantity: int) -> Violation | None:
+    """What is wrong with an order's instrument or quantity, whatever the account; or None."""
+    try:
+        instrument = checks.instrument_of(Account(custody=bytes(32), terms=terms), symbol)
+        checks.check_quantity(instrument, quantity)
+    except Refused as refused:
+        return refused.violation
+    return None

@@ -1,0 +1,132 @@
+"""Custodies that stay open when a command, a session or a process ends, said in words and data.
+
+What lies in a custody of two comes out only by going on with it, so nobody is left without its id,
+what lies in it, what is open, and how to go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from psymm.custody.notes import Note
+from psymm.rulebook import Account
+from psymm.session.beginning import account_at
+from psymm.session.collateral import custody_of, kept_facts
+from psymm.session.end import End
+from psymm.session.ledger import RulebookLedger
+from psymm.terms import Terms
+from psymm.transcript.journal import Journal
+from psymm.transcript.opening import TRADER, Opening
+from psymm.transcript.replayed import read_record
+from psymm.transcript.rows import Custody as JournalledCustody
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOpen:
+    """A custody that has not ended.
+
+    lane: ours. state: the journal's, or the session's. put_up: what our side puts up, token units;
+    while the state is `funding` it may lie there, be under way, or not have gone. positions,
+    orders: how many are open, None where the account was not read.
+    """
+
+    custody: bytes
+    lane: int
+    state: str
+    put_up: int
+    token: str
+    decimals: int
+    positions: int | None = None
+    orders: int | None = None
+
+    @property
+    def command(self) -> str:
+        """What goes on with it."""
+        name = "psymm trade --resume" if self.lane == TRADER else "psymm solver, for"
+        return f"{name} 0x{self.custody.hex()}"
+
+    def fields(self) -> dict[str, str | int | None]:
+        """The same for a program."""
+        return {
+            "custody": "0x" + self.custody.hex(),
+            "state": self.state,
+            "putUp": str(self.put_up),
+            "token": self.token,
+            "positions": self.positions,
+            "orders": self.orders,
+            "goOnWith": self.command,
+        }
+
+    def __str__(self) -> str:
+        amount = f"{Decimal(self.put_up).scaleb(-self.decimals).normalize():f} of {self.token}"
+        if self.state == "funding":
+            said = f"its funding was begun: {amount} may lie in it or be on the way"
+        else:
+            said = f"{amount} of ours is in it"
+        if self.positions is not None and self.orders is not None:
+            said += f"; open: {self.positions} positions, {self.orders} orders"
+        return (
+            f"custody 0x{self.custody.hex()} stays open ({self.state}): {said}. "
+            f"Go on with: {self.command}"
+        )
+
+
+def left_open(end: End) -> LeftOpen:
+    """Of a session in this process."""
+    ledger = end.engine.ledger
+    account = ledger.projected if isinstance(ledger, RulebookLedger) else None
+    return _of(end.opening, end.lane, end.engine.state.value, end.put_up, account)
+
+
+def left_of(row: JournalledCustody, account: Account | None = None) -> LeftOpen:
+    """By the journal's row, and the account where it is at hand."""
+    return _of(row.opening, row.lane, row.state, row.ours, account)
+
+
+async def open_custodies(journal: Journal, lane: int) -> list[LeftOpen]:
+    """All custodies of the journal at that lane into which collateral of ours may have gone and
+    that have not ended, oldest first, each with what is open by its account.
+
+    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    """
+    return [
+        left_of(row, await account_of(journal, row))
+        for row in await journal.custodies()
+        if row.lane == lane and row.state not in ("meeting", "closed")
+    ]
+
+
+async def account_of(journal: Journal, row: JournalledCustody) -> Account:
+    """What the journal's frames come to. Raises JournalCorrupt. Cancelled: raises Cancelled."""
+    opening, terms = row.opening, Terms.parse(row.opening.terms)
+    record = await read_record(journal, opening)
+    begins = None
+    if record.begins is not None:
+        begins = account_at(
+            journal, opening.custody, terms, record.begins.point, record.begins.account
+        )
+    notes = [
+        Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
+        for kept in await journal.openings(opening.custody)
+    ]
+    ledger = RulebookLedger(opening, terms, notes, begins=begins)
+    for fact in await kept_facts(journal, opening.custody):
+        ledger.learn_fact(fact)
+    for entry in record:
+        ledger.arrived(entry)
+    return ledger.projected
+
+
+def _of(opening: Opening, lane: int, state: str, put_up: int, account: Account | None) -> LeftOpen:
+    collateral = Terms.parse(opening.terms).collateral
+    return LeftOpen(
+        opening.custody,
+        lane,
+        state,
+        put_up,
+        collateral.token,
+        collateral.decimals,
+        None if account is None else len(account.positions),
+        None if account is None else len(account.orders),
+    )

@@ -1,0 +1,169 @@
+"""What is checked before the irreversible step: before a trader's collateral moves.
+
+Once it lies in a custody of two it comes out by both signatures only, so whatever can be known
+before is asked before, in one order, and each check has an error of its own. What needs nobody
+comes first; the chain and the relayers come last. Nothing is written down meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psymm.errors import ClocksDiffer, Declined, MeetingRefused, OrderUnfit, TokenDiffers
+from psymm.messages import (
+    MarketDataSnapshotFullRefresh,
+    MDEntryType,
+    NewOrderSingle,
+    OrdType,
+    PositionEffect,
+    Side,
+)
+from psymm.rulebook import Violation, first_order_fault, size_fault
+from psymm.session.meeting import Introduced
+from psymm.session.party import Party
+from psymm.terms import Terms
+from psymm.transcript.opening import SOLVER
+
+SECOND: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class NamedToken:
+    """The token that the user named. address: checksummed, None where only its decimals were
+    named. symbol: what the user calls it, None where it was named by its address alone."""
+
+    address: str | None
+    decimals: int
+    symbol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOrder:
+    """An order to open that is to be sent once trading is open. quantity and price: at 18
+    decimals; price None: at about what the solver shows."""
+
+    symbol: str
+    side: Side
+    quantity: int
+    price: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a trader says of its session before anything is funded.
+
+    token: None takes the terms' token, as long as the chain has it as the terms say. orders: those
+    that it means to send; the first is tried against the account as it will be, the others by
+    instrument and lot.
+    """
+
+    token: NamedToken | None = None
+    orders: Sequence[PlannedOrder] = ()
+
+
+async def check_before_funding(
+    party: Party,
+    introduced: Introduced,
+    terms: Terms,
+    wanted: Wanted,
+    shown: MarketDataSnapshotFullRefresh | None,
+) -> None:
+    """Every check, in order; returns where collateral may move. Clocks were compared while meeting.
+
+    shown: the solver's price of the first order's symbol, None where no price is needed. Raises
+    TokenDiffers, MeetingRefused, OrderUnfit, Declined (no price), and what `Collateral.check`
+    raises. Cancelled: raises Cancelled, nothing changed.
+    """
+    if wanted.token is not None:
+        check_token(terms, wanted.token)
+    ours, theirs = introduced.collaterals
+    if not ours:
+        raise MeetingRefused("a session needs collateral of ours", ours=ours)
+    if theirs < max(1, terms.minimum(SOLVER)):
+        raise MeetingRefused(
+            "the solver promises less than its own terms ask of it",
+            promised=theirs,
+            minimum=terms.minimum(SOLVER),
+        )
+    check_orders(terms, introduced.collaterals, wanted.orders, shown, party.clock.now_ns())
+    symbol = None if wanted.token is None else wanted.token.symbol
+    await party.collateral.check(introduced.opening, ours, symbol, party.clock.now_ns())
+
+
+def check_clocks(off_ns: int, terms: Terms) -> None:
+    """Raises ClocksDiffer where the two clocks are certainly farther apart than the skew."""
+    if abs(off_ns) > terms.timeouts.skew:
+        raise ClocksDiffer(
+            "the solver's clock and ours are farther apart than its terms allow",
+            by_s=off_ns / SECOND,
+            skew_s=terms.timeouts.skew / SECOND,
+        )
+
+
+def check_token(terms: Terms, token: NamedToken) -> None:
+    """The terms' token is the one that was named. Raises TokenDiffers."""
+    theirs = terms.collateral
+    if token.address not in (None, theirs.token):
+        raise TokenDiffers(terms=theirs.token, named=token.address)
+    if theirs.decimals != token.decimals:
+        raise TokenDiffers(
+            "the terms count the token in other decimals than were named",
+            token=theirs.token,
+            terms=theirs.decimals,
+            named=token.decimals,
+        )
+
+
+def check_orders(
+    terms: Terms,
+    collaterals: tuple[int, int],
+    orders: Sequence[PlannedOrder],
+    shown: MarketDataSnapshotFullRefresh | None,
+    now: int,
+) -> None:
+    """What is planned fits the terms, and the first of it the collaterals, by the rulebook's own
+    checks. Raises OrderUnfit, Declined where a price is needed and none is shown."""
+    for order in orders:
+        _refuse(order, size_fault(terms, order.symbol, order.quantity))
+    if not orders:
+        return
+    first = orders[0]
+    price = first.price
+    if price is None:
+        instrument = terms.instrument(first.symbol)
+        price = None if shown is None else price_of(shown, first.symbol, first.side)
+        if price is None or instrument is None:
+            raise Declined("the solver shows no price on that side", symbol=first.symbol)
+        # It binds nobody; a firm quote will be on the tick.
+        price = max(instrument.tick, price - price % instrument.tick)
+    said = NewOrderSingle(
+        cl_ord_id="o1",
+        symbol=first.symbol,
+        side=first.side,
+        order_qty=first.quantity,
+        ord_type=OrdType.LIMIT,
+        position_effect=PositionEffect.OPEN,
+        expire_time=now,
+        price=price,
+    )
+    _refuse(first, first_order_fault(terms, collaterals, said, now))
+
+
+def price_of(shown: MarketDataSnapshotFullRefresh, symbol: str, side: Side) -> int | None:
+    """The indicative price at which one would trade, at 18 decimals; None where none is shown."""
+    kind = MDEntryType.OFFER if side is Side.BUY else MDEntryType.BID
+    if shown.symbol != symbol:
+        return None
+    return next((one.md_entry_px for one in shown.no_md_entries if one.md_entry_type is kind), None)
+
+
+def _refuse(order: PlannedOrder, broken: Violation | None) -> None:
+    if broken is not None:
+        raise OrderUnfit(
+            f"{broken.what}; {broken.remedy}",
+            rule=broken.name,
+            symbol=order.symbol,
+            **{key: value for key, value in broken.values if key not in ("rule", "symbol")},
+        )
