@@ -354,7 +354,7 @@ class PeerRefused(SessionError):
         super().__init__(detail, **values)
 
 
-class AttemptEnded(SessionError):
+class AttemptEnded(MeetingRefused):
     """A refusal that trying again does not change ended the attempt, and a custody stays open.
 
     reason: the refusal. custody: 32 bytes. The journal keeps all that was signed.

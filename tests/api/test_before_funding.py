@@ -19,6 +19,7 @@ from psymm.api import BUY, PlannedOrder, Session, best_solver, connect
 from psymm.chain.errors import ChainDown
 from psymm.errors import (
     AttemptEnded,
+    BadIntroduction,
     ClocksDiffer,
     Declined,
     Disconnected,
@@ -117,7 +118,7 @@ async def test_terms_that_count_in_other_decimals_are_refused(
         await at.refused(TokenDiffers, "decimals", decimals=8)
 
 
-@pytest.mark.parametrize("ahead_s", [3600, -3600, 3, -3])
+@pytest.mark.parametrize("ahead_s", [500, -500, 3, -3])
 async def test_a_solver_with_another_time_of_day_is_refused_and_not_ranked(
     tmp_path: Path, autojump_clock: MockClock, ahead_s: int
 ) -> None:
@@ -131,6 +132,17 @@ async def test_a_solver_with_another_time_of_day_is_refused_and_not_ranked(
             at.stage.trader, [entry], "BTC-USD", BUY, dial=lambda _: at.stage.dial
         )
         assert [error.code for _, error in ranking.failures] == ["clocks-differ"]
+
+
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+async def test_a_clock_that_is_an_hour_off_is_named_before_anything_moves(
+    tmp_path: Path, autojump_clock: MockClock, ahead_s: int
+) -> None:
+    async with street(tmp_path) as at:
+        wrong = SceneClock()
+        wrong.offset_ns = ahead_s * 10**9
+        at.stage.trader = replace(at.stage.trader, clock=wrong)
+        await at.refused(BadIntroduction, "clock or yours is wrong")
 
 
 async def test_a_slow_answer_is_no_wrong_clock(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -73,6 +73,7 @@ def test_digests_and_signatures_are_those_of_another_implementation(vector: Any)
         opening,
         (_bytes(said["traderNonce"]), _bytes(said["solverNonce"])),
         (int(said["traderCollateral"]), int(said["solverCollateral"])),
+        int(said["sendingTime"]),
         int(said["expiry"]),
     )
     # The vector's custody and terms are any words: only their place among the fields counts.

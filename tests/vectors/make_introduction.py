@@ -22,7 +22,7 @@ OUT: Final = Path(__file__).with_name("introduction.json")
 base.TYPES["IntroductionKey"] = base._type("address wallet,address key,uint64 expiry")
 base.TYPES["Introduction"] = base._type(
     "bytes32 custody,bytes32 termsHash,bytes32 traderNonce,bytes32 solverNonce,"
-    "uint128 traderCollateral,uint128 solverCollateral,uint64 expiry"
+    "uint128 traderCollateral,uint128 solverCollateral,uint64 sendingTime,uint64 expiry"
 )
 
 
@@ -46,6 +46,7 @@ def make() -> dict[str, Any]:
             "solverNonce": nonces[1],
             "traderCollateral": 2**128 - 1 if i else 2_000_000_000,
             "solverCollateral": 5_000_000_000,
+            "sendingTime": 1_790_000_000 * 10**9 + i,
             "expiry": 1_790_000_600 * 10**9 + i,
         }
         made.append(

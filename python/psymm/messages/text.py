@@ -115,8 +115,8 @@ class Introduction(Message):
 
     A solver's answer to a trader that brings collateral is signed: ``Signature`` by
     ``IntroductionKey``, which the solver's wallet delegates with ``KeySignature``
-    (``psymm.transcript.introduction`` says over what). ``SendingTime``, the solver's clock, is
-    not: it lets a trader whose clock is another find out before it funds."""
+    (``psymm.transcript.introduction`` says over what). ``SendingTime``, the solver's clock, lets
+    a trader whose clock is another find out before it funds."""
 
     version: Word
     public_key: PublicKey

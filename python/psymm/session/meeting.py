@@ -192,10 +192,12 @@ class Host:
         if key is not None:
             # It must not outlive the key that signs it.
             expiry = min(now_ns + INTRODUCTION_NS, key.expiry)
-            said = introduction_message(opening, (greeting.nonce, nonce), collaterals, expiry)
+            nonces = (greeting.nonce, nonce)
+            said = introduction_message(opening, nonces, collaterals, now_ns, expiry)
             signed = SignedIntroduction(
                 nonce=nonce,
                 collateral=collateral,
+                sending_time=now_ns,
                 expiry=expiry,
                 key=key.key.public_key,
                 key_expiry=key.expiry,
@@ -277,7 +279,8 @@ def _text_of(
 def _signed(theirs: Introduction) -> SignedIntroduction:
     """What a solver's introduction says was signed. Raises BadIntroduction where it is unsigned."""
     if (
-        theirs.expiry is None
+        theirs.sending_time is None
+        or theirs.expiry is None
         or theirs.introduction_key is None
         or theirs.key_expiry is None
         or theirs.key_signature is None
@@ -287,6 +290,7 @@ def _signed(theirs: Introduction) -> SignedIntroduction:
     return SignedIntroduction(
         nonce=theirs.nonce,
         collateral=theirs.collateral or 0,
+        sending_time=theirs.sending_time,
         expiry=theirs.expiry,
         key=theirs.introduction_key,
         key_expiry=theirs.key_expiry,

@@ -213,10 +213,9 @@ async def meet(
         raise MeetingRefused("the peer does not say what time it has")
     off_ns = max(0, theirs.sending_time - answered_ns) - max(0, asked_ns - theirs.sending_time)
     meeting = Met(introduced, terms, off_ns)
-    if collateral:
-        # Before the expiry, which a wrong clock makes look like a fault of the solver's.
-        check_clocks(off_ns, terms)
     meeting.check_time(answered_ns)
+    if collateral:
+        check_clocks(off_ns, terms)
     return meeting
 
 

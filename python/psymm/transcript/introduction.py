@@ -1,11 +1,12 @@
 """What a solver signs before a trader funds (`spec.md` 61), and the key that it signs with.
 
 `Introduction(bytes32 custody,bytes32 termsHash,bytes32 traderNonce,bytes32 solverNonce,
-uint128 traderCollateral,uint128 solverCollateral,uint64 expiry)` by the introduction key, which
-the solver's wallet delegates with `IntroductionKey(address wallet,address key,uint64 expiry)`;
-both EIP-712 under the pSymm domain, expiries in nanoseconds since the epoch. The custody id binds
-both wallets' keys, the terms and the salt; so one signature covers both introductions and the
-terms, and a byte that was changed on the wire, in either direction, gives another digest.
+uint128 traderCollateral,uint128 solverCollateral,uint64 sendingTime,uint64 expiry)` by the
+introduction key, which the solver's wallet delegates with
+`IntroductionKey(address wallet,address key,uint64 expiry)`; both EIP-712 under the pSymm domain,
+times in nanoseconds since the epoch. The custody id binds both wallets' keys, the terms and the
+salt; so one signature covers both introductions and the terms, and a byte that was changed on the
+wire, in either direction, gives another digest.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ _FIELDS: Final = (
     ("solverNonce", "bytes32"),
     ("traderCollateral", "uint128"),
     ("solverCollateral", "uint128"),
+    ("sendingTime", "uint64"),
     ("expiry", "uint64"),
 )
-INTRODUCTION_BYTES: Final = 32 + 16 + 8 + 64 + 8 + 65 + 65
+INTRODUCTION_BYTES: Final = 32 + 16 + 8 + 8 + 64 + 8 + 65 + 65
 
 
 def key_message(
@@ -55,9 +57,14 @@ def key_message(
 
 
 def introduction_message(
-    opening: Opening, nonces: tuple[bytes, bytes], collaterals: tuple[int, int], expiry: int
+    opening: Opening,
+    nonces: tuple[bytes, bytes],
+    collaterals: tuple[int, int],
+    sending_time: int,
+    expiry: int,
 ) -> TypedMessage:
-    """What the introduction key signs. nonces, collaterals: the trader's, the solver's."""
+    """What the introduction key signs. nonces, collaterals: the trader's, the solver's.
+    sending_time: the solver's clock."""
     return TypedMessage(
         chain_id=opening.chain_id,
         contract=opening.contract,
@@ -70,6 +77,7 @@ def introduction_message(
             "solverNonce": nonces[1],
             "traderCollateral": collaterals[0],
             "solverCollateral": collaterals[1],
+            "sendingTime": sending_time,
             "expiry": expiry,
         },
     )
@@ -80,12 +88,14 @@ class SignedIntroduction:
     """The solver's part of a signed meeting; what else it signed is the opening, the trader's
     nonce and the trader's collateral.
 
-    nonce: the solver's. collateral: the solver's, token units. expiry, key_expiry: nanoseconds.
+    nonce: the solver's. collateral: the solver's, token units. sending_time, expiry, key_expiry:
+    nanoseconds, by the solver's clock.
     key: 64 bytes. key_signature: the wallet's for the key; signature: the key's; 65 bytes each.
     """
 
     nonce: bytes
     collateral: int
+    sending_time: int
     expiry: int
     key: bytes
     key_expiry: int
@@ -103,7 +113,11 @@ class SignedIntroduction:
                 "a wallet's own key is never its introduction key", wallet=address_of(wallet)
             )
         said = introduction_message(
-            opening, (nonce, self.nonce), (collateral, self.collateral), self.expiry
+            opening,
+            (nonce, self.nonce),
+            (collateral, self.collateral),
+            self.sending_time,
+            self.expiry,
         )
         _signed_by(
             self.key,
@@ -148,6 +162,7 @@ class SignedIntroduction:
         return (
             self.nonce
             + self.collateral.to_bytes(16)
+            + self.sending_time.to_bytes(8)
             + self.expiry.to_bytes(8)
             + self.key
             + self.key_expiry.to_bytes(8)
@@ -165,11 +180,12 @@ class SignedIntroduction:
         return cls(
             nonce=kept[:32],
             collateral=int.from_bytes(kept[32:48]),
-            expiry=int.from_bytes(kept[48:56]),
-            key=kept[56:120],
-            key_expiry=int.from_bytes(kept[120:128]),
-            key_signature=kept[128:193],
-            signature=kept[193:],
+            sending_time=int.from_bytes(kept[48:56]),
+            expiry=int.from_bytes(kept[56:64]),
+            key=kept[64:128],
+            key_expiry=int.from_bytes(kept[128:136]),
+            key_signature=kept[136:201],
+            signature=kept[201:],
         )
 
 
