@@ -1,14 +1,20 @@
-"""A nursery around a block whose own error comes out as itself, not inside a group.
+"""What trio's nurseries do not say in this package's words.
 
-Who writes `async with connect(…)` wants to write `except Declined`, too.
+`open_block_nursery`: who writes `async with connect(…)` wants to write `except Declined`, too.
+`start_task`: a nursery whose block is over takes no task, which is a session's end and no bug.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVarTuple, Unpack
 
 import trio
+
+from psymm.errors import SessionClosed
+
+_Given = TypeVarTuple("_Given")
 
 
 @asynccontextmanager
@@ -27,3 +33,18 @@ async def open_block_nursery() -> AsyncGenerator[trio.Nursery, None]:
             nursery.cancel_scope.cancel()
     if raised is not None:
         raise raised
+
+
+def start_task(
+    nursery: trio.Nursery,
+    work: Callable[[Unpack[_Given]], Awaitable[object]],
+    *given: *_Given,
+) -> None:
+    """As `nursery.start_soon`, for callers that may outlive the nursery's block.
+
+    Raises SessionClosed where the nursery takes no task any more; nothing was started.
+    """
+    try:
+        nursery.start_soon(work, *given)
+    except RuntimeError:  # the one that trio raises of a closed nursery
+        raise SessionClosed("what runs this session has ended; resume the custody") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
@@ -21,6 +22,7 @@ from psymm.errors import (
     MeetingRefused,
     NotNow,
     PSymmError,
+    SessionClosed,
     SessionError,
     TradingHalted,
     clip,
@@ -46,6 +48,7 @@ from psymm.messages import (
     QuoteRequestRejectReason,
     Side,
 )
+from psymm.nursery import start_task
 from psymm.rulebook import Account, Order, OrderStatus
 from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
@@ -584,7 +587,8 @@ class _Dispatch:
             self._failed,
             willing=lambda: solver.on_settle(session),
         )
-        nursery.start_soon(
+        start_task(
+            nursery,
             IdleEnd(
                 session.end,
                 session.terms,
@@ -592,7 +596,7 @@ class _Dispatch:
                 self._settling.settle,
                 self._idle,
                 self._failed,
-            ).run
+            ).run,
         )
 
     def heard(self, event: Event) -> None:
@@ -752,8 +756,10 @@ class _Dispatch:
     ) -> None:
         if self._solver.leaving:
             return
-        self._nursery.start_soon(self._run, answer, decline, self._running >= MOST_AT_ONCE)
-        self._running += 1
+        with suppress(SessionClosed):  # once the solver has ended no callback begins
+            busy = self._running >= MOST_AT_ONCE
+            start_task(self._nursery, self._run, answer, decline, busy)
+            self._running += 1
 
     async def _run(
         self,
@@ -834,7 +840,8 @@ class _Dispatch:
             )
 
     def _failed(self, error: PSymmError) -> None:
-        self._nursery.start_soon(self._report, error)
+        with suppress(SessionClosed):
+            start_task(self._nursery, self._report, error)
 
     async def _report(self, error: PSymmError) -> None:
         try:

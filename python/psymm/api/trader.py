@@ -768,6 +768,9 @@ async def _connected(
             with trio.move_on_after(GOODBYE_S + 1, shield=client.end is not None):
                 await finished.wait()
             nursery.cancel_scope.cancel()
+            # Whoever still holds the session learns that nothing more comes of it.
+            changes.failed = changes.failed or SessionClosed("its block was left")
+            changes.wake()
     if opened is not None:
         raise opened
 

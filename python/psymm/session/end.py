@@ -143,7 +143,8 @@ class Guard(Protocol):
 
 class End:
     """guard: asked before the application's messages are signed. was_synced: whether heads agreed
-    on the connection that went last.
+    on the connection that went last. at_end: called once `run` is over, whatever ended it; must
+    not block and not raise.
     heard: called with every event, in order, after what caused it is durable; it must not
     block and not raise. verifier: shared by all sessions of a process. `run` must be running for
     anything to happen."""
@@ -186,6 +187,7 @@ class End:
         self._connections = 0
         self._nursery: trio.Nursery | None = None
         self._failed: Exception | None = None
+        self.at_end: list[Callable[[], None]] = []
 
     # --- life -------------------------------------------------------------------------------
 
@@ -199,22 +201,11 @@ class End:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._keeper is not None:
-                    self._keeper.begin(self._take, self._heard)
-                    nursery.start_soon(self._keeper.run, nursery)
-                task_status.started()
-                while True:
-                    if self._failed is not None:
-                        raise self._failed
-                    if not self._turns:
-                        self._wake = trio.Event()
-                        await self._wake.wait()
-                        continue
-                    # What was taken before it is on its way through the journal.
-                    await self._until_done(self._taken - len(self._turns))
-                    await self._carry_out(self._turns[0])
-                    self._turns.popleft()
-                    self._finished(1)
+                try:
+                    await self._carry_out_all(nursery, task_status)
+                finally:
+                    # From here on the nursery may close, and nothing may be begun in it.
+                    self._nursery = None
         except BaseException as failed:
             leaf = failed
             while isinstance(leaf, BaseExceptionGroup):
@@ -223,7 +214,37 @@ class End:
             self._finished(0)
             raise
         finally:
-            self._nursery = None
+            for told in self.at_end:
+                told()
+
+    async def _carry_out_all(
+        self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.begin(self._take, self._heard)
+            nursery.start_soon(self._keeper.run, nursery)
+        task_status.started()
+        while True:
+            if self._failed is not None:
+                raise self._failed
+            if not self._turns:
+                self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            # What was taken before it is on its way through the journal.
+            await self._until_done(self._taken - len(self._turns))
+            await self._carry_out(self._turns[0])
+            self._turns.popleft()
+            self._finished(1)
+
+    @property
+    def over(self) -> PSymmError | None:
+        """What ended `run`, None while it runs. Nothing happens in this session any more."""
+        failed = self._failed
+        if failed is None or isinstance(failed, PSymmError):
+            return failed
+        # A bug of whoever listens; `run` raises that itself.
+        return SessionClosed(f"a listener failed ({type(failed).__name__})")
 
     async def attach(
         self, socket: Socket, *, fresh: bool, first: Sequence[str | bytes] = ()
@@ -375,8 +396,8 @@ class End:
         target, turn = self.engine.want_checkpoint(self.clock.now_ns())
         await self.flush(turn)
         while (point := checkpoints.point) is None or not checkpoints.counts(target):
-            if self._failed is not None:
-                raise self._failed
+            if (over := self.over) is not None:
+                raise over
             if self.engine.error is not None:
                 raise self.engine.error
             if checkpoints.differs is not None:
@@ -455,8 +476,8 @@ class End:
             done = trio.Event()
             heappush(self._waiters, (turn, next(self._numbers), done))
             await done.wait()
-        if self._done < turn and self._failed is not None:
-            raise self._failed
+        if self._done < turn and (over := self.over) is not None:
+            raise over
 
     async def _read_all(
         self, socket: Socket, connection: _Connection, first: Sequence[str | bytes]

@@ -24,10 +24,12 @@ from psymm.errors import (
     KeyRevoked,
     NotNow,
     PSymmError,
+    SessionClosed,
     SessionKeyEnded,
     WalletError,
 )
 from psymm.messages import Logon, SessionKeyChange
+from psymm.nursery import start_task
 from psymm.session.clock import Clock
 from psymm.session.turn import Event, KeyFailing, State, Turn
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
@@ -334,6 +336,7 @@ class KeyKeeper:
         self._take: Callable[[Turn], None] = lambda turn: None
         self._tell: Callable[[Event], None] = lambda event: None
         self._nursery: trio.Nursery | None = None
+        self._stopped = False
         self._attempt: _Attempt | None = None
         self._poked = trio.Event()
         self._in_force = b""
@@ -349,7 +352,7 @@ class KeyKeeper:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Keep the keys, once begun; until cancelled. nursery: where the wallet is asked."""
-        self._nursery = nursery
+        self._nursery, self._stopped = nursery, False
         stop = self._revocations.listen(self.poke)
         try:
             while True:
@@ -362,6 +365,7 @@ class KeyKeeper:
                 with trio.move_on_after(LOOK_AGAIN_S if self._attempt else wait_s):
                     await poked.wait()
         finally:
+            self._nursery, self._stopped = None, True
             stop()
 
     async def rotate(self) -> None:
@@ -374,6 +378,8 @@ class KeyKeeper:
         """
         self._must_rotate()
         if self._nursery is None:
+            if self._stopped:
+                raise SessionClosed(custody=self._engine.record.opening.custody)
             raise NotNow("the session is not running")
         attempt = self._attempt or self._start(self._nursery)
         await attempt.done.wait()
@@ -429,11 +435,14 @@ class KeyKeeper:
             raise NotNow("our Logon is not signed yet; it brings the first key")
 
     def _start(self, nursery: trio.Nursery) -> _Attempt:
-        self._attempt = _Attempt(trio.Event())
-        nursery.start_soon(self._try, self._attempt)
-        return self._attempt
+        attempt = _Attempt(trio.Event())
+        start_task(nursery, self._try, attempt)
+        self._attempt = attempt
+        return attempt
 
     async def _try(self, attempt: _Attempt) -> None:
+        # Who waits is told so where the session ends meanwhile.
+        attempt.failed = SessionClosed(custody=self._engine.record.opening.custody)
         try:
             await self._rotate()
         except PSymmError as failed:
@@ -441,6 +450,8 @@ class KeyKeeper:
         except Exception as failed:
             # Whatever a signer of the application's raises; its words may hold what is not ours.
             attempt.failed = WalletError("the wallet's signer failed", error=type(failed).__name__)
+        else:
+            attempt.failed = None
         finally:
             self._attempt = None
             attempt.done.set()

@@ -34,7 +34,14 @@ from psymm.custody.settlement import (
     payout_after_fee,
     propose_settlement,
 )
-from psymm.errors import NotNow, PeerSilent, PSymmError, SettlementRefused, clip
+from psymm.errors import (
+    NotNow,
+    PeerSilent,
+    PSymmError,
+    SessionClosed,
+    SettlementRefused,
+    clip,
+)
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
@@ -45,6 +52,7 @@ from psymm.messages import (
     SettlementOutput,
 )
 from psymm.messages import Settlement as ProposalMessage
+from psymm.nursery import start_task
 from psymm.rulebook import Account
 from psymm.session.collateral import Mined
 from psymm.session.end import End
@@ -103,9 +111,10 @@ class Settling:
         self._refused: str | None = None
         self._beside: SettlementAcceptance | None = None
         self._changed = trio.Event()
+        end.at_end.append(self._wake)
         if end.engine.synced and end.engine.state is State.SETTLING:
             # Heads agreed before we listened: there is no event to come.
-            nursery.start_soon(self._guarded, self._go_on)
+            self._begin(self._guarded, self._go_on)
 
     @property
     def mined(self) -> Mined | None:
@@ -123,30 +132,38 @@ class Settling:
                     pass
                 elif self._end.engine.peer_restored:
                     self._proposing = True
-                    self._nursery.start_soon(self._guarded, self._propose_when_asked)
+                    self._begin(self._guarded, self._propose_when_asked)
                 else:
                     self._answering = True
-                    self._nursery.start_soon(self._guarded, self._answer_payee)
+                    self._begin(self._guarded, self._answer_payee)
             case Received(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._is_alive(entry.frame.seq):
                     self._proposing = False
-                    self._nursery.start_soon(self._guarded, self._answer_proposal)
+                    self._begin(self._guarded, self._answer_proposal)
             case Said(SettlementAcceptance() as said):
-                self._nursery.start_soon(self._guarded, self._take_beside, said)
+                self._begin(self._guarded, self._take_beside, said)
             case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "URO"):
                 self._refused = said.text or "no reason given"
             case Resumed() if self._shown is not None:
-                self._nursery.start_soon(self._show_again, self._shown)
+                self._begin(self._show_again, self._shown)
             case Resumed() if self._end.engine.state in (State.SETTLING, State.CLOSED):
-                self._nursery.start_soon(self._guarded, self._go_on)
+                self._begin(self._guarded, self._go_on)
             case Received(entry, None) if isinstance(entry.message, ChainFact):
                 # The peer saw it mined before we did: our own chain has the last word.
-                self._nursery.start_soon(self._guarded, self._go_on)
+                self._begin(self._guarded, self._go_on)
             case _:
                 pass
         if self._end.engine.options and not self._outliving:
             self._outliving = True
-            self._nursery.start_soon(self._guarded, self._outlive)
+            self._begin(self._guarded, self._outlive)
+        self._wake()
+
+    def _begin(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
+        """A task of its own; none once what runs us has ended, since the next start goes on."""
+        with suppress(SessionClosed):
+            start_task(self._nursery, work, *given)
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
@@ -243,8 +260,7 @@ class Settling:
                 why = str(bad)
             else:
                 self._beside = said
-                self._changed.set()
-                self._changed = trio.Event()
+                self._wake()
                 return
         with suppress(NotNow):
             await end.say(
@@ -666,6 +682,8 @@ class Settling:
                     raise SettlementRefused(f"the other side refused: {self._refused}")
                 if self._end.engine.error is not None:
                     raise self._end.engine.error
+                if (over := self._end.over) is not None:
+                    raise over
                 changed = self._changed
                 await changed.wait()
         raise PeerSilent(f"the other side did not {what}", waited_s=within_s)

@@ -209,7 +209,11 @@ class SolverServer:
                             },
                         )
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                # From here on the nursery may close: no session is taken up in it.
+                self._nursery = None
 
     @property
     def acknowledgement_s(self) -> float:
