@@ -10,6 +10,13 @@ from psymm.messages import JsonError, Message, decode
 from psymm.rulebook.account import Lane
 
 
+def has_come(sending_time: int, at: int, skew: int) -> bool:
+    """Whether a frame of that time can be known at ``at``, all in nanoseconds, by clocks that
+    differ by no more than the skew. Whether a session takes a frame now and whether a frame covers
+    another are both decided here, so live and in court alike (``spec.md`` 66)."""
+    return sending_time <= at + skew
+
+
 class VerifiedFrame(Protocol):
     """A frame whose place, links, time and signature hold; ``psymm._core.Frame`` is one."""
 
@@ -28,7 +35,8 @@ class VerifiedFrame(Protocol):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A frame as the rules read it. ``message`` is None where the payload is malformed, and
-    ``malformed`` then says how. ``size`` is the payload's length in bytes."""
+    ``malformed`` then says how. ``size`` is the payload's length in bytes. ``unseen`` is the
+    peerSeq that it states where its signer cannot have seen that frame at its time, else 0."""
 
     lane: Lane
     seq: int
@@ -37,6 +45,7 @@ class Entry:
     size: int
     message: Message | None
     malformed: str | None = None
+    unseen: int = 0
 
     @staticmethod
     def read(frame: VerifiedFrame) -> Entry:

@@ -54,7 +54,15 @@ _AT_LIMIT: Final = (
     m.OraclePrice,
     m.Liquidation,
 )
+MOST_UNCOVERED: Final = 128
+"""Solver frames that the trader does not cover, after which the solver signs only Heartbeats."""
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
+
+
+def beyond(account: Account, entry: Entry) -> bool:
+    """Whether a frame is the solver's and more of that lane are uncovered with it than may be
+    (``spec.md`` 67). Such a frame moves no clock, and only a Heartbeat is no violation."""
+    return entry.lane is Lane.SOLVER and entry.seq - account.trader_covers > MOST_UNCOVERED
 
 
 def advance(account: Account, entry: Entry, legal_time: int) -> Account:
@@ -111,6 +119,10 @@ def rule(
     said = entry.message
     if said is None:
         refuse("malformed", code=entry.malformed)
+    if entry.unseen:
+        refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
+    if beyond(account, entry) and not isinstance(said, m.Heartbeat):
+        refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
     _admit(account, entry, said)
     match said:
         case m.Logon():

@@ -12,6 +12,17 @@ late, the account goes back to just before it, and everything from there on is a
 the legal time that it has. For that, the account before every solver frame that is not yet
 covered is kept; what lies before them never changes.
 
+A solver frame may bring many trader frames into effect, each of which decides others. All of that
+is decided first and applied again once, then they take effect in their order: an account after a
+frame depends on the legal times of those before it, not on when each came to be known. A solver
+frame beyond 128 that the trader does not cover has no legal time to be decided (``spec.md`` 67),
+so what is applied again stays bounded for each frame, whatever the order and lateness.
+
+What nobody can have seen yet is not covered. A frame that says it covers one dated further ahead of
+it than the skew covers only what is not, and is a violation: its date is behind, or it was signed
+for a peer that dates ahead. The first frame that may have seen it decides (``spec.md`` 66). So to
+date back a cover takes nothing from what it covers.
+
 A checkpoint names the account after the last solver frame that the trader covers, which is final.
 ``Replay.at_checkpoint`` goes on from there, and gives what the whole history gives: nothing of
 checkpoints changes between the frame that is named and the UCP that names it (``Account`` holds
@@ -21,18 +32,22 @@ ever ruled on an account that turned out not to be (``Named.firm``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from psymm.messages import Checkpoint, JsonError, Message, Reject, encode
 from psymm.rulebook import checkpoint
 from psymm.rulebook.account import Account, CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
-from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, VerifiedFrame
-from psymm.rulebook.rules import advance, rule
+from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, VerifiedFrame, has_come
+from psymm.rulebook.rules import advance, beyond, rule
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FrameOutOfOrder, Refused, Violation, violated
 from psymm.terms import Terms
+
+NO_TIME: Final = 0
+"""The legal time of a frame that moves no clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +192,7 @@ class Replay:
             raise FrameOutOfOrder(lane=int(entry.lane), seq=entry.seq, expected=own + 1)
         if entry.peer_seq > other:
             raise FrameOutOfOrder(lane=int(entry.lane), seq=entry.seq, covers=entry.peer_seq)
+        entry = self._seen(entry)
         if entry.lane is Lane.TRADER:
             return replace(self, pending=(*self.pending, entry)), ()
         if ahead is not None and self._covers_all_in_time(entry):
@@ -184,12 +200,37 @@ class Replay:
             return ahead.replay._apply(entry, entry.sending_time, told), tuple(told)
         covered = tuple(t for t in self.pending if t.seq <= entry.peer_seq)
         at = replace(self, pending=self.pending[len(covered) :])
-        rulings: list[Ruling] = []
-        for trader_entry in covered:
-            at = at._decide(trader_entry, rulings)
-            legal = at._legal_time(trader_entry, entry.sending_time)
-            at = at._apply(trader_entry, legal, rulings)
+        at, rulings = at._take(covered, entry.sending_time)
         return at._apply(entry, entry.sending_time, rulings), tuple(rulings)
+
+    def _seen(self, entry: Entry) -> Entry:
+        """The entry as covering no more than its signer may have seen at its time."""
+        if entry.lane is Lane.TRADER:
+            floor = self.pending[-1].peer_seq if self.pending else self._trader_covers
+            newest = self._sent_at(entry.peer_seq) if entry.peer_seq > floor else NO_TIME
+        else:
+            floor = self.account.trader_seq
+            newest = self._pending_at(entry.peer_seq) if entry.peer_seq > floor else NO_TIME
+        skew = self.terms.timeouts.skew
+        if has_come(newest, entry.sending_time, skew):
+            return entry
+        sent = self._sent_at if entry.lane is Lane.TRADER else self._pending_at
+        ahead = _first(
+            floor + 1,
+            entry.peer_seq,
+            lambda seq: not has_come(sent(seq), entry.sending_time, skew),
+        )
+        return replace(entry, peer_seq=ahead - 1, unseen=entry.peer_seq)
+
+    def _pending_at(self, seq: int) -> int:
+        """The sendingTime of a pending trader frame."""
+        return self.pending[seq - self.pending[0].seq].sending_time
+
+    def _sent_at(self, seq: int) -> int:
+        """The sendingTime of a solver frame that no trader frame in effect covers."""
+        events = self._events
+        after = _first(0, len(events), lambda i: events[i].before.solver_seq >= seq)
+        return events[after - 1].entry.sending_time if after else NO_TIME
 
     def projected(self) -> Account:
         """The account as it will be if the pending trader frames are covered now, in time."""
@@ -197,7 +238,8 @@ class Replay:
 
     def look_ahead(self) -> Ahead:
         """As if the pending trader frames were covered now, in time."""
-        return Ahead(self, ()).and_then(*self.pending)
+        at, rulings = replace(self, pending=())._take(self.pending, None)
+        return Ahead(at, tuple(rulings), self)
 
     def _covers_all_in_time(self, entry: Entry) -> bool:
         return all(
@@ -241,19 +283,28 @@ class Replay:
         ``step_entry``. Raises as ``step`` does."""
         if entry.lane is Lane.SOLVER:
             at, rulings = self.step_entry(entry, ahead)
-            return Forecast(entry, Ahead(at, rulings), rulings[-1].violation)
+            return Forecast(entry, Ahead(at, rulings, at), rulings[-1].violation)
         before = self.look_ahead() if ahead is None else ahead
         after = before.and_then(entry)
         return Forecast(entry, after, after.rulings[-1].violation)
 
-    def _taken(self, entries: Iterable[Entry]) -> tuple[Replay, tuple[Ruling, ...]]:
-        """These trader frames in effect, each at its own time, with what their covering decides."""
-        at = self
+    def _take(
+        self, entries: Sequence[Entry], covered_at: int | None
+    ) -> tuple[Replay, list[Ruling]]:
+        """Trader frames take effect, covered at a time, or each in time; with what they decide."""
         rulings: list[Ruling] = []
-        for entry in entries:
-            at = at._decide(entry, rulings)
-            at = at._apply(entry, entry.sending_time, rulings)
-        return at, tuple(rulings)
+        at, decided = self._decide(entries, rulings)
+        undecided = at._events
+        for entry, (named, shaken) in zip(entries, decided, strict=True):
+            covers = max(at._trader_covers, entry.peer_seq)
+            at = replace(at, named=named, _trader_covers=covers)
+            if not undecided:
+                at = replace(at, _events=())  # nothing before this frame is ever applied again
+            legal = entry.sending_time
+            if covered_at is not None:
+                legal = self._legal_time(entry, covered_at)
+            at = at._apply(entry, legal, rulings, shaken=shaken)
+        return at, rulings
 
     def _legal_time(self, entry: Entry, covered_at: int) -> int:
         """The legal time of a frame whose first covering frame was sent at ``covered_at``."""
@@ -263,76 +314,114 @@ class Replay:
             return entry.sending_time
         return covered_at if noticed is None else min(covered_at, noticed)
 
-    def _decide(self, trader_entry: Entry, rulings: list[Ruling]) -> Replay:
-        """The legal time of the solver frames that ``trader_entry`` is the first to cover. Those
-        covered before are no longer among the events."""
+    def _decide(
+        self, entries: Sequence[Entry], rulings: list[Ruling]
+    ) -> tuple[Replay, list[tuple[Named, bool]]]:
+        """The legal time of the solver frames that these trader frames are the first to cover;
+        those covered before are no longer among the events. What rested on late ones is applied
+        again, once. Gives for each trader frame what a UCP may name there, and whether a late
+        frame was yet to be found when it was at its turn."""
         events = list(self._events)
-        first_late: int | None = None
         faults = self._rejected
-        for i, event in enumerate(events):
-            seq = event.entry.seq
-            if event.entry.lane is Lane.TRADER or seq > trader_entry.peer_seq:
-                continue
-            if event.first is not None and _rejects(trader_entry, seq):
-                faults = (*faults, Fault(seq, event.first))
-            legal = self._legal_time(event.entry, trader_entry.sending_time)
-            if legal != event.legal_time:
-                events[i] = replace(event, legal_time=legal)
-                first_late = i if first_late is None else first_late
-        account = self.account
-        if first_late is not None:
-            account = events[first_late].before
-            for i in range(first_late, len(events)):
-                event = events[i]
-                before = account
-                account, violation = _ruled(
-                    account, event.entry, event.legal_time, self.opening, self.facts, event.named
-                )
-                if violation != event.violation or i == first_late:
-                    rulings.append(_ruling(event.entry, event.legal_time, violation, again=True))
-                events[i] = replace(
-                    event,
-                    before=before,
-                    violation=violation,
-                    shaken=event.shaken or i > first_late,
-                )
-        covers = max(self._trader_covers, trader_entry.peer_seq)
-        named = (
-            self.named if covers == self._trader_covers else self._named(covers, events, account)
-        )
-        uncovered = next(
-            (
-                i
-                for i, event in enumerate(events)
-                if event.entry.lane is Lane.SOLVER and event.entry.seq > covers
-            ),
-            len(events),
-        )
-        return replace(
-            self,
-            account=account,
-            named=named,
-            _rejected=faults,
-            _events=tuple(events[uncovered:]),
-            _trader_covers=covers,
-        )
+        at = end = 0
+        covered: list[int] = []  # by each trader frame: up to which of the events
+        late: list[int] = []  # by each: its first late one, or -1
+        for entry in entries:
+            late.append(-1)
+            while at < len(events):
+                event = events[at]
+                if event.entry.lane is Lane.SOLVER:
+                    if event.entry.seq > entry.peer_seq:
+                        break
+                    if event.first is not None and _rejects(entry, event.entry.seq):
+                        faults = (*faults, Fault(event.entry.seq, event.first))
+                    legal = self._legal_time(event.entry, entry.sending_time)
+                    if legal != event.legal_time != NO_TIME:
+                        events[at] = replace(event, legal_time=legal)
+                        late[-1] = at if late[-1] < 0 else late[-1]
+                    end = at + 1
+                at += 1
+            covered.append(end)
+        shaken_to = max((i + 1 for i, event in enumerate(events) if event.shaken), default=0)
+        account = self._apply_again(events, {i for i in late if i >= 0}, rulings)
+        decided = self._decided(entries, events, account, covered, late, shaken_to)
+        rest = replace(self, account=account, _rejected=faults, _events=tuple(events[at:]))
+        return rest, decided
 
-    def _named(self, covers: int, events: Sequence[_Event], account: Account) -> Named:
-        """The account after solver frame ``covers``, which the trader has just come to cover."""
+    def _finds_late(self, entry: Entry) -> bool:
+        """Whether a solver frame that this one is the first to cover was late."""
+        for event in self._events:
+            if event.entry.lane is Lane.SOLVER:
+                if event.entry.seq > entry.peer_seq:
+                    break
+                legal = self._legal_time(event.entry, entry.sending_time)
+                if legal != event.legal_time != NO_TIME:
+                    return True
+        return False
+
+    def _apply_again(self, events: list[_Event], late: set[int], rulings: list[Ruling]) -> Account:
+        """The account after the events, from the first that is late on with its legal time."""
+        if not late:
+            return self.account
+        first = min(late)
+        account = events[first].before
+        for i in range(first, len(events)):
+            event, before = events[i], account
+            account, violation = _ruled(
+                account, event.entry, event.legal_time, self.opening, self.facts, event.named
+            )
+            if violation != event.violation or i in late:
+                legal = event.legal_time or account.clock
+                rulings.append(_ruling(event.entry, legal, violation, again=True))
+            shaken = event.shaken or i > first
+            events[i] = replace(event, before=before, violation=violation, shaken=shaken)
+        return account
+
+    def _decided(
+        self,
+        entries: Sequence[Entry],
+        events: Sequence[_Event],
+        account: Account,
+        covered: Sequence[int],
+        late: Sequence[int],
+        shaken_to: int,
+    ) -> list[tuple[Named, bool]]:
+        """See ``_decide``. An account is firm for a trader frame if nothing after it was ruled
+        before a late frame in front of that was found."""
+        decided: list[tuple[Named, bool]] = []
+        named, covers, found = self.named, self._trader_covers, 0
+        last_late = max((n for n, first in enumerate(late) if first >= 0), default=-1)
+        for n, entry in enumerate(entries):
+            # Trader frames ruled before this one found a late one are no firmer than events.
+            found = max(found, 1 if late[n] >= 0 else 0, 2 if late[n] >= 0 and n else 0)
+            if entry.peer_seq > covers:
+                covers, end = entry.peer_seq, covered[n]
+                firm = shaken_to <= end and found < (1 if end < len(events) else 2)
+                named = self._named(covers, events, account, end, firm=firm)
+            decided.append((named, last_late > n))
+        return decided
+
+    def _named(
+        self, covers: int, events: Sequence[_Event], account: Account, end: int, *, firm: bool
+    ) -> Named:
+        """The account after solver frame ``covers``, the last of the events up to ``end``; a trader
+        frame has just come to cover it."""
         if self._start is not None and covers == self._start.solver_seq:
             return Named(self._start, True)
-        for i, event in enumerate(events):
-            if event.entry.lane is Lane.SOLVER and event.entry.seq == covers:
-                after = events[i + 1].before if i + 1 < len(events) else account
-                return Named(after, not any(later.shaken for later in events[i + 1 :]))
-        return checkpoint.UNKNOWN
+        if not end or events[end - 1].entry.seq != covers:
+            return checkpoint.UNKNOWN
+        return Named(events[end].before if end < len(events) else account, firm)
 
-    def _apply(self, entry: Entry, legal_time: int, rulings: list[Ruling]) -> Replay:
+    def _apply(
+        self, entry: Entry, legal_time: int, rulings: list[Ruling], *, shaken: bool = False
+    ) -> Replay:
+        if beyond(self.account, entry):
+            legal_time = NO_TIME
         account, violation = _ruled(
             self.account, entry, legal_time, self.opening, self.facts, self.named
         )
-        rulings.append(_ruling(entry, legal_time, violation))
-        event = _Event(entry, legal_time, self.account, violation, violation, self.named)
+        rulings.append(_ruling(entry, legal_time or account.clock, violation))
+        event = _Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
         after = replace(self, account=account, _events=(*self._events, event))
         if isinstance(entry.message, Checkpoint):
             return after._checkpointed(self.account, violation)
@@ -362,15 +451,21 @@ class Replay:
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """A replay whose pending trader frames are taken as covered in time: what they decided of the
-    solver's frames stays decided, none is pending, and ``rulings`` are theirs."""
+    solver's frames stays decided, none is pending, and ``rulings`` are theirs. ``since``: the
+    replay with them pending."""
 
     replay: Replay
     rulings: tuple[Ruling, ...]
+    since: Replay
 
-    def and_then(self, *entries: Entry) -> Ahead:
-        """With further trader frames."""
-        at, rulings = self.replay._taken(entries)
-        return Ahead(replace(at, pending=()), (*self.rulings, *rulings))
+    def and_then(self, entry: Entry) -> Ahead:
+        """With one more trader frame."""
+        entry = self.since._seen(entry)
+        since = replace(self.since, pending=(*self.since.pending, entry))
+        if self.replay._finds_late(entry):
+            return since.look_ahead()
+        at, rulings = self.replay._take((entry,), None)
+        return Ahead(at, (*self.rulings, *rulings), since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,11 +487,31 @@ def _ruled(
     named: Named,
 ) -> tuple[Account, Violation | None]:
     """The account after a frame, and its violation if it is one."""
+    noticed = facts.noticed.get((int(entry.lane), entry.seq))
+    if noticed is not None and not has_come(
+        entry.sending_time, noticed, account.terms.timeouts.skew
+    ):
+        # The chain had it before its time could come (``spec.md`` 2): it keeps its seq, no more.
+        placed = advance(account, entry, NO_TIME)
+        void = violated("dated-ahead", sent=entry.sending_time, seen=noticed)
+        return checkpoint.overdue(placed, entry), void.violation
     placed = advance(account, entry, legal_time)
     try:
         return checkpoint.overdue(rule(placed, entry, opening, facts, named), entry), None
     except Refused as refused:
         return checkpoint.overdue(placed, entry), refused.violation
+
+
+def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The first number from ``low`` on for which it holds, as it does for all after it; ``high``
+    where it holds for none below."""
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def _fault(refusal: CheckpointRefusal) -> Fault:

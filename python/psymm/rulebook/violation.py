@@ -44,6 +44,18 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "the lane has sent its frames or bytes since the last checkpoint",
         "checkpoint, or settle",
     ),
+    "too-many-uncovered": (
+        "the trader does not cover as many of the solver's frames as may be uncovered",
+        "sign only Heartbeats until the trader covers more",
+    ),
+    "covers-ahead": (
+        "the frame says that it covers one dated further ahead of it than the skew",
+        "date frames truly, and cover a frame no sooner than its time less the skew",
+    ),
+    "dated-ahead": (
+        "the frame was put on chain sooner than its own time less the skew",
+        "date frames truly; it counts for nothing",
+    ),
     "trading-not-open": (
         "both lanes' collateral is not yet accepted up to the terms' minimum",
         "assign collateral and wait for its CollateralResponse",
