@@ -523,6 +523,29 @@ class NotNow(SessionError):
     what = "this cannot be sent in the session's present state"
 
 
+class ClockBehind(NotNow):
+    """Our own clock, seen from our own lane: it went back, or was ahead when we last signed."""
+
+    code = "clock-behind"
+    what = "our lane's last frame is dated further ahead of our clock than the skew"
+    remedy = (
+        "Nothing was signed: a date that stands still would be untrue. Set the clock right (NTP);"
+        " signing goes on once it has reached that date less the skew"
+    )
+
+
+class DatedAhead(SessionError):
+    """A frame of the peer that is held back until its time, and all after it."""
+
+    code = "dated-ahead"
+    what = "the peer's frame is dated further ahead of our clock than the skew; it is held back"
+    remedy = (
+        "Compare both clocks (NTP). It and all after it change nothing and are not covered before"
+        " their time. A lane dated far ahead is dead until then: close what is open by its orders'"
+        " lives, and leave the custody by a case"
+    )
+
+
 class SessionKeyEnded(NotNow):
     code = "session-key-ended"
     what = "our session key signs nothing more: its time or its numbers have run out"

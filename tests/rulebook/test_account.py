@@ -531,7 +531,6 @@ def test_only_the_other_lane_accepts_and_only_once(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"block_number": 6},
         {"transaction_hash": bytes(32)},
         {"nullifier": b"\x99" * 32},
     ],
@@ -540,6 +539,25 @@ def test_a_false_citation_is_named(scene: Scene, changes: dict[str, object]) -> 
     scene.solver(settles(scene))
     fact = mined(scene)
     scene.violation_of_solver(replace(fact, **changes), "false-citation")  # type: ignore[arg-type]
+
+
+def test_another_block_of_the_same_transaction_is_no_fault(scene: Scene) -> None:
+    """After a reorganisation the transaction may stand elsewhere (`spec.md` 16)."""
+    scene.solver(settles(scene))
+    fact = mined(scene)
+    assert scene.solver(replace(fact, block_number=6)) is None
+    assert scene.account.ended
+
+
+def test_a_citation_that_was_denied_when_it_came_stays_false(scene: Scene) -> None:
+    """`spec.md` 65: what a session has rejected does not come true after a restart."""
+    scene.solver(settles(scene))
+    fact = mined(scene)
+    _, head = scene.replay.heads
+    denied = replace(scene.replay.facts, denied=frozenset({(1, head + 1)}))
+    scene.replay = scene.replay.with_facts(denied)
+    scene.violation_of_solver(fact, "false-citation")
+    assert scene.solver(fact) is None
 
 
 def test_a_block_beyond_the_facts_is_not_ruled_but_asked_for(scene: Scene) -> None:

@@ -16,6 +16,7 @@ import trio
 
 from psymm._core import Frame, JsonError
 from psymm.errors import (
+    ClockBehind,
     Equivocation,
     FloodingPeer,
     Forked,
@@ -32,9 +33,11 @@ from psymm.session import engine as engine_module
 from psymm.session import meeting as meeting_module
 from psymm.session import solver as solver_module
 from psymm.session.budget import PeerRate, _Bucket
+from psymm.session.collateral import ChainView
 from psymm.session.end import End
 from psymm.session.engine import Engine
 from psymm.session.gaps import Gaps
+from psymm.session.holding import Holding
 from psymm.session.ledger import RulebookLedger
 from psymm.session.lifecycle import Lifecycle
 from psymm.session.rejects import Rejects
@@ -46,7 +49,8 @@ from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.introduction import SignedIntroduction
-from psymm.transcript.record import Record
+from psymm.transcript.journal import Journal
+from psymm.transcript.record import Entry, Record
 
 Off = Callable[[pytest.MonkeyPatch], None]
 
@@ -172,8 +176,16 @@ def _one_more(was: Any) -> Any:
     return lambda self, now: min(was(self, now), _floor(self, now) + 1)
 
 
-def _all_held(self: Engine, now: int) -> int:
-    return self.record.head(self.peer).seq
+async def _kept_nowhere(*given: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def _only_when_connected(was: Any) -> Any:
+    def keeps(self: Holding, entry: Entry, now: int) -> bool:
+        connected: bool = self._engine._connected  # type: ignore[attr-defined]
+        return connected and bool(was(self, entry, now))
+
+    return keeps
 
 
 def _needing_cover(was: Any) -> Any:
@@ -436,6 +448,9 @@ ANY_INTRODUCTION: Final = all_of(
     nothing(SignedIntroduction, "verify"), around(meeting_module, "_signed", _bound)
 )
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
+NOTHING_HELD: Final = nothing(Holding, "_must_wait", False)
+FORGOTTEN_HELD: Final = around(Holding, "keeps", _only_when_connected)
+NO_CITATION_WAITS: Final = nothing(Holding, "_waits_for_fact", False)
 NO_COVER: Final = put(Engine, "covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
 TWO_LOGOUTS_END_IT: Final = put(
@@ -464,6 +479,9 @@ DISABLED: Final[dict[str, Off]] = {
     "business-reject-on-record": NO_COVER,
     "business-same-id": allowed("id"),
     "business-wrong-lane": allowed("wrong-lane"),
+    "cite-above-head": nothing(ChainView, "settles"),
+    "cite-denied-restart": put(Journal, "keep_fact", _kept_nowhere),
+    "cite-waits": NO_CITATION_WAITS,
     "flood-allowance-returns": put(_Bucket, "take", _spent_for_good),
     "flood-frames": NO_RATE,
     "flood-in-one-message": nothing(PeerRate, "frame", True),
@@ -664,13 +682,17 @@ DISABLED: Final[dict[str, Off]] = {
     "text-record-type": unnamed("unknown-message"),
     "text-reject-told": put(engine_module, "Said", _told_otherwise),
     "text-rejects-not-answered": around(Engine, "_text", _rejects_answered),
-    "time-ahead": all_of(put(Engine, "covers", _all_held), nothing(Engine, "_coverable_at", 0)),
-    "time-ahead-and-business": put(Engine, "covers", _all_held),
+    "time-ahead": NOTHING_HELD,
+    "time-ahead-and-business": NOTHING_HELD,
+    "time-ahead-held": NOTHING_HELD,
+    "time-ahead-logout": NOTHING_HELD,
+    "time-ahead-restart": FORGOTTEN_HELD,
     "time-back": goes_on(Forked),
     "time-behind": NO_COVER,
-    "time-far-ahead": nothing(Engine, "_coverable_at", 0),
-    "time-own-clock-back": lambda patch: patch.setattr(
-        record_module, "max", lambda now, last: now, raising=False
+    "time-far-ahead": NOTHING_HELD,
+    "time-own-clock-back": nothing(Engine, "_clock_behind"),
+    "time-own-clock-back-little": put(
+        Engine, "_clock_behind", lambda self, now: ClockBehind() if now < self._now else None
     ),
     "time-same": around(Engine, "receive_frame", _time_must_move),
     "violation-own-refused": nothing(RulebookLedger, "refuses"),

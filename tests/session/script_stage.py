@@ -409,6 +409,7 @@ class Stage:
             "now": self.true_clock.now_ns(),
             "start": START_NS,
             "endtime": 0 if record is None else record.head(self.lane).sending_time,
+            "block": self.chain.block,
             "peertime": 0 if record is None else record.head(self.peer).sending_time,
         }
 
@@ -748,6 +749,8 @@ class Stage:
                 await self._pass_time(words)
             case "C":
                 self.clock.offset_ns += duration_ns(words[0])
+            case "B":
+                self.chain.block += int(words[0])
             case "W":
                 self._quiet()
                 await self._wish(words)

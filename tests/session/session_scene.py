@@ -24,6 +24,7 @@ from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, Settlement
 from psymm.errors import CollateralMissing, CollateralSpent, Disconnected, PSymmError
 from psymm.messages import (
+    ChainFact,
     ExecType,
     ExecutionReport,
     MarketDataRequest,
@@ -37,7 +38,7 @@ from psymm.messages import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import Account
-from psymm.session.collateral import Mined, custody_of
+from psymm.session.collateral import ChainView, Fact, Mined, custody_of
 from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party, journal_secret
@@ -123,6 +124,7 @@ class LedgerChain:
 
     tree: LeanIMT = field(default_factory=LeanIMT)
     spent: dict[bytes, Mined] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
     block: int = 1
     moved: trio.Event = field(default_factory=trio.Event)
 
@@ -143,6 +145,7 @@ class LedgerChain:
         self.insert(*call.commitments)
         mined = Mined(self.block, bytes([self.block % 256]) * 32)
         self.spent.update(dict.fromkeys(call.nullifiers, mined))
+        self.facts.append(Fact(mined.block, mined.transaction, call.nullifiers, call.commitments))
         self.moved.set()
         self.moved = trio.Event()
         return mined
@@ -166,6 +169,7 @@ class ChainCollateral:
         self.insert_notes = True
         self.shown: Callable[[list[Note]], list[Note]] = lambda notes: notes
         self.offer = SendTerms()
+        self.looked_up = 0
         self.wanted: list[Note] = []
 
     async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
@@ -217,6 +221,16 @@ class ChainCollateral:
         await trio.lowlevel.checkpoint()
         signatures.check(settlement.custody, settlement.call.digest(CHAIN_ID, PSYMM))
         return self.chain.settle(settlement)
+
+    async def look_up(self, cited: ChainFact) -> ChainView:
+        await trio.lowlevel.checkpoint()
+        self.looked_up += 1
+        found = [
+            fact
+            for fact in self.chain.facts
+            if cited.nullifier in fact.spent or cited.commitment in fact.inserted
+        ]
+        return ChainView(self.chain.block, self.chain.block, found[0] if found else None)
 
     async def wait_spent(self, settlement: Settlement) -> Mined | None:
         while settlement.call.nullifiers[0] not in self.chain.spent:

@@ -26,9 +26,9 @@ from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Settlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
 from psymm.messages import ChainFact, Settlement, SettlementAcceptance
-from psymm.session.collateral import Mined
+from psymm.session.collateral import ChainView, Mined
 from psymm.session.settling import ANSWER_S, Settling
-from psymm.session.turn import Delivered, Received, Resumed, Signed, State
+from psymm.session.turn import CitationWaits, Delivered, Received, Resumed, Signed, State
 from psymm.terms import Timeouts
 
 RELAYER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
@@ -261,9 +261,14 @@ async def test_a_settlement_is_over_once_our_own_chain_has_it_whatever_the_peer_
             await seen.wait()
             return mined
 
+        async def look_up(cited: ChainFact) -> ChainView:
+            await trio.lowlevel.checkpoint()
+            return ChainView(cited.block_number - 1, cited.block_number - 1, None)
+
         wallet.settle = late  # type: ignore[method-assign]
+        wallet.look_up = look_up  # type: ignore[method-assign]
         stage.nursery.start_soon(near.settle)
-        await stage.heard.message(ChainFact)
+        await stage.heard.until(lambda event: isinstance(event, CitationWaits) or None)
         await trio.sleep(60)
         journal, custody = stage.trader.journal, stage.near.opening.custody
         assert stage.far.engine.state is State.CLOSED

@@ -38,10 +38,12 @@ from psymm.errors import (
     SettlementRefused,
     TokenDiffers,
 )
+from psymm.messages import ChainFact, FactKind
 from psymm.nursery import open_block_nursery
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import Clock, SystemClock
-from psymm.session.collateral import Mined, custody_of
+from psymm.session.collateral import ChainView, Fact, Mined, custody_of
+from psymm.session.end import LOOK_UP_S
 from psymm.session.party import Party, journal_secret
 from psymm.sockets.dialling import check_plain
 from psymm.terms import Terms
@@ -171,6 +173,21 @@ class VaultCollateral:
         if mined is None:
             raise MoveFailed("settle", "it was sent but is not on chain")
         return mined
+
+    async def look_up(self, cited: ChainFact) -> ChainView:
+        """See `Collateral.look_up`. All sessions of the vault share one look."""
+        tree = self._vault.tree
+        await tree.look(LOOK_UP_S / 2)
+        thing = cited.nullifier if cited.fact_kind is FactKind.SPENT else cited.commitment
+        found = None
+        if thing is not None:
+            found = await tree.transaction_with(thing, spent=cited.fact_kind is FactKind.SPENT)
+        fact: Fact | None = None
+        if found is not None:
+            block, tx_hash, spent, inserted = found
+            transaction = bytes.fromhex(tx_hash.removeprefix("0x"))
+            fact = Fact(block, transaction, spent, inserted)
+        return ChainView(tree.head, tree.block, fact)
 
     async def wait_spent(self, settlement: Settlement) -> Mined | None:
         """See `Collateral.wait_spent`."""

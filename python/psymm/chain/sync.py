@@ -11,6 +11,7 @@ leaves events out.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -84,12 +85,15 @@ class TreeSync:
         self._first = first_block
         self._database = database
         self._lock = trio.Lock()
+        self._looking = trio.Lock()
         self._tree = LeanIMT()
         self._leaves: list[Leaf] = []
         self._positions: dict[bytes, int] = {}
         self._spent: dict[bytes, int] = {}
         self._anchors: dict[int, bytes] = {}
         self._block = first_block - 1
+        self._head = first_block - 1
+        self._looked = -math.inf
         self._moved = trio.Event()
 
     # --- what is known ------------------------------------------------------------------------
@@ -98,6 +102,11 @@ class TreeSync:
     def block(self) -> int:
         """The newest block that counts; before the first step, the one before the deployment."""
         return self._block
+
+    @property
+    def head(self) -> int:
+        """The newest block of the chain at the last look, deep or not."""
+        return self._head
 
     @property
     def root(self) -> bytes:
@@ -139,6 +148,7 @@ class TreeSync:
             rolled_back = await self._roll_back()
             head = await self.pool.chain.rpc.block_number()
             target = head - self.depth + 1
+            self._head = head
             inserted: list[Leaf] = []
             spent: list[bytes] = []
             while self._block < target:
@@ -152,7 +162,15 @@ class TreeSync:
             if inserted or spent or rolled_back is not None:
                 moved, self._moved = self._moved, trio.Event()
                 moved.set()
+            self._looked = trio.current_time()
             return Progress(self._block, rolled_back, tuple(inserted), tuple(spent))
+
+    async def look(self, within_s: float) -> None:
+        """Advance, unless that was done so recently: many who ask cost the node one answer.
+        Raises and is cancelled as `advance`."""
+        async with self._looking:
+            if trio.current_time() - self._looked > within_s:
+                await self.advance()
 
     async def follow(
         self,
@@ -232,6 +250,34 @@ class TreeSync:
         async for log in self.pool.chain.logs(self.pool.address, [topic], block, block):
             if self.pool.spent(log) == nullifier:
                 return block, log.tx_hash
+        return None
+
+    async def transaction_with(
+        self, thing: bytes, *, spent: bool
+    ) -> tuple[int, str, tuple[bytes, ...], tuple[bytes, ...]] | None:
+        """The block and hash of the transaction that spent a nullifier, or inserted a commitment,
+        with all that it spent and inserted; None if none that counts.
+
+        Reads all of that block, so that the node does not learn which one is meant.
+        """
+        leaf = self.leaf(thing)
+        block = self._spent.get(thing) if spent else None if leaf is None else leaf.block
+        if block is None:
+            return None
+        pool = self.pool
+        inserted_topic = pool.abi.event("NoteInserted").topic
+        spent_topic = pool.abi.event("NullifierSpent").topic
+        done: dict[str, tuple[list[bytes], list[bytes]]] = {}
+        topics = [[inserted_topic, spent_topic]]
+        async for log in pool.chain.logs(pool.address, topics, block, block):
+            spends, inserts = done.setdefault(log.tx_hash, ([], []))
+            if log.topics[0] == spent_topic:
+                spends.append(pool.spent(log))
+            else:
+                inserts.append(pool.leaf(log)[1])
+        for tx_hash, (spends, inserts) in done.items():
+            if thing in (spends if spent else inserts):
+                return block, tx_hash, tuple(spends), tuple(inserts)
         return None
 
     def steady(self) -> trio.Lock:

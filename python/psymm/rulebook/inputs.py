@@ -97,10 +97,12 @@ class ChainFacts:
     """What the chain says, complete up to ``block`` at the depth that the terms demand.
 
     ``noticed`` holds the block time in nanoseconds at which a frame's bytes were first on chain,
-    by (lane, seq).
+    by (lane, seq). ``denied``: frames, by (lane, seq), whose citation was found to be false when
+    they came (``spec.md`` 65); one that came true later stays so.
     """
 
     block: int = 0
     spent: Mapping[bytes, Place] = field(default_factory=dict)
     inserted: Mapping[bytes, Place] = field(default_factory=dict)
     noticed: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    denied: frozenset[tuple[int, int]] = frozenset()

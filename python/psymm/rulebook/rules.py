@@ -164,7 +164,7 @@ def rule(
         case m.SettlementAcceptance():
             return settlement.accept(account, entry, said)
         case m.ChainFact():
-            return settlement.cite(account, said, facts)
+            return settlement.cite(account, entry, said, facts)
         case m.Checkpoint():
             return checkpoint.agree(account, entry, said, named)
         case m.Reject():

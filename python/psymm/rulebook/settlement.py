@@ -114,12 +114,13 @@ def thaw(account: Account) -> Account:
     return replace(account, alive=None) if account.clock > end else account
 
 
-def cite(account: Account, said: ChainFact, facts: ChainFacts) -> Account:
+def cite(account: Account, entry: Entry, said: ChainFact, facts: ChainFacts) -> Account:
     """UCF: the chain says what the frame cites, and the account follows.
 
-    A settlement counts as mined if its input's nullifier was spent and its output inserted in the
-    transaction cited, whether or not its deadline has passed here. Raises FactsBehind if the facts
-    do not reach the block cited.
+    What counts is the transaction: after a reorganisation it may stand in another block
+    (``spec.md`` 16). A settlement counts as mined if its input's nullifier was spent and its output
+    inserted in the transaction cited, whether or not its deadline has passed here. Raises
+    FactsBehind if the facts do not reach the block cited.
     """
     spends = said.fact_kind is FactKind.SPENT
     what = said.nullifier if spends else said.commitment
@@ -127,14 +128,11 @@ def cite(account: Account, said: ChainFact, facts: ChainFacts) -> Account:
         refuse("missing-field", field="Nullifier" if spends else "Commitment")
     if (said.commitment if spends else said.nullifier) is not None:
         refuse("field-not-allowed", field="Commitment" if spends else "Nullifier")
-    if said.block_number > facts.block:
-        raise FactsBehind(cited=said.block_number, known=facts.block)
     place = (facts.spent if spends else facts.inserted).get(what)
-    if (
-        place is None
-        or place.block != said.block_number
-        or place.transaction != said.transaction_hash
-    ):
+    denied = (int(entry.lane), entry.seq) in facts.denied
+    if place is None and not denied and said.block_number > facts.block:
+        raise FactsBehind(cited=said.block_number, known=facts.block)
+    if place is None or denied or place.transaction != said.transaction_hash:
         refuse("false-citation", cited=what, block=said.block_number)
     if not spends:
         return account

@@ -67,6 +67,9 @@ BACKLOG: Final = 64
 AT_ONCE: Final = 32
 """Frames of one message that are received before other sessions have their turn."""
 SEND_S: Final = 20.0
+LOOK_UP_S: Final = 2.0
+LOOK_UP_AGAIN_S: Final = 10.0
+"""Between two looks at our own chain for what the peer cites; and where it does not answer."""
 
 _JOURNAL_STATES: Final[dict[State, CustodyState]] = {
     State.LOGON: "open",
@@ -188,6 +191,7 @@ class End:
         self._nursery: trio.Nursery | None = None
         self._failed: Exception | None = None
         self.at_end: list[Callable[[], None]] = []
+        self._asking = False
 
     # --- life -------------------------------------------------------------------------------
 
@@ -220,6 +224,7 @@ class End:
     async def _carry_out_all(
         self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
     ) -> None:
+        self._ask_chain()
         if self._keeper is not None:
             self._keeper.begin(self._take, self._heard)
             nursery.start_soon(self._keeper.run, nursery)
@@ -422,6 +427,7 @@ class End:
 
     def _take(self, turn: Turn) -> None:
         """Carry a turn out behind those before it."""
+        self._ask_chain()
         if turn:
             self._taken += 1
             if self._turns or self._nursery is None or not turn.plain:
@@ -516,7 +522,7 @@ class End:
             over = turn.hang_up is not None
             self._take(turn)
             if self.uncovered > MOST_AHEAD and self.engine.uncoverable(now) > MOST_AHEAD:
-                self.hang_up(OverBudget("frames from too far ahead", most=MOST_AHEAD))
+                self.hang_up(OverBudget("frames that are held back", most=MOST_AHEAD))
                 over = True
             if over:
                 return
@@ -655,6 +661,28 @@ class End:
                 self._keeper.changed(public_key)
             case _:
                 pass
+
+    def _ask_chain(self) -> None:
+        waits = self.engine.holding.cited is not None
+        if waits and not self._asking and self._nursery is not None:
+            self._asking = True
+            self._nursery.start_soon(self._look_up)
+
+    async def _look_up(self) -> None:
+        """Ask our own chain of what the peer cites, for as long as that waits for it."""
+        try:
+            while (cited := self.engine.holding.cited) is not None:
+                wait_s = LOOK_UP_S
+                try:
+                    view = await self.collateral.look_up(cited.said)
+                except PSymmError:
+                    wait_s = LOOK_UP_AGAIN_S
+                else:
+                    self._take(self.engine.chain_says(cited, view, self.clock.now_ns()))
+                if self.engine.holding.cited == cited:
+                    await trio.sleep(wait_s)
+        finally:
+            self._asking = False
 
     async def _verify(self, notes: tuple[Note, ...]) -> None:
         try:

@@ -19,6 +19,7 @@ from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
 from psymm.custody.errors import NoteInvalid
 from psymm.errors import (
     CheckpointRefused,
+    ClockBehind,
     CollateralRefused,
     Equivocation,
     FloodingPeer,
@@ -59,12 +60,15 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.rulebook.inputs import has_come
+from psymm.rulebook.rules import MOST_UNCOVERED
 from psymm.session.budget import PeerRate
 from psymm.session.checkpoints import Checkpoints
-from psymm.session.collateral import Fact, Mined, Note, Payee
+from psymm.session.collateral import ChainView, Citation, Fact, Mined, Note, Payee
 from psymm.session.delivery import Delivery
 from psymm.session.fetching import Fetching
 from psymm.session.gaps import Gaps
+from psymm.session.holding import Holding
 from psymm.session.keys import SessionKeys, brought_key, signer
 from psymm.session.lifecycle import NO_BUSINESS, READ, Lifecycle
 from psymm.session.pledges import Pledges
@@ -79,6 +83,7 @@ from psymm.session.turn import (
     Event,
     KeyChanged,
     KeyDue,
+    OwnClockBehind,
     PayeeShown,
     PeerRejected,
     Received,
@@ -137,6 +142,7 @@ class Engine:
 
     delivered: of a custody that had ended, our highest frame that the peer is known to have.
     business_ns: the latest sendingTime of business among frames that are not held any more.
+    now: by our clock, nanoseconds; what the peer dated ahead of it is held back.
 
     Made anew from the journal's record after a restart; `record` may already hold frames, which
     `ledger` has not seen yet.
@@ -161,6 +167,7 @@ class Engine:
         kept: Iterable[SecretKey] = (),
         revoked: Iterable[JournalledRevocation] = (),
         delivered: int | None = None,
+        now: int,
     ) -> None:
         self.record = record
         self.ledger = ledger
@@ -179,6 +186,7 @@ class Engine:
         self.rejects = Rejects(self, ledger)
         self.revoked = RevokedFrames(self)
         self.gaps = Gaps(self)
+        self.holding = Holding(self, ledger)
         self.fetching = Fetching(self, ledger, standing, newest, salvaged)
         self.resuming = Resuming(self, self.gaps, self.fetching)
         self.checkpoints = Checkpoints(self, ledger)
@@ -190,6 +198,8 @@ class Engine:
         self._test: int | None = None
         self._uncovered_since: int | None = None
         self._rate = PeerRate(rules.frames_per_second)
+        self._now = now
+        self._behind = False
         self._read_record()
         self._restate()
         self.turn = Turn()
@@ -207,6 +217,11 @@ class Engine:
                 self.lifecycle.note(entry)
         for entry in self.record:
             theirs = entry.frame.lane == self.peer
+            if theirs and arrive and self.holding.keeps(entry, self._now):
+                continue
+            first = self.holding.first
+            if theirs and first is not None and entry.frame.seq >= first:
+                continue
             if (
                 theirs
                 and arrive
@@ -256,11 +271,13 @@ class Engine:
         self.fetching.reconnected()
         self.gaps.reconnected()
         self.revoked.reconnected()
+        self.holding.reconnected()
         self.pledges.reconnected()
         self.checkpoints.reconnected()
         self.delivery.reconnected()
         self._garbled = 0
         self._test = None
+        self._now = now
         self.last_sent = self._last_heard = self.since = now
         self._uncovered_since = now if self.uncovered() else None
         if self.error is not None:
@@ -336,6 +353,7 @@ class Engine:
     def receive_part(self, part: Part, now: int) -> Turn:
         """Frames of the peer, each judged by itself, and the noise behind them if there is any."""
         self._heard(now)
+        self.holding.release(now)
         for frame in part.frames:
             if self.error is not None or self.turn.hang_up is not None:
                 break
@@ -354,6 +372,7 @@ class Engine:
 
     def tick(self, now: int) -> Turn:
         """Do what has fallen due."""
+        self._keep_time(now)
         if not self._connected or self.error is not None:
             return self._take()
         dispute = self.resuming.dispute
@@ -383,7 +402,8 @@ class Engine:
         self._advance(now)
         if self._uncovered_since is not None and self.may_sign(now):
             due = now - self._uncovered_since >= self.rules.cover_after_ns
-            if due and self.covers(now) > self.record.head(self.lane).peer_seq:
+            more = self.covers(now) > self.record.head(self.lane).peer_seq
+            if more and (due or self._many_uncovered()):
                 self.sign(Heartbeat(), now)
         if now - self.last_sent >= beat:
             self.tell(Heartbeat(), now)
@@ -405,8 +425,13 @@ class Engine:
             due.append(self.fetching.due)
         if self.delivery.due is not None:
             due.append(self.delivery.due)
-        if self._uncovered_since is not None:
-            due.append(max(self._uncovered_since + self.rules.cover_after_ns, self._coverable_at()))
+        if self._behind:
+            due.append(self.record.head(self.lane).sending_time - self.rules.skew_ns)
+        if self._uncovered_since is not None and self.may_sign(now):
+            many = self._many_uncovered()
+            due.append(self._uncovered_since + (0 if many else self.rules.cover_after_ns))
+        if self.holding.due is not None and self.holding.due > now:
+            due.append(self.holding.due)
         return min(max(min(due), now + SECOND // 100), now + beat)
 
     # --- what our own side wants ------------------------------------------------------------
@@ -431,6 +456,7 @@ class Engine:
         would call it a violation, SessionClosed, or the error that stopped the session; nothing
         is signed then.
         """
+        self.holding.release(now)
         self._must_sign(now)
         if self.state in (State.LOGON, State.VERIFYING):
             raise NotNow("collateral is not yet accepted by both sides", state=self.state)
@@ -455,8 +481,8 @@ class Engine:
         return wanted, self._take()
 
     def uncoverable(self, now: int) -> int:
-        """Frames of the peer that come from further ahead of our clock than the skew."""
-        return self.record.head(self.peer).seq - self.covers(now)
+        """Frames of the peer that are held back, see `Holding`."""
+        return len(self.holding)
 
     def say(self, message: Message, now: int) -> Turn:
         """Send a text. Raises NotNow without a connection."""
@@ -543,6 +569,19 @@ class Engine:
         self._advance(now)
         return self._take()
 
+    def chain_says(self, cited: Citation, view: ChainView, now: int) -> Turn:
+        """What our own chain says of the frame that waits for it (`Holding.cited`). A citation that
+        it does not bear out is false for good; one that it has not reached waits on."""
+        if self.holding.cited == cited:
+            said, place = cited.said, (cited.lane, cited.seq)
+            true = view.settles(said)
+            fact = view.fact if true else Fact(view.head, said.transaction_hash, (), (), place)
+            if true is not None and fact is not None:
+                self.rejects.owe_all(self.ledger.learn_fact(fact))
+                self.turn.facts.append(fact.to_json())
+        self._advance(now)
+        return self._take()
+
     # --- frames -----------------------------------------------------------------------------
 
     def receive_frame(self, frame: Frame, now: int, *, vouched: bool = False) -> None:
@@ -560,6 +599,10 @@ class Engine:
         head = self.record.head(self.peer).seq
         if frame.seq <= head:
             self._again(frame, now)
+            return
+        full = self.holding.full()
+        if full is not None:
+            self.hang_up(full)
             return
         if frame.seq > head + 1:
             if not self.revoked.receive_beyond(frame, now):
@@ -583,8 +626,14 @@ class Engine:
 
     def arrived(self, entry: Entry, now: int) -> None:
         """A frame of the peer is on the record."""
+        if not self.holding.keeps(entry, now):
+            self.judged(entry, now)
+
+    def judged(self, entry: Entry, now: int, *, waited: bool = False) -> None:
+        """A frame of the peer takes effect, as far as it is in order. waited: it was held back, so
+        its cover is due at once."""
         if not isinstance(entry.message, Heartbeat) and self._uncovered_since is None:
-            self._uncovered_since = now
+            self._uncovered_since = now - self.rules.cover_after_ns if waited else now
         broken = self.rejects.judge(entry)
         self._read(entry, broken)
         self.turn.events.append(Received(entry, broken))
@@ -742,6 +791,7 @@ class Engine:
 
     def adopt(self, entry: Entry) -> None:
         """A frame of our lane that we did not sign is on the record: it is our word."""
+        self.holding.release_to(entry.frame.peer_seq, self._now)
         self.lifecycle.note(entry)
         self.turn.entries.append(entry)
         self.turn.events.append(Adopted(entry))
@@ -756,8 +806,12 @@ class Engine:
         self.record = self.record.without(self.peer, seq)
         before, self.lifecycle = self.lifecycle, Lifecycle(self.lane, self.rules.skew_ns)
         self.rejects.set_aside(seq)
+        self.holding.set_aside(seq)
         self._broken = {broken for broken in self._broken if broken < seq}
-        self._read_record(arrive=not self.ledger.drop(self.peer, seq))
+        again = not self.ledger.drop(self.peer, seq)
+        if again:
+            self.holding.frames.clear()
+        self._read_record(arrive=again)
         self.lifecycle.keep_expired(before)
         self.pledges.forget_shown()
         self.gaps.forget()
@@ -861,6 +915,8 @@ class Engine:
 
     def _advance(self, now: int) -> None:
         """Take every step that is due, until none is. Safe to call at any time."""
+        self._keep_time(now)
+        self.holding.release(now)
         if self.error is not None or not self._connected:
             self._restate()
             return
@@ -870,7 +926,7 @@ class Engine:
             self.resuming.synced or self.resuming.only_void()
         ):
             self._change_key(now)
-        if self.may_sign(now):
+        if self.may_sign(now) and self.within_limit():
             if self.rejects.owed:
                 self.rejects.pay(now)
             while self.error is None and self.steps.step(now):
@@ -903,6 +959,7 @@ class Engine:
             and self._connected
             and self.error is None
             and self.keys.ended(self.record, now) is None
+            and self._clock_behind(now) is None
             and self.fetching.standing == "whole"
             and self.keys.key is not None
         )
@@ -915,20 +972,56 @@ class Engine:
             raise NotNow("frames that our journal lost are still to be fetched")
         if not self.resuming.synced:
             raise NotNow("the heads of both sides do not agree yet")
+        behind = self._clock_behind(now)
+        if behind is not None:
+            raise behind
         ended = self.keys.ended(self.record, now)
         if ended is not None:
             raise ended
 
+    def _clock_behind(self, now: int) -> ClockBehind | None:
+        """Why nothing may be signed at this time: our lane would be dated with a time that stands
+        still, or is ahead of the present (`spec.md` 66)."""
+        last = self.record.head(self.lane).sending_time
+        if has_come(last, now, self.rules.skew_ns):
+            return None
+        return ClockBehind(
+            last_ns=last,
+            now_ns=now,
+            ahead_s=(last - now) // SECOND,
+            skew_s=self.rules.skew_ns / SECOND,
+        )
+
+    def within_limit(self) -> bool:
+        """Whether a frame other than a Heartbeat may be signed: the solver signs none while the
+        trader leaves too many uncovered (`spec.md` 67)."""
+        if self.lane == TRADER:
+            return True
+        return self.record.head(SOLVER).seq + 1 - self.ledger.trader_covers <= MOST_UNCOVERED
+
+    def _many_uncovered(self) -> bool:
+        """Whether the solver may soon have to wait for a cover of ours."""
+        uncovered = self.covers(self._now) - self.record.head(self.lane).peer_seq
+        return self.lane == TRADER and uncovered >= MOST_UNCOVERED // 2
+
+    def _keep_time(self, now: int) -> None:
+        """Our clock may have been set back: what is timed by it begins anew then."""
+        if now < self._now:
+            self.last_sent = min(self.last_sent, now)
+            self._last_heard = min(self._last_heard, now)
+            self.since = min(self.since, now)
+            if self._uncovered_since is not None:
+                self._uncovered_since = min(self._uncovered_since, now)
+        self._now = now
+        behind = self._clock_behind(now)
+        if behind is not None and not self._behind:
+            self.turn.events.append(OwnClockBehind(behind))
+        self._behind = behind is not None
+
     def covers(self, now: int) -> int:
-        """The highest peer frame that we may cover: none from further ahead than the skew."""
-        highest = self.record.head(self.peer).seq
-        floor = self.record.head(self.lane).peer_seq
-        while highest > floor:
-            entry = self.record.entry(self.peer, highest)
-            if entry is None or entry.frame.sending_time <= now + self.rules.skew_ns:
-                break
-            highest -= 1
-        return highest
+        """The highest peer frame that we may cover: none that is held back."""
+        first = self.holding.first
+        return self.record.head(self.peer).seq if first is None else first - 1
 
     def sign(self, message: Message, now: int, *, covers: int | None = None) -> Entry:
         """Sign what the rulebook is known to take: our lane's next frame. covers: its peerSeq, by
@@ -954,14 +1047,9 @@ class Engine:
             self.rejects.owe(entry, broken)
         return entry
 
-    def _coverable_at(self) -> int:
-        """When the peer's next frame that we have not covered is within the skew."""
-        entry = self.record.entry(self.peer, self.record.head(self.lane).peer_seq + 1)
-        return 0 if entry is None else entry.frame.sending_time - self.rules.skew_ns
-
     def uncovered(self) -> bool:
-        """Is there a frame of the peer, more than a Heartbeat, that we have not covered?"""
-        head = self.record.head(self.peer).seq
+        """Is there a frame of the peer, more than a Heartbeat, that we may cover and have not?"""
+        head = self.covers(self._now)
         for seq in range(self.record.head(self.lane).peer_seq + 1, head + 1):
             entry = self.record.entry(self.peer, seq)
             if entry is not None and not isinstance(entry.message, Heartbeat):
@@ -995,6 +1083,7 @@ class Engine:
             self.hang_up(PeerViolation("the peer keeps sending what is not valid", last=why))
 
     def _heard(self, now: int) -> None:
+        self._keep_time(now)
         self._last_heard = now
         self._test = None
 

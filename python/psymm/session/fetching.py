@@ -15,6 +15,7 @@ from psymm.errors import Forked, JournalBehind, PeerSilent
 from psymm.messages import LaneCode, ResendRequest, Resume
 from psymm.session.budget import MOST_RESENT, SECOND
 from psymm.session.gaps import RESEND_TRIES
+from psymm.session.holding import Holding
 from psymm.session.keys import SessionKeys, signer
 from psymm.session.parts import Ground
 from psymm.session.rules import Ledger
@@ -32,6 +33,7 @@ class FetchingEngine(Ground, Protocol):
     to agreement."""
 
     keys: SessionKeys
+    holding: Holding
     since: int
 
     def arrived(self, entry: Entry, now: int) -> None:
@@ -163,6 +165,7 @@ class Fetching:
         if lane != engine.lane:
             engine.arrived(entry, now)
             return
+        engine.holding.release_to(entry.frame.peer_seq, now)
         engine.lifecycle.note(entry)
         self._ledger.arrived(entry)
 

@@ -1,7 +1,8 @@
 """The rulebook beside a session: every frame stepped in order of arrival, every wish previewed.
 
-A frame that cannot be ruled yet (it cites a block that our view of the chain has not reached)
-waits, with all after it, until `learn_fact`; meanwhile nothing of business is signed.
+A frame of ours, or one that we covered, may cite what our journal has lost of the chain. It cannot
+be ruled then: it waits, with all after it, until `learn_fact`; meanwhile nothing of business is
+signed. What the peer cites anew does not come here before it can be ruled, see `Holding`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from psymm.custody.notes import Note
-from psymm.messages import Checkpoint, JsonError, Message, encode
+from psymm.messages import ChainFact, Checkpoint, JsonError, Message, encode
 from psymm.rulebook import (
     Account,
     ChainFacts,
@@ -29,7 +30,7 @@ from psymm.rulebook import Opening as RuledOpening
 from psymm.rulebook import Violation as RuledViolation
 from psymm.rulebook.sequence import Ahead, Forecast
 from psymm.rulebook.value import replace
-from psymm.session.collateral import Fact
+from psymm.session.collateral import Citation, Fact
 from psymm.session.turn import Violation
 from psymm.terms import Terms
 from psymm.transcript.checkpoint import Point
@@ -76,6 +77,42 @@ class RulebookLedger:
     def waits(self) -> bool:
         """See `Ledger.waits`."""
         return bool(self._waiting)
+
+    @property
+    def cited(self) -> Citation | None:
+        """See `Ledger.cited`. What waits may be the solver's frame that brings the citation of the
+        trader's into effect."""
+        if not self._waiting:
+            return None
+        first = self._waiting[0]
+        places = [(int(one.lane), one.seq, one.message) for one in self._replay.pending]
+        places.append((first.frame.lane, first.frame.seq, first.message))
+        facts = self._replay.facts
+        for lane, seq, said in places:
+            if isinstance(said, ChainFact) and (lane, seq) not in facts.denied:
+                spent = facts.spent.get(said.nullifier or b"")
+                if spent is None and facts.inserted.get(said.commitment or b"") is None:
+                    return Citation(lane, seq, said)
+        return None
+
+    def awaits(self, entry: Entry) -> bool:
+        """See `Ledger.awaits`."""
+        frame = entry.frame
+        if entry.message is None:
+            return False
+        broken = self.refuses(
+            frame.lane,
+            entry.message,
+            frame.sending_time,
+            len(frame.payload),
+            covers=frame.peer_seq,
+        )
+        return broken is not None and broken.rule == FactsBehind.code
+
+    @property
+    def trader_covers(self) -> int:
+        """See `Ledger.trader_covers`."""
+        return self._look_ahead().replay.account.trader_covers
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -249,14 +286,14 @@ class RulebookLedger:
         return self._drain()
 
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
-        """Know what one transaction did."""
+        """Know what one transaction did, or that our chain does not say what a frame cites."""
         place, known = Place(fact.block, fact.transaction), self._replay.facts
         self._replay = self._replay.with_facts(
-            ChainFacts(
-                max(fact.block, known.block),
-                {**known.spent, **dict.fromkeys(fact.spent, place)},
-                {**known.inserted, **dict.fromkeys(fact.inserted, place)},
-                known.noticed,
+            replace(
+                known,
+                spent={**known.spent, **dict.fromkeys(fact.spent, place)},
+                inserted={**known.inserted, **dict.fromkeys(fact.inserted, place)},
+                denied=known.denied if fact.denied is None else known.denied | {fact.denied},
             )
         )
         self._ahead = self._forecast = None

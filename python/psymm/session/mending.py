@@ -51,6 +51,17 @@ class _Unruled:
     def waits(self) -> bool:
         return False
 
+    @property
+    def cited(self) -> None:
+        return None
+
+    @property
+    def trader_covers(self) -> int:
+        return 0
+
+    def awaits(self, entry: Entry) -> bool:
+        return False
+
     def arrived(self, entry: Entry) -> Sequence[Violation]:
         return ()
 
@@ -121,6 +132,7 @@ async def fetch_missing(
         newest=await journal.mending(custody.opening.custody),
         salvaged=frames_in(await journal.salvaged(custody.opening.custody)),
         logon=None,
+        now=clock.now_ns(),
     )
     await _carry_out(journal, custody, socket, engine.connected(clock.now_ns(), fresh=False))
     waiting = list(first)

@@ -161,6 +161,7 @@ async def take_up(
         stopped=_stopped(party, custody, record, terms),
         revoked=await journal.revocations(opening.custody),
         delivered=await _delivered(journal, custody, record),
+        now=party.clock.now_ns(),
     )
     # In a thread, as the frames were read: a long history keeps nobody waiting.
     engine = await journal.in_thread(build)

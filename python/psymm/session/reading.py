@@ -251,10 +251,14 @@ def chain_facts(facts: Iterable[Fact]) -> ChainFacts:
     """What the chain is known to have done, as the rulebook takes it."""
     spent: dict[bytes, Place] = {}
     inserted: dict[bytes, Place] = {}
+    denied: set[tuple[int, int]] = set()
     highest = 0
     for fact in facts:
+        if fact.denied is not None:
+            denied.add(fact.denied)
+            continue
         place = Place(fact.block, fact.transaction)
         highest = max(highest, fact.block)
         spent.update(dict.fromkeys(fact.spent, place))
         inserted.update(dict.fromkeys(fact.inserted, place))
-    return ChainFacts(highest, spent, inserted)
+    return ChainFacts(highest, spent, inserted, denied=frozenset(denied))

@@ -23,6 +23,10 @@ class RejectingEngine(Ground, Protocol):
         """Whether anything may be signed now."""
         ...
 
+    def within_limit(self) -> bool:
+        """Whether that may be more than a Heartbeat."""
+        ...
+
 
 class Rejects:
     """owed: those yet to be signed, in the order in which the violations were found."""
@@ -102,7 +106,10 @@ class Rejects:
         """Sign the Rejects that are owed, each the first frame of ours to cover its violation."""
         engine = self._engine
         while (
-            self.owed and engine.may_sign(now) and engine.lifecycle.logons[engine.lane] is not None
+            self.owed
+            and engine.may_sign(now)
+            and engine.within_limit()
+            and engine.lifecycle.logons[engine.lane] is not None
         ):
             owed = self.owed[0]
             covers = max(owed.ref_seq_num, engine.record.head(engine.lane).peer_seq)

@@ -9,7 +9,7 @@ from typing import Protocol
 from psymm.messages import Message
 from psymm.session.budget import SECOND
 from psymm.session.checkpoints import CheckpointLedger
-from psymm.session.collateral import Fact, Note
+from psymm.session.collateral import Citation, Fact, Note
 from psymm.session.turn import Violation
 from psymm.transcript.record import Entry
 
@@ -20,6 +20,21 @@ class Ledger(CheckpointLedger, Protocol):
     @property
     def waits(self) -> bool:
         """Whether frames cannot be ruled yet: they cite what our own view of the chain lacks."""
+        ...
+
+    @property
+    def cited(self) -> Citation | None:
+        """The frame on the record that cites what `waits` waits for, if that is why."""
+        ...
+
+    def awaits(self, entry: Entry) -> bool:
+        """Whether a frame of the peer, the next of its lane, cites what we do not know of the
+        chain, so that it cannot be ruled yet."""
+        ...
+
+    @property
+    def trader_covers(self) -> int:
+        """The highest solver frame that the trader's frames here cover, as the rulebook has it."""
         ...
 
     def arrived(self, entry: Entry) -> Sequence[Violation]:

@@ -87,6 +87,31 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A frame of the peer is on the record and dated too far ahead: it and all after it change
+    nothing before its time. `Received` follows then, for each."""
+
+    entry: Entry
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
+class CitationWaits:
+    """A frame of the peer cites of the chain what our own view of it does not have yet. It and all
+    after it change nothing until `Engine.chain_says`."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class OwnClockBehind:
+    """Our clock lies behind our own lane's last frame by more than the skew: nothing is signed
+    until it has caught up."""
+
+    error: PSymmError
+
+
+@dataclass(frozen=True, slots=True)
 class Signed:
     """A frame of ours is on the record, durable and on its way."""
 
@@ -262,6 +287,9 @@ Event = (
     StateChanged
     | Offered
     | Received
+    | HeldBack
+    | CitationWaits
+    | OwnClockBehind
     | Signed
     | Said
     | VerifyCollateral

@@ -26,9 +26,12 @@ from psymm.messages import (
 from psymm.rulebook.violation import CATALOGUE
 from psymm.session.clock import Clock
 from psymm.session.turn import (
+    CitationWaits,
     Disagreed,
     Event,
     HeadsDiffer,
+    HeldBack,
+    OwnClockBehind,
     PeerRejected,
     Received,
     Resumed,
@@ -57,6 +60,9 @@ EVENTS: Final[Mapping[str, str]] = {
     "logout": "custody, lane, seq: this lane ends its business",
     "settlement-proposed": "custody, lane, seq: by this lane",
     "settlement-accepted": "custody, lane, seq: by this lane",
+    "held-back": "custody, lane, seq: the peer's frame is dated ahead; it waits for its time",
+    "citation-waits": "custody, lane, seq: the peer cites what our chain does not have yet",
+    "clock-behind": "custody, lane, code: our clock is behind our own lane; nothing is signed",
     "settlement-cited": "custody, lane, seq: this lane says that it is on chain",
     "accounts-differ": "custody, lane, code: after the same frames; the application is told where",
     "stopped": "custody, lane, code: nothing more is signed in this custody",
@@ -267,6 +273,12 @@ class Watch:
                 self._log(logging.INFO, "state", state=state.value)
             case Resumed(repeated, received):
                 self._log(logging.INFO, "resumed", repeated=repeated, received=received)
+            case HeldBack(entry):
+                self._waits("held-back", entry)
+            case CitationWaits(entry):
+                self._waits("citation-waits", entry)
+            case OwnClockBehind(error):
+                self._log(logging.ERROR, "clock-behind", code=error.code)
             case Disagreed(error=error):
                 self._log(logging.ERROR, "accounts-differ", code=error.code)
             case HeadsDiffer(error):
@@ -297,6 +309,11 @@ class Watch:
         if name is not None:
             frame = entry.frame
             log.info(name, extra={"custody": self._custody, "lane": frame.lane, "seq": frame.seq})
+
+    def _waits(self, name: str, entry: Entry) -> None:
+        frame = entry.frame
+        extra = {"custody": self._custody, "lane": frame.lane, "seq": frame.seq}
+        log.warning(name, extra=extra)
 
     def _log(self, level: int, event: str, **more: object) -> None:
         log.log(level, event, extra={"custody": self._custody, "lane": self._lane, **more})
