@@ -11,15 +11,17 @@ takes fresh wallets and never turns the chain back; a test that must do that ask
     funded_wallet     await funded_wallet(units=10**12) → KeyWallet with coin and tokens
     vault             await vault(wallet) → Vault of that wallet, with the prover
     direct            await direct() → [DirectSender] with an account of its own
+    free_port         free_port() → a port that is this test's until it ends
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,21 @@ def direct(devnet: Devnet, deployment: Deployment) -> Direct:
         return [DirectSender(deployment.pool(devnet.chain), await devnet.new_account())]
 
     return make
+
+
+@pytest.fixture
+def free_port() -> Iterator[Callable[[], int]]:
+    """Ports for servers that must be known before they listen. Each stays bound, so that the
+    system gives it to no other process; a server that sets SO_REUSEADDR can listen on it."""
+    with ExitStack() as bound:
+
+        def take() -> int:
+            one = bound.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", 0))
+            return int(one.getsockname()[1])
+
+        yield take
 
 
 @pytest.fixture

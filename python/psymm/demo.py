@@ -457,7 +457,11 @@ async def _solvers(
 
 
 @asynccontextmanager
-async def _service(stage: Stage, url: str, actor: Actor, *arguments: str) -> AsyncIterator[None]:
+async def _service(
+    stage: Stage, url: str, actor: Actor, *arguments: str
+) -> AsyncIterator[dict[str, Any]]:
+    """Runs a relayer or a solver until the block ends; yields its ready line."""
+
     def heard(line: dict[str, Any]) -> None:
         if line.get("event") in ("quoted", "filled", "declined", "cancelled", "trouble"):
             names = ("side", "symbol", "quantity", "price", "bid", "ask", "code")
@@ -468,7 +472,7 @@ async def _service(stage: Stage, url: str, actor: Actor, *arguments: str) -> Asy
     listing = ("--listen", "127.0.0.1:0", "--register", "--yes")
     async with actor.daemon(*arguments, *place, *listing, heard=heard) as ready:
         stage.line(f"{actor.name:<8} {ready['role']} at {ready['endpoint']}, PID {ready['pid']}")
-        yield
+        yield ready
 
 
 def _maker(amounts: Amounts, spread: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -69,12 +68,6 @@ async def psymm(
     return ran.returncode, last
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def code_of(answer: dict[str, object]) -> object:
     error = answer["error"]
     assert isinstance(error, dict)
@@ -104,11 +97,10 @@ async def test_refusals_move_nothing_and_a_session_left_open_is_resumed(tmp_path
         code, answer = await run(*trade, "--collateral", "2000")
         assert (code, code_of(answer)) == (5, "no-solver")
 
-        metrics = f"127.0.0.1:{free_port()}"
-        config = ("--config", str(tmp_path / "solver.toml"), "--metrics", metrics)
+        config = ("--config", str(tmp_path / "solver.toml"), "--metrics", "127.0.0.1:0")
         async with (
             _relayer(stage, url, relayer),
-            _service(stage, url, solver, "solver", *config),
+            _service(stage, url, solver, "solver", *config) as ready,
         ):
             code, answer = await run(*trade, "--collateral", "999")
             assert (code, code_of(answer)) == (1, "peer-refused")
@@ -132,7 +124,9 @@ async def test_refusals_move_nothing_and_a_session_left_open_is_resumed(tmp_path
             (told,) = (one for one in said if one.get("event") == "holding-back")
             assert told["acknowledgementNs"] == str(10 * 10**9)
             async with httpx.AsyncClient(trust_env=False) as client:
-                scraped = (await client.get(f"http://{metrics}/metrics")).text
+                scraped = (
+                    await client.get(f"http://127.0.0.1:{ready['metricsPort']}/metrics")
+                ).text
             samples = {
                 (one.name, one.labels.get("direction")): one.value
                 for family in text_string_to_metric_families(scraped)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def cli(*arguments: str) -> str:
         input=PASSWORD + "\n",
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3_000,
     )
     assert said.returncode == 0, said.stdout + said.stderr
     return said.stdout
@@ -73,7 +74,7 @@ def files(tmp_path: Path, deployment: Deployment) -> Path:
     return tmp_path
 
 
-def test_a_screen_each(files: Path, devnet_url: str) -> None:
+def test_a_screen_each(files: Path, devnet_url: str, free_port: Callable[[], int]) -> None:
     place = ["--deployment", str(files / "deployment.json"), "--rpc", devnet_url]
     for name, coins in (("solver", "6000"), ("trader", "3000"), ("relayer", "0")):
         home = ["--home", str(files / name)]
@@ -105,7 +106,7 @@ def test_a_screen_each(files: Path, devnet_url: str) -> None:
             input=PASSWORD + "\n",
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=3_000,
         )
     assert trader.returncode == 0, trader.stdout + trader.stderr
     lines = trader.stdout.splitlines()
@@ -118,14 +119,8 @@ def test_a_screen_each(files: Path, devnet_url: str) -> None:
     ]
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def wait_for_port(port: int) -> None:
-    for _ in range(600):
+    for _ in range(6_000):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

@@ -43,7 +43,10 @@ from storm_stage import apart, balances, open_chain, prepare, relay, set_forward
 
 from psymm.chain.deployment import Deployment
 
-CALM_S: Final = 100.0
+LET_PASS_S: Final = 100.0
+"""So long a settlement is waited for before the clocks are put forward to its deadline."""
+CALM_S: Final = 1_500.0
+"""After so long in peace something hangs; a busy machine needs less."""
 STUCK_S: Final = {"open": 20.0, "trade": 1.5, "settle": 12.0, "withdraw": 12.0}
 """How long a life may take to its numbered point before it is killed where it is."""
 INSTANT_S: Final = {"open": 8.0, "trade": 0.8, "settle": 8.0, "withdraw": 8.0}
@@ -274,19 +277,19 @@ class Storm:
         for side in self.sides.values():
             self.bear(side, phase, calm=True)
         began, waiting = time.monotonic(), ""
-        until = began + CALM_S
         while True:
             if self.listen(time.monotonic() + 0.2):
                 raise StormFailed("a life ended in peace")
             waiting = self.disagreement(phase)
             if not waiting:
                 break
-            if time.monotonic() > until and phase == "settle" and not self.offset_s:
+            waited_s = time.monotonic() - began
+            if waited_s > LET_PASS_S and phase == "settle" and not self.offset_s:
                 # A signature that never left keeps its notes until its deadline: let it pass.
                 self.forward(2_700)
                 self.calm(phase)
                 return
-            if time.monotonic() > until:
+            if waited_s > CALM_S:
                 raise StormFailed(f"no agreement after {CALM_S:.0f} s of peace: {waiting}")
         for side in self.sides.values():
             self.kill(side)
@@ -368,10 +371,16 @@ def stage_units(rounds: int) -> int:
     return DEPOSIT * (rounds + 2)
 
 
+HELD: Final[list[socket.socket]] = []
+
+
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that stays bound, so that the system gives it to nobody between two lives."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("127.0.0.1", 0))
+    HELD.append(one)
+    return int(one.getsockname()[1])
 
 
 def storm(seed: int, kills: int, rounds: int, custodies: int, *, short: bool, keep: bool) -> None:

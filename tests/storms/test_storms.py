@@ -44,9 +44,9 @@ def test_a_trader_and_a_solver_that_are_killed_again_and_again_lose_and_repeat_n
     assert "nothing was lost, nothing was signed twice" in said
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [*range(1, 12), 77])
 def test_whatever_the_network_does_both_ends_agree_afterwards(seed: int) -> None:
-    said = blow("network_storm", "--seed", str(seed), "--seconds", "150", "--traders", "2")
+    said = blow("network_storm", "--seed", str(seed), "--seconds", "120", "--traders", "2")
     assert "orders ended" in said
 
 
