@@ -337,6 +337,14 @@ class LogonRefused(SessionError):
     code = "logon-refused"
 
 
+class ResumeRefused(SessionError):
+    """What came on a connection does not prove that its sender is the custody's party."""
+
+    code = "resume-refused"
+    what = "nothing proves that the peer is this custody's party"
+    remedy = "Nothing was shown to it; whoever holds a session key or the wallet can resume"
+
+
 class PeerRefused(SessionError):
     """The other side said no, in a text or a signed message; `detail` carries its words.
 

@@ -10,12 +10,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
-from test_commands import Ran, psymm
+from test_commands import PASSWORD, Ran, psymm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "session"))
 
@@ -25,7 +26,9 @@ from test_resume import Lives, resumed
 from psymm.errors import SessionClosed
 from psymm.session.trader import dialer
 from psymm.session.turn import State
+from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader
+from psymm.wallet import _save_keystore
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,7 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lives, Path]:
 
     async def trade() -> None:
         lives = Lives(path)
+        lives.clock = present()
         made.append(lives)
 
         async def work(stage: Scene) -> None:
@@ -51,14 +55,24 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lives, Path]:
     return made[0], path
 
 
+def present() -> SceneClock:
+    """A scene's clock that goes with that of the command, which runs beside it."""
+    clock = SceneClock()
+    clock.offset_ns = time.time_ns() - clock.now_ns()
+    return clock
+
+
 @pytest.fixture
 def home(traded: tuple[Lives, Path], tmp_path: Path) -> Path:
     """A trader's home; the journal's tally has its place beside it."""
-    return home_of(traded[1] / "trader.db", tmp_path / "home")
+    return home_of(traded, TRADER, tmp_path / "home")
 
 
-def home_of(journal: Path, home: Path) -> Path:
+def home_of(traded: tuple[Lives, Path], lane: int, home: Path) -> Path:
+    lives, path = traded
+    journal = path / ("trader.db", "solver.db")[lane]
     home.mkdir(mode=0o700)
+    _save_keystore(home / "keystore.json", lives.wallets[lane].key, PASSWORD, 1 << 12)
     for each in journal.parent.glob(journal.name + "*"):
         shutil.copy(each, home / each.name.replace(journal.stem + ".db", "journal.db"))
     return home
@@ -72,8 +86,8 @@ def changed(home: Path, *statements: str) -> None:
     base.close()
 
 
-def journal(command: str, home: Path, *options: str) -> Ran:
-    return psymm("journal", command, "--json", "--home", str(home), *options)
+def journal(command: str, home: Path, *options: str, secrets: tuple[str, ...] = ()) -> Ran:
+    return psymm("journal", command, "--json", "--home", str(home), *options, secrets=secrets)
 
 
 def lines(ran: Ran, event: str) -> list[dict[str, object]]:
@@ -140,7 +154,7 @@ def test_a_backup_is_made_and_known_as_one_and_nothing_is_overwritten(
 def test_a_whole_journal_needs_no_mending(home: Path) -> None:
     ran = journal("mend", home)
     assert (ran.code, ran.last["mended"]) == (0, False)
-    assert sorted(os.listdir(home)) == ["journal.db", "journal.db.lock"]
+    assert sorted(os.listdir(home)) == ["journal.db", "journal.db.lock", "keystore.json"]
 
 
 def test_a_backup_mends_what_it_holds_and_the_damaged_file_is_kept(
@@ -188,7 +202,12 @@ def test_without_its_tally_a_journal_is_mended_but_signs_no_more(home: Path) -> 
 
 async def run_mend(home: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
     return await trio.run_process(
-        [sys.executable, "-m", "psymm", "journal", "mend", "--json", "--home", str(home), *options],
+        [
+            *(sys.executable, "-m", "psymm", "journal", "mend", "--json", "--home", str(home)),
+            *("--password-fd", "0"),
+            *options,
+        ],
+        stdin=PASSWORD.encode(),
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -202,7 +221,7 @@ def both(traded: tuple[Lives, Path], tmp_path: Path, work: Callable[[Scene], obj
         shutil.copy(each, tmp_path / each.name)
 
     async def live() -> None:
-        kept, lives.path, lives.clock = lives.path, tmp_path, SceneClock()
+        kept, lives.path, lives.clock = lives.path, tmp_path, present()
         try:
             await lives.live(open_first=False, work=work)
         finally:
@@ -238,7 +257,7 @@ def test_a_trader_gets_both_lanes_back_from_its_solver(
 def test_a_solver_gets_both_lanes_back_from_a_trader_that_returns(
     traded: tuple[Lives, Path], tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    home = home_of(traded[1] / "solver.db", tmp_path / "solver")
+    home = home_of(traded, SOLVER, tmp_path / "solver")
     changed(home, "DELETE FROM frames WHERE arrival > 3")
     port = free_port()
 
@@ -266,9 +285,9 @@ def test_a_peer_that_cannot_be_reached_leaves_what_came_and_is_asked_again(
         "DELETE FROM frames WHERE arrival > 3",
         f"UPDATE custodies SET endpoint = 'ws://127.0.0.1:{free_port()}'",
     )
-    ran = journal("mend", home, "--wait", "5")
+    ran = journal("mend", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))
     assert (ran.code, error(ran)["code"]) == (7, "still-missing")
     assert lines(ran, "not-yet")[0]["code"] == "unreachable"
-    again = journal("mend", home, "--wait", "5")
+    again = journal("mend", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))
     assert lines(again, "aside") == []
     assert again.code == 7

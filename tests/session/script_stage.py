@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 import trio
@@ -54,7 +55,11 @@ from psymm.custody.notes import Note, random_blinding
 from psymm.errors import Disconnected, PeerEnded, PSymmError
 from psymm.messages import (
     Introduction,
+    JournalStatus,
+    Logon,
     Message,
+    Resume,
+    SessionKeyChange,
     TermsDocument,
     decode,
     decode_text,
@@ -74,6 +79,7 @@ from psymm.transcript.delegation import Delegation, DelegationRefused
 from psymm.transcript.introduction import KEY_NS, key_message
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
+from psymm.transcript.resumption import Prover, challenge_for
 from psymm.wallet import KeyWallet
 
 TRADERS_COLLATERAL = 2_000_000_000
@@ -99,6 +105,8 @@ class Pipe:
 
     def __init__(self, out: deque[Item]) -> None:
         self._out = out
+        self.challenge: bytes | None = None
+        """The end's for this connection; it goes out before anything else, and no line tells it."""
         self._feed, self._read = trio.open_memory_channel[str | bytes](1000)
         self._closed = False
         self._ended = False
@@ -108,7 +116,11 @@ class Pipe:
         if self._closed:
             raise Disconnected
         if isinstance(message, str):
-            self._out.append(message)
+            said = _resume_in(message)
+            if said is not None and said.challenge is not None:
+                self.challenge = said.challenge
+            else:
+                self._out.append(message)
             return
         offset = 0
         while offset < len(message):
@@ -147,6 +159,14 @@ class Pipe:
     @property
     def open(self) -> bool:
         return not self._closed
+
+
+def _resume_in(text: str) -> Resume | None:
+    try:
+        said = decode_text(text)
+    except JsonError:
+        return None
+    return said if isinstance(said, Resume) else None
 
 
 # --- messages as scripts write them --------------------------------------------------------------
@@ -310,6 +330,8 @@ class Stage:
         self._gone = trio.Event()
         self._dialled: deque[Pipe] = deque()
         self._may_dial = trio.Event()
+        self.challenge = bytes(32)
+        self.old_challenge = bytes(32)
         self._once: dict[int, bytes] = {}
         self._end_texts: list[str] = []
         self._taken = 0
@@ -424,7 +446,7 @@ class Stage:
 
     async def connect(self) -> None:
         """A connection stands, and where a meeting is due on it, it was held."""
-        standing = self.pipe
+        self.old_challenge = self.pipe.challenge or self.old_challenge
         if self.lane == TRADER:
             self._may_dial.set()
             await wait_all_tasks_blocked()
@@ -441,8 +463,12 @@ class Stage:
             self._process.start_soon(self._server.connection, self.pipe)
             if self.record is None or not self.record.head(self.lane).seq:
                 await self._introduce()
-        del standing
         await wait_all_tasks_blocked()
+        if self.record is not None and self.pipe.open:
+            self.challenge = token_bytes(32)
+            asks = challenge_for(self.opening.custody, self.challenge)
+            self.pipe.feed(encode_text(asks))
+            await wait_all_tasks_blocked()
 
     async def _answer(self, greeting: Introduction) -> None:
         host = Host(
@@ -688,18 +714,52 @@ class Stage:
         return payload_of(kind, fields, self.known()).decode()
 
     def _resume(self, fields: dict[str, str], own: dict[str, str]) -> str:
-        """The heads as the peer has them, unless the script lies."""
+        """The heads as the peer has them, unless the script lies; signed over the end's challenge,
+        unless it says otherwise."""
         record, known = self._book(), self.known()
-        made = {"MsgType": "URS", "Custody": "0x" + record.opening.custody.hex()}
+        made: dict[str, Any] = {}
         for lane in (TRADER, SOLVER):
             whose = "peer" if lane == self.peer else "end"
             seq = int(evaluate(own.pop(f"{whose}Seq", f"${whose}"), known))
-            digest = self._digest(own.pop(f"{whose}Digest", f"{whose}:{seq}"))
-            side = LANES[lane].capitalize()
-            made |= {f"{side}Seq": str(seq), f"{side}Digest": "0x" + digest.hex()}
-        if own:
-            raise BadScript(f"{self.script.name}: a resume has no {sorted(own)}")
-        return json.dumps(made | fields, separators=(",", ":"))
+            made[f"{LANES[lane]}_seq"] = seq
+            made[f"{LANES[lane]}_digest"] = self._digest(
+                own.pop(f"{whose}Digest", f"{whose}:{seq}")
+            )
+        custody = fields.pop("Custody", None)
+        status = fields.pop("JournalStatus", None)
+        heads = Resume(
+            custody=record.opening.custody if custody is None else bytes.fromhex(custody[2:]),
+            journal_status=None if status is None else JournalStatus(status),
+            **made,
+        )
+        signed, over = own.pop("signed", "own"), own.pop("over", "own")
+        challenge = {"own": self.pipe.challenge, "old": self.old_challenge, "ours": self.challenge}
+        if own or fields:
+            raise BadScript(f"{self.script.name}: a resume has no {sorted(own | fields)}")
+        if signed != "no" and (named := challenge[over]) is not None:
+            heads = self._prover(signed).sign(record.opening, named, heads)
+        return encode_text(heads)
+
+    def _prover(self, name: str) -> Prover:
+        """own: the key in force. old: the one before it. proof: one that the wallet delegates for
+        no frame. expired: likewise, but its time is over. other: a stranger's. end: one of the
+        end's wallet."""
+        record = self._book()
+        if name in ("own", "old") and record.delegation(self.peer) is not None:
+            key = self.key if name == "own" else self.old_key
+            for entry in record:
+                said = entry.message
+                if isinstance(said, Logon | SessionKeyChange) and (
+                    said.session_public_key == key.public_key
+                ):
+                    return Prover.of(key, self.peer, said)
+        wallet = {"other": self.stranger, "end": self.wallets[self.lane]}.get(
+            name, self.wallets[self.peer]
+        )
+        now, lives = self.true_clock.now_ns(), -3_600 if name == "expired" else 3_600
+        key = SecretKey.generate()
+        delegation = Delegation(self.peer, key.public_key, 0, 0, now + lives * 10**9)
+        return Prover(key, delegation, wallet.key.sign(delegation.message(self.opening).digest()))
 
     def again(self, words: Sequence[str]) -> bytes:
         """Frames of the peer's, byte for byte as they were signed."""

@@ -34,7 +34,10 @@ from psymm.messages import (
     OrdType,
     PositionEffect,
     QuoteRequest,
+    Resume,
     Side,
+    decode_text,
+    encode_text,
 )
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import Account
@@ -60,6 +63,7 @@ from psymm.terms import (
 )
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, Opening
+from psymm.transcript.resumption import challenge_for
 from psymm.wallet import KeyWallet
 
 CHAIN_ID = 31337
@@ -363,6 +367,19 @@ class Wire:
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         await self.inner.aclose(code, reason)
+
+
+async def proven(socket: Socket, end: End, heads: Resume | None = None) -> Resume:
+    """An end's heads, or others, signed over the challenge that its peer tells on a connection."""
+    custody = end.opening.custody
+    await socket.send(encode_text(challenge_for(custody, bytes(32))))
+    asked = decode_text(await socket.receive())
+    assert isinstance(asked, Resume)
+    assert asked.challenge is not None
+    assert (asked.trader_seq, asked.solver_seq, asked.signature) == (0, 0, None)
+    prover = end.engine.keys.prover(end.engine.record, end.clock.now_ns())
+    assert prover is not None
+    return prover.sign(end.opening, asked.challenge, heads or end.engine.heads())
 
 
 class Scene:

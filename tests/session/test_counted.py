@@ -8,7 +8,7 @@ import pytest
 import trio
 from key_scene import KeyedLives
 from rogue import forge, sign_unchecked
-from session_scene import SECOND, Lives, Scene, scene, verified
+from session_scene import SECOND, Lives, Scene, proven, scene, verified
 from test_restored import NAMES, heads_of_nothing, lose
 from test_resume import lost
 from test_session_checkpoints import request
@@ -80,7 +80,8 @@ async def test_who_lost_frames_that_a_checkpoint_counts_is_brought_them_from_the
             await stage.nursery.start(stage.server.run)
         got: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         async with stage.dial() as socket:
-            await socket.send(encode_text(heads_of_nothing(custody)))
+            nothing = heads_of_nothing(custody)
+            await socket.send(encode_text(await proven(socket, stage.near, nothing)))
             for _ in range(4):
                 for lane, code in enumerate((LaneCode.TRADER, LaneCode.SOLVER)):
                     begin = max(got[lane], default=0) + 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from session_scene import Listener, Scene, scene
+from session_scene import Listener, Scene, proven, scene
 from trio.testing import MockClock, memory_stream_pair
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
@@ -20,10 +20,10 @@ from market import market
 from psymm.api import BUY
 from psymm.errors import Disconnected, PeerLeft, PeerSilent, ServerBusy, TlsRefused, Unreachable
 from psymm.messages import BusinessMessageReject, decode_text, encode_text
-from psymm.session.solver import nothing_yet
 from psymm.session.trader import Backoff, Lost
 from psymm.session.transport import Socket, over_streams
 from psymm.session.turn import Resumed
+from psymm.transcript.resumption import nothing_yet
 
 Clock = MockClock
 
@@ -258,10 +258,16 @@ async def test_a_stranger_who_knows_the_custody_cannot_take_its_connection_over(
             ),
         ]
         async with stage.dial() as stranger:
-            for guess in guesses:
+            before = await proven(stranger, stage.near)
+            for guess in [*guesses, heads]:
                 await stranger.send(encode_text(guess))
                 answer = decode_text(await stranger.receive())
                 assert isinstance(answer, BusinessMessageReject)
+        async with stage.dial() as stranger:
+            # What it saw the trader sign on another connection is nothing on this one.
+            await proven(stranger, stage.near)
+            await stranger.send(encode_text(before))
+            assert isinstance(decode_text(await stranger.receive()), BusinessMessageReject)
         await trio.sleep(20)
         assert not losses(stage.heard)
         order = await stage.order("o1")
@@ -278,7 +284,7 @@ async def test_a_trader_that_lost_its_end_takes_over_from_the_half_open_one(
         first = stage.far._connection
         assert first is not None
         async with stage.dial() as second:
-            await second.send(encode_text(stage.near.engine.heads()))
+            await second.send(encode_text(await proven(second, stage.near)))
             await trio.sleep(1)
             assert first.gone.is_set()
             assert stage.far.attached

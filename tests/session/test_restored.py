@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from session_scene import ChainCollateral, Scene, scene
+from session_scene import ChainCollateral, Scene, proven, scene
 from test_resume import Lives, _request, resumed
 from trio.testing import MockClock
 
@@ -430,7 +430,8 @@ async def test_frames_of_either_lane_are_resent_as_they_were_and_once_a_second(
         stage.client.leave(JournalRestored())
         async with stage.dial() as socket:
             custody = held.opening.custody
-            await socket.send(encode_text(heads_of_nothing(custody)))
+            nothing = heads_of_nothing(custody)
+            await socket.send(encode_text(await proven(socket, stage.near, nothing)))
             ask = ResendRequest(begin_seq_no=1, end_seq_no=2, lane=LaneCode.TRADER)
             for _ in range(5):
                 await socket.send(encode_text(ask))

@@ -159,6 +159,13 @@ async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
             solver_seq=heads.solver_seq,
             solver_digest=heads.solver_digest,
         )
+        near = stage.near.engine
+        prover = near.keys.prover(near.record, stage.clock.now_ns())
+        challenge = near.resuming._their_challenge
+        assert prover is not None
+        assert challenge is not None
+        await stage.wires[-1].inner.send(encode_text(lie))  # unsigned, it is noise
+        lie = prover.sign(stage.near.opening, challenge, lie)
         await stage.wires[-1].inner.send(encode_text(lie))
         differ = await stage.desk.listeners[0].until(
             lambda event: event if isinstance(event, HeadsDiffer) else None

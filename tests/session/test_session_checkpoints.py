@@ -342,9 +342,13 @@ async def test_heads_from_before_a_checkpoint_are_an_old_journal_s(
         held = await stage.trader.journal.custody(custody)
         near = await take_up(stage.trader, held, lambda event: None)
         now = near.clock.now_ns()
-        near.engine.connected(now, fresh=False)
+        challenge = b"\x07" * 32
+        near.engine.connected(now, fresh=False, challenge=challenge)
         heads = near.engine.heads()
         old = replace(heads, trader_seq=1, trader_digest=b"\x01" * 32)
+        prover = stage.far.engine.keys.prover(stage.far.engine.record, now)
+        assert prover is not None
+        old = prover.sign(near.opening, challenge, old)
         turn = near.engine.receive_text(encode_text(old), now)
         assert turn.hang_up is not None
         assert turn.hang_up.code == "peer-behind"

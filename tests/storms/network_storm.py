@@ -191,7 +191,7 @@ class Bent:
             old[weather.random.randrange(500)] = message
         said = decode_text(message) if isinstance(message, str) else None
         if isinstance(said, Resume) and weather.chance("lie", 0.1):
-            message = self._lie(said)
+            message = self._lie(said, message)
         await self._inner.send(message)
         if weather.chance("doubled", 0.02):
             await self._inner.send(message)
@@ -200,14 +200,22 @@ class Bent:
         if weather.chance("garbage", 0.01):
             await self._inner.send(self._garbage(message))
 
-    def _lie(self, heads: Resume) -> str:
-        """Heads with one field altered: nobody signs them, so anyone on the way can."""
+    def _lie(self, heads: Resume, told: str | bytes) -> str | bytes:
+        """Heads with one field altered, by someone on the way (then the signature tells) or by
+        their own sender, which signs the lie."""
         random = self._storm.weather.random
         lane, by = random.choice(("trader", "solver")), random.randrange(-3, 4)
-        if by:
-            seq = max(0, getattr(heads, f"{lane}_seq") + by)
-            return encode_text(replace(heads, **{f"{lane}_seq": seq}))
-        return encode_text(replace(heads, **{f"{lane}_digest": bytes(32)}))
+        lie = (
+            replace(heads, **{f"{lane}_seq": max(0, getattr(heads, f"{lane}_seq") + by)})
+            if by
+            else replace(heads, **{f"{lane}_digest": bytes(32)})
+        )
+        end, signed = self._storm.end_of(self._name, heads.custody), random.random() < 0.5
+        challenge = None if end is None else end.engine.resuming._their_challenge
+        if end is None or challenge is None or heads.signature is None or not signed:
+            return encode_text(lie)
+        prover = end.engine.keys.prover(end.engine.record, end.clock.now_ns())
+        return told if prover is None else encode_text(prover.sign(end.opening, challenge, lie))
 
     def _garbage(self, message: str | bytes) -> str | bytes:
         random = self._storm.weather.random
@@ -302,6 +310,14 @@ class Storm:
         assert self.maker is not None
         found = self.maker.sessions.get(custody)
         return None if found is None else found.end
+
+    def end_of(self, name: str, custody: bytes) -> End | None:
+        """Whoever says something under that name."""
+        side, _, index = name.partition(" ")
+        if side == "solver":
+            return self.far(custody)
+        session = self.sessions.get(int(index))
+        return None if session is None or session.custody != custody else session.end
 
     def check(self) -> None:
         assert self.maker is not None

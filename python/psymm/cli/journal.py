@@ -15,8 +15,17 @@ from psymm.cli.archive import archive_frames, prune_frames
 from psymm.cli.custodies import LANES
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import Group, home_option, host_and_port, json_option, private_option
+from psymm.cli.options import (
+    Group,
+    home_option,
+    host_and_port,
+    json_option,
+    password_option,
+    private_option,
+)
 from psymm.cli.output import Screen, Value
+from psymm.cli.password import ask_password
+from psymm.cli.site import open_wallet
 from psymm.cli.tls import plain_option
 from psymm.errors import (
     BehindUnproved,
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
     from psymm.transcript.journal import Journal
     from psymm.transcript.rows import Custody
     from psymm.transcript.salvage import Found, Mended, Mending, Survey
+    from psymm.wallet import Wallet
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _STANDINGS = {
@@ -191,6 +201,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
 @journal.command()
 @json_option
 @home_option
+@password_option
 @click.option(
     "--from",
     "sources",
@@ -221,6 +232,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
 def mend(
     screen: Screen,
     home: Home,
+    password_fd: int | None,
     sources: tuple[Path, ...],
     offline: bool,
     listen: tuple[str, int] | None,
@@ -232,16 +244,21 @@ def mend(
 
     What can be read is taken into a new journal; the damaged file is kept beside it. Frames that
     are missing come from --from files and from the peer, which is asked for both lanes, and each is
-    verified. A custody signs again only if its newest heads are known here and all frames up to
-    them are there: a peer that showed a part only would else get two signatures for one number.
-    Every other custody is like one from a backup: it never signs, and settles by wallet signature.
+    verified. The peer shows them to nobody but the custody's wallet, so the keystore's password is
+    asked for before the peer is. A custody signs again only if its newest heads are known here and
+    all frames up to them are there: a peer that showed a part only would else get two signatures
+    for one number. Every other custody is like one from a backup: it never signs, and settles by
+    wallet signature.
     """
-    trio.run(partial(_mend, screen, home.journal, sources, offline, listen, wait, plain, private))
+    trio.run(
+        partial(_mend, screen, home, password_fd, sources, offline, listen, wait, plain, private)
+    )
 
 
 async def _mend(
     screen: Screen,
-    path: Path,
+    home: Home,
+    password_fd: int | None,
     sources: Sequence[Path],
     offline: bool,
     listen: tuple[str, int] | None,
@@ -252,13 +269,15 @@ async def _mend(
     from psymm.transcript.journal import open_journal
     from psymm.transcript.salvage import mend_journal
 
+    path = home.journal
     mending = await trio.to_thread.run_sync(mend_journal, path, sources, time.time_ns())
     if mending is not None:
         _show_mending(screen, mending)
     async with open_journal(path, create=False) as journal:
         lacking = [one for one in await journal.custodies() if one.standing == "mending"]
         if lacking and not offline:
-            await _ask_peers(screen, journal, lacking, listen, wait_s, plain, private)
+            wallet = await open_wallet(home, ask_password(password_fd))
+            await _ask_peers(screen, journal, wallet, lacking, listen, wait_s, plain, private)
         held = await journal.custodies()
     lost = 0 if mending is None else sum(one.standing is None for one in mending.custodies)
     left = [one.opening.custody for one in held if one.standing == "mending"]
@@ -308,6 +327,7 @@ def _show_mended(screen: Screen, one: Mended) -> None:
 async def _ask_peers(
     screen: Screen,
     journal: Journal,
+    wallet: Wallet,
     lacking: Sequence[Custody],
     listen: tuple[str, int] | None,
     wait_s: float,
@@ -346,9 +366,9 @@ async def _ask_peers(
     with trio.move_on_after(wait_s):
         async with trio.open_nursery() as nursery:
             for one in dialled:
-                nursery.start_soon(_dial, journal, one, clock, ended, plain, private)
+                nursery.start_soon(_dial, journal, one, clock, wallet, ended, plain, private)
             if served and listen is not None:
-                server = MendingServer(journal, clock, ended)
+                server = MendingServer(journal, clock, wallet, ended)
                 port = await nursery.start(partial(listen_on, *listen, server.connection))
                 screen.event(
                     "listening",
@@ -364,6 +384,7 @@ async def _dial(
     journal: Journal,
     custody: Custody,
     clock: Clock,
+    wallet: Wallet,
     ended: Callable[[bytes, Standing | PSymmError], None],
     plain: bool,
     private: bool | None,
@@ -381,7 +402,8 @@ async def _dial(
         try:
             async with dial(custody.endpoint, plain=plain, private=near) as socket:
                 held = await journal.custody(custody.opening.custody)
-                ended(custody.opening.custody, await fetch_missing(journal, held, socket, clock))
+                standing = await fetch_missing(journal, held, socket, clock, wallet)
+                ended(custody.opening.custody, standing)
                 return
         except JournalError:
             raise

@@ -133,10 +133,18 @@ class Introduction(Message):
 
 @message("URS", Flow.TEXT)
 class Resume(Message):
-    """Both heads as the sender has them; the digest of seq 0 is the custody's id.
+    """Both heads as the sender has them, signed over the receiver's challenge (`spec.md` 69); the
+    digest of seq 0 is the custody's id.
+
+    With ``Challenge`` it only asks: the receiver signs its heads over these 32 random bytes, and
+    the heads beside it say nothing. Without ``Challenge`` and unsigned, with both heads at 0, it
+    says that the sender holds nothing of the custody.
 
     ``JournalStatus`` says that the sender's journal is not its newest: it takes what the receiver
-    shows of both lanes, and signs no frame."""
+    shows of both lanes, and signs no frame.
+
+    ``SessionPublicKey`` made ``Signature``; the other three and ``DelegationSignature`` are its
+    delegation by the sender's wallet, from 0 to 0 where the key may sign no frame."""
 
     custody: Digest
     trader_seq: Count
@@ -144,6 +152,13 @@ class Resume(Message):
     solver_seq: Count
     solver_digest: Digest
     journal_status: JournalStatus | None = None
+    challenge: Digest | None = None
+    session_public_key: PublicKey | None = None
+    from_seq: Count | None = None
+    to_seq: Count | None = None
+    expiry: Nanoseconds | None = None
+    delegation_signature: Signature | None = None
+    signature: Signature | None = None
 
 
 @message("1", Flow.TEXT)

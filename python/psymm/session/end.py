@@ -32,8 +32,9 @@ from psymm.errors import (
     PeerViolation,
     PSymmError,
     SessionClosed,
+    WalletError,
 )
-from psymm.messages import Message
+from psymm.messages import Message, Resume
 from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, Load
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
@@ -252,13 +253,26 @@ class End:
         return SessionClosed(f"a listener failed ({type(failed).__name__})")
 
     async def attach(
-        self, socket: Socket, *, fresh: bool, first: Sequence[str | bytes] = ()
+        self,
+        socket: Socket,
+        *,
+        fresh: bool,
+        first: Sequence[str | bytes] = (),
+        challenge: bytes | None = None,
     ) -> PSymmError:
         """Serve one connection until it is gone; returns why it went.
 
-        fresh: the meeting was on it. first: messages already read from it. A connection that
-        stands is superseded. Cancelled: raises Cancelled; the socket is closed.
+        fresh: the meeting was on it. first: messages already read from it. challenge: ours, if the
+        peer was told one on it already. A connection that stands is superseded: the caller has
+        verified that this one is the peer's (`proves`). Where no session key of ours can prove who
+        we are, the wallet is asked first, and its error returned. Cancelled: raises Cancelled; the
+        socket is closed.
         """
+        if self._keeper is not None:
+            try:
+                await self._keeper.prove()
+            except WalletError as failed:
+                return failed
         while (standing := self._connection) is not None:
             standing.reason = Disconnected("another connection took over this session")
             standing.scope.cancel()
@@ -273,7 +287,9 @@ class End:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send_all, socket, receiver, connection)
-                    self._take(self.engine.connected(self.clock.now_ns(), fresh=fresh))
+                    self._take(
+                        self.engine.connected(self.clock.now_ns(), fresh=fresh, challenge=challenge)
+                    )
                     nursery.start_soon(self._keep_time)
                     await self._read_all(socket, connection, first)
                     connection.scope.cancel()
@@ -291,6 +307,10 @@ class End:
                 await socket.aclose(code, (code == GOING_AWAY and reason.detail) or reason.code)
             self.watch.disconnected(reason)
         return reason
+
+    def proves(self, theirs: Resume, challenge: bytes) -> None:
+        """Whether heads are signed by the peer over `challenge`. Raises ResumeRefused."""
+        self.engine.resuming.proves(theirs, challenge, self.clock.now_ns())
 
     def hang_up(self, reason: PSymmError) -> None:
         """Close the connection that stands, after what is queued on it."""

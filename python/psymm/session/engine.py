@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Final
 
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
@@ -122,6 +123,10 @@ _BESIDE_OPTIONS: Final = (
 """What we sign while a signed settlement can still be mined: it changes no account."""
 
 
+_UNPROVEN: Final = (BusinessMessageReject, Heartbeat, Resume, TestRequest)
+"""What is heard of a peer that has not proved itself on the connection."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Frames of one message. end: where in it they end; where what follows is no frame, that is
@@ -177,7 +182,7 @@ class Engine:
         self.error: PSymmError | None = stopped
         self.lifecycle = Lifecycle(lane, rules.skew_ns)
         self.garbled = self.resends_asked = self.frames_resent = 0
-        self.keys = SessionKeys(lane, key, revoked, kept)
+        self.keys = SessionKeys(lane, key, revoked, kept, logon)
         self._broken: set[int] = set()
         self.business_ns = max(record.begins_ns(TRADER), record.begins_ns(SOLVER))
         self.turn = Turn()
@@ -263,11 +268,17 @@ class Engine:
             journal_status=JournalStatus.RESTORED if self.fetching.standing == "restored" else None,
         )
 
-    def connected(self, now: int, *, fresh: bool) -> Turn:
+    def show_heads(self, now: int) -> None:
+        """Show ours, where the peer proved itself."""
+        self.resuming.show_heads(now)
+
+    def connected(self, now: int, *, fresh: bool, challenge: bytes | None = None) -> Turn:
         """A connection to the peer stands. fresh: the meeting happened on it just now and neither
-        side can have frames, so there is nothing to resume."""
+        side can have frames, so there is nothing to resume. challenge: the one that the peer was
+        told on it already; None draws one and tells it."""
         self._connected = True
-        self.resuming.reconnected(synced=fresh and self.record.frames == 0)
+        ours = token_bytes(32) if challenge is None else challenge
+        self.resuming.reconnected(ours, fresh=fresh and self.record.frames == 0)
         self.fetching.reconnected()
         self.gaps.reconnected()
         self.revoked.reconnected()
@@ -280,22 +291,19 @@ class Engine:
         self._now = now
         self.last_sent = self._last_heard = self.since = now
         self._uncovered_since = now if self.uncovered() else None
-        if self.error is not None:
-            self.say_reject(now, "URS", str(self.error))
-            self.hang_up(self.error)
-        elif not self.resuming.synced:
-            self.resuming.say_heads(now)
         self._advance(now)
+        if challenge is None:
+            self.resuming.ask(now)
         return self._take()
 
     def disconnected(self, *, peer_ended: bool = False) -> Turn:
         """The connection is gone. Nothing is signed until the next one has resumed. peer_ended: the
         peer closed it because the session has ended."""
         self._connected = False
+        if peer_ended and self.resuming.proven:
+            self.delivery.peer_ended()
         self.resuming.disconnected()
         self.delivery.reconnected()
-        if peer_ended:
-            self.delivery.peer_ended()
         return self._take()
 
     # --- what the peer sends ----------------------------------------------------------------
@@ -311,7 +319,9 @@ class Engine:
         except JsonError as bad:
             self.garble(now, "text", f"{bad.code} at byte {bad.offset}")
             return self._take()
-        if self.error is None:
+        if self.error is None and not self.resuming.proven and not isinstance(message, _UNPROVEN):
+            self.garble(now, message.MSG_TYPE, "resume first: nothing proves who you are")
+        elif self.error is None or isinstance(message, Resume):
             self._text(message, now)
             self._advance(now)
         return self._take()
@@ -354,6 +364,9 @@ class Engine:
         """Frames of the peer, each judged by itself, and the noise behind them if there is any."""
         self._heard(now)
         self.holding.release(now)
+        if not self.resuming.proven:
+            self.garble(now, "frame", "resume first: nothing proves who you are")
+            return self._take()
         for frame in part.frames:
             if self.error is not None or self.turn.hang_up is not None:
                 break
@@ -830,8 +843,8 @@ class Engine:
             case TestRequest():
                 self.tell(Heartbeat(test_req_id=message.test_req_id), now)
             case Resume():
-                self.delivery.shown(message)
-                self.resuming.receive(message, now)
+                if self.resuming.receive(message, now):
+                    self.delivery.shown(message)
             case ResendRequest():
                 self.gaps.answer(message, now)
             case NoteOpenings():

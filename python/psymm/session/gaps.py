@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from psymm._core import Frame
 from psymm.errors import PeerSilent
-from psymm.messages import ResendRequest, Resume
+from psymm.messages import ResendRequest
 from psymm.session.budget import MOST_REPEATED, MOST_RESENT, MOST_RESENT_BYTES, SECOND
 from psymm.session.keys import signer
 from psymm.session.parts import Ground
@@ -27,8 +27,8 @@ class ResendingEngine(Ground, Protocol):
     resends_asked: int
     frames_resent: int
 
-    def heads(self) -> Resume:
-        """Ours, as a resume says them."""
+    def show_heads(self, now: int) -> None:
+        """Show ours, where the peer proved itself."""
         ...
 
 
@@ -122,7 +122,7 @@ class Gaps:
         for seq in range(first, last + 1):
             if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
                 # Our heads after it say that there is more: the peer shows how far it came.
-                engine.tell(engine.heads(), now)
+                engine.show_heads(now)
                 break
             entry = engine.record.entry(lane, seq)
             if entry is not None:
@@ -140,7 +140,7 @@ class Gaps:
         until = min(last, engine.record.counted(lane), first + MOST_REPEATED - 1)
         engine.turn.repeats.append(Repeat(lane, first, until))
         if last > first:
-            engine.tell(engine.heads(), now)
+            engine.show_heads(now)
         engine.last_sent = now
         engine.frames_resent += until - first + 1
         return until - first + 1

@@ -28,13 +28,15 @@ from psymm.errors import (
     SessionKeyEnded,
     WalletError,
 )
-from psymm.messages import Logon, SessionKeyChange
+from psymm.messages import Logon, Message, SessionKeyChange
 from psymm.nursery import start_task
 from psymm.session.clock import Clock
 from psymm.session.turn import Event, KeyFailing, State, Turn
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.journal import Journal
+from psymm.transcript.opening import Opening
 from psymm.transcript.record import Record
+from psymm.transcript.resumption import PROVES_ONLY, Prover
 from psymm.transcript.rows import JournalledRevocation
 from psymm.wallet import Wallet
 
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 SECOND: Final = 1_000_000_000
 KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
 """How long a session key is delegated for; a custody outlives it with a UKY."""
+PROVING_NS: Final = 86_400 * SECOND
+"""How long a key that only proves who we are is delegated for."""
 FIRST_RETRY_S: Final = 60.0
 LAST_RETRY_S: Final = 3600.0
 """Between two requests to a wallet that refuses: doubling from the first to the last."""
@@ -87,7 +91,9 @@ class NoChain:
 
 class SessionKeys:
     """What one end knows of both lanes' session keys. key: ours, in force or for our Logon; None
-    where the record does not say yet which of `kept` it is, or where we may sign nothing.
+    where the record does not say yet which of `kept` it is, or where we may sign nothing. logon:
+    ours, where it is still to be signed. proving: a key that signs no frame, delegated to prove
+    ourselves where no other can.
 
     revoked: as the journal kept them. A key that is revoked from some seq on loses what we had not
     covered when we learnt of it, from there: its `cut`. What was covered stands.
@@ -99,8 +105,11 @@ class SessionKeys:
         key: SecretKey | None,
         revoked: Iterable[JournalledRevocation] = (),
         kept: Iterable[SecretKey] = (),
+        logon: Logon | None = None,
     ) -> None:
         self.key = key
+        self._logon = logon
+        self.proving: Prover | None = None
         self._kept = {one.public_key: one for one in kept}
         self.coming: tuple[SecretKey, SessionKeyChange] | None = None
         self._lane = lane
@@ -162,6 +171,27 @@ class SessionKeys:
             known.expiry - (known.expiry - began) // 3,
             known.to_seq - (known.to_seq - since) // 8,
         )
+
+    def prover(self, record: Record, now: int) -> Prover | None:
+        """What we prove ourselves with on a new connection: the key in force, else the one that is
+        to follow it, else one that can do nothing but that; None where there is none now."""
+        found: list[Prover] = []
+        brings: Message | None = self._logon
+        if record.delegation(self._lane) is not None:
+            held = record.entry(self._lane, record.ruled_since(self._lane))
+            brings = None if held is None else held.message
+        if self.key is not None and isinstance(brings, Logon | SessionKeyChange):
+            found.append(Prover.of(self.key, self._lane, brings))
+        if self.coming is not None:
+            found.append(Prover.of(self.coming[0], self._lane, self.coming[1]))
+        if self.proving is not None:
+            found.append(self.proving)
+        for one in found:
+            key, delegation = one.key.public_key, one.delegation
+            revoked = self.revocation(self._lane, key) is not None
+            if delegation.public_key == key and now <= delegation.expiry and not revoked:
+                return one
+        return None
 
     def number_due(self, record: Record) -> bool:
         """Whether our last frame was the one from which on another key is due."""
@@ -300,6 +330,14 @@ def key_in_force(
     )
 
 
+async def proving_key(wallet: Wallet, opening: Opening, lane: int, now: int) -> Prover:
+    """A key that can sign no frame, delegated by the wallet to prove itself for a day. Held in
+    memory only. Raises WalletError. Cancelled: raises Cancelled."""
+    key = SecretKey.generate()
+    delegation = Delegation(lane, key.public_key, PROVES_ONLY, PROVES_ONLY, now + PROVING_NS)
+    return Prover(key, delegation, await wallet.sign_typed(delegation.message(opening)))
+
+
 @dataclass
 class _Attempt:
     done: trio.Event
@@ -385,6 +423,23 @@ class KeyKeeper:
         await attempt.done.wait()
         if attempt.failed is not None:
             raise attempt.failed
+
+    async def prove(self) -> None:
+        """Have something to prove ourselves with: asks the wallet only where no session key will
+        do. Raises WalletError. Cancelled: raises Cancelled, the wallet may be asked again."""
+        engine = self._engine
+        now = self._clock.now_ns()
+        if engine.keys.prover(engine.record, now) is None:
+            opening = engine.record.opening
+            try:
+                found = await proving_key(self._wallet, opening, engine.lane, now)
+            except WalletError:
+                raise
+            except Exception as failed:
+                # Whatever a signer of the application's raises.
+                error = type(failed).__name__
+                raise WalletError("the wallet's signer failed", error=error) from None
+            engine.keys.proving = found
 
     def poke(self) -> None:
         """Something changed that may make a key due, or that a rotation waits for."""
@@ -542,5 +597,6 @@ __all__ = [
     "SessionKeys",
     "brought_key",
     "key_in_force",
+    "proving_key",
     "signer",
 ]

@@ -1,19 +1,27 @@
 """Fetching from the peer what a mended journal still lacks, over the session's own protocol.
 
-No wallet and no session key is needed or used: frames of both lanes are asked for, each is verified
-as any frame is, and the custody is whole when the heads are reached that the journal knew to be its
-newest. Where the peer shows a frame of ours beyond them it is `restored` instead, for good.
+No session key is used: the wallet delegates a key that signs no frame, and that proves to the peer
+who is asking (`spec.md` 69). Frames of both lanes are asked for, each is verified as any frame is,
+and the custody is whole when the heads are reached that the journal knew to be its newest. Where
+the peer shows a frame of ours beyond them it is `restored` instead, for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from secrets import token_bytes
 from typing import Final
 
 import trio
 
 from psymm._core import JsonError
-from psymm.errors import Disconnected, JournalError, PSymmError, UnknownCustody
+from psymm.errors import (
+    Disconnected,
+    JournalError,
+    PSymmError,
+    ResumeRefused,
+    UnknownCustody,
+)
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
@@ -28,15 +36,19 @@ from psymm.session.clock import Clock
 from psymm.session.collateral import Fact, Note
 from psymm.session.counted import keep_evidence, repeated
 from psymm.session.engine import SECOND, Engine
+from psymm.session.keys import proving_key
 from psymm.session.party import frames_in, rules_of
 from psymm.session.transport import Socket
 from psymm.session.turn import Turn, Violation
 from psymm.terms import Terms
 from psymm.transcript.heads import Standing
 from psymm.transcript.journal import Journal
+from psymm.transcript.opening import TRADER
 from psymm.transcript.record import Entry
 from psymm.transcript.replayed import read_record
+from psymm.transcript.resumption import challenge_for, check_resume
 from psymm.transcript.rows import Custody
+from psymm.wallet import Wallet
 
 NOISE_LIMIT: Final = 8
 GREETING_S: Final = 60.0
@@ -112,12 +124,15 @@ async def fetch_missing(
     custody: Custody,
     socket: Socket,
     clock: Clock,
+    wallet: Wallet,
     *,
     first: Sequence[str | bytes] = (),
+    challenge: bytes | None = None,
 ) -> Standing:
     """Fetch a custody's missing frames over a connection to its peer; returns what it is then.
 
-    first: messages already read from it. Raises what ended it before it was whole: PeerSilent
+    wallet: proves whose custody it is. first: messages already read from it. challenge: ours, where
+    the peer was told one. Raises WalletError, and what ended it before it was whole: PeerSilent
     where the peer shows no more, Forked, Disconnected, JournalError. What came is kept, and the
     next call goes on from there. Cancelled: likewise.
     """
@@ -134,7 +149,10 @@ async def fetch_missing(
         logon=None,
         now=clock.now_ns(),
     )
-    await _carry_out(journal, custody, socket, engine.connected(clock.now_ns(), fresh=False))
+    now = clock.now_ns()
+    engine.keys.proving = await proving_key(wallet, custody.opening, custody.lane, now)
+    turn = engine.connected(clock.now_ns(), fresh=False, challenge=challenge)
+    await _carry_out(journal, custody, socket, turn)
     waiting = list(first)
     while engine.standing == "mending":
         message: str | bytes | None = waiting.pop(0) if waiting else None
@@ -170,18 +188,22 @@ async def _carry_out(journal: Journal, custody: Custody, socket: Socket, turn: T
 
 
 class MendingServer:
-    """The solver's side: traders come back by themselves, and are asked for what is missing.
+    """The solver's side: traders come back by themselves, and are asked for what is missing once
+    they have proved themselves.
 
-    ended: hears each custody that is mended, and each attempt that failed.
+    wallet: proves us to them. ended: hears each custody that is mended, and each attempt that
+    failed.
     """
 
     def __init__(
         self,
         journal: Journal,
         clock: Clock,
+        wallet: Wallet,
         ended: Callable[[bytes, Standing | PSymmError], None],
     ) -> None:
         self._journal = journal
+        self._wallet = wallet
         self._clock = clock
         self._ended = ended
         self._busy: set[bytes] = set()
@@ -189,27 +211,38 @@ class MendingServer:
     async def connection(self, socket: Socket) -> None:
         """Serve one connection to its end. Never raises but Cancelled and JournalError."""
         try:
-            found: tuple[bytes, str | bytes] | None = None
+            challenge = token_bytes(32)
+            found: tuple[Custody, list[str | bytes]] | None = None
             with trio.move_on_after(GREETING_S):
-                found = await self._greeted(socket)
+                found = await self._greeted(socket, challenge)
             if found is not None:
-                await self._mend(*found, socket)
+                await self._mend(*found, socket, challenge)
         except Disconnected:
             pass
         finally:
             with trio.CancelScope(shield=True):
                 await socket.aclose()
 
-    async def _greeted(self, socket: Socket) -> tuple[bytes, str | bytes] | None:
-        """The custody that the peer resumes, and the text with which it does."""
+    async def _greeted(
+        self, socket: Socket, challenge: bytes
+    ) -> tuple[Custody, list[str | bytes]] | None:
+        """The custody whose trader the peer proved to be, and the texts with which it did."""
+        asked: dict[bytes, str | bytes] = {}
         for _ in range(NOISE_LIMIT):
             raw = await socket.receive()
             try:
                 said = decode_text(raw) if isinstance(raw, str) else None
             except JsonError:
                 said = None
-            if isinstance(said, Resume) and await self._lacks(said.custody):
-                return said.custody, raw
+            if isinstance(said, Resume) and said.challenge is not None:
+                asked.setdefault(said.custody, raw)
+                await socket.send(encode_text(challenge_for(said.custody, challenge)))
+                continue
+            if isinstance(said, Resume):
+                held = await self._lacking(said.custody)
+                if held is not None and self._proves(held, challenge, said):
+                    first = asked.get(said.custody)
+                    return held, [raw] if first is None else [first, raw]
             if isinstance(said, TestRequest):
                 await socket.send(encode_text(Heartbeat(test_req_id=said.test_req_id)))
             elif not isinstance(said, Heartbeat):
@@ -224,19 +257,34 @@ class MendingServer:
                 )
         return None
 
-    async def _lacks(self, custody: bytes) -> bool:
+    def _proves(self, held: Custody, challenge: bytes, said: Resume) -> bool:
+        try:
+            check_resume(held.opening, TRADER, challenge, said, self._clock.now_ns())
+        except ResumeRefused:
+            return False
+        return True
+
+    async def _lacking(self, custody: bytes) -> Custody | None:
         try:
             held = await self._journal.custody(custody)
         except UnknownCustody:
-            return False
-        return held.standing == "mending" and custody not in self._busy
+            return None
+        return held if held.standing == "mending" and custody not in self._busy else None
 
-    async def _mend(self, custody: bytes, first: str | bytes, socket: Socket) -> None:
+    async def _mend(
+        self, held: Custody, first: list[str | bytes], socket: Socket, challenge: bytes
+    ) -> None:
+        custody = held.opening.custody
         self._busy.add(custody)
         try:
-            held = await self._journal.custody(custody)
             outcome: Standing | PSymmError = await fetch_missing(
-                self._journal, held, socket, self._clock, first=[first]
+                self._journal,
+                held,
+                socket,
+                self._clock,
+                self._wallet,
+                first=first,
+                challenge=challenge,
             )
         except JournalError:
             raise

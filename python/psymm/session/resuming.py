@@ -1,17 +1,38 @@
-"""Resuming: on each connection both sides show the heads of both lanes, bring each other what is
-lacking, and sign nothing until they agree.
+"""Resuming: on each connection both sides prove who they are, show the heads of both lanes, bring
+each other what is lacking, and sign nothing until the heads agree.
 
-Heads are a text, and a text proves nothing: where no two honest journals can have both, the frames
-themselves are shown, and what is signed stops whom it proves wrong.
+One connection, in order (`spec.md` 69):
+
+    1. Each side tells its challenge, 32 random bytes of this connection (URS with Challenge).
+    2. The trader, which dialled, signs its heads over the solver's challenge (URS).
+    3. The solver verifies that, and only then signs its own heads over the trader's challenge.
+    4. `proven`: the peer's heads are verified. Only from here on is a frame taken, brought or asked
+       for, and only now do heads mean anything. Whatever else comes before is noise.
+    5. `synced`: the heads agree. Only from here on is a frame signed.
+
+So a resume takes two round trips, and the solver says nothing of a custody to who proves nothing.
+A connection on which the two have just met begins at 5: neither side has a history to show. Where
+the trader holds no frame of the solver's, and the solver says (unsigned) that it holds nothing, the
+trader begins anew likewise: there is nothing to keep private.
+
+A key counts while the wallet's delegation has not run out, no revocation of it is known, and no
+later key of the same lane is on the record: a key that was stolen after it was changed proves
+nothing. Heads that are proven may still be lies. Where no two honest journals can have both sides'
+heads, the frames themselves are shown, and what is signed stops whom it proves wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final, Protocol
 
-from psymm.errors import BehindUnproved, ForkUnproved, KeyRevoked, PeerBehind
+from psymm.errors import (
+    BehindUnproved,
+    ForkUnproved,
+    KeyRevoked,
+    PeerBehind,
+    ResumeRefused,
+)
 from psymm.messages import JournalStatus, Resume
 from psymm.session.budget import SECOND
 from psymm.session.fetching import Fetching
@@ -20,6 +41,7 @@ from psymm.session.keys import SessionKeys
 from psymm.session.parts import Ground
 from psymm.session.turn import HeadsDiffer, PeerRestored, Resumed
 from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.resumption import challenge_for, check_resume, nothing_yet
 
 DISPUTE_NS: Final = 5 * SECOND
 """How long a connection on which heads differ stays open for the frames that prove who is wrong."""
@@ -31,13 +53,14 @@ class ResumingEngine(Ground, Protocol):
     keys: SessionKeys
 
     def heads(self) -> Resume:
-        """Ours, as a resume says them."""
+        """Ours, as a resume says them, unsigned."""
         ...
 
 
 class Resuming:
-    """Of one connection, but for peer_restored. synced: heads agree. theirs: the heads that the
-    peer said last. fetched: frames of the peer that came before that, but for `Fetching`'s.
+    """Of one connection, but for peer_restored. proven: the peer proved that it is the custody's
+    party. synced: heads agree. theirs: the heads that the peer said last. fetched: frames of the
+    peer that came before that, but for `Fetching`'s.
 
     dispute: what its heads would prove if they were signed, and when the connection is left over
     it. peer_behind: why it is left where the peer does not come to agree. peer_restored: whether
@@ -48,20 +71,25 @@ class Resuming:
         self._engine = engine
         self._gaps = gaps
         self._fetching = fetching
-        self.synced = False
+        self.proven = self.synced = False
         self.theirs: Resume | None = None
         self.fetched = 0
         self.dispute: tuple[ForkUnproved | BehindUnproved, int] | None = None
         self.peer_behind: PeerBehind | None = None
         self.peer_restored = False
         self._said: Resume | None = None
+        self._challenge = bytes(32)
+        self._their_challenge: bytes | None = None
         self._repeated = 0
         self._brought_at = [-SECOND, -SECOND]
         self._brought_to = [0, 0]
 
-    def reconnected(self, *, synced: bool) -> None:
-        """A new connection stands. synced: there is nothing to resume."""
-        self.synced = synced
+    def reconnected(self, challenge: bytes, *, fresh: bool) -> None:
+        """A new connection stands. challenge: ours for it. fresh: the two have met on it, and there
+        is nothing to resume."""
+        self.proven = self.synced = fresh
+        self._challenge = challenge
+        self._their_challenge = None
         self.theirs = self._said = None
         self.fetched = self._repeated = 0
         self.dispute = self.peer_behind = None
@@ -69,19 +97,90 @@ class Resuming:
 
     def disconnected(self) -> None:
         """Nothing is signed until the next connection has resumed."""
-        self.synced = False
+        self.proven = self.synced = False
+
+    def ask(self, now: int) -> None:
+        """Tell our challenge."""
+        self._engine.tell(challenge_for(self._engine.record.opening.custody, self._challenge), now)
 
     def say_heads(self, now: int) -> None:
-        """Show ours."""
-        self._said = self._engine.heads()
-        self._engine.tell(self._said, now)
+        """Show ours, and remember that we did."""
+        if self.show_heads(now):
+            self._said = self._engine.heads()
 
-    def receive(self, theirs: Resume, now: int) -> None:
-        """The peer shows its heads."""
+    def show_heads(self, now: int) -> bool:
+        """Sign our heads over the peer's challenge. The solver shows them to who has proved itself,
+        and the trader, which must begin, to whom it dialled. False where that cannot be yet."""
+        engine = self._engine
+        if self._their_challenge is None or not (self.proven or engine.lane == TRADER):
+            return False
+        prover = engine.keys.prover(engine.record, now)
+        if prover is None:
+            return False
+        heads = engine.heads()
+        engine.tell(prover.sign(engine.record.opening, self._their_challenge, heads), now)
+        return True
+
+    def proves(self, theirs: Resume, challenge: bytes, now: int) -> None:
+        """Whether these heads are signed over `challenge` by a key that counts. Changes nothing.
+        Raises ResumeRefused."""
+        engine = self._engine
+        key = check_resume(
+            engine.record.opening, engine.peer, challenge, theirs, now - engine.rules.skew_ns
+        )
+        revoked = engine.keys.revocation(engine.peer, key)
+        if revoked is not None:
+            raise ResumeRefused("the session key was revoked", key=revoked.key)
+        earlier = engine.record.delegations(engine.peer)[:-1]
+        if any(known.public_key == key for known in earlier):
+            raise ResumeRefused("another session key has followed the one that signed this")
+
+    def receive(self, theirs: Resume, now: int) -> bool:
+        """The peer tells its challenge, or shows its heads; True where these are proven."""
         engine = self._engine
         if theirs.custody != engine.record.opening.custody:
             engine.garble(now, "URS", "wrong-custody: this connection serves another")
-            return
+            return False
+        if theirs.challenge is not None:
+            # The first is the connection's; one that comes again is of another connection.
+            if self._their_challenge is None:
+                self._their_challenge = theirs.challenge
+                if self._said is None and not self.synced:
+                    self.say_heads(now)
+            return False
+        if engine.error is None and self._begins_anew(theirs):
+            self.proven = self.synced = True
+            self._repeated += self._gaps.resend(1, 0, now, engine.lane)
+            engine.turn.events.append(Resumed(self._repeated, 0))
+            return False
+        try:
+            self.proves(theirs, self._challenge, now)
+        except ResumeRefused as refused:
+            engine.garble(now, "URS", str(refused))
+            return False
+        self.proven = True
+        if engine.error is not None:
+            engine.say_reject(now, "URS", str(engine.error))
+            engine.hang_up(engine.error)
+            return False
+        if self._said is None and not self.synced and self.dispute is None:
+            self.say_heads(now)
+        self._compare(theirs, now)
+        return True
+
+    def _begins_anew(self, theirs: Resume) -> bool:
+        """The solver says that it holds nothing of the custody, and we hold nothing of its."""
+        engine = self._engine
+        return (
+            engine.lane == TRADER
+            and not self.proven
+            and engine.record.head(SOLVER).seq == 0
+            and theirs == nothing_yet(engine.record.opening.custody)
+        )
+
+    def _compare(self, theirs: Resume, now: int) -> None:
+        """What follows from heads that the peer signed."""
+        engine = self._engine
         views = (
             (theirs.trader_seq, theirs.trader_digest),
             (theirs.solver_seq, theirs.solver_digest),
@@ -169,7 +268,7 @@ class Resuming:
             self._bring(engine.peer, announced + 1, now)
         if self.theirs is None or view != self._view(self.theirs):
             self._repeated += self._bring(engine.lane, view[0] + 1, now)
-        elif theirs == self.theirs and self._said != engine.heads():
+        elif _bare(theirs) == _bare(self.theirs) and self._said != engine.heads():
             self.say_heads(now)  # so much came of what it sends again; the rest, please
         self.theirs = theirs
         if announced < held:
@@ -180,6 +279,8 @@ class Resuming:
     def try_sync(self, now: int) -> None:
         """Agree, where heads do."""
         engine, theirs = self._engine, self.theirs
+        if not self.synced and self._said is None and self.dispute is None:
+            self.say_heads(now)
         if self.synced or theirs is None or self.dispute is not None:
             return
         ours = engine.heads()
@@ -191,7 +292,7 @@ class Resuming:
             return
         if self._said != ours:
             self.say_heads(now)
-        if replace(theirs, journal_status=None) == replace(ours, journal_status=None):
+        if _bare(theirs) == _bare(ours):
             self.synced = True
             self.peer_behind = None
             engine.turn.events.append(Resumed(self._repeated, self.fetched + self._fetching.taken))
@@ -244,6 +345,10 @@ class Resuming:
         if self._engine.lane == TRADER:
             return heads.trader_seq, heads.trader_digest
         return heads.solver_seq, heads.solver_digest
+
+
+def _bare(heads: Resume) -> tuple[int, bytes, int, bytes]:
+    return heads.trader_seq, heads.trader_digest, heads.solver_seq, heads.solver_digest
 
 
 __all__ = ["Resuming"]

@@ -1,8 +1,8 @@
 """The solver's side: one server, many traders, none of whom can harm another.
 
 A connection begins with introductions, terms and indicative prices as text, which cost nothing to
-answer and leave nothing behind. The first valid Logon, or a resume of a custody in the journal,
-turns it into a session.
+answer and leave nothing behind. The first valid Logon, or a proven resume of a custody in the
+journal (`spec.md` 69), turns it into a session.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Final, Protocol
 
 import trio
@@ -26,6 +27,7 @@ from psymm.errors import (
     NotNow,
     PeerViolation,
     PSymmError,
+    ResumeRefused,
     SolverFundsTooLow,
     SolverUnable,
     UnknownCustody,
@@ -56,12 +58,13 @@ from psymm.session.party import Party, take_up
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.session.turn import Event, State
 from psymm.session.watch import Traffic
-from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics
+from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics, Place
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
+from psymm.transcript.resumption import challenge_for, check_resume, nothing_yet
 from psymm.transcript.rows import Custody as JournalledCustody
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,8 @@ LEAVE_S: Final = 10.0
 """How long goodbyes may take, all together."""
 TEXTS_PER_SECOND: Final = 50
 NOISE_LIMIT: Final = 8
+MOST_CHALLENGES: Final = 4
+"""Custodies that one connection may ask us about before it is one of their sessions."""
 
 
 class Application(Protocol):
@@ -310,6 +315,27 @@ class SolverServer:
         )
         return await self._take_up(await self._party.journal.custody(opening.custody))
 
+    async def opening_of(self, custody: bytes) -> Opening | None:
+        """The opening of a custody that we hold, its history unread; None where there is none."""
+        session = self._sessions.get(custody)
+        if session is not None:
+            return session.end.opening
+        try:
+            held = await self._party.journal.custody(custody)
+        except UnknownCustody:
+            return None
+        return held.opening if held.lane == SOLVER else None
+
+    @property
+    def now_ns(self) -> int:
+        """By our clock."""
+        return self._party.clock.now_ns()
+
+    @property
+    def skew_ns(self) -> int:
+        """How far a peer's clock may be from ours."""
+        return self._terms.timeouts.skew
+
     async def known(self, custody: bytes) -> End | None:
         """The running end of a custody in the journal, or None where there is none.
 
@@ -448,8 +474,10 @@ class _Reception:
     def __init__(self, server: SolverServer, socket: Socket) -> None:
         self._server = server
         self._socket = socket
+        self._place = socket.place if isinstance(socket, WebSocket) else Place()
         self._introduced: Introduced | None = None
-        self._resume: str | None = None
+        self._challenge: bytes | None = None
+        self._theirs: dict[bytes, str] = {}
         self._noise = 0
         self._allowance = float(TEXTS_PER_SECOND)
         self._seen = trio.current_time()
@@ -466,11 +494,13 @@ class _Reception:
                 if end is not None:
                     idle.deadline = float("inf")
                     self._server.engaged(scope)
-                    fresh = isinstance(message, bytes) and end.engine.record.frames == 0
-                    first = [message] if self._resume is None else [self._resume, message]
-                    fresh = fresh and self._resume is None
+                    fresh = isinstance(message, bytes)
+                    asked = self._theirs.get(end.opening.custody)
+                    first = [message] if asked is None else [asked, message]
                     try:
-                        await end.attach(self._socket, fresh=fresh, first=first)
+                        await end.attach(
+                            self._socket, fresh=fresh, first=first, challenge=self._challenge
+                        )
                     except Exception:
                         # A bug met half way: what is in memory is no longer to be trusted. The
                         # next connection takes the custody up from its journal.
@@ -514,13 +544,10 @@ class _Reception:
                 custody=frame.custody,
                 introduced=introduced.opening.custody,
             )
-        known = await self._server.known(introduced.opening.custody)
-        if known is None:
-            return await self._server.open(introduced, frame)
-        held = known.engine.record.entry(TRADER, frame.seq)
-        if known.attached and (held is None or held.frame.raw != frame.raw):
-            raise KnownCustody("a session stands; resume it", custody=frame.custody)
-        return known
+        if await self._server.opening_of(frame.custody) is not None:
+            # Whoever saw the Logon can send it again: it proves nothing on this connection.
+            raise KnownCustody("this custody has begun; resume it", custody=frame.custody)
+        return await self._server.open(introduced, frame)
 
     async def _text(self, message: Message) -> End | None:
         match message:
@@ -530,21 +557,7 @@ class _Reception:
                 for each in answers:
                     await self._say(each)
             case Resume():
-                known = await self._server.known(message.custody)
-                if known is not None and known.attached and not knows(known, message):
-                    await self._noisy("URS", "these heads are not of this session's trader")
-                    return None
-                if known is not None:
-                    return known
-                met = self._introduced
-                if met is not None and met.opening.custody == message.custody:
-                    # Its Logon never reached us. We keep nothing for a text: it is asked to send
-                    # the Logon again, and the resume counts from there.
-                    self._resume = encode_text(message)
-                    await self._say(nothing_yet(message.custody))
-                    return None
-                why = f"unknown-custody: 0x{message.custody.hex()}"
-                await self._noisy("URS", why, BusinessRejectReason.UNKNOWN_ID)
+                return await self._resume(message)
             case MarketDataRequest():
                 try:
                     snapshots = await self._server.prices(message)
@@ -563,6 +576,42 @@ class _Reception:
                 await self._noisy(message.MSG_TYPE, "there is no session on this connection yet")
         return None
 
+    async def _resume(self, said: Resume) -> End | None:
+        """A challenge, answered with ours whatever we know of the custody; or heads, which must be
+        signed over ours before its history is read, and before a connection that stands gives way.
+        """
+        if said.challenge is not None:
+            if len(self._theirs) < MOST_CHALLENGES:
+                self._theirs.setdefault(said.custody, encode_text(said))
+            if self._challenge is None:
+                self._challenge = token_bytes(32)
+            await self._say(challenge_for(said.custody, self._challenge))
+            return None
+        met, server = self._introduced, self._server
+        opening = await server.opening_of(said.custody)
+        held = opening is not None
+        if opening is None and met is not None and met.opening.custody == said.custody:
+            opening = met.opening
+        if opening is None:
+            why = f"unknown-custody: 0x{said.custody.hex()}"
+            await self._noisy("URS", why, BusinessRejectReason.UNKNOWN_ID)
+            return None
+        try:
+            if self._challenge is None:
+                raise ResumeRefused("ask for our challenge first")
+            check_resume(opening, TRADER, self._challenge, said, server.now_ns - server.skew_ns)
+            known = await server.known(said.custody) if held else None
+            if known is not None:
+                known.proves(said, self._challenge)
+                self._place.keep()
+                return known
+        except ResumeRefused as refused:
+            await self._noisy("URS", str(refused))
+            return None
+        # Its Logon never reached us, and we keep nothing for a text. It begins anew.
+        await self._say(nothing_yet(said.custody))
+        return None
+
     async def _say(self, message: Message) -> None:
         await self._socket.send(encode_text(message))
 
@@ -573,30 +622,6 @@ class _Reception:
         await _refuse(self._socket, kind, why, reason)
         if self._noise >= NOISE_LIMIT:
             raise PeerViolation("the peer keeps sending what is not valid", last=why)
-
-
-def nothing_yet(custody: bytes) -> Resume:
-    """The heads of a custody without frames."""
-    return Resume(
-        custody=custody,
-        trader_seq=0,
-        trader_digest=custody,
-        solver_seq=0,
-        solver_digest=custody,
-    )
-
-
-def knows(end: End, theirs: Resume) -> bool:
-    """Whether these heads can be those of `end`'s trader: it has all that it signed, and what of
-    ours it covered. Texts are not signed, so nobody else may take a connection over that stands;
-    who is refused here by mistake is heard once that one is gone."""
-    record = end.engine.record
-    least = (record.head(TRADER).seq, record.head(TRADER).peer_seq)
-    views = ((theirs.trader_seq, theirs.trader_digest), (theirs.solver_seq, theirs.solver_digest))
-    return all(
-        seq >= least[lane] and (seq > record.head(lane).seq or record.digest(lane, seq) == digest)
-        for lane, (seq, digest) in enumerate(views)
-    )
 
 
 def check_first(opening: Opening, frame: Frame) -> None:
