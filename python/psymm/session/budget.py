@@ -56,6 +56,9 @@ class _Bucket:
         self._left -= cost
         return self._left >= 0
 
+    def give_back(self, cost: float) -> None:
+        self._left = min(self._most, self._left + cost)
+
 
 class PeerRate:
     """per_second: the terms' frames a second; texts count as frames, and long ones as several.
@@ -64,6 +67,10 @@ class PeerRate:
     def __init__(self, per_second: int) -> None:
         self._fresh = _Bucket(per_second, per_second * 2)
         self._repeated = _Bucket(per_second * 10, MOST_RESENT)
+
+    def pardon(self) -> None:
+        """The text that came just now costs nothing."""
+        self._fresh.give_back(1)
 
     def text(self, characters: int, now: int) -> bool:
         return self._fresh.take(1 + characters // TEXT_BYTES, now)

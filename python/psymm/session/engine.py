@@ -843,6 +843,8 @@ class Engine:
             case TestRequest():
                 self.tell(Heartbeat(test_req_id=message.test_req_id), now)
             case Resume():
+                if message.challenge is not None and not self.resuming.challenged:
+                    self._rate.pardon()  # Every connection begins with one.
                 if self.resuming.receive(message, now):
                     self.delivery.shown(message)
             case ResendRequest():

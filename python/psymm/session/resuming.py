@@ -99,6 +99,11 @@ class Resuming:
         """Nothing is signed until the next connection has resumed."""
         self.proven = self.synced = False
 
+    @property
+    def challenged(self) -> bool:
+        """The peer told its challenge on this connection."""
+        return self._their_challenge is not None
+
     def ask(self, now: int) -> None:
         """Tell our challenge."""
         self._engine.tell(challenge_for(self._engine.record.opening.custody, self._challenge), now)
