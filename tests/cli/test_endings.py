@@ -40,6 +40,19 @@ def test_an_error_inside_groups_ends_the_command_as_itself() -> None:
     assert ending_of(group).exit is Exit.PEER
 
 
+def test_what_was_noted_about_an_error_is_said_after_it_once() -> None:
+    inner = base.PeerSilent()
+    inner.add_note("custody 0x1 stays open")
+    group = ExceptionGroup("a", [inner, base.Declined()])
+    group.add_note("custody 0x1 stays open")
+    assert ending_of(group).message.count("custody 0x1 stays open") == 1
+    interrupted = KeyboardInterrupt()
+    interrupted.add_note("custody 0x2 stays open")
+    abort = click.Abort()
+    abort.__cause__ = interrupted
+    assert ending_of(abort).message == "Interrupted. custody 0x2 stays open"
+
+
 def test_a_bug_beside_another_error_is_not_hidden_by_it() -> None:
     group = ExceptionGroup("a", [base.PeerSilent(), KeyError("secret value")])
     assert ending_of(group).exit is Exit.INTERNAL

@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import click
 
@@ -32,10 +32,24 @@ class Ending:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """The ending of a command that `error` came out of. Of a group, its gravest member's."""
+    """The ending of a command that `error` came out of. Of a group, its gravest member's. What was
+    noted about it is said after it."""
     endings = [_of_one(leaf) for leaf in leaves(error)]
     bugs = [one for one in endings if one.exit is Exit.INTERNAL]
-    return (bugs or [one for one in endings if one.exit is not Exit.INTERRUPTED] or endings)[0]
+    found = (bugs or [one for one in endings if one.exit is not Exit.INTERRUPTED] or endings)[0]
+    notes = notes_of(error)
+    return found if not notes else replace(found, message=" ".join((found.message, *notes)))
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """The notes of an error and of all errors inside it, each once; they are this package's."""
+    found = list(getattr(error, "__notes__", ()))
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            found += notes_of(inner)
+    if isinstance(error, click.Abort) and error.__cause__ is not None:
+        found += notes_of(error.__cause__)  # click makes one out of a KeyboardInterrupt
+    return list(dict.fromkeys(found))
 
 
 def _of_one(error: BaseException) -> Ending:

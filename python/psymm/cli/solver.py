@@ -190,8 +190,23 @@ def solver(
                 )
 
     async def leave() -> None:
+        from psymm.cli.left import tell
+        from psymm.session.left import left_of
+        from psymm.transcript.opening import SOLVER
+
         for maker in makers:
+            accounts = {key: session.projected for key, session in maker.sessions.items()}
             await maker.leave()
+            rows = [
+                row
+                for row in await maker.party.journal.custodies()
+                if row.lane == SOLVER and row.state not in ("meeting", "closed")
+            ]
+            tell(
+                screen,
+                "left-open",
+                [left_of(row, accounts.get(row.opening.custody)) for row in rows],
+            )
 
     run_daemon(screen, "solver", service, until_stdin_closes, leave)
 

@@ -16,6 +16,7 @@ from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
+from psymm.cli.left import last_words, telling_left
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
     Command,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from psymm.api.trader import Session
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import Party
+    from psymm.session.left import LeftOpen
     from psymm.session.trader import Lost
     from psymm.session.turn import Event
 
@@ -135,13 +137,24 @@ def trade(
 
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
-    async def run() -> None:
-        async with end_early(until_stdin_closes):
-            await _trade(
-                screen, home, deployment_file, rpc_url, password, yes, sending, token, wish
-            )
+    with last_words() as left:
 
-    trio.run(run)
+        async def run() -> None:
+            async with end_early(until_stdin_closes):
+                await _trade(
+                    screen,
+                    home,
+                    deployment_file,
+                    rpc_url,
+                    password,
+                    yes,
+                    sending,
+                    token,
+                    wish,
+                    left,
+                )
+
+        trio.run(run)
 
 
 async def _trade(
@@ -154,6 +167,7 @@ async def _trade(
     sending: SendingOptions,
     token: str | None,
     wish: Wish,
+    left: list[LeftOpen],
 ) -> None:
     from psymm.api.dealer import dealing
     from psymm.api.ended import deliver_ended
@@ -170,14 +184,17 @@ async def _trade(
         tls = trusted(sending.tls_ca)
         senders = purse.senders(sending, info)
         await purse.vault.resume(purse.wallet, senders)
-        async with dealing(
-            purse.wallet,
-            purse.vault,
-            purse.site.registry,
-            senders,
-            home.journal,
-            private=sending.private,
-        ) as dealer:
+        async with (
+            dealing(
+                purse.wallet,
+                purse.vault,
+                purse.site.registry,
+                senders,
+                home.journal,
+                private=sending.private,
+            ) as dealer,
+            telling_left(screen, dealer.journal, wish.resume, left),
+        ):
             # What an earlier run signed last may not have got through.
             bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
             known = None
@@ -325,9 +342,15 @@ async def _confirm(
 
 def _heard(screen: Screen, event: Event | Lost) -> None:
     from psymm.session.trader import Lost
-    from psymm.session.turn import Idle, Resumed, StateChanged, Stopped
+    from psymm.session.turn import Funding, Idle, Resumed, StateChanged, Stopped
 
     match event:
+        case Funding(custody):
+            screen.event(
+                "funding",
+                f"all is checked; collateral moves into custody 0x{custody.hex()}",
+                custody=custody,
+            )
         case StateChanged(state):
             screen.event("state", f"session: {state.value}", state=state.value)
         case Lost(reason, retry_s):

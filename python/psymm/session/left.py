@@ -7,10 +7,11 @@ what lies in it, what is open, and how to go on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
+from typing import Final
 
 from psymm.custody.notes import Note
-from psymm.rulebook import Account
+from psymm.rulebook import Account, Lane
 from psymm.session.beginning import account_at
 from psymm.session.collateral import custody_of, kept_facts
 from psymm.session.end import End
@@ -21,14 +22,16 @@ from psymm.transcript.opening import TRADER, Opening
 from psymm.transcript.replayed import read_record
 from psymm.transcript.rows import Custody as JournalledCustody
 
+_EXACT: Final = Context(prec=60)
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOpen:
     """A custody that has not ended.
 
-    lane: ours. state: the journal's, or the session's. put_up: what our side puts up, token units;
-    while the state is `funding` it may lie there, be under way, or not have gone. positions,
-    orders: how many are open, None where the account was not read.
+    lane: ours. state: the journal's, or the session's. put_up: what our side puts up, token units.
+    accepted: whether the account has it; before, it may lie there, be under way, or not have gone.
+    positions, orders: how many are open. These three are None where the account was not read.
     """
 
     custody: bytes
@@ -37,6 +40,7 @@ class LeftOpen:
     put_up: int
     token: str
     decimals: int
+    accepted: bool | None = None
     positions: int | None = None
     orders: int | None = None
 
@@ -59,9 +63,10 @@ class LeftOpen:
         }
 
     def __str__(self) -> str:
-        amount = f"{Decimal(self.put_up).scaleb(-self.decimals).normalize():f} of {self.token}"
-        if self.state == "funding":
-            said = f"its funding was begun: {amount} may lie in it or be on the way"
+        tokens = Decimal(self.put_up).scaleb(-self.decimals, _EXACT).normalize(_EXACT)
+        amount = f"{tokens:f} of {self.token}"
+        if self.state == "funding" or self.accepted is False:
+            said = f"{amount} of ours may lie in it or be on the way"
         else:
             said = f"{amount} of ours is in it"
         if self.positions is not None and self.orders is not None:
@@ -127,6 +132,7 @@ def _of(opening: Opening, lane: int, state: str, put_up: int, account: Account |
         put_up,
         collateral.token,
         collateral.decimals,
+        None if account is None else account.collateral(Lane(lane)) > 0,
         None if account is None else len(account.positions),
         None if account is None else len(account.orders),
     )

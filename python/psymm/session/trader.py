@@ -51,7 +51,7 @@ from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
 from psymm.session.party import Party, accept_terms, take_up
 from psymm.session.preflight import Wanted, check_before_funding, check_clocks
 from psymm.session.transport import Socket, dial
-from psymm.session.turn import Delivered, Event, Said, State, Stopped
+from psymm.session.turn import Delivered, Event, Funding, Said, State, Stopped
 from psymm.terms import Terms
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.rows import Custody as JournalledCustody
@@ -403,6 +403,7 @@ class TraderSession:
         meeting.check_time(party.clock.now_ns())
         await journal.set_state(opening.custody, "funding")
         self._custody = known = await journal.custody(opening.custody)
+        self._heard(Funding(opening.custody, amount))
         async with open_block_nursery() as nursery:
             nursery.start_soon(_keep_alive, socket, meeting.terms.timeouts.heartbeat / 1e9)
             notes = tuple(

@@ -283,8 +283,18 @@ class Counted:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Funding:
+    """The trader's: everything was checked, the custody is in the journal, and its collateral moves
+    from here on. amount: token units."""
+
+    custody: bytes
+    amount: int
+
+
 Event = (
     StateChanged
+    | Funding
     | Offered
     | Received
     | HeldBack
