@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, time_ns
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -50,6 +50,7 @@ from trio_websocket import (
 )
 
 from psymm.api import BUY, IncomingOrder, QuoteAsked, Session, Solver, connect, scaled
+from psymm.chain.deployment import TokenInfo
 from psymm.custody.notes import Note, random_blinding
 from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
@@ -84,6 +85,7 @@ REGISTRY: Final = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
 TOKEN: Final = "0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"  # noqa: S105
 UNIT: Final = 10**6
 SYMBOL: Final = "BTC-USD"
+YEAR_NS: Final = 365 * 86_400 * 10**9
 CONNECTING: Final = 16
 """Sessions that are being opened at one time."""
 FRAME_BYTES: Final = (364, 423, 481, 361)
@@ -174,7 +176,7 @@ def make_terms() -> Terms:
                 solver=rates,
             ),
         ),
-        end_date=4_102_444_800 * 10**9,
+        end_date=(time_ns() // YEAR_NS + 2) * YEAR_NS,
         tariff=Tariff(relayer_cap=0),
         # A lone session trades faster here than terms would let it.
         limits=Limits(frames_per_second=10_000, open_quotes=10_000),
@@ -185,7 +187,9 @@ def make_terms() -> Terms:
 async def party_of(place: Path, wallet: KeyWallet) -> AsyncGenerator[Party, None]:
     async with open_journal(place) as journal:
         await journal.unlock(wallet.address, await journal_secret(wallet, CHAIN_ID, PSYMM))
-        yield Party(wallet, journal, OnItsWord(), SystemClock(), CHAIN_ID, PSYMM, REGISTRY)
+        tokens = (TokenInfo(TOKEN, "USDT", 6),)
+        clock = SystemClock()
+        yield Party(wallet, journal, OnItsWord(), clock, CHAIN_ID, PSYMM, REGISTRY, tokens=tokens)
 
 
 def resident_bytes() -> int:

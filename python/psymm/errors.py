@@ -283,6 +283,37 @@ class TermsRefused(MeetingRefused):
     code = "terms-refused"
 
 
+class PolicyRefused(TermsRefused):
+    """Terms that break a limit of our own policy (`spec.md` 62).
+
+    field: where in the terms, as their document spells it. value: what stands there. limit: ours.
+    """
+
+    code = "policy-refused"
+    what = "the terms break your policy"
+    remedy = "Nothing was funded. Choose another solver, or change the limit if you mean to"
+
+    def __init__(self, field: str, value: object, limit: object) -> None:
+        self.field = field
+        self.value = value
+        self.limit = limit
+        super().__init__(f"the terms break your policy: {field}", value=value, limit=limit)
+
+
+class TermsChanged(TermsRefused):
+    """The terms at the meeting are not those that were shown at discovery (`spec.md` 62)."""
+
+    code = "terms-changed"
+    what = "the solver shows other terms than when it was asked for prices"
+    remedy = "Nothing was funded. Ask again, and look at its terms"
+
+
+class TokenUnnamed(MeetingRefused):
+    code = "which-token"
+    what = "nobody says which token is put up, or how many decimals it has"
+    remedy = "Nothing was funded. Say so: TraderPolicy(token=…, decimals=…), or --token"
+
+
 class BadIntroduction(MeetingRefused):
     """The solver's introduction does not bind it to what we are about to fund (`spec.md` 61)."""
 

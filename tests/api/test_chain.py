@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -35,7 +36,7 @@ def terms_on(deployment: Deployment) -> Terms:
     return make_terms(
         chain=Chain(id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry),
         collateral=replace(plain.collateral, token=deployment.tokens[0].address),
-        end_date=4_000_000_000 * 10**9,
+        end_date=time.time_ns() + 365 * 86_400 * 10**9,
     )
 
 
@@ -71,7 +72,7 @@ async def test_two_dealers_trade_and_settle_on_a_real_chain(
 
         ranking = await best_solver(trader, await trader.solvers(), "BTC-USD", BUY, timeout_s=20)
         assert ranking.best.price == Decimal(50010)
-        async with connect(trader, ranking.best.entry, collateral=2_000) as session:
+        async with connect(trader, ranking.best, collateral=2_000) as session:
             quote = await session.request_quote("BTC-USD", "0.02", BUY)
             assert (await (await session.order(BUY, "BTC-USD", "0.02", quote=quote)).result()).fills
             (held,) = session.positions

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ from psymm.wallet import KeyWallet
 DEPOSIT = 1_000_000_000
 LOTS = (100_000_000, 200_000_000)
 FEE = 50_000
-FAR = 4_000_000_000 * NANOSECONDS
+FAR = (int(time.time()) + 365 * 86_400) * NANOSECONDS
 
 
 @dataclass

@@ -112,6 +112,8 @@ def test_a_screen_each(files: Path, devnet_url: str, free_port: Callable[[], int
     lines = trader.stdout.splitlines()
     # 0.1 bought at 64020 with a fee of 0.05 %, closed at 63980
     assert lines == [
+        # 40 between bid and offer, and 0.05 % of 64020
+        "opening and closing 1 costs 72.01",
         "bought 0.1 at 64020",
         "sold 0.1 at 63980",
         "paid 1992.799, gain -7.201",

@@ -17,6 +17,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from psymm._core import LeanIMT
+from psymm.chain.deployment import TokenInfo
 from psymm.custody.errors import FundsTooLow
 from psymm.custody.notes import Note, random_blinding, sole_custody
 from psymm.custody.planning import Signatures
@@ -273,6 +274,7 @@ async def party(
             CHAIN_ID,
             PSYMM,
             REGISTRY,
+            tokens=(TokenInfo(TOKEN, "USDT", 6),),
         )
 
 
@@ -331,7 +333,7 @@ class Desk:
         await trio.lowlevel.checkpoint()
         return self.snapshots
 
-    def put_up(self, introduced: int) -> int:
+    def put_up(self, trader: str, introduced: int) -> int:
         return self.amount
 
     def session(self, end: End) -> Callable[[Event], None]:
@@ -591,6 +593,7 @@ class Lives:
             made.chain_id,
             made.contract,
             made.registry,
+            tokens=made.tokens,
         )
 
 

@@ -82,6 +82,7 @@ CONNECTING: Final = HARMLESS | {
     "meeting-refused",
     "terms-refused",
     "wrong-party",
+    "bad-introduction",
     "forked",
     "journal-behind",
 }
@@ -477,7 +478,7 @@ async def blow(
     """One storm from end to end. Raises StormFailed, or whatever broke."""
     storm = Storm(seed, traders, log, flips=flips)
     terms = storm_terms(
-        Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY), TOKEN, START_NS + 10**9 * SECOND
+        Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY), TOKEN, START_NS + 365 * 86_400 * SECOND
     )
     async with AsyncExitStack() as stack:
         clock = SceneClock()

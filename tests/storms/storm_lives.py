@@ -51,6 +51,7 @@ from psymm.transcript.opening import TRADER
 from psymm.wallet import KeyWallet
 
 UNIT: Final = 10**6
+YEAR_NS: Final = 365 * 86_400 * 10**9
 DEPOSIT: Final = 5_000 * UNIT
 PUT_UP: Final = 1_000
 CONNECTING: Final = HARMLESS | {"peer-refused", "chain-down", "no-relayer", "transaction-pending"}
@@ -245,6 +246,7 @@ async def _life(place: Place, task: Task, tell: Teller) -> None:
             deployment.psymm,
             deployment.registry,
             watch,
+            deployment.tokens,
         )
         tell(born=True)
         async with trio.open_nursery() as nursery:
@@ -402,7 +404,8 @@ class _Solver:
                 id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry
             ),
             deployment.tokens[0].address,
-            4_102_444_800 * 10**9,
+            # One date for every life: the terms must stay the same.
+            (time.time_ns() // YEAR_NS + 2) * YEAR_NS,
         )
         self.place, self.task, self.tell, self.party = place, task, tell, party
         self.maker = Maker(

@@ -5,6 +5,13 @@ from __future__ import annotations
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.dealer import Dealer, VaultCollateral, dealing, open_dealer
 from psymm.api.ended import deliver_ended
+from psymm.api.policy import (
+    RoundTrip,
+    SolverPolicy,
+    TraderPolicy,
+    round_trip,
+    terms_in_words,
+)
 from psymm.api.solver import IncomingOrder, Prices, QuoteAsked, Solver, SolverSession
 from psymm.api.trader import (
     BUY,
@@ -40,10 +47,13 @@ __all__ = [
     "Quote",
     "QuoteAsked",
     "Ranking",
+    "RoundTrip",
     "Session",
     "Settled",
     "Solver",
+    "SolverPolicy",
     "SolverSession",
+    "TraderPolicy",
     "VaultCollateral",
     "best_solver",
     "connect",
@@ -52,7 +62,9 @@ __all__ = [
     "deliver_ended",
     "open_dealer",
     "planned",
+    "round_trip",
     "scaled",
+    "terms_in_words",
     "token_units",
     "tokens_of",
 ]

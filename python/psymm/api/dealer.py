@@ -336,6 +336,7 @@ async def dealing(
                 deployment.registry,
                 watch,
                 private=private,
+                tokens=deployment.tokens,
             ),
         )
         nursery.cancel_scope.cancel()

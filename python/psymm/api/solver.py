@@ -18,8 +18,8 @@ import trio
 
 from psymm.api.amounts import Number, decimal_of, scaled, token_units
 from psymm.api.dealer import Dealer
+from psymm.api.policy import SolverPolicy
 from psymm.errors import (
-    MeetingRefused,
     NotNow,
     PSymmError,
     SessionClosed,
@@ -329,7 +329,7 @@ class Solver:
     """Subclass it, override the callbacks, `await serve(…)`.
 
     terms: what every new custody is under. collateral: whole tokens that we put up against each
-    trader, at least the terms' minimum; at most what the trader does if `match` is set.
+    trader, at least the terms' minimum. policy: which traders, and what we put up against what.
     cancel_on_disconnect: quotes do not outlive a lost connection: on resuming they are cancelled,
     and orders that hit one meanwhile declined, before anything else is signed for the application.
     caps: market-maker protection of each session. limits: who may connect.
@@ -342,7 +342,7 @@ class Solver:
         terms: Terms,
         *,
         collateral: Number,
-        match: bool = False,
+        policy: SolverPolicy | None = None,
         cancel_on_disconnect: bool = True,
         caps: Caps | None = None,
         limits: AdmissionLimits | None = None,
@@ -352,7 +352,7 @@ class Solver:
         self.terms = terms
         self.sessions: dict[bytes, SolverSession] = {}
         self._collateral = token_units(collateral, terms.collateral.decimals)
-        self._match = match
+        self.policy = policy or SolverPolicy()
         self.kill_switch = kill_switch or kill_switch_of(self.party.journal.path)
         self._cancel_on_disconnect = cancel_on_disconnect
         self._caps = caps or Caps()
@@ -361,12 +361,7 @@ class Solver:
         self._server: SolverServer | None = None
         self._dispatches: dict[bytes, _Dispatch] = {}
         self._leaving = False
-        if self._collateral < terms.collateral.solver_minimum:
-            raise MeetingRefused(
-                "the solver's collateral is below its own terms' minimum",
-                collateral=self._collateral,
-                minimum=terms.collateral.solver_minimum,
-            )
+        self.policy.check(terms, self._collateral, self.party.clock.now_ns())
 
     # --- callbacks --------------------------------------------------------------------------
 
@@ -511,10 +506,8 @@ class Solver:
 
     # --- psymm.session.solver.Application -----------------------------------------------------
 
-    def put_up(self, introduced: int) -> int:
-        if not self._match:
-            return self._collateral
-        return max(self.terms.collateral.solver_minimum, min(self._collateral, introduced))
+    def put_up(self, trader: str, introduced: int) -> int:
+        return self.policy.put_up(self.terms, self._collateral, trader, introduced)
 
     async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
         symbols = [each.symbol for each in request.no_related_sym] or [

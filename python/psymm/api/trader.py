@@ -10,8 +10,9 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -19,7 +20,7 @@ import trio
 from psymm._core import address_of
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.dealer import Dealer, known_solvers
-from psymm.chain.abi import checksummed
+from psymm.api.policy import RoundTrip, TraderPolicy, fees_paid, round_trip
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import in_turn
 from psymm.errors import (
@@ -29,8 +30,10 @@ from psymm.errors import (
     NoSolver,
     NotNow,
     PeerSilent,
+    PolicyRefused,
     PSymmError,
     SessionClosed,
+    TermsChanged,
 )
 from psymm.messages import (
     ExecType,
@@ -65,7 +68,7 @@ from psymm.session.end import End, EndStatistics
 from psymm.session.engine import SECOND
 from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
-from psymm.session.meeting import fresh_nonce
+from psymm.session.meeting import Introduced, fresh_nonce
 from psymm.session.party import Party
 from psymm.session.preflight import (
     NamedToken,
@@ -101,7 +104,7 @@ from psymm.session.turn import (
     Turn,
 )
 from psymm.sockets.dialling import ask_each
-from psymm.terms import Terms
+from psymm.terms import UNIT, Instrument, Terms
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.rows import Custody as JournalledCustody
 
@@ -256,6 +259,7 @@ class Session:
         self.end = end
         self.terms = Terms.parse(end.opening.terms)
         self.party = party
+        self.policy: TraderPolicy | None = None
         self._ledger = ledger
         self._changes = changes
         self._settling: Settling | None = None
@@ -398,12 +402,16 @@ class Session:
         quote: Quote | None = None,
         life_s: float = 30,
     ) -> Order:
-        """Send an order to open: at a limit `price`, or hitting a `quote` (or both).
+        """Send an order to open: at a limit `price`, or hitting a `quote` (or both). Raises
+        PolicyRefused for an instrument that the policy does not name, where it names some.
 
         Returns once it is durable and on its way. Raises Refused (margin, tick, a quote that has
         died …), NotNow, SessionClosed, and Disconnected where the connection is lost and does not
         come back within `life_s`; nothing was signed then. Cancelled: it may be signed.
         """
+        if self.policy is not None and self.policy.symbols and symbol not in self.policy.symbols:
+            # Only the instruments that it names were held to its limits.
+            raise PolicyRefused("symbol", symbol, ", ".join(self.policy.symbols))
         return await self._send(
             side, symbol, quantity, PositionEffect.OPEN, price, quote, None, life_s
         )
@@ -644,9 +652,10 @@ class _Changes:
 @asynccontextmanager
 async def connect(
     dealer: Dealer | Party,
-    solver: RegistryEntry | str,
+    solver: Offer | RegistryEntry | str,
     *,
     collateral: Number = 0,
+    policy: TraderPolicy | None = None,
     expected: bytes | None = None,
     resume: JournalledCustody | None = None,
     tls: ssl.SSLContext | None = None,
@@ -661,27 +670,48 @@ async def connect(
 ) -> AsyncGenerator[Session, None]:
     """Meet a solver, put up `collateral` (whole tokens), and trade once both sides accepted.
 
-    solver: an entry of the registry, whose key is then demanded, or an endpoint with `expected`.
-    resume: a custody of the journal to go on with. token: the collateral's, symbol or address; it
-    need not be said where the deployment lists one only. decimals: the token's; needed with a
-    Party, which knows no deployment. orders: what is to be sent, see `planned`. heard: hears
-    every event. timeout_s: for all of meeting, funding and verifying.
+    solver: an offer of `best_solver`, whose terms are then demanded by their hash; an entry of the
+    registry, whose key is demanded; or an endpoint with `expected`. policy: what the terms must
+    keep (`spec.md` 62), by default the defaults of `TraderPolicy`. token, decimals: the
+    collateral's, symbol or address, where the policy does not say them; they need not be said where
+    the deployment lists one token only. resume: a custody of the journal to go on with: its terms
+    are those that it began with, and the policy is not asked again. orders: what is to be sent, see
+    `planned`. plain: reach ws:// endpoints of other machines, too. heard: hears every event.
+    timeout_s: for all of meeting, funding and verifying.
 
     What can be known before anything is funded is checked before (`psymm.session.preflight`):
-    token, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails there.
-    Raises WrongParty, TermsRefused, MeetingRefused and its kin (TokenDiffers, ClocksDiffer,
-    OrderUnfit), PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin,
-    PeerSilent, Disconnected, and what funding raises; AttemptEnded where a custody exists already
-    and trying again would not help. Leaving closes the connection; the custody stays as it is and
-    can be resumed: an error that leaves it open has a note that names it and what lies in it.
+    token, policy, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails
+    there.
+    Raises TokenUnnamed, WrongParty, BadIntroduction, TermsRefused and its kin (TokenDiffers,
+    TermsChanged, PolicyRefused), MeetingRefused and its kin (ClocksDiffer, OrderUnfit),
+    PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin, PeerSilent,
+    Disconnected, and what funding raises; AttemptEnded where a custody exists already and trying
+    again would not help. Leaving closes the connection; the custody stays as it is and can be
+    resumed: an error that leaves it open has a note that names it and what lies in it.
     Cancelled: the same.
     """
     party = dealer.party if isinstance(dealer, Dealer) else dealer
-    endpoint = solver if isinstance(solver, str) else solver.endpoint
-    peer = expected if isinstance(solver, str) else solver.public_key
-    named = None if resume is not None else _named_token(dealer, token, decimals)
+    shown = solver.terms.hash if isinstance(solver, Offer) else None
+    entry = solver.entry if isinstance(solver, Offer) else solver
+    endpoint = entry if isinstance(entry, str) else entry.endpoint
+    peer = expected if isinstance(entry, str) else entry.public_key
     # What the caller names itself may be anywhere.
-    near = party.dials_private or isinstance(solver, str)
+    near = party.dials_private or isinstance(entry, str)
+    amount, wanted = 0, Wanted()
+    if resume is None:
+        policy, named = _policy_of(party, policy, token, decimals)
+        amount = token_units(collateral, named.decimals)
+        wanted = Wanted(named, orders, partial(_accept, party, policy, shown))
+    else:
+        policy = None
+        log.info(
+            "terms-kept",
+            extra={
+                "custody": "0x" + resume.opening.custody.hex(),
+                "terms": "0x" + resume.opening.terms_hash.hex(),
+                "note": "a custody keeps the terms that it began with; the policy is not asked",
+            },
+        )
     changes = _Changes()
     if heard is not None:
         changes.listeners.append(heard)
@@ -690,14 +720,15 @@ async def connect(
         dial or dialer(endpoint, tls, plain=plain, private=near),
         changes.heard,
         expected=peer,
-        collateral=0 if named is None else token_units(collateral, named.decimals),
+        collateral=amount,
         endpoint=endpoint,
         resume=resume,
         backoff=backoff,
-        wanted=Wanted(named, () if resume is not None else orders),
+        wanted=wanted,
     )
     try:
         async with _connected(party, client, changes, timeout_s) as session:
+            session.policy = policy
             yield session
     except BaseException as error:
         left = client.left_open()
@@ -781,18 +812,35 @@ def planned(side: Side, symbol: str, quantity: Number, price: Number | None = No
     return PlannedOrder(symbol, side, scaled(quantity), None if price is None else scaled(price))
 
 
-def _named_token(dealer: Dealer | Party, token: str | None, decimals: int | None) -> NamedToken:
-    """The token that the caller means. Raises ValueError where that cannot be told, and
-    DeploymentInvalid for a name that the deployment does not list."""
-    if not isinstance(dealer, Dealer):
-        if decimals is None:
-            raise ValueError("say how many decimals the collateral token has: decimals=…")
-        return NamedToken(None if token is None else checksummed("token", token), decimals)
-    listed = dealer.deployment.tokens
-    if token is None and len(listed) != 1:
-        raise ValueError(f"the deployment lists {len(listed)} tokens; name one: token=…")
-    found = listed[0] if token is None else dealer.deployment.token(token)
-    return NamedToken(found.address, found.decimals if decimals is None else decimals, found.symbol)
+def _policy_of(
+    party: Party, policy: TraderPolicy | None, token: str | None, decimals: int | None
+) -> tuple[TraderPolicy, NamedToken]:
+    """The policy with token and decimals said, and that token as the user calls it.
+
+    Raises TokenUnnamed, TokenDiffers."""
+    policy = TraderPolicy() if policy is None else policy
+    policy = replace(
+        policy,
+        token=token if policy.token is None else policy.token,
+        decimals=decimals if policy.decimals is None else policy.decimals,
+    ).for_token(party.tokens)
+    assert policy.decimals is not None  # noqa: S101
+    symbol = next((one.symbol for one in party.tokens if one.address == policy.token), None)
+    return policy, NamedToken(policy.token, policy.decimals, symbol)
+
+
+def _accept(
+    party: Party,
+    policy: TraderPolicy,
+    shown: bytes | None,
+    introduced: Introduced,
+    terms: Terms,
+) -> None:
+    """What a new meeting must keep before anything is kept or funded."""
+    if shown is not None and terms.hash != shown:
+        raise TermsChanged(shown=shown, now=terms.hash)
+    ours, theirs = introduced.collaterals
+    policy.check(terms, now_ns=party.clock.now_ns(), collateral=ours, solver_collateral=theirs)
 
 
 def session_projected(end: End) -> Account:
@@ -812,12 +860,17 @@ def changes_failed(error: PSymmError) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A solver that answered. price: its indicative ask for a buy, bid for a sell."""
+    """A solver that answered. price: its indicative ask for a buy, bid for a sell. all_in: that
+    with both fees, by which offers are ranked: more for a buy, less for a sell. cost: of opening
+    and closing one unit at the prices shown, None where it shows one of them only. What the solver
+    would pay the trader counts as nothing."""
 
     entry: RegistryEntry
     terms: Terms = field(repr=False)
     indicative: Indicative
     price: Decimal
+    all_in: Decimal
+    cost: RoundTrip | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -846,20 +899,29 @@ async def best_solver(
     symbol: str,
     side: Side,
     *,
+    collateral: Number | None = None,
+    policy: TraderPolicy | None = None,
+    decimals: int | None = None,
+    token: str | None = None,
     timeout_s: float = 5,
     tls: ssl.SSLContext | None = None,
     plain: bool = False,
     dial: Callable[[RegistryEntry], Dialer] | None = None,
 ) -> Ranking:
-    """Ask solvers for terms and an indicative price, and rank them.
+    """Ask solvers for terms and an indicative price, and rank them by price after fees.
 
     Those that we dealt with before are asked first; 16 are dialled at once and 64 in all, each
     for `timeout_s`. Only public addresses are dialled unless the party allows others.
 
-    Never raises for what one of them does; it is in `failures`. Cancelled: raises Cancelled; the
-    connections are closed.
+    collateral: what is going to be put up, whole tokens, for the limits that are a share of it.
+    policy: as in `connect`; who breaks it is a failure and not ranked. Give `connect` the offer,
+    so that the terms shown here are the terms there.
+    Raises TokenUnnamed; never for what one solver does, which is in `failures`. Cancelled: raises
+    Cancelled; the connections are closed.
     """
     party = dealer.party if isinstance(dealer, Dealer) else dealer
+    policy, named = _policy_of(party, policy, token, decimals)
+    amount = None if collateral is None else token_units(collateral, named.decimals)
     offers: list[Offer] = []
     failures: list[tuple[str, PSymmError]] = []
 
@@ -873,14 +935,21 @@ async def best_solver(
             with trio.fail_after(timeout_s):
                 async with reach() as socket:
                     met = await meet(party, socket, entry.public_key, 0, fresh_nonce())
-                    if met.terms.instrument(symbol) is None:
+                    instrument = met.terms.instrument(symbol)
+                    if instrument is None:
                         raise Declined("the terms have no such instrument", symbol=symbol)
                     check_clocks(met.clock_off_ns, met.terms)
+                    policy.check(met.terms, now_ns=party.clock.now_ns(), collateral=amount)
                     said = await ask_price(socket, symbol)
-            price = price_of(said, symbol, side)
-            if price is None:
+            found = price_of(said, symbol, side)
+            if found is None:
                 raise Declined("no price on that side", symbol=symbol)
-            offers.append(Offer(entry, met.terms, _indicative(said), decimal_of(price)))
+            shown, price = _indicative(said), decimal_of(found)
+            cost = None
+            if shown.bid is not None and shown.ask is not None:
+                cost = round_trip(instrument, side, 1, shown.bid, shown.ask)
+            all_in = _after_fees(instrument, side, price)
+            offers.append(Offer(entry, met.terms, shown, price, all_in, cost))
         except trio.TooSlowError:
             failures.append((entry.account, PeerSilent("no answer", waited_s=timeout_s)))
         except PSymmError as failed:
@@ -890,9 +959,17 @@ async def best_solver(
     others = [entry for entry in solvers if address_of(entry.public_key) != ours]
     left = await ask_each(in_turn(others, await known_solvers(party.journal)), ask)
     offers.sort(
-        key=lambda offer: (offer.price if side is BUY else -offer.price, offer.entry.account)
+        key=lambda offer: (offer.all_in if side is BUY else -offer.all_in, offer.entry.account)
     )
     return Ranking(tuple(offers), tuple(failures), len(left))
+
+
+def _after_fees(instrument: Instrument, side: Side, price: Decimal) -> Decimal:
+    """The price with both fees, to 18 places and never better than it is."""
+    fees = sum(fees_paid(instrument))
+    if side is BUY:
+        return decimal_of(-(-scaled(price) * (UNIT + fees) // UNIT))
+    return decimal_of(scaled(price) * (UNIT - fees) // UNIT)
 
 
 def _indicative(said: MarketDataSnapshotFullRefresh) -> Indicative:

@@ -3,6 +3,7 @@
     keystore.json     the wallet's key, encrypted (keystore v3)
     deployment.json   which chain and contracts this party uses, written by `psymm deploy`
     rpc.url           the node's address, which may be a customer's key
+    policy.toml       the limits within which this party trades, if it sets any
     journal.db        frames, heads and moves under way: what must never be lost
     notes.sqlite      the notes that the wallet owns, and its moves under way
     revocations.json  session keys revoked on chain, as read from it
@@ -41,6 +42,10 @@ class Home:
     @property
     def rpc(self) -> Path:
         return self.path / "rpc.url"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy.toml"
 
     @property
     def journal(self) -> Path:

@@ -46,6 +46,7 @@ class Maker(Solver):
             collateral=format_amount(units, decimals),
             cancel_on_disconnect=cancel_on_disconnect,
             caps=market.caps,
+            policy=market.policy,
             limits=limits,
         )
         self._market = market

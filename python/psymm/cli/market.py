@@ -16,6 +16,11 @@
     notional_at_most = "500000"     # their worth; reached, quotes are withdrawn for that long
     cap_interval_s = 60
     close_at_most = "20000"         # the same for closes at a limit; default: fill_at_most
+    [policy]                        # whom it trades with; all of it may be left out
+    least = "1000"                  # what a trader must, and may, put up
+    most = "100000"
+    ratio = "2"                     # puts up at most this for one token of the trader's
+    traders = ["0x…"]               # nobody else
     [feed]
     kind = "replay"                 # or "constant"
     values_per_second = "2"         # prices move with the clock, or, with values_per_quote = 5
@@ -55,8 +60,10 @@ from psymm.cli.feed import (
     scaled,
 )
 from psymm.cli.output import parse_amount
+from psymm.cli.policy import solver_policy
 
 if TYPE_CHECKING:
+    from psymm.api.policy import SolverPolicy
     from psymm.chain.deployment import Deployment
     from psymm.session.protection import Caps
     from psymm.terms import Terms
@@ -83,6 +90,7 @@ _TOP: Final = frozenset(
         "confirmations",
         "feed",
         "instrument",
+        "policy",
     }
 )
 _FEED: Final = frozenset(
@@ -160,13 +168,15 @@ class Market:
     style: Style
     put_up: int
     caps: Caps
+    policy: SolverPolicy
 
 
 def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
     """Reads a maker's configuration for a deployment. A replay starts at `now_ns`.
 
-    Raises CommandError `bad-config` (exit 2) naming the key; TermsError for terms that are unsound;
-    DeploymentInvalid for a token that the deployment does not list.
+    Raises CommandError `bad-config` or `bad-policy` (exit 2) naming the key; TermsError for terms
+    that are unsound; PolicyRefused for terms that harm the maker itself; DeploymentInvalid for a
+    token that the deployment does not list.
     """
     raw = read_toml(path, _bad)
     _known(raw, _TOP, "the file")
@@ -213,7 +223,10 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
         fill_at_most=parse_price(at_most, "fill_at_most"),
         close_at_most=parse_price(_text(raw, "close_at_most", at_most), "close_at_most"),
     )
-    return Market(terms, _feed(feed_table, instruments, now_ns), style, put_up, _caps(raw))
+    policy = solver_policy(raw.get("policy", {}))
+    policy.check(terms, put_up, now_ns)
+    feed = _feed(feed_table, instruments, now_ns)
+    return Market(terms, feed, style, put_up, _caps(raw), policy)
 
 
 def _caps(raw: Mapping[str, Any]) -> Caps:

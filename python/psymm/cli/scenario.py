@@ -38,11 +38,13 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.output import Screen, plain
 
 if TYPE_CHECKING:
-    from psymm.api.trader import Order, OrderResult, Session
+    from psymm.api.trader import Indicative, Order, OrderResult, Session
     from psymm.messages import Side
     from psymm.session.preflight import PlannedOrder
 
 BPS: Final = 10_000
+SLIPPAGE: Final = Decimal("0.05")
+"""How much worse a quote may be than the price shown before, unless said otherwise."""
 _KEYS: Final = {
     "order": (
         "name symbol side quantity limit_bps cancel_after_s expect fills life_s",
@@ -117,11 +119,24 @@ def planned_orders(steps: Sequence[Step]) -> list[PlannedOrder]:
 
 
 class Trading:
-    """Carries steps out in a session, one after the other, telling the screen of each."""
+    """Carries steps out in a session, one after the other, telling the screen of each.
 
-    def __init__(self, session: Session, screen: Screen) -> None:
+    shown: the prices that were agreed to, by symbol. slippage: how much worse than those a quote
+    may be and still be hit, as a share; an indicative price binds nobody, so without this bound a
+    solver could show a good price to be chosen and quote another.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        screen: Screen,
+        shown: Mapping[str, Indicative] | None = None,
+        slippage: Decimal = SLIPPAGE,
+    ) -> None:
         self._session = session
         self._screen = screen
+        self._shown = shown or {}
+        self._slippage = slippage
         self._orders: dict[str, Order] = {}
 
     async def run(self, steps: Sequence[Step]) -> None:
@@ -147,6 +162,7 @@ class Trading:
         if step.limit_bps is None:
             quote = await session.request_quote(step.symbol, quantity, side, step.life_s)
             shown = quote.ask if step.side == "buy" else quote.bid
+            self._within(step.symbol, step.side, shown)
             self._screen.event(
                 "quote",
                 f"quote {step.symbol}: {step.side} {quantity} at {plain(shown)}",
@@ -206,12 +222,33 @@ class Trading:
         word = "sell" if side is Side.SELL else "buy"
         if step.limit_bps is None:
             quote = await session.request_quote(held.symbol, size, side, step.life_s)
+            self._within(held.symbol, word, quote.ask if word == "buy" else quote.bid)
             order = await session.close(position, quote=quote, quantity=size, life_s=step.life_s)
         else:
             price = await self._limit(held.symbol, word, step.limit_bps, step.life_s)
             order = await session.close(position, price=price, quantity=size, life_s=step.life_s)
         result = await order.result()
         self._told(step, f"close: {word} {size} {held.symbol}", result)
+
+    def _within(self, symbol: str, word: str, quoted: Decimal | None) -> None:
+        """Raises CommandError `quote-worse` for a quote that is not what was agreed to."""
+        known = self._shown.get(symbol)
+        agreed = None if known is None else known.ask if word == "buy" else known.bid
+        if agreed is None or quoted is None:
+            return
+        worse = quoted - agreed if word == "buy" else agreed - quoted
+        if worse > agreed * self._slippage:
+            custody = self._session.custody.hex()[:16]
+            raise CommandError(
+                "quote-worse",
+                f"The solver quotes {plain(quoted)} to {word} {symbol}, and showed {plain(agreed)}"
+                f" before; --slippage allows {plain(self._slippage)} of it. Nothing was sent. The"
+                f" custody stays open: go on with --resume {custody} and another --slippage.",
+                Exit.REFUSED,
+                symbol=symbol,
+                quoted=plain(quoted),
+                shown=plain(agreed),
+            )
 
     def _told(self, step: Step, what: str, result: OrderResult) -> None:
         fills = " + ".join(f"{plain(one.quantity)} at {plain(one.price)}" for one in result.fills)

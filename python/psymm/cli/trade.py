@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.choice import Choice
 from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
 from psymm.cli.exits import CommandError, Exit
@@ -27,8 +29,9 @@ from psymm.cli.options import (
     rpc_option,
     yes_option,
 )
-from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount, plain
+from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount
 from psymm.cli.password import ask_password
+from psymm.cli.policy import load_policy
 from psymm.cli.purse import (
     BLOCK_S,
     PROOF_S,
@@ -38,17 +41,35 @@ from psymm.cli.purse import (
     open_purse,
     sending_options,
 )
-from psymm.cli.scenario import Step, Trading, load_scenario, planned_orders, single_trades
+from psymm.cli.scenario import (
+    SLIPPAGE,
+    Step,
+    Trading,
+    load_scenario,
+    planned_orders,
+    single_trades,
+)
 from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
     from psymm.api.dealer import Dealer
-    from psymm.api.trader import Session
+    from psymm.api.policy import TraderPolicy
+    from psymm.api.trader import Indicative, Offer, Session
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import Party
     from psymm.session.left import LeftOpen
     from psymm.session.trader import Lost
     from psymm.session.turn import Event
+
+
+def _share(_context: click.Context, _option: click.Parameter, text: str) -> Decimal:
+    try:
+        share = Decimal(text)
+        if share.is_finite() and share >= 0:
+            return share
+    except InvalidOperation:
+        pass
+    raise click.BadParameter("write it like 0.05, which is 5 %")
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,8 @@ class Wish:
     resume: str | None
     settle: bool
     transcript: Path | None
+    policy: TraderPolicy
+    slippage: Decimal
 
 
 @click.command(cls=Command)
@@ -87,6 +110,28 @@ class Wish:
 )
 @click.option("--solver", default=None, metavar="ADDRESS", help="Take this one, not the best.")
 @click.option("--resume", default=None, metavar="CUSTODY", help="Go on with one of the journal.")
+@click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Limits on terms (TOML; the module psymm.cli.policy says which keys). "
+    "[default: policy.toml in the home, else the package's]",
+)
+@click.option(
+    "--max-fees",
+    default=None,
+    metavar="SHARE",
+    help="The highest fees of opening and closing together: 0.003 is 0.3 % of the notional.",
+)
+@click.option(
+    "--slippage",
+    default=str(SLIPPAGE),
+    show_default=True,
+    metavar="SHARE",
+    callback=_share,
+    help="How much worse a quote may be than the price shown before you agreed.",
+)
 @click.option("--no-settle", is_flag=True, help="Leave the custody open; --resume goes on.")
 @click.option(
     "--transcript",
@@ -111,14 +156,20 @@ def trade(
     hold: float,
     solver: str | None,
     resume: str | None,
+    policy_file: Path | None,
+    max_fees: str | None,
+    slippage: Decimal,
     no_settle: bool,
     transcript: Path | None,
     until_stdin_closes: bool,
 ) -> None:
     """One whole session: discovery, collateral, trades, settlement.
 
-    All solvers of the registry are asked for terms and an indicative price; the best is taken. The
-    collateral comes out of this wallet's sole custody (psymm deposit) and the payout goes back
+    All solvers of the registry are asked for terms and an indicative price. Those whose terms break
+    the policy are named and left out; of the others the best price after fees is taken, and what it
+    costs is shown before anything moves. --yes agrees within the policy only.
+
+    The collateral comes out of this wallet's sole custody (psymm deposit) and the payout goes back
     into it (psymm withdraw). Whatever happens, the journal knows how to go on: see --resume.
     """
     if scenario_file is not None and (buys or sells):
@@ -132,7 +183,9 @@ def trade(
     if not steps and resume is None:
         raise CommandError("usage", "Say what to trade: --scenario, --buy, --sell.", Exit.USAGE)
     start_logging(screen.as_json, "warning")
-    wish = Wish(steps, collateral, solver, resume, not no_settle, transcript)
+    found = policy_file or (home.policy if home.policy.exists() else None)
+    policy = load_policy(found, max_fees)
+    wish = Wish(steps, collateral, solver, resume, not no_settle, transcript, policy, slippage)
     password = ask_password(password_fd)
 
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
@@ -198,6 +251,7 @@ async def _trade(
             # What an earlier run signed last may not have got through.
             bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
             known = None
+            shown: Mapping[str, Indicative] = {}
             if wish.resume is not None:
                 known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
                 if known.state == "closed":
@@ -206,18 +260,26 @@ async def _trade(
                         "session-closed",
                         "This custody was settled; nothing is left to go on with.",
                     )
-                solver = await dealer.solver(known.opening.wallet_address(1))
-                units = known.ours
+                solver: Offer | Party = await dealer.solver(known.opening.wallet_address(1))
+                units, policy = known.ours, None
+                screen.event(
+                    "terms-kept",
+                    "the custody keeps the terms that it began with; the policy is not asked again",
+                    termsHash=known.opening.terms_hash,
+                )
             else:
                 units = parse_amount(wish.collateral or "", info.decimals)
-                solver = await _choose(screen, dealer, wish, tls)
+                policy = _policy(wish, info)
+                amount = format_amount(units, info.decimals)
+                choice = Choice(screen, dealer, policy, amount, tls, sending.plain)
+                solver, shown = await choice.make(wish.steps, wish.solver)
                 await _confirm(screen, purse, sending, info, units, yes)
             await nursery.start(bringing)
             async with connect(
                 dealer,
                 solver,
                 collateral=format_amount(units, info.decimals),
-                token=info.address,
+                policy=policy,
                 orders=planned_orders(wish.steps),
                 resume=known,
                 tls=tls,
@@ -236,17 +298,23 @@ async def _trade(
                     f"{session.acknowledgement_s:g} s; price it: see docs/guarantees.md",
                     acknowledgementNs=str(session.terms.timeouts.acknowledgement),
                 )
-                await _session(screen, home, dealer, session, info, wish)
+                await _session(screen, home, dealer, session, info, wish, shown)
             nursery.cancel_scope.cancel()
 
 
 async def _session(
-    screen: Screen, home: Home, dealer: Dealer, session: Session, info: TokenInfo, wish: Wish
+    screen: Screen,
+    home: Home,
+    dealer: Dealer,
+    session: Session,
+    info: TokenInfo,
+    wish: Wish,
+    shown: Mapping[str, Indicative],
 ) -> None:
     from psymm.rulebook import Lane
     from psymm.transcript.file import export
 
-    trading = Trading(session, screen)
+    trading = Trading(session, screen, shown, wish.slippage)
     path = wish.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
     try:
         await trading.run(wish.steps)
@@ -287,34 +355,10 @@ async def _session(
     )
 
 
-async def _choose(screen: Screen, dealer: Dealer, wish: Wish, tls: ssl.SSLContext | None) -> Party:
-    """The solver that was named, or the one with the best price for the first order."""
-    from psymm.api.trader import BUY, SELL, best_solver
-
-    if wish.solver is not None:
-        return await dealer.solver(wish.solver)
-    first = next(step for step in wish.steps if step.do == "order")
-    side = BUY if first.side == "buy" else SELL
-    ranking = await best_solver(dealer, await dealer.solvers(), first.symbol, side, tls=tls)
-    for account, error in ranking.failures:
-        screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
-    for offer in ranking.offers:
-        screen.event(
-            "offer",
-            f"{offer.entry.account} {first.symbol} "
-            f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}, "
-            f"T {offer.terms.timeouts.acknowledgement / 1e9:g} s",
-            solver=offer.entry.account,
-            endpoint=offer.entry.endpoint,
-            symbol=first.symbol,
-            bid=plain(offer.indicative.bid),
-            ask=plain(offer.indicative.ask),
-            termsHash=offer.terms.hash,
-            acknowledgementNs=str(offer.terms.timeouts.acknowledgement),
-        )
-    best = ranking.best
-    screen.event("chosen", f"best: {best.entry.account}", solver=best.entry.account)
-    return best.entry
+def _policy(wish: Wish, info: TokenInfo) -> TraderPolicy:
+    """The policy with what the command line names: the token, and the symbols of its orders."""
+    symbols = tuple(dict.fromkeys(one.symbol for one in wish.steps if one.symbol))
+    return replace(wish.policy, token=info.address, decimals=info.decimals, symbols=symbols)
 
 
 async def _confirm(

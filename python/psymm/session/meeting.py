@@ -167,7 +167,7 @@ class Host:
         key: signs it at `now_ns`; None leaves it unsigned, for who only looks around.
         Raises MeetingRefused for an unknown version, a nonce out of range, or ourselves.
         """
-        _check(greeting)
+        check_greeting(greeting)
         if greeting.public_key == self.public_key:
             raise MeetingRefused(
                 "a custody with oneself is none", wallet=address_of(self.public_key)
@@ -226,7 +226,7 @@ def met(
     each funding. Raises WrongParty, TermsRefused, BadIntroduction, MeetingRefused; nothing was
     funded then.
     """
-    _check(theirs)
+    check_greeting(theirs)
     if expected is not None and theirs.public_key != expected:
         raise WrongParty(expected=address_of(expected), answered=address_of(theirs.public_key))
     if theirs.public_key == ours.public_key:
@@ -299,7 +299,8 @@ def _signed(theirs: Introduction) -> SignedIntroduction:
     )
 
 
-def _check(greeting: Introduction) -> None:
+def check_greeting(greeting: Introduction) -> None:
+    """What can be said of an introduction alone. Raises MeetingRefused, BadOpening."""
     if greeting.version != VERSION:
         raise MeetingRefused(
             "the peer speaks another version", theirs=greeting.version, ours=VERSION

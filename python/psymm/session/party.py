@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
@@ -34,13 +35,16 @@ from psymm.transcript.rows import Custody as JournalledCustody
 from psymm.transcript.verifying import FrameVerifier
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
+if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
+
 
 @dataclass(frozen=True, slots=True)
 class Party:
     """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
     read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
     of all its sessions' frames. private: endpoints that others wrote down may lead to this machine
-    or a local network; None: on the development chain only."""
+    or a local network; None: on the development chain only. tokens: the deployment's."""
 
     wallet: Wallet
     journal: Journal
@@ -53,6 +57,7 @@ class Party:
     key_life_ns: int = KEY_LIFE_NS
     verifier: FrameVerifier = field(default_factory=FrameVerifier)
     private: bool | None = None
+    tokens: tuple[TokenInfo, ...] = ()
 
     @property
     def dials_private(self) -> bool:

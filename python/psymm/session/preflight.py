@@ -7,7 +7,7 @@ comes first; the chain and the relayers come last. Nothing is written down meanw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,11 +56,13 @@ class Wanted:
 
     token: None takes the terms' token, as long as the chain has it as the terms say. orders: those
     that it means to send; the first is tried against the account as it will be, the others by
-    instrument and lot.
+    instrument and lot. accept: asked of introductions and terms; raises a MeetingRefused where
+    they break the trader's own policy (`spec.md` 62).
     """
 
     token: NamedToken | None = None
     orders: Sequence[PlannedOrder] = ()
+    accept: Callable[[Introduced, Terms], None] | None = None
 
 
 async def check_before_funding(
@@ -73,11 +75,13 @@ async def check_before_funding(
     """Every check, in order; returns where collateral may move. Clocks were compared while meeting.
 
     shown: the solver's price of the first order's symbol, None where no price is needed. Raises
-    TokenDiffers, MeetingRefused, OrderUnfit, Declined (no price), and what `Collateral.check`
-    raises. Cancelled: raises Cancelled, nothing changed.
+    TokenDiffers, MeetingRefused, OrderUnfit, Declined (no price), and what `wanted.accept` and
+    `Collateral.check` raise. Cancelled: raises Cancelled, nothing changed.
     """
     if wanted.token is not None:
         check_token(terms, wanted.token)
+    if wanted.accept is not None:
+        wanted.accept(introduced, terms)
     ours, theirs = introduced.collaterals
     if not ours:
         raise MeetingRefused("a session needs collateral of ours", ours=ours)

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
-from psymm._core import Frame, FrameError, JsonError, TranscriptError
+from psymm._core import Frame, FrameError, JsonError, TranscriptError, address_of
 from psymm.custody.errors import FundsTooLow
 from psymm.errors import (
     Disconnected,
@@ -53,7 +53,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.end import End, EndStatistics
-from psymm.session.meeting import Host, Introduced, IntroductionKeys
+from psymm.session.meeting import Host, Introduced, IntroductionKeys, check_greeting
 from psymm.session.party import Party, take_up
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.session.turn import Event, State
@@ -88,8 +88,9 @@ class Application(Protocol):
         """Indicative prices. Raises PSymmError to refuse. Cancelled: the asker is gone."""
         ...
 
-    def put_up(self, introduced: int) -> int:
-        """Our collateral against `introduced` token units of a trader's. Raises MeetingRefused."""
+    def put_up(self, trader: str, introduced: int) -> int:
+        """Our collateral against `introduced` token units of the trader with that address, whose
+        word for it is not signed yet. Raises MeetingRefused."""
         ...
 
     def session(self, end: End) -> Callable[[Event], None]:
@@ -415,6 +416,7 @@ class SolverServer:
 
         Raises MeetingRefused, SolverUnable. Cancelled: raises Cancelled, nothing is kept.
         """
+        check_greeting(greeting)
         offered = greeting.collateral or 0
         if 0 < offered < self._terms.minimum(TRADER):
             raise MeetingRefused(
@@ -422,7 +424,9 @@ class SolverServer:
                 offered=offered,
                 minimum=self._terms.minimum(TRADER),
             )
-        ours = self._application.put_up(offered) if offered else 0
+        ours = 0
+        if offered:
+            ours = self._application.put_up(address_of(greeting.public_key), offered)
         key = await self._keys.get() if offered else None
         now = self._party.clock.now_ns()
         said, document, introduced = self._host.answer(greeting, ours, key, now)

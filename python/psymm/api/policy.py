@@ -1,0 +1,501 @@
+"""What a party accepts (`spec.md` 62): a trader's limits on terms, a solver's limits on traders.
+
+A solver writes the terms and a trader reads them, so everything in them that can cost the trader
+money has a limit here, with a default that an honest solver keeps easily. The check comes before
+anything is journalled or funded, and names the field, its value and the limit. What a limit does
+not know (how good a price is, who stands behind an oracle) is shown instead: `terms_in_words`.
+
+Shares are decimals: "0.002" is 0.2 %. Amounts in terms are token units; limits on them are shares
+of what the trader puts up, so that one policy serves every size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from psymm._core import format_decimal
+from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
+from psymm.errors import MeetingRefused, PolicyRefused, TokenDiffers, TokenUnnamed
+from psymm.messages import Side
+from psymm.terms import NANOSECONDS, UNIT, Instrument, Terms, checksummed
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
+
+DAY_S: Final = 86_400
+EVIDENCE_BYTES: Final = 884_736
+"""The most that a court is shown of one side (`spec.md` 10 and 27)."""
+NOTICES: Final = 4
+_ADDRESS: Final = re.compile("0x[0-9a-fA-F]{40}")
+SYMBOL_BYTES: Final = 64
+"""The longest symbol that an order can name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraderPolicy:
+    """The limits within which a trader accepts terms. Raises ValueError for a limit out of form.
+
+    token: symbol or address of what we put up; None: the deployment's only token.
+    decimals: the token's, None to take them from the deployment.
+    symbols: instruments that the terms must have. Where some are named only these are held to the
+        limits, and only these can be opened.
+    feeds: by symbol, the oracle's feed that prices it; a symbol that is not named has its own name.
+
+    open_fee, close_fee, round_trip_fee: the highest fee of a fill that opens, of one that closes,
+        and both together, as shares of the notional, whoever receives them.
+    reserve: the most of what we put up that PnL never reaches.
+    tariff: the most of what we put up that evidence and notices can cost the guilty side.
+    relayer_cap: the most of what we put up that a relayer may take for one move.
+    solver_collateral: the least that the solver puts up, as a share of what we do: more than that
+        cannot be won.
+
+    funding_per_day: the most that funding can take in a day, as a share of the notional.
+    funding_window_s: the longest that a solver may choose the moment of an epoch's funding.
+    price_band: the farthest that an opening price may stand from the oracle's.
+    force_close_gap: the most that a forced close costs.
+    leverage: the highest maximum leverage.
+    margin: the most that is locked for a position of ours: CVA + LF + MM.
+    liquidation: the most that a liquidation costs us: CVA + LF.
+    symmetric_margin: whether the solver locks at least what we do.
+
+    shortest_life_s, longest_life_s: until the end date.
+    acknowledgement_s: the longest T, for which either side can hold a frame back.
+    skew_s, heartbeat_s, settlement_s, cooldown_s: the longest of each timeout; cooldown_s of both
+        forced cancels and forced closes.
+    shortest_settlement_s: the shortest deadline of a settlement.
+    idle_end_s: the longest that a custody without business stays open.
+    confirmations: the most blocks that an event must be deep.
+    frames, frame_bytes, frames_per_second: the least that a lane may send between checkpoints, and
+        in a second.
+
+    oracle_signers: addresses that may sign prices. Terms that name another are refused; terms
+        without an oracle are accepted unless `needs_oracle`.
+    oracle_validity_s: the longest that a price may be used.
+    """
+
+    token: str | None = None
+    decimals: int | None = None
+    symbols: tuple[str, ...] = ()
+    feeds: Mapping[str, str] = field(default_factory=dict)
+
+    open_fee: Number = "0.002"
+    close_fee: Number = "0.002"
+    round_trip_fee: Number = "0.003"
+    reserve: Number = "0.1"
+    tariff: Number = "0.1"
+    relayer_cap: Number = "0.02"
+    solver_collateral: Number = "0.5"
+
+    funding_per_day: Number = "0.03"
+    funding_window_s: int = 3_600
+    price_band: Number = "0.1"
+    force_close_gap: Number = "0.05"
+    leverage: Number = 125
+    margin: Number = "0.2"
+    liquidation: Number = "0.05"
+    symmetric_margin: bool = True
+
+    shortest_life_s: int = DAY_S
+    longest_life_s: int = 5 * 366 * DAY_S
+    acknowledgement_s: int = 30
+    skew_s: int = 10
+    heartbeat_s: int = 60
+    shortest_settlement_s: int = 300
+    settlement_s: int = 4 * 3_600
+    cooldown_s: int = 3_600
+    idle_end_s: int = 90 * DAY_S
+    confirmations: int = 128
+    frames: int = 256
+    frame_bytes: int = 65_536
+    frames_per_second: int = 10
+
+    oracle_signers: Collection[str] = ()
+    needs_oracle: bool = False
+    oracle_validity_s: int = 300
+
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if one.type == "Number" and scaled(value) < 0:
+                raise ValueError(f"{one.name} is below zero: {value}")
+            if one.type == "int" and (not isinstance(value, int) or value < 0):
+                raise ValueError(f"{one.name} is a whole number of zero or more: {value!r}")
+        for name in ("symbols", "oracle_signers"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is a collection of strings")
+
+    def for_token(self, tokens: Collection[TokenInfo]) -> TraderPolicy:
+        """This policy with token and decimals said: what the user named, as the deployment has it.
+
+        Raises TokenUnnamed where neither says which token it is or how many decimals it has, and
+        TokenDiffers where the deployment has other decimals.
+        """
+        named = self.token
+        found = [
+            one
+            for one in tokens
+            if named is None or named == one.symbol or named.lower() == one.address.lower()
+        ]
+        if len(found) == 1:
+            (one,) = found
+            if self.decimals not in (None, one.decimals):
+                raise TokenDiffers(
+                    "the token has another number of decimals than were named",
+                    token=one.symbol,
+                    named=self.decimals,
+                    decimals=one.decimals,
+                )
+            return dataclasses.replace(self, token=one.address, decimals=one.decimals)
+        if found or named is None or not _ADDRESS.fullmatch(named) or self.decimals is None:
+            raise TokenUnnamed(
+                token=named, decimals=self.decimals, known=", ".join(one.symbol for one in tokens)
+            )
+        return dataclasses.replace(self, token=checksummed(named.lower()))
+
+    def check(
+        self,
+        terms: Terms,
+        *,
+        now_ns: int,
+        collateral: int | None = None,
+        solver_collateral: int | None = None,
+    ) -> None:
+        """Raises PolicyRefused for the first limit that the terms break.
+
+        collateral, solver_collateral: what each side puts up, token units; None leaves out the
+        limits that are a share of ours.
+        """
+        for broken in self.broken(
+            terms, now_ns=now_ns, collateral=collateral, solver_collateral=solver_collateral
+        ):
+            raise broken
+
+    def broken(
+        self,
+        terms: Terms,
+        *,
+        now_ns: int,
+        collateral: int | None = None,
+        solver_collateral: int | None = None,
+    ) -> Iterator[PolicyRefused]:
+        """Every limit that the terms break; arguments as in `check`."""
+        yield from self._token(terms)
+        yield from self._shares(terms, collateral, solver_collateral)
+        yield from self._times(terms, now_ns)
+        yield from self._oracle(terms)
+        for limit, value, least in (
+            ("frames", terms.limits.frames, self.frames),
+            ("bytes", terms.limits.bytes, self.frame_bytes),
+            ("framesPerSecond", terms.limits.frames_per_second, self.frames_per_second),
+        ):
+            if value < least:
+                yield PolicyRefused(f"limits.{limit}", value, f"at least {least}")
+        yield from _most("limits.priceBand", terms.limits.price_band, self.price_band)
+        yield from _most("forceCloseGap", terms.force_close_gap, self.force_close_gap)
+        yield from self._symbols(terms)
+        for each in terms.instruments:
+            if not self.symbols or each.symbol in self.symbols:
+                yield from self._instrument(each, bool(terms.oracle.signers))
+
+    def _token(self, terms: Terms) -> Iterator[PolicyRefused]:
+        collateral = terms.collateral
+        if self.token is not None and self.token.lower() != collateral.token.lower():
+            yield PolicyRefused("collateral.token", collateral.token, self.token)
+        if self.decimals is not None and self.decimals != collateral.decimals:
+            yield PolicyRefused("collateral.decimals", collateral.decimals, self.decimals)
+
+    def _shares(
+        self, terms: Terms, ours: int | None, theirs: int | None
+    ) -> Iterator[PolicyRefused]:
+        if ours is None:
+            return
+        tariff = terms.tariff
+        penalties = tariff.evidence_byte * EVIDENCE_BYTES + NOTICES * tariff.notice
+        for name, units, share in (
+            ("collateral.traderReserve", terms.collateral.trader_reserve, self.reserve),
+            ("tariff", penalties, self.tariff),
+            ("tariff.relayerCap", tariff.relayer_cap, self.relayer_cap),
+        ):
+            if units * UNIT > scaled(share) * ours:
+                yield PolicyRefused(name, units, f"{share} of the {ours} put up")
+        if theirs is not None and theirs * UNIT < scaled(self.solver_collateral) * ours:
+            yield PolicyRefused(
+                "the solver's collateral",
+                theirs,
+                f"at least {self.solver_collateral} of the {ours} put up",
+            )
+
+    def _times(self, terms: Terms, now_ns: int) -> Iterator[PolicyRefused]:
+        times = terms.timeouts
+        life = terms.end_date - now_ns
+        if life < self.shortest_life_s * NANOSECONDS:
+            least = f"at least {self.shortest_life_s} s from now"
+            yield PolicyRefused("endDate", _date(terms.end_date), least)
+        if life > self.longest_life_s * NANOSECONDS:
+            most = f"at most {self.longest_life_s} s from now"
+            yield PolicyRefused("endDate", _date(terms.end_date), most)
+        for name, value, most_s in (
+            ("heartbeat", times.heartbeat, self.heartbeat_s),
+            ("acknowledgement", times.acknowledgement, self.acknowledgement_s),
+            ("skew", times.skew, self.skew_s),
+            ("settlement", times.settlement, self.settlement_s),
+            ("forceCancelCooldown", times.force_cancel_cooldown, self.cooldown_s),
+            ("forceCloseCooldown", times.force_close_cooldown, self.cooldown_s),
+            ("idleEnd", times.idle_end, self.idle_end_s),
+        ):
+            if value > most_s * NANOSECONDS:
+                yield PolicyRefused(f"timeouts.{name}", _seconds(value), f"at most {most_s} s")
+        if times.settlement < self.shortest_settlement_s * NANOSECONDS:
+            least = f"at least {self.shortest_settlement_s} s"
+            yield PolicyRefused("timeouts.settlement", _seconds(times.settlement), least)
+        if terms.chain.confirmations > self.confirmations:
+            most = f"at most {self.confirmations}"
+            yield PolicyRefused("chain.confirmations", terms.chain.confirmations, most)
+
+    def _oracle(self, terms: Terms) -> Iterator[PolicyRefused]:
+        oracle = terms.oracle
+        if not oracle.signers:
+            if self.needs_oracle:
+                yield PolicyRefused("oracle.signers", "none", "an oracle that you name")
+            return
+        known = {one.lower() for one in self.oracle_signers}
+        for signer in oracle.signers:
+            if signer.lower() not in known:
+                yield PolicyRefused("oracle.signers", signer, "signers that you name")
+        if 2 * oracle.threshold <= len(oracle.signers):
+            yield PolicyRefused(
+                "oracle.threshold",
+                oracle.threshold,
+                f"more than half of the {len(oracle.signers)} signers",
+            )
+        if oracle.validity > self.oracle_validity_s * NANOSECONDS:
+            most = f"at most {self.oracle_validity_s} s"
+            yield PolicyRefused("oracle.validity", _seconds(oracle.validity), most)
+
+    def _symbols(self, terms: Terms) -> Iterator[PolicyRefused]:
+        seen: set[str] = set()
+        for each in terms.instruments:
+            for name, text in (("symbol", each.symbol), ("feed", each.feed)):
+                # Letters of other alphabets look like these, and controls steer a terminal.
+                if not text.isascii() or not text.isprintable() or " " in text:
+                    yield PolicyRefused(name, ascii(text), "printable ASCII without spaces")
+            if len(each.symbol) > SYMBOL_BYTES:
+                yield PolicyRefused(
+                    "symbol", ascii(each.symbol[:80]), f"at most {SYMBOL_BYTES} bytes"
+                )
+            if each.symbol.casefold() in seen:
+                yield PolicyRefused("symbol", ascii(each.symbol), "one of its name, in any case")
+            seen.add(each.symbol.casefold())
+        for wanted in self.symbols:
+            if terms.instrument(wanted) is None:
+                yield PolicyRefused("instruments", "absent", wanted)
+
+    def _instrument(self, each: Instrument, priced: bool) -> Iterator[PolicyRefused]:
+        symbol = ascii(each.symbol)[1:-1]
+        ours, theirs = each.trader, each.solver
+        # A day that is begun may hold one epoch more than it is long.
+        epochs = -(-DAY_S * NANOSECONDS // each.funding_epoch)
+        for name, value, most in (
+            ("openFee", each.open_fee, self.open_fee),
+            ("closeFee", each.close_fee, self.close_fee),
+            ("openFee + closeFee", each.open_fee + each.close_fee, self.round_trip_fee),
+            ("fundingCap, in a day", each.funding_cap * epochs, self.funding_per_day),
+            ("maxLeverage", each.max_leverage, self.leverage),
+            ("the trader's CVA + LF + MM", ours.cva + ours.lf + ours.mm, self.margin),
+            ("the trader's CVA + LF", ours.cva + ours.lf, self.liquidation),
+        ):
+            yield from _most(f"{symbol}: {name}", value, most)
+        if each.funding_window > self.funding_window_s * NANOSECONDS:
+            yield PolicyRefused(
+                f"{symbol}: fundingWindow",
+                _seconds(each.funding_window),
+                f"at most {self.funding_window_s} s",
+            )
+        if self.symmetric_margin:
+            for name in ("cva", "lf", "mm"):
+                if getattr(theirs, name) < getattr(ours, name):
+                    yield PolicyRefused(
+                        f"{symbol}: the solver's {name.upper()}",
+                        format_decimal(getattr(theirs, name)),
+                        f"at least the trader's {format_decimal(getattr(ours, name))}",
+                    )
+        feed = self.feeds.get(each.symbol, each.symbol)
+        if (priced or each.symbol in self.feeds) and each.feed != feed:
+            yield PolicyRefused(f"{symbol}: feed", ascii(each.feed), feed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverPolicy:
+    """Whom a solver trades with, and what it puts up against them.
+
+    least, most: what a trader must and may put up, whole tokens; None: the terms' minimum, and no
+        bound.
+    ratio: the most that we put up for one token of the trader's, so that a small trader does not
+        lock much of ours; never below the terms' minimum. None: always all that is set.
+    traders: addresses that may trade; None: anybody.
+    accept: asked last, with the trader's address and token units; False refuses.
+    reserve, relayer_cap: the most of our own collateral that our terms may hold back as penalty
+        reserve, and give to a relayer for one move.
+    """
+
+    least: Number | None = None
+    most: Number | None = None
+    ratio: Number | None = None
+    traders: Collection[str] | None = None
+    accept: Callable[[str, int], bool] | None = None
+    reserve: Number = "0.1"
+    relayer_cap: Number = "0.02"
+
+    def put_up(self, terms: Terms, ours: int, trader: str, offered: int) -> int:
+        """What we put up against a trader's `offered`, token units, at most `ours`.
+
+        Raises MeetingRefused where we do not trade with it.
+        """
+        decimals = terms.collateral.decimals
+        least = 0 if self.least is None else token_units(self.least, decimals)
+        if offered < least:
+            raise MeetingRefused(
+                "this solver asks for more collateral", offered=offered, least=least
+            )
+        if self.most is not None and offered > token_units(self.most, decimals):
+            raise MeetingRefused(
+                "this solver takes less collateral",
+                offered=offered,
+                most=token_units(self.most, decimals),
+            )
+        if self.traders is not None and trader.lower() not in {one.lower() for one in self.traders}:
+            raise MeetingRefused("this solver trades with others only", trader=trader)
+        if self.accept is not None and not self.accept(trader, offered):
+            raise MeetingRefused("this solver does not trade with you now", trader=trader)
+        if self.ratio is None:
+            return ours
+        against = offered * scaled(self.ratio) // UNIT
+        return max(terms.collateral.solver_minimum, min(ours, against))
+
+    def check(self, terms: Terms, ours: int, now_ns: int) -> None:
+        """Whether our own terms are ones to trade under with `ours` token units.
+
+        Raises PolicyRefused.
+        """
+        if ours < terms.collateral.solver_minimum:
+            minimum = terms.collateral.solver_minimum
+            raise PolicyRefused("collateral", ours, f"at least the terms' minimum {minimum}")
+        if terms.end_date <= now_ns:
+            raise PolicyRefused("endDate", _date(terms.end_date), "in the future")
+        for name, units, share in (
+            ("collateral.solverReserve", terms.collateral.solver_reserve, self.reserve),
+            ("tariff.relayerCap", terms.tariff.relayer_cap, self.relayer_cap),
+        ):
+            if units * UNIT > scaled(share) * ours:
+                raise PolicyRefused(name, units, f"{share} of the {ours} put up")
+
+
+# --- in words -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """What opening and closing a quantity costs at two prices that do not move. cost: in the
+    token; share: of the notional at which it opens. Both fees are in it."""
+
+    cost: Decimal
+    share: Decimal
+
+
+def fees_paid(instrument: Instrument) -> tuple[int, int]:
+    """What a trader pays on opening and on closing, shares at 18 decimals. What the solver pays it
+    counts as nothing: else a solver could promise a large one to be chosen."""
+    if instrument.fee_receiver == "trader":
+        return 0, 0
+    return instrument.open_fee, instrument.close_fee
+
+
+def round_trip(
+    instrument: Instrument, side: Side, quantity: Number, bid: Number, ask: Number
+) -> RoundTrip:
+    """The all-in cost of opening `quantity` on `side` and closing it at these prices."""
+    opening, closing = fees_paid(instrument)
+    first, last = (ask, bid) if side is Side.BUY else (bid, ask)
+    spread = abs(scaled(ask) - scaled(bid))
+    each = spread * UNIT + scaled(first) * opening + scaled(last) * closing
+    notional = scaled(first) * UNIT
+    # Rounded up: a cost is never shown as less than it is.
+    cost = -(-each * scaled(quantity) // UNIT**2)
+    share = -(-each * UNIT // notional) if notional else 0
+    return RoundTrip(decimal_of(cost), decimal_of(share))
+
+
+def terms_in_words(terms: Terms, symbol: str, solver: str = "") -> list[str]:
+    """What a trader agrees to, one line for each thing that can cost it money.
+
+    solver: its address, to say where it is among the oracle's signers.
+    """
+    collateral, tariff, times = terms.collateral, terms.tariff, terms.timeouts
+
+    def tokens(units: int) -> str:
+        return f"{tokens_of(units, collateral.decimals):f}"
+
+    lines = [f"token: {collateral.token}, {collateral.decimals} decimals"]
+    each = terms.instrument(symbol)
+    if each is not None:
+        receiver = "you" if each.fee_receiver == "trader" else "the solver"
+        lines += [
+            f"fees: {percent(each.open_fee)} on opening, {percent(each.close_fee)} on closing, "
+            f"to {receiver}",
+            f"funding: at most {percent(each.funding_cap)} every {_seconds(each.funding_epoch)}",
+            f"margin: {percent(each.trader.cva + each.trader.lf + each.trader.mm)} of the notional "
+            f"is locked, leverage at most {format_decimal(each.max_leverage)}",
+        ]
+    oracle = terms.oracle
+    if oracle.signers:
+        own = ", the solver among them" if solver in oracle.signers else ""
+        who = f"{oracle.threshold} of {len(oracle.signers)} signers ({', '.join(oracle.signers)})"
+        lines.append(f"prices: by {who}{own}")
+    else:
+        lines.append("prices: by nobody but the solver")
+    lines += [
+        f"penalty reserve: {tokens(collateral.trader_reserve)} of yours, "
+        f"{tokens(collateral.solver_reserve)} of the solver's",
+        f"a relayer may take {tokens(tariff.relayer_cap)} a move",
+        f"either side can hold a frame back for T = {_seconds(times.acknowledgement)}",
+        f"end date: {_date(terms.end_date)}; from then on either side may close",
+        f"events count {terms.chain.confirmations} blocks deep",
+    ]
+    return lines
+
+
+def percent(share: int) -> str:
+    """A share at 18 decimals as a percentage."""
+    return f"{format_decimal(share * 100)} %"
+
+
+def _most(field_name: str, value: int, most: Number) -> Iterator[PolicyRefused]:
+    if value > scaled(most):
+        yield PolicyRefused(field_name, format_decimal(value), f"at most {most}")
+
+
+def _seconds(nanoseconds: int) -> str:
+    return f"{format_decimal(nanoseconds * (UNIT // NANOSECONDS))} s"
+
+
+def _date(nanoseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(nanoseconds // NANOSECONDS, UTC).strftime("%Y-%m-%d %H:%MZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{nanoseconds // NANOSECONDS} s since 1970"
+
+
+__all__ = [
+    "RoundTrip",
+    "SolverPolicy",
+    "TraderPolicy",
+    "fees_paid",
+    "round_trip",
+    "terms_in_words",
+]

@@ -1,0 +1,154 @@
+"""Choosing a solver for `psymm trade`, and showing in a trader's words what it costs to trade.
+
+All of it is shown before a person agrees, and the offer that is chosen binds the session to the
+terms that were shown, by their hash (`spec.md` 62).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from psymm.cli.exits import CommandError, Exit
+from psymm.cli.output import Screen, plain
+
+if TYPE_CHECKING:
+    from psymm.api.dealer import Dealer
+    from psymm.api.policy import TraderPolicy
+    from psymm.api.trader import Indicative, Offer, Ranking
+    from psymm.chain.registry import Party
+    from psymm.cli.scenario import Step
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a choice depends on. collateral: whole tokens. plain_too: ws:// to other machines."""
+
+    screen: Screen
+    dealer: Dealer
+    policy: TraderPolicy
+    collateral: str
+    tls: ssl.SSLContext | None
+    plain_too: bool
+
+    async def make(
+        self, steps: Sequence[Step], named: str | None
+    ) -> tuple[Offer, dict[str, Indicative]]:
+        """The solver that was named, or the one with the best price after fees for the first
+        order; and the prices that it shows, by symbol.
+
+        Raises NoSolver, or why the one that was named will not do. Cancelled: raises Cancelled.
+        """
+        orders = [step for step in steps if step.do == "order"]
+        if not orders:
+            raise CommandError("usage", "Say what to trade: there is no order.", Exit.USAGE)
+        if named is None:
+            asked = await self.dealer.solvers()
+        else:
+            asked = [await self.dealer.solver(named)]
+        ranking = await self._ask(asked, orders[0])
+        if named is not None and ranking.failures:
+            raise ranking.failures[0][1]
+        best = self._best(ranking, orders[0])
+        shown: dict[str, Indicative] = {}
+        for step in orders:
+            if step.symbol in shown:
+                continue
+            if shown:
+                ranking = await self._ask([best.entry], step)
+            for offer in ranking.offers:
+                if offer.entry == best.entry:
+                    shown[step.symbol] = offer.indicative
+                    self._costs(offer, step)
+        self._terms(best, orders[0].symbol)
+        return best, shown
+
+    async def _ask(self, solvers: Sequence[Party], step: Step) -> Ranking:
+        from psymm.api.trader import BUY, SELL, best_solver
+
+        return await best_solver(
+            self.dealer,
+            solvers,
+            step.symbol,
+            BUY if step.side == "buy" else SELL,
+            collateral=self.collateral,
+            policy=self.policy,
+            tls=self.tls,
+            plain=self.plain_too,
+        )
+
+    def _best(self, ranking: Ranking, step: Step) -> Offer:
+        for account, error in ranking.failures:
+            self.screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
+        if ranking.not_asked:
+            self.screen.event(
+                "not-asked",
+                f"{ranking.not_asked} solvers were not asked; name one with --solver",
+                solvers=ranking.not_asked,
+            )
+        for offer in ranking.offers:
+            self.screen.event(
+                "offer",
+                f"{offer.entry.account} {step.symbol} "
+                f"{plain(offer.indicative.bid)} / {plain(offer.indicative.ask)}, "
+                f"{plain(offer.all_in)} with both fees, "
+                f"T {offer.terms.timeouts.acknowledgement / 1e9:g} s",
+                solver=offer.entry.account,
+                endpoint=offer.entry.endpoint,
+                symbol=step.symbol,
+                bid=plain(offer.indicative.bid),
+                ask=plain(offer.indicative.ask),
+                allIn=plain(offer.all_in),
+                termsHash=offer.terms.hash,
+                acknowledgementNs=str(offer.terms.timeouts.acknowledgement),
+            )
+        best = ranking.best
+        self.screen.event("chosen", f"best: {best.entry.account}", solver=best.entry.account)
+        return best
+
+    def _costs(self, offer: Offer, step: Step) -> None:
+        """What opening and closing the quantity asked costs at the prices shown."""
+        from psymm.api.policy import round_trip
+        from psymm.messages import Side
+
+        instrument, prices = offer.terms.instrument(step.symbol), offer.indicative
+        if instrument is None or step.quantity is None:
+            return
+        if prices.bid is None or prices.ask is None:
+            self.screen.event(
+                "round-trip",
+                f"{step.symbol}: only one price is shown, so what closing costs is not known",
+                symbol=step.symbol,
+                cost=None,
+            )
+            return
+        side = Side.BUY if step.side == "buy" else Side.SELL
+        cost = round_trip(instrument, side, step.quantity, prices.bid, prices.ask)
+        quantity = plain(Decimal(step.quantity))
+        self.screen.event(
+            "round-trip",
+            f"to {step.side} {quantity} {step.symbol} and close it again at the prices shown costs "
+            f"{plain(cost.cost)}, which is {cost.share * 100:.4f} % of the notional, all in",
+            symbol=step.symbol,
+            side=step.side,
+            quantity=quantity,
+            cost=plain(cost.cost),
+            share=plain(cost.share),
+        )
+
+    def _terms(self, offer: Offer, symbol: str) -> None:
+        from psymm.api.policy import terms_in_words
+
+        words = terms_in_words(offer.terms, symbol, offer.entry.account)
+        if self.screen.as_json:
+            self.screen.event("terms", "", termsHash=offer.terms.hash, words=words)
+            return
+        self.screen.say(f"terms 0x{offer.terms.hash.hex()}, within your policy:")
+        for line in words:
+            self.screen.event("terms", f"  {line}")
+
+
+__all__ = ["Choice"]
