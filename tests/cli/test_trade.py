@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +21,13 @@ from psymm.demo import Actor, Amounts, Stage, _chain, _relayer, _service, _set_u
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 
-MAKER = """
+MAKER = f"""
 token = "pUSD"
 trader_minimum = "1000"
 solver_minimum = "1000"
 put_up = "5000"
 relayer_cap = "1"
-end_date = 2040-01-01
+end_date = {(datetime.now(UTC) + timedelta(days=300)).date()}
 spread_bps = "10"
 [feed]
 kind = "constant"
