@@ -213,7 +213,7 @@ async def test_funds_relayer_and_chain_are_asked_before_anything_moves(
     async with street(tmp_path) as at:
         at.funds.unready = why
         await at.refused(type(why))
-        assert at.funds.checked == [(2_000_000_000, None)]
+        assert at.funds.checked == [(2_000_000_000, "USDT")]
 
 
 async def test_nothing_put_up_is_no_session(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -236,7 +236,7 @@ async def test_a_promise_below_the_solvers_own_terms_is_refused(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with street(tmp_path) as at:
-        at.maker.put_up = lambda introduced: 1  # type: ignore[method-assign]
+        at.maker.put_up = lambda trader, introduced: 1  # type: ignore[method-assign]
         await at.refused(MeetingRefused, "promises less")
 
 

@@ -80,8 +80,6 @@ async def check_before_funding(
     """
     if wanted.token is not None:
         check_token(terms, wanted.token)
-    if wanted.accept is not None:
-        wanted.accept(introduced, terms)
     ours, theirs = introduced.collaterals
     if not ours:
         raise MeetingRefused("a session needs collateral of ours", ours=ours)
@@ -91,6 +89,8 @@ async def check_before_funding(
             promised=theirs,
             minimum=terms.minimum(SOLVER),
         )
+    if wanted.accept is not None:
+        wanted.accept(introduced, terms)
     check_orders(terms, introduced.collaterals, wanted.orders, shown, party.clock.now_ns())
     symbol = None if wanted.token is None else wanted.token.symbol
     await party.collateral.check(introduced.opening, ours, symbol, party.clock.now_ns())
