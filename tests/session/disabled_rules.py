@@ -26,7 +26,15 @@ from psymm.errors import (
     PSymmError,
     ResumeRefused,
 )
-from psymm.messages import BusinessMessageReject, Heartbeat, Logout, Message, Reject, decode
+from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
+    Heartbeat,
+    Logout,
+    Message,
+    Reject,
+    decode,
+)
 from psymm.rulebook import orders, quotes, rules
 from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
@@ -34,6 +42,7 @@ from psymm.session import engine as engine_module
 from psymm.session import meeting as meeting_module
 from psymm.session import resuming as resuming_module
 from psymm.session import solver as solver_module
+from psymm.session import trader as trader_module
 from psymm.session.budget import PeerRate, _Bucket
 from psymm.session.collateral import ChainView
 from psymm.session.end import End
@@ -47,6 +56,7 @@ from psymm.session.resuming import Resuming
 from psymm.session.rules import Rules
 from psymm.session.solver import _Reception
 from psymm.session.steps import Steps
+from psymm.session.trader import TraderSession
 from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
@@ -663,6 +673,8 @@ DISABLED: Final[dict[str, Off]] = {
     "race-replace-seen-first": put(orders, "ask_replace", NO_CHANGE),
     "race-two-orders-one-quote": around(orders, "_priced", _quote_kept),
     "race-two-parts-and-cancel": put(orders, "ask_cancel", NO_CHANGE),
+    "refused-for-good": nothing(TraderSession, "_expect_no_refusal"),
+    "refused-may-pass": put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
     "reject-malformed": nothing(Rejects, "owe"),
     "reject-not-rejected": put(Rejects, "owe", _owed_always),
     "reject-told": put(engine_module, "PeerRejected", _told_otherwise),
