@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import trio
 from market import entry_of, market
+from session_scene import proven
 from trio.testing import MockClock
 
 from psymm.api import BUY, SELL, best_solver, decimal_of, scaled
 from psymm.errors import Declined, NotNow, Refused
-from psymm.messages import decode_text, encode_text
+from psymm.messages import Resume, decode_text, encode_text
 from psymm.session.report import verify_file
 from psymm.session.turn import State
 from psymm.transcript.file import export
@@ -161,9 +162,12 @@ async def test_a_trader_that_resumes_what_has_ended_is_served_and_no_session_of_
         await trio.sleep(1)
         assert not stage.server.statistics().ends
         async with stage.dial() as socket:
+            await socket.send(encode_text(await proven(socket, trading.session.end)))
+            answer = decode_text(await socket.receive())
             heads = trading.session.end.engine.heads()
-            await socket.send(encode_text(heads))
-            assert decode_text(await socket.receive()) == heads
+            assert isinstance(answer, Resume)
+            seqs = answer.trader_seq, answer.solver_seq
+            assert seqs == (heads.trader_seq, heads.solver_seq)
             assert set(stage.server.statistics().ends) == {trading.session.custody}
             assert not trading.maker.sessions
 
