@@ -62,7 +62,7 @@ from psymm.session.party import Party, journal_secret
 from psymm.terms import Chain, Collateral, Instrument, Limits, Rates, Tariff, Terms
 from psymm.transcript.journal import open_journal
 from psymm.transcript.opening import Opening
-from psymm.wallet import KeyWallet
+from psymm.wallet import KeyWallet, TypedMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +135,9 @@ class OnItsWord:
         _no_chain()
 
     async def sign(self, settlement: Settlement) -> bytes:
+        _no_chain()
+
+    async def sign_payee(self, message: TypedMessage) -> bytes:
         _no_chain()
 
     async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:

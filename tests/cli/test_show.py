@@ -384,19 +384,12 @@ async def test_a_journal_that_is_replaced_by_a_mended_one_is_followed_on(tmp_pat
             assert [await lines.frame() for _ in range(2)] == numbers(4, 6)
 
 
-def test_a_journal_without_its_password_is_ruled_as_far_as_its_notes_are_not_needed(
-    home: Path, shown: Path
-) -> None:
+def test_a_journal_is_ruled_without_its_password(home: Path, shown: Path) -> None:
     with_openings = show(str(shown), "--json")
     custody = str(with_openings.last["custody"])
     common = ("--json", "--home", str(home), "--custody", custody[:14])
-    without = show(*common)
-    (unruled,) = events(without, "unruled")
-    assert unruled["code"] == "opening-unknown"
-    assert without.last["account"] is None
-    ruled = show(*common, "--rulings", "--password-fd", "{0}", secrets=(PASSWORD + "\n",))
+    ruled = show(*common)
     assert events(ruled, "unruled") == []
-    assert events(ruled, "frame") == events(without, "frame")
     (stated,) = events(ruled, "journal")
     assert stated["state"] == "open"
     file = shown.with_name("opened.psymm")

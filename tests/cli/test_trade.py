@@ -135,7 +135,7 @@ async def test_refusals_move_nothing_and_a_session_left_open_is_resumed(tmp_path
             assert samples["psymm_frames_total", "in"] > 0
             assert custody[2:10] not in scraped
             said = []
-            show = ("transcript", "show", "--custody", custody, "--rulings")
+            show = ("transcript", "show", "--custody", custody)
             code, shown = await run(*show, said=said)
             assert (code, shown["frames"]) == (0, left["frames"]), shown
             assert isinstance(shown["account"], str)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from psymm._core import SecretKey, keccak256
+from psymm.custody.notes import commitment
 from psymm.messages import (
+    AcceptedNote,
     CollAsgnRespType,
     CollateralResponse,
-    CommitmentRef,
     ExecType,
     ExecutionReport,
     Heartbeat,
@@ -22,10 +24,14 @@ from psymm.messages import (
     OrdType,
     PositionEffect,
     Quote,
+    Settlement,
+    SettlementKind,
+    SettlementOutput,
     Side,
     encode,
 )
 from psymm.rulebook import Account, ChainFacts, Lane, Opening, Replay, Ruling, Violation
+from psymm.rulebook.settlement import settlement_digest
 from psymm.terms import (
     NANOSECONDS,
     UNIT,
@@ -44,6 +50,8 @@ MS = 10**6
 START = 1_700_000_000 * NANOSECONDS
 TOKEN = checksummed("0x" + "beef" * 10)
 CUSTODY = bytes(31) + b"\x07"
+WALLETS = (SecretKey.from_bytes(b"\x01" * 32), SecretKey.from_bytes(b"\x02" * 32))
+OPENING = Opening(CUSTODY, (WALLETS[0].public_key, WALLETS[1].public_key))
 TRADER_NOTE = NoteRef(commitment=b"\x11" * 32, nullifier=b"\x12" * 32)
 SOLVER_NOTE = NoteRef(commitment=b"\x21" * 32, nullifier=b"\x22" * 32)
 UNITS = 10**6
@@ -116,7 +124,7 @@ class Scene:
 
     def __init__(self, terms: Terms | None = None, facts: ChainFacts | None = None) -> None:
         self.terms = terms or make_terms()
-        self.replay = Replay.start(Opening(CUSTODY), self.terms, facts)
+        self.replay = Replay.start(OPENING, self.terms, facts)
         self.now = START
         self.frames: list[WrittenFrame] = []
         self.ids = 0
@@ -175,17 +183,12 @@ class Scene:
 
     def open_for_trading(self, trader: int = 10_000, solver: int = 10_000) -> Scene:
         """Both log on and accept each other's notes, worth so many whole tokens."""
-        self.learn(trader, solver)
         self.trader(logon(self.terms, TRADER_NOTE))
         assert self.solver(logon(self.terms, SOLVER_NOTE)) is None
-        assert self.solver(accepts(TRADER_NOTE)) is None
-        assert self.trade(accepts(SOLVER_NOTE)) is None
+        assert self.solver(accepts(TRADER_NOTE, amount=trader * UNITS)) is None
+        assert self.trade(accepts(SOLVER_NOTE, amount=solver * UNITS)) is None
         assert self.account.trading_open
         return self
-
-    def learn(self, trader: int, solver: int) -> None:
-        self.replay = self.replay.learn(TRADER_NOTE.commitment, TOKEN, trader * UNITS)
-        self.replay = self.replay.learn(SOLVER_NOTE.commitment, TOKEN, solver * UNITS)
 
     def opened(
         self, quantity: str = "1", price: str = "1000", side: Side = Side.BUY, symbol: str = "BTC"
@@ -243,11 +246,17 @@ def logon(terms: Terms, *notes: NoteRef, **changes: object) -> Logon:
     return Logon(**(values | changes))  # type: ignore[arg-type]
 
 
-def accepts(*notes: NoteRef, name: str | None = None) -> CollateralResponse:
+def accepts(
+    *notes: NoteRef, name: str | None = None, amount: int = 10_000 * UNITS, token: str = TOKEN
+) -> CollateralResponse:
+    """amount: what each of them is said to hold, in token units."""
     return CollateralResponse(
         coll_resp_id=name or f"r-{notes[0].commitment.hex()[:8]}",
         coll_asgn_resp_type=CollAsgnRespType.ACCEPTED,
-        commitments=tuple(CommitmentRef(commitment=note.commitment) for note in notes),
+        commitments=tuple(
+            AcceptedNote(commitment=note.commitment, token=bytes.fromhex(token[2:]), amount=amount)
+            for note in notes
+        ),
     )
 
 
@@ -321,3 +330,52 @@ def trade(
     return report(
         name, order, ExecType.TRADE, last_qty=dec(quantity), last_px=dec(price), **changes
     )
+
+
+INNERS = (b"\x0a" * 32, b"\x0b" * 32)
+MEMOS = (b"\xaa" * 256, b"\xbb" * 256)
+
+
+def payee(lane: Lane, amount: int, **changes: object) -> SettlementOutput:
+    """Where a lane wants to be paid so much."""
+    values: dict[str, object] = {"inner": INNERS[lane], "memo": MEMOS[lane], "amount": amount}
+    return SettlementOutput(**(values | changes))  # type: ignore[arg-type]
+
+
+def name_payees(scene: Scene, proposer: Lane = Lane.SOLVER, fee: int = 0) -> None:
+    """Both lanes name theirs for what the account gives, the proposer's after the fee."""
+    paid = [scene.account.payouts[lane] - (fee if lane is proposer else 0) for lane in Lane]
+    assert scene.trade(payee(Lane.TRADER, paid[0])) is None
+    assert scene.solver(payee(Lane.SOLVER, paid[1])) is None
+
+
+def outputs(payouts: tuple[int, int], proposer: Lane = Lane.SOLVER, fee: int = 0) -> list[bytes]:
+    """The commitments that pay both payees: H3(inner, token, amount)."""
+    paid = [payouts[lane] - (fee if lane is proposer else 0) for lane in Lane]
+    return [commitment(INNERS[lane], TOKEN, paid[lane]) for lane in Lane]
+
+
+def settles(account: Account, now: int, lane: Lane = Lane.SOLVER, **changes: object) -> Settlement:
+    """A right proposal to settle by a lane, or one that is wrong in `changes`, signed by its wallet
+    as it is unless they say otherwise."""
+    payouts = account.payouts
+    first, second = outputs(payouts, lane, int(str(changes.get("fee", 0))))
+    values: dict[str, object] = {
+        "ust_kind": SettlementKind.SETTLE,
+        "nullifier0": TRADER_NOTE.nullifier,
+        "nullifier1": SOLVER_NOTE.nullifier,
+        "commitment0": first,
+        "commitment1": second,
+        "memos": keccak256(MEMOS[0] + MEMOS[1]),
+        "relayer": bytes(20),
+        "fee_token": bytes(20),
+        "fee": 0,
+        "deadline": -(-now // NANOSECONDS // 300) * 300 + 300,
+        "signature": bytes(65),
+        "trader_payout": payouts[0],
+        "solver_payout": payouts[1],
+    }
+    said = Settlement(**(values | changes))  # type: ignore[arg-type]
+    if "signature" in changes:
+        return said
+    return replace(said, signature=WALLETS[lane].sign(settlement_digest(account.terms, said)))

@@ -9,31 +9,45 @@ import pytest
 from eth_utils import keccak
 from rulebook_scene import (
     BTC,
+    CUSTODY,
     ETH,
+    INNERS,
+    MEMOS,
     SOLVER_NOTE,
     START,
     TOKEN,
     TRADER_NOTE,
     UNITS,
+    WALLETS,
     Scene,
     accepts,
     dec,
     limit,
     logon,
     make_terms,
+    name_payees,
+    outputs,
+    payee,
     quote,
+    report,
+    settles,
     trade,
 )
 
+from psymm._core import FIELD_MODULUS, keccak256
+from psymm.chain.calls import CtcCall
+from psymm.custody.settlement import Payee, payee_message
 from psymm.messages import (
     ChainFact,
     CollAsgnReason,
     CollAsgnRespType,
     CollateralAssignment,
     CollateralResponse,
+    ExecType,
     FactKind,
     Heartbeat,
     NoteRef,
+    Reject,
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
@@ -44,13 +58,14 @@ from psymm.rulebook import (
     ChainFacts,
     FactsBehind,
     Lane,
-    OpeningUnknown,
     Place,
     Price,
     balances,
     open_orders,
     positions,
 )
+from psymm.rulebook.checkpoint import restore
+from psymm.rulebook.settlement import payee_digest, settlement_digest
 from psymm.terms import NANOSECONDS, UNIT, Collateral, Limits, Rates
 
 T, S = Lane.TRADER, Lane.SOLVER
@@ -204,12 +219,10 @@ def test_a_token_of_18_decimals_pays_to_the_last_unit() -> None:
         collateral=Collateral(token=TOKEN, decimals=18, trader_minimum=1, solver_minimum=1)
     )
     scene = Scene(terms)
-    scene.replay = scene.replay.learn(TRADER_NOTE.commitment, TOKEN, 10**22)
-    scene.replay = scene.replay.learn(SOLVER_NOTE.commitment, TOKEN, 10**22)
     scene.trade(logon(terms, TRADER_NOTE))
     scene.solver(logon(terms, SOLVER_NOTE))
-    scene.solver(accepts(TRADER_NOTE))
-    scene.trade(accepts(SOLVER_NOTE))
+    scene.solver(accepts(TRADER_NOTE, amount=10**22))
+    scene.trade(accepts(SOLVER_NOTE, amount=10**22))
     account = replace(scene.account, realised=-1)
     assert account.payouts == (10**22 - 1, 10**22 + 1)
 
@@ -280,7 +293,6 @@ def test_views_show_decimals(scene: Scene) -> None:
 
 def test_covering_alone_accepts_no_note() -> None:
     scene = Scene()
-    scene.learn(10_000, 10_000)
     scene.trade(logon(scene.terms, TRADER_NOTE))
     scene.solver(logon(scene.terms, SOLVER_NOTE))
     scene.trade(Heartbeat())
@@ -290,7 +302,6 @@ def test_covering_alone_accepts_no_note() -> None:
 
 def test_trading_opens_when_both_have_accepted() -> None:
     scene = Scene()
-    scene.learn(10_000, 10_000)
     scene.trade(logon(scene.terms, TRADER_NOTE))
     scene.solver(logon(scene.terms, SOLVER_NOTE))
     scene.solver(accepts(TRADER_NOTE))
@@ -301,10 +312,9 @@ def test_trading_opens_when_both_have_accepted() -> None:
 
 def test_trading_stays_shut_below_the_terms_minimum() -> None:
     scene = Scene()
-    scene.learn(999, 10_000)
     scene.trade(logon(scene.terms, TRADER_NOTE))
     scene.solver(logon(scene.terms, SOLVER_NOTE))
-    scene.solver(accepts(TRADER_NOTE))
+    scene.solver(accepts(TRADER_NOTE, amount=999 * UNITS))
     scene.trade(accepts(SOLVER_NOTE))
     assert not scene.account.trading_open
 
@@ -335,7 +345,6 @@ def test_a_lane_has_one_accepted_note_while_merging_is_not_in_force(scene: Scene
             coll_asgn_id="a", coll_asgn_reason=CollAsgnReason.SCHEDULED, notes=(EXTRA,)
         )
     )
-    scene.replay = scene.replay.learn(EXTRA.commitment, TOKEN, 5 * UNITS)
     scene.violation_of_solver(accepts(EXTRA), "too-many-notes")
 
 
@@ -343,18 +352,29 @@ def test_a_note_in_another_token_is_no_collateral() -> None:
     scene = Scene()
     scene.trade(logon(scene.terms, TRADER_NOTE))
     scene.solver(logon(scene.terms))
-    scene.replay = scene.replay.learn(TRADER_NOTE.commitment, "0x" + "0" * 40, 10**10)
-    scene.violation_of_solver(accepts(TRADER_NOTE), "note-wrong-token")
+    scene.violation_of_solver(accepts(TRADER_NOTE, token="0x" + "0" * 40), "note-wrong-token")
 
 
-def test_without_the_opening_nothing_is_ruled() -> None:
+def test_who_listed_a_note_rejects_what_misstates_it_and_it_is_accepted_anew() -> None:
+    """`spec.md` 64: AZ states what a note holds, and nobody but its owner knows better."""
     scene = Scene()
     scene.trade(logon(scene.terms, TRADER_NOTE))
-    scene.solver(logon(scene.terms))
-    before = scene.replay
-    with pytest.raises(OpeningUnknown):
-        scene.solver(accepts(TRADER_NOTE))
-    assert scene.replay is before
+    scene.solver(logon(scene.terms, SOLVER_NOTE))
+    scene.solver(accepts(TRADER_NOTE, amount=1))
+    lied = scene.account.solver_seq
+    assert scene.trade(Reject(ref_seq_num=lied, violation="note-misstated")) is None
+    assert scene.account.collateral(T) == 0
+    assert not scene.account.notes[TRADER_NOTE.commitment].accepted
+    assert scene.solver(accepts(TRADER_NOTE, name="again")) is None
+    assert scene.account.collateral(T) == 10_000 * UNITS
+
+
+def test_no_reject_takes_back_what_an_order_rests_on(scene: Scene) -> None:
+    scene.trade(limit("o"))
+    accepted = scene.account.notes[TRADER_NOTE.commitment].accepted_in
+    before = scene.account.notes
+    assert scene.trade(Reject(ref_seq_num=accepted, violation="note-misstated")) is None
+    assert scene.account.notes == before
 
 
 def test_a_rejection_accepts_nothing(scene: Scene) -> None:
@@ -383,24 +403,10 @@ def test_a_key_change_is_recorded_from_its_own_frame(scene: Scene) -> None:
 # --- settlement --------------------------------------------------------------------------------
 
 
-def settles(scene: Scene, **changes: object) -> Settlement:
-    payouts = scene.account.payouts
-    values: dict[str, object] = {
-        "ust_kind": SettlementKind.SETTLE,
-        "nullifier0": TRADER_NOTE.nullifier,
-        "nullifier1": SOLVER_NOTE.nullifier,
-        "commitment0": b"\x51" * 32,
-        "commitment1": b"\x52" * 32,
-        "memos": bytes(32),
-        "relayer": bytes(20),
-        "fee_token": bytes(20),
-        "fee": 0,
-        "deadline": -(-scene.now // SECOND // 300) * 300 + 300,
-        "signature": bytes(65),
-        "trader_payout": payouts[0],
-        "solver_payout": payouts[1],
-    }
-    return Settlement(**(values | changes))  # type: ignore[arg-type]
+def proposes(scene: Scene, lane: Lane = S, **changes: object) -> Settlement:
+    """As `settles`, once both have named their payees."""
+    name_payees(scene, lane, int(str(changes.get("fee", 0))))
+    return settles(scene.account, scene.now, lane, **changes)
 
 
 def mined(scene: Scene, block: int = 7) -> ChainFact:
@@ -410,7 +416,7 @@ def mined(scene: Scene, block: int = 7) -> ChainFact:
         ChainFacts(
             block=block,
             spent={TRADER_NOTE.nullifier: place, SOLVER_NOTE.nullifier: place},
-            inserted={b"\x51" * 32: place, b"\x52" * 32: place},
+            inserted=dict.fromkeys(outputs(scene.account.payouts), place),
         )
     )
     return ChainFact(
@@ -425,7 +431,7 @@ def mined(scene: Scene, block: int = 7) -> ChainFact:
 def test_either_lane_proposes_the_other_accepts_and_the_chain_ends_it(
     scene: Scene, lane: Lane
 ) -> None:
-    scene.write(lane, settles(scene))
+    scene.write(lane, proposes(scene, lane))
     scene.cover()
     proposal = scene.account.settlement
     assert proposal is not None
@@ -442,22 +448,25 @@ def test_either_lane_proposes_the_other_accepts_and_the_chain_ends_it(
 
 
 def test_a_settlement_is_signed_on_a_flat_account_only(scene: Scene) -> None:
+    said = proposes(scene)
     scene.trade(limit("o"))
-    scene.violation_of_solver(settles(scene), "not-flat")
+    scene.violation_of_solver(said, "not-flat")
+    scene.violation_of_solver(payee(S, 10_000 * UNITS), "not-flat")
     scene.solver(trade("e", "o"))
-    scene.violation_of_solver(settles(scene), "not-flat")
+    scene.violation_of_solver(said, "not-flat")
 
 
 def test_while_a_settlement_is_alive_nothing_changes_the_account(scene: Scene) -> None:
-    assert scene.solver(settles(scene)) is None
+    assert scene.solver(proposes(scene)) is None
     scene.violation_of_trader(limit("o"), "frozen")
     scene.violation_of_solver(quote("q", scene.now + SECOND), "frozen")
-    scene.violation_of_trader(settles(scene, commitment0=b"\x61" * 32), "frozen")
+    scene.violation_of_trader(settles(scene.account, scene.now, T), "frozen")
+    scene.violation_of_trader(payee(T, 10_000 * UNITS, inner=b"\x0c" * 32), "frozen")
     assert scene.trade(Heartbeat()) is None
 
 
 def test_a_settlement_unspent_at_its_deadline_and_the_skew_lets_go(scene: Scene) -> None:
-    proposal = settles(scene)
+    proposal = proposes(scene)
     scene.solver(proposal)
     end = proposal.deadline * SECOND + scene.terms.timeouts.skew
     scene.trader(Heartbeat())
@@ -469,7 +478,7 @@ def test_a_settlement_unspent_at_its_deadline_and_the_skew_lets_go(scene: Scene)
 
 
 def test_a_settlement_mined_but_cited_late_still_ends_the_custody(scene: Scene) -> None:
-    proposal = settles(scene)
+    proposal = proposes(scene)
     scene.solver(proposal)
     scene.trader(Heartbeat())
     scene.cover(proposal.deadline * SECOND + 10 * SECOND)
@@ -480,7 +489,7 @@ def test_a_settlement_mined_but_cited_late_still_ends_the_custody(scene: Scene) 
 
 def test_a_settlement_pays_what_the_account_gives(scene: Scene) -> None:
     trader, solver = scene.account.payouts
-    more = settles(scene, trader_payout=trader + 1, solver_payout=solver - 1)
+    more = proposes(scene, T, trader_payout=trader + 1, solver_payout=solver - 1)
     found = scene.violation_of_trader(more, "wrong-payout")
     assert dict(found.values)["trader"] == str(trader)
 
@@ -497,7 +506,13 @@ TOKEN_BYTES = bytes.fromhex(TOKEN[2:])
         ({"fee": 5 * UNITS + 1, "relayer": b"\x01" * 20, "fee_token": TOKEN_BYTES}, "wrong-fee"),
         ({"nullifier1": TRADER_NOTE.nullifier}, "wrong-inputs"),
         ({"nullifier1": b"\x99" * 32}, "wrong-inputs"),
-        ({"commitment1": b"\x51" * 32}, "wrong-inputs"),
+        ({"commitment1": outputs((10_000 * UNITS, 10_000 * UNITS))[0]}, "wrong-inputs"),
+        ({"commitment1": b"\x51" * 32}, "wrong-output"),
+        ({"memos": bytes(32)}, "wrong-output"),
+        ({"memos": keccak256(MEMOS[1] + MEMOS[0])}, "wrong-output"),
+        ({"signature": bytes(65)}, "wrong-signature"),
+        ({"signature": WALLETS[0].sign(b"\x01" * 32)}, "wrong-signature"),
+        ({"fee": 1, "relayer": b"\x01" * 20, "fee_token": TOKEN_BYTES}, "wrong-payee"),
         ({"trader_payout": None}, "missing-field"),
         ({"amount": 1}, "field-not-allowed"),
         ({"deadline": START // SECOND + 301}, "wrong-deadline"),
@@ -510,16 +525,17 @@ TOKEN_BYTES = bytes.fromhex(TOKEN[2:])
 def test_a_settlement_outside_the_rules_is_refused(
     scene: Scene, changes: dict[str, object], rule: str
 ) -> None:
-    scene.violation_of_solver(settles(scene, **changes), rule)
+    name_payees(scene)
+    scene.violation_of_solver(settles(scene.account, scene.now, **changes), rule)
 
 
 def test_a_settlement_through_a_relayer_states_its_fee(scene: Scene) -> None:
     fee = {"fee": 5 * UNITS, "relayer": b"\x01" * 20, "fee_token": TOKEN_BYTES}
-    assert scene.solver(settles(scene, **fee)) is None
+    assert scene.solver(proposes(scene, **fee)) is None
 
 
 def test_only_the_other_lane_accepts_and_only_once(scene: Scene) -> None:
-    scene.solver(settles(scene))
+    scene.solver(proposes(scene))
     seq = scene.account.solver_seq
     yes = SettlementAcceptance(ref_seq_num=seq, signature=bytes(65))
     scene.violation_of_solver(yes, "no-proposal")
@@ -536,7 +552,7 @@ def test_only_the_other_lane_accepts_and_only_once(scene: Scene) -> None:
     ],
 )
 def test_a_false_citation_is_named(scene: Scene, changes: dict[str, object]) -> None:
-    scene.solver(settles(scene))
+    scene.solver(proposes(scene))
     fact = mined(scene)
     scene.violation_of_solver(replace(fact, **changes), "false-citation")  # type: ignore[arg-type]
 
@@ -561,7 +577,7 @@ def test_a_citation_that_was_denied_when_it_came_stays_false(scene: Scene) -> No
 
 
 def test_a_block_beyond_the_facts_is_not_ruled_but_asked_for(scene: Scene) -> None:
-    scene.solver(settles(scene))
+    scene.solver(proposes(scene))
     fact = mined(scene)
     scene.replay = scene.replay.with_facts(ChainFacts(block=6))
     with pytest.raises(FactsBehind):
@@ -569,11 +585,13 @@ def test_a_block_beyond_the_facts_is_not_ruled_but_asked_for(scene: Scene) -> No
 
 
 def test_a_custody_whose_notes_another_move_spent_has_ended(scene: Scene) -> None:
-    scene.solver(settles(scene))
+    scene.solver(proposes(scene))
     fact = mined(scene)
     facts = scene.replay.facts
     elsewhere = Place(7, b"\x78" * 32)
-    scene.replay = scene.replay.with_facts(replace(facts, inserted={b"\x51" * 32: elsewhere}))
+    scene.replay = scene.replay.with_facts(
+        replace(facts, inserted=dict.fromkeys(outputs(scene.account.payouts), elsewhere))
+    )
     assert scene.solver(fact) is None
     assert scene.account.notes[TRADER_NOTE.commitment].spent
     assert not scene.account.ended
@@ -600,7 +618,7 @@ def test_an_insertion_cited_rightly_changes_nothing(scene: Scene) -> None:
         fact_kind=FactKind.INSERTED,
         block_number=7,
         transaction_hash=b"\x77" * 32,
-        commitment=b"\x51" * 32,
+        commitment=outputs(scene.account.payouts)[0],
     )
     before = scene.money_and_business()
     assert scene.solver(fact) is None
@@ -615,3 +633,178 @@ def test_a_lane_at_its_limit_may_only_wind_up() -> None:
     scene.trade(Heartbeat())
     scene.violation_of_trader(limit("o2", "0.1"), "lane-at-limit")
     assert scene.trade(Heartbeat()) is None
+
+
+# --- payees --------------------------------------------------------------------------------------
+
+HALF = 10_000 * UNITS
+
+
+def test_the_digests_are_those_that_wallets_sign(scene: Scene) -> None:
+    terms = scene.terms
+    memos, memo = (MEMOS[0], MEMOS[1]), MEMOS[0]
+    call = CtcCall(
+        root=bytes(32),
+        nullifiers=(TRADER_NOTE.nullifier, SOLVER_NOTE.nullifier),
+        commitments=(INNERS[0], INNERS[1]),
+        relayer=TOKEN,
+        fee_token=TOKEN,
+        fee=5,
+        deadline=300,
+        memos=memos,
+    )
+    said = settles(
+        scene.account,
+        START,
+        fee=5,
+        relayer=TOKEN_BYTES,
+        fee_token=TOKEN_BYTES,
+        deadline=300,
+        commitment0=INNERS[0],
+        commitment1=INNERS[1],
+    )
+    chain = terms.chain
+    assert settlement_digest(terms, said) == call.digest(chain.id, chain.psymm)
+    typed = payee_message(Payee(INNERS[0], memo), 7, 0, chain.id, chain.psymm, CUSTODY)
+    assert payee_digest(terms, CUSTODY, T, payee(T, 7)) == typed.digest()
+
+
+def test_outputs_may_stand_in_either_order(scene: Scene) -> None:
+    first, second = outputs(scene.account.payouts)
+    swapped = proposes(
+        scene,
+        commitment0=second,
+        commitment1=first,
+        memos=keccak256(MEMOS[1] + MEMOS[0]),
+    )
+    assert scene.solver(swapped) is None
+
+
+@pytest.mark.parametrize("named", [(), (T,), (S,)])
+def test_a_settlement_needs_both_payees_on_the_record(
+    scene: Scene, named: tuple[Lane, ...]
+) -> None:
+    for lane in named:
+        scene.write(lane, payee(lane, HALF))
+    scene.cover()
+    scene.violation_of_solver(settles(scene.account, scene.now), "payee-missing")
+
+
+def test_the_newest_payee_is_the_one_that_is_paid(scene: Scene) -> None:
+    name_payees(scene)
+    old = settles(scene.account, scene.now)
+    other = payee(T, HALF, inner=b"\x0c" * 32)
+    assert scene.trade(other) is None
+    scene.violation_of_solver(old, "wrong-output")
+    assert scene.trade(payee(T, HALF)) is None
+    assert scene.solver(old) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"inner": bytes(32)}, "bad-inner"),
+        ({"inner": FIELD_MODULUS.to_bytes(32, "big")}, "bad-inner"),
+        ({"inner": b"\xff" * 32}, "bad-inner"),
+        ({"inner": INNERS[0]}, "same-payee"),
+        ({"amount": HALF + 1}, "wrong-payee"),
+        ({"amount": HALF - 5 * UNITS - 1}, "wrong-payee"),
+        ({"signature": bytes(65)}, "wrong-signature"),
+    ],
+)
+def test_a_payee_that_cannot_be_paid_is_refused(
+    scene: Scene, changes: dict[str, object], rule: str
+) -> None:
+    assert scene.trade(payee(T, HALF)) is None
+    scene.violation_of_solver(payee(S, **({"amount": HALF} | changes)), rule)  # type: ignore[arg-type]
+
+
+def test_a_payee_is_named_for_the_other_lane_by_its_wallet_alone(scene: Scene) -> None:
+    """A party whose journal was restored signs no frames."""
+    said = payee(T, HALF)
+    digest = payee_digest(scene.terms, CUSTODY, T, said)
+    forged = replace(said, signature=WALLETS[1].sign(digest))
+    scene.violation_of_solver(forged, "wrong-signature")
+    right = replace(said, signature=WALLETS[0].sign(digest))
+    scene.violation_of_trader(right, "wrong-signature")
+    assert scene.solver(right) is None
+    assert scene.solver(payee(S, HALF)) is None
+    assert scene.solver(settles(scene.account, scene.now)) is None
+
+
+def test_payees_are_of_the_account_as_it_is(scene: Scene) -> None:
+    """An old consent is none for another account: an order, or the end of a proposal, ends it."""
+    name_payees(scene)
+    scene.trade(limit("o"))
+    assert scene.account.payee(T) is scene.account.payee(S) is None
+    scene.solver(report("x", "o", ExecType.REJECTED))
+    said = proposes(scene)
+    assert scene.solver(said) is None
+    scene.cover(said.deadline * SECOND + scene.terms.timeouts.skew + 1)
+    assert scene.account.settlement is None
+    again = replace(said, deadline=said.deadline + 300)
+    scene.violation_of_solver(again, "payee-missing")
+
+
+def occupied(scene: Scene, commitment: bytes) -> ChainFact:
+    """Somebody else put this commitment into the tree; the frame that cites it."""
+    place = Place(9, b"\x99" * 32)
+    facts = scene.replay.facts
+    scene.replay = scene.replay.with_facts(
+        replace(facts, block=9, inserted={**facts.inserted, commitment: place})
+    )
+    return ChainFact(
+        fact_kind=FactKind.INSERTED,
+        block_number=9,
+        transaction_hash=place.transaction,
+        commitment=commitment,
+    )
+
+
+def test_a_payee_whose_output_is_in_the_tree_already_cannot_be_proposed_to(scene: Scene) -> None:
+    name_payees(scene)
+    assert scene.trade(occupied(scene, outputs(scene.account.payouts)[1])) is None
+    assert scene.account.payee(S) is None
+    scene.violation_of_solver(settles(scene.account, scene.now), "payee-missing")
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_a_proposal_whose_output_comes_into_the_tree_freezes_nothing_more(
+    scene: Scene, output: int
+) -> None:
+    """It can be mined no more: a commitment has one life."""
+    scene.solver(proposes(scene))
+    assert scene.account.settlement is not None
+    taken = outputs(scene.account.payouts)[output]
+    assert scene.trade(occupied(scene, taken)) is None
+    assert scene.account.settlement is None
+    assert scene.trade(limit("o")) is None
+
+
+def test_a_proposal_that_was_mined_is_not_called_dead_by_its_own_output(scene: Scene) -> None:
+    scene.solver(proposes(scene))
+    cited = mined(scene)
+    inserted = ChainFact(
+        fact_kind=FactKind.INSERTED,
+        block_number=cited.block_number,
+        transaction_hash=cited.transaction_hash,
+        commitment=outputs(scene.account.payouts)[0],
+    )
+    assert scene.trade(inserted) is None
+    assert scene.account.settlement is not None
+    assert scene.solver(cited) is None
+    assert scene.account.ended
+
+
+def test_payees_outlive_a_checkpoint(scene: Scene) -> None:
+    name_payees(scene)
+    again = restore(scene.account.document(), scene.terms, scene.account.hash)
+    assert again == scene.account
+    assert again.payee(T) is not None
+
+
+def test_a_lane_at_its_limit_can_still_name_its_payee() -> None:
+    scene = Scene(make_terms(limits=Limits(frames=3))).open_for_trading()
+    scene.trade(Heartbeat())
+    scene.violation_of_trader(limit("o2", "0.1"), "lane-at-limit")
+    assert scene.trade(payee(T, HALF)) is None

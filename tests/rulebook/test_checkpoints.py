@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rulebook_scene import (
-    CUSTODY,
     MS,
+    OPENING,
     SOLVER_NOTE,
     START,
     TRADER_NOTE,
@@ -33,7 +33,6 @@ from psymm.rulebook import (
     Account,
     AccountRefused,
     Lane,
-    Opening,
     Replay,
     first_difference,
     restore,
@@ -190,7 +189,7 @@ def test_an_id_stays_single_use_across_checkpoints(scene: Scene) -> None:
     (used,) = (key for key in scene.account.used_ids if key.startswith("ClOrdID"))
     account = agreed(scene)
     begun = Scene(scene.terms)
-    begun.replay = Replay.at_checkpoint(Opening(CUSTODY), scene.terms, restored(account))
+    begun.replay = Replay.at_checkpoint(OPENING, scene.terms, restored(account))
     begun.now = scene.now
     found = begun.trade(limit(used.partition(":")[2], "0.1"))
     assert found is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rulebook_scene import CUSTODY, START, Scene, dec, limit, logon, make_terms, report, trade
+from rulebook_scene import OPENING, START, Scene, dec, limit, logon, make_terms, report, trade
 
 from psymm import messages
 from psymm.messages import (
@@ -18,7 +18,6 @@ from psymm.rulebook import (
     Fault,
     FrameOutOfOrder,
     Lane,
-    Opening,
     OrderStatus,
     Replay,
     replay,
@@ -270,7 +269,7 @@ def test_a_reject_names_a_frame_that_its_sender_had_processed(scene: Scene) -> N
 
 
 def test_frames_are_ruled_in_their_lane_s_order(scene: Scene) -> None:
-    again = Replay.start(Opening(CUSTODY), scene.terms)
+    again = Replay.start(OPENING, scene.terms)
     with pytest.raises(FrameOutOfOrder):
         again.step(scene.frames[-1])
     with pytest.raises(FrameOutOfOrder):

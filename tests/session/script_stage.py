@@ -621,7 +621,11 @@ class Stage:
         if kind == "AZ":
             fields = {"CollRespID": "1", "CollAsgnRespType": "1"} | fields
             listed = [
-                {"Commitment": "0x" + note.commitment.hex()}
+                {
+                    "Commitment": "0x" + note.commitment.hex(),
+                    "Token": note.token.lower(),
+                    "Amount": str(note.amount),
+                }
                 for note in self.end.engine.notes.values()
             ]
             fields.setdefault("Commitments", json.dumps(listed))

@@ -65,7 +65,7 @@ from psymm.terms import (
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, Opening
 from psymm.transcript.resumption import challenge_for
-from psymm.wallet import KeyWallet
+from psymm.wallet import KeyWallet, TypedMessage
 
 CHAIN_ID = 31337
 PSYMM = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -221,6 +221,9 @@ class ChainCollateral:
 
     async def sign(self, settlement: Settlement) -> bytes:
         return await self.wallet.sign_typed(settlement.call.message(CHAIN_ID, PSYMM))
+
+    async def sign_payee(self, message: TypedMessage) -> bytes:
+        return await self.wallet.sign_typed(message)
 
     async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:
         await trio.lowlevel.checkpoint()

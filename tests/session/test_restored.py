@@ -117,6 +117,8 @@ async def test_a_restored_backup_settles_by_wallet_signature_what_the_account_sa
         ours, theirs = (near, far) if lane == TRADER else (far, near)
         assert restored.engine.standing == "restored"
         before = restored.engine.record.head(lane).seq
+        while not intact.engine.synced:  # noqa: ASYNC110
+            await trio.sleep(1)
         await (theirs if proposes == "intact" else ours).settle()
         while intact.engine.settled is None:  # noqa: ASYNC110
             await trio.sleep(1)
@@ -142,6 +144,8 @@ async def test_a_stale_copy_stops_and_a_backup_of_it_settles(
 
     async def settle(stage: Scene) -> None:
         _, far = stage.both_settle()
+        while not stage.far.engine.synced:  # noqa: ASYNC110
+            await trio.sleep(1)
         await far.settle()
         assert [one.worth() for one in story.lives.funds.values()] == list(story.payouts)
 

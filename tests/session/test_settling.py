@@ -71,7 +71,7 @@ async def test_a_fee_above_the_terms_cap_is_signed_by_nobody(
         await stage.open()
         near, _ = stage.both_settle()
         funds(stage)[0].offer = SendTerms(RELAYER, 60_000)
-        with pytest.raises(PSymmError, match="wrong-fee"):
+        with pytest.raises(PSymmError, match="wrong-payee"):
             await near.settle()
         assert not any(isinstance(entry.message, Settlement) for entry in stage.near.engine.record)
 
@@ -283,7 +283,7 @@ async def test_a_settlement_is_over_once_our_own_chain_has_it_whatever_the_peer_
         assert len(await journal.facts(custody)) == 1
 
 
-async def test_an_output_that_was_lost_with_its_connection_is_shown_again_on_the_next(
+async def test_a_payee_that_was_lost_with_its_connection_is_brought_on_the_next(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with scene(tmp_path) as stage:
@@ -292,7 +292,7 @@ async def test_an_output_that_was_lost_with_its_connection_is_shown_again_on_the
         wire = stage.wires[-1]
 
         def lose(message: str | bytes) -> list[str | bytes]:
-            if isinstance(message, str) and '"URO"' in message:
+            if isinstance(message, bytes) and b'"UPY"' in message:
                 stage.nursery.start_soon(wire.inner.aclose)
                 return []
             return [message]
@@ -375,10 +375,17 @@ async def test_nothing_is_traded_while_a_proposal_of_ours_that_lost_can_still_be
 
         for one in funds(stage):
             one.sign = once(one.sign)  # type: ignore[method-assign]
-        # The trader's frames arrive late, so the solver signs before it has seen any.
+        # The trader's proposal arrives late, so the solver signs before it has seen it.
         late: list[str | bytes] = []
         wire = stage.wires[0]
-        wire.bend = lambda said: [said] if isinstance(said, str) else late.append(said) or []
+
+        def held(said: str | bytes) -> list[str | bytes]:
+            if isinstance(said, str) or (not late and b'"UST"' not in said):
+                return [said]
+            late.append(said)
+            return []
+
+        wire.bend = held
 
         def deadlines(_: object = None) -> list[int]:
             return sorted({one.deadline for one in stage.near.engine.options})

@@ -178,6 +178,9 @@ class OpenedLate:
     async def sign(self, settlement: Settlement) -> bytes:
         return await (await self.open())[2].sign(settlement)
 
+    async def sign_payee(self, message: Any) -> bytes:
+        return await (await self.open())[2].sign_payee(message)
+
     async def settle(self, settlement: Settlement, signatures: Any) -> Any:
         return await (await self.open())[2].settle(settlement, signatures)
 

@@ -50,7 +50,7 @@ from psymm.terms import Terms
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.replayed import verify_journal
-from psymm.wallet import KeyWallet, Wallet
+from psymm.wallet import KeyWallet, TypedMessage, Wallet
 
 LOOK_S: Final = 2.0
 """How old what we know of our funds may be when somebody asks us to put them up."""
@@ -158,6 +158,10 @@ class VaultCollateral:
     async def sign(self, settlement: Settlement) -> bytes:
         """See `Collateral.sign`."""
         return await self._vault.sign_settlement(settlement)
+
+    async def sign_payee(self, message: TypedMessage) -> bytes:
+        """See `Collateral.sign_payee`."""
+        return await self._vault.wallet.sign_typed(message)
 
     async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:
         """See `Collateral.settle`."""

@@ -17,13 +17,11 @@ import trio
 from psymm.cli.custodies import LANES, chosen
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import Command, home_option, json_option, password_option
+from psymm.cli.options import Command, home_option, json_option
 from psymm.cli.output import Screen, Value, printable
-from psymm.cli.password import ask_password
 from psymm.errors import TranscriptFileError
 
 if TYPE_CHECKING:
-    from psymm.rulebook import Holding
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.opening import Opening
@@ -98,15 +96,8 @@ class Selection:
 @click.command(cls=Command)
 @json_option
 @home_option
-@password_option
 @click.option("--custody", metavar="HEX", help="Of this home's journal: its id, or its start.")
 @click.option("--follow", is_flag=True, help="Go on with what comes, until interrupted.")
-@click.option(
-    "--rulings",
-    is_flag=True,
-    help="Of a journal: rule the frames beyond the first collateral too, which needs the password, "
-    "since what notes hold is sealed there.",
-)
 @click.option("--lane", type=click.Choice(LANES), help="Only this lane's frames.")
 @click.option(
     "--type",
@@ -129,10 +120,8 @@ class Selection:
 def show(
     screen: Screen,
     home: Home,
-    password_fd: int | None,
     custody: str | None,
     follow: bool,
-    rulings: bool,
     lane: str | None,
     types: tuple[str, ...],
     first: Bound | None,
@@ -151,8 +140,8 @@ def show(
     """
     if (file is None) == (custody is None):
         raise CommandError("usage", "Give a FILE, or --custody of the journal.", Exit.USAGE)
-    if file is not None and (follow or rulings):
-        raise CommandError("usage", "--follow and --rulings are for a journal.", Exit.USAGE)
+    if file is not None and follow:
+        raise CommandError("usage", "--follow is for a journal.", Exit.USAGE)
     selection = Selection(
         lane=None if lane is None else LANES.index(lane),
         types=frozenset(one.lower() for one in types),
@@ -164,8 +153,7 @@ def show(
     if file is not None:
         _show_file(printer, file)
         return
-    password = ask_password(password_fd) if rulings else None
-    trio.run(partial(_show_journal, printer, home, custody or "", password, follow))
+    trio.run(partial(_show_journal, printer, home, custody or "", follow))
 
 
 # --- where frames come from ---------------------------------------------------------------------
@@ -174,7 +162,7 @@ def show(
 def _show_file(printer: _Printer, file: Path) -> None:
     from psymm.cli.transcript import mapped
     from psymm.session.reading import Reading
-    from psymm.session.report import account_of, holdings, known_facts
+    from psymm.session.report import account_of, check_openings, known_facts
     from psymm.terms import Terms, TermsError
     from psymm.transcript.file import open_file
 
@@ -182,10 +170,10 @@ def _show_file(printer: _Printer, file: Path) -> None:
         parsed = open_file(raw)
         try:
             begins = parsed.begins
+            check_openings(parsed)
             terms = Terms.parse(parsed.opening.terms)
             reading = Reading(
                 parsed.opening,
-                holdings(parsed),
                 known_facts(parsed)[0],
                 None if begins is None else account_of(parsed, begins, terms),
             )
@@ -197,14 +185,12 @@ def _show_file(printer: _Printer, file: Path) -> None:
         printer.end(parsed.opening, reading)
 
 
-async def _show_journal(
-    printer: _Printer, home: Home, start: str, password: str | None, follow: bool
-) -> None:
+async def _show_journal(printer: _Printer, home: Home, start: str, follow: bool) -> None:
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         held = await chosen(journal, start)
-        reading = await _reading(journal, held, home, password)
+        reading = await _reading(journal, held)
         printer.opening(held.opening, reading.terms)
         if not follow:
             await _read_all(printer, journal, held, reading)
@@ -263,37 +249,16 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _reading(
-    journal: JournalReader, held: Custody, home: Home, password: str | None
-) -> Reading:
+async def _reading(journal: JournalReader, held: Custody) -> Reading:
     from psymm.session.beginning import first_account
     from psymm.session.collateral import kept_facts
     from psymm.session.reading import Reading, chain_facts
     from psymm.terms import Terms
 
     opening = held.opening
-    known: dict[bytes, Holding] = {}
-    if password is not None:
-        known = await _holdings(journal, held, home, password)
     facts = chain_facts(await kept_facts(journal, opening.custody))
     account = await first_account(journal, opening.custody, Terms.parse(opening.terms))
-    return Reading(opening, known, facts, account)
-
-
-async def _holdings(
-    journal: JournalReader, held: Custody, home: Home, password: str
-) -> dict[bytes, Holding]:
-    from psymm.rulebook import Holding
-    from psymm.session.party import journal_secret
-    from psymm.wallet import load_keystore
-
-    opening = held.opening
-    wallet = await load_keystore(home.keystore, password)
-    secret = await journal_secret(wallet, opening.chain_id, opening.contract)
-    return {
-        note.commitment: Holding(note.token, note.amount)
-        for note in await journal.openings_under(opening.custody, secret)
-    }
+    return Reading(opening, facts, account)
 
 
 # --- how they are printed -----------------------------------------------------------------------
@@ -435,7 +400,6 @@ class _Printer:
 
 
 _UNRULED: Final = {
-    "opening-unknown": " (what the notes hold is not known here; of a journal, add --rulings)",
     "before-checkpoint": " (the account of the checkpoint counts it already)",
     "facts-behind": " (what it cites of the chain is not in the journal yet)",
     "frame-out-of-order": " (the record does not begin with its first frames, or has a gap)",

@@ -312,9 +312,6 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
         if line.ruling is not None and line.ruling.violation is not None
     ]
     account = report.account
-    if account is None:
-        screen.say("account  not shown: the file was exported without the notes' openings")
-        return {"account": None, "violations": broken}
     decimals = account.terms.collateral.decimals
     sides: dict[str, Value] = {}
     for lane in Lane:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from psymm._core import keccak256
 from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.calls import CtcCall
 from psymm.custody.errors import DeadlinePassed, FeeTooHigh, NoteInvalid, ProposalRefused
@@ -24,6 +25,7 @@ from psymm.custody.planning import (
     paired,
     shuffled,
 )
+from psymm.wallet import TypedMessage
 
 MAX_LIFE_S = 65 * 60
 """spec.md 21: shorter than any case, so at seizure a signed settlement is mined or dead."""
@@ -31,7 +33,7 @@ MAX_LIFE_S = 65 * 60
 
 @dataclass(frozen=True, slots=True)
 class Payee:
-    """What a party gives to be paid (URO).  inner: H2(own sole custody id, blinding)."""
+    """What a party gives to be paid (UPY).  inner: H2(own sole custody id, blinding)."""
 
     inner: bytes
     memo: bytes = field(repr=False)
@@ -40,6 +42,32 @@ class Payee:
         field_element("inner hash", self.inner)
         if len(self.memo) != 256:
             raise NoteInvalid("memo", f"must be 256 bytes, not {len(self.memo)}")
+
+
+def payee_message(
+    payee: Payee, amount: int, lane: int, chain_id: int, contract: str, custody: bytes
+) -> TypedMessage:
+    """What a wallet signs to name its payee where it signs no frames.  amount: token units that
+    the memo names."""
+    return TypedMessage(
+        chain_id,
+        contract,
+        "Payee",
+        (
+            ("custody", "bytes32"),
+            ("lane", "uint8"),
+            ("inner", "bytes32"),
+            ("memo", "bytes32"),
+            ("amount", "uint256"),
+        ),
+        {
+            "custody": custody,
+            "lane": lane,
+            "inner": payee.inner,
+            "memo": keccak256(payee.memo),
+            "amount": amount,
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,13 @@ from psymm.messages.enums import (
     SubscriptionRequestType,
 )
 from psymm.messages.record import (
+    AcceptedNote,
     BusinessMessageReject,
     ChainFact,
     Checkpoint,
     CollateralAssignment,
     CollateralRequest,
     CollateralResponse,
-    CommitmentRef,
     ExecutionReport,
     ForceAction,
     Funding,
@@ -75,6 +75,7 @@ from psymm.messages.record import (
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
+    SettlementOutput,
     SymbolPrice,
 )
 from psymm.messages.text import (
@@ -98,7 +99,6 @@ from psymm.messages.text import (
     SecurityEntry,
     SecurityList,
     SecurityListRequest,
-    SettlementOutput,
     SymbolRef,
     TermsDocument,
     TestRequest,
@@ -114,6 +114,7 @@ from psymm.messages.wire import (
 )
 
 __all__ = [
+    "AcceptedNote",
     "AccountPart",
     "BusinessMessageReject",
     "BusinessRejectReason",
@@ -127,7 +128,6 @@ __all__ = [
     "CollateralReport",
     "CollateralRequest",
     "CollateralResponse",
-    "CommitmentRef",
     "CxlRejReason",
     "CxlRejResponseTo",
     "ExecType",

@@ -38,6 +38,7 @@ from psymm.messages.wire import (
     Entries,
     Flow,
     Id,
+    Memo,
     Message,
     Nanoseconds,
     Note,
@@ -65,10 +66,12 @@ class NoteRef(Part):
 
 
 @part
-class CommitmentRef(Part):
-    """A note that is accepted, by its commitment."""
+class AcceptedNote(Part):
+    """A note that is accepted, with what it holds."""
 
     commitment: Digest
+    token: Address
+    amount: Units
 
 
 @part
@@ -353,7 +356,7 @@ class CollateralResponse(Message):
     coll_asgn_resp_type: CollAsgnRespType
     coll_asgn_id: Id | None = None
     coll_asgn_reject_reason: CollAsgnRejectReason | None = None
-    commitments: Annotated[tuple[CommitmentRef, ...], Entries(16)] = ()
+    commitments: Annotated[tuple[AcceptedNote, ...], Entries(16)] = ()
     text: Note | None = None
 
 
@@ -368,6 +371,22 @@ class Checkpoint(Message):
     account_hash: Digest
     solver_seq: Count
     trader_seq: Count
+
+
+@message("UPY", Flow.RECORD, Flow.TEXT)
+class SettlementOutput(Message):
+    """Where a settlement is to pay its sender: H2(its sole custody's id, blinding), the sealed memo
+    and the amount that the memo names, after the fee if the sender is to propose. Enough to prove
+    with, too little to see it spent.
+
+    With ``Signature``, the wallet's over the same, it is the payee of whose wallet signed it: who
+    must not sign frames says it as a text, and the other side puts it on the record as it is.
+    """
+
+    inner: Digest
+    memo: Memo
+    amount: Units
+    signature: Signature | None = None
 
 
 @message("UST", Flow.RECORD)

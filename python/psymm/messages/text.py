@@ -31,7 +31,6 @@ from psymm.messages.wire import (
     Entries,
     Flow,
     Id,
-    Memo,
     Message,
     Nanoseconds,
     Note,
@@ -211,15 +210,6 @@ class NoteOpenings(Message):
     """The openings of notes that the sender's frames have listed."""
 
     openings: Annotated[tuple[NoteOpening, ...], Entries(16, some=True)]
-
-
-@message("URO", Flow.TEXT)
-class SettlementOutput(Message):
-    """Where the sender wants its payout: H2(its sole custody's id, blinding), and the sealed
-    memo. Enough to prove with, too little to see it spent."""
-
-    inner: Digest
-    memo: Memo
 
 
 # --- reference ---------------------------------------------------------------------------------

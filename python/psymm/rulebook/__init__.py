@@ -26,7 +26,7 @@ from psymm.rulebook.account import (
 )
 from psymm.rulebook.beforehand import first_order_fault, size_fault
 from psymm.rulebook.checkpoint import Difference, first_difference, restore
-from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, Place, VerifiedFrame
+from psymm.rulebook.inputs import ChainFacts, Entry, Opening, Place, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
 from psymm.rulebook.sequence import Fault, Replay, Ruling, replay
 from psymm.rulebook.settlement import DEADLINE_STEP_S
@@ -44,7 +44,6 @@ from psymm.rulebook.violation import (
     AccountRefused,
     FactsBehind,
     FrameOutOfOrder,
-    OpeningUnknown,
     RulebookError,
     Violation,
 )
@@ -64,13 +63,11 @@ __all__ = [
     "FactsBehind",
     "Fault",
     "FrameOutOfOrder",
-    "Holding",
     "Lane",
     "LiveQuote",
     "NoteState",
     "OpenRequest",
     "Opening",
-    "OpeningUnknown",
     "Order",
     "OrderStatus",
     "OrderView",

@@ -136,13 +136,15 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteState:
-    """A note that a lane listed. ``amount`` is 0 until it is accepted."""
+    """A note that a lane listed. ``amount`` is 0 until the other lane's frame ``accepted_in`` has
+    accepted it and stated what it holds."""
 
     commitment: bytes
     nullifier: bytes
     lane: Lane
     accepted: bool = False
     amount: int = 0
+    accepted_in: int = 0
     spent: bool = False
 
 
@@ -162,6 +164,16 @@ class Price:
 
     price: int
     timestamp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPayee:
+    """Where a lane wants a settlement of the flat account to pay it. ``amount``: what the memo
+    names, in token units."""
+
+    inner: bytes
+    memo: bytes
+    amount: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +257,8 @@ class Account:
     realised: int = 0
     fees: int = 0
     funding: int = 0
+    trader_payee: NamedPayee | None = None
+    solver_payee: NamedPayee | None = None
     proposals: Table[bytes, Proposal] = field(default_factory=Table)
     alive: bytes | None = None
     ended: bool = False
@@ -375,6 +389,10 @@ class Account:
     def settlement(self) -> Proposal | None:
         """The proposal that is alive: from its signature until mined or its deadline passed."""
         return None if self.alive is None else self.proposals[self.alive]
+
+    def payee(self, lane: Lane) -> NamedPayee | None:
+        """The lane's payee on the record; while a proposal is alive, the one that it pays."""
+        return self.trader_payee if lane is Lane.TRADER else self.solver_payee
 
     def status_of(self, cl_ord_id: str) -> OrderStatus | None:
         """Where an order stands, ended ones included; None if it was never sent."""

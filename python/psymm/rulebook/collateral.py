@@ -11,14 +11,15 @@ from psymm.messages import (
     Logon,
     Logout,
     NoteRef,
+    Reject,
     SessionKeyChange,
 )
 from psymm.rulebook.account import Account, Lane, NoteState, OrderStatus, SessionKey
 from psymm.rulebook.checks import use_id
-from psymm.rulebook.inputs import Entry, Opening
+from psymm.rulebook.inputs import Entry
 from psymm.rulebook.orders import end_order
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import OpeningUnknown, refuse
+from psymm.rulebook.violation import refuse
 
 
 def log_on(account: Account, entry: Entry, said: Logon) -> Account:
@@ -89,10 +90,10 @@ def assign(account: Account, entry: Entry, said: CollateralAssignment) -> Accoun
     return list_notes(account, entry.lane, said.notes)
 
 
-def respond(account: Account, entry: Entry, said: CollateralResponse, opening: Opening) -> Account:
-    """AZ: the notes named count as the other lane's collateral from here on. One note a lane, for
-    as long as merging is not in force: a settlement has two inputs, and collateral that could not
-    be settled would be stuck."""
+def respond(account: Account, entry: Entry, said: CollateralResponse) -> Account:
+    """AZ: the notes named count as the other lane's collateral from here on, each with what its
+    acceptor says that it holds. One note a lane, for as long as merging is not in force: a
+    settlement has two inputs, and collateral that could not be settled would be stuck."""
     account = use_id(account, f"CollRespID{entry.lane:d}", said.coll_resp_id)
     if said.coll_asgn_resp_type is CollAsgnRespType.REJECTED:
         if said.commitments:
@@ -109,10 +110,22 @@ def respond(account: Account, entry: Entry, said: CollateralResponse, opening: O
             refuse("note-accepted", commitment=ref.commitment)
         if any(each.accepted and each.lane is note.lane for each in notes.values()):
             refuse("too-many-notes", commitment=ref.commitment)
-        held = opening.notes.get(ref.commitment)
-        if held is None:
-            raise OpeningUnknown(commitment=ref.commitment)
-        if held.token != account.terms.collateral.token:
-            refuse("note-wrong-token", commitment=ref.commitment, token=held.token)
-        notes = notes.put(ref.commitment, replace(note, accepted=True, amount=held.amount))
+        if ref.token != bytes.fromhex(account.terms.collateral.token[2:]):
+            refuse("note-wrong-token", commitment=ref.commitment, token=ref.token)
+        taken = replace(note, accepted=True, amount=ref.amount, accepted_in=entry.seq)
+        notes = notes.put(ref.commitment, taken)
     return replace(account, notes=notes)
+
+
+def disown(account: Account, entry: Entry, said: Reject) -> Account:
+    """3: a Reject of an AZ by the lane whose notes it accepts. Who listed a note knows what it
+    holds: it counts for nothing then, and may be accepted anew (``spec.md`` 64). Once an order or
+    a settlement rests on it that is too late."""
+    if len(account.orders) or len(account.ended_orders) or len(account.proposals):
+        return account
+    notes = account.notes
+    for commitment, note in account.notes.items():
+        if note.lane is entry.lane and note.accepted and note.accepted_in == said.ref_seq_num:
+            void = replace(note, accepted=False, amount=0, accepted_in=0)
+            notes = notes.put(commitment, void)
+    return account if notes is account.notes else replace(account, notes=notes)

@@ -68,20 +68,12 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """What a note holds: the token (checksummed address) and the amount in its units."""
-
-    token: str
-    amount: int
-
-
-@dataclass(frozen=True, slots=True)
 class Opening:
-    """A custody's opening: its id, and what its notes hold as both sides know it. A commitment
-    binds both, so it does not matter when they were learnt."""
+    """A custody's opening: its id, and the public keys (64 bytes) of the trader's and the solver's
+    wallets, which sign settlements."""
 
     custody: bytes
-    notes: Mapping[bytes, Holding] = field(default_factory=dict)
+    wallets: tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)

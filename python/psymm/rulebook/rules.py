@@ -47,6 +47,7 @@ _AT_LIMIT: Final = (
     m.BusinessMessageReject,
     m.Logout,
     m.Checkpoint,
+    m.SettlementOutput,
     m.Settlement,
     m.SettlementAcceptance,
     m.ChainFact,
@@ -114,7 +115,7 @@ def rule(
     account: Account, entry: Entry, opening: Opening, facts: ChainFacts, named: checkpoint.Named
 ) -> Account:
     """The account after the frame's message; ``named`` is what a UCP here may name. Raises Refused
-    where it is a violation, OpeningUnknown or FactsBehind where the inputs do not suffice to say.
+    where it is a violation, FactsBehind where the inputs do not suffice to say.
     """
     said = entry.message
     if said is None:
@@ -134,7 +135,7 @@ def rule(
         case m.CollateralAssignment():
             return collateral.assign(account, entry, said)
         case m.CollateralResponse():
-            return collateral.respond(account, entry, said, opening)
+            return collateral.respond(account, entry, said)
         case m.QuoteRequest():
             return quotes.ask(account, said)
         case m.QuoteRequestReject():
@@ -146,7 +147,7 @@ def rule(
         case m.QuoteResponse():
             return quotes.pass_on(account, said)
         case m.NewOrderSingle():
-            return orders.send(account, said)
+            return settlement.forget_payees(orders.send(account, said))
         case m.OrderCancelRequest():
             return orders.ask_cancel(account, said)
         case m.OrderCancelReplaceRequest():
@@ -159,8 +160,10 @@ def rule(
             return orders.force(account, said)
         case m.OraclePrice():
             return oracle.take_price(account, said)
+        case m.SettlementOutput():
+            return settlement.name_payee(account, entry, said, opening)
         case m.Settlement():
-            return settlement.propose(account, entry, said)
+            return settlement.propose(account, entry, said, opening)
         case m.SettlementAcceptance():
             return settlement.accept(account, entry, said)
         case m.ChainFact():
@@ -168,7 +171,7 @@ def rule(
         case m.Checkpoint():
             return checkpoint.agree(account, entry, said, named)
         case m.Reject():
-            return checkpoint.rejected(account, entry, said)
+            return checkpoint.rejected(collateral.disown(account, entry, said), entry, said)
         case _ if isinstance(said, _HARMLESS):
             return account
     raise violated("not-yet-in-force", msg_type=said.MSG_TYPE)

@@ -40,7 +40,7 @@ from psymm.messages import Checkpoint, JsonError, Message, Reject, encode
 from psymm.rulebook import checkpoint
 from psymm.rulebook.account import Account, CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
-from psymm.rulebook.inputs import ChainFacts, Entry, Holding, Opening, VerifiedFrame, has_come
+from psymm.rulebook.inputs import ChainFacts, Entry, Opening, VerifiedFrame, has_come
 from psymm.rulebook.rules import advance, beyond, rule
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FrameOutOfOrder, Refused, Violation, violated
@@ -151,11 +151,6 @@ class Replay:
         found = (a for a in self._offered if offer is not None and a.solver_seq == offer.solver_seq)
         return next(found, None)
 
-    def learn(self, commitment: bytes, token: str, amount: int) -> Replay:
-        """Know what a note holds, as its verified opening says. Token: checksummed address."""
-        notes = {**self.opening.notes, commitment: Holding(token, amount)}
-        return replace(self, opening=Opening(self.opening.custody, notes))
-
     def with_facts(self, facts: ChainFacts) -> Replay:
         """Know more of the chain."""
         return replace(self, facts=facts)
@@ -172,7 +167,7 @@ class Replay:
         Gives what took effect with it, in order: rulings that a late frame changed first, then
         trader frames that it covers, then itself. A trader frame rules nothing yet: it is pending.
 
-        Raises FrameOutOfOrder, OpeningUnknown or FactsBehind, and then nothing has changed.
+        Raises FrameOutOfOrder or FactsBehind, and then nothing has changed.
         """
         return self.step_entry(Entry.read(frame))
 
@@ -261,7 +256,7 @@ class Replay:
         judged as covering ``peer_seq`` (by default every trader frame seen). The trader's is judged
         behind its own pending frames and as covered in time; the solver may still do something
         first. A message with a value out of its range is ``malformed``. Signs nothing, changes
-        nothing. Raises OpeningUnknown or FactsBehind as ``step`` does.
+        nothing. Raises FactsBehind as ``step`` does.
         """
         try:
             size = len(encode(message))

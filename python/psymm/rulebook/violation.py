@@ -172,6 +172,30 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "the settlement does not spend exactly the custody's notes",
         "merge until two are left, then spend both",
     ),
+    "bad-inner": (
+        "the payee's inner hash is zero or not below the field's modulus",
+        "name one that a note can be made of",
+    ),
+    "same-payee": (
+        "both payees have one inner hash",
+        "name a fresh one; the chain takes each commitment once",
+    ),
+    "payee-missing": (
+        "a lane has no payee on the record for the account as it is",
+        "have both lanes send UPY, then propose",
+    ),
+    "wrong-payee": (
+        "a lane's payee is made for another amount than this settlement would pay it",
+        "send UPY with what the account gives, less the fee where its lane proposes",
+    ),
+    "wrong-output": (
+        "the commitments or memos are not those of the payees on the record",
+        "compute them from both payees and payouts, in either order",
+    ),
+    "wrong-signature": (
+        "the signature is not the wallet's over what the frame says",
+        "sign it with the wallet of the custody",
+    ),
     "no-proposal": ("no such proposal of the other lane is alive", "accept the one alive"),
     "checkpoint-misplaced": (
         "the UCP names other frames than the last solver frame that the trader covers, with what"
@@ -260,12 +284,6 @@ class AccountRefused(RulebookError):
     code = "account-refused"
     what = "these bytes are not the account that was agreed"
     remedy = "Get the account again from where it was written; nothing was taken from this one"
-
-
-class OpeningUnknown(RulebookError):
-    code = "opening-unknown"
-    what = "a note is accepted whose token and amount are not known here"
-    remedy = "Learn the note's opening first"
 
 
 class FactsBehind(RulebookError):

@@ -22,6 +22,7 @@ from psymm.strict_json import loads
 from psymm.terms import Terms
 from psymm.transcript.opening import Opening
 from psymm.transcript.reader import JournalReader
+from psymm.wallet import TypedMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,11 @@ class Collateral(Protocol):
     async def sign(self, settlement: Settlement) -> bytes:
         """Our wallet's signature over it: an option for the peer until its deadline, so the notes
         are busy until then. Signing it again gives the same. Cancelled: they stay busy."""
+        ...
+
+    async def sign_payee(self, message: TypedMessage) -> bytes:
+        """Our wallet's signature over `payee_message`, for who signs no frames. Raises WalletError.
+        Cancelled: raises Cancelled, nothing changed."""
         ...
 
     async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:

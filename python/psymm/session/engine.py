@@ -17,7 +17,6 @@ from secrets import token_bytes
 from typing import Final
 
 from psymm._core import Frame, FrameError, JsonError, SecretKey, TranscriptError
-from psymm.custody.errors import NoteInvalid
 from psymm.errors import (
     CheckpointRefused,
     ClockBehind,
@@ -44,6 +43,7 @@ from psymm.messages import (
     BusinessRejectReason,
     ChainFact,
     CheckpointRequest,
+    CollateralResponse,
     Heartbeat,
     JournalStatus,
     Logon,
@@ -65,7 +65,7 @@ from psymm.rulebook.inputs import has_come
 from psymm.rulebook.rules import MOST_UNCOVERED
 from psymm.session.budget import PeerRate
 from psymm.session.checkpoints import Checkpoints
-from psymm.session.collateral import ChainView, Citation, Fact, Mined, Note, Payee
+from psymm.session.collateral import ChainView, Citation, Fact, Mined, Note
 from psymm.session.delivery import Delivery
 from psymm.session.fetching import Fetching
 from psymm.session.gaps import Gaps
@@ -85,7 +85,6 @@ from psymm.session.turn import (
     KeyChanged,
     KeyDue,
     OwnClockBehind,
-    PayeeShown,
     PeerRejected,
     Received,
     Said,
@@ -119,6 +118,7 @@ _BESIDE_OPTIONS: Final = (
     Reject,
     Settlement,
     SettlementAcceptance,
+    SettlementOutput,
 )
 """What we sign while a signed settlement can still be mined: it changes no account."""
 
@@ -233,7 +233,7 @@ class Engine:
                 and (entry.bad_payload is not None or isinstance(entry.message, READ))
             ):
                 # As when it came: a violation has no effect after a restart either.
-                self._read(entry, self.rejects.judge(entry))
+                self._read(entry, self._judge(entry))
                 continue
             if not theirs or entry.frame.seq not in self._broken:
                 self.lifecycle.note(entry)
@@ -507,7 +507,6 @@ class Engine:
     def collateral_funded(self, notes: Sequence[Note], now: int) -> Turn:
         """Our notes are in the tree; they are listed, and the peer's accepted, when it can be."""
         self.pledges.funded(notes)
-        self.rejects.owe_all(self.ledger.learn_notes(notes))
         self.turn.opened.append((self.lane, tuple(notes)))
         self._advance(now)
         return self._take()
@@ -515,7 +514,6 @@ class Engine:
     def collateral_verified(self, notes: Sequence[Note], now: int) -> Turn:
         """The chain has the peer's notes, unspent."""
         self.pledges.verified(notes)
-        self.rejects.owe_all(self.ledger.learn_notes(notes))
         self.turn.opened.append((self.peer, tuple(notes)))
         self._advance(now)
         return self._take()
@@ -647,7 +645,7 @@ class Engine:
         its cover is due at once."""
         if not isinstance(entry.message, Heartbeat) and self._uncovered_since is None:
             self._uncovered_since = now - self.rules.cover_after_ns if waited else now
-        broken = self.rejects.judge(entry)
+        broken = self._judge(entry)
         self._read(entry, broken)
         self.turn.events.append(Received(entry, broken))
         if isinstance(entry.message, Reject):
@@ -656,6 +654,16 @@ class Engine:
             self.checkpoints.rejected(entry.message, rejected, now)
         if self.rejects.owed:
             self.rejects.pay(now)
+
+    def _judge(self, entry: Entry) -> Violation | None:
+        """The violation that a frame of the peer is, by the rulebook or by what we know of our own
+        notes; answered by a Reject."""
+        broken = self.rejects.judge(entry)
+        if broken is None and isinstance(entry.message, CollateralResponse):
+            broken = self.pledges.misstated(entry.message)
+            if broken is not None:
+                self.rejects.owe(entry, broken)
+        return broken
 
     def _read(self, entry: Entry, broken: Violation | None) -> None:
         """Note a frame of the peer, unless it is a violation. Its first Logon is noted all the
@@ -851,20 +859,12 @@ class Engine:
                 self.gaps.answer(message, now)
             case NoteOpenings():
                 self.pledges.opened(message)
-            case SettlementOutput():
-                self._payee(message, now)
             case CheckpointRequest():
                 self.checkpoints.requested(now)
             case AccountPart():
                 self.checkpoints.shown(message, now)
             case _:
                 self.turn.events.append(Said(message))
-
-    def _payee(self, message: SettlementOutput, now: int) -> None:
-        try:
-            self.turn.events.append(PayeeShown(Payee(message.inner, message.memo)))
-        except NoteInvalid as bad:
-            self.garble(now, "URO", str(bad))
 
     # --- how far the custody has come -------------------------------------------------------
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from psymm.custody.notes import Note
 from psymm.messages import ChainFact, Checkpoint, JsonError, Message, encode
 from psymm.rulebook import (
     Account,
     ChainFacts,
     FactsBehind,
-    Holding,
     Lane,
-    OpeningUnknown,
     Place,
     Replay,
     RulebookError,
@@ -45,17 +42,17 @@ class RulebookLedger:
         self,
         opening: Opening,
         terms: Terms,
-        notes: Iterable[Note] = (),
         facts: ChainFacts | None = None,
         begins: Account | None = None,
     ) -> None:
         """begins: the account of the checkpoint that the record begins at."""
-        holdings = {note.commitment: Holding(note.token, note.amount) for note in notes}
         self._begins = begins
         self._point: Point | None = None
         self._agreed: Account | None = None
         self._replay = self._started(
-            RuledOpening(opening.custody, holdings), terms, facts or ChainFacts()
+            RuledOpening(opening.custody, (opening.trader, opening.solver)),
+            terms,
+            facts or ChainFacts(),
         )
         self._waiting: deque[Entry] = deque()
         # Both follow from `_replay`, and are kept so that no frame is ruled twice: what its pending
@@ -278,13 +275,6 @@ class RulebookLedger:
         self._ahead = None
         return rulings
 
-    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
-        """Know what notes hold."""
-        for note in notes:
-            self._replay = self._replay.learn(note.commitment, note.token, note.amount)
-        self._ahead = self._forecast = None
-        return self._drain()
-
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
         """Know what one transaction did, or that our chain does not say what a frame cites."""
         place, known = Place(fact.block, fact.transaction), self._replay.facts
@@ -315,7 +305,7 @@ class RulebookLedger:
             )
             try:
                 rulings = self._step(ruled)
-            except (FactsBehind, OpeningUnknown):
+            except FactsBehind:
                 break
             self._waiting.popleft()
             self._look_for_checkpoint()

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
-from psymm.custody.notes import Note
 from psymm.rulebook import Account, Lane
 from psymm.session.beginning import account_at
-from psymm.session.collateral import custody_of, kept_facts
+from psymm.session.collateral import kept_facts
 from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
 from psymm.terms import Terms
@@ -111,11 +110,7 @@ async def account_of(journal: Journal, row: JournalledCustody) -> Account:
         begins = account_at(
             journal, opening.custody, terms, record.begins.point, record.begins.account
         )
-    notes = [
-        Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
-        for kept in await journal.openings(opening.custody)
-    ]
-    ledger = RulebookLedger(opening, terms, notes, begins=begins)
+    ledger = RulebookLedger(opening, terms, begins=begins)
     for fact in await kept_facts(journal, opening.custody):
         ledger.learn_fact(fact)
     for entry in record:

@@ -8,7 +8,7 @@ the peer shows a frame of ours beyond them it is `restored` instead, for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_bytes
 from typing import Final
 
@@ -33,7 +33,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.clock import Clock
-from psymm.session.collateral import Fact, Note
+from psymm.session.collateral import Fact
 from psymm.session.counted import keep_evidence, repeated
 from psymm.session.engine import SECOND, Engine
 from psymm.session.keys import proving_key
@@ -96,9 +96,6 @@ class _Unruled:
 
     def ids(self) -> int:
         return 0
-
-    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
-        return ()
 
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
         return ()

@@ -145,7 +145,7 @@ async def take_up(
     begins, account = record.begins, None
     if begins is not None:
         account = account_at(journal, opening.custody, terms, begins.point, begins.account)
-    ledger = RulebookLedger(opening, terms, [*ours.values(), *theirs.values()], begins=account)
+    ledger = RulebookLedger(opening, terms, begins=account)
     for fact in await kept_facts(journal, opening.custody):
         ledger.learn_fact(fact)
     build = partial(

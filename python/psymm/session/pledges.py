@@ -24,12 +24,12 @@ from psymm.errors import (
     clip,
 )
 from psymm.messages import (
+    AcceptedNote,
     CollAsgnReason,
     CollAsgnRejectReason,
     CollAsgnRespType,
     CollateralAssignment,
     CollateralResponse,
-    CommitmentRef,
     Heartbeat,
     NoteOpening,
     NoteOpenings,
@@ -37,7 +37,7 @@ from psymm.messages import (
 )
 from psymm.session.collateral import Note, custody_of
 from psymm.session.parts import Ground
-from psymm.session.turn import FundCollateral, VerifyCollateral
+from psymm.session.turn import FundCollateral, VerifyCollateral, Violation
 from psymm.transcript.opening import SOLVER, TRADER
 
 
@@ -105,6 +105,19 @@ class Pledges:
             self._refusal = refused
             return
         self._shown = tuple(notes.values())
+
+    def misstated(self, answer: CollateralResponse) -> Violation | None:
+        """Whether the peer accepts a note of ours as holding what it does not: nobody but us can
+        tell, so our Reject is what takes it off the account (`spec.md` 64)."""
+        for said in answer.commitments:
+            note = self.notes.get(said.commitment)
+            if note is not None and said.amount != note.amount:
+                return Violation(
+                    self._engine.peer,
+                    "note-misstated",
+                    f"our note holds {note.amount}, and the peer accepts it as {said.amount}",
+                )
+        return None
 
     def funded(self, notes: Sequence[Note]) -> None:
         """Our notes are in the tree."""
@@ -231,7 +244,14 @@ class Pledges:
             CollateralResponse(
                 coll_resp_id="1",
                 coll_asgn_resp_type=CollAsgnRespType.ACCEPTED,
-                commitments=tuple(CommitmentRef(commitment=key) for key in listed),
+                commitments=tuple(
+                    AcceptedNote(
+                        commitment=key,
+                        token=bytes.fromhex(self.peer_notes[key].token[2:]),
+                        amount=self.peer_notes[key].amount,
+                    )
+                    for key in listed
+                ),
             ),
             now,
         )

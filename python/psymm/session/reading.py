@@ -8,7 +8,7 @@ a transcript of any length can be read while it is still being written.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -19,7 +19,6 @@ from psymm.rulebook import (
     Account,
     ChainFacts,
     FactsBehind,
-    Holding,
     Lane,
     Place,
     Replay,
@@ -78,20 +77,19 @@ class FrameRead:
 class Reading:
     """Reads one custody's frames in the order of their arrival.
 
-    holdings: what notes hold, by commitment, as verified openings say; without them the rulebook
-    goes as far as the first note that is accepted. begins: the account of the checkpoint that the
+    begins: the account of the checkpoint that the
     frames begin at; those that it counts already are read and not ruled.
     """
 
     def __init__(
         self,
         opening: Opening,
-        holdings: Mapping[bytes, Holding] | None = None,
         facts: ChainFacts | None = None,
         begins: Account | None = None,
     ) -> None:
         self.terms = Terms.parse(opening.terms)
-        ruled, known = RuledOpening(opening.custody, dict(holdings or {})), facts or ChainFacts()
+        ruled = RuledOpening(opening.custody, (opening.trader, opening.solver))
+        known = facts or ChainFacts()
         self._replay = (
             Replay.start(ruled, self.terms, known)
             if begins is None

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from psymm.errors import clip
 from psymm.messages import Heartbeat, Reject, SessionRejectReason
+from psymm.rulebook import FactsBehind
 from psymm.session.parts import Ground
 from psymm.session.rules import Ledger
 from psymm.session.turn import Violation
@@ -59,7 +60,7 @@ class Rejects:
                 len(frame.payload),
                 covers=frame.peer_seq,
             )
-            if own is not None and own.rule in _NOT_KNOWN_YET:
+            if own is not None and own.rule == FactsBehind.code:
                 own = None
             elif own is not None:
                 self.owe(entry, own)
@@ -127,9 +128,6 @@ class Rejects:
         """The peer's frames from `seq` on left the record."""
         self.owed = [owed for owed in self.owed if owed.ref_seq_num < seq]
 
-
-_NOT_KNOWN_YET: Final = ("facts-behind", "opening-unknown")
-"""What the ledger says where it cannot judge yet: no violation."""
 
 _REASONS: Final = {
     "unknown-message": SessionRejectReason.INVALID_MSG_TYPE,

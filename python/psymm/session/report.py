@@ -21,9 +21,7 @@ from psymm.rulebook import (
     AccountRefused,
     ChainFacts,
     Entry,
-    Holding,
     Lane,
-    OpeningUnknown,
     Place,
     Replay,
     Ruling,
@@ -59,14 +57,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """account: None where the file lacks an opening that the rulebook needs. chain_facts: `file`,
+    """chain_facts: `file`,
     `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected, and of
     frames of either that refuse a right checkpoint. begins: the checkpoint that the file begins at,
     None where it begins with the first frame."""
 
     opening: Opening
     verified: Verified
-    account: Account | None
+    account: Account
     lines: tuple[Line, ...] = field(repr=False)
     faults: tuple[tuple[int, str], ...]
     chain_facts: str
@@ -104,7 +102,7 @@ def verify_signatures(
     threads, progress: as for `transcript.file.verify_frames`. Raises TranscriptFileError with the
     frame and the byte.
     """
-    holdings(file)
+    check_openings(file)
     if file.begins is not None:
         account_of(file, file.begins, _terms(file))
     return verify_frames(file, threads=threads, progress=progress)
@@ -116,7 +114,7 @@ def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
     """
 
     def readable(file: TranscriptFile) -> None:
-        holdings(file)
+        check_openings(file)
         _facts_in(file)
 
     return flipped.find_flip(raw, refused, readable)
@@ -129,27 +127,23 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     ends the work. Raises TranscriptFileError where terms or facts cannot be read.
     """
     terms = _terms(file)
-    notes = RuledOpening(file.opening.custody, holdings(file))
+    check_openings(file)
+    opening = RuledOpening(file.opening.custody, (file.opening.trader, file.opening.solver))
     facts, whence = known_facts(file)
-    at = Replay.start(notes, terms, facts)
+    at = Replay.start(opening, terms, facts)
     if file.begins is not None:
-        at = Replay.at_checkpoint(notes, terms, account_of(file, file.begins, terms), facts)
+        at = Replay.at_checkpoint(opening, terms, account_of(file, file.begins, terms), facts)
     frames = list(file.each())
     rulings: dict[tuple[int, int], Ruling] = {}
-    account: Account | None = None
-    try:
-        for index, (offset, frame) in enumerate(frames):
-            at, ruled = at.step(frame)
-            rulings.update({(int(one.lane), one.seq): one for one in ruled})
-            if progress is not None:
-                progress(index + 1, offset + frame.length - file.start)
-        account = at.account
-    except OpeningUnknown:
-        pass
+    for index, (offset, frame) in enumerate(frames):
+        at, ruled = at.step(frame)
+        rulings.update({(int(one.lane), one.seq): one for one in ruled})
+        if progress is not None:
+            progress(index + 1, offset + frame.length - file.start)
     return Report(
         opening=file.opening,
         verified=verified,
-        account=account,
+        account=at.account,
         lines=tuple(
             Line(index, offset, frame, rulings.get((frame.lane, frame.seq)))
             for index, (offset, frame) in enumerate(frames)
@@ -191,11 +185,10 @@ def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
     return TranscriptFileError("bad-checkpoint", detail, offset=12, span=span)
 
 
-def holdings(file: TranscriptFile) -> dict[bytes, Holding]:
-    """What the notes hold whose openings are in the file. Raises TranscriptFileError where one
-    does not give its commitment."""
+def check_openings(file: TranscriptFile) -> None:
+    """Raises TranscriptFileError where a note's opening in the file does not give its
+    commitment."""
     custody = custody_of(file.opening)
-    found: dict[bytes, Holding] = {}
     for shown in file.notes:
         try:
             note = Note(custody, shown.token, shown.amount, shown.blinding)
@@ -203,8 +196,6 @@ def holdings(file: TranscriptFile) -> dict[bytes, Holding]:
             raise _bad_note(file, shown, str(bad)) from None
         if note.commitment != shown.commitment:
             raise _bad_note(file, shown, "an opening does not give its commitment in this custody")
-        found[note.commitment] = Holding(note.token, note.amount)
-    return found
 
 
 def _bad_note(file: TranscriptFile, shown: JournalledOpening, detail: str) -> TranscriptFileError:

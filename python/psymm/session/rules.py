@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from psymm.messages import Message
 from psymm.session.budget import SECOND
 from psymm.session.checkpoints import CheckpointLedger
-from psymm.session.collateral import Citation, Fact, Note
+from psymm.session.collateral import Citation, Fact
 from psymm.session.turn import Violation
 from psymm.transcript.record import Entry
 
@@ -59,10 +59,6 @@ class Ledger(CheckpointLedger, Protocol):
     def drop(self, lane: int, seq: int) -> bool:
         """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
         that is not all: then nothing has arrived, and every frame left is to arrive again."""
-        ...
-
-    def learn_notes(self, notes: Iterable[Note]) -> Sequence[Violation]:
-        """Know what notes hold. Returns violations of frames that waited for it."""
         ...
 
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:

@@ -1,12 +1,17 @@
 """Settling: the talk between two ends that makes one CTC out of a flat account.
 
-The proposer shows where it wants to be paid (URO), is shown the same, signs (UST), and proves and
-sends once the other has signed too (USA). The other recomputes everything from what it knows
-itself before it signs. A side whose journal was restored signs no frame: it answers with the same
-signature of its wallet as a text, since that is what the chain asks for, and where it wants to
-settle it shows its output and the other side proposes. What it knows of the account it has from the
-other side; but a peer that hides frames which it has covered or signed would have to sign one of
-its numbers again to propose, and that is equivocation.
+The proposer puts on record where it wants to be paid (UPY), the other does the same, the proposer
+signs (UST), and proves and sends once the other has signed too (USA). The rulebook recomputes the
+outputs from both payees; who answers computes the rest again from what it knows itself before it
+signs. Where both begin at once and each payee is made for a proposer's payout, the trader gives
+way: it names one for its whole payout, and the solver proposes.
+
+A side whose journal was restored signs no frame, so its UPY and USA are texts with its wallet's
+signature: that is what the chain asks for. The other side puts the UPY on its own lane's record as
+it is, and a signature makes it the payee of whose wallet it is: nobody else can name one. Where the
+restored side wants to settle it sends its UPY unasked, and the other side proposes. What it knows
+of the account it has from the other side; but a peer that hides frames which it has covered or
+signed would have to sign one of its numbers again to propose, and that is equivocation.
 
 What proving needs is in the journal, sealed, before a signature leaves, so either side can go on
 after a crash; the move on chain happens once whoever sends it.
@@ -17,6 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
 import trio
@@ -31,6 +37,7 @@ from psymm.custody.settlement import (
     Proposal,
     Settlement,
     accept_settlement,
+    payee_message,
     payout_after_fee,
     propose_settlement,
 )
@@ -38,6 +45,7 @@ from psymm.errors import (
     NotNow,
     PeerSilent,
     PSymmError,
+    Refused,
     SessionClosed,
     SettlementRefused,
     clip,
@@ -53,19 +61,18 @@ from psymm.messages import (
 )
 from psymm.messages import Settlement as ProposalMessage
 from psymm.nursery import start_task
-from psymm.rulebook import Account
+from psymm.rulebook import Account, Lane
+from psymm.rulebook.account import NamedPayee
 from psymm.session.collateral import Mined
 from psymm.session.end import End
 from psymm.session.engine import SECOND
-from psymm.session.turn import Event, PayeeShown, Received, Resumed, Said, State
+from psymm.session.turn import Event, Received, Resumed, Said, State
 from psymm.terms import Terms
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Entry
 
 _T = TypeVar("_T")
 
-_PAYEES: Final = bytes(32)
-"""Where the journal keeps the outputs that were shown, beside settlements by their digest."""
 ANSWER_S: Final = 60.0
 """How long the other side may take to show its output, and then to sign."""
 LEAST_LIFE_S: Final = 120.0
@@ -96,10 +103,9 @@ class Settling:
         self._account = account
         self._failed = failed
         self._willing = willing
-        self._ours: Payee | None = None
-        self._ours_worth = 0
-        self._theirs: Payee | None = None
-        self._shown: SettlementOutput | None = None
+        self._said: SettlementOutput | None = None
+        # Of this life. A key that was stolen may have named another on our lane.
+        self._named: set[bytes] = set()
         self._proposing = False
         self._answering = False
         self._consenting = False
@@ -126,26 +132,22 @@ class Settling:
     def heard(self, event: Event) -> None:
         """Does not block and does not raise."""
         match event:
-            case PayeeShown(payee):
-                self._theirs = payee
-                if self._proposing or self._answering:
-                    pass
-                elif self._end.engine.peer_restored:
-                    self._proposing = True
-                    self._begin(self._guarded, self._propose_when_asked)
-                else:
+            case Received(entry, None) if isinstance(entry.message, SettlementOutput):
+                if entry.message.signature is None and not (self._proposing or self._answering):
                     self._answering = True
                     self._begin(self._guarded, self._answer_payee)
+            case Said(SettlementOutput() as said) if self._end.engine.peer_restored:
+                self._begin(self._guarded, self._take_payee, said)
             case Received(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._is_alive(entry.frame.seq):
                     self._proposing = False
                     self._begin(self._guarded, self._answer_proposal)
             case Said(SettlementAcceptance() as said):
                 self._begin(self._guarded, self._take_beside, said)
-            case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "URO"):
+            case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "UPY"):
                 self._refused = said.text or "no reason given"
-            case Resumed() if self._shown is not None:
-                self._begin(self._show_again, self._shown)
+            case Resumed() if self._said is not None:
+                self._begin(self._say_again, self._said)
             case Resumed() if self._end.engine.state in (State.SETTLING, State.CLOSED):
                 self._begin(self._guarded, self._go_on)
             case Received(entry, None) if isinstance(entry.message, ChainFact):
@@ -172,13 +174,15 @@ class Settling:
         return alive is not None and alive[0] != self._end.lane and alive[1].frame.seq == seq
 
     async def _guarded(
-        self, work: Callable[..., Awaitable[None]], *given: SettlementAcceptance
+        self,
+        work: Callable[..., Awaitable[None]],
+        *given: SettlementAcceptance | SettlementOutput,
     ) -> None:
         try:
             await work(*given)
         except CustodyError as refused:
             await self._refuse(str(refused))
-        except SettlementRefused as refused:
+        except (SettlementRefused, Refused) as refused:
             await self._refuse(str(refused))
         except PSymmError as failed:
             self._failed(failed)
@@ -225,23 +229,39 @@ class Settling:
         return await self._until_mined()
 
     async def _ask_for_proposal(self) -> None:
-        """Show our output; whoever knows that we cannot sign frames proposes then."""
+        """Name our payee in a text; the other side, which knows that we cannot sign frames, then
+        proposes."""
         end = self._end
-        payout = self._flat_payouts()[end.lane]
-        payee = await end.collateral.payee(self._terms.collateral.token, payout)
-        await self._show(payee, lambda: end.engine.proposal, "propose a settlement")
+        await self._name_payee(self._flat_payouts()[end.lane])
+        try:
+            await self._wait(lambda: end.engine.proposal, "propose a settlement")
+        finally:
+            self._said = None
 
-    async def _propose_when_asked(self) -> None:
-        """The peer shows its output and cannot propose: we do, at our own fee, if we will."""
+    async def _take_payee(self, said: SettlementOutput) -> None:
+        """The peer signs no frames, and names its payee with its wallet's signature: it goes on our
+        record. Unless we propose already, we do then, at our own fee, if we will."""
+        if said.signature is None:
+            raise SettlementRefused("a payee in a text needs the wallet's signature")
+        if self._proposing:
+            await self._put_on_record(said)
+            return
+        self._proposing = True
         try:
             if self._willing is not None and not await self._willing():
                 raise SettlementRefused("not now")
             if self._end.engine.state is not State.TRADING:
                 raise SettlementRefused("not trading", state=self._end.engine.state)
+            await self._put_on_record(said)
         except BaseException:
             self._proposing = False
             raise
         await self.settle()
+
+    async def _put_on_record(self, said: SettlementOutput) -> None:
+        known = self._payee(1 - self._end.lane)
+        if known is None or (known.inner, known.amount) != (said.inner, said.amount):
+            await self._end.send(said)
 
     async def _take_beside(self, said: SettlementAcceptance) -> None:
         """The peer's signature beside the record: taken if it is its wallet's over our proposal,
@@ -279,13 +299,19 @@ class Settling:
         settlement = await self._begun(payouts)
         if settlement is None:
             settlement = await self._planned(payouts)
+        if settlement is None:
+            self._proposing = False
+            await self._wait(lambda: end.engine.proposal, "propose a settlement")
+            return
         if not self._all_covered or self._flat_payouts() != payouts:
-            raise NotNow("the account changed while the outputs were shown")
+            raise NotNow("the account changed while the payees were named")
         # Kept before it is signed: the wallet keeps its notes for this one until the deadline, so
         # one that was cut short here is taken up again and never made anew.
         await self._keep(settlement, "planned", {})
         signature = await self._signed(settlement)
         await self._keep(settlement, "proposed", {lane: signature})
+        if self._theirs_is_alive():
+            return  # it came first, and is answered elsewhere
         self._settlement = settlement
         await end.send(_message_of(settlement, signature))
 
@@ -298,30 +324,38 @@ class Settling:
             if isinstance(entry.message, ProposalMessage)
         }
         least = end.clock.now_ns() / SECOND + LEAST_LIFE_S
+        payees = {None if one is None else one.inner for one in map(self._payee, (TRADER, SOLVER))}
         for kept in await self._kept():
             if (
                 kept.proposer == end.lane
                 and kept.payouts == payouts
                 and kept.call.deadline >= least
                 and kept.call.commitments[0] not in said
+                and {one.inner for one in kept.plan.outputs} == payees
             ):
                 return kept
         return None
 
-    async def _planned(self, payouts: tuple[int, int]) -> Settlement:
-        """Show where we want to be paid, be shown the same, and plan the move."""
+    async def _planned(self, payouts: tuple[int, int]) -> Settlement | None:
+        """Name our payee, wait for the peer's, and plan the move. None: the peer proposes."""
         end, lane = self._end, self._end.lane
         token = self._terms.collateral.token
         offer = await end.collateral.relayer(token, self._terms.tariff.relayer_cap)
         paid = payout_after_fee(payouts[lane], offer.fee, proposes=True)
-        self._ours, self._theirs = await end.collateral.payee(token, paid), None
-        self._ours_worth = paid
-        theirs = await self._show(
-            self._ours, lambda: self._theirs, "show where it wants to be paid"
+        await self._name_payee(paid)
+        theirs = await self._wait(
+            lambda: self._their_payee(payouts), "say where it wants to be paid"
         )
+        ours = self._payee(lane)
+        if not isinstance(theirs, NamedPayee):
+            if not self._theirs_is_alive():
+                await self._name_payee(payouts[lane])
+            return None
+        if ours is None or ours.amount != paid:
+            raise NotNow("the account changed while the payees were named")
         return propose_settlement(
             [*end.engine.notes.values(), *end.engine.peer_notes.values()],
-            (self._ours, theirs) if lane == TRADER else (theirs, self._ours),
+            _in_order(lane, ours, theirs),
             payouts,
             proposer=lane,
             relayer=offer.relayer,
@@ -332,19 +366,49 @@ class Settling:
             ),
         )
 
-    async def _show(self, payee: Payee, found: Callable[[], _T | None], what: str) -> _T:
-        """Show where we want to be paid, and wait for what the other side does upon it."""
-        self._shown = SettlementOutput(inner=payee.inner, memo=payee.memo)
-        try:
-            await self._end.say(self._shown)
-            return await self._wait(found, what)
-        finally:
-            self._shown = None
+    def _payee(self, lane: int) -> NamedPayee | None:
+        """On the record now. The account's clock stands still between frames: with a proposal whose
+        time is over by ours, its payees go."""
+        account = self._account()
+        over = account.alive is not None and self._end.engine.proposal is None
+        return None if over else account.payee(Lane(lane))
 
-    async def _show_again(self, shown: SettlementOutput) -> None:
+    def _theirs_is_alive(self) -> bool:
+        alive = self._end.engine.proposal
+        return alive is not None and alive[0] != self._end.lane
+
+    def _their_payee(self, payouts: tuple[int, int]) -> NamedPayee | Literal["proposes"] | None:
+        """The peer's payee for what our proposal would pay it; or it proposes itself: it has, or
+        its payee is made for less, and of two that begin at once the solver goes on."""
+        lane, theirs = self._end.lane, self._payee(1 - self._end.lane)
+        if self._theirs_is_alive():
+            return "proposes"
+        if theirs is None or theirs.amount == payouts[1 - lane]:
+            return theirs
+        return "proposes" if lane == TRADER else None
+
+    async def _name_payee(self, amount: int) -> None:
+        """Have our payee for `amount` on the record, or in a text where we sign no frames."""
+        end = self._end
+        known = self._payee(end.lane)
+        if known is not None and known.amount == amount and known.inner in self._named:
+            return
+        payee = await end.collateral.payee(self._terms.collateral.token, amount)
+        self._named.add(payee.inner)
+        said = SettlementOutput(inner=payee.inner, memo=payee.memo, amount=amount)
+        if end.engine.standing != "restored":
+            await end.send(said)
+            return
+        message = payee_message(
+            payee, amount, end.lane, end.opening.chain_id, end.opening.contract, end.opening.custody
+        )
+        self._said = replace(said, signature=await end.collateral.sign_payee(message))
+        await end.say(self._said)
+
+    async def _say_again(self, said: SettlementOutput) -> None:
         """A text is lost with its connection."""
         with suppress(NotNow):
-            await self._end.say(shown)
+            await self._end.say(said)
 
     @property
     def _all_covered(self) -> bool:
@@ -354,7 +418,8 @@ class Settling:
         sent = range(covered + 1, record.head(TRADER).seq + 1)
         pending = [record.entry(TRADER, seq) for seq in sent]
         return self._end.lane == SOLVER or all(
-            entry is not None and isinstance(entry.message, Heartbeat) for entry in pending
+            entry is not None and isinstance(entry.message, Heartbeat | SettlementOutput)
+            for entry in pending
         )
 
     def _flat_payouts(self) -> tuple[int, int]:
@@ -421,13 +486,13 @@ class Settling:
     # --- answering --------------------------------------------------------------------------
 
     async def _answer_payee(self) -> None:
-        """One at a time: a peer that shows outputs in a row costs no more than one that waits."""
+        """One at a time: a peer that names payees in a row costs no more than one that waits."""
         try:
-            await self._show_payee()
+            await self._name_ours()
         finally:
             self._answering = False
 
-    async def _show_payee(self) -> None:
+    async def _name_ours(self) -> None:
         end, lane = self._end, self._end.lane
         if self._willing is not None and not await self._willing():
             raise SettlementRefused("not now")
@@ -438,11 +503,7 @@ class Settling:
                 positions=len(account.positions),
                 orders=len(account.orders),
             )
-        token = self._terms.collateral.token
-        self._ours_worth = account.payouts[lane]
-        self._ours = await end.collateral.payee(token, self._ours_worth)
-        await self._keep_payees()
-        await end.say(SettlementOutput(inner=self._ours.inner, memo=self._ours.memo))
+        await self._name_payee(account.payouts[lane])
 
     async def _answer_proposal(self) -> None:
         """Sign what the peer proposes, or say what differs. One at a time: its frame and a resume
@@ -477,21 +538,14 @@ class Settling:
     async def _agreed(self, said: ProposalMessage) -> tuple[Settlement, bytes]:
         """Recompute what the peer proposes, sign it, and keep both."""
         end, lane = self._end, self._end.lane
-        if self._ours is None or self._theirs is None:
-            await self._recall_payees()
-        if self._ours is None or self._theirs is None:
-            raise SettlementRefused("the proposal came before both outputs were shown")
         account = self._account()
-        if self._ours_worth != account.payouts[lane]:
-            raise SettlementRefused(
-                "our output was made for another payout (two proposals crossed)",
-                made_for=self._ours_worth,
-                payout=account.payouts[lane],
-            )
+        ours, theirs = self._payee(lane), self._payee(1 - lane)
+        if ours is None or theirs is None:
+            raise SettlementRefused("the proposal is alive no more")
         settlement = accept_settlement(
             _proposal_of(said),
             [*end.engine.notes.values(), *end.engine.peer_notes.values()],
-            (self._ours, self._theirs) if lane == TRADER else (self._theirs, self._ours),
+            _in_order(lane, ours, theirs),
             account.payouts,
             proposer=1 - lane,
             max_fee=self._terms.tariff.relayer_cap,
@@ -612,34 +666,11 @@ class Settling:
         """The same with the signatures that were kept, in hex by lane."""
         found = [
             (_settlement_from(document, self._notes()), json.loads(document)["signatures"])
-            for digest, _state, document in await self._end.journal.settlements(
+            for _digest, _state, document in await self._end.journal.settlements(
                 self._end.opening.custody
             )
-            if digest != _PAYEES
         ]
         return [(settlement, signed) for settlement, signed in found if settlement is not None]
-
-    async def _keep_payees(self) -> None:
-        """Both outputs, before ours is shown: a proposal may come after a restart."""
-        if self._ours is None or self._theirs is None:
-            return
-        both = [
-            [self._ours.inner.hex(), self._ours.memo.hex(), str(self._ours_worth)],
-            [self._theirs.inner.hex(), self._theirs.memo.hex()],
-        ]
-        await self._end.journal.keep_settlement(
-            self._end.opening.custody, _PAYEES, "shown", json.dumps(both).encode()
-        )
-
-    async def _recall_payees(self) -> None:
-        for digest, _state, document in await self._end.journal.settlements(
-            self._end.opening.custody
-        ):
-            if digest == _PAYEES and self._ours is None:
-                ours, theirs = json.loads(document)
-                self._ours = Payee(bytes.fromhex(ours[0]), bytes.fromhex(ours[1]))
-                self._ours_worth = int(ours[2])
-                self._theirs = Payee(bytes.fromhex(theirs[0]), bytes.fromhex(theirs[1]))
 
     def _notes(self) -> dict[bytes, Note]:
         engine = self._end.engine
@@ -690,6 +721,12 @@ class Settling:
 
 
 # --- to and from messages and the journal -------------------------------------------------------
+
+
+def _in_order(lane: int, ours: NamedPayee, theirs: NamedPayee) -> tuple[Payee, Payee]:
+    """The trader's payee and the solver's. lane: ours."""
+    own, other = Payee(ours.inner, ours.memo), Payee(theirs.inner, theirs.memo)
+    return (own, other) if lane == TRADER else (other, own)
 
 
 def _message_of(settlement: Settlement, signature: bytes) -> ProposalMessage:

@@ -31,7 +31,7 @@ from psymm._core import Frame
 from psymm.errors import AccountsDiffer, PSymmError
 from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
 from psymm.rulebook import Account
-from psymm.session.collateral import Note, Payee
+from psymm.session.collateral import Note
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.heads import Standing
 from psymm.transcript.record import Entry
@@ -136,13 +136,6 @@ class VerifyCollateral:
 @dataclass(frozen=True, slots=True)
 class FundCollateral:
     """The peer's collateral stands; put up ours, then call `collateral_funded`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PayeeShown:
-    """The peer shows where it wants its payout."""
-
-    payee: Payee
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +297,6 @@ Event = (
     | Said
     | VerifyCollateral
     | FundCollateral
-    | PayeeShown
     | PeerRestored
     | Resumed
     | HeadsDiffer

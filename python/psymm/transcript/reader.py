@@ -9,10 +9,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import trio
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from psymm.errors import JournalCorrupt, JournalError, JournalForeign, UnknownCustody
+from psymm.errors import JournalCorrupt, JournalError, UnknownCustody
 from psymm.transcript import pruning, unsent
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.faults import typed
@@ -31,7 +29,6 @@ from psymm.transcript.rows import (
     journalled,
     lane_of,
 )
-from psymm.transcript.sealing import JournalledOpening, opening_rows, unsealed_openings
 
 T = TypeVar("T")
 
@@ -210,17 +207,6 @@ class JournalReader:
         """A number that changes when another process has written. Cancelled: raises Cancelled."""
         row = await self._read(lambda base: base.execute("PRAGMA data_version").fetchone())
         return int(row[0])
-
-    async def openings_under(self, custody: bytes, secret: bytes) -> list[JournalledOpening]:
-        """Openings kept for this custody, for a reader beside the writer. secret: as `unlock`
-        takes it. Raises JournalForeign where it is another's. Cancelled: raises Cancelled."""
-        rows = await self._read(lambda base: opening_rows(base, custody))
-        try:
-            return unsealed_openings(AESGCM(secret), custody, rows)
-        except InvalidTag:
-            raise JournalForeign(
-                "the wallet's secret does not open this journal", journal=self.path
-            ) from None
 
     async def equivocations(self, custody: bytes) -> list[tuple[bytes, bytes]]:
         """Pairs of raw frames that prove the peer signed one number twice."""
