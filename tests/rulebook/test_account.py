@@ -559,7 +559,7 @@ def test_a_false_citation_is_named(scene: Scene, changes: dict[str, object]) -> 
 
 def test_another_block_of_the_same_transaction_is_no_fault(scene: Scene) -> None:
     """After a reorganisation the transaction may stand elsewhere (`spec.md` 16)."""
-    scene.solver(settles(scene))
+    scene.solver(proposes(scene))
     fact = mined(scene)
     assert scene.solver(replace(fact, block_number=6)) is None
     assert scene.account.ended
@@ -567,7 +567,7 @@ def test_another_block_of_the_same_transaction_is_no_fault(scene: Scene) -> None
 
 def test_a_citation_that_was_denied_when_it_came_stays_false(scene: Scene) -> None:
     """`spec.md` 65: what a session has rejected does not come true after a restart."""
-    scene.solver(settles(scene))
+    scene.solver(proposes(scene))
     fact = mined(scene)
     _, head = scene.replay.heads
     denied = replace(scene.replay.facts, denied=frozenset({(1, head + 1)}))
