@@ -1,11 +1,27 @@
-"""The session's clock: nanoseconds since the epoch that never run backwards within a process."""
+"""The session's clock: nanoseconds since the epoch, as the machine's time of day has them.
+
+A lane's dates may never go back, and one dated far ahead is dead until then, so a time of day that
+is wrong for a moment must not be signed with. The time of day and a clock that only runs on (and
+counts while the machine is suspended) are compared at each look:
+
+- What both agree on is followed: also a jump over the hours that a machine was suspended.
+- A small difference is the time of day being adjusted (NTP), and is followed.
+- A jump that the steady clock did not see is followed, forward or back, once it has lasted. Until
+  then the time is carried on by the steady clock, so a jump ahead and back is never seen here.
+
+After a jump back the session signs nothing until its lane's last date has come (`ClockBehind`).
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
-import trio
+ADJUSTED_NS: Final = 1_000_000_000
+"""A difference up to this is followed at once. Below every skew that terms are made with."""
+LASTS_NS: Final = 30_000_000_000
+"""How long a jump must last to be followed."""
 
 
 class Clock(Protocol):
@@ -14,25 +30,33 @@ class Clock(Protocol):
         ...
 
 
+def steady_ns() -> int:
+    """Nanoseconds of a clock that is never set and counts while the machine is suspended, where
+    the system has one."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic_ns() if boot is None else time.clock_gettime_ns(boot)
+
+
 class SystemClock:
-    """The system's time of day, carried on by trio's clock.
+    """The machine's. wall, steady: where the two times are read, nanoseconds."""
 
-    Between two looks at the time of day it follows trio's clock, so timeouts do not jump with
-    the former; once the two differ by more than `tolerance_s`, the time of day wins, but never
-    backwards.
-    """
-
-    def __init__(self, tolerance_s: float = 0.05) -> None:
-        self._tolerance_ns = int(tolerance_s * 1e9)
-        self._wall = time.time_ns()
-        self._steady = trio.current_time()
-        self._last = self._wall
+    def __init__(
+        self,
+        wall: Callable[[], int] = time.time_ns,
+        steady: Callable[[], int] = steady_ns,
+    ) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._offset = wall() - steady()
+        self._jump: tuple[int, int] | None = None  # to which offset, and since when
 
     def now_ns(self) -> int:
-        carried = self._wall + int((trio.current_time() - self._steady) * 1e9)
-        wall = time.time_ns()
-        if abs(wall - carried) > self._tolerance_ns:
-            self._wall, self._steady = wall, trio.current_time()
-            carried = wall
-        self._last = max(self._last, carried)
-        return self._last
+        steady = self._steady()
+        offset = self._wall() - steady
+        if abs(offset - self._offset) <= ADJUSTED_NS:
+            self._offset, self._jump = offset, None
+        elif self._jump is None or abs(offset - self._jump[0]) > ADJUSTED_NS:
+            self._jump = offset, steady
+        elif steady - self._jump[1] >= LASTS_NS:
+            self._offset, self._jump = offset, None
+        return steady + self._offset
