@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from psymm._core import FIELD_MODULUS
 from psymm.chain.artifacts import artifact
@@ -138,6 +139,43 @@ async def test_a_chain_that_starts_over_is_read_from_the_start(world: World) -> 
     assert len(tree) == 1
     assert tree.root == await world.pool.root()
     await tree.aclose()
+
+
+async def test_the_transaction_that_inserted_a_note_is_found_with_all_that_it_did(
+    world: World,
+) -> None:
+    tree = await world.tree()
+    await world.deposit()
+    await tree.advance()
+    (leaf,) = tree.leaves
+    found = await tree.transaction_with(leaf.commitment, spent=False)
+    assert found is not None
+    block, transaction, spent, inserted = found
+    assert (block, spent, inserted) == (leaf.block, (), (leaf.commitment,))
+    assert len(transaction) == 66
+    assert tree.head >= block
+    assert await tree.transaction_with(leaf.commitment, spent=True) is None
+    assert await tree.transaction_with(bytes(32), spent=False) is None
+    await tree.aclose()
+
+
+async def test_many_that_look_at_once_cost_one_look(world: World) -> None:
+    class Counting(Rpc):
+        calls = 0
+
+        async def call(self, method: str, *params: object) -> Any:
+            Counting.calls += 1
+            return await super().call(method, *params)
+
+    async with Counting(world.devnet.url) as rpc:
+        tree = await world.tree(pool=Pool(Chain(rpc, 31337), world.pool.address))
+        await tree.look(60.0)
+        once = Counting.calls
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(tree.look, 60.0)
+        assert Counting.calls == once
+        await tree.aclose()
 
 
 class Liar(Rpc):

@@ -238,20 +238,6 @@ class TreeSync:
                 nullifiers.add(pool.spent(log))
         return commitments, nullifiers
 
-    async def transaction_of(self, nullifier: bytes) -> tuple[int, str] | None:
-        """Block and transaction hash in which a nullifier was spent; None if none that counts.
-
-        Reads all spendings of that block, so that the node does not learn which one is meant.
-        """
-        block = self._spent.get(nullifier)
-        if block is None:
-            return None
-        topic = self.pool.abi.event("NullifierSpent").topic
-        async for log in self.pool.chain.logs(self.pool.address, [topic], block, block):
-            if self.pool.spent(log) == nullifier:
-                return block, log.tx_hash
-        return None
-
     async def transaction_with(
         self, thing: bytes, *, spent: bool
     ) -> tuple[int, str, tuple[bytes, ...], tuple[bytes, ...]] | None:

@@ -197,7 +197,8 @@ class Vault:
         commitment = call.commitments[0] if isinstance(call, CtcCall) else call.change
         if self.tree.leaf(commitment) is None:
             return None
-        return await self.tree.transaction_of(call.nullifiers[0])
+        found = await self.tree.transaction_with(call.nullifiers[0], spent=True)
+        return None if found is None else found[:2]
 
     async def relayers_used(self) -> frozenset[str]:
         """Accounts of the relayers that this wallet chose for a move which is in the tree."""
