@@ -17,6 +17,7 @@ takes fresh wallets and never turns the chain back; a test that must do that ask
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,9 @@ FundedWallet = Callable[..., Awaitable[KeyWallet]]
 OpenVault = Callable[..., Awaitable[Vault]]
 Direct = Callable[[], Awaitable[list[DirectSender]]]
 
+HANGS_S = {"slow": 3_600, "": 1_200}
+"""After so long a test hangs; on a busy machine, too, none needs a third of it."""
+
 ONE_RUN = ("capi", "privacy", "relayer")
 """Rooms whose files share one costly fixture."""
 
@@ -54,6 +58,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(Path(__file__).parent)
         together = place.parts[0] if place.parts[0] in ONE_RUN else str(place)
         item.add_marker(pytest.mark.xdist_group(together))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that hangs fails by its name, with where it was, and the next one runs."""
+    limit_s = HANGS_S["slow" if item.get_closest_marker("slow") else ""]
+
+    def hung(_signal: int, _frame: object) -> None:
+        pytest.fail(f"{item.nodeid} hangs: it has run for {limit_s} s")
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.alarm(limit_s)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ class Maker(Solver):
         if request.quantity > 1:
             await request.reject("too much")
         else:
-            await request.quote(bid="49990", ask="50010", valid_s=10)
+            await request.quote(bid="49990", ask="50010", valid_s=60)
 
     async def on_order(self, order: IncomingOrder) -> None:
         if self.manner == "fill":

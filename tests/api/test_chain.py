@@ -70,7 +70,7 @@ async def test_two_dealers_trade_and_settle_on_a_real_chain(
         assert isinstance(solver.wallet, KeyWallet)
         await solver.announce(f"ws://127.0.0.1:{port}", solver.wallet, Role.SOLVER)
 
-        ranking = await best_solver(trader, await trader.solvers(), "BTC-USD", BUY, timeout_s=20)
+        ranking = await best_solver(trader, await trader.solvers(), "BTC-USD", BUY, timeout_s=600)
         assert ranking.best.price == Decimal(50010)
         async with connect(trader, ranking.best, collateral=2_000) as session:
             quote = await session.request_quote("BTC-USD", "0.02", BUY)
@@ -83,7 +83,7 @@ async def test_two_dealers_trade_and_settle_on_a_real_chain(
         # 0.02 · 500 less the opening fee of 0.0005 on 1000.2 of notional
         assert settled.gain == Decimal("9.4999")
         for one, left in ((trader, 1_000_000_000), (solver, 1_000_000_000)):
-            with trio.fail_after(60):
+            with trio.fail_after(600):
                 await one.vault.refresh()
                 balance = await one.vault.balance(token)
             assert balance.available > left

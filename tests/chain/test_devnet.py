@@ -20,7 +20,7 @@ pytestmark = pytest.mark.chain
 
 async def gone(url: str) -> bool:
     async with Rpc(url, read_attempts=1, timeout_s=1) as rpc:
-        for _ in range(100):
+        for _ in range(2_000):
             try:
                 await rpc.chain_id()
             except ChainDown:

@@ -43,7 +43,7 @@ def psymm(*arguments: str, secrets: tuple[str, ...] = ()) -> Ran:
             text=True,
             pass_fds=fds,
             check=False,
-            timeout=60,
+            timeout=600,
         )
     finally:
         for fd in fds:

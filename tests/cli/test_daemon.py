@@ -60,7 +60,7 @@ def test_a_port_that_is_taken_is_an_error_and_not_a_wait() -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=600,
         )
         assert second.returncode == 3
         assert json.loads(second.stdout)["error"]["code"] == "devnet-failed"
@@ -75,7 +75,7 @@ def test_a_devnet_without_the_npm_tools_says_how_to_install_them(tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
         env={**os.environ, "PSYMM_NODE": str(tmp_path)},
     )
     error = json.loads(ran.stdout)["error"]

@@ -127,7 +127,7 @@ class Maker(Solver):
     ask: Decimal = Decimal(0)
 
     async def on_quote_request(self, request: QuoteAsked) -> None:
-        await request.quote(bid=self.ask - 20, ask=self.ask, valid_s=30)
+        await request.quote(bid=self.ask - 20, ask=self.ask, valid_s=60)
 
     async def on_order(self, order: IncomingOrder) -> None:
         await order.fill()
@@ -234,13 +234,13 @@ async def trade(table: Table, maker: Maker, lot: random.Random) -> None:
         table.trader.dealer, entry, collateral=Decimal(hidden) / 10**6, timeout_s=1_500
     ) as session:
         quote = await session.request_quote("BTC-USD", quantity, BUY, timeout_s=60)
-        order = await session.order(BUY, "BTC-USD", quantity, quote=quote, life_s=60)
+        order = await session.order(BUY, "BTC-USD", quantity, quote=quote, life_s=600)
         assert (await order.result()).status == "filled"
         (held,) = session.positions
         pair.secrets["position id"] = bytes.fromhex(held.position_id[2:])
         for amount, price in ((part, prices[0]), (quantity - part, prices[1])):
             (held,) = session.positions
-            closed = await session.close(held, price=price, quantity=amount, life_s=60)
+            closed = await session.close(held, price=price, quantity=amount, life_s=600)
             assert (await closed.result()).status == "filled"
         keep(pair, session, hidden, [maker.ask, *prices], [quantity, part, quantity - part])
         settled = await session.settle()

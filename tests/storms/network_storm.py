@@ -29,6 +29,7 @@ import trio
 from h11 import LocalProtocolError
 from storm_load import HARMLESS, Maker, flatten, standing, storm_terms, trade
 from trio.testing import MockClock, memory_stream_pair
+from trio_websocket import HandshakeError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
 
@@ -457,7 +458,7 @@ async def _shaken_hands() -> AsyncGenerator[None, None]:
     failed = False
     try:
         yield
-    except* LocalProtocolError:
+    except* (LocalProtocolError, HandshakeError):
         failed = True
     if failed:
         raise HandshakeFailed(endpoint="memory")

@@ -52,14 +52,14 @@ class Gate:
         self.sizes.append(len(claims))
         if len(claims) > 1 and threading.current_thread() is not threading.main_thread():
             self._reached.release()
-            assert self._let.acquire(timeout=30)
+            assert self._let.acquire(timeout=300)
         return self._verify(claims, threads=threads)
 
     _verify = staticmethod(verifying.verify_frames)
 
     async def reached(self) -> None:
         """A batch is in its thread."""
-        assert await trio.to_thread.run_sync(lambda: self._reached.acquire(timeout=30))
+        assert await trio.to_thread.run_sync(lambda: self._reached.acquire(timeout=300))
 
     def open(self, batches: int = 1) -> None:
         self._let.release(batches)
@@ -312,7 +312,7 @@ async def test_everybody_cancelled_at_once_leaves_an_idle_verifier() -> None:
                 scope.cancel()
         assert verifier.statistics().waiting == 0
     frame = frame_of(1)
-    with trio.fail_after(30):
+    with trio.fail_after(300):
         assert await verifier.verify(DOMAIN, KEYS[1].public_key, frame) == frame.digest(DOMAIN)
 
 

@@ -79,7 +79,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
             cwd=home,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=1_200,
         )
 
     return run
