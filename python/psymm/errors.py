@@ -48,6 +48,14 @@ def clip(text: str, limit_bytes: int = 1000) -> str:
     return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")
 
 
+class FileNotPrivate(PSymmError):
+    """A file that holds or will hold secrets is somebody else's, or a link."""
+
+    code = "file-not-private"
+    what = "a file with secrets must be a plain file of its user's own"
+    remedy = "Nothing was read or written. Look who put it there"
+
+
 # --- wallet ---------------------------------------------------------------------------------
 
 

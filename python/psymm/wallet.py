@@ -30,6 +30,7 @@ from psymm.errors import (
     WrongPassword,
     WrongSigner,
 )
+from psymm.private_files import keep_private, write_private
 from psymm.strict_json import loads
 
 if TYPE_CHECKING:
@@ -295,24 +296,15 @@ def _save_keystore(path: Path, key: SecretKey, password: str, scrypt_cost: int) 
     sealed = account.encrypt(
         key.expose_secret_bytes(), password, kdf="scrypt", iterations=scrypt_cost
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(sealed, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(draft, path)  # unlike rename, refuses to replace what stands there
-        except FileExistsError:
-            raise KeystoreExists(path=path) from None
-    finally:
-        draft.unlink(missing_ok=True)
+        write_private(path, json.dumps(sealed).encode(), replace=False)
+    except FileExistsError:
+        raise KeystoreExists(path=path) from None
 
 
 def _read_keystore(path: Path) -> dict[str, object]:
     try:
+        keep_private(path)
         sealed = loads(path.read_bytes())
     except OSError as failed:
         raise KeystoreUnreadable(path=path, reason=failed.strerror) from None

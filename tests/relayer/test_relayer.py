@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def unproved(world: World, relayer: str, **changes: object) -> CtaCall:
         recipient="0x" + "22" * 20,
         relayer=relayer,
         fee=FEE,
-        deadline=4_000_000_000,
+        deadline=int(time.time()) + 1_800,
         memo=bytes(256),
         proof=bytes(320),
     )

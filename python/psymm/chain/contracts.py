@@ -73,10 +73,15 @@ class Pool:
         name = "custodyToCustody" if isinstance(call, CtcCall) else "custodyToAddress"
         return self.abi.function(name).encode(call.abi_value())
 
-    async def simulate_move(self, call: Call, sender: str | None = None) -> None:
-        """Raises Reverted with the contract's own error if it would refuse the move now."""
+    async def simulate_move(
+        self, call: Call, sender: str | None = None, block: int | str = "latest"
+    ) -> None:
+        """Raises Reverted with the contract's own error if it would refuse the move now.
+
+        block: "pending" counts what the node has heard of, too.
+        """
         await self.chain.simulate(
-            self.address, self.move_data(call), doing=_doing(call), sender=sender
+            self.address, self.move_data(call), doing=_doing(call), sender=sender, block=block
         )
 
     async def send_move(

@@ -7,7 +7,6 @@ on chain with what came with this package, and the contracts' wiring with each o
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,6 +27,7 @@ from psymm.chain.errors import (
 )
 from psymm.chain.registry import Registry
 from psymm.chain.transactions import Chain, Signer
+from psymm.private_files import write_private
 from psymm.strict_json import loads
 
 VERSION: Final = 1
@@ -133,10 +133,7 @@ class Deployment:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.  Blocks for one small file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self.to_json(), indent=2) + "\n")
-        draft.replace(path)
+        write_private(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Deployment:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ import trio
 from psymm.chain.errors import ChainError
 from psymm.chain.registry import Registry, Revocation
 from psymm.chain.transactions import Block
+from psymm.private_files import write_private
 from psymm.strict_json import loads
 
 log = logging.getLogger(__name__)
@@ -177,10 +177,8 @@ class RevocationWatch:
             "hash": (self._anchor or b"").hex(),
             "revoked": [[one.wallet, one.key, one.from_seq, one.block] for one in self._settled],
         }
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
         try:
-            draft.write_text(json.dumps(kept))
-            draft.replace(file)
+            write_private(file, json.dumps(kept).encode())
         except OSError as failed:
             log.warning("revocations-not-kept", extra={"reason": failed.strerror})
 

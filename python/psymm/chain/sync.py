@@ -23,6 +23,7 @@ import trio
 from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import ChainError, LyingNode, NotSynchronised, RpcError
+from psymm.private_files import keep_database_private
 
 T = TypeVar("T")
 _SPAN: Final = 2_000
@@ -453,6 +454,8 @@ async def open_tree(
     """
 
     def start() -> TreeSync:
+        if path is not None:
+            keep_database_private(path)
         try:
             database = sqlite3.connect(path or ":memory:", check_same_thread=False)
             database.execute("PRAGMA journal_mode=WAL")

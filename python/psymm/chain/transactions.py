@@ -33,6 +33,9 @@ from psymm.chain.rpc import Rpc
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _LOG_SPAN: Final = 2_000
 _HAND_OVERS: Final = 4
+_MOST_FEE_WEI: Final = 1 << 50
+"""A fee that a node may name, wei a gas: a million gwei."""
+_MOST_NONCE: Final = (1 << 63) - 1
 
 
 class Signer(Protocol):
@@ -325,6 +328,10 @@ class Chain:
             tip = await self.rpc.quantity("eth_maxPriorityFeePerGas")
         except RpcError:
             tip = 10**9
+        if max(block.base_fee_wei, tip) >= _MOST_FEE_WEI:
+            raise BadReply(
+                self.rpc.endpoint, "eth_maxPriorityFeePerGas", "no chain asks such a fee"
+            )
         return Fees(2 * block.base_fee_wei + tip, tip)
 
     async def send(
@@ -459,6 +466,18 @@ class Chain:
             logs=tuple(self._log(one) for one in logs),
         )
 
+    async def cost_wei(self, tx_hash: str) -> int:
+        """What the gas of a mined transaction cost, whether it failed or not; 0 while there is
+        none."""
+        method = "eth_getTransactionReceipt"
+        raw = await self.rpc.call(method, tx_hash)
+        if raw is None:
+            return 0
+        if not isinstance(raw, dict):
+            raise BadReply(self.rpc.endpoint, method, "no receipt")
+        used = self.rpc.as_quantity(method, raw.get("gasUsed"))
+        return used * self.rpc.as_quantity(method, raw.get("effectiveGasPrice", "0x0"))
+
     async def transact(
         self,
         signer: Signer,
@@ -482,6 +501,8 @@ class Chain:
 
     async def _nonce(self, address: str) -> int:
         pending = await self.rpc.quantity("eth_getTransactionCount", address, "pending")
+        if pending > _MOST_NONCE:
+            raise BadReply(self.rpc.endpoint, "eth_getTransactionCount", "no account has so many")
         last = self._last.get(address)
         # Some nodes are slow to count what they hold.  Our own count rules only while the node
         # still knows the transaction that it rests on: a chain can also go back.

@@ -17,6 +17,7 @@ from psymm.cli.endings import ending_of
 from psymm.cli.exits import Exit
 from psymm.cli.options import Group
 from psymm.cli.output import Screen
+from psymm.private_files import forbid_core_dumps
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "devnet": ("psymm.cli.devnet", "A development chain on this machine."),
@@ -67,6 +68,7 @@ def psymm() -> None:
 
 def main() -> None:
     """Runs the command line of this process and ends it."""
+    forbid_core_dumps()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -17,12 +17,12 @@ Directories are made for their owner alone (0700), files likewise (0600).
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from psymm.cli.exits import CommandError, Exit
+from psymm.private_files import private_directory, write_private
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Home:
         Raises CommandError `home` (exit 2) if it cannot be made or others may enter it.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(self.path)
             mode = stat.S_IMODE(self.path.stat().st_mode)
         except OSError as error:
             raise CommandError(
@@ -83,7 +83,7 @@ class Home:
         self.prepare()
         try:
             if not self.deployment.exists() or not self.deployment.samefile(file):
-                shutil.copyfile(file, self.deployment)
+                write_private(self.deployment, file.read_bytes())
         except OSError as error:
             raise CommandError(
                 "deployment-file", f"{file} cannot be copied: {error.strerror}.", Exit.USAGE
@@ -100,23 +100,3 @@ def data_directory() -> Path:
     """$XDG_DATA_HOME/psymm, else ~/.local/share/psymm."""
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "psymm"
-
-
-def write_private(path: Path, content: bytes, replace: bool = False) -> None:
-    """Writes a file that only its owner may read, whole or not at all.
-
-    Raises FileExistsError unless `replace`.
-    """
-    if not replace and path.exists():
-        raise FileExistsError(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise

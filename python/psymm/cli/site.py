@@ -20,7 +20,8 @@ from psymm.chain.registry import Registry
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home, write_private
+from psymm.cli.home import Home
+from psymm.private_files import keep_private, write_private
 
 if TYPE_CHECKING:
     from psymm.wallet import KeyWallet
@@ -73,6 +74,7 @@ def node_url(home: Home, given: str | None) -> str:
     if given is not None:
         return given
     if home.rpc.exists():
+        keep_private(home.rpc)
         return home.rpc.read_text().strip()
     named = os.environ.get("PSYMM_RPC")
     if named:
@@ -88,7 +90,7 @@ def remember_node(home: Home, rpc_url: str | None) -> None:
     """Keeps a node's address that was given and has answered."""
     if rpc_url is not None:
         home.prepare()
-        write_private(home.rpc, (rpc_url + "\n").encode(), replace=True)
+        write_private(home.rpc, (rpc_url + "\n").encode())
 
 
 async def open_wallet(home: Home, password: str) -> KeyWallet:

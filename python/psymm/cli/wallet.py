@@ -10,10 +10,11 @@ import click
 import trio
 
 from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home, write_private
+from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password, ask_secret
+from psymm.private_files import write_private
 
 if TYPE_CHECKING:
     from psymm._core import SecretKey
@@ -78,7 +79,7 @@ def import_key(
         if key_fd is not None:
             raise CommandError("usage", "Give --keystore or --key-fd, not both.", Exit.USAGE)
         opened = trio.run(load_keystore, file, ask_password(password_fd))
-        write_private(home.keystore, file.read_bytes())
+        write_private(home.keystore, file.read_bytes(), replace=False)
         _show(screen, home, opened.address, opened.public_key)
         return
     if key_fd is not None and key_fd == password_fd:

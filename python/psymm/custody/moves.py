@@ -74,6 +74,7 @@ from psymm.custody.store import (
 )
 from psymm.custody.viewing import ViewingKey, viewing_key
 from psymm.errors import PSymmError
+from psymm.private_files import private_directory
 from psymm.wallet import Wallet
 
 DEFAULT_FEE_PART: Final = 10
@@ -911,7 +912,7 @@ async def open_vault(
     ):
         raise NoteInvalid("viewing key", "is another wallet's or another deployment's")
     if home is not None:
-        await trio.Path(home).mkdir(parents=True, exist_ok=True, mode=0o700)
+        await trio.to_thread.run_sync(private_directory, home)
     tree = await open_tree(
         deployment.pool(chain),
         deployment.first_block,

@@ -22,7 +22,6 @@ A move is
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +45,7 @@ from psymm.custody.errors import (
 )
 from psymm.custody.notes import Custody, Note
 from psymm.custody.viewing import ViewingKey
+from psymm.private_files import keep_database_private
 from psymm.strict_json import loads
 
 T = TypeVar("T")
@@ -471,9 +471,8 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
 
     def start() -> NoteStore:
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             # It holds blindings, so it is made for its owner's eyes before anything is in it.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            keep_database_private(path)
         database = sqlite3.connect(
             path or ":memory:", check_same_thread=False, isolation_level=None, timeout=1
         )

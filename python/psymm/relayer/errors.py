@@ -85,6 +85,18 @@ class DeadlineTooNear(Refusal):
     remedy = "Sign the call again with a later deadline"
 
 
+class DeadlineTooFar(Refusal):
+    code = "deadline-too-far"
+    what = "the deadline is further away than a relayer keeps a call"
+    remedy = "Sign the call again with a nearer deadline"
+
+
+class RelayerFault(Refusal):
+    code = "relayer-fault"
+    what = "the relayer failed at this request; the fault is its own"
+    remedy = "Use another relayer"
+
+
 class AlreadySpent(Refusal):
     code = "already-spent"
     what = "a nullifier of this call is spent"

@@ -1,9 +1,17 @@
 """The relayer's server: quotes its fee, takes finished calls, sends them and says how it went.
 
-A call passes these gates in order, each with a refusal of its own: shape; chain; contract; relayer
-named; fee token taken; fee at least a quote that still holds; deadline far enough; no other call
-under way that uses up one of its nullifiers or commitments; room in the queue; and the contract's
+A call passes these gates in order, each with a refusal of its own: rates of requests and bytes;
+shape; chain; contract; relayer named; fee token taken; fee at least a quote that still holds;
+deadline far enough and within 65 minutes (`spec.md` 21); no other call under way that uses up one
+of its nullifiers or commitments; room in the queue, for all and for one address; and the contract's
 own verdict in a simulation. Then it is written down and its sender hears "queued".
+
+One note can be offered to several relayers, and one of them is paid. So the contract is asked
+again at the last moment before a call is broadcast, on the node's pending block: a move that the
+node has heard of and that spends the same note is a refusal, and costs nothing. What the node does
+not see (another node's pool, a private order flow, the same instant) cannot be known before; such a
+call is mined and reverts. That is counted (`Statistics.beaten`, `lost_wei`) and logged with its
+cost, so that an owner sees it and sets the fee accordingly.
 
 One task, the nonce lane, signs and sends calls one after the other; waiting for them happens beside
 it. A transaction is on disk before it is broadcast. One that is not mined in time is replaced with
@@ -38,6 +46,7 @@ from psymm.chain.errors import (
     ChainError,
     OutOfGas,
     Reverted,
+    RpcError,
     TransactionPending,
     TransactionReplaced,
     WalletWithoutGas,
@@ -49,6 +58,7 @@ from psymm.relayer.errors import (
     Busy,
     ChainTrouble,
     Conflict,
+    DeadlineTooFar,
     DeadlineTooNear,
     DidRevert,
     FeeTooLow,
@@ -57,6 +67,7 @@ from psymm.relayer.errors import (
     OtherRelayer,
     Refusal,
     RelayerConfigError,
+    RelayerFault,
     RelayerOutOfGas,
     Stale,
     TokenRefused,
@@ -84,11 +95,20 @@ from psymm.relayer.wire import (
     refusal_json,
     request_id,
 )
-from psymm.sockets.admission import Admission, AdmissionLimits, Place
+from psymm.sockets.admission import Admission, AdmissionLimits, Place, block_of
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.serving import Tls, serve_websockets
 
 log = logging.getLogger(__name__)
+
+_GONE: Final = (
+    ConnectionClosed,
+    HandshakeError,
+    LocalProtocolError,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+)
+"""What a peer does that is gone, or does not read."""
 
 _WIDE: Final = AdmissionLimits(connections=4096, per_address=4096, per_second=4096, burst=4096)
 """The configuration's own limits are narrower, and answer by name."""
@@ -96,8 +116,14 @@ _WIDE: Final = AdmissionLimits(connections=4096, per_address=4096, per_second=40
 DEAREST: Final = 8
 """A replacement pays at most this many times what the chain asks at that time."""
 
+LONGEST_S: Final = 65 * 60
+"""How far ahead a deadline may be (`spec.md` 21), so that what is under way ends."""
+
 SEND_S = 20.0
 """How long a peer may take to read one answer."""
+
+_JUDGED_AT_ONCE: Final = 4
+"""Simulations at once: each costs the node a proof's verification."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +150,13 @@ class RelayerConfig:
     """What a relayer's owner decides.
 
     prices: by token address (checksummed); also the allow-list of fee tokens.
-    quote_life_s: how long a quoted fee is honoured. min_deadline_s: how much time a call must
-    leave. queue: calls under way at once. connections_per_peer, requests_per_minute: for one
-    address. replace_after_s: when an unmined transaction gets a higher fee. depth: blocks until a
-    call counts as mined.
+    quote_life_s: how long a quoted fee is honoured.
+    min_deadline_s: how much time a call must leave.
+    queue: calls under way at once.
+    connections_per_peer, requests_per_minute, bytes_per_minute: for one address.
+    calls_per_peer: calls under way at once for one address.
+    replace_after_s: when an unmined transaction gets a higher fee.
+    depth: blocks until a call counts as mined.
     """
 
     prices: Mapping[str, TokenPrice]
@@ -137,6 +166,8 @@ class RelayerConfig:
     connections: int = 256
     connections_per_peer: int = 16
     requests_per_minute: int = 120
+    bytes_per_minute: int = 8 * 1024 * 1024
+    calls_per_peer: int = 32
     requests_at_once: int = 8
     idle_s: float = 120.0
     replace_after_s: float = 60.0
@@ -159,6 +190,8 @@ class RelayerConfig:
             "connections",
             "connections_per_peer",
             "requests_per_minute",
+            "bytes_per_minute",
+            "calls_per_peer",
             "requests_at_once",
             "idle_s",
             "replace_after_s",
@@ -170,7 +203,11 @@ class RelayerConfig:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts since the start, for the log and for tests."""
+    """Counts since the start, for the log and for tests.
+
+    beaten: calls that were mined and reverted because another move had spent their note, in wei of
+    gas for nothing: lost_wei, which counts all that reverted.
+    """
 
     connections: int = 0
     refused: int = 0
@@ -178,13 +215,19 @@ class Statistics:
     mined: int = 0
     failed: int = 0
     gas_spent_wei: int = 0
+    beaten: int = 0
+    lost_wei: int = 0
 
 
 @dataclass(slots=True)
 class _Peer:
+    """One address. tokens, bytes_left: what it may still ask and send; under_way: its calls."""
+
     connections: int = 0
     tokens: float = 0.0
+    bytes_left: float = 0.0
     filled_at: float = 0.0
+    under_way: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -219,7 +262,9 @@ class RelayerService:
         self._peers: dict[str, _Peer] = {}
         self._quotes: deque[Terms] = deque()
         self._watches: dict[int, _Watch] = {}
+        self._owners: dict[int, _Peer] = {}
         self._admission = trio.Lock()
+        self._judging = trio.CapacityLimiter(_JUDGED_AT_ONCE)
         self._lane_in: trio.MemorySendChannel[int]
         self._lane_out: trio.MemoryReceiveChannel[int]
         self._lane_in, self._lane_out = trio.open_memory_channel(math.inf)
@@ -265,7 +310,12 @@ class RelayerService:
     async def _meet(
         self, request: WebSocketRequest, _stream: BoundedStream, name: str, _place: Place
     ) -> None:
-        peer = self._peers.setdefault(name, _Peer(tokens=self._config.requests_per_minute))
+        peer = self._peers.setdefault(
+            block_of(name),
+            _Peer(
+                tokens=self._config.requests_per_minute, bytes_left=self._config.bytes_per_minute
+            ),
+        )
         if (
             peer.connections >= self._config.connections_per_peer
             or self._open >= self._config.connections
@@ -277,13 +327,7 @@ class RelayerService:
         self._statistics.connections += 1
         try:
             await self._listen(await request.accept(), peer)
-        except* (
-            ConnectionClosed,
-            HandshakeError,
-            LocalProtocolError,
-            trio.TooSlowError,
-            trio.BrokenResourceError,
-        ):
+        except* _GONE:
             pass  # the peer is gone, or does not read: only its own connection ends
         finally:
             peer.connections -= 1
@@ -296,7 +340,13 @@ class RelayerService:
         async def serve_one(text: str) -> None:
             nonlocal running
             try:
-                await self._answer(socket, text)
+                await self._answer(socket, text, peer)
+            except _GONE:
+                raise
+            except Exception:
+                # A fault of ours at one request must not end the requests of all others.
+                log.exception("request-failed")
+                await self._refuse(socket, "", RelayerFault())
             finally:
                 running -= 1
 
@@ -310,20 +360,23 @@ class RelayerService:
                     return
                 if isinstance(message, bytes):
                     await self._refuse(socket, "", BadRequest("binary messages mean nothing here"))
-                elif not self._may_ask(peer) or running >= self._config.requests_at_once:
+                elif not self._may_ask(peer, len(message)):
+                    # Not even parsed, so it has no id.
+                    await self._refuse(socket, "", TooManyRequests())
+                elif running >= self._config.requests_at_once:
                     await self._refuse(socket, request_id(message), TooManyRequests())
                 else:
                     running += 1
                     nursery.start_soon(serve_one, message)
 
-    async def _answer(self, socket: WebSocketConnection, text: str) -> None:
+    async def _answer(self, socket: WebSocketConnection, text: str, peer: _Peer) -> None:
         name = request_id(text)
         try:
             request = decode_request(text)
             if isinstance(request, AskTerms):
                 await _say(socket, encode_terms(name, await self.terms()))
                 return
-            send = await self._admit(request)
+            send = await self._admit(request, peer)
             await self._follow(socket, name, send.id)
         except Refusal as refusal:
             await self._refuse(socket, name, refusal)
@@ -354,14 +407,17 @@ class RelayerService:
                 return
             await changed.wait()
 
-    def _may_ask(self, peer: _Peer) -> bool:
+    def _may_ask(self, peer: _Peer, size: int) -> bool:
         now = trio.current_time()
-        rate = self._config.requests_per_minute
-        peer.tokens = min(rate, peer.tokens + (now - peer.filled_at) * rate / 60)
+        minutes = (now - peer.filled_at) / 60
+        rate, most = self._config.requests_per_minute, self._config.bytes_per_minute
+        peer.tokens = min(rate, peer.tokens + minutes * rate)
+        peer.bytes_left = min(most, peer.bytes_left + minutes * most)
         peer.filled_at = now
-        if peer.tokens < 1:
+        if peer.tokens < 1 or peer.bytes_left < size:
             return False
         peer.tokens -= 1
+        peer.bytes_left -= size
         return True
 
     def _forget_idle_peers(self) -> None:
@@ -370,7 +426,7 @@ class RelayerService:
             self._peers = {
                 name: peer
                 for name, peer in self._peers.items()
-                if peer.connections or now - peer.filled_at < 60
+                if peer.connections or peer.under_way or now - peer.filled_at < 60
             }
 
     # --- the offer --------------------------------------------------------------------------------
@@ -411,7 +467,7 @@ class RelayerService:
 
     # --- taking a call on -------------------------------------------------------------------------
 
-    async def _admit(self, request: Submit) -> Send:
+    async def _admit(self, request: Submit, peer: _Peer) -> Send:
         call = request.call
         if request.chain_id != self._chain.chain_id:
             raise OtherChain(asked=request.chain_id, served=self._chain.chain_id)
@@ -435,17 +491,22 @@ class RelayerService:
             raise DeadlineTooNear(
                 deadline=call.deadline, needed=now_s + self._config.min_deadline_s
             )
+        if call.deadline > now_s + LONGEST_S:
+            raise DeadlineTooFar(deadline=call.deadline, latest=now_s + LONGEST_S)
         # Looked at before the simulation, which costs the node a proof's verification.
-        await self._make_room(call, digest)
-        await self._judge(call)
+        await self._make_room(call, digest, peer)
+        async with self._judging:
+            await self._judge(call)
         async with self._admission:
             known = await self._known(digest, call)
             if known is not None:
                 return known
-            await self._make_room(call, digest)
+            await self._make_room(call, digest, peer)
             send = await trio.to_thread.run_sync(
                 self._store.add, digest, kind_of(call), call.to_json(), call.deadline, marks(call)
             )
+        peer.under_way.add(send.id)
+        self._owners[send.id] = peer
         self._statistics.taken += 1
         log.info("taken", extra={"send": send.id, "kind": send.kind})
         self._lane_in.send_nowait(send.id)
@@ -460,21 +521,33 @@ class RelayerService:
             return None  # a reorganisation took it back
         return last
 
-    async def _make_room(self, call: Call, digest: bytes) -> None:
+    async def _make_room(self, call: Call, digest: bytes, peer: _Peer) -> None:
         other = await trio.to_thread.run_sync(self._store.conflicting, marks(call), digest)
         if other is not None:
             raise Conflict(state=other.state.value)
         under_way = await trio.to_thread.run_sync(self._store.under_way)
         if len(under_way) >= self._config.queue:
             raise Busy(under_way=len(under_way))
+        if len(peer.under_way) >= self._config.calls_per_peer:
+            raise Busy("this address has as many calls under way as one may have")
 
     async def _judge(self, call: Call) -> None:
-        """The contract's own verdict, without sending. Raises AlreadySpent, WouldRevert."""
+        """The contract's own verdict, without sending, after all moves that the node has heard of.
+
+        Raises AlreadySpent, WouldRevert and what reading the chain raises.
+        """
+        try:
+            await self._judge_on(call, "pending")
+        except RpcError:
+            # Not every node shows a pending block.
+            await self._judge_on(call, "latest")
+
+    async def _judge_on(self, call: Call, block: str) -> None:
         for nullifier in call.nullifiers:
-            if await self._pool.is_spent(nullifier):
+            if await self._pool.is_spent(nullifier, block):
                 raise AlreadySpent(nullifier=nullifier)
         try:
-            await self._pool.simulate_move(call, self._wallet.address)
+            await self._pool.simulate_move(call, self._wallet.address, block)
         except Reverted as refused:
             raise WouldRevert(f"the contract refuses this call: {refused.error}") from None
         except OutOfGas:
@@ -501,13 +574,14 @@ class RelayerService:
         pause_s = 0.5
         while True:
             try:
-                await self._judge(call)
                 prepared = await self._chain.prepare(
                     self._wallet.address,
                     self._pool.address,
                     self._pool.move_data(call),
                     doing="the call",
                 )
+                # As late as can be: the same note may have been offered to others.
+                await self._judge(call)
                 await self._chain.send(self._wallet, prepared, record=partial(self._record, number))
             except Refusal as refusal:
                 await self._end(number, refusal)
@@ -517,9 +591,7 @@ class RelayerService:
                 await self._end(number, RelayerOutOfGas())
                 return False
             except Reverted as refused:
-                await self._end(
-                    number, WouldRevert(f"the contract refuses this call: {refused.error}")
-                )
+                await self._end(number, await self._why(call, refused))
                 return False
             except ChainError as trouble:
                 # Sent or not, the store knows; and a call that is in time is worth another try.
@@ -595,16 +667,48 @@ class RelayerService:
                 return not await self._start(number)
         except (Reverted, OutOfGas) as failed:
             reason = failed.error if isinstance(failed, Reverted) else "out of gas"
-            spent = await self._pool.is_spent(call.nullifiers[0])
             refusal: Refusal = DidRevert(
                 f"the call was mined and reverted: {reason}", tx=newest.tx_hash
             )
-            if spent:
-                refusal = AlreadySpent(nullifier=call.nullifiers[0])
+            spent = await self._spent_of(call)
+            await self._count_loss(number, send, beaten=spent is not None)
+            if spent is not None:
+                refusal = AlreadySpent(nullifier=spent)
             elif time.time() > call.deadline:
                 refusal = Stale(deadline=call.deadline)
             await self._end(number, refusal)
         return True
+
+    async def _why(self, call: Call, refused: Reverted) -> Refusal:
+        spent = await self._spent_of(call)
+        if spent is not None:
+            return AlreadySpent(nullifier=spent)
+        return WouldRevert(f"the contract refuses this call: {refused.error}")
+
+    async def _spent_of(self, call: Call) -> bytes | None:
+        """A nullifier of a call that another move has spent."""
+        for nullifier in call.nullifiers:
+            if await self._pool.is_spent(nullifier):
+                return nullifier
+        return None
+
+    async def _count_loss(self, number: int, send: Send, *, beaten: bool) -> None:
+        """Gas that was paid for nothing is never unnoticed."""
+        lost_wei = 0
+        for transaction in send.transactions:
+            lost_wei += await self._chain.cost_wei(transaction.hash)
+        self._statistics.lost_wei += lost_wei
+        self._statistics.beaten += beaten
+        log.warning(
+            "gas-lost",
+            extra={
+                "send": number,
+                "beaten": beaten,
+                "lost_wei": lost_wei,
+                "beaten_so_far": self._statistics.beaten,
+                "lost_wei_so_far": self._statistics.lost_wei,
+            },
+        )
 
     async def _first_mined(self, send: Send) -> Receipt | None:
         """The receipt of whichever of a send's transactions was mined. Raises Reverted."""
@@ -653,12 +757,18 @@ class RelayerService:
         word = Progress("mined", receipt.tx_hash, receipt.block, receipt.gas_used)
         await trio.to_thread.run_sync(self._store.end, number, State.MINED, progress_json(word))
         log.info("mined", extra={"send": number, "tx": receipt.tx_hash, "gas": receipt.gas_used})
-        self._wake(number)
+        self._over(number)
 
     async def _end(self, number: int, refusal: Refusal) -> None:
         self._statistics.failed += 1
         await trio.to_thread.run_sync(self._store.end, number, State.FAILED, refusal_json(refusal))
         log.warning("failed", extra={"send": number, "code": refusal.code})
+        self._over(number)
+
+    def _over(self, number: int) -> None:
+        peer = self._owners.pop(number, None)
+        if peer is not None:
+            peer.under_way.discard(number)
         self._wake(number)
 
     async def _get(self, number: int) -> Send:

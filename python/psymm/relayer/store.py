@@ -20,10 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from psymm.private_files import keep_database_private
 from psymm.relayer.errors import StoreError
 from psymm.strict_json import loads
 
 VERSION = 1
+KEPT = 1_000
+"""Sends that have ended and are still answered for; older ones leave, so no stream of calls fills
+the disk."""
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE sends (
@@ -108,7 +112,7 @@ class Store:
         self._path = path
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            keep_database_private(path)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=1.0
             )
@@ -230,6 +234,17 @@ class Store:
                 "UPDATE sends SET state = ?, answer = ? WHERE id = ?",
                 (state, json.dumps(answer), number),
             )
+            newest = self._db.execute("SELECT max(id) FROM sends").fetchone()[0]
+            ended = "SELECT id FROM sends WHERE id <= ? AND state IN ('mined', 'failed')"
+            for table in ("marks", "transactions"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE send IN ({ended})",  # noqa: S608  (constants)
+                    (newest - KEPT,),
+                )
+            self._db.execute(
+                "DELETE FROM sends WHERE id <= ? AND state IN ('mined', 'failed')",
+                (newest - KEPT,),
+            )
 
     def _sends(self, where: str, values: tuple[object, ...]) -> Iterator[Send]:
         try:
@@ -280,5 +295,5 @@ class Store:
                 if "locked" in str(error):
                     raise StoreError("another process holds it", path=self._path) from None
                 raise StoreError(str(error), path=self._path) from None
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OverflowError) as error:
                 raise StoreError(str(error), path=self._path) from None

@@ -7,7 +7,6 @@ and cancels, settlements and forced closes go on while the brakes are on.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from psymm.messages import (
     QuoteRequestReject,
     QuoteRequestRejectReason,
 )
+from psymm.private_files import write_private
 from psymm.rulebook import Account, OrderStatus
 from psymm.rulebook.account import Order
 from psymm.transcript.journal_file import sync_path
@@ -71,17 +71,7 @@ class KillSwitch:
         if self.path is None:
             self._reason = words.strip()
             return
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(words.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self.path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        write_private(self.path, words.encode())
         sync_path(self.path.parent)
 
     def revive(self) -> None:

@@ -308,7 +308,7 @@ class Admission:
 
     def _peer(self, address: str) -> _Peer:
         limits = self.limits
-        block = _block_of(address)
+        block = block_of(address)
         peer = self._peers.get(block)
         if peer is None:
             peer = self._peers[block] = _Peer(
@@ -332,7 +332,7 @@ class Admission:
             del self._peers[block]
 
 
-def _block_of(address: str) -> str:
+def block_of(address: str) -> str:
     """What one peer has for itself: an IPv4 address, an IPv6 /64."""
     try:
         parsed = ip_address(address.partition("%")[0])

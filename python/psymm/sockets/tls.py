@@ -92,6 +92,7 @@ class Certificate:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         try:
+            _close_to_others(self.key)
             context.load_cert_chain(self.chain, self.key, password=self._password or _unknown)
         except OSError as bad:  # ssl.SSLError is one
             raise CertificateInvalid(
@@ -137,6 +138,19 @@ def password_variable(name: str) -> Callable[[], bytes]:
 def _unknown() -> bytes:
     """An encrypted key without a passphrase must fail, not ask at a terminal that nobody sees."""
     raise CertificateInvalid("the key is encrypted and no passphrase was given")
+
+
+def _close_to_others(key: Path) -> None:
+    """Takes a key from everybody's eyes. It may be a link, and root's or a group's, as tools that
+    renew certificates leave it. Raises CertificateInvalid where that is not ours to do, OSError."""
+    found = key.stat()
+    if os.name != "posix" or not found.st_mode & 0o007:
+        return
+    if found.st_uid != os.geteuid():
+        raise CertificateInvalid(
+            f"everybody on this machine may read the key; run: chmod o-rwx {key}", file=str(key)
+        )
+    key.chmod(found.st_mode & 0o770)
 
 
 def _why(bad: OSError) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psymm.errors import JournalError, JournalUnwritable
+from psymm.private_files import create_private, private_directory
 from psymm.transcript.heads import Heads, put_heads, read_heads
 from psymm.transcript.journal_file import connect_reader, sync_path, without_links
 
@@ -39,10 +40,10 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
         raise JournalError("there is no journal here", path=journal)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(target.parent)
         if os.path.lexists(target):
             raise JournalError("something stands here; a backup overwrites nothing", path=target)
-        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        create_private(draft)
         try:
             with (
                 closing(connect_reader(journal)) as source,

@@ -33,6 +33,7 @@ from psymm._core import (
 )
 from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
+from psymm.private_files import write_private
 from psymm.strict_json import KeyTwice, loads
 from psymm.transcript.checkpoint import Beginning, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
@@ -479,11 +480,7 @@ async def export(
 def write_whole(path: Path, raw: bytes) -> None:
     """Write a file whole or not at all; who could not read the directory cannot read it. Blocks.
     Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.touch(mode=0o600)
-    draft.write_bytes(raw)
-    draft.replace(path)
+    write_private(path, raw)
 
 
 # --- the opening's JSON -------------------------------------------------------------------------

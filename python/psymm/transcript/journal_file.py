@@ -23,6 +23,7 @@ from psymm.errors import (
     JournalVersion,
     Missing,
 )
+from psymm.private_files import keep_database_private, keep_private, private_directory
 from psymm.transcript import pruning
 from psymm.transcript.faults import as_journal_error, typed
 from psymm.transcript.heads import frame_digest, heads_of, is_bytes
@@ -75,7 +76,9 @@ def hold_journal(path: Path, create: bool) -> Iterator[int]:
         raise JournalError("there is no journal here", path=path)
     with ExitStack() as held:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory(path.parent)
+            keep_private(path.with_name(path.name + ".lock"))
+            keep_database_private(path, create=False)
             if path.exists():
                 _free_here(path)
             lock = _opened(held, path.with_name(path.name + ".lock"))
@@ -128,7 +131,9 @@ def connect_writer(
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A checked connection that only reads. Raises JournalCorrupt, JournalVersion, JournalError."""
+    """A checked connection that only reads. Raises JournalCorrupt, JournalVersion, JournalError,
+    FileNotPrivate."""
+    keep_database_private(path.resolve(), create=False)
     base = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=ro",
         uri=True,
@@ -152,7 +157,10 @@ def inode_of(found: os.stat_result) -> tuple[int, int]:
 
 
 def _opened(held: ExitStack, path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if new:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
     held.callback(os.close, descriptor)
     return descriptor
 

@@ -37,6 +37,7 @@ from psymm.errors import (
     Missing,
 )
 from psymm.messages import CollAsgnRespType, CollateralResponse
+from psymm.private_files import create_private
 from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC as TRANSCRIPT
@@ -505,7 +506,7 @@ def _mended(
     now_ns: int,
 ) -> Mending:
     draft = path.with_name(f".{path.name}.mended-{now_ns}")
-    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    create_private(draft)
     lineage = secrets.token_bytes(16)
     with closing(sqlite3.connect(draft, isolation_level=None)) as base:
         base.execute("PRAGMA synchronous = FULL")
@@ -808,7 +809,7 @@ def _put_aside(path: Path, now_ns: int) -> Path:
     """Copy the damaged file away, and move its write-ahead log, which must not be taken for the
     new one's."""
     aside = path.with_name(f"{path.name}.damaged-{now_ns}")
-    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    create_private(aside)
     shutil.copyfile(path, aside)
     sync_path(aside)
     log = path.with_name(path.name + "-wal")

@@ -1,0 +1,120 @@
+"""Files for their owner alone: keystores, journals, notes, sealed openings, and the process itself.
+
+Every file of this package that holds or may hold a secret is made 0600 and its directory 0700,
+whatever the umask, and is looked at again whenever it is opened: one of ours that others may read
+is tightened, one that belongs to somebody else, or is a link, is refused by name. A process that
+holds keys leaves no core dump.
+
+Where the system knows no owners (Windows), files are left to the directory's own protection.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from psymm.errors import FileNotPrivate
+
+_OTHERS: Final = 0o077
+_SQLITE: Final = ("", "-wal", "-shm", "-journal")
+_PR_SET_DUMPABLE: Final = 4
+_NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_OWNERS: Final = hasattr(os, "geteuid")
+
+
+def private_directory(path: Path) -> None:
+    """Make a directory and its parents; new ones are for their owner alone. Raises OSError."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        with suppress(FileExistsError):
+            one.mkdir(mode=0o700)
+            one.chmod(0o700)
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file for its owner alone. Blocks. Raises FileExistsError, OSError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600))
+    path.chmod(0o600)  # whatever the umask
+
+
+def keep_private(path: Path) -> None:
+    """Check a file, if it is there, and take from others what they may do with it.
+
+    Blocks. Raises FileNotPrivate: a link, no plain file, or somebody else's; and OSError.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise FileNotPrivate(
+            "it is a symbolic link; a secret is only read from the file itself", path=path
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotPrivate("it is no plain file", path=path)
+    if not _OWNERS:
+        return
+    if found.st_uid != os.geteuid():
+        raise FileNotPrivate(
+            f"it belongs to another user; run: chown {os.geteuid()} {path}",
+            path=path,
+            owner=found.st_uid,
+            us=os.geteuid(),
+        )
+    if stat.S_IMODE(found.st_mode) & _OTHERS:
+        # By path and not by descriptor: to close one would drop the locks that SQLite holds.
+        path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def keep_database_private(path: Path, *, create: bool = True) -> None:
+    """`keep_private` for an SQLite file and what stands beside it; makes an empty one first if
+    there is none, so that SQLite finds it made for its owner. Blocks. Raises like it."""
+    if create:
+        private_directory(path.parent)
+        with suppress(FileExistsError):
+            create_private(path)
+    for ending in _SQLITE:
+        keep_private(path.with_name(path.name + ending))
+
+
+def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file that only its owner may read, whole or not at all, and durably. Blocks.
+
+    Raises FileExistsError unless `replace`, and OSError; then nothing is left behind.
+    """
+    private_directory(path.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if _OWNERS:
+                os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)  # unlike a rename, it refuses to replace what stands there
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def forbid_core_dumps() -> None:
+    """From now on a crash of this process leaves no image of its memory, and on Linux no other
+    process of the same user can read it. The command line calls this first; a program that opens
+    wallets by itself should too. Does what the system allows, and raises nothing."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
