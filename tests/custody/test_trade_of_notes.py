@@ -8,7 +8,13 @@ import trio
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
-from psymm.chain.errors import AllowanceTooLow, Reverted, TokenBalanceTooLow, WalletWithoutGas
+from psymm.chain.errors import (
+    AllowanceTooLow,
+    Reverted,
+    TokenBalanceTooLow,
+    WalletWithoutGas,
+    WrongChain,
+)
 from psymm.custody.errors import (
     FeeTooHigh,
     FundsTooLow,
@@ -351,3 +357,18 @@ async def test_a_relayer_that_sends_late_after_all_has_made_the_withdrawal(
     assert await Token(devnet.chain, token).balance(place) == 38
     statuses = {move.id: move.status for move in await owner.store.moves()}
     assert statuses[moved.move] == DONE
+
+
+async def test_nothing_is_deposited_where_the_chain_is_another_by_now(
+    devnet: Devnet, token: str, funded_wallet, vault
+) -> None:
+    alice = await funded_wallet(units=10)
+    owner = await vault(alice)
+    await devnet.chain.rpc.call("anvil_setChainId", 1)
+    try:
+        with pytest.raises(WrongChain):
+            await owner.deposit(alice, token, 10)
+    finally:
+        await devnet.chain.rpc.call("anvil_setChainId", 31_337)
+    assert await owner.store.moves() == []
+    assert await Token(devnet.chain, token).balance(alice.address) == 10

@@ -22,7 +22,7 @@ from trio_websocket import (
 
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Token
-from psymm.chain.registry import Party, Registry, Role, in_turn
+from psymm.chain.registry import Party, Role
 from psymm.custody.moves import Vault
 from psymm.errors import PSymmError
 from psymm.relayer.errors import DeadlineTooFar, DeadlineTooNear, NoRelayer, TooManyRequests
@@ -34,8 +34,6 @@ from psymm.relayer.wire import (
     Submit,
     decode_terms,
     encode_request,
-    identity,
-    marks,
 )
 from psymm.sockets.dialling import IN_ALL
 from psymm.wallet import KeyWallet
@@ -460,73 +458,3 @@ async def test_a_thousand_silent_entries_bury_no_relayer_that_served_before(
         assert len(dialled) <= IN_ALL
         assert len(none.value.values) < 12
         assert "not asked" in str(none.value.values["others"])
-
-
-def test_whom_to_ask_first() -> None:
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)]
-    served = parties[7_777].account
-    order = in_turn(parties, [served])
-    assert order[0].account == served
-    assert len(order) == len(parties)
-    first = {party.account for party in order[:IN_ALL]}
-    assert {party.account for party in parties[:20]} <= first, "the first listed"
-    assert any(int(account, 16) > 1_000 for account in first - {served}), "and others at random"
-
-
-class Paged(Registry):
-    """A registry of ten thousand, of which somebody leaves whenever it is read."""
-
-    def __init__(self, parties: list[Party]) -> None:
-        self._parties = parties
-        self._states: dict[bytes, list[Party]] = {}
-        self.reads = 0
-        self.chain = self  # type: ignore[assignment]  # it gives blocks, too
-        self._block = 0
-
-    @property
-    def hash(self) -> bytes:
-        return self._block.to_bytes(32, "big")
-
-    async def block(self) -> Paged:
-        self._block += 1
-        self._states[self.hash] = list(self._parties)
-        return self
-
-    def _party(self, raw: tuple[object, ...]) -> Party:
-        party = raw[1]
-        assert isinstance(party, Party)
-        return party
-
-    async def _read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
-        self.reads += 1
-        # The attacker's transaction, between any two questions: the last takes the leaver's place.
-        self._parties[self.reads % 50] = self._parties.pop()
-        state = self._states[block] if isinstance(block, bytes) else self._parties
-        if name == "count":
-            return len(state)
-        _, offset, limit = values
-        assert isinstance(offset, int)
-        assert isinstance(limit, int)
-        return [(one.account, one) for one in state[offset : offset + limit]]
-
-
-async def test_who_leaves_between_two_pages_hides_nobody() -> None:
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)]
-    registry = Paged(list(parties))
-    found = [one.account async for one in registry.list(Role.RELAYER)]
-    assert found == [party.account for party in parties]
-
-
-async def test_a_registry_of_ten_thousand_is_not_read_to_its_end() -> None:
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)]
-    registry = Paged(list(parties))
-    found = await registry.candidates(Role.RELAYER)
-    assert registry.reads <= 6
-    assert 100 <= len(found) <= 500
-    assert {party.account for party in parties[:100]} <= {one.account for one in found}
-
-
-def test_what_a_call_uses_up_is_told_by_its_marks(world: World) -> None:
-    call = unproved(world, "0x" + "33" * 20)
-    assert set(call.nullifiers) <= set(marks(call))
-    assert len(identity(call)) == 32

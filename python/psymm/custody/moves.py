@@ -232,14 +232,19 @@ class Vault:
         signer: the account that holds the tokens and pays the gas; everybody sees it.  permit:
         allow by signature (EIP-2612) in the same transaction.  approve: allow that amount in a
         transaction of its own where needed; False raises AllowanceTooLow instead.
-        Returns when the note is in the tree.  Raises TokenBalanceTooLow, AllowanceTooLow,
-        WalletWithoutGas, Reverted and what reading the chain raises.  Cancelled: raises
-        Cancelled; the deposit may still happen and `resume` carries it on.
+        Returns when the note is in the tree.  Raises WrongChain, DeploymentInvalid,
+        TokenBalanceTooLow, AllowanceTooLow, WalletWithoutGas, Reverted and what reading the chain
+        raises.  Cancelled: raises Cancelled; the deposit may still happen and `resume` carries it
+        on.
         """
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
             raise CallInvalid("amount", f"{amount} is not above 0 and below 2^128")
         portal = self.deployment.portal
+        # Asked again, though it was asked when all was opened: a chain's id can change, and what a
+        # development pool takes in on another chain could never be proved out again.
+        self.deployment.expect_crs_fits()
+        await self.chain.rpc.expect_chain(self.deployment.chain_id)
         await erc20.expect(signer.address, None, amount)
         signed: Permit | None = None
         if permit:
