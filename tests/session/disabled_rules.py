@@ -51,10 +51,11 @@ from psymm.session.gaps import Gaps
 from psymm.session.holding import Holding
 from psymm.session.ledger import RulebookLedger
 from psymm.session.lifecycle import Lifecycle
+from psymm.session.pledges import Pledges
 from psymm.session.rejects import Rejects
 from psymm.session.resuming import Resuming
 from psymm.session.rules import Rules
-from psymm.session.solver import _Reception
+from psymm.session.solver import SolverServer, _Reception
 from psymm.session.steps import Steps
 from psymm.session.trader import TraderSession
 from psymm.session.turn import Resumed, State, Violation
@@ -520,6 +521,10 @@ LATE_REPLACE_WINS: Final = around(orders, "ask_replace", _unwound(OrderStatus.RE
 FROM_THE_START: Final = frozenset({"logon-introduction-idle"})
 
 
+async def _asleep(*given: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 def _proven_at_once(was: Any) -> Any:
     def reconnected(self: Resuming, *given: Any, **named: Any) -> None:
         was(self, *given, **named)
@@ -529,6 +534,9 @@ def _proven_at_once(was: Any) -> Any:
 
 
 DISABLED: Final[dict[str, Off]] = {
+    "early-forgotten": put(SolverServer, "_forget_left_before", _asleep),
+    "early-frames": nothing(Engine, "_room_for", True),
+    "early-unsigned": put(Pledges, "judged", True),
     "business-before-collateral": allowed("trading-not-open"),
     "business-covers": NO_COVER,
     "business-reject-on-record": NO_COVER,

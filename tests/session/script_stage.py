@@ -1049,14 +1049,17 @@ class Stage:
         await self.connect()
         said: set[str] = set()
         opened = False
-        for _ in range(12):
+        for _ in range(60):
             await wait_all_tasks_blocked()
             while self.out:
                 item = self._take()
                 opened = opened or (isinstance(item, str) and '"UOP"' in item)
             step = self._next_step(said, opened, state)
-            if step is None:
+            if step is None and self._come_to(state):
                 break
+            if step is None:
+                await trio.sleep(0.05)  # The journal or the chain has its turn.
+                continue
             said.add(step)
             if step == "UOP":
                 self.pipe.feed(self.text(("UOP",)))
@@ -1074,12 +1077,23 @@ class Stage:
             await wait_all_tasks_blocked()
             self._expect(("text", "0", "TestReqID=given"))
 
-    def _next_step(self, said: set[str], opened: bool, state: State) -> str | None:
-        record, engine = self._book(), None
+    def _come_to(self, state: State) -> bool:
+        """The end is there; a solver lists and accepts as soon as it has verified."""
         try:
             engine = self.end.engine
         except Mismatch:
-            return "A"
+            return False
+        waits = self.lane == SOLVER and not engine.lifecycle.accepted_at[TRADER]
+        return engine.state is state and not (state is State.VERIFYING and waits)
+
+    def _next_step(self, said: set[str], opened: bool, state: State) -> str | None:
+        record, engine = self._book(), None
+        if self.peer == TRADER and "A" in said and "UOP" not in said:
+            return "UOP"
+        try:
+            engine = self.end.engine
+        except Mismatch:
+            return None if "A" in said else "A"
         end_listed = engine.lifecycle.listed_at[self.lane]
         covered = record.head(self.peer).peer_seq
         if "A" not in said and (self.peer == TRADER or record.head(self.lane).seq):
@@ -1087,8 +1101,6 @@ class Stage:
         if state is State.VERIFYING:
             return None
         if self.peer == TRADER:
-            if "UOP" not in said and record.head(self.lane).seq:
-                return "UOP"
             if end_listed > covered:
                 return "0"
             return "AZ" if opened and "AZ" not in said else None

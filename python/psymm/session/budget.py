@@ -22,6 +22,12 @@ OUTGOING_BYTES: Final = 16 * 1024 * 1024
 """What may wait for a peer that reads slowly before its connection is cut."""
 MOST_AHEAD: Final = 1024
 """Frames from further ahead of our clock than the skew: they cannot be covered yet."""
+EARLY_FRAMES: Final = 64
+EARLY_BYTES: Final = 64 * 1024
+"""What a custody may hold, of both lanes, until both sides have accepted collateral."""
+FRAME_BYTES: Final = 1024
+"""Bytes a second that come with each frame a second of the terms."""
+BYTES_AT_ONCE: Final = 256 * 1024
 TEXT_BYTES: Final = 4096
 """A text this long counts as two."""
 
@@ -67,6 +73,9 @@ class PeerRate:
     def __init__(self, per_second: int) -> None:
         self._fresh = _Bucket(per_second, per_second * 2)
         self._repeated = _Bucket(per_second * 10, MOST_RESENT)
+        bytes_per_second = per_second * FRAME_BYTES
+        self._fresh_bytes = _Bucket(bytes_per_second, max(bytes_per_second * 2, BYTES_AT_ONCE))
+        self._repeated_bytes = _Bucket(bytes_per_second * 10, 4 * MOST_RESENT_BYTES)
 
     def pardon(self) -> None:
         """The text that came just now costs nothing."""
@@ -75,12 +84,16 @@ class PeerRate:
     def text(self, characters: int, now: int) -> bool:
         return self._fresh.take(1 + characters // TEXT_BYTES, now)
 
-    def frame(self, now: int, *, repeated: bool) -> bool:
-        """repeated: one that we lack, where a resume or a gap asked for it."""
-        return (self._repeated if repeated else self._fresh).take(1, now)
+    def frame(self, now: int, *, repeated: bool, size: int = 0) -> bool:
+        """repeated: one that we lack, where a resume or a gap asked for it. size: its bytes."""
+        if repeated:
+            return self._repeated.take(1, now) and self._repeated_bytes.take(size, now)
+        return self._fresh.take(1, now) and self._fresh_bytes.take(size, now)
 
 
 __all__ = [
+    "EARLY_BYTES",
+    "EARLY_FRAMES",
     "MOST_AHEAD",
     "MOST_REPEATED",
     "MOST_REPEATED_BYTES",

@@ -30,6 +30,7 @@ from psymm.errors import (
     LaneAtLimit,
     LogonRefused,
     NotNow,
+    OverBudget,
     PeerSilent,
     PeerViolation,
     PSymmError,
@@ -63,7 +64,7 @@ from psymm.messages import (
 )
 from psymm.rulebook.inputs import has_come
 from psymm.rulebook.rules import MOST_UNCOVERED
-from psymm.session.budget import PeerRate
+from psymm.session.budget import EARLY_BYTES, EARLY_FRAMES, PeerRate
 from psymm.session.checkpoints import Checkpoints
 from psymm.session.collateral import ChainView, Citation, Fact, Mined, Note
 from psymm.session.delivery import Delivery
@@ -413,7 +414,8 @@ class Engine:
         if self.fetching.due is not None and now >= self.fetching.due:
             self.fetching.ask(self.resuming.theirs, now)
         self._advance(now)
-        if self._uncovered_since is not None and self.may_sign(now):
+        begun = self.lifecycle.logons[self.lane] is not None
+        if self._uncovered_since is not None and begun and self.may_sign(now):
             due = now - self._uncovered_since >= self.rules.cover_after_ns
             more = self.covers(now) > self.record.head(self.lane).peer_seq
             if more and (due or self._many_uncovered()):
@@ -619,6 +621,15 @@ class Engine:
             if not self.revoked.receive_beyond(frame, now):
                 self.gaps.found(frame, now)
             return
+        if not self._room_for(frame):
+            self.hang_up(
+                OverBudget(
+                    "too many frames before collateral was accepted",
+                    frames=EARLY_FRAMES,
+                    bytes=EARLY_BYTES,
+                )
+            )
+            return
         revoked = None if vouched else self.keys.refuses(self.record, frame)
         if revoked is not None:
             self.revoked.refuse(frame, revoked, now)
@@ -634,6 +645,21 @@ class Engine:
             self.resuming.fetched += 1
         self.turn.entries.append(entry)
         self.arrived(entry, now)
+
+    def _room_for(self, frame: Frame) -> bool:
+        """Whether a custody whose collateral is not accepted on both sides may hold this frame
+        too, and the Rejects that are owed (`spec.md` 68)."""
+        if all(self.lifecycle.accepted_at):
+            return True
+        frames = self.record.frames + len(self.rejects.owed)
+        held = sum(len(entry.frame.raw) for entry in self.record)
+        return frames < EARLY_FRAMES and held + len(frame.raw) <= EARLY_BYTES
+
+    @property
+    def strangers(self) -> bool:
+        """We are the solver, and no collateral of either side is known to be in the custody."""
+        pledges = self.pledges
+        return self.lane == SOLVER and not pledges.peer_notes and not pledges.ours_at_stake
 
     def arrived(self, entry: Entry, now: int) -> None:
         """A frame of the peer is on the record."""
@@ -1108,7 +1134,7 @@ class Engine:
             frame.lane == self.peer and frame.seq <= self.gaps.until
         )
         repeated = asked_for and frame.seq > self.record.head(frame.lane).seq
-        return self._rate.frame(now, repeated=repeated)
+        return self._rate.frame(now, repeated=repeated, size=len(frame.raw))
 
     def hang_up(self, error: PSymmError) -> None:
         """End the connection. The first reason is the one that is told."""

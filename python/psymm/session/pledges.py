@@ -142,15 +142,16 @@ class Pledges:
     # --- steps ------------------------------------------------------------------------------
 
     def step_openings(self, now: int) -> bool:
-        """Show the openings of our notes once the peer has covered the frame that lists them.
-        True where something was done."""
+        """Show the openings of our notes: the trader's with its Logon, since the solver signs
+        nothing before its chain has them (`spec.md` 68); the solver's once the trader has covered
+        the frame that lists them. True where something was done."""
         engine, life = self._engine, self._engine.lifecycle
         listed_at = life.listed_at[engine.lane]
         if (
             not listed_at
             or self._opened_said
             or life.accepted_at[engine.lane]
-            or engine.record.head(engine.peer).peer_seq < listed_at
+            or (engine.lane == SOLVER and engine.record.head(engine.peer).peer_seq < listed_at)
         ):
             return False
         notes = [self.notes[key] for key in life.listed[engine.lane] if key in self.notes]
@@ -187,15 +188,7 @@ class Pledges:
             )
             engine.stop(refusal)
             return False
-        if (
-            self._shown is not None
-            and not self._verifying
-            and not life.accepted_at[engine.peer]
-            and not self._peer_verified()
-        ):
-            self._verifying = True
-            engine.turn.events.append(VerifyCollateral(self._shown))
-            return False
+        self.step_verify()
         if engine.lane == TRADER:
             if engine.record.head(TRADER).peer_seq < life.listed_at[SOLVER] <= engine.covers(now):
                 engine.sign(Heartbeat(), now)
@@ -219,6 +212,27 @@ class Pledges:
             engine.sign(Heartbeat(), now)
             return True
         return False
+
+    def step_verify(self) -> None:
+        """Have the peer's notes checked on chain, once they are opened."""
+        if (
+            self._shown is not None
+            and not self._verifying
+            and not self._engine.lifecycle.accepted_at[self._engine.peer]
+            and not self._peer_verified()
+        ):
+            self._verifying = True
+            self._engine.turn.events.append(VerifyCollateral(self._shown))
+
+    @property
+    def judged(self) -> bool:
+        """The peer's notes were verified on chain, or refused."""
+        return self._refusal is not None or self._peer_verified()
+
+    @property
+    def ours_at_stake(self) -> bool:
+        """Collateral of ours is in the custody, or on its way there."""
+        return bool(self.notes) or self._funding
 
     def _peer_verified(self) -> bool:
         listed = self._engine.lifecycle.listed[self._engine.peer]

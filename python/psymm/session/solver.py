@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_bytes
+from shutil import disk_usage
 from typing import Final, Protocol
 
 import trio
@@ -24,6 +27,7 @@ from psymm.errors import (
     KnownCustody,
     LogonRefused,
     MeetingRefused,
+    MessageTooBig,
     NotNow,
     PeerViolation,
     PSymmError,
@@ -52,11 +56,12 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.session.budget import EARLY_FRAMES
 from psymm.session.end import End, EndStatistics
 from psymm.session.meeting import Host, Introduced, IntroductionKeys, check_greeting
 from psymm.session.party import Party, take_up
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
-from psymm.session.turn import Event, State
+from psymm.session.turn import Event, State, StateChanged
 from psymm.session.watch import Traffic
 from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics, Place
 from psymm.sockets.serving import Tls
@@ -77,6 +82,13 @@ LEAVE_S: Final = 10.0
 """How long goodbyes may take, all together."""
 TEXTS_PER_SECOND: Final = 50
 NOISE_LIMIT: Final = 8
+FORGET_S: Final = 300.0
+"""How long a custody without collateral stays on disk once its trader has left."""
+MOST_LEFT: Final = 1024
+"""So many of them; then the one that was left first goes at once."""
+DISK_FLOOR: Final = 256 * 1024 * 1024
+MESSAGE_BYTES: Final = 64 * 1024
+"""The longest message that is read of a stranger."""
 MOST_CHALLENGES: Final = 4
 """Custodies that one connection may ask us about before it is one of their sessions."""
 
@@ -124,7 +136,10 @@ class ServerStatistics:
 
 
 class SolverServer:
-    """Serves custodies under one set of terms; older custodies keep the terms they began with."""
+    """Serves custodies under one set of terms; older custodies keep the terms they began with.
+
+    disk_floor: bytes that must be free beside the journal for a new custody to be taken.
+    """
 
     def __init__(
         self,
@@ -133,8 +148,13 @@ class SolverServer:
         secret: bytes,
         application: Application,
         limits: AdmissionLimits | None = None,
+        *,
+        disk_floor: int = DISK_FLOOR,
     ) -> None:
         self.admission = Admission(limits)
+        self._disk_floor = disk_floor
+        self._places: dict[bytes, Place] = {}
+        self._left_at: dict[bytes, float] = {}
         self._party = party
         self._terms = terms
         self._host = Host(
@@ -202,7 +222,12 @@ class SolverServer:
                     f"{self.acknowledgement_s:g} s: price it",
                 },
             )
+            nursery.start_soon(self._forget_strangers)
             for custody in await self._party.journal.custodies():
+                early = custody.lane == SOLVER and custody.frames <= EARLY_FRAMES
+                if early and custody.state in ("meeting", "open", "stopped"):
+                    # Whether it is a stranger's is looked up when its time is over.
+                    self._left_at[custody.opening.custody] = trio.current_time()
                 if custody.lane == SOLVER and custody.state == "settling":
                     try:
                         await self._take_up(custody)
@@ -361,6 +386,10 @@ class SolverServer:
             listeners: list[Callable[[Event], None]] = []
 
             def heard(event: Event) -> None:
+                if isinstance(event, StateChanged) and event.state is State.TRADING:
+                    place = self._places.get(key)
+                    if place is not None:
+                        place.keep()
                 for listener in listeners:
                     listener(event)
 
@@ -368,6 +397,7 @@ class SolverServer:
             if self._nursery is None:
                 raise Disconnected("the server is not running")
             listeners.append(self._application.session(end))
+            self._left_at.pop(key, None)
             self._sessions[key] = _Session(end, trio.CancelScope())
             await self._nursery.start(self._keep, key)
             return end
@@ -391,14 +421,63 @@ class SolverServer:
                 del self._sessions[key]
                 self._past = Traffic.sum((self._past, session.end.watch.traffic()))
 
+    @contextmanager
+    def placed(self, end: End, place: Place) -> Iterator[None]:
+        """Its connection has this place, which is safe from strangers once it trades."""
+        key = end.opening.custody
+        self._places[key] = place
+        try:
+            yield
+        finally:
+            if self._places.get(key) is place:
+                del self._places[key]
+
     def engaged(self, scope: trio.CancelScope) -> None:
         """This connection is a session now, which says goodbye by itself."""
         self._receptions.discard(scope)
 
     def gone(self, end: End) -> None:
-        """Its connection is over; a custody that has ended leaves memory."""
-        if end.engine.state in (State.CLOSED, State.STOPPED):
+        """Its connection is over; a custody that has ended leaves memory, and a stranger's too."""
+        if end.attached:
+            return  # Another connection took over.
+        if end.engine.strangers:
+            self._left_at.setdefault(end.opening.custody, trio.current_time())
+        if end.engine.strangers or end.engine.state in (State.CLOSED, State.STOPPED):
             self.drop(end)
+
+    async def _forget_strangers(self) -> None:
+        """Have custodies leave the disk that their traders left before our chain had collateral of
+        theirs. We have signed nothing there but, at most, a refusal; a trader that comes back is
+        met as if it came for the first time (`spec.md` 68)."""
+        while True:
+            await trio.sleep(FORGET_S / 5)
+            await self._forget_left_before(trio.current_time() - FORGET_S)
+
+    async def _forget_left_before(self, when: float) -> None:
+        for custody in [one for one, at in self._left_at.items() if at <= when]:
+            async with self._taking_up:
+                self._left_at.pop(custody, None)
+                if custody not in self._sessions:
+                    await self._party.journal.forget_stranger(custody)
+
+    async def make_room(self) -> None:
+        """Before a new custody is taken. Raises SolverUnable where the disk is nearly full; what
+        trades goes on."""
+        if self._disk_is_full():
+            raise SolverUnable("the solver's disk is nearly full")
+        if len(self._left_at) >= MOST_LEFT:
+            await self._forget_left_before(min(self._left_at.values()))
+
+    def _disk_is_full(self) -> bool:
+        """One system call, as quick as a look at the clock."""
+        try:
+            free = disk_usage(Path(self._party.journal.path).parent).free
+        except OSError:
+            return False  # The journal itself says so where it cannot write.
+        if free < self._disk_floor:
+            log.error("disk-nearly-full", extra={"free": free, "floor": self._disk_floor})
+            return True
+        return False
 
     def drop(self, end: End) -> None:
         """Forget a session in memory; its journal stays."""
@@ -426,6 +505,7 @@ class SolverServer:
             )
         ours = 0
         if offered:
+            await self.make_room()
             ours = self._application.put_up(address_of(greeting.public_key), offered)
         key = await self._keys.get() if offered else None
         now = self._party.clock.now_ns()
@@ -493,7 +573,7 @@ class _Reception:
             while True:
                 message = await self._socket.receive()
                 idle.deadline = min(until, trio.current_time() + SILENT_S)
-                self._pace()
+                self._pace(len(message))
                 end = await self._receive(message)
                 if end is not None:
                     idle.deadline = float("inf")
@@ -502,18 +582,24 @@ class _Reception:
                     asked = self._theirs.get(end.opening.custody)
                     first = [message] if asked is None else [asked, message]
                     try:
-                        await end.attach(
-                            self._socket, fresh=fresh, first=first, challenge=self._challenge
-                        )
+                        with self._server.placed(end, self._place):
+                            await end.attach(
+                                self._socket, fresh=fresh, first=first, challenge=self._challenge
+                            )
                     except Exception:
                         # A bug met half way: what is in memory is no longer to be trusted. The
                         # next connection takes the custody up from its journal.
                         self._server.drop(end)
                         raise
-                    self._server.gone(end)
+                    finally:
+                        self._server.gone(end)
                     return
 
-    def _pace(self) -> None:
+    def _pace(self, size: int) -> None:
+        """Before anything of a message is parsed. Raises PeerViolation."""
+        if size > MESSAGE_BYTES:
+            raise MessageTooBig(size=size, most=MESSAGE_BYTES)
+        self._place.read(size)
         now = trio.current_time()
         self._allowance = min(
             float(TEXTS_PER_SECOND), self._allowance + (now - self._seen) * TEXTS_PER_SECOND
@@ -551,6 +637,8 @@ class _Reception:
         if await self._server.opening_of(frame.custody) is not None:
             # Whoever saw the Logon can send it again: it proves nothing on this connection.
             raise KnownCustody("this custody has begun; resume it", custody=frame.custody)
+        self._place.check()
+        await self._server.make_room()
         return await self._server.open(introduced, frame)
 
     async def _text(self, message: Message) -> End | None:
@@ -623,6 +711,7 @@ class _Reception:
         self, kind: str, why: str, reason: BusinessRejectReason = BusinessRejectReason.OTHER
     ) -> None:
         self._noise += 1
+        self._place.noise()
         await _refuse(self._socket, kind, why, reason)
         if self._noise >= NOISE_LIMIT:
             raise PeerViolation("the peer keeps sending what is not valid", last=why)

@@ -60,13 +60,17 @@ class Steps:
                     engine.say_reject(now, "A", str(refusal))
                     engine.stop(refusal)
                     return False
+                if not self._pledges.judged:
+                    # A stranger's Logon is not worth a signature before our chain has its notes.
+                    self._pledges.step_verify()
+                    return False
             if self._logon is None:
                 return False
             engine.sign(self._logon, now)
             engine.turn.events.append(KeyDue())
             return True
         if theirs is None:
-            return False
+            return engine.lane == TRADER and self._pledges.step_openings(now)
         if engine.lane == TRADER:
             refusal = self._logon_refusal(theirs)
             if refusal is not None:

@@ -78,8 +78,10 @@ from psymm.transcript.rows import (
     JournalledRevocation,
     custody_row,
     custody_rows,
+    drop_custody,
     frame_checksum,
     frames_of,
+    is_strangers,
     put_custody,
     put_introduction,
     put_state,
@@ -374,6 +376,21 @@ class Journal(JournalReader):
         Cancelled: all are removed or none."""
         rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in remembered]
         await self._write(lambda base: pruning.remove(base, custody, gone, rows))
+
+    async def forget_stranger(self, custody: bytes) -> bool:
+        """Forget a custody of which only its trader spoke: ours is the solver's lane, and no note
+        of either side is known to be in it (`spec.md` 68). False where that is not so; nothing has
+        changed then. Cancelled: it may or may not be forgotten."""
+        forgotten: list[bool] = []
+
+        def work(base: sqlite3.Connection) -> None:
+            forgotten[:] = [is_strangers(base, custody)]
+            if forgotten[0]:
+                self._frames -= drop_custody(base, custody)
+                self._marked = {key: seq for key, seq in self._marked.items() if key[0] != custody}
+
+        await self._write(work)
+        return forgotten[0]
 
     async def give_way(self) -> None:
         """Wait where a group of writes stands before the disk, until it is through.

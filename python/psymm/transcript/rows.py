@@ -17,7 +17,7 @@ from psymm.errors import JournalCorrupt, Missing
 from psymm.transcript import pruning
 from psymm.transcript.heads import Standing, read_heads
 from psymm.transcript.introduction import INTRODUCTION_BYTES, SignedIntroduction
-from psymm.transcript.opening import Opening
+from psymm.transcript.opening import SOLVER, Opening
 
 FRAMES: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
 """Rows for `read_frame`."""
@@ -201,6 +201,40 @@ def put_custody(base: sqlite3.Connection, row: Sequence[Any]) -> None:
         " endpoint, meeting, state, reason, opened_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
         row,
     )
+
+
+_OF_A_CUSTODY: Final = (
+    *("frames", "heads", "session_keys", "openings", "settlements", "equivocations", "facts"),
+    *("revocations", "aside", "mending", "salvaged", "checkpoints", "pruned", "remembered"),
+    "custodies",
+)
+"""The tables with a custody's rows, those that others refer to last."""
+
+
+def is_strangers(base: sqlite3.Connection, custody: bytes) -> bool:
+    """Whether only its trader spoke in a custody, ours being the solver's lane: we signed nothing,
+    or refused its collateral and stopped; nothing was lost, and no note is known to be in it."""
+    found = base.execute(
+        "SELECT c.lane, c.state, c.reason, h.standing, h.solver_seq FROM custodies c"
+        " JOIN heads h ON h.custody = c.custody WHERE c.custody = ?",
+        (custody,),
+    ).fetchone()
+    if found is None or found[0] != SOLVER or found[3] != "whole":
+        return False
+    refused = found[1] == "stopped" and found[2].startswith("collateral-") and found[4] <= 2
+    kept = [
+        base.execute(f"SELECT 1 FROM {table} WHERE custody = ?", (custody,)).fetchone()  # noqa: S608
+        for table in ("openings", "settlements", "facts", "equivocations")
+    ]
+    return (found[4] == 0 or refused) and not any(kept)
+
+
+def drop_custody(base: sqlite3.Connection, custody: bytes) -> int:
+    """Delete all rows of a custody; returns how many frames there were."""
+    ((frames,),) = base.execute("SELECT count(*) FROM frames WHERE custody = ?", (custody,))
+    for table in _OF_A_CUSTODY:
+        base.execute(f"DELETE FROM {table} WHERE custody = ?", (custody,))  # noqa: S608
+    return int(frames)
 
 
 def put_state(base: sqlite3.Connection, custody: bytes, state: CustodyState, reason: str) -> None:

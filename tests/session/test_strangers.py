@@ -1,0 +1,194 @@
+"""Strangers cost little (`spec.md` 68): what one without a cent leaves behind."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+from session_scene import CHAIN_ID, PSYMM, Scene, scene
+from trio.testing import MockClock
+
+from psymm._core import Frame, SecretKey, sign_frame
+from psymm.custody.notes import random_blinding
+from psymm.errors import AttemptEnded, PSymmError, SolverUnable
+from psymm.messages import Introduction, Logon, NoteRef, TermsDocument, encode
+from psymm.session.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
+from psymm.session.meeting import fresh_nonce, introduce, met
+from psymm.session.solver import FORGET_S, MESSAGE_BYTES
+from psymm.session.trader import converse
+from psymm.session.transport import Socket
+from psymm.session.turn import State
+from psymm.transcript.delegation import Delegation
+from psymm.wallet import KeyWallet
+
+SECOND = 1_000_000_000
+
+
+class Stranger:
+    """A trader with keys and without a cent: its Logon lists a note that is nowhere."""
+
+    def __init__(self, stage: Scene, socket: Socket) -> None:
+        self.stage, self.socket = stage, socket
+        self.key, self.wallet = SecretKey.generate(), KeyWallet.generate()
+        self.last: Frame | None = None
+
+    async def log_on(self) -> None:
+        ours = introduce(self.wallet.public_key, fresh_nonce(), 2_000_000_000)
+        theirs, document = await converse(self.socket, ours, Introduction, TermsDocument)
+        assert isinstance(theirs, Introduction)
+        assert isinstance(document, TermsDocument)
+        opening = met(
+            ours, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=None
+        ).opening
+        self.opening = opening
+        expiry = self.stage.clock.now_ns() + 86_400 * SECOND
+        delegation = Delegation(0, self.key.public_key, 1, 1_000_000, expiry)
+        said = Logon(
+            terms_hash=opening.terms_hash,
+            session_public_key=self.key.public_key,
+            from_seq=1,
+            to_seq=1_000_000,
+            expiry=expiry,
+            delegation_signature=await self.wallet.sign_typed(delegation.message(opening)),
+            heart_bt_int=5,
+            notes=(NoteRef(commitment=random_blinding(), nullifier=random_blinding()),),
+        )
+        await self.send(encode(said))
+
+    async def send(self, payload: bytes) -> None:
+        opening, last = self.opening, self.last
+        self.last = sign_frame(
+            self.key,
+            opening.domain,
+            opening.custody,
+            0,
+            1 if last is None else last.seq + 1,
+            opening.custody if last is None else last.digest(opening.domain),
+            0,
+            opening.custody,
+            self.stage.clock.now_ns(),
+            payload,
+        )
+        await self.socket.send(self.last.raw)
+
+
+async def custodies(stage: Scene) -> int:
+    return len(await stage.solver.journal.custodies())
+
+
+async def test_who_logs_on_without_collateral_and_leaves_leaves_memory_at_once_and_disk_in_minutes(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await stage.agreed()
+        frames = stage.solver.journal._frames
+        for _ in range(5):
+            async with stage.dial() as socket:
+                stranger = Stranger(stage, socket)
+                await stranger.log_on()
+                await stranger.send(b"nonsense")
+                await trio.sleep(1)
+                assert stage.server.statistics().sessions == 2
+        await trio.sleep(1)
+        assert stage.server.statistics().sessions == 1
+        assert await custodies(stage) == 6
+        await trio.sleep(FORGET_S * 1.5)
+        assert await custodies(stage) == 1
+        assert stage.solver.journal._frames == frames
+        # What trades stays, connected or not.
+        stage.reachable = False
+        await stage.wires[0].inner.aclose()
+        await trio.sleep(FORGET_S * 2)
+        assert await custodies(stage) == 1
+
+
+async def test_a_stranger_s_frames_are_bounded_by_their_bytes_too(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        async with stage.dial() as socket:
+            stranger = Stranger(stage, socket)
+            await stranger.log_on()
+            with suppress(PSymmError):
+                for _ in range(40):
+                    await stranger.send(b"x" * 8_000)
+                    await trio.sleep(0.1)
+            (held,) = await stage.solver.journal.custodies()
+            kept = await stage.solver.journal.frames(held.opening.custody)
+            assert sum(len(one.raw) for one in kept) <= EARLY_BYTES
+            assert all(one.lane == 0 for one in kept), "nothing was signed for it"
+
+
+async def test_a_stranger_s_message_is_measured_before_it_is_parsed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        async with stage.dial() as socket:
+            await socket.send("[" * (MESSAGE_BYTES + 1))
+            await socket.receive()
+            with pytest.raises(PSymmError):
+                await socket.receive()
+        await trio.sleep(1)
+        assert stage.server.statistics().refused["message-too-big"] == 1
+
+
+async def test_rates_count_bytes_as_well_as_frames() -> None:
+    rate = PeerRate(200)
+    passed = 0
+    while rate.frame(0, repeated=False, size=8_000):
+        passed += 8_000
+    assert passed <= max(2 * 200 * FRAME_BYTES, BYTES_AT_ONCE)
+    assert rate.frame(SECOND, repeated=False, size=8_000)
+
+
+async def test_below_a_floor_of_free_disk_no_custody_is_taken_and_what_trades_goes_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        stage.server._disk_floor = 1 << 62
+        async with stage.dial() as socket:
+            stranger = Stranger(stage, socket)
+            with pytest.raises(PSymmError, match=SolverUnable.code):
+                await stranger.log_on()
+        await stage.report("e1", await stage.order("o1"))
+        await stage.agreed()
+        assert await custodies(stage) == 1
+
+
+async def test_a_trader_that_was_forgotten_before_its_notes_were_seen_begins_anew_and_trades(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        lose = [True]
+
+        async def unseen(*_: object) -> None:
+            """The solver's chain does not answer."""
+            if lose:
+                await trio.sleep_forever()
+            await seen(*_)  # type: ignore[arg-type]
+
+        seen = stage.solver.collateral.verify
+        stage.solver.collateral.verify = unseen  # type: ignore[method-assign]
+        await stage.nursery.start(stage.server.run)
+        stage.nursery.start_soon(tolerant, stage)
+        await trio.sleep(5)
+        assert await custodies(stage) == 1
+        stage.reachable = False
+        await stage.wires[-1].inner.aclose()
+        await trio.sleep(FORGET_S * 1.5)
+        assert await custodies(stage) == 0
+        lose.clear()
+        stage.reachable = True
+        await stage.heard.state(State.TRADING)
+        assert await custodies(stage) == 1
+
+
+async def tolerant(stage: Scene) -> None:
+    with suppress(AttemptEnded):
+        await stage.client.run()
