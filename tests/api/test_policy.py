@@ -523,6 +523,15 @@ async def test_who_breaks_the_policy_is_named_and_never_ranked(
             _ = ranking.best
 
 
+async def test_a_price_of_nothing_is_no_price(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with scene(tmp_path) as stage:
+        street = Street(stage)
+        bait = await street.add(make_terms(), bid="0", ask="0")
+        ranking = await best_solver(stage.trader, [bait], "BTC-USD", BUY, dial=street.dial)
+        assert ranking.offers == ()
+        assert [error.code for _, error in ranking.failures] == ["declined"]
+
+
 async def test_terms_that_change_after_they_were_shown_are_refused(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

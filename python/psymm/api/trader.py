@@ -942,7 +942,8 @@ async def best_solver(
                     policy.check(met.terms, now_ns=party.clock.now_ns(), collateral=amount)
                     said = await ask_price(socket, symbol)
             found = price_of(said, symbol, side)
-            if found is None:
+            if not found:
+                # Nobody sells for nothing: such a price is shown to be ranked first.
                 raise Declined("no price on that side", symbol=symbol)
             shown, price = _indicative(said), decimal_of(found)
             cost = None
