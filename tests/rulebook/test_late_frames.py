@@ -6,10 +6,10 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from rulebook_scene import CUSTODY, START, Scene, WrittenFrame, limit, make_terms, trade
+from rulebook_scene import OPENING, START, Scene, WrittenFrame, limit, make_terms, trade
 
 from psymm.messages import Heartbeat, Message, Reject, encode
-from psymm.rulebook import ChainFacts, Fault, Lane, Opening, OrderStatus, Replay
+from psymm.rulebook import ChainFacts, Fault, Lane, OrderStatus, Replay
 from psymm.rulebook import sequence as sequence_module
 from psymm.rulebook.inputs import Entry
 from psymm.rulebook.rules import MOST_UNCOVERED
@@ -39,7 +39,7 @@ def beat(lane: Lane, seq: int, covers: int, at: int) -> Entry:
 
 
 def started() -> Replay:
-    return Replay.start(Opening(CUSTODY), make_terms())
+    return Replay.start(OPENING, make_terms())
 
 
 @pytest.mark.parametrize("frames", [150, 300])
@@ -172,7 +172,6 @@ def by_definition(frames: list[WrittenFrame]) -> tuple[object, ...]:
         return one.sending_time if first is None or not late else first.sending_time
 
     scene = Scene()
-    scene.learn(10_000, 10_000)
     account, named = scene.account, scene.replay.named
     for one in order:
         account, _ = sequence_module._ruled(
@@ -209,7 +208,6 @@ def history(seed: int) -> list[WrittenFrame]:
 @pytest.mark.parametrize("seed", range(25))
 def test_every_account_is_what_legal_time_says_by_its_definition(seed: int) -> None:
     frames, at = history(seed), Scene()
-    at.learn(10_000, 10_000)
     for i, frame in enumerate(frames):
         at.replay, _ = at.replay.step(frame)
         if frame.lane == Lane.SOLVER:
