@@ -119,7 +119,8 @@ class Wish:
     "[default: policy.toml in the home, else the package's]",
 )
 @click.option(
-    "--max-fees",
+    "--max-round-trip",
+    "max_fees",
     default=None,
     metavar="SHARE",
     help="The highest fees of opening and closing together: 0.003 is 0.3 % of the notional.",
