@@ -360,7 +360,7 @@ async def test_other_terms_on_the_way_back_end_the_attempt_with_the_custody_name
         assert caught.value.custody == row.opening.custody
         assert isinstance(caught.value.reason, MeetingRefused)
         assert "Nothing was funded" not in str(caught.value)
-        assert len(at.stage.wires) == 2
+        assert len(at.stage.wires) == 3
         # The next command ends likewise, without a loop, and funds nothing.
         with pytest.raises(AttemptEnded) as again:
             async with at.trade(resume=row):
@@ -376,8 +376,8 @@ def _others(terms: Terms) -> Terms:
 @pytest.mark.parametrize(
     ("reason", "tries"),
     [
-        (BusinessRejectReason.NOT_AUTHORIZED, 1),
-        (BusinessRejectReason.UNKNOWN_ID, 1),
+        (BusinessRejectReason.NOT_AUTHORIZED, 2),
+        (BusinessRejectReason.UNKNOWN_ID, 2),
         (BusinessRejectReason.OTHER, 3),
     ],
 )

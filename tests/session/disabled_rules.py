@@ -682,7 +682,10 @@ DISABLED: Final[dict[str, Off]] = {
     "race-two-orders-one-quote": around(orders, "_priced", _quote_kept),
     "race-two-parts-and-cancel": put(orders, "ask_cancel", NO_CHANGE),
     "refused-for-good": nothing(TraderSession, "_expect_no_refusal"),
-    "refused-may-pass": put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
+    "refused-may-pass": all_of(
+        put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
+        put(trader_module, "_PASSING", ()),
+    ),
     "reject-malformed": nothing(Rejects, "owe"),
     "reject-not-rejected": put(Rejects, "owe", _owed_always),
     "reject-told": put(engine_module, "PeerRejected", _told_otherwise),

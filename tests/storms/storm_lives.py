@@ -249,7 +249,7 @@ async def _life(place: Place, task: Task, tell: Teller) -> None:
             deployment.psymm,
             deployment.registry,
             watch,
-            deployment.tokens,
+            tokens=deployment.tokens,
         )
         tell(born=True)
         async with trio.open_nursery() as nursery:

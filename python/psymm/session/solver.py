@@ -731,9 +731,9 @@ def _reason_of(refused: PSymmError) -> BusinessRejectReason:
     """Whether the refused may try again: a machine reads the reason, not the words."""
     if isinstance(refused, SolverUnable):
         return BusinessRejectReason.NOT_AVAILABLE
-    if isinstance(refused, MeetingRefused | LogonRefused):
+    if isinstance(refused, MeetingRefused):
         return BusinessRejectReason.NOT_AUTHORIZED
-    if isinstance(refused, KnownCustody | PeerViolation):
+    if isinstance(refused, LogonRefused | KnownCustody | PeerViolation):
         return BusinessRejectReason.OTHER
     # Trouble of our own: disk, chain, wallet.
     return BusinessRejectReason.NOT_AVAILABLE

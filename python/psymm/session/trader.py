@@ -70,6 +70,8 @@ _PASSING: Final = (BusinessRejectReason.NOT_AVAILABLE, BusinessRejectReason.THRO
 """Refusals that say that they pass; they are asked again for as long as our own side wants."""
 _REFUSES: Final = ("UHI", "URS", "A", "session")
 """What a refusal of us as a party names; others name one message, or noise."""
+_FINALS: Final = 2
+"""So many final refusals in a row end the attempt: one alone may be of what the network garbled."""
 _REFUSALS: Final = 3
 """A solver that has signed nothing yet, refuses us so many times in a row, and does not say that
 it passes, means it."""
@@ -434,8 +436,9 @@ class TraderSession:
             # A clock may be set, and an introduction signed again.
             final, passing = not isinstance(reason, ClocksDiffer | BadIntroduction), False
         self._refusals += not passing
-        begun = end.engine.record.head(SOLVER).seq > 0
-        if not final and (begun or self._refusals < _REFUSALS):
+        if end.engine.record.head(SOLVER).seq and not final:
+            return
+        if self._refusals < (_FINALS if final else _REFUSALS):
             return
         raise AttemptEnded(reason, end.opening.custody) from reason
 
