@@ -65,15 +65,15 @@ async def test_what_does_not_fit_moves_nothing_and_what_stays_open_is_said(
             code, answer = await run(*trade, "--buy", "X=1")
             assert (code, code_of(answer)) == (5, "no-relayer"), answer
             async with _relayer(stage, url, relayer):
-                for order, rule in (
-                    ("X=1.05", "off-lot"),
-                    ("X=100000", "notional-out-of-bounds"),
-                    ("X=9000", "margin"),
-                    ("Y=1", "unknown-symbol"),
+                for order, kind, words in (
+                    ("X=1.05", "order-unfit", "off-lot"),
+                    ("X=100000", "order-unfit", "notional-out-of-bounds"),
+                    ("X=9000", "order-unfit", "margin"),
+                    ("Y=1", "declined", "no such instrument"),
                 ):
                     code, answer = await run(*trade, *named, "--buy", order)
-                    assert (code, code_of(answer)) == (1, "order-unfit"), answer
-                    assert rule in str(answer)
+                    assert (code, code_of(answer)) == (1, kind), answer
+                    assert words in str(answer)
                 assert await available(trader) == before
                 listed = await trader.run("transcript", "list", unlock=False)
                 assert listed["custodies"] == [], listed
