@@ -18,7 +18,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel library clean bench bench-stages bench-session mutate-circuits \
+.PHONY: help setup demo test lint wheel library clean bench bench-stages bench-session bench-strangers mutate-circuits \
         test-core test-circuits test-contracts test-python \
         fuzz test-memory test-valgrind test-sanitizer soak
 
@@ -33,6 +33,7 @@ help:
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     where the time of a transcript goes'
+	@echo 'make bench-strangers  a neighbour that asks for quotes while twelve strangers send nonsense'
 	@echo 'make bench-session    sessions under load beside QuickFIX, in one table; QUICK=1, ONLY=…'
 	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
@@ -170,6 +171,9 @@ bench-stages: build/core.stamp
 
 bench-session: build/core.stamp
 	@$(PY) benches/sessions.py $(if $(QUICK),--quick) $(if $(WRITE),--write) $(ONLY)
+
+bench-strangers: build/core.stamp
+	@$(PY) benches/strangers.py
 
 mutate-circuits: setup
 	node node/mutate.mjs

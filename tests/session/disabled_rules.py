@@ -385,7 +385,7 @@ def _asks_once(was: Any) -> Any:
 
 
 def _nothing_repeated(was: Any) -> Any:
-    return lambda self, now, *, repeated: was(self, now, repeated=False)
+    return lambda self, now, *, repeated, size: was(self, now, repeated=False, size=size)
 
 
 def _spent_for_good(self: _Bucket, cost: float, now: int) -> bool:

@@ -13,10 +13,18 @@ from trio.testing import MockClock
 from psymm._core import Frame, SecretKey, sign_frame
 from psymm.custody.notes import random_blinding
 from psymm.errors import AttemptEnded, PSymmError, SolverUnable
-from psymm.messages import Introduction, Logon, NoteRef, TermsDocument, encode
+from psymm.messages import (
+    Introduction,
+    Logon,
+    Message,
+    NoteRef,
+    TermsDocument,
+    decode_text,
+    encode,
+)
 from psymm.session.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
 from psymm.session.meeting import fresh_nonce, introduce, met
-from psymm.session.solver import FORGET_S, MESSAGE_BYTES
+from psymm.session.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S
 from psymm.session.trader import converse
 from psymm.session.transport import Socket
 from psymm.session.turn import State
@@ -192,3 +200,27 @@ async def test_a_trader_that_was_forgotten_before_its_notes_were_seen_begins_ane
 async def tolerant(stage: Scene) -> None:
     with suppress(AttemptEnded):
         await stage.client.run()
+
+
+async def test_a_stranger_s_nonsense_is_parsed_a_few_messages_at_a_time(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it comes back: each connection is worth NOISE_LIMIT messages, and PENALTY_S."""
+    parsed = 0
+
+    def counted(text: str) -> Message:
+        nonlocal parsed
+        parsed += 1
+        return decode_text(text)
+
+    monkeypatch.setattr("psymm.session.solver.decode_text", counted)
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        with trio.move_on_after(60):
+            while True:
+                with suppress(PSymmError):
+                    async with stage.dial() as socket:
+                        while True:
+                            await socket.send("{")
+                            await socket.receive()
+        assert 0 < parsed <= (60 / PENALTY_S + 1) * NOISE_LIMIT

@@ -89,6 +89,8 @@ MOST_LEFT: Final = 1024
 DISK_FLOOR: Final = 256 * 1024 * 1024
 MESSAGE_BYTES: Final = 64 * 1024
 """The longest message that is read of a stranger."""
+PENALTY_S: Final = 2.0
+"""How long a connection that was cut off for nonsense is left standing before it is closed."""
 MOST_CHALLENGES: Final = 4
 """Custodies that one connection may ask us about before it is one of their sessions."""
 
@@ -314,6 +316,9 @@ class SolverServer:
         except PSymmError as refused:
             self.refused(refused)
             await _refuse(socket, "session", str(refused), _reason_of(refused))
+            if isinstance(refused, PeerViolation):
+                # Unread and unanswered it keeps its place: who is cut off comes back no sooner.
+                await trio.sleep(PENALTY_S)
         except Exception as failed:
             log.exception("connection-failed", extra={"error": type(failed).__name__})
             # A bug that one peer found must not take the others down; it is named, not shown.
