@@ -139,6 +139,11 @@ class LedgerChain:
             self.tree.insert(commitment)
         self.block += 1
 
+    def occupy(self, commitment: bytes) -> None:
+        """Somebody deposits into exactly this commitment."""
+        self.insert(commitment)
+        self.facts.append(Fact(self.block, bytes([self.block % 256]) * 32, (), (commitment,)))
+
     def settle(self, settlement: Settlement) -> Mined:
         call = settlement.call
         at = self.spent.get(call.nullifiers[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -114,14 +115,14 @@ async def test_a_logout_while_collateral_is_verified_leaves_it_to_be_accepted_an
 ) -> None:
     """Else one Logout would strand what the trader has listed already."""
     async with scene(tmp_path) as stage:
-        verify = stage.solver.collateral.verify
+        fund = stage.solver.collateral.fund
         logged_out = trio.Event()
 
-        async def slow(*given: object) -> None:
+        async def slow(*given: Any) -> Any:
             await logged_out.wait()
-            await verify(*given)  # type: ignore[arg-type]
+            return await fund(*given)
 
-        stage.solver.collateral.verify = slow  # type: ignore[method-assign]
+        stage.solver.collateral.fund = slow  # type: ignore[method-assign]
         await stage.nursery.start(stage.server.run)
         await stage.nursery.start(stage.client.run)
         await stage.heard.state(State.VERIFYING)

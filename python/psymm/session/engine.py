@@ -45,6 +45,7 @@ from psymm.messages import (
     ChainFact,
     CheckpointRequest,
     CollateralResponse,
+    FactKind,
     Heartbeat,
     JournalStatus,
     Logon,
@@ -220,7 +221,7 @@ class Engine:
         }
         for entry in before:
             if entry.frame.lane == self.lane or entry.frame.seq not in void:
-                self.lifecycle.note(entry)
+                self.note(entry)
         for entry in self.record:
             theirs = entry.frame.lane == self.peer
             if theirs and arrive and self.holding.keeps(entry, self._now):
@@ -237,7 +238,7 @@ class Engine:
                 self._read(entry, self._judge(entry))
                 continue
             if not theirs or entry.frame.seq not in self._broken:
-                self.lifecycle.note(entry)
+                self.note(entry)
             if arrive:
                 for broken in self.ledger.arrived(entry):
                     self.rejects.owe(entry, broken)
@@ -565,6 +566,35 @@ class Engine:
         self._advance(now)
         return self._take()
 
+    def note(self, entry: Entry) -> None:
+        """How far the custody has come with a frame that is in effect, ours or theirs."""
+        self.lifecycle.note(entry)
+        said = entry.message
+        if (
+            isinstance(said, ChainFact)
+            and said.commitment is not None
+            and self.ledger.occupied(said.commitment)
+        ):
+            self.lifecycle.forget_output(said.commitment)
+
+    def output_occupied(self, fact: Fact, commitment: bytes, now: int) -> Turn:
+        """Our own chain has an output that a settlement would make: we cite it, and nothing that
+        would pay into it is alive any more."""
+        if not self.ledger.occupied(commitment):
+            self.rejects.owe_all(self.ledger.learn_fact(fact))
+            self.turn.facts.append(fact.to_json())
+        if self.may_sign(now):
+            said = ChainFact(
+                fact_kind=FactKind.INSERTED,
+                block_number=fact.block,
+                transaction_hash=fact.transaction,
+                commitment=commitment,
+            )
+            if self.ledger.refuses(self.lane, said, now) is None:
+                self.sign(said, now)
+        self._advance(now)
+        return self._take()
+
     def settlement_mined(self, mined: Mined, now: int) -> Turn:
         """The settlement is on chain: the rulebook learns it, and we cite it, which closes the
         custody. Where heads do not agree now, it is cited once they do."""
@@ -699,7 +729,7 @@ class Engine:
                 self._broken.add(entry.frame.seq)
                 return
             self.steps.bad_logon = LogonRefused(broken.detail, rule=broken.rule)
-        self.lifecycle.note(entry)
+        self.note(entry)
 
     def _again(self, frame: Frame, now: int) -> None:
         """A frame whose number is taken: the same again, or proof that its signer lies."""
@@ -839,7 +869,7 @@ class Engine:
     def adopt(self, entry: Entry) -> None:
         """A frame of our lane that we did not sign is on the record: it is our word."""
         self.holding.release_to(entry.frame.peer_seq, self._now)
-        self.lifecycle.note(entry)
+        self.note(entry)
         self.turn.entries.append(entry)
         self.turn.events.append(Adopted(entry))
         for broken in self.ledger.arrived(entry):
@@ -1076,7 +1106,7 @@ class Engine:
             now,
             covers=self.covers(now) if covers is None else covers,
         )
-        self.lifecycle.note(entry)
+        self.note(entry)
         self.turn.entries.append(entry)
         self.turn.sends.append(entry)
         self.turn.events.append(Signed(entry))

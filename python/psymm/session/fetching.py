@@ -40,6 +40,10 @@ class FetchingEngine(Ground, Protocol):
         """A frame of the peer is on the record."""
         ...
 
+    def note(self, entry: Entry) -> None:
+        """How far the custody has come with a frame that is in effect."""
+        ...
+
     def contradicts(self, frame: Frame, why: str) -> None:
         """A signed frame cannot follow what its lane holds."""
         ...
@@ -166,7 +170,7 @@ class Fetching:
             engine.arrived(entry, now)
             return
         engine.holding.release_to(entry.frame.peer_seq, now)
-        engine.lifecycle.note(entry)
+        engine.note(entry)
         self._ledger.arrived(entry)
 
     def _unfit(self, frame: Frame, bad: Exception, now: int) -> None:

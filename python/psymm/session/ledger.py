@@ -275,6 +275,13 @@ class RulebookLedger:
         self._ahead = None
         return rulings
 
+    def occupied(self, commitment: bytes) -> bool:
+        """See `Ledger.occupied`."""
+        facts = self._replay.facts
+        place = facts.inserted.get(commitment)
+        notes = self._replay.account.notes.values()
+        return place is not None and all(facts.spent.get(one.nullifier) != place for one in notes)
+
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
         """Know what one transaction did, or that our chain does not say what a frame cites."""
         place, known = Place(fact.block, fact.transaction), self._replay.facts

@@ -152,6 +152,12 @@ class Lifecycle:
         even where the record refused it, since the peer holds the signature all the same."""
         return [*self._offered, *([] if self.proposal is None else [self.proposal[2]])]
 
+    def forget_output(self, commitment: bytes) -> None:
+        """The tree has this commitment from elsewhere: what would make it is mined no more."""
+        if self.proposal is not None and _makes(self.proposal[2], commitment):
+            self.proposal = self.acceptance = None
+        self._offered = [one for one in self._offered if not _makes(one, commitment)]
+
     def expire(self, now: int) -> None:
         """What is past its deadline by now, nanoseconds, did not happen on chain."""
         if self.proposal is not None and now >= self.proposal[2].deadline * SECOND:
@@ -205,6 +211,10 @@ class Lifecycle:
             and record.head(SOLVER).peer_seq >= solvers_accepted_at
         )
         return self._accepted_by_both
+
+
+def _makes(proposal: Settlement, commitment: bytes) -> bool:
+    return commitment in (proposal.commitment0, proposal.commitment1)
 
 
 __all__ = ["NO_BUSINESS", "READ", "Lifecycle"]

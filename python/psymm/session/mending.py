@@ -97,6 +97,9 @@ class _Unruled:
     def ids(self) -> int:
         return 0
 
+    def occupied(self, commitment: bytes) -> bool:
+        return False
+
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
         return ()
 

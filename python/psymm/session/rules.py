@@ -61,6 +61,11 @@ class Ledger(CheckpointLedger, Protocol):
         that is not all: then nothing has arrived, and every frame left is to arrive again."""
         ...
 
+    def occupied(self, commitment: bytes) -> bool:
+        """Whether the chain is known to have this commitment by a transaction that spent nothing of
+        this custody: a settlement that would make it can be mined no more."""
+        ...
+
     def learn_fact(self, fact: Fact) -> Sequence[Violation]:
         """Know what one transaction did. Returns violations of frames that waited for it."""
         ...

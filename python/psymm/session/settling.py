@@ -30,7 +30,7 @@ import trio
 from psymm._core import JsonError, keccak256
 from psymm.chain.abi import ZERO_ADDRESS, checksummed
 from psymm.custody.errors import CustodyError, MoveFailed
-from psymm.custody.notes import Note
+from psymm.custody.notes import Note, commitment
 from psymm.custody.planning import CtcPlan, Output, deadline_after
 from psymm.custody.settlement import (
     Payee,
@@ -54,6 +54,7 @@ from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
     ChainFact,
+    FactKind,
     Heartbeat,
     SettlementAcceptance,
     SettlementKind,
@@ -104,8 +105,6 @@ class Settling:
         self._failed = failed
         self._willing = willing
         self._said: SettlementOutput | None = None
-        # Of this life. A key that was stolen may have named another on our lane.
-        self._named: set[bytes] = set()
         self._proposing = False
         self._answering = False
         self._consenting = False
@@ -347,7 +346,9 @@ class Settling:
             lambda: self._their_payee(payouts), "say where it wants to be paid"
         )
         ours = self._payee(lane)
-        if not isinstance(theirs, NamedPayee):
+        if isinstance(theirs, NamedPayee):
+            await self._check_free(self._output(theirs))
+        else:
             if not self._theirs_is_alive():
                 await self._name_payee(payouts[lane])
             return None
@@ -388,13 +389,14 @@ class Settling:
         return "proposes" if lane == TRADER else None
 
     async def _name_payee(self, amount: int) -> None:
-        """Have our payee for `amount` on the record, or in a text where we sign no frames."""
+        """Have our payee for `amount` on the record, or in a text where we sign no frames. One that
+        is there stays, since the peer may be signing for it; if a stolen key named it, our wallet
+        does not sign for what it cannot open."""
         end = self._end
         known = self._payee(end.lane)
-        if known is not None and known.amount == amount and known.inner in self._named:
+        if known is not None and known.amount == amount:
             return
         payee = await end.collateral.payee(self._terms.collateral.token, amount)
-        self._named.add(payee.inner)
         said = SettlementOutput(inner=payee.inner, memo=payee.memo, amount=amount)
         if end.engine.standing != "restored":
             await end.send(said)
@@ -496,6 +498,9 @@ class Settling:
         end, lane = self._end, self._end.lane
         if self._willing is not None and not await self._willing():
             raise SettlementRefused("not now")
+        theirs = self._payee(1 - lane)
+        if theirs is not None:
+            await self._check_free(self._output(theirs))
         account = self._account()
         if end.engine.state is not State.TRADING or not account.flat:
             raise SettlementRefused(
@@ -553,6 +558,7 @@ class Settling:
         )
         opening = end.opening
         settlement.check_signature(opening.chain_id, opening.contract, 1 - lane, said.signature)
+        await self._check_free(*settlement.call.commitments)
         own = await self._signed(settlement)
         await self._keep(settlement, "signed", {lane: own, 1 - lane: said.signature})
         return settlement, own
@@ -677,6 +683,29 @@ class Settling:
         return {**engine.notes, **engine.peer_notes}
 
     # --- parts ------------------------------------------------------------------------------
+
+    def _output(self, payee: NamedPayee) -> bytes:
+        """The commitment of the note that pays a payee."""
+        return commitment(payee.inner, self._terms.collateral.token, payee.amount)
+
+    async def _check_free(self, *outputs: bytes) -> None:
+        """A commitment has one life: a settlement whose output is in the tree could never be mined,
+        yet would freeze both sides until its deadline. So we sign nothing towards it, and cite what
+        our own chain says, which takes it off the record (`spec.md` 64). Raises SettlementRefused,
+        and what the chain raises where it does not answer."""
+        end = self._end
+        for one in outputs:
+            asked = ChainFact(
+                fact_kind=FactKind.INSERTED,
+                block_number=0,
+                transaction_hash=bytes(32),
+                commitment=one,
+            )
+            fact = (await end.collateral.look_up(asked)).fact
+            ours = {note.nullifier for note in self._notes().values()}
+            if fact is not None and not ours.intersection(fact.spent):
+                await end.flush(end.engine.output_occupied(fact, one, end.clock.now_ns()))
+                raise SettlementRefused("an output of it is in the tree already", commitment=one)
 
     async def _signed(self, settlement: Settlement) -> bytes:
         return await self._end.collateral.sign(settlement)

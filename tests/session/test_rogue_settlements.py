@@ -1,0 +1,253 @@
+"""Settlements that a rogue signs with its true keys: each is refused by name, freezes nothing, and
+keeps nobody from settling rightly (`spec.md` 64)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from rogue import sign_unchecked
+from session_scene import CHAIN_ID, PSYMM, SECOND, TOKEN, ChainCollateral, Scene, scene
+from trio.testing import MockClock
+
+from psymm.custody.notes import Note, random_blinding, sole_custody
+from psymm.custody.planning import deadline_after
+from psymm.custody.settlement import Payee, Settlement, propose_settlement
+from psymm.messages import (
+    AcceptedNote,
+    ChainFact,
+    CollAsgnRespType,
+    CollateralResponse,
+    Reject,
+    SettlementAcceptance,
+    SettlementOutput,
+)
+from psymm.messages import Settlement as ProposalMessage
+from psymm.rulebook import Lane
+from psymm.session.settling import Settling, _message_of
+from psymm.session.turn import State
+
+MEMO = bytes(256)
+
+
+@dataclass
+class Rogue:
+    """A solver that proposes by hand. ours, theirs: the payees on the record."""
+
+    stage: Scene
+    ours: Note
+    theirs: Payee
+
+    @property
+    def payouts(self) -> tuple[int, int]:
+        return self.stage.account(self.stage.far).payouts
+
+    def plan(
+        self,
+        payouts: tuple[int, int] | None = None,
+        theirs: Payee | None = None,
+        life_s: int = 1_800,
+    ) -> Settlement:
+        engine = self.stage.far.engine
+        return propose_settlement(
+            [*engine.notes.values(), *engine.peer_notes.values()],
+            (theirs or self.theirs, Payee(self.ours.inner, MEMO)),
+            payouts or self.payouts,
+            proposer=1,
+            deadline=deadline_after(self.stage.clock.now_ns() / SECOND, life_s),
+        )
+
+    async def signed(self, settlement: Settlement, **changes: Any) -> ProposalMessage:
+        message = settlement.call.message(CHAIN_ID, PSYMM)
+        said = _message_of(settlement, await self.stage.solver.wallet.sign_typed(message))
+        return replace(said, **changes)
+
+
+async def one_more(rogue: Rogue) -> ProposalMessage:
+    trader, solver = rogue.payouts
+    return await rogue.signed(rogue.plan((trader - 1, solver + 1)))
+
+
+async def one_more_unsaid(rogue: Rogue) -> ProposalMessage:
+    trader, solver = rogue.payouts
+    settlement = rogue.plan((trader - 1, solver + 1))
+    return await rogue.signed(settlement, trader_payout=trader, solver_payout=solver)
+
+
+async def all_to_itself(rogue: Rogue) -> ProposalMessage:
+    own = Note(sole_custody(rogue.stage.solver.wallet.public_key), TOKEN, 0, random_blinding())
+    return await rogue.signed(rogue.plan(theirs=Payee(own.inner, MEMO)))
+
+
+async def another_memo(rogue: Rogue) -> ProposalMessage:
+    """The trader would never find its note again."""
+    return await rogue.signed(rogue.plan(theirs=replace(rogue.theirs, memo=b"\x01" * 256)))
+
+
+async def unsigned(rogue: Rogue) -> ProposalMessage:
+    return await rogue.signed(rogue.plan(), signature=bytes(64) + b"\x1b")
+
+
+async def signed_by_the_trader(rogue: Rogue) -> ProposalMessage:
+    settlement = rogue.plan()
+    digest = settlement.call.message(CHAIN_ID, PSYMM)
+    return _message_of(settlement, await rogue.stage.trader.wallet.sign_typed(digest))
+
+
+async def in_a_year(rogue: Rogue) -> ProposalMessage:
+    return await rogue.signed(rogue.plan(life_s=365 * 86_400))
+
+
+async def with_a_payee_that_it_replaced(rogue: Rogue) -> ProposalMessage:
+    said = await rogue.signed(rogue.plan())
+    other = Note(sole_custody(rogue.stage.solver.wallet.public_key), TOKEN, 0, random_blinding())
+    await rogue.stage.far.send(
+        SettlementOutput(inner=other.inner, memo=MEMO, amount=rogue.payouts[1])
+    )
+    return said
+
+
+async def named(stage: Scene) -> Rogue:
+    """Both payees are on the record."""
+    own = Note(sole_custody(stage.solver.wallet.public_key), TOKEN, 0, random_blinding())
+    payouts = stage.account(stage.far).payouts
+    said = SettlementOutput(inner=own.inner, memo=MEMO, amount=payouts[1])
+    await stage.far.send(said)
+    answer = await stage.desk.listeners[0].message(SettlementOutput)
+    assert answer.amount == payouts[0]
+    return Rogue(stage, own, Payee(answer.inner, answer.memo))
+
+
+def honest_again(stage: Scene) -> None:
+    """The rogue's own session takes what it signed for an option; it thinks better of it."""
+    life = stage.far.engine.lifecycle
+    life.proposal = life.acceptance = None
+    life._offered.clear()
+    stage.far._take(stage.far.engine.proposal_expired(stage.clock.now_ns()))
+
+
+async def settles_at_once(stage: Scene, near: Settling) -> None:
+    honest_again(stage)
+    stage.settling(stage.far, stage.desk.listeners[0])
+    before = trio.current_time()
+    await near.settle()
+    assert trio.current_time() - before < 60, "no deadline is waited for"
+    assert len(stage.chain.spent) == 2
+    funds = stage.trader.collateral
+    assert isinstance(funds, ChainCollateral)
+    assert funds.worth() == 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("tamper", "rule"),
+    [
+        (one_more, "wrong-payout"),
+        (one_more_unsaid, "wrong-output"),
+        (all_to_itself, "wrong-output"),
+        (another_memo, "wrong-output"),
+        (unsigned, "wrong-signature"),
+        (signed_by_the_trader, "wrong-signature"),
+        (in_a_year, "wrong-deadline"),
+        (with_a_payee_that_it_replaced, "wrong-output"),
+    ],
+)
+async def test_a_proposal_that_is_not_what_the_record_gives_freezes_nothing(
+    tmp_path: Path, autojump_clock: MockClock, tamper: Callable[[Rogue], Any], rule: str
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        entry = sign_unchecked(stage.far, await tamper(await named(stage)))
+        reject = await stage.desk.listeners[0].message(Reject)
+        assert (reject.ref_seq_num, reject.violation) == (entry.frame.seq, rule)
+        await trio.sleep(5)
+        assert stage.near.engine.state is State.TRADING
+        assert stage.account(stage.near).settlement is None
+        assert not any(
+            isinstance(each.message, SettlementAcceptance) for each in stage.near.engine.record
+        )
+        await settles_at_once(stage, near)
+
+
+@pytest.mark.parametrize("moment", ["before it is named", "before it is proposed", "once signed"])
+async def test_an_output_that_is_in_the_tree_already_freezes_nothing(
+    tmp_path: Path, autojump_clock: MockClock, moment: str
+) -> None:
+    """A commitment has one life, so such a settlement could never be mined."""
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        near, _ = stage.settling(stage.near, stage.heard)
+        if moment == "before it is named":
+            worth = stage.account(stage.far).payouts[1]
+            own = Note(
+                sole_custody(stage.solver.wallet.public_key), TOKEN, worth, random_blinding()
+            )
+            stage.chain.occupy(own.commitment)
+            await stage.far.send(SettlementOutput(inner=own.inner, memo=MEMO, amount=worth))
+            await stage.desk.listeners[0].message(ChainFact)
+            await trio.sleep(5)
+            assert stage.account(stage.far).solver_payee is None
+        else:
+            rogue = await named(stage)
+            settlement = rogue.plan()
+            outputs = {one.inner: one.commitment(TOKEN) for one in settlement.plan.outputs}
+            if moment == "before it is proposed":
+                stage.chain.occupy(outputs[rogue.ours.inner])
+            sign_unchecked(stage.far, await rogue.signed(settlement))
+            if moment == "once signed":
+                await stage.desk.listeners[0].message(SettlementAcceptance)
+                stage.chain.occupy(outputs[rogue.ours.inner])
+                await trio.sleep(5)
+                # Our signature is out, but can do nothing: whoever sees it may say so.
+                (fact,) = stage.chain.facts
+                commitment = outputs[rogue.ours.inner]
+                end = stage.near
+                end._take(end.engine.output_occupied(fact, commitment, end.clock.now_ns()))
+            await stage.desk.listeners[0].message(ChainFact)
+        await trio.sleep(5)
+        assert stage.near.engine.state is State.TRADING
+        assert not stage.near.engine.options
+        assert stage.account(stage.near).settlement is None
+        await settles_at_once(stage, near)
+
+
+@pytest.mark.parametrize("wrong", [{"amount": 1}, {"amount": 2**127}, {"token": b"\x01" * 20}])
+async def test_an_acceptance_that_misstates_our_note_opens_nothing_and_a_right_one_does(
+    tmp_path: Path, autojump_clock: MockClock, wrong: dict[str, Any]
+) -> None:
+    async with scene(tmp_path) as stage:
+        asked = trio.Event()
+
+        async def never(*_: object) -> list[Note]:
+            asked.set()
+            await trio.sleep_forever()
+            raise AssertionError
+
+        stage.solver.collateral.fund = never  # type: ignore[method-assign]
+        await stage.nursery.start(stage.server.run)
+        await stage.nursery.start(stage.client.run)
+        await asked.wait()
+        (note,) = stage.near.engine.notes.values()
+        right = {"token": bytes.fromhex(note.token[2:]), "amount": note.amount}
+
+        def accepts(name: str, **holds: Any) -> CollateralResponse:
+            return CollateralResponse(
+                coll_resp_id=name,
+                coll_asgn_resp_type=CollAsgnRespType.ACCEPTED,
+                commitments=(AcceptedNote(commitment=note.commitment, **(right | holds)),),
+            )
+
+        entry = sign_unchecked(stage.far, accepts("lie", **wrong))
+        reject = await stage.desk.listeners[0].message(Reject)
+        assert reject.ref_seq_num == entry.frame.seq
+        assert reject.violation in ("note-misstated", "note-wrong-token")
+        await trio.sleep(2)
+        assert stage.account(stage.near).collateral(Lane.TRADER) == 0
+        assert stage.near.engine.state is State.VERIFYING
+        sign_unchecked(stage.far, accepts("truth"))
+        await trio.sleep(2)
+        assert stage.account(stage.near).collateral(Lane.TRADER) == note.amount
