@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from session_scene import Listener, Scene, proven, scene
+from session_scene import Listener, Scene, Wire, proven, scene
 from trio.testing import MockClock, memory_stream_pair
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
@@ -288,3 +288,25 @@ async def test_a_trader_that_lost_its_end_takes_over_from_the_half_open_one(
             await trio.sleep(1)
             assert first.gone.is_set()
             assert stage.far.attached
+
+
+async def test_a_frame_that_is_replayed_before_a_resume_ends_no_attempt(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        old = next(each for each in stage.wires[-1].sent if isinstance(each, bytes))
+        send = Wire.send
+
+        async def replay(wire: Wire, message: str | bytes) -> None:
+            if not wire.sent:
+                await wire.inner.send(old)
+            await send(wire, message)
+
+        with monkeypatch.context() as replaying:
+            replaying.setattr(Wire, "send", replay)
+            await stage.wires[-1].inner.aclose()
+            await trio.sleep(2)
+            assert len(stage.wires) > 1
+        await trio.sleep(30)
+        assert stage.near.engine.synced
