@@ -75,6 +75,7 @@ async def test_two_dealers_trade_and_settle_on_a_real_chain(
         async with connect(trader, ranking.best, collateral=2_000) as session:
             quote = await session.request_quote("BTC-USD", "0.02", BUY)
             assert (await (await session.order(BUY, "BTC-USD", "0.02", quote=quote)).result()).fills
+            await session.log_out("done for today")  # `spec.md` 63: it locks nothing
             (held,) = session.positions
             order = await session.close(held, price=50510)
             assert (await order.result()).status == "filled"
