@@ -52,6 +52,7 @@ from psymm.messages.record import (
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
+    SettlementOutput,
 )
 from psymm.messages.wire import Message
 
@@ -201,6 +202,11 @@ def _parts(message: Message, lane: int, at_ns: int, decimals: int) -> Iterable[s
                 f"account {_short(message.account_hash)} after solver {message.solver_seq}, "
                 f"which covers trader {message.trader_seq}",
             )
+        case SettlementOutput():
+            whose = (
+                "the other side's payee, as its wallet signed it" if message.signature else "payee"
+            )
+            return (f"names {whose} for {_tokens(message.amount, decimals)}",)
         case Settlement():
             return _settlement(message, at_ns, decimals)
         case SettlementAcceptance():

@@ -27,6 +27,7 @@ from psymm.messages import (
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
+    SettlementOutput,
 )
 from psymm.session.budget import SECOND
 from psymm.session.turn import State
@@ -53,6 +54,7 @@ NO_BUSINESS: Final = (
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
+    SettlementOutput,
 )
 """What neither asks, offers nor changes anything between the two sides."""
 

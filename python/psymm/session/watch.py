@@ -22,6 +22,7 @@ from psymm.messages import (
     SessionKeyChange,
     Settlement,
     SettlementAcceptance,
+    SettlementOutput,
 )
 from psymm.rulebook.violation import CATALOGUE
 from psymm.session.clock import Clock
@@ -104,6 +105,7 @@ _SAID: Final[Mapping[type, str]] = {
     Checkpoint: "checkpoint",
     SessionKeyChange: "key-changed",
     Logout: "logout",
+    SettlementOutput: "payee-named",
     Settlement: "settlement-proposed",
     SettlementAcceptance: "settlement-accepted",
     ChainFact: "settlement-cited",
