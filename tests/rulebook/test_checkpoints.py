@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rulebook_scene import (
     MS,
@@ -248,10 +248,10 @@ def test_a_reject_of_a_right_checkpoint_is_a_fault_at_once(scene: Scene) -> None
     assert faults(scene) == [(Lane.SOLVER, "checkpoint-refused")]
 
 
-def test_a_reject_of_a_wrong_checkpoint_is_none(scene: Scene) -> None:
+def test_a_wrong_checkpoint_is_void_and_rejecting_it_is_no_refusal(scene: Scene) -> None:
     assert scene.solver(replace(right(scene), account_hash=bytes(32))) is not None
     scene.trade(Reject(ref_seq_num=scene.account.solver_seq, violation="wrong-checkpoint"))
-    assert faults(scene) == [(Lane.SOLVER, "wrong-checkpoint")]
+    assert faults(scene) == []
 
 
 def test_an_offer_can_be_answered_however_late_and_the_refusal_stays_until_the_next(
@@ -355,6 +355,7 @@ def since(account: Account, seen: Iterable[WrittenFrame]) -> list[WrittenFrame]:
 
 @settings(max_examples=RUNS, deadline=None)
 @given(seed=st.integers(0, 2**64 - 1))
+@example(seed=1613)  # a UCP signed before the checkpoint's, out of place and rejected after it
 def test_a_replay_from_a_checkpoint_is_the_replay_of_the_whole_history(seed: int) -> None:
     """At whatever frame it was made, with frames of both lanes in flight, some of them late."""
     checkpoints_in(seed)

@@ -328,7 +328,10 @@ class Replay:
                 if event.entry.lane is Lane.SOLVER:
                     if event.entry.seq > entry.peer_seq:
                         break
-                    if event.first is not None and _rejects(entry, event.entry.seq):
+                    # A UCP out of place is void and no fault (``spec.md`` 28): a replay that begins
+                    # at a checkpoint does not have what one from before it named.
+                    placed = not isinstance(event.entry.message, Checkpoint)
+                    if placed and event.first is not None and _rejects(entry, event.entry.seq):
                         faults = (*faults, Fault(event.entry.seq, event.first))
                     legal = self._legal_time(event.entry, entry.sending_time)
                     if legal != event.legal_time != NO_TIME:
