@@ -42,6 +42,8 @@ from psymm.terms import NANOSECONDS, Limits, Terms
 
 T_NS = 10 * NANOSECONDS
 RUNS = int(os.environ.get("PSYMM_RULEBOOK_RUNS", "60"))
+STEPS = {True: [2, 10, 4, 0, 1], False: [2, 8, 4, 3, 1]}
+"""How often the clock moves on by each step."""
 
 
 @pytest.fixture
@@ -290,6 +292,37 @@ def test_a_frame_found_late_is_not_named_by_an_account_that_others_were_ruled_on
 # --- a history that begins there ----------------------------------------------------------------
 
 
+def test_a_frame_void_by_the_date_of_one_before_it_is_not_behind_a_checkpoint(
+    scene: Scene,
+) -> None:
+    """An order dated back to before what it says that it covers is void (``spec.md`` 66). A replay
+    that begins at a checkpoint between the two would not know that date, and have the order."""
+    back = scene.now + MS
+    scene.trader(Heartbeat(), at=back)
+    now = back + 5 * NANOSECONDS
+    assert scene.solver(quote("q", now + 60 * NANOSECONDS), at=now) is None
+    named = scene.account.solver_seq
+    scene.trader(limit("o"), at=back)
+    scene.trader(Heartbeat(), at=now)
+    void, _ = scene.cover()
+    assert void.violation is not None
+    assert void.violation.name == "covers-ahead"
+    assert offer(scene.account, scene.replay.named) is None
+    at = scene.replay.named.account
+    assert at is not None
+    assert at.solver_seq == named
+    said = Checkpoint(account_hash=at.hash, solver_seq=named, trader_seq=at.trader_seq)
+    assert scene.solver(said) is None
+    scene.trade(said)
+    assert scene.account.checkpoint is None
+    account = agreed(scene)
+    begun = Replay.at_checkpoint(OPENING, scene.terms, restored(account))
+    for frame in since(account, scene.frames):
+        begun, _ = begun.step(frame)
+    assert begun.account.hash == scene.account.hash
+    assert not len(begun.account.orders)
+
+
 def restored(account: Account, terms: Terms | None = None) -> Account:
     return restore(account.document(), terms or account.terms, account.hash)
 
@@ -361,9 +394,28 @@ def test_a_replay_from_a_checkpoint_is_the_replay_of_the_whole_history(seed: int
     checkpoints_in(seed)
 
 
-def checkpoints_in(seed: int) -> int:
+@settings(max_examples=RUNS, deadline=None)
+@given(seed=st.integers(0, 2**64 - 1))
+def test_it_is_so_too_where_dates_and_covers_are_false(seed: int) -> None:
+    checkpoints_in(seed, honest=False)
+
+
+def checkpoints_in(seed: int, *, honest: bool = True) -> int:
     """Plays a history and begins anew at each of its checkpoints; how many there were."""
     rng = Random(seed)
+    stated = [0, 0]
+
+    def send(me: Talker, said: Message | bytes, covers: int | None = None) -> None:
+        """Dated and covering truly, or in any way that a transcript takes."""
+        at, head = now, me.replay.heads[me.lane.other]
+        if not honest and rng.randint(0, 2) == 0:
+            ahead = rng.randint(-5, 3) * NANOSECONDS
+            at = rng.choice([me.last, (me.last + now) // 2, now + ahead])
+        if not honest and covers is None and rng.randint(0, 4) == 0:
+            covers = rng.randint(stated[me.lane], head)
+        stated[me.lane] = max(stated[me.lane], head if covers is None else covers)
+        me.send(said, at, stated[me.lane])
+
     trader, solver = Talker(Lane.TRADER), Talker(Lane.SOLVER)
     now = START
     points: list[tuple[Account, Account]] = []
@@ -376,25 +428,40 @@ def checkpoints_in(seed: int) -> int:
     trader.send(accepts(SOLVER_NOTE, name="b"), now)
     deliver(trader, solver)
     for _ in range(rng.randint(20, 150)):
-        now += rng.choices([0, MS, 500 * MS, 11 * NANOSECONDS], [2, 10, 4, 1])[0]
-        match rng.choice([*EVENTS, "cp", "cp", "cp", "cp"]):
+        now += rng.choices([0, MS, 500 * MS, 3 * NANOSECONDS, 11 * NANOSECONDS], STEPS[honest])[0]
+        match rng.choice([*EVENTS, *["cp"] * 4, *([] if honest else ["void"] * 2)]):
             case "t":
-                trader.send(traders_idea(rng, trader, now), now)
+                send(trader, traders_idea(rng, trader, now))
             case "s":
-                solver.send(solvers_idea(rng, solver, now), now)
+                send(solver, solvers_idea(rng, solver, now))
             case ">":
                 deliver(trader, solver)
             case "<":
                 deliver(solver, trader)
             case "T":
-                trader.send(Heartbeat(), now)
+                send(trader, Heartbeat())
             case "S":
-                solver.send(Heartbeat(), now)
+                send(solver, Heartbeat())
+            case "void":  # an order dated before what it covers, and an offer of what lies between
+                now += 3 * NANOSECONDS
+                send(solver, solvers_idea(rng, solver, now))
+                while trader.outbox or solver.outbox:
+                    deliver(trader, solver)
+                    deliver(solver, trader)
+                trader.send(traders_idea(rng, trader, now), trader.last)
+                trader.send(Heartbeat(), now)
+                stated[Lane.TRADER] = trader.replay.heads[Lane.SOLVER]
+                while trader.outbox:
+                    deliver(trader, solver)
+                said = solver.idea(rng)
+                if said is not None:
+                    send(solver, *said)
+                deliver(solver, trader)
             case "cp":
                 me = rng.choice([trader, solver])
                 found = me.idea(rng)
                 if found is not None:
-                    me.send(found[0], now, found[1])
+                    send(me, *found)
         account = solver.replay.agreed
         if account is not None and (not points or points[-1][0] is not account):
             points.append((account, solver.replay.account))
@@ -430,6 +497,7 @@ def checkpoints_in(seed: int) -> int:
 
 def test_such_histories_have_checkpoints() -> None:
     assert sum(checkpoints_in(seed) for seed in range(20)) >= 5
+    assert sum(checkpoints_in(seed, honest=False) for seed in range(20)) >= 5
 
 
 # --- bytes of an account ------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from psymm.terms import Terms
 class Named:
     """The account that an offer may name here. ``account`` is None where it lies before the
     checkpoint that a replay began at, so that nothing named can be in force any more. ``firm``:
-    no frame after it was ruled before it was final."""
+    no frame after it was ruled before it was final, or by the date of one before it."""
 
     account: Account | None
     firm: bool

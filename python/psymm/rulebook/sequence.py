@@ -27,7 +27,7 @@ A checkpoint names the account after the last solver frame that the trader cover
 ``Replay.at_checkpoint`` goes on from there, and gives what the whole history gives: nothing of
 checkpoints changes between the frame that is named and the UCP that names it (``Account`` holds
 all of their state, and ``checkpoint.agree`` refuses else), and no frame after the one named was
-ever ruled on an account that turned out not to be (``Named.firm``).
+ever ruled on an account that turned out not to be, or by a date in front of it (``Named.firm``).
 """
 
 from __future__ import annotations
@@ -385,7 +385,8 @@ class Replay:
         shaken_to: int,
     ) -> list[tuple[Named, bool]]:
         """See ``_decide``. An account is firm for a trader frame if nothing after it was ruled
-        before a late frame in front of that was found."""
+        before a late frame in front of that was found, and no frame after it says that it covers
+        what it cannot have seen: a replay that begins there has not the dates to know it by."""
         decided: list[tuple[Named, bool]] = []
         named, covers, found = self.named, self._trader_covers, 0
         last_late = max((n for n, first in enumerate(late) if first >= 0), default=-1)
@@ -395,6 +396,8 @@ class Replay:
             if entry.peer_seq > covers:
                 covers, end = entry.peer_seq, covered[n]
                 firm = shaken_to <= end and found < (1 if end < len(events) else 2)
+                between = (*(event.entry for event in events[end:]), *entries[:n])
+                firm = firm and not any(one.unseen for one in between if one.lane is Lane.TRADER)
                 named = self._named(covers, events, account, end, firm=firm)
             decided.append((named, last_late > n))
         return decided
