@@ -68,3 +68,13 @@ async def test_a_registry_of_ten_thousand_is_not_read_to_its_end() -> None:
     assert registry.reads <= 6
     assert 100 <= len(found) <= 500
     assert {party.account for party in parties[:100]} <= {one.account for one in found}
+
+
+async def test_a_registry_of_impossible_length_is_read_all_the_same() -> None:
+    class Endless(Paged):
+        async def _read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
+            return 1 << 255 if name == "count" else await super()._read(name, *values, block=block)
+
+    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)]
+    found = await Endless(parties).candidates(Role.RELAYER)
+    assert len(found) == 100

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
 import trio
 
-from psymm.chain.errors import BadReply, ChainDown, RpcError, RpcTimeout, WrongChain
-from psymm.chain.rpc import Rpc
+from psymm.chain.errors import (
+    BadReply,
+    ChainDown,
+    ReplyTooLong,
+    RpcError,
+    RpcTimeout,
+    WrongChain,
+)
+from psymm.chain.rpc import MAX_REPLY_BYTES, Rpc
 
 Answer = Callable[[object], bytes | None]
 
@@ -177,3 +186,53 @@ async def test_a_batch_with_an_answer_too_few_or_too_many_is_refused() -> None:
         async with node(lie) as (url, _), Rpc(url, read_attempts=1) as rpc:
             with pytest.raises(BadReply):
                 await rpc.batch([("eth_chainId", []), ("eth_blockNumber", [])])
+
+
+@asynccontextmanager
+async def raw_node(head: bytes, body: bytes, times: int = 1) -> AsyncIterator[str]:
+    """An HTTP server that answers anything with a head and `times` a body; its address."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n" + head + b"\r\n")
+                for _ in range(times):
+                    await stream.send_all(body)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_of_any_length_costs_a_bounded_part_of_it() -> None:
+    # As many lists as fit: parsed, each takes some thirty times its two bytes.
+    async with (
+        raw_node(b"", b'{"jsonrpc":"2.0","id":1,"result":[' + b"[]," * 350_000, 200) as url,
+        Rpc(url) as rpc,
+    ):
+        with pytest.raises(ReplyTooLong, match=str(MAX_REPLY_BYTES)):
+            await rpc.block_number()
+
+
+async def test_an_answer_that_unpacks_into_the_whole_memory_is_not_unpacked() -> None:
+    bomb = bytes(64 * 1024 * 1024)
+    for _ in range(2):
+        bomb = gzip.compress(bomb)
+    head = b"content-encoding: gzip, gzip\r\ncontent-length: %d\r\n" % len(bomb)
+    async with raw_node(head, bomb) as url, Rpc(url) as rpc:
+        tracemalloc.start()
+        try:
+            with pytest.raises(BadReply, match="compressed"):
+                await rpc.block_number()
+            assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("head", [1 << 63, (1 << 256) - 1])
+async def test_a_block_that_no_chain_has_is_no_head(head: int) -> None:
+    async with node(result(hex(head))) as (url, _), Rpc(url) as rpc:
+        with pytest.raises(BadReply, match="no chain has such a block"):
+            await rpc.block_number()

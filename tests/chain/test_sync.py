@@ -14,7 +14,7 @@ from psymm.chain.artifacts import artifact
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import Devnet
-from psymm.chain.errors import LyingNode, NotSynchronised
+from psymm.chain.errors import BadReply, LyingNode, NotSynchronised, ReplyTooLong
 from psymm.chain.rpc import Rpc
 from psymm.chain.sync import TreeCorrupt, open_tree
 from psymm.chain.transactions import Chain
@@ -244,3 +244,52 @@ async def test_a_damaged_file_or_anothers_is_refused(world: World, tmp_path: Pat
     await tree.aclose()
     with pytest.raises(TreeCorrupt):
         await open_tree(Pool(world.devnet.chain, world.deployment.registry), 1, path=path)
+
+
+def head_of_no_chain(method: str, answer: Any) -> Any:
+    return hex(1 << 200) if method == "eth_blockNumber" else answer
+
+
+def time_of_no_chain(method: str, answer: Any) -> Any:
+    return {**answer, "timestamp": "0x" + "f" * 64} if method == "eth_getBlockByNumber" else answer
+
+
+def other_block(method: str, answer: Any) -> Any:
+    return {**answer, "number": "0x0"} if method == "eth_getBlockByNumber" else answer
+
+
+def bare_log(method: str, answer: Any) -> Any:
+    return [{**one, "topics": []} for one in answer] if method == "eth_getLogs" else answer
+
+
+@pytest.mark.parametrize("lie", [head_of_no_chain, time_of_no_chain, other_block, bare_log])
+async def test_a_block_or_log_that_cannot_be_is_refused_by_name(world: World, lie: Any) -> None:
+    await world.deposit()
+    async with Liar(world.devnet.url, lie) as rpc:
+        tree = await world.tree(pool=Pool(Chain(rpc, 31337), world.pool.address))
+        with pytest.raises(BadReply):
+            await tree.advance()
+        assert len(tree) == 0
+        await tree.aclose()
+
+
+async def test_more_logs_than_one_answer_may_have_are_asked_for_in_smaller_ranges(
+    world: World,
+) -> None:
+    for _ in range(3):
+        await world.deposit()
+
+    class Terse(Rpc):
+        """A node whose answers to ranges of more than one block are too long."""
+
+        async def call(self, method: str, *params: Any) -> Any:
+            answer = await super().call(method, *params)
+            if method == "eth_getLogs" and params[0]["fromBlock"] != params[0]["toBlock"]:
+                raise ReplyTooLong(self.endpoint, method, "on purpose")
+            return answer
+
+    async with Terse(world.devnet.url) as rpc:
+        tree = await world.tree(pool=Pool(Chain(rpc, 31337), world.pool.address))
+        await tree.advance()
+        assert len(tree) == 3
+        await tree.aclose()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
 from eth_account import Account
@@ -24,6 +27,7 @@ from psymm.chain.errors import (
     WalletWithoutGas,
     WrongChain,
 )
+from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Fees, Prepared, _unsigned
 from psymm.wallet import KeyWallet
 
@@ -190,6 +194,63 @@ async def test_nothing_is_signed_for_another_chain(devnet: Devnet) -> None:
     with pytest.raises(WrongChain):
         await elsewhere.transact(signer, payer.address, b"")
     assert not signer.asked
+
+
+@pytest.mark.parametrize(
+    ("method", "lie"),
+    [
+        ("eth_maxPriorityFeePerGas", lambda _: hex(101 * 10**9)),
+        ("eth_maxPriorityFeePerGas", lambda _: hex(10**15)),
+        ("eth_getBlockByNumber", lambda block: {**block, "baseFeePerGas": hex(10**15)}),
+    ],
+)
+async def test_fees_that_a_node_makes_up_are_neither_signed_nor_paid(
+    devnet: Devnet, method: str, lie: Callable[[Any], Any]
+) -> None:
+    payer = await devnet.new_account()
+    asked: list[bytes] = []
+
+    class Watched:
+        address = payer.address
+
+        def sign_digest(self, digest: bytes) -> bytes:
+            asked.append(digest)
+            return payer.sign_digest(digest)
+
+    class Dear(Rpc):
+        async def call(self, name: str, *params: object) -> Any:
+            answer = await super().call(name, *params)
+            return lie(answer) if name == method else answer
+
+    async with Dear(devnet.url) as rpc:
+        with pytest.raises(BadReply, match="wei a gas"):
+            await Chain(rpc, 31337).transact(Watched(), payer.address, b"")
+        assert not asked
+        dear = Chain(rpc, 31337, most_tip_wei=1 << 60, most_fee_wei=1 << 60)
+        assert (await dear.fees()).max_wei > 100 * 10**9
+
+
+@pytest.mark.parametrize("hash_", [5, None, [], {}, "0x" + "11" * 32])
+async def test_a_receipt_of_something_else_is_refused_by_name(
+    devnet: Devnet, hash_: object
+) -> None:
+    payer = await devnet.new_account()
+    mined = await devnet.chain.transact(payer, payer.address, b"")
+
+    class Other(Rpc):
+        async def call(self, name: str, *params: object) -> Any:
+            answer = await super().call(name, *params)
+            return {**answer, "transactionHash": hash_}
+
+    async with Other(devnet.url) as rpc:
+        with pytest.raises(BadReply, match="another transaction"):
+            await Chain(rpc, 31337).receipt(mined.tx_hash)
+
+
+def test_a_refusals_reason_is_short_however_long_the_node_makes_it() -> None:
+    refused = Reverted("the call", "Error", {"reason": "x" * 10**6, "amount": 7})
+    assert len(str(refused)) < 1_000
+    assert refused.values["amount"] == 7
 
 
 async def test_a_key_service_signs_through_a_coroutine(devnet: Devnet) -> None:

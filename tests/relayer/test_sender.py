@@ -12,7 +12,10 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from psymm.chain.contracts import Token
+from psymm.chain.errors import Reverted, TransactionPending
 from psymm.chain.registry import Party, Role
+from psymm.chain.rpc import Rpc
+from psymm.chain.transactions import Chain, Prepared
 from psymm.custody.sending import DirectSender
 from psymm.relayer.errors import NoRelayer, RelayerDead, RelayerLied, TokenRefused
 from psymm.relayer.sender import RelayerSender
@@ -188,17 +191,34 @@ async def test_fees_above_the_limit_are_not_paid_and_the_cheapest_comes_first(
     assert [quote.relayer for quote in quotes] == [cheap.wallet.address, fair.wallet.address]
 
 
+async def another_move(world: World) -> str:
+    """The hash of a true transaction that has nothing to do with any move."""
+    other = await Token(world.chain, world.token).approve(
+        await world.wallet(), world.pool.address, 1
+    )
+    return other[0].tx_hash
+
+
+async def one_that_failed(world: World) -> str:
+    """The hash of a transaction that was mined and refused."""
+    payer = await world.wallet()
+    data = world.pool.deposit_data(world.token, 0, b"\x01" * 32, bytes(256))
+    fees = await world.chain.fees()
+    plan = Prepared(payer.address, world.pool.address, data, 0, 300_000, fees)
+    sent = await world.chain.send(payer, plan)
+    with pytest.raises(Reverted):
+        await world.chain.wait(sent)
+    return sent.tx_hash
+
+
 @pytest.mark.proofs
+@pytest.mark.parametrize("claimed", [another_move, one_that_failed])
 async def test_a_lie_about_a_mined_call_is_found_out_and_another_relayer_does_it(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, claimed: Callable[[World], Awaitable[str]]
 ) -> None:
     async with rich_vault(world) as vault:
-        # A true transaction, and not this move.
-        other = await Token(world.chain, world.token).approve(
-            await world.wallet(), world.pool.address, 1
-        )
         liar = await entry(world, "")
-        claim = Progress("mined", other[0].tx_hash, other[0].block, 1)
+        claim = Progress("mined", await claimed(world), 1, 1)
         async with (
             acting(says(offers(world, liar.account), claim)) as endpoint,
             running_relayer(world, tmp_path / "r.db", fee=2 * FEE) as honest,
@@ -216,11 +236,12 @@ async def test_a_lie_about_a_mined_call_is_found_out_and_another_relayer_does_it
             sender = RelayerSender(world.pool, only(*parties), order="cheapest")
             assert (await sender.terms("cta", world.token)).relayer == liar.account
             recipient = "0x" + "71" * 20
+            paid = await Token(world.chain, world.token).balance(recipient)
             moved = await vault.withdraw(world.token, 10**8, recipient, sender.senders())
             assert moved.receipt is not None
             assert moved.receipt.sender == honest.wallet.address
             assert (await sender.terms("cta", world.token)).relayer == honest.wallet.address
-    assert await Token(world.chain, world.token).balance(recipient) == 10**8 - 2 * FEE
+    assert await Token(world.chain, world.token).balance(recipient) == paid + 10**8 - 2 * FEE
 
 
 @pytest.mark.proofs
@@ -298,3 +319,25 @@ async def test_a_relayer_that_waits_for_less_depth_than_the_caller_is_no_liar(
             assert await world.chain.rpc.block_number() - receipt.block + 1 >= 3
             nursery.cancel_scope.cancel()
         assert (await sender.terms("cta", world.token)).relayer == honest.wallet.address
+
+
+@pytest.mark.proofs
+async def test_a_chain_that_stands_still_is_not_waited_for_without_end(world: World) -> None:
+    class Still(Rpc):
+        async def block_number(self) -> int:
+            return 1
+
+    async with rich_vault(world) as vault, Still(world.place.url) as rpc:
+        fair = await world.wallet()
+        call = await finished_withdrawal(world, vault, fair.address, "0x" + "b1" * 20)
+        mined = await world.pool.send_move(fair, call)
+        behaviour = says(offers(world, fair.address), Progress("mined", mined.tx_hash, 1, 1))
+        async with acting(behaviour) as endpoint:
+            party = Party(fair.address, Role.RELAYER, endpoint, fair.public_key, 0)
+            sender = RelayerSender(
+                world.place.deployment.pool(Chain(rpc, CHAIN_ID, poll_s=0.05)),
+                only(party),
+                mined_timeout_s=1.0,
+            )
+            with trio.fail_after(300), pytest.raises(TransactionPending):
+                await sender.send("cta", call)

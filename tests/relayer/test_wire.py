@@ -180,3 +180,13 @@ def test_two_calls_are_the_same_if_only_proof_and_root_differ() -> None:
 def test_a_call_uses_up_its_nullifiers_and_its_commitments() -> None:
     assert marks(ctc()) == [word(2), word(3), word(4), word(5)]
     assert marks(cta()) == [word(2), word(3), word(4)]
+
+
+def test_what_a_refusal_names_is_short() -> None:
+    """It goes to logs and to a person's terminal."""
+    values = {"x" * 30_000: "y", "z" * 32: "y" * 30_000}
+    error = {"code": "busy", "message": "m" * 30_000, "values": values}
+    with pytest.raises(Refusal) as refused:
+        decode_progress(json.dumps({"id": "1", "error": error}), "1")
+    assert list(refused.value.values) == ["z" * 32]
+    assert len(str(refused.value)) < 1_000

@@ -8,9 +8,11 @@ their customers' keys there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from psymm.errors import PSymmError
+
+_CLIP: Final = 200
 
 
 class ChainError(PSymmError):
@@ -57,6 +59,12 @@ class BadReply(ChainError):
         super().__init__(endpoint=endpoint, method=method, reason=reason)
 
 
+class ReplyTooLong(BadReply):
+    """The node's answer is longer than any that is asked for."""
+
+    code = "chain-reply-too-long"
+
+
 class RpcError(ChainError):
     """The node refused a request: JSON-RPC's error object in ``number``, ``message``, ``data``."""
 
@@ -96,11 +104,12 @@ class Reverted(ChainError):
         self.doing = doing
         self.error = error
         self.data = data
-        super().__init__(
-            f"{doing} was refused by the contract with {error}",
-            **{key: _clipped(value) for key, value in values.items()},
-        )
-        self.values = dict(values)
+        super().__init__(f"{doing} was refused by the contract with {error}")
+        # A node may give megabytes for a reason; numbers and short values stay what they are.
+        self.values = {
+            key: _clipped(value) if len(str(value)) > _CLIP else value
+            for key, value in values.items()
+        }
 
 
 class OutOfGas(ChainError):
@@ -294,4 +303,4 @@ class NotSynchronised(ChainError):
 
 def _clipped(value: object) -> str:
     text = "0x" + value.hex() if isinstance(value, bytes) else str(value)
-    return text if len(text) <= 200 else text[:199] + "…"
+    return text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"

@@ -24,6 +24,8 @@ from psymm.wallet import TypedMessage
 
 _PAGE: Final = 100
 _PAGES: Final = 4
+_MOST_ENTRIES: Final = 1 << 32
+"""More than any chain has paid for, whatever a node says."""
 """Pages that are read at random beside the first."""
 _KNOWN: Final = 64
 """Accounts that served before and are looked up one by one."""
@@ -156,7 +158,7 @@ class Registry:
         first.
         """
         block = (await self.chain.block()).hash
-        count = int(await self._read("count", int(role), block=block))
+        count = min(int(await self._read("count", int(role), block=block)), _MOST_ENTRIES)
         pages = range(-(-count // _PAGE))
         chosen = pages[:1], secrets.SystemRandom().sample(pages[1:], min(_PAGES, len(pages[1:])))
         found: list[Party] = []

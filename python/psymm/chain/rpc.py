@@ -16,7 +16,14 @@ from urllib.parse import urlsplit
 import httpx
 import trio
 
-from psymm.chain.errors import BadReply, ChainDown, RpcError, RpcTimeout, WrongChain
+from psymm.chain.errors import (
+    BadReply,
+    ChainDown,
+    ReplyTooLong,
+    RpcError,
+    RpcTimeout,
+    WrongChain,
+)
 from psymm.strict_json import loads
 
 REPEATABLE: Final = frozenset(
@@ -44,7 +51,11 @@ REPEATABLE: Final = frozenset(
 )
 """Methods that change nothing, so that asking twice is the same as asking once."""
 
-MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
+MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
+"""Of one answer. Parsed, JSON takes up to thirty times its length. More logs than that are asked
+for in smaller ranges."""
+MAX_NUMBER: Final = (1 << 63) - 1
+"""The highest block number or time of a block: what files and deadlines hold."""
 _QUANTITY: Final = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,63})", re.IGNORECASE)
 _BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
 
@@ -143,7 +154,14 @@ class Rpc:
             raise WrongChain(self.endpoint, chain_id, found)
 
     async def block_number(self) -> int:
-        return await self.quantity("eth_blockNumber")
+        return self.as_number("eth_blockNumber", await self.call("eth_blockNumber"))
+
+    def as_number(self, method: str, found: object) -> int:
+        """A block's number or time; BadReply where it is none or above MAX_NUMBER."""
+        number = self.as_quantity(method, found)
+        if number > MAX_NUMBER:
+            raise BadReply(self.endpoint, method, "no chain has such a block")
+        return number
 
     def as_quantity(self, method: str, found: object) -> int:
         """JSON-RPC's hexadecimal number as an int; BadReply if it is none."""
@@ -193,12 +211,17 @@ class Rpc:
                     "POST",
                     self._url,
                     content=json.dumps(body if batched else body[0]),
-                    headers={"content-type": "application/json"},
+                    # Compressed, a few kilobytes would unpack into the whole memory.
+                    headers={"content-type": "application/json", "accept-encoding": "identity"},
                 ) as response:
-                    async for piece in response.aiter_bytes():
+                    if response.headers.get("content-encoding", "identity").lower() != "identity":
+                        raise BadReply(self.endpoint, named, "compressed, which was not asked for")
+                    async for piece in response.aiter_raw():
                         raw += piece
                         if len(raw) > MAX_REPLY_BYTES:
-                            raise BadReply(self.endpoint, named, "the answer is far too long")
+                            raise ReplyTooLong(
+                                self.endpoint, named, f"more than {MAX_REPLY_BYTES} bytes"
+                            )
                     status = response.status_code
             except httpx.HTTPError as failed:
                 # The library's text can hold the whole address; its type says enough.

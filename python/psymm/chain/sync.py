@@ -6,7 +6,8 @@ contract's root in that very block.
 
 A node that shows one false chain consistently cannot be told from an honest one by asking it
 alone; what is caught here is a node whose logs, headers and contract state disagree, or that
-leaves events out.
+leaves notes out. One that leaves out spent nullifiers alone is not: the contract keeps no sum of
+them, and to ask for one would name it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from psymm.chain.errors import (
     CallInvalid,
     ChainDown,
     OutOfGas,
+    ReplyTooLong,
     Reverted,
     RpcError,
     TransactionPending,
@@ -30,11 +31,17 @@ from psymm.chain.errors import (
 )
 from psymm.chain.rpc import Rpc
 
+MAX_RESULT_BYTES: Final = 128 * 1024
+"""Of what a function returns; a page of the registry is half of it. Its parts may be named any
+number of times each, so it can decode to the square of its length."""
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _LOG_SPAN: Final = 2_000
 _HAND_OVERS: Final = 4
-_MOST_FEE_WEI: Final = 1 << 50
-"""A fee that a node may name, wei a gas: a million gwei."""
+MOST_TIP_WEI: Final = 100 * 10**9
+"""The highest tip that is signed on a node's word, wei a gas. The base fee is the chain's own and
+only bounded by what is signed; a tip is paid whole, to whoever makes the block."""
+MOST_FEE_WEI: Final = 10_000 * 10**9
+"""The highest base fee that is believed, wei a gas; higher than any chain of ours has had."""
 _MOST_NONCE: Final = (1 << 63) - 1
 
 
@@ -128,6 +135,8 @@ class Chain:
 
     chain_id: checked before the first transaction is signed.  gas_margin: how much more gas than
     estimated a transaction may use.  poll_s: pause between looks at the chain.
+    most_tip_wei, most_fee_wei: a node that names a higher tip or base fee, wei a gas, is not
+    believed, and nothing is signed.
     """
 
     def __init__(
@@ -138,8 +147,12 @@ class Chain:
         gas_margin: float = 0.25,
         poll_s: float = 0.25,
         refusals: Refusals | None = None,
+        most_tip_wei: int = MOST_TIP_WEI,
+        most_fee_wei: int = MOST_FEE_WEI,
     ) -> None:
         self.rpc = rpc
+        self._most_tip_wei = most_tip_wei
+        self._most_fee_wei = most_fee_wei
         self.chain_id = chain_id
         self.poll_s = poll_s
         self._gas_margin = gas_margin
@@ -168,8 +181,10 @@ class Chain:
     async def block(self, number: int | str = "latest") -> Block:
         """A block's header.  Raises BadReply, also where the node has no such block."""
         tag = hex(number) if isinstance(number, int) else number
-        raw = await self.rpc.call("eth_getBlockByNumber", tag, False)
-        return self._block(raw)
+        block = self._block(await self.rpc.call("eth_getBlockByNumber", tag, False))
+        if isinstance(number, int) and block.number != number:
+            raise BadReply(self.rpc.endpoint, "eth_getBlockByNumber", "another block than asked")
+        return block
 
     async def code(self, address: str) -> bytes:
         return await self.rpc.data("eth_getCode", address, "latest")
@@ -196,6 +211,8 @@ class Chain:
         data = await self.simulate(
             to, kind.encode(*values), doing=function, block=block, sender=sender
         )
+        if len(data) > MAX_RESULT_BYTES:
+            raise ReplyTooLong(self.rpc.endpoint, "eth_call", f"more than {MAX_RESULT_BYTES} bytes")
         if not data and kind.outputs:
             raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
         try:
@@ -268,7 +285,7 @@ class Chain:
                         "toBlock": hex(end),
                     },
                 )
-            except RpcError:
+            except (RpcError, ReplyTooLong):
                 # Nodes word "too many blocks or results" each in their own way.
                 if end == start:
                     raise
@@ -281,8 +298,10 @@ class Chain:
             if places != sorted(set(places)):
                 raise BadReply(self.rpc.endpoint, "eth_getLogs", "logs out of order or twice")
             for log in logs:
-                if log.address != checksummed("address", address) or not (
-                    start <= log.block <= end
+                if (
+                    log.address != checksummed("address", address)
+                    or not start <= log.block <= end
+                    or not _match(log.topics, topics)
                 ):
                     raise BadReply(self.rpc.endpoint, "eth_getLogs", "a log that was not asked for")
                 yield log
@@ -303,7 +322,7 @@ class Chain:
         """Estimate gas and fees.  Sends nothing.
 
         Raises Reverted where the contract would refuse, WalletWithoutGas where the sender
-        could not pay.
+        could not pay, BadReply for fees above what is paid.
         """
         fees = await self.fees()
         if gas_limit is None:
@@ -328,9 +347,18 @@ class Chain:
             tip = await self.rpc.quantity("eth_maxPriorityFeePerGas")
         except RpcError:
             tip = 10**9
-        if max(block.base_fee_wei, tip) >= _MOST_FEE_WEI:
+        if tip > self._most_tip_wei:
             raise BadReply(
-                self.rpc.endpoint, "eth_maxPriorityFeePerGas", "no chain asks such a fee"
+                self.rpc.endpoint,
+                "eth_maxPriorityFeePerGas",
+                f"a tip of {tip} wei a gas, above the {self._most_tip_wei} that are paid",
+            )
+        if block.base_fee_wei > self._most_fee_wei:
+            raise BadReply(
+                self.rpc.endpoint,
+                "eth_getBlockByNumber",
+                f"a fee of {block.base_fee_wei} wei a gas, above the {self._most_fee_wei} that "
+                "are paid",
             )
         return Fees(2 * block.base_fee_wei + tip, tip)
 
@@ -428,10 +456,10 @@ class Chain:
         if raw is None:
             return None
         method = "eth_getTransactionReceipt"
-        if not isinstance(raw, dict) or raw.get("transactionHash", "").lower() != tx_hash.lower():
+        if not isinstance(raw, dict) or str(raw.get("transactionHash")).lower() != tx_hash.lower():
             raise BadReply(self.rpc.endpoint, method, "the receipt of another transaction")
         gas_used = self.rpc.as_quantity(method, raw.get("gasUsed"))
-        number = self.rpc.as_quantity(method, raw.get("blockNumber"))
+        number = self.rpc.as_number(method, raw.get("blockNumber"))
         doing = doing or f"transaction {tx_hash}"
         if raw.get("status") == "0x0":
             if sent is not None:
@@ -559,10 +587,10 @@ class Chain:
         if not isinstance(raw, dict):
             raise BadReply(self.rpc.endpoint, method, "no such block")
         return Block(
-            number=self.rpc.as_quantity(method, raw.get("number")),
+            number=self.rpc.as_number(method, raw.get("number")),
             hash=self.rpc.as_bytes(method, raw.get("hash"), 32),
             parent=self.rpc.as_bytes(method, raw.get("parentHash"), 32),
-            timestamp_s=self.rpc.as_quantity(method, raw.get("timestamp")),
+            timestamp_s=self.rpc.as_number(method, raw.get("timestamp")),
             base_fee_wei=self.rpc.as_quantity(method, raw.get("baseFeePerGas", "0x0")),
         )
 
@@ -576,7 +604,7 @@ class Chain:
             address=checksummed("address", raw.get("address")),
             topics=tuple(self.rpc.as_bytes(method, one, 32) for one in raw["topics"]),
             data=self.rpc.as_bytes(method, raw.get("data")),
-            block=self.rpc.as_quantity(method, raw.get("blockNumber")),
+            block=self.rpc.as_number(method, raw.get("blockNumber")),
             block_hash=self.rpc.as_bytes(method, raw.get("blockHash"), 32),
             tx_hash=_hex(self.rpc.as_bytes(method, raw.get("transactionHash"), 32)),
             index=self.rpc.as_quantity(method, raw.get("logIndex")),
@@ -645,6 +673,14 @@ def _prefixed(body: bytes, base: int) -> bytes:
 
 def _hex(data: bytes) -> str:
     return "0x" + data.hex()
+
+
+def _match(found: Sequence[bytes], wanted: Sequence[bytes | Sequence[bytes] | None]) -> bool:
+    """Whether a log's topics are of those that were asked for (eth_getLogs)."""
+    return len(found) >= len(wanted) and all(
+        one is None or (topic == one if isinstance(one, bytes) else topic in one)
+        for topic, one in zip(found, wanted, strict=False)
+    )
 
 
 def _revert_data(data: object) -> bytes | None:

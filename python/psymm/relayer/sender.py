@@ -44,6 +44,7 @@ from wsproto.utilities import LocalProtocolError
 from psymm.chain.abi import ZERO_ADDRESS
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Pool
+from psymm.chain.errors import OutOfGas, Reverted, TransactionPending
 from psymm.chain.registry import Party, in_turn
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
@@ -412,9 +413,16 @@ class RelayerSender:
         """The receipt, from our own node, if it really is this call's."""
         if tx_hash is None:
             raise RelayerLied("it says mined and names no transaction", endpoint=endpoint)
+        seen = -1
         with trio.move_on_after(self._answer_timeout_s) as patience:
             while True:
-                receipt = await self._pool.chain.receipt(tx_hash, doing="the move")
+                try:
+                    receipt = await self._pool.chain.receipt(tx_hash, doing="the move")
+                except (Reverted, OutOfGas):
+                    # Any failed transaction can be named. A relayer whose own one failed says so.
+                    raise RelayerLied(
+                        "the transaction that it calls mined failed", tx=tx_hash, endpoint=endpoint
+                    ) from None
                 if receipt is not None:
                     if not self._does(receipt, call):
                         raise RelayerLied(
@@ -425,9 +433,14 @@ class RelayerSender:
                     head = await self._pool.chain.rpc.block_number()
                     if head - receipt.block + 1 >= self._depth:
                         return receipt
-                    # It did its work; how deep that must be is our own wish, and takes its time.
-                    patience.deadline = trio.current_time() + self._answer_timeout_s
+                    # It did its work; how deep that must be is our own wish, and takes its time:
+                    # as long as the chain grows, for one that stands still is waited for by name.
+                    if head > seen:
+                        seen = head
+                        patience.deadline = trio.current_time() + self._mined_timeout_s
                 await trio.sleep(self._pool.chain.poll_s)
+        if seen >= 0:
+            raise TransactionPending(tx_hash, self._mined_timeout_s)
         raise RelayerLied(
             "the transaction that it calls mined is not on chain", tx=tx_hash, endpoint=endpoint
         )
@@ -437,8 +450,8 @@ class RelayerSender:
         ours = [log_ for log_ in receipt.logs if log_.address == self._pool.address]
         spent_topic = self._pool.abi.event("NullifierSpent").topic
         inserted_topic = self._pool.abi.event("NoteInserted").topic
-        spent = {self._pool.spent(one) for one in ours if one.topics[0] == spent_topic}
-        made = {self._pool.leaf(one)[1] for one in ours if one.topics[0] == inserted_topic}
+        spent = {self._pool.spent(one) for one in ours if one.topics[:1] == (spent_topic,)}
+        made = {self._pool.leaf(one)[1] for one in ours if one.topics[:1] == (inserted_topic,)}
         outputs = {call.change} if isinstance(call, CtaCall) else set(call.commitments)
         return set(call.nullifiers) <= spent and outputs <= made
 

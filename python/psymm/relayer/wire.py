@@ -42,6 +42,7 @@ GAS: Final[Mapping[Kind, int]] = {"ctc": 1_200_000, "cta": 1_200_000}
 (design section 8)."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,77}")
 _HEX: Final = re.compile(r"0x(?:[0-9a-f]{2})*")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,32}")
 
 
@@ -310,7 +311,7 @@ def _refusal(error: object) -> Refusal:
     shown = {
         name: _printable(value)
         for name, value in list(values.items())[:8]
-        if isinstance(value, str) and name.isidentifier() and name not in ("detail", "self")
+        if isinstance(value, str) and _NAME.fullmatch(name) and name not in ("detail", "self")
     }
     detail = _printable(message)
     return family(detail if family is not Refusal else f"{_printable(code)}: {detail}", **shown)
