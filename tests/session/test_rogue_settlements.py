@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from rogue import sign_unchecked
+from rogue import fall_silent, sign_unchecked
 from session_scene import CHAIN_ID, PSYMM, SECOND, TOKEN, ChainCollateral, Scene, scene
 from trio.testing import MockClock
 
@@ -22,9 +22,14 @@ from psymm.messages import (
     ChainFact,
     CollAsgnRespType,
     CollateralResponse,
+    Heartbeat,
+    NewOrderSingle,
+    OrdType,
+    PositionEffect,
     Reject,
     SettlementAcceptance,
     SettlementOutput,
+    Side,
 )
 from psymm.messages import Settlement as ProposalMessage
 from psymm.rulebook import Lane
@@ -251,3 +256,74 @@ async def test_an_acceptance_that_misstates_our_note_opens_nothing_and_a_right_o
         sign_unchecked(stage.far, accepts("truth"))
         await trio.sleep(2)
         assert stage.account(stage.near).collateral(Lane.TRADER) == note.amount
+
+
+async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_covered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A trader that covers nothing can still void a fill by covering it late (`spec.md` 2). With
+    our signature it could settle with the fill or go on without it, as the price goes, until the
+    deadline."""
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        _, failures = stage.settling(stage.far, stage.desk.listeners[0])
+        order = await stage.order("o1")
+        await stage.report("e1", order)
+        (position,) = (await stage.agreed()).positions
+        near, heard = stage.near, stage.desk.listeners[0]
+        await near.send(Heartbeat())
+        fall_silent(near)
+        covers = near.engine.record.head(0).peer_seq
+        now = near.clock.now_ns()
+        close = NewOrderSingle(
+            cl_ord_id="c1",
+            symbol=order.symbol,
+            side=Side.SELL,
+            order_qty=order.order_qty,
+            ord_type=OrdType.LIMIT,
+            position_effect=PositionEffect.CLOSE,
+            expire_time=now + 15 * SECOND,
+            price=order.price,
+            position_id=position,
+        )
+        sign_unchecked(near, close, covers=covers)
+        await heard.message(NewOrderSingle)
+        await trio.sleep(0.5)
+        await stage.report("e2", close)
+        await trio.sleep(0.5)
+        assert stage.account(stage.far).flat
+        payouts = stage.account(stage.far).payouts
+        own = Note(sole_custody(stage.trader.wallet.public_key), TOKEN, 0, random_blinding())
+        sign_unchecked(
+            near,
+            SettlementOutput(inner=own.inner, memo=MEMO, amount=payouts[0]),
+            covers=covers,
+            sending_time=now,
+        )
+        await trio.sleep(2)
+        theirs = stage.account(stage.far).solver_payee
+        assert theirs is not None
+        settlement = propose_settlement(
+            [*near.engine.notes.values(), *near.engine.peer_notes.values()],
+            (Payee(own.inner, MEMO), Payee(theirs.inner, theirs.memo)),
+            payouts,
+            proposer=0,
+            deadline=deadline_after(now / SECOND, 1_800),
+        )
+        message = settlement.call.message(CHAIN_ID, PSYMM)
+        said = _message_of(settlement, await stage.trader.wallet.sign_typed(message))
+        sign_unchecked(near, said, covers=covers, sending_time=now)
+        await trio.sleep(20)
+        assert not any(
+            isinstance(each.message, SettlementAcceptance) for each in stage.far.engine.record
+        )
+        sign_unchecked(near, Heartbeat())
+        await trio.sleep(2)
+        assert "the proposal is alive no more" in str(failures)
+        assert not stage.far.engine.options
+        await stage.far.send(Heartbeat())
+        assert len(stage.account(stage.far).positions) == 1, "the fill was late"
+        assert stage.far.engine.state is State.TRADING
+        assert not any(
+            isinstance(each.message, SettlementAcceptance) for each in stage.far.engine.record
+        )

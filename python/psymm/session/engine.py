@@ -978,6 +978,13 @@ class Engine:
         """What may still be mined; see `Lifecycle.options`."""
         return self.lifecycle.options
 
+    def proposal_fell(self, said: Settlement, now: int) -> Turn:
+        """A proposal of the peer's that we did not sign rested on a frame that turned out to be
+        late, and is void: trading may go on."""
+        self.lifecycle.forget_unsigned(said)
+        self._advance(now)
+        return self._take()
+
     def proposal_expired(self, now: int) -> Turn:
         """What is past its deadline by now did not happen on chain: trading may go on."""
         self.lifecycle.expire(now)

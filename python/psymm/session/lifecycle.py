@@ -160,6 +160,12 @@ class Lifecycle:
             self.proposal = self.acceptance = None
         self._offered = [one for one in self._offered if not _makes(one, commitment)]
 
+    def forget_unsigned(self, said: Settlement) -> None:
+        """A proposal of the peer's is void, and nobody signed it but its proposer."""
+        alive = self.proposal
+        if alive is not None and alive[2] is said and self.acceptance is None:
+            self.proposal = None
+
     def expire(self, now: int) -> None:
         """What is past its deadline by now, nanoseconds, did not happen on chain."""
         if self.proposal is not None and now >= self.proposal[2].deadline * SECOND:

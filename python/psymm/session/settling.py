@@ -67,6 +67,7 @@ from psymm.rulebook.account import NamedPayee
 from psymm.session.collateral import Mined
 from psymm.session.end import End
 from psymm.session.engine import SECOND
+from psymm.session.lifecycle import NO_BUSINESS
 from psymm.session.turn import Event, Received, Resumed, Said, State
 from psymm.terms import Terms
 from psymm.transcript.opening import SOLVER, TRADER
@@ -293,7 +294,9 @@ class Settling:
     async def _propose(self) -> None:
         end, lane = self._end, self._end.lane
         # Until the solver has covered an order of ours it may still fill it at an earlier time.
-        await self._wait(lambda: self._all_covered or None, "cover what we sent before")
+        await self._wait(
+            lambda: (self._all_covered and self._decided) or None, "cover what we sent before"
+        )
         payouts = self._flat_payouts()
         settlement = await self._begun(payouts)
         if settlement is None:
@@ -302,7 +305,8 @@ class Settling:
             self._proposing = False
             await self._wait(lambda: end.engine.proposal, "propose a settlement")
             return
-        if not self._all_covered or self._flat_payouts() != payouts:
+        decided = self._all_covered and self._decided
+        if not decided or self._flat_payouts() != payouts:
             raise NotNow("the account changed while the payees were named")
         # Kept before it is signed: the wallet keeps its notes for this one until the deadline, so
         # one that was cut short here is taken up again and never made anew.
@@ -424,6 +428,36 @@ class Settling:
             for entry in pending
         )
 
+    @property
+    def _decided(self) -> bool:
+        """Whether the trader covers what the solver did: until then a fill may still turn out to
+        be late and void, so whoever holds a signature over an account that rests on it may choose
+        until the deadline. A trader whose journal was restored covers nothing more."""
+        engine = self._end.engine
+        restored = engine.standing == "restored" if self._end.lane == TRADER else None
+        if restored or (restored is None and engine.peer_restored):
+            return True
+        seqs = range(engine.ledger.trader_covers + 1, engine.record.head(SOLVER).seq + 1)
+        return all(
+            entry is None or isinstance(entry.message, (*NO_BUSINESS, SettlementOutput))
+            for entry in (engine.record.entry(SOLVER, seq) for seq in seqs)
+        )
+
+    async def _until_decided(self, said: ProposalMessage) -> None:
+        """Wait until the account that a proposal of the peer's rests on can change no more. Raises
+        SettlementRefused where the proposal falls with a late frame; it freezes nothing then."""
+        end = self._end
+
+        def found() -> bool | None:
+            alive = end.engine.proposal
+            if alive is None or alive[2] is not said or self._account().alive != said.commitment0:
+                return False
+            return self._decided or None
+
+        if not await self._wait(found, "cover what it rests on", for_ever=True):
+            await end.flush(end.engine.proposal_fell(said, end.clock.now_ns()))
+            raise SettlementRefused("the proposal is alive no more")
+
     def _flat_payouts(self) -> tuple[int, int]:
         account = self._account()
         if not account.flat:
@@ -516,10 +550,13 @@ class Settling:
         if self._consenting:
             return
         self._consenting = True
+        answered = self._end.engine.proposal
         try:
             settlement = await self._consent()
         finally:
             self._consenting = False
+            if self._theirs_is_alive() and self._end.engine.proposal is not answered:
+                self._begin(self._guarded, self._answer_proposal)  # it came meanwhile
         if settlement is not None:
             await self._watch(settlement)
 
@@ -543,6 +580,7 @@ class Settling:
     async def _agreed(self, said: ProposalMessage) -> tuple[Settlement, bytes]:
         """Recompute what the peer proposes, sign it, and keep both."""
         end, lane = self._end, self._end.lane
+        await self._until_decided(said)
         account = self._account()
         ours, theirs = self._payee(lane), self._payee(1 - lane)
         if ours is None or theirs is None:
