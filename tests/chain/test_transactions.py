@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -228,6 +229,24 @@ async def test_fees_that_a_node_makes_up_are_neither_signed_nor_paid(
         assert not asked
         dear = Chain(rpc, 31337, most_tip_wei=1 << 60, most_fee_wei=1 << 60)
         assert (await dear.fees()).max_wei > 100 * 10**9
+
+
+async def test_a_block_from_the_future_is_not_believed(devnet: Devnet) -> None:
+    """Deadlines are reckoned from it: a far one would lend a signature for years."""
+
+    class Ahead(Rpc):
+        async def call(self, name: str, *params: object) -> Any:
+            answer = await super().call(name, *params)
+            if name == "eth_getBlockByNumber":
+                return {**answer, "timestamp": hex(int(time.time()) + 10 * 365 * 86_400)}
+            return answer
+
+    async with Ahead(devnet.url) as rpc:
+        for chain in (Chain(rpc, 1), Chain(rpc, 31337, most_ahead_s=900)):
+            with pytest.raises(BadReply, match="ahead of this machine's clock"):
+                await chain.block()
+        # A development chain's clock is its owner's to move.
+        await Chain(rpc, 31337).block()
 
 
 @pytest.mark.parametrize("hash_", [5, None, [], {}, "0x" + "11" * 32])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
@@ -40,6 +41,9 @@ _HAND_OVERS: Final = 4
 MOST_TIP_WEI: Final = 100 * 10**9
 """The highest tip that is signed on a node's word, wei a gas. The base fee is the chain's own and
 only bounded by what is signed; a tip is paid whole, to whoever makes the block."""
+_DEVELOPMENT_CHAIN: Final = 31_337
+MOST_AHEAD_S: Final = 900.0
+"""How far ahead of this machine's clock a block may be dated; no chain's are ahead by minutes."""
 MOST_FEE_WEI: Final = 10_000 * 10**9
 """The highest base fee that is believed, wei a gas; higher than any chain of ours has had."""
 _MOST_NONCE: Final = (1 << 63) - 1
@@ -137,6 +141,8 @@ class Chain:
     estimated a transaction may use.  poll_s: pause between looks at the chain.
     most_tip_wei, most_fee_wei: a node that names a higher tip or base fee, wei a gas, is not
     believed, and nothing is signed.
+    most_ahead_s: a block dated further ahead of this machine's clock is not believed; None:
+    MOST_AHEAD_S, but no limit on the development chain, whose owner moves its clock.
     """
 
     def __init__(
@@ -149,10 +155,14 @@ class Chain:
         refusals: Refusals | None = None,
         most_tip_wei: int = MOST_TIP_WEI,
         most_fee_wei: int = MOST_FEE_WEI,
+        most_ahead_s: float | None = None,
     ) -> None:
         self.rpc = rpc
         self._most_tip_wei = most_tip_wei
         self._most_fee_wei = most_fee_wei
+        if most_ahead_s is None:
+            most_ahead_s = math.inf if chain_id == _DEVELOPMENT_CHAIN else MOST_AHEAD_S
+        self._most_ahead_s = most_ahead_s
         self.chain_id = chain_id
         self.poll_s = poll_s
         self._gas_margin = gas_margin
@@ -586,11 +596,21 @@ class Chain:
         method = "eth_getBlockByNumber"
         if not isinstance(raw, dict):
             raise BadReply(self.rpc.endpoint, method, "no such block")
+        timestamp_s = self.rpc.as_number(method, raw.get("timestamp"))
+        ahead_s = timestamp_s - time.time()
+        if ahead_s > self._most_ahead_s:
+            # Deadlines are reckoned from it: a far one lends our signature for years (`spec.md`
+            # 21), and one that seems to have passed frees notes that a move may still spend.
+            raise BadReply(
+                self.rpc.endpoint,
+                method,
+                f"a block dated {ahead_s:.0f} s ahead of this machine's clock, which may be wrong",
+            )
         return Block(
             number=self.rpc.as_number(method, raw.get("number")),
             hash=self.rpc.as_bytes(method, raw.get("hash"), 32),
             parent=self.rpc.as_bytes(method, raw.get("parentHash"), 32),
-            timestamp_s=self.rpc.as_number(method, raw.get("timestamp")),
+            timestamp_s=timestamp_s,
             base_fee_wei=self.rpc.as_quantity(method, raw.get("baseFeePerGas", "0x0")),
         )
 
