@@ -17,6 +17,7 @@ import trio
 from psymm._core import Frame, JsonError
 from psymm.errors import (
     ClockBehind,
+    CollateralForeign,
     Equivocation,
     FloodingPeer,
     Forked,
@@ -616,6 +617,8 @@ DISABLED: Final[dict[str, Off]] = {
     "logout-unanswered": around(Engine, "tick", _no_longer_than_a_logon),
     "logout-unsolicited": around(Steps, "step", _logout_unanswered),
     "oversized-payload": unnamed("payload-too-long"),
+    "openings-lost": stays(PeerSilent),
+    "openings-other": stays(CollateralForeign),
     "own-frame-back": put(Engine, "_own_frame", _every_frame),
     "own-frame-unknown": goes_on(JournalBehind),
     "payload-bad-hex": accepted("bad-hex"),

@@ -21,9 +21,9 @@ from trio.testing import MockClock
 
 from psymm._core import Frame
 from psymm.errors import (
+    AttemptEnded,
     CollateralForeign,
     CollateralMissing,
-    CollateralNotListed,
     CollateralRefused,
     CollateralSpent,
     CollateralTooSmall,
@@ -524,8 +524,11 @@ async def test_collateral_in_another_custody_is_refused(
             return [Note(sole, note.token, note.amount, note.blinding) for note in notes]
 
         stage.trader.collateral.shown = other  # type: ignore[attr-defined]
+        # What opens it is a text, which somebody between may have changed: once is no refusal.
         error = await collateral_refusal(stage)
-        assert isinstance(error, CollateralForeign | CollateralNotListed)
+        assert isinstance(error, AttemptEnded)
+        assert CollateralForeign.code in str(error)
+        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
 
 
 async def test_the_solvers_collateral_is_refused_likewise(

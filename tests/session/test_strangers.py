@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, cast
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ from trio.testing import MockClock
 
 from psymm._core import Frame, SecretKey, sign_frame
 from psymm.custody.notes import random_blinding
-from psymm.errors import AttemptEnded, PSymmError, SolverUnable
+from psymm.errors import AttemptEnded, FloodingPeer, PSymmError, SolverUnable
 from psymm.messages import (
     Introduction,
     Logon,
@@ -24,11 +26,13 @@ from psymm.messages import (
 )
 from psymm.session.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
 from psymm.session.meeting import fresh_nonce, introduce, met
-from psymm.session.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S
+from psymm.session.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S, _Reception
 from psymm.session.trader import converse
 from psymm.session.transport import Socket
 from psymm.session.turn import State
+from psymm.sockets.admission import Admission, AdmissionLimits, Place
 from psymm.transcript.delegation import Delegation
+from psymm.transcript.resumption import Prover, challenge_for, nothing_yet
 from psymm.wallet import KeyWallet
 
 SECOND = 1_000_000_000
@@ -50,7 +54,7 @@ class Stranger:
         opening = met(
             ours, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=None
         ).opening
-        self.opening = opening
+        self.opening, self.introduced = opening, ours
         expiry = self.stage.clock.now_ns() + 86_400 * SECOND
         delegation = Delegation(0, self.key.public_key, 1, 1_000_000, expiry)
         said = Logon(
@@ -63,6 +67,7 @@ class Stranger:
             heart_bt_int=5,
             notes=(NoteRef(commitment=random_blinding(), nullifier=random_blinding()),),
         )
+        self.logon = said
         await self.send(encode(said))
 
     async def send(self, payload: bytes) -> None:
@@ -224,3 +229,111 @@ async def test_a_stranger_s_nonsense_is_parsed_a_few_messages_at_a_time(
                             await socket.send("{")
                             await socket.receive()
         assert 0 < parsed <= (60 / PENALTY_S + 1) * NOISE_LIMIT
+
+
+async def test_a_logon_without_collateral_earns_no_place_that_is_kept_however_it_is_resumed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        async with stage.dial() as socket:
+            stranger = Stranger(stage, socket)
+            await stranger.log_on()
+            await trio.sleep(1)
+        stage.server.admission = Admission(AdmissionLimits(checks=2, checks_per_second=0.01))
+        with stage.server.admission.standing("192.0.2.1") as place:
+            for _ in range(2):
+                await resumed_by(stage, stranger, place)
+                assert not place.known
+                assert stage.server.admission.statistics().known == 0
+            # Nor does it have our wallet, journal and chain asked without end.
+            with pytest.raises(FloodingPeer):
+                await resumed_by(stage, stranger, place)
+
+
+async def resumed_by(stage: Scene, stranger: Stranger, place: Place) -> None:
+    """Heads that the stranger's own key signs, on a connection with that place."""
+
+    class Said:
+        sent: ClassVar[list[str | bytes]] = []
+
+        async def send(self, message: str | bytes) -> None:
+            self.sent.append(message)
+
+    reception = _Reception(stage.server, cast("Socket", Said()))
+    reception._place = place
+    opening, last = stranger.opening, stranger.last
+    assert last is not None
+    await reception._resume(challenge_for(opening.custody, bytes(32)))
+    assert reception._challenge is not None
+    heads = replace(
+        nothing_yet(opening.custody), trader_seq=1, trader_digest=last.digest(opening.domain)
+    )
+    prover = Prover.of(stranger.key, 0, stranger.logon)
+    end = await reception._resume(prover.sign(opening, reception._challenge, heads))
+    assert end is not None
+    stage.server.gone(end)
+    await trio.sleep(1)
+
+
+async def test_introductions_with_collateral_are_signed_so_many_a_second_for_one_address(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        admission = Admission(AdmissionLimits(checks=4, checks_per_second=1))
+        answered = 0
+        for _ in range(3):
+            async with stage.dial() as socket:
+                with admission.standing("192.0.2.1") as place:
+                    reception = _Reception(stage.server, socket)
+                    reception._place = place
+                    with suppress(FloodingPeer):
+                        for _ in range(4):
+                            wallet = KeyWallet.generate()
+                            await reception._text(
+                                introduce(wallet.public_key, fresh_nonce(), 2_000_000_000)
+                            )
+                            answered += 1
+        assert answered == 4
+
+
+async def test_what_strangers_cause_is_counted_each_time_and_logged_now_and_then(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        stage.server._disk_floor = 1 << 62
+        async with stage.dial() as socket:
+            for _ in range(NOISE_LIMIT - 1):
+                wallet = KeyWallet.generate()
+                said = introduce(wallet.public_key, fresh_nonce(), 2_000_000_000)
+                with pytest.raises(PSymmError):
+                    await converse(socket, said, Introduction, TermsDocument)
+        assert stage.server.statistics().refused[SolverUnable.code] == NOISE_LIMIT - 1
+        said_of = [one.message for one in caplog.records]
+        assert said_of.count("refused") == 1
+        assert said_of.count("disk-nearly-full") == 1
+
+
+async def test_a_logon_that_somebody_saw_begins_no_custody_with_another_amount(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Whoever repeats a trader's introduction, which is not signed, with more collateral than it
+    brings, meets another custody: the trader's notes are never measured by a stranger's word."""
+    async with scene(tmp_path) as stage:
+        await stage.nursery.start(stage.server.run)
+        async with stage.dial() as socket:
+            stranger = Stranger(stage, socket)
+            await stranger.log_on()
+            await trio.sleep(1)
+            (held,) = await stage.solver.journal.custodies()
+            greeting = replace(stranger.introduced, collateral=200_000_000_000)
+        async with stage.dial() as socket:
+            theirs, document = await converse(socket, greeting, Introduction, TermsDocument)
+            assert isinstance(theirs, Introduction)
+            assert isinstance(document, TermsDocument)
+            other = met(
+                greeting, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=None
+            )
+            assert other.opening.custody != held.opening.custody

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 import trio
@@ -207,3 +208,34 @@ async def test_an_address_pays_for_its_bytes_on_whatever_connection(
             second.read(600)
         await trio.sleep(10)
         second.read(600)
+
+
+async def hold(admission: Admission, address: str, ended: list[str]) -> None:
+    with admission.standing(address):
+        await trio.sleep_forever()
+    ended.append(address)
+
+
+async def test_a_few_addresses_that_hold_every_place_keep_nobody_out() -> None:
+    """Neither a new trader nor one that has a known custody to prove (`spec.md` 70)."""
+    admission = Admission(AdmissionLimits(connections=32, per_address=16))
+    ended: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for address in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
+            for _ in range(14):
+                nursery.start_soon(partial(tolerated, admission, address, ended))
+                await wait_all_tasks_blocked()
+        assert admission.statistics().standing == 32
+        for n in range(4):
+            with admission.standing(f"192.0.2.{n}") as place:
+                await wait_all_tasks_blocked()
+                assert not place.scope.cancel_called
+                place.keep()
+        assert set(ended) <= {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+        assert ended
+        nursery.cancel_scope.cancel()
+
+
+async def tolerated(admission: Admission, address: str, ended: list[str]) -> None:
+    with suppress(TooManyConnections):
+        await hold(admission, address, ended)

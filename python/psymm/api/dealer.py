@@ -54,6 +54,8 @@ from psymm.wallet import KeyWallet, TypedMessage, Wallet
 
 LOOK_S: Final = 2.0
 """How old what we know of our funds may be when somebody asks us to put them up."""
+MOST_CHECKS: Final = 8
+"""Notes of traders that are looked up on our chain at once, from however many addresses."""
 CHAIN_SKEW_S: Final = 600.0
 """By how much the newest block may differ from our clock before nothing is funded."""
 MADE_ON_DEMAND: Final = (31337,)
@@ -69,6 +71,7 @@ class VaultCollateral:
         # What is being put up, by custody: it counts before its move has taken notes, too.
         self._putting_up: dict[bytes, tuple[Custody, str, int]] = {}
         self._looking = trio.Lock()
+        self._checking = trio.Semaphore(MOST_CHECKS)
         self._looked: dict[str, tuple[float, int]] = {}
 
     async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
@@ -134,7 +137,8 @@ class VaultCollateral:
         """See `Collateral.verify`."""
         custody = custody_of(opening)
         for note in notes:
-            await verify_opening(note.opening, custody, note.token, self._vault.tree)
+            async with self._checking:
+                await verify_opening(note.opening, custody, note.token, self._vault.tree)
 
     async def payee(self, token: str, amount: int) -> Payee:
         """See `Collateral.payee`."""

@@ -580,17 +580,29 @@ class _Dispatch:
             self._failed,
             willing=lambda: solver.on_settle(session),
         )
-        start_task(
-            nursery,
-            IdleEnd(
-                session.end,
-                session.terms,
-                lambda: session.projected,
-                self._settling.settle,
-                self._idle,
-                self._failed,
-            ).run,
+        self._watch = trio.CancelScope()
+        idle = IdleEnd(
+            session.end,
+            session.terms,
+            lambda: session.projected,
+            self._settling.settle,
+            self._idle,
+            self._failed,
         )
+        start_task(nursery, self._watch_idle, idle)
+        session.end.at_end.append(self._over)
+
+    async def _watch_idle(self, idle: IdleEnd) -> None:
+        with self._watch:
+            await idle.run()
+
+    def _over(self) -> None:
+        """The session has left memory, as each of a stranger's does (`spec.md` 68); nothing of it
+        stays here."""
+        self._watch.cancel()
+        if self._solver._dispatches.get(self._session.custody) is self:
+            self._solver.sessions.pop(self._session.custody, None)
+            del self._solver._dispatches[self._session.custody]
 
     def heard(self, event: Event) -> None:
         solver, session = self._solver, self._session

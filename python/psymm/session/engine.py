@@ -410,6 +410,8 @@ class Engine:
             self.hang_up(PeerSilent("the peer did not log on in time"))
         elif self.delivery.due is not None and now >= self.delivery.due:
             self.hang_up(PeerSilent("the peer did not take our last frames in time"))
+        elif self.pledges.due is not None and now >= self.pledges.due:
+            self.hang_up(PeerSilent("the peer did not open its notes in time"))
         if self.gaps.due is not None and now >= self.gaps.due:
             self.gaps.ask_again(now)
         if self.fetching.due is not None and now >= self.fetching.due:
@@ -441,6 +443,8 @@ class Engine:
             due.append(self.fetching.due)
         if self.delivery.due is not None:
             due.append(self.delivery.due)
+        if self.pledges.due is not None:
+            due.append(self.pledges.due)
         if self._behind:
             due.append(self.record.head(self.lane).sending_time - self.rules.skew_ns)
         if self._uncovered_since is not None and self.may_sign(now):
@@ -914,7 +918,7 @@ class Engine:
             case ResendRequest():
                 self.gaps.answer(message, now)
             case NoteOpenings():
-                self.pledges.opened(message)
+                self.pledges.opened(message, now)
             case CheckpointRequest():
                 self.checkpoints.requested(now)
             case AccountPart():
@@ -1009,6 +1013,7 @@ class Engine:
                 self.rejects.pay(now)
             while self.error is None and self.steps.step(now):
                 pass
+            self.pledges.await_openings(now)
             if self.lifecycle.logons[self.lane] is not None and self.may_sign(now):
                 self._restate()
                 self.checkpoints.advance(now)

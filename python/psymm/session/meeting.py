@@ -175,7 +175,13 @@ class Host:
         terms_hash = keccak256(self.terms)
         keyed = hmac.new(
             self.secret,
-            b"pSymm nonce" + greeting.public_key + greeting.nonce + terms_hash,
+            # With what it brings: who repeats a trader's introduction with another amount meets
+            # another custody, in which the trader's Logon serves for nothing.
+            b"pSymm nonce"
+            + greeting.public_key
+            + greeting.nonce
+            + terms_hash
+            + (greeting.collateral or 0).to_bytes(32, "big"),
             sha256,
         ).digest()
         nonce = b"\0" + keyed[:31]

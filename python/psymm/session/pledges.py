@@ -8,6 +8,7 @@ derived from the record, so a process that died between two steps goes on from i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from psymm.chain.abi import checksummed
@@ -58,9 +59,11 @@ class Pledges:
         self._verified: set[bytes] = set()
         self._refusal: CollateralRefused | None = None
         self._funding = False
+        self._awaited_since: int | None = None
 
     def reconnected(self) -> None:
         """Openings are texts: they are shown again, by both."""
+        self._awaited_since = None
         self._opened_said = False
         self._shown = None
 
@@ -70,33 +73,38 @@ class Pledges:
 
     # --- what the peer and the chain say ----------------------------------------------------
 
-    def opened(self, message: NoteOpenings) -> None:
-        """The peer opens its notes: what can be checked without a chain is checked here."""
-        if self._verifying or self._refusal is not None:
-            return
+    def opened(self, message: NoteOpenings, now: int) -> None:
+        """The peer opens its notes: what can be checked without a chain is checked here.
+
+        A text binds nobody (somebody between may have changed it). Openings that do not give the
+        commitments that the peer's frames list end the connection, on the next of which they are
+        shown again. Those that give them are the peer's own: what such a note is not good for is
+        refused for good.
+        """
         engine = self._engine
-        custody = custody_of(engine.record.opening)
         listed = engine.lifecycle.listed[engine.peer]
+        if not self._awaits_openings():
+            return
+        custody = custody_of(engine.record.opening)
         notes: dict[bytes, Note] = {}
-        try:
-            for shown in message.openings:
-                token = checksummed("token", "0x" + shown.token.hex())
-                try:
-                    note = Note(custody, token, shown.amount, shown.blinding)
-                except NoteInvalid:
-                    raise CollateralForeign(commitment=shown.commitment) from None
-                if note.commitment != shown.commitment:
-                    raise CollateralForeign(commitment=shown.commitment)
-                if token != engine.rules.token:
-                    raise CollateralWrongToken(
-                        commitment=shown.commitment, token=token, terms=engine.rules.token
-                    )
-                reference = listed.get(note.commitment)
-                if reference is None or reference.nullifier != note.nullifier:
-                    raise CollateralNotListed(commitment=shown.commitment)
+        for shown in message.openings:
+            token = checksummed("token", "0x" + shown.token.hex())
+            with suppress(NoteInvalid):
+                note = Note(custody, token, shown.amount, shown.blinding)
                 notes[note.commitment] = note
-            if set(notes) != set(listed):
-                raise CollateralNotListed(listed=len(listed), shown=len(notes))
+        if set(notes) != set(listed):
+            misfit = CollateralForeign(listed=len(listed), shown=len(message.openings))
+            engine.say_reject(now, "A", str(misfit))
+            engine.hang_up(misfit)
+            return
+        try:
+            for commitment, note in notes.items():
+                if note.token != engine.rules.token:
+                    raise CollateralWrongToken(
+                        commitment=commitment, token=note.token, terms=engine.rules.token
+                    )
+                if listed[commitment].nullifier != note.nullifier:
+                    raise CollateralNotListed(commitment=commitment)
             worth = sum(note.amount for note in notes.values())
             asked = max(self._promised, engine.rules.minimum_collateral)
             if worth < asked:
@@ -233,6 +241,32 @@ class Pledges:
     def ours_at_stake(self) -> bool:
         """Collateral of ours is in the custody, or on its way there."""
         return bool(self.notes) or self._funding
+
+    @property
+    def due(self) -> int | None:
+        """When the peer's openings have been waited for too long, ns: they are texts, which the
+        network may have lost, and come again on the next connection. None where nothing is due."""
+        if self._awaited_since is None:
+            return None
+        return self._awaited_since + self._engine.rules.wait_ns
+
+    def await_openings(self, now: int) -> None:
+        """Note since when the peer's openings are waited for."""
+        if not self._awaits_openings():
+            self._awaited_since = None
+        elif self._awaited_since is None:
+            self._awaited_since = now
+
+    def _awaits_openings(self) -> bool:
+        """The peer's frames list notes that it has not opened on this connection."""
+        life, peer = self._engine.lifecycle, self._engine.peer
+        return (
+            bool(life.listed[peer])
+            and not life.accepted_at[peer]
+            and self._shown is None
+            and not self._verifying
+            and not self.judged
+        )
 
     def _peer_verified(self) -> bool:
         listed = self._engine.lifecycle.listed[self._engine.peer]

@@ -91,6 +91,8 @@ MESSAGE_BYTES: Final = 64 * 1024
 """The longest message that is read of a stranger."""
 PENALTY_S: Final = 2.0
 """How long a connection that was cut off for nonsense is left standing before it is closed."""
+LOG_S: Final = 1.0
+"""Between two lines of one kind that strangers can cause; statistics count them all."""
 MOST_CHALLENGES: Final = 4
 """Custodies that one connection may ask us about before it is one of their sessions."""
 
@@ -168,6 +170,7 @@ class SolverServer:
         self._taking_up = trio.Lock()
         self._connections = 0
         self._refused: Counter[str] = Counter()
+        self._logged: dict[tuple[str, object], float] = {}
         self._past = Traffic()
         self._nursery: trio.Nursery | None = None
         self._leaving: str | None = None
@@ -270,9 +273,16 @@ class SolverServer:
         )
 
     def refused(self, error: PSymmError) -> None:
-        """Count and log that a peer was refused before it had a session."""
+        """Count that a peer was refused before it had a session, and log it now and then."""
         self._refused[error.code] += 1
-        log.warning("refused", extra={"code": error.code})
+        self._log(logging.WARNING, "refused", {"code": error.code})
+
+    def _log(self, level: int, name: str, values: dict[str, object]) -> None:
+        """What strangers can make us say is said once in LOG_S of each kind, and counted."""
+        kind, now = (name, values.get("code")), trio.current_time()
+        if now - self._logged.get(kind, float("-inf")) >= LOG_S:
+            self._logged[kind] = now
+            log.log(level, name, extra=values)
 
     def turn_away(self, reason: str) -> None:
         """Take no connection and no session any more; those that stand go on."""
@@ -356,6 +366,11 @@ class SolverServer:
         except UnknownCustody:
             return None
         return held.opening if held.lane == SOLVER else None
+
+    def is_strangers(self, custody: bytes) -> bool:
+        """Whether nothing has shown yet that anybody's collateral is in it."""
+        session = self._sessions.get(custody)
+        return custody in self._left_at if session is None else session.end.engine.strangers
 
     @property
     def now_ns(self) -> int:
@@ -480,7 +495,7 @@ class SolverServer:
         except OSError:
             return False  # The journal itself says so where it cannot write.
         if free < self._disk_floor:
-            log.error("disk-nearly-full", extra={"free": free, "floor": self._disk_floor})
+            self._log(logging.ERROR, "disk-nearly-full", {"free": free, "floor": self._disk_floor})
             return True
         return False
 
@@ -519,7 +534,7 @@ class SolverServer:
             try:
                 await self._party.collateral.check_funds(self._terms, ours)
             except FundsTooLow as short:
-                log.warning("out-of-funds", extra={"asked": ours, "code": short.code})
+                self._log(logging.WARNING, "out-of-funds", {"asked": ours, "code": short.code})
                 raise SolverFundsTooLow() from None
         return [said, document], introduced
 
@@ -649,6 +664,8 @@ class _Reception:
     async def _text(self, message: Message) -> End | None:
         match message:
             case Introduction():
+                if message.collateral:
+                    self._place.check()  # Funds are looked at, and the meeting is signed.
                 answers, introduced = await self._server.meet(message)
                 self._introduced = introduced if message.collateral else None
                 for each in answers:
@@ -697,10 +714,15 @@ class _Reception:
             if self._challenge is None:
                 raise ResumeRefused("ask for our challenge first")
             check_resume(opening, TRADER, self._challenge, said, server.now_ns - server.skew_ns)
+            if held and server.is_strangers(said.custody):
+                # Our wallet, journal and chain are asked again, as for a first Logon.
+                self._place.check()
             known = await server.known(said.custody) if held else None
             if known is not None:
                 known.proves(said, self._challenge)
-                self._place.keep()
+                if not known.engine.strangers:
+                    # A Logon alone costs nothing, and its place none that is kept.
+                    self._place.keep()
                 return known
         except ResumeRefused as refused:
             await self._noisy("URS", str(refused))

@@ -10,6 +10,8 @@ an address that holds fewer, and any address that has proved nothing loses one t
 has. After its handshakes a connection takes a stranger's place. A quarter of all places, and an
 eighth of one address's, are kept from strangers: a connection that finds only those free has
 PROVE_S to prove that it belongs to a known custody (`Place.keep`), and is closed if it does not.
+Where strangers hold all places that a connection could take, the address with most of them loses
+its oldest to an address with fewer: a few addresses keep nobody out.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ class AdmissionLimits:
     opening_per_address: the same from one address.
     noise_per_second: messages without sense a second from one address, with `noise` at once.
     bytes_per_second: bytes a second from one address's strangers, with `bytes_at_once` at once.
-    checks_per_second: collateral checks on the chain a second for one address, with `checks` at
-        once.
+    checks_per_second: introductions that bring collateral and collateral checks on the chain a
+        second for one address's strangers, with `checks` at once.
     """
 
     connections: int = 1024
@@ -56,8 +58,8 @@ class AdmissionLimits:
     noise_per_second: float = 0.5
     bytes_at_once: int = 1024 * 1024
     bytes_per_second: int = 64 * 1024
-    checks: int = 8
-    checks_per_second: float = 0.5
+    checks: int = 16
+    checks_per_second: float = 1.0
     limit_loopback: bool = False
 
     @property
@@ -121,7 +123,8 @@ class _Bucket:
 @dataclass
 class _Peer:
     """One address. limited: whether its limits are enforced. strangers: its connections that have
-    not proved themselves. proved: one of them did. handshakes: oldest first."""
+    not proved themselves. proved: one of them did. handshakes: oldest first. places: its
+    strangers', oldest first."""
 
     limited: bool
     arrivals: _Bucket
@@ -133,6 +136,7 @@ class _Peer:
     strangers: int = 0
     proved: bool = False
     handshakes: list[trio.CancelScope] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
 
     @property
     def present(self) -> bool:
@@ -157,9 +161,15 @@ class Place:
         if self._peer is not None and self._admission is not None and not self.known:
             self._peer.strangers -= 1
             self._peer.proved = True
+            self.leave()
             self._admission.keep(provisional=self.provisional)
         self.known, self.provisional = True, False
         self.scope.deadline = float("inf")
+
+    def leave(self) -> None:
+        """It is no stranger's any more that may be taken from its address."""
+        if self._peer is not None and self in self._peer.places:
+            self._peer.places.remove(self)
 
     def read(self, size: int) -> None:
         """A message of `size` bytes is about to be parsed for a stranger. Raises FloodingPeer."""
@@ -244,12 +254,14 @@ class Admission:
         self._provisional += place.provisional
         peer.standing += 1
         peer.strangers += 1
+        peer.places.append(place)
         try:
             with place.scope:
                 yield place
         finally:
             self._standing -= 1
             peer.standing -= 1
+            place.leave()
             if place.known:
                 self._known -= 1
             else:
@@ -289,8 +301,6 @@ class Admission:
         limits = self.limits
         if self._closed is not None:
             raise TooManyConnections(self._closed)
-        if self._standing >= limits.connections:
-            raise TooManyConnections("all places are taken", most=limits.connections)
         crowded = False
         if peer.limited:
             if peer.strangers >= limits.per_address:
@@ -299,12 +309,33 @@ class Admission:
                 raise TooManyConnections("too often from one address", per_second=limits.per_second)
             crowded = peer.strangers >= limits.per_address - limits.per_address // 8
         strangers = self._standing - self._known - self._provisional
-        if not crowded and strangers < limits.connections - limits.kept:
+        full = self._standing >= limits.connections
+        if not crowded and not full and strangers < limits.connections - limits.kept:
             return
-        if self._provisional >= limits.kept:
+        if not crowded and self._take_from_greediest(peer, provisional=False):
+            return
+        full = full or self._provisional >= limits.kept
+        if full and not self._take_from_greediest(peer, provisional=True):
             raise TooManyConnections("all places are taken", most=limits.connections)
         place.provisional = True
         place.scope.deadline = trio.current_time() + PROVE_S
+
+    def _take_from_greediest(self, peer: _Peer, *, provisional: bool) -> bool:
+        """Close the oldest stranger's connection, in a kept place or another, of the address that
+        has most of them; False where none has two more than this one. It gives its place back at
+        its next checkpoint; until then there is one more."""
+
+        def held(one: _Peer) -> list[Place]:
+            return [place for place in one.places if place.provisional == provisional]
+
+        others = [one for one in self._peers.values() if one.places and one is not peer]
+        most = max((held(one) for one in others), key=len, default=[])
+        if len(most) <= len(held(peer)) + 1:
+            return False
+        oldest = most[0]
+        oldest.leave()
+        oldest.scope.cancel()
+        return True
 
     def _peer(self, address: str) -> _Peer:
         limits = self.limits
