@@ -174,6 +174,25 @@ async def test_bytes_are_bounded_by_address_and_what_is_over_is_not_even_parsed(
         assert answer["id"] == "", "it was not read"
 
 
+async def test_binary_messages_count_as_requests_and_refusals_do_not_fill_the_log(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running_relayer(world, tmp_path / "r.db", requests_per_minute=30) as relayer:
+        codes = []
+        async with open_websocket_url(relayer.endpoint) as socket:
+            for _ in range(30):
+                await socket.send_message(b"\x00")
+                codes.append(json.loads(await socket.get_message())["error"]["code"])
+            for _ in range(3):
+                await socket.send_message(b"\x00")
+                codes.append(json.loads(await socket.get_message())["error"]["code"])
+    assert codes[:30] == ["bad-request"] * 30
+    assert TooManyRequests.code in codes
+    said = [one for one in caplog.records if one.message == "refused"]
+    assert 0 < len(said) < 30, "they are counted each, and logged now and then"
+
+
 @pytest.mark.proofs
 async def test_one_address_does_not_fill_the_queue(world: World, tmp_path: Path) -> None:
     async with (

@@ -119,6 +119,10 @@ DEAREST: Final = 8
 LONGEST_S: Final = 65 * 60
 """How far ahead a deadline may be (`spec.md` 21), so that what is under way ends."""
 
+LOG_S: Final = 1.0
+"""Between two lines of the log on refusals of one kind."""
+PENALTY_S: Final = 0.5
+"""How long nothing more is read of a connection whose address asks too much."""
 SEND_S = 20.0
 """How long a peer may take to read one answer."""
 
@@ -259,6 +263,7 @@ class RelayerService:
         self._store = store
         self._config = config
         self._statistics = Statistics()
+        self._logged: dict[str, float] = {}
         self._peers: dict[str, _Peer] = {}
         self._quotes: deque[Terms] = deque()
         self._watches: dict[int, _Watch] = {}
@@ -358,11 +363,12 @@ class RelayerService:
                     if running:
                         continue
                     return
-                if isinstance(message, bytes):
-                    await self._refuse(socket, "", BadRequest("binary messages mean nothing here"))
-                elif not self._may_ask(peer, len(message)):
-                    # Not even parsed, so it has no id.
+                if not self._may_ask(peer, len(message)):
+                    # Not even parsed, so it has no id; and the next one is not read at once.
                     await self._refuse(socket, "", TooManyRequests())
+                    await trio.sleep(PENALTY_S)
+                elif isinstance(message, bytes):
+                    await self._refuse(socket, "", BadRequest("binary messages mean nothing here"))
                 elif running >= self._config.requests_at_once:
                     await self._refuse(socket, request_id(message), TooManyRequests())
                 else:
@@ -386,7 +392,11 @@ class RelayerService:
 
     async def _refuse(self, socket: WebSocketConnection, name: str, refusal: Refusal) -> None:
         self._statistics.refused += 1
-        log.info("refused", extra={"code": refusal.code})
+        now = trio.current_time()
+        if now - self._logged.get(refusal.code, float("-inf")) >= LOG_S:
+            # Anybody may cause it: statistics count them all, the log is not theirs to fill.
+            self._logged[refusal.code] = now
+            log.info("refused", extra={"code": refusal.code})
         await _say(socket, encode_answer(name, refusal_json(refusal)))
 
     async def _follow(self, socket: WebSocketConnection, name: str, number: int) -> None:
