@@ -17,7 +17,13 @@ from psymm.chain.registry import Party, Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Prepared
 from psymm.custody.sending import DirectSender
-from psymm.relayer.errors import NoRelayer, RelayerDead, RelayerLied, TokenRefused
+from psymm.relayer.errors import (
+    NoRelayer,
+    RelayerDead,
+    RelayerLied,
+    SpentElsewhere,
+    TokenRefused,
+)
 from psymm.relayer.sender import RelayerSender
 from psymm.relayer.wire import (
     AskTerms,
@@ -341,3 +347,21 @@ async def test_a_chain_that_stands_still_is_not_waited_for_without_end(world: Wo
             )
             with trio.fail_after(300), pytest.raises(TransactionPending):
                 await sender.send("cta", call)
+
+
+async def test_a_node_that_hides_an_event_is_not_asked_for_its_whole_chain(world: World) -> None:
+    from .test_relayer import unproved
+
+    asked: list[object] = []
+
+    class Hiding(Rpc):
+        async def call(self, method: str, *params: object) -> object:
+            asked.append(method)
+            said = {"eth_call": "0x" + f"{1:064x}", "eth_blockNumber": hex(10**9)}
+            return said.get(method, [])
+
+    async with Hiding(world.place.url) as rpc:
+        pool = world.place.deployment.pool(Chain(rpc, CHAIN_ID))
+        with pytest.raises(SpentElsewhere):
+            await RelayerSender(pool, only()).mined(unproved(world, "0x" + "33" * 20))
+    assert asked.count("eth_getLogs") < 200

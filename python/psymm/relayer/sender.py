@@ -84,6 +84,9 @@ ENOUGH: Final = 8
 """Quotes after which nobody else is asked."""
 DEAR: Final = 3
 """A fee above this many times the usual one is not paid."""
+LOOKED_BACK: Final = 50_000
+"""Blocks that are searched for a move's transaction: days of any chain, and a call lives an hour.
+A node that hides the event would have us read its whole chain."""
 REMEMBERED_S: Final = 3600.0
 """How long a quote counts for what is usual."""
 _REASONS: Final = 8
@@ -285,7 +288,8 @@ class RelayerSender:
     async def mined(self, call: Call) -> Receipt | None:
         """The receipt of the transaction that made this very move; None while it is unmade.
 
-        Raises SpentElsewhere if its first nullifier was spent by something else.
+        Raises SpentElsewhere if its first nullifier was spent by something else, or so long ago
+        that no event of the last LOOKED_BACK blocks shows it.
         """
         nullifier = call.nullifiers[0]
         if not await self._pool.is_spent(nullifier):
@@ -293,9 +297,10 @@ class RelayerSender:
         chain = self._pool.chain
         topic = self._pool.abi.event("NullifierSpent").topic
         last = await chain.rpc.block_number()
+        oldest = max(0, last - LOOKED_BACK)
         # Newest first: it was spent while we waited, or shortly before.
-        while last >= 0:
-            first = max(0, last - 499)
+        while last >= oldest:
+            first = max(oldest, last - 499)
             async for one in chain.logs(self._pool.address, [topic, nullifier], first, last):
                 receipt = await chain.receipt(one.tx_hash)
                 if receipt is not None and self._does(receipt, call):
