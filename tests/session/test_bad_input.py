@@ -498,6 +498,30 @@ async def test_collateral_worth_less_than_promised_is_refused(
         assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
 
 
+async def test_collateral_in_two_notes_is_refused_before_anything_is_put_up(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """A lane has one accepted note (`spec.md` 64): to accept two would be a violation of ours, and
+    ours would be in a custody that never opens."""
+    from psymm.custody.notes import Note, random_blinding
+
+    async with scene(tmp_path) as stage:
+
+        def halves(notes: list[Note]) -> list[Note]:
+            (note,) = notes
+            made = [
+                Note(note.custody, note.token, note.amount // 2, random_blinding())
+                for _ in range(2)
+            ]
+            stage.chain.insert(*(one.commitment for one in made))
+            return made
+
+        stage.trader.collateral.shown = halves  # type: ignore[attr-defined]
+        with trio.fail_after(60):
+            assert "put up one note" in str(await collateral_refusal(stage))
+        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
+
+
 async def test_collateral_in_another_token_is_refused(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:

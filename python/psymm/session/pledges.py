@@ -98,6 +98,9 @@ class Pledges:
             engine.hang_up(misfit)
             return
         try:
+            if len(notes) > 1:
+                # Before ours is put up: the rulebook lets us accept one, and settles no more.
+                raise CollateralRefused("put up one note, not several", listed=len(notes))
             for commitment, note in notes.items():
                 if note.token != engine.rules.token:
                     raise CollateralWrongToken(
