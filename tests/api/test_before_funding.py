@@ -17,6 +17,7 @@ from trio.testing import MockClock
 
 from psymm.api import BUY, PlannedOrder, Session, best_solver, connect
 from psymm.chain.errors import ChainDown
+from psymm.custody.notes import Note
 from psymm.errors import (
     AttemptEnded,
     BadIntroduction,
@@ -33,6 +34,7 @@ from psymm.errors import (
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
+    Heartbeat,
     Introduction,
     decode_text,
     encode_text,
@@ -40,7 +42,7 @@ from psymm.messages import (
 from psymm.relayer.errors import NoRelayer
 from psymm.session.trader import Backoff
 from psymm.session.turn import State
-from psymm.terms import UNIT, Collateral, Terms
+from psymm.terms import UNIT, Collateral, Terms, Timeouts
 
 OTHER = "0x2260FAC5E5542a773Aa44fBCfeDf7C193bc2C599"
 
@@ -116,6 +118,22 @@ async def test_terms_that_count_in_other_decimals_are_refused(
 ) -> None:
     async with street(tmp_path) as at:
         await at.refused(TokenDiffers, "decimals", decimals=8)
+
+
+async def test_terms_with_a_heartbeat_of_a_moment_make_no_flood_while_we_fund(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with street(tmp_path, timeouts=Timeouts(heartbeat=10_000_000)) as at:
+        fund = at.funds.fund
+
+        async def slowly(*given: Any) -> Sequence[Note]:
+            await trio.sleep(20)
+            return await fund(*given)
+
+        at.funds.fund = slowly  # type: ignore[method-assign]
+        async with at.trade():
+            beats = [one for one in at.stage.wires[0].sent if one == encode_text(Heartbeat())]
+        assert 10 <= len(beats) <= 60
 
 
 @pytest.mark.parametrize("ahead_s", [500, -500, 3, -3])

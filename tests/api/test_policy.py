@@ -174,6 +174,9 @@ ROGUE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a lane of four frames": ({"limits": Limits(frames=4)}, "limits.frames"),
     "a lane of a few bytes": ({"limits": Limits(bytes=1000)}, "limits.bytes"),
+    "quotes that die on their way": (times(quote_life=1), "timeouts.quoteLife"),
+    "a million positions": ({"limits": Limits(positions=1_000_000)}, "limits.positions"),
+    "a million quotes": ({"limits": Limits(open_quotes=1_000_000)}, "limits.openQuotes"),
     "one frame a second": ({"limits": Limits(frames_per_second=1)}, "limits.framesPerSecond"),
     "a symbol in other letters": (one(symbol="ВTC-USD"), "symbol"),
     "a symbol that clears the screen": (one(symbol="BTC-USD\x1b[2J"), "symbol"),
@@ -304,6 +307,28 @@ def test_a_token_that_nobody_named_is_not_put_up(
 def test_decimals_that_the_token_does_not_have_are_refused() -> None:
     with pytest.raises(TokenDiffers):
         TraderPolicy(decimals=18).for_token([USDT])
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask", "tick", "field"),
+    [
+        ("49990", "50010", "0.1", None),
+        (None, "50010", "0.1", None),
+        ("1000", "50010", "0.1", "the prices shown"),
+        ("49990", None, "10000", "tick"),
+        (None, "50010", "10000", "tick"),
+    ],
+)
+def test_prices_that_a_close_would_pay_for_are_refused(
+    bid: str | None, ask: str | None, tick: str, field: str | None
+) -> None:
+    each = instrument(tick=int(Decimal(tick) * UNIT))
+    if field is None:
+        NAMED.check_prices(each, bid, ask)
+        return
+    with pytest.raises(PolicyRefused) as refused:
+        NAMED.check_prices(each, bid, ask)
+    assert field in refused.value.field
 
 
 # --- in words ----------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Rogue:
         self.terms = terms
         self.answer = answer or Rogue.honest
         self.met: list[Introduction] = []
+        self.shown = [(MDEntryType.BID, 49_990), (MDEntryType.OFFER, 50_010)]
         self.port = 0
 
     @property
@@ -96,9 +97,8 @@ class Rogue:
             return
 
     def prices(self, asked: MarketDataRequest) -> list[Message]:
-        entries = (
-            MDEntry(md_entry_type=MDEntryType.BID, md_entry_px=49_990 * UNIT),
-            MDEntry(md_entry_type=MDEntryType.OFFER, md_entry_px=50_010 * UNIT),
+        entries = tuple(
+            MDEntry(md_entry_type=kind, md_entry_px=price * UNIT) for kind, price in self.shown
         )
         return [
             MarketDataSnapshotFullRefresh(
@@ -210,6 +210,25 @@ async def test_fees_of_nearly_everything_move_nothing(tmp_path: Path) -> None:
         ranking = await best_solver(made.stage.trader, [made.entry], "BTC-USD", BUY)
         assert ranking.offers == ()
         assert [error.code for _, error in ranking.failures] == ["policy-refused"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "code"),
+    [
+        # Ranked by the first, and every quote measured by the last.
+        ([(MDEntryType.BID, 1), (MDEntryType.OFFER, 1), (MDEntryType.OFFER, 99_999)], "declined"),
+        ([(MDEntryType.BID, 1_000), (MDEntryType.OFFER, 50_010)], "policy-refused"),
+        ([(MDEntryType.OFFER, 1)], "policy-refused"),  # a tenth, the tick, is too coarse for 1
+    ],
+)
+async def test_prices_that_are_shown_to_be_chosen_are_not_ranked(
+    shown: list[tuple[MDEntryType, int]], code: str, tmp_path: Path
+) -> None:
+    async with rogue(tmp_path) as made:
+        made.shown = shown
+        ranking = await best_solver(made.stage.trader, [made.entry], "BTC-USD", BUY)
+        assert ranking.offers == ()
+        assert [error.code for _, error in ranking.failures] == [code]
 
 
 async def test_terms_swapped_between_discovery_and_meeting_move_nothing(tmp_path: Path) -> None:

@@ -229,9 +229,25 @@ class Session:
     async def request_quote(self, *given: Any) -> Any:
         return self.quote
 
+    async def indicative(self, *given: Any) -> Indicative:
+        return Indicative("X", self.quote.bid, self.quote.ask)
+
+    @property
+    def terms(self) -> Terms:
+        return terms()
+
+    @property
+    def account(self) -> Any:
+        held = SimpleNamespace(
+            position_id=b"1", symbol="X", side=Side.BUY, quantity=UNIT, entry_price=100 * UNIT
+        )
+        return SimpleNamespace(positions={b"1": held})
+
     async def order(self, *given: Any, **named: Any) -> Any:
         self.sent += 1
         raise NoSolver("the test ends here")
+
+    close = order
 
 
 @pytest.mark.parametrize(
@@ -259,3 +275,41 @@ async def test_a_quote_is_hit_only_near_the_price_that_was_agreed_to(
             await trading.run([step])
         assert refused.value.code == "quote-worse"
     assert session.sent == int(sent)
+
+
+@pytest.mark.parametrize("agreed", [{}, {"X": Indicative("X", None, Decimal(100))}])
+@pytest.mark.parametrize(("bid", "sent"), [("95", True), ("94.9", False), ("0.01", False)])
+async def test_a_close_that_nobody_saw_a_price_for_is_held_against_the_entry(
+    bid: str, sent: bool, agreed: dict[str, Indicative]
+) -> None:
+    """In a session that goes on, and with a solver that showed one side only (spec.md 62)."""
+    session: Any = Session(bid, "100")
+    trading = Trading(session, Screen(True, io.StringIO()), agreed, Decimal("0.05"))
+    refused = NoSolver if sent else CommandError
+    with pytest.raises(refused, match=r"test ends|opened at 100"):
+        await trading.close_all()
+    assert session.sent == int(sent)
+
+
+async def test_a_limit_is_not_reckoned_from_a_price_that_nobody_agreed_to() -> None:
+    session: Any = Session("1000", "1001")
+    agreed = {"X": Indicative("X", Decimal("99.9"), Decimal("100.1"))}
+    trading = Trading(session, Screen(True, io.StringIO()), agreed, Decimal("0.05"))
+    step = Step("order", symbol="X", side="buy", quantity=Decimal(1), limit_bps=Decimal(10))
+    with pytest.raises(CommandError) as refused:
+        await trading.run([step])
+    assert (refused.value.code, session.sent) == ("quote-worse", 0)
+
+
+async def test_an_order_in_a_session_that_goes_on_is_held_against_what_is_shown_first() -> None:
+    session: Any = Session("99", "100")
+    out = io.StringIO()
+    trading = Trading(session, Screen(True, out), None, Decimal("0.05"))
+    step = Step("order", symbol="X", side="buy", quantity=Decimal(1))
+    with pytest.raises(NoSolver):
+        await trading.run([step])
+    assert '"event": "shown"' in out.getvalue() or '"event":"shown"' in out.getvalue()
+    session.quote = SimpleNamespace(bid=Decimal(200), ask=Decimal(201))
+    with pytest.raises(CommandError) as refused:
+        await trading.run([step])
+    assert (refused.value.code, session.sent) == ("quote-worse", 1)

@@ -59,12 +59,17 @@ class TraderPolicy:
     funding_window_s: the longest that a solver may choose the moment of an epoch's funding.
     price_band: the farthest that an opening price may stand from the oracle's.
     force_close_gap: the most that a forced close costs.
+    spread: the most that the prices shown stand apart, as a share of the ask: a solver is chosen by
+        one of them, and what is open is closed at the other.
+    tick: the largest tick, as a share of the price shown: the next price may be so far away.
     leverage: the highest maximum leverage.
     margin: the most that is locked for a position of ours: CVA + LF + MM.
     liquidation: the most that a liquidation costs us: CVA + LF.
     symmetric_margin: whether the solver locks at least what we do.
 
     shortest_life_s, longest_life_s: until the end date.
+    shortest_quote_s: the least that the terms let a quote live; none that dies on its way can be
+        hit.
     acknowledgement_s: the longest T, for which either side can hold a frame back.
     skew_s, heartbeat_s, settlement_s, cooldown_s: the longest of each timeout; cooldown_s of both
         forced cancels and forced closes.
@@ -73,6 +78,8 @@ class TraderPolicy:
     confirmations: the most blocks that an event must be deep.
     frames, frame_bytes, frames_per_second: the least that a lane may send between checkpoints, and
         in a second.
+    positions, quotes: the most that may be open at once. A fill is a position and each takes its
+        own close; every frame is reckoned over all of them.
 
     oracle_signers: addresses that may sign prices. Terms that name another are refused; terms
         without an oracle are accepted unless `needs_oracle`.
@@ -96,6 +103,8 @@ class TraderPolicy:
     funding_window_s: int = 3_600
     price_band: Number = "0.1"
     force_close_gap: Number = "0.05"
+    spread: Number = "0.02"
+    tick: Number = "0.01"
     leverage: Number = 125
     margin: Number = "0.2"
     liquidation: Number = "0.05"
@@ -103,6 +112,7 @@ class TraderPolicy:
 
     shortest_life_s: int = DAY_S
     longest_life_s: int = 5 * 366 * DAY_S
+    shortest_quote_s: int = 1
     acknowledgement_s: int = 30
     skew_s: int = 10
     heartbeat_s: int = 60
@@ -114,6 +124,8 @@ class TraderPolicy:
     frames: int = 256
     frame_bytes: int = 65_536
     frames_per_second: int = 10
+    positions: int = 64
+    quotes: int = 256
 
     oracle_signers: Collection[str] = ()
     needs_oracle: bool = False
@@ -196,12 +208,38 @@ class TraderPolicy:
         ):
             if value < least:
                 yield PolicyRefused(f"limits.{limit}", value, f"at least {least}")
+        for limit, value, most in (
+            ("positions", terms.limits.positions, self.positions),
+            ("openQuotes", terms.limits.open_quotes, self.quotes),
+        ):
+            if value > most:
+                yield PolicyRefused(f"limits.{limit}", value, f"at most {most}")
         yield from _most("limits.priceBand", terms.limits.price_band, self.price_band)
         yield from _most("forceCloseGap", terms.force_close_gap, self.force_close_gap)
         yield from self._symbols(terms)
         for each in terms.instruments:
             if not self.symbols or each.symbol in self.symbols:
                 yield from self._instrument(each, bool(terms.oracle.signers))
+
+    def check_prices(self, instrument: Instrument, bid: Number | None, ask: Number | None) -> None:
+        """Holds what a solver shows to the limits that need a price; where it shows one side only,
+        the spread is not known. Raises PolicyRefused."""
+        symbol = ascii(instrument.symbol)[1:-1]
+        for price in (bid, ask):
+            if price is not None and instrument.tick * UNIT > scaled(self.tick) * scaled(price):
+                raise PolicyRefused(
+                    f"{symbol}: tick",
+                    format_decimal(instrument.tick),
+                    f"at most {self.tick} of the price {price} that it shows",
+                )
+        if bid is not None and ask is not None:
+            apart = (scaled(ask) - scaled(bid)) * UNIT
+            if apart > scaled(self.spread) * scaled(ask):
+                raise PolicyRefused(
+                    f"{symbol}: the prices shown",
+                    f"{bid} / {ask}",
+                    f"apart by at most {self.spread} of the ask",
+                )
 
     def _token(self, terms: Terms) -> Iterator[PolicyRefused]:
         collateral = terms.collateral
@@ -254,6 +292,9 @@ class TraderPolicy:
         if times.settlement < self.shortest_settlement_s * NANOSECONDS:
             least = f"at least {self.shortest_settlement_s} s"
             yield PolicyRefused("timeouts.settlement", _seconds(times.settlement), least)
+        if times.quote_life < self.shortest_quote_s * NANOSECONDS:
+            least = f"at least {self.shortest_quote_s} s"
+            yield PolicyRefused("timeouts.quoteLife", _seconds(times.quote_life), least)
         if terms.chain.confirmations > self.confirmations:
             most = f"at most {self.confirmations}"
             yield PolicyRefused("chain.confirmations", terms.chain.confirmations, most)

@@ -39,7 +39,6 @@ from psymm.messages import (
     ExecType,
     ExecutionReport,
     MarketDataSnapshotFullRefresh,
-    MDEntryType,
     Message,
     NewOrderSingle,
     OrderCancelReject,
@@ -76,6 +75,7 @@ from psymm.session.preflight import (
     Wanted,
     check_clocks,
     price_of,
+    prices_of,
 )
 from psymm.session.settling import Settling
 from psymm.session.trader import (
@@ -343,8 +343,8 @@ class Session:
     # --- trading ----------------------------------------------------------------------------
 
     async def indicative(self, symbol: str, timeout_s: float = QUOTE_S) -> Indicative:
-        """The solver's prices of the moment. Raises PeerSilent, NotNow. Cancelled: the answer is
-        thrown away."""
+        """The solver's prices of the moment. Raises PeerSilent, NotNow, Declined where it shows two
+        of one side. Cancelled: the answer is thrown away."""
         request = f"v{self._changes.count}"
         await self.end.say(market_data(request, [symbol]))
         found = await self._changes.until(
@@ -946,6 +946,7 @@ async def best_solver(
                 # Nobody sells for nothing: such a price is shown to be ranked first.
                 raise Declined("no price on that side", symbol=symbol)
             shown, price = _indicative(said), decimal_of(found)
+            policy.check_prices(instrument, shown.bid, shown.ask)
             cost = None
             if shown.bid is not None and shown.ask is not None:
                 cost = round_trip(instrument, side, 1, shown.bid, shown.ask)
@@ -974,8 +975,8 @@ def _after_fees(instrument: Instrument, side: Side, price: Decimal) -> Decimal:
 
 
 def _indicative(said: MarketDataSnapshotFullRefresh) -> Indicative:
-    found = {entry.md_entry_type: decimal_of(entry.md_entry_px) for entry in said.no_md_entries}
-    return Indicative(said.symbol, found.get(MDEntryType.BID), found.get(MDEntryType.OFFER))
+    bid, ask = (None if one is None else decimal_of(one) for one in prices_of(said))
+    return Indicative(said.symbol, bid, ask)
 
 
 def _position_id(position: Position | PositionView | bytes) -> bytes:

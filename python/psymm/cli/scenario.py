@@ -121,9 +121,11 @@ def planned_orders(steps: Sequence[Step]) -> list[PlannedOrder]:
 class Trading:
     """Carries steps out in a session, one after the other, telling the screen of each.
 
-    shown: the prices that were agreed to, by symbol. slippage: how much worse than those a quote
-    may be and still be hit, as a share; an indicative price binds nobody, so without this bound a
-    solver could show a good price to be chosen and quote another.
+    shown: the prices that were agreed to, by symbol. slippage: how much worse than those a price
+    may be and still be taken, as a share; an indicative price binds nobody, so without this bound a
+    solver could show a good price to be chosen and quote another. Where no price was agreed to,
+    which is so in a session that goes on, a close is held against the price at which its position
+    was opened, and an order against what the solver shows first, which the screen says.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Trading:
         self._session = session
         self._screen = screen
         self._shown = shown or {}
+        self._first: dict[str, Indicative] = {}
         self._slippage = slippage
         self._orders: dict[str, Order] = {}
 
@@ -162,7 +165,7 @@ class Trading:
         if step.limit_bps is None:
             quote = await session.request_quote(step.symbol, quantity, side, step.life_s)
             shown = quote.ask if step.side == "buy" else quote.bid
-            self._within(step.symbol, step.side, shown)
+            await self._agree(step.symbol, step.side, shown, None, step.life_s)
             self._screen.event(
                 "quote",
                 f"quote {step.symbol}: {step.side} {quantity} at {plain(shown)}",
@@ -174,6 +177,7 @@ class Trading:
             )
         else:
             price = await self._limit(step.symbol, step.side, step.limit_bps, step.life_s)
+            await self._agree(step.symbol, step.side, price, None, step.life_s)
             order = await session.order(
                 side, step.symbol, quantity, price=price, life_s=step.life_s
             )
@@ -220,35 +224,67 @@ class Trading:
         size = Decimal(f"{size.normalize():f}")
         side = Side.SELL if held.side is Side.BUY else Side.BUY
         word = "sell" if side is Side.SELL else "buy"
+        entry = Decimal(held.entry_price) / 10**18
         if step.limit_bps is None:
             quote = await session.request_quote(held.symbol, size, side, step.life_s)
-            self._within(held.symbol, word, quote.ask if word == "buy" else quote.bid)
+            quoted = quote.ask if word == "buy" else quote.bid
+            await self._agree(held.symbol, word, quoted, entry, step.life_s)
             order = await session.close(position, quote=quote, quantity=size, life_s=step.life_s)
         else:
             price = await self._limit(held.symbol, word, step.limit_bps, step.life_s)
+            await self._agree(held.symbol, word, price, entry, step.life_s)
             order = await session.close(position, price=price, quantity=size, life_s=step.life_s)
         result = await order.result()
         self._told(step, f"close: {word} {size} {held.symbol}", result)
 
-    def _within(self, symbol: str, word: str, quoted: Decimal | None) -> None:
-        """Raises CommandError `quote-worse` for a quote that is not what was agreed to."""
-        known = self._shown.get(symbol)
+    async def _agree(
+        self,
+        symbol: str,
+        word: str,
+        quoted: Decimal | None,
+        entry: Decimal | None,
+        life_s: float,
+    ) -> None:
+        """Raises CommandError `quote-worse` for a price that is not near what was agreed to, and
+        `no-price` where there is nothing to hold it against. entry: of the position that it closes,
+        None where it opens one."""
+        known, words = self._shown.get(symbol), "the price shown was"
+        if known is None and entry is None:
+            known = await self._first_shown(symbol, life_s)
         agreed = None if known is None else known.ask if word == "buy" else known.bid
-        if agreed is None or quoted is None:
-            return
+        if agreed is None:
+            # Nobody agreed to what it shows by now.
+            agreed, words = entry, "the position was opened at"
+        if quoted is None or agreed is None:
+            raise CommandError(
+                "no-price", f"The solver shows no price to {word} {symbol}.", Exit.PEER
+            )
         worse = quoted - agreed if word == "buy" else agreed - quoted
         if worse > agreed * self._slippage:
             custody = self._session.custody.hex()[:16]
             raise CommandError(
                 "quote-worse",
-                f"The solver quotes {plain(quoted)} to {word} {symbol}, and showed {plain(agreed)}"
-                f" before; --slippage allows {plain(self._slippage)} of it. Nothing was sent. The"
+                f"The price to {word} {symbol} is {plain(quoted)}, and {words} {plain(agreed)};"
+                f" --slippage allows {plain(self._slippage)} of it. Nothing was sent. The"
                 f" custody stays open: go on with --resume {custody} and another --slippage.",
                 Exit.REFUSED,
                 symbol=symbol,
                 quoted=plain(quoted),
                 shown=plain(agreed),
             )
+
+    async def _first_shown(self, symbol: str, life_s: float) -> Indicative:
+        """What the solver shows first in a session that goes on; the screen says it once."""
+        if symbol not in self._first:
+            first = self._first[symbol] = await self._session.indicative(symbol, life_s)
+            self._screen.event(
+                "shown",
+                f"the solver shows {symbol} {plain(first.bid)} / {plain(first.ask)}",
+                symbol=symbol,
+                bid=plain(first.bid),
+                ask=plain(first.ask),
+            )
+        return self._first[symbol]
 
     def _told(self, step: Step, what: str, result: OrderResult) -> None:
         fills = " + ".join(f"{plain(one.quantity)} at {plain(one.price)}" for one in result.fills)

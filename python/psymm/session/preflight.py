@@ -155,12 +155,27 @@ def check_orders(
     _refuse(first, first_order_fault(terms, collaterals, said, now))
 
 
+def prices_of(shown: MarketDataSnapshotFullRefresh) -> tuple[int | None, int | None]:
+    """The indicative bid and ask, at 18 decimals; None where one is not shown.
+
+    Raises Declined for two prices of one side: one could win the ranking and the other be what a
+    quote is measured by (`spec.md` 62).
+    """
+    found: dict[MDEntryType, int] = {}
+    for one in shown.no_md_entries:
+        if one.md_entry_type in found:
+            raise Declined("the solver shows two prices of one side", symbol=ascii(shown.symbol))
+        found[one.md_entry_type] = one.md_entry_px
+    return found.get(MDEntryType.BID), found.get(MDEntryType.OFFER)
+
+
 def price_of(shown: MarketDataSnapshotFullRefresh, symbol: str, side: Side) -> int | None:
-    """The indicative price at which one would trade, at 18 decimals; None where none is shown."""
-    kind = MDEntryType.OFFER if side is Side.BUY else MDEntryType.BID
+    """The indicative price at which one would trade, at 18 decimals; None where none is shown.
+    Raises as `prices_of`."""
     if shown.symbol != symbol:
         return None
-    return next((one.md_entry_px for one in shown.no_md_entries if one.md_entry_type is kind), None)
+    bid, ask = prices_of(shown)
+    return ask if side is Side.BUY else bid
 
 
 def _refuse(order: PlannedOrder, broken: Violation | None) -> None:

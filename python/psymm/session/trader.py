@@ -407,7 +407,9 @@ class TraderSession:
         self._custody = known = await journal.custody(opening.custody)
         self._heard(Funding(opening.custody, amount))
         async with open_block_nursery() as nursery:
-            nursery.start_soon(_keep_alive, socket, meeting.terms.timeouts.heartbeat / 1e9)
+            # As in a session, never more than one a second: the terms may say a nanosecond.
+            beat_s = max(1.0, meeting.terms.timeouts.heartbeat / 1e9)
+            nursery.start_soon(_keep_alive, socket, beat_s)
             notes = tuple(
                 await party.collateral.fund(opening, TRADER, meeting.terms.collateral.token, amount)
             )
