@@ -34,13 +34,31 @@ class PSymmError(Exception):
             said += f" ({shown})"
         if self.remedy:
             said += f". {self.remedy}"
-        return said
+        # Words and values may be a peer's, and errors go to terminals and logs as they are.
+        return printable(said, lines=False)
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return "0x" + bytes(value).hex()
     return str(value)
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """`text` with what a terminal would obey (controls, escapes, marks of direction, lone
+    surrogates) written out as \\xNN, \\uNNNN or \\UNNNNNNNN. lines: line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or (lines and one == "\n") else _escape(one) for one in text
+    )
+
+
+def _escape(one: str) -> str:
+    number = ord(one)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def clip(text: str, limit_bytes: int = 1000) -> str:

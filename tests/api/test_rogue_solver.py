@@ -20,12 +20,16 @@ from psymm.chain.registry import Role
 from psymm.errors import (
     BadIntroduction,
     ClocksDiffer,
+    PeerRefused,
     PolicyRefused,
     PSymmError,
     TermsChanged,
+    TermsRefused,
     WrongParty,
 )
 from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
     Introduction,
     MarketDataRequest,
     MarketDataSnapshotFullRefresh,
@@ -175,6 +179,37 @@ def of_another_wallet(made: Rogue, greeting: Introduction) -> list[Message]:
     host = made.host(KeyWallet.generate())
     said, terms, _ = host.answer(greeting, COLLATERAL, made.key(), made.now_ns())
     return [said, terms]
+
+
+def refusing_in_colours(made: Rogue, greeting: Introduction) -> list[Message]:
+    return [
+        BusinessMessageReject(
+            ref_msg_type="UHI",
+            business_reject_reason=BusinessRejectReason.OTHER,
+            text="\x1b[2Jno\nINFO settled",
+        )
+    ]
+
+
+def terms_in_colours(made: Rogue, greeting: Introduction) -> list[Message]:
+    document = made.terms.document.replace(b"BTC-USD", b"BTC\\u001b[2J")
+    document = document.replace(b'"tick":"0.1"', b'"tick":"0"')
+    host = Host(made.wallet.public_key, CHAIN_ID, PSYMM, document, bytes(32))
+    said, terms, _ = host.answer(greeting, COLLATERAL, made.key(), made.now_ns())
+    return [said, terms]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(refusing_in_colours, PeerRefused), (terms_in_colours, TermsRefused)]
+)
+async def test_a_solvers_words_steer_no_terminal(
+    answer: Answer, kind: type[PSymmError], tmp_path: Path
+) -> None:
+    """`refusal` asserts that the error is printable."""
+    async with rogue(tmp_path, answer) as made:
+        refused = await refusal(made)
+        assert isinstance(refused, kind)
+        assert "\\x1b[2J" in str(refused)
 
 
 @pytest.mark.parametrize(

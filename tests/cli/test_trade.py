@@ -40,9 +40,13 @@ lot = "0.1"
 
 
 async def psymm(
-    actor: Actor, *arguments: str, said: list[dict[str, object]] | None = None
+    actor: Actor,
+    *arguments: str,
+    said: list[dict[str, object]] | None = None,
+    unlock: bool = True,
 ) -> tuple[int, dict[str, object]]:
-    """Exit code and last JSON line of one command of a party. said: gets all lines."""
+    """Exit code and last JSON line of one command of a party. said: gets all lines. unlock: the
+    command takes the password."""
     read, write = os.pipe()
     os.write(write, actor.password.encode())
     os.close(write)
@@ -50,7 +54,7 @@ async def psymm(
         ran = await trio.run_process(
             [
                 sys.executable, "-m", "psymm", *arguments, "--json",
-                "--home", str(actor.home), "--password-fd", str(read),
+                "--home", str(actor.home), *(("--password-fd", str(read)) if unlock else ()),
             ],
             pass_fds=[read],
             stdin=subprocess.DEVNULL,
@@ -136,7 +140,7 @@ async def test_refusals_move_nothing_and_a_session_left_open_is_resumed(tmp_path
             assert custody[2:10] not in scraped
             said = []
             show = ("transcript", "show", "--custody", custody)
-            code, shown = await run(*show, said=said)
+            code, shown = await run(*show, said=said, unlock=False)
             assert (code, shown["frames"]) == (0, left["frames"]), shown
             assert isinstance(shown["account"], str)
             assert {one["state"] for one in said if one.get("event") == "state"} >= {"trading"}

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from psymm.cli.output import json_line, printable
+from psymm.cli.output import json_line
+from psymm.errors import printable
 
 BURST: Final = 100
 """Lines of one event that may come at once; PER_S more each second."""

@@ -22,6 +22,7 @@ from typing import Final, TextIO
 import click
 
 from psymm.cli.exits import CommandError, Exit
+from psymm.errors import printable
 
 Value = str | int | float | bool | None | bytes | Mapping[str, "Value"] | Sequence["Value"]
 
@@ -89,16 +90,6 @@ class Screen:
         stream.flush()
 
 
-def printable(text: str, *, lines: bool = True) -> str:
-    """`text` with what a terminal would obey (controls, escapes, marks of direction, lone
-    surrogates) written out as \\xNN, \\uNNNN or \\UNNNNNNNN. lines: line ends stay."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() or (lines and one == "\n") else _escape(one) for one in text
-    )
-
-
 def json_line(body: object) -> str:
     """One line of JSON, in which nothing stands that a terminal would obey."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
@@ -106,13 +97,6 @@ def json_line(body: object) -> str:
         return text
     # What is not printable stands inside of strings, where JSON has escapes of its own.
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
-
-
-def _escape(one: str) -> str:
-    number = ord(one)
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def jsonable(value: Value) -> object:

@@ -18,8 +18,8 @@ from psymm.cli.custodies import LANES, chosen
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option
-from psymm.cli.output import Screen, Value, printable
-from psymm.errors import TranscriptFileError
+from psymm.cli.output import Screen, Value
+from psymm.errors import TranscriptFileError, printable
 
 if TYPE_CHECKING:
     from psymm.session.reading import FrameRead, Reading, Ruled
