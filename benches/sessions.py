@@ -182,7 +182,7 @@ def make_terms() -> Terms:
         end_date=(time_ns() // YEAR_NS + 2) * YEAR_NS,
         tariff=Tariff(relayer_cap=0),
         # A lone session trades faster here than terms would let it.
-        limits=Limits(frames_per_second=10_000, open_quotes=10_000),
+        limits=Limits(frames_per_second=10_000),
     )
 
 

@@ -84,8 +84,8 @@ async def test_what_does_not_fit_moves_nothing_and_what_stays_open_is_said(
                     lambda line: line.get("event") == "funding",
                     *trade, "--buy", "X=1",
                 )  # fmt: skip
+                assert code == 130, lines
                 (custody,) = {one["custody"] for one in lines if one.get("event") == "funding"}
-                assert code == 130
                 assert f"psymm trade --resume {custody}" in lines[-1]["error"]["message"]
                 assert [one["state"] for one in lines if one.get("event") == "left-open"] == [
                     "funding"

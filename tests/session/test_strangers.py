@@ -337,3 +337,34 @@ async def test_a_logon_that_somebody_saw_begins_no_custody_with_another_amount(
                 greeting, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=None
             )
             assert other.opening.custody != held.opening.custody
+
+
+async def test_a_wallet_that_hangs_over_a_stranger_keeps_no_trader_from_coming_back(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await stage.agreed()
+
+        async def hang(_wallet: KeyWallet, _message: object) -> bytes:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        async with stage.dial() as socket:
+            stranger = Stranger(stage, socket)
+            signs = KeyWallet.sign_typed
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    KeyWallet,
+                    "sign_typed",
+                    lambda wallet, message: (
+                        hang if wallet.public_key == stage.solver.wallet.public_key else signs
+                    )(wallet, message),
+                )
+                await stranger.log_on()
+                await trio.sleep(1)
+                before = stage.near.statistics().load
+                stage.server.drop(stage.far)
+                await stage.wires[0].inner.aclose()
+                await trio.sleep(20)
+                assert stage.near.engine.synced, before

@@ -24,7 +24,7 @@ from psymm.api import (
     decimal_of,
 )
 from psymm.api.trader import session_projected
-from psymm.errors import Declined, NotNow, PeerSilent, PSymmError, Refused
+from psymm.errors import Declined, Disconnected, NotNow, PeerSilent, PSymmError, Refused
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus
 from psymm.session import checkpoints
@@ -90,7 +90,7 @@ def storm_terms(chain: Chain, token: str, end_date_ns: int, **limits: int) -> Te
         timeouts=Timeouts(),
         end_date=end_date_ns,
         tariff=Tariff(relayer_cap=1_000_000),
-        limits=Limits(frames_per_second=100_000, open_quotes=1_000_000, **limits),
+        limits=Limits(frames_per_second=100_000, **limits),
     )
 
 
@@ -211,7 +211,7 @@ async def flatten(session: Session) -> None:
     while not is_flat(session.end):
         try:
             await _flatten(session)
-        except (Declined, NotNow, PeerSilent, Refused):
+        except (Declined, Disconnected, NotNow, PeerSilent, Refused):
             await trio.sleep(0.2)
 
 

@@ -156,8 +156,17 @@ class Trading:
 
     async def close_all(self) -> None:
         """Closes every position that is open, at the solver's quotes."""
-        for held in list(self._session.account.positions.values()):
-            await self._close_one(Step("close"), held.position_id, None)
+        from psymm.errors import NotNow
+
+        held = list(self._session.account.positions.values())
+        for position in [one.position_id for one in held]:
+            try:
+                if position in self._session.account.positions:
+                    await self._close_one(Step("close"), position, None)
+            except NotNow:
+                # One whose fill turns out to have been covered too late never was.
+                if position in self._session.account.positions:
+                    raise
 
     async def _order(self, step: Step) -> None:
         session, side = self._session, _side(step.side)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_bytes
@@ -167,7 +167,7 @@ class SolverServer:
         self._keys = IntroductionKeys(party.wallet, party.clock, party.chain_id, party.contract)
         self._application = application
         self._sessions: dict[bytes, _Session] = {}
-        self._taking_up = trio.Lock()
+        self._busy: dict[bytes, trio.Lock] = {}
         self._connections = 0
         self._refused: Counter[str] = Counter()
         self._logged: dict[tuple[str, object], float] = {}
@@ -398,9 +398,21 @@ class SolverServer:
             return None
         return await self._take_up(held)
 
+    @asynccontextmanager
+    async def _alone(self, custody: bytes) -> AsyncGenerator[None, None]:
+        """One task at a time takes a custody up or forgets it: it never has two ends. What is done
+        for one may wait for our wallet, so no other custody waits with it."""
+        lock = self._busy.setdefault(custody, trio.Lock())
+        async with lock:
+            try:
+                yield
+            finally:
+                if not lock.statistics().tasks_waiting:
+                    del self._busy[custody]
+
     async def _take_up(self, custody: JournalledCustody) -> End:
-        async with self._taking_up:
-            key = custody.opening.custody
+        key = custody.opening.custody
+        async with self._alone(key):
             if key in self._sessions:
                 return self._sessions[key].end
             listeners: list[Callable[[Event], None]] = []
@@ -475,7 +487,7 @@ class SolverServer:
 
     async def _forget_left_before(self, when: float) -> None:
         for custody in [one for one, at in self._left_at.items() if at <= when]:
-            async with self._taking_up:
+            async with self._alone(custody):
                 self._left_at.pop(custody, None)
                 if custody not in self._sessions:
                     await self._party.journal.forget_stranger(custody)

@@ -265,7 +265,7 @@ class TraderSession:
     ) -> None:
         self.end: End | None = None
         self._wanted = wanted or Wanted()
-        self._refusals = 0
+        self._refusals = self._finals = 0
         self._party = party
         self._dial = dial_peer
         self._heard = heard
@@ -430,17 +430,18 @@ class TraderSession:
     def _expect_no_refusal(self, end: End, reason: PSymmError) -> None:
         """Raises AttemptEnded where trying again would not change what ended the last try."""
         if not isinstance(reason, PeerRefused | MeetingRefused | BadOpening):
-            self._refusals = 0
+            self._refusals = self._finals = 0
             return
         if isinstance(reason, PeerRefused):
             final, passing = reason.final, reason.passing
         else:
             # A clock may be set, and an introduction signed again.
             final, passing = not isinstance(reason, ClocksDiffer | BadIntroduction), False
+        # Not counted together: noise on the line brings either kind now and then.
+        self._finals = self._finals + 1 if final else 0
         self._refusals += not passing
-        if end.engine.record.head(SOLVER).seq and not final:
-            return
-        if self._refusals < (_FINALS if final else _REFUSALS):
+        unanswered = not end.engine.record.head(SOLVER).seq
+        if self._finals < _FINALS and not (unanswered and self._refusals >= _REFUSALS):
             return
         raise AttemptEnded(reason, end.opening.custody) from reason
 
