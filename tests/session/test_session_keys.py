@@ -324,6 +324,31 @@ async def test_a_crash_after_the_uky_was_kept_goes_on_with_the_new_key(
         assert all(len(found) == 1 for found in digests_by_number(stages).values())
 
 
+async def test_a_former_key_that_a_checkpoint_has_forgotten_is_never_brought_again(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    lives = KeyedLives(tmp_path)
+    ours: list[bytes] = []
+    async with lives.live() as stage:
+        ours.append(key_of(stage.near))
+        await stage.near.rotate_key()
+        ours.append(key_of(stage.near))
+        await trade(stage, "1")
+        await stage.agreed()
+        await stage.near.checkpoint()
+    async with lives.live(resume=True) as stage:
+        await of(stage.heard, Resumed)
+        for _ in range(3):
+            await stage.near.rotate_key()
+            ours.append(key_of(stage.near))
+        # And its party proves itself on the next connection.
+        await stage.wires[-1].inner.aclose()
+        await of(stage.heard, Lost)
+        await trade(stage, "2")
+        await expect_sound(stage)
+    assert len(set(ours)) == len(ours)
+
+
 async def test_a_key_that_expired_while_nobody_ran_is_changed_first_thing(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:

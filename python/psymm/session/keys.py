@@ -544,13 +544,18 @@ class KeyKeeper:
                 raise SessionKeyEnded("the delegation ran out before a connection came")
 
     async def _kept_key(self) -> SecretKey:
-        """A key that the journal holds and no frame names, made and kept if there is none."""
+        """A key that the journal holds and no frame has named yet, made and kept if there is none.
+
+        A record that begins at a checkpoint has forgotten the keys of before, and a former key may
+        be a thief's by now: only what was kept after the last that is named is new.
+        """
         engine, lane = self._engine, self._engine.lane
         custody = engine.record.opening.custody
         kept = await self._journal.session_keys(custody)
         named = {known.public_key for known in engine.record.delegations(lane)}
-        for _, key in kept:
-            if key.public_key not in named and not engine.keys.revocation(lane, key.public_key):
+        last = max((place for place, key in kept if key.public_key in named), default=0)
+        for place, key in kept:
+            if place > last and not engine.keys.revocation(lane, key.public_key):
                 return key
         key = SecretKey.generate()
         place = max([engine.record.head(lane).seq + 1, *(place + 1 for place, _ in kept)])

@@ -136,8 +136,9 @@ class Resuming:
         revoked = engine.keys.revocation(engine.peer, key)
         if revoked is not None:
             raise ResumeRefused("the session key was revoked", key=revoked.key)
-        earlier = engine.record.delegations(engine.peer)[:-1]
-        if any(known.public_key == key for known in earlier):
+        # A wallet may delegate a key a second time: what counts is whether another is in force now.
+        known = [one.public_key for one in engine.record.delegations(engine.peer)]
+        if key in known and key != known[-1]:
             raise ResumeRefused("another session key has followed the one that signed this")
 
     def receive(self, theirs: Resume, now: int) -> bool:
