@@ -97,7 +97,7 @@ async def test_a_proved_and_paid_call_with_an_endless_deadline_ends_no_relayer(
 ) -> None:
     monkeypatch.setattr("psymm.custody.moves.deadline_after", lambda now, life=1800: 1 << 64)
     async with running_relayer(world, tmp_path / "r.db") as relayer, rich_vault(world) as vault:
-        call = await finished_withdrawal(world, vault, relayer.wallet.address, "0x" + "41" * 20)
+        call = await finished_withdrawal(world, vault, relayer.wallet.address, "0x" + "c1" * 20)
         assert call.deadline == 1 << 64
         with pytest.raises(DeadlineTooFar):
             await submitted(relayer.endpoint, world, call)
@@ -199,7 +199,7 @@ async def test_one_address_does_not_fill_the_queue(world: World, tmp_path: Path)
         running_relayer(world, tmp_path / "r.db", calls_per_peer=1) as relayer,
         rich_vault(world) as vault,
     ):
-        call = await finished_withdrawal(world, vault, relayer.wallet.address, "0x" + "42" * 20)
+        call = await finished_withdrawal(world, vault, relayer.wallet.address, "0x" + "c2" * 20)
         await world.mining(False)
         assert (await submitted(relayer.endpoint, world, call)).status in ("queued", "sent")
         with pytest.raises(PSymmError, match="busy: this address"):
@@ -252,7 +252,7 @@ async def four_calls_on_one_note(
                 await vault.store.update(move.id, "failed", reason="adversary")
             keeping = Keeping(relayer.wallet.address)
             with pytest.raises(_KeptError):
-                await vault.withdraw(world.token, 10**8, "0x" + "41" * 20, [keeping])
+                await vault.withdraw(world.token, 10**8, "0x" + "c3" * 20, [keeping])
             assert keeping.call is not None
             offered.append((relayer, keeping.call))
         assert len({call.nullifiers[0] for _, call in offered}) == 1
