@@ -305,8 +305,11 @@ class Settling:
             self._proposing = False
             await self._wait(lambda: end.engine.proposal, "propose a settlement")
             return
-        decided = self._all_covered and self._decided
-        if not decided or self._flat_payouts() != payouts:
+        # Naming the payees took frames, too: what came of them is covered within moments.
+        await self._wait(
+            lambda: (self._all_covered and self._decided) or None, "cover what was sent meanwhile"
+        )
+        if self._flat_payouts() != payouts:
             raise NotNow("the account changed while the payees were named")
         # Kept before it is signed: the wallet keeps its notes for this one until the deadline, so
         # one that was cut short here is taken up again and never made anew.
