@@ -172,6 +172,9 @@ class OpenedLate:
     async def payee(self, token: str, amount: int) -> Payee:
         return await (await self.open())[2].payee(token, amount)
 
+    async def look_up(self, cited: Any) -> Any:
+        return await (await self.open())[2].look_up(cited)
+
     async def relayer(self, token: str, cap: int) -> SendTerms:
         return await (await self.open())[2].relayer(token, cap)
 
