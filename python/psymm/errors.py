@@ -552,13 +552,6 @@ class PeerLeft(Disconnected):
     remedy = "Reconnect to resume; every frame is in the journal"
 
 
-class PeerEnded(Disconnected):
-    """The peer closed because, for it, the session is over: both sides' last frames are there."""
-
-    code = "peer-ended"
-    what = "the peer says that the session has ended"
-
-
 class Leaving(Disconnected):
     """We close on purpose and mean to come back; the peer is told so by WebSocket code 1001."""
 

@@ -52,7 +52,7 @@ from psymm._core import (
     sign_frame,
 )
 from psymm.custody.notes import Note, random_blinding
-from psymm.errors import Disconnected, PeerEnded, PSymmError
+from psymm.errors import Disconnected, PSymmError
 from psymm.messages import (
     Introduction,
     JournalStatus,
@@ -109,7 +109,6 @@ class Pipe:
         """The end's for this connection; it goes out before anything else, and no line tells it."""
         self._feed, self._read = trio.open_memory_channel[str | bytes](1000)
         self._closed = False
-        self._ended = False
 
     async def send(self, message: str | bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -132,7 +131,7 @@ class Pipe:
         try:
             return await self._read.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise PeerEnded if self._ended else Disconnected from None
+            raise Disconnected from None
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         await trio.lowlevel.checkpoint()
@@ -152,8 +151,8 @@ class Pipe:
         if not self._closed:
             self._feed.send_nowait(message)
 
-    def drop(self, *, ended: bool = False) -> None:
-        self._closed, self._ended = True, ended
+    def drop(self) -> None:
+        self._closed = True
         self._feed.close()
 
     @property
@@ -842,7 +841,7 @@ class Stage:
     async def _come(self, words: Sequence[str]) -> None:
         match words[0]:
             case "disconnect":
-                self.pipe.drop(ended=words[1:] == ("ended",))
+                self.pipe.drop()
             case "connect":
                 self.bent = assignments(tuple(words[1:]))
                 await self.connect()

@@ -3,7 +3,7 @@
 After the end nobody signs a frame that would cover the trader's last one, its citation of the
 settlement or the Heartbeat that covers the solver's, and only the trader can dial. So the trader
 leaves a custody only once the solver is known to have that frame: it covers it, its heads
-show it, it answers what was asked behind it, or it says that the session has ended.
+show it, or it answers what was asked behind it.
 """
 
 from __future__ import annotations
@@ -68,12 +68,6 @@ class Delivery:
         """A Heartbeat of the peer: it has read all that went before what it answers."""
         if self._asked is not None and test_req_id == f"{_ASKED}{self._asked}":
             self._held = max(self._held, self._asked)
-
-    def peer_ended(self) -> None:
-        """The peer closed the connection because the session has ended: it has all."""
-        if self._engine.lane == TRADER and self._engine.lifecycle.over:
-            self._held = self._head
-            self._tell()
 
     def advance(self, now: int) -> None:
         """Ask for what is owed, on a connection on which heads agree."""

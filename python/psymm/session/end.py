@@ -27,7 +27,6 @@ from psymm.errors import (
     Leaving,
     NotNow,
     OverBudget,
-    PeerEnded,
     PeerSilent,
     PeerViolation,
     PSymmError,
@@ -298,7 +297,7 @@ class End:
             self.was_synced = self.engine.synced
             connection.gone.set()
             reason = connection.reason or Disconnected()
-            self._take(self.engine.disconnected(peer_ended=isinstance(reason, PeerEnded)))
+            self._take(self.engine.disconnected())
             sender.close()
             receiver.close()
             with trio.CancelScope(shield=True):

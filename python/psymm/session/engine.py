@@ -298,12 +298,9 @@ class Engine:
             self.resuming.ask(now)
         return self._take()
 
-    def disconnected(self, *, peer_ended: bool = False) -> Turn:
-        """The connection is gone. Nothing is signed until the next one has resumed. peer_ended: the
-        peer closed it because the session has ended."""
+    def disconnected(self) -> Turn:
+        """The connection is gone. Nothing is signed until the next one has resumed."""
         self._connected = False
-        if peer_ended and self.resuming.proven:
-            self.delivery.peer_ended()
         self.resuming.disconnected()
         self.delivery.reconnected()
         return self._take()

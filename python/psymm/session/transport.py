@@ -21,7 +21,7 @@ from trio_websocket import (
 )
 from wsproto.utilities import LocalProtocolError
 
-from psymm.errors import Disconnected, PeerEnded, PeerLeft, PSymmError, SessionClosed
+from psymm.errors import Disconnected, PeerLeft, PSymmError
 from psymm.sockets.admission import Admission, Place
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.dialling import dial_websocket
@@ -140,8 +140,6 @@ class WebSocket:
         if reason is None:
             return Disconnected()
         said = reason.reason or reason.name
-        if reason.reason == SessionClosed.code:
-            return PeerEnded(close_code=reason.code)
         if reason.code == GOING_AWAY:
             return PeerLeft(f"the peer left and means to come back: {said}")
         return Disconnected(f"the peer closed the connection: {said}", close_code=reason.code)
