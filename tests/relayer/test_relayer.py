@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import trio
-from trio_websocket import ConnectionRejected, open_websocket_url
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    open_websocket_url,
+    wrap_client_stream,
+)
 
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Token
@@ -31,7 +36,7 @@ from psymm.relayer.errors import (
     WouldRevert,
 )
 from psymm.relayer.sender import RelayerSender
-from psymm.relayer.service import RelayerConfig, TokenPrice
+from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
 from psymm.relayer.store import State, Store
 from psymm.relayer.wire import (
     AskTerms,
@@ -167,7 +172,47 @@ async def test_one_peer_cannot_hold_every_connection(world: World, tmp_path: Pat
     ):
         with pytest.raises(ConnectionRejected) as rejected:
             await asked(relayer.endpoint, encode_request(AskTerms("1")))
-        assert rejected.value.status_code == 429
+        assert rejected.value.status_code == 503
+
+
+async def test_a_few_addresses_that_hold_every_connection_keep_nobody_out(
+    world: World, tmp_path: Path
+) -> None:
+    async with (
+        running_relayer(world, tmp_path / "r.db", connections=8, connections_per_peer=4) as relayer,
+        trio.open_nursery() as nursery,
+    ):
+        port = int(relayer.endpoint.rsplit(":", 1)[1].rstrip("/"))
+        for number in range(16):
+            nursery.start_soon(_idle, port, f"127.0.0.{2 + number % 4}")
+        while relayer.service.statistics().connections < 8:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        answer = await asked(relayer.endpoint, encode_request(AskTerms("1")))
+        assert decode_terms(answer, "1").relayer == relayer.wallet.address
+        nursery.cancel_scope.cancel()
+
+
+async def _idle(port: int, address: str) -> None:
+    """Hold a connection from this address for as long as it is let."""
+    try:
+        async with trio.open_nursery() as nursery:
+            stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=address)
+            await (await wrap_client_stream(nursery, stream, "127.0.0.1", "/")).get_message()
+    except* (ConnectionRejected, ConnectionClosed):
+        pass
+
+
+async def test_addresses_of_one_ipv6_48_ask_no_more_than_four_do(
+    world: World, tmp_path: Path
+) -> None:
+    config = RelayerConfig({world.token: TokenPrice(FEE)}, requests_per_minute=2)
+    wallet = await world.wallet()
+    with Store(tmp_path / "r.db", CHAIN_ID, world.pool.address, wallet.address) as store:
+        service = RelayerService(world.chain, world.pool, wallet, store, config)
+        # No machine that tests run on has so many addresses to dial from.
+        crowd = [service._peers(f"2001:db8:1:{number:x}::1") for number in range(16)]
+        assert sum(service._may_ask(peers, 10) for peers in crowd) == 8
+        assert service._may_ask(service._peers("2001:db8:2::1"), 10)
 
 
 @pytest.mark.parametrize(

@@ -239,3 +239,61 @@ async def test_a_few_addresses_that_hold_every_place_keep_nobody_out() -> None:
 async def tolerated(admission: Admission, address: str, ended: list[str]) -> None:
     with suppress(TooManyConnections):
         await hold(admission, address, ended)
+
+
+def of_one_network(count: int) -> list[str]:
+    """Addresses in as many /64 of one /48."""
+    return [f"2001:db8:1:{number:x}::1" for number in range(count)]
+
+
+async def test_a_48_of_ipv6_has_the_share_of_four_addresses(autojump_clock: MockClock) -> None:
+    limits = AdmissionLimits(per_address=2, opening_per_address=2, noise=2, checks=2, burst=1000)
+    admission = Admission(limits)
+    with entered(admission, *of_one_network(8)):
+        with pytest.raises(TooManyConnections, match="one address"):
+            entered(admission, "2001:db8:1:ffff::1")
+        entered(admission, "2001:db8:2::1").close()
+    with opened(admission, *of_one_network(8)):
+        with pytest.raises(TooManyConnections, match="handshakes"):
+            opened(admission, "2001:db8:1:ffff::1")
+        opened(admission, "2001:db8:2::1").close()
+    for spend in ("noise", "check"):
+        refused = 0
+        for address in of_one_network(16):
+            with admission.standing(address) as place:
+                try:
+                    getattr(place, spend)()
+                except FloodingPeer:
+                    refused += 1
+        assert refused == 8
+    with admission.standing("2001:db8:1:ffff::1") as place, pytest.raises(FloodingPeer):
+        place.read(4 * limits.bytes_at_once + 1)
+    assert admission.statistics().standing == 0
+
+
+@pytest.mark.parametrize("kind", ["places", "handshakes"])
+async def test_a_48_of_ipv6_that_holds_every_place_keeps_nobody_out(kind: str) -> None:
+    """From so many addresses that none of them holds two."""
+    admission = Admission(AdmissionLimits(connections=8, opening=8, per_address=2))
+    ended: list[str] = []
+
+    async def held(address: str) -> None:
+        with suppress(TooManyConnections):
+            if kind == "places":
+                await hold(admission, address, ended)
+            with admission.opening(address):
+                await trio.sleep_forever()
+            ended.append(address)
+
+    async with trio.open_nursery() as nursery:
+        for address in of_one_network(16):
+            nursery.start_soon(held, address)
+            await wait_all_tasks_blocked()
+        for n in range(3):
+            nursery.start_soon(held, f"192.0.2.{n}")
+            await wait_all_tasks_blocked()
+        assert len(ended) >= 1
+        assert all(address.startswith("2001:db8:1:") for address in ended)
+        counts = admission.statistics()
+        assert (counts.standing if kind == "places" else counts.opening) == 8
+        nursery.cancel_scope.cancel()

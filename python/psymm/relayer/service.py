@@ -95,7 +95,7 @@ from psymm.relayer.wire import (
     refusal_json,
     request_id,
 )
-from psymm.sockets.admission import Admission, AdmissionLimits, Place, block_of
+from psymm.sockets.admission import Admission, AdmissionLimits, Place, block_of, network_of
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.serving import Tls, serve_websockets
 
@@ -110,8 +110,8 @@ _GONE: Final = (
 )
 """What a peer does that is gone, or does not read."""
 
-_WIDE: Final = AdmissionLimits(connections=4096, per_address=4096, per_second=4096, burst=4096)
-"""The configuration's own limits are narrower, and answer by name."""
+_OFTEN: Final = 4096
+"""Connections a second from one address: what they ask is limited, not how often they come."""
 
 DEAREST: Final = 8
 """A replacement pays at most this many times what the chain asks at that time."""
@@ -157,8 +157,11 @@ class RelayerConfig:
     quote_life_s: how long a quoted fee is honoured.
     min_deadline_s: how much time a call must leave.
     queue: calls under way at once.
+    connections: at once. A quarter is kept for those whose call was taken; where strangers hold
+        the others, the address with most of them loses its oldest to one with fewer.
     connections_per_peer, requests_per_minute, bytes_per_minute: for one address.
     calls_per_peer: calls under way at once for one address.
+    addresses_per_network: how many times the share of one address an IPv6 /48 has.
     replace_after_s: when an unmined transaction gets a higher fee.
     depth: blocks until a call counts as mined.
     """
@@ -172,6 +175,7 @@ class RelayerConfig:
     requests_per_minute: int = 120
     bytes_per_minute: int = 8 * 1024 * 1024
     calls_per_peer: int = 32
+    addresses_per_network: int = 4
     requests_at_once: int = 8
     idle_s: float = 120.0
     replace_after_s: float = 60.0
@@ -196,6 +200,7 @@ class RelayerConfig:
             "requests_per_minute",
             "bytes_per_minute",
             "calls_per_peer",
+            "addresses_per_network",
             "requests_at_once",
             "idle_s",
             "replace_after_s",
@@ -225,11 +230,17 @@ class Statistics:
 
 @dataclass(slots=True)
 class _Peer:
-    """One address. tokens, bytes_left: what it may still ask and send; under_way: its calls."""
+    """One address, or all of an IPv6 /48.
 
+    share: how many addresses' shares it has.
+    tokens, bytes_left: what it may still ask and send.
+    under_way: its calls.
+    """
+
+    share: int
+    tokens: float
+    bytes_left: float
     connections: int = 0
-    tokens: float = 0.0
-    bytes_left: float = 0.0
     filled_at: float = 0.0
     under_way: set[int] = field(default_factory=set)
 
@@ -264,16 +275,15 @@ class RelayerService:
         self._config = config
         self._statistics = Statistics()
         self._logged: dict[str, float] = {}
-        self._peers: dict[str, _Peer] = {}
+        self._known_peers: dict[str, _Peer] = {}
         self._quotes: deque[Terms] = deque()
         self._watches: dict[int, _Watch] = {}
-        self._owners: dict[int, _Peer] = {}
+        self._owners: dict[int, tuple[_Peer, ...]] = {}
         self._admission = trio.Lock()
         self._judging = trio.CapacityLimiter(_JUDGED_AT_ONCE)
         self._lane_in: trio.MemorySendChannel[int]
         self._lane_out: trio.MemoryReceiveChannel[int]
         self._lane_in, self._lane_out = trio.open_memory_channel(math.inf)
-        self._open = 0
 
     def statistics(self) -> Statistics:
         return replace(self._statistics)
@@ -303,7 +313,7 @@ class RelayerService:
                         host,
                         port,
                         self._meet,
-                        Admission(_WIDE),
+                        Admission(self._limits()),
                         bounds=Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None),
                         tls=tls,
                     )
@@ -312,40 +322,57 @@ class RelayerService:
 
     # --- peers ------------------------------------------------------------------------------------
 
-    async def _meet(
-        self, request: WebSocketRequest, _stream: BoundedStream, name: str, _place: Place
-    ) -> None:
-        peer = self._peers.setdefault(
-            block_of(name),
-            _Peer(
-                tokens=self._config.requests_per_minute, bytes_left=self._config.bytes_per_minute
-            ),
+    def _limits(self) -> AdmissionLimits:
+        """Loopback is one address like any other, as it is for requests."""
+        return AdmissionLimits(
+            connections=self._config.connections,
+            per_address=self._config.connections_per_peer,
+            per_second=_OFTEN,
+            burst=_OFTEN,
+            addresses_per_network=self._config.addresses_per_network,
+            limit_loopback=True,
         )
-        if (
-            peer.connections >= self._config.connections_per_peer
-            or self._open >= self._config.connections
-        ):
-            await request.reject(429, body=b"too many connections")
-            return
-        peer.connections += 1
-        self._open += 1
+
+    def _peers(self, name: str) -> tuple[_Peer, ...]:
+        """What an address counts for: itself, and its IPv6 /48 if it has one."""
+        found = [self._peer(block_of(name), 1)]
+        network = network_of(name)
+        if network is not None:
+            found.append(self._peer(network, self._config.addresses_per_network))
+        return tuple(found)
+
+    def _peer(self, block: str, share: int) -> _Peer:
+        config = self._config
+        return self._known_peers.setdefault(
+            block,
+            _Peer(share, config.requests_per_minute * share, config.bytes_per_minute * share),
+        )
+
+    async def _meet(
+        self, request: WebSocketRequest, _stream: BoundedStream, name: str, place: Place
+    ) -> None:
+        peers = self._peers(name)
+        for peer in peers:
+            peer.connections += 1
         self._statistics.connections += 1
         try:
-            await self._listen(await request.accept(), peer)
+            await self._listen(await request.accept(), peers, place)
         except* _GONE:
             pass  # the peer is gone, or does not read: only its own connection ends
         finally:
-            peer.connections -= 1
-            self._open -= 1
+            for peer in peers:
+                peer.connections -= 1
             self._forget_idle_peers()
 
-    async def _listen(self, socket: WebSocketConnection, peer: _Peer) -> None:
+    async def _listen(
+        self, socket: WebSocketConnection, peers: tuple[_Peer, ...], place: Place
+    ) -> None:
         running = 0
 
         async def serve_one(text: str) -> None:
             nonlocal running
             try:
-                await self._answer(socket, text, peer)
+                await self._answer(socket, text, peers, place)
             except _GONE:
                 raise
             except Exception:
@@ -363,7 +390,7 @@ class RelayerService:
                     if running:
                         continue
                     return
-                if not self._may_ask(peer, len(message)):
+                if not self._may_ask(peers, len(message)):
                     # Not even parsed, so it has no id; and the next one is not read at once.
                     await self._refuse(socket, "", TooManyRequests())
                     await trio.sleep(PENALTY_S)
@@ -375,14 +402,16 @@ class RelayerService:
                     running += 1
                     nursery.start_soon(serve_one, message)
 
-    async def _answer(self, socket: WebSocketConnection, text: str, peer: _Peer) -> None:
+    async def _answer(
+        self, socket: WebSocketConnection, text: str, peers: tuple[_Peer, ...], place: Place
+    ) -> None:
         name = request_id(text)
         try:
             request = decode_request(text)
             if isinstance(request, AskTerms):
                 await _say(socket, encode_terms(name, await self.terms()))
                 return
-            send = await self._admit(request, peer)
+            send = await self._admit(request, peers, place)
             await self._follow(socket, name, send.id)
         except Refusal as refusal:
             await self._refuse(socket, name, refusal)
@@ -417,25 +446,28 @@ class RelayerService:
                 return
             await changed.wait()
 
-    def _may_ask(self, peer: _Peer, size: int) -> bool:
+    def _may_ask(self, peers: tuple[_Peer, ...], size: int) -> bool:
         now = trio.current_time()
-        minutes = (now - peer.filled_at) / 60
-        rate, most = self._config.requests_per_minute, self._config.bytes_per_minute
-        peer.tokens = min(rate, peer.tokens + minutes * rate)
-        peer.bytes_left = min(most, peer.bytes_left + minutes * most)
-        peer.filled_at = now
-        if peer.tokens < 1 or peer.bytes_left < size:
+        for peer in peers:
+            minutes = (now - peer.filled_at) / 60
+            rate = self._config.requests_per_minute * peer.share
+            most = self._config.bytes_per_minute * peer.share
+            peer.tokens = min(rate, peer.tokens + minutes * rate)
+            peer.bytes_left = min(most, peer.bytes_left + minutes * most)
+            peer.filled_at = now
+        if any(peer.tokens < 1 or peer.bytes_left < size for peer in peers):
             return False
-        peer.tokens -= 1
-        peer.bytes_left -= size
+        for peer in peers:
+            peer.tokens -= 1
+            peer.bytes_left -= size
         return True
 
     def _forget_idle_peers(self) -> None:
-        if len(self._peers) > 4 * self._config.connections:
+        if len(self._known_peers) > 4 * self._config.connections:
             now = trio.current_time()
-            self._peers = {
+            self._known_peers = {
                 name: peer
-                for name, peer in self._peers.items()
+                for name, peer in self._known_peers.items()
                 if peer.connections or peer.under_way or now - peer.filled_at < 60
             }
 
@@ -477,7 +509,7 @@ class RelayerService:
 
     # --- taking a call on -------------------------------------------------------------------------
 
-    async def _admit(self, request: Submit, peer: _Peer) -> Send:
+    async def _admit(self, request: Submit, peers: tuple[_Peer, ...], place: Place) -> Send:
         call = request.call
         if request.chain_id != self._chain.chain_id:
             raise OtherChain(asked=request.chain_id, served=self._chain.chain_id)
@@ -504,19 +536,21 @@ class RelayerService:
         if call.deadline > now_s + LONGEST_S:
             raise DeadlineTooFar(deadline=call.deadline, latest=now_s + LONGEST_S)
         # Looked at before the simulation, which costs the node a proof's verification.
-        await self._make_room(call, digest, peer)
+        await self._make_room(call, digest, peers)
         async with self._judging:
             await self._judge(call)
         async with self._admission:
             known = await self._known(digest, call)
             if known is not None:
                 return known
-            await self._make_room(call, digest, peer)
+            await self._make_room(call, digest, peers)
             send = await trio.to_thread.run_sync(
                 self._store.add, digest, kind_of(call), call.to_json(), call.deadline, marks(call)
             )
-        peer.under_way.add(send.id)
-        self._owners[send.id] = peer
+        for peer in peers:
+            peer.under_way.add(send.id)
+        self._owners[send.id] = peers
+        place.keep()  # not for a call that was known: everybody may send that again, for nothing
         self._statistics.taken += 1
         log.info("taken", extra={"send": send.id, "kind": send.kind})
         self._lane_in.send_nowait(send.id)
@@ -531,14 +565,14 @@ class RelayerService:
             return None  # a reorganisation took it back
         return last
 
-    async def _make_room(self, call: Call, digest: bytes, peer: _Peer) -> None:
+    async def _make_room(self, call: Call, digest: bytes, peers: tuple[_Peer, ...]) -> None:
         other = await trio.to_thread.run_sync(self._store.conflicting, marks(call), digest)
         if other is not None:
             raise Conflict(state=other.state.value)
         under_way = await trio.to_thread.run_sync(self._store.under_way)
         if len(under_way) >= self._config.queue:
             raise Busy(under_way=len(under_way))
-        if len(peer.under_way) >= self._config.calls_per_peer:
+        if any(len(peer.under_way) >= self._config.calls_per_peer * peer.share for peer in peers):
             raise Busy("this address has as many calls under way as one may have")
 
     async def _judge(self, call: Call) -> None:
@@ -776,8 +810,7 @@ class RelayerService:
         self._over(number)
 
     def _over(self, number: int) -> None:
-        peer = self._owners.pop(number, None)
-        if peer is not None:
+        for peer in self._owners.pop(number, ()):
             peer.under_way.discard(number)
         self._wake(number)
 

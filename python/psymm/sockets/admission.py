@@ -1,7 +1,9 @@
 """Who may connect: how many at once, how many from one address at once and a second, and what one
 address may cost before any of its connections has proved whose it is (`spec.md` 68, 70).
 
-An address is an IPv4 address or an IPv6 /64, which is what one peer has for itself. Loopback is
+An address is an IPv4 address or an IPv6 /64, which is what one peer has for itself. Many get an
+IPv6 /48, which is 65,536 of these, so all addresses of a /48 together are limited too, to a few
+times the share of one. Where the holder of most places loses one, a /48 is one holder. Loopback is
 not limited by address unless asked for: behind a proxy on the same machine everybody is loopback.
 
 A connection takes a place for its handshakes as soon as it is accepted, before a byte of it is
@@ -20,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 import trio
@@ -46,6 +48,7 @@ class AdmissionLimits:
     bytes_per_second: bytes a second from one address's strangers, with `bytes_at_once` at once.
     checks_per_second: introductions that bring collateral and collateral checks on the chain a
         second for one address's strangers, with `checks` at once.
+    addresses_per_network: how many times the share of one address an IPv6 /48 has.
     """
 
     connections: int = 1024
@@ -60,6 +63,7 @@ class AdmissionLimits:
     bytes_per_second: int = 64 * 1024
     checks: int = 16
     checks_per_second: float = 1.0
+    addresses_per_network: int = 4
     limit_loopback: bool = False
 
     @property
@@ -122,16 +126,25 @@ class _Bucket:
 
 @dataclass
 class _Peer:
-    """One address. limited: whether its limits are enforced. strangers: its connections that have
-    not proved themselves. proved: one of them did. handshakes: oldest first. places: its
-    strangers', oldest first."""
+    """One address, or all of an IPv6 /48.
+
+    limited: whether its limits are enforced.
+    share: how many addresses' shares it has.
+    network: the /48 that the address is in, in which all that it does is counted too.
+    strangers: its connections that have not proved themselves.
+    proved: one of them did.
+    handshakes: oldest first.
+    places: its strangers', oldest first.
+    """
 
     limited: bool
+    share: int
     arrivals: _Bucket
     connections: _Bucket
     noise: _Bucket
     bytes: _Bucket
     checks: _Bucket
+    network: _Peer | None = None
     standing: int = 0
     strangers: int = 0
     proved: bool = False
@@ -141,6 +154,16 @@ class _Peer:
     @property
     def present(self) -> bool:
         return bool(self.standing or self.handshakes)
+
+    @property
+    def counted(self) -> tuple[_Peer, ...]:
+        """What its connections count for: the address itself, and its /48 if it has one."""
+        return (self,) if self.network is None else (self, self.network)
+
+    @property
+    def widest(self) -> _Peer:
+        """Who holds its places, where they are shared out."""
+        return self if self.network is None else self.network
 
 
 class Place:
@@ -159,7 +182,8 @@ class Place:
     def keep(self) -> None:
         """The connection belongs to a known custody: its place is safe from strangers."""
         if self._peer is not None and self._admission is not None and not self.known:
-            self._peer.strangers -= 1
+            for one in self._peer.counted:
+                one.strangers -= 1
             self._peer.proved = True
             self.leave()
             self._admission.keep(provisional=self.provisional)
@@ -169,26 +193,32 @@ class Place:
     def leave(self) -> None:
         """It is no stranger's any more that may be taken from its address."""
         if self._peer is not None and self in self._peer.places:
-            self._peer.places.remove(self)
+            for one in self._peer.counted:
+                one.places.remove(self)
 
     def read(self, size: int) -> None:
         """A message of `size` bytes is about to be parsed for a stranger. Raises FloodingPeer."""
-        peer = self._peer
-        if peer is not None and peer.limited and not peer.bytes.spend(size):
+        # Both are charged, whichever is in debt.
+        paid = [one.bytes.spend(size) for one in self._limited]
+        if not all(paid):
             raise FloodingPeer("too many bytes from one address")
 
     def noise(self) -> None:
         """A message made no sense. Raises FloodingPeer where the address has sent too many, on
         whatever connections."""
-        peer = self._peer
-        if peer is not None and peer.limited and not peer.noise.spend(1):
+        paid = [one.noise.spend(1) for one in self._limited]
+        if not all(paid):
             raise FloodingPeer("too much noise from one address")
 
     def check(self) -> None:
         """The chain is about to be asked for a stranger. Raises FloodingPeer."""
-        peer = self._peer
-        if peer is not None and peer.limited and not peer.checks.take(1):
+        if not all(one.checks.take(1) for one in self._limited):
             raise FloodingPeer("too many collateral checks for one address")
+
+    @property
+    def _limited(self) -> tuple[_Peer, ...]:
+        peer = self._peer
+        return peer.counted if peer is not None and peer.limited else ()
 
 
 class Admission:
@@ -197,6 +227,7 @@ class Admission:
     def __init__(self, limits: AdmissionLimits | None = None) -> None:
         self.limits = limits or AdmissionLimits()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._networks: OrderedDict[str, _Peer] = OrderedDict()
         self._standing = self._opening = self._admitted = self._refused = 0
         self._known = self._provisional = 0
         self._closed: str | None = None
@@ -227,15 +258,15 @@ class Admission:
             self._forget()
             raise
         scope = trio.CancelScope()
-        peer.handshakes.append(scope)
+        for one in peer.counted:
+            one.handshakes.append(scope)
         self._opening += 1
         try:
             with scope:
                 yield
         finally:
             self._opening -= 1
-            if scope in peer.handshakes:
-                peer.handshakes.remove(scope)
+            _leave_handshake(peer, scope)
             self._forget()
 
     @contextmanager
@@ -252,20 +283,22 @@ class Admission:
         self._admitted += 1
         self._standing += 1
         self._provisional += place.provisional
-        peer.standing += 1
-        peer.strangers += 1
-        peer.places.append(place)
+        for one in peer.counted:
+            one.standing += 1
+            one.strangers += 1
+            one.places.append(place)
         try:
             with place.scope:
                 yield place
         finally:
             self._standing -= 1
-            peer.standing -= 1
             place.leave()
+            for one in peer.counted:
+                one.standing -= 1
+                one.strangers -= not place.known
             if place.known:
                 self._known -= 1
             else:
-                peer.strangers -= 1
                 self._provisional -= place.provisional
             self._forget()
 
@@ -276,38 +309,45 @@ class Admission:
 
     def _admit_handshake(self, peer: _Peer) -> None:
         limits = self.limits
-        held = len(peer.handshakes)
-        if peer.limited:
-            if not peer.arrivals.take(1):
+        for one in peer.counted if peer.limited else ():
+            if not one.arrivals.take(1):
                 raise TooManyConnections("too often from one address", per_second=limits.per_second)
-            if peer.noise.in_debt or peer.bytes.in_debt:
+            if one.noise.in_debt or one.bytes.in_debt:
                 raise TooManyConnections("too much noise from one address")
-            if held >= limits.opening_per_address:
-                raise TooManyConnections(
-                    "too many handshakes from one address", most=limits.opening_per_address
-                )
+            most = limits.opening_per_address * one.share
+            if len(one.handshakes) >= most:
+                raise TooManyConnections("too many handshakes from one address", most=most)
         if self._opening < limits.opening:
             return
         others = [one for one in self._peers.values() if one.handshakes]
         if peer.proved:
             others = [one for one in others if not one.proved] or others
-        greediest = max(others, key=lambda one: len(one.handshakes), default=peer)
-        if len(greediest.handshakes) <= (0 if peer.proved and not greediest.proved else held + 1):
+        greediest = max(
+            others,
+            key=lambda one: (len(one.widest.handshakes), len(one.handshakes)),
+            default=peer,
+        )
+        held = len(peer.widest.handshakes)
+        least = 0 if peer.proved and not greediest.proved else held + 1
+        if len(greediest.widest.handshakes) <= least:
             raise TooManyConnections("all places for handshakes are taken", most=limits.opening)
         # It gives its place back at its next checkpoint; until then there is one more.
-        greediest.handshakes.pop(0).cancel()
+        oldest = greediest.handshakes[0]
+        _leave_handshake(greediest, oldest)
+        oldest.cancel()
 
     def _admit(self, peer: _Peer, place: Place) -> None:
         limits = self.limits
         if self._closed is not None:
             raise TooManyConnections(self._closed)
         crowded = False
-        if peer.limited:
-            if peer.strangers >= limits.per_address:
-                raise TooManyConnections("too many from one address", most=limits.per_address)
-            if not peer.connections.take(1):
+        for one in peer.counted if peer.limited else ():
+            most = limits.per_address * one.share
+            if one.strangers >= most:
+                raise TooManyConnections("too many from one address", most=most)
+            if not one.connections.take(1):
                 raise TooManyConnections("too often from one address", per_second=limits.per_second)
-            crowded = peer.strangers >= limits.per_address - limits.per_address // 8
+            crowded = crowded or one.strangers >= most - most // 8
         strangers = self._standing - self._known - self._provisional
         full = self._standing >= limits.connections
         if not crowded and not full and strangers < limits.connections - limits.kept:
@@ -323,57 +363,91 @@ class Admission:
     def _take_from_greediest(self, peer: _Peer, *, provisional: bool) -> bool:
         """Close the oldest stranger's connection, in a kept place or another, of the address that
         has most of them; False where none has two more than this one. It gives its place back at
-        its next checkpoint; until then there is one more."""
+        its next checkpoint; until then there is one more. Addresses of one /48 count together, and
+        of these the one with most loses it."""
 
         def held(one: _Peer) -> list[Place]:
             return [place for place in one.places if place.provisional == provisional]
 
         others = [one for one in self._peers.values() if one.places and one is not peer]
-        most = max((held(one) for one in others), key=len, default=[])
-        if len(most) <= len(held(peer)) + 1:
+        sizes = [(len(held(one.widest)), len(held(one)), one) for one in others]
+        sizes = [one for one in sizes if one[1]]
+        most, _, greediest = max(sizes, key=lambda one: one[:2], default=(0, 0, peer))
+        if most <= len(held(peer.widest)) + 1:
             return False
-        oldest = most[0]
+        oldest = held(greediest)[0]
         oldest.leave()
         oldest.scope.cancel()
         return True
 
     def _peer(self, address: str) -> _Peer:
+        block, network = block_of(address), network_of(address)
+        peer = self._known_as(self._peers, block, 1)
+        if network is not None:
+            # While a connection of the address counts in it, this is the same one.
+            share = self.limits.addresses_per_network
+            peer.network = self._known_as(self._networks, network, share)
+        return peer
+
+    def _known_as(self, known: OrderedDict[str, _Peer], block: str, share: int) -> _Peer:
         limits = self.limits
-        block = block_of(address)
-        peer = self._peers.get(block)
+        peer = known.get(block)
         if peer is None:
-            peer = self._peers[block] = _Peer(
+            peer = known[block] = _Peer(
                 limits.limit_loopback or not _is_loopback(block),
-                _Bucket.full(limits.per_second, limits.burst),
-                _Bucket.full(limits.per_second, limits.burst),
-                _Bucket.full(limits.noise_per_second, limits.noise),
-                _Bucket.full(limits.bytes_per_second, limits.bytes_at_once),
-                _Bucket.full(limits.checks_per_second, limits.checks),
+                share,
+                _Bucket.full(limits.per_second * share, limits.burst * share),
+                _Bucket.full(limits.per_second * share, limits.burst * share),
+                _Bucket.full(limits.noise_per_second * share, limits.noise * share),
+                _Bucket.full(limits.bytes_per_second * share, limits.bytes_at_once * share),
+                _Bucket.full(limits.checks_per_second * share, limits.checks * share),
             )
-        self._peers.move_to_end(block)
+        known.move_to_end(block)
         return peer
 
     def _forget(self) -> None:
         """Addresses that have been away longest, once there are too many."""
-        if len(self._peers) <= _REMEMBERED + self._standing + self._opening:
-            return
-        idle = [block for block, peer in self._peers.items() if not peer.present]
-        idle.sort(key=lambda block: self._peers[block].proved)
-        for block in idle[: len(idle) // 2]:
-            del self._peers[block]
+        for known in (self._peers, self._networks):
+            if len(known) <= _REMEMBERED + self._standing + self._opening:
+                continue
+            idle = [block for block, peer in known.items() if not peer.present]
+            idle.sort(key=lambda block: known[block].proved)
+            for block in idle[: len(idle) // 2]:
+                del known[block]
+
+
+def _leave_handshake(peer: _Peer, scope: trio.CancelScope) -> None:
+    """It is no handshake any more that may be taken from its address."""
+    if scope in peer.handshakes:
+        for one in peer.counted:
+            one.handshakes.remove(scope)
 
 
 def block_of(address: str) -> str:
     """What one peer has for itself: an IPv4 address, an IPv6 /64."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
+    parsed = _parsed(address)
+    if parsed is None:
         return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
     if isinstance(parsed, IPv6Address) and not parsed.is_loopback:
         return str(ip_network((int(parsed), 64), strict=False))
     return str(parsed)
+
+
+def network_of(address: str) -> str | None:
+    """The IPv6 /48 that an address is in; None of any other address, and of loopback."""
+    parsed = _parsed(address)
+    if isinstance(parsed, IPv6Address) and not parsed.is_loopback:
+        return str(ip_network((int(parsed), 48), strict=False))
+    return None
+
+
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return parsed if mapped is None else mapped
 
 
 def _is_loopback(block: str) -> bool:
