@@ -335,17 +335,31 @@ def test_a_note_is_listed_once(scene: Scene) -> None:
     scene.violation_of_trader(lists("a2", EXTRA, EXTRA), "note-listed")
     twin = NoteRef(commitment=b"\x41" * 32, nullifier=TRADER_NOTE.nullifier)
     scene.violation_of_trader(lists("a3", twin), "note-listed")
-    assert scene.trade(lists("a4", EXTRA)) is None
-    assert not scene.account.notes[EXTRA.commitment].accepted
 
 
-def test_a_lane_has_one_accepted_note_while_merging_is_not_in_force(scene: Scene) -> None:
-    scene.trade(
-        CollateralAssignment(
-            coll_asgn_id="a", coll_asgn_reason=CollAsgnReason.SCHEDULED, notes=(EXTRA,)
-        )
+def test_a_lane_has_one_accepted_note_while_merging_is_not_in_force() -> None:
+    scene = Scene()
+    scene.trade(logon(scene.terms, TRADER_NOTE, EXTRA))
+    scene.solver(logon(scene.terms, SOLVER_NOTE))
+    scene.violation_of_solver(accepts(TRADER_NOTE, EXTRA), "too-many-notes")
+    assert scene.solver(accepts(TRADER_NOTE, name="one")) is None
+    scene.violation_of_solver(accepts(EXTRA, name="two"), "too-many-notes")
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_no_note_is_listed_beside_one_while_merging_is_not_in_force(accepted: bool) -> None:
+    scene = Scene()
+    scene.trade(logon(scene.terms, TRADER_NOTE))
+    scene.solver(logon(scene.terms))
+    if accepted:
+        scene.solver(accepts(TRADER_NOTE))
+    more = CollateralAssignment(
+        coll_asgn_id="a", coll_asgn_reason=CollAsgnReason.SCHEDULED, notes=(EXTRA,)
     )
-    scene.violation_of_solver(accepts(EXTRA), "too-many-notes")
+    scene.violation_of_trader(more, "too-many-notes")
+    assert EXTRA.commitment not in scene.account.notes
+    assert scene.solver(replace(more, notes=(SOLVER_NOTE,))) is None
+    scene.violation_of_solver(replace(more, coll_asgn_id="b"), "too-many-notes")
 
 
 def test_a_note_in_another_token_is_no_collateral() -> None:

@@ -535,6 +535,7 @@ def _proven_at_once(was: Any) -> Any:
 
 
 DISABLED: Final[dict[str, Off]] = {
+    "collateral-second-note": allowed("too-many-notes"),
     "early-forgotten": put(SolverServer, "_forget_left_before", _asleep),
     "early-frames": nothing(Engine, "_room_for", True),
     "early-unsigned": put(Pledges, "judged", True),

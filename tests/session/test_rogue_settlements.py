@@ -20,10 +20,13 @@ from psymm.custody.settlement import Payee, Settlement, propose_settlement
 from psymm.messages import (
     AcceptedNote,
     ChainFact,
+    CollAsgnReason,
     CollAsgnRespType,
+    CollateralAssignment,
     CollateralResponse,
     Heartbeat,
     NewOrderSingle,
+    NoteRef,
     OrdType,
     PositionEffect,
     Reject,
@@ -35,6 +38,7 @@ from psymm.messages import Settlement as ProposalMessage
 from psymm.rulebook import Lane
 from psymm.session.settling import Settling, _message_of
 from psymm.session.turn import State
+from psymm.transcript.opening import SOLVER, TRADER
 
 MEMO = bytes(256)
 
@@ -256,6 +260,53 @@ async def test_an_acceptance_that_misstates_our_note_opens_nothing_and_a_right_o
         sign_unchecked(stage.far, accepts("truth"))
         await trio.sleep(2)
         assert stage.account(stage.near).collateral(Lane.TRADER) == note.amount
+
+
+@pytest.mark.parametrize("lane", [TRADER, SOLVER])
+async def test_a_second_note_while_collateral_is_put_up_is_refused_and_all_of_it_comes_back(
+    tmp_path: Path, autojump_clock: MockClock, lane: int
+) -> None:
+    """The other side has put up its own, or is about to, and may accept one note of a lane."""
+    async with scene(tmp_path) as stage:
+        funding, go_on = trio.Event(), trio.Event()
+        funds = stage.solver.collateral
+        assert isinstance(funds, ChainCollateral)
+        honest = funds.fund
+
+        async def slow(*given: Any) -> Any:
+            funding.set()
+            await go_on.wait()
+            return await honest(*given)
+
+        funds.fund = slow  # type: ignore[method-assign]
+        await stage.nursery.start(stage.server.run)
+        await stage.nursery.start(stage.client.run)
+        await funding.wait()
+        if lane == SOLVER:
+            go_on.set()
+            await stage.heard.message(CollateralAssignment)
+        end = (stage.near, stage.far)[lane]
+        more = CollateralAssignment(
+            coll_asgn_id="more",
+            coll_asgn_reason=CollAsgnReason.SCHEDULED,
+            notes=(NoteRef(commitment=b"\x01" * 32, nullifier=b"\x02" * 32),),
+        )
+        entry = sign_unchecked(end, more)
+        # The rogue itself counts on nothing that it lists so.
+        del end.engine.lifecycle.listed[lane][more.notes[0].commitment]
+        await trio.sleep(1)
+        go_on.set()
+        with trio.fail_after(60):
+            reject = await (stage.heard, stage.desk.listeners[0])[lane].message(Reject)
+            assert (reject.ref_seq_num, reject.violation) == (entry.frame.seq, "too-many-notes")
+            await stage.heard.state(State.TRADING)
+            await stage.desk.listeners[0].state(State.TRADING)
+            near, _ = stage.both_settle()
+            await near.settle()
+        assert [one.collateral.worth() for one in (stage.trader, stage.solver)] == [  # type: ignore[attr-defined]
+            2_000_000_000,
+            5_000_000_000,
+        ]
 
 
 async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_covered(

@@ -85,9 +85,14 @@ def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account
 
 
 def assign(account: Account, entry: Entry, said: CollateralAssignment) -> Account:
-    """AY: the sender lists more notes."""
+    """AY: the sender lists its notes, if its Logon did not. Beside one that it has listed, another
+    could not be accepted (see ``respond``), and whoever has put up its own would wait for it."""
     account = use_id(account, f"CollAsgnID{entry.lane:d}", said.coll_asgn_id)
-    return list_notes(account, entry.lane, said.notes)
+    after = list_notes(account, entry.lane, said.notes)
+    for note in account.notes.values():
+        if note.lane is entry.lane and not note.spent:
+            refuse("too-many-notes", commitment=said.notes[0].commitment)
+    return after
 
 
 def respond(account: Account, entry: Entry, said: CollateralResponse) -> Account:

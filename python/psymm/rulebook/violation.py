@@ -140,7 +140,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     "note-accepted": ("the note was accepted before", "accept each note once"),
     "note-wrong-token": ("the note is in another token than the terms'", "reject it"),
     "too-many-notes": (
-        "this lane has an accepted note already; a settlement spends one note of each lane, and"
+        "this lane has a note already; a settlement spends one note of each lane, and"
         " merging notes is not in force yet",
         "put up one note of the whole amount",
     ),

@@ -225,9 +225,12 @@ class Pledges:
         return False
 
     def step_verify(self) -> None:
-        """Have the peer's notes checked on chain, once they are opened."""
+        """Have the peer's notes checked on chain, once they are opened: all that it listed, else
+        the chain would be asked for the same ones without an end."""
+        listed = self._engine.lifecycle.listed[self._engine.peer]
         if (
             self._shown is not None
+            and {note.commitment for note in self._shown} >= set(listed)
             and not self._verifying
             and not self._engine.lifecycle.accepted_at[self._engine.peer]
             and not self._peer_verified()
