@@ -587,6 +587,8 @@ DISABLED: Final[dict[str, Off]] = {
     "key-change-foreign": NO_DELEGATION_CHECK,
     "key-change-late-range": NO_DELEGATION_CHECK,
     "key-expires": nothing(Delegation, "check_frame"),
+    "leaving-covers": nothing(Engine, "_cover"),
+    "leaving-covers-nothing": around(Engine, "uncovered", lambda was: lambda self: True),
     "logon-delegation-ends-wallet": NO_DELEGATION_CHECK,
     "logon-delegation-expired": NO_DELEGATION_CHECK,
     "logon-delegation-other-wallet": NO_DELEGATION_CHECK,

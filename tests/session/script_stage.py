@@ -1009,6 +1009,8 @@ class Stage:
                     await self.end.say(decode_text(self.text(words[1:])))
                 case "logout":
                     await self.end.log_out(words[1] if len(words) > 1 else "")
+                case "leave":
+                    await self.end.leave(words[1])
                 case _:
                     raise BadScript(f"nobody can wish for {words[0]}")
         except PSymmError as refused:

@@ -686,8 +686,9 @@ async def connect(
     TermsChanged, PolicyRefused), MeetingRefused and its kin (ClocksDiffer, OrderUnfit),
     PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin, PeerSilent,
     Disconnected, and what funding raises; AttemptEnded where a custody exists already and trying
-    again would not help. Leaving closes the connection; the custody stays as it is and can be
-    resumed: an error that leaves it open has a note that names it and what lies in it.
+    again would not help. Leaving covers what the solver did, so that its fills stand, and closes
+    the connection, in at most six seconds; the custody stays as it is and can be resumed: an error
+    that leaves it open has a note that names it and what lies in it.
     Cancelled: the same.
     """
     party = dealer.party if isinstance(dealer, Dealer) else dealer

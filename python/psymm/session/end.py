@@ -316,13 +316,23 @@ class End:
         if self._connection is not None:
             self._connection.hang_up(reason)
 
+    def part(self, reason: PSymmError) -> None:
+        """Close the connection that stands, for our own reason: once what the peer did is covered,
+        and that and all that was signed before is durable and sent. Does not block."""
+        if self._connection is None:
+            return
+        if self.over is not None:
+            self.hang_up(reason)  # Nothing is carried out any more.
+        else:
+            self._take(self.engine.leave(reason, self.clock.now_ns()))
+
     async def leave(self, reason: str = "") -> None:
-        """Close the connection that stands, with all that was signed sent, and mean to come back.
-        Cancelled: what was not sent yet goes out on resuming."""
-        await self.flush(Turn())
+        """Close the connection that stands, with all that came covered and all that was signed
+        sent, and mean to come back. Cancelled: what was not sent yet goes out on resuming."""
         standing = self._connection
+        self.part(Leaving(reason))
+        await self.flush(Turn())
         if standing is not None:
-            self.hang_up(Leaving(reason))
             await standing.gone.wait()
 
     @property

@@ -414,12 +414,10 @@ class Engine:
         if self.fetching.due is not None and now >= self.fetching.due:
             self.fetching.ask(self.resuming.theirs, now)
         self._advance(now)
-        begun = self.lifecycle.logons[self.lane] is not None
-        if self._uncovered_since is not None and begun and self.may_sign(now):
+        if self._uncovered_since is not None:
             due = now - self._uncovered_since >= self.rules.cover_after_ns
-            more = self.covers(now) > self.record.head(self.lane).peer_seq
-            if more and (due or self._many_uncovered()):
-                self.sign(Heartbeat(), now)
+            if due or self._many_uncovered():
+                self._cover(now)
         if now - self.last_sent >= beat:
             self.tell(Heartbeat(), now)
         return self._take()
@@ -566,6 +564,21 @@ class Engine:
             self.sign(Logout(text=reason or None), now)
         self._advance(now)
         return self._take()
+
+    def leave(self, reason: PSymmError, now: int) -> Turn:
+        """Leave the connection, and mean to come back. What the peer did is covered before: a fill
+        that is covered late is void (`spec.md` 2), and nobody knows when we are back."""
+        if self.uncovered():
+            self._cover(now)
+        self.hang_up(reason)
+        return self._take()
+
+    def _cover(self, now: int) -> None:
+        """Sign a Heartbeat that covers all that came, if that is more than is covered already."""
+        begun = self.lifecycle.logons[self.lane] is not None
+        more = self.covers(now) > self.record.head(self.lane).peer_seq
+        if begun and more and self.may_sign(now):
+            self.sign(Heartbeat(), now)
 
     def note(self, entry: Entry) -> None:
         """How far the custody has come with a frame that is in effect, ours or theirs."""

@@ -321,12 +321,13 @@ class TraderSession:
             raise end.engine.error
 
     def leave(self, reason: PSymmError) -> None:
-        """Close the connection and do not come back; the custody stays as it is. One that has
-        ended is left once the solver has what we signed last, or does not take it."""
+        """Cover what the solver did, close the connection and do not come back; the custody stays
+        as it is. One that has ended is left once the solver has what we signed last, or does not
+        take it."""
         self._left.set()
         self._delivers = reason
         if self.end is not None and not (self.end.attached and self.end.engine.delivery.owed):
-            self.end.hang_up(reason)
+            self.end.part(reason)
 
     def left_open(self) -> LeftOpen | None:
         """What stays open if nothing more is done here; None where there is no custody yet, or it
