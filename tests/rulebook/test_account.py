@@ -679,8 +679,12 @@ def test_the_digests_are_those_that_wallets_sign(scene: Scene) -> None:
     )
     chain = terms.chain
     assert settlement_digest(terms, said) == call.digest(chain.id, chain.psymm)
-    typed = payee_message(Payee(INNERS[0], memo), 7, 0, chain.id, chain.psymm, CUSTODY)
-    assert payee_digest(terms, CUSTODY, T, payee(T, 7)) == typed.digest()
+    for covers in (None, 9):
+        typed = payee_message(
+            Payee(INNERS[0], memo), 7, 0, chain.id, chain.psymm, CUSTODY, covers=covers
+        )
+        named = payee(T, 7, ref_seq_num=covers)
+        assert payee_digest(terms, CUSTODY, T, named) == typed.digest()
 
 
 def test_outputs_may_stand_in_either_order(scene: Scene) -> None:
@@ -723,7 +727,7 @@ def test_the_newest_payee_is_the_one_that_is_paid(scene: Scene) -> None:
         ({"inner": INNERS[0]}, "same-payee"),
         ({"amount": HALF + 1}, "wrong-payee"),
         ({"amount": HALF - 5 * UNITS - 1}, "wrong-payee"),
-        ({"signature": bytes(65)}, "wrong-signature"),
+        ({"signature": bytes(65), "ref_seq_num": 1}, "wrong-signature"),
     ],
 )
 def test_a_payee_that_cannot_be_paid_is_refused(
@@ -735,15 +739,45 @@ def test_a_payee_that_cannot_be_paid_is_refused(
 
 def test_a_payee_is_named_for_the_other_lane_by_its_wallet_alone(scene: Scene) -> None:
     """A party whose journal was restored signs no frames."""
-    said = payee(T, HALF)
+    said = payee(T, HALF, ref_seq_num=1)
     digest = payee_digest(scene.terms, CUSTODY, T, said)
     forged = replace(said, signature=WALLETS[1].sign(digest))
     scene.violation_of_solver(forged, "wrong-signature")
     right = replace(said, signature=WALLETS[0].sign(digest))
-    scene.violation_of_trader(right, "wrong-signature")
+    scene.violation_of_trader(right, "field-not-allowed")
+    scene.violation_of_trader(replace(right, ref_seq_num=None), "wrong-signature")
+    scene.violation_of_solver(replace(right, ref_seq_num=2), "wrong-signature")
+    scene.violation_of_solver(replace(right, ref_seq_num=None), "missing-field")
+    scene.violation_of_solver(replace(right, ref_seq_num=1_000), "unknown-frame")
+    scene.violation_of_solver(replace(right, signature=None), "field-not-allowed")
     assert scene.solver(right) is None
     assert scene.solver(payee(S, HALF)) is None
     assert scene.solver(settles(scene.account, scene.now)) is None
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_what_the_traders_wallet_covers_is_not_late_whenever_it_is_covered_after_it(
+    scene: Scene, covered: bool
+) -> None:
+    scene.trade(limit("o"))
+    assert scene.solver(trade("e", "o")) is None
+    (position,) = scene.account.positions
+    scene.trader(Heartbeat())
+    scene.trade(limit("c", side=Side.SELL, closes=position))
+    assert scene.solver(trade("f", "c")) is None
+    assert scene.account.flat
+    fill = scene.account.solver_seq
+    before = scene.account.payouts
+    said = payee(T, before[T], ref_seq_num=fill if covered else fill - 1)
+    digest = payee_digest(scene.terms, CUSTODY, T, said)
+    assert scene.solver(replace(said, signature=WALLETS[0].sign(digest))) is None
+    assert scene.replay.decided == said.ref_seq_num
+    scene.now += 3_600 * SECOND
+    scene.trader(Heartbeat())
+    scene.cover()
+    assert scene.account.flat is covered
+    if covered:
+        assert scene.account.payouts == before
 
 
 def test_payees_are_of_the_account_as_it_is(scene: Scene) -> None:

@@ -36,7 +36,7 @@ from psymm.messages import (
     Reject,
     decode,
 )
-from psymm.rulebook import orders, quotes, rules
+from psymm.rulebook import orders, quotes, rules, settlement
 from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
 from psymm.session import engine as engine_module
@@ -767,6 +767,7 @@ DISABLED: Final[dict[str, Off]] = {
     "seq-zero": unnamed("bad-seq"),
     "session-duplicate": around(End, "attach", _first_connection_keeps),
     "settle-other-payouts": allowed("wrong-payout"),
+    "settle-payee-covers": nothing(settlement, "_check_covers"),
     "settle-payee-for-more": allowed("wrong-payee"),
     "settle-payee-of-no-note": allowed("bad-inner"),
     "settle-payee-signed-by-another": allowed("wrong-signature"),

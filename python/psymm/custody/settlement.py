@@ -45,10 +45,18 @@ class Payee:
 
 
 def payee_message(
-    payee: Payee, amount: int, lane: int, chain_id: int, contract: str, custody: bytes
+    payee: Payee,
+    amount: int,
+    lane: int,
+    chain_id: int,
+    contract: str,
+    custody: bytes,
+    *,
+    covers: int | None,
 ) -> TypedMessage:
-    """What a wallet signs to name its payee where it signs no frames.  amount: token units that
-    the memo names."""
+    """What a wallet signs to name its payee where it signs no frames. amount: token units that
+    the memo names. covers: the last solver frame that the trader's wallet covers with it; None for
+    the solver's wallet."""
     return TypedMessage(
         chain_id,
         contract,
@@ -59,6 +67,7 @@ def payee_message(
             ("inner", "bytes32"),
             ("memo", "bytes32"),
             ("amount", "uint256"),
+            ("covers", "uint64"),
         ),
         {
             "custody": custody,
@@ -66,6 +75,7 @@ def payee_message(
             "inner": payee.inner,
             "memo": keccak256(payee.memo),
             "amount": amount,
+            "covers": covers or 0,
         },
     )
 

@@ -381,11 +381,15 @@ class SettlementOutput(Message):
 
     With ``Signature``, the wallet's over the same, it is the payee of whose wallet signed it: who
     must not sign frames says it as a text, and the other side puts it on the record as it is.
+
+    ``RefSeqNum`` stands where the trader's wallet signs, and only there: the last of the solver's
+    frames that it covers so. All up to it stand as they were sent, and no later cover voids any.
     """
 
     inner: Digest
     memo: Memo
     amount: Units
+    ref_seq_num: Count | None = None
     signature: Signature | None = None
 
 

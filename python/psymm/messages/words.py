@@ -206,7 +206,12 @@ def _parts(message: Message, lane: int, at_ns: int, decimals: int) -> Iterable[s
             whose = (
                 "the other side's payee, as its wallet signed it" if message.signature else "payee"
             )
-            return (f"names {whose} for {_tokens(message.amount, decimals)}",)
+            covers = (
+                ""
+                if message.ref_seq_num is None
+                else f", which covers solver {message.ref_seq_num}"
+            )
+            return (f"names {whose} for {_tokens(message.amount, decimals)}{covers}",)
         case Settlement():
             return _settlement(message, at_ns, decimals)
         case SettlementAcceptance():

@@ -23,6 +23,11 @@ it than the skew covers only what is not, and is a violation: its date is behind
 for a peer that dates ahead. The first frame that may have seen it decides (``spec.md`` 66). So to
 date back a cover takes nothing from what it covers.
 
+A trader whose journal was restored signs no frames, and covers with its wallet instead: in the UPY
+that names its payee, which the solver puts on its own lane. From there on the solver's frames up to
+the one that it names count as sent in time, whoever covers them when. So both have agreed to them,
+and none that is covered late after it is void (``Replay._wallet_covers``).
+
 A checkpoint names the account after the last solver frame that the trader covers, which is final.
 ``Replay.at_checkpoint`` goes on from there, and gives what the whole history gives: nothing of
 checkpoints changes between the frame that is named and the UCP that names it (``Account`` holds
@@ -36,7 +41,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from psymm.messages import Checkpoint, JsonError, Message, Reject, encode
+from psymm.messages import (
+    Checkpoint,
+    JsonError,
+    Message,
+    Reject,
+    SettlementOutput,
+    encode,
+)
 from psymm.rulebook import checkpoint
 from psymm.rulebook.account import Account, CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
@@ -107,6 +119,7 @@ class Replay:
     _rejected: tuple[Fault, ...] = ()
     _events: tuple[_Event, ...] = field(default=(), repr=False)
     _trader_covers: int = 0
+    _wallet_covers: int = 0
     _start: Account | None = field(default=None, repr=False)
     _offered: tuple[Account, ...] = field(default=(), repr=False)
 
@@ -154,6 +167,12 @@ class Replay:
     def with_facts(self, facts: ChainFacts) -> Replay:
         """Know more of the chain."""
         return replace(self, facts=facts)
+
+    @property
+    def decided(self) -> int:
+        """The last solver frame whose legal time is known, by the trader frames in effect or by the
+        trader's wallet: nothing changes what became of it and of those before it."""
+        return max(self._trader_covers, self._wallet_covers)
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -303,6 +322,8 @@ class Replay:
 
     def _legal_time(self, entry: Entry, covered_at: int) -> int:
         """The legal time of a frame whose first covering frame was sent at ``covered_at``."""
+        if entry.lane is Lane.SOLVER and entry.seq <= self._wallet_covers:
+            return entry.sending_time
         limit = entry.sending_time + self.terms.timeouts.acknowledgement
         noticed = self.facts.noticed.get((int(entry.lane), entry.seq))
         if covered_at <= limit or (noticed is not None and noticed <= limit):
@@ -424,6 +445,9 @@ class Replay:
         rulings.append(_ruling(entry, legal_time or account.clock, violation))
         event = _Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
         after = replace(self, account=account, _events=(*self._events, event))
+        said = entry.message
+        if violation is None and isinstance(said, SettlementOutput) and said.ref_seq_num:
+            after = replace(after, _wallet_covers=max(self._wallet_covers, said.ref_seq_num))
         if isinstance(entry.message, Checkpoint):
             return after._checkpointed(self.account, violation)
         return after

@@ -42,8 +42,11 @@ DEADLINE_STEP_S = 300
 
 def name_payee(account: Account, entry: Entry, said: SettlementOutput, opening: Opening) -> Account:
     """UPY: the sender's payee, in place of the one before. With a signature it is the other lane's,
-    whose wallet signed it: a party whose journal was restored signs no frames."""
+    whose wallet signed it: a party whose journal was restored signs no frames. The trader's wallet
+    then covers for it (``sequence``): an account whose fills may still be void is nothing to settle
+    on."""
     lane = entry.lane
+    _check_covers(entry, said)
     if said.signature is not None:
         lane = lane.other
         digest = payee_digest(account.terms, account.custody, lane, said)
@@ -63,6 +66,17 @@ def name_payee(account: Account, entry: Entry, said: SettlementOutput, opening: 
     )
 
 
+def _check_covers(entry: Entry, said: SettlementOutput) -> None:
+    covers = said.ref_seq_num
+    if said.signature is None or entry.lane is Lane.TRADER:
+        if covers is not None:
+            refuse("field-not-allowed", field="RefSeqNum")
+    elif covers is None:
+        refuse("missing-field", field="RefSeqNum")
+    elif not covers < entry.seq:
+        refuse("unknown-frame", ref_seq_num=covers)
+
+
 def forget_payees(account: Account) -> Account:
     """The account is another: what was named for it is off the record."""
     return _with_payee(_with_payee(account, Lane.TRADER, None), Lane.SOLVER, None)
@@ -80,12 +94,14 @@ def payee_digest(terms: Terms, custody: bytes, lane: Lane, said: SettlementOutpu
     """What a wallet signs to name its payee where it signs no frame (EIP-712)."""
     return _typed(
         terms,
-        b"Payee(bytes32 custody,uint8 lane,bytes32 inner,bytes32 memo,uint256 amount)",
+        b"Payee(bytes32 custody,uint8 lane,bytes32 inner,bytes32 memo,uint256 amount,"
+        b"uint64 covers)",
         custody,
         _word(lane),
         said.inner,
         keccak256(said.memo),
         _word(said.amount),
+        _word(said.ref_seq_num or 0),
     )
 
 

@@ -112,6 +112,11 @@ class RulebookLedger:
         return self._look_ahead().replay.account.trader_covers
 
     @property
+    def decided(self) -> int:
+        """See `Ledger.decided`."""
+        return self._look_ahead().replay.decided
+
+    @property
     def heads(self) -> tuple[int, int]:
         return self._replay.heads
 

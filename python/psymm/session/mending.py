@@ -71,6 +71,10 @@ class _Unruled:
     def trader_covers(self) -> int:
         return 0
 
+    @property
+    def decided(self) -> int:
+        return 0
+
     def awaits(self, entry: Entry) -> bool:
         return False
 

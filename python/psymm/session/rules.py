@@ -37,6 +37,11 @@ class Ledger(CheckpointLedger, Protocol):
         """The highest solver frame that the trader's frames here cover, as the rulebook has it."""
         ...
 
+    @property
+    def decided(self) -> int:
+        """The highest solver frame that the trader covers, by its frames here or by its wallet."""
+        ...
+
     def arrived(self, entry: Entry) -> Sequence[Violation]:
         """A frame is on the record. Returns the violations of all frames that this one brought
         into effect, its own included."""

@@ -9,9 +9,11 @@ way: it names one for its whole payout, and the solver proposes.
 A side whose journal was restored signs no frame, so its UPY and USA are texts with its wallet's
 signature: that is what the chain asks for. The other side puts the UPY on its own lane's record as
 it is, and a signature makes it the payee of whose wallet it is: nobody else can name one. Where the
-restored side wants to settle it sends its UPY unasked, and the other side proposes. What it knows
-of the account it has from the other side; but a peer that hides frames which it has covered or
-signed would have to sign one of its numbers again to propose, and that is equivocation.
+restored side wants to settle it sends its UPY unasked, and the other side proposes. A restored
+trader's UPY covers the solver's frames, too: whoever says that it is restored, and is not, could
+void a fill after we have signed a settlement with it. What the restored side knows of the account
+it has from the other side; but a peer that hides frames which it has covered or signed would have
+to sign one of its numbers again to propose, and that is equivocation.
 
 What proving needs is in the journal, sealed, before a signature leaves, so either side can go on
 after a crash; the move on chain happens once whoever sends it.
@@ -260,7 +262,12 @@ class Settling:
 
     async def _put_on_record(self, said: SettlementOutput) -> None:
         known = self._payee(1 - self._end.lane)
-        if known is None or (known.inner, known.amount) != (said.inner, said.amount):
+        covers = said.ref_seq_num or 0
+        if (
+            known is None
+            or (known.inner, known.amount) != (said.inner, said.amount)
+            or covers > self._end.engine.ledger.decided
+        ):
             await self._end.send(said)
 
     async def _take_beside(self, said: SettlementAcceptance) -> None:
@@ -294,8 +301,10 @@ class Settling:
     async def _propose(self) -> None:
         end, lane = self._end, self._end.lane
         # Until the solver has covered an order of ours it may still fill it at an earlier time.
+        # A restored trader covers where it names its payee.
         await self._wait(
-            lambda: (self._all_covered and self._decided) or None, "cover what we sent before"
+            lambda: (self._all_covered and (self._decided or end.engine.peer_restored)) or None,
+            "cover what we sent before",
         )
         payouts = self._flat_payouts()
         settlement = await self._begun(payouts)
@@ -401,17 +410,27 @@ class Settling:
         does not sign for what it cannot open."""
         end = self._end
         known = self._payee(end.lane)
-        if known is not None and known.amount == amount:
+        restored = end.engine.standing == "restored"
+        covers = end.engine.covers(end.clock.now_ns()) if restored and end.lane == TRADER else None
+        stands = covers is None or self._decided
+        if known is not None and known.amount == amount and stands:
             return
         payee = await end.collateral.payee(self._terms.collateral.token, amount)
         said = SettlementOutput(inner=payee.inner, memo=payee.memo, amount=amount)
-        if end.engine.standing != "restored":
+        if not restored:
             await end.send(said)
             return
         message = payee_message(
-            payee, amount, end.lane, end.opening.chain_id, end.opening.contract, end.opening.custody
+            payee,
+            amount,
+            end.lane,
+            end.opening.chain_id,
+            end.opening.contract,
+            end.opening.custody,
+            covers=covers,
         )
-        self._said = replace(said, signature=await end.collateral.sign_payee(message))
+        signature = await end.collateral.sign_payee(message)
+        self._said = replace(said, ref_seq_num=covers, signature=signature)
         await end.say(self._said)
 
     async def _say_again(self, said: SettlementOutput) -> None:
@@ -435,12 +454,10 @@ class Settling:
     def _decided(self) -> bool:
         """Whether the trader covers what the solver did: until then a fill may still turn out to
         be late and void, so whoever holds a signature over an account that rests on it may choose
-        until the deadline. A trader whose journal was restored covers nothing more."""
+        until the deadline. A trader whose journal was restored covers with its wallet; nobody's
+        word that it is restored counts for a cover."""
         engine = self._end.engine
-        restored = engine.standing == "restored" if self._end.lane == TRADER else None
-        if restored or (restored is None and engine.peer_restored):
-            return True
-        seqs = range(engine.ledger.trader_covers + 1, engine.record.head(SOLVER).seq + 1)
+        seqs = range(engine.ledger.decided + 1, engine.record.head(SOLVER).seq + 1)
         return all(
             entry is None or isinstance(entry.message, (*NO_BUSINESS, SettlementOutput))
             for entry in (engine.record.entry(SOLVER, seq) for seq in seqs)
