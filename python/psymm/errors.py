@@ -83,8 +83,17 @@ class WalletError(PSymmError):
 
 class KeystoreUnreadable(WalletError):
     code = "keystore-unreadable"
-    what = "the keystore is not a version 3 JSON keystore"
-    remedy = "Give the path of a file made by `psymm wallet new`, geth or another Ethereum wallet"
+    what = "the file is damaged, or is not a JSON keystore"
+    remedy = "Take a backup of it, or a file made by `psymm wallet new`, geth or another wallet"
+
+
+class KeystoreUnsupported(WalletError):
+    code = "keystore-unsupported"
+    what = "the keystore has a form that is not supported"
+    remedy = (
+        "Supported are version 3 keystores with aes-128-ctr and scrypt or pbkdf2 (hmac-sha256). "
+        "Export the key again in the program that made the file"
+    )
 
 
 class KeystoreExists(WalletError):
@@ -96,7 +105,7 @@ class KeystoreExists(WalletError):
 class WrongPassword(WalletError):
     code = "wrong-password"
     what = "the password does not open this keystore"
-    remedy = "Try again; nothing was changed"
+    remedy = "Try again; nothing was changed. Of a password file the first line counts"
 
 
 class WrongSigner(WalletError):
@@ -105,10 +114,23 @@ class WrongSigner(WalletError):
     remedy = "Check which account the signing device has selected"
 
 
+class SignatureMalformed(WalletError):
+    code = "signature-malformed"
+    what = "the signature that came back has no form that is known here"
+    remedy = (
+        "Give bytes or hex text: r, s and v (0, 1, 27, 28 or EIP-155's); r and s, with or without "
+        "EIP-2098's bit; or DER"
+    )
+
+
 class UnsteadySigner(WalletError):
     code = "unsteady-signer"
     what = "the wallet signed one message twice and gave two signatures"
-    remedy = "Secrets are derived from a signature, so use a signer that follows RFC 6979"
+    remedy = (
+        "Its secrets cannot be derived from a signature. Make a keystore for them with "
+        "`save_keystore`, back it up, and give CallbackWallet(..., secrets_key=await "
+        "load_keystore(...))"
+    )
 
 
 # --- journal --------------------------------------------------------------------------------

@@ -8,33 +8,21 @@ Nothing here prints, logs or raises a secret.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import trio
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from psymm._core import SecretKey, address_of, keccak256, recover
+from psymm._core import SecretKey, address_of, keccak256
 from psymm._core import domain_separator as core_domain_separator
-from psymm.errors import (
-    KeystoreExists,
-    KeystoreUnreadable,
-    UnsteadySigner,
-    WalletError,
-    WrongPassword,
-    WrongSigner,
-)
-from psymm.private_files import keep_private, write_private
-from psymm.strict_json import loads
-
-if TYPE_CHECKING:
-    from eth_account import Account
+from psymm.errors import UnsteadySigner, WalletError
+from psymm.keystores import open_keystore, seal_keystore
+from psymm.signatures import signature_by
 
 Scalar: TypeAlias = int | str | bytes
 
@@ -155,24 +143,32 @@ class KeyWallet:
         return f"KeyWallet({self.address})"
 
 
+SignFunction: TypeAlias = Callable[
+    [dict[str, object] | None, bytes], Awaitable[bytes | bytearray | memoryview | str]
+]
+
+
 class CallbackWallet:
     """A wallet behind a function: a hardware device, a key service, a person.
 
-    sign: given the EIP-712 object of `eth_signTypedData_v4` and its digest, returns 65 bytes.
-    Every answer is checked: it must recover to `public_key` with a low s.
+    sign: given the EIP-712 object of `eth_signTypedData_v4` (None where a transaction is signed)
+    and the digest of 32 bytes, returns a signature in any form that `signature_by` reads.
+    secrets_key: a key on this machine from which the wallet's secrets (viewing, journal) are
+    derived instead of from its signatures. A wallet that signs differently each time, as KMS and
+    HSM do, needs one. It signs nothing for the wallet. Keep it as a keystore, and back that up:
+    without it notes cannot be found nor spent again.
     """
 
-    __slots__ = ("_public_key", "_sign")
+    __slots__ = ("_public_key", "_sign", "secrets_key")
 
     def __init__(
-        self,
-        public_key: bytes,
-        sign: Callable[[dict[str, object], bytes], Awaitable[bytes]],
+        self, public_key: bytes, sign: SignFunction, *, secrets_key: KeyWallet | None = None
     ) -> None:
         if len(public_key) != 64:
             raise WalletError("a public key is 64 bytes, x ‖ y", length=len(public_key))
         self._public_key = public_key
         self._sign = sign
+        self.secrets_key = secrets_key
 
     @property
     def address(self) -> str:
@@ -183,18 +179,14 @@ class CallbackWallet:
         return self._public_key
 
     async def sign_typed(self, message: TypedMessage) -> bytes:
-        """See `Wallet.sign_typed`. Raises WrongSigner if the answer is another key's."""
+        """See `Wallet.sign_typed`. Raises WrongSigner, SignatureMalformed, what `sign` raises."""
         digest = message.digest()
-        signature = _normal(await self._sign(message.full_message(), digest))
-        try:
-            signer = recover(digest, signature)
-        except ValueError as refused:
-            raise WrongSigner(
-                f"the signature is malformed: {refused}", wallet=self.address
-            ) from None
-        if signer != self._public_key:
-            raise WrongSigner(wallet=self.address, signer=address_of(signer))
-        return signature
+        return signature_by(self.address, digest, await self._sign(message.full_message(), digest))
+
+    async def sign_digest(self, digest: bytes) -> bytes:
+        """65 bytes over a transaction's digest, so that the wallet can pay for it. Raises and is
+        cancelled like `sign_typed`."""
+        return signature_by(self.address, digest, await self._sign(None, digest))
 
     def __repr__(self) -> str:
         return f"CallbackWallet({self.address})"
@@ -206,22 +198,25 @@ class CallbackWallet:
 async def derive_secret(wallet: Wallet, message: TypedMessage, purpose: str) -> bytes:
     """32 bytes that only this wallet can make again: HKDF-SHA256 of its signature.
 
-    The signature is asked twice and refused (UnsteadySigner) if the two differ. Cancelled:
-    raises Cancelled, nothing is kept.
+    Of a wallet with a `secrets_key`, that key's signature is taken and the wallet's public key
+    added, so that one key serves several wallets. The signature is asked twice and refused
+    (UnsteadySigner) if the two differ. Cancelled: raises Cancelled, nothing is kept.
     """
-    first = await wallet.sign_typed(message)
-    second = await wallet.sign_typed(message)
+    signer, info = wallet, b"pSymm " + purpose.encode()
+    if isinstance(wallet, CallbackWallet) and wallet.secrets_key is not None:
+        signer, info = wallet.secrets_key, info + b" of " + wallet.public_key
+    first = await signer.sign_typed(message)
+    second = await signer.sign_typed(message)
     if first != second:
         raise UnsteadySigner(wallet=wallet.address)
-    return HKDF(
-        algorithm=SHA256(), length=32, salt=message.digest(), info=b"pSymm " + purpose.encode()
-    ).derive(first[:64])
+    return HKDF(algorithm=SHA256(), length=32, salt=message.digest(), info=info).derive(first[:64])
 
 
 # --- keystores --------------------------------------------------------------------------------
 
 SCRYPT_COST: Final = 1 << 18
 """scrypt's n for new keystores: about a second and 256 MB."""
+_MOST_PASSWORD_BYTES: Final = 4096
 
 
 async def save_keystore(
@@ -232,25 +227,20 @@ async def save_keystore(
     Raises KeystoreExists. The file appears whole or not at all. Cancelled: the thread finishes;
     the file may or may not stand.
     """
-    await trio.to_thread.run_sync(_save_keystore, path, key, password, scrypt_cost)
+    await trio.to_thread.run_sync(seal_keystore, path, key, password, scrypt_cost)
 
 
 async def load_keystore(path: Path, password: str) -> KeyWallet:
-    """Open a version 3 keystore (scrypt or pbkdf2).
+    """Open a version 3 keystore (aes-128-ctr; scrypt, or pbkdf2 with hmac-sha256).
 
-    Raises KeystoreUnreadable, WrongPassword. Cancelled: the thread finishes, its key is dropped.
+    A password that is not ASCII is tried as given and in Unicode's four normal forms, since
+    programs and keyboards differ. The wallet's address is the key's; a file that states another
+    is refused.
+    Raises KeystoreUnreadable (damaged, or no keystore), KeystoreUnsupported (another cipher or key
+    derivation, or one that would take too much memory or time), WrongPassword, FileNotPrivate.
+    Cancelled: the thread finishes, its key is dropped.
     """
-    return await trio.to_thread.run_sync(_load_keystore, path, password)
-
-
-def keystore_address(path: Path) -> str | None:
-    """The address a keystore says it holds, without its password; None if it says none."""
-    stated = _read_keystore(path).get("address")
-    if not isinstance(stated, str) or len(stated.removeprefix("0x")) != 40:
-        return None
-    from eth_utils.address import to_checksum_address
-
-    return str(to_checksum_address("0x" + stated.removeprefix("0x")))
+    return KeyWallet(await trio.to_thread.run_sync(open_keystore, path, password))
 
 
 def read_password(descriptor: int) -> str:
@@ -260,76 +250,24 @@ def read_password(descriptor: int) -> str:
     """
     try:
         with os.fdopen(descriptor, "rb") as stream:
-            line = stream.readline(4096)
+            line = stream.readline(_MOST_PASSWORD_BYTES + 1)
     except OSError as failed:
         raise WalletError(
             "no password could be read from the file descriptor",
             descriptor=descriptor,
             reason=failed.strerror,
         ) from None
+    if len(line) > _MOST_PASSWORD_BYTES:
+        raise WalletError(
+            f"the password is longer than {_MOST_PASSWORD_BYTES} bytes", descriptor=descriptor
+        )
     try:
-        password = line.rstrip(b"\r\n").decode()
+        password = line.rstrip(b"\r\n").decode("utf-8-sig")  # editors put a mark before UTF-8
     except UnicodeDecodeError:
         raise WalletError("the password is not UTF-8", descriptor=descriptor) from None
     if not password:
         raise WalletError("the file descriptor gave an empty password", descriptor=descriptor)
     return password
-
-
-def _accounts() -> type[Account]:
-    """eth-account, which takes long to import and so is imported when it is needed.
-
-    A library under it raises the interpreter's recursion limit to 100,000, and with that whatever
-    calls itself without end would end this process instead of raising.
-    """
-    limit = sys.getrecursionlimit()
-    from eth_account import Account
-
-    sys.setrecursionlimit(limit)
-    return Account
-
-
-def _save_keystore(path: Path, key: SecretKey, password: str, scrypt_cost: int) -> None:
-    account = _accounts()
-    if path.exists():
-        raise KeystoreExists(path=path)
-    sealed = account.encrypt(
-        key.expose_secret_bytes(), password, kdf="scrypt", iterations=scrypt_cost
-    )
-    try:
-        write_private(path, json.dumps(sealed).encode(), replace=False)
-    except FileExistsError:
-        raise KeystoreExists(path=path) from None
-
-
-def _read_keystore(path: Path) -> dict[str, object]:
-    try:
-        keep_private(path)
-        sealed = loads(path.read_bytes())
-    except OSError as failed:
-        raise KeystoreUnreadable(path=path, reason=failed.strerror) from None
-    except ValueError:
-        raise KeystoreUnreadable(path=path) from None
-    if not isinstance(sealed, dict) or sealed.get("version") != 3:
-        raise KeystoreUnreadable(path=path)
-    return sealed
-
-
-def _load_keystore(path: Path, password: str) -> KeyWallet:
-    account = _accounts()
-    sealed = _read_keystore(path)
-    try:
-        secret = bytearray(account.decrypt(sealed, password))
-    except ValueError as refused:
-        if "MAC mismatch" in str(refused):
-            raise WrongPassword(path=path) from None
-        raise KeystoreUnreadable(path=path) from None
-    except Exception:
-        raise KeystoreUnreadable(path=path) from None
-    try:
-        return KeyWallet(SecretKey.from_bytes(bytes(secret)))
-    finally:
-        secret[:] = bytes(len(secret))
 
 
 # --- EIP-712 words ----------------------------------------------------------------------------
@@ -353,19 +291,3 @@ def _word(kind: str, value: Scalar) -> bytes:
     if kind == "bytes" and isinstance(value, bytes):
         return keccak256(value)
     raise ValueError(f"no EIP-712 encoding here for {kind}")
-
-
-_HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-_ORDER: Final = 2 * _HALF_ORDER + 1
-
-
-def _normal(signature: bytes) -> bytes:
-    """Devices answer with v 0/1 and sometimes a high s; the one valid form is 27/28 and low."""
-    if len(signature) != 65:
-        raise WalletError("a signature is 65 bytes, r ‖ s ‖ v", length=len(signature))
-    s, v = int.from_bytes(signature[32:64], "big"), signature[64]
-    if v in (0, 1):
-        v += 27
-    if _HALF_ORDER < s < _ORDER and v in (27, 28):
-        s, v = _ORDER - s, 55 - v
-    return signature[:32] + s.to_bytes(32, "big") + bytes([v])

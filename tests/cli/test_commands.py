@@ -75,9 +75,53 @@ def test_the_keystore_holds_no_key_in_the_clear(home: Path) -> None:
     assert KEY not in (home / "keystore.json").read_text()
 
 
-def test_the_address_is_shown_without_a_password(home: Path) -> None:
-    ran = psymm("wallet", "address", "--json", "--home", str(home))
+def test_the_address_is_the_keys_and_not_what_the_file_says(home: Path, tmp_path: Path) -> None:
+    ran = psymm(
+        "wallet", "address", "--json", "--home", str(home), "--password-fd", "{0}",
+        secrets=(PASSWORD,),
+    )  # fmt: skip
     assert (ran.code, ran.last) == (0, {"address": ADDRESS})
+
+    thief = "ab" * 20
+    bent = tmp_path / "bent"
+    bent.mkdir(mode=0o700)
+    stored = json.loads((home / "keystore.json").read_text())
+    stored = {name: stored[name] for name in ("crypto", "id", "version")} | {"address": thief}
+    (bent / "keystore.json").write_text(json.dumps(stored))
+    for secrets in ((PASSWORD,), ()):
+        asked = ("--password-fd", "{0}") if secrets else ()
+        ran = psymm("wallet", "address", "--home", str(bent), *asked, secrets=secrets)
+        assert ran.code == 6
+        assert thief not in (ran.out + ran.err).lower()
+
+
+def test_an_imported_keystore_is_checked_and_sealed_anew(tmp_path: Path) -> None:
+    from eth_account import Account
+
+    file = tmp_path / "theirs.json"
+    foreign = Account.encrypt(KEY, PASSWORD, kdf="pbkdf2", iterations=2)
+    foreign["address"] = ""
+    file.write_text(json.dumps(foreign))
+
+    def imported(home: Path) -> Ran:
+        return psymm(
+            "wallet", "import", "--json", "--keystore", str(file), "--home", str(home),
+            "--password-fd", "{0}", secrets=(PASSWORD,),
+        )  # fmt: skip
+
+    ran = imported(tmp_path / "home")
+    assert (ran.code, ran.last["address"]) == (0, ADDRESS)
+    sealed = json.loads((tmp_path / "home" / "keystore.json").read_text())
+    assert sealed["crypto"]["kdf"] == "scrypt"
+    assert bytes(Account.decrypt(sealed, PASSWORD)).hex() == KEY
+
+    foreign["address"] = "ab" * 20
+    file.write_text(json.dumps(foreign))
+    ran = imported(tmp_path / "other")
+    error = ran.last["error"]
+    assert isinstance(error, dict)
+    assert (ran.code, error["code"]) == (6, "keystore-unreadable")
+    assert not (tmp_path / "other" / "keystore.json").exists()
 
 
 def test_the_public_key_needs_the_password_and_hashes_to_the_address(home: Path) -> None:

@@ -24,11 +24,11 @@ from session_scene import Scene, SceneClock
 from test_resume import Lives, resumed
 
 from psymm.errors import SessionClosed
+from psymm.keystores import seal_keystore
 from psymm.session.trader import dialer
 from psymm.session.turn import State
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader
-from psymm.wallet import _save_keystore
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def home_of(traded: tuple[Lives, Path], lane: int, home: Path) -> Path:
     lives, path = traded
     journal = path / ("trader.db", "solver.db")[lane]
     home.mkdir(mode=0o700)
-    _save_keystore(home / "keystore.json", lives.wallets[lane].key, PASSWORD, 1 << 12)
+    seal_keystore(home / "keystore.json", lives.wallets[lane].key, PASSWORD, 1 << 12)
     for each in journal.parent.glob(journal.name + "*"):
         shutil.copy(each, home / each.name.replace(journal.stem + ".db", "journal.db"))
     return home

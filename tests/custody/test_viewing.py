@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kms_signer import kms_wallet
 
 from psymm._core import FIELD_MODULUS, SecretKey
 from psymm.custody.errors import MemoInvalid, NoteInvalid
 from psymm.custody.notes import Custody
 from psymm.custody.viewing import ViewingKey, viewing_key
 from psymm.errors import UnsteadySigner
-from psymm.wallet import CallbackWallet, KeyWallet
+from psymm.wallet import KeyWallet
 
 VECTOR = json.loads((Path(__file__).parent.parent / "vectors" / "memo.json").read_text())
 CONTRACT = "0xeD44e116Ac6Ce28043c6d8d2938c0Ab9B8B68860"
@@ -44,23 +45,21 @@ async def test_it_comes_from_one_wallet_on_one_contract_and_is_always_the_same()
     assert str(first.secret) not in repr(first)
 
 
-async def test_a_wallet_that_signs_differently_each_time_is_refused() -> None:
-    order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+async def test_a_wallet_that_signs_differently_each_time_needs_a_secrets_key() -> None:
+    with pytest.raises(UnsteadySigner, match="secrets_key"):
+        await viewing_key(kms_wallet(None), 31337, CONTRACT)
 
-    async def sign(message: dict, digest: bytes) -> bytes:
-        """ECDSA by key 0x0101…01 with a random nonce, as many key services sign."""
-        nonce = secrets.randbelow(order - 1) + 1
-        point = SecretKey.from_bytes(nonce.to_bytes(32, "big")).public_key
-        r, odd = int.from_bytes(point[:32], "big"), point[63] & 1
-        key = int.from_bytes(b"\x01" * 32, "big")
-        s = pow(nonce, -1, order) * (int.from_bytes(digest, "big") + r * key) % order
-        if s > order // 2:
-            s, odd = order - s, 1 - odd
-        return r.to_bytes(32, "big") + s.to_bytes(32, "big") + bytes([27 + odd])
-
-    unsteady = CallbackWallet(OWNER.public_key, sign)
-    with pytest.raises(UnsteadySigner):
-        await viewing_key(unsteady, 31337, CONTRACT)
+    wallet = kms_wallet(OTHER, 1)
+    first = await viewing_key(wallet, 31337, CONTRACT)
+    assert first == await viewing_key(kms_wallet(OTHER, 1), 31337, CONTRACT)
+    assert first.public_key == wallet.public_key
+    others = [
+        await viewing_key(kms_wallet(OTHER, 2), 31337, CONTRACT),
+        await viewing_key(kms_wallet(OWNER, 1), 31337, CONTRACT),
+        await viewing_key(wallet, 1, CONTRACT),
+        await viewing_key(OTHER, 31337, CONTRACT),
+    ]
+    assert len({one.secret for one in (first, *others)}) == 5
 
 
 def test_a_memo_is_256_bytes_that_only_its_key_opens() -> None:

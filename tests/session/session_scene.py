@@ -65,7 +65,7 @@ from psymm.terms import (
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, Opening
 from psymm.transcript.resumption import challenge_for
-from psymm.wallet import KeyWallet, TypedMessage
+from psymm.wallet import KeyWallet, TypedMessage, Wallet
 
 CHAIN_ID = 31337
 PSYMM = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -164,7 +164,7 @@ class LedgerChain:
 class ChainCollateral:
     """Custody of one party on that chain."""
 
-    def __init__(self, chain: LedgerChain, wallet: KeyWallet, clock: SceneClock) -> None:
+    def __init__(self, chain: LedgerChain, wallet: Wallet, clock: SceneClock) -> None:
         self.chain = chain
         self.wallet = wallet
         self.clock = clock
@@ -270,7 +270,7 @@ async def in_place(work: Callable[..., T], *args: Any) -> T:
 
 @asynccontextmanager
 async def party(
-    wallet: KeyWallet, chain: LedgerChain, clock: SceneClock, path: Path
+    wallet: Wallet, chain: LedgerChain, clock: SceneClock, path: Path
 ) -> AsyncGenerator[Party, None]:
     async with open_journal(path, run_sync=in_place) as journal:
         await journal.unlock(wallet.address, await journal_secret(wallet, CHAIN_ID, PSYMM))
@@ -563,7 +563,7 @@ class Lives:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.wallets = (KeyWallet.generate(), KeyWallet.generate())
+        self.wallets: tuple[Wallet, Wallet] = (KeyWallet.generate(), KeyWallet.generate())
         self.chain = LedgerChain()
         self.clock = SceneClock()
         self.funds: dict[int, ChainCollateral] = {}

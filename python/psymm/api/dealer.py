@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeGuard
+from typing import Final, Literal
 
 import trio
 
@@ -50,7 +50,7 @@ from psymm.terms import Terms
 from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.replayed import verify_journal
-from psymm.wallet import KeyWallet, TypedMessage, Wallet
+from psymm.wallet import CallbackWallet, KeyWallet, TypedMessage, Wallet
 
 LOOK_S: Final = 2.0
 """How old what we know of our funds may be when somebody asks us to put them up."""
@@ -369,7 +369,8 @@ async def open_dealer(
     home: its directory (journal, notes). relayers: which of the
     registry's to take, see `RelayerSender`. direct:
     where no relayer does it, send moves from the wallet's own account, which then shows on chain
-    (needs a `KeyWallet`). depth: confirmations. tls: what wss:// relayers are verified with.
+    (needs a `KeyWallet`, or a `CallbackWallet` whose function signs digests). depth: confirmations.
+    tls: what wss:// relayers are verified with.
     plain: ask ws:// relayers on other machines, too.
     private: endpoints of the registry may lead to this machine or a local network; None: on the
     development chain only.
@@ -389,7 +390,9 @@ async def open_dealer(
         async def listed() -> Sequence[RegistryEntry]:
             return await registry.candidates(Role.RELAYER, await vault.relayers_used())
 
-        own = DirectSender(pool, wallet, depth=depth) if _pays(wallet) and direct else None
+        own: DirectSender | None = None
+        if direct and isinstance(wallet, KeyWallet | CallbackWallet):
+            own = DirectSender(pool, wallet, depth=depth)
         senders = RelayerSender(
             pool,
             listed,
@@ -407,7 +410,3 @@ async def open_dealer(
             ) as dealer,
         ):
             yield dealer
-
-
-def _pays(wallet: Wallet) -> TypeGuard[KeyWallet]:
-    return isinstance(wallet, KeyWallet)

@@ -195,18 +195,26 @@ def bring(
     signature: str,
 ) -> None:
     """Brings another wallet's signed revocation to the chain; this wallet pays the gas."""
-    try:
-        signed = bytes.fromhex(signature.removeprefix("0x"))
-    except ValueError:
-        raise CommandError("signature", "A signature is 65 bytes in hex.", Exit.USAGE) from None
 
     async def run() -> None:
         from psymm.chain.abi import checksummed
         from psymm.cli.site import open_site, open_wallet
+        from psymm.errors import WalletError
+        from psymm.signatures import signature_by
 
         whose, revoked = checksummed("wallet", owner), checksummed("key", address)
         wallet = await open_wallet(home, ask_password(password_fd))
         async with open_site(home, deployment_file, rpc_url) as site:
+            digest = site.registry.revocation_message(whose, revoked, from_seq).digest()
+            try:
+                signed = signature_by(whose, digest, signature)
+            except WalletError as bad:
+                raise CommandError(
+                    "signature",
+                    f"--signature is not {whose}'s for this key and frame ({bad.code}); give what "
+                    "`psymm key revoke --sign` printed, with the same --key and --from-seq.",
+                    Exit.USAGE,
+                ) from None
             action = f"Bringing {whose}'s revocation of {revoked} from frame {from_seq} on"
             await _confirm(screen, site, action, yes)
             receipt = await site.registry.revoke_key_for(wallet, whose, revoked, from_seq, signed)

@@ -14,7 +14,6 @@ from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password, ask_secret
-from psymm.private_files import write_private
 
 if TYPE_CHECKING:
     from psymm._core import SecretKey
@@ -57,7 +56,7 @@ def new(screen: Screen, home: Home, password_fd: int | None, light: bool) -> Non
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=None,
-    help="A version 3 keystore of another program; its password is kept.",
+    help="A version 3 keystore of another program; its password is kept, and sealed anew.",
 )
 @click.option(
     "--key-fd",
@@ -78,9 +77,9 @@ def import_key(
     if file is not None:
         if key_fd is not None:
             raise CommandError("usage", "Give --keystore or --key-fd, not both.", Exit.USAGE)
-        opened = trio.run(load_keystore, file, ask_password(password_fd))
-        write_private(home.keystore, file.read_bytes(), replace=False)
-        _show(screen, home, opened.address, opened.public_key)
+        password = ask_password(password_fd)
+        opened = trio.run(load_keystore, file, password)
+        _save(screen, home, opened.key, password)
         return
     if key_fd is not None and key_fd == password_fd:
         raise CommandError(
@@ -101,18 +100,17 @@ def import_key(
 @wallet.command()
 @json_option
 @home_option
-def address(screen: Screen, home: Home) -> None:
-    """Shows the wallet's address; needs no password."""
-    from psymm.wallet import keystore_address
+@password_option
+def address(screen: Screen, home: Home, password_fd: int | None) -> None:
+    """Shows the wallet's address, derived from its key.
 
-    stated = keystore_address(home.keystore)
-    if stated is None:
-        raise CommandError(
-            "no-address",
-            f"{home.keystore} does not say its address; `psymm wallet public-key` opens it.",
-            Exit.KEYSTORE,
-        )
-    screen.result(stated, address=stated)
+    It needs the password: what the keystore's file states can be changed by anyone who can write
+    it, and money would be sent there.
+    """
+    from psymm.wallet import load_keystore
+
+    opened = trio.run(load_keystore, home.keystore, ask_password(password_fd))
+    screen.result(opened.address, address=opened.address)
 
 
 @wallet.command("public-key")

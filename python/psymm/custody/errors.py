@@ -201,11 +201,14 @@ class StoreError(CustodyError):
 
 
 class StoreForeign(StoreError):
-    """The file belongs to another wallet, chain or contract."""
+    """The file belongs to another wallet, viewing secret, chain or contract."""
 
     code = "note-store-foreign"
-    what = "the file of notes belongs to another wallet, chain or contract"
-    remedy = "Name another file, or use the wallet and deployment that made this one"
+    what = "the file of notes belongs to another wallet, viewing secret, chain or contract"
+    remedy = (
+        "Name another file, or use the wallet (with its secrets key, if it has one) and the "
+        "deployment that made this one"
+    )
 
 
 class StoreCorrupt(StoreError):

@@ -7,7 +7,7 @@
     nullifier  = H3(commitment, blinding, 1)
 
 H_n is the core's Poseidon2.  All values are bytes of 32, big-endian, below the field's modulus;
-the terms' hash is a keccak256 and enters in two halves.  Reprs hide blindings.
+the terms' hash is a keccak256 and enters in two halves.  Reprs hide blindings and salts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Custody:
     trader: bytes
     solver: bytes
     terms_hash: bytes = ZERO
-    salt: bytes = ZERO
+    salt: bytes = field(default=ZERO, repr=False)
 
     def __post_init__(self) -> None:
         for name, key in (("trader", self.trader), ("solver", self.solver)):

@@ -55,7 +55,7 @@ PLANNED, SIGNED, SENT, DONE, FAILED = "planned", "signed", "sent", "done", "fail
 _VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS owner (
-    version INTEGER, chain_id INTEGER, contract TEXT, public_key BLOB,
+    version INTEGER, chain_id INTEGER, contract TEXT, public_key BLOB, viewing_check BLOB,
     epoch INTEGER, used INTEGER, scanned INTEGER, scanned_last BLOB);
 CREATE TABLE IF NOT EXISTS notes (
     commitment BLOB PRIMARY KEY, nullifier BLOB NOT NULL UNIQUE,
@@ -481,14 +481,14 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             database.executescript(_SCHEMA)
-            ours = (_VERSION, view.chain_id, view.contract, view.public_key)
+            ours = (_VERSION, view.chain_id, view.contract, view.public_key, view.check)
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 kept = database.execute(
-                    "SELECT version, chain_id, contract, public_key FROM owner"
+                    "SELECT version, chain_id, contract, public_key, viewing_check FROM owner"
                 ).fetchone()
                 if kept is None:
-                    database.execute("INSERT INTO owner VALUES (?, ?, ?, ?, 0, 0, 0, x'')", ours)
+                    database.execute("INSERT INTO owner VALUES (?, ?, ?, ?, ?, 0, 0, 0, x'')", ours)
                 elif kept != ours:
                     raise StoreForeign(path=path)
                 # A copy of this file goes on from the same numbers, so nobody does.

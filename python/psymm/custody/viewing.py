@@ -2,7 +2,8 @@
 
 Whoever holds the viewing secret sees every note of its wallet and can spend none.
 
-    viewing secret  HKDF-SHA256 of one wallet signature (psymm.wallet.derive_secret)
+    viewing secret  HKDF-SHA256 of one signature by the wallet, or by the secrets key of a wallet
+                    whose signatures differ each time (psymm.wallet.derive_secret)
     blinding        HKDF-Expand-SHA256(viewing secret, "pSymm blinding 1" ‖ chain id (8) ‖
                     contract (20) ‖ custody id (32) ‖ counter (8)), 64 bytes, mod the field
     memo key        HKDF-Expand-SHA256(viewing secret, "pSymm memo 1" ‖ chain id ‖ contract), 32
@@ -83,6 +84,12 @@ class ViewingKey:
     @property
     def sole(self) -> Custody:
         return sole_custody(self.public_key)
+
+    @property
+    def check(self) -> bytes:
+        """32 bytes by which a file of notes knows the viewing secret again. They tell nothing else
+        of it."""
+        return HKDFExpand(SHA256(), 32, b"pSymm store 1" + self._place).derive(self.secret)
 
     @property
     def _place(self) -> bytes:
@@ -173,7 +180,8 @@ class ViewingKey:
 async def viewing_key(wallet: Wallet, chain_id: int, contract: str) -> ViewingKey:
     """Ask the wallet for the signature (twice) and derive its viewing key for one contract.
 
-    Raises UnsteadySigner if the two signatures differ: notes could never be found again.
+    Raises UnsteadySigner if the two signatures differ: notes could never be found again. A wallet
+    that signs so needs a secrets key, see `psymm.wallet.CallbackWallet`.
     """
     message = TypedMessage(
         chain_id, contract, "ViewingSecret", (("purpose", "string"),), {"purpose": PURPOSE}
