@@ -17,6 +17,7 @@ from psymm._core import JsonError
 from psymm.chain.deployment import Deployment
 from psymm.chain.errors import DeploymentInvalid
 from psymm.errors import KeystoreUnreadable, TranscriptFileError
+from psymm.keystores import _read_keystore
 from psymm.messages import decode, decode_text
 from psymm.relayer.errors import BadRequest, RelayerLied
 from psymm.relayer.wire import decode_progress, decode_request, decode_terms, request_id
@@ -26,7 +27,6 @@ from psymm.session.report import known_facts
 from psymm.strict_json import MAX_NESTING, KeyTwice, loads
 from psymm.terms import Terms, TermsError
 from psymm.transcript.file import MAGIC, encode_file, parse_file
-from psymm.wallet import _read_keystore
 
 DEEP = 99_000
 BAD = {
