@@ -15,6 +15,8 @@ const CONTRACTS = [
   ["CtcVerifier", "CtcVerifier.sol"],
   ["CtaVerifier", "CtaVerifier.sol"],
   ["TestToken", "TestToken.sol"],
+  ["TokenFacts", "TokenTrial.sol"],
+  ["TokenTrial", "TokenTrial.sol"],
 ];
 
 const OUT = join(import.meta.dirname, "out");

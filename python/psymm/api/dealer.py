@@ -15,13 +15,13 @@ from typing import Final, Literal
 import trio
 
 from psymm.chain.abi import ZERO_ADDRESS
-from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, check
-from psymm.chain.errors import BadReply, Reverted
+from psymm.chain.errors import TokenUnfit
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Registry, Role
 from psymm.chain.revocations import RevocationWatch
 from psymm.chain.rpc import Rpc
+from psymm.chain.tokens import read_token
 from psymm.chain.transactions import Chain, Signer
 from psymm.custody.errors import FeeTooHigh, FundsTooLow, MoveFailed
 from psymm.custody.moves import DEFAULT_FEE_PART, Moved, Vault, open_vault
@@ -225,26 +225,22 @@ async def check_token(chain: Chain, terms: Terms, symbol: str | None) -> None:
     by. One without a symbol has no other name than its address. Raises TokenDiffers, ChainError.
     Cancelled: raises Cancelled."""
     said = terms.collateral
-    token = Token(chain, said.token)
-    if not await chain.code(said.token):
-        raise TokenDiffers("there is no contract at the terms' token", token=said.token)
     try:
-        decimals = await token.decimals()
-    except (Reverted, BadReply):
-        raise TokenDiffers("the terms' token does not say its decimals", token=said.token) from None
-    if decimals != said.decimals:
+        found = await read_token(chain, said.token)
+    except TokenUnfit as unfit:
+        raise TokenDiffers(f"the terms' token: {unfit.reason}", token=said.token) from None
+    if found.decimals != said.decimals:
         raise TokenDiffers(
             "the token has other decimals than the terms say",
             token=said.token,
-            chain=decimals,
+            chain=found.decimals,
             terms=said.decimals,
         )
-    found = await token.symbol()
-    if symbol is not None and found and found != symbol:
+    if symbol is not None and found.symbol and found.symbol != symbol:
         raise TokenDiffers(
             "the token's symbol is not the one that was named",
             token=said.token,
-            chain=found,
+            chain=found.symbol,
             named=symbol,
         )
 

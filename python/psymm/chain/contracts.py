@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,10 +14,15 @@ from psymm.chain.errors import (
     AllowanceTooLow,
     BadReply,
     CallInvalid,
+    PermitMissing,
     Reverted,
     TokenBalanceTooLow,
 )
 from psymm.chain.transactions import Chain, Log, Receipt, Signer
+
+MOST_DECIMALS: Final = 18
+"""Of a token: prices and amounts have 18 places everywhere."""
+MOST_SYMBOL: Final = 32
 
 
 class Pool:
@@ -163,18 +169,13 @@ class Token:
         return int(await self._read("decimals"))
 
     async def symbol(self) -> str:
-        """The token's name for people, at most 32 printable characters of it; empty where it has
-        none. Older tokens give it as 32 bytes. Raises what reading the chain raises."""
-        kind = ERC20.function("symbol")
+        """The token's name for people; empty where it has none that can be shown (`symbol_of`).
+        Raises what reading the chain raises."""
+        call = ERC20.function("symbol").encode()
         try:
-            data = await self.chain.simulate(self.address, kind.encode(), doing="symbol")
+            return symbol_of(await self.chain.simulate(self.address, call, doing="symbol"))
         except Reverted:
             return ""
-        try:
-            text = data.rstrip(b"\0").decode() if len(data) == 32 else str(kind.decode(data)[0])
-        except (CallInvalid, UnicodeDecodeError, IndexError):
-            return ""
-        return "".join(sign for sign in text if sign.isprintable())[:32]
 
     async def expect(self, owner: str, spender: str | None, amount: int) -> None:
         """Raises TokenBalanceTooLow, or AllowanceTooLow where a spender is named."""
@@ -214,16 +215,25 @@ class Token:
         )
 
     async def permit(self, signer: Signer, spender: str, amount: int, deadline: int) -> Permit:
-        """Sign an EIP-2612 permit.  Raises Reverted or BadReply if the token has none."""
-        domain = await self._read("DOMAIN_SEPARATOR")
-        nonce = int(await self._read("nonces", signer.address))
+        """Sign an EIP-2612 permit.  Raises PermitMissing before anything is signed."""
+        domain = await self._permit_word("DOMAIN_SEPARATOR")
+        nonce = await self._permit_word("nonces", signer.address)
+        if domain is None or nonce is None:
+            missing = "DOMAIN_SEPARATOR" if domain is None else "nonces"
+            raise PermitMissing(self.address, f"it has no {missing}")
+        # DAI's permits have the same two views and sign other fields.
+        kind = await self._permit_word("PERMIT_TYPEHASH")
+        if kind not in (None, _PERMIT_TYPE_HASH):
+            raise PermitMissing(self.address, "its permits are of another kind")
+        if domain not in await self._permit_domains():
+            raise PermitMissing(self.address, "its domain (EIP-712) is not that of this token")
         struct = b"".join(
             (
                 _PERMIT_TYPE_HASH,
                 bytes(12) + bytes.fromhex(signer.address[2:]),
                 bytes(12) + bytes.fromhex(spender[2:]),
                 amount.to_bytes(32, "big"),
-                nonce.to_bytes(32, "big"),
+                nonce,
                 deadline.to_bytes(32, "big"),
             )
         )
@@ -232,17 +242,73 @@ class Token:
         signature = answer if isinstance(answer, bytes) else await answer
         return Permit(deadline, signature[64], signature[:32], signature[32:64])
 
-    async def has_permit(self) -> bool:
-        """Whether the token takes EIP-2612 permits."""
+    async def _permit_domains(self) -> set[bytes]:
+        """The domains under which a permit can be for this token and chain alone."""
+        name, version = await self._permit_text("name"), await self._permit_text("version")
+        place = (
+            self.chain.chain_id.to_bytes(32, "big") + bytes(12) + bytes.fromhex(self.address[2:])
+        )
+        return {keccak256(_DOMAIN_TYPE_HASH + name + place)} | {
+            keccak256(_VERSIONED_DOMAIN_TYPE_HASH + name + one + place)
+            for one in (version, keccak256(b"1"), keccak256(b"2"))
+        }
+
+    async def _permit_text(self, name: str) -> bytes:
+        """The hash of a text that a view gives; of nothing where it gives none."""
+        kind = ERC20.function(name)
         try:
-            await self._read("DOMAIN_SEPARATOR")
-            await self._read("nonces", self.address)
-        except (Reverted, BadReply):
-            return False
-        return True
+            (text,) = kind.decode(
+                await self.chain.simulate(self.address, kind.encode(), doing=name)
+            )
+        except (Reverted, CallInvalid, ValueError):
+            text = ""
+        return keccak256(str(text).encode("utf-8", "replace"))
+
+    async def _permit_word(self, name: str, *values: object) -> bytes | None:
+        """The one word that a view gives; None where the token has no such view.  A contract that
+        takes any call, as wrapped coins do, gives nothing."""
+        try:
+            data = await self.chain.simulate(
+                self.address, ERC20.function(name).encode(*values), doing=name
+            )
+        except Reverted:
+            return None
+        return data if len(data) == 32 else None
 
     async def _read(self, name: str, *values: object) -> Any:
         return await self.chain.call(self.address, ERC20, name, *values)
+
+
+def symbol_of(answer: bytes) -> str:
+    """A symbol out of what `symbol()` returns, a string or, in older tokens, 32 bytes.
+
+    Empty where it is not `fit_symbol`.  Nothing is cut out of it: what is left could be another
+    token's.
+    """
+    try:
+        if len(answer) == 32:
+            text = answer.rstrip(b"\0").decode()
+        else:
+            text = str(ERC20.function("symbol").decode(answer)[0])
+    except (CallInvalid, UnicodeDecodeError):
+        return ""
+    return text if fit_symbol(text) else ""
+
+
+def fit_symbol(text: str) -> bool:
+    """Whether a text names a token to people and looks like nothing else.
+
+    1 to 32 characters that print; no spaces at its ends, no marks that combine or forms that
+    print like other characters (Unicode's NFKC), nothing that starts like an address.
+    """
+    return (
+        0 < len(text) <= MOST_SYMBOL
+        and text.isprintable()
+        and text == text.strip()
+        and text == unicodedata.normalize("NFKC", text)
+        and not any(unicodedata.combining(one) for one in text)
+        and not text.lower().startswith("0x")
+    )
 
 
 def _function(name: str, inputs: str, outputs: str) -> dict[str, object]:
@@ -264,12 +330,22 @@ ERC20: Final = Abi(
         _function("symbol", "", "string"),
         _function("nonces", "address", "uint256"),
         _function("DOMAIN_SEPARATOR", "", "bytes32"),
+        _function("PERMIT_TYPEHASH", "", "bytes32"),
+        _function("name", "", "string"),
+        _function("version", "", "string"),
     ],
     "ERC20",
 )
 
 _PERMIT_TYPE_HASH: Final = keccak256(
     b"Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
+)
+
+_DOMAIN_TYPE_HASH: Final = keccak256(
+    b"EIP712Domain(string name,uint256 chainId,address verifyingContract)"
+)
+_VERSIONED_DOMAIN_TYPE_HASH: Final = keccak256(
+    b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )
 
 

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from psymm._core import domain_separator, keccak256
 from psymm.chain.abi import ZERO_ADDRESS, checksummed
 from psymm.chain.artifacts import ARTIFACTS, artifact
-from psymm.chain.contracts import Pool, Token
+from psymm.chain.contracts import MOST_DECIMALS, MOST_SYMBOL, Pool, fit_symbol
+from psymm.chain.deploying import (
+    Creations,
+    creation,
+    creation_gas,
+    expect_affordable,
+    expect_chain_fits,
+)
 from psymm.chain.devnet import CHAIN_ID as DEVNET_CHAIN_ID
 from psymm.chain.errors import (
     ArtifactMissing,
-    BadReply,
     CallInvalid,
     DeploymentInvalid,
-    Reverted,
+    TokenUnfit,
 )
 from psymm.chain.registry import Registry
+from psymm.chain.tokens import read_token, try_token
 from psymm.chain.transactions import Chain, Signer
 from psymm.private_files import write_private
 from psymm.strict_json import loads
@@ -113,6 +120,7 @@ class Deployment:
         if not isinstance(raw["tokens"], list):
             raise DeploymentInvalid("tokens", "must be a list")
         raw["tokens"] = tuple(_token(one) for one in raw["tokens"])
+        _expect_distinct(raw["tokens"])
         hashes = raw["code_hashes"]
         if not isinstance(hashes, dict) or not all(
             isinstance(value, str) and len(value) == 66 for value in hashes.values()
@@ -132,7 +140,11 @@ class Deployment:
             )
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all.  Blocks for one small file."""
+        """Write the file, whole or not at all.  Blocks for one small file.
+
+        Raises DeploymentInvalid for what `load` would not read; OSError.
+        """
+        self.from_json(self.to_json())
         write_private(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
     @classmethod
@@ -154,17 +166,28 @@ async def deploy(
     crs: str | None = None,
     tokens: tuple[str, ...] = (),
     test_token: TokenInfo | None = None,
+    file: Path | None = None,
+    agree: Callable[[int], None] | None = None,
     progress: Callable[[str, str, int], None] | None = None,
 ) -> Deployment:
-    """Deploy everything and check it.
+    """Deploy everything and check it, or take up what an earlier call began.
+
+    All that can be known is checked before the first transaction: the chain, the node, each
+    token's transfers, the deployer's coins for the whole.
 
     crs: what the verifiers in this package were built for; None takes the one that the package
     says.  tokens: ERC-20s to list.  test_token: deploy one of that symbol and decimals
-    (development chain only; its address is ignored).  progress: called with (contract, address,
-    gas) after each.  Raises DeploymentInvalid before the first transaction if the reference
-    string does not fit the chain.
+    (development chain only; its address is ignored).  file: where the deployment is saved as soon
+    as its contracts stand; one that stands there already, on this chain, is taken up, and tokens
+    are added to it.  agree: called with the gas that is still to be paid for, after all checks;
+    what it raises ends the call.  progress: called with (contract, address, gas) after each.
+
+    Raises DeploymentInvalid, TokenUnfit, ChainUnfit and WalletWithoutGas before the first
+    transaction; TransactionPending and what sending raises.  Cancelled or failed after that:
+    with `file`, what was sent is recorded, and the same call goes on with it.
     """
     await chain.check()
+    _whole("chainId", chain.chain_id)
     crs = crs or built_for()
     if crs != built_for():
         raise DeploymentInvalid("crs", f"the verifiers in this package are built for {built_for()}")
@@ -176,45 +199,109 @@ async def deploy(
         )
     if test_token is not None and chain.chain_id != DEVNET_CHAIN_ID:
         raise DeploymentInvalid("tokens", "test tokens are for the development chain only")
-    first_block = await chain.rpc.block_number() + 1
-    libraries: dict[str, str] = {}
+    creations = Creations(chain, signer, file, progress)
+    standing = await _standing(chain, file, under_way=creations.under_way)
+    listed = list(standing.tokens) if standing is not None else []
+    for address in dict.fromkeys(checksummed("token", one) for one in tokens):
+        if all(one.address != address for one in listed):
+            facts = await read_token(chain, address)
+            await try_token(chain, facts, signer.address)
+            listed.append(TokenInfo(facts.address, facts.label, facts.decimals))
+    named = None
+    if test_token is not None and not any(
+        (one.symbol, one.decimals) == (test_token.symbol, test_token.decimals) for one in listed
+    ):
+        named = test_token
+    _expect_distinct([*listed, named] if named is not None else listed)
+    await creations.take_up()
+    test_data = b"" if named is None else creation("TestToken", _TEST_NAME, *_named(named))
+    await _expect_possible(chain, signer.address, creations, standing, test_data, agree)
+    if standing is None:
+        standing = await _put_all(chain, creations, crs, listed)
+    if named is not None:
+        address = await creations.put("TestToken", test_data)
+        listed.append(TokenInfo(address, named.symbol, named.decimals))
+    deployment = replace(standing, tokens=tuple(listed))
+    if file is not None:
+        deployment.save(file)
+    await check(chain, deployment)
+    creations.finish()
+    return deployment
 
-    async def put(name: str, *values: object) -> str:
-        made = artifact(name)
-        for library in made.links:
-            if library not in libraries:
-                libraries[library] = await put(library)
-        data = made.linked(libraries) + made.abi.encode_constructor(*values)
-        receipt = await chain.transact(signer, None, data, doing=f"deploying {name}")
-        if receipt.contract is None or not await chain.code(receipt.contract):
-            raise DeploymentInvalid(name, "has no code after it was deployed")
-        if progress is not None:
-            progress(name, receipt.contract, receipt.gas_used)
-        return receipt.contract
 
-    ctc_verifier = await put("CtcVerifier")
-    cta_verifier = await put("CtaVerifier")
-    poseidon2 = libraries.get("Poseidon2", "")
-    if not poseidon2:
-        poseidon2 = libraries["Poseidon2"] = await put("Poseidon2")
-    psymm = await put("PSymm", ctc_verifier, cta_verifier)
-    portal = await Pool(chain, psymm).portal()
-    registry = await put("PartyRegistry")
-    listed = list(tokens)
-    if test_token is not None:
-        address = await put(
-            "TestToken", "pSymm test dollar", test_token.symbol, test_token.decimals
+_TEST_NAME: Final = "pSymm test dollar"
+
+
+async def _standing(chain: Chain, file: Path | None, *, under_way: bool) -> Deployment | None:
+    """The deployment that a file names, if its contracts are on this chain; None to deploy.
+
+    Raises DeploymentInvalid for one that must not be replaced.
+    """
+    known = _saved(file)
+    if known is None:
+        return None
+    away = f"To deploy anew, use another home or move {file} away"
+    if known.chain_id != chain.chain_id:
+        raise DeploymentInvalid(
+            "chainId", f"{file} is of chain {known.chain_id}, this is {chain.chain_id}. {away}"
         )
-        listed.append(address)
-    infos = []
-    for address in listed:
-        token = Token(chain, checksummed("token", address))
-        # A token without a symbol is named by its address's beginning.
-        symbol = await token.symbol() or token.address[:10]
-        infos.append(TokenInfo(token.address, symbol, await token.decimals()))
+    missing = [name for name in _ADDRESSES if not await chain.code(getattr(known, name))]
+    if not missing:
+        return known
+    # A development chain that was begun anew has none of the contracts of the one before.
+    if under_way or chain.chain_id == DEVNET_CHAIN_ID:
+        return None
+    raise DeploymentInvalid(
+        _camel(missing[0]),
+        f"{file} names a contract that this node does not show; it may be behind. {away}",
+    )
+
+
+def _saved(file: Path | None) -> Deployment | None:
+    return Deployment.load(file) if file is not None and file.exists() else None
+
+
+async def _expect_possible(
+    chain: Chain,
+    sender: str,
+    creations: Creations,
+    standing: Deployment | None,
+    test_data: bytes,
+    agree: Callable[[int], None] | None,
+) -> None:
+    """Raises what `deploy` raises before its first transaction, where one is still to be sent."""
+    missing: dict[str, bytes | int] = {}
+    if standing is None:
+        at = {name: creations.mined(name, creation(name)) for name in _ALONE}
+        missing = {name: creation(name) for name, address in at.items() if address is None}
+        # The pool asks its verifiers when it is made, so it cannot be tried before them.
+        pool: bytes | int = len(artifact("PSymm").bytecode) // 2
+        if not missing:
+            pool = _pool(at["CtcVerifier"], at["CtaVerifier"], at["Poseidon2"])
+        if isinstance(pool, int) or creations.mined("PSymm", pool) is None:
+            missing["PSymm"] = pool
+    if test_data and not creations.mined("TestToken", test_data):
+        missing["TestToken"] = test_data
+    if not missing:
+        return
+    await expect_chain_fits(chain)
+    gas = await creation_gas(chain, sender, missing)
+    await expect_affordable(chain, sender, gas)
+    if agree is not None:
+        agree(gas)
+
+
+async def _put_all(
+    chain: Chain, creations: Creations, crs: str, listed: list[TokenInfo]
+) -> Deployment:
+    ctc_verifier = await creations.put("CtcVerifier", creation("CtcVerifier"))
+    cta_verifier = await creations.put("CtaVerifier", creation("CtaVerifier"))
+    poseidon2 = await creations.put("Poseidon2", creation("Poseidon2"))
+    psymm = await creations.put("PSymm", _pool(ctc_verifier, cta_verifier, poseidon2))
+    registry = await creations.put("PartyRegistry", creation("PartyRegistry"))
     addresses = {
         "psymm": psymm,
-        "portal": portal,
+        "portal": await Pool(chain, psymm).portal(),
         "registry": registry,
         "poseidon2": poseidon2,
         "ctc_verifier": ctc_verifier,
@@ -224,16 +311,18 @@ async def deploy(
         name: "0x" + keccak256(await chain.code(address)).hex()
         for name, address in addresses.items()
     }
-    deployment = Deployment(
+    return Deployment(
         chain_id=chain.chain_id,
         crs=crs,
-        first_block=first_block,
-        tokens=tuple(infos),
+        first_block=creations.first_block,
+        tokens=tuple(listed),
         code_hashes=hashes,
         **addresses,
     )
-    await check(chain, deployment)
-    return deployment
+
+
+def _pool(ctc_verifier: str | None, cta_verifier: str | None, poseidon2: str | None) -> bytes:
+    return creation("PSymm", ctc_verifier, cta_verifier, poseidon2=poseidon2)
 
 
 async def check(chain: Chain, deployment: Deployment) -> None:
@@ -278,14 +367,14 @@ async def check(chain: Chain, deployment: Deployment) -> None:
     if await pool.domain_separator() != deployment.domain:
         raise DeploymentInvalid("psymm", "its domain separator is not this chain and address")
     for info in deployment.tokens:
-        token = Token(chain, info.address)
         try:
-            decimals = await token.decimals()
-        except (Reverted, BadReply):
-            raise DeploymentInvalid("tokens", f"{info.address} is no ERC-20") from None
-        if decimals != info.decimals:
+            facts = await read_token(chain, info.address)
+        except TokenUnfit as unfit:
+            raise DeploymentInvalid("tokens", f"{info.address}: {unfit.reason}") from None
+        if facts.decimals != info.decimals:
             raise DeploymentInvalid(
-                "tokens", f"{info.symbol} has {decimals} decimals, the file says {info.decimals}"
+                "tokens",
+                f"{info.symbol} has {facts.decimals} decimals, the file says {info.decimals}",
             )
 
 
@@ -315,6 +404,8 @@ _CONTRACTS: Final = {
     "registry": "PartyRegistry",
 }
 _ADDRESSES: Final = tuple(_CONTRACTS)
+_ALONE: Final = ("CtcVerifier", "CtaVerifier", "Poseidon2", "PartyRegistry")
+"""Those that are made without naming another."""
 _RUNS: Final = 6
 
 
@@ -372,9 +463,36 @@ def _address(name: str, given: object) -> str:
 def _token(given: object) -> TokenInfo:
     if not isinstance(given, dict) or set(given) != {"address", "symbol", "decimals"}:
         raise DeploymentInvalid("tokens", "each must hold address, symbol and decimals")
-    if not isinstance(given["symbol"], str) or not 0 < len(given["symbol"]) <= 32:
-        raise DeploymentInvalid("tokens", "a symbol is 1 to 32 characters")
-    decimals = _whole("tokens", given["decimals"])
-    if decimals > 18:
-        raise DeploymentInvalid("tokens", f"{given['symbol']} has over 18 decimals")
-    return TokenInfo(_address("tokens", given["address"]), given["symbol"], decimals)
+    info = TokenInfo(
+        _address("tokens", given["address"]),
+        given["symbol"],
+        _whole("tokens", given["decimals"]),
+    )
+    _named(info)
+    return info
+
+
+def _named(info: TokenInfo) -> tuple[str, int]:
+    """Symbol and decimals of a token, listed or to be made.  Raises DeploymentInvalid."""
+    # A token without a symbol is listed by its address's beginning, which no symbol may look like.
+    unnamed = info.symbol == info.address[:10]
+    if not isinstance(info.symbol, str) or not (unnamed or fit_symbol(info.symbol)):
+        raise DeploymentInvalid(
+            "tokens", f"a symbol is 1 to {MOST_SYMBOL} characters that can be shown"
+        )
+    if not 0 <= info.decimals <= MOST_DECIMALS:
+        raise DeploymentInvalid("tokens", f"{info.symbol} has over {MOST_DECIMALS} decimals")
+    return info.symbol, info.decimals
+
+
+def _expect_distinct(tokens: Sequence[TokenInfo]) -> None:
+    """Raises DeploymentInvalid where one name or address would mean two tokens."""
+    for at, one in enumerate(tokens):
+        for other in tokens[:at]:
+            if one.symbol.casefold() == other.symbol.casefold():
+                raise DeploymentInvalid(
+                    "tokens",
+                    f"two are called {one.symbol}, {other.address} and {one.address}; list one",
+                )
+            if one.address == other.address:
+                raise DeploymentInvalid("tokens", f"{one.address} is listed twice")

@@ -171,6 +171,44 @@ class TokenBalanceTooLow(ChainError):
         super().__init__(token=token, owner=owner, balance=balance, needed=needed)
 
 
+class TokenUnfit(ChainError):
+    """A token that pSymm cannot hold, or cannot hold for this wallet now.  reason: why."""
+
+    code = "token-unfit"
+    remedy = "Nothing was signed and nothing was sent. Use another token"
+
+    def __init__(self, token: str, reason: str) -> None:
+        self.token = token
+        self.reason = reason
+        super().__init__(f"the token {token} cannot be used: {reason}")
+
+
+class PermitMissing(ChainError):
+    """A token that takes no EIP-2612 permit."""
+
+    code = "permit-missing"
+    remedy = "Nothing was signed. Deposit without a permit: the portal is then approved first"
+
+    def __init__(self, token: str, reason: str) -> None:
+        self.token = token
+        self.reason = reason
+        super().__init__(f"the token {token} takes no permit (EIP-2612): {reason}")
+
+
+class ChainUnfit(ChainError):
+    """A chain, or the node that serves it, lacks what the contracts or this program need."""
+
+    code = "chain-unfit"
+    what = "the chain, or the node that serves it, lacks what pSymm needs"
+    remedy = "Nothing was sent. Use another node, or another chain"
+
+    def __init__(self, endpoint: str, lacks: str, said: str = "") -> None:
+        self.endpoint = endpoint
+        self.lacks = lacks
+        values = {"said": _clipped(said)} if said else {}
+        super().__init__(endpoint=endpoint, lacks=lacks, **values)
+
+
 class TransactionReplaced(ChainError):
     """Another transaction took this one's nonce; this one can never be mined."""
 

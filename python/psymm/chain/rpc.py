@@ -31,6 +31,7 @@ REPEATABLE: Final = frozenset(
         "eth_blockNumber",
         "eth_call",
         "eth_chainId",
+        "eth_createAccessList",
         "eth_estimateGas",
         "eth_feeHistory",
         "eth_gasPrice",

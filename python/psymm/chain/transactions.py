@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -243,8 +243,14 @@ class Chain:
         sender: str | None = None,
         value_wei: int = 0,
         gas: int | None = None,
+        overrides: Mapping[str, Mapping[str, object]] | None = None,
+        time_s: int | None = None,
     ) -> bytes:
-        """Run a transaction without sending it.  Raises Reverted with the contract's own error."""
+        """Run a transaction without sending it.  Raises Reverted with the contract's own error.
+
+        overrides: what accounts hold instead for this run (`code`, `stateDiff`), by address; some
+        nodes know none, and say so or ignore them.  time_s: the block's time instead.
+        """
         request: dict[str, str] = {"data": "0x" + data.hex()}
         if to is not None:
             request["to"] = to
@@ -259,8 +265,13 @@ class Chain:
             where = {"blockHash": "0x" + block.hex()}
         else:
             where = hex(block) if isinstance(block, int) else block
+        instead: list[object] = []
+        if overrides is not None or time_s is not None:
+            instead.append(overrides or {})
+        if time_s is not None:
+            instead.append({"time": hex(time_s)})
         try:
-            return await self.rpc.data("eth_call", request, where)
+            return await self.rpc.data("eth_call", request, where, *instead)
         except RpcError as refused:
             raise self._refusal(doing, refused) from None
 
@@ -336,19 +347,35 @@ class Chain:
         """
         fees = await self.fees()
         if gas_limit is None:
-            request = {"from": sender, "data": "0x" + data.hex(), "value": hex(value_wei)}
-            if to is not None:
-                request["to"] = to
-            try:
-                estimate = await self.rpc.quantity("eth_estimateGas", request)
-            except RpcError as refused:
-                raise self._refusal(doing, refused) from None
-            gas_limit = min(math.ceil(estimate * (1 + self._gas_margin)), MAX_CODE_GAS_LIMIT)
+            estimate = await self.estimate(sender, to, data, value_wei=value_wei, doing=doing)
+            gas_limit = min(self.with_margin(estimate), MAX_CODE_GAS_LIMIT)
         prepared = Prepared(sender, to, data, value_wei, gas_limit, fees)
         balance = await self.balance(sender)
         if balance < prepared.most_wei:
             raise WalletWithoutGas(sender, balance, prepared.most_wei)
         return prepared
+
+    async def estimate(
+        self,
+        sender: str,
+        to: str | None,
+        data: bytes,
+        *,
+        value_wei: int = 0,
+        doing: str = "the transaction",
+    ) -> int:
+        """The gas that a transaction would use now.  Raises Reverted where it would be refused."""
+        request = {"from": sender, "data": "0x" + data.hex(), "value": hex(value_wei)}
+        if to is not None:
+            request["to"] = to
+        try:
+            return await self.rpc.quantity("eth_estimateGas", request)
+        except RpcError as refused:
+            raise self._refusal(doing, refused) from None
+
+    def with_margin(self, gas: int) -> int:
+        """The limit that is given where so much gas is estimated."""
+        return math.ceil(gas * (1 + self._gas_margin))
 
     async def fees(self) -> Fees:
         """Fees that are mined soon: a tip as the node suggests, room for the base fee to double."""

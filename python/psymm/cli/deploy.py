@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from psymm.cli.password import ask_password
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment, TokenInfo
 
-_CONTRACTS = ("CtcVerifier", "CtaVerifier", "Poseidon2", "PSymm", "PartyRegistry")
+_TRANSACTIONS = 5
 
 
 @click.command(cls=Command)
@@ -63,8 +64,11 @@ def deploy(
 ) -> None:
     """Deploys pSymm and checks it: verifiers, reference string, addresses, wiring.
 
-    There is no owner and no proxy: what is deployed stays as it is. With --check nothing is sent;
-    the deployment's file is compared with the code on chain and with this package.
+    There is no owner and no proxy: what is deployed stays as it is. The chain, the node, each
+    token's transfers and the wallet's coins are checked before anything is sent. A command that
+    failed half-way is repeated: it goes on with what stands. In a home whose contracts stand, it
+    adds tokens to the list. With --check nothing is sent; the deployment's file is compared with
+    the code on chain and with this package.
     """
     if only_check:
         trio.run(_check, screen, home, deployment_file, rpc_url)
@@ -76,12 +80,14 @@ def deploy(
 
 def _test_token(text: str | None) -> TokenInfo | None:
     from psymm.chain.abi import ZERO_ADDRESS
+    from psymm.chain.contracts import MOST_DECIMALS, fit_symbol
     from psymm.chain.deployment import TokenInfo
 
     if text is None:
         return None
     symbol, _, decimals = text.partition(":")
-    if not symbol.isalnum() or not decimals.isdigit() or int(decimals) > 18:
+    known = {str(count) for count in range(MOST_DECIMALS + 1)}
+    if not (symbol.isascii() and symbol.isalnum() and fit_symbol(symbol)) or decimals not in known:
         raise CommandError("usage", "--test-token is like pUSD:6, at most 18.", Exit.USAGE)
     return TokenInfo(ZERO_ADDRESS, symbol, int(decimals))
 
@@ -96,40 +102,57 @@ async def _deploy(
     test_token: TokenInfo | None,
     out: Path | None,
 ) -> None:
-    from psymm.chain.artifacts import artifact
     from psymm.chain.deployment import deploy
     from psymm.chain.rpc import Rpc
     from psymm.chain.transactions import Chain
     from psymm.cli.site import node_url, open_wallet, remember_node
 
+    if out is not None:
+        _expect_writable(out)
     wallet = await open_wallet(home, ask_password(password_fd))
     async with Rpc(node_url(home, rpc_url)) as rpc:
         chain = Chain(rpc, await rpc.chain_id())
-        # 200 gas a byte of code on chain, 16 a byte of calldata, and what each creation takes.
-        sizes = [len(artifact(name).bytecode) // 2 for name in _CONTRACTS]
-        gas = sum(216 * size + 100_000 for size in sizes)
         price = (await chain.fees()).max_wei
         action = f"Deploying pSymm to chain {chain.chain_id} from {wallet.address}"
-        confirm_cost(screen, action, Cost(gas, price, 15.0 * len(_CONTRACTS)), yes)
-        deployment = await deploy(
-            chain,
-            wallet,
-            tokens=tokens,
-            test_token=test_token,
-            progress=lambda name, address, used: screen.event(
+        sent: list[str] = []
+
+        def deployed(name: str, address: str, used: int) -> None:
+            sent.append(name)
+            screen.event(
                 "deployed",
                 f"  {name:<14} {address}  {used:,} gas",
                 contract=name,
                 address=address,
                 gasUsed=used,
-            ),
+            )
+
+        def agree(gas: int) -> None:
+            home.prepare()
+            confirm_cost(screen, action, Cost(gas, price, 15.0 * _TRANSACTIONS), yes)
+
+        deployment = await deploy(
+            chain,
+            wallet,
+            tokens=tokens,
+            test_token=test_token,
+            file=home.deployment,
+            agree=agree,
+            progress=deployed,
         )
-    home.prepare()
-    deployment.save(home.deployment)
     remember_node(home, rpc_url)
     if out is not None:
         deployment.save(out)
-    _show(screen, deployment, out or home.deployment, "Deployed and checked")
+    done = "Deployed and checked" if sent else "Its contracts stood already; checked"
+    _show(screen, deployment, out or home.deployment, done)
+
+
+def _expect_writable(out: Path) -> None:
+    """Before money moves: a file that cannot be written is not worth a deployment's gas."""
+    place = out.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise CommandError(
+            "usage", f"--out: {place} is no directory that can be written to.", Exit.USAGE
+        )
 
 
 async def _check(

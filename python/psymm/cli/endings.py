@@ -98,6 +98,8 @@ def family_of(kind: type[BaseException]) -> Exit:
         (chain.AllowanceTooLow, Exit.FUNDS),
         (chain.TokenBalanceTooLow, Exit.FUNDS),
         (chain.CallInvalid, Exit.REFUSED),
+        (chain.TokenUnfit, Exit.REFUSED),
+        (chain.PermitMissing, Exit.REFUSED),
         (chain.ChainError, Exit.CHAIN),
         (custody.FundsTooLow, Exit.FUNDS),
         (custody.ProverMissing, Exit.TOOLS),

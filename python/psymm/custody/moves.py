@@ -34,6 +34,7 @@ from psymm.chain.errors import (
     TransactionReplaced,
 )
 from psymm.chain.sync import TreeSync, open_tree
+from psymm.chain.tokens import try_deposit
 from psymm.chain.transactions import Chain, Receipt, Sent, Signer
 from psymm.custody.errors import (
     CustodyError,
@@ -233,9 +234,9 @@ class Vault:
         allow by signature (EIP-2612) in the same transaction.  approve: allow that amount in a
         transaction of its own where needed; False raises AllowanceTooLow instead.
         Returns when the note is in the tree.  Raises WrongChain, DeploymentInvalid,
-        TokenBalanceTooLow, AllowanceTooLow, WalletWithoutGas, Reverted and what reading the chain
-        raises.  Cancelled: raises Cancelled; the deposit may still happen and `resume` carries it
-        on.
+        TokenBalanceTooLow, AllowanceTooLow, and TokenUnfit or PermitMissing before anything is
+        signed; WalletWithoutGas, Reverted and what reading the chain raises.  Cancelled: raises
+        Cancelled; the deposit may still happen and `resume` carries it on.
         """
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
@@ -246,6 +247,7 @@ class Vault:
         self.deployment.expect_crs_fits()
         await self.chain.rpc.expect_chain(self.deployment.chain_id)
         await erc20.expect(signer.address, None, amount)
+        await try_deposit(self.chain, erc20.address, portal, signer.address, amount)
         signed: Permit | None = None
         if permit:
             signed = await erc20.permit(signer, portal, amount, deadline_after(await self.now_s()))

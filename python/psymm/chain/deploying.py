@@ -1,0 +1,277 @@
+"""What comes before and between the transactions of a deployment.
+
+Before the first: `expect_chain_fits` asks whether chain and node have what the contracts and this
+program use, `creation_gas` and `expect_affordable` whether the deployer can pay for all of it.
+
+Between them: `Creations` writes each signed transaction beside the deployment's file before the
+node is handed it. A command that is repeated after a failure finds what was mined, waits for what
+is under way with the same bytes, and sends only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from psymm._core import keccak256
+from psymm.chain.artifacts import artifact
+from psymm.chain.errors import (
+    ChainUnfit,
+    DeploymentInvalid,
+    OutOfGas,
+    Reverted,
+    RpcError,
+    TransactionReplaced,
+    WalletWithoutGas,
+)
+from psymm.chain.transactions import Chain, Fees, Prepared, Receipt, Sent, Signer
+from psymm.private_files import write_private
+from psymm.strict_json import loads
+
+# The creation ends by giving the byte 1 for code, if the instructions before are known.
+_GIVE_ONE: Final = bytes.fromhex("600160005360016000f3")
+_OPCODES: Final = {
+    "PUSH0 (Shanghai)": bytes.fromhex("5f50"),
+    "MCOPY (Cancun)": bytes.fromhex("6000600060005e"),
+    "TSTORE and TLOAD (Cancun)": bytes.fromhex("600160005d60005c50"),
+}
+_PRECOMPILES: Final = {
+    # modexp: the lengths of base, exponent and modulus, then 2, 2 and 5.
+    "the precompile modexp": (5, (bytes(31) + b"\1") * 3 + b"\2\2\5", b"\4"),
+    "the precompile ecAdd": (6, b"", bytes(64)),
+    "the precompile ecMul": (7, b"", bytes(64)),
+    "the precompile ecPairing": (8, b"", bytes(31) + b"\1"),
+}
+_IDENTITY: Final = "0x" + "00" * 19 + "04"
+_GAS_A_BYTE: Final = 216
+"""200 for a byte of code on chain and 16 for one of calldata."""
+_GAS_A_CREATION: Final = 100_000
+
+
+async def expect_chain_fits(chain: Chain) -> None:
+    """Raises ChainUnfit for a chain without our instructions or precompiles, or a node that gives
+    no logs, knows no calls at a block's hash, or is still synchronising; and what reading the chain
+    raises.  Cancelled: raises Cancelled."""
+    endpoint = chain.rpc.endpoint
+    for name, code in _OPCODES.items():
+        await _expect(chain, name, None, code + _GIVE_ONE, b"\1")
+    for name, (number, data, expected) in _PRECOMPILES.items():
+        await _expect(chain, name, f"0x{number:040x}", data, expected)
+    block = await chain.block()
+    await _expect(
+        chain, "eth_call at a block's hash (EIP-1898)", _IDENTITY, b"\1", b"\1", block.hash
+    )
+    where = hex(block.number)
+    try:
+        found = await chain.rpc.call(
+            "eth_getLogs", {"address": _IDENTITY, "fromBlock": where, "toBlock": where}
+        )
+    except RpcError as refused:
+        raise ChainUnfit(endpoint, "eth_getLogs", refused.message) from None
+    if not isinstance(found, list):
+        raise ChainUnfit(endpoint, "eth_getLogs")
+    try:
+        synchronising = await chain.rpc.call("eth_syncing")
+    except RpcError:
+        synchronising = False  # some nodes do not offer it
+    if synchronising:
+        raise ChainUnfit(endpoint, "the newest blocks; it is still synchronising")
+
+
+async def _expect(
+    chain: Chain, name: str, to: str | None, data: bytes, expected: bytes, at: bytes | None = None
+) -> None:
+    try:
+        found = await chain.simulate(to, data, doing=name, block="latest" if at is None else at)
+    except (RpcError, Reverted, OutOfGas) as refused:
+        said = refused.message if isinstance(refused, RpcError) else ""
+        raise ChainUnfit(chain.rpc.endpoint, name, said) from None
+    if found != expected:
+        raise ChainUnfit(chain.rpc.endpoint, name)
+
+
+def creation(name: str, *values: object, poseidon2: str | None = None) -> bytes:
+    """The data that creates a contract of this package.  Raises CallInvalid, DeploymentInvalid,
+    ArtifactMissing."""
+    made = artifact(name)
+    linked = made.linked({} if poseidon2 is None else {"Poseidon2": poseidon2})
+    return linked + made.abi.encode_constructor(*values)
+
+
+async def creation_gas(chain: Chain, sender: str, creations: Mapping[str, bytes | int]) -> int:
+    """What gas several creations may take in all, by the node's estimates.
+
+    creations: the data of each by name; for one that cannot be tried yet, because it needs another
+    one to be there, its length in bytes.  Raises Reverted where a contract would refuse to be made,
+    and what reading the chain raises.
+    """
+    gas, scale = 0, 1.0
+    for data in creations.values():
+        if isinstance(data, bytes):
+            estimate = await chain.estimate(sender, None, data, doing="creating a contract")
+            gas += estimate
+            # Some chains count their own costs on top.
+            scale = max(scale, estimate / _rule(len(data)))
+    gas += sum(int(_rule(one) * scale) for one in creations.values() if isinstance(one, int))
+    return gas
+
+
+def _rule(length: int) -> int:
+    return _GAS_A_BYTE * length + _GAS_A_CREATION
+
+
+async def expect_affordable(chain: Chain, sender: str, gas: int) -> None:
+    """Raises WalletWithoutGas if the sender cannot pay for so much gas at the highest fee that is
+    signed, with the margin that each transaction is given."""
+    needed = chain.with_margin(gas) * (await chain.fees()).max_wei
+    balance = await chain.balance(sender)
+    if balance < needed:
+        raise WalletWithoutGas(sender, balance, needed)
+
+
+class Creations:
+    """The contracts that a deployment creates, and the record of what it has sent for them.
+
+    file: where the deployment will be saved; the record stands beside it as `FILE.under-way`.
+    None: nothing is recorded.  progress: called with (contract, address, gas) after each.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        signer: Signer,
+        file: Path | None,
+        progress: Callable[[str, str, int], None] | None,
+    ) -> None:
+        self._chain = chain
+        self._signer = signer
+        self._path = None if file is None else file.with_name(f"{file.name}.under-way")
+        self._progress = progress
+        self._sent: dict[str, dict[str, Any]] = {}
+        self._mined: dict[str, Receipt] = {}
+        self.first_block = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a deployment to this file began and has not ended."""
+        return self._path is not None and self._path.exists()
+
+    async def take_up(self) -> None:
+        """Find out what became of an earlier attempt; what is under way is waited for.
+
+        Raises TransactionPending where it is not mined in time, DeploymentInvalid for a record that
+        is none, and what reading the chain raises.  Cancelled: raises Cancelled; the record stays.
+        """
+        newest = await self._chain.rpc.block_number()
+        self.first_block = newest + 1
+        if self._path is None or not self._path.exists():
+            return
+        first_block, self._sent = _read(self._path, self._chain.chain_id)
+        self.first_block = min(first_block, self.first_block)
+        for key, entry in list(self._sent.items()):
+            receipt = await self._outcome(_sent_of(entry))
+            if receipt is None:
+                del self._sent[key]
+            else:
+                self._mined[key] = receipt
+
+    def mined(self, name: str, data: bytes) -> str | None:
+        """The address that this very creation has, if an earlier attempt's was mined."""
+        receipt = self._mined.get(_key(name, data))
+        return None if receipt is None else receipt.contract
+
+    async def put(self, name: str, data: bytes) -> str:
+        """The address of a contract: created now, or by an earlier attempt.
+
+        Raises DeploymentInvalid where it has no code then, and what sending a transaction raises.
+        Cancelled: raises Cancelled; `take_up` finds what was sent.
+        """
+        key, doing = _key(name, data), f"deploying {name}"
+        receipt = self._mined.get(key)
+        if receipt is None:
+            prepared = await self._chain.prepare(self._signer.address, None, data, doing=doing)
+
+            async def record(sent: Sent) -> None:
+                self._record(key, sent)
+
+            sent = await self._chain.send(self._signer, prepared, record=record)
+            receipt = await self._chain.wait(sent, doing=doing)
+        if receipt.contract is None or not await self._chain.code(receipt.contract):
+            raise DeploymentInvalid(name, "has no code after it was deployed")
+        if self._progress is not None:
+            self._progress(name, receipt.contract, receipt.gas_used)
+        return receipt.contract
+
+    def finish(self) -> None:
+        """Forget the record: the deployment is saved and checked.  Blocks for a moment."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _record(self, key: str, sent: Sent) -> None:
+        self._sent[key] = {
+            "transaction": sent.tx_hash,
+            "from": sent.sender,
+            "nonce": sent.nonce,
+            "gasLimit": sent.prepared.gas_limit,
+            "data": "0x" + sent.prepared.data.hex(),
+            "raw": "0x" + sent.raw.hex(),
+        }
+        if self._path is not None:
+            kept = {
+                "version": _VERSION,
+                "chainId": self._chain.chain_id,
+                "firstBlock": self.first_block,
+                "sent": self._sent,
+            }
+            write_private(self._path, json.dumps(kept).encode())
+
+    async def _outcome(self, sent: Sent) -> Receipt | None:
+        """What an earlier transaction came to; None if it failed or never can be mined."""
+        chain = self._chain
+        try:
+            receipt = await chain.receipt(sent.tx_hash, doing="the deployment", sent=sent)
+            if receipt is not None:
+                return receipt
+            if await chain.rpc.call("eth_getTransactionByHash", sent.tx_hash) is None:
+                mined = await chain.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
+                # Those before it were mined when it was signed: the chain is another one now.
+                if mined < sent.nonce:
+                    return None
+            return await chain.wait(sent, doing="the deployment")
+        except (Reverted, OutOfGas, TransactionReplaced):
+            return None
+
+
+_VERSION: Final = 1
+
+
+def _key(name: str, data: bytes) -> str:
+    """One creation: another package's code, or other values, are another."""
+    return f"{name} {keccak256(data).hex()}"
+
+
+def _read(path: Path, chain_id: int) -> tuple[int, dict[str, dict[str, Any]]]:
+    """First block and what was sent.  Raises DeploymentInvalid."""
+    try:
+        raw = loads(path.read_bytes())
+        if raw["version"] != _VERSION or raw["chainId"] != chain_id:
+            raise DeploymentInvalid(
+                str(path),
+                f"a deployment to chain {raw['chainId']} is under way; end that one first",
+            )
+        for entry in raw["sent"].values():
+            _sent_of(entry)
+        return int(raw["firstBlock"]), dict(raw["sent"])
+    except OSError as failed:
+        raise DeploymentInvalid(str(path), failed.strerror or "cannot be read") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DeploymentInvalid(str(path), "is no record of a deployment; move it away") from None
+
+
+def _sent_of(entry: Mapping[str, Any]) -> Sent:
+    data, raw = (bytes.fromhex(entry[name].removeprefix("0x")) for name in ("data", "raw"))
+    sender = str(entry["from"])
+    prepared = Prepared(sender, None, data, 0, int(entry["gasLimit"]), Fees(0, 0))
+    return Sent(str(entry["transaction"]), sender, int(entry["nonce"]), raw, prepared)
