@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
+from psymm.api.amounts import AmountInvalid, Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.dealer import Dealer, VaultCollateral, dealing, open_dealer
 from psymm.api.ended import deliver_ended
 from psymm.api.policy import (
@@ -34,6 +34,7 @@ from psymm.session.preflight import PlannedOrder
 __all__ = [
     "BUY",
     "SELL",
+    "AmountInvalid",
     "Dealer",
     "Fill",
     "IncomingOrder",

@@ -1,42 +1,78 @@
 """Numbers at the edge of the package: decimals outside, integers scaled by 10**18 inside.
 
-Floats are refused: 0.1 is not a price.
+A number comes in exactly or not at all. Floats are refused: 0.1 is not a price. So are texts that
+Python reads as numbers and people may read otherwise (`1_000`, digits of other scripts, spaces).
 """
 
 from __future__ import annotations
 
-from decimal import Context, Decimal, InvalidOperation
-from typing import TypeAlias
+import operator
+import re
+from decimal import Context, Decimal
+from typing import Final, SupportsIndex, TypeAlias
+
+from psymm.errors import PSymmError, clip
 
 Number: TypeAlias = Decimal | str | int
 """A price, quantity or amount: Decimal("50000.5"), "50000.5" or 50000."""
 
-_EXACT = Context(prec=120)
+_MOST_BITS: Final = 256
+"""Of a number in units; no contract counts higher."""
+_MOST_DECIMALS: Final = 18
+_MOST_TEXT: Final = 400
+_EXACT: Final = Context(prec=_MOST_TEXT)
+_TEXT: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+
+
+class AmountInvalid(PSymmError, TypeError, ValueError):
+    """A number that is none, or that cannot be taken exactly.
+
+    It is a TypeError and a ValueError, too, as Python's own conversions raise them.
+    """
+
+    code = "bad-amount"
+    remedy = 'Give a Decimal, a str such as "1000.5", or an int'
+
+    def __init__(self, given: object, reason: str) -> None:
+        self.given = given
+        self.reason = reason
+        super().__init__(f"{_shown(given)} {reason}")
 
 
 def scaled(value: Number) -> int:
-    """As an integer scaled by 10**18. Raises TypeError for a float, ValueError for what is no
-    decimal of at most 18 places."""
+    """As an integer scaled by 10**18. Raises AmountInvalid for what is no finite decimal of at
+    most 18 places."""
     return _units(value, 18)
 
 
 def decimal_of(value: int) -> Decimal:
-    """From an integer scaled by 10**18."""
-    return _shortest(Decimal(value).scaleb(-18, context=_EXACT))
+    """From an integer scaled by 10**18. Raises AmountInvalid for what is none."""
+    return _decimal(value, 18)
 
 
 def token_units(value: Number, decimals: int) -> int:
-    """Whole tokens as units of a token with that many decimals. Raises as `scaled`."""
-    return _units(value, decimals)
+    """Whole tokens as units of a token with that many decimals, 0 to 18. Raises AmountInvalid as
+    `scaled`, and below zero."""
+    units = _units(value, _places(decimals))
+    if units < 0:
+        raise AmountInvalid(value, "is below zero, and an amount of tokens is not")
+    return units
 
 
 def tokens_of(units: int, decimals: int) -> Decimal:
-    """Units as whole tokens."""
-    return _shortest(Decimal(units).scaleb(-decimals, context=_EXACT))
+    """Units as whole tokens. Raises AmountInvalid for what is no integer."""
+    return _decimal(units, _places(decimals))
+
+
+def _decimal(value: int, places: int) -> Decimal:
+    number = _integer(value)
+    if number is None or number.bit_length() > _MOST_BITS:
+        raise AmountInvalid(value, "is no integer of at most 256 bits")
+    return _shortest(Decimal(number).scaleb(-places, context=_EXACT))
 
 
 def _shortest(value: Decimal) -> Decimal:
-    """Without trailing zeros, and without an exponent when printed."""
+    """Without trailing zeros, and without an exponent above zero."""
     plain = value.normalize(_EXACT)
     exponent = plain.as_tuple().exponent
     if isinstance(exponent, int) and exponent > 0:
@@ -45,15 +81,71 @@ def _shortest(value: Decimal) -> Decimal:
 
 
 def _units(value: Number, places: int) -> int:
-    if isinstance(value, float | bool) or not isinstance(value, Decimal | str | int):
-        raise TypeError(f"give a Decimal, str or int, not {type(value).__name__}")
+    number = _integer(value)
+    if number is not None:
+        digits, exponent, negative = abs(number), 0, number < 0
+        if number.bit_length() > _MOST_BITS:
+            raise AmountInvalid(value, "is too large")
+    else:
+        digits, exponent, negative = _parts(value)
+    if digits == 0:
+        return 0
+    exponent += places
+    if exponent < 0:
+        # Zeros at the end say nothing; anything else would be lost.
+        units, lost = divmod(digits, int(10 ** min(-exponent, _MOST_TEXT + 1)))
+        if lost:
+            raise AmountInvalid(value, f"has more than {places} decimal places")
+    elif exponent > _MOST_BITS:
+        raise AmountInvalid(value, "is too large")
+    else:
+        units = digits * int(10**exponent)
+    if units.bit_length() > _MOST_BITS:
+        raise AmountInvalid(value, "is too large")
+    return -units if negative else units
+
+
+def _parts(value: object) -> tuple[int, int, bool]:
+    """(digits, exponent, negative) of a Decimal or a text."""
+    if isinstance(value, str):
+        if len(value) > _MOST_TEXT:
+            raise AmountInvalid(value, f"is longer than {_MOST_TEXT} characters")
+        if not _TEXT.fullmatch(value):
+            raise AmountInvalid(value, "is no decimal")
+        value = Decimal(value)
+    if not isinstance(value, Decimal):
+        kind = type(value).__name__
+        said = "is a float and so may not be what was meant" if isinstance(value, float) else ""
+        raise AmountInvalid(value, said or f"is of type {kind}, which is no number")
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        raise AmountInvalid(value, "is no finite decimal")
+    if len(digits) > _MOST_TEXT:
+        raise AmountInvalid(value, f"has more than {_MOST_TEXT} digits")
+    return int("".join(map(str, digits)) or "0"), exponent, bool(sign)
+
+
+def _integer(value: object) -> int | None:
+    """An int, or what stands for one exactly, as NumPy's integers do."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
     try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise ValueError(f"{value!r} is no decimal") from None
-    if not number.is_finite():
-        raise ValueError(f"{value!r} is no finite decimal")
-    moved = number.scaleb(places, context=_EXACT)
-    if moved != moved.to_integral_value():
-        raise ValueError(f"{value} has more than {places} decimal places")
-    return int(moved)
+        return operator.index(value)
+    except TypeError:  # an array of several
+        return None
+
+
+def _places(decimals: int) -> int:
+    if isinstance(decimals, bool) or not isinstance(decimals, int):
+        raise AmountInvalid(decimals, "is no number of decimals")
+    if not 0 <= decimals <= _MOST_DECIMALS:
+        raise AmountInvalid(decimals, f"is no number of decimals from 0 to {_MOST_DECIMALS}")
+    return decimals
+
+
+def _shown(given: object) -> str:
+    if isinstance(given, int) and given.bit_length() > _MOST_BITS:
+        return f"an integer of {given.bit_length()} bits"
+    if isinstance(given, Decimal | str | int | float | bytes | None):
+        return clip(repr(given[:60] if isinstance(given, str | bytes) else given), 60)
+    return f"a value of type {type(given).__name__}"

@@ -10,12 +10,14 @@ says at any time was a price of that day. The series ship inside the PyPI packag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal
 from importlib import import_module
 from typing import Protocol
 
+from psymm.api.amounts import AmountInvalid, scaled
 from psymm.cli.exits import CommandError, Exit
 
 ONE = 10**18
@@ -151,22 +153,11 @@ def load_series(name: str, first: date | None = None, last: date | None = None) 
     return Series(f"{module} {chosen}", values)
 
 
-def scaled(price: Decimal) -> int:
-    """An exact decimal as an integer scaled 1e18. Raises ValueError if it is not exact."""
-    whole = price * ONE
-    if whole != whole.to_integral_value():
-        raise ValueError(f"{price} has more than 18 digits after the point")
-    return int(whole)
-
-
 def parse_price(text: str, name: str) -> int:
     """A positive decimal of a configuration, scaled 1e18; CommandError `bad-config` otherwise."""
-    try:
-        price = Decimal(text)
-        if price.is_finite() and price > 0:
-            return scaled(price)
-    except (InvalidOperation, ValueError):
-        pass
+    with suppress(AmountInvalid):
+        if (price := scaled(text)) > 0:
+            return price
     raise CommandError(
         "bad-config",
         f"{name}: {text!r} is not a positive decimal of at most 18 places.",

@@ -42,12 +42,14 @@ below. Unknown keys are refused by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from psymm.api.amounts import AmountInvalid, scaled
 from psymm.cli.configuration import read_toml
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.feed import (
@@ -57,7 +59,6 @@ from psymm.cli.feed import (
     ReplayFeed,
     load_series,
     parse_price,
-    scaled,
 )
 from psymm.cli.output import parse_amount
 from psymm.cli.policy import solver_policy
@@ -360,12 +361,9 @@ def _decimal(table: Mapping[str, Any], name: str) -> Decimal:
 
 def _scaled(text: str, name: str) -> int:
     """A decimal of zero or more, scaled 1e18."""
-    try:
-        value = Decimal(text)
-        if value.is_finite() and value >= 0:
-            return scaled(value)
-    except (ArithmeticError, ValueError):
-        pass
+    with suppress(AmountInvalid):
+        if (value := scaled(text)) >= 0:
+            return value
     raise _bad(f"{name}: {text!r} is not a decimal of at most 18 places")
 
 
