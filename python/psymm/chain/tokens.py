@@ -126,6 +126,22 @@ async def try_deposit(chain: Chain, token: str, portal: str, holder: str, amount
     await _trial(chain, token, portal, holder, amount, {})
 
 
+async def try_payment(chain: Chain, token: str, portal: str, payee: str, amount: int) -> None:
+    """Try a payment out of the portal, as it stands.
+
+    It tells the node who will be paid how much. Only for payments that this node will be handed
+    anyway: others are private, and are tried by who sends them. Raises TokenUnfit, and what reading
+    the chain raises.  Cancelled: raises Cancelled.
+    """
+    call = ERC20.function("transfer").encode(payee, amount)
+    try:
+        said = await chain.simulate(token, call, doing="trying the payment", sender=portal)
+    except Reverted as refused:
+        raise TokenUnfit(token, f"it refuses to pay {payee}{_words(refused.data)}") from None
+    if said and (len(said) < 32 or int.from_bytes(said[:32], "big") != 1):
+        raise TokenUnfit(token, f"it refuses to pay {payee}{_words(said)}")
+
+
 async def _trial(
     chain: Chain, token: str, portal: str, holder: str, amount: int, state: Overrides
 ) -> bool:

@@ -34,7 +34,7 @@ from psymm.chain.errors import (
     TransactionReplaced,
 )
 from psymm.chain.sync import TreeSync, open_tree
-from psymm.chain.tokens import try_deposit
+from psymm.chain.tokens import try_deposit, try_payment
 from psymm.chain.transactions import Chain, Receipt, Sent, Signer
 from psymm.custody.errors import (
     CustodyError,
@@ -58,7 +58,7 @@ from psymm.custody.planning import (
     shuffled,
 )
 from psymm.custody.prover import Prover
-from psymm.custody.sending import Sender, SendTerms
+from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, Settlement, payout_after_fee
 from psymm.custody.store import (
     BUSY,
@@ -455,9 +455,13 @@ class Vault:
         """CTA: `amount` units leave one's sole custody; the recipient gets them less the fee.
 
         Returns when it is in the tree.  Raises like `fund`; FeeTooHigh also where the fee is
-        more than the amount.  Cancelled: raises Cancelled; the move may still happen.
+        more than the amount.  TokenUnfit where the token does not pay this recipient; known early
+        only if no relayer is asked.  Cancelled: raises Cancelled; the move may still happen.
         """
         recipient = checksummed("recipient", recipient)
+        if senders and all(isinstance(one, DirectSender) for one in senders):
+            portal = self.deployment.portal
+            await try_payment(self.chain, checksummed("token", token), portal, recipient, amount)
         (counter,) = await self.store.reserve()
 
         def plan(inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int) -> _Made:
