@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from odd_tokens import do, put_proxy, put_token
 
 from psymm.chain.contracts import Token, fit_symbol
@@ -217,3 +218,20 @@ async def test_a_token_without_permits_is_named_before_anything_is_signed(
     token = Token(devnet.chain, await put_token(devnet, *habits))
     with pytest.raises(PermitMissing, match="EIP-2612"):
         await token.permit(Silent(), deployment.portal, 5, 1 << 40)
+
+
+async def test_a_permit_is_taken_in_the_form_in_which_a_device_signs(
+    devnet: Devnet, deployment: Deployment, token: str
+) -> None:
+    wallet = KeyWallet.generate()
+
+    class Device:
+        address = wallet.address
+
+        async def sign_digest(self, digest: bytes) -> bytes:
+            await trio.lowlevel.checkpoint()
+            signature = wallet.sign_digest(digest)
+            return signature[:64] + bytes([signature[64] - 27])
+
+    permit = await Token(devnet.chain, token).permit(Device(), deployment.portal, 5, 1 << 40)
+    assert permit.v in (27, 28)

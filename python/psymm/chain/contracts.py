@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import unicodedata
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ from psymm.chain.errors import (
     TokenBalanceTooLow,
 )
 from psymm.chain.transactions import Chain, Log, Receipt, Signer
+from psymm.signatures import signature_by
 
 MOST_DECIMALS: Final = 18
 """Of a token: prices and amounts have 18 places everywhere."""
@@ -215,7 +217,8 @@ class Token:
         )
 
     async def permit(self, signer: Signer, spender: str, amount: int, deadline: int) -> Permit:
-        """Sign an EIP-2612 permit.  Raises PermitMissing before anything is signed."""
+        """Sign an EIP-2612 permit.  Raises PermitMissing before anything is signed, and
+        SignatureMalformed or WrongSigner for an answer that is no signature of the signer."""
         domain = await self._permit_word("DOMAIN_SEPARATOR")
         nonce = await self._permit_word("nonces", signer.address)
         if domain is None or nonce is None:
@@ -239,7 +242,8 @@ class Token:
         )
         digest = keccak256(b"\x19\x01" + domain + keccak256(struct))
         answer = signer.sign_digest(digest)
-        signature = answer if isinstance(answer, bytes) else await answer
+        answer = await answer if inspect.isawaitable(answer) else answer
+        signature = signature_by(signer.address, digest, answer)
         return Permit(deadline, signature[64], signature[:32], signature[32:64])
 
     async def _permit_domains(self) -> set[bytes]:
