@@ -338,6 +338,28 @@ async def test_a_development_chain_that_was_begun_anew_gets_its_contracts_anew(
     assert Deployment.load(file) == found[1]
 
 
+async def test_a_record_from_a_chain_that_is_gone_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transactions have numbers that the wallet has not reached on the new chain."""
+    file, deployer = tmp_path / "deployment.json", KeyWallet.generate()
+
+    async def wait(*_given: object, **_named: object) -> object:
+        raise Cut
+
+    async with open_devnet() as old:
+        await old.fund(deployer.address)
+        await old.chain.transact(deployer, deployer.address, b"")
+        monkeypatch.setattr(old.chain, "wait", wait)
+        with pytest.raises(Cut):
+            await deploy(old.chain, deployer, file=file)
+    async with open_devnet() as new:
+        await new.fund(deployer.address)
+        await deploy(new.chain, deployer, file=file)
+        assert await sent_by(new, deployer) == len(CONTRACTS)
+        await check(new.chain, Deployment.load(file))
+
+
 def test_what_could_not_be_read_back_is_not_written(deployment: Deployment, tmp_path: Path) -> None:
     usdt = deployment.tokens[0]
     for wrong in (
