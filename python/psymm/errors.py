@@ -96,6 +96,12 @@ class KeystoreUnsupported(WalletError):
     )
 
 
+class KeystoreMissing(KeystoreUnreadable):
+    code = "keystore-missing"
+    what = "there is no keystore at this path"
+    remedy = "Give the right --home, or make a wallet: psymm wallet new"
+
+
 class KeystoreExists(WalletError):
     code = "keystore-exists"
     what = "a file stands where the keystore should go"
@@ -202,11 +208,6 @@ class JournalReplaced(JournalError):
     code = "journal-replaced"
     what = "the journal's file was moved, deleted or replaced while it was in use"
     remedy = "Nothing of this write was sent; put the file back and start again"
-
-
-class JournalUnwritable(JournalError):
-    code = "journal-unwritable"
-    remedy = "Nothing of this write was sent; when the disk is well again, start again"
 
 
 class JournalRestored(JournalError):

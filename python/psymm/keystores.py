@@ -20,6 +20,7 @@ from unicodedata import normalize
 from psymm._core import SecretKey, keccak256
 from psymm.errors import (
     KeystoreExists,
+    KeystoreMissing,
     KeystoreUnreadable,
     KeystoreUnsupported,
     WalletError,
@@ -28,6 +29,7 @@ from psymm.errors import (
 )
 from psymm.private_files import keep_private, write_private
 from psymm.signatures import unhex
+from psymm.storage import FileUnavailable, translate_errors
 from psymm.strict_json import KeyTwice, loads
 
 if TYPE_CHECKING:
@@ -57,8 +59,9 @@ def _accounts() -> type[Account]:
 
 def seal_keystore(path: Path, key: SecretKey, password: str, scrypt_cost: int) -> None:
     account = _accounts()
-    if path.exists():
-        raise KeystoreExists(path=path)
+    with translate_errors(path):
+        if path.exists():
+            raise KeystoreExists(path=path)
     spelled = _spellings(password)[1]
     sealed = account.encrypt(
         key.expose_secret_bytes(), spelled, kdf="scrypt", iterations=scrypt_cost
@@ -123,12 +126,12 @@ class _Keystore:
 
 
 def _read_keystore(path: Path) -> _Keystore:
+    keep_private(path)
     try:
-        keep_private(path)
-        with path.open("rb") as file:
+        with translate_errors(path), path.open("rb") as file:
             content = file.read(_MOST_KEYSTORE_BYTES + 1)
-    except OSError as failed:
-        raise KeystoreUnreadable(path=path, reason=failed.strerror) from None
+    except FileUnavailable:
+        raise KeystoreMissing(path=path) from None
     try:
         stored = _lower(loads(content.removeprefix(b"\xef\xbb\xbf")))
     except ValueError:

@@ -10,6 +10,7 @@ Where the system knows no owners (Windows), files are left to the directory's ow
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from psymm.errors import FileNotPrivate
+from psymm.storage import translate_errors
 
 _OTHERS: Final = 0o077
 _SQLITE: Final = ("", "-wal", "-shm", "-journal")
@@ -27,25 +29,44 @@ _OWNERS: Final = hasattr(os, "geteuid")
 
 
 def private_directory(path: Path) -> None:
-    """Make a directory and its parents; new ones are for their owner alone. Raises OSError."""
-    missing = [one for one in (path, *path.parents) if not one.exists()]
-    for one in reversed(missing):
-        with suppress(FileExistsError):
-            one.mkdir(mode=0o700)
-            one.chmod(0o700)
+    """Make a directory and its parents; new ones are for their owner alone. Raises StorageError."""
+    with translate_errors(path):
+        missing = [one for one in (path, *path.parents) if not one.exists()]
+        for one in reversed(missing):
+            with suppress(FileExistsError):
+                one.mkdir(mode=0o700)
+                one.chmod(0o700)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
 def create_private(path: Path) -> None:
-    """Make an empty file for its owner alone. Blocks. Raises FileExistsError, OSError."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600))
-    path.chmod(0o600)  # whatever the umask
+    """Make an empty file for its owner alone. Blocks. Raises FileExistsError, StorageError."""
+    with translate_errors(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600))
+        path.chmod(0o600)  # whatever the umask
+
+
+def sync_path(path: Path) -> None:
+    """Make a file, or the names in a directory, durable. Blocks. Raises StorageError."""
+    with translate_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def keep_private(path: Path) -> None:
     """Check a file, if it is there, and take from others what they may do with it.
 
-    Blocks. Raises FileNotPrivate: a link, no plain file, or somebody else's; and OSError.
+    Blocks. Raises FileNotPrivate: a link, no plain file, or somebody else's; and StorageError.
     """
+    with translate_errors(path):
+        _keep_private(path)
+
+
+def _keep_private(path: Path) -> None:
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -84,9 +105,14 @@ def keep_database_private(path: Path, *, create: bool = True) -> None:
 def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Write a file that only its owner may read, whole or not at all, and durably. Blocks.
 
-    Raises FileExistsError unless `replace`, and OSError; then nothing is left behind.
+    Raises FileExistsError unless `replace`, and StorageError; then nothing is left behind.
     """
     private_directory(path.parent)
+    with translate_errors(path):
+        _write_private(path, content, replace)
+
+
+def _write_private(path: Path, content: bytes, replace: bool) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600)
@@ -103,6 +129,7 @@ def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
             os.link(draft, path)  # unlike a rename, it refuses to replace what stands there
     finally:
         draft.unlink(missing_ok=True)
+    sync_path(path.parent)
 
 
 def forbid_core_dumps() -> None:

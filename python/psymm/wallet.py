@@ -224,8 +224,8 @@ async def save_keystore(
 ) -> None:
     """Write a new version 3 keystore, readable by its owner only.
 
-    Raises KeystoreExists. The file appears whole or not at all. Cancelled: the thread finishes;
-    the file may or may not stand.
+    Raises KeystoreExists, StorageError. The file appears whole or not at all. Cancelled: the
+    thread finishes; the file may or may not stand.
     """
     await trio.to_thread.run_sync(seal_keystore, path, key, password, scrypt_cost)
 
@@ -237,7 +237,8 @@ async def load_keystore(path: Path, password: str) -> KeyWallet:
     programs and keyboards differ. The wallet's address is the key's; a file that states another
     is refused.
     Raises KeystoreUnreadable (damaged, or no keystore), KeystoreUnsupported (another cipher or key
-    derivation, or one that would take too much memory or time), WrongPassword, FileNotPrivate.
+    derivation, or one that would take too much memory or time), WrongPassword, FileNotPrivate,
+    StorageError.
     Cancelled: the thread finishes, its key is dropped.
     """
     return KeyWallet(await trio.to_thread.run_sync(open_keystore, path, password))

@@ -57,8 +57,8 @@ def test_a_switch_that_cannot_be_written_says_so(
     (home / "journal.killed").mkdir()
     (home / "journal.killed" / "x").touch()
     for command in ("kill", "revive"):
-        assert run(["solver", command, "--json", "--home", str(home)]) == 2
-        assert said(capsys)["error"]["code"] == "kill-switch"  # type: ignore[index]
+        assert run(["solver", command, "--json", "--home", str(home)]) == 10
+        assert said(capsys)["error"]["code"] == "path-unusable"  # type: ignore[index]
 
 
 def test_a_solver_without_a_configuration_is_a_usage_error(

@@ -17,7 +17,6 @@ from psymm._core import Frame
 from psymm.errors import (
     Equivocation,
     JournalRestored,
-    JournalUnwritable,
     SettlementRefused,
 )
 from psymm.messages import (
@@ -35,6 +34,7 @@ from psymm.messages import (
 )
 from psymm.session.end import End
 from psymm.session.turn import PeerRestored, Said, State, Stopped
+from psymm.storage import StorageError
 from psymm.transcript.backup import back_up
 from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Record
@@ -484,7 +484,7 @@ async def test_nothing_is_sent_that_a_refusing_disk_did_not_take_and_the_next_li
             for number in range(200):
                 signed.append((await stage.near.send(_request(f"r{number}"))).frame.raw)
 
-        with pytest.raises(JournalUnwritable):
+        with pytest.raises(StorageError):
             await until_refused()
         sent.extend(message for message in wire.sent[before:] if isinstance(message, bytes))
         await trio.sleep(30)
@@ -501,7 +501,7 @@ async def test_nothing_is_sent_that_a_refusing_disk_did_not_take_and_the_next_li
 
     with pytest.raises(ExceptionGroup) as caught:
         await lives.live(open_first=True, work=first)
-    assert caught.group_contains(JournalUnwritable)
+    assert caught.group_contains(StorageError)
     await lives.live(open_first=False, work=second)
 
 

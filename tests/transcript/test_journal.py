@@ -585,7 +585,7 @@ import resource, signal, sys, trio
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from custody_scene import Signers
-from psymm.errors import JournalUnwritable
+from psymm.storage import DiskFull
 from psymm.messages import Heartbeat
 from psymm.transcript.journal import open_journal
 async def main():
@@ -605,7 +605,7 @@ async def main():
                 await journal.append([(entry.frame, entry.digest)], ours=0)
                 assert not refused
                 print(entry.frame.seq, flush=True)
-            except JournalUnwritable as error:
+            except DiskFull as error:
                 refused, code = refused + 1, error.code
         print("refused", refused, code, flush=True)
 trio.run(main)
@@ -622,7 +622,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_commit_is_typed_and_ends_al
     )
     *durable, last = ran.stdout.decode().splitlines()
     word, refused, code = last.split()
-    assert (word, code) == ("refused", "journal-unwritable")
+    assert (word, code) == ("refused", "disk-full")
     assert int(refused) > 0
     async with open_journal(path) as journal:
         record = await read_record(journal, Signers().opening)

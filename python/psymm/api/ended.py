@@ -16,6 +16,7 @@ from psymm.api.dealer import Dealer
 from psymm.errors import JournalError, PSymmError
 from psymm.session.party import Party
 from psymm.session.trader import Backoff, Dialer, TraderSession, dialer
+from psymm.storage import StorageError
 from psymm.transcript.rows import Custody
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ async def _deliver(party: Party, custody: Custody, dial: Dialer, backoff: Backof
     session = TraderSession(party, dial, lambda event: None, resume=custody, backoff=backoff)
     try:
         await session.run()
-    except* JournalError:
+    except* (JournalError, StorageError):
         raise
     except* PSymmError as refused:
         log.warning(

@@ -418,7 +418,7 @@ class Solver:
         """Serve until cancelled, or until `leave` is through; reports the port. tls: serves
         wss://, with a `Certificate` that may be renewed meanwhile.
 
-        Raises JournalError, OSError, WalletError.
+        Raises JournalError, StorageError, WalletError.
         Cancelled: connections close; every session can be resumed.
         """
         server = await self.server()
@@ -438,14 +438,14 @@ class Solver:
         declined, now or as soon as it can be signed; no quote and no fill is signed until
         `revive`, restarts included. Cancels, settlements and forced closes go on.
 
-        Raises OSError where it cannot be made to last; nothing was cancelled then.
+        Raises StorageError where it cannot be made to last; nothing was cancelled then.
         """
         self.kill_switch.kill(reason)
         for dispatch in list(self._dispatches.values()):
             dispatch.halt()
 
     def revive(self) -> None:
-        """Trade again. Raises OSError."""
+        """Trade again. Raises StorageError."""
         self.kill_switch.revive()
 
     async def leave(

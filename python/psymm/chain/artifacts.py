@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from psymm.chain.abi import Abi
 from psymm.chain.errors import ArtifactMissing, DeploymentInvalid, ToolsMissing
+from psymm.storage import FileUnavailable, NoHome, translate_errors, user_directory
 
 ARTIFACTS: Final = Path(__file__).resolve().parent.parent / "artifacts"
 
@@ -51,8 +53,9 @@ def artifact(name: str) -> Artifact:
     """The artifact of a contract.  Raises ArtifactMissing, DeploymentInvalid."""
     path = ARTIFACTS / "contracts" / f"{name}.json"
     try:
-        raw: Any = json.loads(path.read_bytes())
-    except OSError:
+        with translate_errors(path):
+            raw: Any = json.loads(path.read_bytes())
+    except FileUnavailable:
         raise ArtifactMissing(str(path)) from None
     except ValueError:
         raise DeploymentInvalid(name, "its artifact is not JSON") from None
@@ -109,9 +112,8 @@ def tools_directory(wanted: str) -> Path:
         places.append(Path(os.environ["PSYMM_NODE"]))
     else:
         places.append(ARTIFACTS.parents[2] / "node")
-        data = os.environ.get("XDG_DATA_HOME")
-        place = Path(data) if data else Path.home() / ".local" / "share"
-        places.append(place / "psymm" / "node")
+        with suppress(NoHome):
+            places.append(user_directory("XDG_DATA_HOME", ".local", "share") / "psymm" / "node")
     for place in places:
         if (place / "node_modules" / wanted).exists():
             return place

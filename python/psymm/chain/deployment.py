@@ -35,6 +35,7 @@ from psymm.chain.registry import Registry
 from psymm.chain.tokens import read_token, try_token
 from psymm.chain.transactions import Chain, Signer
 from psymm.private_files import write_private
+from psymm.storage import FileUnavailable, translate_errors
 from psymm.strict_json import loads
 
 VERSION: Final = 1
@@ -142,18 +143,17 @@ class Deployment:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.  Blocks for one small file.
 
-        Raises DeploymentInvalid for what `load` would not read; OSError.
+        Raises DeploymentInvalid for what `load` would not read; StorageError.
         """
         self.from_json(self.to_json())
         write_private(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Deployment:
-        """Read the file.  Raises DeploymentInvalid.  Blocks for one small file."""
+        """Read the file.  Raises DeploymentInvalid, StorageError.  Blocks for one small file."""
         try:
-            raw = loads(path.read_bytes())
-        except OSError as failed:
-            raise DeploymentInvalid(str(path), failed.strerror or "cannot be read") from None
+            with translate_errors(path):
+                raw = loads(path.read_bytes())
         except ValueError:
             raise DeploymentInvalid(str(path), "is not JSON") from None
         return cls.from_json(raw)
@@ -385,8 +385,9 @@ def built_for() -> str:
     """
     path = ARTIFACTS / "circuits" / "reference.json"
     try:
-        kind = json.loads(path.read_bytes())["kind"]
-    except OSError:
+        with translate_errors(path):
+            kind = json.loads(path.read_bytes())["kind"]
+    except FileUnavailable:
         raise ArtifactMissing(str(path)) from None
     except (ValueError, KeyError, TypeError):
         kind = None

@@ -23,6 +23,7 @@ from psymm.chain.errors import ChainError
 from psymm.chain.registry import Registry, Revocation
 from psymm.chain.transactions import Block
 from psymm.private_files import write_private
+from psymm.storage import StorageError
 from psymm.strict_json import loads
 
 log = logging.getLogger(__name__)
@@ -179,8 +180,8 @@ class RevocationWatch:
         }
         try:
             write_private(file, json.dumps(kept).encode())
-        except OSError as failed:
-            log.warning("revocations-not-kept", extra={"reason": failed.strerror})
+        except StorageError as failed:
+            log.warning("revocations-not-kept", extra={"code": failed.code})
 
     def _whose(self) -> list[object]:
         return [self._registry.chain.chain_id, self._registry.address]

@@ -25,6 +25,7 @@ from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import ChainError, LyingNode, NotSynchronised, RpcError
 from psymm.private_files import keep_database_private
+from psymm.storage import StorageError, storage_error
 
 T = TypeVar("T")
 _SPAN: Final = 2_000
@@ -45,8 +46,16 @@ class TreeCorrupt(ChainError):
     """The file that keeps the tree does not hold what was written to it."""
 
     code = "tree-corrupt"
-    what = "the file that keeps the tree is damaged or belongs to another chain"
+    what = "the file that keeps the tree is damaged"
     remedy = "Delete the file; it is made again from the chain"
+
+
+class TreeForeign(TreeCorrupt):
+    """The file that keeps the tree is another deployment's."""
+
+    code = "tree-foreign"
+    what = "the file that keeps the tree belongs to another deployment"
+    remedy = "Use a home for each deployment (--home)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +88,21 @@ class TreeSync:
     depth: how deep a block must be to count; 1 counts the newest.
     """
 
-    def __init__(self, pool: Pool, first_block: int, depth: int, database: sqlite3.Connection):
+    def __init__(
+        self,
+        pool: Pool,
+        first_block: int,
+        depth: int,
+        database: sqlite3.Connection,
+        path: Path | None = None,
+    ) -> None:
         if depth < 1:
             raise ValueError("a depth is at least 1")
         self.pool: Final = pool
         self.depth: Final = depth
         self._first = first_block
         self._database = database
+        self._path = path
         self._lock = trio.Lock()
         self._looking = trio.Lock()
         self._tree = LeanIMT()
@@ -395,8 +412,11 @@ class TreeSync:
     async def _thread(self, work: Callable[[], T]) -> T:
         # Shielded: a write that is under way must not be forgotten half way.
         with trio.CancelScope(shield=True):
-            done = await trio.to_thread.run_sync(work)
-        return done  # noqa: RET504 - mypy takes the scope for one that swallows errors
+            try:
+                done = await trio.to_thread.run_sync(work)
+            except sqlite3.Error as failed:
+                raise _refused(self._path, failed) from None
+        return done
 
     def _keep(
         self,
@@ -439,8 +459,8 @@ class TreeSync:
             if [leaf.position for leaf in self._leaves] != list(range(len(rows))):
                 raise TreeCorrupt()
             self._tree = LeanIMT([leaf.commitment for leaf in self._leaves])
-        except (sqlite3.DatabaseError, ValueError, TypeError) as damaged:
-            raise TreeCorrupt(reason=type(damaged).__name__) from None
+        except (sqlite3.Error, ValueError, TypeError) as failed:
+            raise _refused(self._path, failed) from None
         self._positions = {leaf.commitment: leaf.position for leaf in self._leaves}
         self._block = max(self._anchors, default=self._first - 1)
 
@@ -451,7 +471,7 @@ async def open_tree(
     """A follower of a pool that was deployed in `first_block`.
 
     path: the SQLite file that makes a restart quick; None keeps everything in memory.
-    Raises TreeCorrupt if the file is damaged or another pool's.
+    Raises TreeCorrupt if the file is damaged, TreeForeign if it is another pool's, StorageError.
     """
 
     def start() -> TreeSync:
@@ -459,28 +479,35 @@ async def open_tree(
             keep_database_private(path)
         try:
             database = sqlite3.connect(path or ":memory:", check_same_thread=False)
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=FULL")
-            database.executescript(_SCHEMA)
-            ours = (pool.chain.chain_id, pool.address, first_block)
-            kept = database.execute("SELECT * FROM origin").fetchone()
-            if kept is None:
-                with database:
-                    database.execute("INSERT INTO origin VALUES (?, ?, ?)", ours)
-            elif kept != ours:
+            try:
+                _prepare(database, (pool.chain.chain_id, pool.address, first_block), path)
+                sync = TreeSync(pool, first_block, depth, database, path)
+                sync._restore()
+            except BaseException:
                 database.close()
-                raise TreeCorrupt(reason="it belongs to another pool", path=path)
-        except sqlite3.DatabaseError as damaged:
-            raise TreeCorrupt(reason=type(damaged).__name__, path=path) from None
-        sync = TreeSync(pool, first_block, depth, database)
-        try:
-            sync._restore()
-        except BaseException:
-            database.close()
-            raise
+                raise
+        except sqlite3.Error as failed:
+            raise _refused(path, failed) from None
         return sync
 
     return await trio.to_thread.run_sync(start)
+
+
+def _prepare(database: sqlite3.Connection, ours: tuple[int, str, int], path: Path | None) -> None:
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.executescript(_SCHEMA)
+    kept = database.execute("SELECT * FROM origin").fetchone()
+    if kept is None:
+        with database:
+            database.execute("INSERT INTO origin VALUES (?, ?, ?)", ours)
+    elif kept != ours:
+        raise TreeForeign(path=path)
+
+
+def _refused(path: Path | None, failed: Exception) -> TreeCorrupt | StorageError:
+    found = storage_error(path, failed)
+    return found or TreeCorrupt(path=path, reason=type(failed).__name__)
 
 
 def _shown(value: object) -> object:

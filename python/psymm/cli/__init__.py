@@ -7,6 +7,7 @@ reaches a user and no exception's text is shown that is not meant to be.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +18,7 @@ from psymm.cli.endings import ending_of
 from psymm.cli.exits import Exit
 from psymm.cli.options import Group
 from psymm.cli.output import Screen
+from psymm.cli.streams import output_failure, prepare_streams
 from psymm.private_files import forbid_core_dumps
 
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -68,8 +70,26 @@ def psymm() -> None:
 
 def main() -> None:
     """Runs the command line of this process and ends it."""
+    prepare_streams()
     forbid_core_dumps()
-    sys.exit(run(sys.argv[1:]))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup, or a parent, wants it ignored
+            signal.signal(number, _interrupt)
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = int(Exit.INTERRUPTED)  # a second one, while the first was being told
+    # The command is through; an interrupt now would only add a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """SIGTERM and SIGHUP end a command as SIGINT does: in order, and what is under way is kept."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    # Trio delivers a SIGINT where it does no harm.
+    signal.raise_signal(signal.SIGINT)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -79,13 +99,19 @@ def run(arguments: Sequence[str]) -> int:
         psymm.main(args=list(arguments), prog_name="psymm", standalone_mode=False)
     except BaseException as error:
         ending = ending_of(error)
-        if ending.exit is Exit.OK:
-            return int(Exit.OK)
-        try:
+        if ending.exit is not Exit.OK:
             screen.error(ending.code, ending.message, ending.exit, ending.values)
             if ending.trace:
                 click.echo(ending.trace, err=True)
-        except OSError:
-            pass  # nobody reads any more (a closed pipe); the exit code still tells
-        return int(ending.exit)
-    return int(Exit.OK)
+            return int(ending.exit)
+    failed = output_failure()
+    if failed is None:
+        return int(Exit.OK)
+    reason = "nobody reads it" if isinstance(failed, BrokenPipeError) else failed.strerror
+    screen.error(
+        "output",
+        f"The command is through, but its output could not be written: {reason}.",
+        Exit.OUTPUT,
+        {},
+    )
+    return int(Exit.OUTPUT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
+from psymm.cli.streams import somebody_can_answer
 from psymm.cli.transcript import unlock
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def prune_frames(screen: Screen, home: Home, custody: str, yes: bool) -> None:
 
 
 def _confirm() -> None:
-    if not sys.stdin.isatty():
+    if not somebody_can_answer():
         raise CommandError(
             "confirmation-needed",
             "Frames would be removed for good and nobody is at the terminal to confirm it; add "

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from psymm.cli.exits import CommandError
+from psymm.storage import translate_errors
 
 
 def read_toml(path: Path, refused: Callable[[str], CommandError]) -> dict[str, Any]:
-    """The file's tables. Raises what `refused` makes of the reason why it cannot be read."""
+    """The file's tables. Raises StorageError; what `refused` makes of a file that is no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise refused(f"{path} cannot be read: {error.strerror}") from None
+        with translate_errors(path):
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         # The reader lets pass what int() and deep nesting raise in it.
         raise refused(f"{path} is not TOML: {error}") from None

@@ -18,6 +18,7 @@ import click
 from psymm.cli.exits import CommandError, Exit, leaves
 from psymm.cli.output import Value
 from psymm.errors import PSymmError
+from psymm.storage import storage_error
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ def _of_one(error: BaseException) -> Ending:
         return Ending(Exit.INTERRUPTED, "interrupted", "Interrupted.")
     if isinstance(error, click.ClickException):
         return Ending(Exit.USAGE, "usage", error.format_message())
-    if isinstance(error, BrokenPipeError):
-        return Ending(Exit.INTERRUPTED, "broken-pipe", "Nobody reads the output any more.")
+    error = storage_error(None, error) or error
     if isinstance(error, PSymmError):
         code = _code(error)
         return Ending(family_of(type(error)), code, _words(error), _values(error))
@@ -85,6 +85,7 @@ def _of_one(error: BaseException) -> Ending:
 def family_of(kind: type[BaseException]) -> Exit:
     """The exit code of a type of error of this package."""
     from psymm import errors as base
+    from psymm import storage
     from psymm.chain import errors as chain
     from psymm.chain.sync import TreeCorrupt
     from psymm.custody import errors as custody
@@ -106,6 +107,8 @@ def family_of(kind: type[BaseException]) -> Exit:
         (custody.ProverError, Exit.PROOF),
         (custody.StoreError, Exit.JOURNAL),
         (custody.CustodyError, Exit.REFUSED),
+        (storage.StorageError, Exit.MACHINE),
+        (storage.NoHome, Exit.USAGE),
         (base.WalletError, Exit.KEYSTORE),
         (base.JournalError, Exit.JOURNAL),
         (base.TranscriptFileError, Exit.JOURNAL),

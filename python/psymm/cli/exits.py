@@ -22,6 +22,8 @@ class Exit(IntEnum):
     JOURNAL = 7
     FUNDS = 8
     TOOLS = 9
+    MACHINE = 10
+    OUTPUT = 11
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -37,8 +39,10 @@ MEANINGS: dict[Exit, str] = {
     Exit.JOURNAL: "journal, store or transcript missing, locked or damaged",
     Exit.FUNDS: "not enough tokens, notes, allowance or gas",
     Exit.TOOLS: "Node or the npm tools are missing (psymm tools install)",
+    Exit.MACHINE: "this machine refuses: disk full or read-only, file not allowed, no memory",
+    Exit.OUTPUT: "the command is through, but its output could not be written",
     Exit.INTERNAL: "a bug in psymm; please report it",
-    Exit.INTERRUPTED: "interrupted",
+    Exit.INTERRUPTED: "interrupted (SIGINT, SIGTERM or SIGHUP); what was under way is kept",
 }
 
 EPILOG = "\b\nExit codes:\n" + "\n".join(

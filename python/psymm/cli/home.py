@@ -23,6 +23,7 @@ from pathlib import Path
 
 from psymm.cli.exits import CommandError, Exit
 from psymm.private_files import private_directory, write_private
+from psymm.storage import translate_errors, user_directory
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,12 @@ class Home:
     def prepare(self) -> None:
         """Makes the directory, for its owner alone.
 
-        Raises CommandError `home` (exit 2) if it cannot be made or others may enter it.
+        Raises StorageError if it cannot be made, CommandError `home` (exit 2) if others may enter
+        it.
         """
-        try:
-            private_directory(self.path)
+        private_directory(self.path)
+        with translate_errors(self.path):
             mode = stat.S_IMODE(self.path.stat().st_mode)
-        except OSError as error:
-            raise CommandError(
-                "home", f"{self.path} cannot be made or read: {error.strerror}.", Exit.USAGE
-            ) from None
         if mode & 0o077:
             raise CommandError(
                 "home",
@@ -81,22 +79,17 @@ class Home:
     def adopt_deployment(self, file: Path) -> None:
         """Copies a deployment file into this home, so that later commands need not name it."""
         self.prepare()
-        try:
+        with translate_errors(file):
             if not self.deployment.exists() or not self.deployment.samefile(file):
                 write_private(self.deployment, file.read_bytes())
-        except OSError as error:
-            raise CommandError(
-                "deployment-file", f"{file} cannot be copied: {error.strerror}.", Exit.USAGE
-            ) from None
 
 
 def default_home() -> Path:
-    """$PSYMM_HOME, else psymm/home under the user's data directory (XDG)."""
+    """$PSYMM_HOME, else psymm/home under the user's data directory (XDG). Raises NoHome."""
     chosen = os.environ.get("PSYMM_HOME")
     return Path(chosen) if chosen else data_directory() / "home"
 
 
 def data_directory() -> Path:
-    """$XDG_DATA_HOME/psymm, else ~/.local/share/psymm."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "psymm"
+    """$XDG_DATA_HOME/psymm, else ~/.local/share/psymm. Raises NoHome."""
+    return user_directory("XDG_DATA_HOME", ".local", "share") / "psymm"

@@ -35,6 +35,7 @@ from psymm.errors import (
     Missing,
     PSymmError,
 )
+from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.session.clock import Clock
@@ -405,7 +406,7 @@ async def _dial(
                 standing = await fetch_missing(journal, held, socket, clock, wallet)
                 ended(custody.opening.custody, standing)
                 return
-        except JournalError:
+        except (JournalError, StorageError):
             raise
         except PSymmError as failed:
             ended(custody.opening.custody, failed)

@@ -11,6 +11,7 @@ import trio
 from psymm.cli.endings import notes_of
 from psymm.cli.output import Screen
 from psymm.errors import JournalError
+from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.session.left import LeftOpen
@@ -56,7 +57,7 @@ async def telling_left(
         with trio.CancelScope(shield=True):
             try:
                 now = await open_custodies(journal, TRADER)
-            except JournalError:
+            except (JournalError, StorageError):
                 now = before  # what is wrong with the journal is said by what ended the block
         for one in now:
             if one.custody not in known or (prefix and one.custody.hex().startswith(prefix)):

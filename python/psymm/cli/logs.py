@@ -97,6 +97,8 @@ class Allowance(logging.Filter):
 
 def start_logging(as_json: bool, level: str = "info") -> None:
     """Sends the package's logs to standard error. Called once, by the command line only."""
+    # A log that cannot be written must not write a traceback in its place.
+    logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(as_json))
     handler.addFilter(Allowance())

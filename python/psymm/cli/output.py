@@ -22,6 +22,7 @@ from typing import Final, TextIO
 import click
 
 from psymm.cli.exits import CommandError, Exit
+from psymm.cli.streams import output_failure, somebody_can_answer
 from psymm.errors import printable
 
 Value = str | int | float | bool | None | bytes | Mapping[str, "Value"] | Sequence["Value"]
@@ -59,13 +60,14 @@ class Screen:
             self._write(text)
 
     def error(self, code: str, message: str, exit: Exit, values: Mapping[str, Value]) -> None:
-        """How the command failed. A person reads it on standard error."""
+        """How the command failed. A person reads it on standard error, and so does a program whose
+        standard output cannot be written."""
         if self.as_json:
             body: dict[str, Value] = {"code": code, "message": message, "exit": int(exit)}
             if values:
                 body["values"] = dict(values)
             self._write_json({"error": body})
-        else:
+        if not self.as_json or output_failure() is not None:
             click.echo(printable(f"error: {message} [{code}]", lines=False), err=True)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -79,15 +81,23 @@ class Screen:
             self._write("  ".join(cells).rstrip())
 
     def _write_json(self, body: Mapping[str, Value]) -> None:
-        self._echo(json_line(jsonable(body)))
+        line = json_line(jsonable(body))
+        try:
+            line.encode(getattr(self._stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            line = json.dumps(jsonable(body), separators=(",", ":"))
+        self._echo(line)
 
     def _write(self, text: str) -> None:
         self._echo(printable(text))
 
     def _echo(self, text: str) -> None:
-        stream = self._out if self._out is not None else sys.stdout
-        click.echo(text, file=stream)
-        stream.flush()
+        click.echo(text, file=self._stream)
+        self._stream.flush()
+
+    @property
+    def _stream(self) -> TextIO:
+        return self._out if self._out is not None else sys.stdout
 
 
 def json_line(body: object) -> str:
@@ -160,11 +170,16 @@ def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
     screen.event("cost", f"{action}: {cost.sentence()}", action=action, **cost.fields())
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not somebody_can_answer():
         raise CommandError(
             "confirmation-needed",
             "Money would move and nobody is at the terminal to confirm it; add --yes.",
             Exit.USAGE,
+        )
+    if output_failure() is not None:
+        raise CommandError(
+            "cost-not-shown",
+            "What it costs could not be written to standard output, so nothing was sent.",
         )
     if not click.confirm("Go on?", err=True):
         raise CommandError("not-confirmed", "Nothing was sent.", Exit.REFUSED)

@@ -8,11 +8,11 @@ descriptor is closed.
 from __future__ import annotations
 
 import os
-import sys
 
 import click
 
 from psymm.cli.exits import CommandError, Exit
+from psymm.cli.streams import somebody_can_answer
 
 
 def ask_password(fd: int | None, confirm: bool = False) -> str:
@@ -33,7 +33,7 @@ def ask_secret(name: str, option: str, fd: int | None, confirm: bool = False) ->
     from psymm.wallet import read_password
 
     if fd is None:
-        if not sys.stdin.isatty():
+        if not somebody_can_answer():
             raise CommandError(
                 "no-terminal",
                 f"There is no terminal to ask for the {name.lower()}; give it with {option} N.",

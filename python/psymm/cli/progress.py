@@ -22,7 +22,7 @@ def progress_bar(label: str, size_bytes: int, shown: bool | None = None) -> Iter
     The work calls what this gives with the frames and bytes done so far. shown: None for only on
     a terminal; True also elsewhere, there as lines.
     """
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
     if shown is False or (shown is None and not on_terminal):
         yield lambda _frames, _bytes: None
     elif on_terminal:

@@ -19,6 +19,7 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import Command, home_option, json_option
 from psymm.cli.output import Screen, Value
+from psymm.cli.streams import output_failure
 from psymm.errors import TranscriptFileError, printable
 
 if TYPE_CHECKING:
@@ -303,6 +304,9 @@ class _Printer:
         """A frame, and what it brought about of what is shown."""
         from psymm.messages.words import moment
 
+        if output_failure() is not None:
+            # As `head` ends: there is nobody to show the rest to.
+            raise click.exceptions.Exit(0)
         frame = read.frame
         self._frames += 1
         if self._selection.takes(read):

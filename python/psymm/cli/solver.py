@@ -235,12 +235,7 @@ def kill(screen: Screen, home: Home, reason: str) -> None:
     and force their closes.
     """
     switch = _switch_of(home)
-    try:
-        switch.kill(reason)
-    except OSError as bad:
-        raise CommandError(
-            "kill-switch", f"{switch.path} cannot be written: {bad.strerror}.", Exit.USAGE
-        ) from None
+    switch.kill(reason)
     screen.result(f"Killed: {switch.reason}.", killed=True, reason=switch.reason)
 
 
@@ -251,12 +246,7 @@ def revive(screen: Screen, home: Home) -> None:
     """Lets the home's solver quote and fill again."""
     switch = _switch_of(home)
     was = switch.reason
-    try:
-        switch.revive()
-    except OSError as bad:
-        raise CommandError(
-            "kill-switch", f"{switch.path} cannot be removed: {bad.strerror}.", Exit.USAGE
-        ) from None
+    switch.revive()
     screen.result(
         "It was not killed." if was is None else f"Revived; it was killed: {was}.",
         killed=False,

@@ -20,6 +20,7 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import data_directory
 from psymm.cli.options import Group, json_option
 from psymm.cli.output import Screen
+from psymm.storage import translate_errors
 
 OLDEST_NODE = 20
 
@@ -55,17 +56,11 @@ def install(screen: Screen) -> None:
             Exit.TOOLS,
         )
     target = node_directory()
-    try:
+    with translate_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted(source.iterdir()):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)
-    except OSError as error:
-        raise CommandError(
-            "tools-directory",
-            f"{target} cannot be written: {error.strerror}. Choose another with $PSYMM_NODE.",
-            Exit.TOOLS,
-        ) from None
     screen.say(f"node {version}; npm ci in {target} …")
     arguments = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
     ran = subprocess.run(  # noqa: S603 - found on the PATH above, arguments are constants

@@ -24,6 +24,7 @@ from psymm.cli.password import ask_password
 from psymm.cli.progress import progress_bar
 from psymm.cli.show import show
 from psymm.errors import TranscriptFileError
+from psymm.storage import translate_errors
 
 if TYPE_CHECKING:
     from psymm.session.report import Report
@@ -341,18 +342,13 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
 @contextmanager
 def mapped(file: Path) -> Iterator[bytes | mmap]:
     """A file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
-    try:
-        with file.open("rb") as opened:
-            state = os.fstat(opened.fileno())
-            if not S_ISREG(state.st_mode) or state.st_size == 0:
-                mapped: mmap | None = None
-                whole = opened.read()
-            else:
-                mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
-    except OSError as error:
-        raise CommandError(
-            "no-file", f"{file} cannot be read: {error.strerror}.", Exit.JOURNAL
-        ) from None
+    with translate_errors(file), file.open("rb") as opened:
+        state = os.fstat(opened.fileno())
+        if not S_ISREG(state.st_mode) or state.st_size == 0:
+            mapped: mmap | None = None
+            whole = opened.read()
+        else:
+            mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
     if mapped is None:
         yield whole
         return

@@ -19,6 +19,7 @@ from psymm._core import dev_crs
 from psymm.chain.artifacts import ARTIFACTS
 from psymm.chain.errors import ArtifactMissing
 from psymm.custody.errors import CrsInvalid
+from psymm.storage import FileUnavailable, translate_errors, user_directory
 
 POINTS: Final = 1 << 17
 """As many powers of the secret as the circuits have rows."""
@@ -37,10 +38,11 @@ def reference() -> Reference:
     """Raises ArtifactMissing, CrsInvalid."""
     path = ARTIFACTS / "circuits" / "reference.json"
     try:
-        raw = json.loads(path.read_bytes())
+        with translate_errors(path):
+            raw = json.loads(path.read_bytes())
         g2 = b"".join(bytes.fromhex(one.removeprefix("0x")) for one in raw["g2"])
         kind = raw["kind"]
-    except OSError:
+    except FileUnavailable:
         raise ArtifactMissing(str(path)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CrsInvalid(f"{path} does not say which string it is for") from None
@@ -50,16 +52,16 @@ def reference() -> Reference:
 
 
 def cache_directory() -> Path:
-    """Where this package keeps what can be made again: $XDG_CACHE_HOME/psymm."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "psymm"
+    """Where this package keeps what can be made again: $XDG_CACHE_HOME/psymm. Raises NoHome."""
+    return user_directory("XDG_CACHE_HOME", ".cache") / "psymm"
 
 
 async def crs_path() -> Path | None:
     """The directory to give to the prover as CRS_PATH; None lets Barretenberg fetch Ignition's.
 
     Makes the development string where it is needed and missing (about 8 MB, seconds).  Raises
-    CrsInvalid.  Cancelled: the making finishes in its thread; the file appears whole or not.
+    CrsInvalid, StorageError, NoHome.  Cancelled: the making finishes in its thread; the file
+    appears whole or not.
     """
     if os.environ.get("CRS_PATH"):
         return Path(os.environ["CRS_PATH"])
@@ -78,12 +80,16 @@ def _make_dev(wanted: Reference) -> Path:
     g1, g2 = dev_crs(POINTS)
     if g2 != wanted.g2:
         raise CrsInvalid("the verifiers are for another development string than this core makes")
-    kept.mkdir(parents=True, exist_ok=True)
-    # The second file is what makes the first count, so it comes last.
-    for name, content in (("bn254_g1.dat", g1), ("bn254_g2.dat", g2)):
-        draft = kept / f".{name}.{os.getpid()}"
-        draft.write_bytes(content)
-        draft.replace(kept / name)
+    with translate_errors(kept):
+        kept.mkdir(parents=True, exist_ok=True)
+        # The second file is what makes the first count, so it comes last.
+        for name, content in (("bn254_g1.dat", g1), ("bn254_g2.dat", g2)):
+            draft = kept / f".{name}.{os.getpid()}"
+            try:
+                draft.write_bytes(content)
+                draft.replace(kept / name)
+            finally:
+                draft.unlink(missing_ok=True)
     return kept
 
 

@@ -25,6 +25,7 @@ from psymm.custody.errors import (
     ProverMissing,
     Unprovable,
 )
+from psymm.storage import FileUnavailable, storage_error
 from psymm.strict_json import loads
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
@@ -143,6 +144,9 @@ class Prover:
                 env=environment,
             )
         except OSError as failed:
+            refused = storage_error(Path(node), failed)
+            if refused is not None and not isinstance(refused, FileUnavailable):
+                raise refused from None
             raise ProverMissing(failed.strerror or "Node does not start") from None
         try:
             with trio.fail_after(self._timeout_s):

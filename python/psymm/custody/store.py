@@ -38,6 +38,7 @@ from psymm.custody.errors import (
     NoteBusy,
     NoteInvalid,
     StoreCorrupt,
+    StoreError,
     StoreForeign,
     StoreLocked,
     UnknownMove,
@@ -46,6 +47,7 @@ from psymm.custody.errors import (
 from psymm.custody.notes import Custody, Note
 from psymm.custody.viewing import ViewingKey
 from psymm.private_files import keep_database_private
+from psymm.storage import FileBusy, StorageError, storage_error
 from psymm.strict_json import loads
 
 T = TypeVar("T")
@@ -127,8 +129,11 @@ class NoteStore:
     Cancelled: a method raises Cancelled before its transaction or completes it.
     """
 
-    def __init__(self, database: sqlite3.Connection, view: ViewingKey) -> None:
+    def __init__(
+        self, database: sqlite3.Connection, view: ViewingKey, path: Path | None = None
+    ) -> None:
         self._database = database
+        self._path = path
         self._view = view
         self._lock = trio.Lock()
         self._read: dict[bytes, tuple[tuple[Any, ...], Note]] = {}
@@ -368,8 +373,8 @@ class NoteStore:
                 with self._database:
                     self._database.execute("BEGIN IMMEDIATE")
                     return work(self._database)
-            except sqlite3.DatabaseError as damaged:
-                raise StoreCorrupt(reason=str(damaged)) from None
+            except sqlite3.Error as failed:
+                raise _refused(self._path, failed) from None
 
         async with self._lock:
             with trio.CancelScope(shield=True):
@@ -466,16 +471,19 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
     """Open or make the file of a wallet's notes; None keeps it in memory.
 
     Moves that nobody outside had seen are forgotten, and their notes are free again.
-    Raises StoreForeign, StoreCorrupt, StoreLocked.
+    Raises StoreForeign, StoreCorrupt, StoreLocked, StorageError.
     """
 
     def start() -> NoteStore:
         if path is not None:
             # It holds blindings, so it is made for its owner's eyes before anything is in it.
             keep_database_private(path)
-        database = sqlite3.connect(
-            path or ":memory:", check_same_thread=False, isolation_level=None, timeout=1
-        )
+        try:
+            database = sqlite3.connect(
+                path or ":memory:", check_same_thread=False, isolation_level=None, timeout=1
+            )
+        except sqlite3.Error as failed:
+            raise _refused(path, failed) from None
         try:
             database.execute("PRAGMA locking_mode=EXCLUSIVE")
             database.execute("PRAGMA journal_mode=WAL")
@@ -500,20 +508,22 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
                     "UPDATE moves SET status = 'failed', reason = 'interrupted before anybody "
                     "saw it' WHERE status = 'planned'"
                 )
-        except sqlite3.OperationalError as refused:
+        except sqlite3.Error as failed:
             database.close()
-            if "locked" in str(refused):
-                raise StoreLocked(path=path) from None
-            raise StoreCorrupt(reason=str(refused), path=path) from None
-        except sqlite3.DatabaseError as damaged:
-            database.close()
-            raise StoreCorrupt(reason=str(damaged), path=path) from None
+            raise _refused(path, failed) from None
         except BaseException:
             database.close()
             raise
-        return NoteStore(database, view)
+        return NoteStore(database, view, path)
 
     return await trio.to_thread.run_sync(start)
+
+
+def _refused(path: Path | None, failed: sqlite3.Error) -> StoreError | StorageError:
+    found = storage_error(path, failed)
+    if isinstance(found, FileBusy):
+        return StoreLocked(path=path)
+    return found or StoreCorrupt(reason=str(failed), path=path)
 
 
 def _grouped(rows: Iterable[tuple[int, bytes]]) -> dict[int, list[bytes]]:

@@ -22,6 +22,7 @@ from typing import Self
 
 from psymm.private_files import keep_database_private
 from psymm.relayer.errors import StoreError
+from psymm.storage import FileBusy, StorageError, storage_error
 from psymm.strict_json import loads
 
 VERSION = 1
@@ -106,8 +107,8 @@ class Store:
     def __init__(self, path: Path, chain_id: int, contract: str, relayer: str) -> None:
         """Opens or makes the file, for one relayer on one contract.
 
-        Raises StoreError: unreadable, of another version, of another relayer or contract, or held
-        by another process.
+        Raises StorageError where the machine refuses; StoreError: damaged, of another version, of
+        another relayer or contract, or held by another process.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -121,12 +122,8 @@ class Store:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._open({"chainId": str(chain_id), "contract": contract, "relayer": relayer})
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise StoreError("another process holds it", path=path) from None
-            raise StoreError(str(error), path=path) from None
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(str(error), path=path) from None
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
 
     def _open(self, owner: dict[str, str]) -> None:
         with self._transaction():
@@ -263,7 +260,7 @@ class Store:
                     for row in rows
                 }
         except sqlite3.Error as error:
-            raise StoreError(str(error), path=self._path) from None
+            raise self._refused(error) from None
         for row in rows:
             try:
                 send = Send(
@@ -287,13 +284,17 @@ class Store:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    # A full disk may have ended the transaction already.
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                if "locked" in str(error):
-                    raise StoreError("another process holds it", path=self._path) from None
-                raise StoreError(str(error), path=self._path) from None
             except (sqlite3.Error, OverflowError) as error:
-                raise StoreError(str(error), path=self._path) from None
+                raise self._refused(error) from None
+
+    def _refused(self, failed: sqlite3.Error | OverflowError) -> StoreError | StorageError:
+        found = storage_error(self._path, failed)
+        if isinstance(found, FileBusy):
+            return StoreError("another process holds it", path=self._path)
+        return found or StoreError(str(failed), path=self._path)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
 from psymm.session.beginning import account_at
+from psymm.storage import DiskFailed, translate_errors
 from psymm.terms import Terms, TermsError
 from psymm.transcript import pruning
 from psymm.transcript.begun import begins_at, since
 from psymm.transcript.checkpoint import Beginning, Point
 from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
 from psymm.transcript.journal import Journal
-from psymm.transcript.journal_file import sync_path
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.rows import JournalledFrame
@@ -45,8 +45,8 @@ async def archive(journal: Journal, custody: bytes, path: Path) -> Archived:
     The file begins where the journal's frames do: at the first, or at the checkpoint before which
     they were removed already; so the files of one custody, one after the other, are all of it. It
     holds the notes' openings where the journal is unlocked. Raises NoCheckpoint,
-    UnknownCustody, JournalCorrupt where a frame does not stand, OSError; then nothing has left the
-    journal. Cancelled: the file may be there; all that should leave has left, or nothing.
+    UnknownCustody, JournalCorrupt where a frame does not stand, StorageError; then nothing has
+    left the journal. Cancelled: the file may be there; all that should leave has left, or nothing.
     """
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -116,12 +116,7 @@ def _write_verified(
     raw = encode_file(opening, kept, notes, facts, begins=begins)
     verify_frames(parse_file(raw))
     write_whole(path, raw)
-    _sync(path)
     # What leaves the journal now is on the disk, or there is an error and it stays.
-    if path.read_bytes() != raw:
-        raise OSError(f"{path} does not hold what was written to it")
-
-
-def _sync(path: Path) -> None:
-    sync_path(path)
-    sync_path(path.parent)
+    with translate_errors(path):
+        if path.read_bytes() != raw:
+            raise DiskFailed(path, "the file does not hold what was written to it")

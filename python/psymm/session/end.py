@@ -23,7 +23,6 @@ from psymm._core import JsonError
 from psymm.errors import (
     CollateralRefused,
     Disconnected,
-    JournalError,
     Leaving,
     NotNow,
     OverBudget,
@@ -56,6 +55,7 @@ from psymm.session.turn import (
 )
 from psymm.session.watch import Traffic, Watch
 from psymm.transcript.checkpoint import Point
+from psymm.transcript.faults import JournalFailure
 from psymm.transcript.journal import Journal
 from psymm.transcript.record import Entry
 from psymm.transcript.rows import CustodyState
@@ -198,7 +198,8 @@ class End:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write turns to the journal and carry them out; until cancelled.
 
-        Raises JournalError if the journal fails: the session is then over for this process.
+        Raises JournalError or StorageError if the journal fails: the session is then over for
+        this process.
         Cancelled: turns already taken are journalled or not as a whole; none is sent unless it
         was journalled.
         """
@@ -478,7 +479,7 @@ class End:
             if self.engine.next_tick(now) < self._due:
                 self._poke.set()
 
-    def _durable(self, turn: Turn, failed: JournalError | None) -> None:
+    def _durable(self, turn: Turn, failed: JournalFailure | None) -> None:
         """A plain turn's frames are on disk: send, and tell."""
         if failed is not None:
             self._fail(failed)

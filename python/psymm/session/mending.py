@@ -40,6 +40,7 @@ from psymm.session.keys import proving_key
 from psymm.session.party import frames_in, rules_of
 from psymm.session.transport import Socket
 from psymm.session.turn import Turn, Violation
+from psymm.storage import StorageError
 from psymm.terms import Terms
 from psymm.transcript.heads import Standing
 from psymm.transcript.journal import Journal
@@ -290,7 +291,7 @@ class MendingServer:
                 first=first,
                 challenge=challenge,
             )
-        except JournalError:
+        except (JournalError, StorageError):
             raise
         except PSymmError as failed:
             outcome = failed

@@ -25,10 +25,10 @@ from psymm.messages import (
     QuoteRequestReject,
     QuoteRequestRejectReason,
 )
-from psymm.private_files import write_private
+from psymm.private_files import sync_path, write_private
 from psymm.rulebook import Account, OrderStatus
 from psymm.rulebook.account import Order
-from psymm.transcript.journal_file import sync_path
+from psymm.storage import translate_errors
 
 SECOND: Final = 1_000_000_000
 UNIT: Final = 10**18
@@ -65,20 +65,20 @@ class KillSwitch:
         return self._reason
 
     def kill(self, reason: str) -> None:
-        """Switch on, durably. Raises OSError where the file cannot be written; it is on for this
-        process all the same only if it has no file."""
+        """Switch on, durably. Raises StorageError where the file cannot be written; it is on for
+        this process all the same only if it has no file."""
         words = (clip(" ".join(reason.split()), 200) or "killed") + "\n"
         if self.path is None:
             self._reason = words.strip()
             return
         write_private(self.path, words.encode())
-        sync_path(self.path.parent)
 
     def revive(self) -> None:
-        """Switch off, durably. Raises OSError where the file cannot be removed."""
+        """Switch off, durably. Raises StorageError where the file cannot be removed."""
         self._reason = None
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with translate_errors(self.path):
+                self.path.unlink(missing_ok=True)
             sync_path(self.path.parent)
 
 

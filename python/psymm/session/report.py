@@ -30,6 +30,7 @@ from psymm.rulebook import (
 from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
 from psymm.session.reading import chain_facts
+from psymm.storage import translate_errors
 from psymm.terms import Terms, TermsError
 from psymm.transcript import flipped
 from psymm.transcript.checkpoint import Beginning, Point
@@ -81,9 +82,11 @@ class Report:
 def verify_file(path: Path) -> Report:
     """Read, verify and replay a file. Blocks.
 
-    Raises TranscriptFileError with the frame and the byte, OSError.
+    Raises TranscriptFileError with the frame and the byte, StorageError.
     """
-    return verify_bytes(path.read_bytes())
+    with translate_errors(path):
+        raw = path.read_bytes()
+    return verify_bytes(raw)
 
 
 def verify_bytes(raw: bytes | mmap) -> Report:

@@ -65,6 +65,7 @@ from psymm.session.turn import Event, State, StateChanged
 from psymm.session.watch import Traffic
 from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics, Place
 from psymm.sockets.serving import Tls
+from psymm.storage import StorageError
 from psymm.terms import Terms
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.opening import SOLVER, TRADER, Opening
@@ -441,7 +442,7 @@ class SolverServer:
         try:
             with session.scope:
                 await session.end.run(task_status=task_status)
-        except* JournalError:
+        except* (JournalError, StorageError):
             raise  # all sessions share the journal: nothing can be signed any more
         except* Exception as failed:
             log.exception(

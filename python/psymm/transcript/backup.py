@@ -14,10 +14,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from psymm.errors import JournalError, JournalUnwritable
-from psymm.private_files import create_private, private_directory
+from psymm.errors import JournalError
+from psymm.private_files import create_private, private_directory, sync_path
+from psymm.transcript.faults import typed
 from psymm.transcript.heads import Heads, put_heads, read_heads
-from psymm.transcript.journal_file import connect_reader, sync_path, without_links
+from psymm.transcript.journal_file import connect_reader, expect_journal, without_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,12 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
 
     Its writer may run meanwhile, and waits for nothing. now_ns: when, which the backup states.
     Raises JournalError if something stands at `target` or there is no journal, JournalCorrupt for
-    a journal that is damaged (a backup that lacks frames is not made), JournalUnwritable.
+    a journal that is damaged (a backup that lacks frames is not made), StorageError.
     """
     journal = without_links(journal)
-    if not journal.exists():
-        raise JournalError("there is no journal here", path=journal)
+    expect_journal(journal)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
+    with typed(target):
         private_directory(target.parent)
         if os.path.lexists(target):
             raise JournalError("something stands here; a backup overwrites nothing", path=target)
@@ -66,8 +66,6 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
         finally:
             draft.unlink(missing_ok=True)
         sync_path(target.parent)
-    except (OSError, sqlite3.Error) as failed:
-        raise JournalUnwritable(f"the backup cannot be written: {failed}", path=target) from None
     return made
 
 

@@ -20,6 +20,7 @@ from psymm.errors import (
     JournalVersion,
     UnknownCustody,
 )
+from psymm.storage import StorageError, translate_errors
 from psymm.transcript.journal_file import inode_of
 from psymm.transcript.reader import JournalReader, open_journal_reader
 from psymm.transcript.rows import Custody, JournalledFrame
@@ -48,7 +49,7 @@ async def follow(path: Path, custody: bytes) -> AsyncGenerator[JournalledFrame |
     of all and whenever its state or reason has changed. Never ends by itself.
 
     Raises UnknownCustody, JournalCorrupt (a journal that lost frames already given included),
-    JournalVersion. Cancelled: raises Cancelled, nothing changed.
+    JournalVersion, StorageError. Cancelled: raises Cancelled, nothing changed.
     """
     after = 0
     shown: tuple[str, str] | None = None
@@ -82,11 +83,12 @@ async def follow(path: Path, custody: bytes) -> AsyncGenerator[JournalledFrame |
             raise
         except JournalLocked:
             await trio.sleep(POLL_S)  # a writer that was killed is being recovered from
-        except (JournalError, OSError):
+        except (JournalError, StorageError):
             if shown is None:
                 raise
             await trio.sleep(POLL_S)  # on its way to being replaced
 
 
 def _place(path: Path) -> tuple[int, int]:
-    return inode_of(path.stat())
+    with translate_errors(path):
+        return inode_of(path.stat())

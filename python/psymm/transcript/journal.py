@@ -49,9 +49,10 @@ from psymm.errors import (
 )
 from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
+from psymm.storage import StorageError
 from psymm.transcript import pruning, unsent
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.faults import as_journal_error
+from psymm.transcript.faults import JournalFailure, as_journal_error
 from psymm.transcript.heads import (
     Heads,
     HeldHeads,
@@ -110,7 +111,7 @@ COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets of the statistics."""
 
 
-Durable = Callable[["JournalError | None"], None]
+Durable = Callable[[JournalFailure | None], None]
 """Called in the event loop when a write is durable, or with why it never will be. Must not block
 and not raise."""
 
@@ -121,11 +122,11 @@ class _Write:
     then: Durable
     # Short enough for the event loop's own thread.
     light: bool = False
-    failed: JournalError | None = None
+    failed: JournalFailure | None = None
 
 
-_Failure = sqlite3.Error | OSError | JournalError | UnicodeDecodeError
-_FAILURES: Final = (sqlite3.Error, OSError, JournalError, UnicodeDecodeError)
+_Failure = sqlite3.Error | OSError | JournalFailure | UnicodeDecodeError
+_FAILURES: Final = (sqlite3.Error, OSError, JournalError, StorageError, UnicodeDecodeError)
 """After which nothing more can be written."""
 
 
@@ -182,7 +183,7 @@ class Journal(JournalReader):
         self._writes = 0
         self._commit_seconds = Histogram(COMMIT_SECONDS)
         self._commit_writes = Histogram(COMMIT_WRITES)
-        self._broken: JournalError | None = None
+        self._broken: JournalFailure | None = None
 
     # --- secrets ----------------------------------------------------------------------------
 
@@ -277,7 +278,7 @@ class Journal(JournalReader):
 
         entries: (frame, its digest); those of lane `ours` count as unsent. Returns once they are
         on disk. Raises JournalConflict if one is not the next of its lane (none is kept then),
-        JournalRestored for a frame of ours where the custody must not sign, JournalUnwritable if
+        JournalRestored for a frame of ours where the custody must not sign, StorageError if
         the disk refuses (nothing more can be written; reopen).
         Cancelled: raises Cancelled, all of them or none are kept, and the order of arrival holds
         for those that call later.
@@ -290,7 +291,7 @@ class Journal(JournalReader):
         self, entries: Sequence[tuple[Frame, bytes]], *, ours: int, then: Durable
     ) -> None:
         """`append` for who does not wait: returns at once and calls `then` once the frames are
-        durable, or with the JournalError that `append` would raise.
+        durable, or with the error that `append` would raise.
 
         Calls of `then` come in the order of these calls. Without entries it is called in its turn.
         """
@@ -549,9 +550,9 @@ class Journal(JournalReader):
         await self._until_durable(lambda then: self._queue(_Write(work, then)))
 
     async def _until_durable(self, queue: Callable[[Durable], None]) -> None:
-        durable, failed = trio.Event(), list[JournalError]()
+        durable, failed = trio.Event(), list[JournalFailure]()
 
-        def then(error: JournalError | None) -> None:
+        def then(error: JournalFailure | None) -> None:
             if error is not None:
                 failed.append(error)
             durable.set()
@@ -702,7 +703,9 @@ class Journal(JournalReader):
 
     def _break(self, batch: Sequence[_Write], failed: _Failure) -> None:
         self._broken = (
-            failed if isinstance(failed, JournalError) else as_journal_error(self.path, failed)
+            failed
+            if isinstance(failed, JournalError | StorageError)
+            else as_journal_error(self.path, failed)
         )
         log.critical("journal-failed", extra={"code": self._broken.code})
         with suppress(sqlite3.Error, UnicodeDecodeError):
@@ -826,7 +829,7 @@ async def open_journal(
     run_sync: where the disk's work runs; a thread unless a test on a mock clock says otherwise.
 
     Raises JournalLocked if any other process (or this one) writes it, by whatever path;
-    JournalCorrupt naming what is missing, JournalOlder, JournalVersion, JournalUnwritable,
+    JournalCorrupt naming what is missing, JournalOlder, JournalVersion, StorageError,
     JournalError if it is not there and `create` is False.
     Cancelled inside: writes that were queued are still committed, then it is closed.
     """

@@ -23,7 +23,13 @@ from psymm.errors import (
     JournalVersion,
     Missing,
 )
-from psymm.private_files import keep_database_private, keep_private, private_directory
+from psymm.private_files import (
+    keep_database_private,
+    keep_private,
+    private_directory,
+    sync_path,
+)
+from psymm.storage import FileBusy, storage_error, translate_errors
 from psymm.transcript import pruning
 from psymm.transcript.faults import as_journal_error, typed
 from psymm.transcript.heads import frame_digest, heads_of, is_bytes
@@ -45,17 +51,16 @@ class JournalIdentity:
 
 
 def without_links(path: Path) -> Path:
-    """The file's own path: SQLite names the write-ahead log after it."""
-    return path.resolve()
+    """The file's own path: SQLite names the write-ahead log after it. Raises StorageError."""
+    with translate_errors(path):
+        return path.resolve()
 
 
-def sync_path(path: Path) -> None:
-    """Make a file, or the names in a directory, durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def expect_journal(path: Path) -> None:
+    """Raises JournalError where there is no journal, StorageError where nobody can look."""
+    with translate_errors(path):
+        if not path.exists():
+            raise JournalError("there is no journal here", path=path)
 
 
 _held: set[tuple[int, int]] = set()
@@ -70,10 +75,10 @@ def hold_journal(path: Path, create: bool) -> Iterator[int]:
 
     The journal's own inode is locked, so that no other path to it and no missing lock file lets a
     second writer in. The kernel lets go when the process dies, however it dies.
-    Raises JournalLocked, JournalUnwritable, JournalError where there is none and not `create`.
+    Raises JournalLocked, StorageError, JournalError where there is none and not `create`.
     """
-    if not create and not path.exists():
-        raise JournalError("there is no journal here", path=path)
+    if not create:
+        expect_journal(path)
     with ExitStack() as held:
         try:
             private_directory(path.parent)
@@ -110,21 +115,19 @@ def connect_writer(
     """A checked connection that writes, for who holds the journal; lock: from `hold_journal`.
 
     An empty file becomes a new journal if `create`, an older version's is brought up to this one.
-    Raises JournalCorrupt, JournalOlder, JournalVersion, JournalUnwritable, JournalError.
+    Raises JournalCorrupt, JournalOlder, JournalVersion, StorageError, JournalError.
     """
-    new = path.stat().st_size == 0
-    if new and not create:
-        raise JournalCorrupt("the journal is empty", journal=path)
-    base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with typed(path):
+        new = path.stat().st_size == 0
+        if new and not create:
+            raise JournalCorrupt("the journal is empty", journal=path)
+        base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         with typed(path):
             new = new or (create and _never_begun(base))
             if new:
                 _not_gone(path, lock)
             return base, _begin(path, base, new, lock)
-    except OSError as failed:
-        base.close()
-        raise as_journal_error(path, failed) from None
     except BaseException:
         base.close()
         raise
@@ -132,23 +135,63 @@ def connect_writer(
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """A checked connection that only reads. Raises JournalCorrupt, JournalVersion, JournalError,
-    FileNotPrivate."""
-    keep_database_private(path.resolve(), create=False)
-    base = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    StorageError, FileNotPrivate."""
+    resolved = without_links(path)
+    keep_database_private(resolved, create=False)
+    with typed(path):
+        base = open_read_only(resolved)
     try:
         _check(path, base)
-    except (sqlite3.Error, OSError) as failed:
-        base.close()
-        raise as_journal_error(path, failed) from None
     except BaseException:
         base.close()
         raise
     return base
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, unchecked; path: without links.
+
+    SQLite wants to make files beside a database even to read it, and cannot on a disk that is
+    read-only or full. There it is read without them: nobody writes it, since a writer would have
+    made them. What its write-ahead log holds is read, too; to leave it out would show an earlier
+    moment as if it were the newest. Raises sqlite3.Error, OSError.
+    """
+    base = _connected(path, "mode=ro")
+    try:
+        # The first read is what opens the files beside it.
+        base.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as failed:
+        base.close()
+        refused = storage_error(path, failed)
+        if refused is None or isinstance(refused, FileBusy) or not _nobody_writes(path):
+            raise
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            base = _connected(path, "mode=ro&vfs=unix-none")
+            base.execute("PRAGMA locking_mode = EXCLUSIVE")
+        else:
+            base = _connected(path, "immutable=1")
+    return base
+
+
+def _connected(path: Path, how: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
+    )
+
+
+def _nobody_writes(path: Path) -> bool:
+    """No process holds the journal for writing."""
+    if inode_of(path.stat()) in _held:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def inode_of(found: os.stat_result) -> tuple[int, int]:

@@ -10,12 +10,12 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from psymm.errors import JournalCorrupt, JournalError, UnknownCustody
+from psymm.errors import JournalCorrupt, UnknownCustody
 from psymm.transcript import pruning, unsent
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.faults import typed
 from psymm.transcript.heads import Heads, heads_of, mending_of
-from psymm.transcript.journal_file import connect_reader
+from psymm.transcript.journal_file import connect_reader, expect_journal
 from psymm.transcript.opening import TRADER
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.rows import (
@@ -222,15 +222,14 @@ class JournalReader:
 
 class open_journal_reader:  # noqa: N801  (read as a function: `async with open_journal_reader(…)`)
     """Open a journal for reading beside its writer. Raises JournalCorrupt naming what is missing,
-    JournalVersion. Cancelled: raises Cancelled, nothing changed."""
+    JournalVersion, StorageError. Cancelled: raises Cancelled, nothing changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> JournalReader:
-        if not self._path.exists():
-            raise JournalError("there is no journal here", path=self._path)
+        expect_journal(self._path)
         try:
             self._connection = await trio.to_thread.run_sync(connect_reader, self._path)
         except JournalCorrupt as bad:

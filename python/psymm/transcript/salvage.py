@@ -32,18 +32,23 @@ from psymm.errors import (
     BadOpening,
     CheckpointRefused,
     JournalCorrupt,
-    JournalError,
-    JournalUnwritable,
     Missing,
 )
 from psymm.messages import CollAsgnRespType, CollateralResponse
-from psymm.private_files import create_private
+from psymm.private_files import create_private, sync_path
+from psymm.storage import storage_error, translate_errors
 from psymm.transcript.checkpoint import Beginning, Point, beginning
 from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.faults import typed
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
 from psymm.transcript.heads import Heads, HeldHeads, Standing, is_bytes, put_heads, read_heads
-from psymm.transcript.journal_file import hold_journal, sync_path, without_links
+from psymm.transcript.journal_file import (
+    expect_journal,
+    hold_journal,
+    open_read_only,
+    without_links,
+)
 from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
 from psymm.transcript.record import Record
@@ -149,15 +154,18 @@ class Survey:
 def survey(path: Path) -> Survey:
     """Read a journal's file as far as it can be read; changes nothing.
 
-    Raises JournalError where there is none, JournalUnwritable where it cannot be opened at all.
+    Raises JournalError where there is none, StorageError where the machine does not let it be
+    read: that says nothing of what the file holds.
     """
     path = without_links(path)
-    if not path.exists():
-        raise JournalError("there is no journal here", path=path)
+    expect_journal(path)
     try:
+        base = open_read_only(path)
+    except (sqlite3.Error, OSError) as failed:
+        if (refused := storage_error(path, failed)) is not None:
+            raise refused from None
+        # Damaged from its first page on.
         base = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
-    except sqlite3.Error as failed:
-        raise JournalUnwritable(f"the file cannot be opened: {failed}", journal=path) from None
     with closing(base):
         base.text_factory = _text
         return _survey(path, base)
@@ -176,7 +184,7 @@ def _survey(path: Path, base: sqlite3.Connection) -> Survey:
     tally = _tally(path)
     with suppress(*_DAMAGE):
         base.execute("BEGIN")
-    fault = _fault(base)
+    fault = _fault(path, base)
     own = _safely(base, "SELECT version, id, owner, seal_check, lineage, backup_ns FROM journal")
     if not own:
         # Version 1 had neither; it has no tally, so nothing of it can be certain to be the newest.
@@ -213,12 +221,15 @@ _DAMAGE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
 """What reading a damaged file raises; the last where SQLite's own words quote the damage."""
 
 
-def _fault(base: sqlite3.Connection) -> str:
+def _fault(path: Path, base: sqlite3.Connection) -> str:
     try:
         base.execute("PRAGMA cell_size_check = ON")
         found = base.execute("PRAGMA quick_check(1)").fetchone()
         return "" if found == ("ok",) else str(found[0]) if found else "nothing can be read"
     except sqlite3.Error as failed:
+        refused = storage_error(path, failed)
+        if refused is not None:
+            raise refused from None
         return str(failed)
     except UnicodeDecodeError:
         return "the file's own description of its tables is damaged"
@@ -375,11 +386,15 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _safely(base: sqlite3.Connection, query: str, given: Sequence[Any] = ()) -> list[Any]:
-    """The rows up to the first that cannot be read."""
+    """The rows up to the first that is damaged. Raises StorageError where the machine refuses: a
+    row that it does not give may be whole."""
     found: list[Any] = []
-    with suppress(*_DAMAGE):
+    try:
         for row in base.execute(query, given):
             found.append(row)
+    except _DAMAGE as failed:
+        if (refused := storage_error(None, failed)) is not None:
+            raise refused from None
     return found
 
 
@@ -475,8 +490,7 @@ def mend_journal(path: Path, sources: Sequence[Path], now_ns: int) -> Mending | 
     None: the journal is sound, or no source is given for what it lacks; nothing was changed.
 
     Raises JournalLocked while a process writes it, JournalCorrupt where not even the journal's own
-    row can be read, TranscriptFileError or JournalError for a source that is none,
-    JournalUnwritable.
+    row can be read, TranscriptFileError or JournalError for a source that is none, StorageError.
     """
     path = without_links(path)
     with hold_journal(path, create=False) as lock:
@@ -491,10 +505,8 @@ def mend_journal(path: Path, sources: Sequence[Path], now_ns: int) -> Mending | 
                 f"nothing of the journal can be read: {found.fault}",
                 journal=path,
             )
-        try:
+        with typed(path):
             return _mended(path, lock, found, identity, others, now_ns)
-        except (sqlite3.Error, OSError) as failed:
-            raise JournalUnwritable(f"the disk refuses: {failed}", journal=path) from None
 
 
 def _mended(
@@ -507,6 +519,21 @@ def _mended(
 ) -> Mending:
     draft = path.with_name(f".{path.name}.mended-{now_ns}")
     create_private(draft)
+    try:
+        return _made(draft, path, lock, found, identity, others, now_ns)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _made(
+    draft: Path,
+    path: Path,
+    lock: int,
+    found: Survey,
+    identity: Sequence[Any],
+    others: Sequence[Found],
+    now_ns: int,
+) -> Mending:
     lineage = secrets.token_bytes(16)
     with closing(sqlite3.connect(draft, isolation_level=None)) as base:
         base.execute("PRAGMA synchronous = FULL")
@@ -758,11 +785,8 @@ def _identity_of(sources: Sequence[Path]) -> tuple[Any, ...] | None:
 
 
 def _is_transcript(source: Path) -> bool:
-    try:
-        with source.open("rb") as file:
-            return file.read(len(TRANSCRIPT)) == TRANSCRIPT
-    except OSError as failed:
-        raise JournalError(f"cannot be read: {failed.strerror}", path=source) from None
+    with translate_errors(source), source.open("rb") as file:
+        return file.read(len(TRANSCRIPT)) == TRANSCRIPT
 
 
 def _read_source(source: Path, owner: object) -> Iterator[Found]:
@@ -777,7 +801,9 @@ def _read_source(source: Path, owner: object) -> Iterator[Found]:
                 beside |= {table: [] for table in _SEALED}
             yield replace(one, beside=beside)
         return
-    file = parse_file(source.read_bytes())
+    with translate_errors(source):
+        raw = source.read_bytes()
+    file = parse_file(raw)
     custody = file.opening.custody
     heads: list[tuple[int, bytes | None]] = [(0, custody), (0, custody)]
     frames: dict[tuple[int, int], JournalledFrame] = {}
@@ -810,8 +836,12 @@ def _put_aside(path: Path, now_ns: int) -> Path:
     new one's."""
     aside = path.with_name(f"{path.name}.damaged-{now_ns}")
     create_private(aside)
-    shutil.copyfile(path, aside)
-    sync_path(aside)
+    try:
+        shutil.copyfile(path, aside)
+        sync_path(aside)
+    except BaseException:
+        aside.unlink()
+        raise
     log = path.with_name(path.name + "-wal")
     if log.exists():
         log.rename(aside.with_name(aside.name + "-wal"))
