@@ -32,10 +32,15 @@ class StorageError(PSymmError):
     def __init__(self, path: Path | None = None, reason: str = "") -> None:
         self.path = path
         self.reason = reason
-        values: dict[str, object] = {} if path is None else {"path": path}
+        values: dict[str, object] = {} if path is None else {"path": _shortened(str(path))}
         if reason:
             values["reason"] = reason
         super().__init__("", **values)
+
+
+def _shortened(path: str) -> str:
+    """A path that is too long for the system is too long for a line, too."""
+    return path if len(path) <= 400 else f"{path[:150]}…{path[-150:]}"
 
 
 class DiskFull(StorageError):
