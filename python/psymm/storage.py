@@ -153,6 +153,7 @@ _BY_ERRNO: Final[dict[int, type[StorageError]]] = {
 # does not load SQLite.
 _FULL, _READONLY, _IOERR, _CANTOPEN, _PERM, _AUTH = 13, 8, 10, 14, 3, 23
 _BUSY, _LOCKED, _PROTOCOL, _NOMEM, _NOLFS = 5, 6, 15, 7, 22
+_ERROR = 1
 _BY_SQLITE: Final[dict[int, type[StorageError]]] = {
     _FULL: DiskFull,
     _READONLY: DiskReadOnly,
@@ -200,6 +201,12 @@ def storage_error(path: Path | None, failed: BaseException) -> StorageError | No
         if cause is not None:
             return _named(_BY_ERRNO.get(cause, kind), path, cause)
     return kind(path, str(failed))
+
+
+def is_form_error(failed: BaseException) -> bool:
+    """SQLite does not know a table or a column: the file is sound, and is not of the form asked
+    for, as one that another version made."""
+    return getattr(failed, "sqlite_errorcode", None) == _ERROR
 
 
 @contextmanager

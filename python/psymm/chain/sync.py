@@ -25,7 +25,7 @@ from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import ChainError, LyingNode, NotSynchronised, RpcError
 from psymm.private_files import keep_database_private
-from psymm.storage import StorageError, storage_error
+from psymm.storage import StorageError, is_form_error, storage_error
 
 T = TypeVar("T")
 _SPAN: Final = 2_000
@@ -51,10 +51,10 @@ class TreeCorrupt(ChainError):
 
 
 class TreeForeign(TreeCorrupt):
-    """The file that keeps the tree is another deployment's."""
+    """The file that keeps the tree is another deployment's, or another version's."""
 
     code = "tree-foreign"
-    what = "the file that keeps the tree belongs to another deployment"
+    what = "the file that keeps the tree belongs to another deployment or version of psymm"
     remedy = "Use a home for each deployment (--home)"
 
 
@@ -507,6 +507,8 @@ def _prepare(database: sqlite3.Connection, ours: tuple[int, str, int], path: Pat
 
 def _refused(path: Path | None, failed: Exception) -> TreeCorrupt | StorageError:
     found = storage_error(path, failed)
+    if found is None and is_form_error(failed):
+        return TreeForeign(path=path, reason=str(failed))
     return found or TreeCorrupt(path=path, reason=type(failed).__name__)
 
 

@@ -20,6 +20,7 @@ from psymm.cli.options import (
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.purse import open_purse
+from psymm.storage import StorageError
 
 
 @click.command(cls=Command)
@@ -48,7 +49,13 @@ def notes(
     Notes of a custody with another party count as spendable only once it is settled.
     """
     password = ask_password(password_fd)
-    trio.run(partial(_notes, screen, home, deployment_file, rpc_url, password, show_all, rebuild))
+    try:
+        trio.run(
+            partial(_notes, screen, home, deployment_file, rpc_url, password, show_all, rebuild)
+        )
+    except* StorageError as refused:
+        refused.add_note("`psymm notes --rebuild` reads them from the chain and writes nothing.")
+        raise
 
 
 async def _notes(

@@ -211,6 +211,17 @@ class StoreForeign(StoreError):
     )
 
 
+class StoreVersion(StoreError):
+    """The file is sound, and is none that this version made."""
+
+    code = "note-store-version"
+    what = "the file of notes was made by another version of psymm, or is another file"
+    remedy = (
+        "Use the version that made it, or name another file; `psymm notes --rebuild` finds what "
+        "the wallet owns from the chain alone"
+    )
+
+
 class StoreCorrupt(StoreError):
     """The file does not hold what was written to it."""
 

@@ -41,13 +41,14 @@ from psymm.custody.errors import (
     StoreError,
     StoreForeign,
     StoreLocked,
+    StoreVersion,
     UnknownMove,
     UnknownNote,
 )
 from psymm.custody.notes import Custody, Note
 from psymm.custody.viewing import ViewingKey
 from psymm.private_files import keep_database_private
-from psymm.storage import FileBusy, StorageError, storage_error
+from psymm.storage import FileBusy, StorageError, is_form_error, storage_error
 from psymm.strict_json import loads
 
 T = TypeVar("T")
@@ -523,6 +524,8 @@ def _refused(path: Path | None, failed: sqlite3.Error) -> StoreError | StorageEr
     found = storage_error(path, failed)
     if isinstance(found, FileBusy):
         return StoreLocked(path=path)
+    if found is None and is_form_error(failed):
+        return StoreVersion(reason=str(failed), path=path)
     return found or StoreCorrupt(reason=str(failed), path=path)
 
 

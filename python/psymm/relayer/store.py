@@ -112,16 +112,20 @@ class Store:
         """
         self._path = path
         self._lock = threading.Lock()
+        keep_database_private(path)
         try:
-            keep_database_private(path)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=1.0
             )
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._open({"chainId": str(chain_id), "contract": contract, "relayer": relayer})
+            try:
+                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("PRAGMA foreign_keys = ON")
+                self._open({"chainId": str(chain_id), "contract": contract, "relayer": relayer})
+            except BaseException:
+                self._db.close()
+                raise
         except sqlite3.Error as error:
             raise self._refused(error) from None
 

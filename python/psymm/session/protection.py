@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,10 +26,10 @@ from psymm.messages import (
     QuoteRequestReject,
     QuoteRequestRejectReason,
 )
-from psymm.private_files import sync_path, write_private
+from psymm.private_files import create_private, sync_path, write_private
 from psymm.rulebook import Account, OrderStatus
 from psymm.rulebook.account import Order
-from psymm.storage import translate_errors
+from psymm.storage import DiskFull, translate_errors
 
 SECOND: Final = 1_000_000_000
 UNIT: Final = 10**18
@@ -71,7 +72,13 @@ class KillSwitch:
         if self.path is None:
             self._reason = words.strip()
             return
-        write_private(self.path, words.encode())
+        try:
+            write_private(self.path, words.encode())
+        except DiskFull:
+            # The brake must work there, too: that the file is there is enough, and takes no room.
+            with suppress(FileExistsError):
+                create_private(self.path)
+            sync_path(self.path.parent)
 
     def revive(self) -> None:
         """Switch off, durably. Raises StorageError where the file cannot be removed."""
