@@ -21,6 +21,7 @@ from psymm.messages import Quote as QuoteMessage
 from psymm.session.protection import Caps, KillSwitch
 from psymm.session.trader import Lost
 from psymm.session.turn import Resumed, State
+from psymm.storage import PathUnusable
 
 Clock = MockClock
 
@@ -214,7 +215,7 @@ def test_the_switch_outlives_the_process_and_fails_closed(tmp_path: Path) -> Non
     KillSwitch(path).revive()
     path.mkdir()
     assert "cannot be read" in (KillSwitch(path).reason or "")
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(PathUnusable, match="directory"):
         KillSwitch(path).kill("again")
 
 

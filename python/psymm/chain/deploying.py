@@ -28,6 +28,7 @@ from psymm.chain.errors import (
 )
 from psymm.chain.transactions import Chain, Fees, Prepared, Receipt, Sent, Signer
 from psymm.private_files import write_private
+from psymm.storage import translate_errors
 from psymm.strict_json import loads
 
 # The creation ends by giving the byte 1 for code, if the instructions before are known.
@@ -253,9 +254,11 @@ def _key(name: str, data: bytes) -> str:
 
 
 def _read(path: Path, chain_id: int) -> tuple[int, dict[str, dict[str, Any]]]:
-    """First block and what was sent.  Raises DeploymentInvalid."""
+    """First block and what was sent.  Raises DeploymentInvalid, StorageError."""
+    with translate_errors(path):
+        content = path.read_bytes()
     try:
-        raw = loads(path.read_bytes())
+        raw = loads(content)
         if raw["version"] != _VERSION or raw["chainId"] != chain_id:
             raise DeploymentInvalid(
                 str(path),
@@ -264,8 +267,6 @@ def _read(path: Path, chain_id: int) -> tuple[int, dict[str, dict[str, Any]]]:
         for entry in raw["sent"].values():
             _sent_of(entry)
         return int(raw["firstBlock"]), dict(raw["sent"])
-    except OSError as failed:
-        raise DeploymentInvalid(str(path), failed.strerror or "cannot be read") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DeploymentInvalid(str(path), "is no record of a deployment; move it away") from None
 

@@ -154,6 +154,8 @@ class Deployment:
         try:
             with translate_errors(path):
                 raw = loads(path.read_bytes())
+        except FileUnavailable as missing:
+            raise DeploymentInvalid(str(path), missing.reason) from None
         except ValueError:
             raise DeploymentInvalid(str(path), "is not JSON") from None
         return cls.from_json(raw)
