@@ -115,6 +115,8 @@ def user_directory(variable: str, *below: str) -> Path:
     chosen = os.environ.get(variable)
     if chosen:
         return Path(chosen)
+    if os.environ.get("HOME") == "":
+        raise NoHome("$HOME is empty")
     try:
         home = Path.home()
     except RuntimeError:
