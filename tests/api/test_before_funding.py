@@ -40,6 +40,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.relayer.errors import NoRelayer
+from psymm.session.preflight import which_clock
 from psymm.session.trader import Backoff
 from psymm.session.turn import State
 from psymm.terms import UNIT, Collateral, Terms, Timeouts
@@ -145,11 +146,29 @@ async def test_a_solver_with_another_time_of_day_is_refused_and_not_ranked(
         wrong.offset_ns = ahead_s * 10**9
         at.stage.server._party = replace(at.stage.solver, clock=wrong)
         await at.refused(ClocksDiffer, f"by_s={ahead_s}")
+        await at.refused(ClocksDiffer, "ahead of ours" if ahead_s > 0 else "behind ours")
         entry = entry_of(at.stage)
         ranking = await best_solver(
             at.stage.trader, [entry], "BTC-USD", BUY, dial=lambda _: at.stage.dial
         )
         assert [error.code for _, error in ranking.failures] == ["clocks-differ"]
+
+
+@pytest.mark.parametrize(
+    ("theirs_s", "block_s", "late_s", "wrong"),
+    [
+        (300.0, 295.0, 600.0, "our clock is behind"),
+        (-300.0, -2.0, None, "the solver's clock is behind"),
+        (3600.0, -5.0, 600.0, "the solver's clock is ahead"),
+        (-3600.0, -3605.0, 600.0, "our clock is ahead"),
+        (300.0, -200.0, None, "does not tell"),
+        (30.0, -10.0, 600.0, "does not tell"),
+    ],
+)
+def test_the_chains_newest_block_tells_which_clock_is_wrong_where_it_can(
+    theirs_s: float, block_s: float, late_s: float | None, wrong: str
+) -> None:
+    assert wrong in which_clock(theirs_s, block_s, late_s)
 
 
 @pytest.mark.parametrize("ahead_s", [3600, -3600])

@@ -45,6 +45,7 @@ from psymm.session.clock import Clock, SystemClock
 from psymm.session.collateral import ChainView, Fact, Mined, custody_of
 from psymm.session.end import LOOK_UP_S
 from psymm.session.party import Party, journal_secret
+from psymm.session.preflight import which_clock
 from psymm.sockets.dialling import check_plain
 from psymm.terms import Terms
 from psymm.transcript.journal import Journal, open_journal
@@ -271,6 +272,19 @@ class Dealer:
         if entry is None:
             raise NotRegistered(account=account, role="solver")
         return entry
+
+    async def which_clock(self, differ: ClocksDiffer) -> str:
+        """Which of the two clocks is wrong, in words, as far as the chain can tell.
+
+        Raises ChainError. Cancelled: raises Cancelled.
+        """
+        block = await self.vault.chain.block()
+        on_demand = self.vault.chain.chain_id in MADE_ON_DEMAND
+        return which_clock(
+            float(str(differ.values["by_s"])),
+            block.timestamp_s - self.party.clock.now_ns() / 1e9,
+            None if on_demand else CHAIN_SKEW_S,
+        )
 
     async def announce(
         self, endpoint: str, signer: Signer, role: Role = Role.SOLVER, *, plain: bool = False

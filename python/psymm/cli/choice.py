@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.output import Screen, plain
+from psymm.errors import ClocksDiffer
 
 if TYPE_CHECKING:
     from psymm.api.dealer import Dealer
@@ -51,7 +52,10 @@ class Choice:
             asked = [await self.dealer.solver(named)]
         ranking = await self._ask(asked, orders[0])
         if named is not None and ranking.failures:
-            raise ranking.failures[0][1]
+            error = ranking.failures[0][1]
+            if isinstance(error, ClocksDiffer):
+                error.add_note(await self.dealer.which_clock(error))
+            raise error
         best = self._best(ranking, orders[0])
         shown: dict[str, Indicative] = {}
         for step in orders:

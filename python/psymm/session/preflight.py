@@ -27,6 +27,8 @@ from psymm.terms import Terms
 from psymm.transcript.opening import SOLVER
 
 SECOND: Final = 1_000_000_000
+BLOCK_AHEAD_S: Final = 15.0
+"""By so much at most nodes take a block that is dated ahead of their clocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,34 @@ async def check_before_funding(
 def check_clocks(off_ns: int, terms: Terms) -> None:
     """Raises ClocksDiffer where the two clocks are certainly farther apart than the skew."""
     if abs(off_ns) > terms.timeouts.skew:
+        by_s, skew_s = off_ns / SECOND, terms.timeouts.skew / SECOND
         raise ClocksDiffer(
-            "the solver's clock and ours are farther apart than its terms allow",
-            by_s=off_ns / SECOND,
-            skew_s=terms.timeouts.skew / SECOND,
+            f"the solver's clock is {abs(by_s):.1f} s {'ahead of' if by_s > 0 else 'behind'} ours; "
+            f"its terms allow {skew_s:g} s",
+            by_s=round(by_s, 3),
+            skew_s=skew_s,
         )
+
+
+def which_clock(theirs_s: float, block_s: float, late_s: float | None) -> str:
+    """Which of two clocks is wrong, in words, as far as the chain's newest block can tell.
+
+    theirs_s, block_s: how far the peer's clock and the block's time are ahead of ours. late_s: how
+    old the newest block of this chain may be; None where blocks are made only when asked for.
+    A block is dated when it is made, so no right clock is behind it by more than a little.
+    """
+    clocks = (("our clock", block_s), ("the solver's clock", block_s - theirs_s))
+    newest = "The chain's newest block is"
+    for name, ahead_s in clocks:
+        if ahead_s > BLOCK_AHEAD_S:
+            return f"{newest} {ahead_s:.0f} s ahead of {name}, so {name} is behind."
+    for name, ahead_s in clocks:
+        if late_s is not None and -ahead_s > late_s:
+            return (
+                f"{newest} {-ahead_s:.0f} s behind {name}, so {name} is ahead, or the node has"
+                " stopped."
+            )
+    return "The chain's newest block does not tell which of the two clocks is wrong."
 
 
 def check_token(terms: Terms, token: NamedToken) -> None:
