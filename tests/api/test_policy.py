@@ -415,6 +415,18 @@ async def test_the_solvers_collateral_is_held_against_ours(
         assert moves(stage) == 0
 
 
+async def test_a_solver_says_how_much_free_disk_it_needs_to_take_a_trader(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with scene(tmp_path) as stage:
+        maker = Maker(stage.solver, stage.terms, collateral=5_000, disk_floor=1 << 62)
+        refused = await refused_by(stage, maker)
+        assert "disk" in str(refused)
+        assert moves(stage) == 0
+    async with market(tmp_path / "again", solver={"disk_floor": 0}) as trading:
+        assert trading.session.state is State.TRADING
+
+
 async def test_a_trader_that_means_to_may_accept_more(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

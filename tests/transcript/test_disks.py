@@ -6,6 +6,8 @@ except those of the largest size that a file may have, which anyone can set.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -20,13 +22,15 @@ from custody_scene import Signers
 
 from psymm._core import SecretKey
 from psymm.chain.sync import TreeCorrupt, open_tree
+from psymm.cli.endings import ending_of
+from psymm.cli.exits import Exit
 from psymm.custody.store import open_store
 from psymm.custody.viewing import viewing_key
 from psymm.errors import JournalCorrupt
 from psymm.private_files import write_private
 from psymm.relayer.store import Store
 from psymm.session.protection import KillSwitch
-from psymm.storage import DiskFull, DiskReadOnly, FileBusy, StorageError
+from psymm.storage import DiskFull, DiskReadOnly, FileBusy, StorageError, translate_errors
 from psymm.transcript.backup import back_up
 from psymm.transcript.journal import open_journal
 from psymm.transcript.reader import open_journal_reader
@@ -288,6 +292,35 @@ async def test_a_tree_that_another_process_holds_is_busy_and_one_that_is_nonsens
             pass
 
 
+# --- what the system says -----------------------------------------------------------------------
+
+CODES = {
+    "disk-full": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "disk-read-only": (errno.EROFS,),
+    "file-forbidden": (errno.EACCES, errno.EPERM),
+    "disk-failed": (errno.EIO, errno.ESTALE),
+    "too-many-open-files": (errno.EMFILE, errno.ENFILE),
+    "path-unusable": (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    "file-unavailable": (errno.ENOENT,),
+    "file-busy": (errno.EBUSY,),
+    "storage": (errno.EINVAL,),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "number"), [(code, one) for code, numbers in CODES.items() for one in numbers]
+)
+def test_each_thing_that_the_system_says_has_a_name(code: str, number: int, tmp_path: Path) -> None:
+    said = OSError(number, os.strerror(number))
+    with pytest.raises(StorageError) as caught, translate_errors(tmp_path / "file"):
+        raise said
+    quiet(caught.value)
+    assert caught.value.code == code
+    assert os.strerror(number) in str(caught.value)
+    ending = ending_of(said)
+    assert ending.exit is (Exit.INTERNAL if code == "storage" else Exit.MACHINE)
+
+
 # --- the largest size that a file may have ------------------------------------------------------
 
 LIMITED = """
@@ -336,7 +369,6 @@ async def test_what_a_limit_on_files_refuses_is_named_and_what_was_durable_befor
 
 
 async def test_too_many_open_files_are_named_for_a_journal_that_is_there(tmp_path: Path) -> None:
-    import os
     import resource
 
     async with open_journal(tmp_path / "j.db"):

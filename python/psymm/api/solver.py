@@ -57,7 +57,7 @@ from psymm.session.ledger import RulebookLedger
 from psymm.session.party import Party
 from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
 from psymm.session.settling import Settling
-from psymm.session.solver import ServerStatistics, SolverServer
+from psymm.session.solver import DISK_FLOOR, ServerStatistics, SolverServer
 from psymm.session.turn import (
     Event,
     HeadsDiffer,
@@ -332,7 +332,8 @@ class Solver:
     trader, at least the terms' minimum. policy: which traders, and what we put up against what.
     cancel_on_disconnect: quotes do not outlive a lost connection: on resuming they are cancelled,
     and orders that hit one meanwhile declined, before anything else is signed for the application.
-    caps: market-maker protection of each session. limits: who may connect.
+    caps: market-maker protection of each session. limits: who may connect. disk_floor: bytes that
+    must be free beside the journal for a new trader to be taken.
     kill_switch: by default a file beside the journal.
     """
 
@@ -346,6 +347,7 @@ class Solver:
         cancel_on_disconnect: bool = True,
         caps: Caps | None = None,
         limits: AdmissionLimits | None = None,
+        disk_floor: int = DISK_FLOOR,
         kill_switch: KillSwitch | None = None,
     ) -> None:
         self.party = dealer.party if isinstance(dealer, Dealer) else dealer
@@ -357,6 +359,7 @@ class Solver:
         self._cancel_on_disconnect = cancel_on_disconnect
         self._caps = caps or Caps()
         self._limits = limits
+        self._disk_floor = disk_floor
         self._nursery: trio.Nursery | None = None
         self._server: SolverServer | None = None
         self._dispatches: dict[bytes, _Dispatch] = {}
@@ -492,7 +495,9 @@ class Solver:
                 {"purpose": "Lets this pSymm solver remember whom it met."},
             )
             secret = await derive_secret(party.wallet, message, "meeting secret 1")
-            self._server = SolverServer(party, self.terms, secret, self, self._limits)
+            self._server = SolverServer(
+                party, self.terms, secret, self, self._limits, disk_floor=self._disk_floor
+            )
         return self._server
 
     def statistics(self) -> ServerStatistics | None:

@@ -38,6 +38,7 @@ class Maker(Solver):
         *,
         cancel_on_disconnect: bool = True,
         limits: AdmissionLimits | None = None,
+        disk_floor: int,
     ) -> None:
         units, decimals = market.put_up, market.terms.collateral.decimals
         super().__init__(
@@ -48,6 +49,7 @@ class Maker(Solver):
             caps=market.caps,
             policy=market.policy,
             limits=limits,
+            disk_floor=disk_floor,
         )
         self._market = market
         self._screen = screen

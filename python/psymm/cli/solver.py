@@ -62,6 +62,14 @@ if TYPE_CHECKING:
     help="The most from one address at once; loopback (a proxy here) is not limited.",
 )
 @click.option(
+    "--disk-floor",
+    type=click.IntRange(min=0),
+    default=256,
+    show_default=True,
+    metavar="MIB",
+    help="With less free disk than this no new trader is taken; those that trade go on.",
+)
+@click.option(
     "--keep-quotes",
     is_flag=True,
     help="Quotes outlive a lost connection, instead of being cancelled on resuming.",
@@ -89,6 +97,7 @@ def solver(
     tls: ServerTls | None,
     connections: int,
     per_address: int,
+    disk_floor: int,
     keep_quotes: bool,
     metrics: tuple[str, int] | None,
     config: Path | None,
@@ -153,6 +162,7 @@ def solver(
                     screen,
                     cancel_on_disconnect=not keep_quotes,
                     limits=AdmissionLimits(connections=connections, per_address=per_address),
+                    disk_floor=disk_floor << 20,
                 )
                 makers.append(maker)
                 killed = maker.kill_switch.reason
