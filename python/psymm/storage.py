@@ -250,7 +250,7 @@ def _cause(path: Path) -> int | None:
     """
     directory = path.parent
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
+        _open_as_many_as_sqlite()
         if len(os.fsencode(path)) > _SQLITE_PATH_BYTES:
             return errno.ENAMETOOLONG
         state = os.statvfs(directory)
@@ -268,6 +268,18 @@ def _cause(path: Path) -> int | None:
     except OSError as failed:
         return failed.errno
     return None
+
+
+def _open_as_many_as_sqlite() -> None:
+    """Raises OSError where so many files cannot be open at once: a database, those beside it, and
+    their directory."""
+    opened: list[int] = []
+    try:
+        for _ in (*_BESIDE, "directory"):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for one in opened:
+            os.close(one)
 
 
 def _size_limit_reached(path: Path) -> bool:

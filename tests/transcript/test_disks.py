@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,12 @@ async def _journal(place: Path) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def _read(place: Path) -> AsyncIterator[None]:
+    async with open_journal_reader(place / "other.db"):
+        yield
+
+
 FILES: list[Callable[[Path], Any]] = [_notes, _tree, _relayer, _keystore, _file, _journal]
 
 
@@ -368,23 +375,35 @@ async def test_what_a_limit_on_files_refuses_is_named_and_what_was_durable_befor
         assert len(await store.notes()) == int(kept) > 0
 
 
-async def test_too_many_open_files_are_named_for_a_journal_that_is_there(tmp_path: Path) -> None:
-    import resource
-
-    async with open_journal(tmp_path / "j.db"):
-        pass
+@contextmanager
+def open_files_left(spare: int) -> Iterator[None]:
+    """No more than `spare` files can be opened inside."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
+    most = max(int(one) for one in os.listdir("/proc/self/fd")) + 20
     held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
         with suppress(OSError):
             while True:
                 held.append(os.open(os.devnull, os.O_RDONLY))
-        with pytest.raises(StorageError) as caught:
-            async with open_journal_reader(tmp_path / "j.db"):
-                pass
+        for _ in range(spare):
+            os.close(held.pop())
+        yield
     finally:
         for one in held:
             os.close(one)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("use", [_tree, _read], ids=["tree", "journal"])
+async def test_too_many_open_files_are_named_however_many_are_lacking(
+    use: Callable[[Path], Any], spare: int, tmp_path: Path
+) -> None:
+    """SQLite says only that it cannot open the file, and has let go of what it had by then."""
+    async with _tree(tmp_path), _journal(tmp_path):
+        pass
+    with open_files_left(spare), pytest.raises(StorageError) as caught:
+        async with use(tmp_path):
+            pass
     assert caught.value.code == "too-many-open-files"

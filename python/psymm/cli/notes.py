@@ -54,7 +54,10 @@ def notes(
             partial(_notes, screen, home, deployment_file, rpc_url, password, show_all, rebuild)
         )
     except* StorageError as refused:
-        refused.add_note("`psymm notes --rebuild` reads them from the chain and writes nothing.")
+        if not rebuild:
+            refused.add_note(
+                "`psymm notes --rebuild` reads them from the chain and writes nothing."
+            )
         raise
 
 

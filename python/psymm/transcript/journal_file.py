@@ -29,7 +29,7 @@ from psymm.private_files import (
     private_directory,
     sync_path,
 )
-from psymm.storage import FileBusy, storage_error, translate_errors
+from psymm.storage import DiskFull, DiskReadOnly, FileForbidden, storage_error, translate_errors
 from psymm.transcript import pruning
 from psymm.transcript.faults import as_journal_error, typed
 from psymm.transcript.heads import frame_digest, heads_of, is_bytes
@@ -163,7 +163,9 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as failed:
         base.close()
         refused = storage_error(path, failed)
-        if refused is None or isinstance(refused, FileBusy) or not _nobody_writes(path):
+        if not isinstance(refused, DiskFull | DiskReadOnly | FileForbidden):
+            raise
+        if not _nobody_writes(path):
             raise
         log = path.with_name(path.name + "-wal")
         if log.exists() and log.stat().st_size:
