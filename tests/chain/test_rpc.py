@@ -15,6 +15,7 @@ import trio
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
+    NotAnswered,
     ReplyTooLong,
     RpcError,
     RpcTimeout,
@@ -119,8 +120,6 @@ async def test_a_node_that_never_answers_times_out_by_name() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        b"",
-        b"<html>",
         b"\xff\xfe",
         b"null",
         b"7",
@@ -146,6 +145,46 @@ async def test_nonsense_is_named_nonsense(said: bytes) -> None:
     async with node(lambda _: said) as (url, _), Rpc(url, read_attempts=1) as rpc:
         with pytest.raises(BadReply):
             await rpc.chain_id()
+
+
+@pytest.mark.parametrize("said", [b"", b" \n", b"<html>503</html>", b" <!DOCTYPE html>"])
+@pytest.mark.parametrize("status", ["200 OK", "429 Too Many Requests", "403 Forbidden"])
+async def test_a_web_page_instead_of_an_answer_is_asked_again(
+    autojump_clock, said: bytes, status: str
+) -> None:
+    async with node(lambda _: said, status=status) as (url, asked), Rpc(url) as rpc:
+        with pytest.raises(NotAnswered):
+            await rpc.chain_id()
+        assert len(asked) == 4
+
+
+async def test_a_redirect_is_not_followed_and_is_named(autojump_clock) -> None:
+    async with node(lambda _: b"", status="308 Moved") as (url, _), Rpc(url) as rpc:
+        with pytest.raises(NotAnswered, match="redirects") as moved:
+            await rpc.chain_id()
+        assert "SECRETKEY" not in str(moved.value)
+
+
+@pytest.mark.parametrize(
+    "words", ["header not found", "transaction indexing is in progress", "rate limit exceeded"]
+)
+async def test_a_node_that_speaks_of_something_else_is_asked_again(
+    autojump_clock, words: str
+) -> None:
+    def say(request: object) -> bytes:
+        if len(asked) < 3:
+            error = {"code": -32000, "message": words}
+            return json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}).encode()
+        return result("0x2a")(request)
+
+    async with node(lambda request: say(request)) as (url, asked), Rpc(url) as rpc:
+        assert await rpc.quantity("eth_getBalance", "0x", "latest") == 42
+        assert len(asked) == 3
+
+
+async def test_a_number_with_leading_zeros_is_the_same_number() -> None:
+    async with node(result("0x007a69")) as (url, _), Rpc(url) as rpc:
+        assert await rpc.chain_id() == 31337
 
 
 async def test_a_refusal_keeps_the_nodes_number_and_words() -> None:

@@ -81,9 +81,10 @@ async def test_two_programs_that_share_a_wallet_do_not_lose_a_payment(devnet: De
     payer, payee = await devnet.new_account(), KeyWallet.generate().address
     other = Chain(devnet.rpc, devnet.chain.chain_id, poll_s=0.05)
     async with trio.open_nursery() as nursery:
-        for chain in (devnet.chain, other) * 4:
-            nursery.start_soon(lambda c=chain: c.transact(payer, payee, b"", value_wei=1))
-    assert await devnet.chain.balance(payee) == 8
+        for wei in range(1, 9):
+            chain = (devnet.chain, other)[wei % 2]
+            nursery.start_soon(lambda c=chain, w=wei: c.transact(payer, payee, b"", value_wei=w))
+    assert await devnet.chain.balance(payee) == sum(range(1, 9))
 
 
 async def test_a_wallet_without_gas_is_told_how_much_it_lacks(devnet: Devnet) -> None:
@@ -152,7 +153,7 @@ async def test_a_transaction_whose_nonce_another_took_is_reported_replaced(
     await chain.wait(second)
     with pytest.raises(TransactionReplaced) as lost:
         await chain.wait(first)
-    assert lost.value.nonce == first.nonce
+    assert (lost.value.nonce, lost.value.by) == (first.nonce, second.tx_hash)
     assert await chain.balance(payee) == 2
 
 

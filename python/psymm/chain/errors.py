@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from psymm.chain.answers import classify
 from psymm.errors import PSymmError
 
 _CLIP: Final = 200
@@ -45,6 +46,15 @@ class RpcTimeout(ChainDown):
         super().__init__(endpoint, f"no answer to {method} within {timeout_s:g} s")
 
 
+class NotAnswered(ChainDown):
+    """The node answered, but not what it was asked: it lags, is busy, limits requests, or what
+    came is a web page.  Asking again helps."""
+
+    code = "chain-not-answered"
+    what = "the node does not answer what it is asked"
+    remedy = "Try again in a while; if that does not help, use another node"
+
+
 class BadReply(ChainError):
     """The node answered with something that the protocol does not allow."""
 
@@ -66,7 +76,10 @@ class ReplyTooLong(BadReply):
 
 
 class RpcError(ChainError):
-    """The node refused a request: JSON-RPC's error object in ``number``, ``message``, ``data``."""
+    """The node refused a request: JSON-RPC's error object in ``number``, ``message``, ``data``.
+
+    answer: what it means (`answers.py`).
+    """
 
     code = "chain-refused"
     what = "the node refused a request"
@@ -76,7 +89,8 @@ class RpcError(ChainError):
         self.number = number
         self.message = message
         self.data = data
-        super().__init__(method=method, number=number, message=_clipped(message))
+        self.answer: Final = classify(method, number, message, data)
+        super().__init__(method=method, number=number, message=clipped(message))
 
 
 class WrongChain(ChainError):
@@ -107,7 +121,7 @@ class Reverted(ChainError):
         super().__init__(f"{doing} was refused by the contract with {error}")
         # A node may give megabytes for a reason; numbers and short values stay what they are.
         self.values = {
-            key: _clipped(value) if len(str(value)) > _CLIP else value
+            key: clipped(value) if len(str(value)) > _CLIP else value
             for key, value in values.items()
         }
 
@@ -205,35 +219,62 @@ class ChainUnfit(ChainError):
     def __init__(self, endpoint: str, lacks: str, said: str = "") -> None:
         self.endpoint = endpoint
         self.lacks = lacks
-        values = {"said": _clipped(said)} if said else {}
+        values = {"said": clipped(said)} if said else {}
         super().__init__(endpoint=endpoint, lacks=lacks, **values)
 
 
+class FeeRefused(ChainError):
+    """The node takes no transaction at this fee, nor at any that is paid.  Nothing was sent."""
+
+    code = "fee-refused"
+    what = "the node refuses the transaction's fee"
+    remedy = "Try again when the chain is less busy, or use another node"
+
+    def __init__(self, said: str, max_wei: int, tip_wei: int) -> None:
+        self.said = said
+        self.max_wei = max_wei
+        self.tip_wei = tip_wei
+        super().__init__(said=clipped(said), max_wei=max_wei, tip_wei=tip_wei)
+
+
 class TransactionReplaced(ChainError):
-    """Another transaction took this one's nonce; this one can never be mined."""
+    """Another transaction with this one's nonce is mined, so this one cannot be.
+
+    by: the hash of the other one.
+    """
 
     code = "transaction-replaced"
     what = "another transaction of this wallet took the nonce"
     remedy = "Find out which program shares this wallet before sending again"
 
-    def __init__(self, tx_hash: str, sender: str, nonce: int) -> None:
+    def __init__(self, tx_hash: str, sender: str, nonce: int, by: str = "") -> None:
         self.tx_hash = tx_hash
         self.sender = sender
         self.nonce = nonce
-        super().__init__(transaction=tx_hash, sender=sender, nonce=nonce)
+        self.by = by
+        super().__init__(
+            transaction=tx_hash, sender=sender, nonce=nonce, **({"by": by} if by else {})
+        )
 
 
 class TransactionPending(ChainError):
-    """The transaction is not as deep as asked for within the time allowed.  It still may be."""
+    """A transaction was handed over, and nothing proves yet what became of it.
+
+    reason: what kept the node from answering, if it did not.
+    """
 
     code = "transaction-pending"
-    what = "the transaction is not final yet"
     remedy = "It may still be mined: wait for it, do not send its like again"
 
-    def __init__(self, tx_hash: str, waited_s: float) -> None:
+    def __init__(self, tx_hash: str, waited_s: float, reason: str = "") -> None:
         self.tx_hash = tx_hash
         self.waited_s = waited_s
-        super().__init__(transaction=tx_hash, waited_s=f"{waited_s:g}")
+        self.reason = reason
+        super().__init__(
+            f"sent as {tx_hash}, not confirmed yet",
+            waited_s=f"{waited_s:g}",
+            **({"reason": clipped(reason)} if reason else {}),
+        )
 
 
 class LyingNode(ChainError):
@@ -312,7 +353,7 @@ class RegistrationInvalid(ChainError):
         self.field = field
         self.found = found
         self.reason = reason
-        super().__init__(f"{field}: {reason}", found=_clipped(found))
+        super().__init__(f"{field}: {reason}", found=clipped(found))
 
 
 class CallInvalid(ChainError):
@@ -339,6 +380,7 @@ class NotSynchronised(ChainError):
         super().__init__(awaited=awaited, waited_s=f"{waited_s:g}")
 
 
-def _clipped(value: object) -> str:
+def clipped(value: object) -> str:
+    """A value as text, short however long a node made it."""
     text = "0x" + value.hex() if isinstance(value, bytes) else str(value)
     return text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"

@@ -1,7 +1,8 @@
 """JSON-RPC with a node, over HTTP on trio: one request, one answer or one named error.
 
 What is the same when asked twice is tried again, with growing pauses, when the node does not
-answer; anything else is sent once.  Answers are checked for shape before anybody uses them.
+answer or answers something else (`answers.py`); anything else is sent once.  Answers are checked
+for shape before anybody uses them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from urllib.parse import urlsplit
 import httpx
 import trio
 
+from psymm.chain.answers import Answer
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
+    NotAnswered,
     ReplyTooLong,
     RpcError,
     RpcTimeout,
     WrongChain,
+    clipped,
 )
 from psymm.strict_json import loads
 
@@ -57,7 +61,8 @@ MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 for in smaller ranges."""
 MAX_NUMBER: Final = (1 << 63) - 1
 """The highest block number or time of a block: what files and deadlines hold."""
-_QUANTITY: Final = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,63})", re.IGNORECASE)
+# The standard has no leading zeros, some nodes do; the number is the same.
+_QUANTITY: Final = re.compile(r"0x[0-9a-f]{1,64}", re.IGNORECASE)
 _BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
 
 
@@ -118,11 +123,10 @@ class Rpc:
     async def call(self, method: str, *params: object) -> Any:
         """The result of one request.
 
-        Raises ChainDown, RpcTimeout, BadReply, RpcError.  Cancelled: raises Cancelled; a request
-        that changes the chain may or may not have arrived.
+        Raises ChainDown, RpcTimeout, NotAnswered, BadReply, RpcError.  Cancelled: raises
+        Cancelled; a request that changes the chain may or may not have arrived.
         """
-        answer = await self._exchange([(method, params)], batched=False)
-        return self._result(method, answer[0])
+        return (await self._exchange([(method, params)], batched=False))[0]
 
     async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
         """The results of several requests in one message, in the order asked.
@@ -131,11 +135,7 @@ class Rpc:
         """
         if not requests:
             return []
-        answers = await self._exchange(requests, batched=True)
-        return [
-            self._result(method, answer)
-            for (method, _), answer in zip(requests, answers, strict=True)
-        ]
+        return await self._exchange(requests, batched=True)
 
     async def quantity(self, method: str, *params: object) -> int:
         """The result of a request that answers with a number."""
@@ -181,14 +181,18 @@ class Rpc:
 
     async def _exchange(
         self, requests: Sequence[tuple[str, Sequence[object]]], *, batched: bool
-    ) -> list[dict[str, Any]]:
+    ) -> list[Any]:
         repeatable = all(method in REPEATABLE for method, _ in requests)
         attempts = self._attempts if repeatable else 1
         named = requests[0][0] if len(requests) == 1 else f"{len(requests)} requests"
         pause_s = self._backoff_s
         for attempt in range(1, attempts + 1):
             try:
-                return await self._once(requests, named, batched=batched)
+                answers = await self._once(requests, named, batched=batched)
+                return [
+                    self._result(method, answer)
+                    for (method, _), answer in zip(requests, answers, strict=True)
+                ]
             except ChainDown:
                 if attempt == attempts:
                     raise
@@ -230,12 +234,19 @@ class Rpc:
         if limit.cancelled_caught:
             raise RpcTimeout(self.endpoint, named, self._timeout_s)
         if status == 429 or status >= 500:
-            raise ChainDown(self.endpoint, f"HTTP status {status}")
+            raise NotAnswered(self.endpoint, f"HTTP status {status}")
+        if 300 <= status < 400:
+            # Never followed: what is signed and which key is in the address would go elsewhere.
+            raise NotAnswered(
+                self.endpoint, f"HTTP status {status}, it redirects: use the address it leads to"
+            )
         try:
             reply = loads(raw)
         except ValueError:
             if status >= 400:
-                raise ChainDown(self.endpoint, f"HTTP status {status}") from None
+                raise NotAnswered(self.endpoint, f"HTTP status {status}") from None
+            if not raw.strip() or raw.lstrip()[:1] == b"<":
+                raise NotAnswered(self.endpoint, "a web page or nothing, not JSON") from None
             raise BadReply(self.endpoint, named, "not JSON") from None
         replies = reply if batched and isinstance(reply, list) else [reply]
         if batched and isinstance(reply, dict) and "error" in reply:
@@ -260,12 +271,15 @@ class Rpc:
                 raise BadReply(self.endpoint, method, "an error that is no object")
             number = error.get("code")
             message = error.get("message")
-            raise RpcError(
+            refused = RpcError(
                 method,
                 number if isinstance(number, int) else 0,
                 message if isinstance(message, str) else "no reason given",
                 error.get("data"),
             )
+            if refused.answer is Answer.ELSEWHERE:
+                raise NotAnswered(self.endpoint, clipped(refused.message))
+            raise refused
         if "result" not in answer:
             raise BadReply(self.endpoint, method, "neither a result nor an error")
         return answer["result"]

@@ -10,18 +10,23 @@ import inspect
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
 import trio
 
 from psymm._core import keccak256
 from psymm.chain.abi import ZERO_ADDRESS, Abi, Refusals, checksummed
+from psymm.chain.answers import Answer, revert_data
 from psymm.chain.artifacts import artifact, known_artifacts
 from psymm.chain.errors import (
     BadReply,
     CallInvalid,
     ChainDown,
+    ChainError,
+    FeeRefused,
+    NotAnswered,
     OutOfGas,
     ReplyTooLong,
     Reverted,
@@ -38,6 +43,8 @@ number of times each, so it can decode to the square of its length."""
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _LOG_SPAN: Final = 2_000
 _HAND_OVERS: Final = 4
+_MOST_RAISED: Final = 4
+"""By how much at most a fee is raised that the node refuses: what was shown before times this."""
 MOST_TIP_WEI: Final = 100 * 10**9
 """The highest tip that is signed on a node's word, wei a gas. The base fee is the chain's own and
 only bounded by what is signed; a tip is paid whole, to whoever makes the block."""
@@ -189,7 +196,7 @@ class Chain:
             self._chain_checked = True
 
     async def block(self, number: int | str = "latest") -> Block:
-        """A block's header.  Raises BadReply, also where the node has no such block."""
+        """A block's header.  Raises NotAnswered where the node does not have it."""
         tag = hex(number) if isinstance(number, int) else number
         block = self._block(await self.rpc.call("eth_getBlockByNumber", tag, False))
         if isinstance(number, int) and block.number != number:
@@ -306,8 +313,9 @@ class Chain:
                         "toBlock": hex(end),
                     },
                 )
-            except (RpcError, ReplyTooLong):
-                # Nodes word "too many blocks or results" each in their own way.
+            except (RpcError, ReplyTooLong) as refused:
+                if isinstance(refused, RpcError) and refused.answer is not Answer.RANGE:
+                    raise
                 if end == start:
                     raise
                 span = max(1, (end - start + 1) // 2)
@@ -413,113 +421,153 @@ class Chain:
         nonce: replace the transaction that has it; fees must be higher than that one's.
         record: is given each signed transaction before the node is, to make it durable; what it
         raises ends the sending.
-        Raises WalletWithoutGas, RpcError, WrongChain.  Cancelled: raises Cancelled; once the
-        nonce is taken the sending itself is not cut short.
+        A fee that the node refuses is raised, at most to _MOST_RAISED times what was prepared, with
+        the same nonce; a given nonce's is the caller's to raise.
+        Programs that share a wallet each get a nonce of their own, unless they send the very same
+        bytes: then that is one transaction.  Another nonce is taken only after the chain showed
+        another transaction mined with the first one.
+
+        Raises WalletWithoutGas, FeeRefused, Reverted, RpcError, WrongChain: the node did not take
+        it.  TransactionPending: it may have, and nothing proves it yet.  TransactionReplaced:
+        another one with the given nonce is mined.  ChainDown, BadReply: nothing was handed over.
+        Cancelled: raises Cancelled; what was recorded may have been handed over.
         """
         await self.check()
         if prepared.sender != signer.address:
             raise CallInvalid("sender", "prepared for another sender than the signer")
-        lock = self._locks.setdefault(signer.address, trio.Lock())
-        async with lock:
-            taken, chosen, tx_hash = -1, 0, ""
+        most_wei = _MOST_RAISED * prepared.fees.max_wei
+        async with self._locks.setdefault(signer.address, trio.Lock()):
+            taken, tx_hash, chosen, by = -1, "", 0, ""
             for _ in range(16):
                 if nonce is not None:
                     chosen = nonce
                 else:
                     chosen = max(await self._nonce(signer.address), taken + 1)
-                unsigned = _unsigned(self.chain_id, chosen, prepared)
-                answer = signer.sign_digest(keccak256(unsigned.envelope()))
-                signature = await answer if inspect.isawaitable(answer) else answer
-                raw = unsigned.signed(signature)
-                tx_hash = _hex(keccak256(raw))
-                sent = Sent(tx_hash, signer.address, chosen, raw, prepared)
+                sent = await self._sign(signer, chosen, prepared)
+                tx_hash = sent.tx_hash
+                if nonce is None and self._last.get(signer.address) == (chosen, sent.tx_hash):
+                    # The node lags or forgot: these are the bytes of our last one, which would
+                    # then stand for two.  It gets that one again, and this one the next nonce.
+                    with suppress(ChainError):
+                        await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+                    taken = chosen
+                    continue
                 if record is not None:
                     await record(sent)
-                with trio.CancelScope(shield=True):
-                    if not await self._hand_over(sent, first=True):
-                        if nonce is not None:
-                            raise TransactionReplaced(tx_hash, signer.address, nonce)
-                        # Another program used this wallet meanwhile: look again.
-                        taken = chosen
-                        await trio.sleep(self.poll_s)
-                        continue
+                try:
+                    by = await self._hand_over(sent)
+                except FeeRefused:
+                    dearer = _dearer(prepared.fees)
+                    if (
+                        nonce is not None
+                        or dearer.max_wei > most_wei
+                        or dearer.tip_wei > self._most_tip_wei
+                    ):
+                        raise
+                    prepared = replace(prepared, fees=dearer)
+                    taken = chosen - 1
+                    continue
+                except TransactionPending:
                     if nonce is None:
-                        self._last[signer.address] = (chosen, tx_hash)
-                return sent
-            raise TransactionReplaced(tx_hash, signer.address, chosen)
+                        self._last[signer.address] = (chosen, sent.tx_hash)
+                    raise
+                if not by:
+                    if nonce is None:
+                        self._last[signer.address] = (chosen, sent.tx_hash)
+                    return sent
+                if nonce is not None:
+                    break
+                # Another program used this wallet meanwhile: look again.
+                taken = chosen
+            raise TransactionReplaced(tx_hash, signer.address, chosen, by)
 
     async def wait(
         self, sent: Sent, *, depth: int = 1, timeout_s: float = 180.0, doing: str = ""
     ) -> Receipt:
         """Wait until a transaction is `depth` blocks deep; 1 means mined.
 
-        A transaction that the node forgot is handed over again, the same bytes.  Raises Reverted,
-        OutOfGas, TransactionReplaced, TransactionPending.  Cancelled: raises Cancelled; the
-        transaction lives on.
+        Only the chain's own proof ends the wait, at that depth: its receipt, or another
+        transaction with its nonce.  A node that does not answer, or answers nonsense, is asked
+        again until the time is up.  A transaction that it forgot is handed over again, the same
+        bytes.
+
+        Raises Reverted, OutOfGas, TransactionReplaced, TransactionPending.  Cancelled: raises
+        Cancelled; the transaction lives on.
         """
-        began = trio.current_time()
-        missing = 0
-        while True:
-            receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent)
-            if receipt is not None:
-                missing = 0
-                if await self.rpc.block_number() - receipt.block + 1 >= depth:
-                    block = await self.block(receipt.block)
-                    if block.hash == receipt.block_hash:
+        reason, missing, pause_s = "", 0, self.poll_s
+        with trio.move_on_after(timeout_s):
+            while True:
+                try:
+                    receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent, depth=depth)
+                    if receipt is not None:
                         return receipt
-            else:
-                known = await self.rpc.call("eth_getTransactionByHash", sent.tx_hash)
-                if known is None:
-                    used = await self.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
-                    missing += 1
+                    missing = 0 if await self._heard_of(sent) else missing + 1
                     # Between two questions a block can come, so one odd answer proves nothing.
                     if missing >= 3:
-                        if used > sent.nonce:
-                            raise TransactionReplaced(sent.tx_hash, sent.sender, sent.nonce)
-                        await self._hand_over(sent, first=False)
                         missing = 0
-            if trio.current_time() - began > timeout_s:
-                raise TransactionPending(sent.tx_hash, timeout_s)
-            await trio.sleep(self.poll_s)
+                        await self._missed(sent, depth)
+                    reason, pause_s = "", self.poll_s
+                except (ChainDown, BadReply, RpcError) as trouble:
+                    reason, pause_s = str(trouble), min(2 * pause_s, max(10.0, self.poll_s))
+                await trio.sleep(pause_s)
+        raise TransactionPending(sent.tx_hash, timeout_s, reason)
+
+    async def is_mined(self, tx_hash: str) -> bool:
+        """Whether the node shows a receipt, of success or failure, however deep."""
+        return await self._receipt(tx_hash) is not None
 
     async def receipt(
-        self, tx_hash: str, *, doing: str = "", sent: Sent | None = None
+        self, tx_hash: str, *, doing: str = "", sent: Sent | None = None, depth: int = 1
     ) -> Receipt | None:
-        """The receipt of a mined transaction, None while there is none.
+        """The receipt of a transaction that is `depth` blocks deep, None while there is none.
 
-        Raises Reverted or OutOfGas for one that failed.
+        Raises Reverted or OutOfGas for one that failed and is as deep.
         """
-        raw = await self.rpc.call("eth_getTransactionReceipt", tx_hash)
-        if raw is None:
+        found = await self._receipt(tx_hash)
+        if found is None:
             return None
-        method = "eth_getTransactionReceipt"
-        if not isinstance(raw, dict) or str(raw.get("transactionHash")).lower() != tx_hash.lower():
-            raise BadReply(self.rpc.endpoint, method, "the receipt of another transaction")
-        gas_used = self.rpc.as_quantity(method, raw.get("gasUsed"))
-        number = self.rpc.as_number(method, raw.get("blockNumber"))
+        receipt, succeeded = found
+        if depth > 1 and await self.rpc.block_number() - receipt.block + 1 < depth:
+            return None
+        if (await self.block(receipt.block)).hash != receipt.block_hash:
+            return None
+        if succeeded:
+            return receipt
         doing = doing or f"transaction {tx_hash}"
-        if raw.get("status") == "0x0":
-            if sent is not None:
-                plan = sent.prepared
-                if gas_used >= plan.gas_limit:
-                    raise OutOfGas(doing, plan.gas_limit)
+        if sent is not None:
+            plan = sent.prepared
+            if receipt.gas_used >= plan.gas_limit:
+                raise OutOfGas(doing, plan.gas_limit)
+            # That it failed is proven. Why, this node need not be able to tell.
+            with suppress(ChainDown, BadReply, RpcError):
                 await self.simulate(
                     plan.to,
                     plan.data,
                     doing=doing,
-                    block=number,
+                    block=receipt.block,
                     sender=plan.sender,
                     value_wei=plan.value_wei,
                 )
-            raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
-        if raw.get("status") != "0x1":
+        raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
+
+    async def _receipt(self, tx_hash: str) -> tuple[Receipt, bool] | None:
+        """A receipt however deep, and whether the transaction succeeded."""
+        method = "eth_getTransactionReceipt"
+        raw = await self.rpc.call(method, tx_hash)
+        if raw is None:
+            return None
+        if not isinstance(raw, dict) or str(raw.get("transactionHash")).lower() != tx_hash.lower():
+            raise BadReply(self.rpc.endpoint, method, "the receipt of another transaction")
+        gas_used = self.rpc.as_quantity(method, raw.get("gasUsed"))
+        number = self.rpc.as_number(method, raw.get("blockNumber"))
+        if raw.get("status") not in ("0x0", "0x1"):
             raise BadReply(self.rpc.endpoint, method, "neither success nor failure")
         price = self.rpc.as_quantity(method, raw.get("effectiveGasPrice", "0x0"))
         logs = raw.get("logs")
         if not isinstance(logs, list):
             raise BadReply(self.rpc.endpoint, method, "no logs")
         to, contract = raw.get("to"), raw.get("contractAddress")
-        return Receipt(
+        receipt = Receipt(
             tx_hash=tx_hash,
             block=number,
             block_hash=self.rpc.as_bytes(method, raw.get("blockHash"), 32),
@@ -530,6 +578,7 @@ class Chain:
             cost_wei=gas_used * price,
             logs=tuple(self._log(one) for one in logs),
         )
+        return receipt, raw.get("status") == "0x1"
 
     async def cost_wei(self, tx_hash: str) -> int:
         """What the gas of a mined transaction cost, whether it failed or not; 0 while there is
@@ -577,52 +626,135 @@ class Chain:
                 return last[0] + 1
         return pending
 
-    async def _hand_over(self, sent: Sent, *, first: bool) -> bool:
-        """Give signed bytes to the node; False if its nonce is another transaction's.
+    async def _sign(self, signer: Signer, nonce: int, prepared: Prepared) -> Sent:
+        unsigned = _unsigned(self.chain_id, nonce, prepared)
+        answer = signer.sign_digest(keccak256(unsigned.envelope()))
+        raw = unsigned.signed(await answer if inspect.isawaitable(answer) else answer)
+        return Sent(_hex(keccak256(raw)), signer.address, nonce, raw, prepared)
 
-        first: nobody has tried before, so a node that knows these very bytes has them from
-        another program that wanted the same, and that one is not ours.
+    async def _hand_over(self, sent: Sent) -> str:
+        """Give signed bytes to the node; "" once it has them, else the hash of the transaction
+        that is mined with their nonce.
+
+        Raises TransactionPending where neither is proven; what `send` names where the node
+        certainly did not take them.  Cancelled: raises Cancelled; the node may have them.
         """
+        began, lost, reason = trio.current_time(), False, ""
         for attempt in range(1, _HAND_OVERS + 1):
             try:
-                await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
-            except ChainDown:
+                # Cut short, it could not be told whether the node has it.
+                with trio.CancelScope(shield=True):
+                    await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+            except (ChainDown, BadReply) as trouble:
                 # It may or may not have arrived; the same bytes again can do no harm.
-                if attempt == _HAND_OVERS:
-                    raise
-                first = False
-                await trio.sleep(self.poll_s * 2**attempt)
+                lost, reason = True, str(trouble)
             except RpcError as refused:
-                said = refused.message.lower()
-                known = "already known" in said or "already imported" in said
-                if known or "nonce" in said or "underpriced" in said:
-                    if first:
-                        return False
-                    found = await self.rpc.call("eth_getTransactionByHash", sent.tx_hash)
-                    return known or found is not None
-                if "insufficient funds" in said:
-                    balance = await self.balance(sent.sender)
-                    raise WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei) from None
-                raise self._refusal("sending the transaction", refused) from None
+                if refused.answer is Answer.KNOWN:
+                    return ""
+                # A gateway can hand it to several nodes, or twice to one, and give any answer.
+                held = refused.answer in (Answer.NONCE_USED, Answer.NONCE_HELD)
+                try:
+                    if await self._heard_of(sent):
+                        return ""
+                    by = await self._miner_of(sent.sender, sent.nonce, 1) if held else None
+                    if by is not None:
+                        return "" if by == sent.tx_hash else by
+                except (ChainDown, BadReply, RpcError) as trouble:
+                    lost, reason = True, str(trouble)
+                else:
+                    if not held and not lost:
+                        raise await self._not_taken(sent, refused) from None
+                    reason = refused.message
             else:
-                return True
-        raise AssertionError("unreachable")
+                return ""
+            if attempt < _HAND_OVERS:
+                await trio.sleep(self.poll_s * 2**attempt)
+        raise TransactionPending(sent.tx_hash, trio.current_time() - began, reason)
+
+    async def _not_taken(self, sent: Sent, refused: RpcError) -> Exception:
+        if refused.answer is Answer.FEE:
+            fees = sent.prepared.fees
+            return FeeRefused(refused.message, fees.max_wei, fees.tip_wei)
+        if refused.answer is Answer.COIN:
+            balance = await self.balance(sent.sender)
+            return WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei)
+        return self._refusal("sending the transaction", refused)
+
+    async def _heard_of(self, sent: Sent) -> bool:
+        """Whether the node shows the transaction, waiting or mined."""
+        return await self.rpc.call("eth_getTransactionByHash", sent.tx_hash) is not None
+
+    async def _missed(self, sent: Sent, depth: int) -> None:
+        """What is done about a transaction that the node does not show.
+
+        Raises TransactionReplaced if another one with its nonce is mined as deep.
+        """
+        used = await self.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
+        if used <= sent.nonce:
+            try:
+                await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+            except RpcError as refused:
+                if refused.answer is not Answer.KNOWN:
+                    raise
+            return
+        by = await self._miner_of(sent.sender, sent.nonce, depth)
+        if by is not None and by != sent.tx_hash:
+            raise TransactionReplaced(sent.tx_hash, sent.sender, sent.nonce, by)
+
+    async def _miner_of(self, sender: str, nonce: int, depth: int) -> str | None:
+        """The hash of the transaction that is mined with a nonce, `depth` blocks deep; None while
+        the node shows none.
+
+        The block is found by the account's count, looking back in growing steps from the head.
+        Raises what `Rpc.call` raises, also where the node keeps no state that old.
+        """
+
+        async def counted(block: int) -> int:
+            return await self.rpc.quantity("eth_getTransactionCount", sender, hex(block))
+
+        after = await self.rpc.block_number() - depth + 1
+        if after < 0 or await counted(after) <= nonce:
+            return None
+        before, step = after - 1, 1
+        while before >= 0 and await counted(before) > nonce:
+            after, step = before, 2 * step
+            before = max(-1, after - step)
+        while after - before > 1:
+            middle = (before + after) // 2
+            if await counted(middle) > nonce:
+                after = middle
+            else:
+                before = middle
+        method = "eth_getBlockByNumber"
+        block = await self.rpc.call(method, hex(after), True)
+        listed = block.get("transactions") if isinstance(block, dict) else None
+        if not isinstance(listed, list):
+            raise BadReply(self.rpc.endpoint, method, "a block without its transactions")
+        for one in listed:
+            if (
+                isinstance(one, dict)
+                and str(one.get("from")).lower() == sender.lower()
+                and self.rpc.as_quantity(method, one.get("nonce")) == nonce
+            ):
+                return _hex(self.rpc.as_bytes(method, one.get("hash"), 32))
+        return None
 
     def _refusal(self, doing: str, refused: RpcError) -> Exception:
-        data = _revert_data(refused.data)
-        said = refused.message.lower()
+        data = revert_data(refused.data)
         if data is not None:
             return self.refusals.decode(doing, data)
-        if "revert" in said:
+        if refused.answer is Answer.REVERTED:
             return Reverted(doing, "a revert without a reason", {})
-        if "out of gas" in said:
+        if refused.answer is Answer.OUT_OF_GAS:
             return OutOfGas(doing, 0)
         return refused
 
     def _block(self, raw: object) -> Block:
         method = "eth_getBlockByNumber"
+        if raw is None:
+            raise NotAnswered(self.rpc.endpoint, "it does not have that block, yet")
         if not isinstance(raw, dict):
-            raise BadReply(self.rpc.endpoint, method, "no such block")
+            raise BadReply(self.rpc.endpoint, method, "no block")
         timestamp_s = self.rpc.as_number(method, raw.get("timestamp"))
         ahead_s = timestamp_s - time.time()
         if ahead_s > self._most_ahead_s:
@@ -730,16 +862,10 @@ def _match(found: Sequence[bytes], wanted: Sequence[bytes | Sequence[bytes] | No
     )
 
 
-def _revert_data(data: object) -> bytes | None:
-    """Revert bytes out of the places in which nodes put them."""
-    if isinstance(data, dict):
-        data = data.get("data") or data.get("result")
-    if isinstance(data, str) and data.startswith("0x"):
-        try:
-            return bytes.fromhex(data[2:])
-        except ValueError:
-            return None
-    return None
+def _dearer(fees: Fees) -> Fees:
+    """The next try after a node refused a fee: twice the tip, a quarter more in all."""
+    tip_wei = max(2 * fees.tip_wei, 10**8)
+    return Fees(max(fees.max_wei * 5 // 4, fees.max_wei + tip_wei - fees.tip_wei) + 1, tip_wei)
 
 
 __all__ = [

@@ -44,6 +44,7 @@ from psymm.chain.contracts import Pool
 from psymm.chain.errors import (
     ChainDown,
     ChainError,
+    NotAnswered,
     OutOfGas,
     Reverted,
     RpcError,
@@ -582,7 +583,7 @@ class RelayerService:
         """
         try:
             await self._judge_on(call, "pending")
-        except RpcError:
+        except (RpcError, NotAnswered):
             # Not every node shows a pending block.
             await self._judge_on(call, "latest")
 
@@ -758,8 +759,7 @@ class RelayerService:
         """The receipt of whichever of a send's transactions was mined. Raises Reverted."""
         for transaction in send.transactions:
             sent = self._sent(send, transaction)
-            receipt = await self._chain.receipt(sent.tx_hash, doing="the call", sent=sent)
-            if receipt is not None:
+            if await self._chain.is_mined(sent.tx_hash):
                 return await self._chain.wait(sent, depth=self._config.depth, doing="the call")
         return None
 

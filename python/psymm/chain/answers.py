@@ -1,0 +1,100 @@
+"""What a node's error means: one table, because each kind of node has its own words.
+
+The number of a JSON-RPC error says little: geth uses -32000 for nearly all, besu gives one number
+to several.  So the words decide.  They are those of geth, erigon, nethermind, besu, reth, anvil and
+of the gateways of Infura and Alchemy, in lower case.  A contract can put any words into its
+refusal, so refusals by a contract are recognised first.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final
+
+
+class Answer(Enum):
+    """What a node's error says about a request."""
+
+    REVERTED = "a contract refused"
+    OUT_OF_GAS = "the gas limit does not suffice"
+    ELSEWHERE = "the node speaks of something else: it lags, is busy, or limits how much is asked"
+    RANGE = "too many blocks or results at once"
+    KNOWN = "the node has this very transaction already"
+    NONCE_USED = "a mined transaction has the nonce"
+    NONCE_HELD = "a waiting transaction has the nonce"
+    FEE = "the fee is too low"
+    COIN = "the sender cannot pay"
+    REFUSED = "refused for another reason"
+
+
+_SEND: Final = "eth_sendRawTransaction"
+_LOGS: Final = "eth_getLogs"
+
+_BUSY: Final = (
+    r"rate.?limit|too many requests|request (count|rate)|requests per second|compute units"
+    r"|throttl|capacity|quota|back ?off"
+    r"|tim(ed ?|e)out|timed out|deadline exceeded|temporar|unavailable|unable to complete"
+    r"|no backend|bad gateway|try again|retry later|overload|busy"
+)
+_LAGS: Final = (
+    r"indexing|header (for hash )?not found|block (\S+ )?not found|block not found|unknown block"
+    r"|hash not found|blockoutofrange|block height is \d+ but requested|beyond current head"
+    r"|(cannot|could not|can't) find (the )?(header|block)|missing trie node|sync is still"
+    r"|(still|is|node) sync|after last accepted block|ahead of (the )?(chain|head)"
+)
+_RANGE: Final = (
+    r"\brange|results|response size|(too|so) (many|large|wide|big)|exceed|more than \d+|limit"
+)
+
+_TABLE: Final = tuple(
+    (method, re.compile(words), answer)
+    for method, words, answer in (
+        (_SEND, r"already ?known|already.?exists|already imported|known transaction"
+                r"|existing tx with same hash", Answer.KNOWN),
+        (_SEND, r"replac|in.?flight transaction", Answer.NONCE_HELD),
+        (_SEND, r"nonce (is )?too low|old ?nonce|nonce.?already.?used|nonce .*below",
+         Answer.NONCE_USED),
+        # Its own earlier transactions are unknown to this node, which they are not to others.
+        (_SEND, r"nonce (is )?too (high|distant|far)|nonce.?gap|noncetoofar", Answer.ELSEWHERE),
+        (_SEND, r"pool is full|pool full|pool limit", Answer.ELSEWHERE),
+        (None, r"insufficient ?(funds|balance)|upfront cost exceeds", Answer.COIN),
+        (None, r"underpriced|fee ?too ?low|tip .*(minimum|below|too low)|less than block base fee"
+               r"|below (current |the |block )*base ?fee|gas price (is )?(too low|below|less)"
+               r"|below (configured |the )?minimum|priority fee .*(below|less|low|minimum)",
+         Answer.FEE),
+        (None, r"out ?of ?gas|gas required exceeds|intrinsic gas", Answer.OUT_OF_GAS),
+        (_LOGS, r"beyond current head", Answer.ELSEWHERE),
+        # Gateways word both limits alike, so what speaks of blocks or results is a range.
+        (_LOGS, r"block range|range limit|response size|results|range is too|max(imum)? .*range",
+         Answer.RANGE),
+        (None, _BUSY, Answer.ELSEWHERE),
+        (None, _LAGS, Answer.ELSEWHERE),
+        (_LOGS, _RANGE, Answer.RANGE),
+    )
+)  # fmt: skip
+
+
+def classify(method: str, number: int, message: str, data: object = None) -> Answer:
+    """What a JSON-RPC error (its code, message and data) means for a request."""
+    said = message.lower()
+    if "revert" in said or revert_data(data):
+        return Answer.REVERTED
+    for only, words, answer in _TABLE:
+        if only in (None, method) and words.search(said):
+            return answer
+    if number == 429 or (number == -32005 and method != _SEND):
+        return Answer.ELSEWHERE  # EIP-1474: limit exceeded
+    return Answer.REFUSED
+
+
+def revert_data(data: object) -> bytes | None:
+    """A contract's refusal out of the places in which nodes put it; None if there is none."""
+    if isinstance(data, dict):
+        data = data.get("data") or data.get("result")
+    if isinstance(data, str) and data.startswith("0x"):
+        try:
+            return bytes.fromhex(data[2:])
+        except ValueError:
+            return None
+    return None
