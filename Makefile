@@ -29,7 +29,8 @@ help:
 	@echo 'make library          libpsymm and its header for C, in build/library/'
 	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
 	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
-	@echo 'make soak             NETWORK=30 hours of bad network and CRASH=5 storms of 1,000 kills, each of a fresh seed; SEED=n'
+	@echo 'make soak             NETWORK=30 hours of bad network, CRASH=5 storms of 1,000 kills, NODES=10 storms of'
+	@echo '                      MOVES=60 moves through faulty nodes, each of a fresh seed; SEED=n'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     where the time of a transcript goes'
@@ -145,16 +146,19 @@ test: lint test-core test-valgrind test-circuits test-contracts test-python
 NETWORK ?= $(if $(SEED),1,30)
 CRASH ?= $(if $(SEED),1,5)
 KILLS ?= 1000
+NODES ?= $(if $(SEED),1,10)
+MOVES ?= 60
 
-# Each storm has a fresh seed and prints it. SEED=n repeats one storm of each kind; NETWORK=0 or
-# CRASH=0 leaves a kind out. All are blown, then those that failed are named.
+# Each storm has a fresh seed and prints it. SEED=n repeats one storm of each kind; NETWORK=0,
+# CRASH=0 or NODES=0 leaves a kind out. All are blown, then those that failed are named.
 soak: setup
 	@failed=; storm() { \
 	    seed=$(or $(SEED),$$(shuf -i 1-999999 -n 1)); echo "==> $$1, SEED=$$seed"; \
 	    PYTHONHASHSEED=0 $(PY) tests/storms/$$1.py --seed $$seed $${@:2} || failed+=" $$1:$$seed"; }; \
 	for n in $$(seq $(NETWORK)); do storm network_storm; done; \
 	for n in $$(seq $(CRASH)); do storm crash_storm --kills $(KILLS); done; \
-	echo "$(NETWORK) network storms, $(CRASH) crash storms; failed:$${failed:- none}"; test -z "$$failed"
+	for n in $$(seq $(NODES)); do storm node_storm --moves $(MOVES); done; \
+	echo "$(NETWORK) network, $(CRASH) crash, $(NODES) node storms; failed:$${failed:- none}"; test -z "$$failed"
 
 # The Rust side of the bench; cargo knows what is stale.
 build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')

@@ -44,6 +44,16 @@ def test_a_trader_and_a_solver_that_are_killed_again_and_again_lose_and_repeat_n
     assert "nothing was lost, nothing was signed twice" in said
 
 
+@pytest.mark.chain
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whatever_the_nodes_do_every_unit_is_accounted_for_and_no_move_is_repeated(
+    seed: int,
+) -> None:
+    said = blow("node_storm", "--seed", str(seed), "--moves", "16")
+    assert "every unit is accounted for, no move was repeated" in said
+
+
 @pytest.mark.parametrize("seed", [*range(1, 12), 77])
 def test_whatever_the_network_does_both_ends_agree_afterwards(seed: int) -> None:
     said = blow("network_storm", "--seed", str(seed), "--seconds", "120", "--traders", "2")

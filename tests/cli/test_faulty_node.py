@@ -1,0 +1,130 @@
+"""`psymm deposit` through nodes that fail, as a user runs it: one transaction, the right words."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "chain"))
+
+from faulty_node import FaultyNode, open_faulty_node
+
+from psymm._core import SecretKey
+from psymm.chain.contracts import Token
+from psymm.chain.deployment import Deployment
+from psymm.chain.devnet import Devnet
+from psymm.wallet import KeyWallet
+
+pytestmark = pytest.mark.chain
+
+PASSWORD = "a password for tests"
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Depositor:
+    """A home on disk whose wallet holds 150 units."""
+
+    home: Path
+    wallet: KeyWallet
+    deployment: Path
+
+    async def psymm(self, *arguments: str, key: bytes | None = None) -> Ran:
+        fds = []
+        for secret in (PASSWORD.encode(), key):
+            if secret is not None:
+                read, write = os.pipe()
+                os.write(write, secret)
+                os.close(write)
+                fds.append(read)
+        words = [one.format(*fds) for one in arguments]
+        try:
+            ran = await trio.run_process(
+                [sys.executable, "-m", "psymm", *words, "--password-fd", str(fds[0]),
+                 "--home", str(self.home), "--json"],
+                capture_stdout=True, capture_stderr=True, check=False, pass_fds=fds,
+            )  # fmt: skip
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+
+    async def deposit(self, node: FaultyNode) -> Ran:
+        return await self.psymm(
+            "deposit", "0.0001", "--permit", "--yes", "--rpc", node.url,
+            "--deployment", str(self.deployment),
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
+    async with open_faulty_node(devnet.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def alice(devnet: Devnet, minting, deployment: Deployment, tmp_path: Path) -> Depositor:
+    key = secrets.token_bytes(32)
+    wallet = KeyWallet(SecretKey.from_bytes(key))
+    await devnet.fund(wallet.address)
+    await minting(devnet, deployment, wallet.address, 150)
+    file = tmp_path / "deployment.json"
+    deployment.save(file)
+    made = Depositor(tmp_path / "home", wallet, file)
+    ran = await made.psymm("wallet", "import", "--key-fd", "{1}", key=key.hex().encode())
+    assert ran.code == 0, ran
+    return made
+
+
+async def standing(devnet: Devnet, token: str, alice: Depositor) -> tuple[int, int]:
+    count = await devnet.rpc.quantity("eth_getTransactionCount", alice.wallet.address, "latest")
+    return await Token(devnet.chain, token).balance(alice.wallet.address), count
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings"),
+    [
+        ("already-known", {}),
+        ("502-after", {"on": {"eth_sendRawTransaction"}}),
+        ("lagging", {"every": 2, "blocks": 2}),
+        ("rate-limit-html", {"every": 2}),
+    ],
+)
+async def test_a_deposit_through_a_faulty_node_is_made_once_and_said_to_be(
+    devnet: Devnet, token: str, node: FaultyNode, alice: Depositor, fault: str, settings
+) -> None:
+    node.put(fault, **settings)
+    ran = await alice.deposit(node)
+    assert ran.code == 0, ran
+    assert json.loads(ran.out.splitlines()[-1])["available"] == "100"
+    assert await standing(devnet, token, alice) == (50, 1)
+
+
+async def test_a_fee_that_the_node_refuses_is_shown_in_the_nodes_words(
+    devnet: Devnet, token: str, node: FaultyNode, alice: Depositor
+) -> None:
+    node.put("tip-floor")
+    ran = await alice.deposit(node)
+    assert ran.code not in (0, 1), ran
+    error = json.loads(ran.out.splitlines()[-1])["error"]
+    assert error["code"] == "fee-refused"
+    assert "minimum needed" in str(error) or "max priority fee" in str(error)
+    assert await standing(devnet, token, alice) == (150, 0)
+    node.heal()
+    ran = await alice.deposit(node)
+    assert ran.code == 0, ran
+    assert await standing(devnet, token, alice) == (50, 1)
