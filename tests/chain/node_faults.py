@@ -232,6 +232,8 @@ async def lags(node: FaultyNode, call: Call, *, blocks: int = 1) -> Json:
             return await node.pass_on(Call(call.id, method, [params[0], hex(head)], call.n))
         elif int(at, 16) > head:
             return call.error(-32000, "header not found")
+    if method == "eth_estimateGas":
+        return await node.pass_on(Call(call.id, method, [params[0], hex(head)], call.n))
     if method == "eth_getLogs":
         asked = dict(params[0])
         for end in ("fromBlock", "toBlock"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "chain"))
 
 from faulty_node import FaultyNode, open_faulty_node
 
-from psymm._core import SecretKey
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
-from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
 
@@ -40,27 +37,21 @@ class Depositor:
     """A home on disk whose wallet holds 150 units."""
 
     home: Path
-    wallet: KeyWallet
+    address: str
     deployment: Path
 
-    async def psymm(self, *arguments: str, key: bytes | None = None) -> Ran:
-        fds = []
-        for secret in (PASSWORD.encode(), key):
-            if secret is not None:
-                read, write = os.pipe()
-                os.write(write, secret)
-                os.close(write)
-                fds.append(read)
-        words = [one.format(*fds) for one in arguments]
+    async def psymm(self, *arguments: str) -> Ran:
+        read, write = os.pipe()
+        os.write(write, PASSWORD.encode())
+        os.close(write)
         try:
             ran = await trio.run_process(
-                [sys.executable, "-m", "psymm", *words, "--password-fd", str(fds[0]),
+                [sys.executable, "-m", "psymm", *arguments, "--password-fd", str(read),
                  "--home", str(self.home), "--json"],
-                capture_stdout=True, capture_stderr=True, check=False, pass_fds=fds,
+                capture_stdout=True, capture_stderr=True, check=False, pass_fds=[read],
             )  # fmt: skip
         finally:
-            for fd in fds:
-                os.close(fd)
+            os.close(read)
         return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
 
     async def deposit(self, node: FaultyNode) -> Ran:
@@ -78,21 +69,20 @@ async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
 
 @pytest.fixture
 async def alice(devnet: Devnet, minting, deployment: Deployment, tmp_path: Path) -> Depositor:
-    key = secrets.token_bytes(32)
-    wallet = KeyWallet(SecretKey.from_bytes(key))
-    await devnet.fund(wallet.address)
-    await minting(devnet, deployment, wallet.address, 150)
     file = tmp_path / "deployment.json"
     deployment.save(file)
-    made = Depositor(tmp_path / "home", wallet, file)
-    ran = await made.psymm("wallet", "import", "--key-fd", "{1}", key=key.hex().encode())
+    made = Depositor(tmp_path / "home", "", file)
+    ran = await made.psymm("wallet", "new", "--light")
     assert ran.code == 0, ran
+    made.address = json.loads(ran.out.splitlines()[-1])["address"]
+    await devnet.fund(made.address)
+    await minting(devnet, deployment, made.address, 150)
     return made
 
 
 async def standing(devnet: Devnet, token: str, alice: Depositor) -> tuple[int, int]:
-    count = await devnet.rpc.quantity("eth_getTransactionCount", alice.wallet.address, "latest")
-    return await Token(devnet.chain, token).balance(alice.wallet.address), count
+    count = await devnet.rpc.quantity("eth_getTransactionCount", alice.address, "latest")
+    return await Token(devnet.chain, token).balance(alice.address), count
 
 
 @pytest.mark.parametrize(
