@@ -283,7 +283,7 @@ _TABLE: Final[Sequence[Fault]] = (
     Fault(
         "rate-limit-json",
         ALL,
-        refuses(-32005, "daily request count exceeded, request rate limited", "limit exceeded"),
+        refuses(-32005, "daily request count exceeded, request rate limited", "rate limit"),
     ),
     Fault("html", ALL, shows(200, _UPKEEP)),
     Fault("redirect", ALL, shows(308, b"", "text/plain", location="http://127.0.0.1:9/")),

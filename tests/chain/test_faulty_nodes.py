@@ -25,8 +25,8 @@ ONCE = {"swallowed", "pool-full", "underpriced-after", "nonce-too-low-after", "a
 
 @asynccontextmanager
 async def through(node: FaultyNode) -> AsyncIterator[Chain]:
-    async with Rpc(node.url, timeout_s=2) as rpc:
-        yield Chain(rpc, 31337, poll_s=0.05)
+    async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
+        yield Chain(rpc, 31337, poll_s=0.02)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ async def test_a_node_that_never_shows_the_receipt_leaves_the_payment_under_way(
     async with through(node) as chain:
         sent = await chain.send(payer, await chain.prepare(payer.address, payee, b"", value_wei=7))
         with pytest.raises(TransactionPending) as pending:
-            await chain.wait(sent, timeout_s=3)
+            await chain.wait(sent, timeout_s=1)
         assert sent.tx_hash in str(pending.value)
         assert "not confirmed yet" in str(pending.value)
         node.heal()
@@ -182,6 +182,7 @@ async def test_payments_one_after_another_through_a_lagging_view_are_each_made_o
     devnet: Devnet, node: FaultyNode
 ) -> None:
     payer, payee = await devnet.new_account(), KeyWallet.generate().address
+    await devnet.mine(4)
     for method in ("eth_blockNumber", "eth_getBlockByNumber", "eth_getTransactionCount"):
         node.put("lagging", on={method}, every=2, blocks=3)
     node.put("lagging", chance=0.5, blocks=2)

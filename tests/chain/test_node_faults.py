@@ -101,10 +101,11 @@ async def test_a_transaction_that_the_node_took_is_sent_once_whatever_it_answers
 
 async def test_a_node_that_never_confirms_leaves_the_hash_and_one_nonce(devnet: Devnet) -> None:
     payer, payee = await devnet.new_account(), KeyWallet.generate().address
-    async with Faulty(devnet.url, SEND, garbled) as rpc:
+    looks = ("eth_getTransactionReceipt", "eth_getTransactionByHash")
+    async with Faulty(devnet.url, (SEND, *looks), garbled) as rpc:
         chain = Chain(rpc, 31337, poll_s=0.01)
         with pytest.raises(TransactionPending, match="not confirmed yet") as pending:
-            await chain.transact(payer, payee, b"", value_wei=7)
+            await chain.transact(payer, payee, b"", value_wei=7, timeout_s=2)
     assert (await devnet.chain.receipt(pending.value.tx_hash)) is not None
     assert await devnet.chain.balance(payee) == 7
 

@@ -37,8 +37,8 @@ async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
 
 @pytest.fixture
 async def chain(node: FaultyNode) -> AsyncIterator[Chain]:
-    async with Rpc(node.url, timeout_s=2) as rpc:
-        yield Chain(rpc, 31337, poll_s=0.05)
+    async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
+        yield Chain(rpc, 31337, poll_s=0.02)
 
 
 async def standing(devnet: Devnet, token: str, wallet: KeyWallet) -> tuple[int, int]:
@@ -90,6 +90,7 @@ async def test_a_deposit_through_a_faulty_node_is_made_once(
     permit: bool,
 ) -> None:
     alice = await funded_wallet(units=150)
+    await devnet.mine(3)
     for name, settings in REPORTED[fault]:
         node.put(name, **settings)
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
@@ -119,7 +120,7 @@ async def test_a_deposit_that_the_node_never_confirms_stays_under_way_until_the_
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
         node.put(fault, on={"eth_getTransactionReceipt", "eth_getTransactionByHash"})
         with pytest.raises(TransactionPending) as pending:
-            await vault.deposit(alice, token, 100, permit=True, timeout_s=3)
+            await vault.deposit(alice, token, 100, permit=True, timeout_s=1)
         (move,) = await vault.store.moves()
         assert move.status == SENT
         assert move.tx_hash is not None

@@ -83,8 +83,8 @@ def classify(method: str, number: int, message: str, data: object = None) -> Ans
     for only, words, answer in _TABLE:
         if only in (None, method) and words.search(said):
             return answer
-    if number == 429 or (number == -32005 and method != _SEND):
-        return Answer.ELSEWHERE  # EIP-1474: limit exceeded
+    if number in (429, -32603) or (number == -32005 and method != _SEND):
+        return Answer.ELSEWHERE  # EIP-1474: limit exceeded; JSON-RPC: an internal error
     return Answer.REFUSED
 
 

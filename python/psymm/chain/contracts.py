@@ -161,11 +161,14 @@ class Token:
         self.address: Final = address
 
     async def balance(self, owner: str) -> int:
-        """Units of the token."""
-        return int(await self._read("balanceOf", owner))
+        """Units of the token, as of the newest block that is known: a view that lags would show
+        too little, and a deposit would be refused or approved twice for that."""
+        return int(await self._read("balanceOf", owner, block=await self.chain.head()))
 
     async def allowance(self, owner: str, spender: str) -> int:
-        return int(await self._read("allowance", owner, spender))
+        """Like `balance`."""
+        head = await self.chain.head()
+        return int(await self._read("allowance", owner, spender, block=head))
 
     async def decimals(self) -> int:
         return int(await self._read("decimals"))
@@ -279,8 +282,8 @@ class Token:
             return None
         return data if len(data) == 32 else None
 
-    async def _read(self, name: str, *values: object) -> Any:
-        return await self.chain.call(self.address, ERC20, name, *values)
+    async def _read(self, name: str, *values: object, block: int | str = "latest") -> Any:
+        return await self.chain.call(self.address, ERC20, name, *values, block=block)
 
 
 def symbol_of(answer: bytes) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import count
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +31,8 @@ from psymm.chain.errors import (
     clipped,
 )
 from psymm.strict_json import loads
+
+T = TypeVar("T")
 
 REPEATABLE: Final = frozenset(
     {
@@ -61,16 +65,27 @@ MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 for in smaller ranges."""
 MAX_NUMBER: Final = (1 << 63) - 1
 """The highest block number or time of a block: what files and deadlines hold."""
+_LONGEST_PAUSE_S: Final = 2.0
+_NOT_THERE: Final = httpx.ConnectError.__name__
 # The standard has no leading zeros, some nodes do; the number is the same.
 _QUANTITY: Final = re.compile(r"0x[0-9a-f]{1,64}", re.IGNORECASE)
 _BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
 
 
+class _Unread(Exception):
+    """Carries what is wrong with an answer to where it is asked for again."""
+
+    def __init__(self, trouble: ChainDown | BadReply) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
 class Rpc:
     """A connection to one node.  Safe to share between tasks.
 
-    url: http or https address.  timeout_s: for one answer.  read_attempts: how often such a
-    request is tried in all; the pauses between double from `backoff_s`.
+    url: http or https address.  timeout_s: for one answer.  What changes nothing is asked for
+    again, with pauses that double from `backoff_s`: `read_attempts` times in all, and at least for
+    `patience_s` where the node is there and does not answer what it is asked.
     """
 
     def __init__(
@@ -79,7 +94,8 @@ class Rpc:
         *,
         timeout_s: float = 20.0,
         read_attempts: int = 4,
-        backoff_s: float = 0.25,
+        backoff_s: float = 0.1,
+        patience_s: float = 20.0,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -94,7 +110,10 @@ class Rpc:
         self._timeout_s = timeout_s
         self._attempts = max(1, read_attempts)
         self._backoff_s = backoff_s
+        self._patience_s = patience_s
         self._next_id = 0
+        self.newest = 0
+        """The highest block that the node has shown; see `Chain.head`."""
         self._http = httpx.AsyncClient(
             timeout=None,  # noqa: S113 - each exchange has its own, as a trio scope
             trust_env=False,
@@ -128,6 +147,19 @@ class Rpc:
         """
         return (await self._exchange([(method, params)], batched=False))[0]
 
+    async def ask(self, method: str, *params: object, read: Callable[[Any], T]) -> T:
+        """What `read` makes of a result.  What it refuses with NotAnswered or BadReply is asked
+        for again, like what did not come.  Raises and is cancelled like `call`."""
+
+        async def once() -> T:
+            found = await self.call(method, *params)
+            try:
+                return read(found)
+            except (NotAnswered, BadReply) as refused:
+                raise _Unread(refused) from None
+
+        return await self._again(once, repeatable=method in REPEATABLE)
+
     async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
         """The results of several requests in one message, in the order asked.
 
@@ -139,11 +171,11 @@ class Rpc:
 
     async def quantity(self, method: str, *params: object) -> int:
         """The result of a request that answers with a number."""
-        return self.as_quantity(method, await self.call(method, *params))
+        return await self.ask(method, *params, read=partial(self.as_quantity, method))
 
     async def data(self, method: str, *params: object) -> bytes:
         """The result of a request that answers with bytes."""
-        return self.as_bytes(method, await self.call(method, *params))
+        return await self.ask(method, *params, read=partial(self.as_bytes, method))
 
     async def chain_id(self) -> int:
         return await self.quantity("eth_chainId")
@@ -155,7 +187,10 @@ class Rpc:
             raise WrongChain(self.endpoint, chain_id, found)
 
     async def block_number(self) -> int:
-        return self.as_number("eth_blockNumber", await self.call("eth_blockNumber"))
+        method = "eth_blockNumber"
+        head = await self.ask(method, read=partial(self.as_number, method))
+        self.newest = max(self.newest, head)
+        return head
 
     def as_number(self, method: str, found: object) -> int:
         """A block's number or time; BadReply where it is none or above MAX_NUMBER."""
@@ -182,22 +217,42 @@ class Rpc:
     async def _exchange(
         self, requests: Sequence[tuple[str, Sequence[object]]], *, batched: bool
     ) -> list[Any]:
-        repeatable = all(method in REPEATABLE for method, _ in requests)
-        attempts = self._attempts if repeatable else 1
         named = requests[0][0] if len(requests) == 1 else f"{len(requests)} requests"
-        pause_s = self._backoff_s
-        for attempt in range(1, attempts + 1):
+
+        async def once() -> list[Any]:
             try:
                 answers = await self._once(requests, named, batched=batched)
                 return [
                     self._result(method, answer)
                     for (method, _), answer in zip(requests, answers, strict=True)
                 ]
-            except ChainDown:
-                if attempt == attempts:
-                    raise
+            except (ChainDown, BadReply) as trouble:
+                raise _Unread(trouble) from None
+
+        return await self._again(once, repeatable=all(one in REPEATABLE for one, _ in requests))
+
+    async def _again(self, ask: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
+        """Ask until there is an answer, with growing pauses.
+
+        A node that is busy, cuts off or lags is asked until the patience is over; one that is not
+        there, or answers nonsense, `read_attempts` times.
+        """
+        ends, pause_s = trio.current_time() + self._patience_s, self._backoff_s
+        for attempt in count(1):
+            try:
+                return await ask()
+            except _Unread as unread:
+                trouble = unread.trouble
+                there = isinstance(trouble, ChainDown) and trouble.reason != _NOT_THERE
+                patient = there and trio.current_time() < ends
+                if (
+                    not repeatable
+                    or isinstance(trouble, ReplyTooLong)
+                    or (attempt >= self._attempts and not patient)
+                ):
+                    raise trouble from None
             await trio.sleep(pause_s)
-            pause_s *= 2
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         raise AssertionError("unreachable")
 
     async def _once(

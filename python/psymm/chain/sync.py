@@ -29,6 +29,7 @@ from psymm.storage import StorageError, is_form_error, storage_error
 
 T = TypeVar("T")
 _SPAN: Final = 2_000
+_TAKE_ATTEMPTS: Final = 4
 _STATE_ATTEMPTS: Final = 4
 _ANCHORS: Final = 512
 """How many blocks' hashes are kept; a chain that went back further is read from the start."""
@@ -165,14 +166,14 @@ class TreeSync:
         async with self._lock:
             await self.pool.chain.check()
             rolled_back = await self._roll_back()
-            head = await self.pool.chain.rpc.block_number()
+            head = await self.pool.chain.head()
             target = head - self.depth + 1
             self._head = head
             inserted: list[Leaf] = []
             spent: list[bytes] = []
             while self._block < target:
                 end = min(target, self._block + _SPAN)
-                taken = await self._take(self._block + 1, end)
+                taken = await self._take_patiently(self._block + 1, end)
                 if taken is None:
                     break
                 leaves, nullifiers = taken
@@ -249,7 +250,7 @@ class TreeSync:
         spent = pool.abi.event("NullifierSpent").topic
         commitments: set[bytes] = set()
         nullifiers: set[bytes] = set()
-        head = await chain.rpc.block_number()
+        head = await chain.head()
         async for log in chain.logs(pool.address, [[inserted, spent]], self._block + 1, head):
             if log.topics[0] == inserted:
                 commitments.add(pool.leaf(log)[1])
@@ -300,6 +301,17 @@ class TreeSync:
             await trio.to_thread.run_sync(self._database.close)
 
     # --- parts --------------------------------------------------------------------------------
+
+    async def _take_patiently(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
+        """Like `_take`.  Behind one address can be nodes of which one has not heard of the newest
+        blocks and leaves their logs out; only a node that stays with it contradicts itself."""
+        chain = self.pool.chain
+        for attempt in range(1, _TAKE_ATTEMPTS):
+            try:
+                return await self._take(first, last)
+            except LyingNode:
+                await trio.sleep(chain.poll_s * 2**attempt)
+        return await self._take(first, last)
 
     async def _take(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
         """Take in one range whole; None, with nothing kept, if the chain went back meanwhile."""
@@ -386,7 +398,7 @@ class TreeSync:
         """Go back to the newest block of ours that the chain still has; None if nothing changed."""
         if self._block < self._first:
             return None
-        head = await self.pool.chain.rpc.block_number()
+        head = await self.pool.chain.head()
         stands = self._first - 1
         for number in sorted(self._anchors, reverse=True):
             if number <= head:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import trio
@@ -42,6 +43,7 @@ MAX_RESULT_BYTES: Final = 128 * 1024
 number of times each, so it can decode to the square of its length."""
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _LOG_SPAN: Final = 2_000
+_LOOKS: Final = 6
 _HAND_OVERS: Final = 4
 _MOST_RAISED: Final = 4
 """By how much at most a fee is raised that the node refuses: what was shown before times this."""
@@ -198,17 +200,26 @@ class Chain:
     async def block(self, number: int | str = "latest") -> Block:
         """A block's header.  Raises NotAnswered where the node does not have it."""
         tag = hex(number) if isinstance(number, int) else number
-        block = self._block(await self.rpc.call("eth_getBlockByNumber", tag, False))
-        if isinstance(number, int) and block.number != number:
-            raise BadReply(self.rpc.endpoint, "eth_getBlockByNumber", "another block than asked")
+
+        def read(found: object) -> Block:
+            block = self._block(found)
+            if isinstance(number, int) and block.number != number:
+                raise BadReply(
+                    self.rpc.endpoint, "eth_getBlockByNumber", "another block than asked"
+                )
+            return block
+
+        block = await self.rpc.ask("eth_getBlockByNumber", tag, False, read=read)
+        self.rpc.newest = max(self.rpc.newest, block.number)
         return block
 
     async def code(self, address: str) -> bytes:
         return await self.rpc.data("eth_getCode", address, "latest")
 
-    async def balance(self, address: str) -> int:
+    async def balance(self, address: str, *, block: int | str = "latest") -> int:
         """The chain's coin that an address holds, in wei."""
-        return await self.rpc.quantity("eth_getBalance", address, "latest")
+        where = hex(block) if isinstance(block, int) else block
+        return await self.rpc.quantity("eth_getBalance", address, where)
 
     async def call(
         self,
@@ -280,7 +291,31 @@ class Chain:
         try:
             return await self.rpc.data("eth_call", request, where, *instead)
         except RpcError as refused:
+            error = self._refusal(doing, refused)
+            if where != "latest" or not isinstance(error, Reverted):
+                raise error from None
+        # A view that lags refuses what only newer blocks allow: asked of the newest block that is
+        # known, it says that it has no such block, and is asked again.
+        where = hex(await self.head())
+        try:
+            return await self.rpc.data("eth_call", request, where, *instead)
+        except RpcError as refused:
             raise self._refusal(doing, refused) from None
+
+    async def head(self) -> int:
+        """The number of the newest block.
+
+        A view that lags behind what was seen before is asked again: the next answer may be another
+        backend's.  If all are behind, the chain went back.
+        """
+        seen, pause_s = self.rpc.newest, self.poll_s
+        for _ in range(_LOOKS - 1):
+            if (found := await self.rpc.block_number()) >= seen:
+                return found
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+        self.rpc.newest = await self.rpc.block_number()
+        return self.rpc.newest
 
     async def logs(
         self,
@@ -304,7 +339,7 @@ class Chain:
         while start <= last:
             end = min(last, start + span - 1)
             try:
-                raw = await self.rpc.call(
+                logs = await self.rpc.ask(
                     "eth_getLogs",
                     {
                         "address": address,
@@ -312,6 +347,7 @@ class Chain:
                         "fromBlock": hex(start),
                         "toBlock": hex(end),
                     },
+                    read=partial(self._logs, checksummed("address", address), topics, start, end),
                 )
             except (RpcError, ReplyTooLong) as refused:
                 if isinstance(refused, RpcError) and refused.answer is not Answer.RANGE:
@@ -320,19 +356,7 @@ class Chain:
                     raise
                 span = max(1, (end - start + 1) // 2)
                 continue
-            if not isinstance(raw, list):
-                raise BadReply(self.rpc.endpoint, "eth_getLogs", "a list was expected")
-            logs = [self._log(one) for one in raw]
-            places = [(log.block, log.index) for log in logs]
-            if places != sorted(set(places)):
-                raise BadReply(self.rpc.endpoint, "eth_getLogs", "logs out of order or twice")
             for log in logs:
-                if (
-                    log.address != checksummed("address", address)
-                    or not start <= log.block <= end
-                    or not _match(log.topics, topics)
-                ):
-                    raise BadReply(self.rpc.endpoint, "eth_getLogs", "a log that was not asked for")
                 yield log
             start = end + 1
 
@@ -360,6 +384,8 @@ class Chain:
         prepared = Prepared(sender, to, data, value_wei, gas_limit, fees)
         balance = await self.balance(sender)
         if balance < prepared.most_wei:
+            balance = await self.balance(sender, block=await self.head())
+        if balance < prepared.most_wei:
             raise WalletWithoutGas(sender, balance, prepared.most_wei)
         return prepared
 
@@ -376,10 +402,24 @@ class Chain:
         request = {"from": sender, "data": "0x" + data.hex(), "value": hex(value_wei)}
         if to is not None:
             request["to"] = to
-        try:
-            return await self.rpc.quantity("eth_estimateGas", request)
-        except RpcError as refused:
-            raise self._refusal(doing, refused) from None
+        for last in (False, False, True):
+            try:
+                return await self.rpc.quantity("eth_estimateGas", request)
+            except RpcError as refused:
+                error = self._refusal(doing, refused)
+                if last or not isinstance(error, Reverted):
+                    raise error from None
+            # Raises where the newest known block refuses, too; else this view lags.
+            await self.simulate(
+                to,
+                data,
+                doing=doing,
+                block=await self.head(),
+                sender=sender,
+                value_wei=value_wei,
+            )
+            await trio.sleep(self.poll_s)
+        raise AssertionError("unreachable")
 
     def with_margin(self, gas: int) -> int:
         """The limit that is given where so much gas is estimated."""
@@ -527,7 +567,7 @@ class Chain:
         if found is None:
             return None
         receipt, succeeded = found
-        if depth > 1 and await self.rpc.block_number() - receipt.block + 1 < depth:
+        if depth > 1 and await self.head() - receipt.block + 1 < depth:
             return None
         if (await self.block(receipt.block)).hash != receipt.block_hash:
             return None
@@ -567,6 +607,7 @@ class Chain:
         if not isinstance(logs, list):
             raise BadReply(self.rpc.endpoint, method, "no logs")
         to, contract = raw.get("to"), raw.get("contractAddress")
+        self.rpc.newest = max(self.rpc.newest, number)
         receipt = Receipt(
             tx_hash=tx_hash,
             block=number,
@@ -608,8 +649,14 @@ class Chain:
         prepared = await self.prepare(
             signer.address, to, data, value_wei=value_wei, doing=doing, gas_limit=gas_limit
         )
-        sent = await self.send(signer, prepared)
-        return await self.wait(sent, depth=depth, timeout_s=timeout_s, doing=doing)
+        signed: list[Sent] = []
+
+        async def keep(sent: Sent) -> None:
+            signed.append(sent)
+
+        with suppress(TransactionPending):
+            await self.send(signer, prepared, record=keep)
+        return await self.wait(signed[-1], depth=depth, timeout_s=timeout_s, doing=doing)
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -618,12 +665,17 @@ class Chain:
         if pending > _MOST_NONCE:
             raise BadReply(self.rpc.endpoint, "eth_getTransactionCount", "no account has so many")
         last = self._last.get(address)
-        # Some nodes are slow to count what they hold.  Our own count rules only while the node
-        # still knows the transaction that it rests on: a chain can also go back.
-        if last is not None and last[0] >= pending:
-            known = await self.rpc.call("eth_getTransactionByHash", last[1])
-            if known is not None:
+        # Some nodes are slow to count what they hold, and some views lag.  Our own count rules
+        # while the node still knows the transaction that it rests on.  A chain can also go back;
+        # one look that does not show it proves that no more than a view that lags.
+        pause_s = self.poll_s
+        if last is None or last[0] < pending:
+            return pending
+        for _ in range(_LOOKS):
+            if await self.rpc.call("eth_getTransactionByHash", last[1]) is not None:
                 return last[0] + 1
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
         return pending
 
     async def _sign(self, signer: Signer, nonce: int, prepared: Prepared) -> Sent:
@@ -648,6 +700,9 @@ class Chain:
             except (ChainDown, BadReply) as trouble:
                 # It may or may not have arrived; the same bytes again can do no harm.
                 lost, reason = True, str(trouble)
+                with suppress(ChainDown, BadReply, RpcError):
+                    if await self._heard_of(sent):
+                        return ""
             except RpcError as refused:
                 if refused.answer is Answer.KNOWN:
                     return ""
@@ -712,7 +767,7 @@ class Chain:
         async def counted(block: int) -> int:
             return await self.rpc.quantity("eth_getTransactionCount", sender, hex(block))
 
-        after = await self.rpc.block_number() - depth + 1
+        after = await self.head() - depth + 1
         if after < 0 or await counted(after) <= nonce:
             return None
         before, step = after - 1, 1
@@ -772,6 +827,29 @@ class Chain:
             timestamp_s=timestamp_s,
             base_fee_wei=self.rpc.as_quantity(method, raw.get("baseFeePerGas", "0x0")),
         )
+
+    def _logs(
+        self,
+        address: str,
+        topics: Sequence[bytes | Sequence[bytes] | None],
+        first: int,
+        last: int,
+        raw: object,
+    ) -> list[Log]:
+        """The logs that were asked for.  Raises BadReply where they are others."""
+        method = "eth_getLogs"
+        if not isinstance(raw, list):
+            raise BadReply(self.rpc.endpoint, method, "a list was expected")
+        logs = [self._log(one) for one in raw]
+        places = [(log.block, log.index) for log in logs]
+        if places != sorted(set(places)):
+            raise BadReply(self.rpc.endpoint, method, "logs out of order or twice")
+        if not all(
+            log.address == address and first <= log.block <= last and _match(log.topics, topics)
+            for log in logs
+        ):
+            raise BadReply(self.rpc.endpoint, method, "a log that was not asked for")
+        return logs
 
     def _log(self, raw: object) -> Log:
         method = "eth_getLogs"
