@@ -94,7 +94,7 @@ async def test_a_funding_that_was_cut_short_happens_once(
         assert (await vault.balance(token)).available == 40
         assert await vault.store.moves(alive=True) == []
     async with await opened() as vault:
-        assert await vault.resume(alice, [sender]) == []
+        assert await vault.resume([sender]) == []
         assert [move.status for move in await vault.store.moves()] == [DONE, DONE]
 
 
@@ -116,33 +116,6 @@ async def test_a_move_stopped_before_anybody_saw_it_frees_its_notes(
             await vault.withdraw(token, 60, KeyWallet.generate().address, await direct())
         assert [move.status for move in await vault.store.moves()] == [DONE, FAILED]
         assert (await vault.balance(token)).available == 100
-
-
-@pytest.mark.parametrize("sent", [False, True])
-async def test_a_deposit_that_was_cut_short_is_made_once(
-    devnet: Devnet, deployment: Deployment, token: str, funded_wallet, tmp_path: Path, sent: bool
-) -> None:
-    alice = await funded_wallet(units=100)
-    async with await open_vault(alice, deployment, devnet.chain, home=tmp_path) as vault:
-        await Token(devnet.chain, token).approve(alice, deployment.portal, 200)
-        # What `deposit` writes and does, up to the moment the power fails.
-        (counter,) = await vault.store.reserve()
-        note = vault.view.note(vault.view.sole, token, 100, counter)
-        data = vault.pool.deposit_data(token, 100, note.inner, vault.view.seal(note, counter))
-        move = await vault.store.begin(
-            "deposit", "deposit", inputs=(), outputs=[(note, counter)], deadline=None,
-            details={"data": "0x" + data.hex(), "from": alice.address},
-        )  # fmt: skip
-        await vault.store.update(move, SENT)
-        if sent:
-            await devnet.chain.transact(alice, vault.pool.address, data)
-    async with await open_vault(alice, deployment, devnet.chain, home=tmp_path) as vault:
-        stranger = await devnet.new_account()
-        assert len(await vault.resume(stranger)) == (0 if sent else 1)
-        assert await vault.resume(alice) == []
-        assert (await vault.balance(token)).available == 100
-        assert await Token(devnet.chain, token).balance(alice.address) == 0
-        assert await vault.resume(alice) == []
 
 
 @pytest.mark.proofs
@@ -191,7 +164,7 @@ async def test_a_reorganisation_takes_notes_back_and_a_new_block_brings_them_aga
         await vault.refresh()
         assert (await vault.balance(token)).available == 0
         assert [move.status for move in await vault.store.moves()] == [SENT]
-        await vault.resume(alice)
+        await vault.resume()
         assert (await vault.balance(token)).available == 50
         assert [move.status for move in await vault.store.moves()] == [DONE]
 

@@ -153,7 +153,7 @@ class OpenedLate:
                         return [entry async for entry in registry.list(Role.RELAYER)]
 
                     senders = (*RelayerSender(pool, listed).senders(None), direct)
-                await vault.resume(wallet, senders)
+                await vault.resume(senders)
                 self._opened = (vault, senders, VaultCollateral(vault, senders))
             return self._opened
 
@@ -291,7 +291,7 @@ async def _withdraw(place: Place, task: Task, collateral: OpenedLate, tell: Tell
 
     if not await begun():
         await vault.withdraw(token, 123 * UNIT, place.recipient(task.side), senders, max_fee=UNIT)
-    while await vault.resume(place.wallet(task.side), senders):  # noqa: ASYNC110
+    while await vault.resume(senders):  # noqa: ASYNC110
         await trio.sleep(0.2)
     tell(withdrawn=True)
 

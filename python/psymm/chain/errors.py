@@ -264,7 +264,10 @@ class TransactionPending(ChainError):
     """
 
     code = "transaction-pending"
-    remedy = "It may still be mined: wait for it, do not send its like again"
+    remedy = (
+        "It may still be mined, so do not send its like again. The next command takes it up; "
+        "`psymm notes` shows what became of it"
+    )
 
     def __init__(self, tx_hash: str, waited_s: float, reason: str = "") -> None:
         self.tx_hash = tx_hash
@@ -272,6 +275,7 @@ class TransactionPending(ChainError):
         self.reason = reason
         super().__init__(
             f"sent as {tx_hash}, not confirmed yet",
+            transaction=tx_hash,
             waited_s=f"{waited_s:g}",
             **({"reason": clipped(reason)} if reason else {}),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import trio
 
+from psymm.cli.earlier import Asked, refuse_again, take_up
 from psymm.cli.home import Home
 from psymm.cli.options import (
     Command,
@@ -76,6 +77,11 @@ async def _deposit(
     async with open_purse(home, deployment_file, rpc_url, password, proving=False) as purse:
         info = purse.token(token)
         units = parse_amount(amount, info.decimals)
+        earlier = await take_up(screen, purse)
+        asked = Asked("deposit", info.address, units)
+        if asked in earlier:
+            refuse_again(screen, purse, asked, earlier[asked])
+            return
         erc20 = Token(purse.site.chain, info.address)
         await erc20.expect(purse.wallet.address, None, units)
         gas = _GAS if permit else _GAS + _APPROVAL_GAS

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import trio
 
+from psymm.cli.earlier import take_up
 from psymm.cli.home import Home
 from psymm.cli.options import (
     Command,
@@ -73,6 +74,8 @@ async def _notes(
     async with open_purse(
         home, deployment_file, rpc_url, password, in_memory=rebuild, proving=False
     ) as purse:
+        if not rebuild:
+            await take_up(screen, purse)
         known = {one.address: one for one in purse.site.deployment.tokens}
         held = await purse.vault.store.notes()
         tokens = sorted({one.note.token for one in held} | set(known))

@@ -12,6 +12,7 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
+from psymm.cli.earlier import take_up
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
@@ -133,7 +134,7 @@ def solver(
             market = load_market(config, purse.site.deployment, time.time_ns())
             token = purse.token(market.terms.collateral.token)
             senders = purse.senders(sending, token)
-            await purse.vault.resume(purse.wallet, senders)
+            await take_up(screen, purse, senders)
             balance = await purse.vault.balance(token.address)
             screen.event(
                 "funds",

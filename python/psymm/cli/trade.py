@@ -16,6 +16,7 @@ import trio
 from psymm.cli.choice import Choice
 from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
+from psymm.cli.earlier import take_up
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.left import last_words, telling_left
@@ -237,7 +238,7 @@ async def _trade(
         info = purse.token(token)
         tls = trusted(sending.tls_ca)
         senders = purse.senders(sending, info)
-        await purse.vault.resume(purse.wallet, senders)
+        await take_up(screen, purse, senders)
         async with (
             dealing(
                 purse.wallet,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.earlier import Asked, refuse_again, take_up
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.options import (
@@ -35,6 +36,7 @@ from psymm.cli.purse import (
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
+    from psymm.custody.store import Move
 
 _GAS = 1_200_000
 
@@ -106,7 +108,9 @@ async def _withdraw(
 ) -> None:
     async with open_purse(home, deployment_file, rpc_url, password) as purse:
         info = purse.token(token)
-        await purse.vault.resume(purse.wallet, purse.senders(sending, info))
+        earlier = await take_up(screen, purse, purse.senders(sending, info))
+        if _refused_again(screen, purse, info, texts, earlier):
+            return
         parts = await _parts(purse, info, texts)
         total = sum(units for _, units in parts)
         await _warn(screen, purse, info, parts)
@@ -155,6 +159,38 @@ async def _withdraw(
         token=info.address,
         available=str(balance.available),
     )
+
+
+def _refused_again(
+    screen: Screen,
+    purse: Purse,
+    info: TokenInfo,
+    texts: tuple[str, ...],
+    earlier: dict[Asked, Move],
+) -> bool:
+    """Whether an earlier withdrawal does one of these parts; raises where it is under way.
+
+    `rest` is a part of any amount: what it was then, is not to be found in the notes now.
+    """
+    from psymm.chain.abi import checksummed
+
+    for text in texts:
+        address, sign, amount = text.partition("=")
+        if not sign:
+            continue  # refused by its own words later
+        recipient = checksummed("recipient", address)
+        units = None if amount == "rest" else parse_amount(amount, info.decimals)
+        like = [
+            (asked, move)
+            for asked, move in earlier.items()
+            if (asked.purpose, asked.token, asked.recipient)
+            == ("withdraw", info.address, recipient)
+            and units in (None, asked.units)
+        ]
+        if like:
+            refuse_again(screen, purse, *like[-1])
+            return True
+    return False
 
 
 async def _warn(

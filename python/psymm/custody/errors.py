@@ -238,6 +238,22 @@ class StoreLocked(StoreError):
     remedy = "Stop that process first; two would spend the same notes"
 
 
+class MoveUnderWay(CustodyError):
+    """An earlier move like the one asked for was handed over, and nothing proves its end yet."""
+
+    code = "move-under-way"
+    remedy = (
+        "Nothing new was begun. `psymm notes` shows what became of it; after its deadline it can "
+        "no longer happen"
+    )
+
+    def __init__(self, purpose: str, deadline: int | None) -> None:
+        self.purpose = purpose
+        self.deadline = deadline
+        values = {} if deadline is None else {"deadline": deadline}
+        super().__init__(f"an earlier {purpose} was sent and is not confirmed yet", **values)
+
+
 class MoveFailed(CustodyError):
     """A move can no longer happen; its inputs are free again."""
 

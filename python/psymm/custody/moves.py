@@ -11,9 +11,11 @@ owner of a withdrawal away.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -24,24 +26,24 @@ from psymm.chain.calls import Call, CtcCall
 from psymm.chain.contracts import Permit, Pool, Token
 from psymm.chain.deployment import Deployment
 from psymm.chain.errors import (
+    BadReply,
     CallInvalid,
     ChainDown,
     ChainError,
     NotSynchronised,
-    OutOfGas,
     Reverted,
     TransactionPending,
-    TransactionReplaced,
 )
 from psymm.chain.sync import TreeSync, open_tree
 from psymm.chain.tokens import try_deposit, try_payment
-from psymm.chain.transactions import Chain, Receipt, Sent, Signer
+from psymm.chain.transactions import Chain, Receipt, Signer
 from psymm.custody.errors import (
     CustodyError,
     DeadlinePassed,
     FeeTooHigh,
     FundsTooLow,
     MoveFailed,
+    MoveUnderWay,
     NoteBusy,
     NoteInvalid,
     ProposalRefused,
@@ -58,13 +60,20 @@ from psymm.custody.planning import (
     shuffled,
 )
 from psymm.custody.prover import Prover
-from psymm.custody.sending import DirectSender, Sender, SendTerms
+from psymm.custody.sending import (
+    DirectSender,
+    Sender,
+    SendTerms,
+    send_once,
+    wait_for_proof,
+)
 from psymm.custody.settlement import Payee, Settlement, payout_after_fee
 from psymm.custody.store import (
     BUSY,
     DONE,
     EXPECTED,
     FAILED,
+    PLANNED,
     SENT,
     SIGNED,
     UNSPENT,
@@ -78,11 +87,16 @@ from psymm.errors import PSymmError
 from psymm.private_files import private_directory
 from psymm.wallet import Wallet
 
+log = logging.getLogger(__name__)
+
 DEFAULT_FEE_PART: Final = 10
 """A relayer's fee is at most the amount divided by this, where no limit is given."""
 
 PROOF_TIME_S: Final = 30
 """A move whose deadline is nearer than this is not begun."""
+
+PATIENCE_S: Final = 20.0
+"""How long `resume` waits for old moves before the new command goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +247,11 @@ class Vault:
         signer: the account that holds the tokens and pays the gas; everybody sees it.  permit:
         allow by signature (EIP-2612) in the same transaction.  approve: allow that amount in a
         transaction of its own where needed; False raises AllowanceTooLow instead.
-        Returns when the note is in the tree.  Raises WrongChain, DeploymentInvalid,
-        TokenBalanceTooLow, AllowanceTooLow, and TokenUnfit or PermitMissing before anything is
-        signed; WalletWithoutGas, Reverted and what reading the chain raises.  Cancelled: raises
-        Cancelled; the deposit may still happen and `resume` carries it on.
+        Returns when the note is in the tree.  Raises TransactionPending where it was handed over
+        and is not confirmed; `resume` carries it on.  Any other error means that this deposit does
+        not happen: WrongChain, DeploymentInvalid, TokenBalanceTooLow, AllowanceTooLow, and
+        TokenUnfit or PermitMissing before anything is signed; WalletWithoutGas, Reverted and what
+        reading the chain raises.  Cancelled: raises Cancelled; once it was handed over, likewise.
         """
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
@@ -266,33 +281,36 @@ class Vault:
             inputs=(),
             outputs=[(note, counter)],
             deadline=None,
-            details={"data": "0x" + data.hex(), "from": signer.address},
+            details={"data": "0x" + data.hex()},
         )
-        await self._send_deposit(move, signer, data, timeout_s)
-        await self._in_tree(note.commitment, timeout_s)
+        try:
+            receipt = await send_once(
+                self.chain,
+                signer,
+                self.pool.address,
+                data,
+                record=partial(self.store.record, move),
+                doing="the deposit",
+                timeout_s=timeout_s,
+            )
+        except TransactionPending:
+            raise
+        except BaseException as stopped:
+            with trio.CancelScope(shield=True):
+                await self._stopped(move, stopped)
+            raise
+        await self._in_tree(note.commitment, timeout_s, receipt.tx_hash)
+        await self.store.report([move])
         return note
 
-    async def _send_deposit(
-        self, move: int, signer: Signer, data: bytes, timeout_s: float
-    ) -> Receipt:
-        doing = "the deposit"
-        try:
-            prepared = await self.chain.prepare(
-                signer.address, self.pool.address, data, doing=doing
-            )
-        except ChainError as refused:
-            await self.store.update(move, FAILED, reason=str(refused))
-            raise
-
-        async def record(sent: Sent) -> None:
-            await self.store.update(move, SENT, tx_hash=sent.tx_hash)
-
-        try:
-            sent = await self.chain.send(signer, prepared, record=record)
-            return await self.chain.wait(sent, timeout_s=timeout_s, doing=doing)
-        except (Reverted, OutOfGas, TransactionReplaced) as refused:
-            await self.store.update(move, FAILED, reason=str(refused))
-            raise
+    async def _stopped(self, move: int, stopped: BaseException) -> None:
+        """Write down what ended a move's first sending, unless it may be on its way."""
+        signed = (await self.store.move(move)).status != PLANNED
+        if signed and not isinstance(stopped, PSymmError):
+            return  # cancelled after the hand-over
+        reason = str(stopped) if isinstance(stopped, PSymmError) else type(stopped).__name__
+        await self.store.update(move, FAILED, reason=reason)
+        await self.store.report([move])
 
     # --- fund ---------------------------------------------------------------------------------
 
@@ -389,21 +407,60 @@ class Vault:
                 failed = await self._hand_over(waiting[-1], senders)
                 if failed is not None:
                     raise failed
-                await self._in_tree(commitment, timeout_s)
+                await self._in_tree(commitment, timeout_s, waiting[-1].tx_hash)
+            await self.store.report(move.id for move in waiting)
             return Funded(held.note, None)
         return None
 
     async def _hand_over(self, move: Move, senders: Sequence[Sender]) -> PSymmError | None:
-        """Hand a finished move over again; the last sender's error if none took it."""
-        failed: PSymmError | None = MoveFailed(move.purpose, "no sender was given")
+        """Hand a finished move over again; the last sender's error if none took it.
+
+        One that our own account signed a transaction for has no other way than that.
+        """
+        if move.sent is not None:
+            try:
+                await self._carry_on(move, 180.0)
+            except PSymmError as refused:
+                return refused
+            return None
+        failed: PSymmError = MoveFailed(move.purpose, "no sender was given")
         for sender in senders:
             try:
-                await sender.send(move.kind, move.call)
+                await self._send(sender, move.id, move.kind, move.call)
+            except TransactionPending as pending:
+                return pending
             except PSymmError as refused:
                 failed = refused
+                if isinstance(refused, ChainDown | BadReply):
+                    continue
+                if move.purpose != "settle":
+                    await self._give_up(move.id, sender, refused)
                 continue
             return None
         return None if await self._happened(move.call) else failed
+
+    async def _send(self, sender: Sender, move: int, kind: str, call: Call) -> Receipt:
+        if isinstance(sender, DirectSender):
+            return await sender.send(kind, call, record=partial(self.store.record, move))
+        return await sender.send(kind, call)
+
+    async def _carry_on(self, move: Move, timeout_s: float) -> None:
+        """Wait for a transaction that an earlier run signed, the same bytes again if need be.
+
+        Raises TransactionPending, and on proof what `wait_for_proof` raises.
+        """
+        assert move.sent is not None  # noqa: S101 - the callers ask for no other
+        try:
+            await wait_for_proof(
+                self.chain, move.sent, timeout_s=timeout_s, doing=f"the {move.purpose}"
+            )
+        except TransactionPending:
+            raise
+        except ChainError as proof:
+            # Either side can send a settlement, and notes that are spent are the tree's to tell.
+            if move.purpose != "settle" and not _spent_before(proof):
+                await self.store.update(move.id, FAILED, reason=str(proof))
+            raise
 
     async def merge(
         self,
@@ -598,21 +655,29 @@ class Vault:
             raise MoveFailed("settle", "the file lost it")
         if move.status == DONE:
             return Moved(move.id, None, settlement.call, settlement.plan.fee, 0)
+        if move.sent is not None:
+            failed = await self._hand_over(move, ())
+            if failed is not None and not await self._happened(move.call):
+                raise failed
+            await self._in_tree(move.outputs[0], timeout_s, move.tx_hash, "settle")
+            return Moved(move.id, None, move.call, move.call.fee, 0)
         call, prove_ms = await self._prove(settlement.plan, signatures)
         awaited = settlement.call.commitments[0]
         await self.store.update(move.id, SENT, details=call.to_json())
-        failed: PSymmError | None = None
+        failed = None
         for sender in senders:
             try:
-                receipt = await sender.send("ctc", call)
+                receipt = await self._send(sender, move.id, "ctc", call)
             except PSymmError as refused:
                 failed = refused
                 if await self._happened(call):
                     failed = None
                     receipt = None
+                elif isinstance(refused, TransactionPending):
+                    raise
                 else:
                     continue
-            await self._in_tree(awaited, timeout_s)
+            await self._in_tree(awaited, timeout_s, receipt.tx_hash if receipt else None, "settle")
             return Moved(move.id, receipt, call, call.fee, prove_ms)
         raise failed or MoveFailed("settle", "no sender was given")
 
@@ -647,33 +712,42 @@ class Vault:
     # --- restart ------------------------------------------------------------------------------
 
     async def resume(
-        self, signer: Signer | None = None, senders: Sequence[Sender] = ()
+        self, senders: Sequence[Sender] = (), *, patience_s: float = PATIENCE_S
     ) -> list[Move]:
         """Carry on with what a restart interrupted; the moves that still are under way after.
 
-        What happened meanwhile is found in the tree.  A move that was handed over and did not
-        happen is handed over again, the same call.  A deposit that was begun is sent again, the
-        same commitment, by `signer` if it is the account that began it.
+        What happened meanwhile is found in the tree.  A transaction that our own account signed is
+        waited for, and handed over again, the same bytes, where the node forgot it; a call that a
+        relayer got is handed over again, the same call.  All at once, for `patience_s` seconds: an
+        old move never ends the new command with an error of its own, and never holds it up longer.
+        Raises what reading the chain and the file raises.  Cancelled: raises Cancelled; the moves
+        stay under way.
         """
         await self.refresh()
-        for move in await self.store.moves(alive=True):
-            if move.kind == "deposit":
-                if signer is not None and signer.address == move.details.get("from"):
-                    await self._resume_deposit(move, signer)
-            elif move.status == SENT and move.call.proof:
-                await self._hand_over(move, senders)
+        with trio.move_on_after(patience_s):
+            async with trio.open_nursery() as nursery:
+                for move in await self.store.moves(alive=True):
+                    nursery.start_soon(self._resume, move, senders, patience_s)
         await self.refresh()
         return await self.store.moves(alive=True)
 
-    async def _resume_deposit(self, move: Move, signer: Signer) -> None:
-        if move.tx_hash is not None:
-            known = await self.chain.rpc.call("eth_getTransactionByHash", move.tx_hash)
-            if known is not None:
-                return
-        if await self.pool.is_known_commitment(move.outputs[0]):
-            return  # asking names the deposit, which names its sender anyway
-        data = bytes.fromhex(str(move.details["data"])[2:])
-        await self._send_deposit(move.id, signer, data, 180.0)
+    async def _resume(self, move: Move, senders: Sequence[Sender], patience_s: float) -> None:
+        try:
+            if move.sent is not None:
+                await self._carry_on(move, patience_s)
+            elif move.status == SENT and move.call.proof:
+                await self._hand_over(move, senders)
+        except ChainError as still:
+            log.info("move-not-confirmed", extra={"move": move.id, "code": still.code})
+
+    async def ended(self) -> list[Move]:
+        """Deposits, fundings and withdrawals that have ended since their owner last heard of
+        them; `store.report` once he has."""
+        return [
+            move
+            for move in await self.store.moves(alive=False)
+            if not move.reported and move.purpose in ("deposit", "fund", "withdraw")
+        ]
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -749,32 +823,47 @@ class Vault:
             except BaseException as stopped:
                 with trio.CancelScope(shield=True):
                     await self.store.update(move, FAILED, reason=type(stopped).__name__)
+                    await self.store.report([move])
                 raise
             before = move
             handed.append((move, call, prove_ms))
             receipt: Receipt | None = None
             try:
-                receipt = await sender.send(kind, call)
+                receipt = await self._send(sender, move, kind, call)
+            except TransactionPending:
+                # Nobody else is asked: it may be mined, and the next command takes it up.
+                raise
             except PSymmError as refused:
                 failed = refused
-                if isinstance(refused, Reverted) and refused.error != "NullifierAlreadySpent":
-                    await self._give_up(move, refused)
+                await self._give_up(move, sender, refused)
                 # One that was asked before, and said no, may have sent it all the same.
                 mined = [one for one in handed if await self._happened(one[1])]
                 if not mined:
                     continue
                 move, call, prove_ms = mined[-1]
             made_first = call.commitments[0] if isinstance(call, CtcCall) else call.change
-            await self._in_tree(awaited or made_first, timeout_s)
+            await self._in_tree(
+                awaited or made_first, timeout_s, receipt.tx_hash if receipt else None, purpose
+            )
+            await self.store.report(one for one, _, _ in handed)
             return Moved(move, receipt, call, call.fee, prove_ms)
+        await self.store.report(one for one, _, _ in handed)
         if failed is None:
             raise MoveFailed(purpose, "no sender was given")
         raise failed
 
-    async def _give_up(self, move: int, refused: Reverted) -> None:
-        """A call that never left our own hands and that the contract refuses frees its notes."""
+    async def _give_up(self, move: int, sender: Sender, refused: PSymmError) -> None:
+        """A call that no relayer got, and that does not happen, frees its notes.
+
+        That is one which the contract refuses, or which our own account could not send: of that,
+        `send_once` raises TransactionPending wherever it is not sure.
+        """
+        if _spent_before(refused) or not (
+            isinstance(sender, DirectSender) or isinstance(refused, Reverted)
+        ):
+            return
         call = (await self.store.move(move)).call
-        if int(call.relayer, 16) == 0:
+        if call.relayer == ZERO_ADDRESS:
             await self.store.update(move, FAILED, reason=str(refused))
 
     async def _gather(
@@ -875,18 +964,28 @@ class Vault:
             self.tree.spent_block(one) is not None or one in nullifiers for one in call.nullifiers
         ) and all(self.tree.leaf(one) is not None or one in commitments for one in outputs)
 
-    async def _in_tree(self, commitment: bytes, timeout_s: float) -> None:
+    async def _in_tree(
+        self, commitment: bytes, timeout_s: float, tx_hash: str | None, purpose: str = "move"
+    ) -> None:
+        """Wait until a move that was handed over is in the tree.  tx_hash: None where somebody
+        else sent it."""
         try:
             await self.tree.wait_for(commitment, timeout_s=timeout_s)
-        except NotSynchronised:
-            raise TransactionPending("of note 0x" + commitment.hex(), timeout_s) from None
-        await self.refresh()
+            await self.refresh()
+        except (NotSynchronised, ChainDown, BadReply) as unseen:
+            if tx_hash is None:
+                raise MoveUnderWay(purpose, None) from unseen
+            raise TransactionPending(tx_hash, timeout_s) from unseen
 
     async def _counted_time(self) -> int:
         """The newest counted block's time, seconds; 0 before the first."""
         if self.tree.block < 0:
             return 0
         return (await self.chain.block(self.tree.block)).timestamp_s
+
+
+def _spent_before(refused: PSymmError) -> bool:
+    return isinstance(refused, Reverted) and refused.error == "NullifierAlreadySpent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ import trio
 from psymm.chain.calls import Call, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.chain.sync import TreeSync
+from psymm.chain.transactions import Fees, Prepared, Sent
 from psymm.custody.errors import (
     NoteBusy,
     NoteInvalid,
@@ -55,7 +56,7 @@ T = TypeVar("T")
 EXPECTED, UNSPENT, BUSY, SPENT = "expected", "unspent", "busy", "spent"
 PLANNED, SIGNED, SENT, DONE, FAILED = "planned", "signed", "sent", "done", "failed"
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS owner (
     version INTEGER, chain_id INTEGER, contract TEXT, public_key BLOB, viewing_check BLOB,
@@ -67,8 +68,12 @@ CREATE TABLE IF NOT EXISTS notes (
     counter INTEGER, position INTEGER, block INTEGER, spent_block INTEGER);
 CREATE TABLE IF NOT EXISTS moves (
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, purpose TEXT NOT NULL,
-    status TEXT NOT NULL, deadline INTEGER, details TEXT NOT NULL, tx_hash TEXT,
-    reason TEXT NOT NULL DEFAULT '');
+    status TEXT NOT NULL, deadline INTEGER, details TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '', reported INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS transactions (
+    move INTEGER PRIMARY KEY, hash TEXT NOT NULL, sender TEXT NOT NULL, nonce INTEGER NOT NULL,
+    raw BLOB NOT NULL, recipient TEXT, data BLOB NOT NULL, value_wei TEXT NOT NULL,
+    gas_limit INTEGER NOT NULL, max_wei TEXT NOT NULL, tip_wei TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS move_inputs (move INTEGER NOT NULL, nullifier BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS move_outputs (move INTEGER NOT NULL, commitment BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS inputs_of ON move_inputs (nullifier);
@@ -97,7 +102,9 @@ class Move:
 
     kind: "deposit", "ctc" or "cta".  purpose: "deposit", "fund", "merge", "settle", "withdraw".
     deadline: seconds since the epoch, None for a deposit.  details: what sends it again, public
-    values only: a call's JSON, or a deposit's.
+    values only: a call's JSON, or a deposit's data.
+    sent: the transaction that our own account signed for it, None where it signed none.
+    reported: whether the wallet's owner was told how it ended.
     """
 
     id: int
@@ -106,14 +113,19 @@ class Move:
     status: str
     deadline: int | None
     details: dict[str, Any]
-    tx_hash: str | None
+    sent: Sent | None
     reason: str
+    reported: bool
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
 
     @property
     def alive(self) -> bool:
         return self.status in (PLANNED, SIGNED, SENT)
+
+    @property
+    def tx_hash(self) -> str | None:
+        return None if self.sent is None else self.sent.tx_hash
 
     @property
     def call(self) -> Call:
@@ -263,7 +275,6 @@ class NoteStore:
         status: str,
         *,
         details: dict[str, Any] | None = None,
-        tx_hash: str | None = None,
         reason: str = "",
     ) -> None:
         """Write down how far a move is."""
@@ -278,10 +289,48 @@ class NoteStore:
                 database.execute(
                     "UPDATE moves SET details = ? WHERE id = ?", (json.dumps(stored), move)
                 )
-            if tx_hash is not None:
-                database.execute("UPDATE moves SET tx_hash = ? WHERE id = ?", (tx_hash, move))
             database.execute(
                 "UPDATE moves SET status = ?, reason = ? WHERE id = ?", (status, reason, move)
+            )
+
+        await self._do(work)
+
+    async def record(self, move: int, sent: Sent) -> None:
+        """Write a signed transaction down before a node sees it; the move is sent from then on.
+
+        A move has one: what is recorded later takes the place of bytes that the node refused.
+        """
+        plan = sent.prepared
+
+        def work(database: sqlite3.Connection) -> None:
+            database.execute(
+                "INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    move,
+                    sent.tx_hash,
+                    sent.sender,
+                    sent.nonce,
+                    sent.raw,
+                    plan.to,
+                    plan.data,
+                    str(plan.value_wei),
+                    plan.gas_limit,
+                    str(plan.fees.max_wei),
+                    str(plan.fees.tip_wei),
+                ),
+            )
+            database.execute("UPDATE moves SET status = ? WHERE id = ?", (SENT, move))
+
+        await self._do(work)
+
+    async def report(self, moves: Iterable[int]) -> None:
+        """Note that the owner was told how these ended; those that are under way stay as they
+        are."""
+        told = [(one, DONE, FAILED) for one in moves]
+
+        def work(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "UPDATE moves SET reported = 1 WHERE id = ? AND status IN (?, ?)", told
             )
 
         await self._do(work)
@@ -362,8 +411,11 @@ class NoteStore:
         elif move.status == FAILED and reason == "another move spent its notes":
             status, reason = SENT, ""  # so it did here
         if (status, reason) != (move.status, move.reason):
+            # What the chain takes back is under way again, and its next end is news.
+            told = move.reported and status != SENT
             database.execute(
-                "UPDATE moves SET status = ?, reason = ? WHERE id = ?", (status, reason, move.id)
+                "UPDATE moves SET status = ?, reason = ?, reported = ? WHERE id = ?",
+                (status, reason, told, move.id),
             )
 
     # --- parts --------------------------------------------------------------------------------
@@ -443,12 +495,13 @@ class NoteStore:
     def _all_moves(database: sqlite3.Connection) -> list[Move]:
         inputs = _grouped(database.execute("SELECT move, nullifier FROM move_inputs"))
         outputs = _grouped(database.execute("SELECT move, commitment FROM move_outputs"))
+        sent = {row[0]: _sent(row[1:]) for row in database.execute("SELECT * FROM transactions")}
         found: list[Move] = []
         for row in database.execute(
-            "SELECT id, kind, purpose, status, deadline, details, tx_hash, reason FROM moves "
+            "SELECT id, kind, purpose, status, deadline, details, reason, reported FROM moves "
             "ORDER BY id"
         ):
-            number, kind, purpose, status, deadline, details, tx_hash, reason = row
+            number, kind, purpose, status, deadline, details, reason, reported = row
             public = _details(details)
             public.pop("_insteadOf", None)
             found.append(
@@ -459,8 +512,9 @@ class NoteStore:
                     status=status,
                     deadline=deadline,
                     details=public,
-                    tx_hash=tx_hash,
+                    sent=sent.get(number),
                     reason=reason,
+                    reported=bool(reported),
                     inputs=tuple(inputs.get(number, ())),
                     outputs=tuple(outputs.get(number, ())),
                 )
@@ -534,6 +588,16 @@ def _grouped(rows: Iterable[tuple[int, bytes]]) -> dict[int, list[bytes]]:
     for key, value in rows:
         found.setdefault(key, []).append(value)
     return found
+
+
+def _sent(row: tuple[Any, ...]) -> Sent:
+    tx_hash, sender, nonce, raw, to, data, value_wei, gas_limit, max_wei, tip_wei = row
+    try:
+        fees = Fees(int(max_wei), int(tip_wei))
+        prepared = Prepared(sender, to, data, int(value_wei), gas_limit, fees)
+    except ValueError:
+        raise StoreCorrupt(reason="a transaction is not what was written") from None
+    return Sent(tx_hash, sender, nonce, raw, prepared)
 
 
 def _details(kept: object) -> dict[str, Any]:
