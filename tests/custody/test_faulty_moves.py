@@ -128,7 +128,7 @@ async def test_a_deposit_that_the_node_never_confirms_stays_under_way_until_the_
             assert words in str(pending.value)
     node.heal()
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        assert await vault.resume(alice) == []
+        assert await vault.resume() == []
         assert [move.status for move in await vault.store.moves()] == [DONE]
         assert (await vault.balance(token)).available == 100
     assert await standing(devnet, token, alice) == (50, 1)
@@ -152,9 +152,9 @@ async def test_a_node_whose_floor_is_above_the_limit_ends_a_deposit_with_its_own
         assert refused.value.code == "fee-refused"
     node.heal()
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        await vault.resume(alice)
+        await vault.resume()
         if (await vault.balance(token)).available == 0:
             await vault.deposit(alice, token, 100, permit=True)
-        assert await vault.resume(alice) == []
+        assert await vault.resume() == []
         assert (await vault.balance(token)).available == 100
     assert await standing(devnet, token, alice) == (50, 1)

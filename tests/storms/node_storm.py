@@ -158,7 +158,7 @@ class Storm:
                     async with party.busy, self.opened(party) as vault:
                         if attempt:
                             handed = [] if senders is None else senders(vault)
-                            await vault.resume(party.wallet, handed)
+                            await vault.resume(handed)
                             mine = [m for m in await vault.store.moves() if m.id not in before]
                             if any(one.alive for one in mine):
                                 continue
@@ -197,7 +197,7 @@ class Storm:
         node.heal()
         if self.calm:
             return
-        for _ in range(max(0, dice.randint(1, 4) - calmer // 2)):
+        for _ in range(max(0, dice.randint(2, 7) - calmer)):
             name = dice.choice(sorted(FAULTS.keys() - UNFIT))
             lasts = name in LASTING or (dice.random() < 0.1 and not calmer)
             node.put(

@@ -111,9 +111,9 @@ async def send_once(
     try:
         sent = await chain.send(signer, prepared, record=keep)
     except ChainError as failed:
-        if signed and _proves_nothing(failed):
-            raise TransactionPending(signed[-1].tx_hash, 0.0) from failed
-        raise
+        if not signed or not _proves_nothing(failed):
+            raise
+        sent = signed[-1]
     return await wait_for_proof(chain, sent, depth=depth, timeout_s=timeout_s, doing=doing)
 
 
