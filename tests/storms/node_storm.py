@@ -132,12 +132,19 @@ class Storm:
     @asynccontextmanager
     async def opened(self, party: Party) -> AsyncIterator[Vault]:
         """A party's vault as a new process opens it, through its faulty node."""
-        async with Rpc(party.node.url, timeout_s=1.5) as rpc:
-            chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
-            async with await open_vault(
+        async with (
+            self.chain_of(party.node) as chain,
+            await open_vault(
                 party.wallet, self.deployment, chain, home=party.home, prover=self.prover
-            ) as vault:
-                yield vault
+            ) as vault,
+        ):
+            yield vault
+
+    @asynccontextmanager
+    async def chain_of(self, node: FaultyNode) -> AsyncIterator[Chain]:
+        """The chain through a faulty node, as a new process opens it."""
+        async with Rpc(node.url, timeout_s=1.5, backoff_s=0.02) as rpc:
+            yield Chain(rpc, CHAIN_ID, poll_s=0.05)
 
     async def commands_until(
         self,
@@ -168,17 +175,18 @@ class Storm:
                         self.endings["done"] += 1
                         return found
             except (PSymmError, trio.TooSlowError) as failed:
-                code = getattr(failed, "code", type(failed).__name__)
-                self.endings[code] += 1
-                print(f"  {party.name} {what}: {str(failed)[:200]}", flush=True)
-                self._weigh(code, failed)
+                self._weigh(f"{party.name}'s {what}", failed)
             finally:
                 party.node.heal()
         raise StormFailed(f"{what} of {party.name} did not end in {MOST_COMMANDS} commands")
 
-    def _weigh(self, code: str, failed: BaseException) -> None:
+    def _weigh(self, what: str, failed: PSymmError | trio.TooSlowError) -> None:
+        """Count how a command ended.  Raises StormFailed for an end that no node's fault is."""
+        code = getattr(failed, "code", type(failed).__name__)
+        self.endings[code] += 1
+        print(f"  {what}: {str(failed)[:300]}", flush=True)
         if code in WRONG or isinstance(failed, trio.TooSlowError):
-            raise StormFailed(f"a faulty node was called {code}: {failed}")
+            raise StormFailed(f"{what}: a faulty node was called {code}: {failed}")
 
     async def _moves(self, party: Party) -> list[Any]:
         async with party.busy, self.calmly(party) as vault:
@@ -302,8 +310,7 @@ class Storm:
         for attempt in range(MOST_COMMANDS):
             self.put_faults(party.node, party.dice, calmer=attempt)
             try:
-                async with Rpc(party.node.url, timeout_s=1.5) as rpc:
-                    chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
+                async with self.chain_of(party.node) as chain:
                     registry = self.deployment.party_registry(chain)
                     await registry.register(
                         party.wallet, Role.SOLVER, endpoint, party.wallet.public_key
@@ -311,8 +318,7 @@ class Storm:
                 self.endings["done"] += 1
                 break
             except PSymmError as failed:
-                self.endings[failed.code] += 1
-                self._weigh(failed.code, failed)
+                self._weigh(f"{party.name}'s registration", failed)
                 if failed.code == "transaction-pending":
                     break
             finally:
@@ -351,14 +357,22 @@ class Storm:
             await turn(self, party)
             self.done[name] += 1
 
-    async def deploy(self, node: FaultyNode, deployer: KeyWallet, dice: Random) -> None:
-        """The contracts, through a faulty node and in one go: a deployment has no record to go on
-        from, so what can pass must be waited for."""
-        self.put_faults(node, dice, calmer=0)
-        async with Rpc(node.url, timeout_s=1.5) as rpc:
-            chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
-            self.deployment = await deploy(chain, deployer, test_token=TokenInfo("", "USDT", 6))
-        node.heal()
+    async def deploy(self, node: FaultyNode, deployer: KeyWallet, file: Path, dice: Random) -> None:
+        """The contracts, through a faulty node; what is cut off is taken up from its record."""
+        for attempt in range(MOST_COMMANDS):
+            self.put_faults(node, dice, calmer=attempt)
+            try:
+                async with self.chain_of(node) as chain:
+                    test_token = TokenInfo("", "USDT", 6)
+                    self.deployment = await deploy(
+                        chain, deployer, test_token=test_token, file=file
+                    )
+                    return
+            except PSymmError as failed:
+                self._weigh("deploy", failed)
+            finally:
+                node.heal()
+        raise StormFailed(f"the contracts did not stand after {MOST_COMMANDS} commands")
 
     # --- counting -----------------------------------------------------------------------------
 
@@ -444,7 +458,8 @@ async def blow(seed: int, moves: int, *, proofs: bool, calm: bool) -> None:
         ):
             storm = Storm(devnet, [], third, prover, calm)
             deployer = await devnet.new_account()
-            await storm.deploy(first, deployer, Random(f"{seed} deploy"))
+            file = Path(scratch, "deployment.json")
+            await storm.deploy(first, deployer, file, Random(f"{seed} deploy"))
             if not proofs:
                 for verifier in (storm.deployment.ctc_verifier, storm.deployment.cta_verifier):
                     await devnet.rpc.call("anvil_setCode", verifier, ACCEPTS)
@@ -483,8 +498,7 @@ async def relay(
 ) -> None:
     """The relayer, through a faulty node of its own; its account."""
     owner = await storm.devnet.new_account()
-    async with Rpc(storm.relayers.url, timeout_s=1.5) as rpc, trio.open_nursery() as nursery:
-        chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
+    async with storm.chain_of(storm.relayers) as chain, trio.open_nursery() as nursery:
         config = RelayerConfig({storm.token: TokenPrice(FEE)})
         pool = storm.deployment.pool(chain)
         with Store(scratch / "sends.sqlite", CHAIN_ID, pool.address, owner.address) as store:

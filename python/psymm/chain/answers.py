@@ -35,6 +35,7 @@ _BUSY: Final = (
     r"rate.?limit|too many requests|request (count|rate)|requests per second|compute units"
     r"|throttl|capacity|quota|back ?off"
     r"|tim(ed ?|e)out|timed out|deadline exceeded|temporar|unavailable|unable to complete"
+    r"|internal (server |json-?rpc )?error|something went wrong"
     r"|no backend|bad gateway|try again|retry later|overload|busy"
 )
 _LAGS: Final = (
@@ -83,8 +84,8 @@ def classify(method: str, number: int, message: str, data: object = None) -> Ans
     for only, words, answer in _TABLE:
         if only in (None, method) and words.search(said):
             return answer
-    if number in (429, -32603) or (number == -32005 and method != _SEND):
-        return Answer.ELSEWHERE  # EIP-1474: limit exceeded; JSON-RPC: an internal error
+    if number == 429 or (number == -32005 and method != _SEND):
+        return Answer.ELSEWHERE  # EIP-1474: limit exceeded
     return Answer.REFUSED
 
 

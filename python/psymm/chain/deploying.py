@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import trio
+
 from psymm._core import keccak256
 from psymm.chain.artifacts import artifact
 from psymm.chain.errors import (
@@ -192,13 +194,13 @@ class Creations:
         key, doing = _key(name, data), f"deploying {name}"
         receipt = self._mined.get(key)
         if receipt is None:
-            prepared = await self._chain.prepare(self._signer.address, None, data, doing=doing)
 
             async def record(sent: Sent) -> None:
                 self._record(key, sent)
 
-            sent = await self._chain.send(self._signer, prepared, record=record)
-            receipt = await self._chain.wait(sent, doing=doing)
+            receipt = await self._chain.transact(
+                self._signer, None, data, doing=doing, record=record
+            )
         if receipt.contract is None or not await self._chain.code(receipt.contract):
             raise DeploymentInvalid(name, "has no code after it was deployed")
         if self._progress is not None:
@@ -235,17 +237,26 @@ class Creations:
             receipt = await chain.receipt(sent.tx_hash, doing="the deployment", sent=sent)
             if receipt is not None:
                 return receipt
-            if await chain.rpc.call("eth_getTransactionByHash", sent.tx_hash) is None:
-                mined = await chain.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
-                # Those before it were mined when it was signed: the chain is another one now.
-                if mined < sent.nonce:
-                    return None
+            known = await chain.rpc.call("eth_getTransactionByHash", sent.tx_hash)
+            if known is None and await self._another_chain(sent):
+                return None
             return await chain.wait(sent, doing="the deployment")
         except (Reverted, OutOfGas, TransactionReplaced):
             return None
 
+    async def _another_chain(self, sent: Sent) -> bool:
+        """Whether not even those before it are mined, which were when it was signed. A view that
+        lags says so once or twice, too."""
+        for _ in range(_LOOKS):
+            mined = await self._chain.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
+            if mined >= sent.nonce:
+                return False
+            await trio.sleep(self._chain.poll_s)
+        return True
+
 
 _VERSION: Final = 1
+_LOOKS: Final = 5
 
 
 def _key(name: str, data: bytes) -> str:

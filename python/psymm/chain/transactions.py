@@ -547,7 +547,9 @@ class Chain:
                         missing = 0
                         await self._missed(sent, depth)
                     reason, pause_s = "", self.poll_s
-                except (ChainDown, BadReply, RpcError) as trouble:
+                except (Reverted, OutOfGas, TransactionReplaced):
+                    raise
+                except ChainError as trouble:
                     reason, pause_s = str(trouble), min(2 * pause_s, max(10.0, self.poll_s))
                 await trio.sleep(pause_s)
         raise TransactionPending(sent.tx_hash, timeout_s, reason)
@@ -644,16 +646,27 @@ class Chain:
         timeout_s: float = 180.0,
         doing: str = "the transaction",
         gas_limit: int | None = None,
+        record: Callable[[Sent], Awaitable[None]] | None = None,
     ) -> Receipt:
-        """Prepare, send and wait: see those three for what is raised and when it is cancelled."""
+        """Prepare, send and wait until it is `depth` blocks deep.
+
+        Raises TransactionPending wherever a node may have the bytes and nothing proves their end.
+        Every other error means that this transaction does not happen: it was never signed, the node
+        refused it, it failed in a block, or another one took its nonce. A refused transaction's
+        nonce goes to this account's next one, so of the two at most one can be mined.
+        Cancelled: raises Cancelled; if `record` was called, the transaction may be mined.
+        """
         prepared = await self.prepare(
             signer.address, to, data, value_wei=value_wei, doing=doing, gas_limit=gas_limit
         )
         signed: list[Sent] = []
 
         async def keep(sent: Sent) -> None:
+            if record is not None:
+                await record(sent)
             signed.append(sent)
 
+        # A hand-over that is not answered is waited for like one that is.
         with suppress(TransactionPending):
             await self.send(signer, prepared, record=keep)
         return await self.wait(signed[-1], depth=depth, timeout_s=timeout_s, doing=doing)

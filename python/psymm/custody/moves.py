@@ -64,8 +64,6 @@ from psymm.custody.sending import (
     DirectSender,
     Sender,
     SendTerms,
-    send_once,
-    wait_for_proof,
 )
 from psymm.custody.settlement import Payee, Settlement, payout_after_fee
 from psymm.custody.store import (
@@ -284,8 +282,7 @@ class Vault:
             details={"data": "0x" + data.hex()},
         )
         try:
-            receipt = await send_once(
-                self.chain,
+            receipt = await self.chain.transact(
                 signer,
                 self.pool.address,
                 data,
@@ -447,13 +444,11 @@ class Vault:
     async def _carry_on(self, move: Move, timeout_s: float) -> None:
         """Wait for a transaction that an earlier run signed, the same bytes again if need be.
 
-        Raises TransactionPending, and on proof what `wait_for_proof` raises.
+        Raises TransactionPending, and on proof what `Chain.wait` raises.
         """
         assert move.sent is not None  # noqa: S101 - the callers ask for no other
         try:
-            await wait_for_proof(
-                self.chain, move.sent, timeout_s=timeout_s, doing=f"the {move.purpose}"
-            )
+            await self.chain.wait(move.sent, timeout_s=timeout_s, doing=f"the {move.purpose}")
         except TransactionPending:
             raise
         except ChainError as proof:
@@ -856,7 +851,7 @@ class Vault:
         """A call that no relayer got, and that does not happen, frees its notes.
 
         That is one which the contract refuses, or which our own account could not send: of that,
-        `send_once` raises TransactionPending wherever it is not sure.
+        `Chain.transact` raises TransactionPending wherever it is not sure.
         """
         if _spent_before(refused) or not (
             isinstance(sender, DirectSender) or isinstance(refused, Reverted)
