@@ -30,7 +30,6 @@ from psymm.storage import StorageError, is_form_error, storage_error
 T = TypeVar("T")
 _SPAN: Final = 2_000
 _TAKE_ATTEMPTS: Final = 4
-_STATE_ATTEMPTS: Final = 4
 _ANCHORS: Final = 512
 """How many blocks' hashes are kept; a chain that went back further is read from the start."""
 _SCHEMA: Final = """
@@ -304,13 +303,15 @@ class TreeSync:
 
     async def _take_patiently(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
         """Like `_take`.  Behind one address can be nodes of which one has not heard of the newest
-        blocks and leaves their logs out; only a node that stays with it contradicts itself."""
+        blocks and leaves their logs out; and asked for the newest block's state while it writes the
+        next one, a node may answer from between the two.  Only one that stays with it contradicts
+        itself."""
         chain = self.pool.chain
         for attempt in range(1, _TAKE_ATTEMPTS):
             try:
                 return await self._take(first, last)
             except LyingNode:
-                await trio.sleep(chain.poll_s * 2**attempt)
+                await trio.sleep(chain.poll_s * 2 ** (attempt - 1))
         return await self._take(first, last)
 
     async def _take(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
@@ -347,15 +348,8 @@ class TreeSync:
             ) from None
         made = (self._tree.root, size + len(leaves))
         try:
-            for attempt in range(_STATE_ATTEMPTS):
-                # Asked for the newest block's state while it writes the next one, a node may answer
-                # from between the two.  Only one that stays with it contradicts itself.
-                if attempt:
-                    await trio.sleep(chain.poll_s * 2**attempt)
-                root, count = await self._state_at(before.hash, last)
-                after = await chain.block(last)
-                if after.hash != before.hash or (root, count) == made:
-                    break
+            root, count = await self._state_at(before.hash, last)
+            after = await chain.block(last)
             if after.hash != before.hash:
                 self._tree.truncate(size)
                 return None
