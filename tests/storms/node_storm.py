@@ -51,6 +51,7 @@ from psymm.chain.artifacts import artifact
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, Devnet, open_devnet
+from psymm.chain.errors import TransactionReplaced
 from psymm.chain.registry import Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
@@ -175,18 +176,24 @@ class Storm:
                         self.endings["done"] += 1
                         return found
             except (PSymmError, trio.TooSlowError) as failed:
-                self._weigh(f"{party.name}'s {what}", failed)
+                await self._weigh(f"{party.name}'s {what}", failed)
             finally:
                 party.node.heal()
         raise StormFailed(f"{what} of {party.name} did not end in {MOST_COMMANDS} commands")
 
-    def _weigh(self, what: str, failed: PSymmError | trio.TooSlowError) -> None:
+    async def _weigh(self, what: str, failed: PSymmError | trio.TooSlowError) -> None:
         """Count how a command ended.  Raises StormFailed for an end that no node's fault is."""
         code = getattr(failed, "code", type(failed).__name__)
         self.endings[code] += 1
         print(f"  {what}: {str(failed)[:300]}", flush=True)
         if code in WRONG or isinstance(failed, trio.TooSlowError):
             raise StormFailed(f"{what}: a faulty node was called {code}: {failed}")
+        if isinstance(failed, TransactionReplaced):
+            # An account that was counted late, and a hand-over that was lost: true, if it is so.
+            other = await self.devnet.rpc.call("eth_getTransactionReceipt", failed.by)
+            ours = await self.devnet.rpc.call("eth_getTransactionReceipt", failed.tx_hash)
+            if other is None or ours is not None:
+                raise StormFailed(f"{what} was not replaced: {failed}")
 
     async def _moves(self, party: Party) -> list[Any]:
         async with party.busy, self.calmly(party) as vault:
@@ -318,7 +325,7 @@ class Storm:
                 self.endings["done"] += 1
                 break
             except PSymmError as failed:
-                self._weigh(f"{party.name}'s registration", failed)
+                await self._weigh(f"{party.name}'s registration", failed)
                 if failed.code == "transaction-pending":
                     break
             finally:
@@ -369,7 +376,7 @@ class Storm:
                     )
                     return
             except PSymmError as failed:
-                self._weigh("deploy", failed)
+                await self._weigh("deploy", failed)
             finally:
                 node.heal()
         raise StormFailed(f"the contracts did not stand after {MOST_COMMANDS} commands")
@@ -427,8 +434,12 @@ class Storm:
 
 
 WRONG: Final = frozenset(
-    {"internal", "transaction-replaced", "reverted", "out-of-gas", "store-corrupt", "tree-corrupt"}
-)
+    {
+        "internal", "reverted", "out-of-gas", "store-corrupt", "tree-corrupt", "deployment-invalid",
+        "token-unfit", "permit-missing", "wallet-without-gas", "token-balance-too-low",
+        "allowance-too-low", "funds-too-low", "lying-node",
+    }
+)  # fmt: skip
 """Codes that no fault of a node may be given for: each says something of money that is not so."""
 PLACES: Final = (None, SENDING, SENDING, LOGS, {"eth_call"}, {"eth_getTransactionReceipt"})
 """What a fault that can be on every call is put on; None is all."""

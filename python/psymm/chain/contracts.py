@@ -27,6 +27,19 @@ MOST_DECIMALS: Final = 18
 MOST_SYMBOL: Final = 32
 
 
+_HASH_GAS: Final = 18_000
+_FIRST_WRITE_GAS: Final = 18_000
+
+
+def insertion_gas(size: int) -> int:
+    """How much more gas a leaf can take than now in a tree of `size` leaves.
+
+    A place takes a hash for each bit of its number, and which place it gets is up to those who come
+    before it: a deposit that was estimated for one hash would run out of gas at the next.
+    """
+    return size.bit_length() * _HASH_GAS + 2 * _FIRST_WRITE_GAS
+
+
 class Pool:
     """The PSymm contract: the tree of commitments and the moves."""
 
@@ -192,7 +205,9 @@ class Token:
             if allowed < amount:
                 raise AllowanceTooLow(self.address, owner, spender, allowed, amount)
 
-    async def approve(self, signer: Signer, spender: str, amount: int) -> list[Receipt]:
+    async def approve(
+        self, signer: Signer, spender: str, amount: int, *, timeout_s: float = 180.0
+    ) -> list[Receipt]:
         """Allow exactly `amount`.  Some tokens refuse to change an allowance that is not zero,
         so a different one is set to zero first."""
         receipts = []
@@ -206,6 +221,7 @@ class Token:
                     self.address,
                     ERC20.function("approve").encode(spender, step),
                     doing="approving the portal",
+                    timeout_s=timeout_s,
                 )
             )
         return receipts

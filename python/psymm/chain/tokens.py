@@ -68,8 +68,12 @@ async def read_token(chain: Chain, address: str) -> TokenFacts:
     """
     address = checksummed("token", address)
     made = artifact("TokenFacts")
+    # At the newest block that is known: a view that lags may not know the token yet.
     data = await chain.simulate(
-        None, made.linked({}) + made.abi.encode_constructor(address), doing="reading the token"
+        None,
+        made.linked({}) + made.abi.encode_constructor(address),
+        doing="reading the token",
+        block=await chain.head(),
     )
     try:
         size, head, decimals, symbol = decode_values(

@@ -214,7 +214,8 @@ class Chain:
         return block
 
     async def code(self, address: str) -> bytes:
-        return await self.rpc.data("eth_getCode", address, "latest")
+        found = await self.rpc.data("eth_getCode", address, "latest")
+        return found or await self.rpc.data("eth_getCode", address, hex(await self.head()))
 
     async def balance(self, address: str, *, block: int | str = "latest") -> int:
         """The chain's coin that an address holds, in wei."""
@@ -241,6 +242,11 @@ class Chain:
         )
         if len(data) > MAX_RESULT_BYTES:
             raise ReplyTooLong(self.rpc.endpoint, "eth_call", f"more than {MAX_RESULT_BYTES} bytes")
+        if not data and kind.outputs and block == "latest":
+            # A view that lags does not know a contract that was put there just now.
+            data = await self.simulate(
+                to, kind.encode(*values), doing=function, block=await self.head(), sender=sender
+            )
         if not data and kind.outputs:
             raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
         try:
@@ -371,16 +377,19 @@ class Chain:
         value_wei: int = 0,
         doing: str = "the transaction",
         gas_limit: int | None = None,
+        more_gas: int = 0,
     ) -> Prepared:
         """Estimate gas and fees.  Sends nothing.
 
+        more_gas: what it can use beyond the estimate and its margin, because of what others do
+        before it is mined; what is not used is not paid.
         Raises Reverted where the contract would refuse, WalletWithoutGas where the sender
         could not pay, BadReply for fees above what is paid.
         """
         fees = await self.fees()
         if gas_limit is None:
             estimate = await self.estimate(sender, to, data, value_wei=value_wei, doing=doing)
-            gas_limit = min(self.with_margin(estimate), MAX_CODE_GAS_LIMIT)
+            gas_limit = min(self.with_margin(estimate) + more_gas, MAX_CODE_GAS_LIMIT)
         prepared = Prepared(sender, to, data, value_wei, gas_limit, fees)
         balance = await self.balance(sender)
         if balance < prepared.most_wei:
@@ -646,6 +655,7 @@ class Chain:
         timeout_s: float = 180.0,
         doing: str = "the transaction",
         gas_limit: int | None = None,
+        more_gas: int = 0,
         record: Callable[[Sent], Awaitable[None]] | None = None,
     ) -> Receipt:
         """Prepare, send and wait until it is `depth` blocks deep.
@@ -657,7 +667,13 @@ class Chain:
         Cancelled: raises Cancelled; if `record` was called, the transaction may be mined.
         """
         prepared = await self.prepare(
-            signer.address, to, data, value_wei=value_wei, doing=doing, gas_limit=gas_limit
+            signer.address,
+            to,
+            data,
+            value_wei=value_wei,
+            doing=doing,
+            gas_limit=gas_limit,
+            more_gas=more_gas,
         )
         signed: list[Sent] = []
 

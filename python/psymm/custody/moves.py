@@ -23,7 +23,7 @@ import trio
 
 from psymm.chain.abi import ZERO_ADDRESS, checksummed
 from psymm.chain.calls import Call, CtcCall
-from psymm.chain.contracts import Permit, Pool, Token
+from psymm.chain.contracts import Permit, Pool, Token, insertion_gas
 from psymm.chain.deployment import Deployment
 from psymm.chain.errors import (
     BadReply,
@@ -266,7 +266,7 @@ class Vault:
             signed = await erc20.permit(signer, portal, amount, deadline_after(await self.now_s()))
         elif approve:
             if await erc20.allowance(signer.address, portal) < amount:
-                await erc20.approve(signer, portal, amount)
+                await erc20.approve(signer, portal, amount, timeout_s=timeout_s)
         else:
             await erc20.expect(signer.address, portal, amount)
         (counter,) = await self.store.reserve()
@@ -289,6 +289,7 @@ class Vault:
                 record=partial(self.store.record, move),
                 doing="the deposit",
                 timeout_s=timeout_s,
+                more_gas=insertion_gas(len(self.tree)),
             )
         except TransactionPending:
             raise
