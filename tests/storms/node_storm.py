@@ -69,7 +69,9 @@ from psymm.wallet import KeyWallet
 
 MINTED: Final = 10**9
 FEE: Final = 500
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 10.0
+ANSWER_S: Final = 0.6
+"""Longer than anvil takes for an answer; where the machine is busier, it is asked again."""
 MOST_COMMANDS: Final = 40
 """After so many commands for one move something never ends."""
 ACCEPTS: Final = "0x60015f5260205ff3"
@@ -144,7 +146,7 @@ class Storm:
     @asynccontextmanager
     async def chain_of(self, node: FaultyNode) -> AsyncIterator[Chain]:
         """The chain through a faulty node, as a new process opens it."""
-        async with Rpc(node.url, timeout_s=1.5, backoff_s=0.02) as rpc:
+        async with Rpc(node.url, timeout_s=ANSWER_S, backoff_s=0.02) as rpc:
             yield Chain(rpc, CHAIN_ID, poll_s=0.05)
 
     async def commands_until(
@@ -162,7 +164,7 @@ class Storm:
         for attempt in range(MOST_COMMANDS):
             self.put_faults(party.node, party.dice, calmer=attempt)
             try:
-                with trio.fail_after(10 * PATIENCE_S):
+                with trio.fail_after(20 * PATIENCE_S):
                     async with party.busy, self.opened(party) as vault:
                         if attempt:
                             handed = [] if senders is None else senders(vault)
@@ -223,6 +225,7 @@ class Storm:
                 every=2 if name == "lagging" else dice.choice([1, 1, 2]),
                 chance=dice.choice([1.0, 0.5]),
                 **({"blocks": dice.randint(1, 3)} if name == "lagging" else {}),
+                **({"seconds": 0.2} if name == "slow" else {}),
             )
 
     # --- moves --------------------------------------------------------------------------------
@@ -330,7 +333,7 @@ class Storm:
                     break
             finally:
                 party.node.heal()
-        with trio.fail_after(10 * PATIENCE_S):
+        with trio.fail_after(20 * PATIENCE_S):
             registry = self.deployment.party_registry(self.devnet.chain)
             while True:
                 entry = await registry.get(Role.SOLVER, party.wallet.address)
@@ -437,7 +440,7 @@ WRONG: Final = frozenset(
     {
         "internal", "reverted", "out-of-gas", "store-corrupt", "tree-corrupt", "deployment-invalid",
         "token-unfit", "permit-missing", "wallet-without-gas", "token-balance-too-low",
-        "allowance-too-low", "funds-too-low", "lying-node",
+        "allowance-too-low", "funds-too-low", "lying-node", "would-revert",
     }
 )  # fmt: skip
 """Codes that no fault of a node may be given for: each says something of money that is not so."""

@@ -594,9 +594,13 @@ class RelayerService:
         try:
             await self._pool.simulate_move(call, self._wallet.address, block)
         except Reverted as refused:
+            if block == "pending" and refused.error == "RootUnknown":
+                # The sender's node can have a block that this view has not heard of.
+                return await self._judge_on(call, "latest")
             raise WouldRevert(f"the contract refuses this call: {refused.error}") from None
         except OutOfGas:
             raise WouldRevert("the call runs out of gas") from None
+        return None
 
     # --- the nonce lane ---------------------------------------------------------------------------
 
