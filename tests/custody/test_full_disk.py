@@ -44,7 +44,7 @@ async def test_every_deposit_is_on_chain_and_recorded_or_neither(
         with pytest.raises(DiskFull):
             await until_full(vault, wallet, token)
     async with await open_vault(wallet, deployment, devnet.chain, home=tmp_path) as vault:
-        await vault.resume(wallet, [])
+        await vault.resume()
         spent = 40 * AMOUNT - await purse.balance(wallet.address)
         balance = await vault.balance(token)
         assert balance.available == spent
