@@ -57,17 +57,21 @@ class FaultyNode:
         after: int = 0,
         every: int = 1,
         chance: float = 1.0,
+        overall: bool = False,
         **settings: Any,
     ) -> Rule:
         """Put a fault on calls from now on.
 
         on: methods; None takes those that the fault is known from. times: so many calls of each
         method and no more. after: not the first so many. every: of those, each so-manieth.
-        chance: of those, each with this probability. settings: what the fault takes.
+        chance: of those, each with this probability. overall: `after` and `every` count all calls
+        and not each method's own, as a limit on requests does. settings: what the fault takes.
         """
         found = FAULTS[fault]
         methods = found.methods if on is None else frozenset(on)
-        rule = Rule(found, methods, times, after, every, chance, settings, Counter(self.asked))
+        rule = Rule(
+            found, methods, times, after, every, chance, overall, settings, Counter(self.asked)
+        )
         self._rules.append(rule)
         return rule
 
@@ -95,7 +99,13 @@ class FaultyNode:
         for one in asked if batched else [asked]:
             self.asked[one["method"]] += 1
             calls.append(
-                Call(one["id"], one["method"], one.get("params", []), self.asked[one["method"]])
+                Call(
+                    one["id"],
+                    one["method"],
+                    one.get("params", []),
+                    self.asked[one["method"]],
+                    self.asked.total(),
+                )
             )
             if one["method"] in SENDING:
                 self.handed.append(one["params"][0])
@@ -200,6 +210,7 @@ class Rule:
     after: int
     every: int
     chance: float
+    overall: bool
     settings: dict[str, Any]
     since: Counter[str]
     met: Counter[str] = field(default_factory=Counter)
@@ -209,7 +220,10 @@ class Rule:
             return False
         if self.times is not None and self.met[call.method] >= self.times:
             return False
-        n = call.n - self.since[call.method] - self.after
+        if self.overall:
+            n = call.of_all - self.since.total() - self.after
+        else:
+            n = call.n - self.since[call.method] - self.after
         if n < 1 or n % self.every:
             return False
         if self.chance >= 1:

@@ -41,12 +41,14 @@ Json: TypeAlias = "dict[str, Any]"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One JSON-RPC request. body: as it goes to the upstream; n: it is the n-th of its method."""
+    """One JSON-RPC request. body: as it goes to the upstream; n: it is the n-th of its method;
+    of_all: and the so-manieth of all."""
 
     id: object
     method: str
     params: list[Any]
     n: int
+    of_all: int = 0
 
     @property
     def body(self) -> Json:

@@ -68,6 +68,27 @@ async def test_payments_through_a_faulty_node_are_each_made_once(
     assert node.met[fault], "the fault was on no call"
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("fault", ["rate-limit-html", "closed-before"])
+async def test_a_node_that_refuses_every_second_request_takes_a_payment(
+    devnet: Devnet, node: FaultyNode, fault: str, first: int, forgotten: bool
+) -> None:
+    """Whichever turn the hand-over has, the first and the one of what the node forgot: what is
+    asked in between must not always take the good one."""
+    payer, payee = await devnet.new_account(), KeyWallet.generate().address
+    async with through(node) as chain:
+        prepared = await chain.prepare(payer.address, payee, b"", value_wei=7)
+        if forgotten:
+            node.put("swallowed", times=1)
+            sent = await chain.send(payer, prepared)
+        node.put(fault, every=2, after=first, overall=True)
+        if not forgotten:
+            sent = await chain.send(payer, prepared)
+        await chain.wait(sent, timeout_s=20)
+    assert await paid(devnet, payer, payee) == (7, 1)
+
+
 @pytest.mark.parametrize(
     "fault", sorted(one.name for one in FAULTS.values() if one.methods == LOGS)
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from faulty_node import open_faulty_node
 
 from psymm._core import FIELD_MODULUS
 from psymm.chain.artifacts import artifact
@@ -99,6 +100,27 @@ async def test_a_restart_goes_on_where_it_stopped(world: World, tmp_path: Path) 
     await world.deposit()
     assert [leaf.position for leaf in (await again.advance()).inserted] == [3]
     await again.aclose()
+
+
+async def test_a_restart_through_a_node_that_lags_forgets_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    """What was done would be told of once more, as if it were new."""
+    for _ in range(2):
+        await world.deposit()
+    tree = await world.tree(path=tmp_path / "tree.sqlite")
+    await tree.advance()
+    await tree.aclose()
+    async with (
+        open_faulty_node(world.devnet.url) as node,
+        Rpc(node.url, backoff_s=0.02) as rpc,
+    ):
+        node.put("lagging", on={"eth_blockNumber"}, times=2, blocks=2)
+        pool = world.deployment.pool(Chain(rpc, 31337, poll_s=0.02))
+        again = await world.tree(path=tmp_path / "tree.sqlite", pool=pool)
+        assert (await again.advance()).rolled_back_to is None
+        assert node.met["lagging"] == 2
+        await again.aclose()
 
 
 async def test_what_a_reorganisation_threw_away_is_forgotten(world: World, tmp_path: Path) -> None:

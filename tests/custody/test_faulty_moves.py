@@ -47,14 +47,19 @@ async def standing(devnet: Devnet, token: str, wallet: KeyWallet) -> tuple[int, 
     return await Token(devnet.chain, token).balance(wallet.address), count
 
 
+SECOND = {"every": 2, "overall": True}
+"""Every second request, whatever it asks."""
+
 REPORTED = {
     "a gateway that hands over twice": [("already-known", {})],
     "the second hand-over comes after the block": [("nonce-too-low-after", {})],
     "an index that lags": [("indexing", {"times": 3})],
-    "every second request is over the limit": [("rate-limit-html", {"every": 2})],
-    "the limit in JSON": [("rate-limit-json", {"every": 2})],
-    "every second request is a page": [("html", {"every": 2})],
+    "every second request is over the limit": [("rate-limit-html", SECOND)],
+    "the limit in JSON": [("rate-limit-json", SECOND)],
+    "every second request is a page": [("html", SECOND)],
     "a balancer with a view two blocks behind": [("lagging", {"every": 2, "blocks": 2})],
+    "requests in turn to a view one block behind": [("lagging", {**SECOND, "blocks": 1})],
+    "requests in turn to a view three blocks behind": [("lagging", {**SECOND, "blocks": 3})],
     "the answer to the hand-over is lost": [("closed-after", {"on": {"eth_sendRawTransaction"}})],
     "the hand-over ends with 502": [("502-after", {"on": {"eth_sendRawTransaction"}})],
     "slow answers": [("slow", {"seconds": 0.1})],
@@ -108,6 +113,11 @@ async def test_a_deposit_through_a_faulty_node_is_made_once(
         await vault.deposit(alice, token, 100, permit=permit)
         assert (await vault.balance(token)).available == 100
         assert [move.status for move in await vault.store.moves()] == [DONE]
+    async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
+        again = Chain(rpc, 31337, poll_s=0.02)
+        async with await open_vault(alice, deployment, again, home=tmp_path) as vault:
+            assert await vault.resume() == []
+            assert await vault.ended() == [], "what was told of is told of again"
     assert await standing(devnet, token, alice) == (50, 1 if permit else 2)
     assert node.met.total(), "the fault was on no call"
 

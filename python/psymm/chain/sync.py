@@ -164,6 +164,10 @@ class TreeSync:
         """
         async with self._lock:
             await self.pool.chain.check()
+            # A new process has not seen the head yet; its file has, and must not be rolled back
+            # because the first node that answers lags.
+            rpc = self.pool.chain.rpc
+            rpc.newest = max(rpc.newest, self._block)
             rolled_back = await self._roll_back()
             head = await self.pool.chain.head()
             target = head - self.depth + 1
@@ -309,13 +313,19 @@ class TreeSync:
         chain = self.pool.chain
         for attempt in range(1, _TAKE_ATTEMPTS):
             try:
-                return await self._take(first, last)
+                return await self._take(first, last, attempt)
             except LyingNode:
                 await trio.sleep(chain.poll_s * 2 ** (attempt - 1))
-        return await self._take(first, last)
+        return await self._take(first, last, _TAKE_ATTEMPTS)
 
-    async def _take(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
-        """Take in one range whole; None, with nothing kept, if the chain went back meanwhile."""
+    async def _take(
+        self, first: int, last: int, looks: int
+    ) -> tuple[list[Leaf], list[bytes]] | None:
+        """Take in one range whole; None, with nothing kept, if the chain went back meanwhile.
+
+        looks: how often the logs are asked for; the last answer counts. Where two nodes answer in
+        turn, the questions around it would else give this one to the same node at each attempt.
+        """
         chain, pool = self.pool.chain, self.pool
         inserted_topic = pool.abi.event("NoteInserted").topic
         spent_topic = pool.abi.event("NullifierSpent").topic
@@ -324,7 +334,10 @@ class TreeSync:
         nullifiers: list[tuple[bytes, int]] = []
         anchors = {last: before.hash}
         size = len(self._leaves)
-        async for log in chain.logs(pool.address, [[inserted_topic, spent_topic]], first, last):
+        for _ in range(looks):
+            topics = [[inserted_topic, spent_topic]]
+            logs = [one async for one in chain.logs(pool.address, topics, first, last)]
+        for log in logs:
             if anchors.setdefault(log.block, log.block_hash) != log.block_hash:
                 raise self._lie(
                     f"the hash of block {log.block}", anchors[log.block], log.block_hash

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, Final, Protocol, TypeAlias
 
 import trio
@@ -545,14 +546,17 @@ class Chain:
         """
         reason, missing, pause_s = "", 0, self.poll_s
         with trio.move_on_after(timeout_s):
-            while True:
+            for look in count(1):
                 try:
                     receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent, depth=depth)
                     if receipt is not None:
                         return receipt
-                    missing = 0 if await self._heard_of(sent) else missing + 1
+                    # Not after each look: of two nodes that answer in turn, of which one lags, that
+                    # one would then be asked for every receipt.
+                    if look % 3 == 0:
+                        missing = 0 if await self._heard_of(sent) else missing + 1
                     # Between two questions a block can come, so one odd answer proves nothing.
-                    if missing >= 3:
+                    if missing >= 2:
                         missing = 0
                         await self._missed(sent, depth)
                     reason, pause_s = "", self.poll_s
@@ -727,10 +731,11 @@ class Chain:
                 with trio.CancelScope(shield=True):
                     await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
             except (ChainDown, BadReply) as trouble:
-                # It may or may not have arrived; the same bytes again can do no harm.
+                # It may or may not have arrived; the same bytes again can do no harm. Where every
+                # other request is refused, a look between two hand-overs would take the good turn.
                 lost, reason = True, str(trouble)
                 with suppress(ChainDown, BadReply, RpcError):
-                    if await self._heard_of(sent):
+                    if attempt % 2 == 0 and await self._heard_of(sent):
                         return ""
             except RpcError as refused:
                 if refused.answer is Answer.KNOWN:
@@ -775,11 +780,18 @@ class Chain:
         """
         used = await self.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
         if used <= sent.nonce:
-            try:
-                await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
-            except RpcError as refused:
-                if refused.answer is not Answer.KNOWN:
-                    raise
+            for last in (False, True):
+                try:
+                    await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+                    return
+                except RpcError as refused:
+                    if refused.answer is not Answer.KNOWN:
+                        raise
+                    return
+                except (ChainDown, BadReply):
+                    if last:
+                        raise
+                await trio.sleep(self.poll_s)
             return
         by = await self._miner_of(sent.sender, sent.nonce, depth)
         if by is not None and by != sent.tx_hash:

@@ -80,8 +80,20 @@ async def _notes(
         held = await purse.vault.store.notes()
         tokens = sorted({one.note.token for one in held} | set(known))
         balances = [await purse.vault.balance(token) for token in tokens]
+        moves = await purse.vault.store.moves()
+    coming = {made for move in moves if move.alive for made in move.outputs}
+    # What a move that failed would have made is expected for ever.
+    never = {made for move in moves if move.status == "failed" for made in move.outputs} - coming
     shown = [
-        one for one in held if show_all or (one.mine and one.note.amount and one.status != "spent")
+        one
+        for one in held
+        if show_all
+        or (
+            one.mine
+            and one.note.amount
+            and one.status != "spent"
+            and not (one.status == "expected" and one.note.commitment in never)
+        )
     ]
 
     def amount(token: str, units: int) -> str:
