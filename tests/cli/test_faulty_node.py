@@ -90,8 +90,8 @@ async def standing(devnet: Devnet, token: str, alice: Depositor) -> tuple[int, i
     [
         ("already-known", {}),
         ("502-after", {"on": {"eth_sendRawTransaction"}}),
-        ("lagging", {"every": 2, "blocks": 2}),
-        ("rate-limit-html", {"every": 2}),
+        ("lagging", {"every": 2, "overall": True, "blocks": 2}),
+        ("rate-limit-html", {"every": 2, "overall": True}),
     ],
 )
 async def test_a_deposit_through_a_faulty_node_is_made_once_and_said_to_be(
@@ -118,3 +118,7 @@ async def test_a_fee_that_the_node_refuses_is_shown_in_the_nodes_words(
     ran = await alice.deposit(node)
     assert ran.code == 0, ran
     assert await standing(devnet, token, alice) == (50, 1)
+    ran = await alice.psymm("notes", "--rpc", node.url, "--deployment", str(alice.deployment))
+    notes = json.loads(ran.out.splitlines()[-1])["notes"]
+    # What the first would have made never comes and is not shown as if it did.
+    assert [(one["units"], one["status"]) for one in notes] == [("100", "unspent")]
