@@ -7,7 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
+
+from psymm.cli import psymm as root
 
 PASSWORD = "correct horse battery"
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
@@ -226,20 +229,51 @@ def test_a_command_without_a_deployment_says_how_to_get_one(tmp_path: Path) -> N
     assert "--deployment" in ran.err
 
 
-def test_help_of_every_command_explains_the_exit_codes() -> None:
-    import click
-
-    from psymm.cli import psymm as root
-
+def every_command() -> dict[str, click.Command]:
+    """All that can be run, by its words; a group that does something of its own is one, too."""
     context = click.Context(root)
+    found: dict[str, click.Command] = {}
     for name in root.list_commands(context):
         command = root.get_command(context, name)
         assert command is not None, name
-        leaves = command.commands.values() if isinstance(command, click.Group) else [command]
-        for leaf in leaves:
-            text = leaf.get_help(click.Context(leaf, info_name=name))
-            assert "Exit codes:" in text, (name, leaf.name)
-            assert "keystore missing or damaged" in text
+        if isinstance(command, click.Group):
+            found.update({f"{name} {leaf}": one for leaf, one in command.commands.items()})
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            found[name] = command
+    return found
+
+
+@pytest.mark.parametrize("words", every_command())
+def test_every_command_takes_a_password_descriptor(words: str) -> None:
+    command = every_command()[words]
+    (option,) = (one for one in command.params if "--password-fd" in one.opts)
+    assert option.name == "password_fd"
+    assert "--password-fd" in command.get_help(click.Context(command, info_name=words))
+
+
+def test_a_password_that_no_command_asks_for_is_not_read(tmp_path: Path, home: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, PASSWORD.encode())
+    os.close(write)
+    for words in (("wallet", "address"), ("solver", "kill"), ("solver", "revive")):
+        ran = subprocess.run(
+            [sys.executable, "-m", "psymm", *words, "--home", str(home), "--password-fd", str(read)],
+            pass_fds=[read],
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert os.read(read, 99) == PASSWORD.encode()
+    os.close(read)
+
+
+def test_help_of_every_command_explains_the_exit_codes() -> None:
+    for words, command in every_command().items():
+        if isinstance(command, click.Group):
+            continue
+        text = command.get_help(click.Context(command, info_name=words))
+        assert "Exit codes:" in text, words
+        assert "keystore missing or damaged" in text
 
 
 def test_tools_install_without_node_says_so(

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -23,7 +23,11 @@ R = TypeVar("R")
 
 
 class Command(click.Command):
-    """A command whose help ends with the table of exit codes."""
+    """A command whose help ends with the table of exit codes, and that takes --password-fd."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _take_password_fd(self)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.epilog = EPILOG
@@ -35,6 +39,25 @@ class Group(click.Group):
 
     command_class = Command
     group_class = type
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.invoke_without_command:
+            _take_password_fd(self)
+
+
+def _take_password_fd(command: click.Command) -> None:
+    """Scripts give --password-fd to every command; one that asks for no password ignores it."""
+    if not any(one.name == "password_fd" for one in command.params):
+        command.params.append(
+            click.Option(
+                ["--password-fd"],
+                type=click.IntRange(min=0),
+                metavar="N",
+                expose_value=False,
+                help="Not read: this command asks for no password.",
+            )
+        )
 
 
 def json_option(function: Callable[P, R]) -> Callable[P, R]:
