@@ -22,6 +22,7 @@ from psymm.api import (
     TraderPolicy,
     best_solver,
     connect,
+    own_terms_in_words,
     round_trip,
     terms_in_words,
 )
@@ -357,6 +358,7 @@ def test_terms_are_told_in_a_traders_words() -> None:
         "funding: at most 1 % every 28800 s",
         "T = 10 s",
         "a relayer may take 0.05 a move",
+        "if it stops answering, it stays locked",
     ):
         assert part in words
     own = KeyWallet.generate().address
@@ -364,6 +366,18 @@ def test_terms_are_told_in_a_traders_words() -> None:
     words = "\n".join(terms_in_words(make_terms(oracle=oracle), "BTC-USD", own))
     assert "by 1 of 1 signers" in words
     assert "the solver among them" in words
+
+
+def test_terms_are_told_in_a_solvers_words() -> None:
+    words = "\n".join(own_terms_in_words(make_terms(), 5_000 * 10**6))
+    for part in (
+        "for each trader you put up 5000",
+        "BTC-USD: fees 0.05 % on opening, 0 % on closing, to you",
+        "penalty reserve: 0.1 of yours",
+        "a trader can hold a frame back for T = 10 s",
+        "only with the trader's signature",
+    ):
+        assert part in words
 
 
 # --- at a meeting ------------------------------------------------------------------------------

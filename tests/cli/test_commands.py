@@ -255,9 +255,18 @@ def test_a_password_that_no_command_asks_for_is_not_read(tmp_path: Path, home: P
     read, write = os.pipe()
     os.write(write, PASSWORD.encode())
     os.close(write)
-    for words in (("wallet", "address"), ("solver", "kill"), ("solver", "revive")):
+    for words in (("solver", "kill"), ("solver", "revive"), ("docs",)):
         ran = subprocess.run(
-            [sys.executable, "-m", "psymm", *words, "--home", str(home), "--password-fd", str(read)],
+            [
+                sys.executable,
+                "-m",
+                "psymm",
+                *words,
+                "--home",
+                str(home),
+                "--password-fd",
+                str(read),
+            ],
             pass_fds=[read],
             capture_output=True,
             text=True,

@@ -10,7 +10,6 @@ from psymm.api.policy import (
     SolverPolicy,
     TraderPolicy,
     round_trip,
-    terms_in_words,
 )
 from psymm.api.solver import IncomingOrder, Prices, QuoteAsked, Solver, SolverSession
 from psymm.api.trader import (
@@ -29,6 +28,7 @@ from psymm.api.trader import (
     connect,
     planned,
 )
+from psymm.api.words import own_terms_in_words, terms_in_words
 from psymm.session.preflight import PlannedOrder
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "decimal_of",
     "deliver_ended",
     "open_dealer",
+    "own_terms_in_words",
     "planned",
     "round_trip",
     "scaled",

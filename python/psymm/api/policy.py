@@ -3,7 +3,7 @@
 A solver writes the terms and a trader reads them, so everything in them that can cost the trader
 money has a limit here, with a default that an honest solver keeps easily. The check comes before
 anything is journalled or funded, and names the field, its value and the limit. What a limit does
-not know (how good a price is, who stands behind an oracle) is shown instead: `terms_in_words`.
+not know (how good a price is, who stands behind an oracle) is shown instead: `psymm.api.words`.
 
 Shares are decimals: "0.002" is 0.2 %. Amounts in terms are token units; limits on them are shares
 of what the trader puts up, so that one policy serves every size.
@@ -15,12 +15,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from psymm._core import format_decimal
-from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
+from psymm.api.amounts import Number, decimal_of, scaled, token_units
+from psymm.api.words import date, seconds
 from psymm.errors import MeetingRefused, PolicyRefused, TokenDiffers, TokenUnnamed
 from psymm.messages import Side
 from psymm.terms import NANOSECONDS, UNIT, Instrument, Terms, checksummed
@@ -274,10 +274,10 @@ class TraderPolicy:
         life = terms.end_date - now_ns
         if life < self.shortest_life_s * NANOSECONDS:
             least = f"at least {self.shortest_life_s} s from now"
-            yield PolicyRefused("endDate", _date(terms.end_date), least)
+            yield PolicyRefused("endDate", date(terms.end_date), least)
         if life > self.longest_life_s * NANOSECONDS:
             most = f"at most {self.longest_life_s} s from now"
-            yield PolicyRefused("endDate", _date(terms.end_date), most)
+            yield PolicyRefused("endDate", date(terms.end_date), most)
         for name, value, most_s in (
             ("heartbeat", times.heartbeat, self.heartbeat_s),
             ("acknowledgement", times.acknowledgement, self.acknowledgement_s),
@@ -288,13 +288,13 @@ class TraderPolicy:
             ("idleEnd", times.idle_end, self.idle_end_s),
         ):
             if value > most_s * NANOSECONDS:
-                yield PolicyRefused(f"timeouts.{name}", _seconds(value), f"at most {most_s} s")
+                yield PolicyRefused(f"timeouts.{name}", seconds(value), f"at most {most_s} s")
         if times.settlement < self.shortest_settlement_s * NANOSECONDS:
             least = f"at least {self.shortest_settlement_s} s"
-            yield PolicyRefused("timeouts.settlement", _seconds(times.settlement), least)
+            yield PolicyRefused("timeouts.settlement", seconds(times.settlement), least)
         if times.quote_life < self.shortest_quote_s * NANOSECONDS:
             least = f"at least {self.shortest_quote_s} s"
-            yield PolicyRefused("timeouts.quoteLife", _seconds(times.quote_life), least)
+            yield PolicyRefused("timeouts.quoteLife", seconds(times.quote_life), least)
         if terms.chain.confirmations > self.confirmations:
             most = f"at most {self.confirmations}"
             yield PolicyRefused("chain.confirmations", terms.chain.confirmations, most)
@@ -317,7 +317,7 @@ class TraderPolicy:
             )
         if oracle.validity > self.oracle_validity_s * NANOSECONDS:
             most = f"at most {self.oracle_validity_s} s"
-            yield PolicyRefused("oracle.validity", _seconds(oracle.validity), most)
+            yield PolicyRefused("oracle.validity", seconds(oracle.validity), most)
 
     def _symbols(self, terms: Terms) -> Iterator[PolicyRefused]:
         seen: set[str] = set()
@@ -355,7 +355,7 @@ class TraderPolicy:
         if each.funding_window > self.funding_window_s * NANOSECONDS:
             yield PolicyRefused(
                 f"{symbol}: fundingWindow",
-                _seconds(each.funding_window),
+                seconds(each.funding_window),
                 f"at most {self.funding_window_s} s",
             )
         if self.symmetric_margin:
@@ -428,7 +428,7 @@ class SolverPolicy:
             minimum = terms.collateral.solver_minimum
             raise PolicyRefused("collateral", ours, f"at least the terms' minimum {minimum}")
         if terms.end_date <= now_ns:
-            raise PolicyRefused("endDate", _date(terms.end_date), "in the future")
+            raise PolicyRefused("endDate", date(terms.end_date), "in the future")
         for name, units, share in (
             ("collateral.solverReserve", terms.collateral.solver_reserve, self.reserve),
             ("tariff.relayerCap", terms.tariff.relayer_cap, self.relayer_cap),
@@ -437,7 +437,7 @@ class SolverPolicy:
                 raise PolicyRefused(name, units, f"{share} of the {ours} put up")
 
 
-# --- in words -----------------------------------------------------------------------------------
+# --- what trading costs --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,64 +472,9 @@ def round_trip(
     return RoundTrip(decimal_of(cost), decimal_of(share))
 
 
-def terms_in_words(terms: Terms, symbol: str, solver: str = "") -> list[str]:
-    """What a trader agrees to, one line for each thing that can cost it money.
-
-    solver: its address, to say where it is among the oracle's signers.
-    """
-    collateral, tariff, times = terms.collateral, terms.tariff, terms.timeouts
-
-    def tokens(units: int) -> str:
-        return f"{tokens_of(units, collateral.decimals):f}"
-
-    lines = [f"token: {collateral.token}, {collateral.decimals} decimals"]
-    each = terms.instrument(symbol)
-    if each is not None:
-        receiver = "you" if each.fee_receiver == "trader" else "the solver"
-        lines += [
-            f"fees: {percent(each.open_fee)} on opening, {percent(each.close_fee)} on closing, "
-            f"to {receiver}",
-            f"funding: at most {percent(each.funding_cap)} every {_seconds(each.funding_epoch)}",
-            f"margin: {percent(each.trader.cva + each.trader.lf + each.trader.mm)} of the notional "
-            f"is locked, leverage at most {format_decimal(each.max_leverage)}",
-        ]
-    oracle = terms.oracle
-    if oracle.signers:
-        own = ", the solver among them" if solver in oracle.signers else ""
-        who = f"{oracle.threshold} of {len(oracle.signers)} signers ({', '.join(oracle.signers)})"
-        lines.append(f"prices: by {who}{own}")
-    else:
-        lines.append("prices: by nobody but the solver")
-    lines += [
-        f"penalty reserve: {tokens(collateral.trader_reserve)} of yours, "
-        f"{tokens(collateral.solver_reserve)} of the solver's",
-        f"a relayer may take {tokens(tariff.relayer_cap)} a move",
-        f"either side can hold a frame back for T = {_seconds(times.acknowledgement)}",
-        f"end date: {_date(terms.end_date)}; from then on either side may close",
-        f"events count {terms.chain.confirmations} blocks deep",
-    ]
-    return lines
-
-
-def percent(share: int) -> str:
-    """A share at 18 decimals as a percentage."""
-    return f"{format_decimal(share * 100)} %"
-
-
 def _most(field_name: str, value: int, most: Number) -> Iterator[PolicyRefused]:
     if value > scaled(most):
         yield PolicyRefused(field_name, format_decimal(value), f"at most {most}")
-
-
-def _seconds(nanoseconds: int) -> str:
-    return f"{format_decimal(nanoseconds * (UNIT // NANOSECONDS))} s"
-
-
-def _date(nanoseconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(nanoseconds // NANOSECONDS, UTC).strftime("%Y-%m-%d %H:%MZ")
-    except (ValueError, OverflowError, OSError):
-        return f"{nanoseconds // NANOSECONDS} s since 1970"
 
 
 __all__ = [
@@ -538,5 +483,4 @@ __all__ = [
     "TraderPolicy",
     "fees_paid",
     "round_trip",
-    "terms_in_words",
 ]

@@ -16,7 +16,7 @@ import click
 
 from psymm.cli.endings import ending_of
 from psymm.cli.exits import Exit
-from psymm.cli.options import Group
+from psymm.cli.options import TYPED, Group
 from psymm.cli.output import Screen
 from psymm.cli.streams import output_failure, prepare_streams
 from psymm.private_files import forbid_core_dumps
@@ -35,12 +35,17 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "key": ("psymm.cli.key", "Session keys: list them, revoke them on chain."),
     "journal": ("psymm.cli.journal", "Check, back up, mend and thin out the journal."),
     "transcript": ("psymm.cli.transcript", "Show and verify transcripts."),
+    "docs": ("psymm.cli.docs", "The pages that came with this psymm, and examples."),
     "tools": ("psymm.cli.tools", "Node tools for proving and the devnet."),
 }
 
 
 class _Root(Group):
     """Names every command, and imports a command's module only when it is run."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

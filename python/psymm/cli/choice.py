@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from psymm.api.trader import Indicative, Offer, Ranking
     from psymm.chain.registry import Party
     from psymm.cli.scenario import Step
+    from psymm.errors import PSymmError
+    from psymm.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,41 @@ class Choice:
             if isinstance(error, ClocksDiffer):
                 error.add_note(await self.dealer.which_clock(error))
             raise error
+        if not (ranking.offers or ranking.failures or ranking.not_asked):
+            raise CommandError("no-solver", "The registry names no other solver.", Exit.PEER)
         best = self._best(ranking, orders[0])
+        shown = await self._shown(best.entry, orders, ranking)
+        self._terms(best.terms, orders[0].symbol, best.entry.account)
+        return best, shown
+
+    async def again(
+        self, entry: Party, kept: Terms, steps: Sequence[Step]
+    ) -> dict[str, Indicative]:
+        """For orders in a custody that goes on: the prices that its solver shows now, by symbol,
+        where it shows any, and the terms that the custody keeps. Cancelled: raises Cancelled."""
+        orders = [step for step in steps if step.do == "order"]
+        shown = await self._shown(entry, orders, await self._ask([entry], orders[0]), kept)
+        self._terms(kept, orders[0].symbol, entry.account)
+        return shown
+
+    async def _shown(
+        self, entry: Party, orders: Sequence[Step], ranking: Ranking, kept: Terms | None = None
+    ) -> dict[str, Indicative]:
+        """What a solver shows for each order. ranking: what it answered about the first one. kept:
+        the terms that the orders are under; None: its own now."""
         shown: dict[str, Indicative] = {}
         for step in orders:
             if step.symbol in shown:
                 continue
-            if shown:
-                ranking = await self._ask([best.entry], step)
+            if step is not orders[0]:
+                ranking = await self._ask([entry], step)
+            for account, error in ranking.failures if kept is not None else ():
+                self._unusable(account, error)
             for offer in ranking.offers:
-                if offer.entry == best.entry:
+                if offer.entry == entry:
                     shown[step.symbol] = offer.indicative
-                    self._costs(offer, step)
-        self._terms(best, orders[0].symbol)
-        return best, shown
+                    self._costs(kept or offer.terms, offer.indicative, step)
+        return shown
 
     async def _ask(self, solvers: Sequence[Party], step: Step) -> Ranking:
         from psymm.api.trader import BUY, SELL, best_solver
@@ -86,7 +110,7 @@ class Choice:
 
     def _best(self, ranking: Ranking, step: Step) -> Offer:
         for account, error in ranking.failures:
-            self.screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
+            self._unusable(account, error)
         if ranking.not_asked:
             self.screen.event(
                 "not-asked",
@@ -113,12 +137,15 @@ class Choice:
         self.screen.event("chosen", f"best: {best.entry.account}", solver=best.entry.account)
         return best
 
-    def _costs(self, offer: Offer, step: Step) -> None:
+    def _unusable(self, account: str, error: PSymmError) -> None:
+        self.screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
+
+    def _costs(self, terms: Terms, prices: Indicative, step: Step) -> None:
         """What opening and closing the quantity asked costs at the prices shown."""
         from psymm.api.policy import round_trip
         from psymm.messages import Side
 
-        instrument, prices = offer.terms.instrument(step.symbol), offer.indicative
+        instrument = terms.instrument(step.symbol)
         if instrument is None or step.quantity is None:
             return
         if prices.bid is None or prices.ask is None:
@@ -143,14 +170,14 @@ class Choice:
             share=plain(cost.share),
         )
 
-    def _terms(self, offer: Offer, symbol: str) -> None:
-        from psymm.api.policy import terms_in_words
+    def _terms(self, terms: Terms, symbol: str, solver: str) -> None:
+        from psymm.api.words import terms_in_words
 
-        words = terms_in_words(offer.terms, symbol, offer.entry.account)
+        words = terms_in_words(terms, symbol, solver)
         if self.screen.as_json:
-            self.screen.event("terms", "", termsHash=offer.terms.hash, words=words)
+            self.screen.event("terms", "", termsHash=terms.hash, words=words)
             return
-        self.screen.say(f"terms 0x{offer.terms.hash.hex()}, within your policy:")
+        self.screen.say(f"terms 0x{terms.hash.hex()}:")
         for line in words:
             self.screen.event("terms", f"  {line}")
 

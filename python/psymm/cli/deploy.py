@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,13 +106,19 @@ async def _deploy(
     from psymm.chain.deployment import deploy
     from psymm.chain.rpc import Rpc
     from psymm.chain.transactions import Chain
-    from psymm.cli.site import node_url, open_wallet, remember_node
+    from psymm.cli.remedies import next_commands
+    from psymm.cli.site import expect_wallet, node_url, open_wallet, remember_node
 
+    expect_wallet(home)
+    url = node_url(home, rpc_url)
     if out is not None:
         _expect_writable(out)
     wallet = await open_wallet(home, ask_password(password_fd))
-    async with Rpc(node_url(home, rpc_url)) as rpc:
-        chain = Chain(rpc, await rpc.chain_id())
+    async with AsyncExitStack() as opened:
+        with next_commands(home, url, rpc_url, None, None):
+            rpc = await opened.enter_async_context(Rpc(url))
+            chain = Chain(rpc, await rpc.chain_id())
+        opened.enter_context(next_commands(home, url, rpc_url, chain.chain_id, None))
         price = (await chain.fees()).max_wei
         action = f"Deploying pSymm to chain {chain.chain_id} from {wallet.address}"
         sent: list[str] = []
@@ -139,7 +146,7 @@ async def _deploy(
             agree=agree,
             progress=deployed,
         )
-    remember_node(home, rpc_url)
+    remember_node(home, rpc_url, anew=True)
     if out is not None:
         deployment.save(out)
     done = "Deployed and checked" if sent else "Its contracts stood already; checked"

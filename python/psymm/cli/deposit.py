@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import trio
@@ -21,7 +22,11 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount
 from psymm.cli.password import ask_password
-from psymm.cli.purse import BLOCK_S, open_purse
+from psymm.cli.purse import BLOCK_S, OpenPurse, open_purse
+from psymm.cli.site import expect_coins, look_before_asking, token_of
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
 
 _GAS = 1_150_000
 _APPROVAL_GAS = 50_000
@@ -50,33 +55,29 @@ def deposit(
 ) -> None:
     """Moves AMOUNT of a token from this wallet's account into its own private custody.
 
+    Works while a daemon runs on this home, which can use it as soon as it is on chain.
     Everybody sees the account, the token and the amount, and nothing that happens to it later.
     Deposit ahead of time, and a round amount: what it is for then does not show.
     """
+    info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
+    units = parse_amount(amount, info.decimals)
     password = ask_password(password_fd)
-    trio.run(
-        partial(
-            _deposit, screen, home, deployment_file, rpc_url, password, yes, token, permit, amount
-        )
+
+    def beside() -> None:
+        screen.event("beside", "a daemon runs on this home; it finds the deposit by itself")
+
+    opening = partial(
+        open_purse, home, deployment_file, rpc_url, password, proving=False, beside=beside
     )
+    trio.run(_deposit, screen, opening, info, units, permit, yes)
 
 
 async def _deposit(
-    screen: Screen,
-    home: Home,
-    deployment_file: Path | None,
-    rpc_url: str | None,
-    password: str,
-    yes: bool,
-    token: str | None,
-    permit: bool,
-    amount: str,
+    screen: Screen, opening: OpenPurse, info: TokenInfo, units: int, permit: bool, yes: bool
 ) -> None:
     from psymm.chain.contracts import Token
 
-    async with open_purse(home, deployment_file, rpc_url, password, proving=False) as purse:
-        info = purse.token(token)
-        units = parse_amount(amount, info.decimals)
+    async with opening() as purse:
         earlier = await take_up(screen, purse)
         asked = Asked("deposit", info.address, units)
         if asked in earlier:
@@ -86,8 +87,10 @@ async def _deposit(
         await erc20.expect(purse.wallet.address, None, units)
         gas = _GAS if permit else _GAS + _APPROVAL_GAS
         price = (await purse.site.chain.fees()).max_wei
+        cost = Cost(gas, price, BLOCK_S if permit else 2 * BLOCK_S)
+        await expect_coins(purse.site.chain, purse.wallet.address, cost)
         action = f"Depositing {format_amount(units, info.decimals)} {info.symbol}"
-        confirm_cost(screen, action, Cost(gas, price, BLOCK_S if permit else 2 * BLOCK_S), yes)
+        confirm_cost(screen, action, cost, yes)
         note = await purse.vault.deposit(purse.wallet, info.address, units, permit=permit)
         balance = await purse.vault.balance(info.address)
     screen.result(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import trio
@@ -11,8 +11,21 @@ import trio
 from psymm.cli.daemon import Ready, run_daemon, stdin_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.options import Group, deployment_option, home_option, json_option, rpc_option
-from psymm.cli.output import Screen, parse_amount
+from psymm.cli.options import (
+    Group,
+    deployment_option,
+    finite_seconds,
+    home_option,
+    json_option,
+    password_option,
+    rpc_option,
+)
+from psymm.cli.output import Screen, format_amount, parse_amount
+from psymm.cli.password import ask_password
+from psymm.cli.remedies import next_commands
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -23,6 +36,7 @@ from psymm.cli.output import Screen, parse_amount
     type=click.FloatRange(min=0.1),
     default=None,
     metavar="SECONDS",
+    callback=finite_seconds,
     help="Mine at this pace. [default: a block for each transaction]",
 )
 @click.option(
@@ -60,86 +74,81 @@ def devnet(
 @devnet.command()
 @json_option
 @home_option
+@password_option
 @deployment_option
 @rpc_option
-@click.argument("address")
+@click.argument("address", required=False)
 @click.option("--ether", default=None, metavar="N", help="Set the balance of the chain's coin.")
 @click.option("--token", default=None, help="A test token of the deployment, symbol or address.")
 @click.option("--amount", default=None, metavar="N", help="Make this much of the token.")
 def fund(
     screen: Screen,
     home: Home,
+    password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
-    address: str,
+    address: str | None,
     ether: str | None,
     token: str | None,
     amount: str | None,
 ) -> None:
-    """Gives ADDRESS coins or test tokens out of nothing. Development chains only."""
+    """Gives ADDRESS, or the home's own wallet, coins or test tokens out of nothing.
+
+    Development chains only. The password is asked for only where no ADDRESS is given.
+    """
     if ether is None and amount is None:
         raise CommandError("usage", "Give --ether, or --token with --amount.", Exit.USAGE)
     if (token is None) != (amount is None):
         raise CommandError("usage", "--token and --amount go together.", Exit.USAGE)
-    wei = None if ether is None else _wei(ether)
-    trio.run(_fund, screen, home, deployment_file, rpc_url, address, wei, token, amount)
-
-
-async def _fund(
-    screen: Screen,
-    home: Home,
-    deployment_file: Path | None,
-    rpc_url: str | None,
-    address: str,
-    wei: int | None,
-    token: str | None,
-    amount: str | None,
-) -> None:
     from psymm.chain.abi import checksummed
+    from psymm.cli.site import expect_wallet, load_deployment, node_url, open_wallet
+
+    wei = None if ether is None else 0 if ether == "0" else parse_amount(ether, 18)
+    minted: tuple[TokenInfo, int] | None = None
+    if token is not None and amount is not None:
+        info = load_deployment(home, deployment_file, rpc_url).token(token)
+        minted = (info, parse_amount(amount, info.decimals))
+    url = node_url(home, rpc_url)
+    if address is None:
+        expect_wallet(home)
+        to = trio.run(open_wallet, home, ask_password(password_fd)).address
+    else:
+        to = checksummed("address", address)
+    with next_commands(home, url, rpc_url, None, None):
+        trio.run(_fund, url, to, wei, minted)
+    parts = []
+    if wei is not None:
+        parts.append(f"{format_amount(wei, 18)} ETH")
+    if minted is not None:
+        parts.append(f"{format_amount(minted[1], minted[0].decimals)} {minted[0].symbol}")
+    screen.result(
+        f"{to} was given {' and '.join(parts)}.",
+        address=to,
+        wei=None if wei is None else str(wei),
+        token=token,
+        units=None if minted is None else str(minted[1]),
+    )
+
+
+async def _fund(url: str, to: str, wei: int | None, minted: tuple[TokenInfo, int] | None) -> None:
     from psymm.chain.artifacts import artifact
     from psymm.chain.devnet import CHAIN_ID
     from psymm.chain.rpc import Rpc
     from psymm.chain.transactions import Chain
-    from psymm.cli.site import load_deployment, node_url
     from psymm.wallet import KeyWallet
 
-    to = checksummed("address", address)
-    async with Rpc(node_url(home, rpc_url)) as rpc:
+    async with Rpc(url) as rpc:
         await rpc.expect_chain(CHAIN_ID)
         if wei is not None:
             await rpc.call("anvil_setBalance", to, hex(wei))
-        made = 0
-        if token is not None and amount is not None:
-            info = load_deployment(home, deployment_file).token(token)
-            made = parse_amount(amount, info.decimals)
+        if minted is not None:
+            info, units = minted
             # Anybody may mint a test token; a throwaway wallet does, so no nonce of ours moves.
             minter = KeyWallet.generate()
             await rpc.call("anvil_setBalance", minter.address, hex(10**18))
             await Chain(rpc, CHAIN_ID).transact(
                 minter,
                 info.address,
-                artifact("TestToken").abi.function("mint").encode(to, made),
+                artifact("TestToken").abi.function("mint").encode(to, units),
                 doing="making test tokens",
             )
-    parts = []
-    if wei is not None:
-        parts.append(f"{Decimal(wei) / 10**18:f} ETH")
-    if token is not None:
-        parts.append(f"{amount} {token}")
-    screen.result(
-        f"{to} was given {' and '.join(parts)}.",
-        address=to,
-        wei=None if wei is None else str(wei),
-        token=token,
-        units=str(made) if made else None,
-    )
-
-
-def _wei(text: str) -> int:
-    try:
-        ether = Decimal(text)
-        if ether.is_finite() and ether >= 0:
-            return int(ether * 10**18)
-    except InvalidOperation:
-        pass
-    raise CommandError("bad-amount", f"{text!r} is no amount of coins.", Exit.USAGE)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from psymm.cli.output import Screen, format_amount
-from psymm.cli.purse import Purse
 
 if TYPE_CHECKING:
+    from psymm.cli.purse import Purse
     from psymm.custody.sending import Sender
     from psymm.custody.store import Move
 

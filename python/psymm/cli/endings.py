@@ -39,7 +39,10 @@ def ending_of(error: BaseException) -> Ending:
     bugs = [one for one in endings if one.exit is Exit.INTERNAL]
     found = (bugs or [one for one in endings if one.exit is not Exit.INTERRUPTED] or endings)[0]
     notes = notes_of(error)
-    return found if not notes else replace(found, message=" ".join((found.message, *notes)))
+    if not notes:
+        return found
+    message = found.message if found.message.endswith((".", "`")) else found.message + "."
+    return replace(found, message=" ".join((message, *notes)))
 
 
 def notes_of(error: BaseException) -> list[str]:

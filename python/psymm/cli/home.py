@@ -8,6 +8,7 @@
     notes.sqlite      the notes that the wallet owns, and its moves under way
     revocations.json  session keys revoked on chain, as read from it
     tree.sqlite       all commitments of the chain, as read from it
+    beside/           notes.sqlite and tree.sqlite of deposits made while a daemon holds the notes
     relayer.db        a relayer's sends under way
     transcripts/      finished custodies, one *.psymm file each
 
@@ -51,6 +52,10 @@ class Home:
     @property
     def journal(self) -> Path:
         return self.path / "journal.db"
+
+    @property
+    def beside(self) -> Path:
+        return self.path / "beside"
 
     @property
     def relayer(self) -> Path:

@@ -141,8 +141,9 @@ def revoke(
 
     async def run() -> None:
         from psymm.chain.abi import checksummed
-        from psymm.cli.site import open_site, open_wallet
+        from psymm.cli.site import look_before_asking, open_site, open_wallet
 
+        look_before_asking(home, deployment_file, rpc_url)
         revoked, seq = address or "", 1
         if custody is not None:
             revoked, seq = await _in_force(home, custody)
@@ -198,10 +199,11 @@ def bring(
 
     async def run() -> None:
         from psymm.chain.abi import checksummed
-        from psymm.cli.site import open_site, open_wallet
+        from psymm.cli.site import look_before_asking, open_site, open_wallet
         from psymm.errors import WalletError
         from psymm.signatures import signature_by
 
+        look_before_asking(home, deployment_file, rpc_url)
         whose, revoked = checksummed("wallet", owner), checksummed("key", address)
         wallet = await open_wallet(home, ask_password(password_fd))
         async with open_site(home, deployment_file, rpc_url) as site:

@@ -30,6 +30,7 @@ async def enter_registry(
     """
     from psymm.chain.errors import RegistrationInvalid
     from psymm.chain.registry import Role, checked_endpoint
+    from psymm.cli.site import expect_coins
     from psymm.sockets.dialling import check_plain
 
     checked_endpoint(endpoint)
@@ -44,7 +45,9 @@ async def enter_registry(
         return
     price = (await registry.chain.fees()).max_wei
     action = f"Entering {wallet.address} as {role} at {endpoint}"
-    confirm_cost(screen, action, Cost(REGISTRATION_GAS, price, 15.0), yes)
+    cost = Cost(REGISTRATION_GAS, price, 15.0)
+    await expect_coins(registry.chain, wallet.address, cost)
+    confirm_cost(screen, action, cost, yes)
     receipt = await registry.register(wallet, kind, endpoint, wallet.public_key)
     screen.event(
         "registered",

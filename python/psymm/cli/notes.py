@@ -21,6 +21,7 @@ from psymm.cli.options import (
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.purse import open_purse
+from psymm.cli.site import look_before_asking
 from psymm.storage import StorageError
 
 
@@ -49,6 +50,7 @@ def notes(
 
     Notes of a custody with another party count as spendable only once it is settled.
     """
+    look_before_asking(home, deployment_file, rpc_url)
     password = ask_password(password_fd)
     try:
         trio.run(
@@ -71,8 +73,15 @@ async def _notes(
     show_all: bool,
     rebuild: bool,
 ) -> None:
+    def beside() -> None:
+        screen.event(
+            "beside",
+            "a daemon runs on this home: notes are shown as the chain has them, and what its moves "
+            "under way take is not known here",
+        )
+
     async with open_purse(
-        home, deployment_file, rpc_url, password, in_memory=rebuild, proving=False
+        home, deployment_file, rpc_url, password, in_memory=rebuild, proving=False, beside=beside
     ) as purse:
         if not rebuild:
             await take_up(screen, purse)

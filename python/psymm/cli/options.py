@@ -10,16 +10,20 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 
 from psymm.cli.exits import EPILOG
 from psymm.cli.home import Home, default_home
 from psymm.cli.output import Screen
+from psymm.errors import JournalError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+TYPED: Final = __name__ + ".typed"
+"""Where the root's context keeps the command line as it was typed."""
 
 
 class Command(click.Command):
@@ -90,8 +94,16 @@ def home_option(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         chosen = kwargs.pop("home_path")
-        kwargs["home"] = Home(chosen if isinstance(chosen, Path) else default_home())
-        return function(*args, **kwargs)
+        home = Home(chosen if isinstance(chosen, Path) else default_home())
+        kwargs["home"] = home
+        try:
+            return function(*args, **kwargs)
+        except JournalError as error:
+            if error.values.get("path") == home.journal and not home.journal.exists():
+                from psymm.cli.remedies import no_journal
+
+                error.add_note(no_journal(home))
+            raise
 
     return wrapper
 
@@ -126,13 +138,14 @@ def deployment_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def rpc_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --rpc; the command gets `rpc_url` (None: the deployment's)."""
+    """Adds --rpc; the command gets `rpc_url` (None: the home's)."""
     return click.option(
         "--rpc",
         "rpc_url",
         default=None,
         metavar="URL",
-        help="The chain's JSON-RPC endpoint. [default: the deployment's]",
+        help="The chain's JSON-RPC endpoint; the home keeps its first, and one that comes with "
+        "--deployment. [default: the home's, else $PSYMM_RPC]",
     )(function)
 
 
@@ -181,6 +194,18 @@ def metrics_option(function: Callable[P, R]) -> Callable[P, R]:
         help="Serve Prometheus metrics at http://HOST:PORT/metrics, to whoever asks: give a "
         "loopback address. Port 0 takes a free one. [default: not at all]",
     )(function)
+
+
+_LONGEST_S: Final = 366 * 86_400.0
+
+
+def finite_seconds(
+    _context: click.Context, _option: click.Parameter, value: float | None
+) -> float | None:
+    """The callback of an option in seconds: no NaN, and not for ever."""
+    if value is not None and not value <= _LONGEST_S:
+        raise click.BadParameter("give a number of seconds, at most a year")
+    return value
 
 
 def host_and_port(

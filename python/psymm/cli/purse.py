@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import click
 
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.earlier import take_up
 from psymm.cli.home import Home
 from psymm.cli.options import private_option
 from psymm.cli.output import Screen, format_amount, parse_amount
-from psymm.cli.site import Site, open_site, open_wallet
+from psymm.cli.site import Site, open_site, open_wallet, token_of
 from psymm.cli.tls import client_tls_option, trusted
+from psymm.nursery import open_block_nursery
 
 if TYPE_CHECKING:
+    from psymm.api.dealer import Dealer
     from psymm.chain.deployment import TokenInfo
     from psymm.custody.moves import Vault
     from psymm.custody.sending import Sender
@@ -60,16 +63,7 @@ class Purse:
 
     def token(self, name: str | None) -> TokenInfo:
         """The token of that symbol or address; with None, the deployment's only one."""
-        listed = self.site.deployment.tokens
-        if name is not None:
-            return self.site.deployment.token(name)
-        if len(listed) != 1:
-            raise CommandError(
-                "which-token",
-                f"The deployment lists {len(listed)} tokens; name one with --token.",
-                Exit.USAGE,
-            )
-        return listed[0]
+        return token_of(self.site.deployment, name)
 
     def relayers(self, options: SendingOptions, token: TokenInfo) -> RelayerSender:
         """The client of the registry's relayers, under the options' limits."""
@@ -108,6 +102,10 @@ class Purse:
         return self.relayers(options, token).senders(direct)
 
 
+OpenPurse: TypeAlias = Callable[[], AbstractAsyncContextManager[Purse]]
+"""`open_purse` with all that the command line says about what to open."""
+
+
 @asynccontextmanager
 async def open_purse(
     home: Home,
@@ -117,26 +115,62 @@ async def open_purse(
     *,
     in_memory: bool = False,
     proving: bool = True,
+    beside: Callable[[], None] | None = None,
 ) -> AsyncIterator[Purse]:
     """Opens wallet, chain and vault; all closed at the end, the prover's process too.
 
-    in_memory: read everything from the chain again and leave the home's files alone.
+    in_memory: read everything from the chain again and leave the home's files alone. beside: for
+    commands that spend no note. Where a daemon holds the notes, it is called, and the vault is one
+    that knows of them by the chain alone; what comes into it, the daemon finds by its memo.
     Raises what opening them raises. Cancelled: closes them.
     """
+    from psymm.custody.errors import StoreLocked
     from psymm.custody.moves import open_vault
     from psymm.custody.prover import Prover
 
     wallet = await open_wallet(home, password)
     async with open_site(home, deployment_file, rpc_url) as site, Prover() as prover:
-        vault = await open_vault(
-            wallet,
-            site.deployment,
-            site.chain,
-            home=None if in_memory else home.path,
-            prover=prover if proving else None,
-        )
+        proves = prover if proving else None
+        place = None if in_memory else home.path
+        opened = partial(open_vault, wallet, site.deployment, site.chain, prover=proves)
+        try:
+            vault = await opened(home=place)
+        except StoreLocked:
+            if beside is None:
+                raise
+            beside()
+            # Counters begin at a random number in each store, so those of two do not meet.
+            vault = await opened(home=home.beside)
         async with vault:
             yield Purse(wallet, site, vault)
+
+
+@asynccontextmanager
+async def open_business(
+    screen: Screen, purse: Purse, options: SendingOptions, token: TokenInfo, journal: Path
+) -> AsyncIterator[Dealer]:
+    """Starts the prover, takes up the moves that were under way, and opens the journal.
+
+    Raises what `take_up` and `dealing` raise. Cancelled: closes the journal.
+    """
+    from psymm.api.dealer import dealing
+
+    senders = purse.senders(options, token)
+    async with open_block_nursery() as nursery:
+        # The prover needs seconds to start; nobody should have to wait for it.
+        if purse.vault.prover is not None:
+            nursery.start_soon(purse.vault.prover.start)
+        await take_up(screen, purse, senders)
+        async with dealing(
+            purse.wallet,
+            purse.vault,
+            purse.site.registry,
+            senders,
+            journal,
+            private=options.private,
+        ) as dealer:
+            yield dealer
+        nursery.cancel_scope.cancel()
 
 
 async def fee_line(

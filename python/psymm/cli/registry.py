@@ -98,19 +98,22 @@ async def _write(
     plain: bool = False,
 ) -> None:
     from psymm.chain.registry import Role, checked_endpoint
-    from psymm.cli.site import open_site, open_wallet
+    from psymm.cli.site import expect_coins, look_before_asking, open_site, open_wallet
     from psymm.sockets.dialling import check_plain
 
     if endpoint is not None:
         checked_endpoint(endpoint)
         await check_plain(endpoint, plain)
+    look_before_asking(home, deployment_file, rpc_url)
     wallet = await open_wallet(home, ask_password(password_fd))
     async with open_site(home, deployment_file, rpc_url) as site:
         price = (await site.chain.fees()).max_wei
         action = f"Entering {wallet.address} as {role} at {endpoint}"
         if endpoint is None:
             action = f"Removing {wallet.address} as {role}"
-        confirm_cost(screen, action, Cost(REGISTRATION_GAS, price, 15.0), yes)
+        cost = Cost(REGISTRATION_GAS, price, 15.0)
+        await expect_coins(site.chain, wallet.address, cost)
+        confirm_cost(screen, action, cost, yes)
         kind = Role[role.upper()]
         if endpoint is None:
             receipt = await site.registry.remove(wallet, kind)

@@ -83,6 +83,9 @@ def relayer(
     The wallet in --home pays the gas and gets the fees. What is under way survives a restart.
     """
     start_logging(screen.as_json)
+    from psymm.cli.site import look_before_asking
+
+    prices = _prices(look_before_asking(home, deployment_file, rpc_url), fees, rates)
     password = ask_password(password_fd)
 
     async def service(ready: Ready) -> None:
@@ -93,7 +96,7 @@ def relayer(
         certificate = None if tls is None else tls.certificate()
         wallet = await open_wallet(home, password)
         async with open_site(home, deployment_file, rpc_url) as site:
-            config = RelayerConfig(prices=_prices(site.deployment, fees, rates), queue=queue)
+            config = RelayerConfig(prices=prices, queue=queue)
             store = await trio.to_thread.run_sync(
                 Store,
                 home.relayer,

@@ -25,6 +25,7 @@ Unknown keys are refused by name, and so is a step that refers to an order that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_UP, Decimal, InvalidOperation
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
+from psymm.api.amounts import scaled
 from psymm.cli.configuration import read_toml
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.output import Screen, plain
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 BPS: Final = 10_000
 SLIPPAGE: Final = Decimal("0.05")
 """How much worse a quote may be than the price shown before, unless said otherwise."""
+_MOST_DIGITS: Final = 40
+"""In front of the point: more than any amount of anything."""
 _KEYS: Final = {
     "order": (
         "name symbol side quantity limit_bps cancel_after_s expect fills life_s",
@@ -97,7 +101,7 @@ def single_trades(buys: Sequence[str], sells: Sequence[str], hold_s: float) -> l
     for side, texts in (("buy", buys), ("sell", sells)):
         for text in texts:
             symbol, sign, quantity = text.partition("=")
-            if not sign:
+            if not sign or not symbol:
                 raise CommandError("usage", f"{text!r} is not SYMBOL=QUANTITY.", Exit.USAGE)
             name = f"{side}{len(steps) + 1}"
             table = {"do": "order", "name": name, "symbol": symbol, "side": side}
@@ -347,13 +351,16 @@ def _step(where: str, raw: object) -> Step:
     quantity = _decimal(where, raw, "quantity")
     if quantity is not None and quantity <= 0:
         raise _bad(f"{where}: quantity must be above zero")
+    symbol = _text(where, raw, "symbol")
+    if not symbol.isascii() or not symbol.isprintable() or " " in symbol:
+        raise _bad(f"{where}: symbol is printable ASCII without spaces")
     fills = raw.get("fills")
     if fills is not None and (not isinstance(fills, int) or isinstance(fills, bool) or fills < 0):
         raise _bad(f"{where}: fills is a whole number")
     return Step(
         do=raw["do"],
         name=_text(where, raw, "name"),
-        symbol=_text(where, raw, "symbol"),
+        symbol=symbol,
         side=side,
         quantity=quantity,
         limit_bps=_decimal(where, raw, "limit_bps"),
@@ -378,11 +385,15 @@ def _decimal(where: str, raw: Mapping[str, Any], name: str) -> Decimal | None:
     if value is None:
         return None
     try:
-        if isinstance(value, str) and (number := Decimal(value)).is_finite():
-            return number
-    except InvalidOperation:
+        # Decimal takes digits of every script, and underscores; nobody means those.
+        if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value):
+            number = Decimal(value)
+            if number.is_finite() and number.adjusted() < _MOST_DIGITS:
+                scaled(number)
+                return number
+    except (InvalidOperation, ValueError):
         pass
-    raise _bad(f'{where}: {name} is a decimal in quotes, like {name} = "1.5"')
+    raise _bad(f'{where}: {name} is a decimal of at most 18 places in quotes, like {name} = "1.5"')
 
 
 def _seconds(where: str, raw: Mapping[str, Any], name: str) -> float | None:

@@ -12,7 +12,6 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.earlier import take_up
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
@@ -30,11 +29,15 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
-from psymm.cli.purse import SendingOptions, open_purse, sending_options
+from psymm.cli.purse import Purse, SendingOptions, open_business, open_purse, sending_options
+from psymm.cli.remedies import command, example_config, home_words
+from psymm.cli.site import look_before_asking
 from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
 
 if TYPE_CHECKING:
+    from psymm.chain.deployment import TokenInfo
     from psymm.cli.maker import Maker
+    from psymm.cli.market import Market
     from psymm.session.protection import KillSwitch
 
 
@@ -78,7 +81,7 @@ if TYPE_CHECKING:
 @metrics_option
 @click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Terms, prices and style (TOML; the module psymm.cli.market says which keys).",
 )
 @click.option("--register", is_flag=True, help="Enter the registry once it answers.")
@@ -115,48 +118,40 @@ def solver(
     if context.invoked_subcommand is not None:
         return
     if config is None:
-        raise CommandError("usage", "Say with --config how to make markets.", Exit.USAGE)
+        example = Path("maker.toml")
+        raise CommandError(
+            "usage",
+            f"Say with --config how to make markets. An example: `{example_config(example)}`.",
+            Exit.USAGE,
+        )
+    if not config.exists():
+        raise CommandError(
+            "no-config", f"{config} does not exist. Next: `{example_config(config)}`.", Exit.USAGE
+        )
+    from psymm.cli.market import load_market
+
+    deployment = look_before_asking(home, deployment_file, rpc_url)
+    market = load_market(config, deployment, time.time_ns())
     start_logging(screen.as_json)
     password = ask_password(password_fd)
 
     makers: list[Maker] = []
 
     async def service(ready: Ready) -> None:
-        from psymm.api.dealer import dealing
         from psymm.cli.maker import Maker
-        from psymm.cli.market import load_market
         from psymm.session.metrics import Metrics
         from psymm.session.scrape import serve_metrics
         from psymm.sockets.admission import AdmissionLimits
 
         certificate = None if tls is None else tls.certificate()
         async with open_purse(home, deployment_file, rpc_url, password) as purse:
-            market = load_market(config, purse.site.deployment, time.time_ns())
             token = purse.token(market.terms.collateral.token)
-            senders = purse.senders(sending, token)
-            await take_up(screen, purse, senders)
-            balance = await purse.vault.balance(token.address)
-            screen.event(
-                "funds",
-                f"{format_amount(balance.available, token.decimals)} {token.symbol} in custody, "
-                f"{format_amount(market.put_up, token.decimals)} for each trader",
-                available=str(balance.available),
-                putUp=str(market.put_up),
-            )
+            _say_terms(screen, market)
             async with (
-                dealing(
-                    purse.wallet,
-                    purse.vault,
-                    purse.site.registry,
-                    senders,
-                    home.journal,
-                    private=sending.private,
-                ) as dealer,
+                open_business(screen, purse, sending, token, home.journal) as dealer,
                 trio.open_nursery() as nursery,
             ):
-                # The prover needs seconds to start; a trader should not have to wait for it.
-                if purse.vault.prover is not None:
-                    nursery.start_soon(purse.vault.prover.start)
+                await _say_funds(screen, home, purse, token, market.put_up)
                 maker = Maker(
                     dealer,
                     market,
@@ -222,6 +217,42 @@ def solver(
     run_daemon(screen, "solver", service, until_stdin_closes, leave)
 
 
+def _say_terms(screen: Screen, market: Market) -> None:
+    """What every trader is offered, in the words of the side that offers it."""
+    from psymm.api.words import own_terms_in_words
+
+    words = own_terms_in_words(market.terms, market.put_up)
+    if screen.as_json:
+        screen.event("terms", "", termsHash=market.terms.hash, words=words)
+        return
+    screen.say(f"your terms 0x{market.terms.hash.hex()}:")
+    for line in words:
+        screen.event("terms", f"  {line}")
+
+
+async def _say_funds(
+    screen: Screen, home: Home, purse: Purse, token: TokenInfo, put_up: int
+) -> None:
+    """What there is to put up, and how to get more where it is not enough for one trader."""
+    available = (await purse.vault.balance(token.address)).available
+    screen.event(
+        "funds",
+        f"{format_amount(available, token.decimals)} {token.symbol} in custody, "
+        f"{format_amount(put_up, token.decimals)} for each trader",
+        available=str(available),
+        putUp=str(put_up),
+    )
+    if available < put_up:
+        lacking = format_amount(put_up - available, token.decimals)
+        more = command("deposit", lacking, *home_words(home))
+        screen.event(
+            "funds-low",
+            "that is not enough for one trader, so all are refused until there is more. "
+            f"Next, in another terminal: `{more}`.",
+            lacking=str(put_up - available),
+        )
+
+
 async def _kill_on_signal(
     maker: Maker,
     screen: Screen,
@@ -248,6 +279,54 @@ def kill(screen: Screen, home: Home, reason: str) -> None:
     switch = _switch_of(home)
     switch.kill(reason)
     screen.result(f"Killed: {switch.reason}.", killed=True, reason=switch.reason)
+
+
+@solver.command()
+@json_option
+@home_option
+def status(screen: Screen, home: Home) -> None:
+    """Shows the kill switch and the custodies that are open. Works beside the running solver."""
+    trio.run(_status, screen, home)
+
+
+async def _status(screen: Screen, home: Home) -> None:
+    from psymm.session.left import left_of
+    from psymm.transcript.opening import SOLVER, TRADER
+    from psymm.transcript.reader import open_journal_reader
+
+    async with open_journal_reader(home.journal) as journal:
+        rows = [row for row in await journal.custodies() if row.lane == SOLVER]
+    held = [row for row in rows if row.state not in ("meeting", "closed")]
+    reason = _switch_of(home).reason
+    screen.table(
+        ("custody", "trader", "state", "put up", "frames"),
+        [
+            (
+                "0x" + row.opening.custody.hex()[:16] + "…",
+                row.opening.wallet_address(TRADER),
+                row.state,
+                format_amount(row.ours, left_of(row).decimals),
+                str(row.frames),
+            )
+            for row in held
+        ],
+    )
+    killed = "" if reason is None else f" The kill switch is on: {reason}."
+    screen.result(
+        f"{len(held)} custodies are open, {len(rows) - len(held)} have ended.{killed}",
+        open=[
+            {
+                "custody": row.opening.custody,
+                "trader": row.opening.wallet_address(TRADER),
+                "state": row.state,
+                "putUp": str(row.ours),
+                "frames": row.frames,
+            }
+            for row in held
+        ],
+        ended=len(rows) - len(held),
+        killed=reason,
+    )
 
 
 @solver.command()

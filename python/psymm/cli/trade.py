@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -16,7 +17,6 @@ import trio
 from psymm.cli.choice import Choice
 from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
-from psymm.cli.earlier import take_up
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.left import last_words, telling_left
@@ -24,21 +24,24 @@ from psymm.cli.logs import start_logging
 from psymm.cli.options import (
     Command,
     deployment_option,
+    finite_seconds,
     home_option,
     json_option,
     password_option,
     rpc_option,
     yes_option,
 )
-from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount
+from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount, plain
 from psymm.cli.password import ask_password
 from psymm.cli.policy import load_policy
 from psymm.cli.purse import (
     BLOCK_S,
     PROOF_S,
+    OpenPurse,
     Purse,
     SendingOptions,
     fee_line,
+    open_business,
     open_purse,
     sending_options,
 )
@@ -50,6 +53,7 @@ from psymm.cli.scenario import (
     planned_orders,
     single_trades,
 )
+from psymm.cli.site import expect_coins, look_before_asking, token_of
 from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
@@ -75,16 +79,24 @@ def _share(_context: click.Context, _option: click.Parameter, text: str) -> Deci
 
 @dataclass(frozen=True)
 class Wish:
-    """What the command line asks for."""
+    """What the command line asks for, checked. units: what to put up, 0 where a custody is resumed.
+    policy: with the token and the symbols of the orders."""
 
     steps: list[Step]
-    collateral: str | None
+    token: TokenInfo
+    units: int
     solver: str | None
     resume: str | None
     settle: bool
     transcript: Path | None
     policy: TraderPolicy
     slippage: Decimal
+    sending: SendingOptions
+    yes: bool
+
+    @property
+    def orders(self) -> list[Step]:
+        return [step for step in self.steps if step.do == "order"]
 
 
 @click.command(cls=Command)
@@ -107,7 +119,12 @@ class Wish:
 @click.option("--buy", "buys", multiple=True, metavar="SYMBOL=QUANTITY", help="Buy at a quote.")
 @click.option("--sell", "sells", multiple=True, metavar="SYMBOL=QUANTITY", help="Sell at a quote.")
 @click.option(
-    "--hold", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Before closing."
+    "--hold",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    callback=finite_seconds,
+    help="Before closing.",
 )
 @click.option("--solver", default=None, metavar="ADDRESS", help="Take this one, not the best.")
 @click.option("--resume", default=None, metavar="CUSTODY", help="Go on with one of the journal.")
@@ -184,11 +201,32 @@ def trade(
         steps = single_trades(buys, sells, hold) if buys or sells else []
     if not steps and resume is None:
         raise CommandError("usage", "Say what to trade: --scenario, --buy, --sell.", Exit.USAGE)
-    start_logging(screen.as_json, "warning")
+    from psymm.chain.abi import checksummed
+
+    if resume is not None and not re.fullmatch("(0x)?[0-9a-fA-F]{1,64}", resume):
+        raise CommandError("usage", "--resume takes a custody's id, or its start.", Exit.USAGE)
+    named = None if solver is None else checksummed("solver", solver)
     found = policy_file or (home.policy if home.policy.exists() else None)
     policy = load_policy(found, max_fees)
-    wish = Wish(steps, collateral, solver, resume, not no_settle, transcript, policy, slippage)
+    info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
+    if sending.max_fee is not None:
+        parse_amount(sending.max_fee, info.decimals)
+    wish = Wish(
+        steps=steps,
+        token=info,
+        units=0 if resume is not None else parse_amount(collateral or "", info.decimals),
+        solver=named,
+        resume=resume,
+        settle=not no_settle,
+        transcript=transcript,
+        policy=_policy(policy, steps, info),
+        slippage=slippage,
+        sending=sending,
+        yes=yes,
+    )
+    start_logging(screen.as_json, "warning")
     password = ask_password(password_fd)
+    opening = partial(open_purse, home, deployment_file, rpc_url, password)
 
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
@@ -196,112 +234,83 @@ def trade(
 
         async def run() -> None:
             async with end_early(until_stdin_closes):
-                await _trade(
-                    screen,
-                    home,
-                    deployment_file,
-                    rpc_url,
-                    password,
-                    yes,
-                    sending,
-                    token,
-                    wish,
-                    left,
-                )
+                await _trade(screen, home, opening, wish, left)
 
         trio.run(run)
 
 
 async def _trade(
-    screen: Screen,
-    home: Home,
-    deployment_file: Path | None,
-    rpc_url: str | None,
-    password: str,
-    yes: bool,
-    sending: SendingOptions,
-    token: str | None,
-    wish: Wish,
-    left: list[LeftOpen],
+    screen: Screen, home: Home, opening: OpenPurse, wish: Wish, left: list[LeftOpen]
 ) -> None:
-    from psymm.api.dealer import dealing
     from psymm.api.ended import deliver_ended
     from psymm.api.trader import connect
+    from psymm.terms import Terms
 
+    info, sending = wish.token, wish.sending
+    tls = trusted(sending.tls_ca)
     async with (
-        open_purse(home, deployment_file, rpc_url, password) as purse,
+        opening() as purse,
+        open_business(screen, purse, sending, info, home.journal) as dealer,
+        telling_left(screen, dealer.journal, wish.resume, left),
         trio.open_nursery() as nursery,
     ):
-        # The prover needs seconds to start; solvers can be asked meanwhile.
-        if purse.vault.prover is not None:
-            nursery.start_soon(purse.vault.prover.start)
-        info = purse.token(token)
-        tls = trusted(sending.tls_ca)
-        senders = purse.senders(sending, info)
-        await take_up(screen, purse, senders)
-        async with (
-            dealing(
-                purse.wallet,
-                purse.vault,
-                purse.site.registry,
-                senders,
-                home.journal,
-                private=sending.private,
-            ) as dealer,
-            telling_left(screen, dealer.journal, wish.resume, left),
-        ):
-            # What an earlier run signed last may not have got through.
-            bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
-            known = None
-            shown: Mapping[str, Indicative] = {}
-            if wish.resume is not None:
-                known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
-                if known.state == "closed":
-                    await bringing()
-                    raise CommandError(
-                        "session-closed",
-                        "This custody was settled; nothing is left to go on with.",
-                    )
-                solver: Offer | Party = await dealer.solver(known.opening.wallet_address(1))
-                units, policy = known.ours, None
-                screen.event(
-                    "terms-kept",
-                    "the custody keeps the terms that it began with; the policy is not asked again",
-                    termsHash=known.opening.terms_hash,
+        # What an earlier run signed last may not have got through.
+        bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
+        known = None
+        amount = format_amount(wish.units, info.decimals)
+        choice = Choice(screen, dealer, wish.policy, amount, tls, sending.plain)
+        shown: Mapping[str, Indicative] = {}
+        if wish.resume is not None:
+            known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
+            if known.state == "closed":
+                await bringing()
+                raise CommandError(
+                    "session-closed",
+                    "This custody was settled; nothing is left to go on with.",
                 )
-            else:
-                units = parse_amount(wish.collateral or "", info.decimals)
-                policy = _policy(wish, info)
-                amount = format_amount(units, info.decimals)
-                choice = Choice(screen, dealer, policy, amount, tls, sending.plain)
-                solver, shown = await choice.make(wish.steps, wish.solver)
-                await _confirm(screen, purse, sending, info, units, yes)
-            await nursery.start(bringing)
-            async with connect(
-                dealer,
-                solver,
-                collateral=format_amount(units, info.decimals),
-                policy=policy,
-                orders=planned_orders(wish.steps),
-                resume=known,
-                tls=tls,
-                plain=sending.plain,
-                heard=partial(_heard, screen),
-            ) as session:
-                screen.event(
-                    "trading",
-                    f"trading in custody 0x{session.custody.hex()}",
-                    custody=session.custody,
-                    solver=session.solver,
-                )
-                screen.event(
-                    "holding-back",
-                    "either side can hold a frame back for at most T = "
-                    f"{session.acknowledgement_s:g} s; price it: see docs/guarantees.md",
-                    acknowledgementNs=str(session.terms.timeouts.acknowledgement),
-                )
-                await _session(screen, home, dealer, session, info, wish, shown)
-            nursery.cancel_scope.cancel()
+            entry = await dealer.solver(known.opening.wallet_address(1))
+            solver: Offer | Party = entry
+            units, policy = known.ours, None
+            screen.event(
+                "terms-kept",
+                "the custody keeps the terms that it began with; the policy is not asked again",
+                termsHash=known.opening.terms_hash,
+            )
+            if wish.orders:
+                choice = replace(choice, collateral=format_amount(units, info.decimals))
+                kept = Terms.parse(known.opening.terms)
+                shown = await choice.again(entry, kept, wish.steps)
+                _confirm_orders(screen, wish)
+        else:
+            units, policy = wish.units, wish.policy
+            solver, shown = await choice.make(wish.steps, wish.solver)
+            await _confirm(screen, purse, wish)
+        await nursery.start(bringing)
+        async with connect(
+            dealer,
+            solver,
+            collateral=format_amount(units, info.decimals),
+            policy=policy,
+            orders=planned_orders(wish.steps),
+            resume=known,
+            tls=tls,
+            plain=sending.plain,
+            heard=partial(_heard, screen),
+        ) as session:
+            screen.event(
+                "trading",
+                f"trading in custody 0x{session.custody.hex()}",
+                custody=session.custody,
+                solver=session.solver,
+            )
+            screen.event(
+                "holding-back",
+                "either side can hold a frame back for at most T = "
+                f"{session.acknowledgement_s:g} s; price it: psymm docs guarantees",
+                acknowledgementNs=str(session.terms.timeouts.acknowledgement),
+            )
+            await _session(screen, home, dealer, session, wish, shown)
+        nursery.cancel_scope.cancel()
 
 
 async def _session(
@@ -309,13 +318,13 @@ async def _session(
     home: Home,
     dealer: Dealer,
     session: Session,
-    info: TokenInfo,
     wish: Wish,
     shown: Mapping[str, Indicative],
 ) -> None:
     from psymm.rulebook import Lane
     from psymm.transcript.file import export
 
+    info = wish.token
     trading = Trading(session, screen, shown, wish.slippage)
     path = wish.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
     try:
@@ -357,33 +366,35 @@ async def _session(
     )
 
 
-def _policy(wish: Wish, info: TokenInfo) -> TraderPolicy:
+def _policy(policy: TraderPolicy, steps: Sequence[Step], info: TokenInfo) -> TraderPolicy:
     """The policy with what the command line names: the token, and the symbols of its orders."""
-    symbols = tuple(dict.fromkeys(one.symbol for one in wish.steps if one.symbol))
-    return replace(wish.policy, token=info.address, decimals=info.decimals, symbols=symbols)
+    symbols = tuple(dict.fromkeys(one.symbol for one in steps if one.symbol))
+    return replace(policy, token=info.address, decimals=info.decimals, symbols=symbols)
 
 
-async def _confirm(
-    screen: Screen,
-    purse: Purse,
-    sending: SendingOptions,
-    info: TokenInfo,
-    units: int,
-    yes: bool,
-) -> None:
+async def _confirm(screen: Screen, purse: Purse, wish: Wish) -> None:
+    """Says what putting up costs and asks, once all is there for it."""
     from psymm.custody.errors import FundsTooLow
 
+    info = wish.token
     balance = await purse.vault.balance(info.address)
-    if balance.available < units:
-        raise FundsTooLow(info.address, units, balance.available, balance.under_way)
-    fee = await fee_line(screen, purse, sending, "ctc", info)
+    if balance.available < wish.units:
+        raise FundsTooLow(info.address, wish.units, balance.available, balance.under_way)
+    fee = await fee_line(screen, purse, wish.sending, "ctc", info)
     price = (await purse.site.chain.fees()).max_wei
-    action = f"Putting up {format_amount(units, info.decimals)} {info.symbol}"
+    action = f"Putting up {format_amount(wish.units, info.decimals)} {info.symbol}"
     # Own and the solver's funding, then the settlement: three proofs, three transactions.
     seconds = 3 * (PROOF_S + BLOCK_S)
-    confirm_cost(
-        screen, action, Cost(0 if fee is not None else 2_400_000, price, seconds, fee), yes
-    )
+    cost = Cost(0 if fee is not None else 2_400_000, price, seconds, fee)
+    await expect_coins(purse.site.chain, purse.wallet.address, cost)
+    confirm_cost(screen, action, cost, wish.yes)
+
+
+def _confirm_orders(screen: Screen, wish: Wish) -> None:
+    """Asks before orders are sent in a custody that holds collateral already."""
+    listed = ", ".join(f"{one.side} {plain(one.quantity)} {one.symbol}" for one in wish.orders)
+    action = f"Ordering in that custody: {listed}"
+    confirm_cost(screen, action, Cost(0, 0, BLOCK_S if wish.settle else 0.0), wish.yes)
 
 
 def _heard(screen: Screen, event: Event | Lost) -> None:

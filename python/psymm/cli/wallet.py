@@ -107,8 +107,10 @@ def address(screen: Screen, home: Home, password_fd: int | None) -> None:
     It needs the password: what the keystore's file states can be changed by anyone who can write
     it, and money would be sent there.
     """
+    from psymm.cli.site import expect_wallet
     from psymm.wallet import load_keystore
 
+    expect_wallet(home)
     opened = trio.run(load_keystore, home.keystore, ask_password(password_fd))
     screen.result(opened.address, address=opened.address)
 
@@ -119,8 +121,10 @@ def address(screen: Screen, home: Home, password_fd: int | None) -> None:
 @password_option
 def public_key(screen: Screen, home: Home, password_fd: int | None) -> None:
     """Shows address and public key (x‖y), as the registry needs them."""
+    from psymm.cli.site import expect_wallet
     from psymm.wallet import load_keystore
 
+    expect_wallet(home)
     opened = trio.run(load_keystore, home.keystore, ask_password(password_fd))
     _show(screen, home, opened.address, opened.public_key)
 

@@ -16,6 +16,7 @@ from psymm.cli.home import Home
 from psymm.cli.options import (
     Command,
     deployment_option,
+    finite_seconds,
     home_option,
     json_option,
     password_option,
@@ -27,12 +28,14 @@ from psymm.cli.password import ask_password
 from psymm.cli.purse import (
     BLOCK_S,
     PROOF_S,
+    OpenPurse,
     Purse,
     SendingOptions,
     fee_line,
     open_purse,
     sending_options,
 )
+from psymm.cli.site import expect_coins, look_before_asking, token_of
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
@@ -55,6 +58,7 @@ _GAS = 1_200_000
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
+    callback=finite_seconds,
     help="Wait a random time up to this between two parts.",
 )
 @click.argument("parts", nargs=-1, required=True, metavar="ADDRESS=AMOUNT…")
@@ -76,42 +80,29 @@ def withdraw(
     out of each amount. Addresses that were never used, parts of common sizes and time between them
     keep it that way; what would give you away is said before anything is sent.
     """
+    info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
+    wanted = _wanted(info, parts)
+    if sending.max_fee is not None:
+        parse_amount(sending.max_fee, info.decimals)
     password = ask_password(password_fd)
-    trio.run(
-        partial(
-            _withdraw,
-            screen,
-            home,
-            deployment_file,
-            rpc_url,
-            password,
-            yes,
-            sending,
-            token,
-            pause,
-            parts,
-        )
-    )
+    opening = partial(open_purse, home, deployment_file, rpc_url, password)
+    trio.run(_withdraw, screen, opening, sending, info, wanted, pause, yes)
 
 
 async def _withdraw(
     screen: Screen,
-    home: Home,
-    deployment_file: Path | None,
-    rpc_url: str | None,
-    password: str,
-    yes: bool,
+    opening: OpenPurse,
     sending: SendingOptions,
-    token: str | None,
+    info: TokenInfo,
+    wanted: list[tuple[str, int | None]],
     pause: float,
-    texts: tuple[str, ...],
+    yes: bool,
 ) -> None:
-    async with open_purse(home, deployment_file, rpc_url, password) as purse:
-        info = purse.token(token)
+    async with opening() as purse:
         earlier = await take_up(screen, purse, purse.senders(sending, info))
-        if _refused_again(screen, purse, info, texts, earlier):
+        if _refused_again(screen, purse, info, wanted, earlier):
             return
-        parts = await _parts(purse, info, texts)
+        parts = await _parts(purse, info, wanted)
         total = sum(units for _, units in parts)
         await _warn(screen, purse, info, parts)
         fee = await fee_line(screen, purse, sending, "cta", info)
@@ -121,8 +112,9 @@ async def _withdraw(
             f"Withdrawing {format_amount(total, info.decimals)} {info.symbol} "
             f"in {len(parts)} part{'s' if len(parts) > 1 else ''}"
         )
-        gas = 0 if fee is not None else _GAS * len(parts)
-        confirm_cost(screen, action, Cost(gas, price, seconds, fee), yes)
+        cost = Cost(0 if fee is not None else _GAS * len(parts), price, seconds, fee)
+        await expect_coins(purse.site.chain, purse.wallet.address, cost)
+        confirm_cost(screen, action, cost, yes)
 
         done: list[Value] = []
         for at, (recipient, units) in enumerate(parts):
@@ -165,21 +157,14 @@ def _refused_again(
     screen: Screen,
     purse: Purse,
     info: TokenInfo,
-    texts: tuple[str, ...],
+    wanted: list[tuple[str, int | None]],
     earlier: dict[Asked, Move],
 ) -> bool:
     """Whether an earlier withdrawal does one of these parts; raises where it is under way.
 
     `rest` is a part of any amount: what it was then, is not to be found in the notes now.
     """
-    from psymm.chain.abi import checksummed
-
-    for text in texts:
-        address, sign, amount = text.partition("=")
-        if not sign:
-            continue  # refused by its own words later
-        recipient = checksummed("recipient", address)
-        units = None if amount == "rest" else parse_amount(amount, info.decimals)
+    for recipient, units in wanted:
         like = [
             (asked, move)
             for asked, move in earlier.items()
@@ -214,27 +199,35 @@ async def _warn(
         screen.event("warning", f"privacy: {one.text}", code=one.code, warning=one.text)
 
 
-async def _parts(purse: Purse, info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int]]:
-    """(recipient, units) of each part; `rest` is what is spendable beyond the others."""
+def _wanted(info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int | None]]:
+    """(recipient, units) of each part, None for `rest`. Raises CommandError `usage`, `bad-amount`
+    (exit 2), CallInvalid for what is no address."""
     from psymm.chain.abi import checksummed
-    from psymm.custody.errors import FundsTooLow
 
-    balance = await purse.vault.balance(info.address)
-    found: list[tuple[str, int]] = []
+    found: list[tuple[str, int | None]] = []
     for at, text in enumerate(texts):
         address, sign, amount = text.partition("=")
         if not sign:
             raise CommandError("usage", f"{text!r} is not ADDRESS=AMOUNT.", Exit.USAGE)
-        if amount == "rest":
-            if at != len(texts) - 1:
-                raise CommandError("usage", "Only the last part can be `rest`.", Exit.USAGE)
-            units = balance.available - sum(one for _, one in found)
-            if units <= 0:
-                raise FundsTooLow(info.address, 1, max(units, 0), balance.under_way)
-        else:
-            units = parse_amount(amount, info.decimals)
+        rest = amount == "rest"
+        if rest and at != len(texts) - 1:
+            raise CommandError("usage", "Only the last part can be `rest`.", Exit.USAGE)
+        units = None if rest else parse_amount(amount, info.decimals)
         found.append((checksummed("recipient", address), units))
-    total = sum(units for _, units in found)
-    if total > balance.available:
-        raise FundsTooLow(info.address, total, balance.available, balance.under_way)
     return found
+
+
+async def _parts(
+    purse: Purse, info: TokenInfo, wanted: list[tuple[str, int | None]]
+) -> list[tuple[str, int]]:
+    """The parts, `rest` being what is spendable beyond the others. Raises FundsTooLow."""
+    from psymm.custody.errors import FundsTooLow
+
+    balance = await purse.vault.balance(info.address)
+    named = sum(units or 0 for _, units in wanted)
+    rest = balance.available - named
+    if rest < 0:
+        raise FundsTooLow(info.address, named, balance.available, balance.under_way)
+    if rest == 0 and wanted[-1][1] is None:
+        raise FundsTooLow(info.address, named + 1, balance.available, balance.under_way)
+    return [(recipient, rest if units is None else units) for recipient, units in wanted]

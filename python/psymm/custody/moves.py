@@ -1019,16 +1019,17 @@ async def open_vault(
         raise NoteInvalid("viewing key", "is another wallet's or another deployment's")
     if home is not None:
         await trio.to_thread.run_sync(private_directory, home)
-    tree = await open_tree(
-        deployment.pool(chain),
-        deployment.first_block,
-        depth=depth,
-        path=home / "tree.sqlite" if home else None,
-    )
+    # The store first: who holds it writes the tree's file, too.
+    store = await open_store(view, home / "notes.sqlite" if home else None)
     try:
-        store = await open_store(view, home / "notes.sqlite" if home else None)
+        tree = await open_tree(
+            deployment.pool(chain),
+            deployment.first_block,
+            depth=depth,
+            path=home / "tree.sqlite" if home else None,
+        )
     except BaseException:
-        await tree.aclose()
+        await store.aclose()
         raise
     vault = Vault(wallet, view, deployment, tree, store, prover)
     try:

@@ -1,0 +1,172 @@
+"""The next command, where an error has one clear way out: what is missing is made by it.
+
+Each is a whole command line that works when it is pasted into the shell that the failed one was
+typed into. Test tokens and daemons are named on the development chain only: elsewhere nobody makes
+coins, and which solver or relayer to run is no question of a missing command.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import click
+
+from psymm.cli.exits import CommandError, leaves
+from psymm.cli.home import Home, default_home
+from psymm.cli.options import TYPED
+from psymm.cli.output import format_amount
+
+if TYPE_CHECKING:
+    from psymm.chain.deployment import Deployment
+
+DEVNET: Final = 31337
+DEVNET_URL: Final = "http://127.0.0.1:8545"
+_WEI: Final = 10**18
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+
+def command(*words: str | Path) -> str:
+    """`psymm …` as a shell takes it."""
+    return shlex.join(["psymm", *map(str, words)])
+
+
+def again(*more: str) -> str:
+    """How to repeat the command that runs now with more words. A node's address that was typed is
+    not repeated where it may be a key."""
+    context = click.get_current_context(silent=True)
+    typed = () if context is None else context.meta.get(TYPED, ())
+    if not typed or any("://" in one and not _local(one.partition("=")[2] or one) for one in typed):
+        return f"the same command with {' '.join(more)}"
+    return f"`{command(*typed, *more)}`"
+
+
+def home_words(home: Home) -> list[str]:
+    """--home, unless the home is the one that is taken anyway."""
+    try:
+        usual = home.path == default_home()
+    except RuntimeError:
+        usual = False
+    return [] if usual else ["--home", str(home.path)]
+
+
+def node_words(url: str | None) -> list[str]:
+    """--rpc of a node on this machine. Others are not written out: an address may be a key."""
+    return ["--rpc", url] if url is not None and _local(url) else []
+
+
+def no_wallet(home: Home) -> str:
+    return command("wallet", "new", *home_words(home))
+
+
+def no_deployment(home: Home, rpc_url: str | None) -> str:
+    words = ["deploy", "--test-token", "pUSD:6", *home_words(home)]
+    return command(*words, *node_words(rpc_url))
+
+
+@contextmanager
+def next_commands(
+    home: Home,
+    url: str | None,
+    rpc_url: str | None,
+    chain_id: int | None,
+    deployment: Deployment | None,
+) -> Iterator[None]:
+    """What ends the block gets a note with the next command, where there is one.
+
+    url: the node's; rpc_url: what the command line says, None where the home names it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for leaf in leaves(error):
+            found = _next(leaf, home, url, rpc_url, chain_id, deployment)
+            if found is not None:
+                leaf.add_note(found)
+        raise
+
+
+def no_journal(home: Home) -> str:
+    if not home.keystore.exists():
+        return f"The home is empty. Next: `{no_wallet(home)}`."
+    return "The first trade makes it. Next: `psymm docs readme`."
+
+
+def example_config(path: Path) -> str:
+    """Writes the example of a market maker's configuration."""
+    return f"psymm docs maker.toml > {shlex.quote(str(path))}"
+
+
+def no_node() -> str:
+    return f"export PSYMM_RPC={DEVNET_URL}"
+
+
+def _next(
+    error: BaseException,
+    home: Home,
+    url: str | None,
+    rpc_url: str | None,
+    chain_id: int | None,
+    deployment: Deployment | None,
+) -> str | None:
+    from psymm.chain import errors as chain
+    from psymm.custody.errors import FundsTooLow
+    from psymm.relayer.errors import NoRelayer
+
+    here = [*home_words(home), *node_words(rpc_url)]
+    made = chain_id == DEVNET
+    match error:
+        case chain.ChainDown() if url is not None and _local(url):
+            port = urlsplit(url).port
+            words = ["devnet"] if port in (None, 8545) else ["devnet", "--port", str(port)]
+            return f"Next, in another terminal: `{command(*words)}`."
+        case chain.WalletWithoutGas() if made:
+            ether = str(max(10, 2 * -(-error.needed_wei // _WEI)))
+            words = ["devnet", "fund", error.address, "--ether", ether]
+            return f"Next: `{command(*words, *here)}`."
+        case chain.TokenBalanceTooLow() if made and deployment is not None:
+            amount = _tokens(deployment, error.token, error.needed - error.balance)
+            if amount is None:
+                return None
+            token = ["--token", error.token, "--amount", amount]
+            return f"Next: `{command('devnet', 'fund', error.owner, *token, *here)}`."
+        case FundsTooLow() if deployment is not None and error.needed > error.available:
+            amount = _tokens(deployment, error.token, error.needed - error.available)
+            if amount is None:
+                return None
+            token = [] if len(deployment.tokens) == 1 else ["--token", error.token]
+            return f"Next: `{command('deposit', amount, *token, *here)}`."
+        case chain.DeploymentInvalid() if made and "there is no contract" in error.reason:
+            return (
+                "A development chain that is started anew has forgotten its contracts, unless"
+                f" `psymm devnet --state FILE` kept them. Next: `{no_deployment(home, rpc_url)}`."
+            )
+        case CommandError(code="no-solver") if made:
+            words = ["solver", "--config", "maker.toml", "--register", "--direct", "--home"]
+            there = ["--deployment", str(home.deployment), *node_words(url)]
+            return f"Next, in another terminal: `{command(*words, 'maker', *there)}`."
+        case NoRelayer() if made:
+            return f"Next: {again('--direct')}."
+    return None
+
+
+def _tokens(deployment: Deployment, address: str, units: int) -> str | None:
+    """Whole tokens of a token of the deployment; None for another."""
+    for one in deployment.tokens:
+        if one.address.lower() == address.lower():
+            return format_amount(units, one.decimals)
+    return None
+
+
+def _local(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        _ = parts.port
+    except ValueError:
+        return False
+    bare = not parts.username and not parts.query and parts.path in ("", "/")
+    return parts.hostname in _LOOPBACK and bare
