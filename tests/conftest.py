@@ -47,7 +47,7 @@ Direct = Callable[[], Awaitable[list[DirectSender]]]
 HANGS_S = {"slow": 3_600, "": 1_200}
 """After so long a test hangs; on a busy machine, too, none needs a third of it."""
 
-ONE_RUN = ("capi", "privacy", "relayer")
+ONE_RUN = ("capi", "privacy", "relayer", "wheel")
 """Rooms whose files share one costly fixture."""
 
 

@@ -257,17 +257,9 @@ def test_a_password_that_no_command_asks_for_is_not_read(tmp_path: Path, home: P
     os.close(write)
     for words in (("solver", "kill"), ("solver", "revive"), ("docs",)):
         ran = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "psymm",
-                *words,
-                "--home",
-                str(home),
-                "--password-fd",
-                str(read),
-            ],
+            [sys.executable, "-m", "psymm", *words, "--password-fd", str(read)],
             pass_fds=[read],
+            env=os.environ | {"PSYMM_HOME": str(home)},
             capture_output=True,
             text=True,
         )

@@ -112,6 +112,18 @@ async def test_what_does_not_fit_moves_nothing_and_what_stays_open_is_said(
                 (second,) = (one for one in lines if one.get("event") == "left-open")
                 assert second["custody"] in words
 
+                # An order is asked about here, too, with the price and the terms that it gets.
+                said = []
+                code, answer = await run(
+                    "trade", "--resume", second["custody"], "--buy", "X=1", said=said
+                )
+                assert (code, code_of(answer)) == (2, "confirmation-needed")
+                told = {str(one.get("event")): one for one in said}
+                assert told["round-trip"]["quantity"] == "1"
+                assert any("T = 10 s" in words for words in told["terms"]["words"])
+                assert told["cost"]["action"] == "Ordering in that custody: buy 1 X"
+                assert "trading" not in told
+
                 scenario = tmp_path / "wrong.toml"
                 scenario.write_text(
                     '[[step]]\ndo = "order"\nname = "a"\nsymbol = "X"\nside = "buy"\n'

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,61 +29,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as `make wheel` builds it, from what is built already."""
-    out = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run(
-        [sys.executable, "-m", "maturin", "build", "--release", "--quiet", "--out", str(out)],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stderr
-    (found,) = out.glob("*.whl")
-    return found
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a command of a new environment that holds the wheel and what it depends on."""
-    home = tmp_path_factory.mktemp("empty")
-    place = home / "venv"
-    venv.create(place, with_pip=True)
-    pinned = home / "pinned.txt"
-    pinned.write_text(
-        "\n".join(
-            line.split(" ")[0]
-            for line in (REPO / "requirements" / "dev.lock").read_text().splitlines()
-            if line and not line[0].isspace() and not line.startswith("#")
-        )
-    )
-    pip = [str(place / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    got = subprocess.run(
-        [*pip, "--constraint", str(pinned), str(wheel)], capture_output=True, text=True
-    )
-    assert got.returncode == 0, got.stderr
-    (home / "bin").mkdir()
-    environment = {
-        "PATH": f"{place / 'bin'}",
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-    }
-
-    def run(*command: str, **more: object) -> subprocess.CompletedProcess[str]:
-        program = str(place / "bin" / command[0])
-        return subprocess.run(
-            [program, *command[1:]],
-            env=environment | dict(more.get("env", {})),  # type: ignore[call-overload]
-            cwd=home,
-            capture_output=True,
-            text=True,
-            timeout=1_200,
-        )
-
-    return run
-
-
 def test_it_holds_abis_bytecode_circuits_and_keys_and_no_node_modules(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in (
@@ -99,10 +43,25 @@ def test_it_holds_abis_bytecode_circuits_and_keys_and_no_node_modules(wheel: Pat
         "psymm/py.typed",
         "psymm/_core.pyi",
         "psymm/include/psymm.h",
+        "psymm/docs/README.md",
+        "psymm/docs/guarantees.md",
+        "psymm/docs/what-you-lose.md",
     ):
         assert name in names
     assert not [name for name in names if "node_modules" in name]
     assert wheel.name.split("-")[2:4] == ["cp311", "abi3"]
+
+
+def test_it_shows_the_pages_that_it_came_with(installed: Run) -> None:
+    for page, name in (
+        ("readme", "README.md"),
+        ("guarantees", "docs/guarantees.md"),
+        ("what-you-lose", "docs/what-you-lose.md"),
+    ):
+        said = installed("psymm", "docs", page)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout == (REPO / name).read_text()
+        assert page in installed("psymm", "docs").stdout
 
 
 def test_it_imports_with_neither_rust_nor_node(installed: Run) -> None:
