@@ -85,6 +85,7 @@ def relayer(
     start_logging(screen.as_json)
     from psymm.cli.site import look_before_asking
 
+    certificate = None if tls is None else tls.certificate()
     prices = _prices(look_before_asking(home, deployment_file, rpc_url), fees, rates)
     password = ask_password(password_fd)
 
@@ -93,7 +94,6 @@ def relayer(
         from psymm.relayer.service import RelayerConfig, RelayerService
         from psymm.relayer.store import Store
 
-        certificate = None if tls is None else tls.certificate()
         wallet = await open_wallet(home, password)
         async with open_site(home, deployment_file, rpc_url) as site:
             config = RelayerConfig(prices=prices, queue=queue)

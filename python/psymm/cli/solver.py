@@ -124,6 +124,7 @@ def solver(
             f"Say with --config how to make markets. An example: `{example_config(example)}`.",
             Exit.USAGE,
         )
+    certificate = None if tls is None else tls.certificate()
     if not config.exists():
         raise CommandError(
             "no-config", f"{config} does not exist. Next: `{example_config(config)}`.", Exit.USAGE
@@ -143,7 +144,6 @@ def solver(
         from psymm.session.scrape import serve_metrics
         from psymm.sockets.admission import AdmissionLimits
 
-        certificate = None if tls is None else tls.certificate()
         async with open_purse(home, deployment_file, rpc_url, password) as purse:
             token = purse.token(market.terms.collateral.token)
             _say_terms(screen, market)
