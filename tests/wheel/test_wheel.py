@@ -60,7 +60,7 @@ def test_it_shows_the_pages_that_it_came_with(installed: Run) -> None:
     ):
         said = installed("psymm", "docs", page)
         assert said.returncode == 0, said.stderr
-        assert said.stdout == (REPO / name).read_text()
+        assert said.stdout.rstrip() == (REPO / name).read_text().rstrip()
         assert page in installed("psymm", "docs").stdout
 
 
