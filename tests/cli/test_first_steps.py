@@ -59,8 +59,8 @@ class Terminal:
         )
         return ran.returncode, ran.stdout
 
-    def start(self, words: str) -> tuple[int, str]:
-        """The same of a daemon: 0 and what it said until it was ready, or how it ended."""
+    def start(self, words: str, ready: str = " ready at ") -> tuple[int, str]:
+        """The same of what goes on: 0 and what it said until it was ready, or how it ended."""
         asked = words + " --yes" if words.startswith(ASKS) else words
         process = subprocess.Popen(
             self.command(asked),
@@ -76,7 +76,7 @@ class Terminal:
         said = ""
         for line in process.stdout:
             said += line
-            if " ready at " in line:
+            if ready in line:
                 self.daemons[words] = process
                 self.stack.callback(end, process)
                 return 0, said
@@ -172,6 +172,11 @@ def test_each_error_names_the_next_command_until_only_a_yes_is_missing(
     code, said = terminal.run("psymm withdraw 0x00000000000000000000000000000000DeaDBeef=1 "
                               "--direct --home maker")  # fmt: skip
     assert (code, "note-store-locked" in said) == (7, True), said
+    assert solver.poll() is None
+
+    # What came in beside it is what it trades with.
+    code, said = terminal.start(f"{done[-1]} --yes", "collateral moves into custody")
+    assert code == 0, said
     assert solver.poll() is None
 
     # Another node for one command does not change the home's.
