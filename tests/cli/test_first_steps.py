@@ -148,8 +148,8 @@ def test_each_error_names_the_next_command_until_only_a_yes_is_missing(
         f"psymm devnet fund 0x… --ether 10 --home maker --rpc http://127.0.0.1:{port}",
         "psymm solver --config maker.toml --register --direct --home maker "
         f"--deployment me/deployment.json --rpc http://127.0.0.1:{port}",
-        "psymm devnet fund 0x… --token 0x… --amount 5000 --home maker",
-        "psymm deposit 5000 --home maker",
+        "psymm devnet fund 0x… --token 0x… --amount 5001 --home maker",
+        "psymm deposit 5001 --home maker",
         "psymm devnet fund 0x… --token 0x… --amount 2000 --home me",
         "psymm deposit 2000 --home me",
         "psymm trade --collateral 2000 --buy BTC-USD=0.1 --home me --direct",
@@ -164,7 +164,7 @@ def test_each_error_names_the_next_command_until_only_a_yes_is_missing(
 
     # Beside the solver, which goes on.
     code, said = terminal.run("psymm notes --home maker")
-    assert (code, "spendable: 5000 pUSD" in said) == (0, True), said
+    assert (code, "spendable: 5001 pUSD" in said) == (0, True), said
     for words in ("journal check", "transcript list", "solver status", "journal backup copy.db"):
         code, said = terminal.run(f"psymm {words} --home maker")
         assert code == 0, said

@@ -84,7 +84,7 @@ class VaultCollateral:
         await vault.refresh()
         if await vault.is_funding(custody_of(opening)):
             return
-        offer = await self.relayer(token, _most_fee(terms, amount))
+        offer = await self.relayer(token, most_fee(terms, amount))
         balance = await vault.balance(token)
         available = balance.available + await vault.coming(token)
         if available < amount + offer.fee:
@@ -108,7 +108,7 @@ class VaultCollateral:
         """See `Collateral.check_funds`."""
         token = terms.collateral.token
         direct = all(isinstance(one, DirectSender) for one in self._senders)
-        needed = amount + (0 if direct else _most_fee(terms, amount))
+        needed = amount + (0 if direct else most_fee(terms, amount))
         async with self._looking:
             looked, available = self._looked.get(token, (float("-inf"), 0))
             if trio.current_time() - looked > LOOK_S:
@@ -125,7 +125,7 @@ class VaultCollateral:
 
     async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
         """See `Collateral.fund`."""
-        most, custody = _most_fee(Terms.parse(opening.terms), amount), custody_of(opening)
+        most, custody = most_fee(Terms.parse(opening.terms), amount), custody_of(opening)
         self._putting_up[custody.id] = (custody, token, amount)
         try:
             funded = await self._vault.fund(custody, token, amount, self._senders, max_fee=most)
@@ -215,7 +215,7 @@ class VaultCollateral:
         return Mined(block, bytes.fromhex(transaction.removeprefix("0x")))
 
 
-def _most_fee(terms: Terms, amount: int) -> int:
+def most_fee(terms: Terms, amount: int) -> int:
     """The most for one move: the cap of the terms that both accepted, which may be far below the
     vault's own share."""
     return min(terms.tariff.relayer_cap, amount // DEFAULT_FEE_PART)

@@ -151,7 +151,7 @@ def solver(
                 open_business(screen, purse, sending, token, home.journal) as dealer,
                 trio.open_nursery() as nursery,
             ):
-                await _say_funds(screen, home, purse, token, market.put_up)
+                await _say_funds(screen, home, purse, token, market)
                 maker = Maker(
                     dealer,
                     market,
@@ -231,25 +231,27 @@ def _say_terms(screen: Screen, market: Market) -> None:
 
 
 async def _say_funds(
-    screen: Screen, home: Home, purse: Purse, token: TokenInfo, put_up: int
+    screen: Screen, home: Home, purse: Purse, token: TokenInfo, market: Market
 ) -> None:
     """What there is to put up, and how to get more where it is not enough for one trader."""
+    from psymm.api.dealer import most_fee
+
     available = (await purse.vault.balance(token.address)).available
     screen.event(
         "funds",
         f"{format_amount(available, token.decimals)} {token.symbol} in custody, "
-        f"{format_amount(put_up, token.decimals)} for each trader",
+        f"{format_amount(market.put_up, token.decimals)} for each trader",
         available=str(available),
-        putUp=str(put_up),
+        putUp=str(market.put_up),
     )
-    if available < put_up:
-        lacking = format_amount(put_up - available, token.decimals)
-        more = command("deposit", lacking, *home_words(home))
+    lacking = market.put_up + most_fee(market.terms, market.put_up) - available
+    if lacking > 0:
+        more = command("deposit", format_amount(lacking, token.decimals), *home_words(home))
         screen.event(
             "funds-low",
-            "that is not enough for one trader, so all are refused until there is more. "
-            f"Next, in another terminal: `{more}`.",
-            lacking=str(put_up - available),
+            "with a relayer's fee that is not enough for one trader: all are refused until there "
+            f"is more. Next, in another terminal: `{more}`.",
+            lacking=str(lacking),
         )
 
 
