@@ -90,7 +90,7 @@ async def standing(devnet: Devnet, token: str, alice: Depositor) -> tuple[int, i
     [
         ("already-known", {}),
         ("502-after", {"on": {"eth_sendRawTransaction"}}),
-        ("lagging", {"every": 2, "overall": True, "blocks": 2}),
+        ("lagging", {"every": 2, "blocks": 2}),
         ("rate-limit-html", {"every": 2, "overall": True}),
     ],
 )
