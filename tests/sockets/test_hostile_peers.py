@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trio
 import trio.lowlevel
-from raw_peer import BINARY, CLOSE, MORE, PING, REQUEST, TEXT, RawPeer, frame, raw_peer
+from raw_peer import BINARY, CLOSE, MORE, PING, PONG, REQUEST, TEXT, RawPeer, frame, raw_peer
 from trio.testing import MockClock, memory_stream_pair
 
 from psymm.errors import FloodingPeer, MessageTooBig, PSymmError
@@ -66,6 +66,24 @@ async def test_a_ping_is_answered() -> None:
         await peer.open()
         await peer.send(frame(PING, b"are you there"))
         assert await peer.stream.receive_some(100) == b"\x8a\x0dare you there"
+        await peer.stream.aclose()
+
+
+async def test_what_the_standard_allows_between_the_parts_of_a_message_is_taken() -> None:
+    """A ping between two fragments, and a pong that nobody asked for (RFC 6455, 5.4 and 5.5.3)."""
+    async with beside() as echo:
+        peer = await raw_peer(echo.port)
+        await peer.open()
+        await peer.send(
+            frame(PONG, b"unasked"),
+            frame(TEXT, b"two ", final=False),
+            frame(PING, b"p"),
+            frame(MORE, b"parts"),
+        )
+        got = b""
+        while len(got) < len(b"\x8a\x01p\x81\x09two parts"):
+            got += await peer.stream.receive_some(100)
+        assert got == b"\x8a\x01p\x81\x09two parts"
         await peer.stream.aclose()
 
 
@@ -173,6 +191,11 @@ async def test_a_handshake_that_is_none_ends_that_connection_alone(noise: bytes)
         b"\x81\x05hello",
         frame(CLOSE, b"\x00"),
         frame(CLOSE, b"\x00\x01"),
+        frame(CLOSE, struct.pack(">H", 1005)),
+        frame(CLOSE, struct.pack(">H", 1000) + b"\xff\xfe"),
+        frame(TEXT, b"\xed\xa0\x80"),
+        frame(PING, bytes(126)),
+        frame(BINARY, size=(1 << 63) + 5),
         frame(PING, final=False),
         frame(TEXT, b"a", final=False) + frame(TEXT, b"b"),
     ],
@@ -184,6 +207,11 @@ async def test_a_handshake_that_is_none_ends_that_connection_alone(noise: bytes)
         "unmasked",
         "short close",
         "bad close code",
+        "a close code that is never sent",
+        "a close reason that is no UTF-8",
+        "half a character",
+        "a ping that is too long",
+        "a length of 2^63 and more",
         "fragmented ping",
         "interleaved",
     ],
@@ -290,7 +318,7 @@ async def test_one_address_that_opens_and_says_nothing_keeps_no_other_out() -> N
         nursery.cancel_scope.cancel()
 
 
-async def test_what_nobody_takes_stops_being_read() -> None:
+async def test_what_nobody_takes_stops_being_read(autojump_clock: MockClock) -> None:
     """Backpressure in bytes: a peer cannot fill memory with messages that wait."""
     near, far = memory_stream_pair()
     bounds = Bounds(message_bytes=1000, unread_bytes=2000, small_frames=10_000)
