@@ -224,7 +224,7 @@ async def lags(node: FaultyNode, call: Call, *, blocks: int = 1) -> Json:
         if found and found.get(number) and int(found[number], 16) > head:
             return call.result(None)
         return answer
-    if method in STATES:
+    if method in STATES or method == "eth_estimateGas":
         at = params[1] if len(params) > 1 else "latest"
         if isinstance(at, dict):
             block = await node.ask("eth_getBlockByHash", at["blockHash"], False)
@@ -234,8 +234,6 @@ async def lags(node: FaultyNode, call: Call, *, blocks: int = 1) -> Json:
             return await node.pass_on(Call(call.id, method, [params[0], hex(head)], call.n))
         elif int(at, 16) > head:
             return call.error(-32000, "header not found")
-    if method == "eth_estimateGas":
-        return await node.pass_on(Call(call.id, method, [params[0], hex(head)], call.n))
     if method == "eth_getLogs":
         asked = dict(params[0])
         for end in ("fromBlock", "toBlock"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "chain"))
 
 from faulty_node import FaultyNode, open_faulty_node
 
+from psymm._core import keccak256
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
@@ -39,20 +43,28 @@ class Depositor:
     home: Path
     address: str
     deployment: Path
+    process: subprocess.Popen[bytes] | None = None
+    """The newest command."""
 
     async def psymm(self, *arguments: str) -> Ran:
         read, write = os.pipe()
         os.write(write, PASSWORD.encode())
         os.close(write)
         try:
-            ran = await trio.run_process(
-                [sys.executable, "-m", "psymm", *arguments, "--password-fd", str(read),
-                 "--home", str(self.home), "--json"],
-                capture_stdout=True, capture_stderr=True, check=False, pass_fds=[read],
+            self.process = await trio.to_thread.run_sync(
+                partial(
+                    subprocess.Popen,
+                    [sys.executable, "-m", "psymm", *arguments, "--password-fd", str(read),
+                     "--home", str(self.home), "--json"],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    pass_fds=[read],
+                )
             )  # fmt: skip
         finally:
             os.close(read)
-        return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+        with self.process as process:
+            out, err = await trio.to_thread.run_sync(process.communicate)
+        return Ran(process.returncode, out.decode(), err.decode())
 
     async def deposit(self, node: FaultyNode) -> Ran:
         return await self.psymm(
@@ -90,7 +102,7 @@ async def standing(devnet: Devnet, token: str, alice: Depositor) -> tuple[int, i
     [
         ("already-known", {}),
         ("502-after", {"on": {"eth_sendRawTransaction"}}),
-        ("lagging", {"every": 2, "blocks": 2}),
+        ("lagging", {"every": 2, "overall": True, "blocks": 2}),
         ("rate-limit-html", {"every": 2, "overall": True}),
     ],
 )
@@ -122,3 +134,35 @@ async def test_a_fee_that_the_node_refuses_is_shown_in_the_nodes_words(
     notes = json.loads(ran.out.splitlines()[-1])["notes"]
     # What the first would have made never comes and is not shown as if it did.
     assert [(one["units"], one["status"]) for one in notes] == [("100", "unspent")]
+
+
+async def test_a_command_that_is_interrupted_says_what_it_has_sent(
+    devnet: Devnet, token: str, node: FaultyNode, alice: Depositor
+) -> None:
+    """So the owner does not do it again by other means; the next command takes it up."""
+    for fault in ("null-receipt", "null-transaction"):
+        node.put(fault)
+    async with trio.open_nursery() as nursery:
+        ended: list[Ran] = []
+
+        async def deposit() -> None:
+            ended.append(await alice.deposit(node))
+
+        nursery.start_soon(deposit)
+        while not node.handed:  # noqa: ASYNC110 - another process hands it over
+            await trio.sleep(0.1)
+        assert alice.process is not None
+        alice.process.send_signal(signal.SIGINT)
+    (ran,) = ended
+    assert ran.code == 130, ran
+    error = json.loads(ran.out.splitlines()[-1])["error"]
+    (tx_hash,) = {keccak(one) for one in node.handed}
+    assert f"sent as {tx_hash}, not confirmed yet" in error["message"]
+    node.heal()
+    ran = await alice.deposit(node)
+    assert (ran.code, "earlier" in ran.out) == (0, True), ran
+    assert await standing(devnet, token, alice) == (50, 1)
+
+
+def keccak(raw: str) -> str:
+    return "0x" + keccak256(bytes.fromhex(raw[2:])).hex()

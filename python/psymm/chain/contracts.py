@@ -281,7 +281,9 @@ class Token:
         kind = ERC20.function(name)
         try:
             (text,) = kind.decode(
-                await self.chain.simulate(self.address, kind.encode(), doing=name)
+                await self.chain.simulate(
+                    self.address, kind.encode(), doing=name, block=await self.chain.head()
+                )
             )
         except (Reverted, CallInvalid, ValueError):
             text = ""
@@ -289,10 +291,16 @@ class Token:
 
     async def _permit_word(self, name: str, *values: object) -> bytes | None:
         """The one word that a view gives; None where the token has no such view.  A contract that
-        takes any call, as wrapped coins do, gives nothing."""
+        takes any call, as wrapped coins do, gives nothing.
+
+        At the newest block that is known: by a view that lags a permit would get the nonce of the
+        one before it."""
         try:
             data = await self.chain.simulate(
-                self.address, ERC20.function(name).encode(*values), doing=name
+                self.address,
+                ERC20.function(name).encode(*values),
+                doing=name,
+                block=await self.chain.head(),
             )
         except Reverted:
             return None

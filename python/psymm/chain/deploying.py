@@ -129,7 +129,7 @@ async def expect_affordable(chain: Chain, sender: str, gas: int) -> None:
     """Raises WalletWithoutGas if the sender cannot pay for so much gas at the highest fee that is
     signed, with the margin that each transaction is given."""
     needed = chain.with_margin(gas) * (await chain.fees()).max_wei
-    balance = await chain.balance(sender)
+    balance = await chain.balance(sender, at_least=needed)
     if balance < needed:
         raise WalletWithoutGas(sender, balance, needed)
 

@@ -180,6 +180,7 @@ class Chain:
         self._last: dict[str, tuple[int, str]] = {}
         self._locks: dict[str, trio.Lock] = {}
         self._chain_checked = False
+        self._head_asked = False
 
     def __repr__(self) -> str:
         return f"Chain({self.chain_id}, {self.rpc.endpoint})"
@@ -218,10 +219,16 @@ class Chain:
         found = await self.rpc.data("eth_getCode", address, "latest")
         return found or await self.rpc.data("eth_getCode", address, hex(await self.head()))
 
-    async def balance(self, address: str, *, block: int | str = "latest") -> int:
-        """The chain's coin that an address holds, in wei."""
+    async def balance(self, address: str, *, block: int | str = "latest", at_least: int = 0) -> int:
+        """The chain's coin that an address holds, in wei.
+
+        at_least: where less is found, the newest block that is known is asked, for the first
+        answer may be that of a view that lags."""
         where = hex(block) if isinstance(block, int) else block
-        return await self.rpc.quantity("eth_getBalance", address, where)
+        found = await self.rpc.quantity("eth_getBalance", address, where)
+        if found >= at_least:
+            return found
+        return await self.rpc.quantity("eth_getBalance", address, hex(await self.head()))
 
     async def call(
         self,
@@ -315,6 +322,10 @@ class Chain:
         A view that lags behind what was seen before is asked again: the next answer may be another
         backend's.  If all are behind, the chain went back.
         """
+        if not self._head_asked:
+            # Of two nodes that answer in turn one may lag: by the second answer that is known.
+            await self.rpc.block_number()
+            self._head_asked = True
         seen, pause_s = self.rpc.newest, self.poll_s
         for _ in range(_LOOKS - 1):
             if (found := await self.rpc.block_number()) >= seen:
@@ -392,9 +403,7 @@ class Chain:
             estimate = await self.estimate(sender, to, data, value_wei=value_wei, doing=doing)
             gas_limit = min(self.with_margin(estimate) + more_gas, MAX_CODE_GAS_LIMIT)
         prepared = Prepared(sender, to, data, value_wei, gas_limit, fees)
-        balance = await self.balance(sender)
-        if balance < prepared.most_wei:
-            balance = await self.balance(sender, block=await self.head())
+        balance = await self.balance(sender, at_least=prepared.most_wei)
         if balance < prepared.most_wei:
             raise WalletWithoutGas(sender, balance, prepared.most_wei)
         return prepared
@@ -412,24 +421,25 @@ class Chain:
         request = {"from": sender, "data": "0x" + data.hex(), "value": hex(value_wei)}
         if to is not None:
             request["to"] = to
-        for last in (False, False, True):
-            try:
-                return await self.rpc.quantity("eth_estimateGas", request)
-            except RpcError as refused:
-                error = self._refusal(doing, refused)
-                if last or not isinstance(error, Reverted):
-                    raise error from None
-            # Raises where the newest known block refuses, too; else this view lags.
-            await self.simulate(
-                to,
-                data,
-                doing=doing,
-                block=await self.head(),
-                sender=sender,
-                value_wei=value_wei,
-            )
-            await trio.sleep(self.poll_s)
-        raise AssertionError("unreachable")
+        try:
+            return await self.rpc.quantity("eth_estimateGas", request)
+        except RpcError as refused:
+            error = self._refusal(doing, refused)
+            if not isinstance(error, Reverted):
+                raise error from None
+        # Raises where the newest known block refuses, too; else this view lags. Asked about that
+        # block, it says that it has none such, and is asked again.
+        head = await self.head()
+        await self.simulate(to, data, doing=doing, block=head, sender=sender, value_wei=value_wei)
+        try:
+            return await self.rpc.quantity("eth_estimateGas", request, hex(head))
+        except RpcError:
+            pass  # some nodes take no block here
+        await trio.sleep(self.poll_s)
+        try:
+            return await self.rpc.quantity("eth_estimateGas", request)
+        except RpcError as refused:
+            raise self._refusal(doing, refused) from None
 
     def with_margin(self, gas: int) -> int:
         """The limit that is given where so much gas is estimated."""

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import click
+import trio
 
 from psymm.cli.earlier import take_up
+from psymm.cli.exits import leaves
 from psymm.cli.home import Home
 from psymm.cli.options import private_option
 from psymm.cli.output import Screen, format_amount, parse_amount
@@ -142,7 +144,27 @@ async def open_purse(
             # Counters begin at a random number in each store, so those of two do not meet.
             vault = await opened(home=home.beside)
         async with vault:
-            yield Purse(wallet, site, vault)
+            try:
+                yield Purse(wallet, site, vault)
+            except BaseException as stopped:
+                if any(isinstance(one, KeyboardInterrupt) for one in leaves(stopped)):
+                    with trio.CancelScope(shield=True):
+                        for line in await _under_way(vault):
+                            stopped.add_note(line)
+                raise
+
+
+async def _under_way(vault: Vault) -> list[str]:
+    """What an interrupted command leaves on its way, in words."""
+    found = []
+    for move in await vault.store.moves(alive=True):
+        if move.status == "sent":
+            sent = f" as {move.tx_hash}" if move.tx_hash else ""
+            found.append(
+                f"The {move.purpose} was sent{sent}, not confirmed yet. The next command takes it "
+                "up; `psymm notes` shows what became of it."
+            )
+    return found
 
 
 @asynccontextmanager

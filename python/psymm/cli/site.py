@@ -118,7 +118,7 @@ def token_of(deployment: Deployment, name: str | None) -> TokenInfo:
 async def expect_coins(chain: Chain, address: str, cost: Cost) -> None:
     """Raises WalletWithoutGas where this wallet must pay gas and has no coin at all: known before
     anything is asked. Whether a little is enough, the transaction's own check says."""
-    if cost.gas and not await chain.balance(address):
+    if cost.gas and not await chain.balance(address, at_least=1):
         raise WalletWithoutGas(address, 0, cost.gas * cost.gas_price_wei)
 
 
