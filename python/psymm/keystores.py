@@ -10,7 +10,6 @@ Everything here blocks. `psymm.wallet.save_keystore` and `load_keystore` do it i
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from psymm.errors import (
     WrongPassword,
     clip,
 )
+from psymm.imports import recursion_limit_kept
 from psymm.private_files import keep_private, write_private
 from psymm.signatures import unhex
 from psymm.storage import FileUnavailable, translate_errors
@@ -45,15 +45,10 @@ _MOST_PBKDF2_ROUNDS: Final = 10_000_000
 
 
 def _accounts() -> type[Account]:
-    """eth-account, which takes long to import and so is imported when it is needed.
+    """eth-account, which takes long to import and so is imported when it is needed."""
+    with recursion_limit_kept():
+        from eth_account import Account
 
-    A library under it raises the interpreter's recursion limit to 100,000, and with that whatever
-    calls itself without end would end this process instead of raising.
-    """
-    limit = sys.getrecursionlimit()
-    from eth_account import Account
-
-    sys.setrecursionlimit(limit)
     return Account
 
 

@@ -35,17 +35,17 @@ from psymm._core import (
     poseidon2_hash,
     recover,
 )
-from psymm.chain.abi import Abi, checksummed, decode_values
+from psymm.chain.abi import Abi
 from psymm.chain.artifacts import artifact
 from psymm.chain.calls import Call, CtaCall, CtcCall
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import CHAIN_ID as DEVNET_CHAIN_ID
 from psymm.chain.errors import BadReply, CallInvalid
+from psymm.chain.reading import Log, log_of
 from psymm.chain.registry import Change, Role
-from psymm.chain.transactions import Chain, Log, number, rlp
+from psymm.chain.transactions import Chain
 from psymm.custody.notes import Custody, commitment, inner, key_hash, nullifier, sole_custody
-
-_BATCH: Final = 40
+from psymm.imports import recursion_limit_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,29 +254,21 @@ async def observe(
             async for log in chain.logs(address, [], first, last):
                 found.add(log.block)
         numbers = sorted(found)
-    raw: list[tuple[dict[str, Any], int]] = []
-    for at in range(0, len(numbers), _BATCH):
-        blocks = await chain.rpc.batch(
-            [("eth_getBlockByNumber", (hex(one), True)) for one in numbers[at : at + _BATCH]]
-        )
-        for block in blocks:
-            if not isinstance(block, dict) or not isinstance(block.get("transactions"), list):
-                raise BadReply(chain.rpc.endpoint, "eth_getBlockByNumber", "no such block")
-            time_s = chain.rpc.as_quantity("eth_getBlockByNumber", block.get("timestamp"))
-            for one in block["transactions"]:
-                if not isinstance(one, dict) or not isinstance(one.get("hash"), str):
-                    raise BadReply(chain.rpc.endpoint, "eth_getBlockByNumber", "no transactions")
-                raw.append((one, time_s))
     transactions: list[Transaction] = []
     times: list[int] = []
-    for at in range(0, len(raw), _BATCH):
-        part = raw[at : at + _BATCH]
-        receipts = await chain.rpc.batch(
-            [("eth_getTransactionReceipt", (one["hash"],)) for one, _ in part]
-        )
-        for (one, time_s), receipt in zip(part, receipts, strict=True):
-            transactions.append(_transaction(chain, one, receipt))
-            times.append(time_s)
+    eth = chain.rpc.eth
+    for one in numbers:
+        block: Any = await eth.get_block(one, full_transactions=True)
+        for sent in block.get("transactions", ()):
+            receipt = await chain.rpc.found(eth.get_transaction_receipt(sent["hash"]))
+            if receipt is None:
+                raise BadReply(
+                    chain.rpc.endpoint,
+                    "eth_getTransactionReceipt",
+                    "no receipt of a mined transaction",
+                )
+            transactions.append(_transaction(sent, receipt))
+            times.append(block["timestamp"])
     return sorted_out(deployment, transactions, times, terms)
 
 
@@ -348,77 +340,47 @@ def sorted_out(
     )
 
 
-def _transaction(chain: Chain, raw: dict[str, Any], receipt: object) -> Transaction:
-    method = "eth_getTransactionReceipt"
-    rpc = chain.rpc
-    if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-        raise BadReply(rpc.endpoint, method, "no receipt of a mined transaction")
-
-    def quantity(name: str, default: str = "0x0") -> int:
-        return rpc.as_quantity("eth_getBlockByNumber", raw.get(name) or default)
-
-    def data(name: str, length: int | None = None) -> bytes:
-        return rpc.as_bytes("eth_getBlockByNumber", raw.get(name), length)
-
-    to = raw.get("to")
-    price = quantity("gasPrice")
-    kind = quantity("type")
-    max_fee, tip = quantity("maxFeePerGas", hex(price)), quantity("maxPriorityFeePerGas")
-    r, s = quantity("r"), quantity("s")
-    parity = quantity("yParity") if raw.get("yParity") else quantity("v") & 1
+def _transaction(sent: Any, receipt: Any) -> Transaction:
+    price = sent.get("gasPrice", 0)
+    parity = sent["yParity"] if "yParity" in sent else sent.get("v", 0) & 1
+    r, s = (int.from_bytes(sent.get(name, b""), "big") for name in ("r", "s"))
     signature = r.to_bytes(32, "big") + s.to_bytes(32, "big") + bytes([27 + parity])
-    sender = checksummed("from", raw.get("from"))
-    key: bytes | None = None
-    if kind == 2:
-        unsigned = rlp(
-            (
-                number(quantity("chainId")), number(quantity("nonce")), number(tip),
-                number(max_fee), number(quantity("gas")),
-                bytes.fromhex(to[2:]) if to else b"", number(quantity("value")), data("input"),
-                [],
-            )
-        )  # fmt: skip
-        key = _recovered(keccak256(b"\x02" + unsigned), signature, sender)
     return Transaction(
-        tx_hash="0x" + data("hash", 32).hex(),
-        block=quantity("blockNumber"),
-        sender=sender,
-        to=checksummed("to", to) if to else None,
-        data=data("input"),
-        value_wei=quantity("value"),
-        nonce=quantity("nonce"),
-        gas_limit=quantity("gas"),
-        gas_used=rpc.as_quantity(method, receipt.get("gasUsed")),
-        max_fee_wei=max_fee,
-        tip_wei=tip,
-        succeeded=receipt.get("status") == "0x1",
-        logs=tuple(_log(chain, one) for one in receipt["logs"]),
+        tx_hash="0x" + sent["hash"].hex(),
+        block=receipt["blockNumber"],
+        sender=sent["from"],
+        to=sent["to"],
+        data=bytes(sent["input"]),
+        value_wei=sent["value"],
+        nonce=sent["nonce"],
+        gas_limit=sent["gas"],
+        gas_used=receipt["gasUsed"],
+        max_fee_wei=sent.get("maxFeePerGas", price),
+        tip_wei=sent.get("maxPriorityFeePerGas", price),
+        succeeded=receipt["status"] == 1,
+        logs=tuple(log_of(one) for one in receipt["logs"]),
         signature=signature,
-        public_key=key,
+        public_key=_recovered(sent, signature) if sent.get("type") == 2 else None,
     )
 
 
-def _recovered(digest: bytes, signature: bytes, sender: str) -> bytes | None:
+_SIGNED: Final = (
+    "type", "chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "value"
+)  # fmt: skip
+
+
+def _recovered(sent: Any, signature: bytes) -> bytes | None:
+    """The sender's public key, out of its signature over an EIP-1559 transaction."""
+    with recursion_limit_kept():
+        from eth_account.typed_transactions.typed_transaction import TypedTransaction
+
+    fields = {name: sent.get(name, 0) for name in _SIGNED}
+    fields |= {"to": sent["to"] or b"", "data": bytes(sent["input"])}
     try:
-        key = recover(digest, signature)
-    except (SignatureError, ValueError):
+        key = recover(TypedTransaction.from_dict(fields).hash(), signature)
+    except (SignatureError, TypeError, ValueError):
         return None
-    return key if address_of(key) == sender else None
-
-
-def _log(chain: Chain, raw: object) -> Log:
-    method, rpc = "eth_getTransactionReceipt", chain.rpc
-    if not isinstance(raw, dict) or not isinstance(raw.get("topics"), list):
-        raise BadReply(rpc.endpoint, method, "not a log")
-    return Log(
-        address=checksummed("address", raw.get("address")),
-        topics=tuple(rpc.as_bytes(method, one, 32) for one in raw["topics"]),
-        data=rpc.as_bytes(method, raw.get("data")),
-        block=rpc.as_quantity(method, raw.get("blockNumber")),
-        block_hash=rpc.as_bytes(method, raw.get("blockHash"), 32),
-        tx_hash=str(raw.get("transactionHash")),
-        index=rpc.as_quantity(method, raw.get("logIndex")),
-    )
+    return key if address_of(key) == sent["from"] else None
 
 
 def _event(abi: Abi, log: Log) -> tuple[str, dict[str, Any]]:
@@ -445,14 +407,14 @@ def _read(abi: Abi, data: bytes) -> Call | dict[str, Any] | None:
         if function.selector != data[:4]:
             continue
         try:
-            values = decode_values(function.name, [one.kind for one in function.inputs], data[4:])
+            values = function.arguments(data)
             match function.name:
                 case "custodyToCustody":
-                    return _ctc(values[0])
+                    return _ctc(*values.values())
                 case "custodyToAddress":
-                    return _cta(values[0])
+                    return _cta(*values.values())
                 case _:
-                    return dict(zip((one.name for one in function.inputs), values, strict=True))
+                    return values
         except CallInvalid:
             return None
     return None

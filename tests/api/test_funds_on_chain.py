@@ -11,7 +11,7 @@ import trio
 from test_chain import terms_on
 
 from psymm.api.dealer import VaultCollateral, check_token
-from psymm.chain.abi import checksummed
+from psymm.chain.addresses import checksummed
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment

@@ -38,7 +38,7 @@ CONTRACTS = ("CtcVerifier", "CtaVerifier", "Poseidon2", "PSymm", "PartyRegistry"
 
 
 async def sent_by(devnet: Devnet, wallet: KeyWallet) -> int:
-    return await devnet.rpc.quantity("eth_getTransactionCount", wallet.address, "pending")
+    return await devnet.rpc.eth.get_transaction_count(wallet.address, "pending")
 
 
 def files_in(path: Path) -> list[str]:
@@ -152,7 +152,7 @@ async def test_a_chain_without_our_instructions_is_refused_by_what_it_lacks(
         await rpc.call("anvil_setBalance", deployer.address, hex(10**21))
         with pytest.raises(ChainUnfit, match=lacks):
             await deploy(chain, deployer)
-        assert await rpc.quantity("eth_getTransactionCount", deployer.address, "pending") == 0
+        assert await rpc.eth.get_transaction_count(deployer.address, "pending") == 0
 
 
 @pytest.mark.parametrize("lacks", ["eth_getLogs", "EIP-1898", "synchronising"])

@@ -37,7 +37,7 @@ async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
 
 async def paid(devnet: Devnet, payer: KeyWallet, payee: str) -> tuple[int, int]:
     """What arrived, wei, and how many transactions of the payer are on chain."""
-    count = await devnet.rpc.quantity("eth_getTransactionCount", payer.address, "latest")
+    count = await devnet.rpc.eth.get_transaction_count(payer.address, "latest")
     return await devnet.chain.balance(payee), count
 
 

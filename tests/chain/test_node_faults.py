@@ -230,7 +230,7 @@ async def test_a_fee_that_the_node_always_refuses_ends_with_its_words(devnet: De
         with pytest.raises(FeeRefused, match="minimum needed 25000000000"):
             await Chain(rpc, 31337, poll_s=0.01).transact(payer, payer.address, b"")
     await devnet.chain.transact(payer, payer.address, b"")
-    assert await devnet.rpc.quantity("eth_getTransactionCount", payer.address, "pending") == 1
+    assert await devnet.rpc.eth.get_transaction_count(payer.address, "pending") == 1
 
 
 async def test_only_a_refused_range_makes_the_range_smaller(

@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 import trio
 
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
@@ -183,7 +184,7 @@ async def test_a_node_that_speaks_of_something_else_is_asked_again(
         return result("0x2a")(request)
 
     async with node(lambda request: say(request)) as (url, asked), Rpc(url) as rpc:
-        assert await rpc.quantity("eth_getBalance", "0x", "latest") == 42
+        assert await rpc.eth.get_balance(ZERO_ADDRESS, "latest") == 42
         assert len(asked) == 3
 
 
@@ -205,31 +206,6 @@ async def test_another_chain_is_refused() -> None:
         with pytest.raises(WrongChain) as other:
             await rpc.expect_chain(31337)
         assert (other.value.expected, other.value.found) == (31337, 1)
-
-
-async def test_a_batch_comes_back_in_the_order_asked_whatever_the_nodes_order() -> None:
-    def backwards(request: object) -> bytes:
-        return json.dumps(
-            [{"id": one["id"], "result": one["params"][0]} for one in reversed(request)]
-        ).encode()
-
-    async with node(backwards) as (url, _), Rpc(url) as rpc:
-        found = await rpc.batch([("eth_getBalance", [hex(n)]) for n in range(5)])
-        assert found == [hex(n) for n in range(5)]
-        assert await rpc.batch([]) == []
-
-
-async def test_a_batch_with_an_answer_too_few_or_too_many_is_refused() -> None:
-    def short(request: object) -> bytes:
-        return json.dumps([{"id": one["id"], "result": "0x1"} for one in request[1:]]).encode()
-
-    def double(request: object) -> bytes:
-        return json.dumps([{"id": one["id"], "result": "0x1"} for one in request * 2]).encode()
-
-    for lie in (short, double):
-        async with node(lie) as (url, _), Rpc(url, read_attempts=1) as rpc:
-            with pytest.raises(BadReply):
-                await rpc.batch([("eth_chainId", []), ("eth_blockNumber", [])])
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import Devnet
 from psymm.chain.errors import BadReply, LyingNode, NotSynchronised, ReplyTooLong
-from psymm.chain.rpc import Rpc
+from psymm.chain.rpc import Node, Rpc
 from psymm.chain.sync import TreeCorrupt, open_tree
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
@@ -207,8 +208,8 @@ class Liar(Rpc):
         super().__init__(url)
         self._lie = lie
 
-    async def call(self, method: str, *params: object) -> Any:
-        return self._lie(method, await super().call(method, *params))
+    async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+        return self._lie(method, await super().said(node, method, params))
 
 
 def without_last_log(method: str, answer: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from odd_tokens import do, put_proxy, put_token
@@ -10,6 +12,7 @@ from psymm.chain.contracts import Token, fit_symbol
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.chain.errors import ChainUnfit, PermitMissing, RpcError, TokenUnfit
+from psymm.chain.rpc import Rpc
 from psymm.chain.tokens import read_token, try_deposit, try_token
 from psymm.wallet import KeyWallet
 
@@ -138,28 +141,19 @@ async def test_a_token_behind_a_proxy_is_what_its_implementation_is(devnet: Devn
         await tried(devnet, rebasing)
 
 
-class Node:
+class Plain(Rpc):
     """A node without one of its methods."""
 
-    def __init__(self, rpc: object, lacks: str) -> None:
-        self._rpc, self._lacks = rpc, lacks
+    def __init__(self, url: str, lacks: str) -> None:
+        super().__init__(url)
+        self._lacks = lacks
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._rpc, name)
-
-    def _expect(self, method: str, params: tuple[object, ...]) -> None:
+    async def call(self, method: str, *params: Any) -> Any:
         if method == self._lacks:
             raise RpcError(method, -32601, "the method does not exist")
         if self._lacks == "overrides" and method == "eth_call" and len(params) > 2:
             raise RpcError(method, -32602, "too many arguments")
-
-    async def call(self, method: str, *params: object) -> object:
-        self._expect(method, params)
-        return await self._rpc.call(method, *params)  # type: ignore[attr-defined]
-
-    async def data(self, method: str, *params: object) -> object:
-        self._expect(method, params)
-        return await self._rpc.data(method, *params)  # type: ignore[attr-defined]
+        return await super().call(method, *params)
 
 
 async def test_where_no_balance_can_be_assumed_the_deployers_own_is_tried_with(
@@ -167,7 +161,7 @@ async def test_where_no_balance_can_be_assumed_the_deployers_own_is_tried_with(
 ) -> None:
     plain, fee = await put_token(devnet), await put_token(devnet, "TAKES_FEE")
     owner = KeyWallet.generate().address
-    monkeypatch.setattr(devnet.chain, "rpc", Node(devnet.rpc, "eth_createAccessList"))
+    monkeypatch.setattr(devnet.chain, "rpc", Plain(devnet.url, "eth_createAccessList"))
     facts = await read_token(devnet.chain, plain)
     with pytest.raises(TokenUnfit, match=f"cannot be tried.*Give {owner} some"):
         await try_token(devnet.chain, facts, owner)
@@ -184,7 +178,7 @@ async def test_a_node_that_can_try_nothing_is_named(
     token, owner = await put_token(devnet), KeyWallet.generate().address
     await do(devnet, token, "mint", owner, 1_000)
     facts = await read_token(devnet.chain, token)
-    monkeypatch.setattr(devnet.chain, "rpc", Node(devnet.rpc, "overrides"))
+    monkeypatch.setattr(devnet.chain, "rpc", Plain(devnet.url, "overrides"))
     with pytest.raises(ChainUnfit, match="state overrides"):
         await try_token(devnet.chain, facts, owner)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psymm._core import keccak256
-from psymm.chain.abi import Abi, Refusals, checksummed, encode_values
+from psymm._core import SecretKey
+from psymm.chain.abi import Abi, Refusals, encode_values
+from psymm.chain.addresses import checksummed
 from psymm.chain.artifacts import artifact
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment
@@ -28,8 +29,8 @@ from psymm.chain.errors import (
     WalletWithoutGas,
     WrongChain,
 )
-from psymm.chain.rpc import Rpc
-from psymm.chain.transactions import Chain, Fees, Prepared, _unsigned
+from psymm.chain.rpc import Node, Rpc
+from psymm.chain.transactions import Chain, Fees, Prepared, signed
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -43,24 +44,21 @@ pytestmark = pytest.mark.chain
     data=st.binary(max_size=300),
     to=st.none() | st.binary(min_size=20, max_size=20),
 )
-def test_a_signed_transaction_is_what_eth_account_makes_of_the_same_fields(
+async def test_a_signed_transaction_is_what_eth_account_signs_of_the_same_fields(
     nonce: int, gas: int, tip: int, value: int, data: bytes, to: bytes | None
 ) -> None:
     key = b"\x07" * 32
-    from psymm._core import SecretKey
-
     wallet = KeyWallet(SecretKey.from_bytes(key))
     address = None if to is None else checksummed("to", "0x" + to.hex())
     plan = Prepared(wallet.address, address, data, value, gas, Fees(tip * 2, tip))
-    unsigned = _unsigned(31337, nonce, plan)
-    ours = unsigned.signed(wallet.sign_digest(keccak256(unsigned.envelope())))
     fields = {
         "type": 2, "chainId": 31337, "nonce": nonce, "gas": gas, "maxFeePerGas": tip * 2,
         "maxPriorityFeePerGas": tip, "value": value, "data": data,
     }  # fmt: skip
     if address is not None:
         fields["to"] = address
-    assert ours == bytes(Account.sign_transaction(fields, key).raw_transaction)
+    theirs = bytes(Account.sign_transaction(fields, key).raw_transaction)
+    assert await signed(wallet, 31337, nonce, plan) == theirs
 
 
 async def test_tasks_that_share_a_wallet_each_get_their_own_nonce(devnet: Devnet) -> None:
@@ -176,7 +174,7 @@ async def test_after_the_chain_went_back_the_next_nonce_is_the_chains(own_devnet
         await own_devnet.chain.transact(payer, payer.address, b"")
     await own_devnet.revert(before)
     await own_devnet.chain.transact(payer, payer.address, b"")
-    count = await own_devnet.rpc.quantity("eth_getTransactionCount", payer.address, "latest")
+    count = await own_devnet.rpc.eth.get_transaction_count(payer.address, "latest")
     assert count == 1
 
 
@@ -258,9 +256,9 @@ async def test_a_receipt_of_something_else_is_refused_by_name(
     mined = await devnet.chain.transact(payer, payer.address, b"")
 
     class Other(Rpc):
-        async def call(self, name: str, *params: object) -> Any:
-            answer = await super().call(name, *params)
-            return {**answer, "transactionHash": hash_}
+        async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            answer = await super().said(node, method, params)
+            return {**answer, "transactionHash": hash_} if isinstance(answer, dict) else answer
 
     async with Other(devnet.url) as rpc:
         with pytest.raises(BadReply, match="another transaction"):

@@ -24,7 +24,7 @@ async def test_a_repeated_deposit_says_what_became_of_the_first(tmp_path: Path) 
         first: list[dict[str, Any]] = []
 
         async def pending() -> int:
-            return await rpc.quantity("eth_getTransactionCount", trader.address, "pending")
+            return await rpc.eth.get_transaction_count(trader.address, "pending")
 
         before = await pending()
         await rpc.call("evm_setAutomine", False)

@@ -93,7 +93,7 @@ async def alice(devnet: Devnet, minting, deployment: Deployment, tmp_path: Path)
 
 
 async def standing(devnet: Devnet, token: str, alice: Depositor) -> tuple[int, int]:
-    count = await devnet.rpc.quantity("eth_getTransactionCount", alice.address, "latest")
+    count = await devnet.rpc.eth.get_transaction_count(alice.address, "latest")
     return await Token(devnet.chain, token).balance(alice.address), count
 
 

@@ -43,7 +43,7 @@ async def chain(node: FaultyNode) -> AsyncIterator[Chain]:
 
 async def standing(devnet: Devnet, token: str, wallet: KeyWallet) -> tuple[int, int]:
     """What a wallet's account still holds, units, and how many transactions it has on chain."""
-    count = await devnet.rpc.quantity("eth_getTransactionCount", wallet.address, "latest")
+    count = await devnet.rpc.eth.get_transaction_count(wallet.address, "latest")
     return await Token(devnet.chain, token).balance(wallet.address), count
 
 

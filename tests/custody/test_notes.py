@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psymm._core import FIELD_MODULUS, recover
-from psymm.chain.abi import checksummed
+from psymm.chain.addresses import checksummed
 from psymm.chain.calls import CtaCall, CtcCall, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.custody import notes

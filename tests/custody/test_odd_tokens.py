@@ -30,7 +30,7 @@ TETHER = ("NOTHING_RETURNED", "APPROVES_VIA_ZERO")
 
 
 async def sent_by(devnet: Devnet, wallet: KeyWallet) -> int:
-    return await devnet.rpc.quantity("eth_getTransactionCount", wallet.address, "pending")
+    return await devnet.rpc.eth.get_transaction_count(wallet.address, "pending")
 
 
 @pytest.mark.proofs

@@ -36,7 +36,7 @@ class Place:
         await self.net.rpc.call("evm_setAutomine", on)
 
     async def nonce(self, tag: str) -> int:
-        return await self.net.rpc.quantity("eth_getTransactionCount", self.owner.address, tag)
+        return await self.net.rpc.eth.get_transaction_count(self.owner.address, tag)
 
     async def known(self, tx_hash: str | None) -> bool:
         return await self.net.rpc.call("eth_getTransactionByHash", tx_hash) is not None

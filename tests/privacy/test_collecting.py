@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
 from psymm.chain.deployment import TokenInfo, deploy
 from psymm.chain.devnet import Devnet

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from psymm._core import LeanIMT, SecretKey
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import CtaCall, CtcCall
 from psymm.custody.notes import Custody, Note, empty_note, random_blinding, sole_custody
 from psymm.custody.planning import CtaPlan, CtcPlan, Output, Plan, Signatures

@@ -197,7 +197,7 @@ async def run_pairs(count: int, seed: int, home: Path) -> Run:
             observation = await observe(
                 chain, deployment, terms=[table.terms.hash for table in tables]
             )
-            state = await devnet.rpc.data("anvil_dumpState")
+            state = bytes.fromhex((await devnet.rpc.call("anvil_dumpState"))[2:])
             for table in tables:
                 await write_down(table, observation)
             nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import trio
 
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.deployment import Deployment, check
 from psymm.chain.errors import TokenUnfit
 from psymm.chain.registry import Party as RegistryEntry

@@ -1,107 +1,85 @@
 """What a contract's ABI says: encoding calls, decoding results, events and refusals.
 
+eth_abi and eth_utils do the work; this gives their errors our names and addresses their checksum.
+They take long to import, so that is done for the first value that is encoded or decoded.
 Values are Python's own: int, bool, str (checksummed addresses, text), bytes, lists and tuples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
-from eth_abi import abi as codec
-from eth_abi.exceptions import DecodingError, EncodingError
-from eth_utils.address import to_checksum_address
-
-from psymm._core import keccak256
+from psymm.addresses import checksum
 from psymm.chain.errors import CallInvalid, Reverted
-
-ZERO_ADDRESS: Final = "0x" + "00" * 20
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One input or output: its canonical type, tuples written out."""
-
-    name: str
-    kind: str
-    indexed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
+    """A function, or a custom error, which is written like one.  Types have tuples written out."""
+
     name: str
-    inputs: tuple[Parameter, ...]
-    outputs: tuple[Parameter, ...]
-
-    @property
-    def signature(self) -> str:
-        return f"{self.name}({','.join(one.kind for one in self.inputs)})"
-
-    @property
-    def selector(self) -> bytes:
-        return keccak256(self.signature.encode())[:4]
+    selector: bytes
+    inputs: tuple[str, ...]
+    names: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     def encode(self, *values: object) -> bytes:
         """Selector and arguments.  Raises CallInvalid for values that do not fit the types."""
-        return self.selector + encode_values(self.name, [one.kind for one in self.inputs], values)
+        return self.selector + encode_values(self.name, self.inputs, values)
 
     def decode(self, data: bytes) -> tuple[Any, ...]:
         """The returned values.  Raises CallInvalid if the bytes are not an encoding of them."""
-        return decode_values(self.name, [one.kind for one in self.outputs], data)
+        return decode_values(self.name, self.outputs, data)
+
+    def arguments(self, data: bytes) -> dict[str, Any]:
+        """The arguments of a call, or of an error, by name.  Raises CallInvalid."""
+        return dict(zip(self.names, decode_values(self.name, self.inputs, data[4:]), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    name: str
-    inputs: tuple[Parameter, ...]
+    """An event.  Each input: name, type, whether it is indexed."""
 
-    @property
-    def topic(self) -> bytes:
-        kinds = ",".join(one.kind for one in self.inputs)
-        return keccak256(f"{self.name}({kinds})".encode())
+    name: str
+    topic: bytes
+    inputs: tuple[tuple[str, str, bool], ...]
 
     def decode(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
         """The event's values by name.  Raises CallInvalid if topics or data do not fit."""
-        indexed = [one for one in self.inputs if one.indexed]
+        indexed = [(name, kind) for name, kind, is_topic in self.inputs if is_topic]
         if not topics or topics[0] != self.topic or len(topics) != 1 + len(indexed):
             raise CallInvalid(self.name, "the log's topics are not this event's")
         found: dict[str, Any] = {}
-        for one, topic in zip(indexed, topics[1:], strict=True):
-            (found[one.name],) = decode_values(self.name, [one.kind], topic)
-        plain = [one for one in self.inputs if not one.indexed]
-        values = decode_values(self.name, [one.kind for one in plain], data)
-        found.update(zip((one.name for one in plain), values, strict=True))
+        for (name, kind), topic in zip(indexed, topics[1:], strict=True):
+            (found[name],) = decode_values(self.name, [kind], topic)
+        plain = [(name, kind) for name, kind, is_topic in self.inputs if not is_topic]
+        values = decode_values(self.name, [kind for _, kind in plain], data)
+        found.update(zip((name for name, _ in plain), values, strict=True))
         return found
 
 
 class Abi:
     """The functions, events and errors of one contract."""
 
-    def __init__(self, entries: Iterable[Mapping[str, Any]], name: str = "") -> None:
+    def __init__(self, entries: Sequence[Mapping[str, Any]], name: str = "") -> None:
         self.name = name
-        self.functions: dict[str, Function] = {}
-        self.events: dict[str, EventKind] = {}
-        self.errors: dict[bytes, Function] = {}
-        self.constructor: tuple[Parameter, ...] = ()
-        for entry in entries:
-            inputs = tuple(_parameter(one) for one in entry.get("inputs", ()))
-            match entry.get("type"):
-                case "function":
-                    outputs = tuple(_parameter(one) for one in entry.get("outputs", ()))
-                    function = Function(entry["name"], inputs, outputs)
-                    key = function.name if function.name not in self.functions else None
-                    self.functions[key or function.signature] = function
-                case "event":
-                    self.events[entry["name"]] = EventKind(entry["name"], inputs)
-                case "error":
-                    refusal = Function(entry["name"], inputs, ())
-                    self.errors[refusal.selector] = refusal
-                case "constructor":
-                    self.constructor = inputs
-                case _:
-                    pass
+        self._entries = entries
+
+    @cached_property
+    def functions(self) -> dict[str, Function]:
+        return {one["name"]: _function(one) for one in self._of("function")}
+
+    @cached_property
+    def events(self) -> dict[str, EventKind]:
+        return {one["name"]: _event(one) for one in self._of("event")}
+
+    @cached_property
+    def errors(self) -> dict[bytes, Function]:
+        """By selector."""
+        return {one.selector: one for one in map(_function, self._of("error"))}
 
     def function(self, name: str) -> Function:
         """Raises CallInvalid if the contract has no such function."""
@@ -118,7 +96,11 @@ class Abi:
             raise CallInvalid(name, f"contract {self.name} has no such event") from None
 
     def encode_constructor(self, *values: object) -> bytes:
-        return encode_values("constructor", [one.kind for one in self.constructor], values)
+        kinds = [kind for one in self._of("constructor") for kind in _inputs(one)]
+        return encode_values("constructor", kinds, values)
+
+    def _of(self, kind: str) -> list[Any]:
+        return [one for one in self._entries if one.get("type") == kind]
 
 
 class Refusals:
@@ -155,9 +137,7 @@ class Refusals:
                 return Reverted(doing, "Panic", {"number": number, "reason": reason}, data=data)
             error = self._by_selector.get(selector)
             if error is not None:
-                values = decode_values(error.name, [one.kind for one in error.inputs], rest)
-                names = [one.name or f"value{at}" for at, one in enumerate(error.inputs)]
-                return Reverted(doing, error.name, dict(zip(names, values, strict=True)), data=data)
+                return Reverted(doing, error.name, error.arguments(data), data=data)
         except CallInvalid:
             pass
         return Reverted(doing, "an unknown error", {"selector": selector}, data=data)
@@ -167,72 +147,66 @@ def encode_values(where: str, kinds: Sequence[str], values: Sequence[object]) ->
     """ABI encoding of values.  Raises CallInvalid naming `where`, never showing a value."""
     if len(kinds) != len(values):
         raise CallInvalid(where, f"takes {len(kinds)} values, not {len(values)}")
+    from eth_abi.abi import encode
+    from eth_abi.exceptions import EncodingError
+
     try:
-        return codec.encode(list(kinds), list(values))
+        return encode(list(kinds), list(values))
     except (EncodingError, TypeError, ValueError, OverflowError):
         raise CallInvalid(where, f"a value does not fit ({', '.join(kinds)})") from None
 
 
 def decode_values(where: str, kinds: Sequence[str], data: bytes) -> tuple[Any, ...]:
     """ABI decoding, addresses checksummed.  Raises CallInvalid."""
+    from eth_abi.exceptions import DecodingError
+
     try:
-        values = codec.decode(list(kinds), data)
+        return _decode()(list(kinds), data)
     except (DecodingError, ValueError, OverflowError, UnicodeDecodeError, MemoryError):
         raise CallInvalid(where, f"not an encoding of ({', '.join(kinds)})") from None
-    return tuple(_checksummed(kind, value) for kind, value in zip(kinds, values, strict=True))
 
 
-def checksummed(field: str, address: object) -> str:
-    """The address in checksum form.  Raises CallInvalid if it is none."""
-    if not isinstance(address, str) or len(address) != 42 or not address.startswith("0x"):
-        raise CallInvalid(field, "an address is 0x and 40 hexadecimal digits")
-    try:
-        raw = bytes.fromhex(address[2:])
-    except ValueError:
-        raise CallInvalid(field, "an address is 0x and 40 hexadecimal digits") from None
-    right = str(to_checksum_address(raw))
-    mixed = address[2:] not in (address[2:].lower(), address[2:].upper())
-    if mixed and address != right:
-        raise CallInvalid(field, f"the checksum of {address} is wrong; it may be mistyped")
-    return right
+@cache
+def _decode() -> Callable[[list[str], bytes], tuple[Any, ...]]:
+    """eth_abi's decoder, giving addresses their checksum."""
+    from eth_abi.codec import ABIDecoder
+    from eth_abi.decoding import AddressDecoder
+    from eth_abi.registry import registry
+
+    class Checksummed(AddressDecoder):
+        decoder_fn = staticmethod(checksum)  # type: ignore[assignment]
+
+    ours = registry.copy()  # type: ignore[no-untyped-call]
+    ours.unregister_decoder("address")
+    ours.register_decoder("address", Checksummed)
+    return ABIDecoder(ours).decode
 
 
-def _parameter(entry: Mapping[str, Any]) -> Parameter:
-    return Parameter(entry.get("name", ""), _kind(entry), bool(entry.get("indexed", False)))
+def _inputs(entry: Any) -> list[str]:
+    from eth_utils.abi import get_abi_input_types
+
+    return get_abi_input_types(entry)
 
 
-def _kind(entry: Mapping[str, Any]) -> str:
-    kind = str(entry["type"])
-    if kind.startswith("tuple"):
-        return "(" + ",".join(_kind(one) for one in entry["components"]) + ")" + kind[5:]
-    return kind
+def _function(entry: Any) -> Function:
+    from eth_utils.abi import function_abi_to_4byte_selector, get_abi_output_types
+
+    names = (one.get("name") or f"value{at}" for at, one in enumerate(entry.get("inputs", ())))
+    return Function(
+        entry["name"],
+        bytes(function_abi_to_4byte_selector(entry)),
+        tuple(_inputs(entry)),
+        tuple(names),
+        tuple(get_abi_output_types(entry)) if entry["type"] == "function" else (),
+    )
 
 
-def _checksummed(kind: str, value: Any) -> Any:
-    if kind == "address":
-        return str(to_checksum_address(value))
-    if kind.endswith("]"):
-        inner = kind[: kind.rindex("[")]
-        return [_checksummed(inner, one) for one in value]
-    if kind.startswith("("):
-        return tuple(
-            _checksummed(one, part) for one, part in zip(_members(kind), value, strict=True)
-        )
-    return value
+def _event(entry: Any) -> EventKind:
+    from eth_utils.abi import event_abi_to_log_topic
 
-
-def _members(kind: str) -> list[str]:
-    """The types inside "(…)", split at the commas of the outermost level."""
-    parts: list[str] = []
-    depth, start = 0, 1
-    for at, sign in enumerate(kind):
-        if sign == "(":
-            depth += 1
-        elif sign == ")":
-            depth -= 1
-            if depth == 0:
-                parts.append(kind[start:at])
-        elif sign == "," and depth == 1:
-            parts.append(kind[start:at])
-            start = at + 1
-    return [part for part in parts if part]
+    inputs = zip(entry["inputs"], _inputs(entry), strict=True)
+    return EventKind(
+        entry["name"],
+        bytes(event_abi_to_log_topic(entry)),
+        tuple((one["name"], kind, one["indexed"]) for one, kind in inputs),
+    )

@@ -19,6 +19,7 @@ class Answer(Enum):
     REVERTED = "a contract refused"
     OUT_OF_GAS = "the gas limit does not suffice"
     ELSEWHERE = "the node speaks of something else: it lags, is busy, or limits how much is asked"
+    PRUNED = "the node no longer has the state of a block that old"
     RANGE = "too many blocks or results at once"
     KNOWN = "the node has this very transaction already"
     NONCE_USED = "a mined transaction has the nonce"
@@ -28,7 +29,7 @@ class Answer(Enum):
     REFUSED = "refused for another reason"
 
 
-_SEND: Final = "eth_sendRawTransaction"
+SEND: Final = "eth_sendRawTransaction"
 _LOGS: Final = "eth_getLogs"
 
 _BUSY: Final = (
@@ -41,8 +42,13 @@ _BUSY: Final = (
 _LAGS: Final = (
     r"indexing|header (for hash )?not found|block (\S+ )?not found|block not found|unknown block"
     r"|hash not found|blockoutofrange|block height is \d+ but requested|beyond current head"
-    r"|(cannot|could not|can't) find (the )?(header|block)|missing trie node|sync is still"
+    r"|(cannot|could not|can't) find (the )?(header|block)|sync is still"
     r"|(still|is|node) sync|after last accepted block|ahead of (the )?(chain|head)"
+)
+# A view that lags has no state of a newer block; these words are for older ones.
+_PRUNED: Final = (
+    r"missing trie node|state .*(pruned|is not available|unavailable|already discarded)|world state"
+    r"|historical state|no state available|required historical|old data not available"
 )
 _RANGE: Final = (
     r"\brange|results|response size|(too|so) (many|large|wide|big)|exceed|more than \d+|limit"
@@ -51,14 +57,14 @@ _RANGE: Final = (
 _TABLE: Final = tuple(
     (method, re.compile(words), answer)
     for method, words, answer in (
-        (_SEND, r"already ?known|already.?exists|already imported|known transaction"
+        (SEND, r"already ?known|already.?exists|already imported|known transaction"
                 r"|existing tx with same hash", Answer.KNOWN),
-        (_SEND, r"replac|in.?flight transaction", Answer.NONCE_HELD),
-        (_SEND, r"nonce (is )?too low|old ?nonce|nonce.?already.?used|nonce .*below",
+        (SEND, r"replac|in.?flight transaction", Answer.NONCE_HELD),
+        (SEND, r"nonce (is )?too low|old ?nonce|nonce.?already.?used|nonce .*below",
          Answer.NONCE_USED),
         # Its own earlier transactions are unknown to this node, which they are not to others.
-        (_SEND, r"nonce (is )?too (high|distant|far)|nonce.?gap|noncetoofar", Answer.ELSEWHERE),
-        (_SEND, r"pool is full|pool full|pool limit", Answer.ELSEWHERE),
+        (SEND, r"nonce (is )?too (high|distant|far)|nonce.?gap|noncetoofar", Answer.ELSEWHERE),
+        (SEND, r"pool is full|pool full|pool limit", Answer.ELSEWHERE),
         (None, r"insufficient ?(funds|balance)|upfront cost exceeds", Answer.COIN),
         (None, r"underpriced|fee ?too ?low|tip .*(minimum|below|too low)|less than block base fee"
                r"|below (current |the |block )*base ?fee|gas price (is )?(too low|below|less)"
@@ -69,6 +75,7 @@ _TABLE: Final = tuple(
         # Gateways word both limits alike, so what speaks of blocks or results is a range.
         (_LOGS, r"block range|range limit|response size|results|range is too|max(imum)? .*range",
          Answer.RANGE),
+        (None, _PRUNED, Answer.PRUNED),
         (None, _BUSY, Answer.ELSEWHERE),
         (None, _LAGS, Answer.ELSEWHERE),
         (_LOGS, _RANGE, Answer.RANGE),
@@ -84,7 +91,7 @@ def classify(method: str, number: int, message: str, data: object = None) -> Ans
     for only, words, answer in _TABLE:
         if only in (None, method) and words.search(said):
             return answer
-    if number == 429 or (number == -32005 and method != _SEND):
+    if number == 429 or (number == -32005 and method != SEND):
         return Answer.ELSEWHERE  # EIP-1474: limit exceeded
     return Answer.REFUSED
 

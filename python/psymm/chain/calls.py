@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from psymm._core import FIELD_MODULUS, keccak256
-from psymm.chain.abi import ZERO_ADDRESS, checksummed
+from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.errors import CallInvalid
 from psymm.wallet import TypedMessage
 

@@ -237,8 +237,7 @@ class Creations:
             receipt = await chain.receipt(sent.tx_hash, doing="the deployment", sent=sent)
             if receipt is not None:
                 return receipt
-            known = await chain.rpc.call("eth_getTransactionByHash", sent.tx_hash)
-            if known is None and await self._another_chain(sent):
+            if not await chain.is_known(sent.tx_hash) and await self._another_chain(sent):
                 return None
             return await chain.wait(sent, doing="the deployment")
         except (Reverted, OutOfGas, TransactionReplaced):
@@ -248,7 +247,7 @@ class Creations:
         """Whether not even those before it are mined, which were when it was signed. A view that
         lags says so once or twice, too."""
         for _ in range(_LOOKS):
-            mined = await self._chain.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
+            mined = await self._chain.count(sent.sender, "latest")
             if mined >= sent.nonce:
                 return False
             await trio.sleep(self._chain.poll_s)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from psymm._core import domain_separator, keccak256
-from psymm.chain.abi import ZERO_ADDRESS, checksummed
+from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.artifacts import ARTIFACTS, artifact
 from psymm.chain.contracts import MOST_DECIMALS, MOST_SYMBOL, Pool, fit_symbol
 from psymm.chain.deploying import (

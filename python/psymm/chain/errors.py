@@ -55,6 +55,14 @@ class NotAnswered(ChainDown):
     remedy = "Try again in a while; if that does not help, use another node"
 
 
+class NotKept(NotAnswered):
+    """The node has thrown away the state of a block that old.  Asking again seldom helps."""
+
+    code = "chain-state-pruned"
+    what = "the node keeps no state of a block that old"
+    remedy = "Name another node, too (--rpc may be given more than once): one that keeps all state"
+
+
 class BadReply(ChainError):
     """The node answered with something that the protocol does not allow."""
 
@@ -67,6 +75,17 @@ class BadReply(ChainError):
         self.method = method
         self.reason = reason
         super().__init__(endpoint=endpoint, method=method, reason=reason)
+
+
+class NodesDisagree(BadReply):
+    """Two nodes answer differently what every honest node answers alike."""
+
+    code = "chain-nodes-disagree"
+    what = "two nodes contradict each other"
+    remedy = "One of them is wrong, or is on a branch that was thrown away. Find out which"
+
+    def __init__(self, endpoint: str, other: str, method: str) -> None:
+        super().__init__(f"{endpoint}, {other}", method, "their answers differ")
 
 
 class ReplyTooLong(BadReply):

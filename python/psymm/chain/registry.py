@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from psymm._core import address_of
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
 from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, Reverted
 from psymm.chain.transactions import Chain, Receipt, Signer

@@ -1,36 +1,46 @@
-"""JSON-RPC with a node, over HTTP on trio: one request, one answer or one named error.
+"""Questions to nodes over JSON-RPC, on trio: one answer that fits the question, or a named error.
 
-What is the same when asked twice is tried again, with growing pauses, when the node does not
-answer or answers something else (`answers.py`); anything else is sent once.  Answers are checked
-for shape before anybody uses them.
+`Rpc` is what web3 asks through (`Rpc.eth`): each of its requests is one call here, with a bound on
+the answer's size and time, the table of what errors mean (`answers.py`) and the shapes of answers
+(`replies.py`). web3's own sessions, retries, caches and middleware are not used.
+
+What changes nothing is asked again, with growing pauses, where a node does not answer or answers
+something else; where there are several nodes, of each in turn. A transaction is handed to the
+first node that takes it. Anything else is sent once, to the first.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Sequence
+from functools import cached_property
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import trio
 
-from psymm.chain.answers import Answer
+from psymm.chain import replies
+from psymm.chain.answers import SEND, Answer
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
+    NodesDisagree,
     NotAnswered,
+    NotKept,
     ReplyTooLong,
     RpcError,
     RpcTimeout,
     WrongChain,
     clipped,
 )
+from psymm.imports import recursion_limit_kept
 from psymm.strict_json import loads
+
+if TYPE_CHECKING:
+    import httpx
+    from web3.eth import AsyncEth
 
 T = TypeVar("T")
 
@@ -41,10 +51,7 @@ REPEATABLE: Final = frozenset(
         "eth_chainId",
         "eth_createAccessList",
         "eth_estimateGas",
-        "eth_feeHistory",
-        "eth_gasPrice",
         "eth_getBalance",
-        "eth_getBlockByHash",
         "eth_getBlockByNumber",
         "eth_getCode",
         "eth_getLogs",
@@ -54,49 +61,27 @@ REPEATABLE: Final = frozenset(
         "eth_getTransactionReceipt",
         "eth_maxPriorityFeePerGas",
         "eth_syncing",
-        "net_version",
-        "web3_clientVersion",
     }
 )
 """Methods that change nothing, so that asking twice is the same as asking once."""
+_FOUND: Final = frozenset({"eth_getTransactionByHash", "eth_getTransactionReceipt"})
+"""Where null only means that this node has none, and another one may."""
+_WHERE: Final = {"eth_call": 1, "eth_getTransactionCount": 1, "eth_getBlockByNumber": 0}
+"""Which parameter names the block."""
 
 MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 """Of one answer. Parsed, JSON takes up to thirty times its length. More logs than that are asked
 for in smaller ranges."""
-MAX_NUMBER: Final = (1 << 63) - 1
-"""The highest block number or time of a block: what files and deadlines hold."""
 _LONGEST_PAUSE_S: Final = 2.0
-_NOT_THERE: Final = httpx.ConnectError.__name__
-# The standard has no leading zeros, some nodes do; the number is the same.
-_QUANTITY: Final = re.compile(r"0x[0-9a-f]{1,64}", re.IGNORECASE)
-_BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
+_NOT_THERE: Final = "ConnectError"
+"""httpx's name for it."""
 
 
-class _Unread(Exception):
-    """Carries what is wrong with an answer to where it is asked for again."""
+class Node:
+    """One node's address, and the part of it that is shown: paths, queries and user names often
+    are customers' keys."""
 
-    def __init__(self, trouble: ChainDown | BadReply) -> None:
-        super().__init__(str(trouble))
-        self.trouble = trouble
-
-
-class Rpc:
-    """A connection to one node.  Safe to share between tasks.
-
-    url: http or https address.  timeout_s: for one answer.  What changes nothing is asked for
-    again, with pauses that double from `backoff_s`: `read_attempts` times in all, and at least for
-    `patience_s` where the node is there and does not answer what it is asked.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout_s: float = 20.0,
-        read_attempts: int = 4,
-        backoff_s: float = 0.1,
-        patience_s: float = 20.0,
-    ) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ChainDown("(no address)", "the address must start with http:// or https://")
@@ -104,21 +89,54 @@ class Rpc:
             port = f":{parts.port}" if parts.port is not None else ""
         except ValueError:
             raise ChainDown("(no address)", "the address has a port that is no port") from None
-        # Paths, queries and user names often are customers' keys, so only this much is shown.
+        self.url: Final = url
+        self.serves: int | None = None
+        """The chain that it was seen to serve."""
         self.endpoint: Final = f"{parts.scheme}://{parts.hostname}{port}"
-        self._url = url
+
+
+class Rpc:
+    """A connection to one node, or to several of the same chain.  Safe to share between tasks.
+
+    urls: one http or https address, or several, the preferred first.
+    timeout_s: for one answer.
+    read_attempts: how often in all each node is asked what changes nothing, where none is there
+        or all answer nonsense.
+    backoff_s: the first pause; pauses double.
+    patience_s: for how long it is asked at least where a node is there and does not answer what
+        it is asked.
+    agree: answers about what is settled (state at a given block, logs, receipts, headers by
+        number) are asked of two nodes and must be equal, else NodesDisagree; the head is the
+        lower of the two.  Needs at least two nodes.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout_s: float = 20.0,
+        read_attempts: int = 4,
+        backoff_s: float = 0.1,
+        patience_s: float = 20.0,
+        agree: bool = False,
+    ) -> None:
+        given = [urls] if isinstance(urls, str) else list(urls)
+        self._nodes = [Node(url) for url in dict.fromkeys(given)]
+        if not self._nodes or (agree and len(self._nodes) < 2):
+            raise ChainDown("(no address)", "two nodes are needed that agree" if agree else "none")
+        self.endpoint: Final = ", ".join(node.endpoint for node in self._nodes)
+        """What may be shown of the nodes' addresses."""
+        self.agree: Final = agree
         self._timeout_s = timeout_s
         self._attempts = max(1, read_attempts)
         self._backoff_s = backoff_s
         self._patience_s = patience_s
+        self._first = 0
+        self._chain_id: int | None = None
         self._next_id = 0
         self.newest = 0
-        """The highest block that the node has shown; see `Chain.head`."""
-        self._http = httpx.AsyncClient(
-            timeout=None,  # noqa: S113 - each exchange has its own, as a trio scope
-            trust_env=False,
-            limits=httpx.Limits(max_connections=16),
-        )
+        """The highest block that a node has shown; see `Chain.head`."""
+        self._http = _client()
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,191 +157,170 @@ class Rpc:
     def __repr__(self) -> str:
         return f"Rpc({self.endpoint})"
 
-    async def call(self, method: str, *params: object) -> Any:
-        """The result of one request.
+    @cached_property
+    def eth(self) -> AsyncEth:
+        """web3's methods, asked through `call`.  They raise what `call` raises, and
+        TransactionNotFound where a transaction or receipt is not there."""
+        return _web3(self)
 
-        Raises ChainDown, RpcTimeout, NotAnswered, BadReply, RpcError.  Cancelled: raises
-        Cancelled; a request that changes the chain may or may not have arrived.
+    async def call(self, method: str, *params: Any) -> Any:
+        """The result of one request, as JSON holds it.
+
+        Raises ChainDown, RpcTimeout, NotAnswered, BadReply, NodesDisagree, RpcError.  Cancelled:
+        raises Cancelled; a request that changes the chain may or may not have arrived.
         """
-        return (await self._exchange([(method, params)], batched=False))[0]
-
-    async def ask(self, method: str, *params: object, read: Callable[[Any], T]) -> T:
-        """What `read` makes of a result.  What it refuses with NotAnswered or BadReply is asked
-        for again, like what did not come.  Raises and is cancelled like `call`."""
-
-        async def once() -> T:
-            found = await self.call(method, *params)
-            try:
-                return read(found)
-            except (NotAnswered, BadReply) as refused:
-                raise _Unread(refused) from None
-
-        return await self._again(once, repeatable=method in REPEATABLE)
-
-    async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
-        """The results of several requests in one message, in the order asked.
-
-        Raises like `call`, for the first request that failed.
-        """
-        if not requests:
-            return []
-        return await self._exchange(requests, batched=True)
-
-    async def quantity(self, method: str, *params: object) -> int:
-        """The result of a request that answers with a number."""
-        return await self.ask(method, *params, read=partial(self.as_quantity, method))
-
-    async def data(self, method: str, *params: object) -> bytes:
-        """The result of a request that answers with bytes."""
-        return await self.ask(method, *params, read=partial(self.as_bytes, method))
-
-    async def chain_id(self) -> int:
-        return await self.quantity("eth_chainId")
-
-    async def expect_chain(self, chain_id: int) -> None:
-        """Raises WrongChain if the node serves another chain."""
-        found = await self.chain_id()
-        if found != chain_id:
-            raise WrongChain(self.endpoint, chain_id, found)
-
-    async def block_number(self) -> int:
-        method = "eth_blockNumber"
-        head = await self.ask(method, read=partial(self.as_number, method))
-        self.newest = max(self.newest, head)
-        return head
-
-    def as_number(self, method: str, found: object) -> int:
-        """A block's number or time; BadReply where it is none or above MAX_NUMBER."""
-        number = self.as_quantity(method, found)
-        if number > MAX_NUMBER:
-            raise BadReply(self.endpoint, method, "no chain has such a block")
-        return number
-
-    def as_quantity(self, method: str, found: object) -> int:
-        """JSON-RPC's hexadecimal number as an int; BadReply if it is none."""
-        if not isinstance(found, str) or not _QUANTITY.fullmatch(found):
-            raise BadReply(self.endpoint, method, "a number was expected")
-        return int(found, 16)
-
-    def as_bytes(self, method: str, found: object, length: int | None = None) -> bytes:
-        """JSON-RPC's hexadecimal bytes; BadReply if they are none, or not `length` many."""
-        if not isinstance(found, str) or not _BYTES.fullmatch(found):
-            raise BadReply(self.endpoint, method, "bytes were expected")
-        raw = bytes.fromhex(found[2:])
-        if length is not None and len(raw) != length:
-            raise BadReply(self.endpoint, method, f"{length} bytes expected, {len(raw)} came")
-        return raw
-
-    async def _exchange(
-        self, requests: Sequence[tuple[str, Sequence[object]]], *, batched: bool
-    ) -> list[Any]:
-        named = requests[0][0] if len(requests) == 1 else f"{len(requests)} requests"
-
-        async def once() -> list[Any]:
-            try:
-                answers = await self._once(requests, named, batched=batched)
-                return [
-                    self._result(method, answer)
-                    for (method, _), answer in zip(requests, answers, strict=True)
-                ]
-            except (ChainDown, BadReply) as trouble:
-                raise _Unread(trouble) from None
-
-        return await self._again(once, repeatable=all(one in REPEATABLE for one, _ in requests))
-
-    async def _again(self, ask: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
-        """Ask until there is an answer, with growing pauses.
-
-        A node that is busy, cuts off or lags is asked until the patience is over; one that is not
-        there, or answers nonsense, `read_attempts` times.
-        """
+        if method == SEND:
+            return await self._hand_over(params)
+        if method not in REPEATABLE:
+            return await self._once(self._nodes[0], method, params)
         ends, pause_s = trio.current_time() + self._patience_s, self._backoff_s
         for attempt in count(1):
             try:
-                return await ask()
-            except _Unread as unread:
-                trouble = unread.trouble
-                there = isinstance(trouble, ChainDown) and trouble.reason != _NOT_THERE
-                patient = there and trio.current_time() < ends
-                if (
-                    not repeatable
-                    or isinstance(trouble, ReplyTooLong)
-                    or (attempt >= self._attempts and not patient)
-                ):
-                    raise trouble from None
+                if self.agree and _settled(method, params):
+                    return await self._both(method, params)
+                return await self._any(method, params)
+            except ReplyTooLong:
+                raise
+            except (ChainDown, BadReply) as trouble:
+                patient = _passes(trouble) and trio.current_time() < ends
+                if attempt >= self._attempts and not patient:
+                    raise
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         raise AssertionError("unreachable")
 
-    async def _once(
-        self, requests: Sequence[tuple[str, Sequence[object]]], named: str, *, batched: bool
-    ) -> list[dict[str, Any]]:
-        first = self._next_id + 1
-        self._next_id += len(requests)
-        body = [
-            {"jsonrpc": "2.0", "id": first + at, "method": method, "params": list(params)}
-            for at, (method, params) in enumerate(requests)
-        ]
-        raw = bytearray()
-        with trio.move_on_after(self._timeout_s) as limit:
-            try:
-                async with self._http.stream(
-                    "POST",
-                    self._url,
-                    content=json.dumps(body if batched else body[0]),
-                    # Compressed, a few kilobytes would unpack into the whole memory.
-                    headers={"content-type": "application/json", "accept-encoding": "identity"},
-                ) as response:
-                    if response.headers.get("content-encoding", "identity").lower() != "identity":
-                        raise BadReply(self.endpoint, named, "compressed, which was not asked for")
-                    async for piece in response.aiter_raw():
-                        raw += piece
-                        if len(raw) > MAX_REPLY_BYTES:
-                            raise ReplyTooLong(
-                                self.endpoint, named, f"more than {MAX_REPLY_BYTES} bytes"
-                            )
-                    status = response.status_code
-            except httpx.HTTPError as failed:
-                # The library's text can hold the whole address; its type says enough.
-                raise ChainDown(self.endpoint, type(failed).__name__) from None
-        if limit.cancelled_caught:
-            raise RpcTimeout(self.endpoint, named, self._timeout_s)
-        if status == 429 or status >= 500:
-            raise NotAnswered(self.endpoint, f"HTTP status {status}")
-        if 300 <= status < 400:
-            # Never followed: what is signed and which key is in the address would go elsewhere.
-            raise NotAnswered(
-                self.endpoint, f"HTTP status {status}, it redirects: use the address it leads to"
-            )
-        try:
-            reply = loads(raw)
-        except ValueError:
-            if status >= 400:
-                raise NotAnswered(self.endpoint, f"HTTP status {status}") from None
-            if not raw.strip() or raw.lstrip()[:1] == b"<":
-                raise NotAnswered(self.endpoint, "a web page or nothing, not JSON") from None
-            raise BadReply(self.endpoint, named, "not JSON") from None
-        replies = reply if batched and isinstance(reply, list) else [reply]
-        if batched and isinstance(reply, dict) and "error" in reply:
-            self._result(named, reply)
-        by_id: dict[int, dict[str, Any]] = {}
-        for one in replies:
-            if not isinstance(one, dict) or not isinstance(one.get("id"), int):
-                # A node that could not even read the request answers with a null id.
-                if isinstance(one, dict) and isinstance(one.get("error"), dict):
-                    self._result(named, one)
-                raise BadReply(self.endpoint, named, "not a JSON-RPC answer")
-            by_id[one["id"]] = one
-        wanted = [first + at for at in range(len(requests))]
-        if sorted(by_id) != wanted or len(replies) != len(wanted):
-            raise BadReply(self.endpoint, named, "answers to other requests than ours")
-        return [by_id[number] for number in wanted]
+    async def send(self, raw: bytes) -> None:
+        """Hand over a signed transaction, to the first node that takes it or has it already.
 
-    def _result(self, method: str, answer: dict[str, Any]) -> Any:
-        error = answer.get("error")
+        Raises like `call`.  Where one node may have it and all others refuse it, nothing is
+        certain, and the former's trouble is raised.
+        """
+        try:
+            await self.call(SEND, "0x" + raw.hex())
+        except RpcError as refused:
+            if refused.answer is not Answer.KNOWN:
+                raise
+
+    def pass_on(self) -> None:
+        """Ask the next node first from now on: this one's view lags."""
+        self._first = (self._first + 1) % len(self._nodes)
+
+    async def found(self, answer: Awaitable[T]) -> T | None:
+        """What one of `eth`'s methods finds; None where the nodes show no such transaction."""
+        from web3.exceptions import TransactionNotFound
+
+        try:
+            return await answer
+        except TransactionNotFound:
+            return None
+
+    async def block_number(self) -> int:
+        head = int(await self.eth.get_block_number())
+        self.newest = max(self.newest, head)
+        return head
+
+    async def chain_id(self) -> int:
+        return int(await self.eth.chain_id)
+
+    async def expect_chain(self, chain_id: int) -> None:
+        """Raises WrongChain if a node serves another chain.  One that does not answer now is
+        asked before its first answer is used."""
+        self._chain_id = chain_id
+        await self.chain_id()
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _in_turn(self) -> list[Node]:
+        return self._nodes[self._first :] + self._nodes[: self._first]
+
+    async def _any(self, method: str, params: Sequence[Any]) -> Any:
+        """The answer of the first node that gives one."""
+        troubles: list[ChainDown | BadReply] = []
+        for node in self._in_turn():
+            try:
+                answer = await self._once(node, method, params)
+            except (ChainDown, BadReply) as trouble:
+                troubles.append(trouble)
+                continue
+            if answer is not None or method not in _FOUND:
+                self._first = self._nodes.index(node)
+                return answer
+        if len(troubles) < len(self._nodes):
+            return None
+        raise max(troubles, key=_weight)
+
+    async def _both(self, method: str, params: Sequence[Any]) -> Any:
+        """The answer that two nodes give alike."""
+        answers: list[tuple[Node, Any]] = []
+        troubles: list[ChainDown | BadReply] = []
+        for node in self._in_turn():
+            try:
+                answers.append((node, await self._once(node, method, params)))
+            except RpcError as refused:
+                answers.append((node, refused))
+            except (ChainDown, BadReply) as trouble:
+                troubles.append(trouble)
+            if len(answers) == 2:
+                break
+        else:
+            raise max(troubles, key=_weight)
+        (one, first), (other, second) = answers
+        if method == "eth_blockNumber":
+            return min(first, second, key=lambda head: int(head, 16))
+        if method in _FOUND and (first is None or second is None):
+            return None  # one of them lags, and what one alone shows is not proven
+        if isinstance(first, RpcError) and isinstance(second, RpcError):
+            if (first.answer, first.data) == (second.answer, second.data):
+                raise first
+        elif first == second:
+            return first
+        raise NodesDisagree(one.endpoint, other.endpoint, method)
+
+    async def _hand_over(self, params: Sequence[Any]) -> Any:
+        lost: ChainDown | BadReply | None = None
+        refusals: list[RpcError] = []
+        for node in self._in_turn():
+            try:
+                answer = await self._once(node, SEND, params)
+            except RpcError as refused:
+                if refused.answer is Answer.KNOWN:
+                    raise
+                refusals.append(refused)
+            except (ChainDown, BadReply) as trouble:
+                lost = trouble
+            else:
+                self._first = self._nodes.index(node)
+                return answer
+        if lost is not None:
+            raise lost
+        held = [one for one in refusals if one.answer in (Answer.NONCE_USED, Answer.NONCE_HELD)]
+        raise (held or refusals)[0]
+
+    async def _once(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+        """What one node answers to one request, checked; also that it serves our chain."""
+        if self._chain_id is not None and node.serves is None and method != "eth_chainId":
+            await self._once(node, "eth_chainId", ())
+        answer = await self.said(node, method, params)
+        try:
+            answer = replies.checked(method, params, answer)
+        except replies.NotThere as missing:
+            raise NotAnswered(node.endpoint, str(missing)) from None
+        except replies.TooLong as long:
+            raise ReplyTooLong(node.endpoint, method, str(long)) from None
+        except ValueError as bad:
+            raise BadReply(node.endpoint, method, str(bad)) from None
+        if method == "eth_chainId" and self._chain_id is not None:
+            if int(answer, 16) != self._chain_id:
+                raise WrongChain(node.endpoint, self._chain_id, int(answer, 16))
+            node.serves = self._chain_id
+        return answer
+
+    async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+        """What one node says to one request, bounded in size and time, and not yet checked."""
+        error = (reply := await self._exchange(node, method, params)).get("error")
         if error is not None:
             if not isinstance(error, dict):
-                raise BadReply(self.endpoint, method, "an error that is no object")
+                raise BadReply(node.endpoint, method, "an error that is no object")
             number = error.get("code")
             message = error.get("message")
             refused = RpcError(
@@ -332,9 +329,120 @@ class Rpc:
                 message if isinstance(message, str) else "no reason given",
                 error.get("data"),
             )
+            if refused.answer is Answer.PRUNED:
+                raise NotKept(node.endpoint, clipped(refused.message))
             if refused.answer is Answer.ELSEWHERE:
-                raise NotAnswered(self.endpoint, clipped(refused.message))
+                raise NotAnswered(node.endpoint, clipped(refused.message))
             raise refused
-        if "result" not in answer:
-            raise BadReply(self.endpoint, method, "neither a result nor an error")
-        return answer["result"]
+        if "result" not in reply:
+            raise BadReply(node.endpoint, method, "neither a result nor an error")
+        return reply["result"]
+
+    async def _exchange(self, node: Node, method: str, params: Sequence[Any]) -> dict[str, Any]:
+        self._next_id += 1
+        number = self._next_id
+        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
+        import httpx
+
+        raw = bytearray()
+        with trio.move_on_after(self._timeout_s) as limit:
+            try:
+                async with self._http.stream(
+                    "POST",
+                    node.url,
+                    content=json.dumps(request, default=lambda one: "0x" + bytes(one).hex()),
+                    # Compressed, a few kilobytes would unpack into the whole memory.
+                    headers={"content-type": "application/json", "accept-encoding": "identity"},
+                ) as response:
+                    if response.headers.get("content-encoding", "identity").lower() != "identity":
+                        raise BadReply(node.endpoint, method, "compressed, which was not asked for")
+                    async for piece in response.aiter_raw():
+                        raw += piece
+                        if len(raw) > MAX_REPLY_BYTES:
+                            raise ReplyTooLong(
+                                node.endpoint, method, f"more than {MAX_REPLY_BYTES} bytes"
+                            )
+                    status = response.status_code
+            except httpx.HTTPError as failed:
+                # The library's text can hold the whole address; its type says enough.
+                raise ChainDown(node.endpoint, type(failed).__name__) from None
+        if limit.cancelled_caught:
+            raise RpcTimeout(node.endpoint, method, self._timeout_s)
+        if status == 429 or status >= 500:
+            raise NotAnswered(node.endpoint, f"HTTP status {status}")
+        if 300 <= status < 400:
+            # Never followed: what is signed and which key is in the address would go elsewhere.
+            raise NotAnswered(
+                node.endpoint, f"HTTP status {status}, it redirects: use the address it leads to"
+            )
+        try:
+            reply = loads(raw)
+        except ValueError:
+            if status >= 400:
+                raise NotAnswered(node.endpoint, f"HTTP status {status}") from None
+            if not raw.strip() or raw.lstrip()[:1] == b"<":
+                raise NotAnswered(node.endpoint, "a web page or nothing, not JSON") from None
+            raise BadReply(node.endpoint, method, "not JSON") from None
+        if not isinstance(reply, dict):
+            raise BadReply(node.endpoint, method, "not a JSON-RPC answer")
+        # A node that could not even read the request answers with an error and a null id.
+        unread = reply.get("id") is None and isinstance(reply.get("error"), dict)
+        if not unread and (type(reply.get("id")) is not int or reply["id"] != number):
+            raise BadReply(node.endpoint, method, "an answer to another request than ours")
+        return reply
+
+
+def _passes(trouble: ChainDown | BadReply) -> bool:
+    """Whether waiting helps: the node is there, and says something else than what it was asked."""
+    return (
+        isinstance(trouble, ChainDown)
+        and not isinstance(trouble, NotKept)
+        and trouble.reason != _NOT_THERE
+    )
+
+
+def _weight(trouble: ChainDown | BadReply) -> int:
+    """Which of several nodes' troubles counts: one that asking differently helps against, then
+    one that waiting does."""
+    if isinstance(trouble, ReplyTooLong):
+        return 3
+    if _passes(trouble):
+        return 2
+    return 0 if isinstance(trouble, ChainDown) and trouble.reason == _NOT_THERE else 1
+
+
+def _settled(method: str, params: Sequence[Any]) -> bool:
+    """Whether every honest node that has the block answers this alike."""
+    if method in _WHERE:
+        where = params[_WHERE[method]]
+        plain = method != "eth_call" or len(params) == 2
+        return plain and (not isinstance(where, str) or where.startswith("0x"))
+    return method in _FOUND or method in ("eth_blockNumber", "eth_getLogs")
+
+
+def _client() -> httpx.AsyncClient:
+    import httpx
+
+    return httpx.AsyncClient(
+        timeout=None,  # noqa: S113 - each exchange has its own, as a trio scope
+        trust_env=False,
+        limits=httpx.Limits(max_connections=16),
+    )
+
+
+def _web3(rpc: Rpc) -> AsyncEth:
+    """web3 over an Rpc.  Imported here: it takes most of a second."""
+    with recursion_limit_kept():
+        from web3 import AsyncWeb3
+        from web3.providers.async_base import AsyncBaseProvider
+        from web3.types import RPCEndpoint, RPCResponse
+
+    class Provider(AsyncBaseProvider):
+        # A contract must not make us ask addresses of its choice (EIP-3668).
+        global_ccip_read_enabled = False
+
+        async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+            return {"jsonrpc": "2.0", "id": 0, "result": await rpc.call(method, *params)}
+
+    # Without middleware: each would ask more, fill in or repeat what nobody sees here.
+    return AsyncWeb3(Provider(), middleware=[]).eth

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from psymm.chain.abi import checksummed, decode_values
+from psymm.chain.abi import decode_values
+from psymm.chain.addresses import checksummed
 from psymm.chain.artifacts import artifact
 from psymm.chain.contracts import ERC20, MOST_DECIMALS, symbol_of
 from psymm.chain.errors import (
@@ -238,23 +239,13 @@ async def _balance_places(chain: Chain, token: str, holder: str) -> tuple[list[P
 
 
 async def _places(chain: Chain, token: str, holder: str) -> list[Place]:
-    method = "eth_createAccessList"
     call = ERC20.function("balanceOf").encode(holder)
+    request: Any = {"from": holder, "to": token, "data": call}
     try:
-        found = await chain.rpc.call(
-            method, {"from": holder, "to": token, "data": "0x" + call.hex()}, "latest"
-        )
+        found = await chain.rpc.eth.create_access_list(request)
     except RpcError:
         return []
-    listed = found.get("accessList") if isinstance(found, dict) else None
-    try:
-        return [
-            (checksummed("address", one["address"]), "0x" + bytes.fromhex(slot[2:]).hex())
-            for one in listed or ()
-            for slot in one["storageKeys"]
-        ]
-    except (CallInvalid, KeyError, TypeError, ValueError):
-        raise BadReply(chain.rpc.endpoint, method, "no access list") from None
+    return [(one["address"], slot) for one in found["accessList"] for slot in one["storageKeys"]]
 
 
 async def _assumed(
@@ -296,7 +287,7 @@ async def _expect_still(
     for place in shared:
         if changed:
             break
-        word = int.from_bytes(await chain.rpc.data("eth_getStorageAt", *place, "latest"), "big")
+        word = int(await chain.rpc.call("eth_getStorageAt", *place, "latest"), 16)
         if not word or place[1] in state.get(place[0], {}):
             continue
         other = word * 2 if word < 1 << 255 else word // 2

@@ -1,4 +1,4 @@
-"""Reading contracts and sending transactions: nonces, fees, gas, and waiting for depth.
+"""Sending transactions: nonces, fees, gas, and waiting for depth.
 
 A transaction is signed through a `Signer`, which sees one digest and returns one signature, so
 that a key service or a device works as well as a key in memory.
@@ -8,55 +8,43 @@ from __future__ import annotations
 
 import inspect
 import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import trio
 
 from psymm._core import keccak256
-from psymm.chain.abi import ZERO_ADDRESS, Abi, Refusals, checksummed
-from psymm.chain.answers import Answer, revert_data
-from psymm.chain.artifacts import artifact, known_artifacts
+from psymm.chain.abi import Refusals
+from psymm.chain.answers import Answer
 from psymm.chain.errors import (
     BadReply,
     CallInvalid,
     ChainDown,
     ChainError,
     FeeRefused,
-    NotAnswered,
     OutOfGas,
-    ReplyTooLong,
     Reverted,
     RpcError,
     TransactionPending,
     TransactionReplaced,
     WalletWithoutGas,
 )
+from psymm.chain.reading import LOOKS, Block, ChainReader, Log, Receipt
 from psymm.chain.rpc import Rpc
+from psymm.imports import recursion_limit_kept
 
-MAX_RESULT_BYTES: Final = 128 * 1024
-"""Of what a function returns; a page of the registry is half of it. Its parts may be named any
-number of times each, so it can decode to the square of its length."""
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
-_LOG_SPAN: Final = 2_000
-_LOOKS: Final = 6
 _HAND_OVERS: Final = 4
 _MOST_RAISED: Final = 4
 """By how much at most a fee is raised that the node refuses: what was shown before times this."""
 MOST_TIP_WEI: Final = 100 * 10**9
 """The highest tip that is signed on a node's word, wei a gas. The base fee is the chain's own and
 only bounded by what is signed; a tip is paid whole, to whoever makes the block."""
-_DEVELOPMENT_CHAIN: Final = 31_337
-MOST_AHEAD_S: Final = 900.0
-"""How far ahead of this machine's clock a block may be dated; no chain's are ahead by minutes."""
 MOST_FEE_WEI: Final = 10_000 * 10**9
 """The highest base fee that is believed, wei a gas; higher than any chain of ours has had."""
-_MOST_NONCE: Final = (1 << 63) - 1
 
 
 class Signer(Protocol):
@@ -70,43 +58,6 @@ class Signer(Protocol):
     def sign_digest(self, digest: bytes) -> bytes | Awaitable[bytes]:
         """65 bytes r ‖ s ‖ v over 32 bytes, low s, v 27 or 28; or a promise of them."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """One event log, as the node gave it and as the ABI decodes it."""
-
-    address: str
-    topics: tuple[bytes, ...]
-    data: bytes
-    block: int
-    block_hash: bytes
-    tx_hash: str
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """A mined transaction.  cost_wei: what its gas cost; logs: all events, in order."""
-
-    tx_hash: str
-    block: int
-    block_hash: bytes
-    sender: str
-    to: str | None
-    contract: str | None
-    gas_used: int
-    cost_wei: int
-    logs: tuple[Log, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    number: int
-    hash: bytes
-    parent: bytes
-    timestamp_s: int
-    base_fee_wei: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +95,13 @@ class Sent:
     prepared: Prepared
 
 
-class Chain:
-    """One chain through one node.
+class Chain(ChainReader):
+    """One chain, read and written.
 
     chain_id: checked before the first transaction is signed.  gas_margin: how much more gas than
-    estimated a transaction may use.  poll_s: pause between looks at the chain.
+    estimated a transaction may use.  poll_s, most_ahead_s: see ChainReader.
     most_tip_wei, most_fee_wei: a node that names a higher tip or base fee, wei a gas, is not
     believed, and nothing is signed.
-    most_ahead_s: a block dated further ahead of this machine's clock is not believed; None:
-    MOST_AHEAD_S, but no limit on the development chain, whose owner moves its clock.
     """
 
     def __init__(
@@ -167,218 +116,12 @@ class Chain:
         most_fee_wei: int = MOST_FEE_WEI,
         most_ahead_s: float | None = None,
     ) -> None:
-        self.rpc = rpc
+        super().__init__(rpc, chain_id, poll_s=poll_s, refusals=refusals, most_ahead_s=most_ahead_s)
         self._most_tip_wei = most_tip_wei
         self._most_fee_wei = most_fee_wei
-        if most_ahead_s is None:
-            most_ahead_s = math.inf if chain_id == _DEVELOPMENT_CHAIN else MOST_AHEAD_S
-        self._most_ahead_s = most_ahead_s
-        self.chain_id = chain_id
-        self.poll_s = poll_s
         self._gas_margin = gas_margin
-        self._refusals = refusals
         self._last: dict[str, tuple[int, str]] = {}
         self._locks: dict[str, trio.Lock] = {}
-        self._chain_checked = False
-        self._head_asked = False
-
-    def __repr__(self) -> str:
-        return f"Chain({self.chain_id}, {self.rpc.endpoint})"
-
-    @property
-    def refusals(self) -> Refusals:
-        if self._refusals is None:
-            self._refusals = Refusals(artifact(name).abi for name in known_artifacts())
-        return self._refusals
-
-    # --- reading ------------------------------------------------------------------------------
-
-    async def check(self) -> None:
-        """Raises WrongChain if the node serves another chain.  Asks once only."""
-        if not self._chain_checked:
-            await self.rpc.expect_chain(self.chain_id)
-            self._chain_checked = True
-
-    async def block(self, number: int | str = "latest") -> Block:
-        """A block's header.  Raises NotAnswered where the node does not have it."""
-        tag = hex(number) if isinstance(number, int) else number
-
-        def read(found: object) -> Block:
-            block = self._block(found)
-            if isinstance(number, int) and block.number != number:
-                raise BadReply(
-                    self.rpc.endpoint, "eth_getBlockByNumber", "another block than asked"
-                )
-            return block
-
-        block = await self.rpc.ask("eth_getBlockByNumber", tag, False, read=read)
-        self.rpc.newest = max(self.rpc.newest, block.number)
-        return block
-
-    async def code(self, address: str) -> bytes:
-        found = await self.rpc.data("eth_getCode", address, "latest")
-        return found or await self.rpc.data("eth_getCode", address, hex(await self.head()))
-
-    async def balance(self, address: str, *, block: int | str = "latest", at_least: int = 0) -> int:
-        """The chain's coin that an address holds, in wei.
-
-        at_least: where less is found, the newest block that is known is asked, for the first
-        answer may be that of a view that lags."""
-        where = hex(block) if isinstance(block, int) else block
-        found = await self.rpc.quantity("eth_getBalance", address, where)
-        if found >= at_least:
-            return found
-        return await self.rpc.quantity("eth_getBalance", address, hex(await self.head()))
-
-    async def call(
-        self,
-        to: str,
-        abi: Abi,
-        function: str,
-        *values: object,
-        block: int | bytes | str = "latest",
-        sender: str | None = None,
-    ) -> Any:
-        """What a function returns: one value bare, several as a tuple, none as None.
-
-        block: a number, a hash (then exactly that block is meant) or a tag.
-        Raises Reverted, BadReply and what `Rpc.call` raises.
-        """
-        kind = abi.function(function)
-        data = await self.simulate(
-            to, kind.encode(*values), doing=function, block=block, sender=sender
-        )
-        if len(data) > MAX_RESULT_BYTES:
-            raise ReplyTooLong(self.rpc.endpoint, "eth_call", f"more than {MAX_RESULT_BYTES} bytes")
-        if not data and kind.outputs and block == "latest":
-            # A view that lags does not know a contract that was put there just now.
-            data = await self.simulate(
-                to, kind.encode(*values), doing=function, block=await self.head(), sender=sender
-            )
-        if not data and kind.outputs:
-            raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
-        try:
-            found = kind.decode(data)
-        except CallInvalid as bad:
-            raise BadReply(self.rpc.endpoint, "eth_call", str(bad)) from None
-        if not found:
-            return None
-        return found[0] if len(found) == 1 else found
-
-    async def simulate(
-        self,
-        to: str | None,
-        data: bytes,
-        *,
-        doing: str = "the call",
-        block: int | bytes | str = "latest",
-        sender: str | None = None,
-        value_wei: int = 0,
-        gas: int | None = None,
-        overrides: Mapping[str, Mapping[str, object]] | None = None,
-        time_s: int | None = None,
-    ) -> bytes:
-        """Run a transaction without sending it.  Raises Reverted with the contract's own error.
-
-        overrides: what accounts hold instead for this run (`code`, `stateDiff`), by address; some
-        nodes know none, and say so or ignore them.  time_s: the block's time instead.
-        """
-        request: dict[str, str] = {"data": "0x" + data.hex()}
-        if to is not None:
-            request["to"] = to
-        if sender is not None:
-            request["from"] = sender
-        if value_wei:
-            request["value"] = hex(value_wei)
-        if gas is not None:
-            request["gas"] = hex(gas)
-        where: object
-        if isinstance(block, bytes):
-            where = {"blockHash": "0x" + block.hex()}
-        else:
-            where = hex(block) if isinstance(block, int) else block
-        instead: list[object] = []
-        if overrides is not None or time_s is not None:
-            instead.append(overrides or {})
-        if time_s is not None:
-            instead.append({"time": hex(time_s)})
-        try:
-            return await self.rpc.data("eth_call", request, where, *instead)
-        except RpcError as refused:
-            error = self._refusal(doing, refused)
-            if where != "latest" or not isinstance(error, Reverted):
-                raise error from None
-        # A view that lags refuses what only newer blocks allow: asked of the newest block that is
-        # known, it says that it has no such block, and is asked again.
-        where = hex(await self.head())
-        try:
-            return await self.rpc.data("eth_call", request, where, *instead)
-        except RpcError as refused:
-            raise self._refusal(doing, refused) from None
-
-    async def head(self) -> int:
-        """The number of the newest block.
-
-        A view that lags behind what was seen before is asked again: the next answer may be another
-        backend's.  If all are behind, the chain went back.
-        """
-        if not self._head_asked:
-            # Of two nodes that answer in turn one may lag: by the second answer that is known.
-            await self.rpc.block_number()
-            self._head_asked = True
-        seen, pause_s = self.rpc.newest, self.poll_s
-        for _ in range(_LOOKS - 1):
-            if (found := await self.rpc.block_number()) >= seen:
-                return found
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 1.0)
-        self.rpc.newest = await self.rpc.block_number()
-        return self.rpc.newest
-
-    async def logs(
-        self,
-        address: str,
-        topics: Sequence[bytes | Sequence[bytes] | None],
-        first: int,
-        last: int,
-        *,
-        span: int = _LOG_SPAN,
-    ) -> AsyncIterator[Log]:
-        """Every log of a contract from block `first` to `last`, in the chain's order.
-
-        Asked for in ranges of at most `span` blocks, halved where the node says that is too much.
-        Raises BadReply for a log that was not asked for.
-        """
-        wanted = [
-            None if one is None else _hex(one) if isinstance(one, bytes) else [_hex(t) for t in one]
-            for one in topics
-        ]
-        start = first
-        while start <= last:
-            end = min(last, start + span - 1)
-            try:
-                logs = await self.rpc.ask(
-                    "eth_getLogs",
-                    {
-                        "address": address,
-                        "topics": wanted,
-                        "fromBlock": hex(start),
-                        "toBlock": hex(end),
-                    },
-                    read=partial(self._logs, checksummed("address", address), topics, start, end),
-                )
-            except (RpcError, ReplyTooLong) as refused:
-                if isinstance(refused, RpcError) and refused.answer is not Answer.RANGE:
-                    raise
-                if end == start:
-                    raise
-                span = max(1, (end - start + 1) // 2)
-                continue
-            for log in logs:
-                yield log
-            start = end + 1
-
-    # --- sending ------------------------------------------------------------------------------
 
     async def prepare(
         self,
@@ -408,39 +151,6 @@ class Chain:
             raise WalletWithoutGas(sender, balance, prepared.most_wei)
         return prepared
 
-    async def estimate(
-        self,
-        sender: str,
-        to: str | None,
-        data: bytes,
-        *,
-        value_wei: int = 0,
-        doing: str = "the transaction",
-    ) -> int:
-        """The gas that a transaction would use now.  Raises Reverted where it would be refused."""
-        request = {"from": sender, "data": "0x" + data.hex(), "value": hex(value_wei)}
-        if to is not None:
-            request["to"] = to
-        try:
-            return await self.rpc.quantity("eth_estimateGas", request)
-        except RpcError as refused:
-            error = self._refusal(doing, refused)
-            if not isinstance(error, Reverted):
-                raise error from None
-        # Raises where the newest known block refuses, too; else this view lags. Asked about that
-        # block, it says that it has none such, and is asked again.
-        head = await self.head()
-        await self.simulate(to, data, doing=doing, block=head, sender=sender, value_wei=value_wei)
-        try:
-            return await self.rpc.quantity("eth_estimateGas", request, hex(head))
-        except RpcError:
-            pass  # some nodes take no block here
-        await trio.sleep(self.poll_s)
-        try:
-            return await self.rpc.quantity("eth_estimateGas", request)
-        except RpcError as refused:
-            raise self._refusal(doing, refused) from None
-
     def with_margin(self, gas: int) -> int:
         """The limit that is given where so much gas is estimated."""
         return math.ceil(gas * (1 + self._gas_margin))
@@ -449,7 +159,7 @@ class Chain:
         """Fees that are mined soon: a tip as the node suggests, room for the base fee to double."""
         block = await self.block()
         try:
-            tip = await self.rpc.quantity("eth_maxPriorityFeePerGas")
+            tip = int(await self.rpc.eth.max_priority_fee)
         except RpcError:
             tip = 10**9
         if tip > self._most_tip_wei:
@@ -509,7 +219,7 @@ class Chain:
                     # The node lags or forgot: these are the bytes of our last one, which would
                     # then stand for two.  It gets that one again, and this one the next nonce.
                     with suppress(ChainError):
-                        await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+                        await self.rpc.send(sent.raw)
                     taken = chosen
                     continue
                 if record is not None:
@@ -564,7 +274,7 @@ class Chain:
                     # Not after each look: of two nodes that answer in turn, of which one lags, that
                     # one would then be asked for every receipt.
                     if look % 3 == 0:
-                        missing = 0 if await self._heard_of(sent) else missing + 1
+                        missing = 0 if await self.is_known(sent.tx_hash) else missing + 1
                     # Between two questions a block can come, so one odd answer proves nothing.
                     if missing >= 2:
                         missing = 0
@@ -576,87 +286,6 @@ class Chain:
                     reason, pause_s = str(trouble), min(2 * pause_s, max(10.0, self.poll_s))
                 await trio.sleep(pause_s)
         raise TransactionPending(sent.tx_hash, timeout_s, reason)
-
-    async def is_mined(self, tx_hash: str) -> bool:
-        """Whether the node shows a receipt, of success or failure, however deep."""
-        return await self._receipt(tx_hash) is not None
-
-    async def receipt(
-        self, tx_hash: str, *, doing: str = "", sent: Sent | None = None, depth: int = 1
-    ) -> Receipt | None:
-        """The receipt of a transaction that is `depth` blocks deep, None while there is none.
-
-        Raises Reverted or OutOfGas for one that failed and is as deep.
-        """
-        found = await self._receipt(tx_hash)
-        if found is None:
-            return None
-        receipt, succeeded = found
-        if depth > 1 and await self.head() - receipt.block + 1 < depth:
-            return None
-        if (await self.block(receipt.block)).hash != receipt.block_hash:
-            return None
-        if succeeded:
-            return receipt
-        doing = doing or f"transaction {tx_hash}"
-        if sent is not None:
-            plan = sent.prepared
-            if receipt.gas_used >= plan.gas_limit:
-                raise OutOfGas(doing, plan.gas_limit)
-            # That it failed is proven. Why, this node need not be able to tell.
-            with suppress(ChainDown, BadReply, RpcError):
-                await self.simulate(
-                    plan.to,
-                    plan.data,
-                    doing=doing,
-                    block=receipt.block,
-                    sender=plan.sender,
-                    value_wei=plan.value_wei,
-                )
-        raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
-
-    async def _receipt(self, tx_hash: str) -> tuple[Receipt, bool] | None:
-        """A receipt however deep, and whether the transaction succeeded."""
-        method = "eth_getTransactionReceipt"
-        raw = await self.rpc.call(method, tx_hash)
-        if raw is None:
-            return None
-        if not isinstance(raw, dict) or str(raw.get("transactionHash")).lower() != tx_hash.lower():
-            raise BadReply(self.rpc.endpoint, method, "the receipt of another transaction")
-        gas_used = self.rpc.as_quantity(method, raw.get("gasUsed"))
-        number = self.rpc.as_number(method, raw.get("blockNumber"))
-        if raw.get("status") not in ("0x0", "0x1"):
-            raise BadReply(self.rpc.endpoint, method, "neither success nor failure")
-        price = self.rpc.as_quantity(method, raw.get("effectiveGasPrice", "0x0"))
-        logs = raw.get("logs")
-        if not isinstance(logs, list):
-            raise BadReply(self.rpc.endpoint, method, "no logs")
-        to, contract = raw.get("to"), raw.get("contractAddress")
-        self.rpc.newest = max(self.rpc.newest, number)
-        receipt = Receipt(
-            tx_hash=tx_hash,
-            block=number,
-            block_hash=self.rpc.as_bytes(method, raw.get("blockHash"), 32),
-            sender=checksummed("from", raw.get("from")),
-            to=checksummed("to", to) if to else None,
-            contract=checksummed("contractAddress", contract) if contract else None,
-            gas_used=gas_used,
-            cost_wei=gas_used * price,
-            logs=tuple(self._log(one) for one in logs),
-        )
-        return receipt, raw.get("status") == "0x1"
-
-    async def cost_wei(self, tx_hash: str) -> int:
-        """What the gas of a mined transaction cost, whether it failed or not; 0 while there is
-        none."""
-        method = "eth_getTransactionReceipt"
-        raw = await self.rpc.call(method, tx_hash)
-        if raw is None:
-            return 0
-        if not isinstance(raw, dict):
-            raise BadReply(self.rpc.endpoint, method, "no receipt")
-        used = self.rpc.as_quantity(method, raw.get("gasUsed"))
-        return used * self.rpc.as_quantity(method, raw.get("effectiveGasPrice", "0x0"))
 
     async def transact(
         self,
@@ -704,9 +333,7 @@ class Chain:
     # --- parts --------------------------------------------------------------------------------
 
     async def _nonce(self, address: str) -> int:
-        pending = await self.rpc.quantity("eth_getTransactionCount", address, "pending")
-        if pending > _MOST_NONCE:
-            raise BadReply(self.rpc.endpoint, "eth_getTransactionCount", "no account has so many")
+        pending = await self.count(address, "pending")
         last = self._last.get(address)
         # Some nodes are slow to count what they hold, and some views lag.  Our own count rules
         # while the node still knows the transaction that it rests on.  A chain can also go back;
@@ -714,17 +341,15 @@ class Chain:
         pause_s = self.poll_s
         if last is None or last[0] < pending:
             return pending
-        for _ in range(_LOOKS):
-            if await self.rpc.call("eth_getTransactionByHash", last[1]) is not None:
+        for _ in range(LOOKS):
+            if await self.is_known(last[1]):
                 return last[0] + 1
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
         return pending
 
     async def _sign(self, signer: Signer, nonce: int, prepared: Prepared) -> Sent:
-        unsigned = _unsigned(self.chain_id, nonce, prepared)
-        answer = signer.sign_digest(keccak256(unsigned.envelope()))
-        raw = unsigned.signed(await answer if inspect.isawaitable(answer) else answer)
+        raw = await signed(signer, self.chain_id, nonce, prepared)
         return Sent(_hex(keccak256(raw)), signer.address, nonce, raw, prepared)
 
     async def _hand_over(self, sent: Sent) -> str:
@@ -739,21 +364,19 @@ class Chain:
             try:
                 # Cut short, it could not be told whether the node has it.
                 with trio.CancelScope(shield=True):
-                    await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+                    await self.rpc.send(sent.raw)
             except (ChainDown, BadReply) as trouble:
                 # It may or may not have arrived; the same bytes again can do no harm. Where every
                 # other request is refused, a look between two hand-overs would take the good turn.
                 lost, reason = True, str(trouble)
                 with suppress(ChainDown, BadReply, RpcError):
-                    if attempt % 2 == 0 and await self._heard_of(sent):
+                    if attempt % 2 == 0 and await self.is_known(sent.tx_hash):
                         return ""
             except RpcError as refused:
-                if refused.answer is Answer.KNOWN:
-                    return ""
                 # A gateway can hand it to several nodes, or twice to one, and give any answer.
                 held = refused.answer in (Answer.NONCE_USED, Answer.NONCE_HELD)
                 try:
-                    if await self._heard_of(sent):
+                    if await self.is_known(sent.tx_hash):
                         return ""
                     by = await self._miner_of(sent.sender, sent.nonce, 1) if held else None
                     if by is not None:
@@ -779,29 +402,18 @@ class Chain:
             return WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei)
         return self._refusal("sending the transaction", refused)
 
-    async def _heard_of(self, sent: Sent) -> bool:
-        """Whether the node shows the transaction, waiting or mined."""
-        return await self.rpc.call("eth_getTransactionByHash", sent.tx_hash) is not None
-
     async def _missed(self, sent: Sent, depth: int) -> None:
         """What is done about a transaction that the node does not show.
 
         Raises TransactionReplaced if another one with its nonce is mined as deep.
         """
-        used = await self.rpc.quantity("eth_getTransactionCount", sent.sender, "latest")
+        used = await self.count(sent.sender, "latest")
         if used <= sent.nonce:
-            for last in (False, True):
-                try:
-                    await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
-                    return
-                except RpcError as refused:
-                    if refused.answer is not Answer.KNOWN:
-                        raise
-                    return
-                except (ChainDown, BadReply):
-                    if last:
-                        raise
+            try:
+                await self.rpc.send(sent.raw)
+            except (ChainDown, BadReply):
                 await trio.sleep(self.poll_s)
+                await self.rpc.send(sent.raw)
             return
         by = await self._miner_of(sent.sender, sent.nonce, depth)
         if by is not None and by != sent.tx_hash:
@@ -815,180 +427,55 @@ class Chain:
         Raises what `Rpc.call` raises, also where the node keeps no state that old.
         """
 
-        async def counted(block: int) -> int:
-            return await self.rpc.quantity("eth_getTransactionCount", sender, hex(block))
-
         after = await self.head() - depth + 1
-        if after < 0 or await counted(after) <= nonce:
+        if after < 0 or await self.count(sender, after) <= nonce:
             return None
         before, step = after - 1, 1
-        while before >= 0 and await counted(before) > nonce:
+        while before >= 0 and await self.count(sender, before) > nonce:
             after, step = before, 2 * step
             before = max(-1, after - step)
         while after - before > 1:
             middle = (before + after) // 2
-            if await counted(middle) > nonce:
+            if await self.count(sender, middle) > nonce:
                 after = middle
             else:
                 before = middle
-        method = "eth_getBlockByNumber"
-        block = await self.rpc.call(method, hex(after), True)
-        listed = block.get("transactions") if isinstance(block, dict) else None
-        if not isinstance(listed, list):
-            raise BadReply(self.rpc.endpoint, method, "a block without its transactions")
-        for one in listed:
-            if (
-                isinstance(one, dict)
-                and str(one.get("from")).lower() == sender.lower()
-                and self.rpc.as_quantity(method, one.get("nonce")) == nonce
-            ):
-                return _hex(self.rpc.as_bytes(method, one.get("hash"), 32))
+        block: Any = await self.rpc.eth.get_block(after, full_transactions=True)
+        for one in block.get("transactions", ()):
+            if one["from"] == sender and one["nonce"] == nonce:
+                return _hex(one["hash"])
         return None
 
-    def _refusal(self, doing: str, refused: RpcError) -> Exception:
-        data = revert_data(refused.data)
-        if data is not None:
-            return self.refusals.decode(doing, data)
-        if refused.answer is Answer.REVERTED:
-            return Reverted(doing, "a revert without a reason", {})
-        if refused.answer is Answer.OUT_OF_GAS:
-            return OutOfGas(doing, 0)
-        return refused
 
-    def _block(self, raw: object) -> Block:
-        method = "eth_getBlockByNumber"
-        if raw is None:
-            raise NotAnswered(self.rpc.endpoint, "it does not have that block, yet")
-        if not isinstance(raw, dict):
-            raise BadReply(self.rpc.endpoint, method, "no block")
-        timestamp_s = self.rpc.as_number(method, raw.get("timestamp"))
-        ahead_s = timestamp_s - time.time()
-        if ahead_s > self._most_ahead_s:
-            # Deadlines are reckoned from it: a far one lends our signature for years (`spec.md`
-            # 21), and one that seems to have passed frees notes that a move may still spend.
-            raise BadReply(
-                self.rpc.endpoint,
-                method,
-                f"a block dated {ahead_s:.0f} s ahead of this machine's clock, which may be wrong",
-            )
-        return Block(
-            number=self.rpc.as_number(method, raw.get("number")),
-            hash=self.rpc.as_bytes(method, raw.get("hash"), 32),
-            parent=self.rpc.as_bytes(method, raw.get("parentHash"), 32),
-            timestamp_s=timestamp_s,
-            base_fee_wei=self.rpc.as_quantity(method, raw.get("baseFeePerGas", "0x0")),
-        )
+async def signed(signer: Signer, chain_id: int, nonce: int, prepared: Prepared) -> bytes:
+    """The bytes of an EIP-1559 transaction with its signature.  Raises CallInvalid for what is no
+    signature, and what the signer raises."""
+    with recursion_limit_kept():
+        from eth_account.typed_transactions.typed_transaction import TypedTransaction
 
-    def _logs(
-        self,
-        address: str,
-        topics: Sequence[bytes | Sequence[bytes] | None],
-        first: int,
-        last: int,
-        raw: object,
-    ) -> list[Log]:
-        """The logs that were asked for.  Raises BadReply where they are others."""
-        method = "eth_getLogs"
-        if not isinstance(raw, list):
-            raise BadReply(self.rpc.endpoint, method, "a list was expected")
-        logs = [self._log(one) for one in raw]
-        places = [(log.block, log.index) for log in logs]
-        if places != sorted(set(places)):
-            raise BadReply(self.rpc.endpoint, method, "logs out of order or twice")
-        if not all(
-            log.address == address and first <= log.block <= last and _match(log.topics, topics)
-            for log in logs
-        ):
-            raise BadReply(self.rpc.endpoint, method, "a log that was not asked for")
-        return logs
-
-    def _log(self, raw: object) -> Log:
-        method = "eth_getLogs"
-        if not isinstance(raw, dict) or not isinstance(raw.get("topics"), list):
-            raise BadReply(self.rpc.endpoint, method, "not a log")
-        if raw.get("removed") is True:
-            raise BadReply(self.rpc.endpoint, method, "a log of a block that was thrown away")
-        return Log(
-            address=checksummed("address", raw.get("address")),
-            topics=tuple(self.rpc.as_bytes(method, one, 32) for one in raw["topics"]),
-            data=self.rpc.as_bytes(method, raw.get("data")),
-            block=self.rpc.as_number(method, raw.get("blockNumber")),
-            block_hash=self.rpc.as_bytes(method, raw.get("blockHash"), 32),
-            tx_hash=_hex(self.rpc.as_bytes(method, raw.get("transactionHash"), 32)),
-            index=self.rpc.as_quantity(method, raw.get("logIndex")),
-        )
-
-
-# --- the bytes of a transaction -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Unsigned:
-    """An EIP-1559 transaction's nine fields, ready for RLP."""
-
-    fields: tuple[bytes | list[bytes], ...]
-
-    def envelope(self) -> bytes:
-        return b"\x02" + rlp(self.fields)
-
-    def signed(self, signature: bytes) -> bytes:
-        if len(signature) != 65 or signature[64] not in (27, 28):
-            raise CallInvalid("signature", "a signature is 65 bytes, r ‖ s ‖ v with v 27 or 28")
-        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
-        parity = number(signature[64] - 27)
-        return b"\x02" + rlp((*self.fields, parity, number(r), number(s)))
-
-
-def _unsigned(chain_id: int, nonce: int, prepared: Prepared) -> _Unsigned:
-    return _Unsigned(
-        (
-            number(chain_id),
-            number(nonce),
-            number(prepared.fees.tip_wei),
-            number(prepared.fees.max_wei),
-            number(prepared.gas_limit),
-            bytes.fromhex(prepared.to[2:]) if prepared.to is not None else b"",
-            number(prepared.value_wei),
-            prepared.data,
-            [],
-        )
-    )
-
-
-RlpItem: TypeAlias = "bytes | Sequence[RlpItem]"
-
-
-def number(value: int) -> bytes:
-    """RLP's form of a number: big-endian, no leading zeros, nothing for zero."""
-    return value.to_bytes((value.bit_length() + 7) // 8, "big")
-
-
-def rlp(item: RlpItem) -> bytes:
-    """Recursive length prefix encoding of bytes and lists of them (Yellow Paper, appendix B)."""
-    if isinstance(item, bytes):
-        if len(item) == 1 and item[0] < 0x80:
-            return item
-        return _prefixed(item, 0x80)
-    return _prefixed(b"".join(rlp(one) for one in item), 0xC0)
-
-
-def _prefixed(body: bytes, base: int) -> bytes:
-    if len(body) < 56:
-        return bytes([base + len(body)]) + body
-    length = number(len(body))
-    return bytes([base + 55 + len(length)]) + length + body
+    fields: dict[str, Any] = {
+        "type": 2,
+        "chainId": chain_id,
+        "nonce": nonce,
+        "maxPriorityFeePerGas": prepared.fees.tip_wei,
+        "maxFeePerGas": prepared.fees.max_wei,
+        "gas": prepared.gas_limit,
+        "to": prepared.to or b"",
+        "value": prepared.value_wei,
+        "data": prepared.data,
+    }
+    answer = signer.sign_digest(TypedTransaction.from_dict(fields).hash())
+    signature = await answer if inspect.isawaitable(answer) else answer
+    if len(signature) != 65 or signature[64] not in (27, 28):
+        raise CallInvalid("signature", "a signature is 65 bytes, r ‖ s ‖ v with v 27 or 28")
+    fields["r"] = int.from_bytes(signature[:32], "big")
+    fields["s"] = int.from_bytes(signature[32:64], "big")
+    fields["v"] = signature[64] - 27
+    return TypedTransaction.from_dict(fields).encode()
 
 
 def _hex(data: bytes) -> str:
     return "0x" + data.hex()
-
-
-def _match(found: Sequence[bytes], wanted: Sequence[bytes | Sequence[bytes] | None]) -> bool:
-    """Whether a log's topics are of those that were asked for (eth_getLogs)."""
-    return len(found) >= len(wanted) and all(
-        one is None or (topic == one if isinstance(one, bytes) else topic in one)
-        for topic, one in zip(found, wanted, strict=False)
-    )
 
 
 def _dearer(fees: Fees) -> Fees:
@@ -998,7 +485,6 @@ def _dearer(fees: Fees) -> Fees:
 
 
 __all__ = [
-    "ZERO_ADDRESS",
     "Block",
     "Chain",
     "Fees",

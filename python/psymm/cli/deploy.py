@@ -80,7 +80,7 @@ def deploy(
 
 
 def _test_token(text: str | None) -> TokenInfo | None:
-    from psymm.chain.abi import ZERO_ADDRESS
+    from psymm.chain.addresses import ZERO_ADDRESS
     from psymm.chain.contracts import MOST_DECIMALS, fit_symbol
     from psymm.chain.deployment import TokenInfo
 

@@ -100,7 +100,7 @@ def fund(
         raise CommandError("usage", "Give --ether, or --token with --amount.", Exit.USAGE)
     if (token is None) != (amount is None):
         raise CommandError("usage", "--token and --amount go together.", Exit.USAGE)
-    from psymm.chain.abi import checksummed
+    from psymm.chain.addresses import checksummed
     from psymm.cli.site import expect_wallet, load_deployment, node_url, open_wallet
 
     wei = None if ether is None else 0 if ether == "0" else parse_amount(ether, 18)

@@ -82,7 +82,7 @@ def refuse_again(screen: Screen, purse: Purse, asked: Asked, move: Move) -> None
 
 
 async def _asked(purse: Purse, move: Move) -> Asked:
-    from psymm.chain.abi import checksummed
+    from psymm.chain.addresses import checksummed
     from psymm.chain.calls import CtaCall
 
     if move.purpose == "withdraw":

@@ -140,7 +140,7 @@ def revoke(
         raise CommandError("which-key", "Name either --custody or --key.", Exit.USAGE)
 
     async def run() -> None:
-        from psymm.chain.abi import checksummed
+        from psymm.chain.addresses import checksummed
         from psymm.cli.site import look_before_asking, open_site, open_wallet
 
         look_before_asking(home, deployment_file, rpc_url)
@@ -198,7 +198,7 @@ def bring(
     """Brings another wallet's signed revocation to the chain; this wallet pays the gas."""
 
     async def run() -> None:
-        from psymm.chain.abi import checksummed
+        from psymm.chain.addresses import checksummed
         from psymm.cli.site import look_before_asking, open_site, open_wallet
         from psymm.errors import WalletError
         from psymm.signatures import signature_by

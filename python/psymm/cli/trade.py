@@ -202,7 +202,7 @@ def trade(
         steps = single_trades(buys, sells, hold) if buys or sells else []
     if not steps and resume is None:
         raise CommandError("usage", "Say what to trade: --scenario, --buy, --sell.", Exit.USAGE)
-    from psymm.chain.abi import checksummed
+    from psymm.chain.addresses import checksummed
 
     if resume is not None and not re.fullmatch("(0x)?[0-9a-fA-F]{1,64}", resume):
         raise CommandError("usage", "--resume takes a custody's id, or its start.", Exit.USAGE)

@@ -202,7 +202,7 @@ async def _warn(
 def _wanted(info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int | None]]:
     """(recipient, units) of each part, None for `rest`. Raises CommandError `usage`, `bad-amount`
     (exit 2), CallInvalid for what is no address."""
-    from psymm.chain.abi import checksummed
+    from psymm.chain.addresses import checksummed
 
     found: list[tuple[str, int | None]] = []
     for at, text in enumerate(texts):

@@ -21,7 +21,7 @@ from typing import Final, Self
 
 import trio
 
-from psymm.chain.abi import ZERO_ADDRESS, checksummed
+from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.calls import Call, CtcCall
 from psymm.chain.contracts import Permit, Pool, Token, insertion_gas
 from psymm.chain.deployment import Deployment

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from psymm._core import FIELD_MODULUS, address_of, poseidon2_hash
-from psymm.chain.abi import checksummed
+from psymm.chain.addresses import checksummed
 from psymm.chain.errors import CallInvalid
 from psymm.custody.errors import NoteInvalid
 from psymm.transcript.opening import custody_id, key_hash

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from psymm._core import MerkleProof, SignatureError, address_of, recover
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import CtaCall, CtcCall
 from psymm.custody.errors import ConsentInvalid, NoteInvalid
 from psymm.custody.notes import (

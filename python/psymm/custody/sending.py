@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
 from psymm.chain.transactions import Receipt, Sent, Signer

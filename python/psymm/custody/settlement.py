@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from psymm._core import keccak256
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import CtcCall
 from psymm.custody.errors import DeadlinePassed, FeeTooHigh, NoteInvalid, ProposalRefused
 from psymm.custody.notes import SOLVER, TRADER, Custody, Note, field_element

@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from psymm._core import FIELD_MODULUS
-from psymm.chain.abi import checksummed
+from psymm.chain.addresses import checksummed
 from psymm.chain.calls import MEMO_BYTES
 from psymm.custody.errors import MemoInvalid, NoteInvalid
 from psymm.custody.notes import TRADER, Custody, Note, sole_custody

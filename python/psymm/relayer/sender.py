@@ -41,7 +41,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.utilities import LocalProtocolError
 
-from psymm.chain.abi import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import OutOfGas, Reverted, TransactionPending

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from psymm._core import keccak256
-from psymm.chain.abi import checksummed
+from psymm.chain.addresses import checksummed
 from psymm.chain.calls import Call, CtcCall, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.relayer.errors import BadRequest, Refusal, RelayerLied

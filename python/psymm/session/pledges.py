@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from psymm.chain.abi import checksummed
+from psymm.chain.addresses import checksummed
 from psymm.custody.errors import NoteInvalid
 from psymm.errors import (
     CollateralForeign,

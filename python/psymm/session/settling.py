@@ -30,7 +30,7 @@ from typing import Final, Literal, TypeVar
 import trio
 
 from psymm._core import JsonError, keccak256
-from psymm.chain.abi import ZERO_ADDRESS, checksummed
+from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.custody.errors import CustodyError, MoveFailed
 from psymm.custody.notes import Note, commitment
 from psymm.custody.planning import CtcPlan, Output, deadline_after

@@ -11,7 +11,8 @@ import json
 import typing
 from typing import Annotated, Any, TypeVar, cast
 
-from psymm._core import JsonError, format_decimal, keccak256, parse_decimal
+from psymm._core import JsonError, format_decimal, parse_decimal
+from psymm.addresses import checksum
 from psymm.errors import PSymmError
 from psymm.strict_json import KeyTwice, loads
 
@@ -156,10 +157,7 @@ class _Choice(Form):
 
 def checksummed(address: str) -> str:
     """The EIP-55 form of a lower-case hex address."""
-    digits = address[2:]
-    digest = keccak256(digits.encode()).hex()
-    pairs = zip(digits, digest, strict=False)
-    return "0x" + "".join(d.upper() if int(h, 16) >= 8 else d for d, h in pairs)
+    return checksum(bytes.fromhex(address[2:]))
 
 
 Text = Annotated[str, _Text()]

@@ -31,6 +31,7 @@ from psymm._core import (
     survey_frames,
     verify_transcript,
 )
+from psymm.addresses import checksum
 from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
 from psymm.private_files import write_private
@@ -38,7 +39,7 @@ from psymm.strict_json import KeyTwice, loads
 from psymm.transcript.checkpoint import Beginning, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.journal import Journal
-from psymm.transcript.opening import Opening, checksummed
+from psymm.transcript.opening import Opening
 from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
 from psymm.transcript.sealing import JournalledOpening
@@ -553,7 +554,7 @@ def _opening(document: Mapping[str, Any]) -> Opening:
     try:
         opening = Opening(
             chain_id=_number(document, "chainId"),
-            contract=checksummed(_hex(document, "contract", 20)),
+            contract=checksum(_hex(document, "contract", 20)),
             trader=_hex(document, "trader", 64),
             solver=_hex(document, "solver", 64),
             terms=_hex(document, "terms", None),
@@ -616,7 +617,7 @@ def _note(entry: object) -> JournalledOpening:
     return JournalledOpening(
         commitment=_hex(entry, "commitment", 32),
         lane=_number(entry, "lane"),
-        token=checksummed(_hex(entry, "token", 20)),
+        token=checksum(_hex(entry, "token", 20)),
         amount=amount,
         blinding=_hex(entry, "blinding", 32),
     )

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from eth_utils.address import to_checksum_address
-
 from psymm._core import (
     FIELD_MODULUS,
     address_of,
@@ -71,11 +69,6 @@ class Opening:
 
     def wallet_address(self, lane: int) -> str:
         return address_of(self.wallet_key(lane))
-
-
-def checksummed(address: bytes) -> str:
-    """20 bytes as an EIP-55 address."""
-    return str(to_checksum_address(address))
 
 
 def halves(word: bytes) -> tuple[bytes, bytes]:

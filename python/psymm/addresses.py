@@ -1,0 +1,17 @@
+"""Addresses in the form with a checksum (EIP-55)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psymm._core import keccak256
+
+ZERO_ADDRESS: Final = "0x" + "00" * 20
+
+
+def checksum(address: bytes) -> str:
+    """The form of 20 bytes that shows most mistypings by its capitals."""
+    digits = address.hex()
+    digest = keccak256(digits.encode()).hex()
+    pairs = zip(digits, digest, strict=False)
+    return "0x" + "".join(d.upper() if int(h, 16) >= 8 else d for d, h in pairs)

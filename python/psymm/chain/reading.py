@@ -1,0 +1,450 @@
+"""Reading a chain: headers, state, calls with their refusals, logs, receipts.
+
+web3 asks and reads the answers (`Rpc.eth`); what is here is what it does not know: views that lag,
+ranges that a node finds too large, our contracts' errors.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+
+from psymm.chain.abi import Abi, Refusals
+from psymm.chain.addresses import checksummed
+from psymm.chain.answers import Answer, revert_data
+from psymm.chain.artifacts import artifact, known_artifacts
+from psymm.chain.errors import (
+    BadReply,
+    CallInvalid,
+    ChainDown,
+    OutOfGas,
+    ReplyTooLong,
+    Reverted,
+    RpcError,
+)
+from psymm.chain.rpc import Rpc
+
+if TYPE_CHECKING:
+    from eth_typing import ChecksumAddress, HexStr
+    from web3.types import LogReceipt
+
+    from psymm.chain.transactions import Sent
+
+_LOG_SPAN: Final = 2_000
+LOOKS: Final = 6
+"""How often is looked before a view that shows less than others did is believed."""
+DEVELOPMENT_CHAIN: Final = 31_337
+MOST_AHEAD_S: Final = 900.0
+"""How far ahead of this machine's clock a block may be dated; no chain's are ahead by minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event log, as the node gave it and as the ABI decodes it."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    block: int
+    block_hash: bytes
+    tx_hash: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A mined transaction.  cost_wei: what its gas cost; logs: all events, in order."""
+
+    tx_hash: str
+    block: int
+    block_hash: bytes
+    sender: str
+    to: str | None
+    contract: str | None
+    gas_used: int
+    cost_wei: int
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    number: int
+    hash: bytes
+    parent: bytes
+    timestamp_s: int
+    base_fee_wei: int
+
+
+class ChainReader:
+    """What is read of one chain; `psymm.chain.transactions.Chain` also sends.
+
+    poll_s: pause between looks at the chain.
+    most_ahead_s: a block dated further ahead of this machine's clock is not believed; None:
+    MOST_AHEAD_S, but no limit on the development chain, whose owner moves its clock.
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        chain_id: int,
+        *,
+        poll_s: float = 0.25,
+        refusals: Refusals | None = None,
+        most_ahead_s: float | None = None,
+    ) -> None:
+        self.rpc = rpc
+        if most_ahead_s is None:
+            most_ahead_s = math.inf if chain_id == DEVELOPMENT_CHAIN else MOST_AHEAD_S
+        self._most_ahead_s = most_ahead_s
+        self.chain_id = chain_id
+        self.poll_s = poll_s
+        self._refusals = refusals
+        self._chain_checked = False
+        self._head_asked = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.chain_id}, {self.rpc.endpoint})"
+
+    @property
+    def refusals(self) -> Refusals:
+        if self._refusals is None:
+            self._refusals = Refusals(artifact(name).abi for name in known_artifacts())
+        return self._refusals
+
+    async def check(self) -> None:
+        """Raises WrongChain if the node serves another chain.  Asks once only."""
+        if not self._chain_checked:
+            await self.rpc.expect_chain(self.chain_id)
+            self._chain_checked = True
+
+    async def block(self, number: int | str = "latest") -> Block:
+        """A block's header.  Raises NotAnswered where the node does not have it."""
+        where: Any = number
+        found: Any = await self.rpc.eth.get_block(where)
+        ahead_s = found["timestamp"] - time.time()
+        if ahead_s > self._most_ahead_s:
+            # Deadlines are reckoned from it: a far one lends our signature for years (`spec.md`
+            # 21), and one that seems to have passed frees notes that a move may still spend.
+            raise BadReply(
+                self.rpc.endpoint,
+                "eth_getBlockByNumber",
+                f"a block dated {ahead_s:.0f} s ahead of this machine's clock, which may be wrong",
+            )
+        self.rpc.newest = max(self.rpc.newest, found["number"])
+        return Block(
+            found["number"],
+            bytes(found["hash"]),
+            bytes(found["parentHash"]),
+            found["timestamp"],
+            found.get("baseFeePerGas", 0),
+        )
+
+    async def code(self, address: str) -> bytes:
+        eth, at = self.rpc.eth, _web3_address(address)
+        return bytes(await eth.get_code(at) or await eth.get_code(at, await self.head()))
+
+    async def balance(self, address: str, *, block: int | str = "latest", at_least: int = 0) -> int:
+        """The chain's coin that an address holds, in wei.
+
+        at_least: where less is found, the newest block that is known is asked, for the first
+        answer may be that of a view that lags."""
+        where: Any = block
+        found = int(await self.rpc.eth.get_balance(_web3_address(address), where))
+        if found >= at_least:
+            return found
+        return int(await self.rpc.eth.get_balance(_web3_address(address), await self.head()))
+
+    async def count(self, address: str, block: int | str) -> int:
+        """How many transactions of an account are mined by a block, or waiting ("pending")."""
+        where: Any = block
+        return int(await self.rpc.eth.get_transaction_count(_web3_address(address), where))
+
+    async def call(
+        self,
+        to: str,
+        abi: Abi,
+        function: str,
+        *values: object,
+        block: int | bytes | str = "latest",
+        sender: str | None = None,
+    ) -> Any:
+        """What a function returns: one value bare, several as a tuple, none as None.
+
+        block: a number, a hash (then exactly that block is meant) or a tag.
+        Raises Reverted, BadReply and what `Rpc.call` raises.
+        """
+        kind = abi.function(function)
+        data = await self.simulate(
+            to, kind.encode(*values), doing=function, block=block, sender=sender
+        )
+        if not data and kind.outputs and block == "latest":
+            # A view that lags does not know a contract that was put there just now.
+            data = await self.simulate(
+                to, kind.encode(*values), doing=function, block=await self.head(), sender=sender
+            )
+        if not data and kind.outputs:
+            raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
+        try:
+            found = kind.decode(data)
+        except CallInvalid as bad:
+            raise BadReply(self.rpc.endpoint, "eth_call", str(bad)) from None
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else found
+
+    async def simulate(
+        self,
+        to: str | None,
+        data: bytes,
+        *,
+        doing: str = "the call",
+        block: int | bytes | str = "latest",
+        sender: str | None = None,
+        value_wei: int = 0,
+        gas: int | None = None,
+        overrides: Mapping[str, Mapping[str, object]] | None = None,
+        time_s: int | None = None,
+    ) -> bytes:
+        """Run a transaction without sending it.  Raises Reverted with the contract's own error.
+
+        overrides: what accounts hold instead for this run (`code`, `stateDiff`), by address; some
+        nodes know none, and say so or ignore them.  time_s: the block's time instead.
+        """
+        request: dict[str, str] = {"data": "0x" + data.hex()}
+        if to is not None:
+            request["to"] = to
+        if sender is not None:
+            request["from"] = sender
+        if value_wei:
+            request["value"] = hex(value_wei)
+        if gas is not None:
+            request["gas"] = hex(gas)
+        where: object
+        if isinstance(block, bytes):
+            where = {"blockHash": "0x" + block.hex()}
+        else:
+            where = hex(block) if isinstance(block, int) else block
+        instead: list[object] = []
+        if overrides is not None or time_s is not None:
+            instead.append(overrides or {})
+        if time_s is not None:
+            instead.append({"time": hex(time_s)})
+        try:
+            return _bytes(await self.rpc.call("eth_call", request, where, *instead))
+        except RpcError as refused:
+            error = self._refusal(doing, refused)
+            if where != "latest" or not isinstance(error, Reverted):
+                raise error from None
+        # A view that lags refuses what only newer blocks allow: asked of the newest block that is
+        # known, it says that it has no such block, and is asked again.
+        where = hex(await self.head())
+        try:
+            return _bytes(await self.rpc.call("eth_call", request, where, *instead))
+        except RpcError as refused:
+            raise self._refusal(doing, refused) from None
+
+    async def head(self) -> int:
+        """The number of the newest block.
+
+        A view that lags behind what was seen before is asked again: the next answer may be another
+        backend's.  If all are behind, the chain went back.
+        """
+        if not self._head_asked:
+            # Of two nodes that answer in turn one may lag: by the second answer that is known.
+            await self.rpc.block_number()
+            self._head_asked = True
+        seen, pause_s = self.rpc.newest, self.poll_s
+        for _ in range(LOOKS - 1):
+            if (found := await self.rpc.block_number()) >= seen:
+                return found
+            self.rpc.pass_on()
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+        self.rpc.newest = await self.rpc.block_number()
+        return self.rpc.newest
+
+    async def logs(
+        self,
+        address: str,
+        topics: Sequence[bytes | Sequence[bytes] | None],
+        first: int,
+        last: int,
+        *,
+        span: int = _LOG_SPAN,
+    ) -> AsyncIterator[Log]:
+        """Every log of a contract from block `first` to `last`, in the chain's order.
+
+        Asked for in ranges of at most `span` blocks, halved where the node says that is too much.
+        Raises BadReply for a log that was not asked for.
+        """
+        wanted: Any = {
+            "address": checksummed("address", address),
+            "topics": [
+                None
+                if one is None
+                else _hex(one)
+                if isinstance(one, bytes)
+                else list(map(_hex, one))
+                for one in topics
+            ],
+        }
+        start = first
+        while start <= last:
+            end = min(last, start + span - 1)
+            try:
+                wanted |= {"fromBlock": start, "toBlock": end}
+                logs = await self.rpc.eth.get_logs(wanted)
+            except (RpcError, ReplyTooLong) as refused:
+                if isinstance(refused, RpcError) and refused.answer is not Answer.RANGE:
+                    raise
+                if end == start:
+                    raise
+                span = max(1, (end - start + 1) // 2)
+                continue
+            for log in logs:
+                yield log_of(log)
+            start = end + 1
+
+    async def estimate(
+        self,
+        sender: str,
+        to: str | None,
+        data: bytes,
+        *,
+        value_wei: int = 0,
+        doing: str = "the transaction",
+    ) -> int:
+        """The gas that a transaction would use now.  Raises Reverted where it would be refused."""
+        request: Any = {"from": sender, "data": _hex(data), "value": value_wei}
+        if to is not None:
+            request["to"] = to
+        try:
+            return int(await self.rpc.eth.estimate_gas(request))
+        except RpcError as refused:
+            error = self._refusal(doing, refused)
+            if not isinstance(error, Reverted):
+                raise error from None
+        # Raises where the newest known block refuses, too; else this view lags. Asked about that
+        # block, it says that it has none such, and is asked again.
+        head: Any = await self.head()
+        await self.simulate(to, data, doing=doing, block=head, sender=sender, value_wei=value_wei)
+        with suppress(RpcError):  # some nodes take no block here
+            return int(await self.rpc.eth.estimate_gas(request, head))
+        await trio.sleep(self.poll_s)
+        try:
+            return int(await self.rpc.eth.estimate_gas(request))
+        except RpcError as refused:
+            raise self._refusal(doing, refused) from None
+
+    async def is_mined(self, tx_hash: str) -> bool:
+        """Whether the node shows a receipt, of success or failure, however deep."""
+        return await self._receipt(tx_hash) is not None
+
+    async def receipt(
+        self, tx_hash: str, *, doing: str = "", sent: Sent | None = None, depth: int = 1
+    ) -> Receipt | None:
+        """The receipt of a transaction that is `depth` blocks deep, None while there is none.
+
+        Raises Reverted or OutOfGas for one that failed and is as deep.
+        """
+        found = await self._receipt(tx_hash)
+        if found is None:
+            return None
+        receipt, succeeded = found
+        if depth > 1 and await self.head() - receipt.block + 1 < depth:
+            return None
+        if (await self.block(receipt.block)).hash != receipt.block_hash:
+            return None
+        if succeeded:
+            return receipt
+        doing = doing or f"transaction {tx_hash}"
+        if sent is not None:
+            plan = sent.prepared
+            if receipt.gas_used >= plan.gas_limit:
+                raise OutOfGas(doing, plan.gas_limit)
+            # That it failed is proven. Why, this node need not be able to tell.
+            with suppress(ChainDown, BadReply, RpcError):
+                await self.simulate(
+                    plan.to,
+                    plan.data,
+                    doing=doing,
+                    block=receipt.block,
+                    sender=plan.sender,
+                    value_wei=plan.value_wei,
+                )
+        raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
+
+    async def _receipt(self, tx_hash: str) -> tuple[Receipt, bool] | None:
+        """A receipt however deep, and whether the transaction succeeded."""
+        found: Any = await self.rpc.found(self.rpc.eth.get_transaction_receipt(_web3_hash(tx_hash)))
+        if found is None:
+            return None
+        self.rpc.newest = max(self.rpc.newest, found["blockNumber"])
+        receipt = Receipt(
+            tx_hash=tx_hash,
+            block=found["blockNumber"],
+            block_hash=bytes(found["blockHash"]),
+            sender=found["from"],
+            to=found["to"],
+            contract=found["contractAddress"],
+            gas_used=found["gasUsed"],
+            cost_wei=found["gasUsed"] * found.get("effectiveGasPrice", 0),
+            logs=tuple(log_of(one) for one in found["logs"]),
+        )
+        return receipt, found["status"] == 1
+
+    async def cost_wei(self, tx_hash: str) -> int:
+        """What the gas of a mined transaction cost, whether it failed or not; 0 while there is
+        none."""
+        found = await self._receipt(tx_hash)
+        return 0 if found is None else found[0].cost_wei
+
+    async def is_known(self, tx_hash: str) -> bool:
+        """Whether a node shows the transaction, waiting or mined."""
+        asked = self.rpc.eth.get_transaction(_web3_hash(tx_hash))
+        return await self.rpc.found(asked) is not None
+
+    def _refusal(self, doing: str, refused: RpcError) -> Exception:
+        data = revert_data(refused.data)
+        if data is not None:
+            return self.refusals.decode(doing, data)
+        if refused.answer is Answer.REVERTED:
+            return Reverted(doing, "a revert without a reason", {})
+        if refused.answer is Answer.OUT_OF_GAS:
+            return OutOfGas(doing, 0)
+        return refused
+
+
+def log_of(found: LogReceipt) -> Log:
+    """A log as web3 gives it."""
+    return Log(
+        found["address"],
+        tuple(map(bytes, found["topics"])),
+        bytes(found["data"]),
+        found["blockNumber"],
+        bytes(found["blockHash"]),
+        _hex(found["transactionHash"]),
+        found["logIndex"],
+    )
+
+
+def _web3_address(address: str) -> ChecksumAddress:
+    return cast("ChecksumAddress", address)
+
+
+def _web3_hash(tx_hash: str) -> HexStr:
+    return cast("HexStr", tx_hash)
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()
+
+
+def _bytes(text: str) -> bytes:
+    return bytes.fromhex(text[2:])
