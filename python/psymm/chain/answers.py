@@ -41,7 +41,8 @@ _BUSY: Final = (
 )
 _LAGS: Final = (
     r"indexing|header (for hash )?not found|block (\S+ )?not found|block not found|unknown block"
-    r"|hash not found|blockoutofrange|block height is \d+ but requested|beyond current head"
+    r"|hash not found|resource not found|blockoutofrange"
+    r"|block height is \d+ but requested|beyond current head"
     r"|(cannot|could not|can't) find (the )?(header|block)|sync is still"
     r"|(still|is|node) sync|after last accepted block|ahead of (the )?(chain|head)"
 )

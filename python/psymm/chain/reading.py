@@ -23,6 +23,7 @@ from psymm.chain.errors import (
     BadReply,
     CallInvalid,
     ChainDown,
+    LyingNode,
     OutOfGas,
     ReplyTooLong,
     Reverted,
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     from psymm.chain.transactions import Sent
 
 _LOG_SPAN: Final = 2_000
+MANY_BLOCKS: Final = 100_000
+"""After so many is looked whether a chain can have made them."""
+_BLOCKS_A_S: Final = 100
+"""Blocks a second that a chain makes at most; the quickest make about ten."""
+MOST_LOGS: Final = 1_000_000
+"""Logs of one question: no chain has gas for as many in the blocks of one."""
 LOOKS: Final = 6
 """How often is looked before a view that shows less than others did is believed."""
 DEVELOPMENT_CHAIN: Final = 31_337
@@ -180,6 +187,8 @@ class ChainReader:
         Raises Reverted, BadReply and what `Rpc.call` raises.
         """
         kind = abi.function(function)
+        if block == "latest" and self.rpc.agree:
+            block = await self.head()  # two nodes can only agree on the state of one block
         data = await self.simulate(
             to, kind.encode(*values), doing=function, block=block, sender=sender
         )
@@ -281,7 +290,8 @@ class ChainReader:
         """Every log of a contract from block `first` to `last`, in the chain's order.
 
         Asked for in ranges of at most `span` blocks, halved where the node says that is too much.
-        Raises BadReply for a log that was not asked for.
+        Raises BadReply for a log that was not asked for, ReplyTooLong for more than MOST_LOGS,
+        LyingNode for blocks that no chain can have made.
         """
         wanted: Any = {
             "address": checksummed("address", address),
@@ -294,8 +304,11 @@ class ChainReader:
                 for one in topics
             ],
         }
-        start = first
+        start, expected, count = first, first + MANY_BLOCKS, 0
         while start <= last:
+            if start >= expected:
+                await self.expect_made(start - MANY_BLOCKS, start)
+                expected = start + MANY_BLOCKS
             end = min(last, start + span - 1)
             try:
                 wanted |= {"fromBlock": start, "toBlock": end}
@@ -307,9 +320,31 @@ class ChainReader:
                     raise
                 span = max(1, (end - start + 1) // 2)
                 continue
+            count += len(logs)
+            if count > MOST_LOGS:
+                raise ReplyTooLong(
+                    self.rpc.endpoint,
+                    "eth_getLogs",
+                    f"more than {MOST_LOGS} logs in blocks {first} to {end}",
+                )
             for log in logs:
                 yield log_of(log)
             start = end + 1
+
+    async def expect_made(self, first: int, last: int) -> None:
+        """Raises LyingNode where the times of two blocks leave no room for those between: a node
+        can name any head, but dates it no later than now."""
+        if self._most_ahead_s == math.inf:
+            return
+        one, other = await self.block(first), await self.block(last)
+        most = _BLOCKS_A_S * (other.timestamp_s - one.timestamp_s + 1)
+        if last - first > most:
+            raise LyingNode(
+                self.rpc.endpoint,
+                f"how many blocks there are between {one.timestamp_s} and {other.timestamp_s} s",
+                f"at most {most}",
+                last - first,
+            )
 
     async def estimate(
         self,

@@ -16,7 +16,7 @@ from typing import Any, Final
 from psymm._core import address_of
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
-from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, Reverted
+from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, ReplyTooLong, Reverted
 from psymm.chain.transactions import Chain, Receipt, Signer
 from psymm.errors import BadEndpoint
 from psymm.sockets.endpoints import parse_endpoint
@@ -24,9 +24,10 @@ from psymm.wallet import TypedMessage
 
 _PAGE: Final = 100
 _PAGES: Final = 4
+"""Pages that are read at random beside the first."""
+_MOST_LISTED: Final = 100_000
 _MOST_ENTRIES: Final = 1 << 32
 """More than any chain has paid for, whatever a node says."""
-"""Pages that are read at random beside the first."""
 _KNOWN: Final = 64
 """Accounts that served before and are looked up one by one."""
 
@@ -137,17 +138,25 @@ class Registry:
         leaves meanwhile hides nobody.  Entries that are invalid are left out; `get` says what is
         wrong with one.
 
-        Anybody can fill the registry, so take from this no more than is needed.
+        Anybody can fill the registry, so take from this no more than is needed.  Raises
+        ReplyTooLong after the first _MOST_LISTED, BadReply where the node contradicts its count.
         """
         block = (await self.chain.block()).hash
-        offset = 0
-        while True:
+        count = int(await self._read("count", int(role), block=block))
+        for offset in range(0, min(count, _MOST_LISTED), page):
             rows = await self._read("list", int(role), offset, page, block=block)
+            if len(rows) != min(page, count - offset):
+                raise BadReply(
+                    self.chain.rpc.endpoint,
+                    "eth_call",
+                    f"{len(rows)} entries from {offset} on, of {count}",
+                )
             for party in self._usable(rows, role):
                 yield party
-            if len(rows) < page:
-                return
-            offset += page
+        if count > _MOST_LISTED:
+            raise ReplyTooLong(
+                self.chain.rpc.endpoint, "eth_call", f"{count} entries; {_MOST_LISTED} were read"
+            )
 
     async def candidates(self, role: Role, known: Collection[str] = ()) -> Sequence[Party]:
         """Usable entries of a role to choose from, all as of one block, and at most some hundred

@@ -24,6 +24,7 @@ import trio
 from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import ChainError, LyingNode, NotAnswered, NotSynchronised, RpcError
+from psymm.chain.reading import MANY_BLOCKS
 from psymm.private_files import keep_database_private
 from psymm.storage import StorageError, is_form_error, storage_error
 
@@ -174,8 +175,12 @@ class TreeSync:
             self._head = head
             inserted: list[Leaf] = []
             spent: list[bytes] = []
+            began = max(self._block, self._first)
             while self._block < target:
                 end = min(target, self._block + _SPAN)
+                if self._block - began >= MANY_BLOCKS:
+                    await self.pool.chain.expect_made(began, self._block)
+                    began = self._block
                 taken = await self._take_patiently(self._block + 1, end)
                 if taken is None:
                     break
@@ -254,6 +259,9 @@ class TreeSync:
         commitments: set[bytes] = set()
         nullifiers: set[bytes] = set()
         head = await chain.head()
+        if head > self._head + _SPAN:
+            # Nothing was read of what is between, and the node may name any head.
+            raise NotSynchronised(f"block {head}", 0)
         async for log in chain.logs(pool.address, [[inserted, spent]], self._block + 1, head):
             if log.topics[0] == inserted:
                 commitments.add(pool.leaf(log)[1])

@@ -25,6 +25,7 @@ from psymm.chain.errors import (
     ChainDown,
     ChainError,
     FeeRefused,
+    NotKept,
     OutOfGas,
     Reverted,
     RpcError,
@@ -38,6 +39,8 @@ from psymm.imports import recursion_limit_kept
 
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _HAND_OVERS: Final = 4
+_READ_BACK: Final = 256
+"""Blocks that are read whole; nodes that keep only new state have that of 128."""
 _MOST_RAISED: Final = 4
 """By how much at most a fee is raised that the node refuses: what was shown before times this."""
 MOST_TIP_WEI: Final = 100 * 10**9
@@ -424,26 +427,30 @@ class Chain(ChainReader):
         the node shows none.
 
         The block is found by the account's count, looking back in growing steps from the head.
-        Raises what `Rpc.call` raises, also where the node keeps no state that old.
+        Where a node keeps no state that old, blocks are read one by one from there, at most
+        _READ_BACK.  Raises what `Rpc.call` raises.
         """
-
         after = await self.head() - depth + 1
         if after < 0 or await self.count(sender, after) <= nonce:
             return None
         before, step = after - 1, 1
-        while before >= 0 and await self.count(sender, before) > nonce:
-            after, step = before, 2 * step
-            before = max(-1, after - step)
-        while after - before > 1:
-            middle = (before + after) // 2
-            if await self.count(sender, middle) > nonce:
-                after = middle
-            else:
-                before = middle
-        block: Any = await self.rpc.eth.get_block(after, full_transactions=True)
-        for one in block.get("transactions", ()):
-            if one["from"] == sender and one["nonce"] == nonce:
-                return _hex(one["hash"])
+        try:
+            while before >= 0 and await self.count(sender, before) > nonce:
+                after, step = before, 2 * step
+                before = max(-1, after - step)
+            while after - before > 1:
+                middle = (before + after) // 2
+                if await self.count(sender, middle) > nonce:
+                    after = middle
+                else:
+                    before = middle
+        except NotKept:
+            before = max(-1, after - _READ_BACK)
+        for number in range(after, before, -1):
+            block: Any = await self.rpc.eth.get_block(number, full_transactions=True)
+            for one in block.get("transactions", ()):
+                if one["from"] == sender and one["nonce"] == nonce:
+                    return _hex(one["hash"])
         return None
 
 

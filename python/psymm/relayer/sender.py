@@ -44,7 +44,7 @@ from wsproto.utilities import LocalProtocolError
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Pool
-from psymm.chain.errors import OutOfGas, Reverted, TransactionPending
+from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPending
 from psymm.chain.registry import Party, in_turn
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
@@ -87,6 +87,8 @@ DEAR: Final = 3
 LOOKED_BACK: Final = 50_000
 """Blocks that are searched for a move's transaction: days of any chain, and a call lives an hour.
 A node that hides the event would have us read its whole chain."""
+_STEP: Final = 500
+_SEEN_AGAIN: Final = 3
 REMEMBERED_S: Final = 3600.0
 """How long a quote counts for what is usual."""
 _REASONS: Final = 8
@@ -289,25 +291,41 @@ class RelayerSender:
         """The receipt of the transaction that made this very move; None while it is unmade.
 
         Raises SpentElsewhere if its first nullifier was spent by something else, or so long ago
-        that no event of the last LOOKED_BACK blocks shows it.
+        that no event of the last LOOKED_BACK blocks shows it; NotAnswered where it was spent by a
+        transaction that no node shows.
         """
-        nullifier = call.nullifiers[0]
+        nullifier, chain = call.nullifiers[0], self._pool.chain
         if not await self._pool.is_spent(nullifier):
             return None
-        chain = self._pool.chain
-        topic = self._pool.abi.event("NullifierSpent").topic
-        last = await chain.rpc.block_number()
-        oldest = max(0, last - LOOKED_BACK)
-        # Newest first: it was spent while we waited, or shortly before.
-        while last >= oldest:
-            first = max(oldest, last - 499)
-            async for one in chain.logs(self._pool.address, [topic, nullifier], first, last):
-                receipt = await chain.receipt(one.tx_hash)
+        tx_hash = await self._spender(nullifier, LOOKED_BACK)
+        # State, logs and receipts can come from views of which some lag.
+        for look in range(_SEEN_AGAIN):
+            if tx_hash is not None:
+                receipt = await chain.receipt(tx_hash)
                 if receipt is not None and self._does(receipt, call):
                     return receipt
-                raise SpentElsewhere(nullifier=nullifier, tx=one.tx_hash)
+                if receipt is not None:
+                    raise SpentElsewhere(nullifier=nullifier, tx=tx_hash)
+            chain.rpc.pass_on()
+            await trio.sleep(chain.poll_s * 2**look)
+            tx_hash = await self._spender(nullifier, _STEP) or tx_hash
+        if tx_hash is None:
+            raise SpentElsewhere(nullifier=nullifier)
+        raise NotAnswered(chain.rpc.endpoint, f"it does not show transaction {tx_hash}, yet")
+
+    async def _spender(self, nullifier: bytes, back: int) -> str | None:
+        """The transaction that spent a nullifier in the last `back` blocks."""
+        chain = self._pool.chain
+        topic = self._pool.abi.event("NullifierSpent").topic
+        last = await chain.head()
+        oldest = max(0, last - back)
+        # Newest first: it was spent while we waited, or shortly before.
+        while last >= oldest:
+            first = max(oldest, last - _STEP + 1)
+            async for one in chain.logs(self._pool.address, [topic, nullifier], first, last):
+                return one.tx_hash
             last = first - 1
-        raise SpentElsewhere(nullifier=nullifier)
+        return None
 
     # --- parts ------------------------------------------------------------------------------------
 
