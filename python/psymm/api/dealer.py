@@ -364,7 +364,7 @@ async def dealing(
 async def open_dealer(
     wallet: Wallet,
     deployment: Deployment | Path | str,
-    rpc: str,
+    rpc: str | Sequence[str],
     home: Path | str,
     *,
     relayers: Literal["random", "cheapest"] = "cheapest",
@@ -376,8 +376,10 @@ async def open_dealer(
 ) -> AsyncGenerator[Dealer, None]:
     """Open everything of a party: chain, contracts checked, vault, prover, journal.
 
-    home: its directory (journal, notes). relayers: which of the
-    registry's to take, see `RelayerSender`. direct:
+    rpc: the node's address, or several, see `Rpc`.
+    home: its directory (journal, notes).
+    relayers: which of the registry's to take, see `RelayerSender`.
+    direct:
     where no relayer does it, send moves from the wallet's own account, which then shows on chain
     (needs a `KeyWallet`, or a `CallbackWallet` whose function signs digests). depth: confirmations.
     tls: what wss:// relayers are verified with.

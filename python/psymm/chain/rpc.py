@@ -69,6 +69,8 @@ _FOUND: Final = frozenset({"eth_getTransactionByHash", "eth_getTransactionReceip
 _WHERE: Final = {"eth_call": 1, "eth_getTransactionCount": 1, "eth_getBlockByNumber": 0}
 """Which parameter names the block."""
 
+AGREE: Final = "agree"
+"""Among addresses: two nodes must give the same answers."""
 MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 """Of one answer. Parsed, JSON takes up to thirty times its length. More logs than that are asked
 for in smaller ranges."""
@@ -98,7 +100,8 @@ class Node:
 class Rpc:
     """A connection to one node, or to several of the same chain.  Safe to share between tasks.
 
-    urls: one http or https address, or several, the preferred first.
+    urls: one http or https address, or several, the preferred first; a text may hold several with
+        spaces between, and the word AGREE for `agree`.
     timeout_s: for one answer.
     read_attempts: how often in all each node is asked what changes nothing, where none is there
         or all answer nonsense.
@@ -120,8 +123,9 @@ class Rpc:
         patience_s: float = 20.0,
         agree: bool = False,
     ) -> None:
-        given = [urls] if isinstance(urls, str) else list(urls)
-        self._nodes = [Node(url) for url in dict.fromkeys(given)]
+        given = dict.fromkeys(urls.split() if isinstance(urls, str) else urls)
+        agree = agree or AGREE in given
+        self._nodes = [Node(url) for url in given if url != AGREE]
         if not self._nodes or (agree and len(self._nodes) < 2):
             raise ChainDown("(no address)", "two nodes are needed that agree" if agree else "none")
         self.endpoint: Final = ", ".join(node.endpoint for node in self._nodes)

@@ -138,15 +138,33 @@ def deployment_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def rpc_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --rpc; the command gets `rpc_url` (None: the home's)."""
-    return click.option(
+    """Adds --rpc and --agree; the command gets `rpc_url`, which holds all addresses as `Rpc` takes
+    them (None: the home's)."""
+
+    @click.option(
         "--rpc",
-        "rpc_url",
-        default=None,
+        "rpc_urls",
+        multiple=True,
         metavar="URL",
-        help="The chain's JSON-RPC endpoint; the home keeps its first, and one that comes with "
-        "--deployment. [default: the home's, else $PSYMM_RPC]",
-    )(function)
+        help="The chain's JSON-RPC endpoint. Given more than once, the next is asked where one "
+        "does not answer. The home keeps its first, and one that comes with --deployment. "
+        "[default: the home's, else $PSYMM_RPC]",
+    )
+    @click.option(
+        "--agree",
+        is_flag=True,
+        help="With two --rpc or more: what money depends on is asked of two, which must agree.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        urls, agree = kwargs.pop("rpc_urls"), kwargs.pop("agree")
+        given = list(urls) if isinstance(urls, tuple) else []
+        if agree and len(given) < 2:
+            raise click.UsageError("--agree needs two --rpc or more")
+        kwargs["rpc_url"] = " ".join(["agree", *given] if agree else given) or None
+        return function(*args, **kwargs)
+
+    return wrapper
 
 
 def private_option(function: Callable[P, R]) -> Callable[P, R]:
