@@ -2,27 +2,84 @@
 
 A call is built in three steps: its public values, then both wallets' signatures over its EIP-712
 digest, then the proof, which shows those signatures without revealing them.
+
+`parts` lists a call's values by the names and in the order that the contract's struct has. Their
+kinds (_KINDS) say what each must be and how it is written in JSON and for the ABI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Final
 
 from psymm._core import FIELD_MODULUS, keccak256
 from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.errors import CallInvalid
-from psymm.wallet import TypedMessage
+from psymm.wallet import Scalar, TypedMessage
 
 MEMO_BYTES: Final = 256
 MAX_AMOUNT: Final = (1 << 128) - 1
 MAX_PROOF_BYTES: Final = 65_536
-_HEX: Final = frozenset("0123456789abcdef")
+
+
+_HEX: Final = re.compile("0x([0-9a-f]{2})*")
+_WHOLE: Final = re.compile("0|[1-9][0-9]{0,77}")
+
+
+class _Moves:
+    """What both calls have."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    root: bytes
+    nullifiers: tuple[bytes, bytes]
+
+    def parts(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def signed(self) -> Sequence[tuple[str, str, Scalar]]:
+        """Name, type and value of what is signed besides the nullifiers, in order."""
+        raise NotImplementedError
+
+    def message(self, chain_id: int, contract: str) -> TypedMessage:
+        """What both wallets of the inputs' custody sign."""
+        spent = ((f"nullifier{at}", "bytes32", one) for at, one in enumerate(self.nullifiers))
+        members = (*spent, *self.signed())
+        return TypedMessage(
+            chain_id,
+            contract,
+            _SIGNED_AS[self.kind],
+            tuple((name, kind) for name, kind, _ in members),
+            {name: value for name, _, value in members},
+        )
+
+    def digest(self, chain_id: int, contract: str) -> bytes:
+        return self.message(chain_id, contract).digest()
+
+    def abi_value(self) -> tuple[Any, ...]:
+        """The struct as the contract's ABI takes it."""
+        return tuple(_for_abi(_KINDS[name], value) for name, value in self.parts().items())
+
+    def to_json(self) -> dict[str, Any]:
+        """As a relayer takes it: lower-case 0x hex, integers as decimal strings."""
+        return {name: _for_json(value) for name, value in self.parts().items()}
+
+    def _check(self) -> None:
+        for name, value in self.parts().items():
+            _expect(name, _KINDS[name], value)
+        if self.nullifiers[0] == self.nullifiers[1]:
+            raise CallInvalid("nullifiers", "the two are equal")
+
+    def _halves(self, chain_id: int, contract: str) -> list[bytes]:
+        digest = self.digest(chain_id, contract)
+        return [bytes(16) + digest[:16], bytes(16) + digest[16:]]
 
 
 @dataclass(frozen=True, slots=True)
-class CtcCall:
+class CtcCall(_Moves):
     """custodyToCustody: two notes in, two notes out.
 
     root, nullifiers, commitments: bytes of 32.  memos: 256 bytes each.  fee: token units, paid to
@@ -40,127 +97,66 @@ class CtcCall:
     memos: tuple[bytes, bytes]
     proof: bytes = b""
 
+    kind: ClassVar = "ctc"
+
     def __post_init__(self) -> None:
-        _field("root", self.root)
-        for at in (0, 1):
-            _field(f"nullifiers[{at}]", self.nullifiers[at])
-            _field(f"commitments[{at}]", self.commitments[at])
-            _memo(f"memo{at}", self.memos[at])
-        if self.nullifiers[0] == self.nullifiers[1]:
-            raise CallInvalid("nullifiers", "the two are equal")
         object.__setattr__(self, "relayer", checksummed("relayer", self.relayer))
         object.__setattr__(self, "fee_token", checksummed("feeToken", self.fee_token))
-        _amount("fee", self.fee)
+        self._check()
         none = [self.relayer == ZERO_ADDRESS, self.fee_token == ZERO_ADDRESS, self.fee == 0]
         if any(none) != all(none):
             raise CallInvalid("fee", "relayer, feeToken and fee must be all zero or none of them")
-        _deadline(self.deadline)
-        _proof(self.proof)
 
-    @property
-    def kind(self) -> str:
-        return "ctc"
+    def parts(self) -> dict[str, Any]:
+        return {
+            "root": self.root,
+            "nullifiers": self.nullifiers,
+            "commitments": self.commitments,
+            "relayer": self.relayer,
+            "feeToken": self.fee_token,
+            "fee": self.fee,
+            "deadline": self.deadline,
+            "memo0": self.memos[0],
+            "memo1": self.memos[1],
+            "proof": self.proof,
+        }
 
-    def message(self, chain_id: int, contract: str) -> TypedMessage:
-        """What both wallets of the inputs' custody sign."""
-        return TypedMessage(
-            chain_id,
-            contract,
-            "CustodyToCustody",
-            (
-                ("nullifier0", "bytes32"),
-                ("nullifier1", "bytes32"),
-                ("commitment0", "bytes32"),
-                ("commitment1", "bytes32"),
-                ("relayer", "address"),
-                ("feeToken", "address"),
-                ("fee", "uint256"),
-                ("memos", "bytes32"),
-                ("deadline", "uint256"),
-            ),
-            {
-                "nullifier0": self.nullifiers[0],
-                "nullifier1": self.nullifiers[1],
-                "commitment0": self.commitments[0],
-                "commitment1": self.commitments[1],
-                "relayer": self.relayer,
-                "feeToken": self.fee_token,
-                "fee": self.fee,
-                "memos": keccak256(self.memos[0] + self.memos[1]),
-                "deadline": self.deadline,
-            },
+    def signed(self) -> Sequence[tuple[str, str, Scalar]]:
+        return (
+            ("commitment0", "bytes32", self.commitments[0]),
+            ("commitment1", "bytes32", self.commitments[1]),
+            ("relayer", "address", self.relayer),
+            ("feeToken", "address", self.fee_token),
+            ("fee", "uint256", self.fee),
+            ("memos", "bytes32", keccak256(self.memos[0] + self.memos[1])),
+            ("deadline", "uint256", self.deadline),
         )
-
-    def digest(self, chain_id: int, contract: str) -> bytes:
-        return self.message(chain_id, contract).digest()
 
     def public_inputs(self, chain_id: int, contract: str) -> list[bytes]:
         """The circuit's nine public inputs, bytes of 32 each."""
-        digest = self.digest(chain_id, contract)
         return [
             self.root,
             *self.nullifiers,
             *self.commitments,
             _address_field(self.fee_token),
             self.fee.to_bytes(32, "big"),
-            bytes(16) + digest[:16],
-            bytes(16) + digest[16:],
+            *self._halves(chain_id, contract),
         ]
 
     def proved(self, proof: bytes) -> CtcCall:
         return replace(self, proof=proof)
 
-    def abi_value(self) -> tuple[Any, ...]:
-        """The struct as the contract's ABI takes it."""
-        return (
-            int.from_bytes(self.root, "big"),
-            [int.from_bytes(one, "big") for one in self.nullifiers],
-            [int.from_bytes(one, "big") for one in self.commitments],
-            self.relayer,
-            self.fee_token,
-            self.fee,
-            self.deadline,
-            *self.memos,
-            self.proof,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As a relayer takes it: lower-case 0x hex, integers as decimal strings."""
-        return {
-            "root": _hex(self.root),
-            "nullifiers": [_hex(one) for one in self.nullifiers],
-            "commitments": [_hex(one) for one in self.commitments],
-            "relayer": self.relayer.lower(),
-            "feeToken": self.fee_token.lower(),
-            "fee": str(self.fee),
-            "deadline": str(self.deadline),
-            "memo0": _hex(self.memos[0]),
-            "memo1": _hex(self.memos[1]),
-            "proof": _hex(self.proof),
-        }
-
     @classmethod
     def from_json(cls, given: object) -> CtcCall:
         """Raises CallInvalid naming the field; unknown and missing fields are refused."""
-        raw = _object(given, _CTC_NAMES)
-        return cls(
-            root=_bytes("root", raw["root"], 32),
-            nullifiers=_pair("nullifiers", raw["nullifiers"]),
-            commitments=_pair("commitments", raw["commitments"]),
-            relayer=_address("relayer", raw["relayer"]),
-            fee_token=_address("feeToken", raw["feeToken"]),
-            fee=_integer("fee", raw["fee"]),
-            deadline=_integer("deadline", raw["deadline"]),
-            memos=(
-                _bytes("memo0", raw["memo0"], MEMO_BYTES),
-                _bytes("memo1", raw["memo1"], MEMO_BYTES),
-            ),
-            proof=_bytes("proof", raw["proof"], None),
-        )
+        names = "root nullifiers commitments relayer feeToken fee deadline memo0 memo1 proof"
+        part = _read(given, names.split())
+        memos = part.pop("memo0"), part.pop("memo1")
+        return cls(memos=memos, fee_token=part.pop("feeToken"), **part)
 
 
 @dataclass(frozen=True, slots=True)
-class CtaCall:
+class CtaCall(_Moves):
     """custodyToAddress: two notes in, `amount` out of the custody, the change stays in it.
 
     The recipient gets amount − fee, the relayer gets fee, both in units of `token`.  Other fields
@@ -179,136 +175,56 @@ class CtaCall:
     memo: bytes
     proof: bytes = b""
 
+    kind: ClassVar = "cta"
+
     def __post_init__(self) -> None:
-        _field("root", self.root)
-        for at in (0, 1):
-            _field(f"nullifiers[{at}]", self.nullifiers[at])
-        if self.nullifiers[0] == self.nullifiers[1]:
-            raise CallInvalid("nullifiers", "the two are equal")
-        _field("change", self.change)
-        object.__setattr__(self, "token", checksummed("token", self.token))
-        object.__setattr__(self, "recipient", checksummed("recipient", self.recipient))
-        object.__setattr__(self, "relayer", checksummed("relayer", self.relayer))
+        for name in ("token", "recipient", "relayer"):
+            object.__setattr__(self, name, checksummed(name, getattr(self, name)))
+        self._check()
         if self.token == ZERO_ADDRESS:
             raise CallInvalid("token", "is the zero address")
         if self.recipient == ZERO_ADDRESS:
             raise CallInvalid("recipient", "is the zero address")
-        _amount("amount", self.amount)
-        _amount("fee", self.fee)
         if self.amount == 0:
             raise CallInvalid("amount", "nothing would leave")
         if self.fee > self.amount:
             raise CallInvalid("fee", f"{self.fee} is more than the amount {self.amount}")
         if (self.relayer == ZERO_ADDRESS) != (self.fee == 0):
             raise CallInvalid("fee", "a relayer needs a fee, and a fee needs a relayer")
-        _deadline(self.deadline)
-        _memo("memo", self.memo)
-        _proof(self.proof)
 
-    @property
-    def kind(self) -> str:
-        return "cta"
+    def parts(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
-    def message(self, chain_id: int, contract: str) -> TypedMessage:
-        """What both wallets of the inputs' custody sign."""
-        return TypedMessage(
-            chain_id,
-            contract,
-            "CustodyToAddress",
-            (
-                ("nullifier0", "bytes32"),
-                ("nullifier1", "bytes32"),
-                ("change", "bytes32"),
-                ("token", "address"),
-                ("amount", "uint256"),
-                ("recipient", "address"),
-                ("relayer", "address"),
-                ("fee", "uint256"),
-                ("memos", "bytes32"),
-                ("deadline", "uint256"),
-            ),
-            {
-                "nullifier0": self.nullifiers[0],
-                "nullifier1": self.nullifiers[1],
-                "change": self.change,
-                "token": self.token,
-                "amount": self.amount,
-                "recipient": self.recipient,
-                "relayer": self.relayer,
-                "fee": self.fee,
-                "memos": keccak256(self.memo),
-                "deadline": self.deadline,
-            },
+    def signed(self) -> Sequence[tuple[str, str, Scalar]]:
+        return (
+            ("change", "bytes32", self.change),
+            ("token", "address", self.token),
+            ("amount", "uint256", self.amount),
+            ("recipient", "address", self.recipient),
+            ("relayer", "address", self.relayer),
+            ("fee", "uint256", self.fee),
+            ("memos", "bytes32", keccak256(self.memo)),
+            ("deadline", "uint256", self.deadline),
         )
-
-    def digest(self, chain_id: int, contract: str) -> bytes:
-        return self.message(chain_id, contract).digest()
 
     def public_inputs(self, chain_id: int, contract: str) -> list[bytes]:
         """The circuit's eight public inputs, bytes of 32 each."""
-        digest = self.digest(chain_id, contract)
         return [
             self.root,
             *self.nullifiers,
             self.change,
             _address_field(self.token),
             self.amount.to_bytes(32, "big"),
-            bytes(16) + digest[:16],
-            bytes(16) + digest[16:],
+            *self._halves(chain_id, contract),
         ]
 
     def proved(self, proof: bytes) -> CtaCall:
         return replace(self, proof=proof)
 
-    def abi_value(self) -> tuple[Any, ...]:
-        """The struct as the contract's ABI takes it."""
-        return (
-            int.from_bytes(self.root, "big"),
-            [int.from_bytes(one, "big") for one in self.nullifiers],
-            int.from_bytes(self.change, "big"),
-            self.token,
-            self.amount,
-            self.recipient,
-            self.relayer,
-            self.fee,
-            self.deadline,
-            self.memo,
-            self.proof,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As a relayer takes it: lower-case 0x hex, integers as decimal strings."""
-        return {
-            "root": _hex(self.root),
-            "nullifiers": [_hex(one) for one in self.nullifiers],
-            "change": _hex(self.change),
-            "token": self.token.lower(),
-            "amount": str(self.amount),
-            "recipient": self.recipient.lower(),
-            "relayer": self.relayer.lower(),
-            "fee": str(self.fee),
-            "deadline": str(self.deadline),
-            "memo": _hex(self.memo),
-            "proof": _hex(self.proof),
-        }
-
     @classmethod
     def from_json(cls, given: object) -> CtaCall:
         """Raises CallInvalid naming the field; unknown and missing fields are refused."""
-        raw = _object(given, _CTA_NAMES)
-        return cls(
-            root=_bytes("root", raw["root"], 32),
-            nullifiers=_pair("nullifiers", raw["nullifiers"]),
-            change=_bytes("change", raw["change"], 32),
-            token=_address("token", raw["token"]),
-            amount=_integer("amount", raw["amount"]),
-            recipient=_address("recipient", raw["recipient"]),
-            relayer=_address("relayer", raw["relayer"]),
-            fee=_integer("fee", raw["fee"]),
-            deadline=_integer("deadline", raw["deadline"]),
-            memo=_bytes("memo", raw["memo"], MEMO_BYTES),
-            proof=_bytes("proof", raw["proof"], None),
-        )
+        return cls(**_read(given, [one.name for one in fields(cls)]))
 
 
 Call = CtcCall | CtaCall
@@ -323,47 +239,67 @@ def call_from_json(kind: str, given: object) -> Call:
     raise CallInvalid("kind", "must be ctc or cta")
 
 
-_BOTH: Final = frozenset({"root", "nullifiers", "relayer", "fee", "deadline", "proof"})
-_CTC_NAMES: Final = _BOTH | {"commitments", "feeToken", "memo0", "memo1"}
-_CTA_NAMES: Final = _BOTH | {"change", "token", "amount", "recipient", "memo"}
+_SIGNED_AS: Final = {"ctc": "CustodyToCustody", "cta": "CustodyToAddress"}
+_KINDS: Final = {
+    "root": "field",
+    "nullifiers": "pair",
+    "commitments": "pair",
+    "change": "field",
+    "token": "address",
+    "amount": "amount",
+    "recipient": "address",
+    "relayer": "address",
+    "feeToken": "address",
+    "fee": "amount",
+    "deadline": "deadline",
+    "memo": "memo",
+    "memo0": "memo",
+    "memo1": "memo",
+    "proof": "proof",
+}
+_LENGTHS: Final = {"field": 32, "address": 20, "memo": MEMO_BYTES, "proof": None}
 
 
-def _field(name: str, value: bytes) -> None:
-    if len(value) != 32:
-        raise CallInvalid(name, f"must be 32 bytes, not {len(value)}")
-    if int.from_bytes(value, "big") >= FIELD_MODULUS:
-        raise CallInvalid(name, "is not below the field's modulus")
-
-
-def _memo(name: str, value: bytes) -> None:
-    if len(value) != MEMO_BYTES:
-        raise CallInvalid(name, f"must be {MEMO_BYTES} bytes, not {len(value)}")
-
-
-def _amount(name: str, value: int) -> None:
-    if not 0 <= value <= MAX_AMOUNT:
-        raise CallInvalid(name, f"{value} is not between 0 and 2^128 − 1")
-
-
-def _deadline(value: int) -> None:
-    if not 0 < value < 1 << 256:
-        raise CallInvalid("deadline", f"{value} is no time in seconds")
-
-
-def _proof(value: bytes) -> None:
-    if len(value) > MAX_PROOF_BYTES or len(value) % 32:
-        raise CallInvalid("proof", f"{len(value)} bytes is no proof's length")
+def _expect(name: str, kind: str, value: Any) -> None:
+    """Raises CallInvalid unless a value is of its kind; addresses are seen to elsewhere."""
+    match kind:
+        case "pair":
+            for at in (0, 1):
+                _expect(f"{name}[{at}]", "field", value[at])
+        case "field" if len(value) != 32:
+            raise CallInvalid(name, f"must be 32 bytes, not {len(value)}")
+        case "field" if int.from_bytes(value, "big") >= FIELD_MODULUS:
+            raise CallInvalid(name, "is not below the field's modulus")
+        case "memo" if len(value) != MEMO_BYTES:
+            raise CallInvalid(name, f"must be {MEMO_BYTES} bytes, not {len(value)}")
+        case "amount" if not 0 <= value <= MAX_AMOUNT:
+            raise CallInvalid(name, f"{value} is not between 0 and 2^128 − 1")
+        case "deadline" if not 0 < value < 1 << 256:
+            raise CallInvalid(name, f"{value} is no time in seconds")
+        case "proof" if len(value) > MAX_PROOF_BYTES or len(value) % 32:
+            raise CallInvalid(name, f"{len(value)} bytes is no proof's length")
 
 
 def _address_field(address: str) -> bytes:
     return bytes(12) + bytes.fromhex(address[2:])
 
 
-def _hex(data: bytes) -> str:
-    return "0x" + data.hex()
+def _for_abi(kind: str, value: Any) -> Any:
+    if kind == "pair":
+        return [int.from_bytes(one, "big") for one in value]
+    return int.from_bytes(value, "big") if kind == "field" else value
 
 
-def _object(given: object, names: frozenset[str]) -> Mapping[str, Any]:
+def _for_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_for_json(one) for one in value]
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    return value.lower() if isinstance(value, str) else str(value)
+
+
+def _read(given: object, names: Sequence[str]) -> dict[str, Any]:
+    """A call's parts out of JSON, and no others.  Raises CallInvalid."""
     if not isinstance(given, dict):
         raise CallInvalid("call", "must be an object")
     for name in given:
@@ -372,39 +308,23 @@ def _object(given: object, names: frozenset[str]) -> Mapping[str, Any]:
     for name in sorted(names):
         if name not in given:
             raise CallInvalid(name, "is missing")
-    return given
+    return {name: _part(name, _KINDS[name], given[name]) for name in names}
 
 
-def _bytes(name: str, given: object, length: int | None) -> bytes:
-    if not isinstance(given, str) or not given.startswith("0x") or len(given) % 2:
-        raise CallInvalid(name, "must be 0x and whole bytes in hexadecimal")
-    digits = given[2:]
-    if not _HEX.issuperset(digits):
-        raise CallInvalid(name, "must be lower-case hexadecimal")
-    if length is not None and len(digits) != 2 * length:
-        raise CallInvalid(name, f"must be {length} bytes, not {len(digits) // 2}")
-    if len(digits) > 2 * MAX_PROOF_BYTES:
+def _part(name: str, kind: str, given: object) -> Any:
+    if kind == "pair":
+        if not isinstance(given, list) or len(given) != 2:
+            raise CallInvalid(name, "must be a list of two")
+        return tuple(_part(f"{name}[{at}]", "field", one) for at, one in enumerate(given))
+    if kind in ("amount", "deadline"):
+        if not isinstance(given, str) or not _WHOLE.fullmatch(given):
+            raise CallInvalid(name, "must be a whole number as a decimal string")
+        return int(given)
+    if not isinstance(given, str) or not _HEX.fullmatch(given):
+        raise CallInvalid(name, "must be 0x and whole bytes in lower-case hexadecimal")
+    count, length = len(given) // 2 - 1, _LENGTHS[kind]
+    if length is not None and count != length:
+        raise CallInvalid(name, f"must be {length} bytes, not {count}")
+    if count > MAX_PROOF_BYTES:
         raise CallInvalid(name, f"is longer than {MAX_PROOF_BYTES} bytes")
-    return bytes.fromhex(digits)
-
-
-def _pair(name: str, given: object) -> tuple[bytes, bytes]:
-    if not isinstance(given, list) or len(given) != 2:
-        raise CallInvalid(name, "must be a list of two")
-    return _bytes(f"{name}[0]", given[0], 32), _bytes(f"{name}[1]", given[1], 32)
-
-
-def _address(name: str, given: object) -> str:
-    return checksummed(name, "0x" + _bytes(name, given, 20).hex())
-
-
-def _integer(name: str, given: object) -> int:
-    if (
-        not isinstance(given, str)
-        or not given.isascii()
-        or not given.isdigit()
-        or len(given) > 78
-        or (len(given) > 1 and given[0] == "0")
-    ):
-        raise CallInvalid(name, "must be a whole number as a decimal string")
-    return int(given)
+    return checksummed(name, given) if kind == "address" else bytes.fromhex(given[2:])
