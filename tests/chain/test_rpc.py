@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -162,6 +163,28 @@ async def test_a_web_page_instead_of_an_answer_is_asked_again(
             await rpc.chain_id()
         assert trio.current_time() - began > 60
         assert 30 < len(asked) < 60, "the pauses do not grow, or for ever"
+
+
+async def test_a_node_that_starts_again_is_waited_for_and_one_that_never_was_is_not(
+    autojump_clock,
+) -> None:
+    class Restarting(Rpc):
+        down_until = 0.0
+
+        async def said(self, *asked: Any) -> Any:
+            if trio.current_time() < self.down_until:
+                raise ChainDown(self.endpoint, "ConnectError")
+            return "0x2a"
+
+    async with Restarting("http://127.0.0.1:1") as rpc:
+        assert await rpc.block_number() == 42
+        rpc.down_until = trio.current_time() + 10
+        assert await rpc.block_number() == 42
+    async with Restarting("http://127.0.0.1:1") as rpc:
+        rpc.down_until = trio.current_time() + 10
+        with pytest.raises(ChainDown):
+            await rpc.block_number()
+        assert trio.current_time() < rpc.down_until
 
 
 async def test_a_redirect_is_not_followed_and_is_named(autojump_clock) -> None:

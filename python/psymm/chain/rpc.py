@@ -103,11 +103,10 @@ class Rpc:
     urls: one http or https address, or several, the preferred first; a text may hold several with
         spaces between, and the word AGREE for `agree`.
     timeout_s: for one answer.
-    read_attempts: how often in all each node is asked what changes nothing, where none is there
-        or all answer nonsense.
+    patience_s: for how long a node that is there, or was, is asked at least, where it does not
+        answer what it is asked.
+    read_attempts: how often in all it is asked where none was ever there or all answer nonsense.
     backoff_s: the first pause; pauses double.
-    patience_s: for how long it is asked at least where a node is there and does not answer what
-        it is asked.
     agree: answers about what is settled (state at a given block, logs, receipts, headers by
         number) are asked of two nodes and must be equal, else NodesDisagree; the head is the
         lower of the two.  Needs at least two nodes.
@@ -136,6 +135,7 @@ class Rpc:
         self._backoff_s = backoff_s
         self._patience_s = patience_s
         self._first = 0
+        self._answered = False
         self._chain_id: int | None = None
         self._next_id = 0
         self.newest = 0
@@ -186,7 +186,8 @@ class Rpc:
             except ReplyTooLong:
                 raise
             except (ChainDown, BadReply) as trouble:
-                patient = _passes(trouble) and trio.current_time() < ends
+                gone = self._answered and trouble.reason == _NOT_THERE
+                patient = (gone or _passes(trouble)) and trio.current_time() < ends
                 if attempt >= self._attempts and not patient:
                     raise
             await trio.sleep(pause_s)
@@ -305,6 +306,7 @@ class Rpc:
         if self._chain_id is not None and node.serves is None and method != "eth_chainId":
             await self._once(node, "eth_chainId", ())
         answer = await self.said(node, method, params)
+        self._answered = True
         try:
             answer = replies.checked(method, params, answer)
         except replies.NotThere as missing:
