@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 
+from psymm.chain.addresses import checksummed
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.chain.errors import (
@@ -16,9 +19,10 @@ from psymm.chain.errors import (
     Reverted,
     RpcError,
     TransactionPending,
+    TransactionReplaced,
 )
-from psymm.chain.rpc import Rpc
-from psymm.chain.transactions import Chain, Sent
+from psymm.chain.rpc import Node, Rpc
+from psymm.chain.transactions import Chain, Fees, Sent
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -255,3 +259,41 @@ async def test_only_a_refused_range_makes_the_range_smaller(
         with pytest.raises(RpcError, match="not allowed"):
             _ = [log async for log in Chain(rpc, 31337).logs(deployment.psymm, [], 0, 39)]
         assert rpc.asked == ["eth_getLogs"]
+
+
+async def test_a_pool_that_holds_anothers_transaction_with_our_nonce_is_waited_out(
+    own_devnet: Devnet,
+) -> None:
+    """Its own count hides what waits, so our nonce is the other program's, too."""
+    payer, ours, theirs = await own_devnet.new_account(), "0x" + "a1" * 20, "0x" + "b2" * 20
+    await own_devnet.rpc.call("evm_setAutomine", False)
+    plan = await own_devnet.chain.prepare(payer.address, checksummed("to", theirs), b"")
+    dear = replace(plan, fees=Fees(4 * plan.fees.max_wei, 4 * plan.fees.tip_wei))
+    held = await own_devnet.chain.send(payer, dear)
+
+    class Hiding(Rpc):
+        offered = 0
+        enough = trio.Event()
+
+        async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            if method == "eth_getTransactionCount" and params[1] == "pending":
+                params = (params[0], "latest")
+            self.offered += method == SEND
+            if self.offered == 5:
+                self.enough.set()
+            return await super().said(node, method, params)
+
+    async with Hiding(own_devnet.url) as rpc, trio.open_nursery() as nursery:
+
+        async def mine() -> None:
+            await rpc.enough.wait()
+            await own_devnet.mine()
+
+        nursery.start_soon(mine)
+        with pytest.raises(TransactionReplaced) as replaced:
+            await Chain(rpc, 31337, poll_s=0.01).transact(
+                payer, checksummed("to", ours), b"", value_wei=7
+            )
+    assert replaced.value.by == held.tx_hash
+    assert await own_devnet.chain.balance(checksummed("to", ours)) == 0
+    assert await own_devnet.chain.count(payer.address, "pending") == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
+from psymm.chain.abi import encode_values
 from psymm.chain.contracts import Token
 from psymm.chain.errors import Reverted, TransactionPending
 from psymm.chain.registry import Party, Role
-from psymm.chain.rpc import Rpc
+from psymm.chain.rpc import Node, Rpc
 from psymm.chain.transactions import Chain, Prepared
 from psymm.custody.sending import DirectSender
 from psymm.relayer.errors import (
@@ -365,3 +366,54 @@ async def test_a_node_that_hides_an_event_is_not_asked_for_its_whole_chain(world
         with pytest.raises(SpentElsewhere):
             await RelayerSender(pool, only()).mined(unproved(world, "0x" + "33" * 20))
     assert asked.count("eth_getLogs") < 200
+
+
+async def test_views_that_lag_do_not_make_a_move_somebody_elses(world: World) -> None:
+    """One view knows that a note is spent, those after it neither the event nor the receipt."""
+    from .test_relayer import unproved
+
+    call = unproved(world, "0x" + "33" * 20)
+    pool = world.place.deployment.pool(world.chain)
+    mined = {
+        "blockNumber": "0x5",
+        "blockHash": "0x" + "55" * 32,
+        "transactionHash": "0x" + "66" * 32,
+    }
+
+    def log(at: int, name: str, indexed: bytes, data: bytes = b"") -> dict[str, object]:
+        topics = ["0x" + pool.abi.event(name).topic.hex(), "0x" + indexed.hex()]
+        place = {"address": pool.address, "logIndex": hex(at), "data": "0x" + data.hex()}
+        return {**mined, **place, "topics": topics}
+
+    inserted = encode_values(
+        "", ["uint256", "bytes"], [int.from_bytes(call.change, "big"), call.memo]
+    )
+    logs = [log(at, "NullifierSpent", one) for at, one in enumerate(call.nullifiers)]
+    logs.append(log(2, "NoteInserted", bytes(32), inserted))
+    receipt = {
+        **mined, "from": "0x" + "33" * 20, "to": pool.address, "contractAddress": None,
+        "gasUsed": "0x1", "status": "0x1", "logs": logs,
+    }  # fmt: skip
+    late = {"eth_getLogs": [[], logs[:1]], "eth_getTransactionReceipt": [None, receipt]}
+    steady = {
+        "eth_call": f"0x{1:064x}",
+        "eth_blockNumber": "0x5",
+        "eth_getBlockByNumber": {
+            "number": "0x5", "hash": mined["blockHash"], "parentHash": "0x" + "44" * 32,
+            "timestamp": "0x1",
+        },
+    }  # fmt: skip
+
+    class Lagging(Rpc):
+        async def said(self, node: Node, method: str, params: Sequence[object]) -> object:
+            if method in steady:
+                return steady[method]
+            return late[method].pop(0) if len(late[method]) > 1 else late[method][0]
+
+    async with Lagging(world.place.url) as rpc:
+        sender = RelayerSender(
+            world.place.deployment.pool(Chain(rpc, CHAIN_ID, poll_s=0.01)), only()
+        )
+        found = await sender.mined(call)
+    assert found is not None
+    assert found.tx_hash == mined["transactionHash"]

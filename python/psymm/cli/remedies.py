@@ -163,6 +163,8 @@ def _tokens(deployment: Deployment, address: str, units: int) -> str | None:
 
 
 def _local(url: str) -> bool:
+    if len(url.split()) != 1:
+        return False  # several nodes, of which one may be another's
     parts = urlsplit(url)
     try:
         _ = parts.port
