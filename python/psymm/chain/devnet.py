@@ -150,7 +150,7 @@ async def _answers(rpc: Rpc, timeout_s: float) -> None:
     with trio.move_on_after(timeout_s):
         while True:
             try:
-                await rpc.chain_id()
+                await rpc.call("eth_chainId")
             except ChainDown:
                 await trio.sleep(0.05)
             else:
