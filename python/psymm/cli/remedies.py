@@ -35,14 +35,20 @@ def command(*words: str | Path) -> str:
     return shlex.join(["psymm", *map(str, words)])
 
 
-def again(*more: str) -> str:
-    """How to repeat the command that runs now with more words. A node's address that was typed is
-    not repeated where it may be a key."""
+def typed(*more: str) -> str | None:
+    """The command that runs now, with more words. None where an address was typed that may be a
+    key."""
     context = click.get_current_context(silent=True)
-    typed = () if context is None else context.meta.get(TYPED, ())
-    if not typed or any("://" in one and not _local(one.partition("=")[2] or one) for one in typed):
-        return f"the same command with {' '.join(more)}"
-    return f"`{command(*typed, *more)}`"
+    words = () if context is None else context.meta.get(TYPED, ())
+    if not words or any("://" in one and not _local(one.partition("=")[2] or one) for one in words):
+        return None
+    return command(*words, *more)
+
+
+def again(*more: str) -> str:
+    """How to repeat the command that runs now with more words."""
+    repeated = typed(*more)
+    return f"the same command with {' '.join(more)}" if repeated is None else f"`{repeated}`"
 
 
 def home_words(home: Home) -> list[str]:
@@ -57,6 +63,12 @@ def home_words(home: Home) -> list[str]:
 def node_words(url: str | None) -> list[str]:
     """--rpc of a node on this machine. Others are not written out: an address may be a key."""
     return ["--rpc", url] if url is not None and _local(url) else []
+
+
+def other_node_words(home: Home, rpc_url: str | None) -> list[str]:
+    """--rpc of a node that was given for this command and is not the home's."""
+    kept = home.rpc.read_text().strip() if home.rpc.exists() else rpc_url
+    return [] if rpc_url == kept else node_words(rpc_url)
 
 
 def no_wallet(home: Home) -> str:
