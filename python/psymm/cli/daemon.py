@@ -151,7 +151,11 @@ async def _end_on_signal(
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
+        heard = False
         async for number in signals:
+            if heard:
+                end_now(number, None)  # it came right behind the first
+            heard = True
             # From here on the receiver is not what hears: a second one must not wait for trio.
             for again in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(again, end_now)

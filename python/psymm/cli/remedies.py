@@ -132,6 +132,11 @@ def _next(
     here = [*home_words(home), *node_words(rpc_url)]
     made = chain_id == DEVNET
     match error:
+        case chain.ChainDown() if url is not None and _local(url) and deployment is not None:
+            return (
+                "If it was `psymm devnet`, start it again with the `--state FILE` that it had:"
+                " started anew, it has forgotten the contracts and what lies in them."
+            )
         case chain.ChainDown() if url is not None and _local(url):
             port = urlsplit(url).port
             words = ["devnet"] if port in (None, 8545) else ["devnet", "--port", str(port)]
