@@ -182,7 +182,7 @@ async def test_refusals_move_nothing_and_what_ends_early_goes_on_by_the_command_
             async with _relayer(stage, url, relayer):
                 await refused(trader, solver, tmp_path)
                 custody = await interrupted(trader, tmp_path)
-                await looked_at(trader, custody, int(ready["metricsPort"]))
+                await watched(trader, custody, int(ready["metricsPort"]))
         async with _relayer(stage, url, relayer):
             await solver_gone(trader, custody, tmp_path, serving)
             async with _service(*serving):
@@ -266,12 +266,19 @@ async def interrupted(trader: Actor, tmp_path: Path) -> str:
     assert "0 orders" in ended.error["message"]
 
     ended = await run_on(trader, *go_on, "--no-settle")
-    assert (ended.code, ended.said[-1]["settled"]) == (0, False)
-    assert shlex.split(ended.said[-1]["goOnWith"])[1:] == list(go_on)
+    left = ended.said[-1]
+    assert (ended.code, left["settled"]) == (0, False)
+    assert shlex.split(left["goOnWith"])[1:] == list(go_on)
+    said: list[dict[str, Any]] = []
+    show = ("transcript", "show", "--custody", custody)
+    code, shown = await psymm(trader, *show, said=said, unlock=False)
+    assert (code, shown["frames"]) == (0, left["frames"]), shown
+    assert isinstance(shown["account"], str)
+    assert {one["state"] for one in said if one.get("event") == "state"} >= {"trading"}
     return custody
 
 
-async def looked_at(trader: Actor, custody: str, metrics_port: int) -> None:
+async def watched(trader: Actor, custody: str, metrics_port: int) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         scraped = (await client.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
     samples = {
@@ -281,12 +288,6 @@ async def looked_at(trader: Actor, custody: str, metrics_port: int) -> None:
     }
     assert samples["psymm_frames_total", "in"] > 0
     assert custody[2:10] not in scraped
-    said: list[dict[str, Any]] = []
-    show = ("transcript", "show", "--custody", custody)
-    code, shown = await psymm(trader, *show, said=said, unlock=False)
-    assert code == 0, shown
-    assert isinstance(shown["account"], str)
-    assert {one["state"] for one in said if one.get("event") == "state"} >= {"trading"}
     code, answer = await psymm(trader, "trade", "--resume", "0xff", "--yes")
     assert (code, code_of(answer)) == (2, "no-such-custody")
 
