@@ -7,9 +7,11 @@ coins, and which solver or relayer to run is no question of a missing command.
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -31,8 +33,22 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 def command(*words: str | Path) -> str:
-    """`psymm …` as a shell takes it."""
-    return shlex.join(["psymm", *map(str, words)])
+    """`psymm …` as a shell takes it, in letters that this terminal has."""
+    return " ".join(["psymm", *map(_quoted, words)])
+
+
+def _quoted(word: str | Path) -> str:
+    text = str(word)
+    with suppress(UnicodeEncodeError):
+        text.encode(getattr(sys.stderr, "encoding", None) or "ascii")
+        if text.isprintable():
+            return shlex.quote(text)
+    # A path is bytes, and not each is a letter, here or anywhere.
+    plain = (
+        chr(one) if 32 <= one < 127 and one not in b"\\'" else f"\\x{one:02x}"
+        for one in os.fsencode(text)
+    )
+    return f"$'{''.join(plain)}'"
 
 
 def typed(*more: str) -> str | None:
