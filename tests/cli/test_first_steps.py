@@ -262,6 +262,25 @@ def test_on_an_empty_home_every_command_names_the_next_and_leaves_it_empty(
     assert not asked
 
 
+@pytest.mark.parametrize("name", ["it's mine", "дом", "two\nlines"])
+def test_a_command_that_is_named_is_about_the_same_path_on_a_terminal_that_has_no_such_letters(
+    name: str, tmp_path: Path
+) -> None:
+    home = tmp_path / name
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "psymm", "notes", "--home", str(home)],
+        env=os.environ | plain,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert ran.returncode == 6, ran
+    named = re.search(rb"Next: `psymm (.+?)`", ran.stderr, re.DOTALL)
+    assert named
+    shell = subprocess.run(["bash", "-c", b"printf '%s|' " + named[1]], capture_output=True)
+    assert shell.stdout.endswith(b"wallet|new|--home|" + os.fsencode(home) + b"|"), ran
+
+
 WRONG = (
     ("deposit 1e3", "not an amount"),
     ("deposit 0", "zero"),

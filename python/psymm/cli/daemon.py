@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import click
@@ -89,7 +89,7 @@ async def _run(
     async with trio.open_nursery() as nursery:
         scope = nursery.cancel_scope
         ending = trio.Event()
-        await nursery.start(_end_on_signal, ending, screen)
+        await nursery.start(_end_on_signal, ending, screen, _daemons_last_words)
         if until_stdin_closes:
             nursery.start_soon(_end_on_closed_stdin, ending)
         nursery.start_soon(_take_leave, ending, leave, scope)
@@ -108,14 +108,15 @@ async def _take_leave(
 
 
 @asynccontextmanager
-async def end_early(with_stdin: bool) -> AsyncIterator[None]:
+async def end_early(with_stdin: bool, at_once: Callable[[], str]) -> AsyncIterator[None]:
     """Cancels its block on SIGINT, on SIGTERM, or, `with_stdin`, when standard input closes, and
     raises KeyboardInterrupt then: the block says goodbye and closes its journal. A second signal
-    ends the process at once, which loses nothing that was signed."""
+    ends the process at once, which loses nothing that was signed; `at_once` gives its last words.
+    """
     ending = trio.Event()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_end_on_signal, ending, None)
+            await nursery.start(_end_on_signal, ending, None, at_once)
             if with_stdin:
                 nursery.start_soon(_end_on_closed_stdin, ending)
 
@@ -130,18 +131,34 @@ async def end_early(with_stdin: bool) -> AsyncIterator[None]:
         raise KeyboardInterrupt
 
 
+def _daemons_last_words() -> str:
+    return "What was signed is kept, and the next start takes it up."
+
+
 async def _end_on_signal(
     ending: trio.Event,
     screen: Screen | None,
+    at_once: Callable[[], str],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """screen: where it is told."""
+    """screen: where it is told. at_once: what is said when a second signal ends the process."""
+
+    def end_now(_number: int, _frame: object) -> None:
+        # Python's own buffers may be in the middle of a write.
+        with suppress(OSError):
+            os.write(2, f"\nInterrupted twice, ended at once. {at_once()}\n".encode())
+        os._exit(Exit.INTERRUPTED)
+
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
+        heard = False
         async for number in signals:
+            if heard:
+                end_now(number, None)  # it came right behind the first
+            heard = True
             # From here on the receiver is not what hears: a second one must not wait for trio.
             for again in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(again, lambda second, _frame: os._exit(128 + second))
+                signal.signal(again, end_now)
             if screen is not None:
                 screen.event("ending", f"{signal.Signals(number).name}: ending", signal=int(number))
             ending.set()

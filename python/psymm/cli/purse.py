@@ -35,6 +35,7 @@ R = TypeVar("R")
 
 PROOF_S = 5.0
 """About what a proof takes on two cores, for estimates."""
+_ORDER = "cheapest"
 BLOCK_S = 12.0
 """About what a transaction waits on a public chain, for estimates."""
 
@@ -52,6 +53,18 @@ class SendingOptions:
     tls_ca: Path | None = None
     plain: bool = False
     private: bool | None = None
+
+    def words(self) -> list[str | Path]:
+        """The same on a command line, without what is the default."""
+        found: list[str | Path] = []
+        if self.order != _ORDER:
+            found += ["--relayer-order", self.order]
+        if self.max_fee is not None:
+            found += ["--max-fee", self.max_fee]
+        if self.tls_ca is not None:
+            found += ["--tls-ca", self.tls_ca]
+        flags = {"direct": self.direct, "plain": self.plain, "private-endpoints": self.private}
+        return [*found, *(f"--{name}" for name, on in flags.items() if on)]
 
 
 @dataclass(frozen=True)
@@ -236,7 +249,7 @@ def sending_options(function: Callable[P, R]) -> Callable[P, R]:
     @click.option(
         "--relayer-order",
         type=click.Choice(("random", "cheapest")),
-        default="cheapest",
+        default=_ORDER,
         show_default=True,
         help="Which of the registry's relayers to take: the cheapest, or any that is not dear.",
     )

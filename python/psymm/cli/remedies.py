@@ -7,9 +7,11 @@ coins, and which solver or relayer to run is no question of a missing command.
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -31,18 +33,38 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 def command(*words: str | Path) -> str:
-    """`psymm …` as a shell takes it."""
-    return shlex.join(["psymm", *map(str, words)])
+    """`psymm …` as a shell takes it, in letters that this terminal has."""
+    return " ".join(["psymm", *map(_quoted, words)])
+
+
+def _quoted(word: str | Path) -> str:
+    text = str(word)
+    with suppress(UnicodeEncodeError):
+        text.encode(getattr(sys.stderr, "encoding", None) or "ascii")
+        if text.isprintable():
+            return shlex.quote(text)
+    # A path is bytes, and not each is a letter, here or anywhere.
+    plain = (
+        chr(one) if 32 <= one < 127 and one not in b"\\'" else f"\\x{one:02x}"
+        for one in os.fsencode(text)
+    )
+    return f"$'{''.join(plain)}'"
+
+
+def typed(*more: str) -> str | None:
+    """The command that runs now, with more words. None where an address was typed that may be a
+    key."""
+    context = click.get_current_context(silent=True)
+    words = () if context is None else context.meta.get(TYPED, ())
+    if not words or any("://" in one and not _local(one.partition("=")[2] or one) for one in words):
+        return None
+    return command(*words, *more)
 
 
 def again(*more: str) -> str:
-    """How to repeat the command that runs now with more words. A node's address that was typed is
-    not repeated where it may be a key."""
-    context = click.get_current_context(silent=True)
-    typed = () if context is None else context.meta.get(TYPED, ())
-    if not typed or any("://" in one and not _local(one.partition("=")[2] or one) for one in typed):
-        return f"the same command with {' '.join(more)}"
-    return f"`{command(*typed, *more)}`"
+    """How to repeat the command that runs now with more words."""
+    repeated = typed(*more)
+    return f"the same command with {' '.join(more)}" if repeated is None else f"`{repeated}`"
 
 
 def home_words(home: Home) -> list[str]:
@@ -57,6 +79,12 @@ def home_words(home: Home) -> list[str]:
 def node_words(url: str | None) -> list[str]:
     """--rpc of a node on this machine. Others are not written out: an address may be a key."""
     return ["--rpc", url] if url is not None and _local(url) else []
+
+
+def other_node_words(home: Home, rpc_url: str | None) -> list[str]:
+    """--rpc of a node that was given for this command and is not the home's."""
+    kept = home.rpc.read_text().strip() if home.rpc.exists() else rpc_url
+    return [] if rpc_url == kept else node_words(rpc_url)
 
 
 def no_wallet(home: Home) -> str:
@@ -120,6 +148,11 @@ def _next(
     here = [*home_words(home), *node_words(rpc_url)]
     made = chain_id == DEVNET
     match error:
+        case chain.ChainDown() if url is not None and _local(url) and deployment is not None:
+            return (
+                "If it was `psymm devnet`, start it again with the `--state FILE` that it had:"
+                " started anew, it has forgotten the contracts and what lies in them."
+            )
         case chain.ChainDown() if url is not None and _local(url):
             port = urlsplit(url).port
             words = ["devnet"] if port in (None, 8545) else ["devnet", "--port", str(port)]

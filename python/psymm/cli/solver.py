@@ -30,7 +30,7 @@ from psymm.cli.options import (
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.purse import Purse, SendingOptions, open_business, open_purse, sending_options
-from psymm.cli.remedies import command, example_config, home_words
+from psymm.cli.remedies import command, example_config, home_words, typed
 from psymm.cli.site import look_before_asking
 from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
 
@@ -137,6 +137,7 @@ def solver(
     password = ask_password(password_fd)
 
     makers: list[Maker] = []
+    started = typed() or command("solver", "--config", config, *home_words(home))
 
     async def service(ready: Ready) -> None:
         from psymm.cli.maker import Maker
@@ -212,6 +213,7 @@ def solver(
                 screen,
                 "left-open",
                 [left_of(row, accounts.get(row.opening.custody)) for row in rows],
+                lambda _custody: started,
             )
 
     run_daemon(screen, "solver", service, until_stdin_closes, leave)

@@ -46,6 +46,7 @@ from psymm.cli.purse import (
     open_purse,
     sending_options,
 )
+from psymm.cli.remedies import command, home_words, other_node_words
 from psymm.cli.scenario import (
     SLIPPAGE,
     Step,
@@ -94,6 +95,12 @@ class Wish:
     slippage: Decimal
     sending: SendingOptions
     yes: bool
+    more: tuple[str | Path, ...]
+    """Words of this command line that also the command that goes on needs."""
+
+    def go_on(self, custody: bytes) -> str:
+        """The command that goes on with a custody."""
+        return command("trade", "--resume", "0x" + custody.hex(), *self.more)
 
     @property
     def orders(self) -> list[Step]:
@@ -224,6 +231,12 @@ def trade(
         slippage=slippage,
         sending=sending,
         yes=yes,
+        more=(
+            *home_words(home),
+            *(("--token", token) if token is not None else ()),
+            *sending.words(),
+            *other_node_words(home, rpc_url),
+        ),
     )
     start_logging(screen.as_json, "warning")
     password = ask_password(password_fd)
@@ -231,17 +244,29 @@ def trade(
 
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
-    with last_words() as left:
+    def at_once() -> str:
+        if begun:
+            return f"What was signed is kept. Go on with: `{wish.go_on(begun[-1])}`"
+        shown = command("transcript", "list", *home_words(home))
+        return f"What was signed is kept; `{shown}` shows what is open."
+
+    begun: list[bytes] = []
+    with last_words(wish.go_on) as left:
 
         async def run() -> None:
-            async with end_early(until_stdin_closes):
-                await _trade(screen, home, opening, wish, left)
+            async with end_early(until_stdin_closes, at_once):
+                await _trade(screen, home, opening, wish, begun, left)
 
         trio.run(run)
 
 
 async def _trade(
-    screen: Screen, home: Home, opening: OpenPurse, wish: Wish, left: list[LeftOpen]
+    screen: Screen,
+    home: Home,
+    opening: OpenPurse,
+    wish: Wish,
+    begun: list[bytes],
+    left: list[LeftOpen],
 ) -> None:
     from psymm.api.ended import deliver_ended
     from psymm.api.trader import connect
@@ -252,7 +277,7 @@ async def _trade(
     async with (
         opening() as purse,
         open_business(screen, purse, sending, info, home.journal) as dealer,
-        telling_left(screen, dealer.journal, wish.resume, left),
+        telling_left(screen, dealer.journal, wish.resume, left, wish.go_on),
         trio.open_nursery() as nursery,
     ):
         # What an earlier run signed last may not have got through.
@@ -269,6 +294,7 @@ async def _trade(
                     "session-closed",
                     "This custody was settled; nothing is left to go on with.",
                 )
+            begun.append(known.opening.custody)
             entry = await dealer.solver(known.opening.wallet_address(1))
             solver: Offer | Party = entry
             units, policy = known.ours, None
@@ -298,7 +324,7 @@ async def _trade(
                 resume=known,
                 tls=tls,
                 plain=sending.plain,
-                heard=partial(_heard, screen),
+                heard=partial(_heard, screen, begun),
             ) as session,
         ):
             report.session = session
@@ -357,12 +383,12 @@ async def _written(
             with trio.CancelScope(shield=True):
                 frames = await export(journal, session.custody, path)
     if session is not None:
-        _print_result(screen, wish.token, session, report.settled, frames, path)
+        _print_result(screen, wish, session, report.settled, frames, path)
 
 
 def _print_result(
     screen: Screen,
-    info: TokenInfo,
+    wish: Wish,
     session: Session,
     settled: Settled | None,
     frames: int,
@@ -372,14 +398,15 @@ def _print_result(
 
     if settled is None:
         screen.result(
-            f"Left open. Go on with --resume {session.custody.hex()[:16]}. Transcript: {path}",
+            f"Left open. Go on with: `{wish.go_on(session.custody)}`\nTranscript: {path}",
             custody=session.custody,
             settled=False,
+            goOnWith=wish.go_on(session.custody),
             frames=frames,
             transcript=str(path),
         )
         return
-    account = session.account
+    info, account = wish.token, session.account
     put_up = account.collateral(Lane.TRADER)
     payout = account.payouts[Lane.TRADER]
     screen.result(
@@ -430,12 +457,13 @@ def _confirm_orders(screen: Screen, wish: Wish) -> None:
     confirm_cost(screen, action, Cost(0, 0, BLOCK_S if wish.settle else 0.0), wish.yes)
 
 
-def _heard(screen: Screen, event: Event | Lost) -> None:
+def _heard(screen: Screen, begun: list[bytes], event: Event | Lost) -> None:
     from psymm.session.trader import Lost
     from psymm.session.turn import Funding, Idle, Resumed, StateChanged, Stopped
 
     match event:
         case Funding(custody):
+            begun.append(custody)
             screen.event(
                 "funding",
                 f"all is checked; collateral moves into custody 0x{custody.hex()}",
