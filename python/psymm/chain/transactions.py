@@ -564,7 +564,7 @@ class Chain:
                     # Not after each look: of two nodes that answer in turn, of which one lags, that
                     # one would then be asked for every receipt.
                     if look % 3 == 0:
-                        missing = 0 if await self._heard_of(sent) else missing + 1
+                        missing = 0 if await self.knows(sent) else missing + 1
                     # Between two questions a block can come, so one odd answer proves nothing.
                     if missing >= 2:
                         missing = 0
@@ -745,7 +745,7 @@ class Chain:
                 # other request is refused, a look between two hand-overs would take the good turn.
                 lost, reason = True, str(trouble)
                 with suppress(ChainDown, BadReply, RpcError):
-                    if attempt % 2 == 0 and await self._heard_of(sent):
+                    if attempt % 2 == 0 and await self.knows(sent):
                         return ""
             except RpcError as refused:
                 if refused.answer is Answer.KNOWN:
@@ -753,7 +753,7 @@ class Chain:
                 # A gateway can hand it to several nodes, or twice to one, and give any answer.
                 held = refused.answer in (Answer.NONCE_USED, Answer.NONCE_HELD)
                 try:
-                    if await self._heard_of(sent):
+                    if await self.knows(sent):
                         return ""
                     by = await self._miner_of(sent.sender, sent.nonce, 1) if held else None
                     if by is not None:
@@ -779,9 +779,33 @@ class Chain:
             return WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei)
         return self._refusal("sending the transaction", refused)
 
-    async def _heard_of(self, sent: Sent) -> bool:
+    async def knows(self, sent: Sent) -> bool:
         """Whether the node shows the transaction, waiting or mined."""
         return await self.rpc.call("eth_getTransactionByHash", sent.tx_hash) is not None
+
+    async def nonce(self, account: str) -> int:
+        """The nonce of an account's next transaction, mined ones counted."""
+        return await self.rpc.quantity("eth_getTransactionCount", account, "latest")
+
+    async def again(self, sent: Sent) -> None:
+        """Hand signed bytes over once more.  What the node says of them proves nothing, so a
+        refusal is not raised; raises what `Rpc.call` raises else."""
+        with suppress(RpcError):
+            await self.rpc.call("eth_sendRawTransaction", _hex(sent.raw))
+
+    async def fill(self, signer: Signer, nonce: int) -> None:
+        """Give a nonce that no transaction has to an empty one, so that later ones can be mined.
+
+        Does nothing where the node knows a transaction with it.  What the node says to the empty
+        one is not raised; raises what `prepare` raises.
+        """
+        prepared = await self.prepare(signer.address, signer.address, b"", doing="filling a gap")
+        async with self._locks.setdefault(signer.address, trio.Lock()):
+            if (
+                await self.rpc.quantity("eth_getTransactionCount", signer.address, "pending")
+                <= nonce
+            ):
+                await self.again(await self._sign(signer, nonce, prepared))
 
     async def _missed(self, sent: Sent, depth: int) -> None:
         """What is done about a transaction that the node does not show.
