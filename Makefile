@@ -30,7 +30,8 @@ help:
 	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
 	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
 	@echo 'make soak             NETWORK=30 hours of bad network, CRASH=5 storms of 1,000 kills, NODES=10 storms of'
-	@echo '                      MOVES=60 moves through faulty nodes, each of a fresh seed; SEED=n'
+	@echo '                      MOVES=60 moves through faulty nodes, NODES=10 while the chain goes back;'
+	@echo '                      each of a fresh seed; SEED=n'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     where the time of a transcript goes'
@@ -158,7 +159,8 @@ soak: setup
 	for n in $$(seq $(NETWORK)); do storm network_storm; done; \
 	for n in $$(seq $(CRASH)); do storm crash_storm --kills $(KILLS); done; \
 	for n in $$(seq $(NODES)); do storm node_storm --moves $(MOVES); done; \
-	echo "$(NETWORK) network, $(CRASH) crash, $(NODES) node storms; failed:$${failed:- none}"; test -z "$$failed"
+	for n in $$(seq $(NODES)); do storm reorganisation_storm --moves $(MOVES); done; \
+	echo "$(NETWORK) network, $(CRASH) crash, $(NODES) node and reorganisation storms; failed:$${failed:- none}"; test -z "$$failed"
 
 # The Rust side of the bench; cargo knows what is stale.
 build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')

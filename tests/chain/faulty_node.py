@@ -46,11 +46,13 @@ class FaultyNode:
         self.handed: list[str] = []
         """Raw transactions that clients handed over, as often as they did."""
         self._rules: list[Rule] = []
+        self._passing = 0
+        self._alone = trio.Lock()
         self._host = urlsplit(upstream)
 
     def put(
         self,
-        fault: str,
+        fault: str | Fault,
         *,
         on: Collection[str] | None = None,
         times: int | None = None,
@@ -67,7 +69,7 @@ class FaultyNode:
         chance: of those, each with this probability. overall: `after` and `every` count all calls
         and not each method's own, as a limit on requests does. settings: what the fault takes.
         """
-        found = FAULTS[fault]
+        found = FAULTS[fault] if isinstance(fault, str) else fault
         methods = found.methods if on is None else frozenset(on)
         rule = Rule(
             found, methods, times, after, every, chance, overall, settings, Counter(self.asked)
@@ -87,7 +89,37 @@ class FaultyNode:
 
     async def pass_on(self, call: Call) -> Json:
         """The upstream's answer to a call."""
-        return json.loads(await self._post(json.dumps(call.body).encode()))
+        async with self._alone:
+            self._passing += 1
+        try:
+            return json.loads(await self._post(json.dumps(call.body).encode()))
+        finally:
+            self._passing -= 1
+
+    async def go_back(self, blocks: int) -> None:
+        """Throw away the newest blocks and all that is in them.
+
+        Alone, while anvil mines nothing: it takes blocks away one by one, and what it answers or
+        mines meanwhile is of no chain.
+        """
+        async with self._alone:
+            while self._passing:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            at_once = await self._upstream("anvil_getAutomine")
+            for _ in range(100 if at_once else 0):
+                if int((await self._upstream("txpool_status"))["pending"], 16) == 0:
+                    break
+                await trio.sleep(0.02)
+            await self._upstream("evm_setAutomine", False)
+            await self._upstream("anvil_reorg", blocks, [])
+            await self._upstream("evm_setAutomine", at_once)
+
+    async def _upstream(self, method: str, *params: object) -> Any:
+        answer = json.loads(
+            await self._post(json.dumps(Call(1, method, list(params), 0).body).encode())
+        )
+        assert "error" not in answer, answer
+        return answer["result"]
 
     # --- answering ----------------------------------------------------------------------------
 

@@ -246,6 +246,14 @@ async def lags(node: FaultyNode, call: Call, *, blocks: int = 1) -> Json:
     return await node.pass_on(call)
 
 
+async def goes_back(node: FaultyNode, call: Call, *, blocks: int = 64) -> Json:
+    """Before the answer the chain throws away its newest blocks, with all that is in them."""
+    head = int(await node.ask("eth_blockNumber"), 16)
+    if blocks < head:
+        await node.go_back(blocks)
+    return await node.pass_on(call)
+
+
 def _one_more_zero(_: Call, found: Any) -> Any:
     return "0x0" + found[2:] if isinstance(found, str) and found.startswith("0x") else found
 
@@ -342,3 +350,6 @@ _TABLE: Final[Sequence[Fault]] = (
 )
 
 FAULTS: Final = {one.name: one for one in _TABLE}
+GOES_BACK: Final = Fault("goes-back", ALL, goes_back)
+"""A reorganisation. It is no fault of the node, so it is not in the table: what is done about it
+can cost transactions."""

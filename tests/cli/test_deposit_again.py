@@ -1,42 +1,143 @@
-"""A deposit that waits is reported when its command is repeated, and not made a second time."""
+"""A command that is killed in the middle of a move, then repeated: the move is made once."""
 
 from __future__ import annotations
 
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from psymm.chain.rpc import Rpc
-from psymm.demo import Actor, Amounts, DemoError, Stage, _chain, _set_up
+sys.path.insert(0, str(Path(__file__).parent.parent / "chain"))
+
+from faulty_node import FaultyNode, open_faulty_node
+from node_faults import RECEIPTS, SENDING
+
+from psymm.chain.contracts import Token
+from psymm.chain.deployment import Deployment, TokenInfo, deploy
+from psymm.chain.devnet import ETHER, Devnet
+from psymm.demo import Actor, DemoError, Stage
+from psymm.wallet import KeyWallet
 
 pytestmark = [pytest.mark.chain, pytest.mark.slow]
 
+Minting = Callable[[Devnet, Deployment, str, int], Awaitable[None]]
 
-async def test_a_repeated_deposit_says_what_became_of_the_first(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    actors = [Actor(stage, name) for name in ("owner", "trader", "relayer", "solver", "rival")]
-    owner, trader = actors[:2]
-    async with _chain(stage, owner) as url, Rpc(url) as rpc:
-        await _set_up(stage, url, actors, Amounts.of(1))
-        deposit = ("deposit", "31", "--permit", "--yes")
-        first: list[dict[str, Any]] = []
+CUTS: dict[str, tuple[str, frozenset[str]]] = {
+    "recorded, not handed over": ("hanging", SENDING),
+    "handed over, not mined": ("hanging-after", SENDING),
+    "mined, its receipt not seen": ("hanging", RECEIPTS),
+}
+MINTED = 100_000_000
 
-        async def pending() -> int:
-            return await rpc.eth.get_transaction_count(trader.address, "pending")
 
-        before = await pending()
-        await rpc.call("evm_setAutomine", False)
-        # The first one waits for three minutes, and its owner does not.
-        async with trader._process(deposit, True, True):
-            while await pending() == before:  # noqa: ASYNC110
-                await trio.sleep(0.2)
-        with pytest.raises(DemoError, match="not confirmed yet"):
-            await trader.run(*deposit)
-        assert await pending() == before + 1
-        await rpc.call("anvil_mine", "0x2")
-        await rpc.call("evm_setAutomine", True)
-        done = await trader.run(*deposit, heard=first.append)
-        assert done["earlier"] is True
-        assert await pending() == before + 1
+@dataclass
+class Home:
+    """A trader's home, whose commands reach the chain through a node that can fail."""
+
+    net: Devnet
+    put: Deployment
+    node: FaultyNode
+    trader: Actor
+
+    async def run(
+        self, *arguments: str, heard: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        return await self.trader.run(*self._placed(arguments), heard=heard)
+
+    async def killed(self, fault: str, on: frozenset[str], *arguments: str) -> None:
+        """A command that is killed as soon as a fault has met one of its calls."""
+        self.node.put(fault, on=on)
+        already = self.node.met[fault]
+        async with self.trader._process(self._placed(arguments), True, True) as (process, _):
+            with trio.fail_after(300):
+                while self.node.met[fault] == already:
+                    assert process.poll() is None, "the command ended before the fault"
+                    await trio.sleep(0.05)
+            process.kill()
+        self.node.heal()
+
+    async def held(self) -> tuple[int, int]:
+        """Units in the trader's account; how many transactions it has in blocks or waiting."""
+        count = await self.net.chain.count(self.trader.address, "pending")
+        return await Token(self.net.chain, self.put.tokens[0].address).balance(
+            self.trader.address
+        ), count
+
+    def _placed(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        file = str(self.trader.stage.home / "deployment.json")
+        return (*arguments, "--deployment", file, "--rpc", self.node.url)
+
+
+@pytest.fixture
+async def home(own_devnet: Devnet, minting: Minting, tmp_path: Path) -> AsyncIterator[Home]:
+    net = own_devnet
+    owner, trader = await net.new_account(), Actor(Stage(tmp_path), "trader")
+    put = await deploy(net.chain, owner, test_token=TokenInfo("", "pUSD", 6))
+    put.save(tmp_path / "deployment.json")
+    trader.address = str((await trader.run("wallet", "new", "--light"))["address"])
+    await net.rpc.call("anvil_setBalance", trader.address, hex(10 * ETHER))
+    await minting(net, put, trader.address, MINTED)
+    async with open_faulty_node(net.url) as node:
+        yield Home(net, put, node, trader)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_deposit_that_was_cut_off_is_made_once_when_its_command_is_repeated(
+    home: Home, cut: str
+) -> None:
+    waits = cut == "handed over, not mined"
+    deposit = ("deposit", "31", "--permit", "--yes")
+    await home.net.rpc.call("evm_setAutomine", not waits)
+    await home.killed(*CUTS[cut], *deposit)
+    if waits:
+        with pytest.raises(DemoError, match=r"sent as 0x\w+, not confirmed yet"):
+            await home.run(*deposit)
+        await home.net.rpc.call("evm_setAutomine", True)
+        await home.net.mine(1)
+    done = await home.run(*deposit)
+    assert (done["earlier"], done["purpose"], done["units"]) == (True, "deposit", "31000000")
+    assert len(set(home.node.handed)) == 1
+    assert await home.held() == (MINTED - 31_000_000, 1)
+    # Asked once more, it is another deposit.
+    again = await home.run(*deposit)
+    assert again["available"] == "62000000"
+    assert await home.held() == (MINTED - 62_000_000, 2)
+
+
+async def test_a_deposit_beside_a_daemon_that_was_cut_off_is_taken_up_when_the_daemon_is_gone(
+    home: Home,
+) -> None:
+    deposit = ("deposit", "31", "--permit", "--yes")
+    # As a daemon does, from its start to its end.
+    held = sqlite3.connect(home.trader.home / "notes.sqlite", isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    await home.killed(*CUTS["recorded, not handed over"], *deposit)
+    held.close()
+    said: list[dict[str, Any]] = []
+    (note,) = (await home.run("notes", heard=said.append))["notes"]
+    assert (note["units"], note["status"]) == ("31000000", "unspent")
+    assert [
+        (one["purpose"], one["status"]) for one in said if one.get("event") == "earlier-move"
+    ] == [("deposit", "done")]
+    assert await home.held() == (MINTED - 31_000_000, 1)
+
+
+@pytest.mark.proofs
+async def test_a_withdrawal_that_was_mined_when_its_command_was_killed_is_not_made_again(
+    home: Home,
+) -> None:
+    await home.run("deposit", "50", "--permit", "--yes")
+    recipient = KeyWallet.generate().address
+    withdraw = ("withdraw", f"{recipient}=20", "--direct", "--yes")
+    await home.killed(*CUTS["mined, its receipt not seen"], *withdraw)
+    done = await home.run(*withdraw)
+    assert (done["earlier"], done["purpose"], done["recipient"]) == (True, "withdraw", recipient)
+    assert await Token(home.net.chain, home.put.tokens[0].address).balance(recipient) == 20_000_000
+    assert await home.held() == (MINTED - 50_000_000, 2)
+    (note,) = (await home.run("notes"))["notes"]
+    assert note["units"] == "30000000"

@@ -112,7 +112,10 @@ async def test_a_deposit_through_a_faulty_node_is_made_once(
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
         await vault.deposit(alice, token, 100, permit=permit)
         assert (await vault.balance(token)).available == 100
-        assert [move.status for move in await vault.store.moves()] == [DONE]
+        done = ["deposit"] if permit else ["approve", "deposit"]
+        moves = await vault.store.moves()
+        assert [(move.purpose, move.status) for move in moves] == [(one, DONE) for one in done]
+        await vault.heard()
     async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
         again = Chain(rpc, 31337, poll_s=0.02)
         async with await open_vault(alice, deployment, again, home=tmp_path) as vault:
@@ -137,7 +140,7 @@ async def test_a_deposit_that_the_node_never_confirms_stays_under_way_until_the_
 ) -> None:
     alice = await funded_wallet(units=150)
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        node.put(fault, on={"eth_getTransactionReceipt", "eth_getTransactionByHash"})
+        node.put(fault, on={"eth_getTransactionReceipt", "eth_getTransactionByHash", "eth_getLogs"})
         with pytest.raises(TransactionPending) as pending:
             await vault.deposit(alice, token, 100, permit=True, timeout_s=1)
         (move,) = await vault.store.moves()
@@ -149,6 +152,23 @@ async def test_a_deposit_that_the_node_never_confirms_stays_under_way_until_the_
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
         assert await vault.resume() == []
         assert [move.status for move in await vault.store.moves()] == [DONE]
+        assert (await vault.balance(token)).available == 100
+    assert await standing(devnet, token, alice) == (50, 1)
+
+
+async def test_a_deposit_whose_receipt_never_comes_is_done_once_the_tree_shows_it(
+    devnet: Devnet,
+    deployment: Deployment,
+    token: str,
+    node: FaultyNode,
+    chain: Chain,
+    funded_wallet,
+    tmp_path: Path,
+) -> None:
+    alice = await funded_wallet(units=150)
+    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
+        node.put("null-receipt")
+        await vault.deposit(alice, token, 100, permit=True)
         assert (await vault.balance(token)).available == 100
     assert await standing(devnet, token, alice) == (50, 1)
 

@@ -75,7 +75,7 @@ async def test_a_funding_that_was_cut_short_happens_once(
         alice, deployment, devnet.chain, home=tmp_path, prover=prover
     )
     async with await opened() as vault:
-        await vault.deposit(alice, token, 100)
+        await vault.deposit(alice, token, 100, permit=True)
         with trio.CancelScope() as power:
             await vault.fund(
                 a_custody(alice, bob), token, 60, [Stopped(sender, power, after=after)]
@@ -111,7 +111,7 @@ async def test_a_move_stopped_before_anybody_saw_it_frees_its_notes(
     async with await open_vault(
         alice, deployment, devnet.chain, home=tmp_path, prover=Halting()
     ) as vault:
-        await vault.deposit(alice, token, 100)
+        await vault.deposit(alice, token, 100, permit=True)
         with trio.CancelScope() as scope:
             await vault.withdraw(token, 60, KeyWallet.generate().address, await direct())
         assert [move.status for move in await vault.store.moves()] == [DONE, FAILED]

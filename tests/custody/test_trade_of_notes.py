@@ -280,7 +280,7 @@ async def test_a_dead_relayer_is_passed_over_and_the_funding_stays_one(
     with pytest.raises(NoteInvalid):
         await owner.fund(a_custody(alice, bob), token, 21, senders)
     moves = {move.purpose: move.status for move in await owner.store.moves()}
-    assert moves == {"deposit": DONE, "fund": DONE}
+    assert moves == {"approve": DONE, "deposit": DONE, "fund": DONE}
 
 
 async def test_what_cannot_be_paid_for_is_refused_by_name_before_anything_moves(

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
 
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import ETHER, Devnet
 from psymm.chain.errors import TransactionPending, WalletWithoutGas
+from psymm.chain.rpc import Rpc
+from psymm.chain.transactions import Chain
+from psymm.custody.errors import DeadlinePassed
 from psymm.custody.moves import Vault, open_vault
+from psymm.custody.notes import Custody
+from psymm.custody.planning import deadline_after
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender
+from psymm.custody.settlement import propose_settlement
 from psymm.custody.store import DONE, FAILED, SENT
+from psymm.errors import PSymmError
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
 
 Minting = Callable[[Devnet, Deployment, str, int], Awaitable[None]]
+
+
+class Meddled:
+    """The wallet's signer; when first asked to sign, another program of its owner is faster."""
+
+    def __init__(self, wallet: KeyWallet, other: Callable[[], Awaitable[object]]) -> None:
+        self.wallet, self.other, self.asked = wallet, other, 0
+
+    @property
+    def address(self) -> str:
+        return self.wallet.address
+
+    async def sign_digest(self, digest: bytes) -> bytes:
+        self.asked += 1
+        if self.asked == 1:
+            await self.other()
+        return self.wallet.sign_digest(digest)
 
 
 class Place:
@@ -31,6 +58,12 @@ class Place:
 
     async def open(self, prover: Prover | None = None) -> Vault:
         return await open_vault(self.owner, self.put, self.net.chain, home=self.home, prover=prover)
+
+    async def other_program(self) -> None:
+        """It pays with the same account, and knows nothing of this one."""
+        chain = Chain(self.net.rpc, self.net.chain.chain_id, poll_s=0.05)
+        pay = await chain.prepare(self.owner.address, self.owner.address, b"", value_wei=1)
+        await chain.send(self.owner, pay)
 
     async def mining(self, on: bool) -> None:
         await self.net.rpc.call("evm_setAutomine", on)
@@ -81,7 +114,7 @@ async def test_a_deposit_that_the_node_forgot_is_sent_again_as_the_same_bytes(
         assert (await vault.balance(place.token)).available == 40
         (done,) = await vault.ended()
         assert (done.status, done.tx_hash) == (DONE, tx_hash)
-        await vault.store.report([done.id])
+        await vault.heard()
         assert await vault.ended() == []
     assert await place.nonce("latest") == before + 1
 
@@ -92,15 +125,18 @@ async def test_an_old_deposit_that_can_no_longer_happen_does_not_end_the_new_com
     tx_hash = await left_under_way(place)
     await place.net.rpc.call("anvil_dropTransaction", tx_hash)
     await place.mining(True)
-    # Another program of the same owner takes the nonce.
-    await Token(place.net.chain, place.token).approve(place.owner, place.put.portal, 60)
+    await place.other_program()
     async with await place.open() as vault:
         assert await vault.resume(patience_s=60) == []
         (ended,) = await vault.ended()
         assert ended.status == FAILED
         assert "took the nonce" in ended.reason
+        await vault.heard()
         await vault.deposit(place.owner, place.token, 60)
         assert (await vault.balance(place.token)).available == 60
+    # Cut off here, nobody was told of the new one either.
+    async with await place.open() as vault:
+        assert [move.status for move in await vault.ended()] == [DONE]
 
 
 async def test_a_deposit_that_the_node_refused_is_not_sent_by_a_later_command(
@@ -154,3 +190,87 @@ async def test_a_withdrawal_of_ones_own_that_waits_is_neither_made_anew_nor_sent
         assert (await vault.balance(place.token)).available == 20
     assert await place.nonce("pending") == before + 1
     assert await Token(place.net.chain, place.token).balance(recipient) == 30
+
+
+async def test_a_wrong_clock_of_this_machine_refuses_no_settlement(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract judges the deadline by the chain's clock, and so does who signs."""
+    other, right = KeyWallet.generate(), time.time
+    custody = Custody(place.owner.public_key, other.public_key, b"\x11" * 32, b"\x02" * 32)
+    async with await place.open() as vault:
+        (counter,) = await vault.store.reserve()
+        settlement = propose_settlement(
+            [vault.view.note(custody, place.token, 50, counter)],
+            (await vault.payee(place.token, 50), await vault.payee(place.token, 0)),
+            (50, 0),
+            proposer=0,
+            deadline=deadline_after(await vault.now_s()),
+        )
+        monkeypatch.setattr(time, "time", lambda: right() + 7_200)
+        signature = await vault.sign_settlement(settlement)
+        monkeypatch.undo()
+        assert await vault.sign_settlement(settlement) == signature
+        await place.net.mine(2, interval_s=7_200)
+        with pytest.raises(DeadlinePassed):
+            await vault.sign_settlement(settlement)
+
+
+# --- a second program on one wallet ---------------------------------------------------------------
+
+
+async def test_a_nonce_that_another_program_took_costs_no_second_deposit(place: Place) -> None:
+    before = await place.nonce("latest")
+    async with await place.open() as vault:
+        signer = Meddled(place.owner, place.other_program)
+        await vault.deposit(signer, place.token, 40)
+        assert [move.status for move in await vault.store.moves()] == [DONE]
+    assert await place.nonce("pending") == before + 2
+    assert await Token(place.net.chain, place.token).balance(place.owner.address) == 60
+
+
+async def test_a_deposit_whose_nonce_another_program_holds_ends_by_that_name_and_is_not_sent(
+    place: Place,
+) -> None:
+    await place.mining(False)
+    async with await place.open() as vault:
+        signer = Meddled(place.owner, place.other_program)
+        with pytest.raises(TransactionPending) as told:
+            await vault.deposit(signer, place.token, 40, timeout_s=0.5)
+        assert not await place.known(told.value.tx_hash)
+    await place.mining(True)
+    await place.net.mine(1)
+    async with await place.open() as vault:
+        assert await vault.resume(patience_s=60) == []
+        (ended,) = await vault.ended()
+        assert (ended.status, ended.tx_hash) == (FAILED, told.value.tx_hash)
+        assert "took the nonce" in ended.reason
+        assert await Token(place.net.chain, place.token).balance(place.owner.address) == 100
+        await vault.deposit(place.owner, place.token, 40)
+    assert await Token(place.net.chain, place.token).balance(place.owner.address) == 60
+
+
+async def test_two_homes_of_one_wallet_can_deposit_at_once(place: Place, tmp_path: Path) -> None:
+    """Each takes nonces of its own; what one cannot do it says, and can do it again."""
+
+    async def one(home: Path) -> None:
+        async with (
+            Rpc(place.net.url) as rpc,
+            await open_vault(
+                place.owner, place.put, Chain(rpc, place.put.chain_id, poll_s=0.05), home=home
+            ) as vault,
+        ):
+            for attempt in range(10):
+                assert await vault.resume(patience_s=60) == []
+                if [move for move in await vault.store.moves() if move.status == DONE]:
+                    return
+                print(home.name, attempt)
+                with suppress(PSymmError):
+                    await vault.deposit(place.owner, place.token, 40, permit=True)
+
+    async with trio.open_nursery() as nursery:
+        for name in ("first", "second"):
+            nursery.start_soon(one, tmp_path / name)
+    assert await Token(place.net.chain, place.token).balance(place.owner.address) == 20
+    async with await place.open() as vault:
+        assert (await vault.balance(place.token)).available == 80

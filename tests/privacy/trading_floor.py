@@ -298,7 +298,7 @@ async def write_down(table: Table, observation: Observation) -> None:
                 # A deposit shows the inner hash of its own note; no other move does.
                 party.secrets[f"inner hash of {name}"] = note.inner
         for move in await vault.store.moves():
-            if move.kind != "deposit":
+            if move.kind not in ("approve", "deposit"):
                 party.txs.append((move.purpose, spending[move.call.nullifiers[0]]))
                 signature = one.wallet.sign_digest(move.call.digest(*place))
                 party.secrets[f"signature of {move.purpose} {move.id}"] = signature[:64]

@@ -301,7 +301,9 @@ class Dealer:
         self, token: str, amount: int, recipient: str, *, max_fee: int | None = None
     ) -> Moved:
         """Take `amount` token units out to any address, see `Vault.withdraw`."""
-        return await self.vault.withdraw(token, amount, recipient, self.senders, max_fee=max_fee)
+        moved = await self.vault.withdraw(token, amount, recipient, self.senders, max_fee=max_fee)
+        await self.vault.store.report([moved.move])  # to the caller, now
+        return moved
 
 
 async def known_solvers(journal: Journal) -> frozenset[str]:

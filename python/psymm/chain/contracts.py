@@ -205,26 +205,19 @@ class Token:
             if allowed < amount:
                 raise AllowanceTooLow(self.address, owner, spender, allowed, amount)
 
-    async def approve(
-        self, signer: Signer, spender: str, amount: int, *, timeout_s: float = 180.0
-    ) -> list[Receipt]:
-        """Allow exactly `amount`.  Some tokens refuse to change an allowance that is not zero,
-        so a different one is set to zero first."""
-        receipts = []
-        steps = [amount]
-        if await self.allowance(signer.address, spender) not in (0, amount):
-            steps = [0, amount]
-        for step in steps:
-            receipts.append(
-                await self.chain.transact(
-                    signer,
-                    self.address,
-                    ERC20.function("approve").encode(spender, step),
-                    doing="approving the portal",
-                    timeout_s=timeout_s,
-                )
-            )
-        return receipts
+    async def approvals(self, owner: str, spender: str, amount: int) -> list[bytes]:
+        """The calls that allow exactly `amount` where less is allowed; none where none is needed.
+        Some tokens refuse to change an allowance that is not zero, so it is set to zero first."""
+        allowed = await self.allowance(owner, spender)
+        steps = [] if allowed >= amount else [0, amount] if allowed else [amount]
+        return [ERC20.function("approve").encode(spender, step) for step in steps]
+
+    async def approve(self, signer: Signer, spender: str, amount: int) -> list[Receipt]:
+        """Allow at least `amount`; see `approvals`."""
+        return [
+            await self.chain.transact(signer, self.address, data, doing="approving the portal")
+            for data in await self.approvals(signer.address, spender, amount)
+        ]
 
     async def transfer(self, signer: Signer, to: str, amount: int) -> Receipt:
         await self.expect(signer.address, None, amount)

@@ -405,6 +405,27 @@ class Chain(ChainReader):
             return WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei)
         return self._refusal("sending the transaction", refused)
 
+    async def nonce(self, account: str) -> int:
+        """The nonce of an account's next transaction, mined ones counted."""
+        return await self.count(account, "latest")
+
+    async def again(self, sent: Sent) -> None:
+        """Hand signed bytes over once more.  What the node says of them proves nothing, so a
+        refusal is not raised; raises what `Rpc.call` raises else."""
+        with suppress(RpcError):
+            await self.rpc.send(sent.raw)
+
+    async def fill(self, signer: Signer, nonce: int) -> None:
+        """Give a nonce that no transaction has to an empty one, so that later ones can be mined.
+
+        Does nothing where the node knows a transaction with it.  What the node says to the empty
+        one is not raised; raises what `prepare` raises.
+        """
+        prepared = await self.prepare(signer.address, signer.address, b"", doing="filling a gap")
+        async with self._locks.setdefault(signer.address, trio.Lock()):
+            if await self.count(signer.address, "pending") <= nonce:
+                await self.again(await self._sign(signer, nonce, prepared))
+
     async def _missed(self, sent: Sent, depth: int) -> None:
         """What is done about a transaction that the node does not show.
 

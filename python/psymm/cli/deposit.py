@@ -93,11 +93,12 @@ async def _deposit(
         confirm_cost(screen, action, cost, yes)
         note = await purse.vault.deposit(purse.wallet, info.address, units, permit=permit)
         balance = await purse.vault.balance(info.address)
-    screen.result(
-        f"Deposited. In custody now: {format_amount(balance.available, info.decimals)} "
-        f"{info.symbol}.",
-        token=info.address,
-        units=str(units),
-        commitment=note.commitment,
-        available=str(balance.available),
-    )
+        screen.result(
+            f"Deposited. In custody now: {format_amount(balance.available, info.decimals)} "
+            f"{info.symbol}.",
+            token=info.address,
+            units=str(units),
+            commitment=note.commitment,
+            available=str(balance.available),
+        )
+        await purse.vault.heard()

@@ -8,6 +8,7 @@ likely the same money is meant, so it says what became of the first and begins n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from psymm.cli.output import Screen, format_amount
 
 if TYPE_CHECKING:
     from psymm.cli.purse import Purse
+    from psymm.custody.moves import Vault
     from psymm.custody.sending import Sender
     from psymm.custody.store import Move
 
@@ -35,16 +37,30 @@ async def take_up(
     """Carry on with earlier moves and say how each ended or that it is under way. The deposits
     and withdrawals among them, by what they were for; those under way in front of those done.
 
+    Deposits that were made beside a daemon are among them, unless another command is at that now.
     Raises what reading the chain and the files raises, never what an old move ended with.
     """
-    vault = purse.vault
+    from psymm.custody.errors import StoreLocked
+
+    found = await _take_up(screen, purse, purse.vault, senders)
+    if purse.left_beside is not None:
+        with suppress(StoreLocked):
+            async with await purse.left_beside() as beside:
+                found |= await _take_up(screen, purse, beside, ())
+            await purse.vault.refresh()  # what was mined meanwhile is in the tree now
+    return found
+
+
+async def _take_up(
+    screen: Screen, purse: Purse, vault: Vault, senders: Sequence[Sender]
+) -> dict[Asked, Move]:
     alive = await vault.resume(senders)
     ended = await vault.ended()
     found: dict[Asked, Move] = {}
     for move in [*ended, *alive]:
         if move.purpose not in ("deposit", "fund", "withdraw"):
             continue
-        asked = await _asked(purse, move)
+        asked = await _asked(vault, move)
         screen.event(
             "earlier-move",
             f"Earlier: {_words(purse, asked)} {_state(move)}.",
@@ -55,7 +71,7 @@ async def take_up(
         )
         if move.status != "failed":
             found[asked] = move
-    await vault.store.report(move.id for move in ended)
+    await vault.heard()
     return found
 
 
@@ -81,7 +97,7 @@ def refuse_again(screen: Screen, purse: Purse, asked: Asked, move: Move) -> None
     )
 
 
-async def _asked(purse: Purse, move: Move) -> Asked:
+async def _asked(vault: Vault, move: Move) -> Asked:
     from psymm.chain.addresses import checksummed
     from psymm.chain.calls import CtaCall
 
@@ -94,7 +110,7 @@ async def _asked(purse: Purse, move: Move) -> Asked:
                 call.amount,
                 checksummed("recipient", call.recipient),
             )
-    notes = [(await purse.vault.store.note(one)).note for one in move.outputs]
+    notes = [(await vault.store.note(one)).note for one in move.outputs]
     # A funding makes two notes; what stays in the sole custody is its change.
     made = [note for note in notes if note.custody.is_sole == (move.purpose == "deposit")]
     return Asked(move.purpose, made[0].token, made[0].amount)

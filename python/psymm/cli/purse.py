@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,6 +67,9 @@ class SendingOptions:
         return [*found, *(f"--{name}" for name, on in flags.items() if on)]
 
 
+OpenVault: TypeAlias = "Callable[[], Awaitable[Vault]]"
+
+
 @dataclass(frozen=True)
 class Purse:
     """An open vault and what belongs to it."""
@@ -74,6 +77,9 @@ class Purse:
     wallet: KeyWallet
     site: Site
     vault: Vault
+    left_beside: OpenVault | None = None
+    """Opens the vault of deposits that were made beside a daemon; None where there were none, or
+    where that vault is this one."""
     _relayers: dict[str, RelayerSender] = field(default_factory=dict)
 
     def token(self, name: str | None) -> TokenInfo:
@@ -148,6 +154,8 @@ async def open_purse(
         proves = prover if proving else None
         place = None if in_memory else home.path
         opened = partial(open_vault, wallet, site.deployment, site.chain, prover=proves)
+        left = partial(opened, home=home.beside)
+        left_beside = left if place and (home.beside / "notes.sqlite").exists() else None
         try:
             vault = await opened(home=place)
         except StoreLocked:
@@ -155,10 +163,10 @@ async def open_purse(
                 raise
             beside()
             # Counters begin at a random number in each store, so those of two do not meet.
-            vault = await opened(home=home.beside)
+            vault, left_beside = await left(), None
         async with vault:
             try:
-                yield Purse(wallet, site, vault)
+                yield Purse(wallet, site, vault, left_beside)
             except BaseException as stopped:
                 if any(isinstance(one, KeyboardInterrupt) for one in leaves(stopped)):
                     with trio.CancelScope(shield=True):

@@ -145,12 +145,13 @@ async def _withdraw(
                 tx=tx,
             )
         balance = await purse.vault.balance(info.address)
-    screen.result(
-        f"In custody still: {format_amount(balance.available, info.decimals)} {info.symbol}.",
-        parts=done,
-        token=info.address,
-        available=str(balance.available),
-    )
+        screen.result(
+            f"In custody still: {format_amount(balance.available, info.decimals)} {info.symbol}.",
+            parts=done,
+            token=info.address,
+            available=str(balance.available),
+        )
+        await purse.vault.heard()
 
 
 def _refused_again(

@@ -3,7 +3,10 @@
 A `Vault` joins a wallet with its notes, the tree, the prover and the contracts.  Each move is
 written down before anybody outside sees any of it, and what can be repeated is repeated as the
 same bytes: a deposit has one commitment and a move one pair of nullifiers, and the contract takes
-each once.
+each once.  How a move reaches the chain and is seen through is `sending.Carrier`'s.
+
+One file, though long: all moves choose notes, plan and prove by the same few methods, under the
+same locks.
 
 What a move gives away is for the caller to weigh: `withdrawal_warnings` names what would give the
 owner of a withdrawal away.
@@ -15,7 +18,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -26,12 +28,8 @@ from psymm.chain.calls import Call, CtcCall
 from psymm.chain.contracts import Permit, Pool, Token, insertion_gas
 from psymm.chain.deployment import Deployment
 from psymm.chain.errors import (
-    BadReply,
     CallInvalid,
-    ChainDown,
-    ChainError,
     NotSynchronised,
-    Reverted,
     TransactionPending,
 )
 from psymm.chain.sync import TreeSync, open_tree
@@ -43,7 +41,6 @@ from psymm.custody.errors import (
     FeeTooHigh,
     FundsTooLow,
     MoveFailed,
-    MoveUnderWay,
     NoteBusy,
     NoteInvalid,
     ProposalRefused,
@@ -61,9 +58,11 @@ from psymm.custody.planning import (
 )
 from psymm.custody.prover import Prover
 from psymm.custody.sending import (
+    Carrier,
     DirectSender,
     Sender,
     SendTerms,
+    outputs_of,
 )
 from psymm.custody.settlement import Payee, Settlement, payout_after_fee
 from psymm.custody.store import (
@@ -71,7 +70,6 @@ from psymm.custody.store import (
     DONE,
     EXPECTED,
     FAILED,
-    PLANNED,
     SENT,
     SIGNED,
     UNSPENT,
@@ -83,7 +81,7 @@ from psymm.custody.store import (
 from psymm.custody.viewing import ViewingKey, viewing_key
 from psymm.errors import PSymmError
 from psymm.private_files import private_directory
-from psymm.wallet import Wallet
+from psymm.wallet import CallbackWallet, KeyWallet, Wallet
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +146,10 @@ class Vault:
         self.store: Final = store
         self.prover: Final = prover
         self.pool: Final[Pool] = tree.pool
+        self._carrier: Final = Carrier(
+            tree, store, wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None
+        )
+        self._depositing = trio.Lock()
         self._choosing = trio.Lock()
         self._consenting = trio.Lock()
         self._funders: dict[bytes, trio.Lock] = {}
@@ -174,8 +176,7 @@ class Vault:
 
     async def refresh(self) -> list[Held]:
         """Take in new blocks; notes of ours that were found by their memos alone."""
-        await self.tree.advance()
-        return await self.store.reconcile(self.tree, await self._counted_time())
+        return await self._carrier.refresh()
 
     async def balance(self, token: str) -> Balance:
         """As of the last refresh."""
@@ -225,8 +226,13 @@ class Vault:
         )
 
     async def now_s(self) -> int:
-        """The later of the chain's newest block and this machine's clock, seconds."""
+        """What a new deadline is reckoned from: the later of the chain's newest block and this
+        machine's clock, seconds."""
         return max((await self.chain.block()).timestamp_s, int(time.time()))
+
+    async def chain_time_s(self) -> int:
+        """What a deadline is judged by, here as by the contract: the chain's newest block."""
+        return (await self.chain.block()).timestamp_s
 
     # --- deposit ------------------------------------------------------------------------------
 
@@ -261,54 +267,54 @@ class Vault:
         await self.chain.rpc.expect_chain(self.deployment.chain_id)
         await erc20.expect(signer.address, None, amount)
         await try_deposit(self.chain, erc20.address, portal, signer.address, amount)
-        signed: Permit | None = None
-        if permit:
-            signed = await erc20.permit(signer, portal, amount, deadline_after(await self.now_s()))
-        elif approve:
-            if await erc20.allowance(signer.address, portal) < amount:
-                await erc20.approve(signer, portal, amount, timeout_s=timeout_s)
-        else:
-            await erc20.expect(signer.address, portal, amount)
-        (counter,) = await self.store.reserve()
-        note = self.view.note(self.view.sole, erc20.address, amount, counter)
-        memo = self.view.seal(note, counter)
-        data = self.pool.deposit_data(erc20.address, amount, note.inner, memo, signed)
-        move = await self.store.begin(
-            "deposit",
-            "deposit",
-            inputs=(),
-            outputs=[(note, counter)],
-            deadline=None,
-            details={"data": "0x" + data.hex()},
-        )
-        try:
-            receipt = await self.chain.transact(
+        async with self._depositing:
+            await self._carrier.after_earlier(signer.address, timeout_s)
+            signed: Permit | None = None
+            if permit:
+                ends = deadline_after(await self.now_s())
+                signed = await erc20.permit(signer, portal, amount, ends)
+            elif approve:
+                await self._approve(signer, erc20, amount, timeout_s)
+            else:
+                await erc20.expect(signer.address, portal, amount)
+            (counter,) = await self.store.reserve()
+            note = self.view.note(self.view.sole, erc20.address, amount, counter)
+            memo = self.view.seal(note, counter)
+            data = self.pool.deposit_data(erc20.address, amount, note.inner, memo, signed)
+            move = await self.store.begin(
+                "deposit",
+                "deposit",
+                inputs=(),
+                outputs=[(note, counter)],
+                deadline=None,
+                details={"data": "0x" + data.hex()},
+            )
+            await self._carrier.transact(
+                move,
                 signer,
                 self.pool.address,
                 data,
-                record=partial(self.store.record, move),
                 doing="the deposit",
                 timeout_s=timeout_s,
                 more_gas=insertion_gas(len(self.tree)),
             )
-        except TransactionPending:
-            raise
-        except BaseException as stopped:
-            with trio.CancelScope(shield=True):
-                await self._stopped(move, stopped)
-            raise
-        await self._in_tree(note.commitment, timeout_s, receipt.tx_hash)
-        await self.store.report([move])
+        await self._carrier.in_tree(move, note.commitment, timeout_s)
         return note
 
-    async def _stopped(self, move: int, stopped: BaseException) -> None:
-        """Write down what ended a move's first sending, unless it may be on its way."""
-        signed = (await self.store.move(move)).status != PLANNED
-        if signed and not isinstance(stopped, PSymmError):
-            return  # cancelled after the hand-over
-        reason = str(stopped) if isinstance(stopped, PSymmError) else type(stopped).__name__
-        await self.store.update(move, FAILED, reason=reason)
-        await self.store.report([move])
+    async def _approve(self, signer: Signer, erc20: Token, amount: int, timeout_s: float) -> None:
+        """Allow the portal an amount where it is not allowed yet; a move like any other."""
+        for data in await erc20.approvals(signer.address, self.deployment.portal, amount):
+            move = await self.store.begin(
+                "approve",
+                "approve",
+                inputs=(),
+                deadline=None,
+                details={"token": erc20.address, "data": "0x" + data.hex()},
+            )
+            await self._carrier.transact(
+                move, signer, erc20.address, data, doing="approving the portal", timeout_s=timeout_s
+            )
+            await self.store.update(move, DONE)
 
     # --- fund ---------------------------------------------------------------------------------
 
@@ -402,61 +408,13 @@ class Vault:
                     "amount", f"this custody was funded with {held.note.amount}, not {amount}"
                 )
             if held.position is None:
-                failed = await self._hand_over(waiting[-1], senders)
+                failed = await self._carrier.hand_over(waiting[-1], senders)
                 if failed is not None:
                     raise failed
-                await self._in_tree(commitment, timeout_s, waiting[-1].tx_hash)
+                await self._carrier.in_tree(waiting[-1].id, commitment, timeout_s)
             await self.store.report(move.id for move in waiting)
             return Funded(held.note, None)
         return None
-
-    async def _hand_over(self, move: Move, senders: Sequence[Sender]) -> PSymmError | None:
-        """Hand a finished move over again; the last sender's error if none took it.
-
-        One that our own account signed a transaction for has no other way than that.
-        """
-        if move.sent is not None:
-            try:
-                await self._carry_on(move, 180.0)
-            except PSymmError as refused:
-                return refused
-            return None
-        failed: PSymmError = MoveFailed(move.purpose, "no sender was given")
-        for sender in senders:
-            try:
-                await self._send(sender, move.id, move.kind, move.call)
-            except TransactionPending as pending:
-                return pending
-            except PSymmError as refused:
-                failed = refused
-                if isinstance(refused, ChainDown | BadReply):
-                    continue
-                if move.purpose != "settle":
-                    await self._give_up(move.id, sender, refused)
-                continue
-            return None
-        return None if await self._happened(move.call) else failed
-
-    async def _send(self, sender: Sender, move: int, kind: str, call: Call) -> Receipt:
-        if isinstance(sender, DirectSender):
-            return await sender.send(kind, call, record=partial(self.store.record, move))
-        return await sender.send(kind, call)
-
-    async def _carry_on(self, move: Move, timeout_s: float) -> None:
-        """Wait for a transaction that an earlier run signed, the same bytes again if need be.
-
-        Raises TransactionPending, and on proof what `Chain.wait` raises.
-        """
-        assert move.sent is not None  # noqa: S101 - the callers ask for no other
-        try:
-            await self.chain.wait(move.sent, timeout_s=timeout_s, doing=f"the {move.purpose}")
-        except TransactionPending:
-            raise
-        except ChainError as proof:
-            # Either side can send a settlement, and notes that are spent are the tree's to tell.
-            if move.purpose != "settle" and not _spent_before(proof):
-                await self.store.update(move.id, FAILED, reason=str(proof))
-            raise
 
     async def merge(
         self,
@@ -578,7 +536,7 @@ class Vault:
         Cancelled; the notes stay busy until the deadline.
         """
         call = settlement.call
-        now = await self.now_s()
+        now = await self.chain_time_s()
         if call.deadline <= now:
             raise DeadlinePassed(call.deadline, now)
         note, counter = self._own_output(settlement)
@@ -651,29 +609,32 @@ class Vault:
             raise MoveFailed("settle", "the file lost it")
         if move.status == DONE:
             return Moved(move.id, None, settlement.call, settlement.plan.fee, 0)
-        if move.sent is not None:
-            failed = await self._hand_over(move, ())
-            if failed is not None and not await self._happened(move.call):
-                raise failed
-            await self._in_tree(move.outputs[0], timeout_s, move.tx_hash, "settle")
-            return Moved(move.id, None, move.call, move.call.fee, 0)
-        call, prove_ms = await self._prove(settlement.plan, signatures)
         awaited = settlement.call.commitments[0]
+        failed: PSymmError | None = None
+        if move.sent is not None:
+            failed = await self._carrier.hand_over(move, ())
+            if failed is None or await self._carrier.happened(move.call):
+                await self._carrier.in_tree(move.id, awaited, timeout_s)
+                return Moved(move.id, None, move.call, move.call.fee, 0)
+            if isinstance(failed, TransactionPending):
+                raise failed
+            # What was sent can no longer happen, most likely for the root that it was proved
+            # under: a reorganisation took that away. The settlement itself still can.
+        call, prove_ms = await self._prove(settlement.plan, signatures)
         await self.store.update(move.id, SENT, details=call.to_json())
-        failed = None
         for sender in senders:
             try:
-                receipt = await self._send(sender, move.id, "ctc", call)
+                receipt = await self._carrier.send(sender, move.id, "ctc", call)
             except PSymmError as refused:
                 failed = refused
-                if await self._happened(call):
+                if await self._carrier.happened(call):
                     failed = None
                     receipt = None
                 elif isinstance(refused, TransactionPending):
                     raise
                 else:
                     continue
-            await self._in_tree(awaited, timeout_s, receipt.tx_hash if receipt else None, "settle")
+            await self._carrier.in_tree(move.id, awaited, timeout_s)
             return Moved(move.id, receipt, call, call.fee, prove_ms)
         raise failed or MoveFailed("settle", "no sender was given")
 
@@ -688,7 +649,7 @@ class Vault:
                 await self.refresh()
                 if self.tree.leaf(call.commitments[0]) is not None:
                     return
-                if await self._counted_time() > call.deadline:
+                if await self._carrier.counted_time_s() > call.deadline:
                     raise MoveFailed("settle", "its deadline has passed and nobody sent it")
                 await trio.sleep(self.chain.poll_s)
         raise NotSynchronised("settlement 0x" + call.commitments[0].hex(), timeout_s)
@@ -720,30 +681,26 @@ class Vault:
         stay under way.
         """
         await self.refresh()
-        with trio.move_on_after(patience_s):
-            async with trio.open_nursery() as nursery:
-                for move in await self.store.moves(alive=True):
-                    nursery.start_soon(self._resume, move, senders, patience_s)
+        await self._carrier.resume(senders, patience_s)
         await self.refresh()
         return await self.store.moves(alive=True)
 
-    async def _resume(self, move: Move, senders: Sequence[Sender], patience_s: float) -> None:
-        try:
-            if move.sent is not None:
-                await self._carry_on(move, patience_s)
-            elif move.status == SENT and move.call.proof:
-                await self._hand_over(move, senders)
-        except ChainError as still:
-            log.info("move-not-confirmed", extra={"move": move.id, "code": still.code})
-
     async def ended(self) -> list[Move]:
-        """Deposits, fundings and withdrawals that have ended since their owner last heard of
-        them; `store.report` once he has."""
+        """Deposits, fundings and withdrawals that have ended and that their owner did not hear of
+        yet.  A deposit or withdrawal of this very run is one, too: see `heard`."""
         return [
             move
             for move in await self.store.moves(alive=False)
             if not move.reported and move.purpose in ("deposit", "fund", "withdraw")
         ]
+
+    async def heard(self) -> None:
+        """Note that the owner has heard of all that has ended.
+
+        Called once he has: a command that is cut off before it says that money moved would be
+        repeated, and nothing would tell the next one that it was done.
+        """
+        await self.store.report(move.id for move in await self.ended())
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -825,42 +782,27 @@ class Vault:
             handed.append((move, call, prove_ms))
             receipt: Receipt | None = None
             try:
-                receipt = await self._send(sender, move, kind, call)
+                receipt = await self._carrier.send(sender, move, kind, call)
             except TransactionPending:
                 # Nobody else is asked: it may be mined, and the next command takes it up.
                 raise
             except PSymmError as refused:
                 failed = refused
-                await self._give_up(move, sender, refused)
+                await self._carrier.give_up(move, sender, refused)
                 # One that was asked before, and said no, may have sent it all the same.
-                mined = [one for one in handed if await self._happened(one[1])]
+                mined = [one for one in handed if await self._carrier.happened(one[1])]
                 if not mined:
                     continue
                 move, call, prove_ms = mined[-1]
-            made_first = call.commitments[0] if isinstance(call, CtcCall) else call.change
-            await self._in_tree(
-                awaited or made_first, timeout_s, receipt.tx_hash if receipt else None, purpose
+            await self._carrier.in_tree(move, awaited or outputs_of(call)[0], timeout_s)
+            await self.store.report(
+                one for one, _, _ in handed if one != move or purpose != "withdraw"
             )
-            await self.store.report(one for one, _, _ in handed)
             return Moved(move, receipt, call, call.fee, prove_ms)
         await self.store.report(one for one, _, _ in handed)
         if failed is None:
             raise MoveFailed(purpose, "no sender was given")
         raise failed
-
-    async def _give_up(self, move: int, sender: Sender, refused: PSymmError) -> None:
-        """A call that no relayer got, and that does not happen, frees its notes.
-
-        That is one which the contract refuses, or which our own account could not send: of that,
-        `Chain.transact` raises TransactionPending wherever it is not sure.
-        """
-        if _spent_before(refused) or not (
-            isinstance(sender, DirectSender) or isinstance(refused, Reverted)
-        ):
-            return
-        call = (await self.store.move(move)).call
-        if call.relayer == ZERO_ADDRESS:
-            await self.store.update(move, FAILED, reason=str(refused))
 
     async def _gather(
         self,
@@ -923,7 +865,7 @@ class Vault:
             raise CustodyError("this vault was opened without a prover, so it only looks")
         chain_id, contract = self.deployment.chain_id, self.deployment.psymm
         unproved = plan.call
-        now = await self.now_s()
+        now = await self.chain_time_s()
         if unproved.deadline < now + PROOF_TIME_S:
             raise DeadlinePassed(unproved.deadline, now)
         digest = unproved.digest(chain_id, contract)
@@ -946,42 +888,6 @@ class Vault:
             rooted.kind, inputs, rooted.public_inputs(chain_id, contract)
         )
         return rooted.proved(made.proof), made.prove_ms
-
-    async def _happened(self, call: Call) -> bool:
-        """Whether a call that its sender reported failed is mined all the same."""
-        outputs = call.commitments if isinstance(call, CtcCall) else (call.change,)
-        try:
-            await self.tree.advance()
-            commitments, nullifiers = await self.tree.newest()
-        except ChainDown:
-            return False
-        # All of them: calls made one instead of the other share a note, and often an output.
-        return all(
-            self.tree.spent_block(one) is not None or one in nullifiers for one in call.nullifiers
-        ) and all(self.tree.leaf(one) is not None or one in commitments for one in outputs)
-
-    async def _in_tree(
-        self, commitment: bytes, timeout_s: float, tx_hash: str | None, purpose: str = "move"
-    ) -> None:
-        """Wait until a move that was handed over is in the tree.  tx_hash: None where somebody
-        else sent it."""
-        try:
-            await self.tree.wait_for(commitment, timeout_s=timeout_s)
-            await self.refresh()
-        except (NotSynchronised, ChainDown, BadReply) as unseen:
-            if tx_hash is None:
-                raise MoveUnderWay(purpose, None) from unseen
-            raise TransactionPending(tx_hash, timeout_s) from unseen
-
-    async def _counted_time(self) -> int:
-        """The newest counted block's time, seconds; 0 before the first."""
-        if self.tree.block < 0:
-            return 0
-        return (await self.chain.block(self.tree.block)).timestamp_s
-
-
-def _spent_before(refused: PSymmError) -> bool:
-    return isinstance(refused, Reverted) and refused.error == "NullifierAlreadySpent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,9 +100,10 @@ class Held:
 class Move:
     """A move in the file.
 
-    kind: "deposit", "ctc" or "cta".  purpose: "deposit", "fund", "merge", "settle", "withdraw".
+    kind: "approve", "deposit", "ctc" or "cta".  purpose: "approve", "deposit", "fund", "merge",
+    "settle", "withdraw".  An approval makes no note, so its receipt alone ends it.
     deadline: seconds since the epoch, None for a deposit.  details: what sends it again, public
-    values only: a call's JSON, or a deposit's data.
+    values only: a call's JSON, or a transaction's data.
     sent: the transaction that our own account signed for it, None where it signed none.
     reported: whether the wallet's owner was told how it ended.
     """
@@ -349,23 +350,26 @@ class NoteStore:
 
     # --- the chain ----------------------------------------------------------------------------
 
-    async def reconcile(self, tree: TreeSync, chain_time_s: int) -> list[Held]:
-        """Make the file agree with the tree; the notes that were found by their memos.
+    async def reconcile(
+        self, tree: TreeSync, chain_time_s: int
+    ) -> tuple[list[Held], frozenset[int]]:
+        """Make the file agree with the tree; the notes that were found by their memos, and the
+        moves that were done and that the chain took back.
 
         Looks at leaves that were not seen before for memos of ours, places and spends every note
         as the tree has it, and settles which moves are done and which can no longer happen.
         chain_time_s: the newest counted block's time.
         """
 
-        def work(database: sqlite3.Connection) -> list[bytes]:
+        def work(database: sqlite3.Connection) -> tuple[set[bytes], frozenset[int]]:
             leaves = tree.leaves
             scanned, last = database.execute("SELECT scanned, scanned_last FROM owner").fetchone()
             known = scanned and scanned <= len(leaves) and leaves[scanned - 1].commitment == last
-            found: list[bytes] = []
+            found: set[bytes] = set()
             for leaf in leaves[scanned if known else 0 :]:
                 own = self._view.find(leaf.commitment, leaf.memo)
                 if own is not None and self._insert(database, *own):
-                    found.append(leaf.commitment)
+                    found.add(leaf.commitment)
             database.execute(
                 "UPDATE owner SET scanned = ?, scanned_last = ?",
                 (len(leaves), leaves[-1].commitment if leaves else b""),
@@ -384,21 +388,23 @@ class NoteStore:
                         commitment,
                     ),
                 )
-            for move in self._all_moves(database):
-                self._settle(database, tree, move, chain_time_s)
-            return found
+            return found, frozenset(
+                move.id
+                for move in self._all_moves(database)
+                if self._settle(database, tree, move, chain_time_s)
+            )
 
         async with tree.steady():
-            found = set(await self._do(work))
-        if not found:
-            return []
-        return [held for held in await self.notes() if held.note.commitment in found]
+            found, taken_back = await self._do(work)
+        held = [one for one in await self.notes() if one.note.commitment in found] if found else []
+        return held, taken_back
 
     def _settle(
         self, database: sqlite3.Connection, tree: TreeSync, move: Move, chain_time_s: int
-    ) -> None:
-        if move.status == PLANNED:
-            return
+    ) -> bool:
+        """Whether it was done and is under way again."""
+        if move.status == PLANNED or not move.outputs:
+            return False
         status, reason = move.status, move.reason
         if all(tree.leaf(one) is not None for one in move.outputs):
             status, reason = DONE, ""
@@ -412,11 +418,12 @@ class NoteStore:
             status, reason = SENT, ""  # so it did here
         if (status, reason) != (move.status, move.reason):
             # What the chain takes back is under way again, and its next end is news.
-            told = move.reported and status != SENT
+            told = move.reported and status == FAILED
             database.execute(
                 "UPDATE moves SET status = ?, reason = ?, reported = ? WHERE id = ?",
                 (status, reason, told, move.id),
             )
+        return (move.status, status) == (DONE, SENT)
 
     # --- parts --------------------------------------------------------------------------------
 
