@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,29 @@ class Terminal:
             text=True,
         )
         return ran.returncode, ran.stdout
+
+    def interrupt(self, words: str, at: str) -> tuple[int, str]:
+        """The same at a real terminal, with a Ctrl-C once it has said `at`."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            self.command(words),
+            cwd=self.place,
+            env=self.environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        said, waiting = "", True
+        with suppress(OSError):  # nobody has the other end any more
+            while piece := os.read(master, 65_536):
+                said += piece.decode()
+                if waiting and at in said:
+                    waiting = False
+                    os.killpg(process.pid, signal.SIGINT)
+        os.close(master)
+        return process.wait(), said
 
     def start(self, words: str, ready: str = " ready at ") -> tuple[int, str]:
         """The same of what goes on: 0 and what it said until it was ready, or how it ended."""
@@ -155,8 +179,9 @@ def test_each_error_names_the_next_command_until_only_a_yes_is_missing(
         "psymm trade --collateral 2000 --buy BTC-USD=0.1 --home me --direct",
     ]
 
-    # What a trader agrees to, and what a solver offers, was said before.
-    _, said = terminal.run(done[-1])
+    # What a trader agrees to, and what a solver offers, was said before; nobody has to answer.
+    code, said = terminal.interrupt(done[-1], at="Go on? [y/N]")
+    assert (code, "Interrupted." in said) == (130, True), said
     for words in ("T = 10 s", "if it stops answering, it stays locked", "to buy 0.1 BTC-USD"):
         assert words in said
     assert said.index("T = 10 s") < said.index("Putting up 2000 pUSD")

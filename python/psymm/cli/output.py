@@ -13,8 +13,11 @@ can move the cursor, colour the screen or reverse a line.
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TextIO
@@ -181,8 +184,28 @@ def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
             "cost-not-shown",
             "What it costs could not be written to standard output, so nothing was sent.",
         )
-    if not click.confirm("Go on?", err=True):
+    with _asking():
+        agreed = click.confirm("Go on?", err=True)
+    if not agreed:
         raise CommandError("not-confirmed", "Nothing was sent.", Exit.REFUSED)
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """A signal ends a question at once. Where trio receives signals, they would wait for the
+    answer: it runs nothing while somebody types."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for one in before:
+            signal.signal(one, signal.default_int_handler)
+        yield
+    finally:
+        for one, handler in before.items():
+            if handler is not None:
+                signal.signal(one, handler)
 
 
 _MOST_DIGITS: Final = 78
