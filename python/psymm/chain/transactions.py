@@ -255,9 +255,16 @@ class Chain(ChainReader):
             raise TransactionReplaced(tx_hash, signer.address, chosen, by)
 
     async def wait(
-        self, sent: Sent, *, depth: int = 1, timeout_s: float = 180.0, doing: str = ""
+        self,
+        sent: Sent,
+        *,
+        depth: int = 1,
+        timeout_s: float = 180.0,
+        looks: int | None = None,
+        doing: str = "",
     ) -> Receipt:
-        """Wait until a transaction is `depth` blocks deep; 1 means mined.
+        """Wait until a transaction is `depth` blocks deep; 1 means mined.  looks: for so many
+        only, if that is sooner.
 
         Only the chain's own proof ends the wait, at that depth: its receipt, or another
         transaction with its nonce.  A node that does not answer, or answers nonsense, is asked
@@ -269,7 +276,7 @@ class Chain(ChainReader):
         """
         reason, missing, pause_s = "", 0, self.poll_s
         with trio.move_on_after(timeout_s):
-            for look in count(1):
+            for look in count(1) if looks is None else range(1, looks + 1):
                 try:
                     receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent, depth=depth)
                     if receipt is not None:

@@ -210,13 +210,14 @@ class Carrier:
         ends = trio.current_time() + timeout_s
         while True:
             left_s = max(0.0, ends - trio.current_time())
-            look_s = min(left_s, _LOOKS * self.chain.poll_s)
             try:
-                return await self.chain.wait(sent, depth=depth, timeout_s=look_s, doing=doing)
+                return await self.chain.wait(
+                    sent, depth=depth, timeout_s=left_s, looks=_LOOKS, doing=doing
+                )
             except TransactionPending as pending:
                 if not left_s:
                     raise TransactionPending(sent.tx_hash, timeout_s, pending.reason) from None
-            with trio.move_on_after(left_s), suppress(ChainError):
+            with trio.move_on_at(ends), suppress(ChainError):
                 await self.refresh()
                 found = await self._store.move(move)
                 if found.outputs and found.status == DONE and depth <= self._tree.depth:
@@ -305,23 +306,27 @@ class Carrier:
         """
         ends = trio.current_time() + timeout_s
         while True:
-            left_s = max(0.0, ends - trio.current_time())
-            look_s = min(left_s, _LOOKS * self.chain.poll_s)
+            unseen: ChainError | None = None
             try:
-                await self._tree.wait_for(commitment, timeout_s=look_s)
-                await self.refresh()
+                with trio.move_on_at(ends):
+                    # Counted, not timed: a look that is cut off teaches nothing, however often.
+                    for _ in range(_LOOKS):
+                        await self.refresh()
+                        if self._tree.leaf(commitment) is not None:
+                            return
+                        await trio.sleep(self.chain.poll_s)
             except TreeCorrupt:
                 raise  # of the file, not of the node
-            except ChainError as unseen:
-                waiting = await self._store.move(move)
-                if not left_s and waiting.tx_hash is None:
-                    raise MoveUnderWay(waiting.purpose, None) from unseen
-                if not left_s:
-                    raise TransactionPending(waiting.tx_hash or "", timeout_s) from unseen
-            else:
-                return
+            except ChainError as trouble:
+                unseen = trouble
+            waiting = await self._store.move(move)
+            left_s = max(0.0, ends - trio.current_time())
+            if not left_s and waiting.tx_hash is None:
+                raise MoveUnderWay(waiting.purpose, None) from unseen
+            if not left_s:
+                raise TransactionPending(waiting.tx_hash or "", timeout_s) from unseen
             if waiting.sent is not None:
-                await self.carry_on(waiting, max(0.0, ends - trio.current_time()))
+                await self.carry_on(waiting, left_s)
             await trio.sleep(self.chain.poll_s)
 
     # --- after a restart, and after a reorganisation ------------------------------------------
