@@ -142,8 +142,10 @@ async def test_a_command_that_is_interrupted_says_what_it_has_sent(
     """So the owner does not do it again by other means; the next command takes it up."""
     for fault in ("null-receipt", "null-transaction"):
         node.put(fault)
+    ended: list[Ran] = []
+    # In no block, else the tree ends the wait, too.
+    await devnet.rpc.call("evm_setAutomine", False)
     async with trio.open_nursery() as nursery:
-        ended: list[Ran] = []
 
         async def deposit() -> None:
             ended.append(await alice.deposit(node))
@@ -153,6 +155,8 @@ async def test_a_command_that_is_interrupted_says_what_it_has_sent(
             await trio.sleep(0.1)
         assert alice.process is not None
         alice.process.send_signal(signal.SIGINT)
+    await devnet.rpc.call("evm_setAutomine", True)
+    await devnet.mine(1)
     (ran,) = ended
     assert ran.code == 130, ran
     error = json.loads(ran.out.splitlines()[-1])["error"]
