@@ -306,6 +306,19 @@ def test_a_command_that_is_named_is_about_the_same_path_on_a_terminal_that_has_n
     assert shell.stdout.endswith(b"wallet|new|--home|" + os.fsencode(home) + b"|"), ran
 
 
+def test_nodes_that_were_given_are_repeated_where_none_can_be_a_key(
+    tmp_path: Path, here: Here
+) -> None:
+    near = ("--rpc", "http://127.0.0.1:1", "--rpc", "http://localhost:2", "--agree")
+    (tmp_path / "keystore.json").write_text("{}")
+    _, said, _ = here("notes", "--home", str(tmp_path), *near)
+    assert f"{tmp_path} {' '.join(near)}`" in said
+    far = ("--rpc", "http://127.0.0.1:1", "--rpc", "https://node.example/a-key")
+    _, said, _ = here("notes", "--home", str(tmp_path), *far)
+    assert f"{tmp_path}`" in said
+    assert "a-key" not in said
+
+
 WRONG = (
     ("deposit 1e3", "not an amount"),
     ("deposit 0", "zero"),

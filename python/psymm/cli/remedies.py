@@ -77,8 +77,14 @@ def home_words(home: Home) -> list[str]:
 
 
 def node_words(url: str | None) -> list[str]:
-    """--rpc of a node on this machine. Others are not written out: an address may be a key."""
-    return ["--rpc", url] if url is not None and _local(url) else []
+    """--rpc of nodes on this machine, and --agree. Others are not written out: an address may be a
+    key. url: all that were given, as `Rpc` takes them."""
+    given = (url or "").split()
+    agree = given[:1] == ["agree"]
+    nodes = given[agree:]
+    if not all(map(_local, nodes)):
+        return []
+    return [*(word for one in nodes for word in ("--rpc", one)), *["--agree"] * agree]
 
 
 def other_node_words(home: Home, rpc_url: str | None) -> list[str]:
