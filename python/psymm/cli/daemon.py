@@ -13,8 +13,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import click
@@ -86,15 +86,15 @@ async def _run(
             **fields,
         )
 
-    async with trio.open_nursery() as nursery:
-        scope = nursery.cancel_scope
-        ending = trio.Event()
-        await nursery.start(_end_on_signal, ending, screen, _daemons_last_words)
-        if until_stdin_closes:
-            nursery.start_soon(_end_on_closed_stdin, ending)
-        nursery.start_soon(_take_leave, ending, leave, scope)
-        await service(ready)
-        scope.cancel()
+    ending = trio.Event()
+    with _hearing_signals(ending, screen, _daemons_last_words):
+        async with trio.open_nursery() as nursery:
+            scope = nursery.cancel_scope
+            if until_stdin_closes:
+                nursery.start_soon(_end_on_closed_stdin, ending)
+            nursery.start_soon(_take_leave, ending, leave, scope)
+            await service(ready)
+            scope.cancel()
 
 
 async def _take_leave(
@@ -114,9 +114,8 @@ async def end_early(with_stdin: bool, at_once: Callable[[], str]) -> AsyncIterat
     ends the process at once, which loses nothing that was signed; `at_once` gives its last words.
     """
     ending = trio.Event()
-    with trio.CancelScope() as scope:
+    with _hearing_signals(ending, None, at_once), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_end_on_signal, ending, None, at_once)
             if with_stdin:
                 nursery.start_soon(_end_on_closed_stdin, ending)
 
@@ -135,33 +134,39 @@ def _daemons_last_words() -> str:
     return "What was signed is kept, and the next start takes it up."
 
 
-async def _end_on_signal(
-    ending: trio.Event,
-    screen: Screen | None,
-    at_once: Callable[[], str],
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """screen: where it is told. at_once: what is said when a second signal ends the process."""
+@contextmanager
+def _hearing_signals(
+    ending: trio.Event, screen: Screen | None, at_once: Callable[[], str]
+) -> Iterator[None]:
+    """Sets `ending` at the first SIGINT or SIGTERM; the second one ends the process at once, also
+    while the block is being left. For inside trio.
 
-    def end_now(_number: int, _frame: object) -> None:
-        # Python's own buffers may be in the middle of a write.
-        with suppress(OSError):
-            os.write(2, f"\nInterrupted twice, ended at once. {at_once()}\n".encode())
-        os._exit(Exit.INTERRUPTED)
+    screen: where the first is told. at_once: what is said at the second.
+    """
+    token = trio.lowlevel.current_trio_token()
+    heard = False
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        heard = False
-        async for number in signals:
-            if heard:
-                end_now(number, None)  # it came right behind the first
-            heard = True
-            # From here on the receiver is not what hears: a second one must not wait for trio.
-            for again in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(again, end_now)
-            if screen is not None:
-                screen.event("ending", f"{signal.Signals(number).name}: ending", signal=int(number))
-            ending.set()
+    def end(number: int) -> None:
+        if screen is not None:
+            screen.event("ending", f"{signal.Signals(number).name}: ending", signal=number)
+        ending.set()
+
+    def hear(number: int, _frame: object) -> None:
+        nonlocal heard
+        if heard:
+            # Python's own buffers may be in the middle of a write.
+            with suppress(OSError):
+                os.write(2, f"\nInterrupted twice, ended at once. {at_once()}\n".encode())
+            os._exit(Exit.INTERRUPTED)
+        heard = True
+        token.run_sync_soon(end, number)
+
+    before = {one: signal.signal(one, hear) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 async def _end_on_closed_stdin(ending: trio.Event) -> None:
