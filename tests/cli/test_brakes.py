@@ -164,16 +164,19 @@ def test_the_second_signal_ends_the_process_at_once(second: signal.Signals) -> N
 
 
 CLIENT = """
-import json, trio
+import json, sys, trio
 from psymm.cli.daemon import end_early
+GOODBYE_S = float(sys.argv[1])
 async def main():
     try:
-        async with end_early(False, lambda: ""):
+        async with end_early(False, lambda: "Go on with that."):
             print(json.dumps({"event": "ready"}), flush=True)
             try:
                 await trio.sleep_forever()
             finally:
                 print(json.dumps({"event": "closed"}), flush=True)
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(GOODBYE_S)
     except KeyboardInterrupt:
         print(json.dumps({"event": "interrupted"}), flush=True)
 trio.run(main)
@@ -183,10 +186,29 @@ trio.run(main)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_ended_closes_what_it_has_open(number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(CLIENT)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CLIENT, "0"], stdout=subprocess.PIPE, text=True
     ) as process:
         until(process, "ready")
         process.send_signal(number)
         until(process, "closed")
         until(process, "interrupted")
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait_for_a_commands_goodbye(second: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, "3600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        until(process, "ready")
+        process.send_signal(signal.SIGINT)
+        until(process, "closed")
+        process.send_signal(second)
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert (process.returncode, "Go on with that." in said) == (130, True)
