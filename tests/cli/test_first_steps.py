@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -61,7 +62,7 @@ class Terminal:
         return ran.returncode, ran.stdout
 
     def interrupt(self, words: str, at: str) -> tuple[int, str]:
-        """The same at a real terminal, with a Ctrl-C once it has said `at`."""
+        """The same at a terminal, with a Ctrl-C once it has said `at`, and another if need be."""
         master, slave = pty.openpty()
         process = subprocess.Popen(
             self.command(words),
@@ -73,13 +74,22 @@ class Terminal:
             start_new_session=True,
         )
         os.close(slave)
-        said, waiting = "", True
+        said, sent = "", 0
         with suppress(OSError):  # nobody has the other end any more
-            while piece := os.read(master, 65_536):
-                said += piece.decode()
-                if waiting and at in said:
-                    waiting = False
-                    os.killpg(process.pid, signal.SIGINT)
+            while True:
+                # Python misses a signal that comes between its last look and its read, so there may
+                # be a second one; a third would end any command.
+                if select.select([master], [], [], 10)[0]:
+                    piece = os.read(master, 65_536)
+                    if not piece:
+                        break
+                    said += piece.decode()
+                    if sent or at not in said:
+                        continue
+                elif sent != 1:
+                    continue
+                sent += 1
+                os.killpg(process.pid, signal.SIGINT)
         os.close(master)
         return process.wait(), said
 
