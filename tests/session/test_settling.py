@@ -25,7 +25,7 @@ from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Settlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
-from psymm.messages import ChainFact, Settlement, SettlementAcceptance
+from psymm.messages import ChainFact, Settlement, SettlementAcceptance, SettlementOutput
 from psymm.session.collateral import ChainView, Mined
 from psymm.session.settling import ANSWER_S, Settling
 from psymm.session.turn import CitationWaits, Delivered, Received, Resumed, Signed, State
@@ -175,6 +175,37 @@ async def test_a_settlement_survives_the_death_of_both(
             entry for entry in stage.near.engine.record if isinstance(entry.message, ChainFact)
         ]
         assert len(facts) == 1
+
+    await lives.live(open_first=True, work=first)
+    await lives.live(open_first=False, work=second)
+
+
+async def test_a_payee_named_before_a_death_is_answered_after_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It was covered and not yet answered. Who named it does not name it again."""
+    lives = Lives(tmp_path)
+
+    async def first(stage: Scene) -> None:
+        await stage.heard.state(State.TRADING)
+        near, _ = stage.settling(stage.near, stage.heard)
+        with trio.move_on_after(ANSWER_S / 2):
+            await near.settle()  # The solver covers, and does not settle yet.
+        (said,) = [
+            entry
+            for entry in stage.far.engine.record
+            if isinstance(entry.message, SettlementOutput)
+        ]
+        assert stage.near.engine.record.head(1).peer_seq >= said.frame.seq
+
+    async def second(stage: Scene) -> None:
+        near, _ = stage.settling(stage.near, stage.heard)
+        await stage.desk.begun.wait()
+        stage.settling(stage.far, stage.desk.listeners[0])
+        while not stage.near.engine.synced:  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        await near.settle()
+        assert [lives.funds[lane].worth() for lane in (0, 1)] == [2_000_000_000, 5_000_000_000]
 
     await lives.live(open_first=True, work=first)
     await lives.live(open_first=False, work=second)

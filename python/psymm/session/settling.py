@@ -120,9 +120,8 @@ class Settling:
         self._beside: SettlementAcceptance | None = None
         self._changed = trio.Event()
         end.at_end.append(self._wake)
-        if end.engine.synced and end.engine.state is State.SETTLING:
-            # Heads agreed before we listened: there is no event to come.
-            self._begin(self._guarded, self._go_on)
+        if end.engine.synced:
+            self._take_up()  # Heads agreed before we listened: there is no event to come.
 
     @property
     def mined(self) -> Mined | None:
@@ -135,9 +134,8 @@ class Settling:
         """Does not block and does not raise."""
         match event:
             case Received(entry, None) if isinstance(entry.message, SettlementOutput):
-                if entry.message.signature is None and not (self._proposing or self._answering):
-                    self._answering = True
-                    self._begin(self._guarded, self._answer_payee)
+                if entry.message.signature is None:
+                    self._answer_soon()
             case Said(SettlementOutput() as said) if self._end.engine.peer_restored:
                 self._begin(self._guarded, self._take_payee, said)
             case Received(entry, None) if isinstance(entry.message, ProposalMessage):
@@ -150,8 +148,8 @@ class Settling:
                 self._refused = said.text or "no reason given"
             case Resumed() if self._said is not None:
                 self._begin(self._say_again, self._said)
-            case Resumed() if self._end.engine.state in (State.SETTLING, State.CLOSED):
-                self._begin(self._guarded, self._go_on)
+            case Resumed():
+                self._take_up()
             case Received(entry, None) if isinstance(entry.message, ChainFact):
                 # The peer saw it mined before we did: our own chain has the last word.
                 self._begin(self._guarded, self._go_on)
@@ -161,6 +159,21 @@ class Settling:
             self._outliving = True
             self._begin(self._guarded, self._outlive)
         self._wake()
+
+    def _take_up(self) -> None:
+        """Heads agree: do what was cut short. No frame that is on the record is heard again."""
+        state, payee = self._end.engine.state, self._payee
+        if state in (State.SETTLING, State.CLOSED):
+            self._begin(self._guarded, self._go_on)
+        elif state is State.TRADING and payee(1 - self._end.lane) and not payee(self._end.lane):
+            self._answer_soon()
+
+    def _answer_soon(self) -> None:
+        """One answer at a time: a peer that names payees in a row costs no more than one that
+        waits. Where we propose ourselves, that is the answer."""
+        if not (self._proposing or self._answering):
+            self._answering = True
+            self._begin(self._guarded, self._answer_payee)
 
     def _begin(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
         """A task of its own; none once what runs us has ended, since the next start goes on."""
@@ -542,7 +555,6 @@ class Settling:
     # --- answering --------------------------------------------------------------------------
 
     async def _answer_payee(self) -> None:
-        """One at a time: a peer that names payees in a row costs no more than one that waits."""
         try:
             await self._name_ours()
         finally:
@@ -555,8 +567,10 @@ class Settling:
         theirs = self._payee(1 - lane)
         if theirs is not None:
             await self._check_free(self._output(theirs))
+        if end.engine.state is not State.TRADING:
+            return  # A proposal came meanwhile, or the end: either is answered elsewhere.
         account = self._account()
-        if end.engine.state is not State.TRADING or not account.flat:
+        if not account.flat:
             raise SettlementRefused(
                 "not flat here",
                 positions=len(account.positions),
