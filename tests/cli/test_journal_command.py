@@ -48,6 +48,9 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lives, Path]:
             order = await stage.order("o1")
             await stage.report("e1", order)
             await stage.agreed()
+            # It covers the fill here; a life that leaves with nothing to cover signs nothing.
+            stage.client.leave(SessionClosed())
+            await stage.agreed()
 
         await lives.live(open_first=True, work=work)
 

@@ -23,7 +23,7 @@ from psymm.messages import (
     PositionEffect,
     Side,
 )
-from psymm.session.turn import Received, State
+from psymm.session.turn import State
 
 Clock = MockClock
 LATER_S = 3600
@@ -38,6 +38,7 @@ async def connected(stage: Scene, **given: Any) -> AsyncGenerator[Session, None]
         expected=stage.solver.wallet.public_key,
         dial=stage.dial,
         decimals=6,
+        heard=stage.heard,
         **given,
     ) as session:
         await stage.desk.listeners[-1].state(State.TRADING)
@@ -58,13 +59,6 @@ async def filled(stage: Scene, session: Session) -> None:
     )
     await session.end.send(order)
     await stage.desk.listeners[-1].message(NewOrderSingle)
-    heard = trio.Event()
-
-    def hear(event: object) -> None:
-        if isinstance(event, Received) and isinstance(event.entry.message, ExecutionReport):
-            heard.set()
-
-    session._changes.listeners.append(hear)
     await stage.far.send(
         ExecutionReport(
             exec_id="e1",
@@ -74,7 +68,7 @@ async def filled(stage: Scene, session: Session) -> None:
             last_qty=order.order_qty,
         )
     )
-    await heard.wait()
+    await stage.heard.message(ExecutionReport)
     assert session.end.uncovered
 
 

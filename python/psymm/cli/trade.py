@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -52,14 +53,14 @@ from psymm.cli.scenario import (
 from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
-    from psymm.api.dealer import Dealer
     from psymm.api.policy import TraderPolicy
-    from psymm.api.trader import Indicative, Offer, Session
+    from psymm.api.trader import Indicative, Offer, Session, Settled
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import Party
     from psymm.session.left import LeftOpen
     from psymm.session.trader import Lost
     from psymm.session.turn import Event
+    from psymm.transcript.journal import Journal
 
 
 def _share(_context: click.Context, _option: click.Parameter, text: str) -> Decimal:
@@ -276,17 +277,21 @@ async def _trade(
                 solver, shown = await choice.make(wish.steps, wish.solver)
                 await _confirm(screen, purse, sending, info, units, yes)
             await nursery.start(bringing)
-            async with connect(
-                dealer,
-                solver,
-                collateral=format_amount(units, info.decimals),
-                policy=policy,
-                orders=planned_orders(wish.steps),
-                resume=known,
-                tls=tls,
-                plain=sending.plain,
-                heard=partial(_heard, screen),
-            ) as session:
+            async with (
+                _written(screen, home, dealer.journal, wish, info) as report,
+                connect(
+                    dealer,
+                    solver,
+                    collateral=format_amount(units, info.decimals),
+                    policy=policy,
+                    orders=planned_orders(wish.steps),
+                    resume=known,
+                    tls=tls,
+                    plain=sending.plain,
+                    heard=partial(_heard, screen),
+                ) as session,
+            ):
+                report.session = session
                 screen.event(
                     "trading",
                     f"trading in custody 0x{session.custody.hex()}",
@@ -299,36 +304,62 @@ async def _trade(
                     f"{session.acknowledgement_s:g} s; price it: see docs/guarantees.md",
                     acknowledgementNs=str(session.terms.timeouts.acknowledgement),
                 )
-                await _session(screen, home, dealer, session, info, wish, shown)
+                report.settled = await _session(screen, session, wish, shown)
             nursery.cancel_scope.cancel()
 
 
 async def _session(
-    screen: Screen,
-    home: Home,
-    dealer: Dealer,
-    session: Session,
-    info: TokenInfo,
-    wish: Wish,
-    shown: Mapping[str, Indicative],
-) -> None:
-    from psymm.rulebook import Lane
+    screen: Screen, session: Session, wish: Wish, shown: Mapping[str, Indicative]
+) -> Settled | None:
+    """What was wished, done: None where nothing was to be settled."""
+    trading = Trading(session, screen, shown, wish.slippage)
+    await trading.run(wish.steps)
+    if not wish.settle:
+        return None
+    await trading.close_all()
+    screen.event("settling", "settling: both sign one move, which is proved and sent")
+    return await session.settle()
+
+
+@dataclass
+class _Report:
+    """What is to be said of a session once it is left."""
+
+    session: Session | None = None
+    settled: Settled | None = None
+
+
+@asynccontextmanager
+async def _written(
+    screen: Screen, home: Home, journal: Journal, wish: Wish, info: TokenInfo
+) -> AsyncGenerator[_Report, None]:
+    """Writes the transcript of the session once it is left, however it ended: leaving covers what
+    the solver did last. Prints the result where nothing failed."""
     from psymm.transcript.file import export
 
-    trading = Trading(session, screen, shown, wish.slippage)
-    path = wish.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
+    report = _Report()
     try:
-        await trading.run(wish.steps)
-        settled = None
-        if wish.settle:
-            await trading.close_all()
-            screen.event("settling", "settling: both sign one move, which is proved and sent")
-            settled = await session.settle()
+        yield report
     finally:
-        with trio.CancelScope(shield=True):
-            frames = await export(dealer.journal, session.custody, path)
-    account = session.account
-    put_up = account.collateral(Lane.TRADER)
+        session = report.session
+        if session is not None:
+            path = wish.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
+            with trio.CancelScope(shield=True):
+                frames = await export(journal, session.custody, path)
+    if session is not None:
+        _print_result(screen, info, session, report.settled, frames, path)
+
+
+def _print_result(
+    screen: Screen,
+    info: TokenInfo,
+    session: Session,
+    settled: Settled | None,
+    frames: int,
+    path: Path,
+) -> None:
+    from psymm.rulebook import Lane
+
     if settled is None:
         screen.result(
             f"Left open. Go on with --resume {session.custody.hex()[:16]}. Transcript: {path}",
@@ -338,6 +369,8 @@ async def _session(
             transcript=str(path),
         )
         return
+    account = session.account
+    put_up = account.collateral(Lane.TRADER)
     payout = account.payouts[Lane.TRADER]
     screen.result(
         f"Settled in block {settled.mined.block}: put up {format_amount(put_up, info.decimals)}, "
