@@ -605,15 +605,17 @@ class End:
             await self.journal.set_aside(custody, 1 - self.lane, gone)
         if turn.revoked is not None:
             await self.journal.keep_revocations(custody, turn.revoked)
+        # What the frames rest on comes before them: a note that they accept can be settled only
+        # with its opening, which the peer does not show again.
+        for lane, notes in turn.opened:
+            await self.keep_openings(lane, notes)
+        for fact in turn.facts:
+            await self.journal.keep_fact(custody, fact)
         await self.journal.append(
             [(entry.frame, entry.digest) for entry in turn.entries], ours=self.lane
         )
         for point, account in turn.checkpoints:
             await self.journal.keep_checkpoint(custody, point, account.document)
-        for lane, notes in turn.opened:
-            await self.keep_openings(lane, notes)
-        for fact in turn.facts:
-            await self.journal.keep_fact(custody, fact)
         stopped = None if turn.stop is None else str(turn.stop)
         await keep_evidence(self.journal, custody, 1 - self.lane, turn.evidence, stopped=stopped)
         for event in turn.events:
