@@ -135,7 +135,7 @@ test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
 # A test that fails is repeated alone by `pytest -n 0 <its name>`.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-python: setup build/bench.stamp
 	$(PYTEST)

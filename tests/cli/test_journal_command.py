@@ -48,7 +48,7 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lives, Path]:
             order = await stage.order("o1")
             await stage.report("e1", order)
             await stage.agreed()
-            # It covers the fill here; a life that leaves with nothing to cover signs nothing.
+            # This covers the fill, so that clients of later lives sign nothing when they leave.
             stage.client.leave(SessionClosed())
             await stage.agreed()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -250,6 +251,60 @@ async def test_a_trader_that_dies_after_any_frame_of_the_logon_comes_back_to_tra
 
     await lives.live(open_first=True, work=until_frames)
     await lives.live(open_first=False, work=then_trade)
+
+
+@pytest.mark.parametrize("side", ["trader", "solver"])
+async def test_a_process_that_dies_before_any_write_of_the_opening_can_settle_after_its_restart(
+    tmp_path: Path, autojump_clock: Clock, side: str
+) -> None:
+    for nth in range(1, 100):
+        path = tmp_path / str(nth)
+        path.mkdir()
+        if not await _died_before_write(Lives(path), side, nth):
+            break
+    assert 4 < nth < 30
+
+
+async def _died_before_write(lives: Lives, side: str, nth: int) -> bool:
+    """Kill that side before its nth write, and settle after the restart. False: it wrote less."""
+    written = 0
+
+    async def first(stage: Scene) -> None:
+        journal = getattr(stage, side).journal
+        with trio.CancelScope() as power:
+            for name in ("append", "keep_openings", "keep_session_key", "set_state", "keep_fact"):
+                setattr(journal, name, _mortal(getattr(journal, name), power))
+            await stage.heard.state(State.TRADING)
+            await stage.desk.listeners[0].state(State.TRADING)
+            await trio.sleep(5)
+
+    def _mortal(
+        write: Callable[..., Awaitable[None]], power: trio.CancelScope
+    ) -> Callable[..., Awaitable[None]]:
+        async def writing(*given: Any, **named: Any) -> None:
+            nonlocal written
+            written += 1
+            if written >= nth:
+                power.cancel()
+                await trio.sleep_forever()
+            await write(*given, **named)
+
+        return writing
+
+    async def second(stage: Scene) -> None:
+        await stage.desk.begun.wait()
+        for end in (stage.near, stage.far):
+            while not (end.engine.synced and end.engine.state is State.TRADING):  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        near, _ = stage.both_settle()
+        await near.settle()
+        assert [lives.funds[lane].worth() for lane in (0, 1)] == [2_000_000_000, 5_000_000_000]
+
+    await lives.live(open_first=True, work=first)
+    if written >= nth:
+        with trio.fail_after(3_600):
+            await lives.live(open_first=False, work=second)
+    return written >= nth
 
 
 async def test_frames_journalled_but_never_sent_go_out_after_the_restart(

@@ -347,7 +347,7 @@ async def _trade(
 async def _session(
     screen: Screen, session: Session, wish: Wish, shown: Mapping[str, Indicative]
 ) -> Settled | None:
-    """What was wished, done: None where nothing was to be settled."""
+    """Run the steps, then settle. None: the session is left open."""
     trading = Trading(session, screen, shown, wish.slippage)
     await trading.run(wish.steps)
     if not wish.settle:
@@ -369,8 +369,8 @@ class _Report:
 async def _written(
     screen: Screen, home: Home, journal: Journal, wish: Wish
 ) -> AsyncGenerator[_Report, None]:
-    """Writes the transcript of the session once it is left, however it ended: leaving covers what
-    the solver did last. Prints the result where nothing failed."""
+    """Write the transcript after the session is left, however it ended, and print the result if
+    nothing failed. Leaving signs a last cover, which belongs in the file."""
     from psymm.transcript.file import export
 
     report = _Report()

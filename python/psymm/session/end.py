@@ -606,8 +606,7 @@ class End:
             await self.journal.set_aside(custody, 1 - self.lane, gone)
         if turn.revoked is not None:
             await self.journal.keep_revocations(custody, turn.revoked)
-        # What the frames rest on comes before them: a note that they accept can be settled only
-        # with its opening, which the peer does not show again.
+        # Before the frames that rest on them: a crash in between must not lose an opening.
         for lane, notes in turn.opened:
             await self.keep_openings(lane, notes)
         for fact in turn.facts:

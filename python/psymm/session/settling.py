@@ -121,7 +121,7 @@ class Settling:
         self._changed = trio.Event()
         end.at_end.append(self._wake)
         if end.engine.synced:
-            self._take_up()  # Heads agreed before we listened: there is no event to come.
+            self._resume()  # Heads agreed before we listened: there is no event to come.
 
     @property
     def mined(self) -> Mined | None:
@@ -149,7 +149,7 @@ class Settling:
             case Resumed() if self._said is not None:
                 self._begin(self._say_again, self._said)
             case Resumed():
-                self._take_up()
+                self._resume()
             case Received(entry, None) if isinstance(entry.message, ChainFact):
                 # The peer saw it mined before we did: our own chain has the last word.
                 self._begin(self._guarded, self._go_on)
@@ -160,17 +160,18 @@ class Settling:
             self._begin(self._guarded, self._outlive)
         self._wake()
 
-    def _take_up(self) -> None:
-        """Heads agree: do what was cut short. No frame that is on the record is heard again."""
-        state, payee = self._end.engine.state, self._payee
+    def _resume(self) -> None:
+        """Continue what was cut short, now that heads agree. A frame that is on the record causes
+        no second event, so an unanswered payee is looked for here."""
+        lane, state = self._end.lane, self._end.engine.state
         if state in (State.SETTLING, State.CLOSED):
             self._begin(self._guarded, self._go_on)
-        elif state is State.TRADING and payee(1 - self._end.lane) and not payee(self._end.lane):
+        elif state is State.TRADING and self._payee(1 - lane) and not self._payee(lane):
             self._answer_soon()
 
     def _answer_soon(self) -> None:
-        """One answer at a time: a peer that names payees in a row costs no more than one that
-        waits. Where we propose ourselves, that is the answer."""
+        """Name our payee, in one task at a time, however many payees the peer names in a row. Our
+        own proposal is an answer, too."""
         if not (self._proposing or self._answering):
             self._answering = True
             self._begin(self._guarded, self._answer_payee)
@@ -568,7 +569,7 @@ class Settling:
         if theirs is not None:
             await self._check_free(self._output(theirs))
         if end.engine.state is not State.TRADING:
-            return  # A proposal came meanwhile, or the end: either is answered elsewhere.
+            return  # A proposal or the end came meanwhile; `_resume` and `heard` handle those.
         account = self._account()
         if not account.flat:
             raise SettlementRefused(
