@@ -269,6 +269,41 @@ def test_a_command_that_is_interrupted_ends_in_order(
     assert b"[interrupted]" in err
 
 
+DROPS = """
+import signal, sys
+from psymm.cli import main
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+signal.signal(signal.SIGUSR1, lambda *_: Finalized() and None)
+main()
+"""
+
+
+def test_an_interrupt_that_comes_inside_a_finalizer_is_not_lost(tmp_path: Path) -> None:
+    """Python drops what is raised there; the command must not wait for its password for ever."""
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", DROPS, *new_wallet(tmp_path / "h", read)],
+        pass_fds=[read],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not (tmp_path / "h").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    os.close(write)
+    os.close(read)
+    assert (process.returncode, out) == (130, b"")
+    assert is_named(err)
+    assert b"[interrupted]" in err
+
+
 def test_a_hangup_that_a_parent_ignores_stays_ignored(tmp_path: Path) -> None:
     read, write = os.pipe()
     process = subprocess.Popen(

@@ -21,6 +21,9 @@ from psymm.cli.output import Screen
 from psymm.cli.streams import output_failure, prepare_streams
 from psymm.private_files import forbid_core_dumps
 
+AGAIN_S = 0.1
+"""An interrupt that Python dropped is raised again after this time."""
+
 _COMMANDS: dict[str, tuple[str, str]] = {
     "devnet": ("psymm.cli.devnet", "A development chain on this machine."),
     "deploy": ("psymm.cli.deploy", "Deploy pSymm to a chain, or check a deployment."),
@@ -80,12 +83,15 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # else nohup, or a parent, wants it ignored
             signal.signal(number, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _dropped
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
         code = int(Exit.INTERRUPTED)  # a second one, while the first was being told
     # The command is through; an interrupt now would only add a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
@@ -95,6 +101,15 @@ def _interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
     # Trio delivers a SIGINT where it does no harm.
     signal.raise_signal(signal.SIGINT)
+
+
+def _dropped(what: sys.UnraisableHookArgs) -> None:
+    """An interrupt that came inside a finalizer or an import's lock is dropped by Python. It is
+    raised again in a moment, when that is over; else the command would wait on."""
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(what)
 
 
 def run(arguments: Sequence[str]) -> int:
