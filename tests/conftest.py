@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 import psymm.chain.keeper
@@ -66,8 +67,8 @@ class Together(LoadFileScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> Together:
-    return Together(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    return Together(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
