@@ -7,7 +7,7 @@ a password or a blinding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -15,12 +15,16 @@ from typing import ClassVar, Final
 class PSymmError(Exception):
     """Base of all errors of the package.
 
-    code: the stable name, kebab-case. values: what caused it, safe to print.
+    code: the stable name, kebab-case. values: what caused it, safe to print. amounts: which of them
+    are units of a token; `in_tokens` has people shown whole tokens instead. Those whose names end
+    in `_wei` are shown as coins.
     """
 
     code: ClassVar[str] = "error"
     what: ClassVar[str] = "something went wrong"
     remedy: ClassVar[str] = ""
+    amounts: Collection[str] = ()
+    _token: tuple[int, str] | None = None
 
     def __init__(self, detail: str = "", **values: object) -> None:
         self.detail = detail
@@ -30,18 +34,49 @@ class PSymmError(Exception):
     def __str__(self) -> str:
         said = f"{self.code}: {self.detail or self.what}"
         if self.values:
-            shown = ", ".join(f"{name}={_shown(value)}" for name, value in self.values.items())
+            shown = ", ".join(self._said(name, value) for name, value in self.values.items())
             said += f" ({shown})"
         if self.remedy:
             said += f". {self.remedy}"
         # Words and values may be a peer's, and errors go to terminals and logs as they are.
         return printable(said, lines=False)
 
+    def in_tokens(self, decimals: int, symbol: str) -> None:
+        """Have people shown amounts in whole tokens of that name. `values` stay as they are."""
+        self._token = decimals, symbol
+        for value in self.values.values():
+            if isinstance(value, PSymmError):
+                value.in_tokens(decimals, symbol)
+
+    def _said(self, name: str, value: object) -> str:
+        if name in self.amounts and isinstance(value, str) and value.isdecimal():
+            value = int(value)  # it came over a wire
+        if isinstance(value, int) and not isinstance(value, bool):
+            if name in self.amounts:
+                if self._token is None:
+                    return f"{name}={value} units"
+                decimals, symbol = self._token
+                return f"{name}={format_amount(value, decimals)} {symbol}"
+            if name.endswith("_wei"):
+                # What gas costs is counted in gwei.
+                unit, places = ("gwei", 9) if abs(value) < 10**15 else ("ETH", 18)
+                return f"{name.removesuffix('_wei')}={format_amount(value, places)} {unit}"
+        return f"{name}={_shown(value)}"
+
 
 def _shown(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return "0x" + bytes(value).hex()
     return str(value)
+
+
+def format_amount(units: int, decimals: int) -> str:
+    """The shortest exact decimal of `units`, signed, `1000.5` for 1000500000 at 6 decimals."""
+    sign = "-" if units < 0 else ""
+    whole, fraction = divmod(abs(units), 10**decimals)
+    if not fraction:
+        return f"{sign}{whole}"
+    return f"{sign}{whole}.{str(fraction).rjust(decimals, '0').rstrip('0')}"
 
 
 def printable(text: str, *, lines: bool = True) -> str:
@@ -314,6 +349,7 @@ class SessionError(PSymmError):
 class MeetingRefused(SessionError):
     code = "meeting-refused"
     remedy = "Nothing was funded"
+    amounts: Collection[str] = ("ours", "minimum", "promised", "offered")
 
 
 class WrongParty(MeetingRefused):
@@ -395,7 +431,10 @@ class OrderUnfit(MeetingRefused):
 
     code = "order-unfit"
     what = "the order does not fit the solver's terms"
-    remedy = "Nothing was funded. Change the order or the collateral, or choose another solver"
+    remedy = (
+        "Nothing was funded. Change the order or the collateral, or choose another solver. Sizes "
+        "are in units of the instrument, prices and amounts in whole tokens of the collateral"
+    )
 
 
 class SolverUnable(MeetingRefused):
@@ -460,6 +499,7 @@ class AttemptEnded(MeetingRefused):
         # Its remedy may say that nothing was funded, which holds for a first attempt alone.
         said = reason.detail or reason.what
         super().__init__(f"{reason.code}: {said}", **{**reason.values, "custody": custody})
+        self.amounts = reason.amounts
 
 
 class Forked(SessionError):

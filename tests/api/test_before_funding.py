@@ -198,24 +198,29 @@ async def test_a_slow_answer_is_no_wrong_clock(tmp_path: Path, autojump_clock: M
 
 
 @pytest.mark.parametrize(
-    ("planned", "rule"),
+    ("planned", "rule", "values"),
     [
-        (order(symbol="DOGE-USD"), "unknown-symbol"),
-        (order(quantity=UNIT // 3000), "off-lot"),
-        (order(quantity=UNIT // 1000, price=UNIT // 10), "notional-out-of-bounds"),
-        (order(quantity=21 * UNIT), "notional-out-of-bounds"),
-        (order(quantity=2 * UNIT), "margin"),
-        (order(quantity=UNIT), "leverage"),
-        (order(price=50_000 * UNIT + 1), "off-tick"),
-        (order(quantity=(UNIT // 1000) << 200), "malformed"),
+        (order(symbol="DOGE-USD"), "unknown-symbol", "symbol=DOGE-USD"),
+        (order(quantity=UNIT // 4096), "off-lot", "quantity=0.000244140625, lot=0.001"),
+        (
+            order(quantity=UNIT // 1000, price=UNIT // 10),
+            "notional-out-of-bounds",
+            "=0.0001, least=",
+        ),
+        (order(quantity=21 * UNIT), "notional-out-of-bounds", r"notional=10\d{5}[.,]"),
+        (order(quantity=2 * UNIT), "margin", r"short_by=\d{1,7}[.)]"),
+        (order(quantity=UNIT), "leverage", r"notional=50\d{3}[.)]"),
+        (order(price=50_000 * UNIT + 1), "off-tick", "price=50000.000000000000000001, tick="),
+        (order(quantity=(UNIT // 1000) << 200), "malformed", "code="),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )
 async def test_a_first_order_that_the_rules_would_refuse_is_refused_before(
-    tmp_path: Path, autojump_clock: MockClock, planned: PlannedOrder, rule: str
+    tmp_path: Path, autojump_clock: MockClock, planned: PlannedOrder, rule: str, values: str
 ) -> None:
     async with street(tmp_path) as at:
-        await at.refused(OrderUnfit, f"rule={rule}", orders=[planned])
+        # As people write sizes and prices, not in units of the wire.
+        await at.refused(OrderUnfit, rf"rule={rule}, .*{values}", orders=[planned])
 
 
 async def test_a_later_order_is_checked_by_what_no_account_changes(

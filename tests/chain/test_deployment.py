@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from psymm.chain import deployment as deployments
-from psymm.chain.artifacts import artifact
-from psymm.chain.deployment import Deployment, TokenInfo, check, deploy
+from psymm.chain.artifacts import artifact, built_for
+from psymm.chain.deployment import Deployment, TokenInfo, changed_tokens, check, deploy
 from psymm.chain.devnet import Devnet, open_devnet
-from psymm.chain.errors import DeploymentInvalid, Reverted, WrongChain
+from psymm.chain.errors import DeploymentInvalid, Reverted, TokenChanged, WrongChain
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from odd_tokens import become, put_token
 
 pytestmark = pytest.mark.chain
 
@@ -139,15 +143,42 @@ async def test_development_proofs_are_for_the_development_chain_only(
         await check(Chain(devnet.rpc, 1), replace(deployment, chain_id=1, crs="ignition"))
 
 
-async def test_listed_tokens_are_asked_for_their_decimals(
-    devnet: Devnet, deployment: Deployment, token: str
+@pytest.mark.parametrize(
+    ("habits", "decimals", "field", "before", "now"),
+    [
+        (None, 6, "code", "an ERC-20 with 6 decimals", "there is no contract"),
+        (("NO_DECIMALS",), 6, "code", "an ERC-20 with 6 decimals", "does not say its decimals"),
+        ((), 8, "decimals", "6", "8"),
+        (("NO_SYMBOL",), 6, "symbol", "ODD", "0x"),
+        (("PAUSED",), 6, "transfers", "exact", "'paused'"),
+        (("TAKES_FEE",), 6, "transfers", "exact", "a fee"),
+    ],
+)
+async def test_a_token_that_changed_is_a_finding_with_what_it_was_and_is(
+    devnet: Devnet,
+    deployment: Deployment,
+    habits: tuple[str, ...] | None,
+    decimals: int,
+    field: str,
+    before: str,
+    now: str,
 ) -> None:
-    wrong = replace(deployment, tokens=(TokenInfo(token, "USDT", 18),))
-    with pytest.raises(DeploymentInvalid, match="6 decimals"):
-        await check(devnet.chain, wrong)
-    none = replace(deployment, tokens=(TokenInfo(deployment.registry, "X", 6),))
-    with pytest.raises(DeploymentInvalid, match="no ERC-20"):
-        await check(devnet.chain, none)
+    changed, other = await put_token(devnet), await put_token(devnet, symbol=b"OTHER")
+    tokens = (TokenInfo(changed, "ODD", 6), TokenInfo(other, "OTHER", 6))
+    listing = replace(deployment, tokens=tokens)
+    await check(devnet.chain, listing)
+    assert await changed_tokens(devnet.chain, listing) == []
+    new = None if habits is None else await put_token(devnet, *habits, decimals=decimals)
+    await become(devnet, changed, new)
+    await check(devnet.chain, listing)
+    (found,) = await changed_tokens(devnet.chain, listing)
+    assert (found.token, found.field, found.facts["before"]) == (changed, field, before)
+    assert now in found.facts["now"]
+    assert changed in str(found)
+    await listing.expect_token(devnet.chain, other)
+    if field != "transfers":
+        with pytest.raises(TokenChanged, match=field):
+            await listing.expect_token(devnet.chain, changed)
 
 
 def test_the_file_is_json_that_people_can_read(deployment: Deployment, tmp_path: Path) -> None:
@@ -155,4 +186,4 @@ def test_the_file_is_json_that_people_can_read(deployment: Deployment, tmp_path:
     raw = json.loads((tmp_path / "d.json").read_text())
     assert raw["chainId"] == 31337
     assert raw["tokens"][0]["symbol"] == "USDT"
-    assert deployments.built_for() == raw["crs"]
+    assert built_for() == raw["crs"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from psymm.wallet import KeyWallet, save_keystore
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "chain"))
 
-from odd_tokens import put_token
+from odd_tokens import become, do, put_token
 
 pytestmark = pytest.mark.chain
 
@@ -44,17 +45,23 @@ class Deployer:
         return trio.run(call)
 
     def token(self, *habits: str, symbol: bytes = b"ODD", decimals: int = 6) -> str:
-        async def put() -> str:
+        made = partial(put_token, symbol=symbol, decimals=decimals)
+        return str(self.with_devnet(made, *habits))
+
+    def with_devnet(self, what: Callable[..., Awaitable[object]], *values: object) -> object:
+        async def run() -> object:
             async with Rpc(self.url) as rpc:
                 chain = Chain(rpc, CHAIN_ID, poll_s=0.05)
-                devnet = Devnet(self.url, 0, 0, rpc, chain)
-                return await put_token(devnet, *habits, symbol=symbol, decimals=decimals)
+                return await what(Devnet(self.url, 0, 0, rpc, chain), *values)
 
-        return trio.run(put)
+        return trio.run(run)
 
     def deploy(self, *arguments: str) -> Ran:
+        return self.run("deploy", *arguments)
+
+    def run(self, *arguments: str) -> Ran:
         return psymm(
-            "deploy", *arguments, "--json", "--yes", "--home", str(self.home), "--rpc", self.url,
+            *arguments, "--json", "--yes", "--home", str(self.home), "--rpc", self.url,
             "--password-fd", "{0}", secrets=(PASSWORD,),
         )  # fmt: skip
 
@@ -121,3 +128,27 @@ def test_a_command_that_is_repeated_sends_nothing_again_and_adds_what_is_new(
         (hostile[:10], 0),
     ]
     assert "\x1b" not in ran.out + ran.err
+
+
+def test_a_listed_token_that_changes_stops_what_uses_it_and_nothing_else(
+    deployer: Deployer,
+) -> None:
+    changed, other = deployer.token(symbol=b"ONE"), deployer.token(symbol=b"TWO")
+    assert deployer.deploy("--token", changed, "--token", other).code == 0
+    for token in (changed, other):
+        deployer.with_devnet(do, token, "mint", deployer.wallet.address, 10**9)
+    sent = deployer.sent
+    deployer.with_devnet(become, changed, deployer.token(decimals=8))
+    ran = deployer.run("deploy", "--check")
+    finding = {"code": "token-changed", "token": changed, "field": "decimals"}
+    finding |= {"before": "6", "now": "8"}
+    assert (ran.code, ran.last["findings"]) == (0, [finding])
+    ran = deployer.run("deposit", "5", "--token", "ONE")
+    assert error_of(ran) == ("token-changed", 1)
+    assert "before=6, now=8" in ran.out
+    assert f"Next: `psymm deploy --token {changed} " in ran.out
+    assert deployer.sent == sent
+    assert deployer.run("deposit", "5", "--token", "TWO").code == 0
+    # Whoever means the token as it is now lists it anew.
+    assert deployer.deploy("--token", changed).code == 0
+    assert deployer.run("deposit", "5", "--token", "ONE").last["units"] == str(5 * 10**8)

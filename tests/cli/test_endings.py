@@ -7,6 +7,7 @@ from psymm import errors as base
 from psymm.chain import errors as chain
 from psymm.cli.endings import ending_of
 from psymm.cli.exits import MEANINGS, CommandError, Exit
+from psymm.custody import errors as custody
 from psymm.relayer import errors as relayer
 
 
@@ -82,3 +83,20 @@ def test_no_error_of_the_package_is_taken_for_a_bug_or_for_success() -> None:
 
     for kind in all_errors(base.PSymmError):
         assert family_of(kind) not in (Exit.OK, Exit.INTERNAL, Exit.INTERRUPTED), kind
+
+
+def test_amounts_are_said_in_tokens_and_coins_and_stay_exact_for_programs() -> None:
+    token = "0x" + "22" * 20
+    low = custody.FundsTooLow(token, 5 * 10**18 + 1, 10**17, 0)
+    assert "needed=5000000000000000001 units, available=" in ending_of(low).message
+    low.in_tokens(18, "DAI")
+    ending = ending_of(low)
+    assert "needed=5.000000000000000001 DAI, available=0.1 DAI, under_way=0 DAI" in ending.message
+    assert ending.values["needed"] == "5000000000000000001"
+    poor = ending_of(chain.WalletWithoutGas("0x", 25 * 10**8, 15 * 10**14))
+    assert "balance=2.5 gwei, needed=0.0015 ETH" in poor.message
+    assert poor.values["needed_wei"] == "1500000000000000"
+    # A relayer's reasons, which came over the wire as texts, too.
+    none = relayer.NoRelayer(**{"0x1": relayer.FeeTooLow(fee="1500000", quote="2000000")})
+    none.in_tokens(6, "pUSD")
+    assert "fee=1.5 pUSD, quote=2 pUSD" in ending_of(none).message

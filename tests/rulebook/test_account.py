@@ -37,6 +37,7 @@ from rulebook_scene import (
 from psymm._core import FIELD_MODULUS, keccak256
 from psymm.chain.calls import CtcCall
 from psymm.custody.settlement import Payee, payee_message
+from psymm.errors import format_amount
 from psymm.messages import (
     ChainFact,
     CollAsgnReason,
@@ -505,7 +506,7 @@ def test_a_settlement_pays_what_the_account_gives(scene: Scene) -> None:
     trader, solver = scene.account.payouts
     more = proposes(scene, T, trader_payout=trader + 1, solver_payout=solver - 1)
     found = scene.violation_of_trader(more, "wrong-payout")
-    assert dict(found.values)["trader"] == str(trader)
+    assert dict(found.values)["trader"] == format_amount(trader, 6)
 
 
 TOKEN_BYTES = bytes.fromhex(TOKEN[2:])

@@ -252,7 +252,7 @@ def test_margin_may_be_used_to_the_last_unit() -> None:
     scene.open_for_trading(trader=1000, solver=100_000)
     over = limit("o1", "11.2500001", "1000", symbol="ETH")
     found = scene.violation_of_trader(over, "margin")
-    assert found.values == (("lane", "trader"), ("short_by", str(dec("0.000008"))))
+    assert found.values == (("lane", "trader"), ("short_by", "0.000008"))
     assert scene.trade(limit("o2", "11.25", "1000", symbol="ETH")) is None
     assert scene.account.available_for_orders(Lane.TRADER) == 0
 

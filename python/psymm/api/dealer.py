@@ -113,6 +113,8 @@ class VaultCollateral:
             looked, available = self._looked.get(token, (float("-inf"), 0))
             if trio.current_time() - looked > LOOK_S:
                 # Anybody may ask, so the chain and the file are not read for each.
+                listed = [one for one in self._vault.deployment.tokens if one.address == token]
+                await check_token(self._vault.chain, terms, listed[0].symbol if listed else None)
                 await self._vault.refresh()
                 balance = await self._vault.balance(token)
                 available = balance.available + await self._vault.coming(token)

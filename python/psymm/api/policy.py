@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Final
 from psymm._core import format_decimal
 from psymm.api.amounts import Number, decimal_of, scaled, token_units
 from psymm.api.words import date, seconds
-from psymm.errors import MeetingRefused, PolicyRefused, TokenDiffers, TokenUnnamed
+from psymm.errors import (
+    MeetingRefused,
+    PolicyRefused,
+    TokenDiffers,
+    TokenUnnamed,
+    format_amount,
+)
 from psymm.messages import Side
 from psymm.terms import NANOSECONDS, UNIT, Instrument, Terms, checksummed
 
@@ -261,12 +267,14 @@ class TraderPolicy:
             ("tariff.relayerCap", tariff.relayer_cap, self.relayer_cap),
         ):
             if units * UNIT > scaled(share) * ours:
-                yield PolicyRefused(name, units, f"{share} of the {ours} put up")
+                yield PolicyRefused(
+                    name, _tokens(terms, units), f"{share} of the {_tokens(terms, ours)} put up"
+                )
         if theirs is not None and theirs * UNIT < scaled(self.solver_collateral) * ours:
             yield PolicyRefused(
                 "the solver's collateral",
-                theirs,
-                f"at least {self.solver_collateral} of the {ours} put up",
+                _tokens(terms, theirs),
+                f"at least {self.solver_collateral} of the {_tokens(terms, ours)} put up",
             )
 
     def _times(self, terms: Terms, now_ns: int) -> Iterator[PolicyRefused]:
@@ -402,13 +410,15 @@ class SolverPolicy:
         least = 0 if self.least is None else token_units(self.least, decimals)
         if offered < least:
             raise MeetingRefused(
-                "this solver asks for more collateral", offered=offered, least=least
+                "this solver asks for more collateral",
+                offered=_tokens(terms, offered),
+                least=_tokens(terms, least),
             )
         if self.most is not None and offered > token_units(self.most, decimals):
             raise MeetingRefused(
                 "this solver takes less collateral",
-                offered=offered,
-                most=token_units(self.most, decimals),
+                offered=_tokens(terms, offered),
+                most=_tokens(terms, token_units(self.most, decimals)),
             )
         if self.traders is not None and trader.lower() not in {one.lower() for one in self.traders}:
             raise MeetingRefused("this solver trades with others only", trader=trader)
@@ -426,7 +436,8 @@ class SolverPolicy:
         """
         if ours < terms.collateral.solver_minimum:
             minimum = terms.collateral.solver_minimum
-            raise PolicyRefused("collateral", ours, f"at least the terms' minimum {minimum}")
+            least_words = f"at least the terms' minimum {_tokens(terms, minimum)}"
+            raise PolicyRefused("collateral", _tokens(terms, ours), least_words)
         if terms.end_date <= now_ns:
             raise PolicyRefused("endDate", date(terms.end_date), "in the future")
         for name, units, share in (
@@ -434,7 +445,9 @@ class SolverPolicy:
             ("tariff.relayerCap", terms.tariff.relayer_cap, self.relayer_cap),
         ):
             if units * UNIT > scaled(share) * ours:
-                raise PolicyRefused(name, units, f"{share} of the {ours} put up")
+                raise PolicyRefused(
+                    name, _tokens(terms, units), f"{share} of the {_tokens(terms, ours)} put up"
+                )
 
 
 # --- what trading costs --------------------------------------------------------------------------
@@ -470,6 +483,11 @@ def round_trip(
     cost = -(-each * scaled(quantity) // UNIT**2)
     share = -(-each * UNIT // notional) if notional else 0
     return RoundTrip(decimal_of(cost), decimal_of(share))
+
+
+def _tokens(terms: Terms, units: int) -> str:
+    """Units of the collateral in words."""
+    return f"{format_amount(units, terms.collateral.decimals)} tokens"
 
 
 def _most(field_name: str, value: int, most: Number) -> Iterator[PolicyRefused]:

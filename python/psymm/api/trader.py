@@ -732,6 +732,7 @@ async def connect(
             session.policy = policy
             yield session
     except BaseException as error:
+        _show_tokens(party, error, wanted.token or _token_of(resume))
         left = client.left_open()
         if left is not None:
             error.add_note(str(left))
@@ -828,6 +829,20 @@ def _policy_of(
     assert policy.decimals is not None  # noqa: S101
     symbol = next((one.symbol for one in party.tokens if one.address == policy.token), None)
     return policy, NamedToken(policy.token, policy.decimals, symbol)
+
+
+def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
+    if resumed is None:
+        return None
+    collateral = Terms.parse(resumed.opening.terms).collateral
+    return NamedToken(collateral.token, collateral.decimals)
+
+
+def _show_tokens(party: Party, error: BaseException, token: NamedToken | None) -> None:
+    """Have an error say amounts in whole tokens."""
+    if isinstance(error, PSymmError) and token is not None:
+        known = [one.symbol for one in party.tokens if one.address == token.address]
+        error.in_tokens(token.decimals, token.symbol or (known or ["tokens"])[0])
 
 
 def _accept(
@@ -956,6 +971,7 @@ async def best_solver(
         except trio.TooSlowError:
             failures.append((entry.account, PeerSilent("no answer", waited_s=timeout_s)))
         except PSymmError as failed:
+            _show_tokens(party, failed, named)
             failures.append((entry.account, failed))
 
     ours = address_of(party.wallet.public_key)

@@ -18,6 +18,8 @@ from psymm.chain.errors import ArtifactMissing, DeploymentInvalid, ToolsMissing
 from psymm.storage import FileUnavailable, NoHome, translate_errors, user_directory
 
 ARTIFACTS: Final = Path(__file__).resolve().parent.parent / "artifacts"
+CRS_KINDS: Final = ("dev", "ignition")
+"""Which reference string the verifiers are for; `dev` works on the development chain only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +120,21 @@ def tools_directory(wanted: str) -> Path:
         if (place / "node_modules" / wanted).exists():
             return place
     raise ToolsMissing(wanted, tuple(str(place) for place in places))
+
+
+def built_for() -> str:
+    """The reference string that this package's verifiers are for: "dev" or "ignition".
+
+    Raises ArtifactMissing, DeploymentInvalid.
+    """
+    path = ARTIFACTS / "circuits" / "reference.json"
+    try:
+        with translate_errors(path):
+            kind = json.loads(path.read_bytes())["kind"]
+    except FileUnavailable:
+        raise ArtifactMissing(str(path)) from None
+    except (ValueError, KeyError, TypeError):
+        kind = None
+    if kind not in CRS_KINDS:
+        raise DeploymentInvalid("crs", f"{path} does not say which it is")
+    return str(kind)

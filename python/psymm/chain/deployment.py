@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from psymm._core import domain_separator, keccak256
 from psymm.chain.addresses import ZERO_ADDRESS, checksummed
-from psymm.chain.artifacts import ARTIFACTS, artifact
+from psymm.chain.artifacts import CRS_KINDS, artifact, built_for
 from psymm.chain.contracts import MOST_DECIMALS, MOST_SYMBOL, Pool, fit_symbol
 from psymm.chain.deploying import (
     Creations,
@@ -26,21 +26,18 @@ from psymm.chain.deploying import (
 )
 from psymm.chain.devnet import CHAIN_ID as DEVNET_CHAIN_ID
 from psymm.chain.errors import (
-    ArtifactMissing,
     CallInvalid,
     DeploymentInvalid,
-    TokenUnfit,
+    TokenChanged,
 )
 from psymm.chain.registry import Registry
-from psymm.chain.tokens import read_token, try_token
+from psymm.chain.tokens import expect_unchanged, read_token, token_change, try_token
 from psymm.chain.transactions import Chain, Signer
 from psymm.private_files import write_private
 from psymm.storage import FileUnavailable, translate_errors
 from psymm.strict_json import loads
 
 VERSION: Final = 1
-CRS_KINDS: Final = ("dev", "ignition")
-"""Which reference string the verifiers are for; `dev` works on the development chain only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,13 @@ class Deployment:
                 return one
         known = ", ".join(f"{one.symbol} {one.address}" for one in self.tokens) or "none"
         raise DeploymentInvalid("tokens", f"{name} is not among them ({known})")
+
+    async def expect_token(self, chain: Chain, address: str) -> None:
+        """Raises TokenChanged where a listed token is no longer what is listed, and what reading
+        the chain raises.  What is not listed passes.  Cancelled: raises Cancelled."""
+        for one in self.tokens:
+            if one.address == address:
+                await expect_unchanged(chain, one.address, one.symbol, one.decimals)
 
     @property
     def domain(self) -> bytes:
@@ -203,27 +207,29 @@ async def deploy(
         raise DeploymentInvalid("tokens", "test tokens are for the development chain only")
     creations = Creations(chain, signer, file, progress)
     standing = await _standing(chain, file, under_way=creations.under_way)
-    listed = list(standing.tokens) if standing is not None else []
+    listed = {one.address: one for one in standing.tokens} if standing is not None else {}
     for address in dict.fromkeys(checksummed("token", one) for one in tokens):
-        if all(one.address != address for one in listed):
-            facts = await read_token(chain, address)
+        facts = await read_token(chain, address)
+        info = TokenInfo(facts.address, facts.label, facts.decimals)
+        if listed.get(address) != info:
             await try_token(chain, facts, signer.address)
-            listed.append(TokenInfo(facts.address, facts.label, facts.decimals))
+            listed[address] = info
     named = None
     if test_token is not None and not any(
-        (one.symbol, one.decimals) == (test_token.symbol, test_token.decimals) for one in listed
+        (one.symbol, one.decimals) == (test_token.symbol, test_token.decimals)
+        for one in listed.values()
     ):
         named = test_token
-    _expect_distinct([*listed, named] if named is not None else listed)
+    _expect_distinct([*listed.values(), *([named] if named is not None else [])])
     await creations.take_up()
     test_data = b"" if named is None else creation("TestToken", _TEST_NAME, *_named(named))
     await _expect_possible(chain, signer.address, creations, standing, test_data, agree)
     if standing is None:
-        standing = await _put_all(chain, creations, crs, listed)
+        standing = await _put_all(chain, creations, crs, list(listed.values()))
     if named is not None:
         address = await creations.put("TestToken", test_data)
-        listed.append(TokenInfo(address, named.symbol, named.decimals))
-    deployment = replace(standing, tokens=tuple(listed))
+        listed[address] = TokenInfo(address, named.symbol, named.decimals)
+    deployment = replace(standing, tokens=tuple(listed.values()))
     if file is not None:
         deployment.save(file)
     await check(chain, deployment)
@@ -331,7 +337,8 @@ async def check(chain: Chain, deployment: Deployment) -> None:
     """Compare a deployment with the chain.  Raises WrongChain, DeploymentInvalid.
 
     Checked: the chain's id, that each address holds the code that this package's artifacts give
-    and that the file says, that pool, portal and verifiers name each other, the domain.
+    and that the file says, that pool, portal and verifiers name each other, the domain.  Not the
+    tokens, which others can change: see `changed_tokens` and `Deployment.expect_token`.
     """
     if chain.chain_id != deployment.chain_id:
         raise DeploymentInvalid(
@@ -368,34 +375,18 @@ async def check(chain: Chain, deployment: Deployment) -> None:
         raise DeploymentInvalid("portal", f"it belongs to {owner}, not to the pool")
     if await pool.domain_separator() != deployment.domain:
         raise DeploymentInvalid("psymm", "its domain separator is not this chain and address")
-    for info in deployment.tokens:
-        try:
-            facts = await read_token(chain, info.address)
-        except TokenUnfit as unfit:
-            raise DeploymentInvalid("tokens", f"{info.address}: {unfit.reason}") from None
-        if facts.decimals != info.decimals:
-            raise DeploymentInvalid(
-                "tokens",
-                f"{info.symbol} has {facts.decimals} decimals, the file says {info.decimals}",
-            )
 
 
-def built_for() -> str:
-    """The reference string that this package's verifiers are for: "dev" or "ignition".
+async def changed_tokens(chain: Chain, deployment: Deployment) -> list[TokenChanged]:
+    """What is no longer so of the listed tokens, one finding for each that changed.
 
-    Raises ArtifactMissing, DeploymentInvalid.
+    Raises what reading the chain raises.  Cancelled: raises Cancelled.
     """
-    path = ARTIFACTS / "circuits" / "reference.json"
-    try:
-        with translate_errors(path):
-            kind = json.loads(path.read_bytes())["kind"]
-    except FileUnavailable:
-        raise ArtifactMissing(str(path)) from None
-    except (ValueError, KeyError, TypeError):
-        kind = None
-    if kind not in CRS_KINDS:
-        raise DeploymentInvalid("crs", f"{path} does not say which it is")
-    return str(kind)
+    found = [
+        await token_change(chain, one.address, one.symbol, one.decimals)
+        for one in deployment.tokens
+    ]
+    return [one for one in found if one is not None]
 
 
 _CONTRACTS: Final = {

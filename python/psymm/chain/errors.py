@@ -177,6 +177,7 @@ class AllowanceTooLow(ChainError):
     code = "allowance-too-low"
     what = "the token's owner allows less than the deposit needs"
     remedy = "Approve the portal for that amount, or deposit with a permit"
+    amounts = ("allowance", "needed")
 
     def __init__(self, token: str, owner: str, spender: str, allowance: int, needed: int) -> None:
         self.token = token
@@ -195,6 +196,7 @@ class TokenBalanceTooLow(ChainError):
     code = "token-balance-too-low"
     what = "the depositor holds too little of the token"
     remedy = "Deposit less, or get more of the token first"
+    amounts = ("balance", "needed")
 
     def __init__(self, token: str, owner: str, balance: int, needed: int) -> None:
         self.token = token
@@ -214,6 +216,26 @@ class TokenUnfit(ChainError):
         self.token = token
         self.reason = reason
         super().__init__(f"the token {token} cannot be used: {reason}")
+
+
+class TokenChanged(TokenUnfit):
+    """A token that is no longer what the deployment lists.
+
+    symbol: as listed.  field: `code`, `decimals`, `symbol` or `transfers`.  before, now: what that
+    was when the token was listed, and what it is.
+    """
+
+    code = "token-changed"
+    remedy = (
+        "What uses other tokens goes on. If it is still the token that you mean, list it as it is "
+        "now: psymm deploy --token ADDRESS"
+    )
+
+    def __init__(self, token: str, symbol: str, field: str, before: str, now: str) -> None:
+        super().__init__(token, f"{symbol} is no longer what was listed")
+        self.field = field
+        self.facts = {"token": token, "field": field, "before": before, "now": now}
+        self.values = dict(self.facts)
 
 
 class PermitMissing(ChainError):

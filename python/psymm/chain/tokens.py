@@ -1,6 +1,7 @@
 """What a token is and does, asked of the chain before anything rests on it.
 
-`read_token` asks what it says about itself. `try_token` and `try_deposit` let the node run a whole
+`read_token` asks what it says about itself, `expect_unchanged` whether that is what it said when it
+was listed. `try_token` and `try_deposit` let the node run a whole
 deposit and withdrawal with the real portal, in one `eth_call` that changes nothing: a holder's
 address is lent the code of `TokenTrial` (contracts/src/TokenTrial.sol), the portal's that of a
 `TokenPortal` which obeys it. What the portal would refuse on chain is refused there: tokens that
@@ -30,6 +31,7 @@ from psymm.chain.errors import (
     OutOfGas,
     Reverted,
     RpcError,
+    TokenChanged,
     TokenUnfit,
 )
 from psymm.chain.transactions import Chain
@@ -95,18 +97,57 @@ async def read_token(chain: Chain, address: str) -> TokenFacts:
     return TokenFacts(address, count, symbol_of(symbol))
 
 
-async def try_token(chain: Chain, token: TokenFacts, owner: str) -> None:
+async def expect_unchanged(chain: Chain, address: str, label: str, decimals: int) -> TokenFacts:
+    """What a token says about itself, if it is what it was when it was listed.
+
+    label: its symbol as listed, see `TokenFacts.label`.  Raises TokenChanged, and what reading the
+    chain raises.  Cancelled: raises Cancelled.
+    """
+    try:
+        found = await read_token(chain, address)
+    except TokenUnfit as unfit:
+        was, now = f"an ERC-20 with {decimals} decimals", f"something else ({unfit.reason})"
+        raise TokenChanged(address, label, "code", was, now) from None
+    if found.decimals != decimals:
+        raise TokenChanged(address, label, "decimals", str(decimals), str(found.decimals))
+    if found.label != label:
+        raise TokenChanged(address, label, "symbol", label, found.label)
+    return found
+
+
+async def token_change(
+    chain: Chain, address: str, label: str, decimals: int
+) -> TokenChanged | None:
+    """What changed since a token was listed, its transfers tried, too; None where nothing did.
+
+    Where this node cannot try transfers, nothing is said of them.  Raises what reading the chain
+    raises.  Cancelled: raises Cancelled.
+    """
+    try:
+        await try_token(chain, await expect_unchanged(chain, address, label, decimals), None)
+    except TokenChanged as changed:
+        return changed
+    except TokenUnfit as unfit:
+        return TokenChanged(address, label, "transfers", "exact", f"unfit ({unfit.reason})")
+    except ChainUnfit:
+        pass
+    return None
+
+
+async def try_token(chain: Chain, token: TokenFacts, owner: str | None) -> None:
     """Try a token before it is listed, without owning any of it.
 
-    owner: whose own balance is tried with where the node cannot assume one.  Raises TokenUnfit;
-    ChainUnfit where this node cannot try it; and what reading the chain raises.  Nothing is
-    changed.  Cancelled: raises Cancelled.
+    owner: whose own balance is tried with where the node cannot assume one; None: then nothing is
+    tried.  Raises TokenUnfit; ChainUnfit where this node cannot try it; and what reading the chain
+    raises.  Nothing is changed.  Cancelled: raises Cancelled.
     """
     holder, portal = _nobody(), _nobody()
     amount = _TRIED_TOKENS * 10**token.decimals + 7
     places, shared = await _balance_places(chain, token.address, holder)
     state = await _assumed(chain, token.address, holder, amount, places)
     if state is None:
+        if owner is None:
+            return
         holder, state = owner, {}
         amount = min(amount, await _balance(chain, token.address, owner, {}) or 0)
         if amount == 0:

@@ -26,6 +26,7 @@ from psymm.cli.password import ask_password
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment, TokenInfo
+    from psymm.chain.errors import TokenChanged
 
 _TRANSACTIONS = 5
 
@@ -68,8 +69,9 @@ def deploy(
     There is no owner and no proxy: what is deployed stays as it is. The chain, the node, each
     token's transfers and the wallet's coins are checked before anything is sent. A command that
     failed half-way is repeated: it goes on with what stands. In a home whose contracts stand, it
-    adds tokens to the list. With --check nothing is sent; the deployment's file is compared with
-    the code on chain and with this package.
+    adds tokens to the list, and lists a token anew that changed. With --check nothing is sent; the
+    deployment's file is compared with the code on chain and with this package. A listed token that
+    changed is a finding, and only what uses that token is refused.
     """
     if only_check:
         trio.run(_check, screen, home, deployment_file, rpc_url)
@@ -103,7 +105,7 @@ async def _deploy(
     test_token: TokenInfo | None,
     out: Path | None,
 ) -> None:
-    from psymm.chain.deployment import deploy
+    from psymm.chain.deployment import changed_tokens, deploy
     from psymm.chain.rpc import Rpc
     from psymm.chain.transactions import Chain
     from psymm.cli.remedies import next_commands
@@ -146,11 +148,12 @@ async def _deploy(
             agree=agree,
             progress=deployed,
         )
+        changed = await changed_tokens(chain, deployment)
     remember_node(home, rpc_url, anew=True)
     if out is not None:
         deployment.save(out)
     done = "Deployed and checked" if sent else "Its contracts stood already; checked"
-    _show(screen, deployment, out or home.deployment, done)
+    _show(screen, deployment, changed, out or home.deployment, done)
 
 
 def _expect_writable(out: Path) -> None:
@@ -165,13 +168,23 @@ def _expect_writable(out: Path) -> None:
 async def _check(
     screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None
 ) -> None:
+    from psymm.chain.deployment import changed_tokens
     from psymm.cli.site import open_site
 
     async with open_site(home, deployment_file, rpc_url) as site:
-        _show(screen, site.deployment, deployment_file or home.deployment, "Checked")
+        changed = await changed_tokens(site.chain, site.deployment)
+        _show(screen, site.deployment, changed, deployment_file or home.deployment, "Checked")
 
 
-def _show(screen: Screen, deployment: Deployment, path: Path, done: str) -> None:
+def _show(
+    screen: Screen,
+    deployment: Deployment,
+    changed: list[TokenChanged],
+    path: Path,
+    done: str,
+) -> None:
+    for one in changed:
+        screen.event("finding", f"finding: {one}", code=one.code, **one.facts)
     listed = ", ".join(f"{one.symbol} {one.address}" for one in deployment.tokens) or "none"
     screen.result(
         f"{done}: chain {deployment.chain_id}, reference string {deployment.crs}\n"
@@ -181,5 +194,6 @@ def _show(screen: Screen, deployment: Deployment, path: Path, done: str) -> None
         f"  tokens    {listed}\n"
         f"  file      {path}",
         file=str(path),
-        **{"deployment": deployment.to_json()},
+        deployment=deployment.to_json(),
+        findings=[{"code": one.code, **one.facts} for one in changed],
     )

@@ -83,6 +83,7 @@ async def _deposit(
         if asked in earlier:
             refuse_again(screen, purse, asked, earlier[asked])
             return
+        await purse.site.deployment.expect_token(purse.site.chain, info.address)
         erc20 = Token(purse.site.chain, info.address)
         await erc20.expect(purse.wallet.address, None, units)
         gas = _GAS if permit else _GAS + _APPROVAL_GAS

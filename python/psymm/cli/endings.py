@@ -147,7 +147,9 @@ def _words(error: PSymmError) -> str:
 
 def _values(error: PSymmError) -> dict[str, Value]:
     return {
-        name: value
+        name: str(value)
+        if name in error.amounts or name.endswith("_wei")
+        else value
         if isinstance(value, str | int | float | bool | bytes) or value is None
         else str(value)
         for name, value in error.values.items()

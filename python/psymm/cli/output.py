@@ -26,6 +26,7 @@ import click
 
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.streams import output_failure, somebody_can_answer
+from psymm.errors import format_amount as format_amount
 from psymm.errors import printable
 
 Value = str | int | float | bool | None | bytes | Mapping[str, "Value"] | Sequence["Value"]
@@ -245,12 +246,3 @@ def parse_amount(text: str, decimals: int) -> int:
 def plain(number: Decimal | None) -> str:
     """A decimal in its shortest form without an exponent, `-` for none."""
     return "-" if number is None else f"{number.normalize():f}"
-
-
-def format_amount(units: int, decimals: int) -> str:
-    """The shortest exact decimal of `units`, signed, `1000.5` for 1000500000 at 6 decimals."""
-    sign = "-" if units < 0 else ""
-    whole, fraction = divmod(abs(units), 10**decimals)
-    if not fraction:
-        return f"{sign}{whole}"
-    return f"{sign}{whole}.{str(fraction).rjust(decimals, '0').rstrip('0')}"

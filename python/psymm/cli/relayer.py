@@ -30,6 +30,7 @@ from psymm.cli.tls import ServerTls, endpoint_of, plain_option, server_tls_optio
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
+    from psymm.cli.site import Site
     from psymm.relayer.service import TokenPrice
 
 
@@ -96,7 +97,8 @@ def relayer(
 
         wallet = await open_wallet(home, password)
         async with open_site(home, deployment_file, rpc_url) as site:
-            config = RelayerConfig(prices=prices, queue=queue)
+            taken = await _still_listed(screen, site, prices)
+            config = RelayerConfig(prices=taken, queue=queue)
             store = await trio.to_thread.run_sync(
                 Store,
                 home.relayer,
@@ -119,6 +121,25 @@ def relayer(
                     ready(where, account=wallet.address)
 
     run_daemon(screen, "relayer", service, until_stdin_closes)
+
+
+async def _still_listed(
+    screen: Screen, site: Site, prices: dict[str, TokenPrice]
+) -> dict[str, TokenPrice]:
+    """The prices in tokens that are what the deployment lists; the others are named. Raises
+    TokenChanged where none is left."""
+    from psymm.chain.errors import TokenChanged
+
+    taken = dict(prices)
+    for token in prices:
+        try:
+            await site.deployment.expect_token(site.chain, token)
+        except TokenChanged as changed:
+            del taken[token]
+            if not taken:
+                raise
+            screen.event("token-changed", f"not taken: {changed}", **changed.facts)
+    return taken
 
 
 def _prices(

@@ -22,6 +22,7 @@ from psymm.cli.exits import CommandError, leaves
 from psymm.cli.home import Home, default_home
 from psymm.cli.options import TYPED
 from psymm.cli.output import format_amount
+from psymm.errors import PSymmError
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
@@ -110,7 +111,8 @@ def next_commands(
     chain_id: int | None,
     deployment: Deployment | None,
 ) -> Iterator[None]:
-    """What ends the block gets a note with the next command, where there is one.
+    """What ends the block gets a note with the next command, where there is one, and its amounts
+    are shown in tokens of the deployment.
 
     url: the node's; rpc_url: what the command line says, None where the home names it.
     """
@@ -118,10 +120,19 @@ def next_commands(
         yield
     except BaseException as error:
         for leaf in leaves(error):
+            if isinstance(leaf, PSymmError) and deployment is not None:
+                _show_tokens(leaf, deployment)
             found = _next(leaf, home, url, rpc_url, chain_id, deployment)
             if found is not None:
                 leaf.add_note(found)
         raise
+
+
+def _show_tokens(error: PSymmError, deployment: Deployment) -> None:
+    named = error.values.get("token")
+    found = [one for one in deployment.tokens if named in (None, one.address)]
+    if len(found) == 1:
+        error.in_tokens(found[0].decimals, found[0].symbol)
 
 
 def no_journal(home: Home) -> str:
@@ -173,6 +184,8 @@ def _next(
                 return None
             token = ["--token", error.token, "--amount", amount]
             return f"Next: `{command('devnet', 'fund', error.owner, *token, *here)}`."
+        case chain.TokenChanged() if error.field in ("decimals", "symbol"):
+            return f"Next: `{command('deploy', '--token', error.token, *here)}`."
         case FundsTooLow() if deployment is not None and error.needed > error.available:
             amount = _tokens(deployment, error.token, error.needed - error.available)
             if amount is None:

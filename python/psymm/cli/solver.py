@@ -237,6 +237,13 @@ async def _say_funds(
 ) -> None:
     """What there is to put up, and how to get more where it is not enough for one trader."""
     from psymm.api.dealer import most_fee
+    from psymm.chain.errors import TokenChanged
+
+    try:
+        await purse.site.deployment.expect_token(purse.site.chain, token.address)
+    except TokenChanged as changed:
+        # The custodies that are open are settled without the token's help.
+        screen.event("token-changed", f"no new trader is taken: {changed}", **changed.facts)
 
     available = (await purse.vault.balance(token.address)).available
     screen.event(

@@ -310,6 +310,7 @@ async def _trade(
                 _confirm_orders(screen, wish)
         else:
             units, policy = wish.units, wish.policy
+            await purse.site.deployment.expect_token(purse.site.chain, info.address)
             solver, shown = await choice.make(wish.steps, wish.solver)
             await _confirm(screen, purse, wish)
         await nursery.start(bringing)

@@ -102,6 +102,7 @@ async def _withdraw(
         earlier = await take_up(screen, purse, purse.senders(sending, info))
         if _refused_again(screen, purse, info, wanted, earlier):
             return
+        await purse.site.deployment.expect_token(purse.site.chain, info.address)
         parts = await _parts(purse, info, wanted)
         total = sum(units for _, units in parts)
         await _warn(screen, purse, info, parts)

@@ -41,6 +41,7 @@ class FundsTooLow(CustodyError):
     code = "funds-too-low"
     what = "the notes that can be spent now are worth less than the move needs"
     remedy = "Deposit more, or wait until moves under way are done"
+    amounts = ("needed", "available", "under_way")
 
     def __init__(self, token: str, needed: int, available: int, under_way: int) -> None:
         self.token = token
@@ -56,6 +57,7 @@ class FeeTooHigh(CustodyError):
     code = "fee-too-high"
     what = "the relayer asks for more than is allowed"
     remedy = "Choose another relayer, allow more, or send the move yourself"
+    amounts = ("fee", "allowed")
 
     def __init__(self, fee: int, allowed: int) -> None:
         self.fee = fee

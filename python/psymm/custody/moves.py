@@ -254,8 +254,9 @@ class Vault:
         Returns when the note is in the tree.  Raises TransactionPending where it was handed over
         and is not confirmed; `resume` carries it on.  Any other error means that this deposit does
         not happen: WrongChain, DeploymentInvalid, TokenBalanceTooLow, AllowanceTooLow, and
-        TokenUnfit or PermitMissing before anything is signed; WalletWithoutGas, Reverted and what
-        reading the chain raises.  Cancelled: raises Cancelled; once it was handed over, likewise.
+        TokenUnfit, TokenChanged or PermitMissing before anything is signed; WalletWithoutGas,
+        Reverted and what reading the chain raises.  Cancelled: raises Cancelled; once it was handed
+        over, likewise.
         """
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
@@ -265,6 +266,7 @@ class Vault:
         # development pool takes in on another chain could never be proved out again.
         self.deployment.expect_crs_fits()
         await self.chain.rpc.expect_chain(self.deployment.chain_id)
+        await self.deployment.expect_token(self.chain, erc20.address)
         await erc20.expect(signer.address, None, amount)
         await try_deposit(self.chain, erc20.address, portal, signer.address, amount)
         async with self._depositing:
@@ -466,10 +468,12 @@ class Vault:
         """CTA: `amount` units leave one's sole custody; the recipient gets them less the fee.
 
         Returns when it is in the tree.  Raises like `fund`; FeeTooHigh also where the fee is
-        more than the amount.  TokenUnfit where the token does not pay this recipient; known early
-        only if no relayer is asked.  Cancelled: raises Cancelled; the move may still happen.
+        more than the amount.  TokenChanged before anything is signed.  TokenUnfit where the token
+        does not pay this recipient; known early only if no relayer is asked.  Cancelled: raises
+        Cancelled; the move may still happen.
         """
         recipient = checksummed("recipient", recipient)
+        await self.deployment.expect_token(self.chain, checksummed("token", token))
         if senders and all(isinstance(one, DirectSender) for one in senders):
             portal = self.deployment.portal
             await try_payment(self.chain, checksummed("token", token), portal, recipient, amount)

@@ -15,6 +15,7 @@ class RelayerError(PSymmError):
     """Base of every error of `psymm.relayer`."""
 
     code = "relayer"
+    amounts = ("fee", "quote", "most")
 
 
 class Refusal(RelayerError):

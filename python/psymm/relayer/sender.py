@@ -35,7 +35,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
@@ -224,7 +224,7 @@ class RelayerSender:
         none is left, and what reading the chain and the registry raises.
         """
         known = frozenset(await self._known()) if self._known is not None else frozenset()
-        reasons: dict[str, str] = {}
+        reasons: dict[str, Any] = {}
         parties = self._worth_asking(in_turn(list(await self._relayers()), known), reasons)
         found: list[Quote] = []
 
@@ -237,7 +237,7 @@ class RelayerSender:
                 if late.cancelled_caught:
                     raise RelayerDead("it does not answer", endpoint=party.endpoint)
             except RelayerError as no:
-                reasons[party.account] = str(no)
+                reasons[party.account] = no
                 if isinstance(no, RelayerDead):
                     self._silent[party.account] = trio.current_time()
 
@@ -329,7 +329,7 @@ class RelayerSender:
 
     # --- parts ------------------------------------------------------------------------------------
 
-    def _worth_asking(self, parties: Sequence[Party], reasons: dict[str, str]) -> list[Party]:
+    def _worth_asking(self, parties: Sequence[Party], reasons: dict[str, Any]) -> list[Party]:
         """Without those that failed a move lately; who was silent lately comes last."""
         now = trio.current_time()
         for kept in (self._failed, self._silent):
@@ -347,7 +347,7 @@ class RelayerSender:
         kind: str,
         token: str,
         known: Collection[str],
-        reasons: dict[str, str],
+        reasons: dict[str, Any],
     ) -> list[Quote]:
         now = trio.current_time()
         quoted = self._quoted.setdefault((kind, token), {})
@@ -363,8 +363,9 @@ class RelayerSender:
         fair = [quote for quote in able if most is None or quote.fee <= most]
         for quote in able:
             if most is not None and quote.fee > most:
-                refused = RelayerError("it asks more than is paid", fee=quote.fee, most=most)
-                reasons[quote.relayer] = str(refused)
+                reasons[quote.relayer] = RelayerError(
+                    "it asks more than is paid", fee=quote.fee, most=most
+                )
         # Equal ones in any order: the nearest answers first, which would always favour the same.
         secrets.SystemRandom().shuffle(fair)
         if self._order == "cheapest":
@@ -492,7 +493,7 @@ def _since(entry: float | tuple[float, str]) -> float:
     return entry if isinstance(entry, float) else entry[0]
 
 
-def _nobody(reasons: Mapping[str, str], not_asked: int) -> NoRelayer:
+def _nobody(reasons: Mapping[str, Any], not_asked: int) -> NoRelayer:
     """Why none will do, of each up to a few: a registry full of strangers fills no screen."""
     shown = dict(list(reasons.items())[:_REASONS])
     if not reasons:

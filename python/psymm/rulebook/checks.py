@@ -6,7 +6,7 @@ from psymm.messages import Side
 from psymm.rulebook.account import Account, Lane
 from psymm.rulebook.money import UNIT, share_down, share_up
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import refuse
+from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Instrument
 
 
@@ -27,18 +27,23 @@ def instrument_of(account: Account, symbol: str) -> Instrument:
 
 def check_price(instrument: Instrument, price: int) -> None:
     if price <= 0 or price % instrument.tick:
-        refuse("off-tick", price=price, tick=instrument.tick)
+        refuse("off-tick", price=decimal(price), tick=decimal(instrument.tick))
 
 
 def check_quantity(instrument: Instrument, quantity: int) -> None:
     if quantity <= 0 or quantity % instrument.lot:
-        refuse("off-lot", quantity=quantity, lot=instrument.lot)
+        refuse("off-lot", quantity=decimal(quantity), lot=decimal(instrument.lot))
 
 
 def check_notional(instrument: Instrument, quantity: int, price: int) -> None:
     low, high = instrument.min_notional * UNIT, instrument.max_notional * UNIT
     if not low <= quantity * price <= high:
-        refuse("notional-out-of-bounds", notional=quantity * price // UNIT)
+        refuse(
+            "notional-out-of-bounds",
+            notional=decimal(quantity * price // UNIT),
+            least=decimal(instrument.min_notional),
+            most=decimal(instrument.max_notional),
+        )
 
 
 def check_band(account: Account, symbol: str, price: int) -> None:
@@ -47,7 +52,7 @@ def check_band(account: Account, symbol: str, price: int) -> None:
     if oracle is None:
         return
     if abs(price - oracle.price) * UNIT > oracle.price * account.terms.limits.price_band:
-        refuse("price-out-of-band", price=price, oracle=oracle.price)
+        refuse("price-out-of-band", price=decimal(price), oracle=decimal(oracle.price))
 
 
 def check_fresh(account: Account, symbol: str) -> None:
@@ -67,11 +72,11 @@ def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
     for lane in Lane:
         available = account.available_for_orders(lane) - (fee if lane is payer else 0)
         if available < 0:
-            refuse("margin", lane=lane.name.lower(), short_by=-available)
+            refuse("margin", lane=lane.name.lower(), short_by=decimal(-available))
         exposure = _exposure(account, symbol)
         allowed = account.instrument(symbol).max_leverage * account.equity(lane)
         if exposure > allowed:
-            refuse("leverage", lane=lane.name.lower(), notional=exposure // UNIT)
+            refuse("leverage", lane=lane.name.lower(), notional=decimal(exposure // UNIT))
 
 
 def _exposure(account: Account, symbol: str) -> int:

@@ -13,7 +13,7 @@ from psymm._core import SignatureError, address_of, domain_separator, keccak256,
 from psymm.messages import OraclePrice
 from psymm.rulebook.account import Account, Price
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import refuse
+from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Terms
 
 _TYPE = keccak256(b"OraclePrice(string feed,uint256 price,uint64 timestamp)")
@@ -48,7 +48,7 @@ def take_price(account: Account, said: OraclePrice) -> Account:
     if instrument is None:
         refuse("unknown-symbol", symbol=said.symbol)
     if said.price <= 0:
-        refuse("off-tick", price=said.price)
+        refuse("off-tick", price=decimal(said.price))
     oracle = account.terms.oracle
     known = account.prices.get(said.symbol)
     if known is not None and said.timestamp <= known.timestamp:

@@ -44,7 +44,7 @@ from psymm.rulebook.checks import (
     use_id,
 )
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import refuse, violated
+from psymm.rulebook.violation import decimal, refuse, violated
 
 _CANCELLING = (OrderStatus.CANCEL_PENDING, OrderStatus.CANCEL_CLOSE_PENDING)
 _CONFIRMS = {
@@ -113,9 +113,19 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
     if quote.symbol != said.symbol or price is None:
         refuse("quote-mismatch", quote_id=quote.quote_id, symbol=said.symbol, side=said.side)
     if size is not None and said.order_qty > size:
-        refuse("quote-mismatch", quote_id=quote.quote_id, quantity=said.order_qty, size=size)
+        refuse(
+            "quote-mismatch",
+            quote_id=quote.quote_id,
+            quantity=decimal(said.order_qty),
+            size=decimal(size),
+        )
     if said.price is not None and said.price != price:
-        refuse("quote-mismatch", quote_id=quote.quote_id, price=said.price, quoted=price)
+        refuse(
+            "quote-mismatch",
+            quote_id=quote.quote_id,
+            price=decimal(said.price),
+            quoted=decimal(price),
+        )
     return price
 
 
@@ -153,7 +163,7 @@ def _send_close(account: Account, order: Order) -> Account:
     if position.symbol != order.symbol or position.side is order.side:
         refuse("close-mismatch", symbol=order.symbol, side=order.side)
     if order.quantity > position.quantity:
-        refuse("close-mismatch", quantity=order.quantity, open=position.quantity)
+        refuse("close-mismatch", quantity=decimal(order.quantity), open=decimal(position.quantity))
     if position.close_order is not None:
         refuse("close-pending", cl_ord_id=position.close_order)
     account = _with_order(account, replace(order, status=OrderStatus.CLOSE_PENDING))
@@ -197,7 +207,7 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
     check_price(instrument, said.price)
     check_quantity(instrument, said.order_qty)
     if said.order_qty <= order.filled:
-        refuse("off-lot", quantity=said.order_qty, filled=order.filled)
+        refuse("off-lot", quantity=decimal(said.order_qty), filled=decimal(order.filled))
     if said.expire_time < account.clock:
         refuse("expired", expire_time=said.expire_time, clock=account.clock)
     wanted = Replacement(
@@ -279,7 +289,9 @@ def report(account: Account, said: ExecutionReport) -> Account:
     if (said.cum_qty is not None and said.cum_qty != filled) or (
         said.leaves_qty is not None and said.leaves_qty not in _leaves_after(order, said, filled)
     ):
-        refuse("wrong-quantities", cum_qty=filled, leaves_qty=order.quantity - filled)
+        refuse(
+            "wrong-quantities", cum_qty=decimal(filled), leaves_qty=decimal(order.quantity - filled)
+        )
     match said.exec_type:
         case ExecType.NEW:
             if order.status is not OrderStatus.PENDING:
@@ -296,7 +308,11 @@ def report(account: Account, said: ExecutionReport) -> Account:
             if order.replacement is None:
                 refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
             if order.replacement.quantity <= order.filled:
-                refuse("off-lot", quantity=order.replacement.quantity, filled=order.filled)
+                refuse(
+                    "off-lot",
+                    quantity=decimal(order.replacement.quantity),
+                    filled=decimal(order.filled),
+                )
             if order.replacement.expire_time < account.clock:
                 refuse("expired", expire_time=order.replacement.expire_time, clock=account.clock)
             return _replaced(account, order, order.replacement)
@@ -327,9 +343,9 @@ def _fill(account: Account, order: Order, said: ExecutionReport) -> Account:
     check_price(instrument, price)
     check_quantity(instrument, quantity)
     if quantity > order.leaves:
-        refuse("fill-over-quantity", last_qty=quantity, leaves_qty=order.leaves)
+        refuse("fill-over-quantity", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     if not no_worse(order.side, price, order.price):
-        refuse("fill-worse-than-price", last_px=price, price=order.price)
+        refuse("fill-worse-than-price", last_px=decimal(price), price=decimal(order.price))
     after = _after_fill(account, order, quantity)
     if order.opens:
         return _open_position(after, order, said.exec_id, quantity, price)
@@ -379,7 +395,7 @@ def _close_position(account: Account, order: Order, quantity: int, price: int) -
     if order.position_id is None:
         raise AssertionError("a close without a position was let in")
     if order.ord_type is not OrdType.LIMIT and quantity != order.leaves:
-        refuse("partial-market-close", last_qty=quantity, leaves_qty=order.leaves)
+        refuse("partial-market-close", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     position = account.positions[order.position_id]
     rate = account.instrument(order.symbol).close_fee
     left = replace(position, quantity=position.quantity - quantity)

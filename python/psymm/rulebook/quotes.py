@@ -13,7 +13,7 @@ from psymm.messages import (
 from psymm.rulebook.account import Account, LiveQuote, OpenRequest
 from psymm.rulebook.checks import check_price, check_quantity, instrument_of, use_id
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import refuse
+from psymm.rulebook.violation import decimal, refuse
 
 
 def ask(account: Account, said: QuoteRequest) -> Account:
@@ -61,7 +61,7 @@ def quote(account: Account, said: Quote) -> Account:
         if price is not None:
             check_price(instrument, price)
     if said.bid_px is not None and said.offer_px is not None and said.bid_px > said.offer_px:
-        refuse("quote-crossed", bid=said.bid_px, offer=said.offer_px)
+        refuse("quote-crossed", bid=decimal(said.bid_px), offer=decimal(said.offer_px))
     for size, price in ((said.bid_size, said.bid_px), (said.offer_size, said.offer_px)):
         if size is not None:
             check_quantity(instrument, size)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psymm._core import FIELD_MODULUS, domain_separator, keccak256, poseidon2_hash, recover
+from psymm.errors import format_amount
 from psymm.messages import (
     ChainFact,
     FactKind,
@@ -60,7 +61,7 @@ def name_payee(account: Account, entry: Entry, said: SettlementOutput, opening: 
         refuse("same-payee", inner=said.inner)
     most = account.payouts[lane]
     if not most - account.terms.tariff.relayer_cap <= said.amount <= most:
-        refuse("wrong-payee", amount=said.amount, payout=most)
+        refuse("wrong-payee", amount=_tokens(account, said.amount), payout=_tokens(account, most))
     return _with_payee(
         account, lane, NamedPayee(inner=said.inner, memo=said.memo, amount=said.amount)
     )
@@ -156,7 +157,9 @@ def propose(account: Account, entry: Entry, said: Settlement, opening: Opening) 
         refuse("field-not-allowed", field="Amount")
     payouts = account.payouts
     if (said.trader_payout, said.solver_payout) != payouts:
-        refuse("wrong-payout", trader=payouts[0], solver=payouts[1])
+        refuse(
+            "wrong-payout", trader=_tokens(account, payouts[0]), solver=_tokens(account, payouts[1])
+        )
     _check_inputs(account, said)
     _check_fee(account, said, payouts[entry.lane])
     _check_deadline(account, said.deadline)
@@ -201,13 +204,23 @@ def _check_outputs(account: Account, proposer: Lane, said: Settlement) -> None:
             refuse("payee-missing", lane=lane.name.lower())
         paid = account.payouts[lane] - (said.fee if lane is proposer else 0)
         if payee.amount != paid:
-            refuse("wrong-payee", lane=lane.name.lower(), amount=payee.amount, payout=paid)
+            refuse(
+                "wrong-payee",
+                lane=lane.name.lower(),
+                amount=_tokens(account, payee.amount),
+                payout=_tokens(account, paid),
+            )
         outputs.append((_output(account, payee), payee.memo))
     stated = (said.commitment0, said.commitment1, said.memos)
     for first, second in (outputs, outputs[::-1]):
         if stated == (first[0], second[0], keccak256(first[1] + second[1])):
             return
     refuse("wrong-output", trader=outputs[0][0], solver=outputs[1][0])
+
+
+def _tokens(account: Account, units: int) -> str:
+    """Token units as whole tokens, for people."""
+    return format_amount(units, account.terms.collateral.decimals)
 
 
 def _output(account: Account, payee: NamedPayee) -> bytes:
@@ -225,7 +238,7 @@ def _check_fee(account: Account, said: Settlement, payout: int) -> None:
         stated = said.relayer == nothing and said.fee_token == nothing
     cap = min(account.terms.tariff.relayer_cap, payout)
     if not stated or said.fee > cap:
-        refuse("wrong-fee", fee=said.fee, cap=cap)
+        refuse("wrong-fee", fee=_tokens(account, said.fee), cap=_tokens(account, cap))
 
 
 def _check_deadline(account: Account, deadline_s: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from psymm.errors import PSymmError
+from psymm.errors import PSymmError, format_amount
 
 CATALOGUE: Mapping[str, tuple[str, str]] = {
     "malformed": (
@@ -224,7 +224,11 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule: its name (a key of ``CATALOGUE``) and the values that broke it."""
+    """A broken rule: its name (a key of ``CATALOGUE``) and the values that broke it.
+
+    Sizes are decimals in units of the instrument; prices, notionals and amounts in whole tokens of
+    the collateral; times nanoseconds.
+    """
 
     name: str
     values: tuple[tuple[str, str], ...] = ()
@@ -260,6 +264,11 @@ def violated(rule: str, /, **values: object) -> Refused:
 def refuse(rule: str, /, **values: object) -> NoReturn:
     """Leave the rule: the frame breaks it."""
     raise violated(rule, **values)
+
+
+def decimal(value: int) -> str:
+    """An integer scaled by 10**18 as people write it; of any size."""
+    return format_amount(value, 18)
 
 
 def _shown(value: object) -> str:
