@@ -687,8 +687,9 @@ async def connect(
     PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin, PeerSilent,
     Disconnected, and what funding raises; AttemptEnded where a custody exists already and trying
     again would not help. Leaving covers what the solver did, so that its fills stand, and closes
-    the connection, in at most six seconds; the custody stays as it is and can be resumed: an error
-    that leaves it open has a note that names it and what lies in it.
+    the connection, in at most six seconds, and at once where none stands; the custody stays as it
+    is and can be resumed: an error that leaves it open has a note that names it and what lies in
+    it.
     Cancelled: the same.
     """
     party = dealer.party if isinstance(dealer, Dealer) else dealer
@@ -797,8 +798,10 @@ async def _connected(
             if opened is None and session is not None:
                 yield session
         finally:
+            # Where no connection stands, there is nobody to say goodbye to.
+            stands = client.end is not None and client.end.attached
             client.leave(Leaving())
-            with trio.move_on_after(GOODBYE_S + 1, shield=client.end is not None):
+            with trio.move_on_after(GOODBYE_S + 1 if stands else 0, shield=stands):
                 await finished.wait()
             nursery.cancel_scope.cancel()
             # Whoever still holds the session learns that nothing more comes of it.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from psymm.cli.output import Screen
+from psymm.cli.remedies import LATER
 from psymm.errors import JournalError
 from psymm.storage import StorageError
 
@@ -40,6 +42,9 @@ def last_words(go_on: GoOn) -> Iterator[list[LeftOpen]]:
     try:
         yield left
     except BaseException as error:
+        # The command that was typed may begin another one.
+        if left and _forget_notes(error, LATER):
+            error.add_note("Nothing is lost: what was signed is kept. Once the chain answers:")
         for one in left:
             # The session's own note knows neither the home nor the options.
             _forget_notes(error, one.custody.hex())
@@ -47,12 +52,62 @@ def last_words(go_on: GoOn) -> Iterator[list[LeftOpen]]:
         raise
 
 
-def _forget_notes(error: BaseException, words: str) -> None:
-    if hasattr(error, "__notes__"):
-        error.__notes__ = [note for note in error.__notes__ if words not in note]
+def _forget_notes(error: BaseException, words: str) -> bool:
+    """Takes the notes away that hold these words; whether there were any."""
+    notes = getattr(error, "__notes__", [])
+    kept = [note for note in notes if words not in note]
+    found = len(kept) < len(notes)
+    if found:
+        error.__notes__ = kept
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            _forget_notes(inner, words)
+            found |= _forget_notes(inner, words)
+    return found
+
+
+@asynccontextmanager
+async def telling_kept(
+    screen: Screen, journal: Path, resumed: str | None, left: list[LeftOpen], go_on: GoOn
+) -> AsyncIterator[Callable[[], None]]:
+    """Where an error or a signal ends the block before all is open that a trade needs: says which
+    of our trades are open, by the journal's file alone, and puts the one that was to be resumed
+    into `left`. The block calls what it gets once all is open.
+
+    Raises what ends the block. Cancelled: the same is said.
+    """
+    opened = False
+
+    def all_is_open() -> None:
+        nonlocal opened
+        opened = True
+
+    try:
+        yield all_is_open
+    except BaseException:
+        if not opened:
+            with trio.CancelScope(shield=True):
+                kept = await _kept(journal)
+            prefix = None if resumed is None else resumed.lower().removeprefix("0x")
+            meant = [one for one in kept if prefix and one.custody.hex().startswith(prefix)]
+            left += meant
+            tell(screen, "still-open", [one for one in kept if one not in meant], go_on)
+            if screen.as_json:
+                tell(screen, "left-open", meant, go_on)
+        raise
+
+
+async def _kept(journal: Path) -> list[LeftOpen]:
+    """Our trades that have not ended; none where the file cannot be read, which what ended the
+    command is graver than."""
+    from psymm.session.left import open_custodies
+    from psymm.transcript.opening import TRADER
+    from psymm.transcript.reader import open_journal_reader
+
+    try:
+        async with open_journal_reader(journal) as reader:
+            return await open_custodies(reader, TRADER)
+    except (JournalError, StorageError):
+        return []
 
 
 @asynccontextmanager

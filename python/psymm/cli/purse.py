@@ -18,15 +18,17 @@ from psymm.cli.exits import leaves
 from psymm.cli.home import Home
 from psymm.cli.options import private_option
 from psymm.cli.output import Screen, format_amount, parse_amount
-from psymm.cli.site import Site, open_site, open_wallet, token_of
+from psymm.cli.site import Site, load_deployment, open_site, open_wallet, token_of
 from psymm.cli.tls import client_tls_option, trusted
 from psymm.nursery import open_block_nursery
+from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.api.dealer import Dealer
-    from psymm.chain.deployment import TokenInfo
+    from psymm.chain.deployment import Deployment, TokenInfo
     from psymm.custody.moves import Vault
     from psymm.custody.sending import Sender
+    from psymm.custody.store import Move
     from psymm.relayer.sender import RelayerSender
     from psymm.wallet import KeyWallet
 
@@ -150,42 +152,76 @@ async def open_purse(
     from psymm.custody.prover import Prover
 
     wallet = await open_wallet(home, password)
-    async with open_site(home, deployment_file, rpc_url) as site, Prover() as prover:
-        proves = prover if proving else None
-        place = None if in_memory else home.path
-        opened = partial(open_vault, wallet, site.deployment, site.chain, prover=proves)
-        left = partial(opened, home=home.beside)
-        left_beside = left if place and (home.beside / "notes.sqlite").exists() else None
-        try:
-            vault = await opened(home=place)
-        except StoreLocked:
-            if beside is None:
-                raise
-            beside()
-            # Counters begin at a random number in each store, so those of two do not meet.
-            vault, left_beside = await left(), None
-        async with vault:
+    vault: Vault | None = None
+    try:
+        async with open_site(home, deployment_file, rpc_url) as site, Prover() as prover:
+            proves = prover if proving else None
+            place = None if in_memory else home.path
+            opened = partial(open_vault, wallet, site.deployment, site.chain, prover=proves)
+            left = partial(opened, home=home.beside)
+            left_beside = left if place and (home.beside / "notes.sqlite").exists() else None
             try:
-                yield Purse(wallet, site, vault, left_beside)
-            except BaseException as stopped:
-                if any(isinstance(one, KeyboardInterrupt) for one in leaves(stopped)):
-                    with trio.CancelScope(shield=True):
-                        for line in await _under_way(vault):
-                            stopped.add_note(line)
-                raise
+                vault = await opened(home=place)
+            except StoreLocked:
+                if beside is None:
+                    raise
+                beside()
+                # Counters begin at a random number in each store, so those of two do not meet.
+                vault, left_beside = await left(), None
+            async with vault:
+                try:
+                    yield Purse(wallet, site, vault, left_beside)
+                except BaseException as stopped:
+                    if _cut_short(stopped):
+                        with trio.CancelScope(shield=True):
+                            _say_under_way(stopped, await vault.store.moves(alive=True))
+                    raise
+    except BaseException as stopped:
+        if vault is None and not in_memory and _cut_short(stopped):
+            deployment = load_deployment(home, deployment_file, rpc_url)
+            with trio.CancelScope(shield=True):
+                _say_under_way(stopped, await _kept_moves(home, wallet, deployment))
+        raise
 
 
-async def _under_way(vault: Vault) -> list[str]:
-    """What an interrupted command leaves on its way, in words."""
-    found = []
-    for move in await vault.store.moves(alive=True):
+def _cut_short(stopped: BaseException) -> bool:
+    """Whether a command ends for what says nothing about its moves: an interrupt, or a chain that
+    does not answer."""
+    from psymm.chain.errors import BadReply, ChainDown
+
+    return any(isinstance(one, KeyboardInterrupt | ChainDown | BadReply) for one in leaves(stopped))
+
+
+def _say_under_way(stopped: BaseException, moves: Sequence[Move]) -> None:
+    """What a command that was cut short leaves on its way, in words."""
+    for move in moves:
         if move.status == "sent":
             sent = f" as {move.tx_hash}" if move.tx_hash else ""
-            found.append(
+            stopped.add_note(
                 f"The {move.purpose} was sent{sent}, not confirmed yet. The next command takes it "
                 "up; `psymm notes` shows what became of it."
             )
-    return found
+
+
+async def _kept_moves(home: Home, wallet: KeyWallet, deployment: Deployment) -> list[Move]:
+    """The moves under way by the home's file alone, without a chain; none where it cannot be read
+    now, which what ended the command is graver than."""
+    from psymm.custody.errors import CustodyError
+    from psymm.custody.store import open_store
+    from psymm.custody.viewing import viewing_key
+
+    file = home.path / "notes.sqlite"
+    if not file.exists():
+        return []
+    try:
+        view = await viewing_key(wallet, deployment.chain_id, deployment.psymm)
+        store = await open_store(view, file)
+    except (CustodyError, StorageError):
+        return []
+    try:
+        return await store.moves(alive=True)
+    finally:
+        await store.aclose()
 
 
 @asynccontextmanager

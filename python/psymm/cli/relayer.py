@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exits import CommandError, Exit, leaves
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
@@ -27,6 +29,7 @@ from psymm.cli.options import (
 from psymm.cli.output import Screen, parse_amount
 from psymm.cli.password import ask_password
 from psymm.cli.tls import ServerTls, endpoint_of, plain_option, server_tls_options
+from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
@@ -87,7 +90,8 @@ def relayer(
     from psymm.cli.site import look_before_asking
 
     certificate = None if tls is None else tls.certificate()
-    prices = _prices(look_before_asking(home, deployment_file, rpc_url), fees, rates)
+    deployment = look_before_asking(home, deployment_file, rpc_url)
+    prices = _prices(deployment, fees, rates)
     password = ask_password(password_fd)
 
     async def service(ready: Ready) -> None:
@@ -96,7 +100,10 @@ def relayer(
         from psymm.relayer.store import Store
 
         wallet = await open_wallet(home, password)
-        async with open_site(home, deployment_file, rpc_url) as site:
+        async with (
+            _telling_calls(home, deployment, wallet.address),
+            open_site(home, deployment_file, rpc_url) as site,
+        ):
             taken = await _still_listed(screen, site, prices)
             config = RelayerConfig(prices=taken, queue=queue)
             store = await trio.to_thread.run_sync(
@@ -121,6 +128,25 @@ def relayer(
                     ready(where, account=wallet.address)
 
     run_daemon(screen, "relayer", service, until_stdin_closes)
+
+
+@asynccontextmanager
+async def _telling_calls(home: Home, deployment: Deployment, relayer: str) -> AsyncIterator[None]:
+    """Where the chain does not answer: how many calls of others wait in the home's file."""
+    from psymm.chain.errors import ChainDown
+    from psymm.relayer.errors import StoreError
+    from psymm.relayer.store import Store
+
+    try:
+        yield
+    except BaseException as error:
+        if home.relayer.exists() and any(isinstance(one, ChainDown) for one in leaves(error)):
+            with suppress(StoreError, StorageError):
+                owner = (deployment.chain_id, deployment.psymm, relayer)
+                with Store(home.relayer, *owner) as store:
+                    count = len(store.under_way())
+                error.add_note(f"{count} calls are under way; the next start takes them up.")
+        raise
 
 
 async def _still_listed(

@@ -68,6 +68,21 @@ def again(*more: str) -> str:
     return f"the same command with {' '.join(more)}" if repeated is None else f"`{repeated}`"
 
 
+LATER: Final = "Once the chain answers, go on with"
+
+
+def later() -> str:
+    """The way out where the chain does not answer: what a command did is kept, and it takes up
+    what was under way."""
+    return f"Nothing is lost. {LATER} {typed_or('the same command')}."
+
+
+def typed_or(words: str) -> str:
+    """The command that runs now; where it cannot be shown, those words."""
+    shown = typed()
+    return words if shown is None else f"`{shown}`"
+
+
 def home_words(home: Home) -> list[str]:
     """--home, unless the home is the one that is taken anyway."""
     try:
@@ -168,12 +183,14 @@ def _next(
         case chain.ChainDown() if url is not None and _local(url) and deployment is not None:
             return (
                 "If it was `psymm devnet`, start it again with the `--state FILE` that it had:"
-                " started anew, it has forgotten the contracts and what lies in them."
+                f" started anew, it has forgotten the contracts and what lies in them. {later()}"
             )
         case chain.ChainDown() if url is not None and _local(url):
             port = urlsplit(url).port
             words = ["devnet"] if port in (None, 8545) else ["devnet", "--port", str(port)]
             return f"Next, in another terminal: `{command(*words)}`."
+        case chain.ChainDown():
+            return later()
         case chain.WalletWithoutGas() if made:
             ether = str(max(10, 2 * -(-error.needed_wei // _WEI)))
             words = ["devnet", "fund", error.address, "--ether", ether]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exits import CommandError, Exit, leaves
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
@@ -33,12 +35,15 @@ from psymm.cli.purse import Purse, SendingOptions, open_business, open_purse, se
 from psymm.cli.remedies import command, example_config, home_words, typed
 from psymm.cli.site import look_before_asking
 from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
+from psymm.errors import JournalError
+from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
     from psymm.cli.maker import Maker
     from psymm.cli.market import Market
     from psymm.session.protection import KillSwitch
+    from psymm.transcript.rows import Custody
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -145,7 +150,10 @@ def solver(
         from psymm.session.scrape import serve_metrics
         from psymm.sockets.admission import AdmissionLimits
 
-        async with open_purse(home, deployment_file, rpc_url, password) as purse:
+        async with (
+            _telling_open(home),
+            open_purse(home, deployment_file, rpc_url, password) as purse,
+        ):
             token = purse.token(market.terms.collateral.token)
             _say_terms(screen, market)
             async with (
@@ -217,6 +225,32 @@ def solver(
             )
 
     run_daemon(screen, "solver", service, until_stdin_closes, leave)
+
+
+@asynccontextmanager
+async def _telling_open(home: Home) -> AsyncIterator[None]:
+    """Where the chain does not answer: how many custodies wait in the journal."""
+    from psymm.chain.errors import ChainDown
+
+    try:
+        yield
+    except BaseException as error:
+        if any(isinstance(one, ChainDown) for one in leaves(error)):
+            with trio.CancelScope(shield=True), suppress(JournalError, StorageError):
+                held = len(await _held(home))
+                shown = command("solver", "status", *home_words(home))
+                error.add_note(f"{held} custodies stay open as they are: `{shown}`.")
+        raise
+
+
+async def _held(home: Home) -> list[Custody]:
+    """The custodies that are open. Raises JournalError, StorageError."""
+    from psymm.transcript.opening import SOLVER
+    from psymm.transcript.reader import open_journal_reader
+
+    async with open_journal_reader(home.journal) as journal:
+        rows = [row for row in await journal.custodies() if row.lane == SOLVER]
+    return [row for row in rows if row.state not in ("meeting", "closed")]
 
 
 def _say_terms(screen: Screen, market: Market) -> None:

@@ -20,7 +20,7 @@ from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
-from psymm.cli.left import last_words, telling_left
+from psymm.cli.left import last_words, telling_kept, telling_left
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
     Command,
@@ -275,11 +275,13 @@ async def _trade(
     info, sending = wish.token, wish.sending
     tls = trusted(sending.tls_ca)
     async with (
+        telling_kept(screen, home.journal, wish.resume, left, wish.go_on) as all_is_open,
         opening() as purse,
         open_business(screen, purse, sending, info, home.journal) as dealer,
         telling_left(screen, dealer.journal, wish.resume, left, wish.go_on),
         trio.open_nursery() as nursery,
     ):
+        all_is_open()
         # What an earlier run signed last may not have got through.
         bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
         known = None

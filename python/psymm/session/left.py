@@ -16,8 +16,8 @@ from psymm.session.collateral import kept_facts
 from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
 from psymm.terms import Terms
-from psymm.transcript.journal import Journal
 from psymm.transcript.opening import TRADER, Opening
+from psymm.transcript.reader import JournalReader
 from psymm.transcript.replayed import read_record
 from psymm.transcript.rows import Custody as JournalledCustody
 
@@ -88,7 +88,7 @@ def left_of(row: JournalledCustody, account: Account | None = None) -> LeftOpen:
     return _of(row.opening, row.lane, row.state, row.ours, account)
 
 
-async def open_custodies(journal: Journal, lane: int) -> list[LeftOpen]:
+async def open_custodies(journal: JournalReader, lane: int) -> list[LeftOpen]:
     """All custodies of the journal at that lane into which collateral of ours may have gone and
     that have not ended, oldest first, each with what is open by its account.
 
@@ -101,7 +101,7 @@ async def open_custodies(journal: Journal, lane: int) -> list[LeftOpen]:
     ]
 
 
-async def account_of(journal: Journal, row: JournalledCustody) -> Account:
+async def account_of(journal: JournalReader, row: JournalledCustody) -> Account:
     """What the journal's frames come to. Raises JournalCorrupt. Cancelled: raises Cancelled."""
     opening, terms = row.opening, Terms.parse(row.opening.terms)
     record = await read_record(journal, opening)
