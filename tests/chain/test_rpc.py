@@ -23,7 +23,7 @@ from psymm.chain.errors import (
     RpcTimeout,
     WrongChain,
 )
-from psymm.chain.rpc import MAX_REPLY_BYTES, Rpc
+from psymm.chain.rpc import MAX_REPLY_BYTES, Rpc, own_deadline
 
 Answer = Callable[[object], bytes | None]
 
@@ -163,6 +163,26 @@ async def test_a_web_page_instead_of_an_answer_is_asked_again(
             await rpc.chain_id()
         assert trio.current_time() - began > 60
         assert 30 < len(asked) < 60, "the pauses do not grow, or for ever"
+
+
+@pytest.mark.parametrize("given_s", [5, 300])
+async def test_the_callers_deadline_decides_how_long_a_node_is_asked(
+    autojump_clock, given_s: int
+) -> None:
+    async with (
+        node(lambda _: b"", status="503 Unavailable") as (url, _),
+        Rpc(url, patience_s=60) as rpc,
+    ):
+        began = trio.current_time()
+        with trio.fail_after(given_s), pytest.raises(NotAnswered, match="503"):
+            await rpc.chain_id()
+        # By its name, in time: no longer than one pause before the caller gives up.
+        assert given_s - 2.5 < trio.current_time() - began < given_s
+        # What waits by itself has its own way to look again.
+        began = trio.current_time()
+        with own_deadline(), trio.fail_after(900), pytest.raises(NotAnswered):
+            await rpc.chain_id()
+        assert 60 < trio.current_time() - began < 65
 
 
 async def test_a_node_that_starts_again_is_waited_for_and_one_that_never_was_is_not(

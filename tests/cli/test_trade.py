@@ -332,6 +332,16 @@ async def settled_in_the_end(trader: Actor, custody: str, url: str) -> None:
     go_on = named_by(ended, 3, custody)
     # The node was for this command only; the one that comes next has the home's again.
     assert go_on[-2:] == ("--rpc", node.url)
+    assert "nothing is lost" in ended.error["message"].lower()
+    # With that node there is nothing to be opened; what is open is said all the same.
+    ended = await run_on(trader, *go_on)
+    assert named_by(ended, 3, custody) == go_on
+    assert ended.error["code"] == "chain-down"
+    assert "Nothing is lost" in ended.error["message"]
+    assert "0 positions, 0 orders" in ended.error["message"]
+    code, answer = await psymm(trader, "deposit", "1", "--yes", "--rpc", node.url)
+    assert (code, code_of(answer)) == (3, "chain-down")
+    assert "Once the chain answers, go on with `psymm deposit 1" in str(answer)
     go_on = go_on[:-2]
     ended = await cut_short(trader, "settling", signals(signal.SIGINT), *go_on)
     assert named_by(ended, 130, custody) == go_on

@@ -23,6 +23,7 @@ from psymm.api.dealer import Dealer, known_solvers
 from psymm.api.policy import RoundTrip, TraderPolicy, fees_paid, round_trip
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import in_turn
+from psymm.chain.rpc import own_deadline
 from psymm.errors import (
     Declined,
     Disconnected,
@@ -771,7 +772,7 @@ async def _connected(
     async with open_block_nursery() as nursery:
         session: Session | None = None
         try:
-            with trio.fail_after(timeout_s):
+            with own_deadline(), trio.fail_after(timeout_s):
                 end = await nursery.start(run)
                 session = Session(party, end, changes)
                 session._settling = changes.settling = Settling(

@@ -106,7 +106,7 @@ class Pool:
         )
 
     async def send_move(
-        self, signer: Signer, call: Call, *, depth: int = 1, timeout_s: float = 180.0
+        self, signer: Signer, call: Call, *, depth: int = 1, timeout_s: float | None = None
     ) -> Receipt:
         """Send a finished move and wait for it; see Chain.transact."""
         return await self.chain.transact(

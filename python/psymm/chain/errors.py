@@ -35,6 +35,18 @@ class ChainDown(ChainError):
         super().__init__(endpoint=endpoint, reason=reason)
 
 
+class NoAddress(ChainDown):
+    """What was given is no node's address.  It is not repeated, for it may hold a key."""
+
+    code = "no-node-address"
+    what = "a node's address is not one"
+    remedy = "Write it like http://127.0.0.1:8545"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("(no address)", reason)
+        self.values = {"reason": reason}
+
+
 class RpcTimeout(ChainDown):
     """The node took longer than the time allowed for one answer."""
 

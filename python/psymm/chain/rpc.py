@@ -12,7 +12,10 @@ first node that takes it. Anything else is sent once, to the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Sequence
+import math
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from itertools import count
 from types import TracebackType
@@ -26,6 +29,7 @@ from psymm.chain.answers import SEND, Answer
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
+    NoAddress,
     NodesDisagree,
     NotAnswered,
     NotKept,
@@ -79,6 +83,31 @@ _NOT_THERE: Final = "ConnectError"
 """httpx's name for it."""
 
 
+_own: ContextVar[bool] = ContextVar("own deadline", default=False)
+
+
+@contextmanager
+def own_deadline() -> Iterator[None]:
+    """For our own waits, which look again by themselves: deadlines that are set inside are not the
+    caller's, so each question has its usual time."""
+    before = _own.set(True)
+    try:
+        yield
+    finally:
+        _own.reset(before)
+
+
+def callers_deadline() -> float:
+    """Until when the caller waits, by trio's clock; infinity where it set no deadline."""
+    return math.inf if _own.get() else trio.current_effective_deadline()
+
+
+def time_left(default_s: float) -> float:
+    """How long a wait lasts: until the caller's deadline, or `default_s` where it set none."""
+    deadline = callers_deadline()
+    return default_s if deadline == math.inf else max(0.0, deadline - trio.current_time())
+
+
 class Node:
     """One node's address, and the part of it that is shown: paths, queries and user names often
     are customers' keys."""
@@ -86,15 +115,26 @@ class Node:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ChainDown("(no address)", "the address must start with http:// or https://")
+            raise NoAddress("it must start with http:// or https:// and name a host")
         try:
             port = f":{parts.port}" if parts.port is not None else ""
         except ValueError:
-            raise ChainDown("(no address)", "the address has a port that is no port") from None
+            raise NoAddress("its port is no port") from None
         self.url: Final = url
         self.serves: int | None = None
         """The chain that it was seen to serve."""
         self.endpoint: Final = f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def nodes_of(urls: str | Sequence[str], agree: bool = False) -> tuple[list[Node], bool]:
+    """The nodes at some addresses, and whether two must agree, as `Rpc` takes them.  Raises
+    NoAddress."""
+    given = dict.fromkeys(urls.split() if isinstance(urls, str) else urls)
+    agree = agree or AGREE in given
+    nodes = [Node(url) for url in given if url != AGREE]
+    if not nodes or (agree and len(nodes) < 2):
+        raise NoAddress("two nodes are needed that agree" if agree else "there is none")
+    return nodes, agree
 
 
 class Rpc:
@@ -104,7 +144,9 @@ class Rpc:
         spaces between, and the word AGREE for `agree`.
     timeout_s: for one answer.
     patience_s: for how long a node that is there, or was, is asked at least, where it does not
-        answer what it is asked.
+        answer what it is asked, and the caller set no deadline.  Where it did (`trio.fail_after`
+        and its like), nodes that do not answer are asked until then, however near or far that is,
+        and what they said last is raised while there is still time.
     read_attempts: how often in all it is asked where none was ever there or all answer nonsense.
     backoff_s: the first pause; pauses double.
     agree: answers about what is settled (state at a given block, logs, receipts, headers by
@@ -122,11 +164,7 @@ class Rpc:
         patience_s: float = 20.0,
         agree: bool = False,
     ) -> None:
-        given = dict.fromkeys(urls.split() if isinstance(urls, str) else urls)
-        agree = agree or AGREE in given
-        self._nodes = [Node(url) for url in given if url != AGREE]
-        if not self._nodes or (agree and len(self._nodes) < 2):
-            raise ChainDown("(no address)", "two nodes are needed that agree" if agree else "none")
+        self._nodes, agree = nodes_of(urls, agree)
         self.endpoint: Final = ", ".join(node.endpoint for node in self._nodes)
         """What may be shown of the nodes' addresses."""
         self.agree: Final = agree
@@ -177,7 +215,8 @@ class Rpc:
             return await self._hand_over(params)
         if method not in REPEATABLE:
             return await self._once(self._nodes[0], method, params)
-        ends, pause_s = trio.current_time() + self._patience_s, self._backoff_s
+        now, pause_s, deadline = trio.current_time(), self._backoff_s, callers_deadline()
+        ends = now + self._patience_s if deadline == math.inf else deadline
         for attempt in count(1):
             try:
                 if self.agree and _settled(method, params):
@@ -186,7 +225,9 @@ class Rpc:
             except ReplyTooLong:
                 raise
             except (ChainDown, BadReply) as trouble:
-                gone = self._answered and trouble.reason == _NOT_THERE
+                gone = trouble.reason == _NOT_THERE and (self._answered or deadline < math.inf)
+                if deadline < math.inf and trio.current_time() + pause_s >= deadline:
+                    raise
                 patient = (gone or _passes(trouble)) and trio.current_time() < ends
                 if attempt >= self._attempts and not patient:
                     raise

@@ -25,6 +25,7 @@ from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import ChainError, LyingNode, NotAnswered, NotSynchronised, RpcError
 from psymm.chain.reading import MANY_BLOCKS
+from psymm.chain.rpc import own_deadline
 from psymm.private_files import keep_database_private
 from psymm.storage import StorageError, is_form_error, storage_error
 
@@ -224,7 +225,7 @@ class TreeSync:
         self, commitment: bytes, *, timeout_s: float = 180.0, poll_s: float | None = None
     ) -> Leaf:
         """Advance until a note is in the tree.  Raises NotSynchronised when time is up."""
-        with trio.move_on_after(timeout_s):
+        with own_deadline(), trio.move_on_after(timeout_s):
             while True:
                 leaf = self.leaf(commitment)
                 if leaf is not None:
@@ -238,7 +239,7 @@ class TreeSync:
         self, nullifier: bytes, *, timeout_s: float = 180.0, poll_s: float | None = None
     ) -> int:
         """Advance until a nullifier is spent; its block.  Raises NotSynchronised if late."""
-        with trio.move_on_after(timeout_s):
+        with own_deadline(), trio.move_on_after(timeout_s):
             while True:
                 block = self.spent_block(nullifier)
                 if block is not None:

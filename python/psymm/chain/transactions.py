@@ -34,11 +34,13 @@ from psymm.chain.errors import (
     WalletWithoutGas,
 )
 from psymm.chain.reading import LOOKS, Block, ChainReader, Log, Receipt
-from psymm.chain.rpc import Rpc
+from psymm.chain.rpc import Rpc, own_deadline, time_left
 from psymm.imports import recursion_limit_kept
 
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _HAND_OVERS: Final = 4
+WAIT_S: Final = 180.0
+"""How long a transaction is waited for where nobody says."""
 _READ_BACK: Final = 256
 """Blocks that are read whole; nodes that keep only new state have that of 128."""
 _MOST_RAISED: Final = 4
@@ -259,12 +261,13 @@ class Chain(ChainReader):
         sent: Sent,
         *,
         depth: int = 1,
-        timeout_s: float = 180.0,
+        timeout_s: float | None = None,
         looks: int | None = None,
         doing: str = "",
     ) -> Receipt:
-        """Wait until a transaction is `depth` blocks deep; 1 means mined.  looks: for so many
-        only, if that is sooner.
+        """Wait until a transaction is `depth` blocks deep; 1 means mined.  timeout_s: None waits
+        until the caller's deadline, or WAIT_S where it set none.  looks: for so many only, if that
+        is sooner.
 
         Only the chain's own proof ends the wait, at that depth: its receipt, or another
         transaction with its nonce.  A node that does not answer, or answers nonsense, is asked
@@ -275,7 +278,8 @@ class Chain(ChainReader):
         Cancelled; the transaction lives on.
         """
         reason, missing, pause_s = "", 0, self.poll_s
-        with trio.move_on_after(timeout_s):
+        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
+        with own_deadline(), trio.move_on_after(timeout_s):
             for look in count(1) if looks is None else range(1, looks + 1):
                 try:
                     receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent, depth=depth)
@@ -305,13 +309,13 @@ class Chain(ChainReader):
         *,
         value_wei: int = 0,
         depth: int = 1,
-        timeout_s: float = 180.0,
+        timeout_s: float | None = None,
         doing: str = "the transaction",
         gas_limit: int | None = None,
         more_gas: int = 0,
         record: Callable[[Sent], Awaitable[None]] | None = None,
     ) -> Receipt:
-        """Prepare, send and wait until it is `depth` blocks deep.
+        """Prepare, send and wait until it is `depth` blocks deep.  timeout_s: as in `wait`.
 
         Raises TransactionPending wherever a node may have the bytes and nothing proves their end.
         Every other error means that this transaction does not happen: it was never signed, the node

@@ -66,7 +66,7 @@ def _of_one(error: BaseException) -> Ending:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Ending(Exit.INTERRUPTED, "interrupted", "Interrupted.")
     if isinstance(error, click.ClickException):
-        return Ending(Exit.USAGE, "usage", error.format_message())
+        return Ending(Exit.USAGE, "usage", _usage(error))
     error = storage_error(None, error) or error
     if isinstance(error, PSymmError):
         code = _code(error)
@@ -83,6 +83,15 @@ def _of_one(error: BaseException) -> Ending:
     if os.environ.get("PSYMM_DEBUG"):
         where += f"{type(error).__name__}: {error}"
     return Ending(Exit.INTERNAL, "internal", words, {"type": type(error).__name__}, where)
+
+
+def _usage(error: click.ClickException) -> str:
+    """On one line, with the command that shows what there is."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return f"{said}."
+    return f"{said}. Next: `{context.command_path} --help`."
 
 
 def family_of(kind: type[BaseException]) -> Exit:
@@ -104,6 +113,7 @@ def family_of(kind: type[BaseException]) -> Exit:
         (chain.CallInvalid, Exit.REFUSED),
         (chain.TokenUnfit, Exit.REFUSED),
         (chain.PermitMissing, Exit.REFUSED),
+        (chain.NoAddress, Exit.USAGE),
         (chain.ChainError, Exit.CHAIN),
         (custody.FundsTooLow, Exit.FUNDS),
         (custody.ProverMissing, Exit.TOOLS),

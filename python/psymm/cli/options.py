@@ -14,7 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 
-from psymm.cli.exits import EPILOG
+from psymm.cli.exits import EPILOG, CommandError, Exit
 from psymm.cli.home import Home, default_home
 from psymm.cli.output import Screen
 from psymm.errors import JournalError
@@ -32,6 +32,15 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _take_password_fd(self)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            # What is written wrong and does not say what to write instead is looked up.
+            if error.exit is Exit.USAGE and "`" not in error.message:
+                error.add_note(f"Next: `{ctx.command_path} --help`.")
+            raise
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.epilog = EPILOG

@@ -180,6 +180,15 @@ def _next(
     here = [*home_words(home), *node_words(rpc_url)]
     made = chain_id == DEVNET
     match error:
+        case chain.NoAddress():
+            return None
+        case chain.WrongChain() if rpc_url is not None and home.rpc.exists():
+            return "Without --rpc, the home's own node is asked."
+        case chain.WrongChain() if deployment is not None:
+            other = ["--rpc", "URL", "--deployment", str(home.deployment)]
+            return f"The home takes another node with `{command('deploy', '--check', *other)}`."
+        case chain.NodesDisagree():
+            return f"If they agree in a while, go on with {typed_or('the same command')}."
         case chain.ChainDown() if url is not None and _local(url) and deployment is not None:
             return (
                 "If it was `psymm devnet`, start it again with the `--state FILE` that it had:"

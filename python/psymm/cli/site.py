@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, check
-from psymm.chain.errors import WalletWithoutGas
+from psymm.chain.errors import NoAddress, WalletWithoutGas
 from psymm.chain.registry import Registry
-from psymm.chain.rpc import Rpc
+from psymm.chain.rpc import Rpc, nodes_of
 from psymm.chain.transactions import Chain
 from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
@@ -123,15 +123,21 @@ async def expect_coins(chain: Chain, address: str, cost: Cost) -> None:
 
 
 def node_url(home: Home, given: str | None) -> str:
-    """The node: given, else the home's, else $PSYMM_RPC. Raises CommandError `no-rpc`."""
-    if given is not None:
-        return given
-    if home.rpc.exists():
+    """The node: given, else the home's, else $PSYMM_RPC. Raises CommandError `no-rpc`, NoAddress
+    naming where the address stands that is none."""
+    url, where = given, "--rpc"
+    if url is None and home.rpc.exists():
         keep_private(home.rpc)
-        return home.rpc.read_text().strip()
-    named = os.environ.get("PSYMM_RPC")
-    if named:
-        return named
+        url, where = home.rpc.read_text().strip(), str(home.rpc)
+    if url is None:
+        url, where = os.environ.get("PSYMM_RPC") or None, "$PSYMM_RPC"
+    if url is not None:
+        try:
+            nodes_of(url)
+        except NoAddress as none:
+            none.add_note(f"It is what {where} says.")
+            raise
+        return url
     raise CommandError(
         "no-rpc",
         "No chain is named. Give --rpc URL once (the home remembers the first). For the "

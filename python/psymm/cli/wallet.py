@@ -14,6 +14,7 @@ from psymm.cli.home import Home
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password, ask_secret
+from psymm.cli.remedies import command, home_words
 
 if TYPE_CHECKING:
     from psymm._core import SecretKey
@@ -140,7 +141,10 @@ def _refuse_second(home: Home) -> None:
     from psymm.errors import KeystoreExists
 
     if home.keystore.exists():
-        raise KeystoreExists(path=home.keystore)
+        exists = KeystoreExists(path=home.keystore)
+        shown = command("wallet", "address", *home_words(home))
+        exists.add_note(f"`{shown}` shows whose it is; --home takes another directory.")
+        raise exists
 
 
 def _save(screen: Screen, home: Home, key: SecretKey, password: str, light: bool = False) -> None:

@@ -32,9 +32,10 @@ from psymm.chain.errors import (
     NotSynchronised,
     TransactionPending,
 )
+from psymm.chain.rpc import own_deadline, time_left
 from psymm.chain.sync import TreeSync, open_tree
 from psymm.chain.tokens import try_deposit, try_payment
-from psymm.chain.transactions import Chain, Receipt, Signer
+from psymm.chain.transactions import WAIT_S, Chain, Receipt, Signer
 from psymm.custody.errors import (
     CustodyError,
     DeadlinePassed,
@@ -91,6 +92,8 @@ DEFAULT_FEE_PART: Final = 10
 PROOF_TIME_S: Final = 30
 """A move whose deadline is nearer than this is not begun."""
 
+MOVE_S: Final = 300.0
+"""How long a proved move is waited for where nobody says."""
 PATIENCE_S: Final = 20.0
 """How long `resume` waits for old moves before the new command goes on."""
 
@@ -127,7 +130,9 @@ class Funded:
 class Vault:
     """One wallet's notes on one deployment.  Open with `open_vault`; an `async with`.
 
-    Moves that do not share notes can run at once, in several tasks.
+    Moves that do not share notes can run at once, in several tasks.  They wait for the chain until
+    the caller's deadline (`trio.fail_after` and its like), or their own default where it set none;
+    timeout_s says otherwise.
     """
 
     def __init__(
@@ -244,7 +249,7 @@ class Vault:
         *,
         permit: bool = False,
         approve: bool = True,
-        timeout_s: float = 180.0,
+        timeout_s: float | None = None,
     ) -> Note:
         """ATC: bring `amount` units of a token into one's own sole custody.
 
@@ -258,6 +263,7 @@ class Vault:
         Reverted and what reading the chain raises.  Cancelled: raises Cancelled; once it was handed
         over, likewise.
         """
+        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
             raise CallInvalid("amount", f"{amount} is not above 0 and below 2^128")
@@ -329,7 +335,7 @@ class Vault:
         *,
         max_fee: int | None = None,
         life_s: int = 1_800,
-        timeout_s: float = 300.0,
+        timeout_s: float | None = None,
         top_up: bool = False,
     ) -> Funded:
         """CTC: move `amount` from one's sole custody into a bilateral one, as one note.
@@ -342,6 +348,7 @@ class Vault:
         funded with another amount, FundsTooLow, FeeTooHigh, ProverError and its kin, MoveFailed,
         and the last sender's error.  Cancelled: raises Cancelled; the move may still happen.
         """
+        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
         if custody.is_sole:
             raise NoteInvalid("custody", "funding goes into a custody of two")
         custody.lane_of(self.wallet.public_key)
@@ -425,9 +432,10 @@ class Vault:
         *,
         max_fee: int | None = None,
         life_s: int = 1_800,
-        timeout_s: float = 300.0,
+        timeout_s: float | None = None,
     ) -> Moved:
         """CTC: make one note of one's two most valuable sole notes.  Raises like `fund`."""
+        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
         held = await self._spendable(token)
         if len(held) < 2:
             raise FundsTooLow(token, 0, sum(one.note.amount for one in held), 0)
@@ -463,7 +471,7 @@ class Vault:
         *,
         max_fee: int | None = None,
         life_s: int = 1_800,
-        timeout_s: float = 300.0,
+        timeout_s: float | None = None,
     ) -> Moved:
         """CTA: `amount` units leave one's sole custody; the recipient gets them less the fee.
 
@@ -472,6 +480,7 @@ class Vault:
         does not pay this recipient; known early only if no relayer is asked.  Cancelled: raises
         Cancelled; the move may still happen.
         """
+        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
         recipient = checksummed("recipient", recipient)
         await self.deployment.expect_token(self.chain, checksummed("token", token))
         if senders and all(isinstance(one, DirectSender) for one in senders):
@@ -597,7 +606,7 @@ class Vault:
         signatures: Signatures,
         senders: Sequence[Sender],
         *,
-        timeout_s: float = 300.0,
+        timeout_s: float | None = None,
     ) -> Moved:
         """Prove a settlement that both have signed and take it to the chain.
 
@@ -605,6 +614,7 @@ class Vault:
         Either side may do this, and both at once; it happens once.  Raises ConsentInvalid,
         ProverError and its kin, MoveFailed, and the last sender's error.
         """
+        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
         place = (self.deployment.chain_id, self.deployment.psymm)
         settlement.consent(*place, trader=signatures.trader, solver=signatures.solver)
         await self.sign_settlement(settlement)
@@ -642,13 +652,16 @@ class Vault:
             return Moved(move.id, receipt, call, call.fee, prove_ms)
         raise failed or MoveFailed("settle", "no sender was given")
 
-    async def await_settlement(self, settlement: Settlement, *, timeout_s: float = 300.0) -> None:
+    async def await_settlement(
+        self, settlement: Settlement, *, timeout_s: float | None = None
+    ) -> None:
         """Wait until a settlement that the other side sends is in the tree.
 
         Raises NotSynchronised when the time is up, MoveFailed when its deadline has passed.
         """
+        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
         call = settlement.call
-        with trio.move_on_after(timeout_s):
+        with own_deadline(), trio.move_on_after(timeout_s):
             while True:
                 await self.refresh()
                 if self.tree.leaf(call.commitments[0]) is not None:

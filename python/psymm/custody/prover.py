@@ -7,6 +7,7 @@ file, an argument, the environment, a log or an error.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -28,6 +29,10 @@ from psymm.custody.errors import (
 from psymm.storage import FileUnavailable, storage_error
 from psymm.strict_json import loads
 
+log = logging.getLogger(__name__)
+
+SLOW_S: Final = 60.0
+"""After so long without a word of the process it is logged that it is still waited for."""
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 _NODE_AT_LEAST: Final = (20, 11)
 
@@ -45,12 +50,12 @@ class Proof:
 class Prover:
     """Makes proofs one at a time; tasks that share it queue up.  An `async with`.
 
-    The process starts with the first proof, or with `start`, and again after it died.
-    timeout_s: for one proof, and for the start.
+    The process starts with the first proof, or with `start`, and again after it died.  A proof has
+    no limit of time: how long it takes is the machine's affair, and a process that dies is noticed.
+    Who does not want to wait cancels.
     """
 
-    def __init__(self, *, timeout_s: float = 120.0) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self) -> None:
         self._process: trio.Process | None = None
         self._heard = bytearray()
         self._next_id = 0
@@ -87,7 +92,7 @@ class Prover:
         inputs: every parameter of the circuit by name, as its ABI in JSON takes it.  expected:
         the public inputs that the proof must be about.
         Raises Unprovable, ProverFailed, ProverMissing, CrsInvalid.  Cancelled: raises Cancelled;
-        the proof that was begun is finished by the process and thrown away.
+        the process is ended with the proof that was begun, and the next proof starts another.
         """
         async with self._lock:
             for attempt in (1, 2):
@@ -121,6 +126,12 @@ class Prover:
 
     # --- parts --------------------------------------------------------------------------------
 
+    async def _end(self) -> None:
+        """End the process and what it is at.  Not cut short by cancellation."""
+        if self._process is not None and self._running:
+            self._process.terminate()
+        await self.aclose()
+
     async def _start(self) -> None:
         if self._running:
             return
@@ -149,16 +160,12 @@ class Prover:
                 raise refused from None
             raise ProverMissing(failed.strerror or "Node does not start") from None
         try:
-            with trio.fail_after(self._timeout_s):
-                first = await self._line()
+            first = await self._line()
         except _Died:
             await self.aclose()
             raise ProverFailed("it ended before it was ready") from None
-        except trio.TooSlowError:
-            await self.aclose()
-            raise ProverFailed("it was not ready in time") from None
         except BaseException:
-            await self.aclose()
+            await self._end()
             raise
         if first.get("ready") is not True:
             await self.aclose()
@@ -188,20 +195,17 @@ class Prover:
         number = self._next_id
         line = json.dumps({"id": number, "circuit": circuit, "inputs": inputs}).encode() + b"\n"
         try:
-            with trio.fail_after(self._timeout_s):
-                # Half a line would spoil the next one, so it is written whole even if cancelled.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-                    await self._process.stdin.send_all(line)
-                while True:
-                    answer = await self._line()
-                    # An earlier one was cancelled, and this is its answer.
-                    if answer.get("id") == number:
-                        return answer
+            await self._process.stdin.send_all(line)
+            answer = await self._line()
+            if answer.get("id") != number:
+                raise ProverFailed("it answers what it was not asked")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Died from None
-        except trio.TooSlowError:
-            await self.aclose()
-            raise ProverFailed(f"no proof within {self._timeout_s:g} s") from None
+        except BaseException:
+            # Half a line, or an answer that nobody took, would spoil the next proof.
+            await self._end()
+            raise
+        return answer
 
     async def _line(self) -> dict[str, Any]:
         assert self._process is not None  # noqa: S101 - running
@@ -218,7 +222,12 @@ class Prover:
                 if not isinstance(answer, dict):
                     raise ProverFailed("it said something that is no answer")
                 return answer
-            piece = await self._process.stdout.receive_some()
+            piece: bytes | bytearray = b""
+            with trio.move_on_after(SLOW_S) as slow:
+                piece = await self._process.stdout.receive_some()
+            if slow.cancelled_caught:
+                log.warning("prover-slow", extra={"waited_s": SLOW_S})
+                continue
             if not piece:
                 await self.aclose()
                 raise _Died

@@ -27,8 +27,9 @@ from psymm.chain.errors import (
     Reverted,
     TransactionPending,
 )
+from psymm.chain.rpc import own_deadline, time_left
 from psymm.chain.sync import TreeCorrupt, TreeSync
-from psymm.chain.transactions import Chain, Receipt, Sent, Signer
+from psymm.chain.transactions import WAIT_S, Chain, Receipt, Sent, Signer
 from psymm.custody.errors import MoveFailed, MoveUnderWay
 from psymm.custody.store import DONE, FAILED, PLANNED, SENT, Held, Move, NoteStore
 from psymm.errors import PSymmError
@@ -73,7 +74,9 @@ class Sender(Protocol):
 class DirectSender:
     """Sends moves from an account of one's own, which everybody sees and which pays the gas."""
 
-    def __init__(self, pool: Pool, signer: Signer, *, depth: int = 1, timeout_s: float = 180.0):
+    def __init__(
+        self, pool: Pool, signer: Signer, *, depth: int = 1, timeout_s: float | None = None
+    ):
         self.pool: Final = pool
         self.signer: Final = signer
         self.depth: Final = depth
@@ -177,10 +180,11 @@ class Carrier:
         data: bytes,
         doing: str,
         *,
-        timeout_s: float,
+        timeout_s: float | None,
         more_gas: int = 0,
         depth: int = 1,
     ) -> Receipt | None:
+        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
         ends = trio.current_time() + timeout_s
         try:
             return await self.chain.transact(
@@ -217,7 +221,7 @@ class Carrier:
             except TransactionPending as pending:
                 if not left_s:
                     raise TransactionPending(sent.tx_hash, timeout_s, pending.reason) from None
-            with trio.move_on_at(ends), suppress(ChainError):
+            with own_deadline(), trio.move_on_at(ends), suppress(ChainError):
                 await self.refresh()
                 found = await self._store.move(move)
                 if found.outputs and found.status == DONE and depth <= self._tree.depth:
@@ -308,7 +312,7 @@ class Carrier:
         while True:
             unseen: ChainError | None = None
             try:
-                with trio.move_on_at(ends):
+                with own_deadline(), trio.move_on_at(ends):
                     # Counted, not timed: a look that is cut off teaches nothing, however often.
                     for _ in range(_LOOKS):
                         await self.refresh()
@@ -384,7 +388,7 @@ class Carrier:
 
     async def resume(self, senders: Sequence[Sender], patience_s: float) -> None:
         """Carry on with all moves under way, at once, for so many seconds."""
-        with trio.move_on_after(patience_s):
+        with own_deadline(), trio.move_on_after(patience_s):
             async with trio.open_nursery() as nursery:
                 for move in await self._store.moves(alive=True):
                     nursery.start_soon(self._resume, move, senders, patience_s)

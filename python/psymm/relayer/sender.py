@@ -46,6 +46,7 @@ from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPending
 from psymm.chain.registry import Party, in_turn
+from psymm.chain.rpc import own_deadline
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
 from psymm.errors import Disconnected, PeerViolation, PSymmError
@@ -438,7 +439,7 @@ class RelayerSender:
         if tx_hash is None:
             raise RelayerLied("it says mined and names no transaction", endpoint=endpoint)
         seen = -1
-        with trio.move_on_after(self._answer_timeout_s) as patience:
+        with own_deadline(), trio.move_on_after(self._answer_timeout_s) as patience:
             while True:
                 try:
                     receipt = await self._pool.chain.receipt(tx_hash, doing="the move")
