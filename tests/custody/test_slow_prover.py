@@ -77,6 +77,7 @@ async def test_a_prover_that_hangs_is_ended_by_who_cancels_and_the_next_proof_is
             nursery.start_soon(prover.prove, "ctc", {}, EXPECTED)
             await there(asked)
             nursery.cancel_scope.cancel()
+        assert prover.pid is None
         go.touch()
         made = await prover.prove("ctc", {}, EXPECTED)
         assert made.public_inputs == tuple(EXPECTED)
