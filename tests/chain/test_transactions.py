@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import trio
 from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from psymm._core import SecretKey
 from psymm.chain.abi import Abi, Refusals, encode_values
@@ -30,7 +33,7 @@ from psymm.chain.errors import (
     WrongChain,
 )
 from psymm.chain.rpc import Node, Rpc
-from psymm.chain.transactions import Chain, Fees, Prepared, signed
+from psymm.chain.transactions import WAIT_S, Chain, Fees, Prepared, Sent, signed
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -341,3 +344,25 @@ def test_calls_are_encoded_only_from_values_that_fit() -> None:
             abi.function("f").encode(bad)
     with pytest.raises(CallInvalid):
         abi.function("g")
+
+
+async def test_the_callers_deadline_decides_how_long_a_transaction_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    class Never(Chain):
+        async def receipt(self, *_: Any, **__: Any) -> None:
+            return None
+
+        async def is_known(self, _: str) -> bool:
+            return True
+
+    account = KeyWallet.generate().address
+    sent = Sent("0x" + "11" * 32, account, 0, b"", Prepared(account, None, b"", 0, 0, Fees(0, 0)))
+    async with Rpc("http://127.0.0.1:9") as rpc:
+        chain = Never(rpc, 31337)
+        for given_s in (None, 10, 1_000):
+            began = trio.current_time()
+            with trio.move_on_after(math.inf if given_s is None else given_s):
+                with suppress(TransactionPending):
+                    await chain.wait(sent)
+            assert trio.current_time() - began == pytest.approx(given_s or WAIT_S, abs=1)

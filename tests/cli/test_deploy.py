@@ -143,11 +143,18 @@ def test_a_listed_token_that_changes_stops_what_uses_it_and_nothing_else(
     finding = {"code": "token-changed", "token": changed, "field": "decimals"}
     finding |= {"before": "6", "now": "8"}
     assert (ran.code, ran.last["findings"]) == (0, [finding])
-    ran = deployer.run("deposit", "5", "--token", "ONE")
-    assert error_of(ran) == ("token-changed", 1)
+    for words in (
+        ("relayer", "--fee", "ONE=1"),
+        ("trade", "--collateral", "5", "--buy", "X=1", "--token", "ONE"),
+        ("withdraw", f"{deployer.wallet.address}=1", "--token", "ONE"),
+        ("deposit", "5", "--token", "ONE"),
+    ):
+        ran = deployer.run(*words)
+        assert error_of(ran) == ("token-changed", 1), words
     assert "before=6, now=8" in ran.out
     assert f"Next: `psymm deploy --token {changed} " in ran.out
     assert deployer.sent == sent
+    assert error_of(deployer.run("deposit", "5", "--token", "THREE")) == ("token-unlisted", 2)
     assert deployer.run("deposit", "5", "--token", "TWO").code == 0
     # Whoever means the token as it is now lists it anew.
     assert deployer.deploy("--token", changed).code == 0

@@ -29,6 +29,7 @@ from psymm.chain.errors import (
     CallInvalid,
     DeploymentInvalid,
     TokenChanged,
+    TokenUnlisted,
 )
 from psymm.chain.registry import Registry
 from psymm.chain.tokens import expect_unchanged, read_token, token_change, try_token
@@ -71,12 +72,12 @@ class Deployment:
         return Registry(chain, self.registry)
 
     def token(self, name: str) -> TokenInfo:
-        """A token by symbol or address.  Raises DeploymentInvalid naming those there are."""
+        """A token by symbol or address.  Raises TokenUnlisted naming those there are."""
         for one in self.tokens:
             if name == one.symbol or name.lower() == one.address.lower():
                 return one
         known = ", ".join(f"{one.symbol} {one.address}" for one in self.tokens) or "none"
-        raise DeploymentInvalid("tokens", f"{name} is not among them ({known})")
+        raise TokenUnlisted(name, known)
 
     async def expect_token(self, chain: Chain, address: str) -> None:
         """Raises TokenChanged where a listed token is no longer what is listed, and what reading

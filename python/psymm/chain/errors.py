@@ -230,6 +230,17 @@ class TokenUnfit(ChainError):
         super().__init__(f"the token {token} cannot be used: {reason}")
 
 
+class TokenUnlisted(ChainError):
+    """A token that the deployment does not list.  known: those that it lists."""
+
+    code = "token-unlisted"
+    what = "the deployment lists no such token"
+    remedy = "Name a listed one by its symbol or address, or list it: psymm deploy --token ADDRESS"
+
+    def __init__(self, token: str, known: str) -> None:
+        super().__init__(token=token, known=known)
+
+
 class TokenChanged(TokenUnfit):
     """A token that is no longer what the deployment lists.
 

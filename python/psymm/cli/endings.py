@@ -114,6 +114,7 @@ def family_of(kind: type[BaseException]) -> Exit:
         (chain.TokenUnfit, Exit.REFUSED),
         (chain.PermitMissing, Exit.REFUSED),
         (chain.NoAddress, Exit.USAGE),
+        (chain.TokenUnlisted, Exit.USAGE),
         (chain.ChainError, Exit.CHAIN),
         (custody.FundsTooLow, Exit.FUNDS),
         (custody.ProverMissing, Exit.TOOLS),

@@ -176,7 +176,7 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
     """Reads a maker's configuration for a deployment. A replay starts at `now_ns`.
 
     Raises CommandError `bad-config` or `bad-policy` (exit 2) naming the key; TermsError for terms
-    that are unsound; PolicyRefused for terms that harm the maker itself; DeploymentInvalid for a
+    that are unsound; PolicyRefused for terms that harm the maker itself; TokenUnlisted for a
     token that the deployment does not list.
     """
     raw = read_toml(path, _bad)

@@ -175,9 +175,12 @@ def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
     if yes:
         return
     if not somebody_can_answer():
+        from psymm.cli.remedies import again
+
         raise CommandError(
             "confirmation-needed",
-            "Money would move and nobody is at the terminal to confirm it; add --yes.",
+            "Money would move and nobody is at the terminal to confirm it. Next: "
+            f"{again('--yes')}.",
             Exit.USAGE,
         )
     if output_failure() is not None:

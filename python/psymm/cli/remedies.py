@@ -64,8 +64,7 @@ def typed(*more: str) -> str | None:
 
 def again(*more: str) -> str:
     """How to repeat the command that runs now with more words."""
-    repeated = typed(*more)
-    return f"the same command with {' '.join(more)}" if repeated is None else f"`{repeated}`"
+    return typed_or(f"the same command with {' '.join(more)}", *more)
 
 
 LATER: Final = "Once the chain answers, go on with"
@@ -77,9 +76,9 @@ def later() -> str:
     return f"Nothing is lost. {LATER} {typed_or('the same command')}."
 
 
-def typed_or(words: str) -> str:
-    """The command that runs now; where it cannot be shown, those words."""
-    shown = typed()
+def typed_or(words: str, *more: str) -> str:
+    """The command that runs now, with more words; where it cannot be shown, the first ones."""
+    shown = typed(*more)
     return words if shown is None else f"`{shown}`"
 
 

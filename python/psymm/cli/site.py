@@ -103,13 +103,15 @@ def load_deployment(
 
 def token_of(deployment: Deployment, name: str | None) -> TokenInfo:
     """The token of that symbol or address; with None, the deployment's only one. Raises
-    CommandError `which-token` (exit 2), DeploymentInvalid."""
+    CommandError `which-token` (exit 2), TokenUnlisted."""
     if name is not None:
         return deployment.token(name)
     if len(deployment.tokens) != 1:
         raise CommandError(
             "which-token",
-            f"The deployment lists {len(deployment.tokens)} tokens; name one with --token.",
+            f"The deployment lists {len(deployment.tokens)} tokens; name one with --token: "
+            + (", ".join(one.symbol for one in deployment.tokens) or "none is listed yet")
+            + ".",
             Exit.USAGE,
         )
     return deployment.tokens[0]
