@@ -58,9 +58,7 @@ class PSymmError(Exception):
                 decimals, symbol = self._token
                 return f"{name}={format_amount(value, decimals)} {symbol}"
             if name.endswith("_wei"):
-                # What gas costs is counted in gwei.
-                unit, places = ("gwei", 9) if abs(value) < 10**15 else ("ETH", 18)
-                return f"{name.removesuffix('_wei')}={format_amount(value, places)} {unit}"
+                return f"{name.removesuffix('_wei')}={format_coins(value)}"
         return f"{name}={_shown(value)}"
 
 
@@ -77,6 +75,13 @@ def format_amount(units: int, decimals: int) -> str:
     if not fraction:
         return f"{sign}{whole}"
     return f"{sign}{whole}.{str(fraction).rjust(decimals, '0').rstrip('0')}"
+
+
+def format_coins(wei: int) -> str:
+    """An amount of the chain's coin for people, exact; little, as of what gas costs, in gwei."""
+    if abs(wei) < 10**15:
+        return f"{format_amount(wei, 9)} gwei"
+    return f"{format_amount(wei, 18)} ETH"
 
 
 def printable(text: str, *, lines: bool = True) -> str:

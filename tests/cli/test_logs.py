@@ -46,6 +46,16 @@ def test_json_logs_carry_time_level_event_and_fields(capsys: pytest.CaptureFixtu
     assert line["time"].endswith("Z")
 
 
+def test_coins_are_logged_as_coins_for_people_and_in_wei_for_programs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lost = {"lost_wei": 25 * 10**14, "lost_wei_so_far": 10**18}
+    for as_json, said in ((False, 'lost="0.0025 ETH" lost_so_far="1 ETH"'), (True, str(10**18))):
+        start_logging(as_json)
+        logging.getLogger("psymm.test").warning("gas-lost", extra=lost)
+        assert said in capsys.readouterr().err
+
+
 def test_an_exception_in_a_log_shows_its_type_and_not_its_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from psymm.cli.output import json_line
-from psymm.errors import printable
+from psymm.errors import format_coins, printable
 
 BURST: Final = 100
 """Lines of one event that may come at once; PER_S more each second."""
@@ -55,7 +55,9 @@ class _Line(logging.Formatter):
                 **fields,
             }
             return json_line(line)
-        tail = "".join(f" {key}={_quoted(value)}" for key, value in fields.items())
+        tail = "".join(
+            f" {key}={_quoted(value)}" for key, value in map(_for_people, fields.items())
+        )
         said = f"{at} {record.levelname.lower():<7} {record.name}: {message}{tail}"
         return printable(said, lines=False)
 
@@ -114,6 +116,13 @@ def _shown(value: object) -> object:
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     return str(value)
+
+
+def _for_people(field: tuple[str, object]) -> tuple[str, object]:
+    name, value = field
+    if "_wei" in name and isinstance(value, int):
+        return name.replace("_wei", ""), format_coins(value)
+    return field
 
 
 def _quoted(value: object) -> str:
