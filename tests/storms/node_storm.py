@@ -53,7 +53,7 @@ from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, Devnet, open_devnet
 from psymm.chain.errors import TransactionReplaced
 from psymm.chain.registry import Role
-from psymm.chain.rpc import Rpc
+from psymm.chain.rpc import Rpc, own_deadline
 from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.notes import Custody
@@ -164,7 +164,7 @@ class Storm:
         for attempt in range(MOST_COMMANDS):
             self.put_faults(party.node, party.dice, calmer=attempt)
             try:
-                with trio.fail_after(20 * PATIENCE_S):
+                with own_deadline(), trio.fail_after(20 * PATIENCE_S):
                     async with party.busy, self.opened(party) as vault:
                         if attempt:
                             handed = [] if senders is None else senders(vault)
@@ -333,7 +333,7 @@ class Storm:
                     break
             finally:
                 party.node.heal()
-        with trio.fail_after(20 * PATIENCE_S):
+        with own_deadline(), trio.fail_after(20 * PATIENCE_S):
             registry = self.deployment.party_registry(self.devnet.chain)
             while True:
                 entry = await registry.get(Role.SOLVER, party.wallet.address)
