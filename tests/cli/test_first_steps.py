@@ -191,7 +191,8 @@ def test_each_error_names_the_next_command_until_only_a_yes_is_missing(
 
     # What a trader agrees to, and what a solver offers, was said before; nobody has to answer.
     code, said = terminal.interrupt(done[-1], at="Go on? [y/N]")
-    assert (code, "Interrupted." in said) == (130, True), said
+    # On a slow machine the second signal may come while the first one's command is being left.
+    assert (code, "Interrupted" in said) == (130, True), said
     for words in ("T = 10 s", "if it stops answering, it stays locked", "to buy 0.1 BTC-USD"):
         assert words in said
     assert said.index("T = 10 s") < said.index("Putting up 2000 pUSD")
