@@ -349,7 +349,7 @@ def _transaction(sent: Any, receipt: Any) -> Transaction:
         tx_hash="0x" + sent["hash"].hex(),
         block=receipt["blockNumber"],
         sender=sent["from"],
-        to=sent["to"],
+        to=sent.get("to"),
         data=bytes(sent["input"]),
         value_wei=sent["value"],
         nonce=sent["nonce"],
@@ -375,7 +375,7 @@ def _recovered(sent: Any, signature: bytes) -> bytes | None:
         from eth_account.typed_transactions.typed_transaction import TypedTransaction
 
     fields = {name: sent.get(name, 0) for name in _SIGNED}
-    fields |= {"to": sent["to"] or b"", "data": bytes(sent["input"])}
+    fields |= {"to": sent.get("to", b""), "data": bytes(sent["input"])}
     try:
         key = recover(TypedTransaction.from_dict(fields).hash(), signature)
     except (SignatureError, TypeError, ValueError):

@@ -20,7 +20,6 @@ from psymm.chain.errors import (
     NotAnswered,
     ReplyTooLong,
     RpcError,
-    RpcTimeout,
     WrongChain,
 )
 from psymm.chain.rpc import MAX_REPLY_BYTES, Rpc, own_deadline
@@ -114,9 +113,8 @@ async def test_a_node_that_never_answers_times_out_by_name() -> None:
         node(lambda _: None) as (url, _),
         Rpc(url, timeout_s=0.05, read_attempts=1, patience_s=0) as rpc,
     ):
-        with pytest.raises(RpcTimeout) as late:
+        with pytest.raises(ChainDown, match="no answer to eth_chainId within 0"):
             await rpc.chain_id()
-        assert late.value.method == "eth_chainId"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from psymm.chain.contracts import Token
+from psymm.chain.contracts import ERC20
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.custody.errors import (
@@ -155,7 +155,8 @@ async def test_a_reorganisation_takes_notes_back_and_a_new_block_brings_them_aga
     token = put.tokens[0].address
     await minting(own_devnet, put, alice.address, 50)
     async with await open_vault(alice, put, own_devnet.chain) as vault:
-        await Token(own_devnet.chain, token).approve(alice, put.portal, 50)
+        allow = ERC20.function("approve").encode(put.portal, 50)
+        await own_devnet.chain.transact(alice, token, allow)
         before = await own_devnet.snapshot()
         await vault.deposit(alice, token, 50)
         assert (await vault.balance(token)).available == 50

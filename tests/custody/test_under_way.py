@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from psymm.chain.contracts import Token
+from psymm.chain.contracts import ERC20, Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import ETHER, Devnet
 from psymm.chain.errors import TransactionPending, WalletWithoutGas
@@ -80,7 +80,8 @@ async def place(own_devnet: Devnet, minting: Minting, tmp_path: Path) -> Place:
     owner = await own_devnet.new_account()
     put = await deploy(own_devnet.chain, owner, test_token=TokenInfo("", "T", 6))
     await minting(own_devnet, put, owner.address, 100)
-    await Token(own_devnet.chain, put.tokens[0].address).approve(owner, put.portal, 100)
+    allow = ERC20.function("approve").encode(put.portal, 100)
+    await own_devnet.chain.transact(owner, put.tokens[0].address, allow)
     return Place(own_devnet, put, tmp_path, owner)
 
 

@@ -200,10 +200,8 @@ async def test_fees_above_the_limit_are_not_paid_and_the_cheapest_comes_first(
 
 async def another_move(world: World) -> str:
     """The hash of a true transaction that has nothing to do with any move."""
-    other = await Token(world.chain, world.token).approve(
-        await world.wallet(), world.pool.address, 1
-    )
-    return other[0].tx_hash
+    owner = await world.wallet()
+    return (await world.chain.transact(owner, owner.address, b"")).tx_hash
 
 
 async def one_that_failed(world: World) -> str:

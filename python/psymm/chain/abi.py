@@ -8,7 +8,7 @@ Values are Python's own: int, bool, str (checksummed addresses, text), bytes, li
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, Final
 
@@ -16,19 +16,20 @@ from psymm.addresses import checksum
 from psymm.chain.errors import CallInvalid, Reverted
 
 
-@dataclass(frozen=True, slots=True)
 class Function:
     """A function, or a custom error, which is written like one.  Types have tuples written out."""
 
-    name: str
-    selector: bytes
-    inputs: tuple[str, ...]
-    names: tuple[str, ...]
-    outputs: tuple[str, ...]
+    def __init__(self, entry: Any) -> None:
+        from eth_utils.abi import function_abi_to_4byte_selector, get_abi_output_types
+
+        self.name: Final[str] = entry["name"]
+        self.selector: Final = bytes(function_abi_to_4byte_selector(entry))
+        self.outputs: Final = get_abi_output_types(entry) if entry["type"] == "function" else []
+        self._inputs: Final = _inputs(entry)
 
     def encode(self, *values: object) -> bytes:
         """Selector and arguments.  Raises CallInvalid for values that do not fit the types."""
-        return self.selector + encode_values(self.name, self.inputs, values)
+        return self.selector + encode_values(self.name, [kind for _, kind in self._inputs], values)
 
     def decode(self, data: bytes) -> tuple[Any, ...]:
         """The returned values.  Raises CallInvalid if the bytes are not an encoding of them."""
@@ -36,29 +37,28 @@ class Function:
 
     def arguments(self, data: bytes) -> dict[str, Any]:
         """The arguments of a call, or of an error, by name.  Raises CallInvalid."""
-        return dict(zip(self.names, decode_values(self.name, self.inputs, data[4:]), strict=True))
+        return _by_name(self.name, self._inputs, data[4:])
 
 
-@dataclass(frozen=True, slots=True)
 class EventKind:
-    """An event.  Each input: name, type, whether it is indexed."""
+    """An event."""
 
-    name: str
-    topic: bytes
-    inputs: tuple[tuple[str, str, bool], ...]
+    def __init__(self, entry: Any) -> None:
+        from eth_utils.abi import event_abi_to_log_topic
+
+        self.name: Final[str] = entry["name"]
+        self.topic: Final = bytes(event_abi_to_log_topic(entry))
+        inputs = list(zip(_inputs(entry), entry["inputs"], strict=True))
+        self._indexed: Final = [one for one, given in inputs if given["indexed"]]
+        self._plain: Final = [one for one, given in inputs if not given["indexed"]]
 
     def decode(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
         """The event's values by name.  Raises CallInvalid if topics or data do not fit."""
-        indexed = [(name, kind) for name, kind, is_topic in self.inputs if is_topic]
-        if not topics or topics[0] != self.topic or len(topics) != 1 + len(indexed):
+        if not topics or topics[0] != self.topic or len(topics) != 1 + len(self._indexed):
             raise CallInvalid(self.name, "the log's topics are not this event's")
-        found: dict[str, Any] = {}
-        for (name, kind), topic in zip(indexed, topics[1:], strict=True):
-            (found[name],) = decode_values(self.name, [kind], topic)
-        plain = [(name, kind) for name, kind, is_topic in self.inputs if not is_topic]
-        values = decode_values(self.name, [kind for _, kind in plain], data)
-        found.update(zip((name for name, _ in plain), values, strict=True))
-        return found
+        # Those of more than a word would be hashes; our contracts index none such.
+        found = _by_name(self.name, self._indexed, b"".join(topics[1:]))
+        return found | _by_name(self.name, self._plain, data)
 
 
 class Abi:
@@ -70,16 +70,16 @@ class Abi:
 
     @cached_property
     def functions(self) -> dict[str, Function]:
-        return {one["name"]: _function(one) for one in self._of("function")}
+        return {one["name"]: Function(one) for one in self._of("function")}
 
     @cached_property
     def events(self) -> dict[str, EventKind]:
-        return {one["name"]: _event(one) for one in self._of("event")}
+        return {one["name"]: EventKind(one) for one in self._of("event")}
 
     @cached_property
     def errors(self) -> dict[bytes, Function]:
         """By selector."""
-        return {one.selector: one for one in map(_function, self._of("error"))}
+        return {one.selector: one for one in map(Function, self._of("error"))}
 
     def function(self, name: str) -> Function:
         """Raises CallInvalid if the contract has no such function."""
@@ -96,27 +96,34 @@ class Abi:
             raise CallInvalid(name, f"contract {self.name} has no such event") from None
 
     def encode_constructor(self, *values: object) -> bytes:
-        kinds = [kind for one in self._of("constructor") for kind in _inputs(one)]
+        kinds = [kind for one in self._of("constructor") for _, kind in _inputs(one)]
         return encode_values("constructor", kinds, values)
 
     def _of(self, kind: str) -> list[Any]:
         return [one for one in self._entries if one.get("type") == kind]
 
 
-class Refusals:
-    """Every custom error that any of our contracts can raise, by selector."""
+_PANICS: Final = {
+    0x01: "assertion failed",
+    0x11: "arithmetic overflow",
+    0x12: "division by zero",
+    0x21: "bad enum value",
+    0x32: "index out of range",
+    0x41: "out of memory",
+}
+_SOLIDITYS: Final = Abi(
+    [
+        {"type": "error", "name": "Error", "inputs": [{"name": "reason", "type": "string"}]},
+        {"type": "error", "name": "Panic", "inputs": [{"name": "number", "type": "uint256"}]},
+    ]
+)
 
-    _PANICS: Final = {
-        0x01: "assertion failed",
-        0x11: "arithmetic overflow",
-        0x12: "division by zero",
-        0x21: "bad enum value",
-        0x32: "index out of range",
-        0x41: "out of memory",
-    }
+
+class Refusals:
+    """Every custom error that any of our contracts can raise, and the language's own two."""
 
     def __init__(self, abis: Iterable[Abi]) -> None:
-        self._abis = tuple(abis)
+        self._abis = (*abis, _SOLIDITYS)
 
     @cached_property
     def _by_selector(self) -> dict[bytes, Function]:
@@ -124,23 +131,16 @@ class Refusals:
 
     def decode(self, doing: str, data: bytes) -> Reverted:
         """The named error that revert data stands for; never raises."""
-        selector, rest = data[:4], data[4:]
         if not data:
             return Reverted(doing, "a revert without a reason", {}, data=data)
-        try:
-            if selector == bytes.fromhex("08c379a0"):
-                (text,) = decode_values("Error", ["string"], rest)
-                return Reverted(doing, "Error", {"reason": text}, data=data)
-            if selector == bytes.fromhex("4e487b71"):
-                (number,) = decode_values("Panic", ["uint256"], rest)
-                reason = self._PANICS.get(number, "unknown")
-                return Reverted(doing, "Panic", {"number": number, "reason": reason}, data=data)
-            error = self._by_selector.get(selector)
-            if error is not None:
-                return Reverted(doing, error.name, error.arguments(data), data=data)
-        except CallInvalid:
-            pass
-        return Reverted(doing, "an unknown error", {"selector": selector}, data=data)
+        error = self._by_selector.get(data[:4])
+        if error is not None:
+            with suppress(CallInvalid):
+                values = error.arguments(data)
+                if error.name == "Panic":
+                    values["reason"] = _PANICS.get(values["number"], "unknown")
+                return Reverted(doing, error.name, values, data=data)
+        return Reverted(doing, "an unknown error", {"selector": data[:4]}, data=data)
 
 
 def encode_values(where: str, kinds: Sequence[str], values: Sequence[object]) -> bytes:
@@ -182,31 +182,14 @@ def _decode() -> Callable[[list[str], bytes], tuple[Any, ...]]:
     return ABIDecoder(ours).decode
 
 
-def _inputs(entry: Any) -> list[str]:
-    from eth_utils.abi import get_abi_input_types
+def _inputs(entry: Any) -> list[tuple[str, str]]:
+    """Name and type of each input."""
+    from eth_utils.abi import get_abi_input_names, get_abi_input_types
 
-    return get_abi_input_types(entry)
-
-
-def _function(entry: Any) -> Function:
-    from eth_utils.abi import function_abi_to_4byte_selector, get_abi_output_types
-
-    names = (one.get("name") or f"value{at}" for at, one in enumerate(entry.get("inputs", ())))
-    return Function(
-        entry["name"],
-        bytes(function_abi_to_4byte_selector(entry)),
-        tuple(_inputs(entry)),
-        tuple(names),
-        tuple(get_abi_output_types(entry)) if entry["type"] == "function" else (),
-    )
+    pairs = zip(get_abi_input_names(entry), get_abi_input_types(entry), strict=True)
+    return [(name or f"value{at}", kind) for at, (name, kind) in enumerate(pairs)]
 
 
-def _event(entry: Any) -> EventKind:
-    from eth_utils.abi import event_abi_to_log_topic
-
-    inputs = zip(entry["inputs"], _inputs(entry), strict=True)
-    return EventKind(
-        entry["name"],
-        bytes(event_abi_to_log_topic(entry)),
-        tuple((one["name"], kind, one["indexed"]) for one, kind in inputs),
-    )
+def _by_name(where: str, inputs: Sequence[tuple[str, str]], data: bytes) -> dict[str, Any]:
+    values = decode_values(where, [kind for _, kind in inputs], data)
+    return dict(zip((name for name, _ in inputs), values, strict=True))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import unicodedata
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from psymm._core import keccak256
-from psymm.chain.abi import Abi
+from psymm.chain.abi import Abi, encode_values
 from psymm.chain.artifacts import artifact
 from psymm.chain.calls import MEMO_BYTES, Call, CtaCall, CtcCall
 from psymm.chain.errors import (
@@ -57,23 +58,11 @@ class Pool:
         """How many leaves the tree has."""
         return int(await self._read("size", block=block))
 
-    async def is_known_root(self, root: bytes) -> bool:
-        return bool(await self._read("isKnownRoot", int.from_bytes(root, "big")))
-
     async def is_spent(self, nullifier: bytes, block: int | bytes | str = "latest") -> bool:
         return bool(await self._read("isSpent", int.from_bytes(nullifier, "big"), block=block))
 
-    async def is_known_commitment(
-        self, commitment: bytes, block: int | bytes | str = "latest"
-    ) -> bool:
-        number = int.from_bytes(commitment, "big")
-        return bool(await self._read("isKnownCommitment", number, block=block))
-
     async def domain_separator(self) -> bytes:
-        found = await self._read("domainSeparator")
-        if not isinstance(found, bytes):
-            raise BadReply(self.chain.rpc.endpoint, "eth_call", "a domain separator was expected")
-        return found
+        return bytes(await self._read("domainSeparator"))
 
     async def portal(self) -> str:
         """The address that deposits must be approved for."""
@@ -82,8 +71,7 @@ class Pool:
     async def digest(self, call: Call) -> bytes:
         """The digest that both keys sign, as the contract computes it."""
         name = "ctcDigest" if isinstance(call, CtcCall) else "ctaDigest"
-        found = await self._read(name, call.abi_value())
-        return found if isinstance(found, bytes) else _word(found)
+        return bytes(await self._read(name, call.abi_value()))
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -102,7 +90,7 @@ class Pool:
         block: "pending" counts what the node has heard of, too.
         """
         await self.chain.simulate(
-            self.address, self.move_data(call), doing=_doing(call), sender=sender, block=block
+            self.address, self.move_data(call), doing=doing_of(call), sender=sender, block=block
         )
 
     async def send_move(
@@ -115,7 +103,7 @@ class Pool:
             self.move_data(call),
             depth=depth,
             timeout_s=timeout_s,
-            doing=_doing(call),
+            doing=doing_of(call),
         )
 
     def deposit_data(
@@ -132,6 +120,25 @@ class Pool:
         )
 
     # --- what happened ------------------------------------------------------------------------
+
+    def logs(self, first: int, last: int) -> AsyncIterator[Log]:
+        """Every NoteInserted and NullifierSpent from block `first` to `last`; see Chain.logs."""
+        topics = [self.abi.event(name).topic for name in ("NoteInserted", "NullifierSpent")]
+        return self.chain.logs(self.address, [topics], first, last)
+
+    def is_spending(self, log: Log) -> bool:
+        return log.topics[:1] == (self.abi.event("NullifierSpent").topic,)
+
+    def effects(self, logs: Iterable[Log]) -> tuple[list[bytes], list[bytes]]:
+        """The nullifiers that logs of this contract spend and the commitments that they insert."""
+        spends: list[bytes] = []
+        inserts: list[bytes] = []
+        for log in logs:
+            if self.is_spending(log):
+                spends.append(self.spent(log))
+            elif log.topics[:1] == (self.abi.event("NoteInserted").topic,):
+                inserts.append(self.leaf(log)[1])
+        return spends, inserts
 
     def leaf(self, log: Log) -> tuple[int, bytes, bytes]:
         """(index, commitment, memo) of a NoteInserted log."""
@@ -174,14 +181,11 @@ class Token:
         self.address: Final = address
 
     async def balance(self, owner: str) -> int:
-        """Units of the token, as of the newest block that is known: a view that lags would show
-        too little, and a deposit would be refused or approved twice for that."""
-        return int(await self._read("balanceOf", owner, block=await self.chain.head()))
+        """Units of the token."""
+        return int(await self._read("balanceOf", owner))
 
     async def allowance(self, owner: str, spender: str) -> int:
-        """Like `balance`."""
-        head = await self.chain.head()
-        return int(await self._read("allowance", owner, spender, block=head))
+        return int(await self._read("allowance", owner, spender))
 
     async def decimals(self) -> int:
         return int(await self._read("decimals"))
@@ -189,11 +193,7 @@ class Token:
     async def symbol(self) -> str:
         """The token's name for people; empty where it has none that can be shown (`symbol_of`).
         Raises what reading the chain raises."""
-        call = ERC20.function("symbol").encode()
-        try:
-            return symbol_of(await self.chain.simulate(self.address, call, doing="symbol"))
-        except Reverted:
-            return ""
+        return symbol_of(await self._view("symbol"))
 
     async def expect(self, owner: str, spender: str | None, amount: int) -> None:
         """Raises TokenBalanceTooLow, or AllowanceTooLow where a spender is named."""
@@ -212,45 +212,27 @@ class Token:
         steps = [] if allowed >= amount else [0, amount] if allowed else [amount]
         return [ERC20.function("approve").encode(spender, step) for step in steps]
 
-    async def approve(self, signer: Signer, spender: str, amount: int) -> list[Receipt]:
-        """Allow at least `amount`; see `approvals`."""
-        return [
-            await self.chain.transact(signer, self.address, data, doing="approving the portal")
-            for data in await self.approvals(signer.address, spender, amount)
-        ]
-
-    async def transfer(self, signer: Signer, to: str, amount: int) -> Receipt:
-        await self.expect(signer.address, None, amount)
-        return await self.chain.transact(
-            signer,
-            self.address,
-            ERC20.function("transfer").encode(to, amount),
-            doing="the token transfer",
-        )
-
     async def permit(self, signer: Signer, spender: str, amount: int, deadline: int) -> Permit:
         """Sign an EIP-2612 permit.  Raises PermitMissing before anything is signed, and
         SignatureMalformed or WrongSigner for an answer that is no signature of the signer."""
-        domain = await self._permit_word("DOMAIN_SEPARATOR")
-        nonce = await self._permit_word("nonces", signer.address)
-        if domain is None or nonce is None:
-            missing = "DOMAIN_SEPARATOR" if domain is None else "nonces"
-            raise PermitMissing(self.address, f"it has no {missing}")
+        domain, nonce = (
+            await self._view("DOMAIN_SEPARATOR"),
+            await self._view("nonces", signer.address),
+        )
+        # A contract that takes any call, as wrapped coins do, gives nothing.
+        for name, found in (("DOMAIN_SEPARATOR", domain), ("nonces", nonce)):
+            if len(found) != 32:
+                raise PermitMissing(self.address, f"it has no {name}")
         # DAI's permits have the same two views and sign other fields.
-        kind = await self._permit_word("PERMIT_TYPEHASH")
-        if kind not in (None, _PERMIT_TYPE_HASH):
+        kind = await self._view("PERMIT_TYPEHASH")
+        if len(kind) == 32 and kind != _PERMIT_TYPE_HASH:
             raise PermitMissing(self.address, "its permits are of another kind")
         if domain not in await self._permit_domains():
             raise PermitMissing(self.address, "its domain (EIP-712) is not that of this token")
-        struct = b"".join(
-            (
-                _PERMIT_TYPE_HASH,
-                bytes(12) + bytes.fromhex(signer.address[2:]),
-                bytes(12) + bytes.fromhex(spender[2:]),
-                amount.to_bytes(32, "big"),
-                nonce,
-                deadline.to_bytes(32, "big"),
-            )
+        struct = encode_values(
+            "permit",
+            ["bytes32", "address", "address", "uint256", "bytes32", "uint256"],
+            [_PERMIT_TYPE_HASH, signer.address, spender, amount, nonce, deadline],
         )
         digest = keccak256(b"\x19\x01" + domain + keccak256(struct))
         answer = signer.sign_digest(digest)
@@ -261,9 +243,7 @@ class Token:
     async def _permit_domains(self) -> set[bytes]:
         """The domains under which a permit can be for this token and chain alone."""
         name, version = await self._permit_text("name"), await self._permit_text("version")
-        place = (
-            self.chain.chain_id.to_bytes(32, "big") + bytes(12) + bytes.fromhex(self.address[2:])
-        )
+        place = encode_values("domain", ["uint256", "address"], [self.chain.chain_id, self.address])
         return {keccak256(_DOMAIN_TYPE_HASH + name + place)} | {
             keccak256(_VERSIONED_DOMAIN_TYPE_HASH + name + one + place)
             for one in (version, keccak256(b"1"), keccak256(b"2"))
@@ -271,35 +251,26 @@ class Token:
 
     async def _permit_text(self, name: str) -> bytes:
         """The hash of a text that a view gives; of nothing where it gives none."""
-        kind = ERC20.function(name)
         try:
-            (text,) = kind.decode(
-                await self.chain.simulate(
-                    self.address, kind.encode(), doing=name, block=await self.chain.head()
-                )
-            )
-        except (Reverted, CallInvalid, ValueError):
+            (text,) = ERC20.function(name).decode(await self._view(name))
+        except CallInvalid:
             text = ""
         return keccak256(str(text).encode("utf-8", "replace"))
 
-    async def _permit_word(self, name: str, *values: object) -> bytes | None:
-        """The one word that a view gives; None where the token has no such view.  A contract that
-        takes any call, as wrapped coins do, gives nothing.
-
-        At the newest block that is known: by a view that lags a permit would get the nonce of the
-        one before it."""
+    async def _view(self, name: str, *values: object) -> bytes:
+        """What a view gives, undecoded; nothing where the token has no such view."""
+        call = ERC20.function(name).encode(*values)
         try:
-            data = await self.chain.simulate(
-                self.address,
-                ERC20.function(name).encode(*values),
-                doing=name,
-                block=await self.chain.head(),
+            return await self.chain.simulate(
+                self.address, call, doing=name, block=await self.chain.head()
             )
         except Reverted:
-            return None
-        return data if len(data) == 32 else None
+            return b""
 
-    async def _read(self, name: str, *values: object, block: int | str = "latest") -> Any:
+    async def _read(self, name: str, *values: object) -> Any:
+        """As of the newest block that is known: a view that lags would show too little, and a
+        deposit would be refused or approved twice for that."""
+        block = await self.chain.head()
         return await self.chain.call(self.address, ERC20, name, *values, block=block)
 
 
@@ -373,13 +344,10 @@ _VERSIONED_DOMAIN_TYPE_HASH: Final = keccak256(
 )
 
 
-def _doing(call: Call) -> str:
+def doing_of(call: Call) -> str:
+    """What a move is, for errors and logs."""
     return "the withdrawal" if isinstance(call, CtaCall) else "the move between custodies"
 
 
-def _word(value: object) -> bytes:
-    if isinstance(value, int):
-        return value.to_bytes(32, "big")
-    if isinstance(value, bytes) and len(value) == 32:
-        return value
-    raise CallInvalid("word", "32 bytes were expected")
+def _word(number: int) -> bytes:
+    return number.to_bytes(32, "big")

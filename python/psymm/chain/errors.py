@@ -47,17 +47,6 @@ class NoAddress(ChainDown):
         self.values = {"reason": reason}
 
 
-class RpcTimeout(ChainDown):
-    """The node took longer than the time allowed for one answer."""
-
-    code = "chain-timeout"
-
-    def __init__(self, endpoint: str, method: str, timeout_s: float) -> None:
-        self.method = method
-        self.timeout_s = timeout_s
-        super().__init__(endpoint, f"no answer to {method} within {timeout_s:g} s")
-
-
 class NotAnswered(ChainDown):
     """The node answered, but not what it was asked: it lags, is busy, limits requests, or what
     came is a web page.  Asking again helps."""

@@ -2,8 +2,7 @@
 
 web3 turns answers into Python's values and is generous about it: "12" is 18 to it, a hash that is
 too long is cut. So each answer is held against its shape first, and only the members that are
-named here are passed on, each in one spelling, so that two nodes' answers
-can be compared. What is wrong is a ValueError, what is not there yet a `NotThere`.
+named here are passed on, each in one spelling, so that two nodes' answers can be compared.
 """
 
 from __future__ import annotations
@@ -16,21 +15,9 @@ Shape: TypeAlias = Callable[[Any], Any]
 
 MAX_NUMBER: Final = (1 << 63) - 1
 """The highest block number, time of a block or nonce: what files and deadlines hold."""
-MAX_RESULT_BYTES: Final = 128 * 1024
-"""Of what a call returns; a page of the registry is half of it. Its parts may be named any number
-of times each, so it can decode to the square of its length."""
-
 # The standard has no leading zeros, some nodes do; the number is the same.
 _QUANTITY: Final = re.compile(r"0x[0-9a-f]{1,64}", re.IGNORECASE)
 _BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
-
-
-class NotThere(Exception):
-    """The node does not have what was asked for, or not yet."""
-
-
-class TooLong(Exception):
-    """An answer of the right kind that is longer than any that is asked for."""
 
 
 def quantity(found: Any) -> str:
@@ -61,19 +48,6 @@ def address(found: Any) -> str:
     return raw(found, 20)
 
 
-def maybe(shape: Shape) -> Shape:
-    """A member that may be null or missing."""
-    return lambda found: None if found is None else shape(found)
-
-
-def optional(shape: Shape) -> Shape:
-    """A member that is left out where it is null or missing."""
-    return lambda found: _LEFT_OUT if found is None else shape(found)
-
-
-_LEFT_OUT: Final = object()
-
-
 def listed(shape: Shape) -> Shape:
     def check(found: Any) -> list[Any]:
         if not isinstance(found, list):
@@ -83,20 +57,23 @@ def listed(shape: Shape) -> Shape:
     return check
 
 
-def record(members: Mapping[str, Shape], what: str) -> Shape:
+def record(what: str, members: Mapping[str, Shape], optional: Mapping[str, Shape]) -> Shape:
+    """An object.  optional: members that are left out where they are null or missing."""
+
     def check(found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"{what} was expected")
+        there = [name for name in optional if found.get(name) is not None]
         checked = {name: shape(found.get(name)) for name, shape in members.items()}
-        return {name: value for name, value in checked.items() if value is not _LEFT_OUT}
+        return checked | {name: optional[name](found[name]) for name in there}
 
     return check
 
 
-def _kept(found: Any) -> Any:
-    if found is not None and found is not False:
+def _kept(found: Any) -> bool:
+    if found is not False:
         raise ValueError("a log of a block that was thrown away")
-    return _LEFT_OUT
+    return False
 
 
 def _status(found: Any) -> str:
@@ -106,6 +83,7 @@ def _status(found: Any) -> str:
 
 
 _LOG: Final = record(
+    "a log",
     {
         "address": address,
         "topics": listed(word),
@@ -114,107 +92,103 @@ _LOG: Final = record(
         "blockHash": word,
         "transactionHash": word,
         "logIndex": quantity,
-        "removed": _kept,
     },
-    "a log",
+    {"removed": _kept},
 )
 _TRANSACTION: Final = record(
+    "a transaction",
     {
         "hash": word,
         "from": address,
-        "to": maybe(address),
         "nonce": height,
-        "blockNumber": maybe(height),
         "input": raw,
         "value": quantity,
         "gas": quantity,
-        "type": optional(quantity),
-        "chainId": optional(quantity),
-        "gasPrice": optional(quantity),
-        "maxFeePerGas": optional(quantity),
-        "maxPriorityFeePerGas": optional(quantity),
-        "r": optional(quantity),
-        "s": optional(quantity),
-        "v": optional(quantity),
-        "yParity": optional(quantity),
     },
-    "a transaction",
-)
-
-
-def _transactions(found: Any) -> Any:
-    if found is None:
-        return _LEFT_OUT
-    return listed(lambda one: word(one) if isinstance(one, str) else _TRANSACTION(one))(found)
-
-
-_BLOCK: Final = record(
     {
-        "number": height,
-        "hash": word,
-        "parentHash": word,
-        "timestamp": height,
-        "baseFeePerGas": optional(quantity),
-        "transactions": _transactions,
+        "to": address,
+        "blockNumber": height,
+        "type": quantity,
+        "chainId": quantity,
+        "gasPrice": quantity,
+        "maxFeePerGas": quantity,
+        "maxPriorityFeePerGas": quantity,
+        "r": quantity,
+        "s": quantity,
+        "v": quantity,
+        "yParity": quantity,
     },
+)
+_BLOCK: Final = record(
     "a block",
+    {"number": height, "hash": word, "parentHash": word, "timestamp": height},
+    {
+        "baseFeePerGas": quantity,
+        "transactions": listed(
+            lambda one: word(one) if isinstance(one, str) else _TRANSACTION(one)
+        ),
+    },
 )
 _RECEIPT: Final = record(
+    "a receipt",
     {
         "transactionHash": word,
         "blockNumber": height,
         "blockHash": word,
         "from": address,
-        "to": maybe(address),
-        "contractAddress": maybe(address),
         "gasUsed": quantity,
-        "effectiveGasPrice": optional(quantity),
         "status": _status,
         "logs": listed(_LOG),
     },
-    "a receipt",
+    {"to": address, "contractAddress": address, "effectiveGasPrice": quantity},
 )
-_ACCESS: Final = record(
-    {"accessList": listed(record({"address": address, "storageKeys": listed(word)}, "a place"))},
-    "an access list",
-)
+_PLACE: Final = record("a place", {"address": address, "storageKeys": listed(word)}, {})
 
 
-def _block(params: Sequence[Any], found: Any) -> Any:
-    if found is None:
-        raise NotThere("it does not have that block, yet")
-    block = _BLOCK(found)
-    if params[0].startswith("0x") and int(block["number"], 16) != int(params[0], 16):
-        raise ValueError("another block than asked")
-    return block
+def _maybe(shape: Shape) -> Shape:
+    return lambda found: None if found is None else shape(found)
 
 
-def _mined(params: Sequence[Any], found: Any) -> Any:
-    if found is None:
-        return None
-    if (
-        not isinstance(found, dict)
-        or str(found.get("transactionHash")).lower() != params[0].lower()
-    ):
-        raise ValueError("the receipt of another transaction")
-    return _RECEIPT(found)
+SHAPES: Final[Mapping[str, Shape]] = {
+    "eth_blockNumber": height,
+    "eth_call": raw,
+    "eth_chainId": quantity,
+    "eth_createAccessList": record("an access list", {"accessList": listed(_PLACE)}, {}),
+    "eth_estimateGas": quantity,
+    "eth_getBalance": quantity,
+    "eth_getBlockByNumber": _BLOCK,
+    "eth_getCode": raw,
+    "eth_getLogs": listed(_LOG),
+    "eth_getStorageAt": word,
+    "eth_getTransactionByHash": _maybe(_TRANSACTION),
+    "eth_getTransactionCount": height,
+    "eth_getTransactionReceipt": _maybe(_RECEIPT),
+    "eth_maxPriorityFeePerGas": quantity,
+    "eth_syncing": lambda found: found,
+}
+"""The methods that change nothing, so that asking twice is the same as asking once."""
 
 
-def _by_hash(params: Sequence[Any], found: Any) -> Any:
-    if found is None:
-        return None
-    _expect_hash(found, "hash", params[0], "another transaction than asked")
-    return _TRANSACTION(found)
+def checked(method: str, params: Sequence[Any], found: Any) -> Any:
+    """What a method answered, without what nobody reads.
+
+    Raises ValueError where it is not what the protocol allows or not what was asked for.  The
+    answer of a method that is not in SHAPES stays as it is.
+    """
+    answer = SHAPES.get(method, SHAPES["eth_syncing"])(found)
+    match method:
+        case "eth_getBlockByNumber" if params[0].startswith("0x"):
+            if int(answer["number"], 16) != int(params[0], 16):
+                raise ValueError("another block than asked")
+        case "eth_getLogs":
+            _expect_asked(params[0], answer)
+        case "eth_getTransactionByHash" | "eth_getTransactionReceipt" if answer is not None:
+            if answer.get("hash", answer.get("transactionHash")) != params[0].lower():
+                raise ValueError("another transaction than asked")
+    return answer
 
 
-def _expect_hash(found: Any, member: str, asked: str, otherwise: str) -> None:
-    if not isinstance(found, dict) or str(found.get(member)).lower() != asked.lower():
-        raise ValueError(otherwise)
-
-
-def _logs(params: Sequence[Any], found: Any) -> Any:
-    wanted = params[0]
-    logs = listed(_LOG)(found)
+def _expect_asked(wanted: Mapping[str, Any], logs: Sequence[Mapping[str, Any]]) -> None:
     places = [(int(one["blockNumber"], 16), int(one["logIndex"], 16)) for one in logs]
     if places != sorted(set(places)):
         raise ValueError("logs out of order or twice")
@@ -225,7 +199,6 @@ def _logs(params: Sequence[Any], found: Any) -> Any:
         asked = log["address"] in addresses and first <= number <= last
         if not (asked and _match(log["topics"], topics)):
             raise ValueError("a log that was not asked for")
-    return logs
 
 
 def _match(found: Sequence[str], wanted: Sequence[Any]) -> bool:
@@ -234,42 +207,3 @@ def _match(found: Sequence[str], wanted: Sequence[Any]) -> bool:
         one is None or topic in ([one] if isinstance(one, str) else one)
         for topic, one in zip(found, wanted, strict=False)
     )
-
-
-def _result(params: Sequence[Any], found: Any) -> Any:
-    result = raw(found)
-    if len(result) > 2 + 2 * MAX_RESULT_BYTES:
-        raise TooLong(f"more than {MAX_RESULT_BYTES} bytes")
-    return result
-
-
-def _plain(shape: Shape) -> Callable[[Sequence[Any], Any], Any]:
-    return lambda _, found: shape(found)
-
-
-_BY_METHOD: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
-    "eth_blockNumber": _plain(height),
-    "eth_call": _result,
-    "eth_chainId": _plain(quantity),
-    "eth_createAccessList": _plain(_ACCESS),
-    "eth_estimateGas": _plain(quantity),
-    "eth_getBalance": _plain(quantity),
-    "eth_getBlockByNumber": _block,
-    "eth_getCode": _plain(raw),
-    "eth_getLogs": _logs,
-    "eth_getStorageAt": _plain(word),
-    "eth_getTransactionByHash": _by_hash,
-    "eth_getTransactionCount": _plain(height),
-    "eth_getTransactionReceipt": _mined,
-    "eth_maxPriorityFeePerGas": _plain(quantity),
-}
-
-
-def checked(method: str, params: Sequence[Any], found: Any) -> Any:
-    """What a method answered, without what nobody reads.
-
-    Raises ValueError where it is not what the protocol allows or not what was asked for, NotThere
-    where the node has no such thing, TooLong. The answer of another method stays as it is.
-    """
-    check = _BY_METHOD.get(method)
-    return found if check is None else check(params, found)

@@ -35,7 +35,6 @@ from psymm.chain.errors import (
     NotKept,
     ReplyTooLong,
     RpcError,
-    RpcTimeout,
     WrongChain,
     clipped,
 )
@@ -48,26 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-REPEATABLE: Final = frozenset(
-    {
-        "eth_blockNumber",
-        "eth_call",
-        "eth_chainId",
-        "eth_createAccessList",
-        "eth_estimateGas",
-        "eth_getBalance",
-        "eth_getBlockByNumber",
-        "eth_getCode",
-        "eth_getLogs",
-        "eth_getStorageAt",
-        "eth_getTransactionByHash",
-        "eth_getTransactionCount",
-        "eth_getTransactionReceipt",
-        "eth_maxPriorityFeePerGas",
-        "eth_syncing",
-    }
-)
-"""Methods that change nothing, so that asking twice is the same as asking once."""
 _FOUND: Final = frozenset({"eth_getTransactionByHash", "eth_getTransactionReceipt"})
 """Where null only means that this node has none, and another one may."""
 _WHERE: Final = {"eth_call": 1, "eth_getTransactionCount": 1, "eth_getBlockByNumber": 0}
@@ -78,6 +57,9 @@ AGREE: Final = "agree"
 MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 """Of one answer. Parsed, JSON takes up to thirty times its length. More logs than that are asked
 for in smaller ranges."""
+MAX_RESULT_BYTES: Final = 128 * 1024
+"""Of what a call returns; a page of the registry is half of it. Its parts may be named any number
+of times each, so it can decode to the square of its length."""
 _LONGEST_PAUSE_S: Final = 2.0
 _NOT_THERE: Final = "ConnectError"
 """httpx's name for it."""
@@ -208,12 +190,12 @@ class Rpc:
     async def call(self, method: str, *params: Any) -> Any:
         """The result of one request, as JSON holds it.
 
-        Raises ChainDown, RpcTimeout, NotAnswered, BadReply, NodesDisagree, RpcError.  Cancelled:
+        Raises ChainDown, NotAnswered, BadReply, NodesDisagree, RpcError.  Cancelled:
         raises Cancelled; a request that changes the chain may or may not have arrived.
         """
         if method == SEND:
             return await self._hand_over(params)
-        if method not in REPEATABLE:
+        if method not in replies.SHAPES:
             return await self._once(self._nodes[0], method, params)
         now, pause_s, deadline = trio.current_time(), self._backoff_s, callers_deadline()
         ends = now + self._patience_s if deadline == math.inf else deadline
@@ -348,14 +330,14 @@ class Rpc:
             await self._once(node, "eth_chainId", ())
         answer = await self.said(node, method, params)
         self._answered = True
+        if answer is None and method == "eth_getBlockByNumber":
+            raise NotAnswered(node.endpoint, "it does not have that block, yet")
         try:
             answer = replies.checked(method, params, answer)
-        except replies.NotThere as missing:
-            raise NotAnswered(node.endpoint, str(missing)) from None
-        except replies.TooLong as long:
-            raise ReplyTooLong(node.endpoint, method, str(long)) from None
         except ValueError as bad:
             raise BadReply(node.endpoint, method, str(bad)) from None
+        if method == "eth_call" and len(answer) > 2 + 2 * MAX_RESULT_BYTES:
+            raise ReplyTooLong(node.endpoint, method, f"more than {MAX_RESULT_BYTES} bytes")
         if method == "eth_chainId" and self._chain_id is not None:
             if int(answer, 16) != self._chain_id:
                 raise WrongChain(node.endpoint, self._chain_id, int(answer, 16))
@@ -414,7 +396,7 @@ class Rpc:
                 # The library's text can hold the whole address; its type says enough.
                 raise ChainDown(node.endpoint, type(failed).__name__) from None
         if limit.cancelled_caught:
-            raise RpcTimeout(node.endpoint, method, self._timeout_s)
+            raise ChainDown(node.endpoint, f"no answer to {method} within {self._timeout_s:g} s")
         if status == 429 or status >= 500:
             raise NotAnswered(node.endpoint, f"HTTP status {status}")
         if 300 <= status < 400:

@@ -25,7 +25,6 @@ from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import ChainError, LyingNode, NotAnswered, NotSynchronised, RpcError
 from psymm.chain.reading import MANY_BLOCKS
-from psymm.chain.rpc import own_deadline
 from psymm.private_files import keep_database_private
 from psymm.storage import StorageError, is_form_error, storage_error
 
@@ -115,7 +114,6 @@ class TreeSync:
         self._block = first_block - 1
         self._head = first_block - 1
         self._looked = -math.inf
-        self._moved = trio.Event()
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -188,9 +186,6 @@ class TreeSync:
                 leaves, nullifiers = taken
                 inserted += leaves
                 spent += nullifiers
-            if inserted or spent or rolled_back is not None:
-                moved, self._moved = self._moved, trio.Event()
-                moved.set()
             self._looked = trio.current_time()
             return Progress(self._block, rolled_back, tuple(inserted), tuple(spent))
 
@@ -201,74 +196,18 @@ class TreeSync:
             if trio.current_time() - self._looked > within_s:
                 await self.advance()
 
-    async def follow(
-        self,
-        poll_s: float = 1.0,
-        *,
-        on_error: Callable[[ChainError], None] | None = None,
-    ) -> None:
-        """Advance for ever.  A chain that is down is tried again; `on_error` hears of it.
-
-        Raises LyingNode and TreeCorrupt.  Cancelled: raises Cancelled.
-        """
-        while True:
-            try:
-                await self.advance()
-            except (LyingNode, TreeCorrupt):
-                raise
-            except ChainError as failed:
-                if on_error is not None:
-                    on_error(failed)
-            await trio.sleep(poll_s)
-
-    async def wait_for(
-        self, commitment: bytes, *, timeout_s: float = 180.0, poll_s: float | None = None
-    ) -> Leaf:
-        """Advance until a note is in the tree.  Raises NotSynchronised when time is up."""
-        with own_deadline(), trio.move_on_after(timeout_s):
-            while True:
-                leaf = self.leaf(commitment)
-                if leaf is not None:
-                    return leaf
-                await self.advance()
-                if self.leaf(commitment) is None:
-                    await trio.sleep(self.pool.chain.poll_s if poll_s is None else poll_s)
-        raise NotSynchronised("note 0x" + commitment.hex(), timeout_s)
-
-    async def wait_until_spent(
-        self, nullifier: bytes, *, timeout_s: float = 180.0, poll_s: float | None = None
-    ) -> int:
-        """Advance until a nullifier is spent; its block.  Raises NotSynchronised if late."""
-        with own_deadline(), trio.move_on_after(timeout_s):
-            while True:
-                block = self.spent_block(nullifier)
-                if block is not None:
-                    return block
-                await self.advance()
-                if self.spent_block(nullifier) is None:
-                    await trio.sleep(self.pool.chain.poll_s if poll_s is None else poll_s)
-        raise NotSynchronised("nullifier 0x" + nullifier.hex(), timeout_s)
-
     async def newest(self) -> tuple[set[bytes], set[bytes]]:
         """Commitments and nullifiers in blocks that are not deep enough to count yet.
 
         All of them, so that the node does not learn which one is asked for.
         """
-        chain, pool = self.pool.chain, self.pool
-        inserted = pool.abi.event("NoteInserted").topic
-        spent = pool.abi.event("NullifierSpent").topic
-        commitments: set[bytes] = set()
-        nullifiers: set[bytes] = set()
-        head = await chain.head()
+        head = await self.pool.chain.head()
         if head > self._head + _SPAN:
             # Nothing was read of what is between, and the node may name any head.
             raise NotSynchronised(f"block {head}", 0)
-        async for log in chain.logs(pool.address, [[inserted, spent]], self._block + 1, head):
-            if log.topics[0] == inserted:
-                commitments.add(pool.leaf(log)[1])
-            else:
-                nullifiers.add(pool.spent(log))
-        return commitments, nullifiers
+        logs = [one async for one in self.pool.logs(self._block + 1, head)]
+        spends, inserts = self.pool.effects(logs)
+        return set(inserts), set(spends)
 
     async def transaction_with(
         self, thing: bytes, *, spent: bool
@@ -282,18 +221,9 @@ class TreeSync:
         block = self._spent.get(thing) if spent else None if leaf is None else leaf.block
         if block is None:
             return None
-        pool = self.pool
-        inserted_topic = pool.abi.event("NoteInserted").topic
-        spent_topic = pool.abi.event("NullifierSpent").topic
-        done: dict[str, tuple[list[bytes], list[bytes]]] = {}
-        topics = [[inserted_topic, spent_topic]]
-        async for log in pool.chain.logs(pool.address, topics, block, block):
-            spends, inserts = done.setdefault(log.tx_hash, ([], []))
-            if log.topics[0] == spent_topic:
-                spends.append(pool.spent(log))
-            else:
-                inserts.append(pool.leaf(log)[1])
-        for tx_hash, (spends, inserts) in done.items():
+        logs = [one async for one in self.pool.logs(block, block)]
+        for tx_hash in dict.fromkeys(one.tx_hash for one in logs):
+            spends, inserts = self.pool.effects(one for one in logs if one.tx_hash == tx_hash)
             if thing in (spends if spent else inserts):
                 return block, tx_hash, tuple(spends), tuple(inserts)
         return None
@@ -302,10 +232,6 @@ class TreeSync:
         """`async with tree.steady()`: nothing is taken in or rolled back meanwhile, so what is
         asked of the tree inside, also from a thread, belongs together.  Not around `advance`."""
         return self._lock
-
-    async def moved(self) -> None:
-        """Returns after the next step that changes anything."""
-        await self._moved.wait()
 
     async def aclose(self) -> None:
         """Close the file.  Not cut short by cancellation."""
@@ -336,57 +262,39 @@ class TreeSync:
         turn, the questions around it would else give this one to the same node at each attempt.
         """
         chain, pool = self.pool.chain, self.pool
-        inserted_topic = pool.abi.event("NoteInserted").topic
-        spent_topic = pool.abi.event("NullifierSpent").topic
         before = await chain.block(last)
         leaves: list[Leaf] = []
         nullifiers: list[tuple[bytes, int]] = []
         anchors = {last: before.hash}
         size = len(self._leaves)
         for _ in range(looks):
-            topics = [[inserted_topic, spent_topic]]
-            logs = [one async for one in chain.logs(pool.address, topics, first, last)]
+            logs = [one async for one in pool.logs(first, last)]
         for log in logs:
             if anchors.setdefault(log.block, log.block_hash) != log.block_hash:
                 raise self._lie(
                     f"the hash of block {log.block}", anchors[log.block], log.block_hash
                 )
-            if log.topics[0] == inserted_topic:
-                position, commitment, memo = pool.leaf(log)
-                expected = size + len(leaves)
-                if position != expected:
-                    raise self._lie(f"the next leaf in block {log.block}", expected, position)
-                leaves.append(Leaf(position, commitment, memo, log.block))
-            elif log.topics[0] == spent_topic:
+            if pool.is_spending(log):
                 nullifiers.append((pool.spent(log), log.block))
-            else:
-                raise self._lie("an event that was not asked for", "none", log.topics[0])
+                continue
+            position, commitment, memo = pool.leaf(log)
+            expected = size + len(leaves)
+            if position != expected:
+                raise self._lie(f"the next leaf in block {log.block}", expected, position)
+            leaves.append(Leaf(position, commitment, memo, log.block))
         try:
-            self._tree.insert_many([leaf.commitment for leaf in leaves])
-        except ValueError:
-            self._tree.truncate(size)
-            raise self._lie(
-                "a leaf", "a field element that is not zero", "something else"
-            ) from None
-        made = (self._tree.root, size + len(leaves))
-        try:
+            self._insert(leaves)
             root, count = await self._state_at(before.hash, last)
             after = await chain.block(last)
             if after.hash != before.hash:
                 self._tree.truncate(size)
                 return None
-            if count != made[1]:
-                raise self._lie(f"the number of leaves in block {last}", count, made[1])
-            if root != made[0]:
-                raise self._lie(f"the root in block {last}", root, made[0])
-        except BaseException:
-            self._tree.truncate(size)
-            raise
-        for nullifier, _ in nullifiers:
-            if nullifier in self._spent:
-                self._tree.truncate(size)
+            if count != len(self._tree):
+                raise self._lie(f"the number of leaves in block {last}", count, len(self._tree))
+            if root != self._tree.root:
+                raise self._lie(f"the root in block {last}", root, self._tree.root)
+            if any(nullifier in self._spent for nullifier, _ in nullifiers):
                 raise self._lie("a nullifier", "spent once", "spent twice")
-        try:
             await self._thread(lambda: self._keep(leaves, nullifiers, anchors))
         except BaseException:
             self._tree.truncate(size)
@@ -400,6 +308,14 @@ class TreeSync:
             del self._anchors[old]
         self._block = last
         return leaves, [nullifier for nullifier, _ in nullifiers]
+
+    def _insert(self, leaves: Iterable[Leaf]) -> None:
+        try:
+            self._tree.insert_many([leaf.commitment for leaf in leaves])
+        except ValueError:
+            raise self._lie(
+                "a leaf", "a field element that is not zero", "something else"
+            ) from None
 
     async def _state_at(self, block_hash: bytes, number: int) -> tuple[bytes, int]:
         """The contract's root and size in exactly that block."""

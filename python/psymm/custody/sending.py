@@ -19,7 +19,7 @@ import trio
 
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call, CtcCall
-from psymm.chain.contracts import Pool
+from psymm.chain.contracts import Pool, doing_of
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
@@ -50,9 +50,6 @@ class SendTerms:
 
 _LOOKS: Final = 20
 """How often one thing is looked for before it is asked whether the chain went back meanwhile."""
-
-
-_DOING: Final = {"ctc": "the move between custodies", "cta": "the withdrawal"}
 
 
 class Sender(Protocol):
@@ -91,13 +88,8 @@ class DirectSender:
     async def send(self, kind: str, call: Call) -> Receipt:
         """Raises like `Chain.transact`.  A `Carrier` sends in its stead, and writes down what it
         signed."""
-        return await self.pool.chain.transact(
-            self.signer,
-            self.pool.address,
-            self.pool.move_data(call),
-            doing=_DOING[kind],
-            depth=self.depth,
-            timeout_s=self.timeout_s,
+        return await self.pool.send_move(
+            self.signer, call, depth=self.depth, timeout_s=self.timeout_s
         )
 
 
@@ -167,7 +159,7 @@ class Carrier:
             sender.signer,
             pool.address,
             pool.move_data(call),
-            _DOING[kind],
+            doing_of(call),
             timeout_s=sender.timeout_s,
             depth=sender.depth,
         )

@@ -42,13 +42,13 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.utilities import LocalProtocolError
 
 from psymm.chain.addresses import ZERO_ADDRESS
-from psymm.chain.calls import Call, CtaCall
+from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPending
 from psymm.chain.registry import Party, in_turn
 from psymm.chain.rpc import own_deadline
 from psymm.chain.transactions import Receipt
-from psymm.custody.sending import Sender, SendTerms
+from psymm.custody.sending import Sender, SendTerms, outputs_of
 from psymm.errors import Disconnected, PeerViolation, PSymmError
 from psymm.relayer.errors import (
     NoRelayer,
@@ -472,13 +472,10 @@ class RelayerSender:
 
     def _does(self, receipt: Receipt, call: Call) -> bool:
         """Whether a receipt spent exactly this call's notes and made exactly its outputs."""
-        ours = [log_ for log_ in receipt.logs if log_.address == self._pool.address]
-        spent_topic = self._pool.abi.event("NullifierSpent").topic
-        inserted_topic = self._pool.abi.event("NoteInserted").topic
-        spent = {self._pool.spent(one) for one in ours if one.topics[:1] == (spent_topic,)}
-        made = {self._pool.leaf(one)[1] for one in ours if one.topics[:1] == (inserted_topic,)}
-        outputs = {call.change} if isinstance(call, CtaCall) else set(call.commitments)
-        return set(call.nullifiers) <= spent and outputs <= made
+        spent, made = self._pool.effects(
+            one for one in receipt.logs if one.address == self._pool.address
+        )
+        return set(call.nullifiers) <= set(spent) and set(outputs_of(call)) <= set(made)
 
     def _conversation(self, endpoint: str) -> AbstractAsyncContextManager[WebSocketConnection]:
         return _conversation(
