@@ -28,6 +28,7 @@ from psymm.chain.errors import (
     TokenUnfit,
     WalletWithoutGas,
 )
+from psymm.chain.raw import hash_of
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
@@ -241,7 +242,7 @@ async def test_what_is_still_under_way_is_waited_for_and_not_sent_again(
             await trio.sleep(0.05)
             await own_devnet.mine()
     made = Deployment.load(file)
-    receipt = await own_devnet.chain.receipt(first["transaction"])
+    receipt = await own_devnet.chain.receipt(hash_of(bytes.fromhex(first[2:])))
     assert receipt is not None
     assert receipt.contract == made.ctc_verifier
     assert await sent_by(own_devnet, deployer) == len(CONTRACTS)
@@ -380,8 +381,11 @@ def test_what_could_not_be_read_back_is_not_written(deployment: Deployment, tmp_
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b"\xff", b'{"version": 1, "chainId": 31337}']
-)
+    "content",
+    [b"", b"[]", b"{}", b"\xff", b'{"version": 1, "chainId": 31337}']
+    + [b'{"version":1,"chainId":31337,"firstBlock":1,"sent":{"x":%s}}' % raw for raw in
+       (b'"0x02c0"', b'"0x"', b'"0xzz"', b"1")],
+)  # fmt: skip
 async def test_a_record_that_is_none_is_named(
     devnet: Devnet, tmp_path: Path, content: bytes
 ) -> None:

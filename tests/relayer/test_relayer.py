@@ -19,6 +19,7 @@ from trio_websocket import (
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Token
 from psymm.chain.errors import ChainDown, ChainError, TransactionReplaced
+from psymm.chain.raw import hash_of, read_signed
 from psymm.chain.transactions import Sent
 from psymm.relayer.errors import (
     AlreadySpent,
@@ -295,7 +296,7 @@ async def test_calls_under_way_survive_a_restart_and_are_sent_once(
             last = store.last(identity(call))
             assert last is not None
             assert last.state is State.MINED
-            assert [one.hash for one in last.transactions] == [receipt.tx_hash]
+            assert list(map(hash_of, last.transactions)) == [receipt.tx_hash]
     assert await Token(world.chain, world.token).balance(recipient) == 10**8 - FEE
 
 
@@ -334,8 +335,8 @@ async def test_a_transaction_that_is_not_mined_is_replaced_under_the_same_nonce(
         with Store(tmp_path / "r.db", CHAIN_ID, world.pool.address, wallet.address) as store:
             last = store.last(identity(call))
         assert last is not None
-        assert len({one.nonce for one in last.transactions}) == 1
-        assert [one.hash for one in last.transactions][:2] == [first, second]
+        assert len({read_signed(one).nonce for one in last.transactions}) == 1
+        assert list(map(hash_of, last.transactions))[:2] == [first, second]
 
 
 @pytest.mark.proofs

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from psymm.relayer.errors import StoreError
-from psymm.relayer.store import State, Store, Transaction
+from psymm.relayer.store import State, Store
 
 CONTRACT = "0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"
 RELAYER = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
@@ -14,10 +14,6 @@ RELAYER = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
 
 def opened(path: Path, relayer: str = RELAYER) -> Store:
     return Store(path, 31337, CONTRACT, relayer)
-
-
-def signed(nonce: int, hash_: str = "0x01") -> Transaction:
-    return Transaction(hash_, nonce, b"raw", 1_000_000, 10, 1)
 
 
 def test_a_call_taken_on_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -52,12 +48,13 @@ def test_a_send_that_was_changed_in_the_file_is_named(tmp_path: Path, change: st
 def test_a_signed_transaction_is_there_byte_for_byte_after_a_restart(tmp_path: Path) -> None:
     with opened(tmp_path / "r.db") as store:
         taken = store.add(b"d" * 32, "ctc", {}, 99, [])
-        store.signed(taken.id, signed(7))
-        store.signed(taken.id, signed(7, "0x02"))
+        store.signed(taken.id, b"first")
+        store.signed(taken.id, b"second")
+        store.signed(taken.id, b"first")
     with opened(tmp_path / "r.db") as store:
         (send,) = store.under_way()
         assert send.state is State.SENT
-        assert send.transactions == (signed(7), signed(7, "0x02"))
+        assert send.transactions == (b"first", b"second")
 
 
 def test_a_call_that_ended_is_no_longer_under_way_and_keeps_its_answer(tmp_path: Path) -> None:

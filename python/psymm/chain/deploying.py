@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -28,7 +28,8 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WalletWithoutGas,
 )
-from psymm.chain.transactions import Chain, Fees, Prepared, Receipt, Sent, Signer
+from psymm.chain.raw import read_signed
+from psymm.chain.transactions import Chain, Receipt, Sent, Signer
 from psymm.private_files import write_private
 from psymm.storage import translate_errors
 from psymm.strict_json import loads
@@ -152,7 +153,7 @@ class Creations:
         self._signer = signer
         self._path = None if file is None else file.with_name(f"{file.name}.under-way")
         self._progress = progress
-        self._sent: dict[str, dict[str, Any]] = {}
+        self._sent: dict[str, Sent] = {}
         self._mined: dict[str, Receipt] = {}
         self.first_block = 0
 
@@ -173,8 +174,8 @@ class Creations:
             return
         first_block, self._sent = _read(self._path, self._chain.chain_id)
         self.first_block = min(first_block, self.first_block)
-        for key, entry in list(self._sent.items()):
-            receipt = await self._outcome(_sent_of(entry))
+        for key, sent in list(self._sent.items()):
+            receipt = await self._outcome(sent)
             if receipt is None:
                 del self._sent[key]
             else:
@@ -213,20 +214,13 @@ class Creations:
             self._path.unlink(missing_ok=True)
 
     def _record(self, key: str, sent: Sent) -> None:
-        self._sent[key] = {
-            "transaction": sent.tx_hash,
-            "from": sent.sender,
-            "nonce": sent.nonce,
-            "gasLimit": sent.prepared.gas_limit,
-            "data": "0x" + sent.prepared.data.hex(),
-            "raw": "0x" + sent.raw.hex(),
-        }
+        self._sent[key] = sent
         if self._path is not None:
             kept = {
                 "version": _VERSION,
                 "chainId": self._chain.chain_id,
                 "firstBlock": self.first_block,
-                "sent": self._sent,
+                "sent": {key: "0x" + one.raw.hex() for key, one in self._sent.items()},
             }
             write_private(self._path, json.dumps(kept).encode())
 
@@ -263,26 +257,18 @@ def _key(name: str, data: bytes) -> str:
     return f"{name} {keccak256(data).hex()}"
 
 
-def _read(path: Path, chain_id: int) -> tuple[int, dict[str, dict[str, Any]]]:
+def _read(path: Path, chain_id: int) -> tuple[int, dict[str, Sent]]:
     """First block and what was sent.  Raises DeploymentInvalid, StorageError."""
     with translate_errors(path):
         content = path.read_bytes()
     try:
-        raw = loads(content)
-        if raw["version"] != _VERSION or raw["chainId"] != chain_id:
+        kept = loads(content)
+        if kept["version"] != _VERSION or kept["chainId"] != chain_id:
             raise DeploymentInvalid(
                 str(path),
-                f"a deployment to chain {raw['chainId']} is under way; end that one first",
+                f"a deployment to chain {kept['chainId']} is under way; end that one first",
             )
-        for entry in raw["sent"].values():
-            _sent_of(entry)
-        return int(raw["firstBlock"]), dict(raw["sent"])
+        sent = {key: read_signed(bytes.fromhex(raw[2:])) for key, raw in kept["sent"].items()}
+        return int(kept["firstBlock"]), sent
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DeploymentInvalid(str(path), "is no record of a deployment; move it away") from None
-
-
-def _sent_of(entry: Mapping[str, Any]) -> Sent:
-    data, raw = (bytes.fromhex(entry[name].removeprefix("0x")) for name in ("data", "raw"))
-    sender = str(entry["from"])
-    prepared = Prepared(sender, None, data, 0, int(entry["gasLimit"]), Fees(0, 0))
-    return Sent(str(entry["transaction"]), sender, int(entry["nonce"]), raw, prepared)

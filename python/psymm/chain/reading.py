@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -32,9 +32,6 @@ from psymm.chain.errors import (
 from psymm.chain.rpc import Rpc
 
 if TYPE_CHECKING:
-    from eth_typing import ChecksumAddress, HexStr
-    from web3.types import LogReceipt
-
     from psymm.chain.transactions import Sent
 
 _LOG_SPAN: Final = 2_000
@@ -77,6 +74,7 @@ class Receipt:
     gas_used: int
     cost_wei: int
     logs: tuple[Log, ...]
+    succeeded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +130,7 @@ class ChainReader:
 
     async def block(self, number: int | str = "latest") -> Block:
         """A block's header.  Raises NotAnswered where the node does not have it."""
-        where: Any = number
-        found: Any = await self.rpc.eth.get_block(where)
+        found = await self.rpc.eth.get_block(number)
         ahead_s = found["timestamp"] - time.time()
         if ahead_s > self._most_ahead_s:
             # Deadlines are reckoned from it: a far one lends our signature for years (`spec.md`
@@ -153,24 +150,22 @@ class ChainReader:
         )
 
     async def code(self, address: str) -> bytes:
-        eth, at = self.rpc.eth, _web3_address(address)
-        return bytes(await eth.get_code(at) or await eth.get_code(at, await self.head()))
+        eth = self.rpc.eth
+        return bytes(await eth.get_code(address) or await eth.get_code(address, await self.head()))
 
-    async def balance(self, address: str, *, block: int | str = "latest", at_least: int = 0) -> int:
+    async def balance(self, address: str, *, at_least: int = 0) -> int:
         """The chain's coin that an address holds, in wei.
 
         at_least: where less is found, the newest block that is known is asked, for the first
         answer may be that of a view that lags."""
-        where: Any = block
-        found = int(await self.rpc.eth.get_balance(_web3_address(address), where))
+        found = int(await self.rpc.eth.get_balance(address))
         if found >= at_least:
             return found
-        return int(await self.rpc.eth.get_balance(_web3_address(address), await self.head()))
+        return int(await self.rpc.eth.get_balance(address, await self.head()))
 
     async def count(self, address: str, block: int | str) -> int:
         """How many transactions of an account are mined by a block, or waiting ("pending")."""
-        where: Any = block
-        return int(await self.rpc.eth.get_transaction_count(_web3_address(address), where))
+        return int(await self.rpc.eth.get_transaction_count(address, block))
 
     async def call(
         self,
@@ -179,7 +174,6 @@ class ChainReader:
         function: str,
         *values: object,
         block: int | bytes | str = "latest",
-        sender: str | None = None,
     ) -> Any:
         """What a function returns: one value bare, several as a tuple, none as None.
 
@@ -189,14 +183,11 @@ class ChainReader:
         kind = abi.function(function)
         if block == "latest" and self.rpc.agree:
             block = await self.head()  # two nodes can only agree on the state of one block
-        data = await self.simulate(
-            to, kind.encode(*values), doing=function, block=block, sender=sender
-        )
+        asked = kind.encode(*values)
+        data = await self.simulate(to, asked, doing=function, block=block)
         if not data and kind.outputs and block == "latest":
             # A view that lags does not know a contract that was put there just now.
-            data = await self.simulate(
-                to, kind.encode(*values), doing=function, block=await self.head(), sender=sender
-            )
+            data = await self.simulate(to, asked, doing=function, block=await self.head())
         if not data and kind.outputs:
             raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
         try:
@@ -216,7 +207,6 @@ class ChainReader:
         block: int | bytes | str = "latest",
         sender: str | None = None,
         value_wei: int = 0,
-        gas: int | None = None,
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         time_s: int | None = None,
     ) -> bytes:
@@ -232,8 +222,6 @@ class ChainReader:
             request["from"] = sender
         if value_wei:
             request["value"] = hex(value_wei)
-        if gas is not None:
-            request["gas"] = hex(gas)
         where: object
         if isinstance(block, bytes):
             where = {"blockHash": "0x" + block.hex()}
@@ -367,7 +355,7 @@ class ChainReader:
                 raise error from None
         # Raises where the newest known block refuses, too; else this view lags. Asked about that
         # block, it says that it has none such, and is asked again.
-        head: Any = await self.head()
+        head = await self.head()
         await self.simulate(to, data, doing=doing, block=head, sender=sender, value_wei=value_wei)
         with suppress(RpcError):  # some nodes take no block here
             return int(await self.rpc.eth.estimate_gas(request, head))
@@ -377,10 +365,6 @@ class ChainReader:
         except RpcError as refused:
             raise self._refusal(doing, refused) from None
 
-    async def is_mined(self, tx_hash: str) -> bool:
-        """Whether the node shows a receipt, of success or failure, however deep."""
-        return await self._receipt(tx_hash) is not None
-
     async def receipt(
         self, tx_hash: str, *, doing: str = "", sent: Sent | None = None, depth: int = 1
     ) -> Receipt | None:
@@ -388,15 +372,14 @@ class ChainReader:
 
         Raises Reverted or OutOfGas for one that failed and is as deep.
         """
-        found = await self._receipt(tx_hash)
-        if found is None:
+        receipt = await self.mined(tx_hash)
+        if receipt is None:
             return None
-        receipt, succeeded = found
         if depth > 1 and await self.head() - receipt.block + 1 < depth:
             return None
         if (await self.block(receipt.block)).hash != receipt.block_hash:
             return None
-        if succeeded:
+        if receipt.succeeded:
             return receipt
         doing = doing or f"transaction {tx_hash}"
         if sent is not None:
@@ -415,13 +398,14 @@ class ChainReader:
                 )
         raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
 
-    async def _receipt(self, tx_hash: str) -> tuple[Receipt, bool] | None:
-        """A receipt however deep, and whether the transaction succeeded."""
-        found: Any = await self.rpc.found(self.rpc.eth.get_transaction_receipt(_web3_hash(tx_hash)))
+    async def mined(self, tx_hash: str) -> Receipt | None:
+        """The receipt of a transaction, of success or failure, however deep; None while the node
+        shows none."""
+        found = await self.rpc.found(self.rpc.eth.get_transaction_receipt(tx_hash))
         if found is None:
             return None
         self.rpc.newest = max(self.rpc.newest, found["blockNumber"])
-        receipt = Receipt(
+        return Receipt(
             tx_hash=tx_hash,
             block=found["blockNumber"],
             block_hash=bytes(found["blockHash"]),
@@ -431,19 +415,12 @@ class ChainReader:
             gas_used=found["gasUsed"],
             cost_wei=found["gasUsed"] * found.get("effectiveGasPrice", 0),
             logs=tuple(log_of(one) for one in found["logs"]),
+            succeeded=found["status"] == 1,
         )
-        return receipt, found["status"] == 1
-
-    async def cost_wei(self, tx_hash: str) -> int:
-        """What the gas of a mined transaction cost, whether it failed or not; 0 while there is
-        none."""
-        found = await self._receipt(tx_hash)
-        return 0 if found is None else found[0].cost_wei
 
     async def is_known(self, tx_hash: str) -> bool:
         """Whether a node shows the transaction, waiting or mined."""
-        asked = self.rpc.eth.get_transaction(_web3_hash(tx_hash))
-        return await self.rpc.found(asked) is not None
+        return await self.rpc.found(self.rpc.eth.get_transaction(tx_hash)) is not None
 
     def _refusal(self, doing: str, refused: RpcError) -> Exception:
         data = revert_data(refused.data)
@@ -456,7 +433,7 @@ class ChainReader:
         return refused
 
 
-def log_of(found: LogReceipt) -> Log:
+def log_of(found: Mapping[str, Any]) -> Log:
     """A log as web3 gives it."""
     return Log(
         found["address"],
@@ -467,14 +444,6 @@ def log_of(found: LogReceipt) -> Log:
         _hex(found["transactionHash"]),
         found["logIndex"],
     )
-
-
-def _web3_address(address: str) -> ChecksumAddress:
-    return cast("ChecksumAddress", address)
-
-
-def _web3_hash(tx_hash: str) -> HexStr:
-    return cast("HexStr", tx_hash)
 
 
 def _hex(data: bytes) -> str:

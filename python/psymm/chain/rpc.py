@@ -43,7 +43,6 @@ from psymm.strict_json import loads
 
 if TYPE_CHECKING:
     import httpx
-    from web3.eth import AsyncEth
 
 T = TypeVar("T")
 
@@ -182,9 +181,12 @@ class Rpc:
         return f"Rpc({self.endpoint})"
 
     @cached_property
-    def eth(self) -> AsyncEth:
-        """web3's methods, asked through `call`.  They raise what `call` raises, and
-        TransactionNotFound where a transaction or receipt is not there."""
+    def eth(self) -> Any:
+        """web3's AsyncEth, asked through `call`.  Its methods raise what `call` raises, and
+        TransactionNotFound where a transaction or receipt is not there.
+
+        Untyped: web3's own types for addresses, hashes and blocks would be casts everywhere.
+        """
         return _web3(self)
 
     async def call(self, method: str, *params: Any) -> Any:
@@ -459,7 +461,7 @@ def _client() -> httpx.AsyncClient:
     )
 
 
-def _web3(rpc: Rpc) -> AsyncEth:
+def _web3(rpc: Rpc) -> Any:
     """web3 over an Rpc.  Imported here: it takes most of a second."""
     with recursion_limit_kept():
         from web3 import AsyncWeb3

@@ -52,7 +52,8 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WalletWithoutGas,
 )
-from psymm.chain.transactions import Chain, Fees, Prepared, Receipt, Sent, Signer
+from psymm.chain.raw import hash_of, read_signed
+from psymm.chain.transactions import Chain, Fees, Receipt, Sent, Signer
 from psymm.relayer.errors import (
     AlreadySpent,
     BadRequest,
@@ -75,7 +76,7 @@ from psymm.relayer.errors import (
     TooManyRequests,
     WouldRevert,
 )
-from psymm.relayer.store import Send, State, Store, Transaction
+from psymm.relayer.store import Send, State, Store
 from psymm.relayer.wire import (
     GAS,
     MAX_MESSAGE_BYTES,
@@ -431,16 +432,15 @@ class RelayerService:
 
     async def _follow(self, socket: WebSocketConnection, name: str, number: int) -> None:
         """Tells a client each state of a send that it has not heard, until the end."""
-        said: tuple[State, str] | None = None
+        said: tuple[State, tuple[bytes, ...]] | None = None
         while True:
             watch = self._watches.setdefault(number, _Watch())
             changed = watch.changed
             send = await trio.to_thread.run_sync(self._store.get, number)
             if send is None:
                 return
-            newest = send.transactions[-1].hash if send.transactions else ""
-            if said != (send.state, newest):
-                said = (send.state, newest)
+            if said != (send.state, send.transactions):
+                said = (send.state, send.transactions)
                 await _say(socket, encode_answer(name, _word(send)))
             if send.state in (State.MINED, State.FAILED):
                 self._watches.pop(number, None)
@@ -658,15 +658,7 @@ class RelayerService:
 
     async def _record(self, number: int, sent: Sent) -> None:
         """Keeps a signed transaction before the node hears of it."""
-        transaction = Transaction(
-            hash=sent.tx_hash,
-            nonce=sent.nonce,
-            raw=sent.raw,
-            gas_limit=sent.prepared.gas_limit,
-            max_wei=sent.prepared.fees.max_wei,
-            tip_wei=sent.prepared.fees.tip_wei,
-        )
-        await trio.to_thread.run_sync(self._store.signed, number, transaction)
+        await trio.to_thread.run_sync(self._store.signed, number, sent.raw)
         log.info("sent", extra={"send": number, "tx": sent.tx_hash, "nonce": sent.nonce})
 
     async def _see_through(self, number: int) -> None:
@@ -691,7 +683,7 @@ class RelayerService:
         """One round of that; True at the call's end. Raises ChainError: worth another round."""
         send = await self._get(number)
         call = call_from_json(send.kind, send.call)
-        newest = self._sent(send, send.transactions[-1])
+        newest = read_signed(send.transactions[-1])
         try:
             receipt = await self._first_mined(send)
             if receipt is None:
@@ -744,8 +736,9 @@ class RelayerService:
     async def _count_loss(self, number: int, send: Send, *, beaten: bool) -> None:
         """Gas that was paid for nothing is never unnoticed."""
         lost_wei = 0
-        for transaction in send.transactions:
-            lost_wei += await self._chain.cost_wei(transaction.hash)
+        for raw in send.transactions:
+            if (receipt := await self._chain.mined(hash_of(raw))) is not None:
+                lost_wei += receipt.cost_wei
         self._statistics.lost_wei += lost_wei
         self._statistics.beaten += beaten
         log.warning(
@@ -761,9 +754,9 @@ class RelayerService:
 
     async def _first_mined(self, send: Send) -> Receipt | None:
         """The receipt of whichever of a send's transactions was mined. Raises Reverted."""
-        for transaction in send.transactions:
-            sent = self._sent(send, transaction)
-            if await self._chain.is_mined(sent.tx_hash):
+        for raw in send.transactions:
+            if await self._chain.mined(hash_of(raw)) is not None:
+                sent = read_signed(raw)
                 return await self._chain.wait(sent, depth=self._config.depth, doing="the call")
         return None
 
@@ -784,20 +777,6 @@ class RelayerService:
             self._wallet, prepared, nonce=newest.nonce, record=partial(self._record, number)
         )
         self._wake(number)
-
-    def _sent(self, send: Send, transaction: Transaction) -> Sent:
-        call = call_from_json(send.kind, send.call)
-        prepared = Prepared(
-            sender=self._wallet.address,
-            to=self._pool.address,
-            data=self._pool.move_data(call),
-            value_wei=0,
-            gas_limit=transaction.gas_limit,
-            fees=Fees(transaction.max_wei, transaction.tip_wei),
-        )
-        return Sent(
-            transaction.hash, self._wallet.address, transaction.nonce, transaction.raw, prepared
-        )
 
     async def _mined(self, number: int, receipt: Receipt) -> None:
         self._statistics.mined += 1
@@ -840,5 +819,5 @@ def _word(send: Send) -> dict[str, object]:
     if send.state is State.QUEUED:
         return progress_json(Progress("queued"))
     if send.state is State.SENT:
-        return progress_json(Progress("sent", tx=send.transactions[-1].hash))
+        return progress_json(Progress("sent", tx=hash_of(send.transactions[-1])))
     return dict(send.answer)

@@ -48,13 +48,9 @@ CREATE TABLE marks (
     PRIMARY KEY (mark, send)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE transactions (
-    hash TEXT PRIMARY KEY,
     send INTEGER NOT NULL REFERENCES sends (id),
-    nonce INTEGER NOT NULL,
     raw BLOB NOT NULL,
-    gas_limit INTEGER NOT NULL,
-    max_wei INTEGER NOT NULL,
-    tip_wei INTEGER NOT NULL
+    UNIQUE (send, raw)
 ) STRICT;
 """
 
@@ -69,26 +65,12 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
-    """One signed transaction of a send; a replacement has the same nonce and a higher fee.
-
-    max_wei, tip_wei: what it pays a gas, in wei.
-    """
-
-    hash: str
-    nonce: int
-    raw: bytes
-    gas_limit: int
-    max_wei: int
-    tip_wei: int
-
-
-@dataclass(frozen=True, slots=True)
 class Send:
     """One call that a relayer took on.
 
     digest: the 32 bytes that the owners signed. call: the wire's JSON. answer: what the client is
     told at the end (receipt or error), empty while under way. deadline: seconds since the epoch.
+    transactions: signed bytes; a replacement has the same nonce and a higher fee.
     """
 
     id: int
@@ -98,7 +80,7 @@ class Send:
     deadline: int
     state: State
     answer: dict[str, object]
-    transactions: tuple[Transaction, ...]
+    transactions: tuple[bytes, ...]
 
 
 class Store:
@@ -211,22 +193,11 @@ class Store:
             None,
         )
 
-    def signed(self, number: int, transaction: Transaction) -> None:
+    def signed(self, number: int, raw: bytes) -> None:
         """A transaction of this send exists and may be on its way from now on: SENT."""
         with self._transaction():
             self._db.execute("UPDATE sends SET state = ? WHERE id = ?", (State.SENT, number))
-            self._db.execute(
-                "INSERT OR IGNORE INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    transaction.hash,
-                    number,
-                    transaction.nonce,
-                    transaction.raw,
-                    transaction.gas_limit,
-                    transaction.max_wei,
-                    transaction.tip_wei,
-                ),
-            )
+            self._db.execute("INSERT OR IGNORE INTO transactions VALUES (?, ?)", (number, raw))
 
     def end(self, number: int, state: State, answer: dict[str, object]) -> None:
         """The send is MINED or FAILED, and this is what its sender is told from now on."""
@@ -257,9 +228,7 @@ class Store:
                 ).fetchall()
                 transactions = {
                     row[0]: self._db.execute(
-                        "SELECT hash, nonce, raw, gas_limit, max_wei, tip_wei FROM transactions "
-                        "WHERE send = ? ORDER BY rowid",
-                        (row[0],),
+                        "SELECT raw FROM transactions WHERE send = ? ORDER BY rowid", (row[0],)
                     ).fetchall()
                     for row in rows
                 }
@@ -275,7 +244,7 @@ class Store:
                     deadline=row[4],
                     state=State(row[5]),
                     answer=loads(row[6]),
-                    transactions=tuple(Transaction(*one) for one in transactions[row[0]]),
+                    transactions=tuple(raw for (raw,) in transactions[row[0]]),
                 )
             except ValueError as bad:
                 raise StoreError(f"send {row[0]}: {bad}", path=self._path) from None

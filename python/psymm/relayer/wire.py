@@ -20,12 +20,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SkipValidation,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel
 
 from psymm._core import keccak256
-from psymm.chain.addresses import checksummed
+from psymm.addresses import checksum
 from psymm.chain.calls import Call, CtcCall, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.relayer.errors import BadRequest, Refusal, RelayerLied
@@ -41,18 +53,44 @@ GAS: Final[Mapping[Kind, int]] = {"ctc": 1_200_000, "cta": 1_200_000}
 """What a move may take in gas, by which fees that follow the gas price are made and weighed
 (design section 8)."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,77}")
-_HEX: Final = re.compile(r"0x(?:[0-9a-f]{2})*")
+_ADDRESS: Final = re.compile(r"0x[0-9a-f]{40}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,32}")
+_EXACT: Final = ConfigDict(extra="forbid", alias_generator=to_camel)
+"""On the wire all members are strings: each type below reads one, and nothing else."""
+
+
+def _below(bits: int) -> BeforeValidator:
+    def read(text: object) -> int:
+        if not isinstance(text, str) or not _NUMBER.fullmatch(text) or int(text) >> bits:
+            raise ValueError(f"must be a decimal string below 2^{bits}")
+        return int(text)
+
+    return BeforeValidator(read)
+
+
+def _read_address(text: object) -> str:
+    if not isinstance(text, str) or not _ADDRESS.fullmatch(text):
+        raise ValueError("must be 0x and 40 lower-case hex digits")
+    return checksum(bytes.fromhex(text[2:]))
+
+
+_U32: TypeAlias = Annotated[int, _below(32), PlainSerializer(str)]
+_U64: TypeAlias = Annotated[int, _below(64), PlainSerializer(str)]
+_U128: TypeAlias = Annotated[int, _below(128), PlainSerializer(str)]
+_Address: TypeAlias = Annotated[str, BeforeValidator(_read_address), PlainSerializer(str.lower)]
+_Hash: TypeAlias = Annotated[str, StringConstraints(pattern="^0x[0-9a-f]{64}$")]
+_Id: TypeAlias = Annotated[str, StringConstraints(pattern=f"^{_ID.pattern}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFee:
     """What a relayer asks in one token, in its units, for each kind of move."""
 
-    token: str
-    ctc: int
-    cta: int
+    __pydantic_config__: ClassVar = _EXACT
+    token: _Address
+    ctc: _U128
+    cta: _U128
 
     def of(self, kind: Kind) -> int:
         return self.ctc if kind == "ctc" else self.cta
@@ -63,12 +101,13 @@ class Terms:
     """A relayer's offer. valid_until_s: seconds since the epoch up to which its fees hold.
     min_deadline_s: how far ahead a call's deadline must be when it arrives."""
 
-    chain_id: int
-    contract: str
-    relayer: str
-    fees: tuple[TokenFee, ...]
-    min_deadline_s: int
-    valid_until_s: int
+    __pydantic_config__: ClassVar = _EXACT
+    chain_id: _U64
+    contract: _Address
+    relayer: _Address
+    fees: Annotated[tuple[TokenFee, ...], Field(max_length=256)]
+    min_deadline_s: Annotated[_U32, Field(alias="minDeadlineSeconds")]
+    valid_until_s: Annotated[_U64, Field(alias="validUntil")]
 
     def fee(self, token: str, kind: Kind) -> int | None:
         """The fee in `token`, None if the relayer does not take it."""
@@ -77,15 +116,17 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class AskTerms:
-    id: str
+    __pydantic_config__: ClassVar = _EXACT
+    id: _Id
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    id: str
-    chain_id: int
-    contract: str
-    call: Call
+    __pydantic_config__: ClassVar = _EXACT
+    id: _Id
+    chain_id: _U64
+    contract: _Address
+    call: Annotated[SkipValidation[Call], PlainSerializer(lambda call: call.to_json())]
 
 
 Request = AskTerms | Submit
@@ -95,10 +136,15 @@ Request = AskTerms | Submit
 class Progress:
     """Where a submitted call is: queued, sent (tx known) or mined (block and gas known)."""
 
+    __pydantic_config__: ClassVar = _EXACT
     status: Literal["queued", "sent", "mined"]
-    tx: str | None = None
-    block: int | None = None
-    gas_used: int | None = None
+    tx: _Hash | None = None
+    block: _U64 | None = None
+    gas_used: _U64 | None = None
+
+
+_FIELDS: Final = {"queued": 1, "sent": 2, "mined": 4}
+"""How many of its members a progress has, in their order."""
 
 
 def kind_of(call: Call) -> Kind:
@@ -128,16 +174,7 @@ def identity(call: Call) -> bytes:
 def encode_request(request: Request) -> str:
     if isinstance(request, AskTerms):
         return _dump({"id": request.id, "method": "terms"})
-    return _dump(
-        {
-            "id": request.id,
-            "method": "submit",
-            "chainId": str(request.chain_id),
-            "contract": request.contract.lower(),
-            "kind": kind_of(request.call),
-            "call": request.call.to_json(),
-        }
-    )
+    return _dump({**_members(request), "method": "submit", "kind": kind_of(request.call)})
 
 
 def request_id(text: str) -> str:
@@ -153,18 +190,12 @@ def request_id(text: str) -> str:
 def decode_request(text: str) -> Request:
     """The request in a text message. Raises BadRequest, naming the field."""
     body = _load(text)
-    method = body.get("method")
+    method = body.pop("method", None)
     if method == "terms":
-        _only(body, "request", ("id", "method"))
-        return AskTerms(_id(body))
+        return _read(AskTerms, body)
     if method == "submit":
-        _only(body, "request", ("id", "method", "chainId", "contract", "kind", "call"))
-        return Submit(
-            id=_id(body),
-            chain_id=_number(body, "chainId", 64),
-            contract=_address(body, "contract"),
-            call=_call(body["kind"], body["call"]),
-        )
+        call = _call(body.pop("kind", None), body.get("call"))
+        return _read(Submit, {**body, "call": call})
     raise BadRequest("there is no such method", method=_brief(method))
 
 
@@ -172,33 +203,11 @@ def decode_request(text: str) -> Request:
 
 
 def encode_terms(id: str, terms: Terms) -> str:
-    return _dump(
-        {
-            "id": id,
-            "terms": {
-                "chainId": str(terms.chain_id),
-                "contract": terms.contract.lower(),
-                "relayer": terms.relayer.lower(),
-                "fees": [
-                    {"token": one.token.lower(), "ctc": str(one.ctc), "cta": str(one.cta)}
-                    for one in terms.fees
-                ],
-                "minDeadlineSeconds": str(terms.min_deadline_s),
-                "validUntil": str(terms.valid_until_s),
-            },
-        }
-    )
+    return _dump({"id": id, "terms": _members(terms)})
 
 
 def progress_json(progress: Progress) -> dict[str, object]:
-    body: dict[str, object] = {"status": progress.status}
-    if progress.tx is not None:
-        body["tx"] = progress.tx
-    if progress.block is not None:
-        body["block"] = str(progress.block)
-    if progress.gas_used is not None:
-        body["gasUsed"] = str(progress.gas_used)
-    return body
+    return _members(progress)
 
 
 def refusal_json(refusal: Refusal) -> dict[str, object]:
@@ -218,31 +227,12 @@ def decode_terms(text: str, id: str) -> Terms:
 
 
 def _terms(body: dict[str, Any]) -> Terms:
-    _only(body, "answer", ("id", "terms"))
-    terms = _object(body, "terms")
-    names = ("chainId", "contract", "relayer", "fees", "minDeadlineSeconds", "validUntil")
-    _only(terms, "terms", names)
-    fees = terms["fees"]
-    if not isinstance(fees, list) or len(fees) > 256:
-        raise BadRequest("fees must be a list of at most 256")
-    offered: list[TokenFee] = []
-    for one in fees:
-        if not isinstance(one, dict):
-            raise BadRequest("a fee must be an object")
-        _only(one, "fee", ("token", "ctc", "cta"))
-        offered.append(
-            TokenFee(_address(one, "token"), _number(one, "ctc", 128), _number(one, "cta", 128))
-        )
-    if len({one.token for one in offered}) != len(offered):
+    if list(body) != ["terms"]:
+        raise BadRequest("an answer that holds other than terms")
+    terms = _read(Terms, body["terms"])
+    if len({one.token for one in terms.fees}) != len(terms.fees):
         raise BadRequest("a token has two fees")
-    return Terms(
-        chain_id=_number(terms, "chainId", 64),
-        contract=_address(terms, "contract"),
-        relayer=_address(terms, "relayer"),
-        fees=tuple(offered),
-        min_deadline_s=_number(terms, "minDeadlineSeconds", 32),
-        valid_until_s=_number(terms, "validUntil", 64),
-    )
+    return terms
 
 
 def decode_progress(text: str, id: str) -> Progress:
@@ -251,22 +241,10 @@ def decode_progress(text: str, id: str) -> Progress:
 
 
 def _progress(body: dict[str, Any]) -> Progress:
-    status = body.get("status")
-    if status == "queued":
-        _only(body, "answer", ("id", "status"))
-        return Progress("queued")
-    if status == "sent":
-        _only(body, "answer", ("id", "status", "tx"))
-        return Progress("sent", tx="0x" + _bytes(body, "tx", 32).hex())
-    if status == "mined":
-        _only(body, "answer", ("id", "status", "tx", "block", "gasUsed"))
-        return Progress(
-            "mined",
-            tx="0x" + _bytes(body, "tx", 32).hex(),
-            block=_number(body, "block", 64),
-            gas_used=_number(body, "gasUsed", 64),
-        )
-    raise BadRequest("there is no such status", status=_brief(status))
+    progress = _read(Progress, body)
+    if len(body) != _FIELDS[progress.status] or len(_members(progress)) != len(body):
+        raise BadRequest("an answer whose fields do not fit its status")
+    return progress
 
 
 # --- parts --------------------------------------------------------------------------------------
@@ -290,8 +268,8 @@ def _answered(text: str, id: str, read: Callable[[dict[str, Any]], T]) -> T:
     """What `read` makes of an answer. Raises the Refusal that it is, or RelayerLied."""
     try:
         body = _load(text)
-        if body.get("id") not in (id, ""):
-            raise BadRequest("an answer to another request", id=_brief(body.get("id")))
+        if (name := body.pop("id", None)) not in (id, ""):
+            raise BadRequest("an answer to another request", id=_brief(name))
         if "error" not in body:
             return read(body)
         refusal = _refusal(body["error"])
@@ -317,34 +295,27 @@ def _refusal(error: object) -> Refusal:
     return family(detail if family is not Refusal else f"{_printable(code)}: {detail}", **shown)
 
 
-def _only(body: Mapping[str, object], where: str, names: Sequence[str]) -> None:
-    unknown = [name for name in body if name not in names]
-    missing = [name for name in names if name not in body]
-    if unknown:
-        raise BadRequest(f"the {where} has a field that does not exist", field=_brief(unknown[0]))
-    if missing:
-        raise BadRequest(f"the {where} lacks a field", field=missing[0])
+def _read(kind: type[T], body: object) -> T:
+    """The object of that type. Raises BadRequest, naming the field."""
+    try:
+        found: T = _ADAPTERS[kind].validate_python(body)
+        return found
+    except ValidationError as bad:
+        first = bad.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise BadRequest(first["msg"].removeprefix("Value error, "), field=_brief(field)) from None
 
 
-def _id(body: Mapping[str, object]) -> str:
-    name = body["id"]
-    if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise BadRequest("id must be 1 to 32 letters, digits, - or _")
-    return name
+def _members(of: object) -> dict[str, object]:
+    """As they go over the wire, without those that are not there."""
+    adapter = _ADAPTERS[type(of)]
+    dumped: dict[str, object] = adapter.dump_python(of, by_alias=True, exclude_none=True)
+    return dumped
 
 
-def _object(body: Mapping[str, object], name: str) -> dict[str, Any]:
-    found = body.get(name)
-    if not isinstance(found, dict):
-        raise BadRequest(f"{name} must be an object")
-    return found
-
-
-def _number(body: Mapping[str, object], name: str, bits: int) -> int:
-    text = body[name]
-    if not isinstance(text, str) or not _NUMBER.fullmatch(text) or int(text) >> bits:
-        raise BadRequest(f"{name} must be a decimal string below 2^{bits}", found=_brief(text))
-    return int(text)
+_ADAPTERS: Final[dict[type, TypeAdapter[Any]]] = {
+    kind: TypeAdapter(kind) for kind in (AskTerms, Submit, Terms, Progress)
+}
 
 
 def _call(kind: object, body: object) -> Call:
@@ -357,24 +328,8 @@ def _call(kind: object, body: object) -> Call:
     return call
 
 
-def _bytes(body: Mapping[str, object], name: str, length: int) -> bytes:
-    text = body[name]
-    if not isinstance(text, str) or not _HEX.fullmatch(text) or len(text) != 2 + 2 * length:
-        raise BadRequest(f"{name} must be 0x and {2 * length} lower-case hex digits")
-    return bytes.fromhex(text[2:])
-
-
-def _address(body: Mapping[str, object], name: str) -> str:
-    raw = _bytes(body, name, 20)
-    return checksummed(name, "0x" + raw.hex())
-
-
-def _hex(data: bytes) -> str:
-    return "0x" + data.hex()
-
-
 def _text(value: object) -> str:
-    return _hex(bytes(value)) if isinstance(value, bytes | bytearray) else str(value)
+    return "0x" + value.hex() if isinstance(value, bytes | bytearray) else str(value)
 
 
 def _brief(value: object) -> str:
