@@ -26,7 +26,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Final
 
@@ -97,7 +97,7 @@ from psymm.relayer.wire import (
     refusal_json,
     request_id,
 )
-from psymm.sockets.admission import Admission, AdmissionLimits, Place, block_of, network_of
+from psymm.sockets.admission import Admission, AdmissionLimits, Bucket, Place, block_of, network_of
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.serving import Tls, serve_websockets
 
@@ -193,23 +193,9 @@ class RelayerConfig:
                 raise RelayerConfigError(
                     "a fee of zero names no relayer, so it cannot be taken", token=token
                 )
-        for name in (
-            "quote_life_s",
-            "min_deadline_s",
-            "queue",
-            "connections",
-            "connections_per_peer",
-            "requests_per_minute",
-            "bytes_per_minute",
-            "calls_per_peer",
-            "addresses_per_network",
-            "requests_at_once",
-            "idle_s",
-            "replace_after_s",
-            "depth",
-        ):
-            if getattr(self, name) <= 0:
-                raise RelayerConfigError("it must be above zero", setting=name)
+        for one in fields(self):
+            if one.name != "prices" and getattr(self, one.name) <= 0:
+                raise RelayerConfigError("it must be above zero", setting=one.name)
 
 
 @dataclass(slots=True)
@@ -235,25 +221,15 @@ class _Peer:
     """One address, or all of an IPv6 /48.
 
     share: how many addresses' shares it has.
-    tokens, bytes_left: what it may still ask and send.
+    requests, bytes: what it may still ask and send.
     under_way: its calls.
     """
 
     share: int
-    tokens: float
-    bytes_left: float
+    requests: Bucket
+    bytes: Bucket
     connections: int = 0
-    filled_at: float = 0.0
     under_way: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Watch:
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    def wake(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
 
 
 class RelayerService:
@@ -279,7 +255,7 @@ class RelayerService:
         self._logged: dict[str, float] = {}
         self._known_peers: dict[str, _Peer] = {}
         self._quotes: deque[Terms] = deque()
-        self._watches: dict[int, _Watch] = {}
+        self._changes: dict[int, trio.Event] = {}
         self._owners: dict[int, tuple[_Peer, ...]] = {}
         self._admission = trio.Lock()
         self._judging = trio.CapacityLimiter(_JUDGED_AT_ONCE)
@@ -344,11 +320,14 @@ class RelayerService:
         return tuple(found)
 
     def _peer(self, block: str, share: int) -> _Peer:
-        config = self._config
-        return self._known_peers.setdefault(
-            block,
-            _Peer(share, config.requests_per_minute * share, config.bytes_per_minute * share),
-        )
+        if block not in self._known_peers:
+            requests, size = self._config.requests_per_minute, self._config.bytes_per_minute
+            self._known_peers[block] = _Peer(
+                share,
+                Bucket.full(requests * share / 60, requests * share),
+                Bucket.full(size * share / 60, size * share),
+            )
+        return self._known_peers[block]
 
     async def _meet(
         self, request: WebSocketRequest, _stream: BoundedStream, name: str, place: Place
@@ -434,8 +413,7 @@ class RelayerService:
         """Tells a client each state of a send that it has not heard, until the end."""
         said: tuple[State, tuple[bytes, ...]] | None = None
         while True:
-            watch = self._watches.setdefault(number, _Watch())
-            changed = watch.changed
+            changed = self._changes.setdefault(number, trio.Event())
             send = await trio.to_thread.run_sync(self._store.get, number)
             if send is None:
                 return
@@ -443,24 +421,16 @@ class RelayerService:
                 said = (send.state, send.transactions)
                 await _say(socket, encode_answer(name, _word(send)))
             if send.state in (State.MINED, State.FAILED):
-                self._watches.pop(number, None)
+                self._changes.pop(number, None)
                 return
             await changed.wait()
 
     def _may_ask(self, peers: tuple[_Peer, ...], size: int) -> bool:
-        now = trio.current_time()
-        for peer in peers:
-            minutes = (now - peer.filled_at) / 60
-            rate = self._config.requests_per_minute * peer.share
-            most = self._config.bytes_per_minute * peer.share
-            peer.tokens = min(rate, peer.tokens + minutes * rate)
-            peer.bytes_left = min(most, peer.bytes_left + minutes * most)
-            peer.filled_at = now
-        if any(peer.tokens < 1 or peer.bytes_left < size for peer in peers):
+        asked = [(peer.requests, 1) for peer in peers] + [(peer.bytes, size) for peer in peers]
+        if not all(bucket.covers(cost) for bucket, cost in asked):
             return False
-        for peer in peers:
-            peer.tokens -= 1
-            peer.bytes_left -= size
+        for bucket, cost in asked:
+            bucket.take(cost)
         return True
 
     def _forget_idle_peers(self) -> None:
@@ -469,7 +439,7 @@ class RelayerService:
             self._known_peers = {
                 name: peer
                 for name, peer in self._known_peers.items()
-                if peer.connections or peer.under_way or now - peer.filled_at < 60
+                if peer.connections or peer.under_way or now - peer.requests.seen < 60
             }
 
     # --- the offer --------------------------------------------------------------------------------
@@ -668,14 +638,11 @@ class RelayerService:
             try:
                 if await self._look_after(number):
                     return
-            except ChainDown as down:
-                log.warning("chain-down", extra={"error": type(down).__name__})
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 10.0)
             except ChainError as trouble:
                 # What goes wrong while a failure is dealt with comes here too: one call's trouble
                 # must not end the others.
-                log.error("chain-trouble", extra={"error": type(trouble).__name__})
+                name = "chain-down" if isinstance(trouble, ChainDown) else "chain-trouble"
+                log.warning(name, extra={"error": type(trouble).__name__})
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 10.0)
 
@@ -804,9 +771,9 @@ class RelayerService:
         return send
 
     def _wake(self, number: int) -> None:
-        watch = self._watches.get(number)
-        if watch is not None:
-            watch.wake()
+        changed = self._changes.pop(number, None)
+        if changed is not None:
+            changed.set()
 
 
 async def _say(socket: WebSocketConnection, text: str) -> None:

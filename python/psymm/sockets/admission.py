@@ -86,7 +86,7 @@ class AdmissionStatistics:
 
 
 @dataclass
-class _Bucket:
+class Bucket:
     """A token bucket on trio's clock."""
 
     per_second: float
@@ -95,13 +95,16 @@ class _Bucket:
     seen: float
 
     @classmethod
-    def full(cls, per_second: float, most: float) -> _Bucket:
+    def full(cls, per_second: float, most: float) -> Bucket:
         return cls(per_second, most, most, trio.current_time())
+
+    def covers(self, cost: float) -> bool:
+        self.refill()
+        return self.left >= cost
 
     def take(self, cost: float) -> bool:
         """Take `cost` if it is there."""
-        self.refill()
-        if self.left < cost:
+        if not self.covers(cost):
             return False
         self.left -= cost
         return True
@@ -115,8 +118,7 @@ class _Bucket:
 
     @property
     def in_debt(self) -> bool:
-        self.refill()
-        return self.left < 0
+        return not self.covers(0)
 
     def refill(self) -> None:
         now = trio.current_time()
@@ -139,11 +141,11 @@ class _Peer:
 
     limited: bool
     share: int
-    arrivals: _Bucket
-    connections: _Bucket
-    noise: _Bucket
-    bytes: _Bucket
-    checks: _Bucket
+    arrivals: Bucket
+    connections: Bucket
+    noise: Bucket
+    bytes: Bucket
+    checks: Bucket
     network: _Peer | None = None
     standing: int = 0
     strangers: int = 0
@@ -396,11 +398,11 @@ class Admission:
             peer = known[block] = _Peer(
                 limits.limit_loopback or not _is_loopback(block),
                 share,
-                _Bucket.full(limits.per_second * share, limits.burst * share),
-                _Bucket.full(limits.per_second * share, limits.burst * share),
-                _Bucket.full(limits.noise_per_second * share, limits.noise * share),
-                _Bucket.full(limits.bytes_per_second * share, limits.bytes_at_once * share),
-                _Bucket.full(limits.checks_per_second * share, limits.checks * share),
+                Bucket.full(limits.per_second * share, limits.burst * share),
+                Bucket.full(limits.per_second * share, limits.burst * share),
+                Bucket.full(limits.noise_per_second * share, limits.noise * share),
+                Bucket.full(limits.bytes_per_second * share, limits.bytes_at_once * share),
+                Bucket.full(limits.checks_per_second * share, limits.checks * share),
             )
         known.move_to_end(block)
         return peer
