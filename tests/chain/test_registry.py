@@ -28,7 +28,7 @@ async def test_a_party_registers_updates_and_removes_itself(
     found = await registry.get(Role.SOLVER, solver.address)
     assert found is not None
     assert (found.endpoint, found.public_key) == ("ws://127.0.0.1:9000/", solver.public_key)
-    await registry.update(solver, Role.SOLVER, "wss://maker.example/", solver.public_key)
+    await registry.register(solver, Role.SOLVER, "wss://maker.example/", solver.public_key)
     assert (await registry.get(Role.SOLVER, solver.address)).endpoint == "wss://maker.example/"
     assert await registry.get(Role.TRADER, solver.address) is None
     await registry.remove(solver, Role.SOLVER)

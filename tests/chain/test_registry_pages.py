@@ -41,7 +41,7 @@ class Paged(Registry):
         assert isinstance(party, Party)
         return party
 
-    async def _read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
+    async def read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
         self.reads += 1
         # The attacker's transaction, between any two questions: the last takes the leaver's place.
         self._parties[self.reads % 50] = self._parties.pop()
@@ -72,8 +72,8 @@ async def test_a_registry_of_ten_thousand_is_not_read_to_its_end() -> None:
 
 async def test_a_registry_of_impossible_length_is_read_all_the_same() -> None:
     class Endless(Paged):
-        async def _read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
-            return 1 << 255 if name == "count" else await super()._read(name, *values, block=block)
+        async def read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
+            return 1 << 255 if name == "count" else await super().read(name, *values, block=block)
 
     parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)]
     found = await Endless(parties).candidates(Role.RELAYER)

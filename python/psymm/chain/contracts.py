@@ -41,37 +41,67 @@ def insertion_gas(size: int) -> int:
     return size.bit_length() * _HASH_GAS + 2 * _FIRST_WRITE_GAS
 
 
-class Pool:
+class Contract:
+    """A contract at an address."""
+
+    def __init__(self, chain: Chain, address: str, abi: Abi) -> None:
+        self.chain: Final = chain
+        self.address: Final = address
+        self.abi: Final = abi
+
+    async def read(self, name: str, *values: object, block: int | bytes | str = "latest") -> Any:
+        """What a view returns; see Chain.call."""
+        return await self.chain.call(self.address, self.abi, name, *values, block=block)
+
+    async def transact(
+        self, signer: Signer, name: str, *values: object, doing: str, depth: int = 1
+    ) -> Receipt:
+        """Call a function in a transaction; see Chain.transact."""
+        data = self.abi.function(name).encode(*values)
+        return await self.chain.transact(signer, self.address, data, depth=depth, doing=doing)
+
+    def logs(self, first: int, last: int, *names: str) -> AsyncIterator[Log]:
+        """Every event of these names from block `first` to `last`; see Chain.logs."""
+        topics = [self.abi.event(name).topic for name in names]
+        return self.chain.logs(self.address, [topics], first, last)
+
+    def values(self, name: str, log: Log) -> dict[str, Any]:
+        """An event's values by name.  Raises BadReply if the log is none of that kind."""
+        try:
+            return self.abi.event(name).decode(log.topics, log.data)
+        except CallInvalid as bad:
+            raise BadReply(self.chain.rpc.endpoint, "eth_getLogs", str(bad)) from None
+
+
+class Pool(Contract):
     """The PSymm contract: the tree of commitments and the moves."""
 
     def __init__(self, chain: Chain, address: str) -> None:
-        self.chain: Final = chain
-        self.address: Final = address
-        self.abi: Final = artifact("PSymm").abi
+        super().__init__(chain, address, artifact("PSymm").abi)
 
     # --- reading ------------------------------------------------------------------------------
 
     async def root(self, block: int | bytes | str = "latest") -> bytes:
-        return _word(await self._read("root", block=block))
+        return _word(await self.read("root", block=block))
 
     async def size(self, block: int | bytes | str = "latest") -> int:
         """How many leaves the tree has."""
-        return int(await self._read("size", block=block))
+        return int(await self.read("size", block=block))
 
     async def is_spent(self, nullifier: bytes, block: int | bytes | str = "latest") -> bool:
-        return bool(await self._read("isSpent", int.from_bytes(nullifier, "big"), block=block))
+        return bool(await self.read("isSpent", int.from_bytes(nullifier, "big"), block=block))
 
     async def domain_separator(self) -> bytes:
-        return bytes(await self._read("domainSeparator"))
+        return bytes(await self.read("domainSeparator"))
 
     async def portal(self) -> str:
         """The address that deposits must be approved for."""
-        return str(await self._read("portal"))
+        return str(await self.read("portal"))
 
     async def digest(self, call: Call) -> bytes:
         """The digest that both keys sign, as the contract computes it."""
         name = "ctcDigest" if isinstance(call, CtcCall) else "ctaDigest"
-        return bytes(await self._read(name, call.abi_value()))
+        return bytes(await self.read(name, call.abi_value()))
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -121,10 +151,9 @@ class Pool:
 
     # --- what happened ------------------------------------------------------------------------
 
-    def logs(self, first: int, last: int) -> AsyncIterator[Log]:
+    def events(self, first: int, last: int) -> AsyncIterator[Log]:
         """Every NoteInserted and NullifierSpent from block `first` to `last`; see Chain.logs."""
-        topics = [self.abi.event(name).topic for name in ("NoteInserted", "NullifierSpent")]
-        return self.chain.logs(self.address, [topics], first, last)
+        return self.logs(first, last, "NoteInserted", "NullifierSpent")
 
     def is_spending(self, log: Log) -> bool:
         return log.topics[:1] == (self.abi.event("NullifierSpent").topic,)
@@ -152,16 +181,6 @@ class Pool:
         """The nullifier of a NullifierSpent log."""
         return _word(self.values("NullifierSpent", log)["nullifier"])
 
-    def values(self, name: str, log: Log) -> dict[str, Any]:
-        """An event's values by name.  Raises BadReply if the log is none of that kind."""
-        try:
-            return self.abi.event(name).decode(log.topics, log.data)
-        except CallInvalid as bad:
-            raise BadReply(self.chain.rpc.endpoint, "eth_getLogs", str(bad)) from None
-
-    async def _read(self, name: str, *values: object, block: int | bytes | str = "latest") -> Any:
-        return await self.chain.call(self.address, self.abi, name, *values, block=block)
-
 
 @dataclass(frozen=True, slots=True)
 class Permit:
@@ -173,22 +192,22 @@ class Permit:
     s: bytes
 
 
-class Token:
-    """An ERC-20."""
+class Token(Contract):
+    """An ERC-20, read as of the newest block that is known: a view that lags would show too little,
+    and a deposit would be refused or approved twice for that."""
 
     def __init__(self, chain: Chain, address: str) -> None:
-        self.chain: Final = chain
-        self.address: Final = address
+        super().__init__(chain, address, ERC20)
 
     async def balance(self, owner: str) -> int:
         """Units of the token."""
-        return int(await self._read("balanceOf", owner))
+        return int(await self.read("balanceOf", owner, block=await self.chain.head()))
 
     async def allowance(self, owner: str, spender: str) -> int:
-        return int(await self._read("allowance", owner, spender))
+        return int(await self.read("allowance", owner, spender, block=await self.chain.head()))
 
     async def decimals(self) -> int:
-        return int(await self._read("decimals"))
+        return int(await self.read("decimals", block=await self.chain.head()))
 
     async def symbol(self) -> str:
         """The token's name for people; empty where it has none that can be shown (`symbol_of`).
@@ -266,12 +285,6 @@ class Token:
             )
         except Reverted:
             return b""
-
-    async def _read(self, name: str, *values: object) -> Any:
-        """As of the newest block that is known: a view that lags would show too little, and a
-        deposit would be refused or approved twice for that."""
-        block = await self.chain.head()
-        return await self.chain.call(self.address, ERC20, name, *values, block=block)
 
 
 def symbol_of(answer: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from psymm._core import address_of
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
+from psymm.chain.contracts import Contract
 from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, ReplyTooLong, Reverted
 from psymm.chain.transactions import Chain, Receipt, Signer
 from psymm.errors import BadEndpoint
@@ -80,13 +81,11 @@ class Revocation:
     block: int
 
 
-class Registry:
+class Registry(Contract):
     """The PartyRegistry contract."""
 
     def __init__(self, chain: Chain, address: str) -> None:
-        self.chain: Final = chain
-        self.address: Final = address
-        self.abi: Final = artifact("PartyRegistry").abi
+        super().__init__(chain, address, artifact("PartyRegistry").abi)
 
     async def register(
         self, signer: Signer, role: Role, endpoint: str, public_key: bytes, *, depth: int = 1
@@ -97,25 +96,15 @@ class Registry:
         """
         checked_endpoint(endpoint)
         _checked_key(public_key, signer.address)
-        return await self.chain.transact(
-            signer,
-            self.address,
-            self.abi.function("register").encode(int(role), endpoint, public_key),
-            depth=depth,
-            doing="the registration",
+        values = int(role), endpoint, public_key
+        return await self.transact(
+            signer, "register", *values, doing="the registration", depth=depth
         )
-
-    update = register
 
     async def remove(self, signer: Signer, role: Role, *, depth: int = 1) -> Receipt:
         """Remove the signer's own entry for a role.  Raises Reverted if there is none."""
-        return await self.chain.transact(
-            signer,
-            self.address,
-            self.abi.function("remove").encode(int(role)),
-            depth=depth,
-            doing="the removal from the registry",
-        )
+        doing = "the removal from the registry"
+        return await self.transact(signer, "remove", int(role), doing=doing, depth=depth)
 
     async def get(self, role: Role, account: str) -> Party | None:
         """The entry of an account, None if it has none.
@@ -123,7 +112,7 @@ class Registry:
         Raises RegistrationInvalid if it has one that cannot be used.
         """
         try:
-            raw = await self._read("get", int(role), account)
+            raw = await self.read("get", int(role), account)
         except Reverted:
             return None
         if raw[0] == ZERO_ADDRESS:
@@ -131,7 +120,7 @@ class Registry:
         return self._party(raw)
 
     async def count(self, role: Role) -> int:
-        return int(await self._read("count", int(role)))
+        return int(await self.read("count", int(role)))
 
     async def list(self, role: Role, *, page: int = 100) -> AsyncIterator[Party]:
         """Every usable entry of a role, read in pages, all as of one block: whoever registers or
@@ -142,9 +131,9 @@ class Registry:
         ReplyTooLong after the first _MOST_LISTED, BadReply where the node contradicts its count.
         """
         block = (await self.chain.block()).hash
-        count = int(await self._read("count", int(role), block=block))
+        count = int(await self.read("count", int(role), block=block))
         for offset in range(0, min(count, _MOST_LISTED), page):
-            rows = await self._read("list", int(role), offset, page, block=block)
+            rows = await self.read("list", int(role), offset, page, block=block)
             if len(rows) != min(page, count - offset):
                 raise BadReply(
                     self.chain.rpc.endpoint,
@@ -167,12 +156,12 @@ class Registry:
         first.
         """
         block = (await self.chain.block()).hash
-        count = min(int(await self._read("count", int(role), block=block)), _MOST_ENTRIES)
+        count = min(int(await self.read("count", int(role), block=block)), _MOST_ENTRIES)
         pages = range(-(-count // _PAGE))
         chosen = pages[:1], secrets.SystemRandom().sample(pages[1:], min(_PAGES, len(pages[1:])))
         found: list[Party] = []
         for offset in (*chosen[0], *sorted(chosen[1])):
-            rows = await self._read("list", int(role), offset * _PAGE, _PAGE, block=block)
+            rows = await self.read("list", int(role), offset * _PAGE, _PAGE, block=block)
             found.extend(self._usable(rows, role))
         there = {party.account for party in found}
         served = [account for account in dict.fromkeys(known) if account not in there][:_KNOWN]
@@ -196,18 +185,15 @@ class Registry:
 
     async def changes(self, first: int, last: int) -> AsyncIterator[Change]:
         """What was written and removed from block `first` to `last`, in order."""
-        updated, removed = self.abi.event("PartyUpdated"), self.abi.event("PartyRemoved")
-        async for log in self.chain.logs(
-            self.address, [[updated.topic, removed.topic]], first, last
-        ):
-            event = updated if log.topics[0] == updated.topic else removed
+        removed = self.abi.event("PartyRemoved").topic
+        async for log in self.logs(first, last, "PartyUpdated", "PartyRemoved"):
+            values = self.values(
+                "PartyRemoved" if log.topics[0] == removed else "PartyUpdated", log
+            )
             try:
-                values = event.decode(log.topics, log.data)
                 role = Role(values["role"])
-            except (CallInvalid, ValueError):
-                raise BadReply(
-                    self.chain.rpc.endpoint, "eth_getLogs", "not a registry event"
-                ) from None
+            except ValueError:
+                raise BadReply(self.chain.rpc.endpoint, "eth_getLogs", "an unknown role") from None
             yield Change(
                 log.block, role, values["account"], values.get("endpoint"), values.get("publicKey")
             )
@@ -222,12 +208,9 @@ class Registry:
         What is revoked from there or earlier already stays as it is.  Raises what Chain.transact
         raises.  Cancelled: it may still be mined.
         """
-        return await self.chain.transact(
-            signer,
-            self.address,
-            self.abi.function("revokeKey").encode(key, from_seq),
-            depth=depth,
-            doing="the revocation",
+        values = key, from_seq
+        return await self.transact(
+            signer, "revokeKey", *values, doing="the revocation", depth=depth
         )
 
     async def revoke_key_for(
@@ -247,14 +230,9 @@ class Registry:
         """
         if len(signature) != 65:
             raise CallInvalid("signature", "is 65 bytes, r then s then v")
-        return await self.chain.transact(
-            signer,
-            self.address,
-            self.abi.function("revokeKeyFor").encode(
-                wallet, key, from_seq, signature[64], signature[:32], signature[32:64]
-            ),
-            depth=depth,
-            doing="the revocation",
+        values = wallet, key, from_seq, signature[64], signature[:32], signature[32:64]
+        return await self.transact(
+            signer, "revokeKeyFor", *values, doing="the revocation", depth=depth
         )
 
     def revocation_message(self, wallet: str, key: str, from_seq: int) -> TypedMessage:
@@ -271,19 +249,13 @@ class Registry:
         self, wallet: str, key: str, block: int | bytes | str = "latest"
     ) -> Revocation | None:
         """Whether a wallet had revoked a key by that block; None if not."""
-        from_seq, number = await self.chain.call(
-            self.address, self.abi, "revocation", wallet, key, block=block
-        )
+        from_seq, number = await self.read("revocation", wallet, key, block=block)
         return Revocation(wallet, key, from_seq, number) if from_seq else None
 
     async def revocations(self, first: int, last: int) -> AsyncIterator[Revocation]:
         """Every revocation from block `first` to `last`, in order."""
-        event = self.abi.event("KeyRevoked")
-        async for log in self.chain.logs(self.address, [event.topic], first, last):
-            try:
-                values = event.decode(log.topics, log.data)
-            except CallInvalid:
-                raise BadReply(self.chain.rpc.endpoint, "eth_getLogs", "not a revocation") from None
+        async for log in self.logs(first, last, "KeyRevoked"):
+            values = self.values("KeyRevoked", log)
             yield Revocation(values["wallet"], values["key"], values["fromSeq"], log.block)
 
     def _party(self, raw: tuple[Any, ...]) -> Party:
@@ -295,9 +267,6 @@ class Registry:
         checked_endpoint(endpoint)
         _checked_key(public_key, account)
         return Party(account, known, endpoint, public_key, updated_at)
-
-    async def _read(self, name: str, *values: object, block: bytes | str = "latest") -> Any:
-        return await self.chain.call(self.address, self.abi, name, *values, block=block)
 
 
 def in_turn(entries: Sequence[Party], known: Collection[str] = ()) -> list[Party]:

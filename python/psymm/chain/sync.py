@@ -205,7 +205,7 @@ class TreeSync:
         if head > self._head + _SPAN:
             # Nothing was read of what is between, and the node may name any head.
             raise NotSynchronised(f"block {head}", 0)
-        logs = [one async for one in self.pool.logs(self._block + 1, head)]
+        logs = [one async for one in self.pool.events(self._block + 1, head)]
         spends, inserts = self.pool.effects(logs)
         return set(inserts), set(spends)
 
@@ -221,7 +221,7 @@ class TreeSync:
         block = self._spent.get(thing) if spent else None if leaf is None else leaf.block
         if block is None:
             return None
-        logs = [one async for one in self.pool.logs(block, block)]
+        logs = [one async for one in self.pool.events(block, block)]
         for tx_hash in dict.fromkeys(one.tx_hash for one in logs):
             spends, inserts = self.pool.effects(one for one in logs if one.tx_hash == tx_hash)
             if thing in (spends if spent else inserts):
@@ -268,7 +268,7 @@ class TreeSync:
         anchors = {last: before.hash}
         size = len(self._leaves)
         for _ in range(looks):
-            logs = [one async for one in pool.logs(first, last)]
+            logs = [one async for one in pool.events(first, last)]
         for log in logs:
             if anchors.setdefault(log.block, log.block_hash) != log.block_hash:
                 raise self._lie(
