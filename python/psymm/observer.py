@@ -782,7 +782,7 @@ def memos(observation: Observation) -> Likeness:
     texts = [(one.tx, one.memo) for one in observation.deposits]
     for move in observation.moves:
         call = move.call
-        held = call.memos if isinstance(call, CtcCall) else (call.memo,)
+        held = call.memos
         texts += [(move.tx, memo) for memo in held]
     found: Likeness = {}
     for (first, one), (second, other) in combinations(texts, 2):
@@ -849,7 +849,7 @@ def weak_secrets(observation: Observation) -> Likeness:
     spent: dict[bytes, int] = {}
     for move in observation.moves:
         call = move.call
-        outputs = call.commitments if isinstance(call, CtcCall) else (call.change,)
+        outputs = call.outputs
         made.update(dict.fromkeys(outputs, move.tx))
         spent.update(dict.fromkeys(call.nullifiers, move.tx))
     found: Likeness = {}
@@ -1008,7 +1008,7 @@ def _elements(observation: Observation) -> Iterator[tuple[int, int]]:
         yield deposit.tx, int.from_bytes(deposit.commitment, "big")
     for move in observation.moves:
         call = move.call
-        outputs = call.commitments if isinstance(call, CtcCall) else (call.change,)
+        outputs = call.outputs
         for element in (*call.nullifiers, *outputs):
             yield move.tx, int.from_bytes(element, "big")
 
@@ -1026,7 +1026,7 @@ def _guesses(observation: Observation) -> list[bytes]:
         found[_word(element)] = None
     for move in observation.moves:
         call = move.call
-        for memo in call.memos if isinstance(call, CtcCall) else (call.memo,):
+        for memo in call.memos:
             found[_reduced(memo[:32])] = None
             found[_reduced(keccak256(memo))] = None
     return [value for value in found if int.from_bytes(value, "big") < FIELD_MODULUS]

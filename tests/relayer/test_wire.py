@@ -22,7 +22,6 @@ from psymm.relayer.wire import (
     encode_request,
     encode_terms,
     identity,
-    marks,
     progress_json,
     refusal_json,
     request_id,
@@ -178,8 +177,8 @@ def test_two_calls_are_the_same_if_only_proof_and_root_differ() -> None:
 
 
 def test_a_call_uses_up_its_nullifiers_and_its_commitments() -> None:
-    assert marks(ctc()) == [word(2), word(3), word(4), word(5)]
-    assert marks(cta()) == [word(2), word(3), word(4)]
+    assert ctc().marks == [word(2), word(3), word(4), word(5)]
+    assert cta().marks == [word(2), word(3), word(4)]
 
 
 def test_what_a_refusal_names_is_short() -> None:

@@ -63,9 +63,6 @@ def artifact(name: str) -> Artifact:
         raise DeploymentInvalid(name, "its artifact is not JSON") from None
     if not isinstance(raw, dict) or "abi" not in raw or "bytecode" not in raw:
         raise DeploymentInvalid(name, "its artifact lacks abi or bytecode")
-    code = raw["bytecode"]
-    if isinstance(code, dict):
-        raw = {**raw, "linkReferences": code.get("linkReferences", {}), "bytecode": code["object"]}
     links: dict[str, tuple[int, ...]] = {}
     for libraries in raw.get("linkReferences", {}).values():
         for library, places in libraries.items():

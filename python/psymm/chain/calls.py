@@ -29,13 +29,28 @@ _WHOLE: Final = re.compile("0|[1-9][0-9]{0,77}")
 
 
 class _Moves:
-    """What both calls have."""
+    """What both calls have.
+
+    kind: "ctc" or "cta".  function: of the contract.  doing: what it is, for errors and logs.
+    """
 
     __slots__ = ()
 
     kind: ClassVar[str]
+    function: ClassVar[str]
+    doing: ClassVar[str]
     root: bytes
     nullifiers: tuple[bytes, bytes]
+
+    @property
+    def outputs(self) -> tuple[bytes, ...]:
+        """The commitments that it makes."""
+        raise NotImplementedError
+
+    @property
+    def marks(self) -> list[bytes]:
+        """Everything of it that the chain takes once only: nullifiers and commitments."""
+        return [*self.nullifiers, *self.outputs]
 
     def parts(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -51,7 +66,7 @@ class _Moves:
         return TypedMessage(
             chain_id,
             contract,
-            _SIGNED_AS[self.kind],
+            self.function[0].upper() + self.function[1:],
             tuple((name, kind) for name, kind, _ in members),
             {name: value for name, _, value in members},
         )
@@ -98,6 +113,8 @@ class CtcCall(_Moves):
     proof: bytes = b""
 
     kind: ClassVar = "ctc"
+    function: ClassVar = "custodyToCustody"
+    doing: ClassVar = "the move between custodies"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "relayer", checksummed("relayer", self.relayer))
@@ -106,6 +123,10 @@ class CtcCall(_Moves):
         none = [self.relayer == ZERO_ADDRESS, self.fee_token == ZERO_ADDRESS, self.fee == 0]
         if any(none) != all(none):
             raise CallInvalid("fee", "relayer, feeToken and fee must be all zero or none of them")
+
+    @property
+    def outputs(self) -> tuple[bytes, ...]:
+        return self.commitments
 
     def parts(self) -> dict[str, Any]:
         return {
@@ -176,6 +197,8 @@ class CtaCall(_Moves):
     proof: bytes = b""
 
     kind: ClassVar = "cta"
+    function: ClassVar = "custodyToAddress"
+    doing: ClassVar = "the withdrawal"
 
     def __post_init__(self) -> None:
         for name in ("token", "recipient", "relayer"):
@@ -191,6 +214,18 @@ class CtaCall(_Moves):
             raise CallInvalid("fee", f"{self.fee} is more than the amount {self.amount}")
         if (self.relayer == ZERO_ADDRESS) != (self.fee == 0):
             raise CallInvalid("fee", "a relayer needs a fee, and a fee needs a relayer")
+
+    @property
+    def outputs(self) -> tuple[bytes, ...]:
+        return (self.change,)
+
+    @property
+    def memos(self) -> tuple[bytes, ...]:
+        return (self.memo,)
+
+    @property
+    def fee_token(self) -> str:
+        return self.token
 
     def parts(self) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(self)}
@@ -239,7 +274,6 @@ def call_from_json(kind: str, given: object) -> Call:
     raise CallInvalid("kind", "must be ctc or cta")
 
 
-_SIGNED_AS: Final = {"ctc": "CustodyToCustody", "cta": "CustodyToAddress"}
 _KINDS: Final = {
     "root": "field",
     "nullifiers": "pair",
@@ -257,7 +291,6 @@ _KINDS: Final = {
     "memo1": "memo",
     "proof": "proof",
 }
-_LENGTHS: Final = {"field": 32, "address": 20, "memo": MEMO_BYTES, "proof": None}
 
 
 def _expect(name: str, kind: str, value: Any) -> None:
@@ -312,6 +345,7 @@ def _read(given: object, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _part(name: str, kind: str, given: object) -> Any:
+    """A value in the form that a call takes it in, which then looks whether it is of its kind."""
     if kind == "pair":
         if not isinstance(given, list) or len(given) != 2:
             raise CallInvalid(name, "must be a list of two")
@@ -322,9 +356,4 @@ def _part(name: str, kind: str, given: object) -> Any:
         return int(given)
     if not isinstance(given, str) or not _HEX.fullmatch(given):
         raise CallInvalid(name, "must be 0x and whole bytes in lower-case hexadecimal")
-    count, length = len(given) // 2 - 1, _LENGTHS[kind]
-    if length is not None and count != length:
-        raise CallInvalid(name, f"must be {length} bytes, not {count}")
-    if count > MAX_PROOF_BYTES:
-        raise CallInvalid(name, f"is longer than {MAX_PROOF_BYTES} bytes")
-    return checksummed(name, given) if kind == "address" else bytes.fromhex(given[2:])
+    return given if kind == "address" else bytes.fromhex(given[2:])

@@ -11,7 +11,7 @@ from typing import Any, Final
 from psymm._core import keccak256
 from psymm.chain.abi import Abi, encode_values
 from psymm.chain.artifacts import artifact
-from psymm.chain.calls import MEMO_BYTES, Call, CtaCall, CtcCall
+from psymm.chain.calls import MEMO_BYTES, Call
 from psymm.chain.errors import (
     AllowanceTooLow,
     BadReply,
@@ -100,8 +100,7 @@ class Pool(Contract):
 
     async def digest(self, call: Call) -> bytes:
         """The digest that both keys sign, as the contract computes it."""
-        name = "ctcDigest" if isinstance(call, CtcCall) else "ctaDigest"
-        return bytes(await self.read(name, call.abi_value()))
+        return bytes(await self.read(f"{call.kind}Digest", call.abi_value()))
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -109,8 +108,7 @@ class Pool(Contract):
         """The calldata of a finished move."""
         if not call.proof:
             raise CallInvalid("proof", "is empty; prove the move first")
-        name = "custodyToCustody" if isinstance(call, CtcCall) else "custodyToAddress"
-        return self.abi.function(name).encode(call.abi_value())
+        return self.abi.function(call.function).encode(call.abi_value())
 
     async def simulate_move(
         self, call: Call, sender: str | None = None, block: int | str = "latest"
@@ -120,7 +118,7 @@ class Pool(Contract):
         block: "pending" counts what the node has heard of, too.
         """
         await self.chain.simulate(
-            self.address, self.move_data(call), doing=doing_of(call), sender=sender, block=block
+            self.address, self.move_data(call), doing=call.doing, sender=sender, block=block
         )
 
     async def send_move(
@@ -133,7 +131,7 @@ class Pool(Contract):
             self.move_data(call),
             depth=depth,
             timeout_s=timeout_s,
-            doing=doing_of(call),
+            doing=call.doing,
         )
 
     def deposit_data(
@@ -355,11 +353,6 @@ _DOMAIN_TYPE_HASH: Final = keccak256(
 _VERSIONED_DOMAIN_TYPE_HASH: Final = keccak256(
     b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )
-
-
-def doing_of(call: Call) -> str:
-    """What a move is, for errors and logs."""
-    return "the withdrawal" if isinstance(call, CtaCall) else "the move between custodies"
 
 
 def _word(number: int) -> bytes:

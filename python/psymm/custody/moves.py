@@ -63,7 +63,6 @@ from psymm.custody.sending import (
     DirectSender,
     Sender,
     SendTerms,
-    outputs_of,
 )
 from psymm.custody.settlement import Payee, Settlement, payout_after_fee
 from psymm.custody.store import (
@@ -214,7 +213,7 @@ class Vault:
     async def mined_in(self, call: Call) -> tuple[int, str] | None:
         """Block and transaction hash in which a move happened; None if it has not, as deep as
         this vault counts."""
-        commitment = call.commitments[0] if isinstance(call, CtcCall) else call.change
+        commitment = call.outputs[0]
         if self.tree.leaf(commitment) is None:
             return None
         found = await self.tree.transaction_with(call.nullifiers[0], spent=True)
@@ -811,7 +810,7 @@ class Vault:
                 if not mined:
                     continue
                 move, call, prove_ms = mined[-1]
-            await self._carrier.in_tree(move, awaited or outputs_of(call)[0], timeout_s)
+            await self._carrier.in_tree(move, awaited or call.outputs[0], timeout_s)
             await self.store.report(
                 one for one, _, _ in handed if one != move or purpose != "withdraw"
             )

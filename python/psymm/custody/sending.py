@@ -18,8 +18,8 @@ from typing import Final, Protocol
 import trio
 
 from psymm.chain.addresses import ZERO_ADDRESS
-from psymm.chain.calls import Call, CtcCall
-from psymm.chain.contracts import Pool, doing_of
+from psymm.chain.calls import Call
+from psymm.chain.contracts import Pool
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
@@ -159,7 +159,7 @@ class Carrier:
             sender.signer,
             pool.address,
             pool.move_data(call),
-            doing_of(call),
+            call.doing,
             timeout_s=sender.timeout_s,
             depth=sender.depth,
         )
@@ -289,9 +289,7 @@ class Carrier:
         # All of them: calls made one instead of the other share a note, and often an output.
         return all(
             self._tree.spent_block(one) is not None or one in nullifiers for one in call.nullifiers
-        ) and all(
-            self._tree.leaf(one) is not None or one in commitments for one in outputs_of(call)
-        )
+        ) and all(self._tree.leaf(one) is not None or one in commitments for one in call.outputs)
 
     async def in_tree(self, move: int, commitment: bytes, timeout_s: float) -> None:
         """Wait until a move that was mined is in the tree; after a reorganisation, the same bytes
@@ -410,11 +408,6 @@ class Carrier:
                         raise MoveUnderWay(move.purpose, None) from pending
                 except ChainError as ended:
                     log.info("move-failed", extra={"move": move.id, "code": ended.code})
-
-
-def outputs_of(call: Call) -> tuple[bytes, ...]:
-    """The commitments that a call makes."""
-    return call.commitments if isinstance(call, CtcCall) else (call.change,)
 
 
 def _spent_before(refused: PSymmError) -> bool:

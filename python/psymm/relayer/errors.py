@@ -36,11 +36,6 @@ class BadRequest(Refusal):
     remedy = "Compare the versions of the two programs"
 
 
-class TooLarge(Refusal):
-    code = "too-large"
-    what = "the message is longer than a call can be"
-
-
 class TooManyRequests(Refusal):
     code = "too-many-requests"
     what = "this address asks more than a relayer's limit for one peer"

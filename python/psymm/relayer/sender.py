@@ -48,7 +48,7 @@ from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPendi
 from psymm.chain.registry import Party, in_turn
 from psymm.chain.rpc import own_deadline
 from psymm.chain.transactions import Receipt
-from psymm.custody.sending import Sender, SendTerms, outputs_of
+from psymm.custody.sending import Sender, SendTerms
 from psymm.errors import Disconnected, PeerViolation, PSymmError
 from psymm.relayer.errors import (
     NoRelayer,
@@ -62,7 +62,6 @@ from psymm.relayer.wire import (
     GAS,
     MAX_MESSAGE_BYTES,
     AskTerms,
-    Kind,
     Progress,
     Submit,
     Terms,
@@ -172,7 +171,7 @@ class RelayerSender:
         self._private = private_allowed(pool.chain.chain_id, private)
         self._known = known
         self._failed: dict[str, tuple[float, str]] = {}
-        self._silent: dict[str, float] = {}
+        self._silent: dict[str, tuple[float, str]] = {}
         self._serving: Collection[str] = ()
         self._quoted: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
         self._endpoints: dict[str, str] = {}
@@ -240,7 +239,7 @@ class RelayerSender:
             except RelayerError as no:
                 reasons[party.account] = no
                 if isinstance(no, RelayerDead):
-                    self._silent[party.account] = trio.current_time()
+                    self._silent[party.account] = (trio.current_time(), "silent")
 
         left: Sequence[Party] = ()
         with trio.CancelScope() as asking:
@@ -334,7 +333,7 @@ class RelayerSender:
         """Without those that failed a move lately; who was silent lately comes last."""
         now = trio.current_time()
         for kept in (self._failed, self._silent):
-            for account in [one for one, at in kept.items() if now - _since(at) >= self._avoid_s]:
+            for account in [one for one, (at, _) in kept.items() if now - at >= self._avoid_s]:
                 del kept[account]
         for party in parties:
             if party.account in self._failed:
@@ -394,7 +393,7 @@ class RelayerSender:
         chain = self._pool.chain
         price = (await chain.fees()).max_wei
         # Half of what it must have at the present price, which includes room for a doubling.
-        return await chain.balance(quote.relayer) >= GAS[_kind(quote.kind)] * price // 2
+        return await chain.balance(quote.relayer) >= GAS[quote.kind] * price // 2
 
     async def _endpoint(self, relayer: str) -> str:
         if relayer not in self._endpoints:
@@ -419,7 +418,7 @@ class RelayerSender:
             )
         if terms.chain_id != self._pool.chain.chain_id or terms.contract != self._pool.address:
             raise RelayerLied("it serves another contract", contract=terms.contract)
-        fee = terms.fee(token, _kind(kind))
+        fee = terms.fee(token, kind)
         if fee is None:
             raise TokenRefused(token=token)
         if fee == 0:
@@ -475,20 +474,12 @@ class RelayerSender:
         spent, made = self._pool.effects(
             one for one in receipt.logs if one.address == self._pool.address
         )
-        return set(call.nullifiers) <= set(spent) and set(outputs_of(call)) <= set(made)
+        return set(call.nullifiers) <= set(spent) and set(call.outputs) <= set(made)
 
     def _conversation(self, endpoint: str) -> AbstractAsyncContextManager[WebSocketConnection]:
         return _conversation(
             endpoint, self._answer_timeout_s, self._tls, self._plain, self._private
         )
-
-
-def _kind(kind: str) -> Kind:
-    return "ctc" if kind == "ctc" else "cta"
-
-
-def _since(entry: float | tuple[float, str]) -> float:
-    return entry if isinstance(entry, float) else entry[0]
 
 
 def _nobody(reasons: Mapping[str, Any], not_asked: int) -> NoRelayer:

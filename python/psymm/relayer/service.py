@@ -81,7 +81,6 @@ from psymm.relayer.wire import (
     GAS,
     MAX_MESSAGE_BYTES,
     AskTerms,
-    Kind,
     Progress,
     Submit,
     Terms,
@@ -89,10 +88,7 @@ from psymm.relayer.wire import (
     decode_request,
     encode_answer,
     encode_terms,
-    fee_token,
     identity,
-    kind_of,
-    marks,
     progress_json,
     refusal_json,
     request_id,
@@ -469,7 +465,7 @@ class RelayerService:
         self._quotes.append(terms)
         return terms
 
-    async def _least_fee(self, token: str, kind: Kind) -> int:
+    async def _least_fee(self, token: str, kind: str) -> int:
         now_s = int(time.time())
         quoted = [
             fee
@@ -492,10 +488,10 @@ class RelayerService:
         known = await self._known(digest, call)
         if known is not None:
             return known
-        token = fee_token(call)
+        token = call.fee_token
         if token not in self._config.prices:
             raise TokenRefused(token=token, taken=" ".join(self._config.prices))
-        least = await self._least_fee(token, kind_of(call))
+        least = await self._least_fee(token, call.kind)
         if call.fee < least:
             raise FeeTooLow(fee=call.fee, quote=least)
         head = await self._chain.block()
@@ -516,7 +512,7 @@ class RelayerService:
                 return known
             await self._make_room(call, digest, peers)
             send = await trio.to_thread.run_sync(
-                self._store.add, digest, kind_of(call), call.to_json(), call.deadline, marks(call)
+                self._store.add, digest, call.kind, call.to_json(), call.deadline, call.marks
             )
         for peer in peers:
             peer.under_way.add(send.id)
@@ -537,7 +533,7 @@ class RelayerService:
         return last
 
     async def _make_room(self, call: Call, digest: bytes, peers: tuple[_Peer, ...]) -> None:
-        other = await trio.to_thread.run_sync(self._store.conflicting, marks(call), digest)
+        other = await trio.to_thread.run_sync(self._store.conflicting, call.marks, digest)
         if other is not None:
             raise Conflict(state=other.state.value)
         under_way = await trio.to_thread.run_sync(self._store.under_way)

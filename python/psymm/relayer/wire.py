@@ -38,18 +38,16 @@ from pydantic.alias_generators import to_camel
 
 from psymm._core import keccak256
 from psymm.addresses import checksum
-from psymm.chain.calls import Call, CtcCall, call_from_json
+from psymm.chain.calls import Call, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.relayer.errors import BadRequest, Refusal, RelayerLied
 from psymm.strict_json import KeyTwice, loads
-
-Kind = Literal["ctc", "cta"]
 
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES: Final = 160 * 1024
 """More than a call with the longest proof, in hex."""
-GAS: Final[Mapping[Kind, int]] = {"ctc": 1_200_000, "cta": 1_200_000}
+GAS: Final[Mapping[str, int]] = {"ctc": 1_200_000, "cta": 1_200_000}
 """What a move may take in gas, by which fees that follow the gas price are made and weighed
 (design section 8)."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,77}")
@@ -92,7 +90,7 @@ class TokenFee:
     ctc: _U128
     cta: _U128
 
-    def of(self, kind: Kind) -> int:
+    def of(self, kind: str) -> int:
         return self.ctc if kind == "ctc" else self.cta
 
 
@@ -109,7 +107,7 @@ class Terms:
     min_deadline_s: Annotated[_U32, Field(alias="minDeadlineSeconds")]
     valid_until_s: Annotated[_U64, Field(alias="validUntil")]
 
-    def fee(self, token: str, kind: Kind) -> int | None:
+    def fee(self, token: str, kind: str) -> int | None:
         """The fee in `token`, None if the relayer does not take it."""
         return next((one.of(kind) for one in self.fees if one.token == token), None)
 
@@ -147,21 +145,6 @@ _FIELDS: Final = {"queued": 1, "sent": 2, "mined": 4}
 """How many of its members a progress has, in their order."""
 
 
-def kind_of(call: Call) -> Kind:
-    return "ctc" if isinstance(call, CtcCall) else "cta"
-
-
-def fee_token(call: Call) -> str:
-    """The token that the relayer's fee is paid in."""
-    return call.fee_token if isinstance(call, CtcCall) else call.token
-
-
-def marks(call: Call) -> list[bytes]:
-    """Everything of a call that the chain takes once only: nullifiers and commitments."""
-    outputs = call.commitments if isinstance(call, CtcCall) else (call.change,)
-    return [*call.nullifiers, *outputs]
-
-
 def identity(call: Call) -> bytes:
     """32 bytes that two calls share if they do the same: everything but proof and root."""
     body = {name: value for name, value in call.to_json().items() if name not in ("proof", "root")}
@@ -174,7 +157,7 @@ def identity(call: Call) -> bytes:
 def encode_request(request: Request) -> str:
     if isinstance(request, AskTerms):
         return _dump({"id": request.id, "method": "terms"})
-    return _dump({**_members(request), "method": "submit", "kind": kind_of(request.call)})
+    return _dump({**_members(request), "method": "submit", "kind": request.call.kind})
 
 
 def request_id(text: str) -> str:
