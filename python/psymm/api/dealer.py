@@ -40,7 +40,6 @@ from psymm.errors import (
 )
 from psymm.messages import ChainFact, FactKind
 from psymm.nursery import open_block_nursery
-from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import Clock, SystemClock
 from psymm.session.collateral import ChainView, Fact, Mined, custody_of
 from psymm.session.end import LOOK_UP_S
@@ -393,6 +392,8 @@ async def open_dealer(
     Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
     all of it.
     """
+    from psymm.relayer.sender import RelayerSender  # here, for it loads pydantic
+
     home = Path(home)
     if not isinstance(deployment, Deployment):
         deployment = await trio.to_thread.run_sync(Deployment.load, Path(deployment))

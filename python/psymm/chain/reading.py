@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
@@ -33,6 +33,8 @@ from psymm.chain.rpc import Rpc
 
 if TYPE_CHECKING:
     from psymm.chain.transactions import Sent
+
+T = TypeVar("T")
 
 _LOG_SPAN: Final = 2_000
 MANY_BLOCKS: Final = 100_000
@@ -232,19 +234,19 @@ class ChainReader:
             instead.append(overrides or {})
         if time_s is not None:
             instead.append({"time": hex(time_s)})
+
+        async def run(at: object) -> bytes:
+            answer = self.rpc.call("eth_call", request, at, *instead)
+            return _bytes(await self._named(doing, answer))
+
         try:
-            return _bytes(await self.rpc.call("eth_call", request, where, *instead))
-        except RpcError as refused:
-            error = self._refusal(doing, refused)
-            if where != "latest" or not isinstance(error, Reverted):
-                raise error from None
+            return await run(where)
+        except Reverted:
+            if where != "latest":
+                raise
         # A view that lags refuses what only newer blocks allow: asked of the newest block that is
         # known, it says that it has no such block, and is asked again.
-        where = hex(await self.head())
-        try:
-            return _bytes(await self.rpc.call("eth_call", request, where, *instead))
-        except RpcError as refused:
-            raise self._refusal(doing, refused) from None
+        return await run(hex(await self.head()))
 
     async def head(self) -> int:
         """The number of the newest block.
@@ -347,23 +349,17 @@ class ChainReader:
         request: Any = {"from": sender, "data": _hex(data), "value": value_wei}
         if to is not None:
             request["to"] = to
-        try:
-            return int(await self.rpc.eth.estimate_gas(request))
-        except RpcError as refused:
-            error = self._refusal(doing, refused)
-            if not isinstance(error, Reverted):
-                raise error from None
+        estimate = self.rpc.eth.estimate_gas
+        with suppress(Reverted):
+            return int(await self._named(doing, estimate(request)))
         # Raises where the newest known block refuses, too; else this view lags. Asked about that
         # block, it says that it has none such, and is asked again.
         head = await self.head()
         await self.simulate(to, data, doing=doing, block=head, sender=sender, value_wei=value_wei)
         with suppress(RpcError):  # some nodes take no block here
-            return int(await self.rpc.eth.estimate_gas(request, head))
+            return int(await estimate(request, head))
         await trio.sleep(self.poll_s)
-        try:
-            return int(await self.rpc.eth.estimate_gas(request))
-        except RpcError as refused:
-            raise self._refusal(doing, refused) from None
+        return int(await self._named(doing, estimate(request)))
 
     async def receipt(
         self, tx_hash: str, *, doing: str = "", sent: Sent | None = None, depth: int = 1
@@ -421,6 +417,13 @@ class ChainReader:
     async def is_known(self, tx_hash: str) -> bool:
         """Whether a node shows the transaction, waiting or mined."""
         return await self.rpc.found(self.rpc.eth.get_transaction(tx_hash)) is not None
+
+    async def _named(self, doing: str, answer: Awaitable[T]) -> T:
+        """An answer; what a contract refuses by its error's name."""
+        try:
+            return await answer
+        except RpcError as refused:
+            raise self._refusal(doing, refused) from None
 
     def _refusal(self, doing: str, refused: RpcError) -> Exception:
         data = revert_data(refused.data)

@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import (
@@ -281,7 +282,7 @@ def _refusal(error: object) -> Refusal:
 def _read(kind: type[T], body: object) -> T:
     """The object of that type. Raises BadRequest, naming the field."""
     try:
-        found: T = _ADAPTERS[kind].validate_python(body)
+        found: T = _adapters()[kind].validate_python(body)
         return found
     except ValidationError as bad:
         first = bad.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -291,14 +292,14 @@ def _read(kind: type[T], body: object) -> T:
 
 def _members(of: object) -> dict[str, object]:
     """As they go over the wire, without those that are not there."""
-    adapter = _ADAPTERS[type(of)]
+    adapter = _adapters()[type(of)]
     dumped: dict[str, object] = adapter.dump_python(of, by_alias=True, exclude_none=True)
     return dumped
 
 
-_ADAPTERS: Final[dict[type, TypeAdapter[Any]]] = {
-    kind: TypeAdapter(kind) for kind in (AskTerms, Submit, Terms, Progress)
-}
+@cache
+def _adapters() -> dict[type, TypeAdapter[Any]]:
+    return {kind: TypeAdapter(kind) for kind in (AskTerms, Submit, Terms, Progress)}
 
 
 def _call(kind: object, body: object) -> Call:
