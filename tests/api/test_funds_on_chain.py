@@ -13,9 +13,9 @@ from test_chain import terms_on
 from psymm.api.dealer import VaultCollateral, check_token
 from psymm.chain.addresses import checksummed
 from psymm.chain.calls import Call
-from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
+from psymm.chain.tokens import read_token
 from psymm.chain.transactions import Receipt
 from psymm.custody.errors import FeeTooHigh, FundsTooLow
 from psymm.custody.moves import Vault
@@ -86,7 +86,7 @@ async def test_a_token_with_an_old_symbol_or_none_is_named_and_accepted(
 ) -> None:
     address = checksummed("token", "0x" + "ab" * 19 + "01")
     await devnet.chain.rpc.call("anvil_setCode", address, "0x" + coded(symbol).hex())
-    assert await Token(devnet.chain, address).symbol() == shown
+    assert (await read_token(devnet.chain, address)).symbol == shown
     terms = terms_on(deployment)
     terms = replace(terms, collateral=replace(terms.collateral, token=address))
     await check_token(devnet.chain, terms, None)

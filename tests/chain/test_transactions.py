@@ -290,7 +290,9 @@ async def test_a_key_service_signs_through_a_coroutine(devnet: Devnet) -> None:
 
 async def test_reading_where_no_contract_is_says_so(devnet: Devnet) -> None:
     with pytest.raises(BadReply, match="no contract"):
-        await Token(devnet.chain, KeyWallet.generate().address).decimals()
+        await Token(devnet.chain, KeyWallet.generate().address).balance(
+            KeyWallet.generate().address
+        )
 
 
 async def test_logs_come_whole_and_in_order_however_small_the_ranges(

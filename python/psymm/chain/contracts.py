@@ -204,14 +204,6 @@ class Token(Contract):
     async def allowance(self, owner: str, spender: str) -> int:
         return int(await self.read("allowance", owner, spender, block=await self.chain.head()))
 
-    async def decimals(self) -> int:
-        return int(await self.read("decimals", block=await self.chain.head()))
-
-    async def symbol(self) -> str:
-        """The token's name for people; empty where it has none that can be shown (`symbol_of`).
-        Raises what reading the chain raises."""
-        return symbol_of(await self._view("symbol"))
-
     async def expect(self, owner: str, spender: str | None, amount: int) -> None:
         """Raises TokenBalanceTooLow, or AllowanceTooLow where a spender is named."""
         held = await self.balance(owner)
@@ -332,7 +324,6 @@ ERC20: Final = Abi(
         _function("allowance", "address address", "uint256"),
         _function("approve", "address uint256", ""),  # some return nothing
         _function("transfer", "address uint256", ""),
-        _function("decimals", "", "uint8"),
         _function("symbol", "", "string"),
         _function("nonces", "address", "uint256"),
         _function("DOMAIN_SEPARATOR", "", "bytes32"),
