@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -41,6 +42,10 @@ from psymm.custody.moves import Vault, open_vault
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender
 from psymm.wallet import KeyWallet
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("psymm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("psymm")
 
 FundedWallet = Callable[..., Awaitable[KeyWallet]]
 OpenVault = Callable[..., Awaitable[Vault]]
