@@ -165,6 +165,18 @@ async def test_what_is_being_put_up_is_promised_to_nobody_else(
     await collateral.check_funds(terms, 5_000_000_000)
 
 
+async def test_nothing_is_promised_in_a_token_that_is_no_longer_what_the_terms_say(
+    tmp_path: Path, deployment: Deployment, funded_wallet: Wallets, vault: Vaults
+) -> None:
+    terms, wallet = terms_on(deployment), await funded_wallet()
+    opened = await vault(wallet, tmp_path)
+    await opened.deposit(wallet, terms.collateral.token, 1_000)
+    await VaultCollateral(opened, [Asking()]).check_funds(terms, 1)
+    before = replace(terms, collateral=replace(terms.collateral, decimals=8))
+    with pytest.raises(TokenDiffers, match="chain=6, terms=8"):
+        await VaultCollateral(opened, [Asking()]).check_funds(before, 1)
+
+
 @pytest.mark.proofs
 async def test_a_custody_that_is_funded_needs_no_funds_and_its_change_counts(
     tmp_path: Path,

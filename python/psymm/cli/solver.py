@@ -239,7 +239,8 @@ async def _telling_open(home: Home) -> AsyncIterator[None]:
             with trio.CancelScope(shield=True), suppress(JournalError, StorageError):
                 held = len(await _held(home))
                 shown = command("solver", "status", *home_words(home))
-                error.add_note(f"{held} custodies stay open as they are: `{shown}`.")
+                if held:
+                    error.add_note(f"{held} custodies stay open as they are: `{shown}`.")
         raise
 
 
