@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pools import mine_at
 
 from psymm.chain.deployment import Deployment, deploy
 from psymm.chain.devnet import Devnet
@@ -127,6 +132,27 @@ async def test_a_nonce_of_what_was_lost_is_given_to_nothing_else(place: Place) -
     chain, registry, _ = place.program()
     await chain.fill(place.owner, 0)
     assert await registry.revocation(place.owner.address, KEY) is not None
+
+
+async def test_a_fee_that_became_too_low_is_raised_for_the_moves_that_wait_behind_it(
+    place: Place,
+) -> None:
+    chain, registry, outbox = place.program()
+    await place.net.rpc.call("evm_setAutomine", False)
+    data = registry.abi.function("revokeKey").encode(KEY, 7)
+    with pytest.raises(TransactionPending):
+        await chain.transact(place.owner, registry.address, data, timeout_s=0.5)
+    ((first,),) = (await outbox.entries(chain.chain_id)).values()
+    asked = 2 * first.prepared.fees.max_wei
+    await mine_at(place.net, asked)
+    chain, registry, _ = place.program()
+    await chain.fill(place.owner, 0)
+    await mine_at(place.net, asked)
+    assert await registry.revocation(place.owner.address, KEY) is not None
+    assert await chain.count(place.owner.address, "latest") == 1
+    ((*versions,),) = (await outbox.entries(chain.chain_id)).values()
+    assert versions[0].tx_hash == first.tx_hash
+    assert await chain.is_mined(versions[-1].tx_hash)
 
 
 async def test_a_file_of_another_kind_is_named_and_stays(place: Place) -> None:

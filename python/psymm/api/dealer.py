@@ -343,7 +343,8 @@ async def dealing(
         await opened.unlock(wallet.address, await journal_secret(wallet, *place))
         await nursery.start(watch.run)
         if vault.chain.outbox is not None:
-            nursery.start_soon(vault.chain.outbox.follow, vault.chain)
+            own = wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None
+            nursery.start_soon(vault.chain.outbox.follow, vault.chain, own)
         yield Dealer(
             wallet,
             deployment,

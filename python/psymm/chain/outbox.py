@@ -16,6 +16,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,7 +24,7 @@ import trio
 
 from psymm.chain.errors import ChainError, OutOfGas, Reverted
 from psymm.chain.pending import PendingTransaction, miner_of
-from psymm.chain.signing import Fees, Prepared, Sent
+from psymm.chain.signing import Fees, Prepared, Sent, Signer
 from psymm.errors import PSymmError
 from psymm.private_files import keep_database_private
 from psymm.storage import StorageError, storage_error
@@ -112,25 +113,29 @@ class Outbox:
             found.setdefault(entry, []).append(Sent(tx_hash, sender, nonce, raw, plan))
         return found
 
-    async def again(self, chain: Chain) -> None:
+    async def again(self, chain: Chain, signer: Signer | None = None) -> None:
         """Hand over what the chain has no more; forget what is settled.
 
+        signer: raises the fees of what its account sent, where they have become too low.
         Raises what reading the chain and the file raises.  Cancelled: what is left, the next time
         finds.
         """
         for entry, versions in (await self.entries(chain.chain_id)).items():
-            if await self._is_settled(chain, versions):
+            if await self._is_settled(chain, entry, versions, signer):
                 await self.forget(entry)
 
-    async def hand_over(self, chain: Chain, account: str, nonce: int) -> bool:
-        """Hand over what has a nonce once more; whether there is such.  Raises like `again`."""
-        for versions in (await self.entries(chain.chain_id)).values():
-            if (versions[-1].sender, versions[-1].nonce) == (account, nonce):
-                await PendingTransaction(chain, versions).again()
+    async def hand_over(self, chain: Chain, signer: Signer, nonce: int) -> bool:
+        """Hand over what has a nonce of the signer's account once more, dearer if need be; whether
+        there is such.  Raises like `again`."""
+        for entry, versions in (await self.entries(chain.chain_id)).items():
+            if (versions[-1].sender, versions[-1].nonce) == (signer.address, nonce):
+                await self._pending(chain, entry, versions, signer).again()
                 return True
         return False
 
-    async def follow(self, chain: Chain, poll_s: float = POLL_S) -> None:
+    async def follow(
+        self, chain: Chain, signer: Signer | None = None, poll_s: float = POLL_S
+    ) -> None:
         """`again` for ever, once for each new head; troubles are logged.  Cancelled: raises
         Cancelled."""
         seen = b""
@@ -138,7 +143,7 @@ class Outbox:
             try:
                 head = (await chain.block()).hash
                 if head != seen:
-                    await self.again(chain)
+                    await self.again(chain, signer)
                     seen = head
             except PSymmError as trouble:
                 log.warning("outbox-not-looked-at", extra={"code": trouble.code})
@@ -146,7 +151,20 @@ class Outbox:
 
     # --- parts --------------------------------------------------------------------------------
 
-    async def _is_settled(self, chain: Chain, versions: list[Sent]) -> bool:
+    def _pending(
+        self, chain: Chain, entry: int, versions: list[Sent], signer: Signer | None
+    ) -> PendingTransaction:
+        ours = signer is not None and signer.address == versions[-1].sender
+        return PendingTransaction(
+            chain,
+            versions,
+            signer=signer if ours else None,
+            record=partial(self.record, entry, chain.chain_id),
+        )
+
+    async def _is_settled(
+        self, chain: Chain, entry: int, versions: list[Sent], signer: Signer | None
+    ) -> bool:
         newest = versions[-1]
         head = await chain.head()
         for one in versions:
@@ -160,7 +178,7 @@ class Outbox:
             by = await miner_of(chain, newest.sender, newest.nonce, SETTLED)
             return by is not None and by not in {one.tx_hash for one in versions}
         log.info("handed-over-again", extra={"tx": newest.tx_hash, "nonce": newest.nonce})
-        await PendingTransaction(chain, versions).again()
+        await self._pending(chain, entry, versions, signer).again()
         return False
 
     async def _do(

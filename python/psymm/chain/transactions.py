@@ -362,7 +362,7 @@ class Chain(ChainReader):
         Does nothing where the node knows a transaction with it, or the outbox has one.  What the
         node says to the empty one is not raised; raises what `prepare` raises.
         """
-        if self.outbox is not None and await self.outbox.hand_over(self, signer.address, nonce):
+        if self.outbox is not None and await self.outbox.hand_over(self, signer, nonce):
             return
         prepared = await self.prepare(signer.address, signer.address, b"", doing="filling a gap")
         async with self._locks.setdefault(signer.address, trio.Lock()):

@@ -121,7 +121,7 @@ def relayer(
                     except* OSError as errors:
                         raise cannot_listen(listen, errors) from None
                     if site.chain.outbox is not None:
-                        nursery.start_soon(site.chain.outbox.follow, site.chain)
+                        nursery.start_soon(site.chain.outbox.follow, site.chain, wallet)
                     where = endpoint or endpoint_of(listen, port, tls)
                     if register:
                         await enter_registry(
