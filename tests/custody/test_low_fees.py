@@ -24,6 +24,7 @@ from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.sending import DirectSender
 from psymm.custody.store import DONE
+from psymm.errors import format_amount
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -159,7 +160,7 @@ async def test_at_the_limit_a_move_stays_under_way_says_why_and_happens_when_the
         offered = pool.versions[-1].max_wei
         assert offered <= limit
         for figure in (asked, limit, offered):
-            assert str(figure) in move.reason
+            assert format_amount(figure, 9) in move.reason
         async with place.vault(pool) as vault, trio.open_nursery() as nursery:
             nursery.start_soon(mining_at, place.net, place.asked // 2)
             assert await vault.resume(patience_s=600) == []

@@ -33,7 +33,7 @@ from psymm.chain.sync import TreeCorrupt, TreeSync
 from psymm.chain.transactions import WAIT_S, Chain, PendingTransaction, Receipt, Signer
 from psymm.custody.errors import MoveFailed, MoveUnderWay
 from psymm.custody.store import DONE, FAILED, PLANNED, SENT, Held, Move, NoteStore
-from psymm.errors import PSymmError
+from psymm.errors import PSymmError, format_amount
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class Carrier:
         more_gas: int = 0,
         depth: int = 1,
     ) -> Receipt | None:
-        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
+        ends = trio.current_time() + (time_left(WAIT_S) if timeout_s is None else timeout_s)
         self._signers.setdefault(signer.address, signer)
         prepared = await self.chain.prepare(
             signer.address, to, data, doing=doing, more_gas=more_gas
@@ -229,7 +229,8 @@ class Carrier:
         # A hand-over that is not answered is waited for like one that is.
         with suppress(TransactionPending):
             await self.chain.send(signer, prepared, record=partial(self._store.record, move))
-        return await self._see(await self._store.move(move), doing, timeout_s, depth)
+        left_s = max(0.0, ends - trio.current_time())
+        return await self._see(await self._store.move(move), doing, left_s, depth)
 
     async def _see(
         self, move: Move, doing: str, timeout_s: float, depth: int = 1
@@ -266,8 +267,11 @@ class Carrier:
         """Write down why a move under way waits, if that is its fee: commands tell its owner."""
         reason = ""
         if isinstance(waiting, TransactionUnderpriced):
-            figures = ", ".join(f"{name}={value}" for name, value in waiting.figures.items())
-            reason = f"its fee is too low for the newest blocks ({figures})"
+            figures = {name: format_amount(wei, 9) for name, wei in waiting.figures.items()}
+            reason = (
+                f"it offers {figures['offered_wei']} gwei a gas at most, the newest block asks "
+                f"{figures['base_fee_wei']}, and no more than {figures['limit_wei']} is offered"
+            )
         found = await self._store.move(move)
         if found.status == SENT and found.reason != reason:
             await self._store.update(move, SENT, reason=reason)
