@@ -74,7 +74,7 @@ async def test_what_a_reorganisation_took_is_sent_again_in_its_order_by_another_
     assert revocation is not None
     assert revocation.from_seq == 7
     for receipt in (entered, revoked):
-        assert await chain.is_mined(receipt.tx_hash)
+        assert await chain.mined(receipt.tx_hash) is not None
     assert await chain.count(owner.address, "latest") == 2
 
 
@@ -120,7 +120,7 @@ async def test_what_nothing_confirms_yet_is_taken_up_by_the_next_program(place: 
     await place.net.rpc.call("evm_setAutomine", True)
     chain, registry, outbox = place.program()
     await outbox.again(chain)
-    assert await chain.is_mined(pending.value.tx_hash)
+    assert await chain.mined(pending.value.tx_hash) is not None
     assert await registry.revocation(place.owner.address, KEY) is not None
 
 
@@ -152,7 +152,7 @@ async def test_a_fee_that_became_too_low_is_raised_for_the_moves_that_wait_behin
     assert await chain.count(place.owner.address, "latest") == 1
     ((*versions,),) = (await outbox.entries(chain.chain_id)).values()
     assert versions[0].tx_hash == first.tx_hash
-    assert await chain.is_mined(versions[-1].tx_hash)
+    assert await chain.mined(versions[-1].tx_hash) is not None
 
 
 async def test_a_file_of_another_kind_is_named_and_stays(place: Place) -> None:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "storms"))
 from pools import KeepingPool, mine_at, mining_at
 from reorganisation_storm import ACCEPTS, Agreeing
 
-from psymm.chain.contracts import Token
+from psymm.chain.contracts import ERC20, Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import Devnet
 from psymm.chain.transactions import Chain
@@ -71,7 +71,8 @@ async def place(own_devnet: Devnet, minting: Minting, tmp_path: Path) -> Place:
     owner = await own_devnet.new_account()
     put = await deploy(own_devnet.chain, owner, test_token=TokenInfo("", "T", 6))
     await minting(own_devnet, put, owner.address, 100)
-    await Token(own_devnet.chain, put.tokens[0].address).approve(owner, put.portal, 100)
+    allow = ERC20.function("approve").encode(put.portal, 100)
+    await own_devnet.chain.transact(owner, put.tokens[0].address, allow)
     return Place(own_devnet, put, owner, tmp_path)
 
 

@@ -18,13 +18,14 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 from psymm.chain.errors import ChainError, OutOfGas, Reverted
 from psymm.chain.pending import PendingTransaction, miner_of
-from psymm.chain.signing import Fees, Prepared, Sent, Signer
+from psymm.chain.raw import read_signed
+from psymm.chain.signing import Sent, Signer
 from psymm.errors import PSymmError
 from psymm.private_files import keep_database_private
 from psymm.storage import StorageError, storage_error
@@ -42,9 +43,7 @@ _VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS outbox (
     version INTEGER PRIMARY KEY AUTOINCREMENT, entry INTEGER NOT NULL, chain_id INTEGER NOT NULL,
-    hash TEXT NOT NULL UNIQUE, sender TEXT NOT NULL, nonce INTEGER NOT NULL, raw BLOB NOT NULL,
-    recipient TEXT, data BLOB NOT NULL, value_wei TEXT NOT NULL, gas_limit INTEGER NOT NULL,
-    max_wei TEXT NOT NULL, tip_wei TEXT NOT NULL);
+    nonce INTEGER NOT NULL, raw BLOB NOT NULL UNIQUE);
 """
 
 
@@ -69,21 +68,14 @@ class Outbox:
         for it before, that one was used already, and is forgotten.
         Raises StorageError, OutboxInvalid.  Cancelled: kept, or not.
         """
-        plan = sent.prepared
-        row = (
-            entry, chain_id, sent.tx_hash, sent.sender, sent.nonce, sent.raw, plan.to, plan.data,
-            str(plan.value_wei), plan.gas_limit, str(plan.fees.max_wei), str(plan.fees.tip_wei),
-        )  # fmt: skip
 
         def work(database: sqlite3.Connection) -> None:
             database.execute(
                 "DELETE FROM outbox WHERE entry = ? AND nonce <> ?", (entry, sent.nonce)
             )
             database.execute(
-                "INSERT OR IGNORE INTO outbox (entry, chain_id, hash, sender, nonce, raw, "
-                "recipient, data, value_wei, gas_limit, max_wei, tip_wei) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
+                "INSERT OR IGNORE INTO outbox (entry, chain_id, nonce, raw) VALUES (?, ?, ?, ?)",
+                (entry, chain_id, sent.nonce, sent.raw),
             )
 
         await self._do(work, create=True)
@@ -95,22 +87,20 @@ class Outbox:
         )
 
     async def entries(self, chain_id: int) -> dict[int, list[Sent]]:
-        """What is under way on a chain, by account and nonce; versions oldest first.  Raises like
+        """What is under way on a chain, lower nonces first; versions oldest first.  Raises like
         `record`."""
-
-        def work(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            return database.execute(
-                "SELECT entry, hash, sender, nonce, raw, recipient, data, value_wei, gas_limit, "
-                "max_wei, tip_wei FROM outbox WHERE chain_id = ? ORDER BY sender, nonce, version",
+        rows = await self._do(
+            lambda database: database.execute(
+                "SELECT entry, raw FROM outbox WHERE chain_id = ? ORDER BY nonce, version",
                 (chain_id,),
             ).fetchall()
-
+        )
         found: dict[int, list[Sent]] = {}
-        for entry, tx_hash, sender, nonce, raw, to, data, value, gas, most, tip in (
-            await self._do(work) or ()
-        ):
-            plan = Prepared(sender, to, data, int(value), gas, Fees(int(most), int(tip)))
-            found.setdefault(entry, []).append(Sent(tx_hash, sender, nonce, raw, plan))
+        try:
+            for entry, raw in rows or ():
+                found.setdefault(entry, []).append(read_signed(raw))
+        except ValueError as bad:
+            raise OutboxInvalid(path=self._path, reason=str(bad)) from None
         return found
 
     async def again(self, chain: Chain, signer: Signer | None = None) -> None:

@@ -4,6 +4,9 @@ A `Sender` is a relayer for a fee, or the party itself. A `Carrier` hands a wall
 senders and sees them through: after a restart, after a node that forgot them, and after a
 reorganisation. What it hands over again is always the same call or the same signed bytes, so a
 move happens at most once.
+
+One file, though long: sending, waiting and handing over again share one list of what is pending and
+of who can sign.
 """
 
 from __future__ import annotations
