@@ -30,7 +30,7 @@ from psymm.chain.errors import (
 )
 from psymm.chain.raw import hash_of
 from psymm.chain.rpc import Rpc
-from psymm.chain.transactions import Chain
+from psymm.chain.transactions import Chain, PendingTransaction
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -188,7 +188,7 @@ async def test_a_deployment_that_was_cut_off_goes_on_with_what_it_sent(
 ) -> None:
     """Cut off once the node has the transaction, before anybody knows what became of it."""
     deployer, file = await devnet.new_account(), tmp_path / "deployment.json"
-    waited = devnet.chain.wait
+    waited = PendingTransaction.wait
     count = 0
 
     async def wait(*given: object, **named: object) -> object:
@@ -199,7 +199,7 @@ async def test_a_deployment_that_was_cut_off_goes_on_with_what_it_sent(
         return await waited(*given, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(devnet.chain, "wait", wait)
+        patch.setattr(PendingTransaction, "wait", wait)
         with pytest.raises(Cut):
             await deploy(devnet.chain, deployer, file=file)
     assert not file.exists()
@@ -229,12 +229,12 @@ async def test_what_is_still_under_way_is_waited_for_and_not_sent_again(
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(own_devnet.chain, "wait", wait)
+        patch.setattr(PendingTransaction, "wait", wait)
         with pytest.raises(Cut):
             await deploy(own_devnet.chain, deployer, file=file)
     assert await sent_by(own_devnet, deployer) == 1
     record = json.loads((tmp_path / "deployment.json.under-way").read_text())
-    ((key, first),) = record["sent"].items()
+    ((key, (first,)),) = record["sent"].items()
     assert key.startswith("CtcVerifier")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deploy_and_stop_mining, own_devnet, deployer, file, nursery)
@@ -351,9 +351,10 @@ async def test_a_record_from_a_chain_that_is_gone_holds_nothing_up(
     async with open_devnet() as old:
         await old.fund(deployer.address)
         await old.chain.transact(deployer, deployer.address, b"")
-        monkeypatch.setattr(old.chain, "wait", wait)
-        with pytest.raises(Cut):
-            await deploy(old.chain, deployer, file=file)
+        with monkeypatch.context() as patch:
+            patch.setattr(PendingTransaction, "wait", wait)
+            with pytest.raises(Cut):
+                await deploy(old.chain, deployer, file=file)
     async with open_devnet() as new:
         await new.fund(deployer.address)
         await deploy(new.chain, deployer, file=file)
@@ -382,8 +383,8 @@ def test_what_could_not_be_read_back_is_not_written(deployment: Deployment, tmp_
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b"\xff", b'{"version": 1, "chainId": 31337}']
-    + [b'{"version":1,"chainId":31337,"firstBlock":1,"sent":{"x":%s}}' % raw for raw in
+    [b"", b"[]", b"{}", b"\xff", b'{"version": 2, "chainId": 31337}']
+    + [b'{"version":2,"chainId":31337,"firstBlock":1,"sent":{"x":[%s]}}' % raw for raw in
        (b'"0x02c0"', b'"0x"', b'"0xzz"', b"1")],
 )  # fmt: skip
 async def test_a_record_that_is_none_is_named(

@@ -33,7 +33,8 @@ from psymm.chain.errors import (
     WrongChain,
 )
 from psymm.chain.rpc import Node, Rpc
-from psymm.chain.transactions import WAIT_S, Chain, Fees, Prepared, Sent, signed
+from psymm.chain.signing import signed
+from psymm.chain.transactions import WAIT_S, Chain, Fees, Prepared, Sent
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain

@@ -287,15 +287,13 @@ async def command(asked: Asked, vault: Vault) -> None:
 
 async def end_all(place: Place) -> None:
     """Commands of both owners until nothing is under way."""
-    for attempt in range(8):
+    for _ in range(8):
         alive: list[Move] = []
         for owner in (place.alice, place.bob):
             async with place.vault(owner) as vault:
                 alive += await vault.resume(place.by_relayer(vault), patience_s=PATIENCE_S)
         if not alive:
             return
-        if attempt > 4:  # what a relayer has and cannot send any more ends with its deadline
-            await place.net.mine(2, interval_s=3_600)
     raise AssertionError(f"still under way: {alive}")
 
 

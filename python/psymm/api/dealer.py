@@ -17,6 +17,7 @@ import trio
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.deployment import Deployment, check
 from psymm.chain.errors import TokenUnfit
+from psymm.chain.outbox import Outbox
 from psymm.chain.registry import Party as RegistryEntry
 from psymm.chain.registry import Registry, Role
 from psymm.chain.revocations import RevocationWatch
@@ -341,6 +342,9 @@ async def dealing(
         await verify_journal(opened)
         await opened.unlock(wallet.address, await journal_secret(wallet, *place))
         await nursery.start(watch.run)
+        if vault.chain.outbox is not None:
+            own = wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None
+            nursery.start_soon(vault.chain.outbox.follow, vault.chain, own)
         yield Dealer(
             wallet,
             deployment,
@@ -398,7 +402,7 @@ async def open_dealer(
     if not isinstance(deployment, Deployment):
         deployment = await trio.to_thread.run_sync(Deployment.load, Path(deployment))
     async with Rpc(rpc) as node, Prover() as prover:
-        chain = Chain(node, deployment.chain_id)
+        chain = Chain(node, deployment.chain_id, outbox=Outbox(home / "outbox.sqlite"))
         await check(chain, deployment)
         registry, pool = deployment.party_registry(chain), deployment.pool(chain)
 

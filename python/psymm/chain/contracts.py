@@ -88,6 +88,10 @@ class Pool(Contract):
         """How many leaves the tree has."""
         return int(await self.read("size", block=block))
 
+    async def is_known_root(self, root: bytes, block: int | bytes | str = "latest") -> bool:
+        """Whether the tree had this root at some time; for good, unless the chain goes back."""
+        return bool(await self.read("isKnownRoot", int.from_bytes(root, "big"), block=block))
+
     async def is_spent(self, nullifier: bytes, block: int | bytes | str = "latest") -> bool:
         return bool(await self.read("isSpent", int.from_bytes(nullifier, "big"), block=block))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from psymm.chain.errors import (
     WalletWithoutGas,
 )
 from psymm.chain.raw import read_signed
-from psymm.chain.transactions import Chain, Receipt, Sent, Signer
+from psymm.chain.transactions import Chain, PendingTransaction, Receipt, Sent, Signer
 from psymm.private_files import write_private
 from psymm.storage import translate_errors
 from psymm.strict_json import loads
@@ -151,7 +152,7 @@ class Creations:
         self._signer = signer
         self._path = None if file is None else file.with_name(f"{file.name}.under-way")
         self._progress = progress
-        self._sent: dict[str, Sent] = {}
+        self._sent: dict[str, list[Sent]] = {}
         self._mined: dict[str, Receipt] = {}
         self.first_block = 0
 
@@ -172,8 +173,8 @@ class Creations:
             return
         first_block, self._sent = _read(self._path, self._chain.chain_id)
         self.first_block = min(first_block, self.first_block)
-        for key, sent in list(self._sent.items()):
-            receipt = await self._outcome(sent)
+        for key in list(self._sent):
+            receipt = await self._outcome(key)
             if receipt is None:
                 del self._sent[key]
             else:
@@ -193,12 +194,8 @@ class Creations:
         key, doing = _key(name, data), f"deploying {name}"
         receipt = self._mined.get(key)
         if receipt is None:
-
-            async def record(sent: Sent) -> None:
-                self._record(key, sent)
-
             receipt = await self._chain.transact(
-                self._signer, None, data, doing=doing, record=record
+                self._signer, None, data, doing=doing, record=partial(self._record, key)
             )
         if receipt.contract is None or not await self._chain.code(receipt.contract):
             raise DeploymentInvalid(name, "has no code after it was deployed")
@@ -211,27 +208,36 @@ class Creations:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _record(self, key: str, sent: Sent) -> None:
-        self._sent[key] = sent
+    async def _record(self, key: str, sent: Sent) -> None:
+        """Beside its versions at lower fees: any of them can be mined."""
+        older = [one for one in self._sent.get(key, ()) if one.nonce == sent.nonce]
+        self._sent[key] = [*older, sent]
         if self._path is not None:
             kept = {
                 "version": _VERSION,
                 "chainId": self._chain.chain_id,
                 "firstBlock": self.first_block,
-                "sent": {key: "0x" + one.raw.hex() for key, one in self._sent.items()},
+                "sent": {
+                    key: ["0x" + one.raw.hex() for one in versions]
+                    for key, versions in self._sent.items()
+                },
             }
             write_private(self._path, json.dumps(kept).encode())
 
-    async def _outcome(self, sent: Sent) -> Receipt | None:
+    async def _outcome(self, key: str) -> Receipt | None:
         """What an earlier transaction came to; None if it failed or never can be mined."""
-        chain = self._chain
+        versions = self._sent[key]
+        ours = versions[-1].sender == self._signer.address
+        pending = PendingTransaction(
+            self._chain,
+            versions,
+            signer=self._signer if ours else None,
+            record=partial(self._record, key),
+        )
         try:
-            receipt = await chain.receipt(sent.tx_hash, doing="the deployment", sent=sent)
-            if receipt is not None:
-                return receipt
-            if not await chain.is_known(sent.tx_hash) and await self._another_chain(sent):
+            if not await pending.is_known() and await self._another_chain(versions[-1]):
                 return None
-            return await chain.wait(sent, doing="the deployment")
+            return await pending.wait(doing="the deployment")
         except (Reverted, OutOfGas, TransactionReplaced):
             return None
 
@@ -246,7 +252,7 @@ class Creations:
         return True
 
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _LOOKS: Final = 5
 
 
@@ -255,7 +261,7 @@ def _key(name: str, data: bytes) -> str:
     return f"{name} {keccak256(data).hex()}"
 
 
-def _read(path: Path, chain_id: int) -> tuple[int, dict[str, Sent]]:
+def _read(path: Path, chain_id: int) -> tuple[int, dict[str, list[Sent]]]:
     """First block and what was sent.  Raises DeploymentInvalid, StorageError."""
     with translate_errors(path):
         content = path.read_bytes()
@@ -266,7 +272,12 @@ def _read(path: Path, chain_id: int) -> tuple[int, dict[str, Sent]]:
                 str(path),
                 f"a deployment to chain {kept['chainId']} is under way; end that one first",
             )
-        sent = {key: read_signed(bytes.fromhex(raw[2:])) for key, raw in kept["sent"].items()}
+        sent = {
+            key: [read_signed(bytes.fromhex(raw[2:])) for raw in versions]
+            for key, versions in kept["sent"].items()
+        }
+        if not all(sent.values()):
+            raise ValueError("something was sent, and nothing is there")
         return int(kept["firstBlock"]), sent
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DeploymentInvalid(str(path), "is no record of a deployment; move it away") from None

@@ -322,16 +322,38 @@ class TransactionPending(ChainError):
         "`psymm notes` shows what became of it"
     )
 
-    def __init__(self, tx_hash: str, waited_s: float, reason: str = "") -> None:
+    def __init__(self, tx_hash: str, waited_s: float, reason: str = "", **figures: int) -> None:
         self.tx_hash = tx_hash
         self.waited_s = waited_s
         self.reason = reason
+        self.figures = figures
         super().__init__(
             f"sent as {tx_hash}, not confirmed yet",
             transaction=tx_hash,
             waited_s=f"{waited_s:g}",
             **({"reason": clipped(reason)} if reason else {}),
+            **figures,
         )
+
+    def after(self, waited_s: float) -> TransactionPending:
+        """The same, waited for so long in all."""
+        return type(self)(self.tx_hash, waited_s, self.reason, **self.figures)
+
+
+class TransactionUnderpriced(TransactionPending):
+    """A transaction that blocks leave out for its fee, which is not raised further.
+
+    figures: wei a gas. offered_wei: what it pays at most; base_fee_wei: what the newest block asks;
+    limit_wei: the most that may be offered for it; and its nonce.
+    """
+
+    code = "transaction-underpriced"
+    remedy = (
+        "Blocks leave it out, because its fee is too low. It is mined once they ask less, so do "
+        "not send its like again; the next command takes it up and offers more, up to the limit. "
+        "Later transactions of this account wait for it. To give it up, send yourself nothing "
+        "with this nonce at a higher fee, from the same wallet"
+    )
 
 
 class LyingNode(ChainError):

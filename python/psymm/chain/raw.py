@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psymm._core import SignatureError, address_of, keccak256, recover
 from psymm.addresses import checksum
-from psymm.chain.transactions import Fees, Prepared, Sent
+from psymm.chain.signing import Fees, Prepared, Sent
 from psymm.imports import recursion_limit_kept
 
 

@@ -1,22 +1,15 @@
-"""Sending transactions: nonces, fees, gas, and waiting for depth.
-
-A transaction is signed through a `Signer`, which sees one digest and returns one signature, so
-that a key service or a device works as well as a key in memory.
-"""
+"""Sending transactions: nonces, fees and gas.  What becomes of them is `pending`'s."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Awaitable, Callable
+import secrets
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import count
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from psymm._core import keccak256
 from psymm.chain.abi import Refusals
 from psymm.chain.answers import Answer
 from psymm.chain.errors import (
@@ -25,79 +18,29 @@ from psymm.chain.errors import (
     ChainDown,
     ChainError,
     FeeRefused,
-    NotKept,
-    OutOfGas,
-    Reverted,
     RpcError,
     TransactionPending,
     TransactionReplaced,
     WalletWithoutGas,
 )
+from psymm.chain.pending import WAIT_S, PendingTransaction, Record, miner_of
 from psymm.chain.reading import LOOKS, Block, ChainReader, Log, Receipt
-from psymm.chain.rpc import Rpc, own_deadline, time_left
-from psymm.imports import recursion_limit_kept
+from psymm.chain.rpc import Rpc
+from psymm.chain.signing import Fees, Prepared, Sent, Signer, sign
+from psymm.errors import PSymmError
+
+if TYPE_CHECKING:
+    from psymm.chain.outbox import Outbox
 
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _HAND_OVERS: Final = 4
-WAIT_S: Final = 180.0
-"""How long a transaction is waited for where nobody says."""
-_READ_BACK: Final = 256
-"""Blocks that are read whole; nodes that keep only new state have that of 128."""
-_MOST_RAISED: Final = 4
-"""By how much at most a fee is raised that the node refuses: what was shown before times this."""
+MOST_RAISED: Final = 4
+"""How far a fee is raised that is too low: what was shown before times this."""
 MOST_TIP_WEI: Final = 100 * 10**9
 """The highest tip that is signed on a node's word, wei a gas. The base fee is the chain's own and
 only bounded by what is signed; a tip is paid whole, to whoever makes the block."""
 MOST_FEE_WEI: Final = 10_000 * 10**9
 """The highest base fee that is believed, wei a gas; higher than any chain of ours has had."""
-
-
-class Signer(Protocol):
-    """What sends and pays for transactions: `psymm.wallet.KeyWallet` is one."""
-
-    @property
-    def address(self) -> str:
-        """Checksummed address."""
-        ...
-
-    def sign_digest(self, digest: bytes) -> bytes | Awaitable[bytes]:
-        """65 bytes r ‖ s ‖ v over 32 bytes, low s, v 27 or 28; or a promise of them."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Fees:
-    """Fees of one transaction, wei a gas (EIP-1559)."""
-
-    max_wei: int
-    tip_wei: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A transaction before it is signed: what it would cost at most, for showing."""
-
-    sender: str
-    to: str | None
-    data: bytes
-    value_wei: int
-    gas_limit: int
-    fees: Fees
-
-    @property
-    def most_wei(self) -> int:
-        return self.gas_limit * self.fees.max_wei + self.value_wei
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A transaction that the node accepted; `raw` are its signed bytes."""
-
-    tx_hash: str
-    sender: str
-    nonce: int
-    raw: bytes
-    prepared: Prepared
 
 
 class Chain(ChainReader):
@@ -106,7 +49,9 @@ class Chain(ChainReader):
     chain_id: checked before the first transaction is signed.  gas_margin: how much more gas than
     estimated a transaction may use.  poll_s, most_ahead_s: see ChainReader.
     most_tip_wei, most_fee_wei: a node that names a higher tip or base fee, wei a gas, is not
-    believed, and nothing is signed.
+    believed, and nothing is signed.  most_raised: a fee that turns out too low is raised to this
+    many times what was prepared, at most.  outbox: keeps what `transact` sends and nobody else
+    records.
     """
 
     def __init__(
@@ -119,11 +64,15 @@ class Chain(ChainReader):
         refusals: Refusals | None = None,
         most_tip_wei: int = MOST_TIP_WEI,
         most_fee_wei: int = MOST_FEE_WEI,
+        most_raised: int = MOST_RAISED,
         most_ahead_s: float | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         super().__init__(rpc, chain_id, poll_s=poll_s, refusals=refusals, most_ahead_s=most_ahead_s)
         self._most_tip_wei = most_tip_wei
         self._most_fee_wei = most_fee_wei
+        self._most_raised = most_raised
+        self.outbox: Final = outbox
         self._gas_margin = gas_margin
         self._last: dict[str, tuple[int, str]] = {}
         self._locks: dict[str, trio.Lock] = {}
@@ -182,13 +131,17 @@ class Chain(ChainReader):
             )
         return Fees(2 * block.base_fee_wei + tip, tip)
 
+    def fee_limit(self, prepared: Fees) -> Fees:
+        """The highest fees that are offered where these were prepared."""
+        return Fees(self._most_raised * prepared.max_wei, self._most_tip_wei)
+
     async def send(
         self,
         signer: Signer,
         prepared: Prepared,
         *,
         nonce: int | None = None,
-        record: Callable[[Sent], Awaitable[None]] | None = None,
+        record: Record | None = None,
     ) -> Sent:
         """Sign and hand over a transaction; does not wait for it.
 
@@ -196,8 +149,8 @@ class Chain(ChainReader):
         nonce: replace the transaction that has it; fees must be higher than that one's.
         record: is given each signed transaction before the node is, to make it durable; what it
         raises ends the sending.
-        A fee that the node refuses is raised, at most to _MOST_RAISED times what was prepared, with
-        the same nonce; a given nonce's is the caller's to raise.
+        A fee that the node refuses is raised, at most to `most_raised` times what was prepared,
+        with the same nonce; a given nonce's is the caller's to raise.
         Programs that share a wallet each get a nonce of their own, unless they send the very same
         bytes: then that is one transaction.  Another nonce is taken only after the chain showed
         another transaction mined with the first one.
@@ -210,7 +163,7 @@ class Chain(ChainReader):
         await self.check()
         if prepared.sender != signer.address:
             raise CallInvalid("sender", "prepared for another sender than the signer")
-        most_wei = _MOST_RAISED * prepared.fees.max_wei
+        limit = self.fee_limit(prepared.fees)
         async with self._locks.setdefault(signer.address, trio.Lock()):
             taken, tx_hash, chosen, by = -1, "", 0, ""
             for _ in range(16):
@@ -218,7 +171,7 @@ class Chain(ChainReader):
                     chosen = nonce
                 else:
                     chosen = max(await self._nonce(signer.address), taken + 1)
-                sent = await self._sign(signer, chosen, prepared)
+                sent = await sign(signer, self.chain_id, chosen, prepared)
                 tx_hash = sent.tx_hash
                 if nonce is None and self._last.get(signer.address) == (chosen, sent.tx_hash):
                     # The node lags or forgot: these are the bytes of our last one, which would
@@ -235,8 +188,8 @@ class Chain(ChainReader):
                     dearer = _dearer(prepared.fees)
                     if (
                         nonce is not None
-                        or dearer.max_wei > most_wei
-                        or dearer.tip_wei > self._most_tip_wei
+                        or dearer.max_wei > limit.max_wei
+                        or dearer.tip_wei > limit.tip_wei
                     ):
                         raise
                     prepared = replace(prepared, fees=dearer)
@@ -262,44 +215,12 @@ class Chain(ChainReader):
         *,
         depth: int = 1,
         timeout_s: float | None = None,
-        looks: int | None = None,
         doing: str = "",
     ) -> Receipt:
-        """Wait until a transaction is `depth` blocks deep; 1 means mined.  timeout_s: None waits
-        until the caller's deadline, or WAIT_S where it set none.  looks: for so many only, if that
-        is sooner.
-
-        Only the chain's own proof ends the wait, at that depth: its receipt, or another
-        transaction with its nonce.  A node that does not answer, or answers nonsense, is asked
-        again until the time is up.  A transaction that it forgot is handed over again, the same
-        bytes.
-
-        Raises Reverted, OutOfGas, TransactionReplaced, TransactionPending.  Cancelled: raises
-        Cancelled; the transaction lives on.
-        """
-        reason, missing, pause_s = "", 0, self.poll_s
-        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
-        with own_deadline(), trio.move_on_after(timeout_s):
-            for look in count(1) if looks is None else range(1, looks + 1):
-                try:
-                    receipt = await self.receipt(sent.tx_hash, doing=doing, sent=sent, depth=depth)
-                    if receipt is not None:
-                        return receipt
-                    # Not after each look: of two nodes that answer in turn, of which one lags, that
-                    # one would then be asked for every receipt.
-                    if look % 3 == 0:
-                        missing = 0 if await self.is_known(sent.tx_hash) else missing + 1
-                    # Between two questions a block can come, so one odd answer proves nothing.
-                    if missing >= 2:
-                        missing = 0
-                        await self._missed(sent, depth)
-                    reason, pause_s = "", self.poll_s
-                except (Reverted, OutOfGas, TransactionReplaced):
-                    raise
-                except ChainError as trouble:
-                    reason, pause_s = str(trouble), min(2 * pause_s, max(10.0, self.poll_s))
-                await trio.sleep(pause_s)
-        raise TransactionPending(sent.tx_hash, timeout_s, reason)
+        """See one transaction through, as `PendingTransaction.wait` does; its fee stays as it
+        is."""
+        pending = PendingTransaction(self, [sent])
+        return await pending.wait(depth=depth, timeout_s=timeout_s, doing=doing)
 
     async def transact(
         self,
@@ -313,9 +234,10 @@ class Chain(ChainReader):
         doing: str = "the transaction",
         gas_limit: int | None = None,
         more_gas: int = 0,
-        record: Callable[[Sent], Awaitable[None]] | None = None,
+        record: Record | None = None,
     ) -> Receipt:
-        """Prepare, send and wait until it is `depth` blocks deep.  timeout_s: as in `wait`.
+        """Prepare, send and wait until it is `depth` blocks deep, at a higher fee if need be.
+        timeout_s: as in `PendingTransaction.wait`.
 
         Raises TransactionPending wherever a node may have the bytes and nothing proves their end.
         Every other error means that this transaction does not happen: it was never signed, the node
@@ -333,16 +255,29 @@ class Chain(ChainReader):
             more_gas=more_gas,
         )
         signed: list[Sent] = []
+        outbox, entry = (None if record else self.outbox), secrets.randbits(62)
 
         async def keep(sent: Sent) -> None:
             if record is not None:
                 await record(sent)
+            if outbox is not None:
+                await outbox.record(entry, self.chain_id, sent)
             signed.append(sent)
 
-        # A hand-over that is not answered is waited for like one that is.
-        with suppress(TransactionPending):
-            await self.send(signer, prepared, record=keep)
-        return await self.wait(signed[-1], depth=depth, timeout_s=timeout_s, doing=doing)
+        try:
+            # A hand-over that is not answered is waited for like one that is.
+            with suppress(TransactionPending):
+                await self.send(signer, prepared, record=keep)
+            versions = [one for one in signed if one.nonce == signed[-1].nonce]
+            pending = PendingTransaction(self, versions, signer=signer, record=keep)
+            return await pending.wait(depth=depth, timeout_s=timeout_s, doing=doing)
+        except TransactionPending:
+            raise
+        except PSymmError:
+            if outbox is not None and signed:
+                with suppress(PSymmError):
+                    await outbox.forget(entry)
+            raise
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -361,10 +296,6 @@ class Chain(ChainReader):
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
         return pending
-
-    async def _sign(self, signer: Signer, nonce: int, prepared: Prepared) -> Sent:
-        raw = await signed(signer, self.chain_id, nonce, prepared)
-        return Sent(_hex(keccak256(raw)), signer.address, nonce, raw, prepared)
 
     async def _hand_over(self, sent: Sent) -> str:
         """Give signed bytes to the node; "" once it has them, else the hash of the transaction
@@ -392,7 +323,7 @@ class Chain(ChainReader):
                 try:
                     if await self.is_known(sent.tx_hash):
                         return ""
-                    by = await self._miner_of(sent.sender, sent.nonce, 1) if held else None
+                    by = await miner_of(self, sent.sender, sent.nonce, 1) if held else None
                     if by is not None:
                         return "" if by == sent.tx_hash else by
                 except (ChainDown, BadReply, RpcError) as trouble:
@@ -420,101 +351,24 @@ class Chain(ChainReader):
         """The nonce of an account's next transaction, mined ones counted."""
         return await self.count(account, "latest")
 
-    async def again(self, sent: Sent) -> None:
-        """Hand signed bytes over once more.  What the node says of them proves nothing, so a
-        refusal is not raised; raises what `Rpc.call` raises else."""
-        with suppress(RpcError):
-            await self.rpc.send(sent.raw)
+    def replaced(self, older: Sent, dearer: Sent) -> None:
+        """Take note that a dearer transaction stands for this one's nonce."""
+        if self._last.get(older.sender) == (older.nonce, older.tx_hash):
+            self._last[older.sender] = (dearer.nonce, dearer.tx_hash)
 
     async def fill(self, signer: Signer, nonce: int) -> None:
         """Give a nonce that no transaction has to an empty one, so that later ones can be mined.
 
-        Does nothing where the node knows a transaction with it.  What the node says to the empty
-        one is not raised; raises what `prepare` raises.
+        Does nothing where the node knows a transaction with it, or the outbox has one.  What the
+        node says to the empty one is not raised; raises what `prepare` raises.
         """
+        if self.outbox is not None and await self.outbox.hand_over(self, signer, nonce):
+            return
         prepared = await self.prepare(signer.address, signer.address, b"", doing="filling a gap")
         async with self._locks.setdefault(signer.address, trio.Lock()):
             if await self.count(signer.address, "pending") <= nonce:
-                await self.again(await self._sign(signer, nonce, prepared))
-
-    async def _missed(self, sent: Sent, depth: int) -> None:
-        """What is done about a transaction that the node does not show.
-
-        Raises TransactionReplaced if another one with its nonce is mined as deep.
-        """
-        used = await self.count(sent.sender, "latest")
-        if used <= sent.nonce:
-            try:
-                await self.rpc.send(sent.raw)
-            except (ChainDown, BadReply):
-                await trio.sleep(self.poll_s)
-                await self.rpc.send(sent.raw)
-            return
-        by = await self._miner_of(sent.sender, sent.nonce, depth)
-        if by is not None and by != sent.tx_hash:
-            raise TransactionReplaced(sent.tx_hash, sent.sender, sent.nonce, by)
-
-    async def _miner_of(self, sender: str, nonce: int, depth: int) -> str | None:
-        """The hash of the transaction that is mined with a nonce, `depth` blocks deep; None while
-        the node shows none.
-
-        The block is found by the account's count, looking back in growing steps from the head.
-        Where a node keeps no state that old, blocks are read one by one from there, at most
-        _READ_BACK.  Raises what `Rpc.call` raises.
-        """
-        after = await self.head() - depth + 1
-        if after < 0 or await self.count(sender, after) <= nonce:
-            return None
-        before, step = after - 1, 1
-        try:
-            while before >= 0 and await self.count(sender, before) > nonce:
-                after, step = before, 2 * step
-                before = max(-1, after - step)
-            while after - before > 1:
-                middle = (before + after) // 2
-                if await self.count(sender, middle) > nonce:
-                    after = middle
-                else:
-                    before = middle
-        except NotKept:
-            before = max(-1, after - _READ_BACK)
-        for number in range(after, before, -1):
-            block: Any = await self.rpc.eth.get_block(number, full_transactions=True)
-            for one in block.get("transactions", ()):
-                if one["from"] == sender and one["nonce"] == nonce:
-                    return _hex(one["hash"])
-        return None
-
-
-async def signed(signer: Signer, chain_id: int, nonce: int, prepared: Prepared) -> bytes:
-    """The bytes of an EIP-1559 transaction with its signature.  Raises CallInvalid for what is no
-    signature, and what the signer raises."""
-    with recursion_limit_kept():
-        from eth_account.typed_transactions.typed_transaction import TypedTransaction
-
-    fields: dict[str, Any] = {
-        "type": 2,
-        "chainId": chain_id,
-        "nonce": nonce,
-        "maxPriorityFeePerGas": prepared.fees.tip_wei,
-        "maxFeePerGas": prepared.fees.max_wei,
-        "gas": prepared.gas_limit,
-        "to": prepared.to or b"",
-        "value": prepared.value_wei,
-        "data": prepared.data,
-    }
-    answer = signer.sign_digest(TypedTransaction.from_dict(fields).hash())
-    signature = await answer if inspect.isawaitable(answer) else answer
-    if len(signature) != 65 or signature[64] not in (27, 28):
-        raise CallInvalid("signature", "a signature is 65 bytes, r ‖ s ‖ v with v 27 or 28")
-    fields["r"] = int.from_bytes(signature[:32], "big")
-    fields["s"] = int.from_bytes(signature[32:64], "big")
-    fields["v"] = signature[64] - 27
-    return TypedTransaction.from_dict(fields).encode()
-
-
-def _hex(data: bytes) -> str:
-    return "0x" + data.hex()
+                empty = await sign(signer, self.chain_id, nonce, prepared)
+                await PendingTransaction(self, [empty]).again()
 
 
 def _dearer(fees: Fees) -> Fees:
@@ -524,10 +378,12 @@ def _dearer(fees: Fees) -> Fees:
 
 
 __all__ = [
+    "WAIT_S",
     "Block",
     "Chain",
     "Fees",
     "Log",
+    "PendingTransaction",
     "Prepared",
     "Receipt",
     "Sent",

@@ -135,5 +135,6 @@ def _state(move: Move) -> str:
     if move.status == "failed":
         return f"failed and can no longer happen: {move.reason}"
     if move.tx_hash is not None:
-        return f"was sent as {move.tx_hash}, not confirmed yet"
+        why = f": {move.reason}" if move.reason else ""
+        return f"was sent as {move.tx_hash}, not confirmed yet{why}"
     return "is under way, not confirmed yet"

@@ -7,6 +7,7 @@
     journal.db        frames, heads and moves under way: what must never be lost
     notes.sqlite      the notes that the wallet owns, and its moves under way
     revocations.json  session keys revoked on chain, as read from it
+    outbox.sqlite     registry entries and revocations that a reorganisation could still take back
     tree.sqlite       all commitments of the chain, as read from it
     beside/           notes.sqlite and tree.sqlite of deposits made while a daemon holds the notes
     relayer.db        a relayer's sends under way
@@ -60,6 +61,10 @@ class Home:
     @property
     def relayer(self) -> Path:
         return self.path / "relayer.db"
+
+    @property
+    def outbox(self) -> Path:
+        return self.path / "outbox.sqlite"
 
     @property
     def transcripts(self) -> Path:

@@ -120,6 +120,8 @@ def relayer(
                         port = await nursery.start(partial(served.serve, *listen, tls=certificate))
                     except* OSError as errors:
                         raise cannot_listen(listen, errors) from None
+                    if site.chain.outbox is not None:
+                        nursery.start_soon(site.chain.outbox.follow, site.chain, wallet)
                     where = endpoint or endpoint_of(listen, port, tls)
                     if register:
                         await enter_registry(

@@ -8,6 +8,7 @@ customer's key, and a deployment is made to be shared.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, check
 from psymm.chain.errors import NoAddress, WalletWithoutGas
+from psymm.chain.outbox import Outbox
 from psymm.chain.registry import Registry
 from psymm.chain.rpc import Rpc, nodes_of
 from psymm.chain.transactions import Chain
@@ -25,10 +27,13 @@ from psymm.cli.exits import CommandError, Exit
 from psymm.cli.home import Home
 from psymm.cli.output import Cost
 from psymm.cli.remedies import next_commands, no_deployment, no_node, no_wallet
+from psymm.errors import PSymmError
 from psymm.private_files import keep_private, write_private
 
 if TYPE_CHECKING:
     from psymm.wallet import KeyWallet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,16 @@ async def open_site(
     url = node_url(home, rpc_url)
     with next_commands(home, url, rpc_url, deployment.chain_id, deployment):
         async with Rpc(url) as rpc:
-            chain = Chain(rpc, deployment.chain_id)
+            outbox = Outbox(home.outbox)
+            chain = Chain(rpc, deployment.chain_id, outbox=outbox)
             await check(chain, deployment)
             if deployment_file is not None:
                 home.adopt_deployment(deployment_file)
             remember_node(home, rpc_url, anew=deployment_file is not None)
+            try:
+                await outbox.again(chain)
+            except PSymmError as trouble:  # old work never stops new work
+                log.warning("outbox-not-looked-at", extra={"code": trouble.code})
             yield Site(deployment, chain, deployment.pool(chain), deployment.party_registry(chain))
 
 

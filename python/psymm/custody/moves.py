@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -55,6 +56,7 @@ from psymm.custody.planning import (
     Signatures,
     deadline_after,
     paired,
+    plan_of,
     shuffled,
 )
 from psymm.custody.prover import Prover
@@ -151,7 +153,10 @@ class Vault:
         self.prover: Final = prover
         self.pool: Final[Pool] = tree.pool
         self._carrier: Final = Carrier(
-            tree, store, wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None
+            tree,
+            store,
+            wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None,
+            self._remade,
         )
         self._depositing = trio.Lock()
         self._choosing = trio.Lock()
@@ -637,7 +642,10 @@ class Vault:
         await self.store.update(move.id, SENT, details=call.to_json())
         for sender in senders:
             try:
-                receipt = await self._carrier.send(sender, move.id, "ctc", call)
+                call, receipt = await self._carrier.send_rooted(
+                    sender, move.id, "ctc", call,
+                    partial(self._prove_anew, move.id, settlement.plan, signatures),
+                )  # fmt: skip
             except PSymmError as refused:
                 failed = refused
                 if await self._carrier.happened(call):
@@ -705,7 +713,7 @@ class Vault:
         """Deposits, fundings and withdrawals that have ended and that their owner did not hear of
         yet.  A deposit or withdrawal of this very run is one, too: see `heard`."""
         return [
-            move
+            await self._carrier.with_hash(move)
             for move in await self.store.moves(alive=False)
             if not move.reported and move.purpose in ("deposit", "fund", "withdraw")
         ]
@@ -770,6 +778,8 @@ class Vault:
                     if inputs is None:
                         continue  # another task was faster
                     both, empty = paired(inputs)
+                    if empty:
+                        await self.store.keep(both[1])  # to prove the move anew, if need be
                     made = plan(both, empty, terms, deadline)
                     call = made.plan.call
                     move = await self.store.begin(
@@ -786,7 +796,8 @@ class Vault:
                 signature = await self.wallet.sign_typed(
                     call.message(self.deployment.chain_id, self.deployment.psymm)
                 )
-                call, prove_ms = await self._prove(made.plan, Signatures(signature, signature))
+                signatures = Signatures(signature, signature)
+                call, prove_ms = await self._prove(made.plan, signatures)
                 # From here on it can happen, whatever becomes of us.
                 await self.store.update(move, SENT, details=call.to_json())
             except BaseException as stopped:
@@ -797,8 +808,9 @@ class Vault:
             before = move
             handed.append((move, call, prove_ms))
             receipt: Receipt | None = None
+            remake = partial(self._prove_anew, move, made.plan, signatures)
             try:
-                receipt = await self._carrier.send(sender, move, kind, call)
+                call, receipt = await self._carrier.send_rooted(sender, move, kind, call, remake)
             except TransactionPending:
                 # Nobody else is asked: it may be mined, and the next command takes it up.
                 raise
@@ -810,7 +822,10 @@ class Vault:
                 if not mined:
                     continue
                 move, call, prove_ms = mined[-1]
-            await self._carrier.in_tree(move, awaited or call.outputs[0], timeout_s)
+            relay = None
+            if move == before:
+                relay = partial(self._carrier.send_rooted, sender, move, kind, call, remake)
+            await self._carrier.in_tree(move, awaited or call.outputs[0], timeout_s, relay)
             await self.store.report(
                 one for one, _, _ in handed if one != move or purpose != "withdraw"
             )
@@ -904,6 +919,31 @@ class Vault:
             rooted.kind, inputs, rooted.public_inputs(chain_id, contract)
         )
         return rooted.proved(made.proof), made.prove_ms
+
+    async def _prove_anew(
+        self, move: int, plan: Plan, signatures: Signatures, call: Call
+    ) -> Call | None:
+        """See `sending.Remake`.  Raises DeadlinePassed, and NotSynchronised while the chain does
+        not have the notes that it spends either."""
+        if not await self._root_gone(call):
+            return None
+        made, _ = await self._prove(plan, signatures)
+        await self.store.update(move, SENT, details=made.to_json())
+        log.info("move-proved-anew", extra={"move": move})
+        return made
+
+    async def _root_gone(self, call: Call) -> bool:
+        return not await self.pool.is_known_root(call.root, await self.chain.head())
+
+    async def _remade(self, move: Move, call: Call) -> Call | None:
+        """The same for a move of which only the file is left; None also where that does not hold
+        all of its notes."""
+        plan = plan_of(call, move.inputs, [held.note for held in await self.store.notes()])
+        if plan is None or not plan.custody.is_sole or not await self._root_gone(call):
+            return None
+        message = call.message(self.deployment.chain_id, self.deployment.psymm)
+        signature = await self.wallet.sign_typed(message)
+        return await self._prove_anew(move.id, plan, Signatures(signature, signature), call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from psymm._core import MerkleProof, SignatureError, address_of, recover
 from psymm.chain.addresses import ZERO_ADDRESS
-from psymm.chain.calls import CtaCall, CtcCall
+from psymm.chain.calls import Call, CtaCall, CtcCall
 from psymm.custody.errors import ConsentInvalid, NoteInvalid
 from psymm.custody.notes import (
     ZERO,
@@ -199,6 +199,37 @@ class CtaPlan:
 
 
 Plan = CtcPlan | CtaPlan
+
+
+def plan_of(call: Call, inputs: Collection[bytes], notes: Iterable[Note]) -> Plan | None:
+    """The plan that gave a call, from the notes that it spends and makes.
+
+    inputs: nullifiers of those that are in the tree.  None where a note is missing, as of a move
+    that also makes notes of somebody else.
+    """
+    known = list(notes)
+    spent = {note.nullifier: note for note in known if note.nullifier in call.nullifiers}
+    made = {note.commitment: note for note in known}
+    if len(spent) < 2:
+        return None
+    both = (spent[call.nullifiers[0]], spent[call.nullifiers[1]])
+    empty1 = call.nullifiers[1] not in inputs
+    if isinstance(call, CtcCall):
+        outputs = [
+            Output(made[one].inner, made[one].amount, memo)
+            for one, memo in zip(call.commitments, call.memos, strict=True)
+            if one in made
+        ]
+        if len(outputs) < 2:
+            return None
+        pair = (outputs[0], outputs[1])
+        return CtcPlan(both, empty1, pair, call.relayer, call.fee, call.deadline)
+    if call.change not in made:
+        return None
+    return CtaPlan(
+        both, empty1, made[call.change], call.memo, call.amount, call.recipient, call.relayer,
+        call.fee, call.deadline,
+    )  # fmt: skip
 
 
 def paired(notes: Sequence[Note], blinding: bytes | None = None) -> tuple[tuple[Note, Note], bool]:

@@ -4,12 +4,15 @@ A `Sender` is a relayer for a fee, or the party itself. A `Carrier` hands a wall
 senders and sees them through: after a restart, after a node that forgot them, and after a
 reorganisation. What it hands over again is always the same call or the same signed bytes, so a
 move happens at most once.
+
+One file, though long: sending, waiting and handing over again share one list of what is pending and
+of who can sign.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +29,14 @@ from psymm.chain.errors import (
     ChainError,
     Reverted,
     TransactionPending,
+    TransactionUnderpriced,
 )
 from psymm.chain.rpc import own_deadline, time_left
 from psymm.chain.sync import TreeCorrupt, TreeSync
-from psymm.chain.transactions import WAIT_S, Chain, Receipt, Sent, Signer
+from psymm.chain.transactions import WAIT_S, Chain, PendingTransaction, Receipt, Signer
 from psymm.custody.errors import MoveFailed, MoveUnderWay
 from psymm.custody.store import DONE, FAILED, PLANNED, SENT, Held, Move, NoteStore
-from psymm.errors import PSymmError
+from psymm.errors import PSymmError, format_amount
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +52,17 @@ class SendTerms:
     fee: int = 0
 
 
+_MOST_SENT: Final = 4
+"""How often one sender gets one move, where reorganisations take its root."""
+
 _LOOKS: Final = 20
 """How often one thing is looked for before it is asked whether the chain went back meanwhile."""
+
+
+Remake = Callable[[Call], Awaitable[Call | None]]
+"""Proves a call anew under the newest root where a reorganisation took the root that it was proved
+under, and writes it down; None where the root still stands.  What was signed stays the same, so it
+is the same move: also if the old root comes back, only one of the two can be mined."""
 
 
 class Sender(Protocol):
@@ -98,11 +111,20 @@ class Carrier:
 
     store: where they are written down before anybody else sees them.  tree: what shows that they
     happened.  signer: the wallet's own account, if it can sign: it fills gaps among its
-    nonces.
+    nonces, and raises fees that have become too low.  remake: proves a move's call anew, see
+    `Remake`.
     """
 
-    def __init__(self, tree: TreeSync, store: NoteStore, signer: Signer | None) -> None:
-        self._signer: Final = signer
+    def __init__(
+        self,
+        tree: TreeSync,
+        store: NoteStore,
+        signer: Signer | None,
+        remake: Callable[[Move, Call], Awaitable[Call | None]],
+    ) -> None:
+        self._remake: Final = remake
+        self._signers: Final = {} if signer is None else {signer.address: signer}
+        self._pending: Final[dict[int, PendingTransaction]] = {}
         self._tree: Final = tree
         self._store: Final = store
 
@@ -164,6 +186,31 @@ class Carrier:
             depth=sender.depth,
         )
 
+    async def send_rooted(
+        self, sender: Sender, move: int, kind: str, call: Call, remake: Remake
+    ) -> tuple[Call, Receipt | None]:
+        """`send`, and again with a new proof where a reorganisation took the call's root while a
+        relayer had it.  The call as it was sent last."""
+        repeated = True
+        for _ in range(_MOST_SENT):
+            try:
+                return call, await self.send(sender, move, kind, call)
+            except TransactionPending:
+                raise
+            except PSymmError as refused:
+                if isinstance(sender, DirectSender) or await self.happened(call):
+                    raise
+                try:
+                    made = await remake(call)
+                except PSymmError as unable:
+                    log.info("move-not-remade", extra={"move": move, "code": unable.code})
+                    raise refused from None
+                if made is None and repeated:
+                    raise
+                # What a relayer says of the new one can still be of the old one: once more.
+                call, repeated = made or call, made is None
+        return call, await self.send(sender, move, kind, call)
+
     async def _transact(
         self,
         move: int,
@@ -176,49 +223,74 @@ class Carrier:
         more_gas: int = 0,
         depth: int = 1,
     ) -> Receipt | None:
-        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
-        ends = trio.current_time() + timeout_s
-        try:
-            return await self.chain.transact(
-                signer,
-                to,
-                data,
-                record=partial(self._store.record, move),
-                doing=doing,
-                depth=depth,
-                timeout_s=min(timeout_s, _LOOKS * self.chain.poll_s),
-                more_gas=more_gas,
-            )
-        except TransactionPending as pending:
-            sent = (await self._store.move(move)).sent
-            left_s = ends - trio.current_time()
-            if sent is None or left_s <= 0:
-                raise TransactionPending(pending.tx_hash, timeout_s, pending.reason) from None
-            return await self._see(move, sent, doing, left_s, depth)
+        ends = trio.current_time() + (time_left(WAIT_S) if timeout_s is None else timeout_s)
+        self._signers.setdefault(signer.address, signer)
+        prepared = await self.chain.prepare(
+            signer.address, to, data, doing=doing, more_gas=more_gas
+        )
+        self._pending.pop(move, None)
+        # A hand-over that is not answered is waited for like one that is.
+        with suppress(TransactionPending):
+            await self.chain.send(signer, prepared, record=partial(self._store.record, move))
+        left_s = max(0.0, ends - trio.current_time())
+        return await self._see(await self._store.move(move), doing, left_s, depth)
 
     async def _see(
-        self, move: int, sent: Sent, doing: str, timeout_s: float, depth: int = 1
+        self, move: Move, doing: str, timeout_s: float, depth: int = 1
     ) -> Receipt | None:
-        """`Chain.wait`, and what a reorganisation took back is handed over again meanwhile.
+        """`PendingTransaction.wait`, and what a reorganisation took back is handed over again
+        meanwhile.
 
         None where the tree shows the move, which proves it as well as a receipt.
         """
+        pending = self._seen_through(move)
         ends = trio.current_time() + timeout_s
         while True:
             left_s = max(0.0, ends - trio.current_time())
             try:
-                return await self.chain.wait(
-                    sent, depth=depth, timeout_s=left_s, looks=_LOOKS, doing=doing
+                receipt = await pending.wait(
+                    depth=depth, timeout_s=left_s, looks=_LOOKS, doing=doing
                 )
-            except TransactionPending as pending:
+                if receipt.tx_hash != move.tx_hash:
+                    with suppress(PSymmError):  # what is mined stays so, on a full disk, too
+                        await self._store.found_mined(move.id, receipt.tx_hash)
+                return receipt
+            except TransactionPending as waiting:
+                await self._note(move.id, waiting)
                 if not left_s:
-                    raise TransactionPending(sent.tx_hash, timeout_s, pending.reason) from None
+                    raise waiting.after(timeout_s) from None
             with own_deadline(), trio.move_on_at(ends), suppress(ChainError):
                 await self.refresh()
-                found = await self._store.move(move)
+                found = await self._store.move(move.id)
                 if found.outputs and found.status == DONE and depth <= self._tree.depth:
                     return None
-                await self._again({sent.sender})
+                await self._again({pending.newest.sender})
+
+    async def _note(self, move: int, waiting: TransactionPending) -> None:
+        """Write down why a move under way waits, if that is its fee: commands tell its owner."""
+        reason = ""
+        if isinstance(waiting, TransactionUnderpriced):
+            figures = {name: format_amount(wei, 9) for name, wei in waiting.figures.items()}
+            reason = (
+                f"it offers {figures['offered_wei']} gwei a gas at most, the newest block asks "
+                f"{figures['base_fee_wei']}, and no more than {figures['limit_wei']} is offered"
+            )
+        found = await self._store.move(move)
+        if found.status == SENT and found.reason != reason:
+            await self._store.update(move, SENT, reason=reason)
+
+    def _seen_through(self, move: Move) -> PendingTransaction:
+        """A move's transaction: one for all tasks that wait for it, so that each knows of the
+        versions that another made."""
+        found = self._pending.get(move.id)
+        if found is None or found.newest.nonce != move.versions[-1].nonce:
+            found = self._pending[move.id] = PendingTransaction(
+                self.chain,
+                move.versions,
+                signer=self._signers.get(move.versions[0].sender),
+                record=partial(self._store.record, move.id),
+            )
+        return found
 
     async def hand_over(self, move: Move, senders: Sequence[Sender]) -> PSymmError | None:
         """Hand a finished move over again; the last sender's error if none took it.
@@ -226,15 +298,18 @@ class Carrier:
         One that our own account signed a transaction for has no other way than that.
         """
         if move.sent is not None:
+            self._take_signers(senders)
             try:
                 await self.carry_on(move, 180.0)
             except PSymmError as refused:
                 return refused
             return None
         failed: PSymmError = MoveFailed(move.purpose, "no sender was given")
+        remake = partial(self._remake, move)
         for sender in senders:
+            call = (await self._store.move(move.id)).call
             try:
-                await self.send(sender, move.id, move.kind, move.call)
+                await self.send_rooted(sender, move.id, move.kind, call, remake)
             except TransactionPending as pending:
                 return pending
             except PSymmError as refused:
@@ -268,7 +343,7 @@ class Carrier:
         """
         assert move.sent is not None  # noqa: S101 - the callers ask for no other
         try:
-            await self._see(move.id, move.sent, f"the {move.purpose}", timeout_s)
+            await self._see(move, f"the {move.purpose}", timeout_s)
         except TransactionPending:
             raise
         except ChainError as proof:
@@ -278,6 +353,12 @@ class Carrier:
             raise
         if not move.outputs:
             await self._store.update(move.id, DONE)  # the tree will show nothing of it
+
+    def _take_signers(self, senders: Iterable[Sender]) -> None:
+        """Their accounts can raise the fees of what they sent."""
+        for one in senders:
+            if isinstance(one, DirectSender):
+                self._signers.setdefault(one.signer.address, one.signer)
 
     async def happened(self, call: Call) -> bool:
         """Whether a call that its sender reported failed is mined all the same."""
@@ -291,9 +372,15 @@ class Carrier:
             self._tree.spent_block(one) is not None or one in nullifiers for one in call.nullifiers
         ) and all(self._tree.leaf(one) is not None or one in commitments for one in call.outputs)
 
-    async def in_tree(self, move: int, commitment: bytes, timeout_s: float) -> None:
+    async def in_tree(
+        self,
+        move: int,
+        commitment: bytes,
+        timeout_s: float,
+        relay: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         """Wait until a move that was mined is in the tree; after a reorganisation, the same bytes
-        again.
+        again.  relay: gives a call that a relayer sent to it once more.
 
         Raises TransactionPending or, where somebody else sent it, MoveUnderWay when the time is
         up; on proof what `Chain.wait` raises.
@@ -321,6 +408,9 @@ class Carrier:
                 raise TransactionPending(waiting.tx_hash or "", timeout_s) from unseen
             if waiting.sent is not None:
                 await self.carry_on(waiting, left_s)
+            elif relay is not None:
+                with own_deadline(), trio.move_on_at(ends), suppress(PSymmError):
+                    await relay()
             await trio.sleep(self.chain.poll_s)
 
     # --- after a restart, and after a reorganisation ------------------------------------------
@@ -366,18 +456,30 @@ class Carrier:
                 if sent.nonce >= mined
                 and (move.status == SENT or (move.status == DONE and not move.outputs))
             ]
-            for sent, move in sorted(gone, key=lambda one: one[0].nonce):
+            for _, move in sorted(gone, key=lambda one: one[0].nonce):
                 if move.status == DONE:
                     await self._store.update(move.id, SENT)
-                await self.chain.again(sent)
-            if gone and self._signer is not None and account == self._signer.address:
+                await self._seen_through(move).again()
+            signer = self._signers.get(account)
+            if gone and signer is not None:
                 held = {sent.nonce for sent, move in own if move.status != FAILED}
                 for nonce in range(mined, max(sent.nonce for sent, _ in gone)):
                     if nonce not in held:
-                        await self.chain.fill(self._signer, nonce)
+                        await self.chain.fill(signer, nonce)
+
+    async def with_hash(self, move: Move) -> Move:
+        """The move with the hash of the version that is mined, where the tree alone showed it."""
+        if move.status == DONE and move.mined is None and len(move.versions) > 1:
+            with suppress(ChainError):
+                mined = await self._seen_through(move).mined()
+                if mined is not None:
+                    await self._store.found_mined(move.id, mined)
+                    return await self._store.move(move.id)
+        return move
 
     async def resume(self, senders: Sequence[Sender], patience_s: float) -> None:
         """Carry on with all moves under way, at once, for so many seconds."""
+        self._take_signers(senders)
         with own_deadline(), trio.move_on_after(patience_s):
             async with trio.open_nursery() as nursery:
                 for move in await self._store.moves(alive=True):
@@ -388,9 +490,23 @@ class Carrier:
             if move.sent is not None:
                 await self.carry_on(move, patience_s)
             elif move.status == SENT and move.call.proof:
+                await self._until_inputs_are_there(move)
                 await self.hand_over(move, senders)
         except ChainError as still:
             log.info("move-not-confirmed", extra={"move": move.id, "code": still.code})
+
+    async def _until_inputs_are_there(self, move: Move) -> None:
+        """A reorganisation takes the notes that a move spends, too; they come back first."""
+        while True:
+            gone = [
+                held
+                for held in await self._store.notes()
+                if held.note.nullifier in move.inputs and held.position is None
+            ]
+            if not gone:
+                return
+            await trio.sleep(self.chain.poll_s)
+            await self.refresh()
 
     async def after_earlier(self, account: str, timeout_s: float) -> None:
         """Wait for what an account's deposits under way leave of allowance and permit nonces.
@@ -404,7 +520,7 @@ class Carrier:
                 try:
                     await self.carry_on(move, timeout_s)
                 except TransactionPending as pending:
-                    if await self.chain.is_known(move.sent.tx_hash):
+                    if await self._seen_through(move).is_known():
                         raise MoveUnderWay(move.purpose, None) from pending
                 except ChainError as ended:
                     log.info("move-failed", extra={"move": move.id, "code": ended.code})

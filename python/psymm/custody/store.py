@@ -56,7 +56,7 @@ T = TypeVar("T")
 EXPECTED, UNSPENT, BUSY, SPENT = "expected", "unspent", "busy", "spent"
 PLANNED, SIGNED, SENT, DONE, FAILED = "planned", "signed", "sent", "done", "failed"
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS owner (
     version INTEGER, chain_id INTEGER, contract TEXT, public_key BLOB, viewing_check BLOB,
@@ -71,9 +71,10 @@ CREATE TABLE IF NOT EXISTS moves (
     status TEXT NOT NULL, deadline INTEGER, details TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '', reported INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS transactions (
-    move INTEGER PRIMARY KEY, hash TEXT NOT NULL, sender TEXT NOT NULL, nonce INTEGER NOT NULL,
-    raw BLOB NOT NULL, recipient TEXT, data BLOB NOT NULL, value_wei TEXT NOT NULL,
-    gas_limit INTEGER NOT NULL, max_wei TEXT NOT NULL, tip_wei TEXT NOT NULL);
+    version INTEGER PRIMARY KEY AUTOINCREMENT, move INTEGER NOT NULL, hash TEXT NOT NULL UNIQUE,
+    sender TEXT NOT NULL, nonce INTEGER NOT NULL, raw BLOB NOT NULL, recipient TEXT,
+    data BLOB NOT NULL, value_wei TEXT NOT NULL, gas_limit INTEGER NOT NULL, max_wei TEXT NOT NULL,
+    tip_wei TEXT NOT NULL, mined INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS move_inputs (move INTEGER NOT NULL, nullifier BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS move_outputs (move INTEGER NOT NULL, commitment BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS inputs_of ON move_inputs (nullifier);
@@ -104,7 +105,9 @@ class Move:
     "settle", "withdraw".  An approval makes no note, so its receipt alone ends it.
     deadline: seconds since the epoch, None for a deposit.  details: what sends it again, public
     values only: a call's JSON, or a transaction's data.
-    sent: the transaction that our own account signed for it, None where it signed none.
+    versions: the transactions that our own account signed for it, oldest first, all of one nonce:
+    the same call at rising fees. Empty where it signed none.  mined: the hash of the one that was
+    seen to be mined, where there are several.
     reported: whether the wallet's owner was told how it ended.
     """
 
@@ -114,7 +117,8 @@ class Move:
     status: str
     deadline: int | None
     details: dict[str, Any]
-    sent: Sent | None
+    versions: tuple[Sent, ...]
+    mined: str | None
     reason: str
     reported: bool
     inputs: tuple[bytes, ...]
@@ -125,8 +129,14 @@ class Move:
         return self.status in (PLANNED, SIGNED, SENT)
 
     @property
+    def sent(self) -> Sent | None:
+        """The newest version."""
+        return self.versions[-1] if self.versions else None
+
+    @property
     def tx_hash(self) -> str | None:
-        return None if self.sent is None else self.sent.tx_hash
+        """Of the version that is mined, else of the newest."""
+        return self.mined or (None if self.sent is None else self.sent.tx_hash)
 
     @property
     def call(self) -> Call:
@@ -299,13 +309,19 @@ class NoteStore:
     async def record(self, move: int, sent: Sent) -> None:
         """Write a signed transaction down before a node sees it; the move is sent from then on.
 
-        A move has one: what is recorded later takes the place of bytes that the node refused.
+        Earlier ones with its nonce stay, for any of them can be mined.  Those with another nonce
+        are bytes that the node did not take, because that nonce was used.
         """
         plan = sent.prepared
 
         def work(database: sqlite3.Connection) -> None:
             database.execute(
-                "INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "DELETE FROM transactions WHERE move = ? AND (nonce <> ? OR hash = ?)",
+                (move, sent.nonce, sent.tx_hash),
+            )
+            database.execute(
+                "INSERT INTO transactions (move, hash, sender, nonce, raw, recipient, data, "
+                "value_wei, gas_limit, max_wei, tip_wei) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     move,
                     sent.tx_hash,
@@ -323,6 +339,14 @@ class NoteStore:
             database.execute("UPDATE moves SET status = ? WHERE id = ?", (SENT, move))
 
         await self._do(work)
+
+    async def found_mined(self, move: int, tx_hash: str) -> None:
+        """Note which of a move's transactions is mined."""
+        await self._do(
+            lambda database: database.execute(
+                "UPDATE transactions SET mined = (hash = ?) WHERE move = ?", (tx_hash, move)
+            )
+        )
 
     async def report(self, moves: Iterable[int]) -> None:
         """Note that the owner was told how these ended; those that are under way stay as they
@@ -502,7 +526,15 @@ class NoteStore:
     def _all_moves(database: sqlite3.Connection) -> list[Move]:
         inputs = _grouped(database.execute("SELECT move, nullifier FROM move_inputs"))
         outputs = _grouped(database.execute("SELECT move, commitment FROM move_outputs"))
-        sent = {row[0]: _sent(row[1:]) for row in database.execute("SELECT * FROM transactions")}
+        sent: dict[int, list[Sent]] = {}
+        mined: dict[int, str] = {}
+        for move, was_mined, *row in database.execute(
+            "SELECT move, mined, hash, sender, nonce, raw, recipient, data, value_wei, gas_limit, "
+            "max_wei, tip_wei FROM transactions ORDER BY version"
+        ):
+            sent.setdefault(move, []).append(_sent(row))
+            if was_mined:
+                mined[move] = row[0]
         found: list[Move] = []
         for row in database.execute(
             "SELECT id, kind, purpose, status, deadline, details, reason, reported FROM moves "
@@ -519,7 +551,8 @@ class NoteStore:
                     status=status,
                     deadline=deadline,
                     details=public,
-                    sent=sent.get(number),
+                    versions=tuple(sent.get(number, ())),
+                    mined=mined.get(number),
                     reason=reason,
                     reported=bool(reported),
                     inputs=tuple(inputs.get(number, ())),
@@ -597,7 +630,7 @@ def _grouped(rows: Iterable[tuple[int, bytes]]) -> dict[int, list[bytes]]:
     return found
 
 
-def _sent(row: tuple[Any, ...]) -> Sent:
+def _sent(row: Sequence[Any]) -> Sent:
     tx_hash, sender, nonce, raw, to, data, value_wei, gas_limit, max_wei, tip_wei = row
     try:
         fees = Fees(int(max_wei), int(tip_wei))

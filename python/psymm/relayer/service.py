@@ -15,7 +15,8 @@ cost, so that an owner sees it and sets the fee accordingly.
 
 One task, the nonce lane, signs and sends calls one after the other; waiting for them happens beside
 it. A transaction is on disk before it is broadcast. One that is not mined in time is replaced with
-the same nonce and a higher fee, so the lane never blocks. After a restart every call under way is
+the same nonce and a higher fee, or, where the contract would refuse it by now, by an empty one, so
+the lane never blocks. After a restart every call under way is
 taken up where it was.
 """
 
@@ -656,16 +657,16 @@ class RelayerService:
                     timeout_s=self._config.replace_after_s,
                     doing="the call",
                 )
-            await self._mined(number, receipt)
+            return await self._ended_by(number, receipt)
         except TransactionPending:
-            await self._replace(number, newest)
+            await self._replace(number, call, newest)
             return False
         except TransactionReplaced:
             # Another transaction has the nonce: an older one of ours, or another program's.
             receipt = await self._first_mined(await self._get(number))
             if receipt is not None:
-                await self._mined(number, receipt)
-            elif await self._pool.is_spent(call.nullifiers[0]):
+                return await self._ended_by(number, receipt)
+            if await self._pool.is_spent(call.nullifiers[0]):
                 await self._end(number, AlreadySpent(nullifier=call.nullifiers[0]))
             else:
                 return not await self._start(number)
@@ -681,6 +682,13 @@ class RelayerService:
             elif time.time() > call.deadline:
                 refusal = Stale(deadline=call.deadline)
             await self._end(number, refusal)
+        return True
+
+    async def _ended_by(self, number: int, receipt: Receipt) -> bool:
+        """True at the call's end: it was made, or its nonce was given up, and it is refused."""
+        if receipt.to == self._wallet.address:
+            return not await self._start(number)
+        await self._mined(number, receipt)
         return True
 
     async def _why(self, call: Call, refused: Reverted) -> Refusal:
@@ -723,9 +731,13 @@ class RelayerService:
                 return await self._chain.wait(sent, depth=self._config.depth, doing="the call")
         return None
 
-    async def _replace(self, number: int, newest: Sent) -> None:
+    async def _replace(self, number: int, call: Call, newest: Sent) -> None:
         """The same call and nonce, for a quarter more a gas; but never for many times what the
-        chain asks now, which the call's fee was not quoted for."""
+        chain asks now, which the call's fee was not quoted for.
+
+        Nothing in its place where the contract would refuse the call by now: its root is gone after
+        a reorganisation, its note is spent, its deadline is over.
+        """
         old = newest.prepared.fees
         now = await self._chain.fees()
         fees = Fees(
@@ -734,10 +746,21 @@ class RelayerService:
         if fees.max_wei > now.max_wei * DEAREST:
             log.warning("not-replaced", extra={"send": number, "nonce": newest.nonce})
             return
-        prepared = replace(newest.prepared, fees=fees)
-        log.info("replacing", extra={"send": number, "nonce": newest.nonce})
+        plan, event = newest.prepared, "replacing"
+        try:
+            await self._judge_on(call, "latest")
+        except Refusal as refusal:
+            if plan.data:
+                own = self._wallet.address
+                plan = await self._chain.prepare(own, own, b"", doing="giving a nonce up")
+            event = "giving-up"
+            log.info("no-longer-taken", extra={"send": number, "code": refusal.code})
+        log.info(event, extra={"send": number, "nonce": newest.nonce})
         await self._chain.send(
-            self._wallet, prepared, nonce=newest.nonce, record=partial(self._record, number)
+            self._wallet,
+            replace(plan, fees=fees),
+            nonce=newest.nonce,
+            record=partial(self._record, number),
         )
         self._wake(number)
 
