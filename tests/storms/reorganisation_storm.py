@@ -35,18 +35,20 @@ from faulty_node import FaultyNode, open_faulty_node
 from node_faults import GOES_BACK, LOGS, RECEIPTS, SENDING
 
 from psymm.chain.artifacts import artifact
+from psymm.chain.calls import CtaCall
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, Devnet, open_devnet
 from psymm.chain.registry import Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
+from psymm.custody.errors import DeadlinePassed
 from psymm.custody.moves import Vault, open_vault
-from psymm.custody.notes import Custody
+from psymm.custody.notes import Custody, Note
 from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.prover import Proof, Prover
 from psymm.custody.sending import DirectSender, Sender
-from psymm.custody.settlement import propose_settlement
+from psymm.custody.settlement import Settlement, propose_settlement
 from psymm.custody.store import DONE, FAILED, UNSPENT, Move
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
@@ -85,9 +87,8 @@ class Place:
     home: Path
     alice: KeyWallet
     bob: KeyWallet
-    paid: dict[str, int] = field(default_factory=dict)
-    """What recipients of withdrawals are to get, units after the fee."""
-    fees: int = 0
+    paid: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of withdrawals: what its recipient is to get, units after the fee, and the fee."""
     units: count[int] = field(default_factory=lambda: count(101))
 
     @property
@@ -181,16 +182,18 @@ async def fund(place: Place) -> Asked:
 
 
 async def merge(place: Place) -> Asked:
-    def do(vault: Vault) -> Awaitable[object]:
-        return vault.merge(place.token, place.direct(vault), timeout_s=PATIENCE_S)
+    async def do(vault: Vault) -> None:
+        mine = await vault.store.notes(status=UNSPENT, custody=vault.view.sole.id)
+        if sum(one.note.amount > 0 for one in mine) < 2:
+            await vault.deposit(place.alice, place.token, next(place.units), permit=True)
+        await vault.merge(place.token, place.direct(vault), timeout_s=PATIENCE_S)
 
     return Asked(place.alice, "merge", do)
 
 
 async def withdraw(place: Place, *, relayed: bool) -> Asked:
     units, recipient = next(place.units), KeyWallet.generate().address
-    place.paid[recipient] = units - FEE * relayed
-    place.fees += FEE * relayed
+    place.paid[recipient] = (units - FEE * relayed, FEE * relayed)
 
     def do(vault: Vault) -> Awaitable[object]:
         senders = place.by_relayer(vault) if relayed else place.direct(vault)
@@ -204,21 +207,35 @@ async def withdraw(place: Place, *, relayed: bool) -> Asked:
 async def settle(place: Place) -> Asked:
     units = next(place.units)
     custody = a_custody(place, units)
-    async with place.vault(place.alice) as ours, place.vault(place.bob) as theirs:
-        made = await ours.fund(custody, place.token, units, place.direct(ours))
+
+    async def agree(ours: Vault, theirs: Vault, note: Note) -> tuple[Settlement, Signatures]:
         settlement = propose_settlement(
-            [made.note],
+            [note],
             (await ours.payee(place.token, units - 1), await theirs.payee(place.token, 1)),
             (units - 1, 1),
             proposer=0,
             deadline=deadline_after(await ours.now_s()),
         )
-        both = Signatures(
+        signatures = Signatures(
             await ours.sign_settlement(settlement), await theirs.sign_settlement(settlement)
         )
+        return settlement, signatures
 
-    def do(vault: Vault) -> Awaitable[object]:
-        return vault.settle(settlement, both, place.direct(vault), timeout_s=PATIENCE_S)
+    async with place.vault(place.alice) as ours, place.vault(place.bob) as theirs:
+        funded = await ours.fund(custody, place.token, units, place.direct(ours))
+        agreed = await agree(ours, theirs, funded.note)
+
+    async def do(vault: Vault) -> None:
+        nonlocal agreed
+        try:
+            await vault.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
+        except DeadlinePassed:
+            # Its transaction could not be mined any more, for the root that it was proved under
+            # went back, too, perhaps with the custody's note. Both sign another.
+            funded = await vault.fund(custody, place.token, units, place.direct(vault))
+            async with place.vault(place.bob) as theirs:
+                agreed = await agree(vault, theirs, funded.note)
+            await vault.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
 
     return Asked(place.alice, "settle", do)
 
@@ -272,7 +289,8 @@ async def make(
     async with place.vault(place.alice) as vault:
         begun = [one for one in await vault.store.moves() if one.id not in known]
         if all(one.status == FAILED for one in begun if one.purpose == asked[0].purpose):
-            # It was said to have failed, so its owner asks again.
+            # It was said to have failed, so its owner asks again. A settlement is written down when
+            # it is signed, so none is among those begun, and it is asked for each time.
             await asked[0].do(vault)
     await judge(place)
 
@@ -317,9 +335,18 @@ async def judge(place: Place) -> None:
             noted += sum(
                 one.note.amount for one in await vault.store.notes(status=UNSPENT, mine=True)
             )
-    for recipient, units in place.paid.items():
-        assert await token.balance(recipient) == units
-    paid = sum(place.paid.values()) + place.fees
+    async with place.vault(place.alice) as vault:
+        # An earlier one, too, can have gone back since, and be said to have failed.
+        done = {
+            one.call.recipient
+            for one in await vault.store.moves()
+            if one.purpose == "withdraw" and one.status == DONE and isinstance(one.call, CtaCall)
+        }
+    paid = 0
+    for recipient, (units, fee) in place.paid.items():
+        got = await token.balance(recipient)
+        assert got == (units if recipient in done else 0)
+        paid += units + fee if recipient in done else 0
     assert await token.balance(place.put.portal) == noted == deposited - paid
 
 

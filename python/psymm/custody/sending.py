@@ -37,6 +37,10 @@ from psymm.errors import PSymmError
 log = logging.getLogger(__name__)
 
 
+class _NonceInUse(Exception):
+    """A new transaction was given the nonce of one that is on its way or done."""
+
+
 @dataclass(frozen=True, slots=True)
 class SendTerms:
     """What a sender asks for one move.  fee: token units; relayer: the address that gets it.
@@ -178,23 +182,42 @@ class Carrier:
     ) -> Receipt | None:
         timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
         ends = trio.current_time() + timeout_s
+        transact = partial(
+            self.chain.transact,
+            signer,
+            to,
+            data,
+            doing=doing,
+            depth=depth,
+            timeout_s=min(timeout_s, _LOOKS * self.chain.poll_s),
+            more_gas=more_gas,
+        )
         try:
-            return await self.chain.transact(
-                signer,
-                to,
-                data,
-                record=partial(self._store.record, move),
-                doing=doing,
-                depth=depth,
-                timeout_s=min(timeout_s, _LOOKS * self.chain.poll_s),
-                more_gas=more_gas,
-            )
+            try:
+                return await transact(record=partial(self._record, move))
+            except _NonceInUse:
+                # The chain went back, and what it took goes out first, each with its own nonce.
+                await self._restore(signer.address)
+                return await transact(record=partial(self._store.record, move))
         except TransactionPending as pending:
             sent = (await self._store.move(move)).sent
             left_s = ends - trio.current_time()
             if sent is None or left_s <= 0:
                 raise TransactionPending(pending.tx_hash, timeout_s, pending.reason) from None
             return await self._see(move, sent, doing, left_s, depth)
+
+    async def _record(self, move: int, sent: Sent) -> None:
+        """Write down what was signed.  Raises _NonceInUse where another move's transaction has its
+        nonce and is not known to be refused."""
+        for other in await self._store.moves():
+            if (
+                other.id != move
+                and other.status in (SENT, DONE)
+                and other.sent is not None
+                and (other.sent.sender, other.sent.nonce) == (sent.sender, sent.nonce)
+            ):
+                raise _NonceInUse(other.id, sent.nonce)
+        await self._store.record(move, sent)
 
     async def _see(
         self, move: int, sent: Sent, doing: str, timeout_s: float, depth: int = 1
@@ -408,6 +431,18 @@ class Carrier:
                         raise MoveUnderWay(move.purpose, None) from pending
                 except ChainError as ended:
                     log.info("move-failed", extra={"move": move.id, "code": ended.code})
+        done = [
+            move.sent.nonce
+            for move in await self._store.moves(alive=False)
+            if move.status == DONE and move.sent is not None and move.sent.sender == account
+        ]
+        if done and await self.chain.nonce(account) <= max(done):
+            await self._restore(account)
+
+    async def _restore(self, account: str) -> None:
+        """Hand over what a reorganisation took of an account's transactions."""
+        await self.refresh()
+        await self._again({account})
 
 
 def _spent_before(refused: PSymmError) -> bool:
