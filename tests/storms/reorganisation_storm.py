@@ -312,8 +312,12 @@ async def end_all(place: Place) -> None:
                 alive += await vault.resume(place.by_relayer(vault), patience_s=PATIENCE_S)
         if not alive:
             return
-        if attempt > 4:  # what a relayer has and cannot send any more ends with its deadline
-            await place.net.mine(2, interval_s=3_600)
+        if attempt > 4:
+            # What a relayer has and cannot send any more ends with its deadline. That can be hours
+            # ahead: the blocks that were mined here before may have gone back since.
+            now_s = (await place.net.chain.block()).timestamp_s
+            ends_s = max(one.deadline or now_s for one in alive)
+            await place.net.mine(2, interval_s=max(60, ends_s - now_s + 1))
     raise AssertionError(f"still under way: {alive}")
 
 
