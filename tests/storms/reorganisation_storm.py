@@ -100,7 +100,8 @@ class Place:
         """An owner's vault as a new process opens it, through the node."""
         home = self.home / ("alice" if owner is self.alice else "bob")
         async with (
-            Rpc(self.node.url) as rpc,
+            # A block that is gone is asked for until this patience is over.
+            Rpc(self.node.url, patience_s=2) as rpc,
             await open_vault(
                 owner, self.put, Chain(rpc, CHAIN_ID, poll_s=0.05), home=home, prover=Agreeing()
             ) as vault,
