@@ -170,7 +170,12 @@ class Storm:
                         if attempt:
                             handed = [] if senders is None else senders(vault)
                             await vault.resume(handed)
-                            mine = [m for m in await vault.store.moves() if m.id not in before]
+                            # A settlement that is signed meanwhile is the other command's.
+                            mine = [
+                                one
+                                for one in await vault.store.moves()
+                                if one.id not in before and one.purpose != "settle"
+                            ]
                             if any(one.alive for one in mine):
                                 continue
                             if any(one.status == "done" and one.purpose == what for one in mine):
