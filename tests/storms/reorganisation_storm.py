@@ -57,6 +57,8 @@ from psymm.relayer.store import Store
 from psymm.wallet import KeyWallet
 
 DEPTH: Final = 64
+MOST_BLOCKS: Final = 400
+"""Then a new chain is begun: an anvil that goes back in one of some 900 has no contracts left."""
 MINTED: Final = 10**9
 FEE: Final = 1
 ACCEPTS: Final = "0x60015f5260205ff3"
@@ -357,15 +359,18 @@ async def judge(place: Place) -> None:
 
 async def blow(seed: int, moves: int) -> None:
     print(f"reorganisation storm, SEED={seed}, {moves} moves", flush=True)
-    dice = Random(seed)
-    with tempfile.TemporaryDirectory(prefix="psymm-storm-") as scratch:
-        async with open_devnet() as net, open_place(net, Path(scratch)) as place:
-            for _ in range(moves):
-                kind, step = dice.choice([*MOVES]), dice.choice([*STEPS])
-                after, blocks = dice.choice([0, 0, 1, 2, 3, 5, 8]), dice.randint(1, DEPTH)
-                again = dice.random() < 0.5
-                print(f"{kind}: {blocks} blocks {step}, call {after}, again: {again}", flush=True)
-                await make(place, kind, STEPS[step], after=after, blocks=blocks, again=again)
+    dice, left = Random(seed), moves
+    while left:
+        with tempfile.TemporaryDirectory(prefix="psymm-storm-") as scratch:
+            async with open_devnet() as net, open_place(net, Path(scratch)) as place:
+                while left and await net.rpc.block_number() < MOST_BLOCKS:
+                    left -= 1
+                    kind, step = dice.choice([*MOVES]), dice.choice([*STEPS])
+                    after, blocks = dice.choice([0, 0, 1, 2, 3, 5, 8]), dice.randint(1, DEPTH)
+                    again = dice.random() < 0.5
+                    line = f"{kind}: {blocks} blocks {step}, call {after}, again: {again}"
+                    print(line, flush=True)
+                    await make(place, kind, STEPS[step], after=after, blocks=blocks, again=again)
     print("every unit is accounted for, no move was repeated")
 
 
