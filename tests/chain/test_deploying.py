@@ -18,7 +18,8 @@ from odd_tokens import put_token
 import psymm.chain.keeper
 from psymm.chain import deployment as deployments
 from psymm.chain.artifacts import anvil_program
-from psymm.chain.deployment import Deployment, TokenInfo, check, deploy
+from psymm.chain.checking import check
+from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, Devnet, open_devnet
 from psymm.chain.errors import (
     ChainDown,

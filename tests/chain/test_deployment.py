@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+from faulty_node import open_faulty_node
+from trio.testing import wait_all_tasks_blocked
 
 from psymm.chain.artifacts import artifact, built_for
-from psymm.chain.deployment import Deployment, TokenInfo, changed_tokens, check, deploy
+from psymm.chain.checking import check
+from psymm.chain.deployment import Deployment, TokenInfo, changed_tokens, deploy
 from psymm.chain.devnet import Devnet, open_devnet
-from psymm.chain.errors import DeploymentInvalid, Reverted, TokenChanged, WrongChain
+from psymm.chain.errors import ChainDown, DeploymentInvalid, Reverted, TokenChanged, WrongChain
+from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
 
@@ -141,6 +149,54 @@ async def test_development_proofs_are_for_the_development_chain_only(
             assert no.value.error == "DevelopmentReferenceString"
     with pytest.raises(WrongChain):
         await check(Chain(devnet.rpc, 1), replace(deployment, chain_id=1, crs="ignition"))
+
+
+class InRounds(Rpc):
+    """Answers once nobody has anything more to ask; counts how often that came to pass."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked: list[tuple[trio.Event, Callable[[], Awaitable[Any]], list[Any]]] = []
+        self.rounds = 0
+
+    async def call(self, method: str, *params: Any) -> Any:
+        answered, answer = trio.Event(), []
+        self.asked.append((answered, partial(super().call, method, *params), answer))
+        await answered.wait()
+        return answer[0]
+
+    async def answer(self) -> None:
+        while True:
+            await wait_all_tasks_blocked()
+            asked, self.asked = self.asked, []
+            self.rounds += 1
+            # Nobody goes on before all have their answers.
+            for _, ask, answer in asked:
+                answer.append(await ask())
+            for answered, _, _ in asked:
+                answered.set()
+
+
+async def test_a_deployment_is_checked_in_few_rounds_of_questions(
+    devnet: Devnet, deployment: Deployment
+) -> None:
+    """A node that takes seconds for each answer held every command up for minutes."""
+    async with InRounds(devnet.url) as rpc, trio.open_nursery() as nursery:
+        nursery.start_soon(rpc.answer)
+        await check(Chain(rpc, 31337), deployment)
+        nursery.cancel_scope.cancel()
+    assert rpc.rounds < 15
+
+
+async def test_a_node_that_fails_in_the_middle_of_a_check_is_named(
+    devnet: Devnet, deployment: Deployment
+) -> None:
+    async with open_faulty_node(devnet.url) as node, Rpc(node.url) as rpc:
+        node.put("403", on={"eth_getCode"})
+        with pytest.raises(ChainDown, match="403"):
+            await check(Chain(rpc, 31337), deployment)
+        node.heal()
+        await check(Chain(rpc, 31337), deployment)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import trio
-from faulty_node import open_faulty_node
+from faulty_node import FaultyNode, open_faulty_node
+from node_faults import Call, Fault
 
 from psymm._core import FIELD_MODULUS
 from psymm.chain.artifacts import artifact
@@ -122,6 +123,25 @@ async def test_a_restart_through_a_node_that_lags_forgets_nothing(
         assert (await again.advance()).rolled_back_to is None
         assert node.met["lagging"] == 2
         await again.aclose()
+
+
+async def test_a_node_that_knows_no_state_by_a_blocks_hash_is_asked_by_its_number(
+    world: World,
+) -> None:
+    """Some refuse it, and some answer as if there were no contract."""
+
+    async def has_none(node: FaultyNode, call: Call) -> dict[str, Any]:
+        by_hash = len(call.params) > 1 and isinstance(call.params[1], dict)
+        return call.result("0x") if by_hash else await node.pass_on(call)
+
+    await world.deposit()
+    async with open_faulty_node(world.devnet.url) as node, Rpc(node.url) as rpc:
+        node.put(Fault("no-state-by-hash", frozenset({"eth_call"}), has_none))
+        tree = await world.tree(pool=world.deployment.pool(Chain(rpc, 31337, poll_s=0.02)))
+        await tree.advance()
+        assert len(tree) == 1
+        assert node.met["no-state-by-hash"]
+        await tree.aclose()
 
 
 async def test_what_a_reorganisation_threw_away_is_forgotten(world: World, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -138,6 +139,41 @@ async def test_an_old_deposit_that_can_no_longer_happen_does_not_end_the_new_com
     # Cut off here, nobody was told of the new one either.
     async with await place.open() as vault:
         assert [move.status for move in await vault.ended()] == [DONE]
+
+
+@pytest.mark.parametrize("permit", [False, True], ids=["approve", "permit"])
+async def test_what_the_chain_took_back_keeps_its_nonce_from_the_next_deposit(
+    place: Place, permit: bool
+) -> None:
+    before = await place.nonce("latest")
+    async with await place.open() as vault:
+        await vault.deposit(place.owner, place.token, 40, permit=permit)
+        await place.net.rpc.call("anvil_reorg", 1, [])
+        assert await place.nonce("latest") == before
+        await vault.deposit(place.owner, place.token, 60, permit=permit)
+        assert [one.status for one in await vault.store.moves()] == [DONE, DONE]
+        assert (await vault.balance(place.token)).available == 100
+    assert await place.nonce("latest") == before + 2
+
+
+async def test_a_chain_that_goes_back_while_a_deposit_is_prepared_costs_no_earlier_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, prepare = await place.nonce("latest"), Chain.prepare
+
+    async def prepare_and_go_back(chain: Chain, *given: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        made = await prepare(chain, *given, **named)
+        await place.net.rpc.call("anvil_reorg", 1, [])
+        return made
+
+    async with await place.open() as vault:
+        await vault.deposit(place.owner, place.token, 40)
+        monkeypatch.setattr(Chain, "prepare", prepare_and_go_back)
+        await vault.deposit(place.owner, place.token, 60)
+        assert [one.status for one in await vault.store.moves()] == [DONE, DONE]
+        assert (await vault.balance(place.token)).available == 100
+    assert await place.nonce("latest") == before + 2
 
 
 async def test_a_deposit_that_the_node_refused_is_not_sent_by_a_later_command(

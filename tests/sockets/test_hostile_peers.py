@@ -247,15 +247,23 @@ async def test_compression_is_never_agreed() -> None:
         await peer.stream.aclose()
 
 
+@pytest.mark.parametrize("said", [b"", REQUEST + b"A: b\r\n" * 1000], ids=["nothing", "slowly"])
 async def test_connections_that_never_speak_are_closed_and_give_their_places_back(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, said: bytes
 ) -> None:
     """Through memory: autojump must see that everybody waits."""
     from psymm.sockets.serving import HANDSHAKE_S, _open
 
+    near, far = memory_stream_pair()
+
+    async def speak() -> None:
+        for one in said:
+            await near.send_all(bytes([one]))
+            await trio.sleep(0.2)
+
     async with trio.open_nursery() as nursery:
         began = trio.current_time()
-        _near, far = memory_stream_pair()
+        nursery.start_soon(speak)
         assert await _open(nursery, far, BOUNDS, None) is None  # type: ignore[arg-type]
         assert trio.current_time() - began == HANDSHAKE_S
         nursery.cancel_scope.cancel()

@@ -61,6 +61,7 @@ from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.prover import Proof, Prover
 from psymm.custody.sending import DirectSender, Sender
 from psymm.custody.settlement import propose_settlement
+from psymm.custody.store import UNSPENT
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
 from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
@@ -169,7 +170,12 @@ class Storm:
                         if attempt:
                             handed = [] if senders is None else senders(vault)
                             await vault.resume(handed)
-                            mine = [m for m in await vault.store.moves() if m.id not in before]
+                            # A settlement that is signed meanwhile is the other command's.
+                            mine = [
+                                one
+                                for one in await vault.store.moves()
+                                if one.id not in before and one.purpose != "settle"
+                            ]
                             if any(one.alive for one in mine):
                                 continue
                             if any(one.status == "done" and one.purpose == what for one in mine):
@@ -269,7 +275,8 @@ class Storm:
             ours, theirs = [
                 await both.enter_async_context(self.calmly(one)) for one in (party, other)
             ]
-            (held,) = await ours.store.notes(custody=custody.id)
+            # A funding that failed leaves a note in the file that is not on chain.
+            (held,) = await ours.store.notes(custody=custody.id, status=UNSPENT)
             settlement = propose_settlement(
                 [held.note],
                 (

@@ -35,18 +35,20 @@ from faulty_node import FaultyNode, open_faulty_node
 from node_faults import GOES_BACK, LOGS, RECEIPTS, SENDING
 
 from psymm.chain.artifacts import artifact
+from psymm.chain.calls import CtaCall
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, Devnet, open_devnet
 from psymm.chain.registry import Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
+from psymm.custody.errors import DeadlinePassed
 from psymm.custody.moves import Vault, open_vault
-from psymm.custody.notes import Custody
+from psymm.custody.notes import Custody, Note
 from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.prover import Proof, Prover
 from psymm.custody.sending import DirectSender, Sender
-from psymm.custody.settlement import propose_settlement
+from psymm.custody.settlement import Settlement, propose_settlement
 from psymm.custody.store import DONE, FAILED, UNSPENT, Move
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
@@ -55,6 +57,8 @@ from psymm.relayer.store import Store
 from psymm.wallet import KeyWallet
 
 DEPTH: Final = 64
+MOST_BLOCKS: Final = 400
+"""Then a new chain is begun: an anvil that goes back in one of some 900 has no contracts left."""
 MINTED: Final = 10**9
 FEE: Final = 1
 ACCEPTS: Final = "0x60015f5260205ff3"
@@ -85,9 +89,8 @@ class Place:
     home: Path
     alice: KeyWallet
     bob: KeyWallet
-    paid: dict[str, int] = field(default_factory=dict)
-    """What recipients of withdrawals are to get, units after the fee."""
-    fees: int = 0
+    paid: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of withdrawals: what its recipient is to get, units after the fee, and the fee."""
     units: count[int] = field(default_factory=lambda: count(101))
 
     @property
@@ -99,7 +102,8 @@ class Place:
         """An owner's vault as a new process opens it, through the node."""
         home = self.home / ("alice" if owner is self.alice else "bob")
         async with (
-            Rpc(self.node.url) as rpc,
+            # A block that is gone is asked for until this patience is over.
+            Rpc(self.node.url, patience_s=2) as rpc,
             await open_vault(
                 owner, self.put, Chain(rpc, CHAIN_ID, poll_s=0.05), home=home, prover=Agreeing()
             ) as vault,
@@ -181,16 +185,18 @@ async def fund(place: Place) -> Asked:
 
 
 async def merge(place: Place) -> Asked:
-    def do(vault: Vault) -> Awaitable[object]:
-        return vault.merge(place.token, place.direct(vault), timeout_s=PATIENCE_S)
+    async def do(vault: Vault) -> None:
+        mine = await vault.store.notes(status=UNSPENT, custody=vault.view.sole.id)
+        if sum(one.note.amount > 0 for one in mine) < 2:
+            await vault.deposit(place.alice, place.token, next(place.units), permit=True)
+        await vault.merge(place.token, place.direct(vault), timeout_s=PATIENCE_S)
 
     return Asked(place.alice, "merge", do)
 
 
 async def withdraw(place: Place, *, relayed: bool) -> Asked:
     units, recipient = next(place.units), KeyWallet.generate().address
-    place.paid[recipient] = units - FEE * relayed
-    place.fees += FEE * relayed
+    place.paid[recipient] = (units - FEE * relayed, FEE * relayed)
 
     def do(vault: Vault) -> Awaitable[object]:
         senders = place.by_relayer(vault) if relayed else place.direct(vault)
@@ -204,21 +210,35 @@ async def withdraw(place: Place, *, relayed: bool) -> Asked:
 async def settle(place: Place) -> Asked:
     units = next(place.units)
     custody = a_custody(place, units)
-    async with place.vault(place.alice) as ours, place.vault(place.bob) as theirs:
-        made = await ours.fund(custody, place.token, units, place.direct(ours))
+
+    async def agree(ours: Vault, theirs: Vault, note: Note) -> tuple[Settlement, Signatures]:
         settlement = propose_settlement(
-            [made.note],
+            [note],
             (await ours.payee(place.token, units - 1), await theirs.payee(place.token, 1)),
             (units - 1, 1),
             proposer=0,
             deadline=deadline_after(await ours.now_s()),
         )
-        both = Signatures(
+        signatures = Signatures(
             await ours.sign_settlement(settlement), await theirs.sign_settlement(settlement)
         )
+        return settlement, signatures
 
-    def do(vault: Vault) -> Awaitable[object]:
-        return vault.settle(settlement, both, place.direct(vault), timeout_s=PATIENCE_S)
+    async with place.vault(place.alice) as ours, place.vault(place.bob) as theirs:
+        funded = await ours.fund(custody, place.token, units, place.direct(ours))
+        agreed = await agree(ours, theirs, funded.note)
+
+    async def do(vault: Vault) -> None:
+        nonlocal agreed
+        try:
+            await vault.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
+        except DeadlinePassed:
+            # Its transaction could not be mined any more, for the root that it was proved under
+            # went back, too, perhaps with the custody's note. Both sign another.
+            funded = await vault.fund(custody, place.token, units, place.direct(vault))
+            async with place.vault(place.bob) as theirs:
+                agreed = await agree(vault, theirs, funded.note)
+            await vault.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
 
     return Asked(place.alice, "settle", do)
 
@@ -272,7 +292,8 @@ async def make(
     async with place.vault(place.alice) as vault:
         begun = [one for one in await vault.store.moves() if one.id not in known]
         if all(one.status == FAILED for one in begun if one.purpose == asked[0].purpose):
-            # It was said to have failed, so its owner asks again.
+            # It was said to have failed, so its owner asks again. A settlement is written down when
+            # it is signed, so none is among those begun, and it is asked for each time.
             await asked[0].do(vault)
     await judge(place)
 
@@ -287,13 +308,19 @@ async def command(asked: Asked, vault: Vault) -> None:
 
 async def end_all(place: Place) -> None:
     """Commands of both owners until nothing is under way."""
-    for _ in range(8):
+    for attempt in range(8):
         alive: list[Move] = []
         for owner in (place.alice, place.bob):
             async with place.vault(owner) as vault:
                 alive += await vault.resume(place.by_relayer(vault), patience_s=PATIENCE_S)
         if not alive:
             return
+        if attempt > 4:
+            # What a relayer has and cannot send any more ends with its deadline. That can be hours
+            # ahead: the blocks that were mined here before may have gone back since.
+            now_s = (await place.net.chain.block()).timestamp_s
+            ends_s = max(one.deadline or now_s for one in alive)
+            await place.net.mine(2, interval_s=max(60, ends_s - now_s + 1))
     raise AssertionError(f"still under way: {alive}")
 
 
@@ -315,23 +342,35 @@ async def judge(place: Place) -> None:
             noted += sum(
                 one.note.amount for one in await vault.store.notes(status=UNSPENT, mine=True)
             )
-    for recipient, units in place.paid.items():
-        assert await token.balance(recipient) == units
-    paid = sum(place.paid.values()) + place.fees
+    async with place.vault(place.alice) as vault:
+        # An earlier one, too, can have gone back since, and be said to have failed.
+        done = {
+            one.call.recipient
+            for one in await vault.store.moves()
+            if one.purpose == "withdraw" and one.status == DONE and isinstance(one.call, CtaCall)
+        }
+    paid = 0
+    for recipient, (units, fee) in place.paid.items():
+        got = await token.balance(recipient)
+        assert got == (units if recipient in done else 0)
+        paid += units + fee if recipient in done else 0
     assert await token.balance(place.put.portal) == noted == deposited - paid
 
 
 async def blow(seed: int, moves: int) -> None:
     print(f"reorganisation storm, SEED={seed}, {moves} moves", flush=True)
-    dice = Random(seed)
-    with tempfile.TemporaryDirectory(prefix="psymm-storm-") as scratch:
-        async with open_devnet() as net, open_place(net, Path(scratch)) as place:
-            for _ in range(moves):
-                kind, step = dice.choice([*MOVES]), dice.choice([*STEPS])
-                after, blocks = dice.choice([0, 0, 1, 2, 3, 5, 8]), dice.randint(1, DEPTH)
-                again = dice.random() < 0.5
-                print(f"{kind}: {blocks} blocks {step}, call {after}, again: {again}", flush=True)
-                await make(place, kind, STEPS[step], after=after, blocks=blocks, again=again)
+    dice, left = Random(seed), moves
+    while left:
+        with tempfile.TemporaryDirectory(prefix="psymm-storm-") as scratch:
+            async with open_devnet() as net, open_place(net, Path(scratch)) as place:
+                while left and await net.rpc.block_number() < MOST_BLOCKS:
+                    left -= 1
+                    kind, step = dice.choice([*MOVES]), dice.choice([*STEPS])
+                    after, blocks = dice.choice([0, 0, 1, 2, 3, 5, 8]), dice.randint(1, DEPTH)
+                    again = dice.random() < 0.5
+                    line = f"{kind}: {blocks} blocks {step}, call {after}, again: {again}"
+                    print(line, flush=True)
+                    await make(place, kind, STEPS[step], after=after, blocks=blocks, again=again)
     print("every unit is accounted for, no move was repeated")
 
 

@@ -15,7 +15,8 @@ from typing import Final, Literal
 import trio
 
 from psymm.chain.addresses import ZERO_ADDRESS
-from psymm.chain.deployment import Deployment, check
+from psymm.chain.checking import check
+from psymm.chain.deployment import Deployment
 from psymm.chain.errors import TokenUnfit
 from psymm.chain.outbox import Outbox
 from psymm.chain.registry import Party as RegistryEntry

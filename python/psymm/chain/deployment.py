@@ -1,13 +1,11 @@
-"""Putting the contracts on a chain, the file that says where they are, and checking both.
+"""Putting the contracts on a chain, and the file that says where they are.
 
-`deployment.json` is what every other command reads.  It is not trusted: `check` compares what is
-on chain with what came with this package, and the contracts' wiring with each other.
+`deployment.json` is what every other command reads.  It is not trusted: see `psymm.chain.checking`.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Final
 from psymm._core import domain_separator, keccak256
 from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.artifacts import CRS_KINDS, artifact, built_for
+from psymm.chain.checking import CONTRACTS, camel, check
 from psymm.chain.contracts import MOST_DECIMALS, MOST_SYMBOL, Pool, fit_symbol
 from psymm.chain.deploying import (
     Creations,
@@ -95,14 +94,14 @@ class Deployment:
         raw = asdict(self)
         raw["tokens"] = [asdict(one) for one in self.tokens]
         raw["code_hashes"] = dict(self.code_hashes)
-        return {"version": VERSION, **{_camel(name): value for name, value in raw.items()}}
+        return {"version": VERSION, **{camel(name): value for name, value in raw.items()}}
 
     @classmethod
     def from_json(cls, given: object) -> Deployment:
         """Raises DeploymentInvalid naming the field."""
         if not isinstance(given, dict):
             raise DeploymentInvalid("file", "must hold one object")
-        names = {_camel(name): name for name in cls.__dataclass_fields__}
+        names = {camel(name): name for name in cls.__dataclass_fields__}
         if given.get("version") != VERSION:
             raise DeploymentInvalid(
                 "version", f"must be {VERSION}, not {str(given.get('version'))[:20]}"
@@ -116,11 +115,11 @@ class Deployment:
                 raise DeploymentInvalid(name, "is missing")
             raw[attribute] = given[name]
         for name in ("chain_id", "first_block"):
-            raw[name] = _whole(_camel(name), raw[name])
+            raw[name] = _whole(camel(name), raw[name])
         if raw["crs"] not in CRS_KINDS:
             raise DeploymentInvalid("crs", f"must be one of {', '.join(CRS_KINDS)}")
         for name in _ADDRESSES:
-            raw[name] = _address(_camel(name), raw[name])
+            raw[name] = _address(camel(name), raw[name])
         if len({raw[name] for name in _ADDRESSES}) != len(_ADDRESSES):
             raise DeploymentInvalid("addresses", "two contracts share one")
         if not isinstance(raw["tokens"], list):
@@ -261,7 +260,7 @@ async def _standing(chain: Chain, file: Path | None, *, under_way: bool) -> Depl
     if under_way or chain.chain_id == DEVNET_CHAIN_ID:
         return None
     raise DeploymentInvalid(
-        _camel(missing[0]),
+        camel(missing[0]),
         f"{file} names a contract that this node does not show; it may be behind. {away}",
     )
 
@@ -334,50 +333,6 @@ def _pool(ctc_verifier: str | None, cta_verifier: str | None, poseidon2: str | N
     return creation("PSymm", ctc_verifier, cta_verifier, poseidon2=poseidon2)
 
 
-async def check(chain: Chain, deployment: Deployment) -> None:
-    """Compare a deployment with the chain.  Raises WrongChain, DeploymentInvalid.
-
-    Checked: the chain's id, that each address holds the code that this package's artifacts give
-    and that the file says, that pool, portal and verifiers name each other, the domain.  Not the
-    tokens, which others can change: see `changed_tokens` and `Deployment.expect_token`.
-    """
-    if chain.chain_id != deployment.chain_id:
-        raise DeploymentInvalid(
-            "chainId", f"is {deployment.chain_id}, and {chain.chain_id} is asked for"
-        )
-    await chain.check()
-    deployment.expect_crs_fits()
-    for name, contract in _CONTRACTS.items():
-        address = getattr(deployment, name)
-        code = await chain.code(address)
-        if not code:
-            raise DeploymentInvalid(_camel(name), f"there is no contract at {address}")
-        said = deployment.code_hashes.get(name)
-        found = "0x" + keccak256(code).hex()
-        if said is not None and said != found:
-            raise DeploymentInvalid(
-                _camel(name), f"the code at {address} hashes to {found}, the file says {said}"
-            )
-        if not await _same_code(chain, deployment, contract, code):
-            raise DeploymentInvalid(
-                _camel(name), f"the code at {address} is not this package's {contract}"
-            )
-    pool = deployment.pool(chain)
-    for view, expected in (
-        ("portal", deployment.portal),
-        ("ctcVerifier", deployment.ctc_verifier),
-        ("ctaVerifier", deployment.cta_verifier),
-    ):
-        named = await chain.call(pool.address, pool.abi, view)
-        if named != expected:
-            raise DeploymentInvalid(view, f"the pool uses {named}, the file says {expected}")
-    owner = await chain.call(deployment.portal, artifact("TokenPortal").abi, "psymm")
-    if owner != deployment.psymm:
-        raise DeploymentInvalid("portal", f"it belongs to {owner}, not to the pool")
-    if await pool.domain_separator() != deployment.domain:
-        raise DeploymentInvalid("psymm", "its domain separator is not this chain and address")
-
-
 async def changed_tokens(chain: Chain, deployment: Deployment) -> list[TokenChanged]:
     """What is no longer so of the listed tokens, one finding for each that changed.
 
@@ -390,53 +345,9 @@ async def changed_tokens(chain: Chain, deployment: Deployment) -> list[TokenChan
     return [one for one in found if one is not None]
 
 
-_CONTRACTS: Final = {
-    "ctc_verifier": "CtcVerifier",
-    "cta_verifier": "CtaVerifier",
-    "poseidon2": "Poseidon2",
-    "psymm": "PSymm",
-    "portal": "TokenPortal",
-    "registry": "PartyRegistry",
-}
-_ADDRESSES: Final = tuple(_CONTRACTS)
+_ADDRESSES: Final = tuple(CONTRACTS)
 _ALONE: Final = ("CtcVerifier", "CtaVerifier", "Poseidon2", "PartyRegistry")
 """Those that are made without naming another."""
-_RUNS: Final = 6
-
-
-async def _same_code(chain: Chain, deployment: Deployment, contract: str, code: bytes) -> bool:
-    """Whether code on chain is what this package's artifact leaves there when it is deployed.
-
-    The creation is run by the node, without a transaction, from several senders.  Bytes that
-    differ between the runs are the contract's own address and what follows from it; all others
-    must be those on chain.  A wrong address in the former is for the wiring checks to find.
-    """
-    made = artifact(contract)
-    values: tuple[object, ...] = ()
-    if contract == "PSymm":
-        values = (deployment.ctc_verifier, deployment.cta_verifier)
-    data = made.linked({"Poseidon2": deployment.poseidon2})
-    data += made.abi.encode_constructor(*values)
-    if contract == "TokenPortal":
-        # Bound to its creator, which must be the pool.
-        senders = [deployment.psymm]
-    else:
-        senders = [checksummed("sender", "0x" + secrets.token_hex(20)) for _ in range(_RUNS)]
-    runs = [
-        await chain.simulate(None, data, doing=f"creating {contract}", sender=sender)
-        for sender in senders
-    ]
-    if any(len(run) != len(code) for run in runs):
-        return False
-    return all(
-        len(set(column)) > 1 or column[0] == found
-        for *column, found in zip(*runs, code, strict=True)
-    )
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
 
 
 def _whole(name: str, given: object) -> int:

@@ -23,7 +23,14 @@ import trio
 
 from psymm._core import LeanIMT, MerkleProof
 from psymm.chain.contracts import Pool
-from psymm.chain.errors import ChainError, LyingNode, NotAnswered, NotSynchronised, RpcError
+from psymm.chain.errors import (
+    BadReply,
+    ChainError,
+    LyingNode,
+    NotAnswered,
+    NotSynchronised,
+    RpcError,
+)
 from psymm.chain.reading import MANY_BLOCKS
 from psymm.private_files import keep_database_private
 from psymm.storage import StorageError, is_form_error, storage_error
@@ -321,9 +328,10 @@ class TreeSync:
         """The contract's root and size in exactly that block."""
         try:
             return await self.pool.root(block_hash), await self.pool.size(block_hash)
-        except (RpcError, NotAnswered):
+        except (RpcError, NotAnswered, BadReply):
             # Not every node takes a hash here, nor knows one of a block that a reorganisation took
-            # away; the header is compared again afterwards.
+            # away: some then answer as if there were no contract. The header is compared again
+            # afterwards.
             return await self.pool.root(number), await self.pool.size(number)
 
     async def _roll_back(self) -> int | None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psymm.chain.checking import check
 from psymm.chain.contracts import Pool
-from psymm.chain.deployment import Deployment, TokenInfo, check
+from psymm.chain.deployment import Deployment, TokenInfo
 from psymm.chain.errors import NoAddress, WalletWithoutGas
 from psymm.chain.outbox import Outbox
 from psymm.chain.registry import Registry

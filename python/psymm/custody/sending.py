@@ -33,12 +33,16 @@ from psymm.chain.errors import (
 )
 from psymm.chain.rpc import own_deadline, time_left
 from psymm.chain.sync import TreeCorrupt, TreeSync
-from psymm.chain.transactions import WAIT_S, Chain, PendingTransaction, Receipt, Signer
+from psymm.chain.transactions import WAIT_S, Chain, PendingTransaction, Receipt, Sent, Signer
 from psymm.custody.errors import MoveFailed, MoveUnderWay
 from psymm.custody.store import DONE, FAILED, PLANNED, SENT, Held, Move, NoteStore
 from psymm.errors import PSymmError, format_amount
 
 log = logging.getLogger(__name__)
+
+
+class _NonceInUse(Exception):
+    """A new transaction was given the nonce of one that is on its way or done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +229,37 @@ class Carrier:
     ) -> Receipt | None:
         ends = trio.current_time() + (time_left(WAIT_S) if timeout_s is None else timeout_s)
         self._signers.setdefault(signer.address, signer)
-        prepared = await self.chain.prepare(
-            signer.address, to, data, doing=doing, more_gas=more_gas
-        )
+
+        async def hand_over(record: Callable[[Sent], Awaitable[None]]) -> None:
+            prepared = await self.chain.prepare(
+                signer.address, to, data, doing=doing, more_gas=more_gas
+            )
+            # A hand-over that is not answered is waited for like one that is.
+            with suppress(TransactionPending):
+                await self.chain.send(signer, prepared, record=record)
+
         self._pending.pop(move, None)
-        # A hand-over that is not answered is waited for like one that is.
-        with suppress(TransactionPending):
-            await self.chain.send(signer, prepared, record=partial(self._store.record, move))
+        try:
+            await hand_over(partial(self._record, move))
+        except _NonceInUse:
+            # The chain went back, and what it took goes out first, each with its own nonce.
+            await self._restore(signer.address)
+            await hand_over(partial(self._store.record, move))
         left_s = max(0.0, ends - trio.current_time())
         return await self._see(await self._store.move(move), doing, left_s, depth)
+
+    async def _record(self, move: int, sent: Sent) -> None:
+        """Write down what was signed.  Raises _NonceInUse where another move's transaction has its
+        nonce and is not known to be refused."""
+        for other in await self._store.moves():
+            if (
+                other.id != move
+                and other.status in (SENT, DONE)
+                and other.sent is not None
+                and (other.sent.sender, other.sent.nonce) == (sent.sender, sent.nonce)
+            ):
+                raise _NonceInUse(other.id, sent.nonce)
+        await self._store.record(move, sent)
 
     async def _see(
         self, move: Move, doing: str, timeout_s: float, depth: int = 1
@@ -524,6 +550,18 @@ class Carrier:
                         raise MoveUnderWay(move.purpose, None) from pending
                 except ChainError as ended:
                     log.info("move-failed", extra={"move": move.id, "code": ended.code})
+        done = [
+            move.sent.nonce
+            for move in await self._store.moves(alive=False)
+            if move.status == DONE and move.sent is not None and move.sent.sender == account
+        ]
+        if done and await self.chain.nonce(account) <= max(done):
+            await self._restore(account)
+
+    async def _restore(self, account: str) -> None:
+        """Hand over what a reorganisation took of an account's transactions."""
+        await self.refresh()
+        await self._again({account})
 
 
 def _spent_before(refused: PSymmError) -> bool:
