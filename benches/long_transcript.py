@@ -19,10 +19,10 @@ from typing import BinaryIO
 
 from psymm._core import SecretKey, sign_frame
 from psymm.messages import Logon, Message, SessionKeyChange, encode
-from psymm.terms import Chain, Collateral, Instrument, Limits, Rates, Tariff, Terms
+from psymm.terms import ChainRef, CollateralTerms, Instrument, Limits, Rates, Tariff, Terms
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement, salt_of
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.file import encode_file
-from psymm.transcript.opening import SOLVER, TRADER, Opening, salt_of
 
 UNIT = 10**18
 CHAIN_ID = 31337
@@ -47,8 +47,10 @@ def terms() -> Terms:
     )
     psymm, registry, token = ADDRESSES
     return Terms(
-        chain=Chain(id=CHAIN_ID, psymm=psymm, registry=registry),
-        collateral=Collateral(token=token, decimals=6, trader_minimum=10**6, solver_minimum=10**6),
+        chain=ChainRef(id=CHAIN_ID, psymm=psymm, registry=registry),
+        collateral=CollateralTerms(
+            token=token, decimals=6, trader_minimum=10**6, solver_minimum=10**6
+        ),
         instruments=(instrument,),
         end_date=4_102_444_800 * 10**9,
         tariff=Tariff(relayer_cap=0),
@@ -66,7 +68,7 @@ class Writer:
         self.wallets = [key(lane) for lane in (TRADER, SOLVER)]
         self.keys = [key(2 + lane) for lane in (TRADER, SOLVER)]
         self.next_key = key(4)
-        self.opening = Opening(
+        self.opening = CustodyAgreement(
             CHAIN_ID,
             ADDRESSES[0],
             self.wallets[TRADER].public_key,
@@ -150,7 +152,7 @@ def write_frames(
     payload_bytes: int = 300,
     seed: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> Opening:
+) -> CustodyAgreement:
     """Write a transcript of `frames` frames, at least 4; gives its opening."""
     writer = Writer(seed)
     out.write(encode_file(writer.opening, []))

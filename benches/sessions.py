@@ -49,19 +49,19 @@ from trio_websocket import (
     serve_websocket,
 )
 
-from psymm.api import BUY, IncomingOrder, QuoteAsked, Session, Solver, connect, scaled
+from psymm.api import BUY, IncomingOrder, IncomingQuoteRequest, Session, Solver, connect, scaled
 from psymm.chain.deployment import TokenInfo
 from psymm.custody.notes import Note, random_blinding
 from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
-from psymm.custody.settlement import Payee, Settlement
+from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import SettlementRefused
 from psymm.session.clock import SystemClock
 from psymm.session.collateral import Mined, custody_of
-from psymm.session.party import Party, journal_secret
-from psymm.terms import Chain, Collateral, Instrument, Limits, Rates, Tariff, Terms
+from psymm.session.party import LocalParty, journal_secret
+from psymm.terms import ChainRef, CollateralTerms, Instrument, Limits, Rates, Tariff, Terms
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.journal import open_journal
-from psymm.transcript.opening import Opening
 from psymm.wallet import KeyWallet, TypedMessage
 
 if TYPE_CHECKING:
@@ -109,23 +109,27 @@ SYNCED_LOADS: Final = (Load(1, 200), Load(10, 30), Load(100, 5))
 QUICK_LOADS: Final = (Load(1, 4), Load(3, 2))
 
 
-# --- our two processes ----------------------------------------------------------------------------
+# --- our two processes --------------------------------------------------------------------------
 
 
 class OnItsWord:
     """Collateral without a chain: notes are what their openings say."""
 
-    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+    async def check(
+        self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
+    ) -> None:
         await trio.lowlevel.checkpoint()
 
     async def check_funds(self, terms: Terms, amount: int) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
+    async def fund(
+        self, agreement: CustodyAgreement, lane: int, token: str, amount: int
+    ) -> Sequence[Note]:
         await trio.lowlevel.checkpoint()
-        return [Note(custody_of(opening), token, amount, random_blinding())]
+        return [Note(custody_of(agreement), token, amount, random_blinding())]
 
-    async def verify(self, opening: Opening, notes: Sequence[Note]) -> None:
+    async def verify(self, agreement: CustodyAgreement, notes: Sequence[Note]) -> None:
         await trio.lowlevel.checkpoint()
 
     async def payee(self, token: str, amount: int) -> Payee:
@@ -134,16 +138,16 @@ class OnItsWord:
     async def relayer(self, token: str, cap: int) -> SendTerms:
         _no_chain()
 
-    async def sign(self, settlement: Settlement) -> bytes:
+    async def sign(self, settlement: PlannedSettlement) -> bytes:
         _no_chain()
 
     async def sign_payee(self, message: TypedMessage) -> bytes:
         _no_chain()
 
-    async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:
+    async def settle(self, settlement: PlannedSettlement, signatures: Signatures) -> Mined:
         _no_chain()
 
-    async def wait_spent(self, settlement: Settlement) -> Mined | None:
+    async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
         _no_chain()
 
 
@@ -154,7 +158,7 @@ def _no_chain() -> NoReturn:
 class Maker(Solver):
     """Quotes one price and fills at once."""
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         await request.quote(bid=50_000, ask=50_000)
 
     async def on_order(self, order: IncomingOrder) -> None:
@@ -164,8 +168,10 @@ class Maker(Solver):
 def make_terms() -> Terms:
     rates = Rates(cva=scaled("0.005"), lf=scaled("0.005"), mm=scaled("0.02"))
     return Terms(
-        chain=Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
-        collateral=Collateral(token=TOKEN, decimals=6, trader_minimum=UNIT, solver_minimum=UNIT),
+        chain=ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
+        collateral=CollateralTerms(
+            token=TOKEN, decimals=6, trader_minimum=UNIT, solver_minimum=UNIT
+        ),
         instruments=(
             Instrument(
                 symbol=SYMBOL,
@@ -187,12 +193,14 @@ def make_terms() -> Terms:
 
 
 @asynccontextmanager
-async def party_of(place: Path, wallet: KeyWallet) -> AsyncGenerator[Party, None]:
+async def party_of(place: Path, wallet: KeyWallet) -> AsyncGenerator[LocalParty, None]:
     async with open_journal(place) as journal:
         await journal.unlock(wallet.address, await journal_secret(wallet, CHAIN_ID, PSYMM))
         tokens = (TokenInfo(TOKEN, "USDT", 6),)
         clock = SystemClock()
-        yield Party(wallet, journal, OnItsWord(), clock, CHAIN_ID, PSYMM, REGISTRY, tokens=tokens)
+        yield LocalParty(
+            wallet, journal, OnItsWord(), clock, CHAIN_ID, PSYMM, REGISTRY, tokens=tokens
+        )
 
 
 def resident_bytes() -> int:
@@ -243,7 +251,7 @@ async def traders_process(place: Path, port: int, key: bytes, load: Load) -> Non
     sessions: list[Session] = []
     all_open, over = trio.Event(), trio.Event()
 
-    async def hold(party: Party) -> None:
+    async def hold(party: LocalParty) -> None:
         await opening.acquire_on_behalf_of(token := object())
         try:
             async with connect(
@@ -271,7 +279,7 @@ async def traders_process(place: Path, port: int, key: bytes, load: Load) -> Non
         over.set()
 
 
-async def measure(party: Party, sessions: Sequence[Session], trades: int) -> dict[str, object]:
+async def measure(party: LocalParty, sessions: Sequence[Session], trades: int) -> dict[str, object]:
     times: list[float] = []
     async with trio.open_nursery() as nursery:
         for session in sessions:
@@ -306,7 +314,7 @@ async def trade(session: Session, trades: int, times: list[float]) -> None:
             raise SystemExit(f"the order ended as {result.status}: {result.reason}")
 
 
-# --- what there is beneath ------------------------------------------------------------------------
+# --- what there is beneath ----------------------------------------------------------------------
 
 
 async def echo_process() -> None:
@@ -372,7 +380,7 @@ def commits(place: Path, rounds: int) -> list[float]:
     return times
 
 
-# --- processes ------------------------------------------------------------------------------------
+# --- processes ----------------------------------------------------------------------------------
 
 
 class Child:
@@ -424,7 +432,7 @@ def ourselves(*words: object) -> list[str]:
     return [sys.executable, str(Path(__file__)), *map(str, words)]
 
 
-# --- measuring ------------------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------------------------
 
 
 def in_microseconds(times: Sequence[float]) -> dict[str, float]:
@@ -507,7 +515,7 @@ def measure_idle(quick: bool) -> dict[str, Any]:
     }
 
 
-# --- QuickFIX -------------------------------------------------------------------------------------
+# --- QuickFIX -----------------------------------------------------------------------------------
 
 
 def peer_python() -> Path:
@@ -554,7 +562,7 @@ def measure_quickfix(load: Load, preload: Path | None = None) -> dict[str, Any]:
     }
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------
 
 
 def load_verification() -> ModuleType:
@@ -677,7 +685,7 @@ def reached(it: bool) -> str:
     return "reached" if it else "NOT reached"
 
 
-# --- the command ----------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 
 
 def work() -> Path:

@@ -55,7 +55,7 @@ BUILDS = {
 }
 
 
-# --- building and running the Rust side -----------------------------------------------------------
+# --- building and running the Rust side ---------------------------------------------------------
 
 
 def build(place: Path, builds: Sequence[str]) -> list[Path]:
@@ -86,7 +86,7 @@ def ask(*arguments: str) -> dict[str, Any]:
     return measured
 
 
-# --- measuring Python -----------------------------------------------------------------------------
+# --- measuring Python ---------------------------------------------------------------------------
 
 DOMAIN = _core.domain_separator(1, bytes(20))
 TYPE_HASH = _core.keccak256(
@@ -317,18 +317,18 @@ def turn_by_turn(prepared: dict[str, list[list[Work]]], seconds: float) -> dict[
     """Nanoseconds of each turn; in each round every contender runs once, another first."""
     names = list(prepared)
     times: dict[str, list[int]] = {name: [] for name in names}
-    began, turn = perf_counter_ns(), -1
-    while turn < 1 or (turn < 101 and perf_counter_ns() - began < seconds * 10**9):
-        turn += 1
+    began, effects = perf_counter_ns(), -1
+    while effects < 1 or (effects < 101 and perf_counter_ns() - began < seconds * 10**9):
+        effects += 1
         for at in range(len(names)):
-            name = names[(at + turn) % len(names)]
+            name = names[(at + effects) % len(names)]
             groups = prepared[name]
             started = perf_counter_ns()
-            for work in groups[turn % len(groups)]:
+            for work in groups[effects % len(groups)]:
                 work()
             taken = perf_counter_ns() - started
             # The first round warms up.
-            if turn:
+            if effects:
                 times[name].append(taken)
     return times
 
@@ -345,7 +345,7 @@ def cell(times: list[float]) -> dict[str, Any]:
     }
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------
 
 
 def in_words(nanoseconds: float) -> str:
@@ -453,7 +453,7 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- the machine ----------------------------------------------------------------------------------
+# --- the machine --------------------------------------------------------------------------------
 
 
 def machine() -> dict[str, str]:
@@ -518,7 +518,7 @@ def peer_versions() -> str:
     return ", ".join([*told, f"Barretenberg {bb}"])
 
 
-# --- the command ----------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 
 
 def write_readme(text: str) -> None:

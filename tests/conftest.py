@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-import psymm.chain.keeper
+import psymm.chain.reaper
 from psymm.chain.artifacts import anvil_program, artifact
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, ETHER, Devnet, open_devnet
@@ -100,11 +100,11 @@ def devnet_url() -> Iterator[str]:
         anvil = anvil_program()
     except ToolsMissing as missing:
         pytest.fail(str(missing))
-    keeper = subprocess.Popen(
+    reaper = subprocess.Popen(
         [
             sys.executable,
             "-I",
-            str(Path(psymm.chain.keeper.__file__)),
+            str(Path(psymm.chain.reaper.__file__)),
             "Listening on",
             str(anvil),
             "--host=127.0.0.1",
@@ -115,10 +115,10 @@ def devnet_url() -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert keeper.stdout is not None
-    assert keeper.stdin is not None
+    assert reaper.stdout is not None
+    assert reaper.stdin is not None
     heard = b""
-    for line in keeper.stdout:
+    for line in reaper.stdout:
         heard += line
         found = re.search(rb"Listening on \S+:(\d+)", line)
         if found:
@@ -126,9 +126,9 @@ def devnet_url() -> Iterator[str]:
     else:
         pytest.fail(f"anvil did not start: {heard.decode(errors='replace')}")
     yield f"http://127.0.0.1:{int(found[1])}"
-    keeper.stdin.close()
-    keeper.wait(10)
-    keeper.stdout.close()
+    reaper.stdin.close()
+    reaper.wait(10)
+    reaper.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "FaultPlace",
     "Frame",
     "Head",
-    "Place",
+    "RecoverRefusal",
     "Recovered",
-    "Refusal",
     "Summary",
     "Verdict",
     "abi_version",
@@ -55,7 +55,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RecoverRefusal:
     """A signature of a batch that does not hold, or gave no key."""
 
     index: int
@@ -72,7 +72,7 @@ class Recovered:
     """64 bytes a signature; zeros where there is no key."""
     addresses: bytes
     """20 bytes a signature; zeros likewise."""
-    refusals: list[Refusal]
+    refusals: list[RecoverRefusal]
     """Where there is none, and why."""
 
 
@@ -98,7 +98,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FaultPlace:
     """Which frame of a buffer is refused, and why."""
 
     code: str
@@ -118,7 +118,7 @@ class Verdict:
 
     digests: bytes
     """32 bytes for each frame that holds, up to the first that does not."""
-    fault: Place | None
+    fault: FaultPlace | None
     """The first that does not; None if all hold."""
 
 
@@ -251,7 +251,7 @@ def verify_batch(
     key_indices: Buffer | None = None,
     r_ys: Buffer | None = None,
     threads: int = 1,
-) -> list[Refusal]:
+) -> list[RecoverRefusal]:
     """Which signatures do not hold, in their order: an empty list only if all do.
 
     ``key_indices``: each signature's place among the keys, as native 32-bit numbers without a
@@ -279,7 +279,7 @@ def verify_batch(
     if code not in (_library.PSYMM_OK, _library.PSYMM_REFUSED):
         _refuse(code)
     found = (refusals[place] for place in range(refused[0]))
-    return [Refusal(refusal.index, error_name(refusal.code)) for refusal in found]
+    return [RecoverRefusal(refusal.index, error_name(refusal.code)) for refusal in found]
 
 
 def recover_batch(digests: Buffer, signatures: Buffer, *, threads: int = 1) -> Recovered:
@@ -299,7 +299,7 @@ def recover_batch(digests: Buffer, signatures: Buffer, *, threads: int = 1) -> R
         )
     if code not in (_library.PSYMM_OK, _library.PSYMM_REFUSED):
         _refuse(code)
-    refusals = [Refusal(place, error_name(why)) for place, why in enumerate(codes) if why]
+    refusals = [RecoverRefusal(place, error_name(why)) for place, why in enumerate(codes) if why]
     return Recovered(bytes(keys), bytes(addresses), refusals)
 
 
@@ -456,9 +456,9 @@ def _head(head: Any) -> Head:
     return Head(head.seq, bytes(head.digest), head.sending_time, head.peer_seq)
 
 
-def _place(fault: Any) -> Place:
+def _place(fault: Any) -> FaultPlace:
     name = error_name(fault.code)
-    return Place(name, fault.index, fault.frame_offset, fault.offset, fault.lane, fault.seq)
+    return FaultPlace(name, fault.index, fault.frame_offset, fault.offset, fault.lane, fault.seq)
 
 
 def _refuse(code: int, fault: Any = None) -> NoReturn:

@@ -39,7 +39,7 @@ from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import end_child
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
-from psymm.cli.exits import leaves
+from psymm.cli.exit_status import leaves
 
 DECIMALS = 6
 SYMBOL = "pUSD"
@@ -110,15 +110,15 @@ class Actor:
         *arguments: str,
         unlock: bool = True,
         at_home: bool = True,
-        heard: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Runs one command of the command line; its last JSON line. Raises DemoError."""
         last: dict[str, Any] = {}
         async with self._process(arguments, unlock, at_home) as (process, lines):
             async for line in lines:
                 last = line
-                if heard is not None:
-                    heard(line)
+                if on_event is not None:
+                    on_event(line)
             await process.wait()
         if process.returncode != 0 or "error" in last:
             error = last.get("error", {})
@@ -134,7 +134,7 @@ class Actor:
         *arguments: str,
         unlock: bool = True,
         at_home: bool = True,
-        heard: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Runs a daemon until the block ends; yields its ready line."""
         ready = trio.Event()
@@ -148,8 +148,8 @@ class Actor:
                 elif "error" in line:
                     error = line["error"]
                     raise DemoError(f"{self.name}: {error['message']} [{error['code']}]")
-                elif heard is not None:
-                    heard(line)
+                elif on_event is not None:
+                    on_event(line)
             if not ready.is_set():
                 raise DemoError(f"{self.name}: psymm {arguments[0]} ended before it was ready")
 
@@ -212,7 +212,7 @@ async def _json_lines(process: trio.Process) -> AsyncIterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-# --- the play -------------------------------------------------------------------------------------
+# --- the play -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ MAKER = """
 token = "{symbol}"
 trader_minimum = "1000"
 solver_minimum = "1000"
-put_up = "{put_up}"
+collateral = "{collateral}"
 trader_reserve = "100"
 solver_reserve = "100"
 relayer_cap = "1"
@@ -286,7 +286,7 @@ symbol = "SPX"
 side = "sell"
 quantity = "{spx}"
 fills = 1
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "order"
 name = "parts"
@@ -294,7 +294,7 @@ symbol = "NDX"
 side = "sell"
 quantity = "{ndx}"
 fills = 2
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "order"
 name = "cancelled"
@@ -304,7 +304,7 @@ quantity = "{wti}"
 limit_bps = "-1500"
 cancel_after_s = 0.5
 expect = "cancelled"
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "order"
 name = "declined"
@@ -312,7 +312,7 @@ symbol = "SPX"
 side = "sell"
 quantity = "{too_much}"
 expect = "declined"
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "order"
 name = "oil"
@@ -320,26 +320,26 @@ symbol = "WTI"
 side = "buy"
 quantity = "{wti}"
 fills = 1
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "close"
 of = "whole"
 quantity = "{spx_third}"
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "close"
 of = "whole"
 limit_bps = "50"
 fills = 2
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "close"
 of = "parts"
-life_s = {life}
+expires_in_s = {life}
 [[step]]
 do = "close"
 of = "oil"
-life_s = {life}
+expires_in_s = {life}
 """
 
 
@@ -394,13 +394,21 @@ async def _set_up(
     async with stage.timed("deploy"):
         file = stage.home / "deployment.json"
 
-        def heard(line: dict[str, Any]) -> None:
+        def on_event(line: dict[str, Any]) -> None:
             if line.get("event") == "deployed":
                 stage.line(f"{line['contract']:<14} {line['address']}  {line['gasUsed']:>9,} gas")
 
         token = f"{SYMBOL}:{DECIMALS}"
         deployed = await owner.run(
-            "deploy", "--rpc", url, "--test-token", token, "--out", str(file), "--yes", heard=heard
+            "deploy",
+            "--rpc",
+            url,
+            "--test-token",
+            token,
+            "--out",
+            str(file),
+            "--yes",
+            on_event=on_event,
         )
     async with stage.timed("deposits"), trio.open_nursery() as nursery:
 
@@ -462,7 +470,7 @@ async def _service(
 ) -> AsyncIterator[dict[str, Any]]:
     """Runs a relayer or a solver until the block ends; yields its ready line."""
 
-    def heard(line: dict[str, Any]) -> None:
+    def on_event(line: dict[str, Any]) -> None:
         if line.get("event") in ("quoted", "filled", "declined", "cancelled", "trouble"):
             names = ("side", "symbol", "quantity", "price", "bid", "ask", "code")
             words = " ".join(str(line[name]) for name in names if name in line)
@@ -470,7 +478,7 @@ async def _service(
 
     place = ("--deployment", str(stage.home / "deployment.json"), "--rpc", url)
     listing = ("--listen", "127.0.0.1:0", "--register", "--yes")
-    async with actor.daemon(*arguments, *place, *listing, heard=heard) as ready:
+    async with actor.daemon(*arguments, *place, *listing, on_event=on_event) as ready:
         stage.line(f"{actor.name:<8} {ready['role']} at {ready['endpoint']}, PID {ready['pid']}")
         yield ready
 
@@ -478,7 +486,7 @@ async def _service(
 def _maker(amounts: Amounts, spread: str) -> str:
     head = MAKER.format(
         symbol=SYMBOL,
-        put_up=amounts.solver_collateral,
+        collateral=amounts.solver_collateral,
         spread=spread,
         end_date=(datetime.now(UTC) + timedelta(days=RUNS_DAYS)).date(),
         speed=VALUES_PER_QUOTE,
@@ -505,7 +513,7 @@ async def _trade(stage: Stage, trader: Actor, amounts: Amounts) -> dict[str, Any
     )
     last = time.monotonic()
 
-    def heard(line: dict[str, Any]) -> None:
+    def on_event(line: dict[str, Any]) -> None:
         nonlocal last
         event = line.get("event")
         if event == "state":
@@ -534,7 +542,7 @@ async def _trade(stage: Stage, trader: Actor, amounts: Amounts) -> dict[str, Any
         "trade", "--collateral", str(amounts.trader_collateral), "--token", SYMBOL,
         "--scenario", str(scenario), *place, "--yes", "--until-stdin-closes",
         # The market that is replayed moves by much in the seconds that the funding takes.
-        "--slippage", "1", heard=heard,
+        "--slippage", "1", on_event=on_event,
     )  # fmt: skip
     stage.line(
         f"trader   settled in block {result['block']}: put up {_tokens(result['collateral'])}, "
@@ -587,20 +595,20 @@ async def _withdrawals(
             round_parts = [total * share // 10 ** (DECIMALS + 4) * 100 for share in (45, 35)]
             parts = [f"{SecretKey.generate().address}={part}" for part in round_parts]
 
-            def heard(line: dict[str, Any]) -> None:
+            def on_event(line: dict[str, Any]) -> None:
                 if line.get("event") == "withdrawn":
                     stage.line(
                         f"{actor.name:<8} {line['recipient']} gets {_tokens(line['received'])}"
                     )
 
-            ends[actor.name] = await actor.run("withdraw", *parts, "--yes", heard=heard)
+            ends[actor.name] = await actor.run("withdraw", *parts, "--yes", on_event=on_event)
 
         for actor in (trader, solver):
             nursery.start_soon(withdraw, actor)
     return ends
 
 
-# --- what it came to ------------------------------------------------------------------------------
+# --- what it came to ----------------------------------------------------------------------------
 
 
 async def _ending(

@@ -222,7 +222,7 @@ class JournalCorrupt(JournalError):
 
     code = "journal-corrupt"
     what = "the journal does not hold what was written to it"
-    remedy = "Do not sign with it; `psymm journal mend` saves what is left and asks for the rest"
+    remedy = "Do not sign with it; `psymm journal repair` saves what is left and asks for the rest"
 
     def __init__(
         self, detail: str = "", *, missing: Iterable[Missing] = (), **values: object
@@ -239,7 +239,7 @@ class JournalOlder(JournalCorrupt):
     code = "journal-older"
     what = "the journal holds fewer frames than it held before: it is an older copy, or cut off"
     remedy = (
-        "Put the newest file back, its -wal beside it; without it, `psymm journal mend` makes of "
+        "Put the newest file back, its -wal beside it; without it, `psymm journal repair` makes of "
         "this one a journal that never signs where frames may be missing"
     )
 
@@ -252,7 +252,7 @@ class JournalReplaced(JournalError):
 
 class JournalRestored(JournalError):
     code = "journal-restored"
-    what = "this custody comes from a backup or a mended journal, and never signs a frame again"
+    what = "this custody comes from a backup or a repaired journal, and never signs a frame again"
     remedy = (
         "Frames signed since would get a second signature. Settle by wallet signature, show it to "
         "the court, or put the newest journal back; new custodies may be opened"
@@ -351,25 +351,25 @@ class SessionError(PSymmError):
     code = "session"
 
 
-class MeetingRefused(SessionError):
-    code = "meeting-refused"
+class HandshakeRefused(SessionError):
+    code = "handshake-refused"
     remedy = "Nothing was funded"
     amounts: Collection[str] = ("ours", "minimum", "promised", "offered")
 
 
-class WrongParty(MeetingRefused):
+class WrongParty(HandshakeRefused):
     code = "wrong-party"
     what = "the peer is not who the registry says answers at this endpoint"
     remedy = "Nothing was funded. Read the registry again, or choose another solver"
 
 
-class NotRegistered(MeetingRefused):
+class NotRegistered(HandshakeRefused):
     code = "not-registered"
     what = "this party is not in the registry with that role"
     remedy = "Nothing was funded. Choose a solver from the registry"
 
 
-class TermsRefused(MeetingRefused):
+class TermsRefused(HandshakeRefused):
     code = "terms-refused"
 
 
@@ -391,20 +391,20 @@ class PolicyRefused(TermsRefused):
 
 
 class TermsChanged(TermsRefused):
-    """The terms at the meeting are not those that were shown at discovery (`spec.md` 62)."""
+    """The terms at the handshake are not those that were shown at discovery (`spec.md` 62)."""
 
     code = "terms-changed"
     what = "the solver shows other terms than when it was asked for prices"
     remedy = "Nothing was funded. Ask again, and look at its terms"
 
 
-class TokenUnnamed(MeetingRefused):
+class TokenUnnamed(HandshakeRefused):
     code = "which-token"
     what = "nobody says which token is put up, or how many decimals it has"
     remedy = "Nothing was funded. Say so: TraderPolicy(token=…, decimals=…), or --token"
 
 
-class BadIntroduction(MeetingRefused):
+class BadIntroduction(HandshakeRefused):
     """The solver's introduction does not bind it to what we are about to fund (`spec.md` 61)."""
 
     code = "bad-introduction"
@@ -422,7 +422,7 @@ class TokenDiffers(TermsRefused):
     what = "the terms are in another token than the one that was named"
 
 
-class ClocksDiffer(MeetingRefused):
+class ClocksDiffer(HandshakeRefused):
     """Two clocks that are farther apart than the terms' skew. by_s: seconds, above 0 where the
     other one is ahead of ours."""
 
@@ -431,7 +431,7 @@ class ClocksDiffer(MeetingRefused):
     remedy = "Nothing was funded. Set the clock that is wrong, then try again"
 
 
-class OrderUnfit(MeetingRefused):
+class OrderUnfit(HandshakeRefused):
     """An order that the terms, or the collateral, would not allow. `rule`: the rulebook's name."""
 
     code = "order-unfit"
@@ -442,7 +442,7 @@ class OrderUnfit(MeetingRefused):
     )
 
 
-class SolverUnable(MeetingRefused):
+class SolverUnable(HandshakeRefused):
     """A solver that cannot take a new trader now, and may later."""
 
     code = "solver-unable"
@@ -486,7 +486,7 @@ class PeerRefused(SessionError):
         super().__init__(detail, **values)
 
 
-class AttemptEnded(MeetingRefused):
+class AttemptEnded(HandshakeRefused):
     """A refusal that trying again does not change ended the attempt, and a custody stays open.
 
     reason: the refusal. custody: 32 bytes. The journal keeps all that was signed.

@@ -49,7 +49,7 @@ from psymm.imports import recursion_limit_kept
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
+class ObservedTransaction:
     """One mined transaction, all that a node shows of it.  signature: r ‖ s ‖ v (27 or 28).
 
     public_key: the sender's, 64 bytes, which the signature gives away; None where it cannot be
@@ -102,7 +102,7 @@ class Deposit:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class ObservedMove:
     """CTC or CTA.  gas: used by the transaction.  root_age: how many leaves had been inserted
     since the root that its proof is about; None where that root was never the tree's.
     life_s: from the block that holds it to its deadline."""
@@ -123,20 +123,20 @@ class Observation:
     chain_id: int
     contract: str
     tokens: tuple[str, ...]
-    transactions: tuple[Transaction, ...] = field(repr=False)
+    transactions: tuple[ObservedTransaction, ...] = field(repr=False)
     deposits: tuple[Deposit, ...]
-    moves: tuple[Move, ...]
+    moves: tuple[ObservedMove, ...]
     registry: tuple[Change, ...]
     """The newest word on each entry, without those that were removed."""
     terms: tuple[bytes, ...] = ()
     """Hashes of terms: not on chain, but solvers show theirs to anybody who asks."""
 
     @property
-    def custody_moves(self) -> tuple[Move, ...]:
+    def custody_moves(self) -> tuple[ObservedMove, ...]:
         return tuple(one for one in self.moves if isinstance(one.call, CtcCall))
 
     @property
-    def withdrawals(self) -> tuple[Move, ...]:
+    def withdrawals(self) -> tuple[ObservedMove, ...]:
         return tuple(one for one in self.moves if isinstance(one.call, CtaCall))
 
     @cached_property
@@ -254,7 +254,7 @@ async def observe(
             async for log in chain.logs(address, [], first, last):
                 found.add(log.block)
         numbers = sorted(found)
-    transactions: list[Transaction] = []
+    transactions: list[ObservedTransaction] = []
     times: list[int] = []
     eth = chain.rpc.eth
     for one in numbers:
@@ -274,7 +274,7 @@ async def observe(
 
 def sorted_out(
     deployment: Deployment,
-    transactions: Sequence[Transaction],
+    transactions: Sequence[ObservedTransaction],
     times_s: Sequence[int],
     terms: Sequence[bytes] = (),
 ) -> Observation:
@@ -286,7 +286,7 @@ def sorted_out(
     pool, registry = artifact("PSymm").abi, artifact("PartyRegistry").abi
     tree, made_by = LeanIMT(), dict[bytes, tuple[int, int]]()
     deposits: list[Deposit] = []
-    moves: list[Move] = []
+    moves: list[ObservedMove] = []
     entries: dict[tuple[str, Role], Change] = {}
     for at, one in enumerate(transactions):
         if not one.succeeded:
@@ -310,7 +310,9 @@ def sorted_out(
             maker, size = made_by.get(read.root, (None, None))
             age = None if size is None else len(tree) - size
             moves.append(
-                Move(at, one.sender, read, one.gas_used, age, maker, read.deadline - times_s[at])
+                ObservedMove(
+                    at, one.sender, read, one.gas_used, age, maker, read.deadline - times_s[at]
+                )
             )
         else:
             given = read if isinstance(read, dict) and len(deposited) == 1 else {}
@@ -340,12 +342,12 @@ def sorted_out(
     )
 
 
-def _transaction(sent: Any, receipt: Any) -> Transaction:
+def _transaction(sent: Any, receipt: Any) -> ObservedTransaction:
     price = sent.get("gasPrice", 0)
     parity = sent["yParity"] if "yParity" in sent else sent.get("v", 0) & 1
     r, s = (int.from_bytes(sent.get(name, b""), "big") for name in ("r", "s"))
     signature = r.to_bytes(32, "big") + s.to_bytes(32, "big") + bytes([27 + parity])
-    return Transaction(
+    return ObservedTransaction(
         tx_hash="0x" + sent["hash"].hex(),
         block=receipt["blockNumber"],
         sender=sent["from"],
@@ -1053,10 +1055,10 @@ __all__ = [
     "Deposit",
     "Joined",
     "Likeness",
-    "Move",
     "Observation",
+    "ObservedMove",
+    "ObservedTransaction",
     "Strategy",
-    "Transaction",
     "chance_of_hits",
     "join",
     "observe",

@@ -10,9 +10,16 @@ from typing import Any
 
 import trio
 
-from psymm.api import IncomingOrder, Prices, QuoteAsked, Session, Solver, SolverSession, connect
-from psymm.chain.registry import Party as RegistryEntry
-from psymm.chain.registry import Role
+from psymm.api import (
+    IncomingOrder,
+    IncomingQuoteRequest,
+    Prices,
+    Session,
+    Solver,
+    SolverSession,
+    connect,
+)
+from psymm.chain.registry import RegistryEntry, Role
 from psymm.errors import PSymmError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
@@ -28,7 +35,7 @@ class Maker(Solver):
     async def on_prices(self, symbol: str) -> Prices:
         return Prices(bid="49990", ask="50010")
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         if request.quantity > 1:
             await request.reject("too much")
         else:
@@ -67,7 +74,7 @@ class Market:
     async def agreed(self) -> None:
         """Both accounts are the same once each has what the other sent."""
         await trio.sleep(5)
-        near, far = self.session.end.engine.record, self.far.end.engine.record
+        near, far = self.session.runner.protocol.record, self.far.runner.protocol.record
         assert [near.head(lane) for lane in (0, 1)] == [far.head(lane) for lane in (0, 1)]
         assert self.session.account.hash == self.far.account.hash
 

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 from psymm.api import BUY, SELL, best_solver, decimal_of, scaled
 from psymm.errors import Declined, NotNow, Refused
 from psymm.messages import Resume, decode_text, encode_text
+from psymm.session.effects import SessionStatus
 from psymm.session.report import verify_file
-from psymm.session.turn import State
 from psymm.transcript.file import export
 
 
@@ -101,7 +101,7 @@ async def test_a_locked_order_is_cancelled_once_the_solver_agrees(
 async def test_an_order_nobody_fills_expires(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with market(tmp_path) as trading:
         trading.maker.manner = "wait"
-        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50000, life_s=5)
+        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50000, expires_in_s=5)
         assert (await order.result()).status == "expired"
 
 
@@ -117,10 +117,10 @@ async def test_an_order_beyond_margin_is_refused_before_it_is_signed(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with market(tmp_path) as trading:
-        before = len(trading.session.end.engine.record)
+        before = len(trading.session.runner.protocol.record)
         with pytest.raises(Refused, match="margin"):
             await trading.session.order(BUY, "BTC-USD", 2, price=50000)
-        assert len(trading.session.end.engine.record) == before
+        assert len(trading.session.runner.protocol.record) == before
 
 
 async def test_a_position_is_closed_in_two_parts_and_settlement_pays_both(
@@ -142,7 +142,7 @@ async def test_a_position_is_closed_in_two_parts_and_settlement_pays_both(
         settled = await session.settle()
         # 0.01·500 + 0.01·1000 + 0.5·10, less the fees of 0.0005 on 1000 and 1500 notional
         assert settled.gain == Decimal("18.75")
-        assert session.state is State.CLOSED
+        assert session.state is SessionStatus.CLOSED
         paid = trading.trader_funds.worth(), trading.solver_funds.worth()
         assert paid == (2_018_750_000, 4_981_250_000)
 
@@ -160,15 +160,15 @@ async def test_a_trader_that_resumes_what_has_ended_is_served_and_no_session_of_
         assert far is not None
         stage.server.gone(far)
         await trio.sleep(1)
-        assert not stage.server.statistics().ends
+        assert not stage.server.statistics().runners
         async with stage.dial() as socket:
-            await socket.send(encode_text(await proven(socket, trading.session.end)))
+            await socket.send(encode_text(await proven(socket, trading.session.runner)))
             answer = decode_text(await socket.receive())
-            heads = trading.session.end.engine.heads()
+            heads = trading.session.runner.protocol.heads()
             assert isinstance(answer, Resume)
             seqs = answer.trader_seq, answer.solver_seq
             assert seqs == (heads.trader_seq, heads.solver_seq)
-            assert set(stage.server.statistics().ends) == {trading.session.custody}
+            assert set(stage.server.statistics().runners) == {trading.session.custody}
             assert not trading.maker.sessions
 
 
@@ -185,7 +185,7 @@ async def test_a_lost_connection_is_waited_out_by_the_next_order(
 ) -> None:
     async with market(tmp_path) as trading:
         await trading.stage.wires[-1].inner.aclose()
-        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50000, life_s=60)
+        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50000, expires_in_s=60)
         assert (await order.result()).status == "filled"
         assert trading.session.losses == 1
 
@@ -197,7 +197,7 @@ async def test_requests_that_waited_out_a_lost_connection_together_are_each_answ
         trading.stage.reachable = False
         await trading.stage.wires[-1].inner.aclose()
         await trio.sleep(1)
-        assert not trading.session.end.engine.synced
+        assert not trading.session.runner.protocol.synced
         quotes: list[str] = []
 
         async def ask() -> None:
@@ -217,7 +217,7 @@ async def test_an_order_sent_while_the_solver_is_away_is_filled_when_it_is_back(
     async with market(tmp_path) as trading:
         stage = trading.stage
         stage.wires[-1].bend = lambda message: []
-        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50000, life_s=60)
+        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50000, expires_in_s=60)
         assert (await order.result()).status == "filled"
         assert trading.session.losses == 1
 
@@ -248,7 +248,7 @@ async def test_a_logout_forbids_opening_and_nothing_else(
             await session.request_quote("BTC-USD", "0.1", BUY)
         settled = await session.settle()
         assert settled.mined.block
-        assert session.state is State.CLOSED
+        assert session.state is SessionStatus.CLOSED
 
 
 def test_amounts_come_out_in_their_shortest_form() -> None:

@@ -24,7 +24,7 @@ from psymm.errors import (
     ClocksDiffer,
     Declined,
     Disconnected,
-    MeetingRefused,
+    HandshakeRefused,
     OrderUnfit,
     PeerRefused,
     PeerSilent,
@@ -40,10 +40,10 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.relayer.errors import NoRelayer
+from psymm.session.effects import SessionStatus
 from psymm.session.preflight import which_clock
 from psymm.session.trader import Backoff
-from psymm.session.turn import State
-from psymm.terms import UNIT, Collateral, Terms, Timeouts
+from psymm.terms import UNIT, CollateralTerms, Terms, Timeouts
 
 OTHER = "0x2260FAC5E5542a773Aa44fBCfeDf7C193bc2C599"
 
@@ -109,7 +109,7 @@ def order(symbol: str = "BTC-USD", quantity: int = UNIT // 100, **given: Any) ->
 async def test_terms_in_another_token_than_the_one_named_are_refused(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    wrong = Collateral(token=OTHER, decimals=6, trader_minimum=1, solver_minimum=1)
+    wrong = CollateralTerms(token=OTHER, decimals=6, trader_minimum=1, solver_minimum=1)
     async with street(tmp_path, collateral=wrong) as at:
         await at.refused(TokenDiffers, OTHER)
 
@@ -184,7 +184,7 @@ async def test_a_clock_that_is_an_hour_off_is_named_before_anything_moves(
 
 async def test_a_slow_answer_is_no_wrong_clock(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with street(tmp_path) as at:
-        serve = at.stage.server.meet
+        serve = at.stage.server.handshake
 
         async def slow(greeting: Introduction) -> Any:
             await trio.sleep(7)
@@ -192,9 +192,9 @@ async def test_a_slow_answer_is_no_wrong_clock(tmp_path: Path, autojump_clock: M
             await trio.sleep(7)
             return answer
 
-        at.stage.server.meet = slow  # type: ignore[method-assign]
+        at.stage.server.handshake = slow  # type: ignore[method-assign]
         async with at.trade() as session:
-            assert session.state is State.TRADING
+            assert session.state is SessionStatus.TRADING
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ async def test_a_later_order_is_checked_by_what_no_account_changes(
     async with street(tmp_path) as at:
         await at.refused(OrderUnfit, "off-lot", orders=[order(), order(quantity=1)])
         async with at.trade(orders=[order(), order(quantity=UNIT)]) as session:
-            assert session.state is State.TRADING
+            assert session.state is SessionStatus.TRADING
 
 
 async def test_without_a_price_a_first_order_cannot_be_checked(
@@ -260,7 +260,7 @@ async def test_funds_relayer_and_chain_are_asked_before_anything_moves(
 
 async def test_nothing_put_up_is_no_session(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with street(tmp_path) as at:
-        await at.refused(MeetingRefused, "needs collateral", collateral=0)
+        await at.refused(HandshakeRefused, "needs collateral", collateral=0)
 
 
 async def test_a_solver_promises_only_what_it_has_and_says_so_before_the_trader_funds(
@@ -271,15 +271,15 @@ async def test_a_solver_promises_only_what_it_has_and_says_so_before_the_trader_
         await at.refused(PeerRefused, "solver-funds-too-low")
         at.solver_funds.funds += 1
         async with at.trade() as session:
-            assert session.state is State.TRADING
+            assert session.state is SessionStatus.TRADING
 
 
 async def test_a_promise_below_the_solvers_own_terms_is_refused(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with street(tmp_path) as at:
-        at.maker.put_up = lambda trader, introduced: 1  # type: ignore[method-assign]
-        await at.refused(MeetingRefused, "promises less")
+        at.maker.collateral_for = lambda trader, introduced: 1  # type: ignore[method-assign]
+        await at.refused(HandshakeRefused, "promises less")
 
 
 # --- what stays open ----------------------------------------------------------------------------
@@ -299,11 +299,11 @@ async def test_a_funding_that_fails_leaves_a_custody_that_is_named_and_is_taken_
                 pass
         (row,) = await at.stage.trader.journal.custodies()
         assert row.state == "funding"
-        assert f"psymm trade --resume 0x{row.opening.custody.hex()}" in notes(caught.value)
+        assert f"psymm trade --resume 0x{row.agreement.custody.hex()}" in notes(caught.value)
         assert "2000 of " + TOKEN in notes(caught.value)
         at.funds.unable = None
         async with at.trade(resume=row) as session:
-            assert session.custody == row.opening.custody
+            assert session.custody == row.agreement.custody
         assert at.funds.moves == 1
 
 
@@ -324,7 +324,7 @@ async def test_a_resume_does_not_fund_again_what_is_funded(
         at.funds.fund = fund  # type: ignore[method-assign]
         (row,) = await at.stage.trader.journal.custodies()
         async with at.trade(resume=row) as session:
-            assert session.state is State.TRADING
+            assert session.state is SessionStatus.TRADING
         assert at.funds.moves == 1
 
 
@@ -342,7 +342,7 @@ async def test_an_error_of_the_application_names_what_it_leaves_open(
         with pytest.raises(type(why)) as caught:
             await application()
         (row,) = await at.stage.trader.journal.custodies()
-        assert row.opening.custody.hex() in notes(caught.value)
+        assert row.agreement.custody.hex() in notes(caught.value)
         assert "open: 1 positions, 0 orders" in notes(caught.value)
 
 
@@ -375,7 +375,7 @@ async def test_a_session_that_does_not_open_in_time_names_its_custody(
             async with at.trade(timeout_s=60):
                 pass
         (row,) = await at.stage.trader.journal.custodies()
-        assert row.opening.custody.hex() in notes(caught.value)
+        assert row.agreement.custody.hex() in notes(caught.value)
 
 
 # --- refusals that cannot change ----------------------------------------------------------------
@@ -395,12 +395,12 @@ async def test_other_terms_on_the_way_back_end_the_attempt_with_the_custody_name
             return made
 
         at.funds.fund = fund_then_change  # type: ignore[method-assign]
-        with pytest.raises(AttemptEnded, match="does not remember this meeting") as caught:
+        with pytest.raises(AttemptEnded, match="does not remember this handshake") as caught:
             async with at.trade():
                 pass
         (row,) = await at.stage.trader.journal.custodies()
-        assert caught.value.custody == row.opening.custody
-        assert isinstance(caught.value.reason, MeetingRefused)
+        assert caught.value.custody == row.agreement.custody
+        assert isinstance(caught.value.reason, HandshakeRefused)
         assert "Nothing was funded" not in str(caught.value)
         assert len(at.stage.wires) == 3
         # The next command ends likewise, without a loop, and funds nothing.
@@ -408,7 +408,7 @@ async def test_other_terms_on_the_way_back_end_the_attempt_with_the_custody_name
             async with at.trade(resume=row):
                 pass
         assert at.funds.moves == 1
-        assert "--resume 0x" + row.opening.custody.hex() in notes(again.value)
+        assert "--resume 0x" + row.agreement.custody.hex() in notes(again.value)
 
 
 def _others(terms: Terms) -> Terms:
@@ -437,7 +437,7 @@ async def test_a_solver_that_refuses_each_time_is_not_asked_for_ever(
             async with at.trade(dial=refusing.dial):
                 pass
         (row,) = await at.stage.trader.journal.custodies()
-        assert caught.value.custody == row.opening.custody
+        assert caught.value.custody == row.agreement.custody
         assert refusing.refused == tries
         assert at.funds.moves == 1
 
@@ -448,7 +448,7 @@ async def test_a_refusal_that_says_it_passes_is_asked_again(
     async with street(tmp_path) as at:
         refusing = _Refusing(at, "A", BusinessRejectReason.NOT_AVAILABLE, most=9)
         async with at.trade(dial=refusing.dial) as session:
-            assert session.state is State.TRADING
+            assert session.state is SessionStatus.TRADING
         assert refusing.refused == 9
 
 

@@ -14,8 +14,8 @@ import trio
 from market import Maker
 from session_scene import make_terms
 
-from psymm.api import BUY, Dealer, best_solver, connect, dealing
-from psymm.api.dealer import VaultCollateral
+from psymm.api import BUY, Client, best_solver, connect, open_client_on
+from psymm.api.client import VaultCollateral
 from psymm.chain.calls import Call
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
@@ -25,16 +25,18 @@ from psymm.custody.errors import FeeTooHigh
 from psymm.custody.moves import Vault
 from psymm.custody.sending import DirectSender, SendTerms
 from psymm.session.report import verify_file
-from psymm.terms import Chain, Terms
+from psymm.terms import ChainRef, Terms
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.file import export
-from psymm.transcript.opening import Opening
 from psymm.wallet import KeyWallet
 
 
 def terms_on(deployment: Deployment) -> Terms:
     plain = make_terms()
     return make_terms(
-        chain=Chain(id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry),
+        chain=ChainRef(
+            id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry
+        ),
         collateral=replace(plain.collateral, token=deployment.tokens[0].address),
         end_date=time.time_ns() + 365 * 86_400 * 10**9,
     )
@@ -54,17 +56,17 @@ async def test_two_dealers_trade_and_settle_on_a_real_chain(
     token = deployment.tokens[0].address
     registry = deployment.party_registry(devnet.chain)
 
-    async def dealer(stack: AsyncExitStack, name: str, units: int) -> Dealer:
+    async def client(stack: AsyncExitStack, name: str, units: int) -> Client:
         wallet = await funded_wallet()
         opened: Vault = await vault(wallet, tmp_path / name)
         await opened.deposit(wallet, token, units)
         return await stack.enter_async_context(
-            dealing(wallet, opened, registry, await direct(), tmp_path / name / "journal.db")
+            open_client_on(wallet, opened, registry, await direct(), tmp_path / name / "journal.db")
         )
 
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-        solver = await dealer(stack, "solver", 6_000_000_000)
-        trader = await dealer(stack, "trader", 3_000_000_000)
+        solver = await client(stack, "solver", 6_000_000_000)
+        trader = await client(stack, "trader", 3_000_000_000)
         maker = Maker(solver, terms_on(deployment), collateral=5_000)
         port = await nursery.start(maker.serve, "127.0.0.1", 0)
         assert isinstance(solver.wallet, KeyWallet)
@@ -113,7 +115,7 @@ async def test_a_relayer_takes_no_more_for_funding_than_the_terms_allow(
     owner: Vault = await vault(wallet, tmp_path)
     token = terms.collateral.token
     await owner.deposit(wallet, token, 3_000_000_000)
-    opening = Opening(
+    agreement = CustodyAgreement(
         deployment.chain_id,
         deployment.psymm,
         wallet.public_key,
@@ -123,4 +125,4 @@ async def test_a_relayer_takes_no_more_for_funding_than_the_terms_allow(
     )
     assert terms.tariff.relayer_cap == 50_000
     with pytest.raises(FeeTooHigh):
-        await VaultCollateral(owner, [Greedy()]).fund(opening, 0, token, 2_000_000_000)
+        await VaultCollateral(owner, [Greedy()]).fund(agreement, 0, token, 2_000_000_000)

@@ -1,4 +1,5 @@
-"""Every call of the API, at every moment of a session's end: it succeeds or raises a typed error.
+"""Every call of the API, at every moment of a session's runner: it succeeds or raises a typed
+error.
 
 A call that comes after the end, one that waits through it, and one that begins at any step of the
 scheduler while it goes on. None hangs, none shows a trader or a solver trio's own errors.
@@ -21,8 +22,8 @@ from trio.testing import MockClock
 from psymm.api import (
     BUY,
     IncomingOrder,
+    IncomingQuoteRequest,
     Order,
-    QuoteAsked,
     Session,
     SolverSession,
     connect,
@@ -36,10 +37,10 @@ from psymm.messages import (
     SubscriptionRequestType,
     SymbolRef,
 )
-from psymm.session.end import End
-from psymm.session.engine import SECOND
+from psymm.session.effects import Effects, SessionStatus
+from psymm.session.protocol import SECOND
+from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer
-from psymm.session.turn import State, Turn
 from psymm.wallet import KeyWallet
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
@@ -52,17 +53,17 @@ STEPS = 24
 """How many steps of the scheduler an end takes at most, by far."""
 
 
-class Dealer(Maker):
+class StageMaker(Maker):
     """Keeps what it is asked, so that it can be answered at any time."""
 
     manner = "wait"
 
     def __init__(self, *given: object, **named: object) -> None:
         super().__init__(*given, **named)  # type: ignore[arg-type]
-        self.asked: list[QuoteAsked] = []
+        self.asked: list[IncomingQuoteRequest] = []
         self.orders: list[IncomingOrder] = []
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         self.asked.append(request)
         await super().on_quote_request(request)
 
@@ -77,7 +78,7 @@ class Held:
 
     stage: Scene
     device: Device
-    maker: Dealer
+    maker: StageMaker
     session: Session
     order: Order
     position: bytes
@@ -92,7 +93,7 @@ class Held:
         return self.stage.server
 
     @property
-    def asked(self) -> QuoteAsked:
+    def asked(self) -> IncomingQuoteRequest:
         return self.maker.asked[-1]
 
     @property
@@ -106,7 +107,7 @@ async def held(path: Path) -> AsyncGenerator[Held, None]:
     left, and its server ended, in tasks of their own."""
     device = Device(KeyWallet.generate())
     async with scene(path, trader_wallet=cast(KeyWallet, device)) as stage:
-        maker = Dealer(stage.solver, stage.terms, collateral=5_000)
+        maker = StageMaker(stage.solver, stage.terms, collateral=5_000)
         serving, served = trio.CancelScope(), trio.Event()
 
         async def serve(*, task_status: trio.TaskStatus[None]) -> None:
@@ -138,7 +139,7 @@ async def held(path: Path) -> AsyncGenerator[Held, None]:
         await (await session.order(BUY, "BTC-USD", "0.01", price=50_000)).result()
         maker.manner = "wait"
         await session.request_quote("BTC-USD", "0.01", BUY)
-        order = await session.order(BUY, "BTC-USD", "0.01", price=50_000, life_s=600)
+        order = await session.order(BUY, "BTC-USD", "0.01", price=50_000, expires_in_s=600)
         await trio.sleep(1)
         (far,) = maker.sessions.values()
         (position,) = session.account.positions
@@ -179,7 +180,7 @@ async def throw(one: Held) -> object:
 
 async def post(one: Held) -> object:
     await trio.lowlevel.checkpoint()
-    return one.session.end.post(Heartbeat())
+    return one.session.runner.post(Heartbeat())
 
 
 ASKED = MarketDataRequest(
@@ -193,8 +194,8 @@ CALLS: dict[str, Call] = {
     "look": look,
     "indicative": lambda one: one.session.indicative("BTC-USD", 5),
     "request_quote": lambda one: one.session.request_quote("BTC-USD", "0.01", BUY, 5),
-    "order": lambda one: one.session.order(BUY, "BTC-USD", "0.01", price=50_000, life_s=5),
-    "close": lambda one: one.session.close(one.position, price=50_000, life_s=5),
+    "order": lambda one: one.session.order(BUY, "BTC-USD", "0.01", price=50_000, expires_in_s=5),
+    "close": lambda one: one.session.close(one.position, price=50_000, expires_in_s=5),
     "result": lambda one: one.order.result(),
     "fills": fills,
     "cancel": lambda one: one.order.cancel(),
@@ -204,10 +205,10 @@ CALLS: dict[str, Call] = {
     "settle": lambda one: one.session.settle(),
     "checkpoint": lambda one: one.session.checkpoint(),
     "rotate_key": lambda one: one.session.rotate_key(),
-    "end.say": lambda one: one.session.end.say(ASKED),
-    "end.send": lambda one: one.session.end.send(Heartbeat()),
+    "end.say": lambda one: one.session.runner.send_text(ASKED),
+    "end.send": lambda one: one.session.runner.send(Heartbeat()),
     "end.post": post,
-    "end.flush": lambda one: one.session.end.flush(Turn()),
+    "end.flush": lambda one: one.session.runner.flush(Effects()),
     "quote": lambda one: one.asked.quote(bid="49990", ask="50010"),
     "reject": lambda one: one.asked.reject("late"),
     "lock": lambda one: one.incoming.lock(),
@@ -219,7 +220,7 @@ CALLS: dict[str, Call] = {
     "server": lambda one: one.maker.server(),
     "server.known": lambda one: one.server.known(one.far.custody),
     "log_out": lambda one: one.session.log_out("the end"),
-    "end.leave": lambda one: one.session.end.leave("later"),
+    "end.leave": lambda one: one.session.runner.leave("later"),
     "leave": lambda one: one.maker.leave(within_s=1),
 }
 WAITING = ("next_change", "result", "fills", "settle", "checkpoint", "rotate_key")
@@ -276,8 +277,8 @@ async def server_leaves(one: Held) -> None:
 
 async def equivocate(one: Held) -> None:
     """The solver's key signs two frames with one number, and the trader is shown both."""
-    far = one.far.end
-    twin = forge(far, b'{"MsgType":"0"}', seq=far.engine.record.head(1).seq, covers=1)
+    far = one.far.runner
+    twin = forge(far, b'{"MsgType":"0"}', seq=far.protocol.record.head(1).seq, covers=1)
     if far._connection is not None:
         far._connection.put(twin.raw)
     await trio.sleep(5)
@@ -286,14 +287,14 @@ async def equivocate(one: Held) -> None:
 async def trader_journal_fails(one: Held) -> None:
     one.stage.trader.journal._broken = JournalError("the disk is full")
     with suppress(PSymmError):
-        await one.session.end.send(Heartbeat())
+        await one.session.runner.send(Heartbeat())
     await trio.sleep(5)
 
 
 async def solver_journal_fails(one: Held) -> None:
     one.stage.solver.journal._broken = JournalError("the disk is full")
     with suppress(PSymmError):
-        await one.far.end.send(Heartbeat())
+        await one.far.runner.send(Heartbeat())
     await trio.sleep(5)
 
 
@@ -314,7 +315,7 @@ ENDS: dict[str, Callable[[Held], Awaitable[None]]] = {
     "the solver's journal fails": solver_journal_fails,
     "the connection is cut": cut,
 }
-STATES = {"settled": State.CLOSED, "two frames with one number": State.STOPPED}
+STATES = {"settled": SessionStatus.CLOSED, "two frames with one number": SessionStatus.STOPPED}
 FINAL = (
     "settled",
     "the block is left",
@@ -330,10 +331,10 @@ async def test_each_call_after_an_end_succeeds_or_says_why_not(
 ) -> None:
     async with held(tmp_path) as one:
         await ENDS[end](one)
-        assert one.session.state is STATES.get(end, State.TRADING)
+        assert one.session.state is STATES.get(end, SessionStatus.TRADING)
         # What is settled stays connected until its block is left.
-        assert (one.session.end.over is not None) == (end in FINAL[1:])
-        assert (one.far.end.over is not None) == end.startswith(("the server", "the solver"))
+        assert (one.session.runner.over is not None) == (end in FINAL[1:])
+        assert (one.far.runner.over is not None) == end.startswith(("the server", "the solver"))
         for name in CALLS:
             # A call that has to wait for a connection may wait; it can be cancelled at any time.
             with trio.move_on_after(120) as scope:
@@ -400,19 +401,19 @@ async def test_each_call_before_a_session_is_open_says_so(
     monkeypatch.setattr(Wire, "send", deaf)  # our Logon gets nowhere
     async with scene(tmp_path) as stage:
         await stage.nursery.start(stage.server.run)
-        end: End = await stage.nursery.start(stage.client.run)
+        runner: SessionRunner = await stage.nursery.start(stage.client.run)
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "send": lambda: end.send(Heartbeat()),
-            "say": lambda: end.say(ASKED),
-            "flush": lambda: end.flush(Turn()),
-            "checkpoint": end.checkpoint,
-            "rotate_key": end.rotate_key,
-            "log_out": lambda: end.log_out("early"),
-            "leave": lambda: end.leave("early"),
+            "send": lambda: runner.send(Heartbeat()),
+            "say": lambda: runner.send_text(ASKED),
+            "flush": lambda: runner.flush(Effects()),
+            "checkpoint": runner.checkpoint,
+            "rotate_key": runner.rotate_key,
+            "log_out": lambda: runner.log_out("early"),
+            "leave": lambda: runner.leave("early"),
         }
         for name, call in calls.items():
             for _ in range(2):  # while it waits for the Logon's answer, and after that
                 with trio.move_on_after(60), suppress(PSymmError):
                     await call()
-                assert end.engine.state is State.LOGON, name
-        assert end.statistics().state is State.LOGON
+                assert runner.protocol.state is SessionStatus.LOGON, name
+        assert runner.statistics().state is SessionStatus.LOGON

@@ -1,4 +1,4 @@
-"""What a dealer's own chain, notes and senders say before anything is funded, on a real chain."""
+"""What a client's own chain, notes and senders say before anything is funded, on a real chain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import trio
 from test_chain import terms_on
 
-from psymm.api.dealer import VaultCollateral, check_token
+from psymm.api.client import VaultCollateral, check_token
 from psymm.chain.addresses import checksummed
 from psymm.chain.calls import Call
 from psymm.chain.deployment import Deployment
@@ -24,7 +24,7 @@ from psymm.errors import ClocksDiffer, TokenDiffers
 from psymm.relayer.errors import NoRelayer
 from psymm.session.collateral import custody_of
 from psymm.terms import Terms
-from psymm.transcript.opening import Opening
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -33,8 +33,8 @@ Wallets = Callable[..., Awaitable[KeyWallet]]
 Vaults = Callable[..., Awaitable[Vault]]
 
 
-def opening_of(terms: Terms, wallet: KeyWallet, salt: int = 3) -> Opening:
-    return Opening(
+def opening_of(terms: Terms, wallet: KeyWallet, salt: int = 3) -> CustodyAgreement:
+    return CustodyAgreement(
         terms.chain.id,
         terms.chain.psymm,
         wallet.public_key,
@@ -121,11 +121,11 @@ async def test_own_funds_a_fee_and_the_time_are_checked_before_anything_is_writt
     terms, wallet = terms_on(deployment), await funded_wallet()
     opened = await vault(wallet, tmp_path)
     await opened.deposit(wallet, terms.collateral.token, 2_000_000_000)
-    opening = opening_of(terms, wallet)
+    agreement = opening_of(terms, wallet)
     now = (await devnet.chain.block()).timestamp_s * 10**9
 
     async def check(sender: Asking, amount: int = 1_900_000_000, now_ns: int = now) -> None:
-        await VaultCollateral(opened, [sender]).check(opening, amount, None, now_ns)
+        await VaultCollateral(opened, [sender]).check(agreement, amount, None, now_ns)
 
     moves = await opened.store.moves()
     await check(Asking(50_000))
@@ -155,8 +155,8 @@ async def test_what_is_being_put_up_is_promised_to_nobody_else(
     for _ in range(20):
         await collateral.check_funds(terms, 5_000_000_000)
     async with trio.open_nursery() as nursery:
-        opening = opening_of(terms, wallet)
-        nursery.start_soon(collateral.fund, opening, 0, token, 5_000_000_000)
+        agreement = opening_of(terms, wallet)
+        nursery.start_soon(collateral.fund, agreement, 0, token, 5_000_000_000)
         await sender.asked.wait()
         with pytest.raises(FundsTooLow):
             await collateral.check_funds(terms, 5_000_000_000)
@@ -202,9 +202,9 @@ async def test_a_custody_that_is_funded_needs_no_funds_and_its_change_counts(
             return await sender.send(kind, call)
 
     collateral = VaultCollateral(opened, [Held()])
-    opening = opening_of(terms, wallet)
+    agreement = opening_of(terms, wallet)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(collateral.fund, opening, 0, token, 5_000_000_000)
+        nursery.start_soon(collateral.fund, agreement, 0, token, 5_000_000_000)
         await handed.wait()
         await collateral.check_funds(terms, 2_500_000_000)
         with pytest.raises(FundsTooLow):
@@ -212,7 +212,7 @@ async def test_a_custody_that_is_funded_needs_no_funds_and_its_change_counts(
         may_send.set()
     now = (await devnet.chain.block()).timestamp_s * 10**9
     dead = VaultCollateral(opened, [Asking(error=NoRelayer())])
-    await dead.check(opening, 5_000_000_000, None, now)
-    assert await opened.is_funding(custody_of(opening))
+    await dead.check(agreement, 5_000_000_000, None, now)
+    assert await opened.is_funding(custody_of(agreement))
     with pytest.raises(NoRelayer):
         await dead.check(opening_of(terms, wallet, 4), 1_000_000_000, None, now)

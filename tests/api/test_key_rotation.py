@@ -36,7 +36,7 @@ async def test_a_fill_that_a_revoked_key_signed_is_no_fill_any_more(
     async with market(tmp_path) as trading:
         trading.maker.manner = "nothing"
         session, far = trading.session, trading.far
-        order = await session.order(BUY, "BTC-USD", "0.01", price=50000, life_s=600)
+        order = await session.order(BUY, "BTC-USD", "0.01", price=50000, expires_in_s=600)
         await trading.agreed()
         fill = ExecutionReport(
             exec_id="thief",
@@ -45,15 +45,15 @@ async def test_a_fill_that_a_revoked_key_signed_is_no_fill_any_more(
             last_px=50_000 * 10**18,
             last_qty=10**16,
         )
-        stolen = forge(far.end, encode(fill))
-        far.end._connection.put(stolen.raw)  # type: ignore[union-attr]
+        stolen = forge(far.runner, encode(fill))
+        far.runner._connection.put(stolen.raw)  # type: ignore[union-attr]
         while not order.fills:  # noqa: ASYNC110
             await trio.sleep(0.01)
-        known = far.end.engine.record.delegation(1)
+        known = far.runner.protocol.record.delegation(1)
         assert known is not None
         now = session.party.clock.now_ns()
         revoked = {address_of(known.public_key): stolen.seq}
-        session.end._take(session.end.engine.learn_revocations({}, revoked, now))
+        session.runner._take(session.runner.protocol.learn_revocations({}, revoked, now))
         await trio.sleep(0.1)
         assert order.fills == ()
         assert not session.account.positions
@@ -63,11 +63,11 @@ async def test_a_solver_hears_that_a_revoked_key_was_used(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with market(tmp_path) as trading:
-        near, far = trading.session.end, trading.far.end
-        known = near.engine.record.delegation(0)
+        near, far = trading.session.runner, trading.far.runner
+        known = near.protocol.record.delegation(0)
         assert known is not None
-        seq = near.engine.record.head(0).seq + 1
-        far._take(far.engine.learn_revocations({}, {address_of(known.public_key): seq}, 0))
+        seq = near.protocol.record.head(0).seq + 1
+        far._take(far.protocol.learn_revocations({}, {address_of(known.public_key): seq}, 0))
         await trading.session.order(BUY, "BTC-USD", "0.01", price=50000)
         await trio.sleep(1)
         assert [error.code for error in trading.maker.failures] == ["key-revoked"]

@@ -8,7 +8,7 @@ import trio
 from market import market
 from trio.testing import MockClock
 
-from psymm.api import BUY, QuoteAsked
+from psymm.api import BUY, IncomingQuoteRequest
 
 
 async def test_a_request_is_answered_while_it_is_on_its_way_to_the_disk_and_once(
@@ -18,7 +18,7 @@ async def test_a_request_is_answered_while_it_is_on_its_way_to_the_disk_and_once
         asked: list[str] = []
         inner = trading.maker.on_quote_request
 
-        async def counted(request: QuoteAsked) -> None:
+        async def counted(request: IncomingQuoteRequest) -> None:
             asked.append(request.request.quote_req_id)
             await inner(request)
 

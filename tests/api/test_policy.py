@@ -28,7 +28,7 @@ from psymm.api import (
 )
 from psymm.chain.deployment import TokenInfo
 from psymm.errors import (
-    MeetingRefused,
+    HandshakeRefused,
     NoSolver,
     PeerRefused,
     PolicyRefused,
@@ -37,7 +37,7 @@ from psymm.errors import (
     TokenDiffers,
     TokenUnnamed,
 )
-from psymm.session.turn import State
+from psymm.session.effects import SessionStatus
 from psymm.terms import (
     UNIT,
     Instrument,
@@ -380,7 +380,7 @@ def test_terms_are_told_in_a_solvers_words() -> None:
         assert part in words
 
 
-# --- at a meeting ------------------------------------------------------------------------------
+# --- at a handshake -----------------------------------------------------------------------------
 
 
 async def refused_by(stage: Scene, maker: Maker, **given: Any) -> PSymmError:
@@ -438,7 +438,7 @@ async def test_a_solver_says_how_much_free_disk_it_needs_to_take_a_trader(
         assert "disk" in str(refused)
         assert moves(stage) == 0
     async with market(tmp_path / "again", solver={"disk_floor": 0}) as trading:
-        assert trading.session.state is State.TRADING
+        assert trading.session.state is SessionStatus.TRADING
 
 
 async def test_a_trader_that_means_to_may_accept_more(
@@ -448,7 +448,7 @@ async def test_a_trader_that_means_to_may_accept_more(
     async with market(
         tmp_path, terms=dear, policy=TraderPolicy(open_fee="0.01", round_trip_fee="0.01")
     ) as trading:
-        assert trading.session.state is State.TRADING
+        assert trading.session.state is SessionStatus.TRADING
 
 
 async def test_an_instrument_that_the_policy_does_not_name_is_not_opened(
@@ -465,13 +465,13 @@ async def test_the_policy_is_not_asked_of_a_custody_that_goes_on(
     async with market(tmp_path) as trading:
         stage = trading.stage
         (held,) = await stage.trader.journal.custodies()
-        await trading.session.end.leave("for now")
+        await trading.session.runner.leave("for now")
         narrow = TraderPolicy(open_fee="0", round_trip_fee="0")
         async with connect(
             stage.trader, entry_of(stage), dial=stage.dial, resume=held, policy=narrow
         ) as again:
             assert again.policy is None
-            assert again.terms.hash == held.opening.terms_hash
+            assert again.terms.hash == held.agreement.terms_hash
 
 
 # --- discovery ---------------------------------------------------------------------------------
@@ -615,7 +615,7 @@ async def test_terms_that_were_shown_are_those_of_the_session(
             assert session.terms.hash == ranking.best.terms.hash
 
 
-# --- a solver's own ------------------------------------------------------------------------------
+# --- a solver's own -----------------------------------------------------------------------------
 
 
 async def test_a_solver_trades_with_whom_it_names(
@@ -650,13 +650,13 @@ async def test_a_solver_asks_before_it_trades(tmp_path: Path, autojump_clock: Mo
 def test_a_solver_bounds_what_it_trades_against_and_what_it_puts_up() -> None:
     terms, ours, trader = make_terms(), 5_000_000_000, KeyWallet.generate().address
     policy = SolverPolicy(least=200, most=4_000, ratio="0.5", traders=[trader.lower()])
-    assert policy.put_up(terms, ours, trader, 1_000_000_001) == 500_000_000
-    assert policy.put_up(terms, ours, trader, 200_000_000) == 100_000_000
-    assert SolverPolicy(ratio=2).put_up(terms, ours, trader, 4_000_000_000) == ours
-    assert SolverPolicy(ratio=1).put_up(terms, ours, trader, 1) == terms.minimum(1)
+    assert policy.collateral_for(terms, ours, trader, 1_000_000_001) == 500_000_000
+    assert policy.collateral_for(terms, ours, trader, 200_000_000) == 100_000_000
+    assert SolverPolicy(ratio=2).collateral_for(terms, ours, trader, 4_000_000_000) == ours
+    assert SolverPolicy(ratio=1).collateral_for(terms, ours, trader, 1) == terms.minimum(1)
     for offered in (199_999_999, 4_000_000_001):
-        with pytest.raises(MeetingRefused):
-            policy.put_up(terms, ours, trader, offered)
+        with pytest.raises(HandshakeRefused):
+            policy.collateral_for(terms, ours, trader, offered)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from session_scene import CHAIN_ID, PSYMM, Scene, make_terms, scene
 
 from psymm._core import SecretKey, keccak256
 from psymm.api import BUY, Offer, best_solver, connect
-from psymm.chain.registry import Party as RegistryEntry
-from psymm.chain.registry import Role
+from psymm.chain.registry import RegistryEntry, Role
 from psymm.errors import (
     BadIntroduction,
     ClocksDiffer,
@@ -40,7 +39,7 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
-from psymm.session.meeting import DelegatedKey, Host
+from psymm.session.handshake import DelegatedKey, Host
 from psymm.session.transport import WebSocket, dial, listen
 from psymm.terms import UNIT, Terms
 from psymm.transcript.introduction import KEY_NS, key_message
@@ -266,7 +265,7 @@ async def test_prices_that_are_shown_to_be_chosen_are_not_ranked(
         assert [error.code for _, error in ranking.failures] == [code]
 
 
-async def test_terms_swapped_between_discovery_and_meeting_move_nothing(tmp_path: Path) -> None:
+async def test_terms_swapped_between_discovery_and_handshake_move_nothing(tmp_path: Path) -> None:
     async with rogue(tmp_path) as made:
         ranking = await best_solver(made.stage.trader, [made.entry], "BTC-USD", BUY)
         first, second = make_terms().instruments

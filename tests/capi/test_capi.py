@@ -244,7 +244,7 @@ def test_a_batch_is_read_from_every_kind_of_buffer(
     refusals = capi.verify_batch(
         kind(talk.keys[0]), kind(talk.digests[1]), kind(signatures[1]), threads=2
     )
-    assert refusals == [capi.Refusal(0, "bad-r")]
+    assert refusals == [capi.RecoverRefusal(0, "bad-r")]
 
 
 def test_a_key_that_is_no_point_refuses_the_call() -> None:
@@ -271,7 +271,7 @@ def test_buffers_of_frames_are_judged_each_by_itself(
     assert wrong.fault.index == 0
     assert mixed.digests == talk.digests[0]
     length = len(first_of_each[0])
-    assert mixed.fault == capi.Place("bad-signature", 1, length, length, 1, 1)
+    assert mixed.fault == capi.FaultPlace("bad-signature", 1, length, length, 1, 1)
     assert short.fault is not None
     assert (short.fault.code, short.fault.offset) == ("truncated", len(buffers[3]))
 

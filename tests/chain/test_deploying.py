@@ -15,7 +15,7 @@ import pytest
 import trio
 from odd_tokens import put_token
 
-import psymm.chain.keeper
+import psymm.chain.reaper
 from psymm.chain import deployment as deployments
 from psymm.chain.artifacts import anvil_program
 from psymm.chain.checking import check
@@ -120,7 +120,7 @@ async def test_a_no_when_the_cost_is_shown_leaves_nothing_behind(
 async def anvil(*options: str) -> AsyncIterator[tuple[Rpc, Chain]]:
     """A development chain of other rules than `open_devnet` gives."""
     command = [
-        sys.executable, "-I", str(psymm.chain.keeper.__file__), "Listening on",
+        sys.executable, "-I", str(psymm.chain.reaper.__file__), "Listening on",
         str(anvil_program()), "--host=127.0.0.1", "--port=0", f"--chain-id={CHAIN_ID}",
         "--accounts=1", *options,
     ]  # fmt: skip

@@ -89,7 +89,7 @@ async def test_missing_tools_say_what_to_run(
     assert str(tmp_path) in missing.value.looked_in
 
 
-async def test_a_keeper_that_is_told_to_stop_takes_its_chain_along() -> None:
+async def test_a_reaper_that_is_told_to_stop_takes_its_chain_along() -> None:
     async with open_devnet() as one:
         os.kill(one.pid, signal.SIGTERM)
         assert await gone(one.url)

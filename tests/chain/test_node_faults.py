@@ -67,7 +67,7 @@ async def lost(rpc: Faulty, method: str, params: tuple[object, ...]) -> Any:
     return answer
 
 
-async def garbled(rpc: Faulty, method: str, params: tuple[object, ...]) -> Any:
+async def malformed(rpc: Faulty, method: str, params: tuple[object, ...]) -> Any:
     """It takes the transaction and never says so."""
     if rpc.asked.count(method) == 1:
         await rpc.truly(method, params)
@@ -106,7 +106,7 @@ async def test_a_transaction_that_the_node_took_is_sent_once_whatever_it_answers
 async def test_a_node_that_never_confirms_leaves_the_hash_and_one_nonce(devnet: Devnet) -> None:
     payer, payee = await devnet.new_account(), KeyWallet.generate().address
     looks = ("eth_getTransactionReceipt", "eth_getTransactionByHash")
-    async with Faulty(devnet.url, (SEND, *looks), garbled) as rpc:
+    async with Faulty(devnet.url, (SEND, *looks), malformed) as rpc:
         chain = Chain(rpc, 31337, poll_s=0.01)
         with pytest.raises(TransactionPending, match="not confirmed yet") as pending:
             await chain.transact(payer, payee, b"", value_wei=7, timeout_s=2)

@@ -17,8 +17,8 @@ from psymm.chain.errors import Reverted, TransactionPending
 from psymm.chain.outbox import SETTLED, Outbox, OutboxInvalid
 from psymm.chain.registry import Registry, Role
 from psymm.chain.transactions import Chain
-from psymm.cli.home import Home
-from psymm.cli.site import open_site
+from psymm.cli.chain_context import open_chain_context
+from psymm.cli.data_dir import DataDir
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -80,11 +80,11 @@ async def test_what_a_reorganisation_took_is_sent_again_in_its_order_by_another_
 
 async def test_the_next_command_hands_it_over_again(place: Place, tmp_path: Path) -> None:
     place.put.save(tmp_path / "d.json")
-    home, owner = Home(tmp_path / "home"), place.owner
-    async with open_site(home, tmp_path / "d.json", place.net.url) as site:
+    home, owner = DataDir(tmp_path / "home"), place.owner
+    async with open_chain_context(home, tmp_path / "d.json", place.net.url) as site:
         await site.registry.revoke_key(owner, KEY, 7)
     await place.go_back(2)
-    async with open_site(home, None, None) as site:
+    async with open_chain_context(home, None, None) as site:
         assert await site.registry.revocation(owner.address, KEY) is not None
 
 

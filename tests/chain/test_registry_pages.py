@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from psymm.chain.registry import Party, Registry, Role, in_turn
+from psymm.chain.registry import Registry, RegistryEntry, Role, in_turn
 from psymm.sockets.dialling import IN_ALL
 
 
 def test_whom_to_ask_first() -> None:
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)]
+    parties = [
+        RegistryEntry(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)
+    ]
     served = parties[7_777].account
     order = in_turn(parties, [served])
     assert order[0].account == served
@@ -20,9 +22,9 @@ def test_whom_to_ask_first() -> None:
 class Paged(Registry):
     """A registry of ten thousand, of which somebody leaves whenever it is read."""
 
-    def __init__(self, parties: list[Party]) -> None:
+    def __init__(self, parties: list[RegistryEntry]) -> None:
         self._parties = parties
-        self._states: dict[bytes, list[Party]] = {}
+        self._states: dict[bytes, list[RegistryEntry]] = {}
         self.reads = 0
         self.chain = self  # type: ignore[assignment]  # it gives blocks, too
         self._block = 0
@@ -36,9 +38,9 @@ class Paged(Registry):
         self._states[self.hash] = list(self._parties)
         return self
 
-    def _party(self, raw: tuple[object, ...]) -> Party:
+    def _party(self, raw: tuple[object, ...]) -> RegistryEntry:
         party = raw[1]
-        assert isinstance(party, Party)
+        assert isinstance(party, RegistryEntry)
         return party
 
     async def read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
@@ -55,14 +57,18 @@ class Paged(Registry):
 
 
 async def test_who_leaves_between_two_pages_hides_nobody() -> None:
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)]
+    parties = [
+        RegistryEntry(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)
+    ]
     registry = Paged(list(parties))
     found = [one.account async for one in registry.list(Role.RELAYER)]
     assert found == [party.account for party in parties]
 
 
 async def test_a_registry_of_ten_thousand_is_not_read_to_its_end() -> None:
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)]
+    parties = [
+        RegistryEntry(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)
+    ]
     registry = Paged(list(parties))
     found = await registry.candidates(Role.RELAYER)
     assert registry.reads <= 6
@@ -75,6 +81,8 @@ async def test_a_registry_of_impossible_length_is_read_all_the_same() -> None:
         async def read(self, name: str, *values: object, block: bytes | str = "latest") -> object:
             return 1 << 255 if name == "count" else await super().read(name, *values, block=block)
 
-    parties = [Party(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)]
+    parties = [
+        RegistryEntry(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(950)
+    ]
     found = await Endless(parties).candidates(Role.RELAYER)
     assert len(found) == 100

@@ -206,7 +206,7 @@ async def test_two_nodes_are_needed_that_agree() -> None:
         Rpc("http://127.0.0.1:1", agree=True)
 
 
-# --- heads and lists without end ------------------------------------------------------------------
+# --- heads and lists without end ----------------------------------------------------------------
 
 
 class Endless(Several):

@@ -17,16 +17,16 @@ from click.testing import CliRunner
 
 from psymm._core import SecretKey
 from psymm.api import Indicative, Offer, Ranking, SolverPolicy, TraderPolicy, round_trip
-from psymm.chain.registry import Party, Role
+from psymm.chain.registry import RegistryEntry, Role
 from psymm.cli.choice import Choice
-from psymm.cli.exits import CommandError
+from psymm.cli.exit_status import CommandError
 from psymm.cli.output import Screen
 from psymm.cli.policy import load_policy, solver_policy
 from psymm.cli.scenario import Step, Trading, single_trades
 from psymm.cli.trade import trade
 from psymm.errors import NoSolver, PolicyRefused
 from psymm.messages import Side
-from psymm.terms import UNIT, Chain, Collateral, Instrument, Rates, Tariff, Terms
+from psymm.terms import UNIT, ChainRef, CollateralTerms, Instrument, Rates, Tariff, Terms
 
 TOKEN = "0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"
 RATES = Rates(cva=UNIT // 200, lf=UNIT // 200, mm=UNIT // 50)
@@ -46,17 +46,17 @@ def terms(**changes: Any) -> Terms:
         feed="X",
     )
     return Terms(
-        chain=Chain(id=31337, psymm=TOKEN, registry=TOKEN),
-        collateral=Collateral(token=TOKEN, decimals=6, trader_minimum=1, solver_minimum=1),
+        chain=ChainRef(id=31337, psymm=TOKEN, registry=TOKEN),
+        collateral=CollateralTerms(token=TOKEN, decimals=6, trader_minimum=1, solver_minimum=1),
         instruments=(replace(each, **changes),),
         end_date=1_900_000_000 * 10**9,
         tariff=Tariff(relayer_cap=50_000),
     )
 
 
-def party(at: int) -> Party:
+def party(at: int) -> RegistryEntry:
     key = SecretKey.generate()
-    return Party(key.address, Role.SOLVER, f"wss://solver{at}.example/", key.public_key, 0)
+    return RegistryEntry(key.address, Role.SOLVER, f"wss://solver{at}.example/", key.public_key, 0)
 
 
 # --- limits as a file --------------------------------------------------------------------------
@@ -123,19 +123,19 @@ def test_a_share_out_of_form_is_a_matter_of_usage() -> None:
 
 
 class Solvers:
-    """A dealer that knows some solvers."""
+    """A client that knows some solvers."""
 
-    def __init__(self, *entries: Party) -> None:
+    def __init__(self, *entries: RegistryEntry) -> None:
         self.entries = list(entries)
 
-    async def solvers(self) -> list[Party]:
+    async def solvers(self) -> list[RegistryEntry]:
         return self.entries
 
-    async def solver(self, account: str) -> Party:
+    async def solver(self, account: str) -> RegistryEntry:
         return next(one for one in self.entries if one.account == account)
 
 
-def offer(entry: Party, made: Terms, bid: str, ask: str) -> Offer:
+def offer(entry: RegistryEntry, made: Terms, bid: str, ask: str) -> Offer:
     indicative = Indicative("X", Decimal(bid), Decimal(ask))
     cost = round_trip(made.instruments[0], Side.BUY, 1, bid, ask)
     return Offer(entry, made, indicative, Decimal(ask), Decimal(ask), cost)
@@ -154,9 +154,9 @@ async def chosen(
     monkeypatch.setattr("psymm.api.trader.best_solver", answer)
     out = io.StringIO()
     entries = [one.entry for one in ranking.offers]
-    dealer: Any = Solvers(*entries)
+    client: Any = Solvers(*entries)
     yield (
-        Choice(Screen(as_json, out), dealer, TraderPolicy(token=TOKEN), "2000", None, False),
+        Choice(Screen(as_json, out), client, TraderPolicy(token=TOKEN), "2000", None, False),
         out,
         asked,
     )
@@ -214,7 +214,7 @@ async def test_a_solver_that_was_named_and_will_not_do_says_why(
             await choice.make(single_trades(["X=1"], [], 0), best.entry.account)
 
 
-# --- the quote -----------------------------------------------------------------------------------
+# --- the quote ----------------------------------------------------------------------------------
 
 
 class Session:

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transcript"))
 from custody_scene import Signers
 
 from psymm.cli.custodies import chosen
-from psymm.cli.exits import CommandError
+from psymm.cli.exit_status import CommandError
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.journal import open_journal
-from psymm.transcript.opening import SOLVER, TRADER
 
 CUSTODY = Signers().opening.custody.hex()
 
@@ -36,7 +36,7 @@ async def test_a_custody_is_named_by_the_start_of_its_id_and_by_the_side_that_on
     async with open_journal(tmp_path / "journal.db") as journal:
         await journal.open_custody(signers.opening, SOLVER, signers.now_ns)
         if found:
-            assert (await chosen(journal, start, lane)).opening == signers.opening
+            assert (await chosen(journal, start, lane)).agreement == signers.opening
         else:
             with pytest.raises(CommandError, match="0 custodies of the journal") as refused:
                 await chosen(journal, start, lane)

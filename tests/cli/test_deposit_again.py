@@ -47,7 +47,7 @@ class Home:
     async def run(
         self, *arguments: str, heard: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        return await self.trader.run(*self._placed(arguments), heard=heard)
+        return await self.trader.run(*self._placed(arguments), on_event=heard)
 
     async def killed(self, fault: str, on: frozenset[str], *arguments: str) -> None:
         """A command that is killed as soon as a fault has met one of its calls."""

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from psymm.cli.exits import CommandError
+from psymm.cli.exit_status import CommandError
 from psymm.cli.feed import NS, ONE, ConstantFeed, ReplayFeed, load_series, parse_price
 
 FIRST, LAST = date(2018, 10, 1), date(2018, 12, 31)

@@ -273,7 +273,7 @@ EMPTY = (
     "key list",
     "key revoke --custody 0x12",
     "journal check",
-    "journal mend",
+    "journal repair",
     "journal backup there.db",
     "journal archive --custody 0x12 there.psymm",
     "journal prune --custody 0x12 --yes",
@@ -406,7 +406,7 @@ MAKER = """
 token = "pUSD"
 trader_minimum = "1000"
 solver_minimum = "1000"
-put_up = "5000"
+collateral = "5000"
 relayer_cap = "1"
 end_date = 2030-01-01
 spread_bps = "10"

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transcript"))
 from custody_scene import Signers
 
 from psymm.messages import Heartbeat
+from psymm.transcript.agreement import TRADER
 from psymm.transcript.journal import open_journal
-from psymm.transcript.opening import TRADER
 
 
 @pytest.fixture

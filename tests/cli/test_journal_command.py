@@ -1,4 +1,4 @@
-"""`psymm journal`: what is missing is named, a backup is made, and the peer mends the rest."""
+"""`psymm journal`: what is missing is named, a backup is made, and the peer repairs the rest."""
 
 # ruff: noqa: S608  (statements that damage a journal are put together here)
 
@@ -25,9 +25,9 @@ from test_resume import Lives, resumed
 
 from psymm.errors import SessionClosed
 from psymm.keystores import seal_keystore
+from psymm.session.effects import SessionStatus
 from psymm.session.trader import dialer
-from psymm.session.turn import State
-from psymm.transcript.opening import SOLVER, TRADER
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader
 
 
@@ -43,8 +43,8 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lives, Path]:
         made.append(lives)
 
         async def work(stage: Scene) -> None:
-            await stage.heard.state(State.TRADING)
-            await stage.desk.listeners[0].state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
+            await stage.desk.listeners[0].state(SessionStatus.TRADING)
             order = await stage.order("o1")
             await stage.report("e1", order)
             await stage.agreed()
@@ -67,7 +67,7 @@ def present() -> SceneClock:
 
 @pytest.fixture
 def home(traded: tuple[Lives, Path], tmp_path: Path) -> Path:
-    """A trader's home; the journal's tally has its place beside it."""
+    """A trader's home; the journal's high-water mark has its place beside it."""
     return home_of(traded, TRADER, tmp_path / "home")
 
 
@@ -108,7 +108,7 @@ def test_a_whole_journal_is_said_to_be_whole(home: Path) -> None:
     ran = journal("check", home)
     assert (ran.code, ran.last["ok"], ran.last["custodies"]) == (0, True, 1)
     (custody,) = lines(ran, "custody")
-    assert (custody["standing"], custody["missing"]) == ("whole", [])
+    assert (custody["health"], custody["missing"]) == ("complete", [])
     assert "every signature stands" in psymm("journal", "check", "--home", str(home)).out
 
 
@@ -148,34 +148,34 @@ def test_a_backup_is_made_and_known_as_one_and_nothing_is_overwritten(
     checked = journal("check", home, str(target))
     assert (checked.code, checked.last["backupTime"]) == (0, ran.last["time"])
     (held,) = lines(checked, "custody")
-    assert (held["standing"], held["heads"]) == ("restored", custody["heads"])
+    assert (held["health"], held["heads"]) == ("read-only", custody["heads"])
     before = target.read_bytes()
     assert journal("backup", home, str(target)).code == 7
     assert target.read_bytes() == before
 
 
-def test_a_whole_journal_needs_no_mending(home: Path) -> None:
-    ran = journal("mend", home)
-    assert (ran.code, ran.last["mended"]) == (0, False)
+def test_a_whole_journal_needs_no_repairing(home: Path) -> None:
+    ran = journal("repair", home)
+    assert (ran.code, ran.last["repaired"]) == (0, False)
     assert sorted(os.listdir(home)) == ["journal.db", "journal.db.lock", "keystore.json"]
 
 
-def test_a_backup_mends_what_it_holds_and_the_damaged_file_is_kept(
+def test_a_backup_repairs_what_it_holds_and_the_damaged_file_is_kept(
     home: Path, tmp_path: Path
 ) -> None:
     assert journal("backup", home, str(tmp_path / "backup.db")).code == 0
     changed(home, "DELETE FROM frames WHERE arrival BETWEEN 4 AND 6")
     damaged = (home / "journal.db").read_bytes()
-    ran = journal("mend", home, "--offline")
+    ran = journal("repair", home, "--offline")
     assert (ran.code, error(ran)["code"]) == (7, "still-missing")
-    (aside,) = lines(ran, "aside")
+    (aside,) = lines(ran, "damaged-file")
     assert Path(str(aside["file"])).read_bytes() == damaged
-    ran = journal("mend", home, "--offline", "--from", str(tmp_path / "backup.db"))
-    assert (ran.code, ran.last["whole"]) == (0, 1)
+    ran = journal("repair", home, "--offline", "--from", str(tmp_path / "backup.db"))
+    assert (ran.code, ran.last["complete"]) == (0, 1)
     assert journal("check", home).code == 0
 
 
-def test_a_journal_that_is_in_use_is_not_mended(home: Path) -> None:
+def test_a_journal_that_is_in_use_is_not_repaired(home: Path) -> None:
     changed(home, "DELETE FROM heads")
     holder = (
         "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.flock(f, fcntl.LOCK_EX);"
@@ -188,25 +188,25 @@ def test_a_journal_that_is_in_use_is_not_mended(home: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        ran = journal("mend", home)
+        ran = journal("repair", home)
         assert (ran.code, error(ran)["code"]) == (7, "journal-locked")
         process.communicate()
 
 
-def test_without_its_tally_a_journal_is_mended_but_signs_no_more(home: Path) -> None:
+def test_without_its_mark_a_journal_is_repaired_but_signs_no_more(home: Path) -> None:
     changed(home, "DELETE FROM frames WHERE arrival BETWEEN 4 AND 6")
     (home / "journal.db.lock").unlink()
-    ran = journal("mend", home, "--offline")
-    assert (ran.code, ran.last["whole"], ran.last["restored"]) == (0, 0, 1)
+    ran = journal("repair", home, "--offline")
+    assert (ran.code, ran.last["complete"], ran.last["readOnly"]) == (0, 0, 1)
 
 
 # --- from the peer ------------------------------------------------------------------------------
 
 
-async def run_mend(home: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+async def run_repair(home: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
     return await trio.run_process(
         [
-            *(sys.executable, "-m", "psymm", "journal", "mend", "--json", "--home", str(home)),
+            *(sys.executable, "-m", "psymm", "journal", "repair", "--json", "--home", str(home)),
             *("--password-fd", "0"),
             *options,
         ],
@@ -235,7 +235,7 @@ def both(traded: tuple[Lives, Path], tmp_path: Path, work: Callable[[Scene], obj
 
 async def whole(home: Path) -> bool:
     async with open_journal_reader(home / "journal.db") as reader:
-        return [one.standing for one in await reader.custodies()] == ["whole"]
+        return [one.health for one in await reader.custodies()] == ["complete"]
 
 
 def test_a_trader_gets_both_lanes_back_from_its_solver(
@@ -248,9 +248,9 @@ def test_a_trader_gets_both_lanes_back_from_its_solver(
         port = await stage.nursery.start(stage.server.serve, "127.0.0.1", 0)
         stage.client.leave(SessionClosed())
         changed(home, f"UPDATE custodies SET endpoint = 'ws://127.0.0.1:{port}'")
-        ran = await run_mend(home)
+        ran = await run_repair(home)
         assert ran.returncode == 0, ran
-        assert json.loads(ran.stdout.splitlines()[-1])["whole"] == 1
+        assert json.loads(ran.stdout.splitlines()[-1])["complete"] == 1
         assert await whole(home)
 
     (tmp_path / "peers").mkdir()
@@ -271,9 +271,9 @@ def test_a_solver_gets_both_lanes_back_from_a_trader_that_returns(
         client = stage.new_client(resume=held)
         client._dial = dialer(f"ws://127.0.0.1:{port}")
         stage.nursery.start_soon(client.run)
-        ran = await run_mend(home, "--listen", f"127.0.0.1:{port}", "--wait", "600")
+        ran = await run_repair(home, "--listen", f"127.0.0.1:{port}", "--wait", "600")
         assert ran.returncode == 0, ran
-        assert json.loads(ran.stdout.splitlines()[-1])["whole"] == 1
+        assert json.loads(ran.stdout.splitlines()[-1])["complete"] == 1
         assert await whole(home)
 
     (tmp_path / "peers").mkdir()
@@ -288,9 +288,9 @@ def test_a_peer_that_cannot_be_reached_leaves_what_came_and_is_asked_again(
         "DELETE FROM frames WHERE arrival > 3",
         f"UPDATE custodies SET endpoint = 'ws://127.0.0.1:{free_port()}'",
     )
-    ran = journal("mend", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))
+    ran = journal("repair", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))
     assert (ran.code, error(ran)["code"]) == (7, "still-missing")
     assert lines(ran, "not-yet")[0]["code"] == "unreachable"
-    again = journal("mend", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))
-    assert lines(again, "aside") == []
+    again = journal("repair", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))
+    assert lines(again, "damaged-file") == []
     assert again.code == 7

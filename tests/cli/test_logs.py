@@ -92,12 +92,12 @@ def record(event: str, custody: str) -> logging.LogRecord:
 def test_one_custody_that_provokes_an_event_for_ever_leaves_few_lines_and_their_number() -> None:
     now = 0.0
     allowance = Allowance(lambda: now)
-    written = sum(allowance.filter(record("garbled", "aa")) for _ in range(10_000))
+    written = sum(allowance.filter(record("malformed", "aa")) for _ in range(10_000))
     assert written == CUSTODY_BURST
-    assert allowance.filter(record("garbled", "bb")), "another custody's line still comes"
+    assert allowance.filter(record("malformed", "bb")), "another custody's line still comes"
     assert allowance.filter(record("stopped", "aa")), "and so does its own of another event"
     now = 3600.0
-    last = record("garbled", "aa")
+    last = record("malformed", "aa")
     assert allowance.filter(last)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from psymm.chain.deployment import Deployment, TokenInfo
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.feed import NS, ONE
 from psymm.cli.market import Style, load_market
 
@@ -14,7 +14,7 @@ GOOD = """
 token = "pUSD"
 trader_minimum = "1000"
 solver_minimum = "2000"
-put_up = "5000"
+collateral = "5000"
 trader_reserve = "50"
 relayer_cap = "1"
 end_date = 2030-01-01
@@ -63,7 +63,7 @@ def test_a_configuration_gives_terms_in_token_units_and_scaled_rates(tmp_path: P
     assert terms.reserve(1) == 0
     assert [one.symbol for one in terms.instruments] == ["SPX", "WTI"]
     assert terms.instruments[1].trader.mm == ONE // 20
-    assert market.put_up == 5000 * 10**6
+    assert market.collateral == 5000 * 10**6
     assert market.style.quote_life_ns == 20 * NS
     assert market.feed.says("WTI", 0) == "wti DCOILWTICO of 2018-10-01"
 
@@ -78,8 +78,8 @@ def test_the_same_configuration_gives_the_same_terms_whenever_it_is_read(tmp_pat
     ("old", "new", "named"),
     [
         ('token = "pUSD"', "", "token"),
-        ('put_up = "5000"', 'put_up = "1"', "put_up"),
-        ('put_up = "5000"', "put_up = 5000", "put_up"),
+        ('collateral = "5000"', 'collateral = "1"', "collateral"),
+        ('collateral = "5000"', "collateral = 5000", "collateral"),
         ("end_date = 2030-01-01", 'end_date = "soon"', "end_date"),
         ('spread_bps = "10"', 'spread_bps = "0"', "spread_bps"),
         ('spread_bps = "10"', 'spread_bps = "10"\nspeed = "2"', "speed"),

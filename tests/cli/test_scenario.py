@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.scenario import Step, load_scenario, single_trades
 
 GOOD = """

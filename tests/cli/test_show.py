@@ -34,9 +34,9 @@ from psymm.messages import (
     Side,
 )
 from psymm.terms import UNIT
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.file import encode_file, export
 from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.opening import Opening
 from psymm.wallet import KeyWallet, save_keystore
 
 HOSTILE = "q\x1b[2J\u202e"
@@ -60,7 +60,7 @@ async def session(stage: Scene, file: Path) -> None:
     sign_unchecked(stage.far, unknown)
     await trio.sleep(3)
     fall_silent(stage.far)
-    order = await stage.order("o4", side=Side.SELL, life_s=5)
+    order = await stage.order("o4", side=Side.SELL, expires_in_s=5)
     await trio.sleep(20)
     fill = ExecutionReport(
         exec_id="e4",
@@ -76,7 +76,7 @@ async def session(stage: Scene, file: Path) -> None:
     cancel = OrderCancelRequest(cl_ord_id="c1", orig_cl_ord_id="o1")
     sign_unchecked(stage.near, cancel)
     await desk.message(OrderCancelRequest)
-    await export(stage.trader.journal, stage.near.opening.custody, file)
+    await export(stage.trader.journal, stage.near.agreement.custody, file)
 
 
 PASSWORD = "a password"
@@ -221,7 +221,7 @@ def test_a_file_whose_payloads_are_noise_is_shown_all_the_same(tmp_path: Path) -
 def test_a_file_that_cannot_be_read_is_named_with_the_byte(shown: Path, tmp_path: Path) -> None:
     raw = shown.read_bytes()
     terms = Writer(7).opening
-    strange = Opening(
+    strange = CustodyAgreement(
         terms.chain_id, terms.contract, terms.trader, terms.solver, b"no terms", terms.salt
     )
     for name, content, reason in (
@@ -238,7 +238,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_byte(shown: Path, tmp_path
         assert reason in json.dumps(error), error
 
 
-# --- journals -------------------------------------------------------------------------------------
+# --- journals -----------------------------------------------------------------------------------
 
 
 class Notebook:
@@ -367,7 +367,7 @@ async def lines_settled() -> None:
     await trio.sleep(0.3)
 
 
-async def test_a_journal_that_is_replaced_by_a_mended_one_is_followed_on(tmp_path: Path) -> None:
+async def test_a_journal_that_is_replaced_by_a_repaired_one_is_followed_on(tmp_path: Path) -> None:
     notebook = Notebook(tmp_path)
     async with notebook.journal() as journal:
         await notebook.write(journal, 4)
@@ -411,7 +411,7 @@ async def test_a_chain_fact_that_was_changed_in_the_journal_is_named(
     async with notebook.journal() as journal:
         await notebook.write(journal, 2)
         (held,) = await journal.custodies()
-        await journal.keep_fact(held.opening.custody, fact)
+        await journal.keep_fact(held.agreement.custody, fact)
     ran = show("--home", str(tmp_path), "--custody", "", "--json")
     error = ran.last["error"]
     assert isinstance(error, dict)

@@ -35,7 +35,7 @@ MAKER = f"""
 token = "pUSD"
 trader_minimum = "1000"
 solver_minimum = "1000"
-put_up = "5000"
+collateral = "5000"
 relayer_cap = "1"
 end_date = {(datetime.now(UTC) + timedelta(days=300)).date()}
 spread_bps = "10"
@@ -169,7 +169,7 @@ async def test_refusals_move_nothing_and_what_ends_early_goes_on_by_the_command_
 
         code, answer = await run(*trade(tmp_path, "--buy", "X=10"))
         assert (code, code_of(answer)) == (5, "no-solver")
-        config.write_text(MAKER.replace('put_up = "5000"', 'put_up = "90000000"'))
+        config.write_text(MAKER.replace('collateral = "5000"', 'collateral = "90000000"'))
         async with _relayer(stage, url, relayer), _service(*serving):
             code, answer = await run(*trade(tmp_path, "--buy", "X=1"))
             assert (code, code_of(answer)) == (1, "peer-refused"), answer

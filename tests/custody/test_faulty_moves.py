@@ -115,7 +115,7 @@ async def test_a_deposit_through_a_faulty_node_is_made_once(
         done = ["deposit"] if permit else ["approve", "deposit"]
         moves = await vault.store.moves()
         assert [(move.purpose, move.status) for move in moves] == [(one, DONE) for one in done]
-        await vault.heard()
+        await vault.acknowledge_ended()
     async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
         again = Chain(rpc, 31337, poll_s=0.02)
         async with await open_vault(alice, deployment, again, home=tmp_path) as vault:

@@ -36,7 +36,7 @@ async def test_every_deposit_is_on_chain_and_recorded_or_neither(
     devnet: Devnet, deployment: Deployment, token: str, funded_wallet, tmp_path: Path, room: int
 ) -> None:
     wallet = await funded_wallet(units=40 * AMOUNT)
-    purse = Token(devnet.chain, token)
+    funds = Token(devnet.chain, token)
     vault = await open_vault(wallet, deployment, devnet.chain, home=tmp_path)
     async with vault:
         await vault.deposit(wallet, token, AMOUNT)
@@ -45,7 +45,7 @@ async def test_every_deposit_is_on_chain_and_recorded_or_neither(
             await until_full(vault, wallet, token)
     async with await open_vault(wallet, deployment, devnet.chain, home=tmp_path) as vault:
         await vault.resume()
-        spent = 40 * AMOUNT - await purse.balance(wallet.address)
+        spent = 40 * AMOUNT - await funds.balance(wallet.address)
         balance = await vault.balance(token)
         assert balance.available == spent
         assert 0 < spent < 40 * AMOUNT

@@ -8,7 +8,7 @@ import pytest
 from kms_signer import kms_wallet
 
 from psymm._core import SecretKey
-from psymm.api import open_dealer
+from psymm.api import open_client
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.custody.errors import StoreForeign
@@ -40,16 +40,16 @@ async def test_a_key_services_notes_are_spent_and_found_again_with_its_secrets_k
     first = await wallet()
     await devnet.rpc.call("anvil_setBalance", first.address, hex(10**20))
     await minting(devnet, deployment, first.address, 100)
-    async with open_dealer(first, deployment, devnet.url, home, direct=True) as dealer:
+    async with open_client(first, deployment, devnet.url, home, direct=True) as client:
         # The wallet itself pays: approval, deposit and withdrawal are its transactions.
-        await dealer.vault.deposit(first, token, 100)
+        await client.vault.deposit(first, token, 100)
         payee = KeyWallet.generate().address
-        await dealer.withdraw(token, 40, payee)
-        assert (await dealer.vault.balance(token)).available == 60
+        await client.withdraw(token, 40, payee)
+        assert (await client.vault.balance(token)).available == 60
 
     # The same home in another life; nothing was kept of the first one's signatures.
-    async with open_dealer(await wallet(), deployment, devnet.url, home) as dealer:
-        assert (await dealer.vault.balance(token)).available == 60
+    async with open_client(await wallet(), deployment, devnet.url, home) as client:
+        assert (await client.vault.balance(token)).available == 60
 
     # All files lost but the secrets key's.
     vault, found = await recover(

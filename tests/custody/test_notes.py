@@ -18,7 +18,7 @@ from psymm.chain.calls import CtaCall, CtcCall, call_from_json
 from psymm.chain.errors import CallInvalid
 from psymm.custody import notes
 from psymm.custody.errors import NoteInvalid
-from psymm.custody.notes import Custody, Note, Opening, sole_custody
+from psymm.custody.notes import Custody, Note, NoteOpening, sole_custody
 from psymm.wallet import KeyWallet
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -178,15 +178,15 @@ def test_an_opening_is_read_from_a_parsed_message_or_refused_by_field() -> None:
         "Commitment": opening.commitment, "Token": raw(opening.token), "Amount": 5,
         "Blinding": opening.blinding,
     }  # fmt: skip
-    assert Opening.from_typed(typed) == opening
+    assert NoteOpening.from_typed(typed) == opening
     for name, bad in (
         ("Commitment", bytes(31)), ("Blinding", b"\xff" * 32), ("Token", bytes(19)),
         ("Amount", "5"), ("Amount", True), ("Blinding", None),
     ):  # fmt: skip
         with pytest.raises(NoteInvalid):
-            Opening.from_typed({**typed, name: bad})
+            NoteOpening.from_typed({**typed, name: bad})
         with pytest.raises(NoteInvalid):
-            Opening.from_typed({key: value for key, value in typed.items() if key != name})
+            NoteOpening.from_typed({key: value for key, value in typed.items() if key != name})
 
 
 def test_custodies_and_notes_that_cannot_be_are_refused() -> None:

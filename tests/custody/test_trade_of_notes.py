@@ -27,7 +27,7 @@ from psymm.custody.notes import Custody
 from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.recovery import audit, recover, search
 from psymm.custody.sending import SendTerms
-from psymm.custody.settlement import Payee, Settlement, accept_settlement, propose_settlement
+from psymm.custody.settlement import Payee, PlannedSettlement, accept_settlement, propose_settlement
 from psymm.custody.store import BUSY, DONE, UNSPENT
 from psymm.wallet import KeyWallet
 
@@ -44,7 +44,7 @@ def a_custody(trader: KeyWallet, solver: KeyWallet) -> Custody:
 
 async def settled(
     trader: Vault, solver: Vault, custody: Custody, token: str, senders
-) -> Settlement:
+) -> PlannedSettlement:
     """Both fund, the trader wins 100 of the solver's, the solver proposes, the trader sends."""
     of_trader = (await trader.fund(custody, token, 600, senders)).note
     of_solver = (await solver.fund(custody, token, 2_000, senders)).note

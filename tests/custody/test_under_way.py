@@ -116,7 +116,7 @@ async def test_a_deposit_that_the_node_forgot_is_sent_again_as_the_same_bytes(
         assert (await vault.balance(place.token)).available == 40
         (done,) = await vault.ended()
         assert (done.status, done.tx_hash) == (DONE, tx_hash)
-        await vault.heard()
+        await vault.acknowledge_ended()
         assert await vault.ended() == []
     assert await place.nonce("latest") == before + 1
 
@@ -133,7 +133,7 @@ async def test_an_old_deposit_that_can_no_longer_happen_does_not_end_the_new_com
         (ended,) = await vault.ended()
         assert ended.status == FAILED
         assert "took the nonce" in ended.reason
-        await vault.heard()
+        await vault.acknowledge_ended()
         await vault.deposit(place.owner, place.token, 60)
         assert (await vault.balance(place.token)).available == 60
     # Cut off here, nobody was told of the new one either.
@@ -253,7 +253,7 @@ async def test_a_wrong_clock_of_this_machine_refuses_no_settlement(
             await vault.sign_settlement(settlement)
 
 
-# --- a second program on one wallet ---------------------------------------------------------------
+# --- a second program on one wallet -------------------------------------------------------------
 
 
 async def test_a_nonce_that_another_program_took_costs_no_second_deposit(place: Place) -> None:

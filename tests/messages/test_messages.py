@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psymm import messages
-from psymm.messages import Flow, JsonError, Message, Part
+from psymm.messages import Flow, GroupEntry, JsonError, Message
 from psymm.messages.wire import FieldRule, field_rules
 
 WORDS = st.text(
@@ -41,7 +41,7 @@ def _scalar(rule: FieldRule) -> st.SearchStrategy[object]:
     raise AssertionError(rule.wire.kind)
 
 
-def _values(cls: type[Message] | type[Part]) -> st.SearchStrategy[Message | Part]:
+def _values(cls: type[Message] | type[GroupEntry]) -> st.SearchStrategy[Message | GroupEntry]:
     made: dict[str, st.SearchStrategy[object]] = {}
     for rule in field_rules(cls):
         if rule.entries is not None and rule.entry is not None:
@@ -54,7 +54,7 @@ def _values(cls: type[Message] | type[Part]) -> st.SearchStrategy[Message | Part
     return st.builds(cls, **made)
 
 
-def _least(cls: type[Message] | type[Part]) -> dict[str, object]:
+def _least(cls: type[Message] | type[GroupEntry]) -> dict[str, object]:
     """A message's required fields with plain values, as Python attributes."""
     made: dict[str, object] = {}
     for rule in field_rules(cls):
@@ -231,7 +231,7 @@ def test_text_with_a_lone_surrogate_is_refused_rather_than_raising_something_els
 
 def test_a_blinding_never_shows_in_a_repr() -> None:
     blinding = bytes(range(32))
-    opening = messages.NoteOpening(
+    opening = messages.NoteOpeningEntry(
         commitment=bytes(32), blinding=blinding, token=bytes(20), amount=5
     )
     shown = repr(messages.NoteOpenings(openings=(opening,)))

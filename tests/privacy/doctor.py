@@ -19,7 +19,7 @@ from trading_floor import Pair, Party, Run
 from psymm._core import FIELD_MODULUS, LeanIMT
 from psymm.chain.calls import CtaCall, CtcCall
 from psymm.custody.notes import Note, sole_custody
-from psymm.observer import FIRST_WRITE_GAS, Move, Observation, sorted_out
+from psymm.observer import FIRST_WRITE_GAS, Observation, ObservedMove, sorted_out
 
 Edit = Callable[["Doctor"], None]
 
@@ -62,7 +62,7 @@ class Doctor:
     def change(self, tx: int, **values: object) -> None:
         self.transactions[tx] = replace(self.transactions[tx], **values)  # type: ignore[arg-type]
 
-    def move(self, tx: int) -> Move:
+    def move(self, tx: int) -> ObservedMove:
         (found,) = [move for move in self.seen.moves if move.tx == tx]
         return found
 

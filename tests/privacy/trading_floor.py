@@ -21,7 +21,16 @@ from pathlib import Path
 import trio
 
 from psymm._core import keccak256
-from psymm.api import BUY, Dealer, IncomingOrder, QuoteAsked, Session, Solver, connect, dealing
+from psymm.api import (
+    BUY,
+    Client,
+    IncomingOrder,
+    IncomingQuoteRequest,
+    Session,
+    Solver,
+    connect,
+    open_client_on,
+)
 from psymm.chain.artifacts import artifact
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, ETHER, Devnet, open_devnet
@@ -37,14 +46,14 @@ from psymm.relayer.store import Store
 from psymm.terms import (
     NANOSECONDS,
     UNIT,
-    Collateral,
+    CollateralTerms,
     Instrument,
     Rates,
     Tariff,
     Terms,
 )
-from psymm.terms import Chain as Place
-from psymm.transcript.opening import halves
+from psymm.terms import ChainRef as Place
+from psymm.transcript.agreement import halves
 from psymm.wallet import KeyWallet
 
 DEPOSIT = 1_000_000_000
@@ -105,7 +114,7 @@ class Desk:
 
     wallet: KeyWallet
     vault: Vault
-    dealer: Dealer
+    client: Client
     party: Party
 
 
@@ -126,7 +135,7 @@ class Maker(Solver):
 
     ask: Decimal = Decimal(0)
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         await request.quote(bid=self.ask - 20, ask=self.ask, valid_s=60)
 
     async def on_order(self, order: IncomingOrder) -> None:
@@ -157,10 +166,12 @@ async def run_pairs(count: int, seed: int, home: Path) -> Run:
                 return [one async for one in registry.list(Role.RELAYER)]
 
             sender = RelayerSender(vault.pool, listed, order="random", mined_timeout_s=300)  # type: ignore[arg-type]
-            dealer = await opened.enter_async_context(
-                dealing(wallet, vault, registry, sender.senders(), home / name / "journal.db")
+            client = await opened.enter_async_context(
+                open_client_on(
+                    wallet, vault, registry, sender.senders(), home / name / "journal.db"
+                )
             )
-            return Desk(wallet, vault, dealer, Party(wallet.address, wallet.public_key))
+            return Desk(wallet, vault, client, Party(wallet.address, wallet.public_key))
 
         traders = [await desk(f"trader{at}") for at in range(count)]
         solvers = [await desk(f"solver{at}") for at in range(count)]
@@ -182,12 +193,12 @@ async def run_pairs(count: int, seed: int, home: Path) -> Run:
             for at in solver_order:
                 table = tables[at]
                 hidden = 300_000_000 + lot.randrange(10_000_000, 90_000_000)
-                maker = Maker(table.solver.dealer, table.terms, collateral=Decimal(hidden) / 10**6)
+                maker = Maker(table.solver.client, table.terms, collateral=Decimal(hidden) / 10**6)
                 maker.ask = Decimal(lot.randrange(490_001, 509_999)) / 10
                 makers[at] = maker
                 table.pair.numbers["solver's collateral"] = hidden
                 port = await nursery.start(maker.serve, "127.0.0.1", 0)
-                await table.solver.dealer.announce(f"ws://127.0.0.1:{port}/", table.solver.wallet)
+                await table.solver.client.announce(f"ws://127.0.0.1:{port}/", table.solver.wallet)
             await all_at_once(
                 lot, [partial(trade, table, makers[at], lot) for at, table in enumerate(tables)]
             )
@@ -229,18 +240,18 @@ async def trade(table: Table, maker: Maker, lot: random.Random) -> None:
     part = Decimal(lot.randrange(21, 60)) / 10_000
     prices = [maker.ask + Decimal(lot.randrange(-9999, 9999)) / 10 for _ in range(2)]
     pair = table.pair
-    entry = await table.trader.dealer.solver(pair.solver.address)
+    entry = await table.trader.client.solver(pair.solver.address)
     async with connect(
-        table.trader.dealer, entry, collateral=Decimal(hidden) / 10**6, timeout_s=1_500
+        table.trader.client, entry, collateral=Decimal(hidden) / 10**6, timeout_s=1_500
     ) as session:
         quote = await session.request_quote("BTC-USD", quantity, BUY, timeout_s=60)
-        order = await session.order(BUY, "BTC-USD", quantity, quote=quote, life_s=600)
+        order = await session.order(BUY, "BTC-USD", quantity, quote=quote, expires_in_s=600)
         assert (await order.result()).status == "filled"
         (held,) = session.positions
         pair.secrets["position id"] = bytes.fromhex(held.position_id[2:])
         for amount, price in ((part, prices[0]), (quantity - part, prices[1])):
             (held,) = session.positions
-            closed = await session.close(held, price=price, quantity=amount, life_s=600)
+            closed = await session.close(held, price=price, quantity=amount, expires_in_s=600)
             assert (await closed.result()).status == "filled"
         keep(pair, session, hidden, [maker.ask, *prices], [quantity, part, quantity - part])
         settled = await session.settle()
@@ -253,11 +264,11 @@ async def trade(table: Table, maker: Maker, lot: random.Random) -> None:
 def keep(
     pair: Pair, session: Session, hidden: int, prices: list[Decimal], quantities: list[Decimal]
 ) -> None:
-    account, opening = session.account, session.end.opening
-    pair.secrets["custody id"] = opening.custody
-    pair.secrets["salt"] = opening.salt
-    pair.secrets["terms hash"] = opening.terms_hash
-    pair.secrets["terms' halves, high"] = halves(opening.terms_hash)[0]
+    account, agreement = session.account, session.runner.agreement
+    pair.secrets["custody id"] = agreement.custody
+    pair.secrets["salt"] = agreement.salt
+    pair.secrets["terms hash"] = agreement.terms_hash
+    pair.secrets["terms' halves, high"] = halves(agreement.terms_hash)[0]
     pair.secrets["account hash"] = account.hash
     pair.numbers["trader's collateral"] = hidden
     for lane, payout in enumerate(account.payouts):
@@ -276,7 +287,7 @@ async def withdraw(one: Desk, amount: int) -> None:
     place = KeyWallet.generate().address
     one.party.recipients.append(place)
     token = one.vault.deployment.tokens[0].address
-    await one.dealer.withdraw(token, amount, place)
+    await one.client.withdraw(token, amount, place)
 
 
 async def write_down(table: Table, observation: Observation) -> None:
@@ -309,7 +320,7 @@ async def write_down(table: Table, observation: Observation) -> None:
             "sole custody": sole_custody(party.public_key).id,
             "hash of the address": keccak256(bytes.fromhex(party.address[2:])),
         }
-        journal = one.dealer.journal
+        journal = one.client.journal
         for seq, key in await journal.session_keys(opening):
             party.secrets[f"session key {seq}"] = key.expose_secret_bytes()
             party.secrets[f"public session key {seq}"] = key.public_key
@@ -323,7 +334,7 @@ def terms_of(deployment: Deployment, at: int) -> Terms:
     rates = Rates(cva=UNIT // 200, lf=UNIT // 200, mm=UNIT // 50)
     return Terms(
         chain=Place(id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry),
-        collateral=Collateral(
+        collateral=CollateralTerms(
             token=deployment.tokens[0].address,
             decimals=6,
             trader_minimum=100_000_000,

@@ -19,7 +19,7 @@ from psymm.chain.artifacts import artifact
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
-from psymm.chain.registry import Party, Registry, Role
+from psymm.chain.registry import Registry, RegistryEntry, Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Receipt
 from psymm.custody.moves import Vault, open_vault
@@ -96,7 +96,7 @@ class World:
             await self.chain.transact(made, self.token, data)
         return made
 
-    async def listed(self) -> list[Party]:
+    async def listed(self) -> list[RegistryEntry]:
         return [one async for one in self.registry.list(Role.RELAYER)]
 
     async def mining(self, automatic: bool) -> None:

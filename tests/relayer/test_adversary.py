@@ -22,13 +22,13 @@ from trio_websocket import (
 
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Token
-from psymm.chain.registry import Party, Role
+from psymm.chain.registry import RegistryEntry, Role
 from psymm.custody.moves import Vault
 from psymm.errors import PSymmError
 from psymm.relayer.errors import DeadlineTooFar, DeadlineTooNear, NoRelayer, TooManyRequests
 from psymm.relayer.sender import DEAR, RelayerSender
 from psymm.relayer.service import LONGEST_S
-from psymm.relayer.store import KEPT, State, Store
+from psymm.relayer.store import KEPT, SendState, Store
 from psymm.relayer.wire import (
     AskTerms,
     Submit,
@@ -118,7 +118,7 @@ async def test_a_fault_at_one_request_is_answered_and_ends_no_other(
         assert await still_serves(relayer)
 
 
-async def test_garbled_requests_are_answered_by_name_and_the_relayer_serves_on(
+async def test_malformed_requests_are_answered_by_name_and_the_relayer_serves_on(
     world: World, tmp_path: Path
 ) -> None:
     dice = random.Random(7)
@@ -222,7 +222,7 @@ async def test_ended_calls_leave_the_store_so_that_no_stream_of_them_fills_the_d
             last = store.add(digest, "cta", {}, 1, [digest])
             first = first or last
             if at:
-                store.end(last.id, State.FAILED, {})
+                store.end(last.id, SendState.FAILED, {})
         assert first is not None
         assert last is not None
         assert store.get(first.id) is not None, "one under way stays, however old"
@@ -231,7 +231,7 @@ async def test_ended_calls_leave_the_store_so_that_no_stream_of_them_fills_the_d
         assert store.conflicting([(1).to_bytes(32, "big")], b"") is None
 
 
-# --- one note for several relayers ----------------------------------------------------------------
+# --- one note for several relayers --------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -338,7 +338,7 @@ async def test_gas_that_is_lost_to_a_rival_is_counted_and_logged(
     assert said.__dict__["lost_wei"] == lost.lost_wei
 
 
-# --- the registry ---------------------------------------------------------------------------------
+# --- the registry -------------------------------------------------------------------------------
 
 
 async def test_a_dear_relayer_is_not_taken_where_a_cheaper_one_answers(
@@ -397,21 +397,21 @@ async def test_a_relayer_that_cannot_pay_the_gas_is_left_out(world: World, tmp_p
     poor = await world.wallet()
     async with running_relayer(world, tmp_path / "a.db", wallet=poor) as relayer:
         await world.chain.rpc.call("anvil_setBalance", poor.address, "0x1")
-        party = Party(poor.address, Role.RELAYER, relayer.endpoint, poor.public_key, 0)
+        party = RegistryEntry(poor.address, Role.RELAYER, relayer.endpoint, poor.public_key, 0)
         with pytest.raises(NoRelayer) as none:
             await RelayerSender(world.pool, listing([party])).quotes("cta", world.token)
         assert "cannot pay the gas" in str(none.value.values[poor.address])
 
 
-def listing(parties: Sequence[Party]) -> Callable[[], Awaitable[list[Party]]]:
-    async def listed() -> list[Party]:
+def listing(parties: Sequence[RegistryEntry]) -> Callable[[], Awaitable[list[RegistryEntry]]]:
+    async def listed() -> list[RegistryEntry]:
         return list(parties)
 
     return listed
 
 
 @asynccontextmanager
-async def silent_crowd(many: int) -> AsyncIterator[tuple[list[Party], list[str]]]:
+async def silent_crowd(many: int) -> AsyncIterator[tuple[list[RegistryEntry], list[str]]]:
     """Entries whose relayers take connections and never answer, and who was dialled."""
     dialled: list[str] = []
 
@@ -428,7 +428,10 @@ async def silent_crowd(many: int) -> AsyncIterator[tuple[list[Party], list[str]]
         endpoint = f"ws://127.0.0.1:{server.port}/"
         wallets = [KeyWallet.generate() for _ in range(many)]
         yield (
-            [Party(one.address, Role.RELAYER, endpoint, one.public_key, 0) for one in wallets],
+            [
+                RegistryEntry(one.address, Role.RELAYER, endpoint, one.public_key, 0)
+                for one in wallets
+            ],
             dialled,
         )
         nursery.cancel_scope.cancel()
@@ -442,7 +445,7 @@ async def test_sixty_three_silent_entries_do_not_hide_the_one_that_answers(
         silent_crowd(IN_ALL - 1) as (crowd, dialled),
     ):
         wallet = honest.wallet
-        party = Party(wallet.address, Role.RELAYER, honest.endpoint, wallet.public_key, 0)
+        party = RegistryEntry(wallet.address, Role.RELAYER, honest.endpoint, wallet.public_key, 0)
         sender = RelayerSender(world.pool, listing([*crowd, party]), answer_timeout_s=0.5)
         assert (await sender.terms("cta", world.token)).relayer == wallet.address
         assert len(dialled) < IN_ALL
@@ -459,7 +462,7 @@ async def test_a_thousand_silent_entries_bury_no_relayer_that_served_before(
         silent_crowd(1_000) as (crowd, dialled),
     ):
         wallet = honest.wallet
-        party = Party(wallet.address, Role.RELAYER, honest.endpoint, wallet.public_key, 0)
+        party = RegistryEntry(wallet.address, Role.RELAYER, honest.endpoint, wallet.public_key, 0)
 
         async def known() -> list[str]:
             return [wallet.address]

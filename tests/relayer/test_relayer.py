@@ -38,10 +38,10 @@ from psymm.relayer.errors import (
 )
 from psymm.relayer.sender import RelayerSender
 from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
-from psymm.relayer.store import State, Store
+from psymm.relayer.store import SendState, Store
 from psymm.relayer.wire import (
     AskTerms,
-    Progress,
+    SendProgress,
     Submit,
     decode_progress,
     decode_terms,
@@ -85,7 +85,7 @@ async def asked(endpoint: str, message: str | bytes) -> str:
     return answer
 
 
-async def submitted(endpoint: str, world: World, call: Call, **changes: object) -> Progress:
+async def submitted(endpoint: str, world: World, call: Call, **changes: object) -> SendProgress:
     """The first word on a call; raises the relayer's refusal."""
     request = replace(Submit("1", CHAIN_ID, world.pool.address, call), **changes)  # type: ignore[arg-type]
     return decode_progress(await asked(endpoint, encode_request(request)), "1")
@@ -295,7 +295,7 @@ async def test_calls_under_way_survive_a_restart_and_are_sent_once(
         with Store(path, CHAIN_ID, world.pool.address, wallet.address) as store:
             last = store.last(identity(call))
             assert last is not None
-            assert last.state is State.MINED
+            assert last.state is SendState.MINED
             assert list(map(hash_of, last.transactions)) == [receipt.tx_hash]
     assert await Token(world.chain, world.token).balance(recipient) == 10**8 - FEE
 
@@ -314,7 +314,7 @@ async def test_a_transaction_that_is_not_mined_is_replaced_under_the_same_nonce(
             sent: list[str] = []
             replaced = trio.Event()
 
-            def said(word: Progress) -> None:
+            def said(word: SendProgress) -> None:
                 if word.tx is not None and word.tx not in sent:
                     sent.append(word.tx)
                 if len(sent) == 2:

@@ -14,7 +14,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from psymm.chain.abi import encode_values
 from psymm.chain.contracts import Token
 from psymm.chain.errors import Reverted, TransactionPending
-from psymm.chain.registry import Party, Role
+from psymm.chain.registry import RegistryEntry, Role
 from psymm.chain.rpc import Node, Rpc
 from psymm.chain.transactions import Chain, Prepared
 from psymm.custody.sending import DirectSender
@@ -28,8 +28,8 @@ from psymm.relayer.errors import (
 from psymm.relayer.sender import RelayerSender
 from psymm.relayer.wire import (
     AskTerms,
-    Progress,
-    Terms,
+    RelayerTerms,
+    SendProgress,
     TokenFee,
     decode_request,
     encode_answer,
@@ -67,7 +67,7 @@ async def sends_bytes(socket: WebSocketConnection, _asked: str) -> None:
     await socket.send_message(b"\x00")
 
 
-def offers(world: World, relayer: str, **changes: object) -> Terms:
+def offers(world: World, relayer: str, **changes: object) -> RelayerTerms:
     fields: dict[str, object] = {
         "chain_id": CHAIN_ID,
         "contract": world.pool.address,
@@ -77,10 +77,10 @@ def offers(world: World, relayer: str, **changes: object) -> Terms:
         "valid_until_s": 4_000_000_000,
         **changes,
     }
-    return Terms(**fields)  # type: ignore[arg-type]
+    return RelayerTerms(**fields)  # type: ignore[arg-type]
 
 
-def says(terms: Terms, then: Progress | None = None) -> Behaviour:
+def says(terms: RelayerTerms, then: SendProgress | None = None) -> Behaviour:
     """Offers terms, and claims `then` of any call."""
 
     async def behave(socket: WebSocketConnection, asked: str) -> None:
@@ -115,13 +115,13 @@ async def acting(behaviour: Behaviour) -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
-async def entry(world: World, endpoint: str) -> Party:
+async def entry(world: World, endpoint: str) -> RegistryEntry:
     wallet = await world.wallet()
-    return Party(wallet.address, Role.RELAYER, endpoint, wallet.public_key, 0)
+    return RegistryEntry(wallet.address, Role.RELAYER, endpoint, wallet.public_key, 0)
 
 
-def only(*parties: Party) -> Callable[[], Awaitable[list[Party]]]:
-    async def listed() -> list[Party]:
+def only(*parties: RegistryEntry) -> Callable[[], Awaitable[list[RegistryEntry]]]:
+    async def listed() -> list[RegistryEntry]:
         return list(parties)
 
     return listed
@@ -171,7 +171,7 @@ async def test_terms_that_are_not_the_registrys_or_ours_are_not_taken(world: Wor
     ]
     for party, terms in zip(parties, wrong, strict=True):
         async with acting(says(terms)) as endpoint:
-            moved = Party(party.account, party.role, endpoint, party.public_key, 0)
+            moved = RegistryEntry(party.account, party.role, endpoint, party.public_key, 0)
             with pytest.raises(NoRelayer) as none:
                 await RelayerSender(world.pool, only(moved)).quotes("cta", world.token)
         reason = str(none.value.values[party.account])
@@ -188,7 +188,7 @@ async def test_fees_above_the_limit_are_not_paid_and_the_cheapest_comes_first(
         running_relayer(world, tmp_path / "c.db", fee=2 * FEE) as fair,
     ):
         parties = [
-            Party(one.wallet.address, Role.RELAYER, one.endpoint, one.wallet.public_key, 0)
+            RegistryEntry(one.wallet.address, Role.RELAYER, one.endpoint, one.wallet.public_key, 0)
             for one in (dear, cheap, fair)
         ]
         sender = RelayerSender(
@@ -223,14 +223,14 @@ async def test_a_lie_about_a_mined_call_is_found_out_and_another_relayer_does_it
 ) -> None:
     async with rich_vault(world) as vault:
         liar = await entry(world, "")
-        claim = Progress("mined", await claimed(world), 1, 1)
+        claim = SendProgress("mined", await claimed(world), 1, 1)
         async with (
             acting(says(offers(world, liar.account), claim)) as endpoint,
             running_relayer(world, tmp_path / "r.db", fee=2 * FEE) as honest,
         ):
             parties = [
-                Party(liar.account, liar.role, endpoint, liar.public_key, 0),
-                Party(
+                RegistryEntry(liar.account, liar.role, endpoint, liar.public_key, 0),
+                RegistryEntry(
                     honest.wallet.address,
                     Role.RELAYER,
                     honest.endpoint,
@@ -260,7 +260,7 @@ async def test_a_relayer_that_falls_silent_after_sending_did_its_work(world: Wor
             await silent(socket, "")
 
         async with acting(sends_and_says_nothing) as endpoint:
-            party = Party(mute.address, Role.RELAYER, endpoint, mute.public_key, 0)
+            party = RegistryEntry(mute.address, Role.RELAYER, endpoint, mute.public_key, 0)
             sender = RelayerSender(world.pool, only(party), answer_timeout_s=15.0)
             receipt = await sender.send("cta", call)
     assert receipt.sender == mute.address
@@ -308,7 +308,7 @@ async def test_a_relayer_that_waits_for_less_depth_than_the_caller_is_no_liar(
 ) -> None:
     async with rich_vault(world) as vault, running_relayer(world, tmp_path / "r.db") as honest:
         call = await finished_withdrawal(world, vault, honest.wallet.address, "0x" + "a1" * 20)
-        party = Party(
+        party = RegistryEntry(
             honest.wallet.address, Role.RELAYER, honest.endpoint, honest.wallet.public_key, 0
         )
         sender = RelayerSender(world.pool, only(party), answer_timeout_s=8.0, depth=3)
@@ -336,9 +336,9 @@ async def test_a_chain_that_stands_still_is_not_waited_for_without_end(world: Wo
         fair = await world.wallet()
         call = await finished_withdrawal(world, vault, fair.address, "0x" + "b1" * 20)
         mined = await world.pool.send_move(fair, call)
-        behaviour = says(offers(world, fair.address), Progress("mined", mined.tx_hash, 1, 1))
+        behaviour = says(offers(world, fair.address), SendProgress("mined", mined.tx_hash, 1, 1))
         async with acting(behaviour) as endpoint:
-            party = Party(fair.address, Role.RELAYER, endpoint, fair.public_key, 0)
+            party = RegistryEntry(fair.address, Role.RELAYER, endpoint, fair.public_key, 0)
             sender = RelayerSender(
                 world.place.deployment.pool(Chain(rpc, CHAIN_ID, poll_s=0.05)),
                 only(party),

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psymm.chain.calls import CtaCall, CtcCall
-from psymm.relayer.errors import BadRequest, FeeTooLow, Refusal, RelayerLied
+from psymm.relayer.errors import BadRequest, FeeTooLow, RelayerLied, RelayerRefusal
 from psymm.relayer.wire import (
     AskTerms,
-    Progress,
+    RelayerTerms,
+    SendProgress,
     Submit,
-    Terms,
     TokenFee,
     decode_progress,
     decode_request,
@@ -66,7 +66,9 @@ def cta() -> CtaCall:
     )
 
 
-TERMS = Terms(31337, CONTRACT, RELAYER, (TokenFee(TOKEN, 50_000, 60_000),), 60, 1_900_000_000)
+TERMS = RelayerTerms(
+    31337, CONTRACT, RELAYER, (TokenFee(TOKEN, 50_000, 60_000),), 60, 1_900_000_000
+)
 
 
 @pytest.mark.parametrize("call", [ctc(), cta()])
@@ -89,12 +91,12 @@ def test_terms_arrive_as_they_were_offered() -> None:
 @pytest.mark.parametrize(
     "progress",
     [
-        Progress("queued"),
-        Progress("sent", "0x" + "ab" * 32),
-        Progress("mined", "0x" + "ab" * 32, 12, 812_345),
+        SendProgress("queued"),
+        SendProgress("sent", "0x" + "ab" * 32),
+        SendProgress("mined", "0x" + "ab" * 32, 12, 812_345),
     ],
 )
-def test_progress_arrives_as_it_was_told(progress: Progress) -> None:
+def test_progress_arrives_as_it_was_told(progress: SendProgress) -> None:
     assert decode_progress(encode_answer("1", progress_json(progress)), "1") == progress
 
 
@@ -107,7 +109,7 @@ def test_a_refusal_arrives_as_the_same_type_with_its_values() -> None:
 
 def test_a_refusal_of_an_unknown_code_is_still_a_refusal() -> None:
     error = {"code": "on-holiday", "message": "back\x1b[31m in May", "values": {}}
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RelayerRefusal) as caught:
         decode_terms(json.dumps({"id": "1", "error": error}), "1")
     assert "on-holiday" in caught.value.detail
     assert "\x1b" not in caught.value.detail
@@ -120,7 +122,7 @@ def test_an_answer_to_another_request_is_a_lie() -> None:
 
 @given(st.text(max_size=200))
 def test_an_answer_that_is_noise_is_a_lie_or_a_refusal_and_nothing_else(text: str) -> None:
-    with pytest.raises((RelayerLied, Refusal)):
+    with pytest.raises((RelayerLied, RelayerRefusal)):
         decode_progress(text, "1")
 
 
@@ -185,7 +187,7 @@ def test_what_a_refusal_names_is_short() -> None:
     """It goes to logs and to a person's terminal."""
     values = {"x" * 30_000: "y", "z" * 32: "y" * 30_000}
     error = {"code": "busy", "message": "m" * 30_000, "values": values}
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RelayerRefusal) as refused:
         decode_progress(json.dumps({"id": "1", "error": error}), "1")
     assert list(refused.value.values) == ["z" * 32]
     assert len(str(refused.value)) < 1_000

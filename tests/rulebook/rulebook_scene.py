@@ -30,13 +30,13 @@ from psymm.messages import (
     Side,
     encode,
 )
-from psymm.rulebook import Account, ChainFacts, Lane, Opening, Replay, Ruling, Violation
+from psymm.rulebook import Account, ChainFacts, Lane, Replay, ReplayInputs, Ruling, Violation
 from psymm.rulebook.settlement import settlement_digest
 from psymm.terms import (
     NANOSECONDS,
     UNIT,
-    Chain,
-    Collateral,
+    ChainRef,
+    CollateralTerms,
     Instrument,
     Limits,
     Oracle,
@@ -51,7 +51,7 @@ START = 1_700_000_000 * NANOSECONDS
 TOKEN = checksummed("0x" + "beef" * 10)
 CUSTODY = bytes(31) + b"\x07"
 WALLETS = (SecretKey.from_bytes(b"\x01" * 32), SecretKey.from_bytes(b"\x02" * 32))
-OPENING = Opening(CUSTODY, (WALLETS[0].public_key, WALLETS[1].public_key))
+OPENING = ReplayInputs(CUSTODY, (WALLETS[0].public_key, WALLETS[1].public_key))
 TRADER_NOTE = NoteRef(commitment=b"\x11" * 32, nullifier=b"\x12" * 32)
 SOLVER_NOTE = NoteRef(commitment=b"\x21" * 32, nullifier=b"\x22" * 32)
 UNITS = 10**6
@@ -85,12 +85,12 @@ ETH = replace(
 def make_terms(**changes: object) -> Terms:
     """The terms of the stage, with what a test wants otherwise."""
     values: dict[str, object] = {
-        "chain": Chain(
+        "chain": ChainRef(
             id=31337,
             psymm=checksummed("0x" + "a1" * 20),
             registry=checksummed("0x" + "b2" * 20),
         ),
-        "collateral": Collateral(
+        "collateral": CollateralTerms(
             token=TOKEN,
             decimals=6,
             trader_minimum=1000 * UNITS,

@@ -57,9 +57,9 @@ from psymm.messages import (
 )
 from psymm.rulebook import (
     ChainFacts,
+    ChainPlace,
     FactsBehind,
     Lane,
-    Place,
     Price,
     balances,
     open_orders,
@@ -67,7 +67,7 @@ from psymm.rulebook import (
 )
 from psymm.rulebook.checkpoint import restore
 from psymm.rulebook.settlement import payee_digest, settlement_digest
-from psymm.terms import NANOSECONDS, UNIT, Collateral, Limits, Rates
+from psymm.terms import NANOSECONDS, UNIT, CollateralTerms, Limits, Rates
 
 T, S = Lane.TRADER, Lane.SOLVER
 SECOND = NANOSECONDS
@@ -168,7 +168,9 @@ def test_the_seed_s_worked_example_disagrees_with_itself_and_the_design_rules() 
     instrument = replace(BTC, open_fee=dec("0.0018"), trader=rates, solver=rates)
     terms = make_terms(
         instruments=(instrument,),
-        collateral=Collateral(token=TOKEN, decimals=6, trader_minimum=UNITS, solver_minimum=UNITS),
+        collateral=CollateralTerms(
+            token=TOKEN, decimals=6, trader_minimum=UNITS, solver_minimum=UNITS
+        ),
     )
     scene = Scene(terms).open_for_trading(trader=100, solver=100)
     scene.opened("0.05", "1000")
@@ -217,7 +219,7 @@ def test_pnl_never_reaches_into_the_solver_s_reserve(scene: Scene, loss: str) ->
 
 def test_a_token_of_18_decimals_pays_to_the_last_unit() -> None:
     terms = make_terms(
-        collateral=Collateral(token=TOKEN, decimals=18, trader_minimum=1, solver_minimum=1)
+        collateral=CollateralTerms(token=TOKEN, decimals=18, trader_minimum=1, solver_minimum=1)
     )
     scene = Scene(terms)
     scene.trade(logon(terms, TRADER_NOTE))
@@ -426,7 +428,7 @@ def proposes(scene: Scene, lane: Lane = S, **changes: object) -> Settlement:
 
 def mined(scene: Scene, block: int = 7) -> ChainFact:
     """The chain has the settlement in a block; the frame that cites it."""
-    place = Place(block, b"\x77" * 32)
+    place = ChainPlace(block, b"\x77" * 32)
     scene.replay = scene.replay.with_facts(
         ChainFacts(
             block=block,
@@ -603,7 +605,7 @@ def test_a_custody_whose_notes_another_move_spent_has_ended(scene: Scene) -> Non
     scene.solver(proposes(scene))
     fact = mined(scene)
     facts = scene.replay.facts
-    elsewhere = Place(7, b"\x78" * 32)
+    elsewhere = ChainPlace(7, b"\x78" * 32)
     scene.replay = scene.replay.with_facts(
         replace(facts, inserted=dict.fromkeys(outputs(scene.account.payouts), elsewhere))
     )
@@ -615,7 +617,7 @@ def test_a_custody_whose_notes_another_move_spent_has_ended(scene: Scene) -> Non
 
 
 def test_a_nullifier_of_no_note_listed_here_is_nobody_s_business(scene: Scene) -> None:
-    place = Place(7, b"\x77" * 32)
+    place = ChainPlace(7, b"\x77" * 32)
     facts = ChainFacts(block=7, spent={b"\x99" * 32: place})
     scene.replay = scene.replay.with_facts(facts)
     fact = ChainFact(
@@ -650,7 +652,7 @@ def test_a_lane_at_its_limit_may_only_wind_up() -> None:
     assert scene.trade(Heartbeat()) is None
 
 
-# --- payees --------------------------------------------------------------------------------------
+# --- payees -------------------------------------------------------------------------------------
 
 HALF = 10_000 * UNITS
 
@@ -797,7 +799,7 @@ def test_payees_are_of_the_account_as_it_is(scene: Scene) -> None:
 
 def occupied(scene: Scene, commitment: bytes) -> ChainFact:
     """Somebody else put this commitment into the tree; the frame that cites it."""
-    place = Place(9, b"\x99" * 32)
+    place = ChainPlace(9, b"\x99" * 32)
     facts = scene.replay.facts
     scene.replay = scene.replay.with_facts(
         replace(facts, block=9, inserted={**facts.inserted, commitment: place})

@@ -478,7 +478,7 @@ def checkpoints_in(seed: int, *, honest: bool = True) -> int:
     for account, at_force in points:
         start = restored(account)
         for party in (trader, solver):
-            begun = Replay.at_checkpoint(party.replay.opening, TERMS, start)
+            begun = Replay.at_checkpoint(party.replay.inputs, TERMS, start)
             for frame in since(account, party.seen):
                 begun, _ = begun.step(frame)
                 seq = begun.account.solver_seq

@@ -11,7 +11,7 @@ from rulebook_scene import OPENING, START, Scene, WrittenFrame, limit, make_term
 from psymm.messages import Heartbeat, Message, Reject, encode
 from psymm.rulebook import ChainFacts, Fault, Lane, OrderStatus, Replay
 from psymm.rulebook import sequence as sequence_module
-from psymm.rulebook.inputs import Entry
+from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.rules import MOST_UNCOVERED
 from psymm.terms import NANOSECONDS
 
@@ -34,8 +34,8 @@ class Count:
         patch.setattr(sequence_module, "_ruled", counted)
 
 
-def beat(lane: Lane, seq: int, covers: int, at: int) -> Entry:
-    return Entry(lane, seq, covers, at, len(encode(Heartbeat())), Heartbeat())
+def beat(lane: Lane, seq: int, covers: int, at: int) -> RuledFrame:
+    return RuledFrame(lane, seq, covers, at, len(encode(Heartbeat())), Heartbeat())
 
 
 def started() -> Replay:
@@ -175,7 +175,7 @@ def by_definition(frames: list[WrittenFrame]) -> tuple[object, ...]:
     account, named = scene.account, scene.replay.named
     for one in order:
         account, _ = sequence_module._ruled(
-            account, Entry.read(one), legal(one), scene.replay.opening, ChainFacts(), named
+            account, RuledFrame.read(one), legal(one), scene.replay.inputs, ChainFacts(), named
         )
     return account.hash, account.clock
 

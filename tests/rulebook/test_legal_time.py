@@ -293,8 +293,8 @@ def test_replay_is_the_same_whichever_lane_arrives_first(scene: Scene) -> None:
         seen[frame.lane] = frame.seq
         traders_first.append(frame)
     assert traders_first != scene.frames
-    opening = scene.replay.opening
-    assert replay(opening, scene.terms, traders_first).hash == scene.account.hash  # type: ignore[arg-type]
+    inputs = scene.replay.inputs
+    assert replay(inputs, scene.terms, traders_first).hash == scene.account.hash  # type: ignore[arg-type]
 
 
 def test_a_step_leaves_the_replay_it_came_from_as_it_was(scene: Scene) -> None:

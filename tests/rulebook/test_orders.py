@@ -306,7 +306,7 @@ def test_orders_not_yet_filled_count_against_margin(scene: Scene) -> None:
     assert scene.account.pending(Lane.TRADER) == 0
 
 
-# --- last look, decline, cancel, replace ---------------------------------------------------------
+# --- last look, decline, cancel, replace --------------------------------------------------------
 
 
 def test_a_lock_is_the_solver_s_last_look(scene: Scene) -> None:

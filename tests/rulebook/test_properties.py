@@ -54,9 +54,9 @@ from psymm.messages import (
     Side,
     encode,
 )
-from psymm.rulebook import Account, Lane, Position, Replay, Ruling, Table, replay
+from psymm.rulebook import Account, Lane, PersistentMap, Position, Replay, Ruling, replay
 from psymm.rulebook.checks import fee_payer, traders_fee
-from psymm.rulebook.inputs import Entry
+from psymm.rulebook.inputs import RuledFrame
 from psymm.terms import NANOSECONDS, UNIT
 
 TERMS = make_terms()
@@ -88,8 +88,8 @@ class Party:
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
-        opening = OPENING
-        self.replay = Replay.start(opening, TERMS)
+        inputs = OPENING
+        self.replay = Replay.start(inputs, TERMS)
         self.outbox: deque[WrittenFrame] = deque()
         self.after: dict[int, bytes] = {}
         self.rulings: list[Ruling] = []
@@ -129,13 +129,13 @@ class Party:
 
 def stepped(replay: Replay, frame: WrittenFrame) -> tuple[Replay, tuple[Ruling, ...]]:
     """A step, the same with and without what was ruled ahead of it."""
-    entry, ahead = Entry.read(frame), replay.look_ahead()
+    entry, ahead = RuledFrame.read(frame), replay.look_ahead()
     after, rulings = replay.step_entry(entry)
     assert replay.step_entry(entry, ahead) == (after, rulings)
     if entry.lane is Lane.TRADER:
         assert ahead.and_then(entry) == after.look_ahead()
     else:
-        assert replay.forecast(entry, ahead).after.replay == after
+        assert replay.dry_run(entry, ahead).after.replay == after
     return after, rulings
 
 
@@ -159,7 +159,7 @@ def conserved(account: Account) -> None:
         assert 0 < order.leaves <= order.quantity
 
 
-def some(rng: Random, table: Table[str, object] | Table[bytes, object]) -> object:
+def some(rng: Random, table: PersistentMap[str, object] | PersistentMap[bytes, object]) -> object:
     keys = sorted(table)  # type: ignore[type-var]
     return rng.choice(keys) if keys else None
 
@@ -353,7 +353,7 @@ def test_replay_in_one_go_is_the_account_of_step_by_step(seed: int) -> None:
         ruled = [r for r in party.rulings if r.lane is Lane.TRADER and not r.again][-1]
         if told:
             assert ruled.violation == expected, "covered in time, it is what the preview said"
-    at_once = replay(party.replay.opening, TERMS, sent)
+    at_once = replay(party.replay.inputs, TERMS, sent)
     assert at_once.hash == party.replay.account.hash == trader.replay.account.hash
 
 
@@ -411,9 +411,9 @@ def test_what_is_locked_is_never_less_than_the_rates_say(quantity: int, price: i
 def test_a_table_is_a_mapping_that_never_changes(
     buckets: int, steps: list[tuple[bool, str, int]]
 ) -> None:
-    table: Table[str, int] = Table(buckets)
+    table: PersistentMap[str, int] = PersistentMap(buckets)
     plain: dict[str, int] = {}
-    history: list[tuple[Table[str, int], dict[str, int]]] = []
+    history: list[tuple[PersistentMap[str, int], dict[str, int]]] = []
     for puts, key, value in steps:
         history.append((table, dict(plain)))
         if puts:
@@ -425,7 +425,7 @@ def test_a_table_is_a_mapping_that_never_changes(
         assert dict(table.items()) == plain
         assert len(table) == len(plain)
         assert table.get(key) == plain.get(key)
-        rebuilt: Table[str, int] = Table(buckets)
+        rebuilt: PersistentMap[str, int] = PersistentMap(buckets)
         for name in sorted(plain, reverse=True):
             rebuilt = rebuilt.put(name, plain[name])
         assert table.digest() == rebuilt.digest(), "a digest knows nothing of the way there"

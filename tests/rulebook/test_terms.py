@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rulebook_scene import BTC, dec, make_terms
 
 from psymm.terms import (
-    Collateral,
+    CollateralTerms,
     Limits,
     Oracle,
     Rates,
@@ -153,12 +153,12 @@ def test_a_document_that_is_too_long_is_refused() -> None:
         {"oracle": Oracle(signers=(checksummed("0x" + "11" * 20),) * 2, threshold=1)},
         {"limits": Limits(open_orders=0)},
         {
-            "collateral": Collateral(
+            "collateral": CollateralTerms(
                 token=TERMS.collateral.token, decimals=19, trader_minimum=1, solver_minimum=1
             )
         },
         {
-            "collateral": Collateral(
+            "collateral": CollateralTerms(
                 token=TERMS.collateral.token,
                 decimals=6,
                 trader_minimum=1,

@@ -39,37 +39,37 @@ from psymm.messages import (
 from psymm.rulebook import orders, quotes, rules, settlement
 from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
-from psymm.session import engine as engine_module
-from psymm.session import meeting as meeting_module
-from psymm.session import resuming as resuming_module
+from psymm.session import handshake as handshake_module
+from psymm.session import head_sync as head_sync_module
+from psymm.session import protocol as protocol_module
 from psymm.session import solver as solver_module
 from psymm.session import trader as trader_module
-from psymm.session.budget import PeerRate, _Bucket
+from psymm.session.budget import PeerRate, _RateBucket
 from psymm.session.collateral import ChainView
-from psymm.session.end import End
-from psymm.session.engine import Engine
-from psymm.session.gaps import Gaps
+from psymm.session.collateral_exchange import CollateralExchange
+from psymm.session.effects import FrameViolation, Resumed, SessionStatus
+from psymm.session.gap_fill import GapFill
+from psymm.session.head_sync import HeadSync
 from psymm.session.holding import Holding
 from psymm.session.ledger import RulebookLedger
 from psymm.session.lifecycle import Lifecycle
-from psymm.session.pledges import Pledges
+from psymm.session.logon_sequence import LogonSequence
+from psymm.session.params import SessionParams
+from psymm.session.protocol import SessionProtocol
 from psymm.session.rejects import Rejects
-from psymm.session.resuming import Resuming
-from psymm.session.rules import Rules
+from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer, _Reception
-from psymm.session.steps import Steps
 from psymm.session.trader import TraderSession
-from psymm.session.turn import Resumed, State, Violation
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.introduction import SignedIntroduction
 from psymm.transcript.journal import Journal
-from psymm.transcript.record import Entry, Record
+from psymm.transcript.record import Record, RecordedFrame
 
 Off = Callable[[pytest.MonkeyPatch], None]
 
 
-# --- ways to turn a rule off ---------------------------------------------------------------------
+# --- ways to turn a rule off --------------------------------------------------------------------
 
 
 def put(owner: Any, name: str, stand_in: Any) -> Off:
@@ -111,7 +111,9 @@ def unnamed(*parts: str) -> Off:
 
     spoken = _Reception._noisy
     return all_of(
-        around(Engine, "garble", _unless(lambda self, now, kind, why: silent(why))),
+        around(
+            SessionProtocol, "report_malformed", _unless(lambda self, now, kind, why: silent(why))
+        ),
         put(_Reception, "_noisy", quiet),
     )
 
@@ -131,52 +133,56 @@ def proved(*parts: str) -> Off:
         return check
 
     return all_of(
-        *(around(module, "check_resume", lenient) for module in (resuming_module, solver_module)),
-        around(Resuming, "proves", lenient),
+        *(around(module, "check_resume", lenient) for module in (head_sync_module, solver_module)),
+        around(HeadSync, "proves", lenient),
     )
 
 
-def unproved(unless: Callable[[Resuming, Any], bool]) -> Off:
+def unproved(unless: Callable[[HeadSync, Any], bool]) -> Off:
     """Heads of that kind prove nothing."""
 
     def strict(was: Any) -> Any:
-        def proves(self: Resuming, theirs: Any, challenge: bytes, now: int) -> None:
+        def proves(self: HeadSync, theirs: Any, challenge: bytes, now: int) -> None:
             if not unless(self, theirs):
                 raise ResumeRefused
             was(self, theirs, challenge, now)
 
         return proves
 
-    return around(Resuming, "proves", strict)
+    return around(HeadSync, "proves", strict)
 
 
 def goes_on(kind: type[PSymmError]) -> Off:
     """That error stops nothing."""
-    return around(Engine, "stop", _unless(lambda self, error: isinstance(error, kind)))
+    return around(SessionProtocol, "stop", _unless(lambda self, error: isinstance(error, kind)))
 
 
 def stays(kind: type[PSymmError]) -> Off:
     """For that reason no connection is closed."""
-    return around(Engine, "hang_up", _unless(lambda self, error: isinstance(error, kind)))
+    return around(
+        SessionProtocol, "disconnect", _unless(lambda self, error: isinstance(error, kind))
+    )
 
 
 def unsaid(kind: str) -> Off:
     """That text is never sent."""
-    return around(Engine, "tell", _unless(lambda self, message, now: kind == message.MSG_TYPE))
+    return around(
+        SessionProtocol, "queue_text", _unless(lambda self, message, now: kind == message.MSG_TYPE)
+    )
 
 
 def allowed(rule: str) -> Off:
     """The session does not hear of that violation from the rulebook."""
 
     def arrived(was: Any) -> Any:
-        def filtered(self: RulebookLedger, entry: Any) -> Sequence[Violation]:
+        def filtered(self: RulebookLedger, entry: Any) -> Sequence[FrameViolation]:
             return [broken for broken in was(self, entry) if rule not in broken.rule]
 
         return filtered
 
     def refuses(was: Any) -> Any:
-        def filtered(self: RulebookLedger, *given: Any) -> Violation | None:
-            broken: Violation | None = was(self, *given)
+        def filtered(self: RulebookLedger, *given: Any) -> FrameViolation | None:
+            broken: FrameViolation | None = was(self, *given)
             return None if broken is not None and rule in broken.rule else broken
 
         return filtered
@@ -212,11 +218,11 @@ def _unchecked(opening: Any, frame: Frame, message: Any) -> Delegation:
     return Delegation(frame.lane, message.session_public_key, frame.seq, 2**63, 2**63)
 
 
-def _every_frame(self: Engine, frame: Frame, now: int) -> None:
-    self.garble(now, "frame", "this number is taken")
+def _every_frame(self: SessionProtocol, frame: Frame, now: int) -> None:
+    self.report_malformed(now, "frame", "this number is taken")
 
 
-def _floor(self: Engine, now: int) -> int:
+def _floor(self: SessionProtocol, now: int) -> int:
     return self.record.head(self.lane).peer_seq
 
 
@@ -229,15 +235,15 @@ async def _kept_nowhere(*given: Any) -> None:
 
 
 def _only_when_connected(was: Any) -> Any:
-    def keeps(self: Holding, entry: Entry, now: int) -> bool:
-        connected: bool = self._engine._connected  # type: ignore[attr-defined]
+    def keeps(self: Holding, entry: RecordedFrame, now: int) -> bool:
+        connected: bool = self._protocol._connected  # type: ignore[attr-defined]
         return connected and bool(was(self, entry, now))
 
     return keeps
 
 
 def _needing_cover(was: Any) -> Any:
-    def frame(self: Engine, came: Frame, now: int) -> None:
+    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
         was(self, came, now)
         self._uncovered_since = now
 
@@ -245,7 +251,7 @@ def _needing_cover(was: Any) -> Any:
 
 
 def _no_sign_of_life(was: Any) -> Any:
-    def sign(self: Engine, message: Message, now: int, **given: Any) -> Any:
+    def sign(self: SessionProtocol, message: Message, now: int, **given: Any) -> Any:
         before = self.last_sent
         entry = was(self, message, now, **given)
         self.last_sent = before
@@ -255,24 +261,26 @@ def _no_sign_of_life(was: Any) -> Any:
 
 
 def _covering_all(was: Any) -> Any:
-    def sign(self: Engine, message: Message, now: int, *, covers: int | None = None) -> Any:
+    def sign(
+        self: SessionProtocol, message: Message, now: int, *, covers: int | None = None
+    ) -> Any:
         return was(self, message, now)
 
     return sign
 
 
 def _paid_late(was: Any) -> Any:
-    def frame(self: Engine, came: Frame, now: int) -> None:
-        synced, self.resuming.synced = self.resuming.synced, False
+    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
+        synced, self.head_sync.synced = self.head_sync.synced, False
         was(self, came, now)
-        self.resuming.synced = synced
+        self.head_sync.synced = synced
 
     return frame
 
 
 def _before_collateral(was: Any) -> Any:
-    def send(self: Engine, message: Message, now: int) -> Any:
-        state, self.state = self.state, State.TRADING
+    def send(self: SessionProtocol, message: Message, now: int) -> Any:
+        state, self.state = self.state, SessionStatus.TRADING
         try:
             return was(self, message, now)
         finally:
@@ -282,8 +290,8 @@ def _before_collateral(was: Any) -> Any:
 
 
 def _logout_unanswered(was: Any) -> Any:
-    def step(self: Steps, now: int) -> Any:
-        logouts, peer = self._engine.lifecycle.logouts, self._engine.peer
+    def step(self: LogonSequence, now: int) -> Any:
+        logouts, peer = self._protocol.lifecycle.logouts, self._protocol.peer
         theirs, logouts[peer] = logouts[peer], False
         try:
             return was(self, now)
@@ -294,7 +302,7 @@ def _logout_unanswered(was: Any) -> Any:
 
 
 def _every_logout_answered(was: Any) -> Any:
-    def frame(self: Engine, came: Frame, now: int) -> None:
+    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
         was(self, came, now)
         if isinstance(Record.decoded(came), Logout):
             self.sign(Logout(), now)
@@ -303,18 +311,18 @@ def _every_logout_answered(was: Any) -> Any:
 
 
 def _no_longer_than_a_logon(was: Any) -> Any:
-    def tick(self: Engine, now: int) -> Any:
+    def tick(self: SessionProtocol, now: int) -> Any:
         mine, theirs = (self.lifecycle.logouts[lane] for lane in (self.lane, self.peer))
-        if mine and not theirs and now - self.since >= self.rules.wait_ns:
-            self.hang_up(PeerSilent("the peer did not answer the Logout"))
+        if mine and not theirs and now - self.since >= self.params.response_timeout_ns:
+            self.disconnect(PeerSilent("the peer did not answer the Logout"))
         return was(self, now)
 
     return tick
 
 
-def _owed_always(self: Rejects, entry: Any, broken: Violation) -> None:
-    if broken.lane == entry.frame.lane == self._engine.peer:
-        self.owed.append(Reject(ref_seq_num=entry.frame.seq, violation=broken.rule))
+def _owed_always(self: Rejects, entry: Any, broken: FrameViolation) -> None:
+    if broken.lane == entry.frame.lane == self._protocol.peer:
+        self.queued.append(Reject(ref_seq_num=entry.frame.seq, violation=broken.rule))
 
 
 def _to_the_end(was: Any) -> Any:
@@ -323,29 +331,29 @@ def _to_the_end(was: Any) -> Any:
 
 def _from_the_head(was: Any) -> Any:
     return lambda self, begin, end, now, lane: was(
-        self, min(begin, self._engine.record.head(lane).seq), 0, now, lane
+        self, min(begin, self._protocol.record.head(lane).seq), 0, now, lane
     )
 
 
 def _as_often_as_asked(was: Any) -> Any:
-    def text(self: Engine, message: Message, now: int) -> None:
-        self.gaps._resent_at = [-(10**18), -(10**18)]
+    def text(self: SessionProtocol, message: Message, now: int) -> None:
+        self.gap_fill._resent_at = [-(10**18), -(10**18)]
         was(self, message, now)
 
     return text
 
 
 def _rejects_answered(was: Any) -> Any:
-    def text(self: Engine, message: Message, now: int) -> None:
+    def text(self: SessionProtocol, message: Message, now: int) -> None:
         if isinstance(message, BusinessMessageReject):
-            self.say_reject(now, "j", "a reject")
+            self.queue_business_reject(now, "j", "a reject")
         was(self, message, now)
 
     return text
 
 
 def _heads_forgotten(was: Any) -> Any:
-    def resume(self: Resuming, theirs: Any, now: int) -> None:
+    def resume(self: HeadSync, theirs: Any, now: int) -> None:
         self.theirs = None
         was(self, theirs, now)
 
@@ -353,17 +361,17 @@ def _heads_forgotten(was: Any) -> Any:
 
 
 def _nothing_owed(was: Any) -> Any:
-    def begin(self: Engine, *given: Any, **named: Any) -> None:
+    def begin(self: SessionProtocol, *given: Any, **named: Any) -> None:
         was(self, *given, **named)
-        self.rejects.owed = []
+        self.rejects.queued = []
 
     return begin
 
 
 def _owed_anew(was: Any) -> Any:
-    def begin(self: Engine, *given: Any, **named: Any) -> None:
+    def begin(self: SessionProtocol, *given: Any, **named: Any) -> None:
         was(self, *given, **named)
-        self.rejects.owed = [
+        self.rejects.queued = [
             entry.message
             for entry in self.record
             if entry.frame.lane == self.lane and isinstance(entry.message, Reject)
@@ -372,8 +380,8 @@ def _owed_anew(was: Any) -> Any:
     return begin
 
 
-def _read_anyhow(self: Engine, entry: Any, broken: Any) -> None:
-    self.lifecycle.note(entry)
+def _read_anyhow(self: SessionProtocol, entry: Any, broken: Any) -> None:
+    self.lifecycle.apply(entry)
 
 
 def _asks_once(was: Any) -> Any:
@@ -389,19 +397,19 @@ def _nothing_repeated(was: Any) -> Any:
     return lambda self, now, *, repeated, size: was(self, now, repeated=False, size=size)
 
 
-def _spent_for_good(self: _Bucket, cost: float, now: int) -> bool:
+def _spent_for_good(self: _RateBucket, cost: float, now: int) -> bool:
     self._left -= cost
     return self._left >= 0
 
 
-def _heard_only(self: Engine, now: int) -> None:
+def _heard_only(self: SessionProtocol, now: int) -> None:
     self._last_heard = now
 
 
 def _time_must_move(was: Any) -> Any:
-    def frame(self: Engine, came: Frame, now: int) -> None:
+    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
         if came.sending_time == self.record.head(self.peer).sending_time:
-            self.garble(now, "frame", "the time stands still")
+            self.report_malformed(now, "frame", "the time stands still")
         else:
             was(self, came, now)
 
@@ -413,7 +421,7 @@ def _told_otherwise(*given: Any) -> Resumed:
 
 
 def _first_connection_keeps(was: Any) -> Any:
-    async def attach(self: End, *given: Any, **named: Any) -> Any:
+    async def attach(self: SessionRunner, *given: Any, **named: Any) -> Any:
         if self.attached:
             await trio.sleep_forever()
         return await was(self, *given, **named)
@@ -456,12 +464,12 @@ def _quote_kept(was: Any) -> Any:
     return lambda account, said: (account, was(account, said)[1])
 
 
-def _stopping(self: Resuming, error: Forked, places: Any, now: int) -> None:
-    self._engine.stop(error)
+def _stopping(self: HeadSync, error: Forked, places: Any, now: int) -> None:
+    self._protocol.stop(error)
 
 
 def _only_said(was: Any) -> Any:
-    def differ(self: Resuming, error: Forked, places: Any, now: int) -> None:
+    def differ(self: HeadSync, error: Forked, places: Any, now: int) -> None:
         was(self, error, places, now)
         self.dispute = None
 
@@ -469,7 +477,7 @@ def _only_said(was: Any) -> Any:
 
 
 def _as_often_as_lacking(was: Any) -> Any:
-    return lambda self, lane, begin, now: self._gaps.resend(begin, 0, now, lane)
+    return lambda self, lane, begin, now: self._gap_fill.resend(begin, 0, now, lane)
 
 
 def _bound(was: Any) -> Any:
@@ -493,28 +501,28 @@ def _bound(was: Any) -> Any:
 
 
 ANY_INTRODUCTION: Final = all_of(
-    nothing(SignedIntroduction, "verify"), around(meeting_module, "_signed", _bound)
+    nothing(SignedIntroduction, "verify"), around(handshake_module, "_signed", _bound)
 )
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
 NOTHING_HELD: Final = nothing(Holding, "_must_wait", False)
 FORGOTTEN_HELD: Final = around(Holding, "keeps", _only_when_connected)
 NO_CITATION_WAITS: Final = nothing(Holding, "_waits_for_fact", False)
-NO_COVER: Final = put(Engine, "covers", _floor)
+NO_COVER: Final = put(SessionProtocol, "covers", _floor)
 NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
 TWO_LOGOUTS_END_IT: Final = put(
     Lifecycle, "over", property(lambda self: self.settled is not None or all(self.logouts))
 )
-NO_RESEND: Final = nothing(Gaps, "resend", 0)
-NO_ASKING: Final = nothing(Gaps, "ask")
+NO_RESEND: Final = nothing(GapFill, "resend", 0)
+NO_ASKING: Final = nothing(GapFill, "ask")
 NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
-NO_LOGON_CHECK: Final = nothing(Steps, "_logon_refusal")
-TEXTS_STOP: Final = put(Resuming, "_differ", _stopping)
-NO_SYNC: Final = nothing(Resuming, "try_sync")
+NO_LOGON_CHECK: Final = nothing(LogonSequence, "_logon_refusal")
+TEXTS_STOP: Final = put(HeadSync, "_differ", _stopping)
+NO_SYNC: Final = nothing(HeadSync, "try_sync")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
 ANY_VERSION: Final = all_of(
-    put(engine_module, "Frame", _AnyVersion), put(solver_module, "Frame", _AnyVersion)
+    put(protocol_module, "Frame", _AnyVersion), put(solver_module, "Frame", _AnyVersion)
 )
-DUPLICATES_NAMED: Final = put(Engine, "_again", _every_frame)
+DUPLICATES_NAMED: Final = put(SessionProtocol, "_again", _every_frame)
 LATE_CANCEL_WINS: Final = around(orders, "ask_cancel", _unwound(OrderStatus.CANCELLED))
 LATE_REPLACE_WINS: Final = around(orders, "ask_replace", _unwound(OrderStatus.REPLACED))
 
@@ -527,7 +535,7 @@ async def _asleep(*given: Any) -> None:
 
 
 def _proven_at_once(was: Any) -> Any:
-    def reconnected(self: Resuming, *given: Any, **named: Any) -> None:
+    def reconnected(self: HeadSync, *given: Any, **named: Any) -> None:
         was(self, *given, **named)
         self.proven = True
 
@@ -537,8 +545,8 @@ def _proven_at_once(was: Any) -> Any:
 DISABLED: Final[dict[str, Off]] = {
     "collateral-second-note": allowed("too-many-notes"),
     "early-forgotten": put(SolverServer, "_forget_left_before", _asleep),
-    "early-frames": nothing(Engine, "_room_for", True),
-    "early-unsigned": put(Pledges, "judged", True),
+    "early-frames": nothing(SessionProtocol, "_room_for", True),
+    "early-unsigned": put(CollateralExchange, "judged", True),
     "business-before-collateral": allowed("trading-not-open"),
     "business-covers": NO_COVER,
     "business-reject-on-record": NO_COVER,
@@ -547,7 +555,7 @@ DISABLED: Final[dict[str, Off]] = {
     "cite-above-head": nothing(ChainView, "settles"),
     "cite-denied-restart": put(Journal, "keep_fact", _kept_nowhere),
     "cite-waits": NO_CITATION_WAITS,
-    "flood-allowance-returns": put(_Bucket, "take", _spent_for_good),
+    "flood-allowance-returns": put(_RateBucket, "take", _spent_for_good),
     "flood-frames": NO_RATE,
     "flood-in-one-message": nothing(PeerRate, "frame", True),
     "flood-resend-free": around(PeerRate, "frame", _nothing_repeated),
@@ -558,22 +566,22 @@ DISABLED: Final[dict[str, Off]] = {
     "frame-wrong-key": unnamed("bad-signature"),
     "frame-wrong-lane": unnamed("wrong-lane"),
     "frame-wrong-version": ANY_VERSION,
-    "garbled-empty": unnamed(""),
-    "garbled-flip-header": unnamed("bad-signature"),
-    "garbled-flip-lane-and-seq": unnamed("wrong-lane"),
-    "garbled-flip-signature": unnamed("bad-r-y"),
-    "garbled-in-the-middle": NO_ASKING,
-    "garbled-limit": put(engine_module, "GARBLED_LIMIT", 10**6),
-    "garbled-middle-form": NO_ASKING,
-    "garbled-tail": unnamed(""),
-    "garbled-texts-limit": put(engine_module, "GARBLED_LIMIT", 10**6),
-    "garbled-truncated": unnamed("truncated"),
-    "heartbeat-covers": put(Rules, "cover_after_ns", 10**18),
-    "heartbeat-covers-sooner": put(Rules, "cover_after_ns", 10**9),
+    "malformed-empty": unnamed(""),
+    "malformed-flip-header": unnamed("bad-signature"),
+    "malformed-flip-lane-and-seq": unnamed("wrong-lane"),
+    "malformed-flip-signature": unnamed("bad-r-y"),
+    "malformed-in-the-middle": NO_ASKING,
+    "malformed-limit": put(protocol_module, "MALFORMED_LIMIT", 10**6),
+    "malformed-middle-form": NO_ASKING,
+    "malformed-tail": unnamed(""),
+    "malformed-texts-limit": put(protocol_module, "MALFORMED_LIMIT", 10**6),
+    "malformed-truncated": unnamed("truncated"),
+    "heartbeat-covers": put(SessionParams, "cover_after_ns", 10**18),
+    "heartbeat-covers-sooner": put(SessionParams, "cover_after_ns", 10**9),
     "heartbeat-idle": unsaid("0"),
-    "heartbeat-needs-no-cover": around(Engine, "receive_frame", _needing_cover),
-    "heartbeat-not-after-traffic": around(Engine, "sign", _no_sign_of_life),
-    "heartbeat-several-covered": around(Engine, "covers", _one_more),
+    "heartbeat-needs-no-cover": around(SessionProtocol, "receive_frame", _needing_cover),
+    "heartbeat-not-after-traffic": around(SessionProtocol, "sign", _no_sign_of_life),
+    "heartbeat-several-covered": around(SessionProtocol, "covers", _one_more),
     "introduction-collateral-changed": ANY_INTRODUCTION,
     "introduction-expiry-changed": ANY_INTRODUCTION,
     "introduction-far-ahead": nothing(SignedIntroduction, "check_time"),
@@ -587,8 +595,8 @@ DISABLED: Final[dict[str, Off]] = {
     "key-change-foreign": NO_DELEGATION_CHECK,
     "key-change-late-range": NO_DELEGATION_CHECK,
     "key-expires": nothing(Delegation, "check_frame"),
-    "leaving-covers": nothing(Engine, "_cover"),
-    "leaving-covers-nothing": around(Engine, "uncovered", lambda was: lambda self: True),
+    "leaving-covers": nothing(SessionProtocol, "_cover"),
+    "leaving-covers-nothing": around(SessionProtocol, "uncovered", lambda was: lambda self: True),
     "logon-delegation-ends-wallet": NO_DELEGATION_CHECK,
     "logon-delegation-expired": NO_DELEGATION_CHECK,
     "logon-delegation-other-wallet": NO_DELEGATION_CHECK,
@@ -598,7 +606,7 @@ DISABLED: Final[dict[str, Off]] = {
     "logon-heartbeat-zero": NO_LOGON_CHECK,
     "logon-introduction-idle": put(solver_module, "SILENT_S", 10.0**6),
     "logon-key-undelegated": NO_DELEGATION_CHECK,
-    "logon-order": around(Engine, "send", _before_collateral),
+    "logon-order": around(SessionProtocol, "send", _before_collateral),
     "logon-other-terms": NO_LOGON_CHECK,
     "logon-same-again": DUPLICATES_NAMED,
     "logon-text-before": unnamed("no session"),
@@ -613,16 +621,16 @@ DISABLED: Final[dict[str, Off]] = {
     "logout-answered": TWO_LOGOUTS_END_IT,
     "logout-before-logon": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
     "logout-both-restart": TWO_LOGOUTS_END_IT,
-    "logout-crossing": around(Engine, "receive_frame", _every_logout_answered),
+    "logout-crossing": around(SessionProtocol, "receive_frame", _every_logout_answered),
     "logout-frames-after": allowed("logged-out"),
     "logout-lost-answer": NO_RESEND,
     "logout-own-business-after": allowed("logged-out"),
-    "logout-unanswered": around(Engine, "tick", _no_longer_than_a_logon),
-    "logout-unsolicited": around(Steps, "step", _logout_unanswered),
+    "logout-unanswered": around(SessionProtocol, "tick", _no_longer_than_a_logon),
+    "logout-unsolicited": around(LogonSequence, "step", _logout_unanswered),
     "oversized-payload": unnamed("payload-too-long"),
     "openings-lost": stays(PeerSilent),
     "openings-other": stays(CollateralForeign),
-    "own-frame-back": put(Engine, "_own_frame", _every_frame),
+    "own-frame-back": put(SessionProtocol, "_own_frame", _every_frame),
     "own-frame-unknown": goes_on(JournalBehind),
     "payload-bad-hex": accepted("bad-hex"),
     "payload-empty": accepted("not-object"),
@@ -636,7 +644,8 @@ DISABLED: Final[dict[str, Off]] = {
     "payload-lone-surrogate": accepted("lone-surrogate"),
     "payload-long-decimal": accepted("bad-decimal"),
     "payload-many-bad": all_of(
-        around(Engine, "receive_frame", _paid_late), around(Engine, "sign", _covering_all)
+        around(SessionProtocol, "receive_frame", _paid_late),
+        around(SessionProtocol, "sign", _covering_all),
     ),
     "payload-missing-field": accepted("missing-field"),
     "payload-msgtype-not-first": accepted("msgtype-not-first"),
@@ -649,8 +658,8 @@ DISABLED: Final[dict[str, Off]] = {
     "payload-number-not-string": accepted("not-a-string"),
     "payload-padded-decimal": accepted("bad-decimal"),
     "payload-padded-integer": accepted("bad-integer"),
-    "payload-reject-after-restart": around(Engine, "__init__", _nothing_owed),
-    "payload-rejected-once": around(Engine, "__init__", _owed_anew),
+    "payload-reject-after-restart": around(SessionProtocol, "__init__", _nothing_owed),
+    "payload-rejected-once": around(SessionProtocol, "__init__", _owed_anew),
     "payload-repeated-field": accepted("duplicate-key"),
     "payload-repeated-msgtype": accepted("duplicate-key"),
     "payload-resume-type": accepted("unknown-message"),
@@ -692,51 +701,51 @@ DISABLED: Final[dict[str, Off]] = {
         put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
         put(trader_module, "_PASSING", ()),
     ),
-    "reject-malformed": nothing(Rejects, "owe"),
-    "reject-not-rejected": put(Rejects, "owe", _owed_always),
-    "reject-told": put(engine_module, "PeerRejected", _told_otherwise),
-    "resend-beyond-head": around(Gaps, "resend", _from_the_head),
+    "reject-malformed": nothing(Rejects, "queue"),
+    "reject-not-rejected": put(Rejects, "queue", _owed_always),
+    "reject-told": put(protocol_module, "PeerRejected", _told_otherwise),
+    "resend-beyond-head": around(GapFill, "resend", _from_the_head),
     "resend-byte-for-byte": NO_RESEND,
     "resend-duplicates-inside": DUPLICATES_NAMED,
-    "resend-empty": around(Gaps, "resend", _to_the_end),
+    "resend-empty": around(GapFill, "resend", _to_the_end),
     "resend-huge": NO_RESEND,
-    "resend-huge-begin": around(Gaps, "resend", _from_the_head),
+    "resend-huge-begin": around(GapFill, "resend", _from_the_head),
     "resend-mutual": NO_RESEND,
     "resend-out-of-order": NO_ASKING,
-    "resend-part": around(Gaps, "resend", _to_the_end),
-    "resend-too-frequent": around(Engine, "_text", _as_often_as_asked),
+    "resend-part": around(GapFill, "resend", _to_the_end),
+    "resend-too-frequent": around(SessionProtocol, "_text", _as_often_as_asked),
     "resend-without-end": unnamed("missing-field"),
-    "restart-violation-stays": put(Engine, "_read", _read_anyhow),
+    "restart-violation-stays": put(SessionProtocol, "_read", _read_anyhow),
     "resume-ahead": TEXTS_STOP,
     "resume-ahead-shown": goes_on(JournalBehind),
     "resume-before-logon": all_of(
         NO_SYNC, put(solver_module, "nothing_yet", lambda custody: Heartbeat())
     ),
     "resume-both-behind": NO_RESEND,
-    "resume-end-behind": nothing(Resuming, "say_heads"),
+    "resume-end-behind": nothing(HeadSync, "announce_heads"),
     "resume-equal": NO_SYNC,
     "resume-flood": nothing(PeerRate, "text", True),
     "resume-forked": TEXTS_STOP,
     "resume-forked-below": TEXTS_STOP,
-    "resume-forked-live": around(Resuming, "_differ", _only_said),
+    "resume-forked-live": around(HeadSync, "_differ", _only_said),
     "resume-forked-ours": TEXTS_STOP,
     "resume-forked-shown": goes_on(Equivocation),
-    "resume-frames-before-heads": nothing(Engine, "may_sign", True),
-    "resume-garbled-heads": NO_SYNC,
+    "resume-frames-before-heads": nothing(SessionProtocol, "may_sign", True),
+    "resume-malformed-heads": NO_SYNC,
     "resume-expired-key": proved("has expired"),
     "resume-lies": stays(PeerSilent),
-    "resume-lies-often": around(Resuming, "_bring", _as_often_as_lacking),
+    "resume-lies-often": around(HeadSync, "_bring", _as_often_as_lacking),
     "resume-live": NO_RESEND,
     "resume-new-key": unproved(
         lambda self, theirs: (
             theirs.session_public_key
-            in [one.public_key for one in self._engine.record.delegations(self._engine.peer)]
+            in [one.public_key for one in self._protocol.record.delegations(self._protocol.peer)]
         )
     ),
     "resume-nothing-before": all_of(
-        around(Resuming, "reconnected", _proven_at_once), unnamed("no session")
+        around(HeadSync, "reconnected", _proven_at_once), unnamed("no session")
     ),
-    "resume-nothing-signed-disconnected": nothing(Engine, "_must_sign"),
+    "resume-nothing-signed-disconnected": nothing(SessionProtocol, "_must_sign"),
     "resume-old-key": proved("has followed"),
     "resume-other-custody": unnamed("wrong-custody"),
     "resume-other-wallet": proved("not delegated"),
@@ -748,8 +757,8 @@ DISABLED: Final[dict[str, Off]] = {
     "resume-restart-unsent-logon": NO_SYNC,
     "resume-timeout": stays(PeerSilent),
     "resume-twice": all_of(
-        around(Resuming, "receive", _heads_forgotten),
-        around(Resuming, "_bring", _as_often_as_lacking),
+        around(HeadSync, "receive", _heads_forgotten),
+        around(HeadSync, "_bring", _as_often_as_lacking),
     ),
     "resume-unknown-custody": unnamed("unknown-custody"),
     "resume-unsigned": proved("not signed"),
@@ -757,28 +766,28 @@ DISABLED: Final[dict[str, Off]] = {
     "seq-duplicate": DUPLICATES_NAMED,
     "seq-equivocation": goes_on(Equivocation),
     "seq-equivocation-after-resume": goes_on(Equivocation),
-    "seq-gap-asked-again": nothing(Gaps, "ask_again"),
+    "seq-gap-asked-again": nothing(GapFill, "ask_again"),
     "seq-gap-filled": NO_ASKING,
     "seq-gap-flood": nothing(PeerRate, "text", True),
-    "seq-gap-partly-filled": nothing(Gaps, "ask_again"),
-    "seq-gap-second": around(Gaps, "ask", _asks_once),
+    "seq-gap-partly-filled": nothing(GapFill, "ask_again"),
+    "seq-gap-second": around(GapFill, "ask", _asks_once),
     "seq-too-high": NO_ASKING,
     "seq-too-low-noise": unnamed("number that is taken"),
     "seq-zero": unnamed("bad-seq"),
-    "session-duplicate": around(End, "attach", _first_connection_keeps),
+    "session-duplicate": around(SessionRunner, "attach", _first_connection_keeps),
     "settle-other-payouts": allowed("wrong-payout"),
     "settle-payee-covers": nothing(settlement, "_check_covers"),
     "settle-payee-for-more": allowed("wrong-payee"),
     "settle-payee-of-no-note": allowed("bad-inner"),
     "settle-payee-signed-by-another": allowed("wrong-signature"),
-    "testrequest-again": put(Engine, "_heard", _heard_only),
+    "testrequest-again": put(SessionProtocol, "_heard", _heard_only),
     "testrequest-answered": unsaid("0"),
     "testrequest-when-silent": unsaid("1"),
     "testrequest-without-id": unnamed("missing-field"),
     "text-malformed": unnamed(""),
     "text-record-type": unnamed("unknown-message"),
-    "text-reject-told": put(engine_module, "Said", _told_otherwise),
-    "text-rejects-not-answered": around(Engine, "_text", _rejects_answered),
+    "text-reject-told": put(protocol_module, "TextReceived", _told_otherwise),
+    "text-rejects-not-answered": around(SessionProtocol, "_text", _rejects_answered),
     "time-ahead": NOTHING_HELD,
     "time-ahead-and-business": NOTHING_HELD,
     "time-ahead-held": NOTHING_HELD,
@@ -787,11 +796,13 @@ DISABLED: Final[dict[str, Off]] = {
     "time-back": goes_on(Forked),
     "time-behind": NO_COVER,
     "time-far-ahead": NOTHING_HELD,
-    "time-own-clock-back": nothing(Engine, "_clock_behind"),
+    "time-own-clock-back": nothing(SessionProtocol, "_clock_behind"),
     "time-own-clock-back-little": put(
-        Engine, "_clock_behind", lambda self, now: ClockBehind() if now < self._now else None
+        SessionProtocol,
+        "_clock_behind",
+        lambda self, now: ClockBehind() if now < self._now else None,
     ),
-    "time-same": around(Engine, "receive_frame", _time_must_move),
+    "time-same": around(SessionProtocol, "receive_frame", _time_must_move),
     "violation-own-refused": nothing(RulebookLedger, "refuses"),
 }
 

@@ -22,7 +22,7 @@ from session_scene import (
 from psymm.errors import WalletError
 from psymm.nursery import open_block_nursery
 from psymm.session.keys import Revocations
-from psymm.session.party import Party
+from psymm.session.party import LocalParty
 from psymm.wallet import KeyWallet, TypedMessage
 
 LIFE_S = 3600
@@ -87,9 +87,9 @@ class Device:
 class KeyedLives:
     """The same two parties over several lives of their processes."""
 
-    def __init__(self, path: Path, *, life_s: int = LIFE_S, **terms: Any) -> None:
+    def __init__(self, path: Path, *, expires_in_s: int = LIFE_S, **terms: Any) -> None:
         self.path = path
-        self.life_s = life_s
+        self.expires_in_s = expires_in_s
         self.wallets = (KeyWallet.generate(), KeyWallet.generate())
         self.devices = tuple(map(Device, self.wallets))
         self.chain = LedgerChain()
@@ -121,12 +121,12 @@ class KeyedLives:
             yield stage
             nursery.cancel_scope.cancel()
 
-    def _party(self, lane: int, made: Party) -> Party:
+    def _party(self, lane: int, made: LocalParty) -> LocalParty:
         assert isinstance(made.collateral, ChainCollateral)
         return replace(
             made,
             wallet=self.devices[lane],
             collateral=self._funds.setdefault(lane, made.collateral),
             revocations=self.watched[lane],
-            key_life_ns=self.life_s * SECOND,
+            key_life_ns=self.expires_in_s * SECOND,
         )

@@ -29,8 +29,8 @@ from trio.testing import wait_all_tasks_blocked
 from psymm.errors import Disconnected, PSymmError
 from psymm.messages import decode
 from psymm.nursery import open_block_nursery
-from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
+from psymm.session.runner import SessionRunner
 from psymm.session.trader import Backoff
 from psymm.session.transport import Socket
 from psymm.wallet import KeyWallet
@@ -152,7 +152,7 @@ class Race(Scene):
         for way in self.ways:
             way.holding = True
 
-    def end_of(self, lane: str) -> End:
+    def end_of(self, lane: str) -> SessionRunner:
         return self.near if lane == "trader" else self.far
 
     async def _directive(self, line: Line) -> None:
@@ -190,7 +190,7 @@ class Race(Scene):
     async def _wish(self, words: Sequence[str]) -> None:
         words, wanted = outcome(words)
         lane, act, kind, *rest = words
-        end = self.end_of(lane)
+        runner = self.end_of(lane)
         fields, own = split_fields(rest)
         name = own.pop("as", kind)
         if own:
@@ -202,9 +202,9 @@ class Race(Scene):
         payload = payload_of(kind, fields, {"now": self.clock.now_ns()})
         try:
             if act == "forge":
-                sign_unchecked(end, payload)
+                sign_unchecked(runner, payload)
             elif act == "send":
-                await end.send(decode(payload))
+                await runner.send(decode(payload))
             else:
                 raise BadScript(f"nobody can wish to {act}")
         except PSymmError as refused:
@@ -248,7 +248,7 @@ class Race(Scene):
                 raise BadScript(f"{what} is no part of a race's state")
 
     def _compare(self, lane: str, words: Sequence[str]) -> None:
-        ledger = self.end_of(lane).engine.ledger
+        ledger = self.end_of(lane).protocol.ledger
         assert isinstance(ledger, RulebookLedger)
         try:
             compare_account(ledger.account, words)
@@ -266,13 +266,13 @@ class Race(Scene):
     async def _sound(self) -> None:
         """Heads, accounts and journals are equal once everything has arrived."""
         await self._settle()
-        near, far = self.near.engine.record, self.far.engine.record
+        near, far = self.near.protocol.record, self.far.protocol.record
         for lane in (0, 1):
             if near.head(lane) != far.head(lane):
                 raise Mismatch(f"the two have different heads of lane {LANES[lane]}")
         if self.account(self.near).hash != self.account(self.far).hash:
             raise Mismatch("the two have different accounts")
-        custody = self.near.opening.custody
+        custody = self.near.agreement.custody
         for one in (self.trader, self.solver):
             if await verified(one.journal, custody) != len(near):
                 raise Mismatch("a journal is not what its session has")

@@ -1,4 +1,5 @@
-"""Plays a script against one real end: engine, journal, rulebook, socket, on trio's mock clock.
+"""Plays a script against one real runner: protocol, journal, rulebook, socket, on trio's mock
+clock.
 
 The runner is the peer. It has real keys and keeps a record of its own, so that what it signs
 follows from what came before, unless the script says otherwise; and every frame that the end
@@ -67,19 +68,19 @@ from psymm.messages import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.session.collateral import custody_of
-from psymm.session.end import End
+from psymm.session.effects import SessionStatus, TextReceived
+from psymm.session.handshake import DelegatedKey, Host, conclude_handshake, fresh_nonce, introduce
 from psymm.session.ledger import RulebookLedger
-from psymm.session.meeting import DelegatedKey, Host, fresh_nonce, introduce, met
-from psymm.session.party import Party, read_record
+from psymm.session.party import LocalParty, read_record
+from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, TraderSession
-from psymm.session.turn import Said, State
 from psymm.terms import Limits, Terms, Timeouts
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
 from psymm.transcript.delegation import Delegation, DelegationRefused
 from psymm.transcript.introduction import KEY_NS, key_message
-from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
-from psymm.transcript.resumption import Prover, challenge_for
+from psymm.transcript.resumption import ResumeSigner, challenge_for
 from psymm.wallet import KeyWallet
 
 TRADERS_COLLATERAL = 2_000_000_000
@@ -87,7 +88,7 @@ SOLVERS_COLLATERAL = 5_000_000_000
 ALIVE_EVERY_S = 2.0
 
 
-# --- the wire ------------------------------------------------------------------------------------
+# --- the wire -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def _resume_in(text: str) -> Resume | None:
     return said if isinstance(said, Resume) else None
 
 
-# --- messages as scripts write them --------------------------------------------------------------
+# --- messages as scripts write them -------------------------------------------------------------
 
 
 def business(lane: int) -> tuple[str, str]:
@@ -283,7 +284,7 @@ class CountedClock(SceneClock):
         return super().now_ns()
 
 
-# --- the stage -----------------------------------------------------------------------------------
+# --- the stage ----------------------------------------------------------------------------------
 
 
 class Stage:
@@ -320,7 +321,7 @@ class Stage:
         self.desk = Desk(SOLVERS_COLLATERAL)
         self.ended: PSymmError | None = None
         self.returned = False
-        self.party: Party | None = None
+        self.party: LocalParty | None = None
         self._nonce = fresh_nonce()
         self._nursery = nursery
         self._client: TraderSession | None = None
@@ -403,10 +404,10 @@ class Stage:
                 await pipe.aclose()
 
     @property
-    def end(self) -> End:
+    def end(self) -> SessionRunner:
         held = self.desk.ends[-1] if self.lane == SOLVER and self.desk.ends else None
-        if self._client is not None and self._client.end is not None:
-            held = self._client.end
+        if self._client is not None and self._client.runner is not None:
+            held = self._client.runner
         if held is None:
             raise Mismatch("the end has no session yet")
         return held
@@ -440,11 +441,11 @@ class Stage:
         return self.record
 
     @property
-    def opening(self) -> Opening:
-        return self._book().opening
+    def opening(self) -> CustodyAgreement:
+        return self._book().agreement
 
     async def connect(self) -> None:
-        """A connection stands, and where a meeting is due on it, it was held."""
+        """A connection stands, and where a handshake is due on it, it was held."""
         self.old_challenge = self.pipe.challenge or self.old_challenge
         if self.lane == TRADER:
             self._may_dial.set()
@@ -479,7 +480,7 @@ class Stage:
         )
         said, document = self._bend(said, document)
         if self.record is None:
-            self._met(introduced.opening)
+            self._met(introduced.agreement)
         self.pipe.feed(encode_text(said))
         self.pipe.feed(encode_text(document))
         await wait_all_tasks_blocked()
@@ -530,16 +531,16 @@ class Stage:
         theirs, document = (decode_text(str(self.out.popleft())) for _ in range(2))
         assert isinstance(theirs, Introduction)
         assert isinstance(document, TermsDocument)
-        introduced = met(
+        introduced = conclude_handshake(
             ours, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=theirs.public_key
         )
         if self.record is None:
-            self._met(introduced.opening)
+            self._met(introduced.agreement)
 
-    def _met(self, opening: Opening) -> None:
-        self.record = Record(opening)
+    def _met(self, agreement: CustodyAgreement) -> None:
+        self.record = Record(agreement)
         worth = SOLVERS_COLLATERAL if self.peer == SOLVER else TRADERS_COLLATERAL
-        note = Note(custody_of(opening), TOKEN, worth, random_blinding())
+        note = Note(custody_of(agreement), TOKEN, worth, random_blinding())
         self.chain.insert(note.commitment)
         self.notes = (note,)
 
@@ -625,7 +626,7 @@ class Stage:
                     "Token": note.token.lower(),
                     "Amount": str(note.amount),
                 }
-                for note in self.end.engine.notes.values()
+                for note in self.end.protocol.notes.values()
             ]
             fields.setdefault("Commitments", json.dumps(listed))
         return payload_of(kind, fields, self.known())
@@ -645,13 +646,13 @@ class Stage:
         time = number("sendingTime", max(known["now"], record.head(self.peer).sending_time))
         previous = self._digest(header.pop("previous", f"peer:{seq - 1}"))
         peer_digest = self._digest(header.pop("peerDigest", f"end:{covers}"))
-        custody = record.opening.custody
+        custody = record.agreement.custody
         if header.pop("custody", "own") == "other":
             custody = bytes([custody[0] ^ 1]) + custody[1:]
         lane = self.lane if header.pop("lane", "own") == "end" else self.peer
         keys = {"own": self.key, "old": self.old_key, "other": self.other_key}
         named = header.pop("key", "own")
-        key = self.end.engine.keys.key if named == "end" else keys[named]
+        key = self.end.protocol.keys.key if named == "end" else keys[named]
         keep = header.pop("forged", "no") == "no"
         in_transit = header.pop("transit", "whole") == "damaged"
         if not keep and words[0] == "UKY":
@@ -659,7 +660,7 @@ class Stage:
         try:
             frame = sign_frame(
                 key,
-                record.opening.domain,
+                record.agreement.domain,
                 custody,
                 lane,
                 seq,
@@ -731,7 +732,7 @@ class Stage:
         custody = fields.pop("Custody", None)
         status = fields.pop("JournalStatus", None)
         heads = Resume(
-            custody=record.opening.custody if custody is None else bytes.fromhex(custody[2:]),
+            custody=record.agreement.custody if custody is None else bytes.fromhex(custody[2:]),
             journal_status=None if status is None else JournalStatus(status),
             **made,
         )
@@ -740,12 +741,12 @@ class Stage:
         if own or fields:
             raise BadScript(f"{self.script.name}: a resume has no {sorted(own | fields)}")
         if signed != "no" and (named := challenge[over]) is not None:
-            heads = self._prover(signed).sign(record.opening, named, heads)
+            heads = self._prover(signed).sign(record.agreement, named, heads)
         return encode_text(heads)
 
-    def _prover(self, name: str) -> Prover:
+    def _prover(self, name: str) -> ResumeSigner:
         """own: the key in force. old: the one before it. proof: one that the wallet delegates for
-        no frame. expired: likewise, but its time is over. other: a stranger's. end: one of the
+        no frame. expired: likewise, but its time is over. other: a stranger's. runner: one of the
         end's wallet."""
         record = self._book()
         if name in ("own", "old") and record.delegation(self.peer) is not None:
@@ -755,14 +756,16 @@ class Stage:
                 if isinstance(said, Logon | SessionKeyChange) and (
                     said.session_public_key == key.public_key
                 ):
-                    return Prover.of(key, self.peer, said)
+                    return ResumeSigner.of(key, self.peer, said)
         wallet = {"other": self.stranger, "end": self.wallets[self.lane]}.get(
             name, self.wallets[self.peer]
         )
         now, lives = self.true_clock.now_ns(), -3_600 if name == "expired" else 3_600
         key = SecretKey.generate()
         delegation = Delegation(self.peer, key.public_key, 0, 0, now + lives * 10**9)
-        return Prover(key, delegation, wallet.key.sign(delegation.message(self.opening).digest()))
+        return ResumeSigner(
+            key, delegation, wallet.key.sign(delegation.message(self.opening).digest())
+        )
 
     def again(self, words: Sequence[str]) -> bytes:
         """Frames of the peer's, byte for byte as they were signed."""
@@ -1006,7 +1009,7 @@ class Stage:
                 case "send":
                     await self.end.send(self._own(words[1:]))
                 case "say":
-                    await self.end.say(decode_text(self.text(words[1:])))
+                    await self.end.send_text(decode_text(self.text(words[1:])))
                 case "logout":
                     await self.end.log_out(words[1] if len(words) > 1 else "")
                 case "leave":
@@ -1039,13 +1042,13 @@ class Stage:
             case "met":
                 await self.connect()
             case "logons":
-                await self._log_on(State.VERIFYING)
+                await self._log_on(SessionStatus.VERIFYING)
             case "trading":
-                await self._log_on(State.TRADING, words[1:])
+                await self._log_on(SessionStatus.TRADING, words[1:])
             case _:
                 raise BadScript(f"{words[0]} is not where a script can begin")
 
-    async def _log_on(self, state: State, logon: Sequence[str] = ()) -> None:
+    async def _log_on(self, state: SessionStatus, logon: Sequence[str] = ()) -> None:
         """An honest peer's part, until the end has come as far as `state`; then all is quiet."""
         await self.connect()
         said: set[str] = set()
@@ -1067,9 +1070,9 @@ class Stage:
             else:
                 given = logon if step == "A" else ()
                 self.pipe.feed(await self.frame((step.rstrip("+"), *given)))
-        if self.end.engine.state is not state:
+        if self.end.protocol.state is not state:
             raise Mismatch(f"the end did not come to {state}")
-        if state is State.TRADING:
+        if state is SessionStatus.TRADING:
             await trio.sleep(2)
             await wait_all_tasks_blocked()
             while self.out:
@@ -1078,28 +1081,28 @@ class Stage:
             await wait_all_tasks_blocked()
             self._expect(("text", "0", "TestReqID=given"))
 
-    def _come_to(self, state: State) -> bool:
+    def _come_to(self, state: SessionStatus) -> bool:
         """The end is there; a solver lists and accepts as soon as it has verified."""
         try:
-            engine = self.end.engine
+            protocol = self.end.protocol
         except Mismatch:
             return False
-        waits = self.lane == SOLVER and not engine.lifecycle.accepted_at[TRADER]
-        return engine.state is state and not (state is State.VERIFYING and waits)
+        waits = self.lane == SOLVER and not protocol.lifecycle.accepted_at[TRADER]
+        return protocol.state is state and not (state is SessionStatus.VERIFYING and waits)
 
-    def _next_step(self, said: set[str], opened: bool, state: State) -> str | None:
-        record, engine = self._book(), None
+    def _next_step(self, said: set[str], opened: bool, state: SessionStatus) -> str | None:
+        record, protocol = self._book(), None
         if self.peer == TRADER and "A" in said and "UOP" not in said:
             return "UOP"
         try:
-            engine = self.end.engine
+            protocol = self.end.protocol
         except Mismatch:
             return None if "A" in said else "A"
-        end_listed = engine.lifecycle.listed_at[self.lane]
+        end_listed = protocol.lifecycle.listed_at[self.lane]
         covered = record.head(self.peer).peer_seq
         if "A" not in said and (self.peer == TRADER or record.head(self.lane).seq):
             return "A"
-        if state is State.VERIFYING:
+        if state is SessionStatus.VERIFYING:
             return None
         if self.peer == TRADER:
             if end_listed > covered:
@@ -1122,18 +1125,18 @@ class Stage:
         known = self.known()
         match what:
             case "state":
-                came: object = self.end.engine.state.value
+                came: object = self.end.protocol.state.value
                 wanted: object = rest[0]
             case "error":
-                came = None if self.end.engine.error is None else self.end.engine.error.code
+                came = None if self.end.protocol.error is None else self.end.protocol.error.code
                 wanted = rest[0]
             case "heads":
                 given = assignments(tuple(rest))
-                record = self.end.engine.record
+                record = self.end.protocol.record
                 came = {"peer": record.head(self.peer).seq, "end": record.head(self.lane).seq}
                 wanted = {n: int(evaluate(v, known)) for n, v in given.items()}
             case "covers":
-                came = str(self.end.engine.record.head(self.lane).peer_seq)
+                came = str(self.end.protocol.record.head(self.lane).peer_seq)
                 wanted = evaluate(rest[0], known)
             case "evidence":
                 assert self.party is not None
@@ -1171,7 +1174,11 @@ class Stage:
         name, wanted = words[0], assignments(tuple(words[1:]))
         events = self.listener.events[self._taken :]
         for event in events:
-            held = event.message if isinstance(event, Said) and name == "Said" else event
+            held = (
+                event.message
+                if isinstance(event, TextReceived) and name == "TextReceived"
+                else event
+            )
             if type(event).__name__ == name and all(
                 str(getattr(held, _attribute(key), None)) == value for key, value in wanted.items()
             ):
@@ -1180,20 +1187,20 @@ class Stage:
         raise Mismatch(f"the application heard {[type(event).__name__ for event in events]}")
 
     def account_is(self, words: Sequence[str]) -> None:
-        ledger = self.end.engine.ledger
+        ledger = self.end.protocol.ledger
         assert isinstance(ledger, RulebookLedger)
         compare_account(ledger.account, words)
 
     async def _sound(self) -> None:
-        """The journal holds what the engine has, every frame of it verified; and what the peer
+        """The journal holds what the protocol has, every frame of it verified; and what the peer
         keeps is a part of it."""
         if self.party is None or self.record is None:
             return
-        held = {each.opening.custody for each in await self.party.journal.custodies()}
+        held = {each.agreement.custody for each in await self.party.journal.custodies()}
         if self.opening.custody not in held:
             return
         record = await read_record(self.party.journal, self.opening)
-        live = self.end.engine.record
+        live = self.end.protocol.record
         for lane in (TRADER, SOLVER):
             if record.head(lane) != live.head(lane):
                 raise Mismatch(f"the journal's lane {lane} is not what the session has")

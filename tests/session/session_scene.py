@@ -22,7 +22,7 @@ from psymm.custody.errors import FundsTooLow
 from psymm.custody.notes import Note, random_blinding, sole_custody
 from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
-from psymm.custody.settlement import Payee, Settlement
+from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import CollateralMissing, CollateralSpent, Disconnected, PSymmError
 from psymm.messages import (
     ChainFact,
@@ -43,18 +43,18 @@ from psymm.messages import (
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import Account
 from psymm.session.collateral import ChainView, Fact, Mined, custody_of
-from psymm.session.end import End
+from psymm.session.effects import Event, FrameReceived, FrameSent, SessionStatus
 from psymm.session.ledger import RulebookLedger
-from psymm.session.party import Party, journal_secret
-from psymm.session.settling import Settling
+from psymm.session.party import LocalParty, journal_secret
+from psymm.session.runner import SessionRunner
+from psymm.session.settling import SettlementFlow
 from psymm.session.solver import SolverServer
-from psymm.session.trader import Backoff, Lost, TraderSession
+from psymm.session.trader import Backoff, ConnectionLost, TraderSession
 from psymm.session.transport import Socket, over_streams
-from psymm.session.turn import Event, Received, Signed, State
 from psymm.terms import (
     UNIT,
-    Chain,
-    Collateral,
+    ChainRef,
+    CollateralTerms,
     Instrument,
     Limits,
     Rates,
@@ -62,8 +62,8 @@ from psymm.terms import (
     Terms,
     Timeouts,
 )
+from psymm.transcript.agreement import SOLVER, CustodyAgreement
 from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.opening import SOLVER, Opening
 from psymm.transcript.resumption import challenge_for
 from psymm.wallet import KeyWallet, TypedMessage, Wallet
 
@@ -94,8 +94,8 @@ def make_terms(**changes: Any) -> Terms:
         )
 
     given: dict[str, Any] = {
-        "chain": Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
-        "collateral": Collateral(
+        "chain": ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
+        "collateral": CollateralTerms(
             token=TOKEN,
             decimals=6,
             trader_minimum=100_000_000,
@@ -144,7 +144,7 @@ class LedgerChain:
         self.insert(commitment)
         self.facts.append(Fact(self.block, bytes([self.block % 256]) * 32, (), (commitment,)))
 
-    def settle(self, settlement: Settlement) -> Mined:
+    def settle(self, settlement: PlannedSettlement) -> Mined:
         call = settlement.call
         at = self.spent.get(call.nullifiers[0])
         if at is not None:
@@ -182,7 +182,9 @@ class ChainCollateral:
         self.looked_up = 0
         self.wanted: list[Note] = []
 
-    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+    async def check(
+        self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
+    ) -> None:
         await trio.lowlevel.checkpoint()
         self.checked.append((amount, symbol))
         if self.unready is not None:
@@ -193,11 +195,13 @@ class ChainCollateral:
         if amount > self.funds:
             raise FundsTooLow(terms.collateral.token, amount, self.funds, 0)
 
-    async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
+    async def fund(
+        self, agreement: CustodyAgreement, lane: int, token: str, amount: int
+    ) -> Sequence[Note]:
         await trio.lowlevel.checkpoint()
         if self.unable is not None:
             raise self.unable
-        custody = custody_of(opening)
+        custody = custody_of(agreement)
         if custody.id not in self.funded:
             note = Note(custody, token, amount, random_blinding())
             if self.insert_notes:
@@ -206,7 +210,7 @@ class ChainCollateral:
             self.moves += 1
         return self.funded[custody.id]
 
-    async def verify(self, opening: Opening, notes: Sequence[Note]) -> None:
+    async def verify(self, agreement: CustodyAgreement, notes: Sequence[Note]) -> None:
         await trio.lowlevel.checkpoint()
         for note in notes:
             if self.chain.tree.index_of(note.commitment) is None:
@@ -224,13 +228,13 @@ class ChainCollateral:
         await trio.lowlevel.checkpoint()
         return self.offer
 
-    async def sign(self, settlement: Settlement) -> bytes:
+    async def sign(self, settlement: PlannedSettlement) -> bytes:
         return await self.wallet.sign_typed(settlement.call.message(CHAIN_ID, PSYMM))
 
     async def sign_payee(self, message: TypedMessage) -> bytes:
         return await self.wallet.sign_typed(message)
 
-    async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:
+    async def settle(self, settlement: PlannedSettlement, signatures: Signatures) -> Mined:
         await trio.lowlevel.checkpoint()
         signatures.check(settlement.custody, settlement.call.digest(CHAIN_ID, PSYMM))
         return self.chain.settle(settlement)
@@ -245,7 +249,7 @@ class ChainCollateral:
         ]
         return ChainView(self.chain.block, self.chain.block, found[0] if found else None)
 
-    async def wait_spent(self, settlement: Settlement) -> Mined | None:
+    async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
         while settlement.call.nullifiers[0] not in self.chain.spent:
             left = settlement.call.deadline - self.clock.now_ns() / SECOND
             with trio.move_on_after(max(left, 0)) as late:
@@ -271,10 +275,10 @@ async def in_place(work: Callable[..., T], *args: Any) -> T:
 @asynccontextmanager
 async def party(
     wallet: Wallet, chain: LedgerChain, clock: SceneClock, path: Path
-) -> AsyncGenerator[Party, None]:
+) -> AsyncGenerator[LocalParty, None]:
     async with open_journal(path, run_sync=in_place) as journal:
         await journal.unlock(wallet.address, await journal_secret(wallet, CHAIN_ID, PSYMM))
-        yield Party(
+        yield LocalParty(
             wallet,
             journal,
             ChainCollateral(chain, wallet, clock),
@@ -290,19 +294,19 @@ class Listener:
     """Hears a session's events and lets a test wait for them."""
 
     def __init__(self) -> None:
-        self.events: list[Event | Lost] = []
+        self.events: list[Event | ConnectionLost] = []
         self._more = trio.Event()
         self.also: list[Callable[[Event], None]] = []
 
-    def __call__(self, event: Event | Lost) -> None:
+    def __call__(self, event: Event | ConnectionLost) -> None:
         self.events.append(event)
-        if not isinstance(event, Lost):
+        if not isinstance(event, ConnectionLost):
             for each in self.also:
                 each(event)
         self._more.set()
         self._more = trio.Event()
 
-    async def until(self, test: Callable[[Event | Lost], T | None], after: int = 0) -> T:
+    async def until(self, test: Callable[[Event | ConnectionLost], T | None], after: int = 0) -> T:
         seen = after
         while True:
             for event in self.events[seen:]:
@@ -313,15 +317,15 @@ class Listener:
             await self._more.wait()
 
     async def message(self, kind: type[T], after: int = 0) -> T:
-        def found(event: Event | Lost) -> T | None:
-            if isinstance(event, Received) and isinstance(event.entry.message, kind):
+        def found(event: Event | ConnectionLost) -> T | None:
+            if isinstance(event, FrameReceived) and isinstance(event.entry.message, kind):
                 return event.entry.message
             return None
 
         return await self.until(found, after)
 
-    async def state(self, state: State) -> None:
-        def found(event: Event | Lost) -> bool | None:
+    async def state(self, state: SessionStatus) -> None:
+        def found(event: Event | ConnectionLost) -> bool | None:
             return getattr(event, "state", None) is state or None
 
         await self.until(found)
@@ -332,7 +336,7 @@ class Desk:
 
     def __init__(self, amount: int = 5_000_000_000) -> None:
         self.amount = amount
-        self.ends: list[End] = []
+        self.ends: list[SessionRunner] = []
         self.listeners: list[Listener] = []
         self.begun = trio.Event()
         self.snapshots: list[MarketDataSnapshotFullRefresh] = []
@@ -341,12 +345,12 @@ class Desk:
         await trio.lowlevel.checkpoint()
         return self.snapshots
 
-    def put_up(self, trader: str, introduced: int) -> int:
+    def collateral_for(self, trader: str, introduced: int) -> int:
         return self.amount
 
-    def session(self, end: End) -> Callable[[Event], None]:
+    def session(self, runner: SessionRunner) -> Callable[[Event], None]:
         listener = Listener()
-        self.ends.append(end)
+        self.ends.append(runner)
         self.listeners.append(listener)
         self.begun.set()
         return listener
@@ -379,17 +383,17 @@ class Wire:
         await self.inner.aclose(code, reason)
 
 
-async def proven(socket: Socket, end: End, heads: Resume | None = None) -> Resume:
+async def proven(socket: Socket, runner: SessionRunner, heads: Resume | None = None) -> Resume:
     """An end's heads, or others, signed over the challenge that its peer tells on a connection."""
-    custody = end.opening.custody
+    custody = runner.agreement.custody
     await socket.send(encode_text(challenge_for(custody, bytes(32))))
     asked = decode_text(await socket.receive())
     assert isinstance(asked, Resume)
     assert asked.challenge is not None
     assert (asked.trader_seq, asked.solver_seq, asked.signature) == (0, 0, None)
-    prover = end.engine.keys.prover(end.engine.record, end.clock.now_ns())
+    prover = runner.protocol.keys.prover(runner.protocol.record, runner.clock.now_ns())
     assert prover is not None
-    return prover.sign(end.opening, asked.challenge, heads or end.engine.heads())
+    return prover.sign(runner.agreement, asked.challenge, heads or runner.protocol.heads())
 
 
 class Scene:
@@ -400,8 +404,8 @@ class Scene:
         nursery: trio.Nursery,
         chain: LedgerChain,
         clock: SceneClock,
-        trader: Party,
-        solver: Party,
+        trader: LocalParty,
+        solver: LocalParty,
         terms: Terms,
     ) -> None:
         self.nursery = nursery
@@ -450,27 +454,27 @@ class Scene:
         """Serve, connect, and wait until both sides trade."""
         await self.nursery.start(self.server.run)
         await self.nursery.start(self.client.run)
-        await self.heard.state(State.TRADING)
-        await self.desk.listeners[0].state(State.TRADING)
+        await self.heard.state(SessionStatus.TRADING)
+        await self.desk.listeners[0].state(SessionStatus.TRADING)
 
     @property
-    def near(self) -> End:
-        assert self.client.end is not None
-        return self.client.end
+    def near(self) -> SessionRunner:
+        assert self.client.runner is not None
+        return self.client.runner
 
     @property
-    def far(self) -> End:
+    def far(self) -> SessionRunner:
         return self.desk.ends[0]
 
-    def account(self, end: End) -> Account:
-        assert isinstance(end.engine.ledger, RulebookLedger)
-        return end.engine.ledger.account
+    def account(self, runner: SessionRunner) -> Account:
+        assert isinstance(runner.protocol.ledger, RulebookLedger)
+        return runner.protocol.ledger.account
 
     async def agreed(self) -> Account:
         """Wait until each side has all frames of the other, and compare their accounts."""
 
         def same(_: object) -> bool | None:
-            near, far = self.near.engine.record, self.far.engine.record
+            near, far = self.near.protocol.record, self.far.protocol.record
             return True if all(near.head(lane) == far.head(lane) for lane in (0, 1)) else None
 
         async def either(listener: Listener, done: trio.CancelScope) -> None:
@@ -494,7 +498,7 @@ class Scene:
         quantity: int = UNIT // 100,
         price: int = 50_000 * UNIT,
         position_id: bytes | None = None,
-        life_s: int = 30,
+        expires_in_s: int = 30,
     ) -> NewOrderSingle:
         order = NewOrderSingle(
             cl_ord_id=cl_ord_id,
@@ -503,14 +507,14 @@ class Scene:
             order_qty=quantity,
             ord_type=OrdType.LIMIT,
             position_effect=PositionEffect.OPEN if position_id is None else PositionEffect.CLOSE,
-            expire_time=self.clock.now_ns() + life_s * SECOND,
+            expire_time=self.clock.now_ns() + expires_in_s * SECOND,
             price=price,
             position_id=position_id,
         )
         await self.near.send(order)
         await self.desk.listeners[0].until(
             lambda event: (
-                True if isinstance(event, Received) and event.entry.message == order else None
+                True if isinstance(event, FrameReceived) and event.entry.message == order else None
             )
         )
         return order
@@ -525,18 +529,20 @@ class Scene:
             arguments |= {"last_px": order.price, "last_qty": order.order_qty}
         await self.far.send(ExecutionReport(**(arguments | given)))
 
-    def settling(self, end: End, listener: Listener) -> tuple[Settling, list[Exception]]:
+    def settling(
+        self, runner: SessionRunner, listener: Listener
+    ) -> tuple[SettlementFlow, list[Exception]]:
         failures: list[Exception] = []
 
         def account() -> Account:
-            assert isinstance(end.engine.ledger, RulebookLedger)
-            return end.engine.ledger.projected
+            assert isinstance(runner.protocol.ledger, RulebookLedger)
+            return runner.protocol.ledger.projected
 
-        settling = Settling(end, self.terms, self.nursery, account, failures.append)
-        listener.also.append(settling.heard)
-        return settling, failures
+        settlement_flow = SettlementFlow(runner, self.terms, self.nursery, account, failures.append)
+        listener.also.append(settlement_flow.on_event)
+        return settlement_flow, failures
 
-    def both_settle(self) -> tuple[Settling, Settling]:
+    def both_settle(self) -> tuple[SettlementFlow, SettlementFlow]:
         """Both sides can settle, the trader's first; what fails by itself is not looked at."""
         near, _ = self.settling(self.near, self.heard)
         far, _ = self.settling(self.far, self.desk.listeners[0])
@@ -589,11 +595,11 @@ class Lives:
             await stage.nursery.start(stage.client.run)
             await work(stage)  # type: ignore[misc]
 
-    def with_funds(self, lane: int, made: Party) -> Party:
+    def with_funds(self, lane: int, made: LocalParty) -> LocalParty:
         """Money outlives processes; so does what was put up."""
         assert isinstance(made.collateral, ChainCollateral)
         funds = self.funds.setdefault(lane, made.collateral)
-        return Party(
+        return LocalParty(
             made.wallet,
             made.journal,
             funds,
@@ -610,7 +616,7 @@ async def verified(journal: Journal, custody: bytes) -> int:
     from psymm.session.party import read_record
 
     held = await journal.custody(custody)
-    return len(await read_record(journal, held.opening))
+    return len(await read_record(journal, held.agreement))
 
 
-__all__ = ["SOLVER", "Awaitable", "Message", "QuoteRequest", "Signed"]
+__all__ = ["SOLVER", "Awaitable", "FrameSent", "Message", "QuoteRequest"]

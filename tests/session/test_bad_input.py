@@ -31,7 +31,7 @@ from psymm.errors import (
     Equivocation,
     FloodingPeer,
     Forked,
-    MeetingRefused,
+    HandshakeRefused,
     PeerRefused,
     PSymmError,
     TermsRefused,
@@ -51,9 +51,9 @@ from psymm.messages import (
     Side,
     encode_text,
 )
-from psymm.session.meeting import Host, fresh_nonce
-from psymm.session.trader import Lost, meet
-from psymm.session.turn import Event, Stopped
+from psymm.session.effects import Event, Stopped
+from psymm.session.handshake import Host, fresh_nonce
+from psymm.session.trader import ConnectionLost, shake_hands
 from psymm.terms import UNIT
 
 Clock = MockClock
@@ -68,7 +68,7 @@ def digests_by_number(stage: Scene) -> dict[tuple[bytes, int, int], set[bytes]]:
             while isinstance(message, bytes) and offset < len(message):
                 frame = Frame.parse(message, offset)
                 offset += len(frame.raw)
-                digest = frame.digest(stage.near.opening.domain)
+                digest = frame.digest(stage.near.agreement.domain)
                 found.setdefault((frame.custody, frame.lane, frame.seq), set()).add(digest)
     return found
 
@@ -76,9 +76,9 @@ def digests_by_number(stage: Scene) -> dict[tuple[bytes, int, int], set[bytes]]:
 async def expect_sound(stage: Scene) -> None:
     """Both accounts agree, both journals verify, nothing was signed twice."""
     await stage.agreed()
-    custody = stage.near.opening.custody
+    custody = stage.near.agreement.custody
     for party in (stage.trader, stage.solver):
-        assert await verified(party.journal, custody) == len(stage.near.engine.record)
+        assert await verified(party.journal, custody) == len(stage.near.protocol.record)
     assert all(len(digests) == 1 for digests in digests_by_number(stage).values())
 
 
@@ -127,8 +127,8 @@ async def test_a_frame_with_a_flipped_bit_has_no_effect_and_is_sent_again(
         )
         await stage.near.send(order)
         await trio.sleep(1)
-        ours = {entry.digest for entry in stage.near.engine.record}
-        held = [entry for entry in stage.far.engine.record if entry.frame.lane == 0]
+        ours = {entry.digest for entry in stage.near.protocol.record}
+        held = [entry for entry in stage.far.protocol.record if entry.frame.lane == 0]
         assert {entry.digest for entry in held} <= ours
         # The next frame shows the gap; the damaged one is asked for and comes as it was signed.
         second = await stage.order("o2")
@@ -158,7 +158,7 @@ async def test_a_frame_that_lies_about_its_form_is_answered_by_name(
         stage.wires[-1].bend = bent(change)
         await stage.near.send(_order(stage, "o1"))
 
-        def named(event: Event | Lost) -> bool | None:
+        def named(event: Event | ConnectionLost) -> bool | None:
             said = getattr(event, "message", None)
             if isinstance(said, BusinessMessageReject):
                 return code in (said.text or "") or None
@@ -177,7 +177,9 @@ async def test_noise_that_persists_is_cut_off_and_the_session_resumes(
         await stage.open()
         for _ in range(8):
             await stage.wires[-1].inner.send(b"\x00" * 300)
-        lost = await stage.heard.until(lambda event: event if isinstance(event, Lost) else None)
+        lost = await stage.heard.until(
+            lambda event: event if isinstance(event, ConnectionLost) else None
+        )
         assert "peer-violation" in str(lost.reason)
         await trio.sleep(5)
         order = await stage.order("o1")
@@ -290,7 +292,7 @@ async def test_a_fill_against_the_order_changes_nothing_and_is_a_fault(
         await trio.sleep(3)
         await expect_sound(stage)
         assert len(stage.account(stage.near).positions) == 0
-        assert (entry.frame.seq, rule) in stage.near.engine.ledger.faults  # type: ignore[attr-defined]
+        assert (entry.frame.seq, rule) in stage.near.protocol.ledger.faults  # type: ignore[attr-defined]
 
 
 async def test_two_frames_with_one_number_stop_the_session_and_are_kept_as_proof(
@@ -298,7 +300,7 @@ async def test_two_frames_with_one_number_stop_the_session_and_are_kept_as_proof
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        number = stage.near.engine.record.head(0).seq
+        number = stage.near.protocol.record.head(0).seq
         twin = forge(stage.near, b'{"MsgType":"0"}', seq=number, covers=3)
         await stage.wires[-1].inner.send(twin.raw)
         stopped = await stage.desk.listeners[0].until(
@@ -306,7 +308,7 @@ async def test_two_frames_with_one_number_stop_the_session_and_are_kept_as_proof
         )
         assert isinstance(stopped.error, Equivocation)
         await trio.sleep(1)
-        custody = stage.near.opening.custody
+        custody = stage.near.agreement.custody
         ((first, second),) = await stage.solver.journal.equivocations(custody)
         assert second == twin.raw
         assert Frame.parse(first).seq == Frame.parse(second).seq
@@ -337,7 +339,9 @@ async def test_a_flood_of_frames_is_cut_off(tmp_path: Path, autojump_clock: Cloc
         await stage.open()
         for _ in range(450):
             sign_unchecked(stage.near, Heartbeat())
-        lost = await stage.heard.until(lambda event: event if isinstance(event, Lost) else None)
+        lost = await stage.heard.until(
+            lambda event: event if isinstance(event, ConnectionLost) else None
+        )
         assert FloodingPeer.code in str(lost.reason)
         await trio.sleep(30)
         await expect_sound(stage)
@@ -351,14 +355,14 @@ async def test_a_frame_from_beyond_the_skew_is_covered_only_when_its_time_has_co
         ahead = stage.clock.now_ns() + 6 * SECOND
         entry = sign_unchecked(stage.near, _order(stage, "o1"), sending_time=ahead)
         await trio.sleep(3)
-        assert stage.far.engine.record.head(0).seq == entry.frame.seq
-        assert stage.far.engine.record.head(1).peer_seq < entry.frame.seq
+        assert stage.far.protocol.record.head(0).seq == entry.frame.seq
+        assert stage.far.protocol.record.head(1).peer_seq < entry.frame.seq
         await trio.sleep(3)
-        assert stage.far.engine.record.head(1).peer_seq == entry.frame.seq
+        assert stage.far.protocol.record.head(1).peer_seq == entry.frame.seq
         assert stage.clock.now_ns() < ahead + 2 * SECOND
 
 
-# --- meeting ------------------------------------------------------------------------------------
+# --- handshake ----------------------------------------------------------------------------------
 
 
 async def test_a_solver_with_another_key_than_the_registrys_is_refused(
@@ -401,8 +405,8 @@ async def test_less_collateral_than_the_terms_ask_is_refused(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with scene(tmp_path) as stage, stage.dial() as socket:
-        with pytest.raises((MeetingRefused, PeerRefused), match="more collateral"):
-            await meet(stage.trader, socket, None, 5, fresh_nonce())
+        with pytest.raises((HandshakeRefused, PeerRefused), match="more collateral"):
+            await shake_hands(stage.trader, socket, None, 5, fresh_nonce())
 
 
 async def test_a_logon_for_anothers_custody_is_refused_by_name(
@@ -410,10 +414,10 @@ async def test_a_logon_for_anothers_custody_is_refused_by_name(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        logon = stage.near.engine.record.entry(0, 1)
+        logon = stage.near.protocol.record.entry(0, 1)
         assert logon is not None
         async with stage.dial() as socket:
-            await meet(stage.trader, socket, None, 2_000_000_000, fresh_nonce())
+            await shake_hands(stage.trader, socket, None, 2_000_000_000, fresh_nonce())
             await socket.send(logon.frame.raw)
             assert "another custody" in str(await socket.receive())
 
@@ -423,7 +427,7 @@ async def test_a_frame_before_any_introduction_is_refused_by_name(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        logon = stage.near.engine.record.entry(0, 1)
+        logon = stage.near.protocol.record.entry(0, 1)
         assert logon is not None
         async with stage.dial() as socket:
             await socket.send(logon.frame.raw)

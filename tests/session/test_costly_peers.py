@@ -23,10 +23,10 @@ from psymm.messages import Heartbeat, QuoteRequest, ResendRequest, encode_text
 from psymm.messages import TestRequest as AskedForLife
 from psymm.nursery import open_block_nursery
 from psymm.session.budget import MOST_RESENT, OUTGOING_BYTES, PeerRate
-from psymm.session.end import End
-from psymm.session.trader import Lost, TraderSession
+from psymm.session.effects import Effects, Resumed, SessionStatus
+from psymm.session.runner import SessionRunner
+from psymm.session.trader import ConnectionLost, TraderSession
 from psymm.session.transport import Socket, over_streams
-from psymm.session.turn import Resumed, State, Turn
 from psymm.terms import UNIT
 from psymm.wallet import KeyWallet
 
@@ -80,19 +80,19 @@ class Hostile:
                 nursery.cancel_scope.cancel()
 
     @property
-    def far(self) -> End:
+    def far(self) -> SessionRunner:
         """The solver's end of it."""
         assert self.client is not None
-        assert self.client.end is not None
-        return self.trading.maker.sessions[self.client.end.opening.custody].end
+        assert self.client.runner is not None
+        return self.trading.maker.sessions[self.client.runner.agreement.custody].runner
 
     def go_deaf(self, pause_s: float) -> None:
         """Read so slowly from now on, and do not mind that nothing comes."""
         assert self.stream is not None
         assert self.client is not None
-        assert self.client.end is not None
+        assert self.client.runner is not None
         self.stream.pause_s = pause_s
-        self.client.end.engine.tick = lambda now: Turn()  # type: ignore[method-assign]
+        self.client.runner.protocol.tick = lambda now: Effects()  # type: ignore[method-assign]
 
     async def say(self, *texts: str) -> None:
         """Until it is cut off."""
@@ -125,7 +125,7 @@ async def beside(path: Path) -> AsyncGenerator[Hostile, None]:
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(hostile.client.run)
-                await heard.state(State.TRADING)
+                await heard.state(SessionStatus.TRADING)
                 await trio.sleep(2)
                 yield hostile
                 nursery.cancel_scope.cancel()
@@ -166,7 +166,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else_notices(
 async def test_more_than_the_budget_for_a_peer_that_does_not_read_cuts_it_at_once(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.end.OUTGOING_BYTES", 2_000)
+    monkeypatch.setattr("psymm.session.runner.OUTGOING_BYTES", 2_000)
     async with beside(tmp_path) as hostile:
         standing = hostile.far._connection
         assert standing is not None
@@ -214,21 +214,21 @@ async def test_a_long_text_counts_as_many() -> None:
     assert not rate.text(500_000, 0)
 
 
-async def test_hanging_up_does_not_refill_what_a_peer_may_send(
+async def test_disconnecting_does_not_refill_what_a_peer_may_send(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        engine = stage.far.engine
+        protocol = stage.far.protocol
         now = stage.clock.now_ns()
         text = encode_text(Heartbeat())
-        first = sum(1 for _ in range(2_000) if engine.receive_text(text, now).hang_up is None)
-        assert first <= 2 * engine.rules.frames_per_second
-        engine.disconnected()
-        engine.connected(now, fresh=False)
-        assert isinstance(engine.receive_text(text, now).hang_up, FloodingPeer)
+        first = sum(1 for _ in range(2_000) if protocol.receive_text(text, now).disconnect is None)
+        assert first <= 2 * protocol.params.frames_per_second
+        protocol.disconnected()
+        protocol.connected(now, fresh=False)
+        assert isinstance(protocol.receive_text(text, now).disconnect, FloodingPeer)
         later = now + SECOND
-        assert engine.receive_text(text, later + 10 * SECOND).hang_up is None
+        assert protocol.receive_text(text, later + 10 * SECOND).disconnect is None
 
 
 async def test_a_resume_brings_many_frames_again_but_not_without_end() -> None:
@@ -246,15 +246,17 @@ async def test_frames_that_are_not_the_next_ones_are_no_resume(
     async with scene(tmp_path) as stage:
         await stage.open()
         await stage.agreed()
-        engine, now = stage.far.engine, stage.clock.now_ns()
-        old = stage.near.engine.record.entry(0, 1)
+        protocol, now = stage.far.protocol, stage.clock.now_ns()
+        old = stage.near.protocol.record.entry(0, 1)
         assert old is not None
-        engine.disconnected()
-        engine.connected(now, fresh=False)
+        protocol.disconnected()
+        protocol.connected(now, fresh=False)
         passed = sum(
-            1 for _ in range(2_000) if engine.receive_binary(old.frame.raw, now).hang_up is None
+            1
+            for _ in range(2_000)
+            if protocol.receive_binary(old.frame.raw, now).disconnect is None
         )
-        assert passed <= 2 * engine.rules.frames_per_second
+        assert passed <= 2 * protocol.params.frames_per_second
 
 
 async def lose(stage: Scene, frames: int) -> None:
@@ -271,7 +273,7 @@ async def lose(stage: Scene, frames: int) -> None:
 async def test_what_is_more_than_one_resend_comes_in_parts_on_one_connection(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
-    monkeypatch.setattr(f"psymm.session.gaps.{name}", most)
+    monkeypatch.setattr(f"psymm.session.gap_fill.{name}", most)
     async with scene(tmp_path) as stage:
         await stage.open()
         await lose(stage, 23)
@@ -281,14 +283,14 @@ async def test_what_is_more_than_one_resend_comes_in_parts_on_one_connection(
             lambda event: event if isinstance(event, Resumed) else None, after=seen
         )
         assert event.repeated >= 23
-        assert sum(isinstance(one, Lost) for one in stage.heard.events) == 1
+        assert sum(isinstance(one, ConnectionLost) for one in stage.heard.events) == 1
         await stage.agreed()
 
 
 async def test_a_gap_that_is_more_than_one_resend_is_filled_in_parts(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.gaps.MOST_RESENT", 5)
+    monkeypatch.setattr("psymm.session.gap_fill.MOST_RESENT", 5)
     async with scene(tmp_path) as stage:
         await stage.open()
         await lose(stage, 12)
@@ -297,14 +299,14 @@ async def test_a_gap_that_is_more_than_one_resend_is_filled_in_parts(
             QuoteRequest(quote_req_id="last", symbol="BTC-USD", order_qty=UNIT // 100)
         )
         await trio.sleep(20)
-        assert not any(isinstance(one, Lost) for one in stage.heard.events)
+        assert not any(isinstance(one, ConnectionLost) for one in stage.heard.events)
         await stage.agreed()
 
 
 async def test_frames_from_too_far_ahead_are_bounded(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.end.MOST_AHEAD", 3)
+    monkeypatch.setattr("psymm.session.runner.MOST_AHEAD", 3)
     async with scene(tmp_path) as stage:
         await stage.open()
         standing = stage.far._connection
@@ -324,7 +326,7 @@ async def test_statistics_say_what_each_session_holds(
         await trading.session.request_quote("BTC-USD", "0.01", BUY)
         found = trading.stage.server.statistics()
         assert found.admission.standing == 0, "this one came through memory"
-        (end,) = found.ends.values()
+        (end,) = found.runners.values()
         assert end.load.pending >= 1
         assert end.load.most_outgoing_bytes == OUTGOING_BYTES
         assert end.load.outgoing_bytes == 0

@@ -34,28 +34,28 @@ from psymm.messages import (
 )
 from psymm.rulebook.rules import MOST_UNCOVERED
 from psymm.session.collateral import CITED_AHEAD, Fact
-from psymm.session.end import End
-from psymm.session.turn import CitationWaits, HeldBack, OwnClockBehind, State
+from psymm.session.effects import CitationWaits, HeldBack, OwnClockBehind, SessionStatus
+from psymm.session.runner import SessionRunner
 from psymm.terms import UNIT
-from psymm.transcript.record import Entry
+from psymm.transcript.record import RecordedFrame
 
 SKEW = 2 * SECOND
 DAY = 86_400 * SECOND
 NOBODYS = b"\x00" * 31 + b"\x01"
 
 
-def rejected(end: End, entry: Entry) -> str | None:
-    """The rule for which `end` rejects a frame of its peer."""
-    for each in end.engine.record:
+def rejected(runner: SessionRunner, entry: RecordedFrame) -> str | None:
+    """The rule for which `runner` rejects a frame of its peer."""
+    for each in runner.protocol.record:
         said = each.message
-        ours = each.frame.lane == end.lane
+        ours = each.frame.lane == runner.lane
         if ours and isinstance(said, Reject) and said.ref_seq_num == entry.frame.seq:
             return said.violation
     return None
 
 
-def covered(end: End, entry: Entry) -> bool:
-    return end.engine.record.head(end.lane).peer_seq >= entry.frame.seq
+def covered(runner: SessionRunner, entry: RecordedFrame) -> bool:
+    return runner.protocol.record.head(runner.lane).peer_seq >= entry.frame.seq
 
 
 def cites(block: int, *, transaction: bytes = bytes(32), nullifier: bytes = NOBODYS) -> ChainFact:
@@ -67,19 +67,19 @@ def cites(block: int, *, transaction: bytes = bytes(32), nullifier: bytes = NOBO
     )
 
 
-def sides(stage: Scene, lane: int) -> tuple[End, End]:
+def sides(stage: Scene, lane: int) -> tuple[SessionRunner, SessionRunner]:
     """The rogue in a lane, and the honest other."""
     return (stage.near, stage.far) if lane == 0 else (stage.far, stage.near)
 
 
-def business(stage: Scene, end: End, name: str, at: int | None = None) -> Message:
-    if end.lane == 0:
+def business(stage: Scene, runner: SessionRunner, name: str, at: int | None = None) -> Message:
+    if runner.lane == 0:
         return QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
     until = (stage.clock.now_ns() if at is None else at) + 20 * SECOND
     return Quote(quote_id=name, symbol="BTC-USD", valid_until_time=until, offer_px=50_000 * UNIT)
 
 
-# --- dates ---------------------------------------------------------------------------------------
+# --- dates --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ahead", [SKEW + 1, 29 * DAY])
@@ -146,7 +146,7 @@ async def test_what_is_dated_into_next_year_changes_nothing_whatever_it_says(
         sign_unchecked(rogue, business(stage, rogue, "b1"), sending_time=ahead)
         await trio.sleep(5)
         assert stage.account(honest).hash == before.hash
-        assert honest.engine.state is State.TRADING
+        assert honest.protocol.state is SessionStatus.TRADING
         await honest.send(business(stage, honest, "b2"))
         assert not covered(honest, first)
         assert rejected(honest, first) is None
@@ -159,11 +159,11 @@ async def test_held_frames_outlive_a_restart_and_take_effect_at_their_time(
     tmp_path: Path, autojump_clock: MockClock, lane: int
 ) -> None:
     lives = Lives(tmp_path)
-    ahead: list[Entry] = []
+    ahead: list[RecordedFrame] = []
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
-        await stage.desk.listeners[0].state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
+        await stage.desk.listeners[0].state(SessionStatus.TRADING)
         rogue, _ = sides(stage, lane)
         fall_silent(rogue)
         at = stage.clock.now_ns() + 60 * SECOND
@@ -172,12 +172,12 @@ async def test_held_frames_outlive_a_restart_and_take_effect_at_their_time(
         await trio.sleep(5)
 
     async def second(stage: Scene) -> None:
-        while not (stage.client.end and stage.near.engine.synced and stage.desk.ends):  # noqa: ASYNC110
+        while not (stage.client.runner and stage.near.protocol.synced and stage.desk.ends):  # noqa: ASYNC110
             await trio.sleep(0.1)
         _, honest = sides(stage, lane)
         await trio.sleep(10)
         assert not covered(honest, ahead[0])
-        assert len(honest.engine.holding) == 2
+        assert len(honest.protocol.holding) == 2
         await trio.sleep(60)
         assert covered(honest, ahead[1])
         assert rejected(honest, ahead[0]) is None
@@ -192,7 +192,7 @@ async def test_a_fill_dated_ahead_fills_at_its_time_and_no_sooner(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        order = await stage.order("o1", life_s=600)
+        order = await stage.order("o1", expires_in_s=600)
         at = stage.clock.now_ns() + 30 * SECOND
         fill = ExecutionReport(
             exec_id="e1",
@@ -215,7 +215,7 @@ async def test_what_is_held_back_is_bounded_and_over_many_connections_too(
     lane: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for where in ("end", "holding"):
+    for where in ("runner", "holding"):
         monkeypatch.setattr(f"psymm.session.{where}.MOST_AHEAD", 20)
     async with scene(tmp_path) as stage:
         await stage.open()
@@ -225,9 +225,9 @@ async def test_what_is_held_back_is_bounded_and_over_many_connections_too(
         for _ in range(200):
             sign_unchecked(rogue, Heartbeat(), sending_time=ahead)
             await trio.sleep(0.5)
-        assert honest.watch.traffic().disconnects["over-budget"] >= 2
-        assert len(honest.engine.holding) <= 21
-        assert honest.engine.error is None
+        assert honest.stats.traffic().disconnects["over-budget"] >= 2
+        assert len(honest.protocol.holding) <= 21
+        assert honest.protocol.error is None
 
 
 async def test_what_a_frame_may_say_of_its_time_ends_nothing(
@@ -239,7 +239,7 @@ async def test_what_a_frame_may_say_of_its_time_ends_nothing(
         frame = forge(stage.near, encode(Heartbeat()), sending_time=2**64 - 1)
         await stage.wires[-1].send(frame.raw)
         await trio.sleep(3)
-        assert stage.far.engine.error is None
+        assert stage.far.protocol.error is None
         await stage.far.send(business(stage, stage.far, "q"))
 
 
@@ -261,13 +261,13 @@ async def test_our_own_clock_that_was_ahead_signs_nothing_until_it_has_caught_up
         await heard.until(lambda event: isinstance(event, OwnClockBehind) or None)
         with pytest.raises(ClockBehind):
             await ours.log_out("")
-        assert ours.engine.record.head(lane).seq == last.frame.seq
+        assert ours.protocol.record.head(lane).seq == last.frame.seq
         await trio.sleep(61)
         after = await ours.send(business(stage, ours, "b3"))
         assert after.frame.sending_time == max(stage.clock.now_ns(), last.frame.sending_time)
 
 
-# --- covers --------------------------------------------------------------------------------------
+# --- covers -------------------------------------------------------------------------------------
 
 
 async def test_a_cover_that_is_dated_back_does_not_undo_a_fill(
@@ -275,12 +275,12 @@ async def test_a_cover_that_is_dated_back_does_not_undo_a_fill(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        order = await stage.order("o1", life_s=60)
+        order = await stage.order("o1", expires_in_s=60)
         fall_silent(stage.near)
         await trio.sleep(4)
         await stage.report("e1", order)
         await trio.sleep(1)
-        last = stage.near.engine.record.head(0).sending_time
+        last = stage.near.protocol.record.head(0).sending_time
         back = sign_unchecked(
             stage.near,
             business(stage, stage.near, "r1"),
@@ -291,7 +291,7 @@ async def test_a_cover_that_is_dated_back_does_not_undo_a_fill(
         assert len(stage.account(stage.far).positions) == 1
 
 
-# --- the limit of what is uncovered --------------------------------------------------------------
+# --- the limit of what is uncovered -------------------------------------------------------------
 
 
 async def test_a_solver_signs_no_more_than_heartbeats_to_a_trader_that_covers_nothing(
@@ -301,7 +301,7 @@ async def test_a_solver_signs_no_more_than_heartbeats_to_a_trader_that_covers_no
         await stage.open()
         fall_silent(stage.near)
         await trio.sleep(2)
-        uncovered = stage.far.engine.record.head(1).seq - stage.account(stage.far).trader_covers
+        uncovered = stage.far.protocol.record.head(1).seq - stage.account(stage.far).trader_covers
         for number in range(MOST_UNCOVERED - uncovered):
             await stage.far.send(Reject(ref_seq_num=1, violation=f"x{number}"))
             await trio.sleep(0.05)
@@ -309,7 +309,7 @@ async def test_a_solver_signs_no_more_than_heartbeats_to_a_trader_that_covers_no
             await stage.far.send(business(stage, stage.far, "q"))
         await stage.far.send(Heartbeat())
         await trio.sleep(1)
-        del stage.near.engine.may_sign  # it covers again
+        del stage.near.protocol.may_sign  # it covers again
         await trio.sleep(3)
         await stage.far.send(business(stage, stage.far, "again"))
 
@@ -325,7 +325,7 @@ async def test_a_trader_covers_soon_enough_for_its_solver_to_go_on(
         await stage.agreed()
 
 
-# --- citations -----------------------------------------------------------------------------------
+# --- citations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lane", [0, 1])
@@ -344,7 +344,7 @@ async def test_a_block_that_our_chain_cannot_have_is_a_violation_at_once(
         near, far = stage.both_settle()
         await (near if honest is stage.near else far).settle()
         await trio.sleep(30)
-        assert honest.engine.state is State.CLOSED
+        assert honest.protocol.state is SessionStatus.CLOSED
 
 
 @pytest.mark.parametrize("lane", [0, 1])
@@ -364,7 +364,7 @@ async def test_a_citation_just_ahead_waits_and_locks_nothing(
         assert rejected(honest, entry) is None
         await honest.send(business(stage, honest, "b2"))
         assert not covered(honest, entry)
-        assert not honest.engine.ledger.waits
+        assert not honest.protocol.ledger.waits
         stage.chain.block += 1
         await trio.sleep(5)
         assert rejected(honest, entry) == "false-citation"
@@ -378,14 +378,14 @@ async def test_a_citation_that_waits_over_a_restart_is_judged_by_the_chain_as_it
     tmp_path: Path, autojump_clock: MockClock, lane: int, comes: bool
 ) -> None:
     lives = Lives(tmp_path)
-    cited: list[Entry] = []
+    cited: list[RecordedFrame] = []
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
-        await stage.desk.listeners[0].state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
+        await stage.desk.listeners[0].state(SessionStatus.TRADING)
         rogue, honest = sides(stage, lane)
         fall_silent(rogue)
-        nullifier = next(iter(honest.engine.notes.values())).nullifier
+        nullifier = next(iter(honest.protocol.notes.values())).nullifier
         said = cites(stage.chain.block + 1, transaction=b"\x09" * 32, nullifier=nullifier)
         cited.append(sign_unchecked(rogue, said))
         await trio.sleep(5)
@@ -395,7 +395,7 @@ async def test_a_citation_that_waits_over_a_restart_is_judged_by_the_chain_as_it
             stage.chain.facts.append(fact)
 
     async def second(stage: Scene) -> None:
-        while not (stage.client.end and stage.near.engine.synced and stage.desk.ends):  # noqa: ASYNC110
+        while not (stage.client.runner and stage.near.protocol.synced and stage.desk.ends):  # noqa: ASYNC110
             await trio.sleep(0.1)
         _, honest = sides(stage, lane)
         await trio.sleep(5)
@@ -425,7 +425,7 @@ async def test_a_true_fact_cited_falsely_is_a_violation(
     async with scene(tmp_path) as stage:
         await stage.open()
         rogue, honest = sides(stage, lane)
-        note = next(iter(honest.engine.notes.values())).nullifier
+        note = next(iter(honest.protocol.notes.values())).nullifier
         fact = Fact(stage.chain.block, b"\x12" * 32, (note, NOBODYS), ())
         stage.chain.facts.append(fact)
         before = stage.account(honest).notes

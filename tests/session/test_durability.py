@@ -23,8 +23,8 @@ from psymm.messages import (
     QuoteRequest,
     Side,
 )
-from psymm.session.end import BACKLOG
-from psymm.session.turn import Event, Offered, Received, State
+from psymm.session.effects import Event, FrameReceived, ProvisionalFrame, SessionStatus
+from psymm.session.runner import BACKLOG
 from psymm.terms import UNIT
 from psymm.transcript.journal import Journal
 
@@ -66,7 +66,7 @@ def quoting(stage: Scene) -> Callable[[Event], None]:
         )
 
     def listen(event: Event) -> None:
-        if isinstance(event, Offered) and isinstance(event.entry.message, QuoteRequest):
+        if isinstance(event, ProvisionalFrame) and isinstance(event.entry.message, QuoteRequest):
             stage.nursery.start_soon(quote, event.entry.message)
 
     return listen
@@ -98,12 +98,12 @@ async def test_an_answer_is_not_sent_before_it_and_what_it_answers_are_durable(
         with stuck(stage.solver.journal) as held:
             await stage.near.send(request("r1"))
             await trio.sleep(3)
-            assert heard(solver.events, Offered, QuoteRequest) == 1
-            assert heard(solver.events, Received, QuoteRequest) == 0
+            assert heard(solver.events, ProvisionalFrame, QuoteRequest) == 1
+            assert heard(solver.events, FrameReceived, QuoteRequest) == 0
             assert len(held) >= 2
-            assert stage.near.engine.record.head(1).seq < stage.far.engine.record.head(1).seq
+            assert stage.near.protocol.record.head(1).seq < stage.far.protocol.record.head(1).seq
         await stage.heard.message(Quote)
-        assert heard(solver.events, Received, QuoteRequest) == 1
+        assert heard(solver.events, FrameReceived, QuoteRequest) == 1
         await stage.agreed()
 
 
@@ -118,9 +118,9 @@ async def test_a_fill_is_heard_only_once_it_is_durable(
         with stuck(stage.trader.journal):
             await stage.report("e1", order)
             await trio.sleep(0.5)
-            assert stage.near.engine.record.head(1) == stage.far.engine.record.head(1)
+            assert stage.near.protocol.record.head(1) == stage.far.protocol.record.head(1)
             assert not any(
-                isinstance(event, Offered | Received)
+                isinstance(event, ProvisionalFrame | FrameReceived)
                 and isinstance(event.entry.message, ExecutionReport)
                 for event in stage.heard.events
             )
@@ -136,22 +136,22 @@ async def test_a_solver_that_dies_between_an_order_and_the_disk_is_offered_it_ag
     lost: list[bytes] = []
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         await stage.agreed()
         solver = stage.desk.listeners[0]
         held: list[Any] = []
         stage.solver.journal._queue = held.append  # type: ignore[method-assign]
         sent = len(stage.wires[-1].sent)
         await stage.near.send(_order(stage))
-        await solver.until(lambda event: True if isinstance(event, Offered) else None)
-        head = stage.far.engine.record.head(1).seq
+        await solver.until(lambda event: True if isinstance(event, ProvisionalFrame) else None)
+        head = stage.far.protocol.record.head(1).seq
         assert len(stage.wires[-1].sent) > sent
         stage.nursery.start_soon(_fill, stage)
         await trio.sleep(1)
-        signed = stage.far.engine.record.entry(1, head + 1)
+        signed = stage.far.protocol.record.entry(1, head + 1)
         assert signed is not None
         lost.append(signed.digest)
-        assert stage.near.engine.record.head(1).seq == head
+        assert stage.near.protocol.record.head(1).seq == head
         # What was held dies with the process.
 
     async def second(stage: Scene) -> None:
@@ -161,14 +161,15 @@ async def test_a_solver_that_dies_between_an_order_and_the_disk_is_offered_it_ag
         await solver.until(
             lambda event: (
                 True
-                if isinstance(event, Offered) and isinstance(event.entry.message, NewOrderSingle)
+                if isinstance(event, ProvisionalFrame)
+                and isinstance(event.entry.message, NewOrderSingle)
                 else None
             )
         )
         await _fill(stage)
         account = await stage.agreed()
         assert len(account.positions) == 1
-        assert lost[0] not in [entry.digest for entry in stage.near.engine.record]
+        assert lost[0] not in [entry.digest for entry in stage.near.protocol.record]
 
     await lives.live(open_first=True, work=first)
     await lives.live(open_first=False, work=second)
@@ -186,7 +187,7 @@ async def test_while_the_disk_is_stuck_nothing_more_is_read_and_the_peer_feels_i
                 await trio.sleep(0.01)
             # One for what was read last, a few for timers.
             assert stage.far.statistics().waiting <= BACKLOG + 4
-            assert stage.far.engine.record.head(0).seq < stage.near.engine.record.head(0).seq
+            assert stage.far.protocol.record.head(0).seq < stage.near.protocol.record.head(0).seq
         await stage.agreed()
         await trio.sleep(0.1)
         assert stage.far.statistics().waiting == 0

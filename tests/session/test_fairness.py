@@ -12,14 +12,14 @@ from session_scene import Listener, Scene, in_place, make_terms, scene
 from trio.testing import MockClock
 
 from psymm._core import split_frames
-from psymm.api import IncomingOrder, QuoteAsked, Solver
+from psymm.api import IncomingOrder, IncomingQuoteRequest, Solver
 from psymm.messages import QuoteRequest
-from psymm.session.end import AT_ONCE
+from psymm.session.effects import Event, FrameReceived, SessionStatus
 from psymm.session.ledger import RulebookLedger
-from psymm.session.party import take_up
+from psymm.session.party import load_session
+from psymm.session.runner import AT_ONCE
 from psymm.session.trader import TraderSession
 from psymm.session.transport import Socket
-from psymm.session.turn import Event, Received, State
 from psymm.terms import UNIT, Limits
 from psymm.transcript.record import Record
 
@@ -37,21 +37,21 @@ async def traders(stage: Scene, count: int) -> list[TraderSession]:
     for _ in range(count):
         heard = Listener()
         client = stage.new_client()
-        client._heard = heard
+        client._on_event = heard
         await stage.nursery.start(client.run)
-        await heard.state(State.TRADING)
+        await heard.state(SessionStatus.TRADING)
         made.append(client)
     for listener in stage.desk.listeners:
-        await listener.state(State.TRADING)
+        await listener.state(SessionStatus.TRADING)
     return made
 
 
 def ask(client: TraderSession, name: str) -> bytes:
     """Sign a request at once; its bytes, which are on their way when this returns."""
-    assert client.end is not None
+    assert client.runner is not None
     asked = QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
-    entry, turn = client.end.engine.send(asked, client.end.clock.now_ns())
-    client.end._take(turn)
+    entry, effects = client.runner.protocol.send(asked, client.runner.clock.now_ns())
+    client.runner._take(effects)
     return entry.frame.raw
 
 
@@ -61,7 +61,7 @@ def order_of_arrival(stage: Scene) -> list[int]:
 
     def listen(number: int) -> None:
         def hear(event: Event) -> None:
-            if isinstance(event, Received) and isinstance(event.entry.message, QuoteRequest):
+            if isinstance(event, FrameReceived) and isinstance(event.entry.message, QuoteRequest):
                 heard.append(number)
 
         stage.desk.listeners[number].also.append(hear)
@@ -124,7 +124,7 @@ class Slow(Solver):
 
     first: bytes | None = None
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         if self.first is None:
             self.first = request.session.custody
         if request.session.custody == self.first:
@@ -147,17 +147,17 @@ async def test_a_callback_that_takes_its_time_keeps_no_other_session_waiting(
         for _ in range(1 + OTHERS):
             listeners.append(Listener())
             clients.append(stage.new_client())
-            clients[-1]._heard = listeners[-1]
+            clients[-1]._on_event = listeners[-1]
             await stage.nursery.start(clients[-1].run)
-            await listeners[-1].state(State.TRADING)
+            await listeners[-1].state(SessionStatus.TRADING)
         ask(clients[0], "slow")
         await trio.sleep(0.5)
         began = trio.current_time()
         for client in clients[1:]:
             ask(client, "quick")
         for client in clients[1:]:
-            assert client.end is not None
-            while client.end.engine.record.head(1).seq < 4:  # noqa: ASYNC110
+            assert client.runner is not None
+            while client.runner.protocol.record.head(1).seq < 4:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert trio.current_time() - began < 1
 
@@ -199,7 +199,7 @@ async def test_a_custody_s_history_is_replayed_where_it_keeps_no_session_waiting
         await stage.open()
         await stage.report("e1", await stage.order("o1"))
         await stage.agreed()
-        custody = stage.far.opening.custody
+        custody = stage.far.agreement.custody
         held = await stage.solver.journal.custody(custody)
         inside = [False]
         replayed: list[bool] = []
@@ -223,6 +223,6 @@ async def test_a_custody_s_history_is_replayed_where_it_keeps_no_session_waiting
         stage.solver.journal._run_sync = thread
         watched(Record, "append")
         watched(RulebookLedger, "arrived")
-        end = await take_up(stage.solver, held, lambda event: None)
-        assert end.engine.record.frames * 2 == len(replayed)
+        runner = await load_session(stage.solver, held, lambda event: None)
+        assert runner.protocol.record.frames * 2 == len(replayed)
         assert all(replayed)

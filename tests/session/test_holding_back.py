@@ -32,7 +32,7 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Account, Lane, OrderStatus
-from psymm.session.end import End
+from psymm.session.runner import SessionRunner
 from psymm.terms import UNIT
 
 QUANTITY = UNIT // 10
@@ -79,19 +79,19 @@ async def sleep_until(stage: Scene, at_ns: int) -> None:
     await trio.sleep(max(0.0, (at_ns - stage.clock.now_ns()) / SECOND))
 
 
-async def cover(end: End, other: End) -> None:
-    """`end` covers all it has, and `other` covers that, so that it takes effect."""
-    for one in (end, other):
-        await arrived(end, other)
+async def cover(runner: SessionRunner, other: SessionRunner) -> None:
+    """`runner` covers all it has, and `other` covers that, so that it takes effect."""
+    for one in (runner, other):
+        await arrived(runner, other)
         sign_unchecked(one, Heartbeat())
         await trio.lowlevel.checkpoint()
-    await arrived(end, other)
+    await arrived(runner, other)
 
 
-async def arrived(one: End, other: End) -> None:
+async def arrived(one: SessionRunner, other: SessionRunner) -> None:
     """Both have every frame of the other's."""
     while any(  # noqa: ASYNC110
-        one.engine.record.head(lane) != other.engine.record.head(lane) for lane in (0, 1)
+        one.protocol.record.head(lane) != other.protocol.record.head(lane) for lane in (0, 1)
     ):
         await trio.sleep(0.001)
 
@@ -198,9 +198,9 @@ async def test_a_trader_that_leaves_a_fill_uncovered_gains_at_most_what_moved_wi
         assert gained * UNIT <= walk.moved(filled, T) * QUANTITY
 
 
-@pytest.mark.parametrize("life_s", [11, 60])
+@pytest.mark.parametrize("expires_in_s", [11, 60])
 async def test_a_fill_left_uncovered_stands_where_its_order_lives_on(
-    tmp_path: Path, autojump_clock: MockClock, life_s: int
+    tmp_path: Path, autojump_clock: MockClock, expires_in_s: int
 ) -> None:
     """Late, it counts from its cover; an order that lives longer than that is filled all the
     same. Who wants no such option to be had gives orders a life beyond T."""
@@ -211,7 +211,7 @@ async def test_a_fill_left_uncovered_stands_where_its_order_lives_on(
         filled = a_second(stage)
         await sleep_until(stage, filled)
         with frozen(stage, filled):
-            await stage.near.send(limit(stage, 50_000 * UNIT, filled + life_s * SECOND))
+            await stage.near.send(limit(stage, 50_000 * UNIT, filled + expires_in_s * SECOND))
             await arrived(stage.near, stage.far)
             sign_unchecked(stage.far, fill(50_000 * UNIT))
         with frozen(stage, filled + T + 1):
@@ -276,7 +276,7 @@ async def test_a_trader_that_backdates_a_cancel_to_before_a_fill_cancels_nothing
         with frozen(stage, sent):
             await stage.near.send(limit(stage, 50_000 * UNIT, sent + 60 * SECOND))
             await arrived(stage.near, stage.far)
-        before_order = stage.near.engine.record.head(1).seq
+        before_order = stage.near.protocol.record.head(1).seq
         filled = sent + back_s * SECOND
         with frozen(stage, filled):
             sign_unchecked(stage.far, fill(50_000 * UNIT))
@@ -309,11 +309,11 @@ async def test_a_frame_from_further_ahead_than_the_skew_is_covered_by_nobody_unt
             entry = sign_unchecked(rogue, said, sending_time=now + ahead)
             await arrived(stage.near, stage.far)
             await honest.send(Heartbeat())
-            assert (honest.engine.record.head(1 - lane).peer_seq >= entry.frame.seq) is covered
+            assert (honest.protocol.record.head(1 - lane).peer_seq >= entry.frame.seq) is covered
             if lane == 0 and not covered:
                 assert stage.account(stage.far).status_of("o") is None
         await trio.sleep(5)
-        assert honest.engine.record.head(1 - lane).peer_seq >= entry.frame.seq
+        assert honest.protocol.record.head(1 - lane).peer_seq >= entry.frame.seq
 
 
 async def test_a_postdated_fill_binds_its_solver_and_not_its_trader(

@@ -16,8 +16,8 @@ from market import Maker, Market, entry_of, market
 from session_scene import SECOND, Lives, make_terms
 
 from psymm.api import BUY, SolverSession, connect
+from psymm.session.effects import Idle, SessionStatus
 from psymm.session.idle import AFTER_YOU_S
-from psymm.session.turn import Idle, State
 from psymm.terms import Timeouts
 
 Clock = MockClock
@@ -32,7 +32,7 @@ class Told(Maker):
         self.idle = flat
 
 
-async def until(trading: Market, state: State, within_s: float) -> None:
+async def until(trading: Market, state: SessionStatus, within_s: float) -> None:
     with trio.fail_after(within_s):
         while trading.session.state is not state:  # noqa: ASYNC110
             await trio.sleep(10)
@@ -48,8 +48,8 @@ async def test_a_flat_custody_without_business_is_settled(
         closing = await trading.session.close(position, price=50_000)
         await closing.result()
         await trio.sleep(HOUR - 200)
-        assert trading.session.state is State.TRADING
-        await until(trading, State.CLOSED, 600)
+        assert trading.session.state is SessionStatus.TRADING
+        await until(trading, SessionStatus.CLOSED, 600)
         assert isinstance(trading.maker, Told)
         assert trading.maker.idle is True
         assert trading.trader_funds.worth() > 0
@@ -60,14 +60,14 @@ async def test_one_with_something_open_is_named_and_stays_open(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     heard: list[object] = []
-    async with market(tmp_path, maker=Told, terms=SHORT, heard=heard.append) as trading:
+    async with market(tmp_path, maker=Told, terms=SHORT, on_event=heard.append) as trading:
         order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50_000)
         await order.result()
         await trio.sleep(HOUR + 2 * AFTER_YOU_S)
         assert isinstance(trading.maker, Told)
         assert trading.maker.idle is False
         assert [event.flat for event in heard if isinstance(event, Idle)] == [False]
-        assert trading.session.state is State.TRADING
+        assert trading.session.state is SessionStatus.TRADING
         await trading.agreed()
 
 
@@ -91,8 +91,8 @@ async def test_the_trader_offers_where_the_solver_does_not(
 
     async with market(tmp_path, maker=Deaf, terms=SHORT) as trading:
         dispatch = trading.maker._dispatches[trading.session.custody]
-        monkeypatch.setattr(dispatch._settling, "_propose", _refuse)
-        await until(trading, State.CLOSED, HOUR + 3 * AFTER_YOU_S)
+        monkeypatch.setattr(dispatch._settlement_flow, "_propose", _refuse)
+        await until(trading, SessionStatus.CLOSED, HOUR + 3 * AFTER_YOU_S)
 
 
 async def _refuse() -> None:
@@ -128,5 +128,5 @@ async def test_the_span_goes_on_over_a_restart(
                     await trio.sleep(HOUR * 0.6)
                     continue
                 with trio.fail_after(HOUR * 0.5):
-                    while session.state is not State.CLOSED:  # noqa: ASYNC110
+                    while session.state is not SessionStatus.CLOSED:  # noqa: ASYNC110
                         await trio.sleep(10)

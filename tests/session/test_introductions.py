@@ -15,19 +15,20 @@ from session_scene import CHAIN_ID, PSYMM, SECOND, Scene, Wire, scene
 from trio.testing import MockClock
 
 from psymm._core import SecretKey, keccak256
-from psymm.errors import BadIntroduction, MeetingRefused, PSymmError, WalletError
+from psymm.errors import BadIntroduction, HandshakeRefused, PSymmError, WalletError
 from psymm.messages import Introduction, TermsDocument, decode_text, encode_text
-from psymm.session.meeting import (
+from psymm.session.effects import SessionStatus
+from psymm.session.handshake import (
     DelegatedKey,
     Host,
     Introduced,
     IntroductionKeys,
+    conclude_handshake,
     fresh_nonce,
     introduce,
-    met,
 )
-from psymm.session.trader import meet
-from psymm.session.turn import State
+from psymm.session.trader import shake_hands
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.introduction import (
     INTRODUCTION_NS,
     KEY_NS,
@@ -35,7 +36,6 @@ from psymm.transcript.introduction import (
     introduction_message,
     key_message,
 )
-from psymm.transcript.opening import Opening
 from psymm.wallet import KeyWallet, TypedMessage
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "introduction.json").read_text())
@@ -43,7 +43,7 @@ OTHER = "0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"
 COLLATERAL = 2_000_000_000
 
 
-# --- the values that are signed -------------------------------------------------------------------
+# --- the values that are signed -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vector", VECTORS["introductions"])
@@ -61,7 +61,7 @@ def test_digests_and_signatures_are_those_of_another_implementation(vector: Any)
     assert secrets["wallet"].sign(message.digest()) == _bytes(said["signature"])
 
     said = vector["introduction"]
-    opening = Opening(
+    agreement = CustodyAgreement(
         vector["chainId"],
         VECTORS["verifyingContract"],
         secrets["trader"].public_key,
@@ -70,7 +70,7 @@ def test_digests_and_signatures_are_those_of_another_implementation(vector: Any)
         bytes(32),
     )
     message = introduction_message(
-        opening,
+        agreement,
         (_bytes(said["traderNonce"]), _bytes(said["solverNonce"])),
         (int(said["traderCollateral"]), int(said["solverCollateral"])),
         int(said["sendingTime"]),
@@ -94,10 +94,10 @@ def _keys() -> dict[str, Any]:
     return dict(VECTORS["keys"])
 
 
-# --- replayed -------------------------------------------------------------------------------------
+# --- replayed -----------------------------------------------------------------------------------
 
 
-class Meeting:
+class Handshake:
     """A solver's signed answer to a trader, with what it was signed for."""
 
     def __init__(self, *, now_ns: int = SECOND, wallet: KeyWallet | None = None) -> None:
@@ -120,17 +120,19 @@ class Meeting:
             "contract": PSYMM,
             "expected": self.solver.public_key,
         } | changes
-        return met(given.pop("ours"), given.pop("theirs"), given.pop("document"), **given)
+        return conclude_handshake(
+            given.pop("ours"), given.pop("theirs"), given.pop("document"), **given
+        )
 
 
 def test_what_both_sides_conclude_is_the_same_and_is_kept_byte_for_byte() -> None:
-    meeting = Meeting()
-    introduced = meeting.conclude()
-    assert introduced == meeting.introduced
+    handshake = Handshake()
+    introduced = handshake.conclude()
+    assert introduced == handshake.introduced
     assert introduced.signed is not None
     again = SignedIntroduction.from_bytes(introduced.signed.to_bytes())
     assert again == introduced.signed
-    again.verify(introduced.opening, meeting.greeting.nonce, COLLATERAL)
+    again.verify(introduced.agreement, handshake.greeting.nonce, COLLATERAL)
 
 
 @pytest.mark.parametrize(
@@ -166,34 +168,34 @@ def test_what_both_sides_conclude_is_the_same_and_is_kept_byte_for_byte() -> Non
         ),
     ],
 )
-def test_an_introduction_is_good_for_one_meeting_only(
-    changes: Callable[[Meeting], dict[str, Any]],
+def test_an_introduction_is_good_for_one_handshake_only(
+    changes: Callable[[Handshake], dict[str, Any]],
 ) -> None:
-    meeting = Meeting()
+    handshake = Handshake()
     with pytest.raises(BadIntroduction):
-        meeting.conclude(**changes(meeting))
+        handshake.conclude(**changes(handshake))
 
 
 def test_a_key_that_another_wallet_delegates_introduces_nobody() -> None:
     with pytest.raises(BadIntroduction, match="not delegated by the solver's wallet"):
-        Meeting(wallet=KeyWallet.generate()).conclude()
+        Handshake(wallet=KeyWallet.generate()).conclude()
 
 
 def test_a_wallets_own_key_is_no_introduction_key() -> None:
-    meeting = Meeting()
-    solver, expiry = meeting.solver, KEY_NS
+    handshake = Handshake()
+    solver, expiry = handshake.solver, KEY_NS
     delegation = key_message(CHAIN_ID, PSYMM, solver.public_key, solver.public_key, expiry)
     host = Host(solver.public_key, CHAIN_ID, PSYMM, b"{}", bytes(32))
     key = DelegatedKey(solver.key, expiry, solver.sign_digest(delegation.digest()))
-    said, _, _ = host.answer(meeting.greeting, 5_000, key, SECOND)
+    said, _, _ = host.answer(handshake.greeting, 5_000, key, SECOND)
     with pytest.raises(BadIntroduction, match="own key"):
-        meeting.conclude(theirs=said)
+        handshake.conclude(theirs=said)
 
 
 def test_a_key_that_is_no_point_is_refused_by_name() -> None:
-    meeting = Meeting()
+    handshake = Handshake()
     with pytest.raises(BadIntroduction):
-        meeting.conclude(theirs=replace(meeting.said, introduction_key=bytes(64)))
+        handshake.conclude(theirs=replace(handshake.said, introduction_key=bytes(64)))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_a_key_that_is_no_point_is_refused_by_name() -> None:
     ],
 )
 def test_an_introduction_is_in_force_for_an_hour_at_most(now_ns: int, words: str | None) -> None:
-    signed = Meeting().conclude().signed
+    signed = Handshake().conclude().signed
     assert signed is not None
     if words is None:
         signed.check_time(now_ns, 2 * SECOND)
@@ -217,14 +219,14 @@ def test_an_introduction_is_in_force_for_an_hour_at_most(now_ns: int, words: str
 
 
 def test_a_key_delegated_for_years_is_refused() -> None:
-    signed = Meeting().conclude().signed
+    signed = Handshake().conclude().signed
     assert signed is not None
     for_years = replace(signed, key_expiry=365 * 86_400 * SECOND)
     with pytest.raises(BadIntroduction, match="too far ahead"):
         for_years.check_time(SECOND, 2 * SECOND)
 
 
-# --- on the wire ----------------------------------------------------------------------------------
+# --- on the wire --------------------------------------------------------------------------------
 
 
 def flipped(text: str, at: int) -> str:
@@ -232,7 +234,7 @@ def flipped(text: str, at: int) -> str:
 
 
 async def funded_after(stage: Scene, bend: Callable[[str | bytes, bool], str | bytes]) -> int:
-    """How often the trader moved collateral where what is said at the meeting is bent; the flag
+    """How often the trader moved collateral where what is said at the handshake is bent; the flag
     says whether it is the trader's word."""
 
     class Bent(Wire):
@@ -313,7 +315,7 @@ async def test_who_looks_around_costs_the_solver_no_signature(
     async with scene(tmp_path) as stage:
         await stage.nursery.start(stage.server.run)
         async with stage.dial() as socket:
-            found = await meet(
+            found = await shake_hands(
                 stage.trader, socket, stage.solver.wallet.public_key, 0, fresh_nonce()
             )
         assert found.introduced.signed is None
@@ -326,12 +328,12 @@ async def test_nothing_is_funded_where_nobody_says_whose_key_is_to_answer(
         await stage.nursery.start(stage.server.run)
         client = stage.new_client()
         client._expected = None
-        with pytest.raises(MeetingRefused, match="public key"):
+        with pytest.raises(HandshakeRefused, match="public key"):
             await client.run()
         assert stage.trader.collateral.moves == 0  # type: ignore[attr-defined]
 
 
-# --- what the trader keeps ------------------------------------------------------------------------
+# --- what the trader keeps ----------------------------------------------------------------------
 
 
 async def test_the_trader_keeps_what_the_solver_signed(
@@ -341,8 +343,8 @@ async def test_the_trader_keeps_what_the_solver_signed(
         await stage.open()
         (held,) = await stage.trader.journal.custodies()
         assert held.introduction is not None
-        assert held.introduction.collateral == held.promised == stage.desk.amount
-        held.introduction.verify(held.opening, held.nonce, held.ours)
+        assert held.introduction.collateral == held.announced_collateral == stage.desk.amount
+        held.introduction.verify(held.agreement, held.nonce, held.ours)
         (theirs,) = await stage.solver.journal.custodies()
         assert theirs.introduction is None
 
@@ -364,12 +366,12 @@ async def test_a_solver_that_is_met_again_is_held_to_what_it_signed(
         stage.client = stage.new_client(resume=held)
         if opens:
             await stage.nursery.start(stage.client.run)
-            await stage.heard.state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
             (held,) = await stage.trader.journal.custodies()
             assert held.introduction is not None
             assert held.introduction.collateral == now
         else:
-            with pytest.raises(MeetingRefused, match="less than it has signed"):
+            with pytest.raises(HandshakeRefused, match="less than it has signed"):
                 await stage.client.run()
             assert stage.trader.collateral.moves == 0  # type: ignore[attr-defined]
 
@@ -396,7 +398,7 @@ async def test_an_introduction_that_expires_before_the_funding_begins_is_not_fun
         assert stage.trader.collateral.moves == 0  # type: ignore[attr-defined]
 
 
-# --- the solver's key -----------------------------------------------------------------------------
+# --- the solver's key ---------------------------------------------------------------------------
 
 
 class Device:
@@ -462,7 +464,7 @@ async def test_a_wallet_that_refuses_is_not_asked_by_every_stranger(
     async with trio.open_nursery() as nursery:
         await nursery.start(keys.run)
         for _ in range(20):
-            with pytest.raises(MeetingRefused, match="cannot sign"):
+            with pytest.raises(HandshakeRefused, match="cannot sign"):
                 await keys.get()
         assert len(device.asked) == 1
         clock.now += 31 * SECOND

@@ -18,8 +18,8 @@ from psymm._core import address_of
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.chain.revocations import RevocationWatch
-from psymm.session.turn import KeyFailing
-from psymm.terms import Chain
+from psymm.session.effects import KeyFailing
+from psymm.terms import ChainRef
 from psymm.wallet import save_keystore
 
 pytestmark = pytest.mark.chain
@@ -30,7 +30,7 @@ async def test_a_revocation_in_the_registry_changes_the_key_of_a_live_session(
 ) -> None:
     registry = deployment.party_registry(devnet.chain)
     depth = 3
-    chain = Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY, confirmations=depth)
+    chain = ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY, confirmations=depth)
     lives = KeyedLives(tmp_path, chain=chain)
     watches = [RevocationWatch(registry, deployment.first_block, poll_s=0.05) for _ in range(2)]
     lives.watched = (watches[0], watches[1])
@@ -41,7 +41,7 @@ async def test_a_revocation_in_the_registry_changes_the_key_of_a_live_session(
             await trade(stage, "1")
             await stage.agreed()
             lives.devices[0].willing = False
-            old, seq = key_of(stage.near), stage.near.engine.record.head(0).seq
+            old, seq = key_of(stage.near), stage.near.protocol.record.head(0).seq
             await devnet.fund(lives.wallets[0].address)
             await registry.revoke_key(lives.wallets[0], address_of(old), seq + 10)
             await trio.sleep(0.5)
@@ -72,8 +72,8 @@ async def test_the_command_line_finds_the_key_and_its_next_number_in_the_journal
         await stage.near.rotate_key()
         await stage.agreed()
         key, uky = address_of(key_of(stage.near)), changes(stage.near, 0)[0]
-        custody = stage.near.opening.custody.hex()
-        head = stage.near.engine.record.head(0).seq
+        custody = stage.near.agreement.custody.hex()
+        head = stage.near.protocol.record.head(0).seq
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     shutil.copy(tmp_path / "trader.db", home / "journal.db")

@@ -11,8 +11,8 @@ from test_resume import resumed
 from trio.testing import MockClock
 
 from psymm.errors import JournalForeign
+from psymm.session.effects import SessionStatus
 from psymm.session.party import journal_secret
-from psymm.session.turn import State
 from psymm.transcript.journal import open_journal
 from psymm.wallet import KeyWallet
 
@@ -25,7 +25,7 @@ async def test_a_session_of_two_key_services_outlives_its_processes_and_settles(
     lives.wallets = (kms_wallet(secrets_keys[0]), kms_wallet(secrets_keys[1]))
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         order = await stage.order("o1")
         await stage.report("e1", order)
         await stage.agreed()
@@ -45,10 +45,10 @@ async def test_a_settlement_of_two_key_services_is_signed_and_mined(
     lives.wallets = (kms_wallet(KeyWallet.generate()), kms_wallet(KeyWallet.generate()))
 
     async def settle(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         near, far = stage.both_settle()
         assert await near.settle() == await far.settle()
-        await stage.heard.state(State.CLOSED)
+        await stage.heard.state(SessionStatus.CLOSED)
         assert stage.account(stage.near).ended
 
     await lives.live(open_first=True, work=settle)

@@ -23,7 +23,7 @@ from psymm.messages import (
     PositionEffect,
     Side,
 )
-from psymm.session.turn import State
+from psymm.session.effects import SessionStatus
 
 Clock = MockClock
 LATER_S = 3600
@@ -38,10 +38,10 @@ async def connected(stage: Scene, **given: Any) -> AsyncGenerator[Session, None]
         expected=stage.solver.wallet.public_key,
         dial=stage.dial,
         decimals=6,
-        heard=stage.heard,
+        on_event=stage.heard,
         **given,
     ) as session:
-        await stage.desk.listeners[-1].state(State.TRADING)
+        await stage.desk.listeners[-1].state(SessionStatus.TRADING)
         yield session
 
 
@@ -57,7 +57,7 @@ async def filled(stage: Scene, session: Session) -> None:
         expire_time=stage.clock.now_ns() + 30 * 10**9,
         price=50_000 * 10**18,
     )
-    await session.end.send(order)
+    await session.runner.send(order)
     await stage.desk.listeners[-1].message(NewOrderSingle)
     await stage.far.send(
         ExecutionReport(
@@ -69,7 +69,7 @@ async def filled(stage: Scene, session: Session) -> None:
         )
     )
     await stage.heard.message(ExecutionReport)
-    assert session.end.uncovered
+    assert session.runner.uncovered
 
 
 async def leave_the_block(_: Session) -> None:
@@ -81,7 +81,7 @@ async def raise_an_error(_: Session) -> None:
 
 
 async def leave_the_end(session: Session) -> None:
-    await session.end.leave("for lunch")
+    await session.runner.leave("for lunch")
 
 
 async def log_out(session: Session) -> None:
@@ -121,12 +121,12 @@ async def test_an_order_just_before_its_solver_leaves_is_covered(
     async with scene(tmp_path) as stage:
         await stage.open()
         await stage.order("o1")
-        head = stage.near.engine.record.head(0).seq
-        assert stage.far.engine.record.head(1).peer_seq < head
+        head = stage.near.protocol.record.head(0).seq
+        assert stage.far.protocol.record.head(1).peer_seq < head
         stage.reachable = False
         await stage.far.leave("a restart")
         await trio.sleep(1)
-        assert stage.near.engine.record.head(1).peer_seq == head
+        assert stage.near.protocol.record.head(1).peer_seq == head
         assert len(stage.account(stage.near).orders) == 1
 
 

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from psymm.errors import NotNow
 from psymm.messages import Logout, Side
-from psymm.session.turn import Resumed, State
+from psymm.session.effects import Resumed, SessionStatus
 from psymm.terms import UNIT
 
 
@@ -24,8 +24,8 @@ async def both_log_out(stage: Scene) -> None:
 
 
 async def trading(stage: Scene) -> None:
-    await stage.heard.state(State.TRADING)
-    await stage.desk.listeners[0].state(State.TRADING)
+    await stage.heard.state(SessionStatus.TRADING)
+    await stage.desk.listeners[0].state(SessionStatus.TRADING)
 
 
 @pytest.mark.parametrize("proposer", [0, 1])
@@ -39,7 +39,7 @@ async def test_a_custody_of_which_both_logged_out_is_settled_by_either_in_a_late
     async def first(stage: Scene) -> None:
         await trading(stage)
         await both_log_out(stage)
-        assert [stage.near.engine.state, stage.far.engine.state] == [State.TRADING] * 2
+        assert [stage.near.protocol.state, stage.far.protocol.state] == [SessionStatus.TRADING] * 2
         assert stage.near.attached
 
     await lives.live(open_first=True, work=first)
@@ -48,13 +48,13 @@ async def test_a_custody_of_which_both_logged_out_is_settled_by_either_in_a_late
             (held,) = await party.journal.custodies()
             assert held.state == "open"
             if written == "closed":
-                await party.journal.set_state(held.opening.custody, "closed")
+                await party.journal.set_state(held.agreement.custody, "closed")
 
     async def second(stage: Scene) -> None:
         await stage.heard.until(lambda event: isinstance(event, Resumed) or None)
         await stage.both_settle()[proposer].settle()
         await trio.sleep(5)
-        assert [stage.near.engine.state, stage.far.engine.state] == [State.CLOSED] * 2
+        assert [stage.near.protocol.state, stage.far.protocol.state] == [SessionStatus.CLOSED] * 2
         for party in (stage.trader, stage.solver):
             (held,) = await party.journal.custodies()
             assert held.state == "closed"
@@ -77,8 +77,8 @@ async def test_a_session_takes_up_a_journal_that_calls_an_unsettled_custody_clos
     await lives.live(open_first=True, work=first)
     async with lives.process() as stage:
         (held,) = await stage.trader.journal.custodies()
-        await stage.trader.journal.set_state(held.opening.custody, "closed")
-        await stage.solver.journal.set_state(held.opening.custody, "closed")
+        await stage.trader.journal.set_state(held.agreement.custody, "closed")
+        await stage.solver.journal.set_state(held.agreement.custody, "closed")
         (held,) = await stage.trader.journal.custodies()
         stage.client = stage.new_client(resume=held)
         await stage.nursery.start(stage.server.run)
@@ -105,7 +105,7 @@ async def test_what_is_open_is_closed_after_both_logouts_and_then_settled(
         await stage.report("e2", closing)
         await trio.sleep(3)
         await near.settle()
-        await stage.heard.state(State.CLOSED)
+        await stage.heard.state(SessionStatus.CLOSED)
         assert (await stage.agreed()).ended
 
 
@@ -125,12 +125,12 @@ async def test_a_logout_while_collateral_is_verified_leaves_it_to_be_accepted_an
         stage.solver.collateral.fund = slow  # type: ignore[method-assign]
         await stage.nursery.start(stage.server.run)
         await stage.nursery.start(stage.client.run)
-        await stage.heard.state(State.VERIFYING)
+        await stage.heard.state(SessionStatus.VERIFYING)
         await trio.sleep(2)
         await getattr(stage, who).log_out("")
         await trio.sleep(2)
         assert all(stage.account(stage.near).logged_out)
-        assert stage.near.engine.state is State.VERIFYING
+        assert stage.near.protocol.state is SessionStatus.VERIFYING
         assert stage.near.attached
         logged_out.set()
         await trading(stage)

@@ -13,8 +13,8 @@ from session_scene import Scene, Wire, scene
 from trio.testing import MockClock
 
 from psymm.errors import AttemptEnded
+from psymm.session.effects import SessionStatus
 from psymm.session.transport import Socket
-from psymm.session.turn import State
 
 Bend = Callable[[str], list[str]]
 Hand = Callable[[str | bytes, str], list[str | bytes]]
@@ -97,15 +97,15 @@ async def test_one_changed_character_of_what_opens_a_note_ends_no_custody(
         await stage.nursery.start(stage.server.run)
         stage.nursery.start_soon(run_again, stage)
         with trio.fail_after(600):
-            await stage.heard.state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
         assert between.met == 1
-        await stage.desk.listeners[-1].state(State.TRADING)
+        await stage.desk.listeners[-1].state(SessionStatus.TRADING)
 
 
 @pytest.mark.parametrize("towards", ["trader", "solver"])
 @pytest.mark.parametrize("kind", ["UHI", "UTM", "URS"])
 @pytest.mark.parametrize("place", [3, 30, 90, 200, -3, -40])
-async def test_one_changed_character_of_a_meeting_that_is_repeated_or_a_resume_ends_no_custody(
+async def test_one_changed_character_of_a_handshake_that_is_repeated_or_a_resume_ends_no_custody(
     tmp_path: Path, autojump_clock: MockClock, kind: str, towards: str, place: int
 ) -> None:
     """After funding: the first connection is cut before the solver has the Logon, and another
@@ -127,14 +127,14 @@ async def test_one_changed_character_of_a_meeting_that_is_repeated_or_a_resume_e
         await stage.nursery.start(stage.server.run)
         stage.nursery.start_soon(run_again, stage)
         with trio.fail_after(900):
-            await stage.heard.state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
             between.met = 0
             await stage.wires[-1].inner.aclose()
             await trio.sleep(60)
-            while not stage.near.engine.synced:  # noqa: ASYNC110
+            while not stage.near.protocol.synced:  # noqa: ASYNC110
                 await trio.sleep(1)
-        assert stage.near.engine.state is State.TRADING
-        assert stage.desk.ends[-1].engine.state is State.TRADING
+        assert stage.near.protocol.state is SessionStatus.TRADING
+        assert stage.desk.ends[-1].protocol.state is SessionStatus.TRADING
 
 
 INJECTED = (
@@ -170,13 +170,13 @@ async def test_texts_that_somebody_injects_end_no_session_that_trades(
         await stage.nursery.start(stage.server.run)
         stage.nursery.start_soon(run_again, stage)
         with trio.fail_after(3600):
-            await stage.heard.state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
             for text in INJECTED:
                 for _ in range(3):
                     waiting.append(text)
                     await trio.sleep(20)
                     assert not waiting
-                while not stage.near.engine.synced:  # noqa: ASYNC110
+                while not stage.near.protocol.synced:  # noqa: ASYNC110
                     await trio.sleep(1)
-                assert stage.near.engine.state is State.TRADING
-                assert stage.desk.ends[-1].engine.state is State.TRADING
+                assert stage.near.protocol.state is SessionStatus.TRADING
+                assert stage.desk.ends[-1].protocol.state is SessionStatus.TRADING

@@ -14,10 +14,10 @@ from trio.testing import MockClock
 
 from psymm._core import SecretKey, sign_frame
 from psymm.messages import Reject, encode_text
-from psymm.session.meeting import fresh_nonce, introduce
+from psymm.session.effects import SessionStatus
+from psymm.session.handshake import fresh_nonce, introduce
 from psymm.session.metrics import Metrics
-from psymm.session.scrape import MOST_CONNECTIONS, serve_metrics
-from psymm.session.turn import State
+from psymm.session.metrics_server import MOST_CONNECTIONS, serve_metrics
 from psymm.transcript.verifying import FrameVerifier
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -88,7 +88,7 @@ async def test_a_live_solver_is_scraped_and_its_figures_are_those_of_its_session
         text = Metrics(stage.server, stage.solver.journal).text
         port = await stage.nursery.start(serve_metrics, text, "127.0.0.1", 0)
         samples = await scrape(port)
-        record = stage.far.engine.record
+        record = stage.far.protocol.record
         traffic = stage.far.statistics().traffic
         for lane, direction in (("trader", "in"), ("solver", "out")):
             count = value(samples, "psymm_frames_total", lane=lane, direction=direction)
@@ -116,11 +116,11 @@ async def test_neither_who_trades_nor_what_is_in_the_metrics(
     async with scene(tmp_path) as stage:
         await trading(stage)
         text = Metrics(stage.server, stage.solver.journal).text().decode()
-        opening = stage.far.opening
+        agreement = stage.far.agreement
         for hidden in (
-            opening.custody.hex()[:12],
-            opening.wallet_address(0)[2:14],
-            opening.wallet_address(1)[2:14],
+            agreement.custody.hex()[:12],
+            agreement.wallet_address(0)[2:14],
+            agreement.wallet_address(1)[2:14],
             "BTC",
             "50000",
             "5e+09",
@@ -134,7 +134,7 @@ async def test_a_peer_can_make_no_label_of_its_own(
 ) -> None:
     async with scene(tmp_path) as stage:
         await trading(stage)
-        seq = stage.far.engine.record.head(1).seq
+        seq = stage.far.protocol.record.head(1).seq
         for n in range(200):
             sign_unchecked(stage.near, Reject(ref_seq_num=seq, violation=f'x{n}"}} 1\n'))
         await trio.sleep(5)
@@ -155,7 +155,7 @@ async def test_a_refusal_before_a_session_is_counted_by_its_code(
             await socket.send(encode_text(poor))
             await socket.receive()
         samples = parsed(Metrics(stage.server, stage.solver.journal).text())
-        assert value(samples, "psymm_refused_total", reason="meeting-refused") == 1
+        assert value(samples, "psymm_refused_total", reason="handshake-refused") == 1
 
 
 async def test_verification_batches_are_a_histogram_of_their_sizes(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_any_other_request_is_refused_and_the_next_scrape_works(
 async def test_clients_that_send_nothing_are_few_and_not_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("psymm.session.scrape.REQUEST_S", 0.5)
+    monkeypatch.setattr("psymm.session.metrics_server.REQUEST_S", 0.5)
     answer: Callable[[], bytes] = lambda: b"up 1\n"  # noqa: E731
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve_metrics, answer, "127.0.0.1", 0)
@@ -238,6 +238,6 @@ async def test_a_session_that_waits_for_nothing_shows_where_it_stands(
         await stage.near.log_out("done")
         await trio.sleep(3)
         samples = parsed(Metrics(stage.server, stage.solver.journal).text())
-        states = [value(samples, "psymm_sessions", state=state.value) for state in State]
+        states = [value(samples, "psymm_sessions", state=state.value) for state in SessionStatus]
         assert sum(states) == stage.server.statistics().sessions
         assert value(samples, "psymm_frames_total", lane="trader", direction="in") > 0

@@ -17,9 +17,9 @@ from market import Maker, entry_of
 
 from psymm.api import BUY, connect
 from psymm.errors import PeerLeft, ServerBusy, TlsRefused
-from psymm.session.trader import Backoff, Lost, dialer
+from psymm.session.effects import Resumed
+from psymm.session.trader import Backoff, ConnectionLost, dialer
 from psymm.session.transport import dial
-from psymm.session.turn import Resumed
 from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.tls import Certificate, client_context
 
@@ -55,14 +55,14 @@ async def test_a_session_over_wss_trades_on_through_a_restart_of_its_solver(
             dial=lambda: dialer(where[0], trust)(),
             collateral=2_000,
             decimals=6,
-            heard=heard.append,
+            on_event=heard.append,
             backoff=Backoff(0.05, 0.2),
         ) as session:
             order = await session.order(BUY, "BTC-USD", "0.01", price=50_000)
             assert (await order.result()).status == "filled"
             await maker.leave("a restart")
-            await until(lambda: any(isinstance(one, Lost) for one in heard))
-            (lost,) = [one for one in heard if isinstance(one, Lost)][:1]
+            await until(lambda: any(isinstance(one, ConnectionLost) for one in heard))
+            (lost,) = [one for one in heard if isinstance(one, ConnectionLost)][:1]
             assert isinstance(lost.reason, PeerLeft)
             seen = len(heard)
             _, where[0] = await served(stage, Certificate(files.chain, files.key))

@@ -14,19 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
 
 from market import Maker, Market, entry_of, market
 
-from psymm.api import BUY, IncomingOrder, Quote, connect
+from psymm.api import BUY, FirmQuote, IncomingOrder, connect
 from psymm.errors import Declined, PeerLeft, Refused, TradingHalted
 from psymm.messages import ExecutionReport, QuoteCancel
 from psymm.messages import Quote as QuoteMessage
+from psymm.session.effects import Resumed, SessionStatus
 from psymm.session.protection import Caps, KillSwitch
-from psymm.session.trader import Lost
-from psymm.session.turn import Resumed, State
+from psymm.session.trader import ConnectionLost
 from psymm.storage import PathUnusable
 
 Clock = MockClock
 
 
-async def quoted(trading: Market, quantity: str = "0.01") -> Quote:
+async def quoted(trading: Market, quantity: str = "0.01") -> FirmQuote:
     return await trading.session.request_quote("BTC-USD", quantity, BUY)
 
 
@@ -40,10 +40,10 @@ async def broken(trading: Market, *, away_s: float = 1) -> None:
 
 
 def solvers_frames(trading: Market) -> list[object]:
-    return [entry.message for entry in trading.far.end.engine.record if entry.frame.lane == 1]
+    return [entry.message for entry in trading.far.runner.protocol.record if entry.frame.lane == 1]
 
 
-# --- cancel on disconnect -------------------------------------------------------------------------
+# --- cancel on disconnect -----------------------------------------------------------------------
 
 
 async def test_a_quote_does_not_outlive_the_connection_and_its_cancel_goes_first(
@@ -126,7 +126,7 @@ async def test_quotes_outlive_the_connection_where_the_operator_wants_it(
         assert not any(isinstance(one, QuoteCancel) for one in solvers_frames(trading))
 
 
-# --- kill switch ----------------------------------------------------------------------------------
+# --- kill switch --------------------------------------------------------------------------------
 
 
 async def test_a_killed_solver_withdraws_declines_and_signs_no_quote_and_no_fill(
@@ -194,7 +194,7 @@ async def test_a_kill_while_a_trader_is_away_is_made_good_when_it_is_back(
 ) -> None:
     async with market(tmp_path) as trading:
         trading.maker.manner = "wait"
-        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50_000, life_s=60)
+        order = await trading.session.order(BUY, "BTC-USD", "0.01", price=50_000, expires_in_s=60)
         await trio.sleep(2)
         trading.stage.reachable = False
         trading.stage.nursery.start_soon(trading.stage.wires[-1].inner.aclose)
@@ -219,7 +219,7 @@ def test_the_switch_outlives_the_process_and_fails_closed(tmp_path: Path) -> Non
         KillSwitch(path).kill("again")
 
 
-# --- caps -----------------------------------------------------------------------------------------
+# --- caps ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,24 +243,24 @@ async def test_a_cap_that_is_reached_withdraws_quotes_and_holds_fills_for_its_ti
         await trading.agreed()
 
 
-# --- leaving --------------------------------------------------------------------------------------
+# --- leaving ------------------------------------------------------------------------------------
 
 
 async def test_a_solver_that_leaves_finishes_its_callbacks_and_says_that_it_will_be_back(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     heard: list[object] = []
-    async with market(tmp_path, heard=heard.append) as trading:
+    async with market(tmp_path, on_event=heard.append) as trading:
         trading.maker.manner = "halves"
         order = await trading.session.order(BUY, "BTC-USD", "0.02", price=50_000)
         await trio.sleep(0.5)
         await trading.maker.leave("a new version")
         await trio.sleep(1)
-        lost = [event for event in heard if isinstance(event, Lost)]
+        lost = [event for event in heard if isinstance(event, ConnectionLost)]
         assert isinstance(lost[0].reason, PeerLeft)
         assert "a new version" in str(lost[0].reason)
         assert (await order.result()).filled == order.fills[0].quantity * 2
-        assert trading.session.state is State.TRADING, "nothing was logged out"
+        assert trading.session.state is SessionStatus.TRADING, "nothing was logged out"
 
 
 async def test_quotes_do_not_stand_while_the_solver_is_away(
@@ -272,7 +272,9 @@ async def test_quotes_do_not_stand_while_the_solver_is_away(
         await trio.sleep(1)
         assert not trading.session.account.quotes
         last = [
-            entry.message for entry in trading.session.end.engine.record if entry.frame.lane == 1
+            entry.message
+            for entry in trading.session.runner.protocol.record
+            if entry.frame.lane == 1
         ][-1]
         assert isinstance(last, QuoteCancel)
 
@@ -321,7 +323,7 @@ async def test_a_session_that_was_left_goes_on_in_the_next_process(
             assert (await order.result()).status == "filled"
             quote = await session.request_quote("BTC-USD", "0.01", BUY)
             await maker.leave()
-        frames = len(session.end.engine.record)
+        frames = len(session.runner.protocol.record)
     async with lives.process() as stage:
         await with_maker(stage)
         (custody,) = await stage.trader.journal.custodies()
@@ -332,12 +334,12 @@ async def test_a_session_that_was_left_goes_on_in_the_next_process(
             dial=stage.dial,
             resume=custody,
             decimals=6,
-            heard=heard.append,
+            on_event=heard.append,
         ) as session:
             with pytest.raises(Refused):
                 await session.order(BUY, "BTC-USD", "0.01", quote=quote)
             assert any(isinstance(event, Resumed) for event in heard)
-            assert len(session.end.engine.record) >= frames
+            assert len(session.runner.protocol.record) >= frames
             order = await session.order(BUY, "BTC-USD", "0.01", price=50_000)
             assert (await order.result()).status == "filled"
 

@@ -20,16 +20,16 @@ from market import market
 from psymm.api import BUY
 from psymm.errors import Disconnected, PeerLeft, PeerSilent, ServerBusy, TlsRefused, Unreachable
 from psymm.messages import BusinessMessageReject, decode_text, encode_text
-from psymm.session.trader import Backoff, Lost
+from psymm.session.effects import Resumed
+from psymm.session.trader import Backoff, ConnectionLost
 from psymm.session.transport import Socket, over_streams
-from psymm.session.turn import Resumed
 from psymm.transcript.resumption import nothing_yet
 
 Clock = MockClock
 
 
-def losses(heard: Listener) -> list[Lost]:
-    return [event for event in heard.events if isinstance(event, Lost)]
+def losses(heard: Listener) -> list[ConnectionLost]:
+    return [event for event in heard.events if isinstance(event, ConnectionLost)]
 
 
 @asynccontextmanager
@@ -244,8 +244,8 @@ async def test_a_stranger_who_knows_the_custody_cannot_take_its_connection_over(
     async with scene(tmp_path) as stage:
         await stage.open()
         await stage.agreed()
-        custody = stage.near.opening.custody
-        heads = stage.near.engine.heads()
+        custody = stage.near.agreement.custody
+        heads = stage.near.protocol.heads()
         guesses = [
             nothing_yet(custody),
             replace(heads, trader_digest=b"\x01" * 32),
@@ -309,4 +309,4 @@ async def test_a_frame_that_is_replayed_before_a_resume_ends_no_attempt(
             await trio.sleep(2)
             assert len(stage.wires) > 1
         await trio.sleep(30)
-        assert stage.near.engine.synced
+        assert stage.near.protocol.synced

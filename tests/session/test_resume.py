@@ -21,10 +21,10 @@ from trio.testing import MockClock
 
 from psymm.errors import JournalBehind, JournalError, NotNow
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
-from psymm.session.party import take_up
+from psymm.session.effects import HeadsDiffer, Resumed, SessionStatus, Stopped
+from psymm.session.party import load_session
 from psymm.session.solver import SolverServer
-from psymm.session.trader import Lost
-from psymm.session.turn import HeadsDiffer, Resumed, State, Stopped
+from psymm.session.trader import ConnectionLost
 from psymm.terms import UNIT
 
 Clock = MockClock
@@ -40,7 +40,9 @@ async def lost(stage: Scene, *, back: bool = True) -> None:
     seen = len(stage.heard.events)
     stage.reachable = False
     await stage.wires[-1].inner.aclose()
-    await stage.heard.until(lambda event: True if isinstance(event, Lost) else None, after=seen)
+    await stage.heard.until(
+        lambda event: True if isinstance(event, ConnectionLost) else None, after=seen
+    )
     stage.reachable = back
 
 
@@ -76,7 +78,7 @@ async def test_frames_that_were_lost_with_the_connection_are_sent_again_byte_for
         event = await resumed(stage, seen)
         assert event.repeated == 1
         await stage.agreed()
-        held = stage.far.engine.record.entry(0, entry.frame.seq)
+        held = stage.far.protocol.record.entry(0, entry.frame.seq)
         assert held is not None
         assert held.frame.raw == entry.frame.raw
 
@@ -87,10 +89,10 @@ async def test_nothing_is_signed_between_two_connections(
     async with scene(tmp_path) as stage:
         await stage.open()
         await lost(stage, back=False)
-        before = len(stage.near.engine.record)
+        before = len(stage.near.protocol.record)
         with pytest.raises(NotNow):
             await stage.near.send(_request("r1"))
-        assert len(stage.near.engine.record) == before
+        assert len(stage.near.protocol.record) == before
 
 
 async def test_both_sides_lost_frames_and_both_come_again(
@@ -102,7 +104,7 @@ async def test_both_sides_lost_frames_and_both_come_again(
         await stage.agreed()
         stage.wires[-1].bend = dropping(bytes)
         await stage.near.send(_request("r1"))
-        stage.far.engine._connected = True
+        stage.far.protocol._connected = True
         far_socket = stage.far._connection
         assert far_socket is not None
         # The solver's fill is journalled, then its connection is gone before it is sent.
@@ -126,7 +128,9 @@ async def test_a_silent_peer_is_tested_and_then_left(tmp_path: Path, autojump_cl
     async with scene(tmp_path) as stage:
         await stage.open()
         stage.wires[-1].bend = lambda message: []
-        event = await stage.heard.until(lambda event: event if isinstance(event, Lost) else None)
+        event = await stage.heard.until(
+            lambda event: event if isinstance(event, ConnectionLost) else None
+        )
         assert event.reason.code in ("peer-silent", "disconnected")
         await trio.sleep(20)
         order = await stage.order("o1")
@@ -140,11 +144,11 @@ async def test_heartbeats_keep_an_idle_session_without_new_frames(
     async with scene(tmp_path) as stage:
         await stage.open()
         await trio.sleep(5)
-        before = len(stage.near.engine.record)
+        before = len(stage.near.protocol.record)
         await trio.sleep(3600)
         assert stage.near.attached
-        assert len(stage.near.engine.record) == before
-        assert not any(isinstance(event, Lost) for event in stage.heard.events)
+        assert len(stage.near.protocol.record) == before
+        assert not any(isinstance(event, ConnectionLost) for event in stage.heard.events)
 
 
 async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
@@ -152,7 +156,7 @@ async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        heads = stage.near.engine.heads()
+        heads = stage.near.protocol.heads()
         lie = Resume(
             custody=heads.custody,
             trader_seq=heads.trader_seq,
@@ -160,13 +164,13 @@ async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
             solver_seq=heads.solver_seq,
             solver_digest=heads.solver_digest,
         )
-        near = stage.near.engine
+        near = stage.near.protocol
         prover = near.keys.prover(near.record, stage.clock.now_ns())
-        challenge = near.resuming._their_challenge
+        challenge = near.head_sync._their_challenge
         assert prover is not None
         assert challenge is not None
         await stage.wires[-1].inner.send(encode_text(lie))  # unsigned, it is noise
-        lie = prover.sign(stage.near.opening, challenge, lie)
+        lie = prover.sign(stage.near.agreement, challenge, lie)
         await stage.wires[-1].inner.send(encode_text(lie))
         differ = await stage.desk.listeners[0].until(
             lambda event: event if isinstance(event, HeadsDiffer) else None
@@ -208,23 +212,23 @@ async def test_both_processes_die_and_go_on_from_their_journals(
     heads: list[object] = []
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         order = await stage.order("o1")
         await stage.report("e1", order)
         await stage.agreed()
-        heads.append([stage.near.engine.record.head(lane) for lane in (0, 1)])
+        heads.append([stage.near.protocol.record.head(lane) for lane in (0, 1)])
 
     async def second(stage: Scene) -> None:
         await resumed(stage, 0)
-        assert [stage.near.engine.record.head(lane) for lane in (0, 1)] == heads[0]
+        assert [stage.near.protocol.record.head(lane) for lane in (0, 1)] == heads[0]
         await stage.desk.begun.wait()
         order = await stage.order("o2")
         await stage.report("e2", order)
         account = await stage.agreed()
         assert len(account.positions) == 2
-        custody = stage.near.opening.custody
+        custody = stage.near.agreement.custody
         for each in (stage.trader, stage.solver):
-            assert await verified(each.journal, custody) == len(stage.near.engine.record)
+            assert await verified(each.journal, custody) == len(stage.near.protocol.record)
 
     await lives.live(open_first=True, work=first)
     await lives.live(open_first=False, work=second)
@@ -237,11 +241,12 @@ async def test_a_trader_that_dies_after_any_frame_of_the_logon_comes_back_to_tra
     lives = Lives(tmp_path)
 
     async def until_frames(stage: Scene) -> None:
-        while len(stage.near.engine.record) < frames:  # noqa: ASYNC110
+        while len(stage.near.protocol.record) < frames:  # noqa: ASYNC110
             await trio.sleep(0.001)
 
     async def then_trade(stage: Scene) -> None:
-        while not (stage.near.engine.synced and stage.near.engine.state is State.TRADING):  # noqa: ASYNC110
+        near = stage.near.protocol
+        while not (near.synced and near.state is SessionStatus.TRADING):  # noqa: ASYNC110
             await trio.sleep(0.1)
         await stage.desk.begun.wait()
         order = await stage.order("o1")
@@ -274,8 +279,8 @@ async def _died_before_write(lives: Lives, side: str, nth: int) -> bool:
         with trio.CancelScope() as power:
             for name in ("append", "keep_openings", "keep_session_key", "set_state", "keep_fact"):
                 setattr(journal, name, _mortal(getattr(journal, name), power))
-            await stage.heard.state(State.TRADING)
-            await stage.desk.listeners[0].state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
+            await stage.desk.listeners[0].state(SessionStatus.TRADING)
             await trio.sleep(5)
 
     def _mortal(
@@ -293,8 +298,8 @@ async def _died_before_write(lives: Lives, side: str, nth: int) -> bool:
 
     async def second(stage: Scene) -> None:
         await stage.desk.begun.wait()
-        for end in (stage.near, stage.far):
-            while not (end.engine.synced and end.engine.state is State.TRADING):  # noqa: ASYNC110
+        for runner in (stage.near, stage.far):
+            while not (runner.protocol.synced and runner.protocol.state is SessionStatus.TRADING):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         near, _ = stage.both_settle()
         await near.settle()
@@ -314,14 +319,14 @@ async def test_frames_journalled_but_never_sent_go_out_after_the_restart(
     signed: list[bytes] = []
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         stage.wires[-1].bend = dropping(bytes)
         signed.append((await stage.near.send(_request("r1"))).frame.raw)
 
     async def second(stage: Scene) -> None:
         assert (await resumed(stage, 0)).repeated == 1
         await stage.agreed()
-        record = stage.far.engine.record
+        record = stage.far.protocol.record
         assert signed[0] in [entry.frame.raw for entry in record]
 
     await lives.live(open_first=True, work=first)
@@ -345,7 +350,7 @@ async def test_a_stale_journal_signs_nothing_and_says_so(
     lives = Lives(tmp_path)
 
     async def first(stage: Scene) -> None:
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         await stage.agreed()
 
     async def more(stage: Scene) -> None:
@@ -358,10 +363,10 @@ async def test_a_stale_journal_signs_nothing_and_says_so(
             lambda event: event if isinstance(event, Stopped) else None
         )
         assert isinstance(stopped.error, JournalBehind)
-        before = len(stage.near.engine.record)
+        before = len(stage.near.protocol.record)
         with pytest.raises(JournalBehind):
             await stage.near.send(_request("r9"))
-        assert len(stage.near.engine.record) == before
+        assert len(stage.near.protocol.record) == before
         await trio.sleep(30)
 
     await lives.live(open_first=True, work=first)
@@ -401,4 +406,4 @@ def _request(name: str) -> object:
     return QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
 
 
-__all__ = ["Desk", "Listener", "SolverServer", "take_up"]
+__all__ = ["Desk", "Listener", "SolverServer", "load_session"]

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from psymm.custody.notes import Note, random_blinding, sole_custody
 from psymm.custody.planning import deadline_after
-from psymm.custody.settlement import Payee, Settlement, propose_settlement
+from psymm.custody.settlement import Payee, PlannedSettlement, propose_settlement
 from psymm.messages import (
     AcceptedNote,
     ChainFact,
@@ -36,9 +36,9 @@ from psymm.messages import (
 )
 from psymm.messages import Settlement as ProposalMessage
 from psymm.rulebook import Lane
-from psymm.session.settling import Settling, _message_of
-from psymm.session.turn import State
-from psymm.transcript.opening import SOLVER, TRADER
+from psymm.session.effects import SessionStatus
+from psymm.session.settling import SettlementFlow, _message_of
+from psymm.transcript.agreement import SOLVER, TRADER
 
 MEMO = bytes(256)
 
@@ -59,18 +59,18 @@ class Rogue:
         self,
         payouts: tuple[int, int] | None = None,
         theirs: Payee | None = None,
-        life_s: int = 1_800,
-    ) -> Settlement:
-        engine = self.stage.far.engine
+        expires_in_s: int = 1_800,
+    ) -> PlannedSettlement:
+        protocol = self.stage.far.protocol
         return propose_settlement(
-            [*engine.notes.values(), *engine.peer_notes.values()],
+            [*protocol.notes.values(), *protocol.peer_notes.values()],
             (theirs or self.theirs, Payee(self.ours.inner, MEMO)),
             payouts or self.payouts,
             proposer=1,
-            deadline=deadline_after(self.stage.clock.now_ns() / SECOND, life_s),
+            deadline=deadline_after(self.stage.clock.now_ns() / SECOND, expires_in_s),
         )
 
-    async def signed(self, settlement: Settlement, **changes: Any) -> ProposalMessage:
+    async def signed(self, settlement: PlannedSettlement, **changes: Any) -> ProposalMessage:
         message = settlement.call.message(CHAIN_ID, PSYMM)
         said = _message_of(settlement, await self.stage.solver.wallet.sign_typed(message))
         return replace(said, **changes)
@@ -108,7 +108,7 @@ async def signed_by_the_trader(rogue: Rogue) -> ProposalMessage:
 
 
 async def in_a_year(rogue: Rogue) -> ProposalMessage:
-    return await rogue.signed(rogue.plan(life_s=365 * 86_400))
+    return await rogue.signed(rogue.plan(expires_in_s=365 * 86_400))
 
 
 async def with_a_payee_that_it_replaced(rogue: Rogue) -> ProposalMessage:
@@ -133,13 +133,13 @@ async def named(stage: Scene) -> Rogue:
 
 def honest_again(stage: Scene) -> None:
     """The rogue's own session takes what it signed for an option; it thinks better of it."""
-    life = stage.far.engine.lifecycle
+    life = stage.far.protocol.lifecycle
     life.proposal = life.acceptance = None
     life._offered.clear()
-    stage.far._take(stage.far.engine.proposal_expired(stage.clock.now_ns()))
+    stage.far._take(stage.far.protocol.proposal_expired(stage.clock.now_ns()))
 
 
-async def settles_at_once(stage: Scene, near: Settling) -> None:
+async def settles_at_once(stage: Scene, near: SettlementFlow) -> None:
     honest_again(stage)
     stage.settling(stage.far, stage.desk.listeners[0])
     before = trio.current_time()
@@ -174,10 +174,10 @@ async def test_a_proposal_that_is_not_what_the_record_gives_freezes_nothing(
         reject = await stage.desk.listeners[0].message(Reject)
         assert (reject.ref_seq_num, reject.violation) == (entry.frame.seq, rule)
         await trio.sleep(5)
-        assert stage.near.engine.state is State.TRADING
+        assert stage.near.protocol.state is SessionStatus.TRADING
         assert stage.account(stage.near).settlement is None
         assert not any(
-            isinstance(each.message, SettlementAcceptance) for each in stage.near.engine.record
+            isinstance(each.message, SettlementAcceptance) for each in stage.near.protocol.record
         )
         await settles_at_once(stage, near)
 
@@ -214,12 +214,14 @@ async def test_an_output_that_is_in_the_tree_already_freezes_nothing(
                 # Our signature is out, but can do nothing: whoever sees it may say so.
                 (fact,) = stage.chain.facts
                 commitment = outputs[rogue.ours.inner]
-                end = stage.near
-                end._take(end.engine.output_occupied(fact, commitment, end.clock.now_ns()))
+                runner = stage.near
+                runner._take(
+                    runner.protocol.output_occupied(fact, commitment, runner.clock.now_ns())
+                )
             await stage.desk.listeners[0].message(ChainFact)
         await trio.sleep(5)
-        assert stage.near.engine.state is State.TRADING
-        assert not stage.near.engine.options
+        assert stage.near.protocol.state is SessionStatus.TRADING
+        assert not stage.near.protocol.options
         assert stage.account(stage.near).settlement is None
         await settles_at_once(stage, near)
 
@@ -240,7 +242,7 @@ async def test_an_acceptance_that_misstates_our_note_opens_nothing_and_a_right_o
         await stage.nursery.start(stage.server.run)
         await stage.nursery.start(stage.client.run)
         await asked.wait()
-        (note,) = stage.near.engine.notes.values()
+        (note,) = stage.near.protocol.notes.values()
         right = {"token": bytes.fromhex(note.token[2:]), "amount": note.amount}
 
         def accepts(name: str, **holds: Any) -> CollateralResponse:
@@ -256,7 +258,7 @@ async def test_an_acceptance_that_misstates_our_note_opens_nothing_and_a_right_o
         assert reject.violation in ("note-misstated", "note-wrong-token")
         await trio.sleep(2)
         assert stage.account(stage.near).collateral(Lane.TRADER) == 0
-        assert stage.near.engine.state is State.VERIFYING
+        assert stage.near.protocol.state is SessionStatus.VERIFYING
         sign_unchecked(stage.far, accepts("truth"))
         await trio.sleep(2)
         assert stage.account(stage.near).collateral(Lane.TRADER) == note.amount
@@ -285,22 +287,22 @@ async def test_a_second_note_while_collateral_is_put_up_is_refused_and_all_of_it
         if lane == SOLVER:
             go_on.set()
             await stage.heard.message(CollateralAssignment)
-        end = (stage.near, stage.far)[lane]
+        runner = (stage.near, stage.far)[lane]
         more = CollateralAssignment(
             coll_asgn_id="more",
             coll_asgn_reason=CollAsgnReason.SCHEDULED,
             notes=(NoteRef(commitment=b"\x01" * 32, nullifier=b"\x02" * 32),),
         )
-        entry = sign_unchecked(end, more)
+        entry = sign_unchecked(runner, more)
         # The rogue itself counts on nothing that it lists so.
-        del end.engine.lifecycle.listed[lane][more.notes[0].commitment]
+        del runner.protocol.lifecycle.listed[lane][more.notes[0].commitment]
         await trio.sleep(1)
         go_on.set()
         with trio.fail_after(60):
             reject = await (stage.heard, stage.desk.listeners[0])[lane].message(Reject)
             assert (reject.ref_seq_num, reject.violation) == (entry.frame.seq, "too-many-notes")
-            await stage.heard.state(State.TRADING)
-            await stage.desk.listeners[0].state(State.TRADING)
+            await stage.heard.state(SessionStatus.TRADING)
+            await stage.desk.listeners[0].state(SessionStatus.TRADING)
             near, _ = stage.both_settle()
             await near.settle()
         assert [one.collateral.worth() for one in (stage.trader, stage.solver)] == [  # type: ignore[attr-defined]
@@ -324,7 +326,7 @@ async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_co
         near, heard = stage.near, stage.desk.listeners[0]
         await near.send(Heartbeat())
         fall_silent(near)
-        covers = near.engine.record.head(0).peer_seq
+        covers = near.protocol.record.head(0).peer_seq
         now = near.clock.now_ns()
         close = NewOrderSingle(
             cl_ord_id="c1",
@@ -355,7 +357,7 @@ async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_co
         theirs = stage.account(stage.far).solver_payee
         assert theirs is not None
         settlement = propose_settlement(
-            [*near.engine.notes.values(), *near.engine.peer_notes.values()],
+            [*near.protocol.notes.values(), *near.protocol.peer_notes.values()],
             (Payee(own.inner, MEMO), Payee(theirs.inner, theirs.memo)),
             payouts,
             proposer=0,
@@ -366,15 +368,15 @@ async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_co
         sign_unchecked(near, said, covers=covers, sending_time=now)
         await trio.sleep(20)
         assert not any(
-            isinstance(each.message, SettlementAcceptance) for each in stage.far.engine.record
+            isinstance(each.message, SettlementAcceptance) for each in stage.far.protocol.record
         )
         sign_unchecked(near, Heartbeat())
         await trio.sleep(2)
         assert "the proposal is alive no more" in str(failures)
-        assert not stage.far.engine.options
+        assert not stage.far.protocol.options
         await stage.far.send(Heartbeat())
         assert len(stage.account(stage.far).positions) == 1, "the fill was late"
-        assert stage.far.engine.state is State.TRADING
+        assert stage.far.protocol.state is SessionStatus.TRADING
         assert not any(
-            isinstance(each.message, SettlementAcceptance) for each in stage.far.engine.record
+            isinstance(each.message, SettlementAcceptance) for each in stage.far.protocol.record
         )

@@ -1,4 +1,4 @@
-"""A session from meeting to settlement, on a mock clock and streams in memory."""
+"""A session from handshake to settlement, on a mock clock and streams in memory."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from psymm.messages import Side
 from psymm.rulebook import Lane
+from psymm.session.effects import SessionStatus
 from psymm.session.ledger import RulebookLedger
-from psymm.session.turn import State
 from psymm.terms import UNIT
 
 
@@ -33,7 +33,7 @@ async def test_a_whole_fill_opens_a_position_on_both_sides(
         account = await stage.agreed()
         (position,) = account.positions.values()
         assert position.quantity == UNIT // 100
-        assert stage.near.engine.state is State.TRADING
+        assert stage.near.protocol.state is SessionStatus.TRADING
 
 
 async def test_what_is_projected_from_frame_to_frame_is_what_the_rulebook_projects(
@@ -43,8 +43,8 @@ async def test_what_is_projected_from_frame_to_frame_is_what_the_rulebook_projec
         await stage.open()
         for n in range(5):
             order = await stage.order(f"o{n}")
-            for end in (stage.near, stage.far):
-                ledger = end.engine.ledger
+            for runner in (stage.near, stage.far):
+                ledger = runner.protocol.ledger
                 assert isinstance(ledger, RulebookLedger)
                 assert ledger.projected.hash == ledger._replay.projected().hash
                 assert order.cl_ord_id in ledger.projected.orders
@@ -78,7 +78,7 @@ async def test_a_fill_that_was_covered_in_time_stays_in_time_in_what_is_previewe
         await stage.report("e1", await stage.order("o1"))
         (position,) = (await stage.agreed()).positions.values()
         await trio.sleep(60)
-        ledger = stage.near.engine.ledger
+        ledger = stage.near.protocol.ledger
         assert isinstance(ledger, RulebookLedger)
         assert ledger.projected.positions
         await stage.order("c1", side=Side.SELL, position_id=position.position_id)

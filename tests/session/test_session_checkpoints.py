@@ -29,18 +29,18 @@ from psymm.messages import (
 )
 from psymm.rulebook import Lane
 from psymm.session.archive import archive, prune
-from psymm.session.end import End
-from psymm.session.party import read_record, take_up
-from psymm.session.report import verify_file
-from psymm.session.trader import Lost
-from psymm.session.turn import (
+from psymm.session.effects import (
     CheckpointInForce,
     Disagreed,
     Event,
+    FrameReceived,
+    FrameSent,
     PeerRejected,
-    Received,
-    Signed,
 )
+from psymm.session.party import load_session, read_record
+from psymm.session.report import verify_file
+from psymm.session.runner import SessionRunner
+from psymm.session.trader import ConnectionLost
 from psymm.terms import UNIT, Limits
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.file import export
@@ -58,11 +58,11 @@ def request(n: int) -> QuoteRequest:
     return QuoteRequest(quote_req_id=f"r{n}", symbol="BTC-USD", order_qty=10**16)
 
 
-def said(end: End) -> list[int]:
+def said(runner: SessionRunner) -> list[int]:
     return [
         entry.frame.seq
-        for entry in end.engine.record
-        if entry.frame.lane == end.lane and isinstance(entry.message, Checkpoint)
+        for entry in runner.protocol.record
+        if entry.frame.lane == runner.lane and isinstance(entry.message, Checkpoint)
     ]
 
 
@@ -74,15 +74,15 @@ async def test_an_application_asks_for_a_checkpoint_and_both_sides_keep_it(
         await stage.open()
         order = await stage.order("o1")
         await stage.report("e1", order)
-        end: End = getattr(stage, who)
-        point = await end.checkpoint()
+        runner: SessionRunner = getattr(stage, who)
+        point = await runner.checkpoint()
         other = stage.desk.listeners[0] if who == "near" else stage.heard
         assert await in_force(other) == point
         account = await stage.agreed()
         assert account.checkpoint is not None
         assert account.checkpoint.account_hash == point.account_hash
         for one in (stage.trader, stage.solver):
-            ((kept, document),) = await one.journal.checkpoints(end.opening.custody)
+            ((kept, document),) = await one.journal.checkpoints(runner.agreement.custody)
             assert kept == point
             assert json.loads(document)["positions"]
 
@@ -97,7 +97,7 @@ async def test_the_solver_gets_a_checkpoint_where_the_trader_has_only_heartbeats
         await trio.sleep(3)
         second = await stage.far.checkpoint()
         assert second.solver_seq > first.solver_seq
-        held = await stage.trader.journal.frame(stage.near.opening.custody, 1, second.solver_seq)
+        held = await stage.trader.journal.frame(stage.near.agreement.custody, 1, second.solver_seq)
         assert held is not None
         assert isinstance(decode(Frame.parse(held.raw).payload), Heartbeat)
 
@@ -113,10 +113,10 @@ async def test_where_nothing_happened_since_the_last_checkpoint_it_is_that_one(
         await stage.open()
         point = await stage.near.checkpoint()
         await trio.sleep(20)
-        frames = len(stage.near.engine.record)
+        frames = len(stage.near.protocol.record)
         assert await stage.near.checkpoint() == point
         assert await stage.far.checkpoint() == point
-        assert len(stage.near.engine.record) <= frames + 1
+        assert len(stage.near.protocol.record) <= frames + 1
 
 
 async def test_both_ask_at_once_and_one_checkpoint_comes_of_it(
@@ -128,8 +128,8 @@ async def test_both_ask_at_once_and_one_checkpoint_comes_of_it(
         await trio.sleep(3)
         points: list[Point] = []
 
-        async def ask(end: End) -> None:
-            points.append(await end.checkpoint())
+        async def ask(runner: SessionRunner) -> None:
+            points.append(await runner.checkpoint())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, stage.near)
@@ -153,7 +153,7 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
             for n in range(1, 120):
                 await stage.order(f"o{n}", quantity=UNIT // 1000)
                 await stage.near.send(request(n))
-                held.extend(len(end.engine.record) for end in (stage.near, stage.far))
+                held.extend(len(runner.protocol.record) for runner in (stage.near, stage.far))
 
         async def solver() -> None:
             for n in range(120):
@@ -174,12 +174,12 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
         assert max(held) < 2 * limits.frames
         assert all(account.since_checkpoint(lane)[0] < limits.frames for lane in Lane)
         assert not [e for e in stage.heard.events if isinstance(e, PeerRejected)]
-        assert not stage.near.engine.ledger.faults  # type: ignore[attr-defined]
+        assert not stage.near.protocol.ledger.faults  # type: ignore[attr-defined]
 
 
-def ordered(name: str) -> Callable[[Event | Lost], NewOrderSingle | None]:
-    def found(event: Event | Lost) -> NewOrderSingle | None:
-        said = event.entry.message if isinstance(event, Received) else None
+def ordered(name: str) -> Callable[[Event | ConnectionLost], NewOrderSingle | None]:
+    def found(event: Event | ConnectionLost) -> NewOrderSingle | None:
+        said = event.entry.message if isinstance(event, FrameReceived) else None
         return said if isinstance(said, NewOrderSingle) and said.cl_ord_id == name else None
 
     return found
@@ -190,8 +190,8 @@ async def test_a_peer_that_never_answers_a_right_checkpoint_stops_the_lane_by_na
 ) -> None:
     async with scene(tmp_path, limits=Limits(frames=20)) as stage:
         await stage.open()
-        stage.far.engine.ledger.answer_due = lambda lane: None  # type: ignore[method-assign]
-        stage.far.engine.ledger.near_limit = lambda: False  # type: ignore[method-assign]
+        stage.far.protocol.ledger.answer_due = lambda lane: None  # type: ignore[method-assign]
+        stage.far.protocol.ledger.near_limit = lambda: False  # type: ignore[method-assign]
 
         async def until_refused() -> None:
             for n in range(40):
@@ -205,7 +205,7 @@ async def test_a_peer_that_never_answers_a_right_checkpoint_stops_the_lane_by_na
         assert len(said(stage.near)) == 1, "one offer, which stands"
         await trio.sleep(30)
         await sign_and_wait(stage)
-        faults = [rule for _, rule in stage.near.engine.ledger.faults]  # type: ignore[attr-defined]
+        faults = [rule for _, rule in stage.near.protocol.ledger.faults]  # type: ignore[attr-defined]
         assert faults == ["checkpoint-refused"]
 
 
@@ -236,7 +236,7 @@ async def test_an_offer_that_was_journalled_but_not_sent_is_answered_after_the_r
         stage.heard.also.append(
             lambda event: (
                 signed.set()
-                if isinstance(event, Signed) and isinstance(event.entry.message, Checkpoint)
+                if isinstance(event, FrameSent) and isinstance(event.entry.message, Checkpoint)
                 else None
             )
         )
@@ -261,15 +261,15 @@ async def test_a_process_that_died_before_it_kept_the_checkpoint_finds_it_in_its
         point = await stage.near.checkpoint()
         await stage.agreed()
         await lost(stage, back=False)
-        journal, custody = stage.trader.journal, stage.near.opening.custody
+        journal, custody = stage.trader.journal, stage.near.agreement.custody
         await journal._write(lambda base: base.execute("DELETE FROM checkpoints"))
         held = await journal.custody(custody)
-        assert (await read_record(journal, held.opening)).begins is None
-        again = await take_up(stage.trader, held, lambda event: None)
+        assert (await read_record(journal, held.agreement)).starts_at is None
+        again = await load_session(stage.trader, held, lambda event: None)
         ((kept, _),) = await journal.checkpoints(custody)
         assert kept == point
-        once_more = await take_up(stage.trader, held, lambda event: None)
-        assert once_more.engine.record.begins is not None
+        once_more = await load_session(stage.trader, held, lambda event: None)
+        assert once_more.protocol.record.starts_at is not None
         assert stage.account(once_more).hash == stage.account(again).hash
 
 
@@ -287,43 +287,43 @@ async def test_a_session_goes_on_from_its_checkpoint_after_a_restart(
         await stage.near.send(request(1))
         before = await stage.agreed()
         await lost(stage, back=False)
-        custody = stage.near.opening.custody
+        custody = stage.near.agreement.custody
         ends = []
         for one in (stage.trader, stage.solver):
             gone = await prune(one.journal, custody)
             assert gone.frames > 0
             held = await one.journal.custody(custody)
-            ends.append(await take_up(one, held, lambda event: None))
+            ends.append(await load_session(one, held, lambda event: None))
         near, far = ends
-        for end in ends:
-            assert end.engine.record.begins is not None
-            assert stage.account(end).hash == before.hash
-            assert len(end.engine.record) < before.trader_seq + before.solver_seq
-        assert near.engine.record.head(0) == far.engine.record.head(0)
+        for runner in ends:
+            assert runner.protocol.record.starts_at is not None
+            assert stage.account(runner).hash == before.hash
+            assert len(runner.protocol.record) < before.trader_seq + before.solver_seq
+        assert near.protocol.record.head(0) == far.protocol.record.head(0)
         converse(near, far)
-        assert near.engine.synced
-        assert far.engine.synced
-        _, turn = near.engine.send(request(2), near.clock.now_ns())
-        (entry,) = turn.entries
-        far.engine.receive_binary(entry.frame.raw, far.clock.now_ns())
-        assert far.engine.record.head(0).seq == entry.frame.seq
+        assert near.protocol.synced
+        assert far.protocol.synced
+        _, effects = near.protocol.send(request(2), near.clock.now_ns())
+        (entry,) = effects.entries
+        far.protocol.receive_binary(entry.frame.raw, far.clock.now_ns())
+        assert far.protocol.record.head(0).seq == entry.frame.seq
         with pytest.raises(Exception, match="duplicate-id"):
-            near.engine.send(request(1), near.clock.now_ns())
+            near.protocol.send(request(1), near.clock.now_ns())
 
 
-def converse(near: End, far: End) -> None:
-    """Both engines connect and hear each other until neither has anything to say."""
+def converse(near: SessionRunner, far: SessionRunner) -> None:
+    """Both protocols connect and hear each other until neither has anything to say."""
     now = near.clock.now_ns()
-    waiting = [(far, near.engine.connected(now, fresh=False))]
-    waiting.append((near, far.engine.connected(now, fresh=False)))
+    waiting = [(far, near.protocol.connected(now, fresh=False))]
+    waiting.append((near, far.protocol.connected(now, fresh=False)))
     while waiting:
-        to, turn = waiting.pop(0)
+        to, effects = waiting.pop(0)
         frm = near if to is far else far
-        for each in turn.sends:
+        for each in effects.sends:
             answer = (
-                to.engine.receive_text(each, now)
+                to.protocol.receive_text(each, now)
                 if isinstance(each, str)
-                else to.engine.receive_binary(each.frame.raw, now)
+                else to.protocol.receive_binary(each.frame.raw, now)
             )
             waiting.append((frm, answer))
 
@@ -337,22 +337,22 @@ async def test_heads_from_before_a_checkpoint_are_an_old_journal_s(
         await stage.near.checkpoint()
         await stage.agreed()
         await lost(stage, back=False)
-        custody = stage.near.opening.custody
+        custody = stage.near.agreement.custody
         await prune(stage.trader.journal, custody)
         held = await stage.trader.journal.custody(custody)
-        near = await take_up(stage.trader, held, lambda event: None)
+        near = await load_session(stage.trader, held, lambda event: None)
         now = near.clock.now_ns()
         challenge = b"\x07" * 32
-        near.engine.connected(now, fresh=False, challenge=challenge)
-        heads = near.engine.heads()
+        near.protocol.connected(now, fresh=False, challenge=challenge)
+        heads = near.protocol.heads()
         old = replace(heads, trader_seq=1, trader_digest=b"\x01" * 32)
-        prover = stage.far.engine.keys.prover(stage.far.engine.record, now)
+        prover = stage.far.protocol.keys.prover(stage.far.protocol.record, now)
         assert prover is not None
-        old = prover.sign(near.opening, challenge, old)
-        turn = near.engine.receive_text(encode_text(old), now)
-        assert turn.hang_up is not None
-        assert turn.hang_up.code == "peer-behind"
-        assert near.engine.error is None
+        old = prover.sign(near.agreement, challenge, old)
+        effects = near.protocol.receive_text(encode_text(old), now)
+        assert effects.disconnect is not None
+        assert effects.disconnect.code == "peer-behind"
+        assert near.protocol.error is None
 
 
 # --- what leaves the journal --------------------------------------------------------------------
@@ -363,7 +363,7 @@ async def test_what_left_the_journal_and_what_is_left_verify_each_by_itself(
 ) -> None:
     async with scene(tmp_path) as stage:
         await stage.open()
-        custody = stage.near.opening.custody
+        custody = stage.near.agreement.custody
         journal = stage.trader.journal
         files = []
         for n in range(3):
@@ -378,15 +378,15 @@ async def test_what_left_the_journal_and_what_is_left_verify_each_by_itself(
         last = tmp_path / "last.psymm"
         await export(journal, custody, last)
         reports = [verify_file(path) for path in (*files, last)]
-        assert [report.begins is None for report in reports] == [True, False, False, False]
+        assert [report.starts_at is None for report in reports] == [True, False, False, False]
         assert reports[-1].account is not None
         assert reports[-1].account.hash == account.hash
         for earlier, later in pairwise(reports):
-            assert later.begins is not None
+            assert later.starts_at is not None
             assert earlier.account is not None
             known = earlier.account.checkpoint
             assert known is not None
-            assert known.account_hash == later.begins.account_hash, "one begins where one ended"
+            assert known.account_hash == later.starts_at.account_hash, "one begins where one ended"
 
 
 # --- disagreement -------------------------------------------------------------------------------
@@ -406,8 +406,8 @@ async def test_two_accounts_that_differ_are_named_by_their_first_field_and_tradi
         order = await stage.order("o1")
         await stage.report("e1", order)
         await trio.sleep(3)
-        end: End = getattr(stage, liar)
-        ledger = end.engine.ledger
+        runner: SessionRunner = getattr(stage, liar)
+        ledger = runner.protocol.ledger
         replay = ledger._replay  # type: ignore[attr-defined]
         wrong = replace(replay.account, fees=replay.account.fees + 1)
         named = replay.named
@@ -418,7 +418,7 @@ async def test_two_accounts_that_differ_are_named_by_their_first_field_and_tradi
         )
         ledger._ahead = None  # type: ignore[attr-defined]
         with pytest.raises(AccountsDiffer) as caught:
-            await end.checkpoint()
+            await runner.checkpoint()
         assert caught.value.values["field"] == "fees"
         near, far = await disagreed(stage.heard), await disagreed(stage.desk.listeners[0])
         assert near.field == far.field == "fees"
@@ -441,7 +441,7 @@ async def test_a_forged_hash_is_rejected_and_only_its_liar_s_account_is_asked_fo
         await stage.order("o1")
         await trio.sleep(3)
         account = await stage.agreed()
-        named = stage.far.engine.ledger._replay.named.account  # type: ignore[attr-defined]
+        named = stage.far.protocol.ledger._replay.named.account  # type: ignore[attr-defined]
         lie = Checkpoint(
             account_hash=b"\x01" * 32, solver_seq=named.solver_seq, trader_seq=named.trader_seq
         )
@@ -461,7 +461,7 @@ async def test_parts_of_an_account_that_nobody_disputes_are_dropped(
     async with scene(tmp_path) as stage:
         await stage.open()
         await trio.sleep(3)
-        named = stage.near.engine.ledger._replay.named.account  # type: ignore[attr-defined]
+        named = stage.near.protocol.ledger._replay.named.account  # type: ignore[attr-defined]
         for content, changes in [
             (named.canonical(), {}),
             (b"{}", {"part": 2}),
@@ -478,10 +478,10 @@ async def test_parts_of_an_account_that_nobody_disputes_are_dropped(
                 "parts": 1,
                 "content": content,
             } | changes
-            await stage.far.say(AccountPart(**part))  # type: ignore[arg-type]
+            await stage.far.send_text(AccountPart(**part))  # type: ignore[arg-type]
         await trio.sleep(1)
-        assert not stage.near.engine.error
-        dispute = stage.near.engine.checkpoints._dispute
+        assert not stage.near.protocol.error
+        dispute = stage.near.protocol.checkpoints._dispute
         assert dispute is None or not dispute.parts
         await stage.near.send(request(1))
 
@@ -492,9 +492,9 @@ async def test_a_checkpoint_is_not_signed_without_a_connection(
     async with scene(tmp_path) as stage:
         await stage.open()
         await lost(stage, back=False)
-        frames = len(stage.near.engine.record)
+        frames = len(stage.near.protocol.record)
         with trio.move_on_after(5):
             await stage.near.checkpoint()
-        assert len(stage.near.engine.record) == frames
+        assert len(stage.near.protocol.record) == frames
         with pytest.raises(NotNow):
             await stage.near.send(request(1))

@@ -36,21 +36,21 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.rulebook import Account
-from psymm.session.end import End
-from psymm.session.trader import Lost
-from psymm.session.turn import (
-    Adopted,
+from psymm.session.effects import (
     Event,
+    FramesRevoked,
     KeyChanged,
     KeyFailing,
     KeyRefused,
+    OwnFrameImported,
     Resumed,
-    Said,
-    SetAside,
-    State,
+    SessionStatus,
     StateChanged,
     Stopped,
+    TextReceived,
 )
+from psymm.session.runner import SessionRunner
+from psymm.session.trader import ConnectionLost
 from psymm.terms import Limits
 from psymm.transcript.delegation import Delegation, DelegationRefused
 
@@ -61,23 +61,23 @@ def request(name: str) -> QuoteRequest:
     return QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
 
 
-def key_of(end: End, lane: int | None = None) -> bytes:
-    known = end.engine.record.delegation(end.lane if lane is None else lane)
+def key_of(runner: SessionRunner, lane: int | None = None) -> bytes:
+    known = runner.protocol.record.delegation(runner.lane if lane is None else lane)
     assert known is not None
     return known.public_key
 
 
-def changes(end: End, lane: int) -> list[int]:
+def changes(runner: SessionRunner, lane: int) -> list[int]:
     """The numbers of a lane's UKYs."""
     return [
         entry.frame.seq
-        for entry in (*end.engine.record.before, *end.engine.record)
+        for entry in (*runner.protocol.record.before, *runner.protocol.record)
         if entry.frame.lane == lane and isinstance(entry.message, SessionKeyChange)
     ]
 
 
 def losses(stage: Scene) -> int:
-    return sum(isinstance(event, Lost) for event in stage.heard.events)
+    return sum(isinstance(event, ConnectionLost) for event in stage.heard.events)
 
 
 async def of(listener: Listener, kind: type, after: int = 0) -> Event:
@@ -89,14 +89,14 @@ async def of(listener: Listener, kind: type, after: int = 0) -> Event:
 async def expect_sound(stage: Scene) -> None:
     """Both accounts agree and both journals verify, frame by frame."""
     await stage.agreed()
-    custody = stage.near.opening.custody
+    custody = stage.near.agreement.custody
     for each in (stage.trader, stage.solver):
-        assert await verified(each.journal, custody) == len(stage.near.engine.record)
+        assert await verified(each.journal, custody) == len(stage.near.protocol.record)
 
 
 async def trade(stage: Scene, name: str) -> None:
     """An order and its fill, once heads agree."""
-    while not (stage.near.engine.synced and stage.far.engine.synced):  # noqa: ASYNC110
+    while not (stage.near.protocol.synced and stage.far.protocol.synced):  # noqa: ASYNC110
         await trio.sleep(0.05)
     await stage.report(f"e{name}", await stage.order(f"o{name}"))
 
@@ -112,7 +112,7 @@ def digests_by_number(stages: list[Scene]) -> dict[int, set[bytes]]:
                     frame = Frame.parse(message, offset)
                     offset += len(frame.raw)
                     if frame.lane == 0:
-                        digest = frame.digest(stage.near.opening.domain)
+                        digest = frame.digest(stage.near.agreement.domain)
                         found.setdefault(frame.seq, set()).add(digest)
     return found
 
@@ -124,8 +124,8 @@ async def test_keys_rotate_well_before_they_expire_with_orders_under_way(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with KeyedLives(tmp_path).live() as stage:
-        first = [key_of(end) for end in (stage.near, stage.far)]
-        pending = await stage.order("o1", life_s=4 * LIFE_S)
+        first = [key_of(runner) for runner in (stage.near, stage.far)]
+        pending = await stage.order("o1", expires_in_s=4 * LIFE_S)
         for n in range(2, 6):
             await trio.sleep(LIFE_S * 0.7)
             await trade(stage, str(n))
@@ -133,16 +133,16 @@ async def test_keys_rotate_well_before_they_expire_with_orders_under_way(
         account = await stage.agreed()
         assert len(account.positions) == 5
         assert losses(stage) == 0
-        for end, old in zip((stage.near, stage.far), first, strict=True):
-            assert key_of(end) != old
-            record = end.engine.record
-            for seq in changes(end, end.lane):
-                before, uky = record.signer(end.lane, seq - 1), record.entry(end.lane, seq)
+        for runner, old in zip((stage.near, stage.far), first, strict=True):
+            assert key_of(runner) != old
+            record = runner.protocol.record
+            for seq in changes(runner, runner.lane):
+                before, uky = record.signer(runner.lane, seq - 1), record.entry(runner.lane, seq)
                 assert before is not None
                 assert uky is not None
                 left_s = (before.expiry - uky.frame.sending_time) / SECOND
                 assert LIFE_S / 4 < left_s <= LIFE_S / 3
-            assert 3 <= len(changes(end, end.lane)) <= 5
+            assert 3 <= len(changes(runner, runner.lane)) <= 5
         assert account.key_in_force(0).public_key == key_of(stage.far, 0)  # type: ignore
         await expect_sound(stage)
 
@@ -152,26 +152,28 @@ async def test_keys_rotate_before_their_numbers_run_out(
 ) -> None:
     lives = KeyedLives(tmp_path, limits=Limits(frames=40))
     async with lives.live() as stage:
-        before = stage.near.engine.record.head(0).seq
+        before = stage.near.protocol.record.head(0).seq
         for n in range(before, 38):
             await stage.near.send(request(f"r{n}"))
             await trio.sleep(1)
         await stage.agreed()
         (uky,) = changes(stage.near, 0)
         assert 35 <= uky <= 38
-        known = stage.far.engine.record.delegation(0)
+        known = stage.far.protocol.record.delegation(0)
         assert known is not None
         assert known.to_seq >= uky + 35
 
 
 async def test_an_application_rotates_when_it_likes(tmp_path: Path, autojump_clock: Clock) -> None:
     async with KeyedLives(tmp_path).live() as stage:
-        for end in (stage.near, stage.far):
-            old = key_of(end)
-            await end.rotate_key()
-            assert key_of(end) != old
-            assert end.engine.keys.key.public_key == key_of(end)
-            held = await end.journal.frame(end.opening.custody, end.lane, changes(end, end.lane)[0])
+        for runner in (stage.near, stage.far):
+            old = key_of(runner)
+            await runner.rotate_key()
+            assert key_of(runner) != old
+            assert runner.protocol.keys.key.public_key == key_of(runner)
+            held = await runner.journal.frame(
+                runner.agreement.custody, runner.lane, changes(runner, runner.lane)[0]
+            )
             assert held is not None, "its UKY is durable"
         await trade(stage, "1")
         assert losses(stage) == 0
@@ -204,7 +206,7 @@ async def test_a_slow_wallet_holds_up_nobody(tmp_path: Path, autojump_clock: Clo
             assert isinstance(failing.error, WalletError), "the application hears that it waits"
         await stage.agreed()
         (uky,) = changes(stage.far, 0)
-        known = stage.far.engine.record.delegation(0)
+        known = stage.far.protocol.record.delegation(0)
         assert known is not None
         assert known.from_seq < uky, "it was delegated before those orders, and rules after them"
         await expect_sound(stage)
@@ -227,13 +229,13 @@ async def test_a_wallet_that_refuses_is_told_of_in_time_and_nothing_is_signed_at
         assert 3 <= len(heard) <= 20, "it was asked again, and not without end"
         await trio.sleep(LIFE_S * 0.1)
         await stage.agreed()
-        before = stage.near.engine.record.head(0)
+        before = stage.near.protocol.record.head(0)
         with pytest.raises(SessionKeyEnded):
             await stage.near.send(request("r1"))
         assert issubclass(SessionKeyEnded, NotNow)
         await trio.sleep(60)
-        assert stage.near.engine.record.head(0) == before, "not even a Heartbeat is signed"
-        assert stage.near.engine.error is None
+        assert stage.near.protocol.record.head(0) == before, "not even a Heartbeat is signed"
+        assert stage.near.protocol.error is None
         lives.devices[0].willing = True
         await stage.near.rotate_key()
         await trade(stage, "2")
@@ -262,12 +264,12 @@ async def test_a_new_key_wished_for_without_a_connection_comes_first_on_the_next
     async with KeyedLives(tmp_path).live() as stage:
         stage.reachable = False
         await stage.wires[-1].inner.aclose()
-        await of(stage.heard, Lost)
-        head = stage.near.engine.record.head(0).seq
+        await of(stage.heard, ConnectionLost)
+        head = stage.near.protocol.record.head(0).seq
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stage.near.rotate_key)
             await trio.sleep(10)
-            assert stage.near.engine.record.head(0).seq == head, "nothing is signed between two"
+            assert stage.near.protocol.record.head(0).seq == head, "nothing is signed between two"
             stage.reachable = True
         assert changes(stage.near, 0) == [head + 1]
         await trade(stage, "1")
@@ -286,7 +288,7 @@ async def test_a_crash_before_the_wallet_signed_loses_nothing_and_the_kept_key_i
         lives.devices[0].thinks_s = 1e6
         stage.nursery.start_soon(stage.near.rotate_key)
         await trio.sleep(1)
-        kept = await stage.trader.journal.session_keys(stage.near.opening.custody)
+        kept = await stage.trader.journal.session_keys(stage.near.agreement.custody)
         assert len(kept) == 2, "kept before the wallet is asked"
     lives.devices[0].thinks_s = 0
     async with lives.live(resume=True) as stage:
@@ -318,7 +320,7 @@ async def test_a_crash_after_the_uky_was_kept_goes_on_with_the_new_key(
         stages.append(stage)
         await of(stage.heard, Resumed)
         await stage.desk.begun.wait()
-        assert stage.near.engine.keys.key.public_key == key_of(stage.far, 0) == new
+        assert stage.near.protocol.keys.key.public_key == key_of(stage.far, 0) == new
         await trade(stage, "1")
         await expect_sound(stage)
         assert all(len(found) == 1 for found in digests_by_number(stages).values())
@@ -343,7 +345,7 @@ async def test_a_former_key_that_a_checkpoint_has_forgotten_is_never_brought_aga
             ours.append(key_of(stage.near))
         # And its party proves itself on the next connection.
         await stage.wires[-1].inner.aclose()
-        await of(stage.heard, Lost)
+        await of(stage.heard, ConnectionLost)
         await trade(stage, "2")
         await expect_sound(stage)
     assert len(set(ours)) == len(ours)
@@ -356,13 +358,13 @@ async def test_a_key_that_expired_while_nobody_ran_is_changed_first_thing(
     async with lives.live() as stage:
         await trade(stage, "1")
         await stage.agreed()
-        heads = [stage.near.engine.record.head(lane).seq for lane in (0, 1)]
+        heads = [stage.near.protocol.record.head(lane).seq for lane in (0, 1)]
     await trio.sleep(2 * LIFE_S)
     async with lives.live(resume=True) as stage:
         await of(stage.heard, KeyChanged)
         await stage.desk.begun.wait()
         await of(stage.desk.listeners[0], KeyChanged)
-        assert [changes(end, end.lane)[0] for end in (stage.near, stage.far)] == [
+        assert [changes(runner, runner.lane)[0] for runner in (stage.near, stage.far)] == [
             head + 1 for head in heads
         ]
         await trade(stage, "2")
@@ -382,7 +384,7 @@ async def test_frames_of_an_ended_key_are_still_resent_and_taken(
         event = await of(stage.heard, Resumed)
         assert isinstance(event, Resumed)
         assert event.repeated >= 2
-        held = stage.far.engine.record.entry(0, lost.frame.seq)
+        held = stage.far.protocol.record.entry(0, lost.frame.seq)
         assert held is not None
         assert held.frame.raw == lost.frame.raw
         await of(stage.heard, KeyChanged)
@@ -391,7 +393,7 @@ async def test_frames_of_an_ended_key_are_still_resent_and_taken(
         stage.far._connection.put(asked)  # type: ignore[union-attr]
         await trio.sleep(5)
         assert any(isinstance(one, bytes) for one in stage.wires[-1].sent[before:])
-        assert stage.far.engine._garbled == 0
+        assert stage.far.protocol._malformed == 0
         await expect_sound(stage)
 
 
@@ -406,25 +408,27 @@ async def test_a_key_signs_until_its_last_nanosecond_and_not_after(
     async with lives.live() as stage:
         lives.devices[0].willing = False
         await trio.sleep(LIFE_S * 0.999)
-        known = stage.far.engine.record.delegation(0)
+        known = stage.far.protocol.record.delegation(0)
         assert known is not None
         frame = forge(stage.near, encode(request("r1")), sending_time=known.expiry + late_ns)
         await stage.wires[-1].inner.send(frame.raw)
         if late_ns:
-            said = await stage.heard.until(lambda event: event if isinstance(event, Said) else None)
+            said = await stage.heard.until(
+                lambda event: event if isinstance(event, TextReceived) else None
+            )
             assert "expired" in str(said.message)
-            assert stage.far.engine.record.head(0).seq == frame.seq - 1
-            assert stage.far.engine.error is None
+            assert stage.far.protocol.record.head(0).seq == frame.seq - 1
+            assert stage.far.protocol.error is None
         else:
             await trio.sleep(0.5)
-            assert stage.far.engine.record.head(0).seq == frame.seq
+            assert stage.far.protocol.record.head(0).seq == frame.seq
 
 
 async def test_a_wallets_own_key_is_no_session_key(tmp_path: Path, autojump_clock: Clock) -> None:
     lives = KeyedLives(tmp_path)
     async with lives.live() as stage:
         own = lives.wallets[0].key
-        record = stage.far.engine.record
+        record = stage.far.protocol.record
         seq = record.head(0).seq + 1
         with pytest.raises(DelegationRefused) as refused:
             record.append(await uky(stage, own, seq))
@@ -434,7 +438,7 @@ async def test_a_wallets_own_key_is_no_session_key(tmp_path: Path, autojump_cloc
 
 async def uky(stage: Scene, key: SecretKey, seq: int, **delegated: int) -> Frame:
     """A UKY of the trader's wallet, signed by the key that it brings."""
-    record = stage.far.engine.record
+    record = stage.far.protocol.record
     given = {
         "from_seq": seq,
         "to_seq": seq + 100,
@@ -442,15 +446,15 @@ async def uky(stage: Scene, key: SecretKey, seq: int, **delegated: int) -> Frame
     } | delegated
     delegation = Delegation(lane=0, public_key=key.public_key, **given)
     wallet = stage.trader.wallet
-    signature = await wallet.sign_typed(delegation.message(record.opening))
+    signature = await wallet.sign_typed(delegation.message(record.agreement))
     change = SessionKeyChange(
         session_public_key=key.public_key, delegation_signature=signature, **given
     )
     peer = record.head(1)
     return sign_frame(
         key,
-        record.opening.domain,
-        record.opening.custody,
+        record.agreement.domain,
+        record.agreement.custody,
         0,
         seq,
         record.digest(0, seq - 1),
@@ -469,7 +473,7 @@ async def test_a_delegation_must_hold_the_frame_that_carries_it(
 ) -> None:
     async with KeyedLives(tmp_path).live() as stage:
         await stage.agreed()
-        record, key = stage.far.engine.record, SecretKey.generate()
+        record, key = stage.far.protocol.record, SecretKey.generate()
         frame = await uky(stage, key, record.head(0).seq + 1, **delegated)
         if holds:
             record.append(frame)
@@ -512,12 +516,12 @@ async def robbed(lives: KeyedLives, stage: Scene, order: NewOrderSingle) -> Acco
     await stage.heard.message(ExecutionReport, seen)
     assert len(stage.account(stage.near).positions) == 2
     lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), stolen.seq)
-    await of(stage.heard, SetAside)
+    await of(stage.heard, FramesRevoked)
     left = stage.account(stage.near)
     await of(stage.desk.listeners[0], KeyChanged)
     await of(stage.heard, Resumed, seen)
     await stage.agreed()
-    while not stage.far.engine.synced:  # noqa: ASYNC110
+    while not stage.far.protocol.synced:  # noqa: ASYNC110
         await trio.sleep(0.05)
     return left
 
@@ -534,15 +538,15 @@ async def test_a_wallets_revocation_changes_its_key_at_once_and_the_session_goes
 ) -> None:
     lives = KeyedLives(tmp_path)
     async with lives.live() as stage:
-        for end in (stage.near, stage.far):
+        for runner in (stage.near, stage.far):
             await stage.agreed()
-            old, seq = key_of(end), end.engine.record.head(end.lane).seq
-            listener = stage.heard if end is stage.near else stage.desk.listeners[0]
+            old, seq = key_of(runner), runner.protocol.record.head(runner.lane).seq
+            listener = stage.heard if runner is stage.near else stage.desk.listeners[0]
             seen = len(listener.events)
-            lives.revoked.revoke(lives.wallets[end.lane].address, address_of(old), seq + 1)
+            lives.revoked.revoke(lives.wallets[runner.lane].address, address_of(old), seq + 1)
             await of(listener, KeyChanged, seen)
-            assert changes(end, end.lane) == [seq + 1]
-            assert key_of(end) != old
+            assert changes(runner, runner.lane) == [seq + 1]
+            assert key_of(runner) != old
         await trade(stage, "1")
         assert losses(stage) == 0
         await expect_sound(stage)
@@ -555,12 +559,12 @@ async def test_a_revoked_key_of_ours_signs_nothing_while_the_wallet_refuses(
     async with lives.live() as stage:
         await stage.agreed()
         lives.devices[0].willing = False
-        seq = stage.near.engine.record.head(0).seq
+        seq = stage.near.protocol.record.head(0).seq
         lives.revoked.revoke(lives.wallets[0].address, address_of(key_of(stage.near)), seq + 1)
         await of(stage.heard, KeyFailing)
         with pytest.raises(KeyRevoked):
             await stage.near.send(request("r1"))
-        assert stage.near.engine.record.head(0).seq == seq
+        assert stage.near.protocol.record.head(0).seq == seq
 
 
 async def test_a_thiefs_frame_is_refused_by_name_and_its_number_is_its_owners(
@@ -583,12 +587,12 @@ async def test_a_thiefs_frame_is_refused_by_name_and_its_number_is_its_owners(
         # Shown once more, the pair is kept as evidence; the record stands.
         await stage.wires[-1].inner.send(stolen.raw)
         await trade(stage, "1")
-        pairs = await stage.solver.journal.equivocations(stage.far.opening.custody)
+        pairs = await stage.solver.journal.equivocations(stage.far.agreement.custody)
         assert [pair[1] for pair in pairs] == [stolen.raw]
         await expect_sound(stage)
 
 
-async def test_a_thiefs_frame_that_was_not_covered_is_set_aside_and_kept(
+async def test_a_thiefs_frame_that_was_not_covered_is_revoked_and_kept(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     lives = KeyedLives(tmp_path)
@@ -599,13 +603,13 @@ async def test_a_thiefs_frame_that_was_not_covered_is_set_aside_and_kept(
         await stage.wires[-1].inner.send(stolen.raw)
         await stage.desk.listeners[0].message(NewOrderSingle)
         lives.revoked.revoke(lives.wallets[0].address, address_of(key_of(stage.near)), stolen.seq)
-        event = await of(stage.desk.listeners[0], SetAside)
-        assert isinstance(event, SetAside)
+        event = await of(stage.desk.listeners[0], FramesRevoked)
+        assert isinstance(event, FramesRevoked)
         assert [entry.frame.raw for entry in event.entries] == [stolen.raw]
         assert event.error.code == "key-revoked"
         assert stage.account(stage.far).hash == before
-        custody = stage.far.opening.custody
-        assert await stage.solver.journal.frames_aside(custody) == [stolen.raw]
+        custody = stage.far.agreement.custody
+        assert await stage.solver.journal.revoked_frames(custody) == [stolen.raw]
         await of(stage.heard, KeyChanged)
         await stage.agreed()
         assert changes(stage.far, 0) == [stolen.seq]
@@ -634,13 +638,13 @@ async def test_what_was_under_way_when_its_owner_revoked_the_key_is_not_lost(
         for name in ("o1", "o2"):
             await stage.near.send(an_order(stage, name))
         lives.revoked.revoke(lives.wallets[0].address, address_of(key_of(stage.near)), 1)
-        gone = await of(stage.desk.listeners[0], SetAside)
-        assert isinstance(gone, SetAside)
+        gone = await of(stage.desk.listeners[0], FramesRevoked)
+        assert isinstance(gone, FramesRevoked)
         assert [entry.frame.raw for entry in gone.entries] == [first.frame.raw]
         await of(stage.heard, KeyChanged)
         await stage.agreed()
         assert changes(stage.far, 0) == [first.frame.seq + 3]
-        held = [stage.far.engine.record.entry(0, first.frame.seq + n) for n in range(3)]
+        held = [stage.far.protocol.record.entry(0, first.frame.seq + n) for n in range(3)]
         assert [one and one.message and one.message.cl_ord_id for one in held] == [  # type: ignore[union-attr]
             "o0",
             "o1",
@@ -657,7 +661,7 @@ async def test_a_thiefs_fill_that_was_not_covered_leaves_the_account(
     lives = KeyedLives(tmp_path)
     async with lives.live() as stage:
         await trade(stage, "0")
-        order = await stage.order("o1", life_s=600)
+        order = await stage.order("o1", expires_in_s=600)
         await trio.sleep(3)
         await stage.agreed()
         assert len((await robbed(lives, stage, order)).positions) == 1
@@ -670,23 +674,23 @@ async def test_trading_that_only_a_revoked_key_began_begins_again_with_the_next(
 ) -> None:
     lives = KeyedLives(tmp_path)
     async with lives.live() as stage:
-        opened = stage.near.engine
-        assert opened.state is State.TRADING
+        opened = stage.near.protocol
+        assert opened.state is SessionStatus.TRADING
         last = opened.record.head(1).seq
         assert opened.record.head(0).peer_seq < last
         seen = len(stage.heard.events)
         lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), last)
-        await of(stage.heard, SetAside)
+        await of(stage.heard, FramesRevoked)
         states = [one.state for one in stage.heard.events[seen:] if isinstance(one, StateChanged)]
-        assert states == [State.VERIFYING]
+        assert states == [SessionStatus.VERIFYING]
         await of(stage.desk.listeners[0], KeyChanged)
         await stage.agreed()
-        assert opened.state is State.TRADING
+        assert opened.state is SessionStatus.TRADING
         await trade(stage, "1")
         await expect_sound(stage)
 
 
-async def test_what_was_covered_before_stands_and_its_owner_adopts_it(
+async def test_what_was_covered_before_stands_and_its_owner_imports_it(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     lives = KeyedLives(tmp_path)
@@ -706,9 +710,9 @@ async def test_what_was_covered_before_stands_and_its_owner_adopts_it(
     ((old, (stolen,)),) = taken
     lives.revoked.revoke(lives.wallets[0].address, old, stolen.seq)
     async with lives.live(resume=True) as stage:
-        adopted = await of(stage.heard, Adopted)
-        assert isinstance(adopted, Adopted)
-        assert adopted.entry.frame.raw == stolen.raw
+        imported = await of(stage.heard, OwnFrameImported)
+        assert isinstance(imported, OwnFrameImported)
+        assert imported.entry.frame.raw == stolen.raw
         await of(stage.heard, KeyChanged)
         await stage.agreed()
         assert changes(stage.near, 0) == [stolen.seq + 1], "the new key follows what stands"
@@ -719,7 +723,7 @@ async def test_what_was_covered_before_stands_and_its_owner_adopts_it(
         await expect_sound(stage)
 
 
-async def test_all_that_a_thief_traded_with_a_copied_journal_is_adopted_once_the_key_is_revoked(
+async def test_all_that_a_thief_traded_with_a_copied_journal_is_imported_once_the_key_is_revoked(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     """Frames of both lanes, each covering others that the owner has never seen."""
@@ -727,7 +731,7 @@ async def test_all_that_a_thief_traded_with_a_copied_journal_is_adopted_once_the
     async with lives.live() as stage:
         await trade(stage, "1")
         await stage.agreed()
-        old, head = address_of(key_of(stage.near)), stage.near.engine.record.head(0).seq
+        old, head = address_of(key_of(stage.near)), stage.near.protocol.record.head(0).seq
     shutil.copy(tmp_path / "trader.db", tmp_path / "thief.db")
     async with lives.live(resume=True, trader_journal="thief.db") as stage:
         await of(stage.heard, Resumed)
@@ -737,14 +741,14 @@ async def test_all_that_a_thief_traded_with_a_copied_journal_is_adopted_once_the
         await stage.agreed()
         await trio.sleep(5)
         # Its last Heartbeat needs no cover and has none: that one is void.
-        covered = stage.far.engine.record.head(1).peer_seq
-        assert covered == stage.near.engine.record.head(0).seq - 1
+        covered = stage.far.protocol.record.head(1).peer_seq
+        assert covered == stage.near.protocol.record.head(0).seq - 1
     lives.revoked.revoke(lives.wallets[0].address, old, head + 1)
     async with lives.live(resume=True) as stage:
         await of(stage.heard, KeyChanged)
         await stage.agreed()
-        adopted = [event for event in stage.heard.events if isinstance(event, Adopted)]
-        assert [one.entry.frame.seq for one in adopted] == list(range(head + 1, covered + 1))
+        imported = [event for event in stage.heard.events if isinstance(event, OwnFrameImported)]
+        assert [one.entry.frame.seq for one in imported] == list(range(head + 1, covered + 1))
         assert len(stage.account(stage.near).positions) == 4
         await trade(stage, "5")
         await expect_sound(stage)
@@ -784,12 +788,12 @@ async def test_a_revocation_that_the_chain_took_back_counts_no_more(
     lives.watched = (Revoked(), lives.revoked)
     async with lives.live() as stage:
         await stage.agreed()
-        seq = stage.near.engine.record.head(0).seq
+        seq = stage.near.protocol.record.head(0).seq
         lives.revoked.revoke(lives.wallets[0].address, address_of(key_of(stage.near)), seq + 1)
         await trio.sleep(0.1)
         await stage.near.send(request("r1"))
         await of(stage.desk.listeners[0], KeyRefused)
-        custody = stage.far.opening.custody
+        custody = stage.far.agreement.custody
         assert len(await stage.solver.journal.revocations(custody)) == 1
         lives.revoked.take_back()
         await stage.wires[-1].inner.aclose()
@@ -805,17 +809,17 @@ async def test_what_was_refused_stays_refused_after_a_restart(
     lives.watched = (Revoked(), lives.revoked)
     async with lives.live() as stage:
         await stage.agreed()
-        seq = stage.near.engine.record.head(0).seq
+        seq = stage.near.protocol.record.head(0).seq
         lives.revoked.revoke(lives.wallets[0].address, address_of(key_of(stage.near)), 1)
         await trio.sleep(0.1)
-        assert stage.far.engine.record.head(0).seq == seq, "what was covered stands"
+        assert stage.far.protocol.record.head(0).seq == seq, "what was covered stands"
         await stage.near.send(request("r1"))
         await of(stage.desk.listeners[0], KeyRefused)
     async with lives.live(resume=True) as stage:
         await stage.desk.begun.wait()
         await of(stage.desk.listeners[0], KeyRefused)
-        assert stage.far.engine.record.head(0).seq == seq
-        assert stage.far.engine.error is None
+        assert stage.far.protocol.record.head(0).seq == seq
+        assert stage.far.protocol.error is None
 
 
 async def test_a_logon_by_a_key_that_was_revoked_before_is_refused(
@@ -828,7 +832,7 @@ async def test_a_logon_by_a_key_that_was_revoked_before_is_refused(
         key = SecretKey.generate()
         lives.revoked.revoke(lives.wallets[0].address, key.address, 1)
         await trio.sleep(0.1)
-        frame = await uky(stage, key, stage.far.engine.record.head(0).seq + 1)
+        frame = await uky(stage, key, stage.far.protocol.record.head(0).seq + 1)
         await stage.wires[-1].inner.send(frame.raw)
         await of(stage.desk.listeners[0], KeyRefused)
         assert not changes(stage.far, 0)
@@ -877,7 +881,7 @@ async def test_a_kept_key_that_was_revoked_before_its_use_is_passed_over(
         lives.devices[0].willing = False
         with pytest.raises(WalletError):
             await stage.near.rotate_key()
-        custody = stage.near.opening.custody
+        custody = stage.near.agreement.custody
         kept = await stage.trader.journal.session_keys(custody)
         lives.revoked.revoke(lives.wallets[0].address, kept[1][1].address, 1)
         lives.devices[0].willing = True

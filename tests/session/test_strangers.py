@@ -25,14 +25,14 @@ from psymm.messages import (
     encode,
 )
 from psymm.session.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
-from psymm.session.meeting import fresh_nonce, introduce, met
+from psymm.session.effects import SessionStatus
+from psymm.session.handshake import conclude_handshake, fresh_nonce, introduce
 from psymm.session.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S, _Reception
 from psymm.session.trader import converse
 from psymm.session.transport import Socket
-from psymm.session.turn import State
-from psymm.sockets.admission import Admission, AdmissionLimits, Place
+from psymm.sockets.admission import Admission, AdmissionLimits, ConnectionSlot
 from psymm.transcript.delegation import Delegation
-from psymm.transcript.resumption import Prover, challenge_for, nothing_yet
+from psymm.transcript.resumption import ResumeSigner, challenge_for, nothing_yet
 from psymm.wallet import KeyWallet
 
 SECOND = 1_000_000_000
@@ -51,19 +51,19 @@ class Stranger:
         theirs, document = await converse(self.socket, ours, Introduction, TermsDocument)
         assert isinstance(theirs, Introduction)
         assert isinstance(document, TermsDocument)
-        opening = met(
+        agreement = conclude_handshake(
             ours, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=None
-        ).opening
-        self.opening, self.introduced = opening, ours
+        ).agreement
+        self.opening, self.introduced = agreement, ours
         expiry = self.stage.clock.now_ns() + 86_400 * SECOND
         delegation = Delegation(0, self.key.public_key, 1, 1_000_000, expiry)
         said = Logon(
-            terms_hash=opening.terms_hash,
+            terms_hash=agreement.terms_hash,
             session_public_key=self.key.public_key,
             from_seq=1,
             to_seq=1_000_000,
             expiry=expiry,
-            delegation_signature=await self.wallet.sign_typed(delegation.message(opening)),
+            delegation_signature=await self.wallet.sign_typed(delegation.message(agreement)),
             heart_bt_int=5,
             notes=(NoteRef(commitment=random_blinding(), nullifier=random_blinding()),),
         )
@@ -71,16 +71,16 @@ class Stranger:
         await self.send(encode(said))
 
     async def send(self, payload: bytes) -> None:
-        opening, last = self.opening, self.last
+        agreement, last = self.opening, self.last
         self.last = sign_frame(
             self.key,
-            opening.domain,
-            opening.custody,
+            agreement.domain,
+            agreement.custody,
             0,
             1 if last is None else last.seq + 1,
-            opening.custody if last is None else last.digest(opening.domain),
+            agreement.custody if last is None else last.digest(agreement.domain),
             0,
-            opening.custody,
+            agreement.custody,
             self.stage.clock.now_ns(),
             payload,
         )
@@ -131,7 +131,7 @@ async def test_a_stranger_s_frames_are_bounded_by_their_bytes_too(
                     await stranger.send(b"x" * 8_000)
                     await trio.sleep(0.1)
             (held,) = await stage.solver.journal.custodies()
-            kept = await stage.solver.journal.frames(held.opening.custody)
+            kept = await stage.solver.journal.frames(held.agreement.custody)
             assert sum(len(one.raw) for one in kept) <= EARLY_BYTES
             assert all(one.lane == 0 for one in kept), "nothing was signed for it"
 
@@ -198,7 +198,7 @@ async def test_a_trader_that_was_forgotten_before_its_notes_were_seen_begins_ane
         assert await custodies(stage) == 0
         lose.clear()
         stage.reachable = True
-        await stage.heard.state(State.TRADING)
+        await stage.heard.state(SessionStatus.TRADING)
         assert await custodies(stage) == 1
 
 
@@ -251,7 +251,7 @@ async def test_a_logon_without_collateral_earns_no_place_that_is_kept_however_it
                 await resumed_by(stage, stranger, place)
 
 
-async def resumed_by(stage: Scene, stranger: Stranger, place: Place) -> None:
+async def resumed_by(stage: Scene, stranger: Stranger, place: ConnectionSlot) -> None:
     """Heads that the stranger's own key signs, on a connection with that place."""
 
     class Said:
@@ -262,17 +262,17 @@ async def resumed_by(stage: Scene, stranger: Stranger, place: Place) -> None:
 
     reception = _Reception(stage.server, cast("Socket", Said()))
     reception._place = place
-    opening, last = stranger.opening, stranger.last
+    agreement, last = stranger.opening, stranger.last
     assert last is not None
-    await reception._resume(challenge_for(opening.custody, bytes(32)))
+    await reception._resume(challenge_for(agreement.custody, bytes(32)))
     assert reception._challenge is not None
     heads = replace(
-        nothing_yet(opening.custody), trader_seq=1, trader_digest=last.digest(opening.domain)
+        nothing_yet(agreement.custody), trader_seq=1, trader_digest=last.digest(agreement.domain)
     )
-    prover = Prover.of(stranger.key, 0, stranger.logon)
-    end = await reception._resume(prover.sign(opening, reception._challenge, heads))
-    assert end is not None
-    stage.server.gone(end)
+    prover = ResumeSigner.of(stranger.key, 0, stranger.logon)
+    runner = await reception._resume(prover.sign(agreement, reception._challenge, heads))
+    assert runner is not None
+    stage.server.gone(runner)
     await trio.sleep(1)
 
 
@@ -333,10 +333,10 @@ async def test_a_logon_that_somebody_saw_begins_no_custody_with_another_amount(
             theirs, document = await converse(socket, greeting, Introduction, TermsDocument)
             assert isinstance(theirs, Introduction)
             assert isinstance(document, TermsDocument)
-            other = met(
+            other = conclude_handshake(
                 greeting, theirs, document, chain_id=CHAIN_ID, contract=PSYMM, expected=None
             )
-            assert other.opening.custody != held.opening.custody
+            assert other.agreement.custody != held.agreement.custody
 
 
 async def test_a_wallet_that_hangs_over_a_stranger_keeps_no_trader_from_coming_back(
@@ -367,4 +367,4 @@ async def test_a_wallet_that_hangs_over_a_stranger_keeps_no_trader_from_coming_b
                 stage.server.drop(stage.far)
                 await stage.wires[0].inner.aclose()
                 await trio.sleep(20)
-                assert stage.near.engine.synced, before
+                assert stage.near.protocol.synced, before

@@ -217,7 +217,7 @@ class Storm:
             if "fault" in said:
                 raise StormFailed(f"{side.name}, life {side.life} ({side.task}): {said['fault']}")
             side.hit = said.get("hit", side.hit)
-            side.standing = said.get("standing", side.standing)
+            side.standing = said.get("health", side.standing)
             side.closed |= set(said.get("closed", ()))
             side.last_done = said.get("done", side.last_done)
             side.withdrawn |= said.get("withdrawn", False)

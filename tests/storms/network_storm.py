@@ -51,14 +51,14 @@ from psymm.errors import Disconnected, HandshakeFailed, PSymmError
 from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
-from psymm.session.end import BACKLOG, End
+from psymm.session.effects import CheckpointInForce, Event, Resumed, Stopped
 from psymm.session.ledger import RulebookLedger
-from psymm.session.party import Party
+from psymm.session.party import LocalParty
+from psymm.session.runner import BACKLOG, SessionRunner
 from psymm.session.solver import SolverServer
-from psymm.session.trader import Backoff, Lost
+from psymm.session.trader import Backoff, ConnectionLost
 from psymm.session.transport import Socket, WebSocket, over_streams
-from psymm.session.turn import CheckpointInForce, Event, Resumed, Stopped
-from psymm.terms import Chain
+from psymm.terms import ChainRef
 from psymm.transcript import journal
 from psymm.transcript.record import Record
 from psymm.wallet import KeyWallet
@@ -80,7 +80,7 @@ CONNECTING: Final = HARMLESS | {
     "peer-refused",
     "peer-violation",
     "flooding-peer",
-    "meeting-refused",
+    "handshake-refused",
     "terms-refused",
     "wrong-party",
     "bad-introduction",
@@ -212,12 +212,14 @@ class Bent:
             if by
             else replace(heads, **{f"{lane}_digest": bytes(32)})
         )
-        end, signed = self._storm.end_of(self._name, heads.custody), random.random() < 0.5
-        challenge = None if end is None else end.engine.resuming._their_challenge
-        if end is None or challenge is None or heads.signature is None or not signed:
+        runner, signed = self._storm.end_of(self._name, heads.custody), random.random() < 0.5
+        challenge = None if runner is None else runner.protocol.head_sync._their_challenge
+        if runner is None or challenge is None or heads.signature is None or not signed:
             return encode_text(lie)
-        prover = end.engine.keys.prover(end.engine.record, end.clock.now_ns())
-        return told if prover is None else encode_text(prover.sign(end.opening, challenge, lie))
+        prover = runner.protocol.keys.prover(runner.protocol.record, runner.clock.now_ns())
+        return (
+            told if prover is None else encode_text(prover.sign(runner.agreement, challenge, lie))
+        )
 
     def _garbage(self, message: str | bytes) -> str | bytes:
         random = self._storm.weather.random
@@ -281,7 +283,7 @@ class Storm:
                 self.faults.append(f"signed twice: {frame.lane}/{frame.seq}")
             self.messages["frames"] += 1
 
-    def heard(self, index: int, event: Event | Lost) -> None:
+    def heard(self, index: int, event: Event | ConnectionLost) -> None:
         if isinstance(event, Stopped) and event.error.code not in CONNECTING:
             self.faults.append(f"trader {index} stopped: {event.error!r}")
         if isinstance(event, Resumed):
@@ -297,29 +299,31 @@ class Storm:
         far = None if session is None else self.far(session.custody)
         if session is None or far is None:
             return
-        near = session.end
+        near = session.runner
         for lane in (0, 1):
-            common = min(end.engine.record.head(lane).seq for end in (near, far))
-            if near.engine.record.digest(lane, common) != far.engine.record.digest(lane, common):
+            common = min(runner.protocol.record.head(lane).seq for runner in (near, far))
+            if near.protocol.record.digest(lane, common) != far.protocol.record.digest(
+                lane, common
+            ):
                 self.faults.append(f"trader {index}: lane {lane} differs at {common}")
-        ledgers = [_ledger(end) for end in (near, far)]
+        ledgers = [_ledger(runner) for runner in (near, far)]
         if ledgers[0].heads == ledgers[1].heads and (
             ledgers[0].account.hash != ledgers[1].account.hash
         ):
             self.faults.append(f"trader {index}: accounts differ at heads {ledgers[0].heads}")
 
-    def far(self, custody: bytes) -> End | None:
+    def far(self, custody: bytes) -> SessionRunner | None:
         assert self.maker is not None
         found = self.maker.sessions.get(custody)
-        return None if found is None else found.end
+        return None if found is None else found.runner
 
-    def end_of(self, name: str, custody: bytes) -> End | None:
+    def end_of(self, name: str, custody: bytes) -> SessionRunner | None:
         """Whoever says something under that name."""
         side, _, index = name.partition(" ")
         if side == "solver":
             return self.far(custody)
         session = self.sessions.get(int(index))
-        return None if session is None or session.custody != custody else session.end
+        return None if session is None or session.custody != custody else session.runner
 
     def check(self) -> None:
         assert self.maker is not None
@@ -362,25 +366,25 @@ class Storm:
         if connected is None:
             raise Disconnected("no connection came about", endpoint="memory")
 
-    async def keep(self, index: int, dealer: Party, solver: bytes) -> None:
+    async def keep(self, index: int, client: LocalParty, solver: bytes) -> None:
         """One trader: holds its session through everything, trades, and at last settles."""
         random = Random(f"{self.seed}/trader {index}")
         while True:
             async with AsyncExitStack() as stack:
                 known = [
-                    held for held in await dealer.journal.custodies() if held.state != "closed"
+                    held for held in await client.journal.custodies() if held.state != "closed"
                 ]
                 try:
                     session = await stack.enter_async_context(
                         connect(
-                            dealer,
+                            client,
                             "memory",
                             expected=solver,
                             collateral=2_000,
                             resume=known[0] if known else None,
                             dial=partial(self.dial, index),
                             decimals=6,
-                            heard=partial(self.heard, index),
+                            on_event=partial(self.heard, index),
                             backoff=Backoff(0.25, 8.0, Random(f"{self.seed}/backoff {index}")),
                         )
                     )
@@ -397,12 +401,12 @@ class Storm:
         assert self.maker is not None
         while True:
             await trio.sleep(1)
-            ends = [session.end for session in self.sessions.values()]
-            ends += [session.end for session in self.maker.sessions.values()]
-            for end in ends:
-                if end.engine.error is not None:
-                    self.faults.append(f"a custody stopped: {end.engine.error!r}")
-            self.waiting = max([self.waiting, *(end.statistics().waiting for end in ends)])
+            ends = [session.runner for session in self.sessions.values()]
+            ends += [session.runner for session in self.maker.sessions.values()]
+            for runner in ends:
+                if runner.protocol.error is not None:
+                    self.faults.append(f"a custody stopped: {runner.protocol.error!r}")
+            self.waiting = max([self.waiting, *(runner.statistics().waiting for runner in ends)])
             self.check()
 
     async def agree(self, within_s: float = 300) -> None:
@@ -415,7 +419,7 @@ class Storm:
             while True:
                 await trio.sleep(1)
                 pairs = [
-                    (standing(session.end), far)
+                    (standing(session.runner), far)
                     for session in self.sessions.values()
                     if (far := self.far(session.custody)) is not None
                 ]
@@ -425,11 +429,11 @@ class Storm:
                     return
         raise StormFailed(
             f"no agreement after {within_s} s of peace:"
-            f" {[standing(session.end) for session in self.sessions.values()]}"
-            f" {[standing(session.end) for session in self.maker.sessions.values()]}"
+            f" {[standing(session.runner) for session in self.sessions.values()]}"
+            f" {[standing(session.runner) for session in self.maker.sessions.values()]}"
         )
 
-    async def orders_ended(self, dealers: Sequence[Party]) -> Counter[str]:
+    async def orders_ended(self, clients: Sequence[LocalParty]) -> Counter[str]:
         """How every order ended that was ever signed; the same on both sides, and for good.
 
         void: rejected, or reversed because it rested on a frame that was found late.
@@ -438,23 +442,23 @@ class Storm:
         for index, session in self.sessions.items():
             far = self.far(session.custody)
             assert far is not None
-            accounts = [_ledger(end).account for end in (session.end, far)]
-            covered = session.end.engine.record.head(1).peer_seq
-            for held in await dealers[index].journal.frames(session.end.opening.custody):
+            accounts = [_ledger(runner).account for runner in (session.runner, far)]
+            covered = session.runner.protocol.record.head(1).peer_seq
+            for held in await clients[index].journal.frames(session.runner.agreement.custody):
                 said = Record.decoded(Frame.parse(held.raw))
                 if not isinstance(said, NewOrderSingle):
                     continue
                 ends = {account.status_of(said.cl_ord_id) for account in accounts}
-                (end, *others) = ends
-                if others or not (end in ENDS or (end is None and held.seq <= covered)):
+                (runner, *others) = ends
+                if others or not (runner in ENDS or (runner is None and held.seq <= covered)):
                     raise StormFailed(f"order {said.cl_ord_id} ended as {ends}")
-                found["void" if end is None else str(end)] += 1
+                found["void" if runner is None else str(runner)] += 1
         return found
 
 
 @asynccontextmanager
 async def _shaken_hands() -> AsyncGenerator[None, None]:
-    """What the library's reader raises of a garbled handshake, named as `dial_websocket` does."""
+    """What the library's reader raises of a malformed handshake, named as `dial_websocket` does."""
     failed = False
     try:
         yield
@@ -464,9 +468,9 @@ async def _shaken_hands() -> AsyncGenerator[None, None]:
         raise HandshakeFailed(endpoint="memory")
 
 
-def _ledger(end: End) -> RulebookLedger:
-    assert isinstance(end.engine.ledger, RulebookLedger)
-    return end.engine.ledger
+def _ledger(runner: SessionRunner) -> RulebookLedger:
+    assert isinstance(runner.protocol.ledger, RulebookLedger)
+    return runner.protocol.ledger
 
 
 def wallet(seed: int, name: str) -> KeyWallet:
@@ -479,18 +483,20 @@ async def blow(
     """One storm from end to end. Raises StormFailed, or whatever broke."""
     storm = Storm(seed, traders, log, flips=flips)
     terms = storm_terms(
-        Chain(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY), TOKEN, START_NS + 365 * 86_400 * SECOND
+        ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
+        TOKEN,
+        START_NS + 365 * 86_400 * SECOND,
     )
     async with AsyncExitStack() as stack:
         clock = SceneClock()
         host = await stack.enter_async_context(
             party(wallet(seed, "solver"), storm.chain, clock, home / "solver.db")
         )
-        dealers = []
+        clients = []
         for index in range(traders):
             own = SceneClock()
             own.offset_ns = storm.weather.random.randrange(-SECOND // 2, SECOND // 2)
-            dealers.append(
+            clients.append(
                 await stack.enter_async_context(
                     party(wallet(seed, f"trader {index}"), storm.chain, own, home / f"{index}.db")
                 )
@@ -501,8 +507,8 @@ async def blow(
         storm.server = await storm.maker.server()
         await nursery.start(storm.server.run)
         async with trio.open_nursery() as load:
-            for index, dealer in enumerate(dealers):
-                load.start_soon(storm.keep, index, dealer, host.wallet.public_key)
+            for index, client in enumerate(clients):
+                load.start_soon(storm.keep, index, client, host.wallet.public_key)
             load.start_soon(storm.watch)
             await trio.sleep(seconds)
             storm.weather.calm = storm.maker.calm = True
@@ -512,31 +518,31 @@ async def blow(
             if opening.cancelled_caught:
                 raise StormFailed("a session never opened")
             load.cancel_scope.cancel()
-        await _peace(storm, dealers, host, terms)
+        await _peace(storm, clients, host, terms)
         nursery.cancel_scope.cancel()
     return storm
 
 
-async def _peace(storm: Storm, dealers: list[Party], host: Party, terms: Any) -> None:
+async def _peace(storm: Storm, clients: list[LocalParty], host: LocalParty, terms: Any) -> None:
     """After the storm: come back, go flat, agree, settle."""
     storm.sessions.clear()
     async with AsyncExitStack() as stack:
-        for index, dealer in enumerate(dealers):
-            (held,) = await dealer.journal.custodies()
+        for index, client in enumerate(clients):
+            (held,) = await client.journal.custodies()
             storm.sessions[index] = await stack.enter_async_context(
                 connect(
-                    dealer,
+                    client,
                     "memory",
                     expected=host.wallet.public_key,
                     resume=held,
                     dial=partial(storm.dial, index),
                     decimals=6,
-                    heard=partial(storm.heard, index),
+                    on_event=partial(storm.heard, index),
                     backoff=Backoff(0.25, 8.0, Random(f"{storm.seed}/peace {index}")),
                 )
             )
         await storm.agree()
-        storm.ends = await storm.orders_ended(dealers)
+        storm.ends = await storm.orders_ended(clients)
         storm.check()
         for session in storm.sessions.values():
             far = storm.far(session.custody)
@@ -545,14 +551,14 @@ async def _peace(storm: Storm, dealers: list[Party], host: Party, terms: Any) ->
             settled = await session.settle()
             assert settled.mined.block
             assert sum(payouts) == 7_000_000_000
-        for dealer in dealers:
-            (held,) = await dealer.journal.custodies()
+        for client in clients:
+            (held,) = await client.journal.custodies()
             if held.state != "closed":
                 raise StormFailed(f"a custody is {held.state} after its settlement")
-        funds = [each.collateral for each in (host, *dealers)]
+        funds = [each.collateral for each in (host, *clients)]
         worth = sum(fund.worth() for fund in funds if isinstance(fund, ChainCollateral))
-        if worth != 7_000_000_000 * len(dealers):
-            raise StormFailed(f"{worth} came out of {7_000_000_000 * len(dealers)}")
+        if worth != 7_000_000_000 * len(clients):
+            raise StormFailed(f"{worth} came out of {7_000_000_000 * len(clients)}")
 
 
 def run(

@@ -369,9 +369,9 @@ class Storm:
         """One party's moves: money first, then each kind in turn from a random one on."""
         begin = party.dice.randrange(len(TURNS))
         for at in range(moves):
-            name, turn = TURNS[0] if at == 0 else TURNS[(begin + at) % len(TURNS)]
+            name, effects = TURNS[0] if at == 0 else TURNS[(begin + at) % len(TURNS)]
             print(f"{party.name}: {name}", flush=True)
-            await turn(self, party)
+            await effects(self, party)
             self.done[name] += 1
 
     async def deploy(self, node: FaultyNode, deployer: KeyWallet, file: Path, dice: Random) -> None:

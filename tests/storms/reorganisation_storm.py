@@ -48,7 +48,7 @@ from psymm.custody.notes import Custody, Note
 from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.prover import Proof, Prover
 from psymm.custody.sending import DirectSender, Sender
-from psymm.custody.settlement import Settlement, propose_settlement
+from psymm.custody.settlement import PlannedSettlement, propose_settlement
 from psymm.custody.store import DONE, FAILED, UNSPENT, Move
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
@@ -211,7 +211,7 @@ async def settle(place: Place) -> Asked:
     units = next(place.units)
     custody = a_custody(place, units)
 
-    async def agree(ours: Vault, theirs: Vault, note: Note) -> tuple[Settlement, Signatures]:
+    async def agree(ours: Vault, theirs: Vault, note: Note) -> tuple[PlannedSettlement, Signatures]:
         settlement = propose_settlement(
             [note],
             (await ours.payee(place.token, units - 1), await theirs.payee(place.token, 1)),

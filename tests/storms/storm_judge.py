@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from psymm._core import Frame
-from psymm.transcript.opening import Opening
+from psymm.transcript.agreement import CustodyAgreement
 
 Key = tuple[bytes, int, int]
 SIDES: Final = ("trader", "solver")
@@ -105,7 +105,7 @@ class Judge:
                 "SELECT custody, chain_id, contract, trader, solver, terms, salt FROM custodies"
             ):
                 if row[0] not in self._domains:
-                    self._domains[row[0]] = Opening(*row[1:]).domain
+                    self._domains[row[0]] = CustodyAgreement(*row[1:]).domain
             for custody, domain in self._domains.items():
                 for arrival, lane, seq, digest, raw in base.execute(
                     "SELECT arrival, lane, seq, digest, raw FROM frames"

@@ -29,25 +29,24 @@ from storm_points import Reaper, instrument
 from psymm._core import SecretKey, keccak256
 from psymm.api import Session, VaultCollateral, connect, deliver_ended
 from psymm.chain.deployment import Deployment
-from psymm.chain.registry import Party as RegistryEntry
-from psymm.chain.registry import Role
+from psymm.chain.registry import RegistryEntry, Role
 from psymm.chain.revocations import RevocationWatch
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender, SendTerms
-from psymm.custody.settlement import Payee, Settlement
+from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.custody.store import FAILED
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import SystemClock
-from psymm.session.party import Party, journal_secret
-from psymm.session.trader import Backoff, Lost
-from psymm.session.turn import CheckpointInForce, Event, Stopped
-from psymm.terms import Chain as TermsChain
+from psymm.session.effects import CheckpointInForce, Event, Stopped
+from psymm.session.party import LocalParty, journal_secret
+from psymm.session.trader import Backoff, ConnectionLost
+from psymm.terms import ChainRef
+from psymm.transcript.agreement import TRADER
 from psymm.transcript.journal import open_journal
-from psymm.transcript.opening import TRADER
 from psymm.wallet import KeyWallet
 
 UNIT: Final = 10**6
@@ -73,7 +72,7 @@ class Place:
         return KeyWallet(SecretKey.from_bytes(keccak256(f"{self.seed}/{name}".encode())))
 
     def recipient(self, name: str) -> str:
-        return self.wallet(f"{name}'s purse").address
+        return self.wallet(f"{name}'s funds").address
 
 
 @dataclass(frozen=True)
@@ -178,16 +177,16 @@ class OpenedLate:
     async def relayer(self, token: str, cap: int) -> SendTerms:
         return await (await self.open())[2].relayer(token, cap)
 
-    async def sign(self, settlement: Settlement) -> bytes:
+    async def sign(self, settlement: PlannedSettlement) -> bytes:
         return await (await self.open())[2].sign(settlement)
 
     async def sign_payee(self, message: Any) -> bytes:
         return await (await self.open())[2].sign_payee(message)
 
-    async def settle(self, settlement: Settlement, signatures: Any) -> Any:
+    async def settle(self, settlement: PlannedSettlement, signatures: Any) -> Any:
         return await (await self.open())[2].settle(settlement, signatures)
 
-    async def wait_spent(self, settlement: Settlement) -> Any:
+    async def wait_spent(self, settlement: PlannedSettlement) -> Any:
         return await (await self.open())[2].wait_spent(settlement)
 
 
@@ -243,7 +242,7 @@ async def _life(place: Place, task: Task, tell: Teller) -> None:
             file=place.home / task.side / "revocations.json",
             poll_s=0.2,
         )
-        party = Party(
+        party = LocalParty(
             wallet,
             journal,
             collateral,
@@ -299,7 +298,7 @@ async def _withdraw(place: Place, task: Task, collateral: OpenedLate, tell: Tell
 class _Trader:
     """K custodies with one solver, each in a session of its own."""
 
-    def __init__(self, place: Place, task: Task, party: Party, tell: Teller) -> None:
+    def __init__(self, place: Place, task: Task, party: LocalParty, tell: Teller) -> None:
         self.place, self.task, self.party, self.tell = place, task, party, tell
         self.sessions: dict[int, Session] = {}
         self.assigned: dict[int, bytes] = {}
@@ -317,15 +316,15 @@ class _Trader:
         while True:
             journal = self.party.journal
             closed = {
-                held.opening.custody.hex()
+                held.agreement.custody.hex()
                 for held in await journal.custodies()
                 if held.state == "closed"
             }
             # What has ended is done with once its solver has the last frame.
-            closed -= {held.opening.custody.hex() for held in await journal.undelivered()}
+            closed -= {held.agreement.custody.hex() for held in await journal.undelivered()}
             self.tell(
-                standing={
-                    session.custody.hex(): standing(session.end)
+                health={
+                    session.custody.hex(): standing(session.runner)
                     for session in self.sessions.values()
                 },
                 closed=sorted(closed),
@@ -333,7 +332,7 @@ class _Trader:
             )
             await trio.sleep(0.1)
 
-    def heard(self, event: Event | Lost) -> None:
+    def heard(self, event: Event | ConnectionLost) -> None:
         if isinstance(event, Stopped) and event.error.code not in CONNECTING:
             self.tell(fault=f"the trader's session stopped: {event.error!r}")
         if isinstance(event, CheckpointInForce):
@@ -356,7 +355,7 @@ class _Trader:
                                 collateral=PUT_UP,
                                 resume=custody,
                                 decimals=6,
-                                heard=self.heard,
+                                on_event=self.heard,
                                 backoff=Backoff(0.02, 0.1),
                                 timeout_s=300,
                             )
@@ -373,7 +372,7 @@ class _Trader:
     async def custody(self, index: int) -> Any:
         """The custody of the journal that this session goes on with; None to meet anew."""
         alive = {
-            held.opening.custody: held
+            held.agreement.custody: held
             for held in await self.party.journal.custodies()
             if held.lane == TRADER and held.state not in ("closed", "stopped")
         }
@@ -384,7 +383,7 @@ class _Trader:
         if index in self.assigned:
             return None  # its own is closed
         if free:
-            self.assigned[index] = free[0].opening.custody
+            self.assigned[index] = free[0].agreement.custody
             return free[0]
         return None
 
@@ -403,12 +402,10 @@ class _Trader:
 class _Solver:
     """The solver, on its port."""
 
-    def __init__(self, place: Place, task: Task, party: Party, tell: Teller) -> None:
+    def __init__(self, place: Place, task: Task, party: LocalParty, tell: Teller) -> None:
         deployment = place.deployment
         terms = storm_terms(
-            TermsChain(
-                id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry
-            ),
+            ChainRef(id=deployment.chain_id, psymm=deployment.psymm, registry=deployment.registry),
             deployment.tokens[0].address,
             # One date for every life: the terms must stay the same.
             (time.time_ns() // YEAR_NS + 2) * YEAR_NS,
@@ -432,12 +429,12 @@ class _Solver:
                         self.tell(fault=f"the solver's session: {error!r}")
                 self.maker.lasting.clear()
                 self.tell(
-                    standing={
-                        custody.hex(): standing(session.end)
+                    health={
+                        custody.hex(): standing(session.runner)
                         for custody, session in self.maker.sessions.items()
                     },
                     closed=[
-                        held.opening.custody.hex()
+                        held.agreement.custody.hex()
                         for held in await self.party.journal.custodies()
                         if held.state == "closed"
                     ],

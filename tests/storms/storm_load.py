@@ -16,8 +16,8 @@ from psymm.api import (
     BUY,
     SELL,
     IncomingOrder,
+    IncomingQuoteRequest,
     Prices,
-    QuoteAsked,
     Session,
     Solver,
     SolverSession,
@@ -28,13 +28,13 @@ from psymm.errors import Declined, Disconnected, NotNow, PeerSilent, PSymmError,
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus
 from psymm.session import checkpoints
-from psymm.session.end import End
+from psymm.session.effects import SessionStatus
 from psymm.session.ledger import RulebookLedger
-from psymm.session.turn import State
+from psymm.session.runner import SessionRunner
 from psymm.terms import (
     UNIT,
-    Chain,
-    Collateral,
+    ChainRef,
+    CollateralTerms,
     Instrument,
     Limits,
     Rates,
@@ -59,7 +59,7 @@ HARMLESS: Final = frozenset(
 """Codes of what a lost connection, or the other side's will, makes of a wish."""
 
 
-def storm_terms(chain: Chain, token: str, end_date_ns: int, **limits: int) -> Terms:
+def storm_terms(chain: ChainRef, token: str, end_date_ns: int, **limits: int) -> Terms:
     rates = Rates(cva=UNIT // 200, lf=UNIT // 200, mm=UNIT // 50)
 
     def instrument(symbol: str) -> Instrument:
@@ -78,7 +78,7 @@ def storm_terms(chain: Chain, token: str, end_date_ns: int, **limits: int) -> Te
 
     return Terms(
         chain=chain,
-        collateral=Collateral(
+        collateral=CollateralTerms(
             token=token,
             decimals=6,
             trader_minimum=100_000_000,
@@ -107,7 +107,7 @@ class Maker(Solver):
     async def on_prices(self, symbol: str) -> Prices:
         return Prices(bid=MID - 10, ask=MID + 10)
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         if not self.calm and self.random.random() < 0.03:
             with trio.move_on_after(1):
                 await request.session.rotate_key()
@@ -168,20 +168,20 @@ async def _act(session: Session, random: Random, done: Counter[str]) -> None:
             quote = await session.request_quote(
                 held.symbol, part or decimal_of(held.quantity), timeout_s=2
             )
-            order = await session.close(held, quote=quote, quantity=part, life_s=3)
+            order = await session.close(held, quote=quote, quantity=part, expires_in_s=3)
         else:
             price = MID - 20 if held.side is BUY else MID + 20
-            order = await session.close(held, price=price, quantity=part, life_s=3)
+            order = await session.close(held, price=price, quantity=part, expires_in_s=3)
         done["closes"] += 1
         done[(await order.result()).status] += 1
     elif roll < 0.7:
         quote = await session.request_quote(symbol, size, timeout_s=2)
         done["quotes"] += 1
         if random.random() < 0.8:
-            order = await session.order(side, symbol, size, quote=quote, life_s=3)
+            order = await session.order(side, symbol, size, quote=quote, expires_in_s=3)
             done[(await order.result()).status] += 1
     elif roll < 0.95:
-        order = await session.order(side, symbol, size, price=MID, life_s=3)
+        order = await session.order(side, symbol, size, price=MID, expires_in_s=3)
         done["limits"] += 1
         if random.random() < 0.5:
             done[(await order.result()).status] += 1
@@ -208,7 +208,7 @@ ASIDES: Final = (look_at_prices, rotate_key)
 
 async def flatten(session: Session) -> None:
     """Cancel what is open and close all positions, whatever it takes; returns once that is so."""
-    while not is_flat(session.end):
+    while not is_flat(session.runner):
         try:
             await _flatten(session)
         except (Declined, Disconnected, NotNow, PeerSilent, Refused):
@@ -217,11 +217,11 @@ async def flatten(session: Session) -> None:
 
 async def _flatten(session: Session) -> None:
     # As it will be: a fill that was covered late never was, and its position is open yet.
-    account = session_projected(session.end)
+    account = session_projected(session.runner)
     closing = set()
     for order in account.orders.values():
         if order.status in (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_PENDING):
-            await session.end.send(
+            await session.runner.send(
                 OrderCancelRequest(cl_ord_id=session.next_id("c"), orig_cl_ord_id=order.cl_ord_id)
             )
         closing.add(order.position_id)
@@ -231,32 +231,32 @@ async def _flatten(session: Session) -> None:
         size = decimal_of(position.quantity)
         quote = await session.request_quote(position.symbol, size, timeout_s=2)
         with trio.move_on_after(5):
-            await (await session.close(position, quote=quote, life_s=4)).result()
+            await (await session.close(position, quote=quote, expires_in_s=4)).result()
     await trio.sleep(0.3)
 
 
-def is_flat(end: End) -> bool:
+def is_flat(runner: SessionRunner) -> bool:
     """Whether nothing is open, and nothing comes to be: a fill that is covered late never was."""
-    ledger = end.engine.ledger
+    ledger = runner.protocol.ledger
     assert isinstance(ledger, RulebookLedger)
-    return ledger.account.flat and ledger.projected.flat and not end.engine.uncovered()
+    return ledger.account.flat and ledger.projected.flat and not runner.protocol.uncovered()
 
 
-def standing(end: End) -> dict[str, Any]:
+def standing(runner: SessionRunner) -> dict[str, Any]:
     """Where one end stands, to be compared with the other's."""
-    ledger = end.engine.ledger
+    ledger = runner.protocol.ledger
     assert isinstance(ledger, RulebookLedger)
     account = ledger.account
-    heads = [end.engine.record.head(lane) for lane in (0, 1)]
+    heads = [runner.protocol.record.head(lane) for lane in (0, 1)]
     return {
-        "state": str(end.engine.state),
+        "state": str(runner.protocol.state),
         "heads": [
-            [head.seq, end.engine.record.digest(lane, head.seq).hex()]
+            [head.seq, runner.protocol.record.digest(lane, head.seq).hex()]
             for lane, head in enumerate(heads)
         ],
         "hash": account.hash.hex(),
-        "flat": is_flat(end),
-        "synced": end.engine.synced or end.engine.state is State.CLOSED,
-        "waiting": end.statistics().waiting,
+        "flat": is_flat(runner),
+        "synced": runner.protocol.synced or runner.protocol.state is SessionStatus.CLOSED,
+        "waiting": runner.statistics().waiting,
         "payouts": list(account.payouts),
     }

@@ -41,7 +41,7 @@ def both(*names: str) -> tuple[str, ...]:
 
 
 TRADING: Final = (
-    *both("commit", "append", "mark_sent", "send-text", "send-frames", "take_up"),
+    *both("commit", "append", "mark_sent", "send-text", "send-frames", "load_session"),
     "commit.inside",
     "sign.after",
     "receive-text.after",
@@ -123,8 +123,8 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(NoteStore, "_do", "store", reaper)
     _around(Prover, "prove", "proof", reaper)
     _around(SolverServer, "open", "accept", reaper)
-    _around(psymm.session.trader, "take_up", "take_up", reaper)
-    _around(psymm.session.solver, "take_up", "take_up", reaper)
+    _around(psymm.session.trader, "load_session", "load_session", reaper)
+    _around(psymm.session.solver, "load_session", "load_session", reaper)
     _append(reaper)
     _mark_sent(reaper)
     _commit(reaper)

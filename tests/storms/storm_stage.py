@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-import psymm.chain.keeper
+import psymm.chain.reaper
 from psymm._core import SecretKey, keccak256
 from psymm.chain.artifacts import anvil_program, artifact
 from psymm.chain.contracts import Token
@@ -39,7 +39,7 @@ def open_chain() -> Iterator[str]:
         [
             sys.executable,
             "-I",
-            str(Path(psymm.chain.keeper.__file__)),
+            str(Path(psymm.chain.reaper.__file__)),
             "Listening on",
             str(anvil_program()),
             "--host=127.0.0.1",
@@ -50,19 +50,19 @@ def open_chain() -> Iterator[str]:
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    ) as keeper:
-        assert keeper.stdout is not None
-        assert keeper.stdin is not None
+    ) as reaper:
+        assert reaper.stdout is not None
+        assert reaper.stdin is not None
         try:
-            for line in keeper.stdout:
+            for line in reaper.stdout:
                 found = re.search(rb"Listening on \S+:(\d+)", line)
                 if found:
                     yield f"http://127.0.0.1:{int(found[1])}"
                     return
             raise RuntimeError("anvil did not start")
         finally:
-            keeper.stdin.close()
-            keeper.wait(10)
+            reaper.stdin.close()
+            reaper.wait(10)
 
 
 def apart(work: Callable[[], None]) -> None:

@@ -15,10 +15,10 @@ from psymm.messages import (
     SessionKeyChange,
 )
 from psymm.session.ledger import RulebookLedger
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement, salt_of
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import Delegation
-from psymm.transcript.opening import SOLVER, TRADER, Opening, salt_of
-from psymm.transcript.record import Entry, Record
+from psymm.transcript.record import Record, RecordedFrame
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
 
@@ -31,7 +31,7 @@ class Signers:
     def __init__(self, seed: int = 1) -> None:
         self.wallets = [SecretKey.from_bytes(bytes([seed, lane + 1]) * 16) for lane in (0, 1)]
         self.keys = [SecretKey.from_bytes(bytes([seed, lane + 3]) * 16) for lane in (0, 1)]
-        self.opening = Opening(
+        self.opening = CustodyAgreement(
             CHAIN_ID,
             PSYMM,
             self.wallets[TRADER].public_key,
@@ -59,13 +59,13 @@ class Signers:
             ),
         )
 
-    def sign(self, lane: int, message: Message) -> Entry:
+    def sign(self, lane: int, message: Message) -> RecordedFrame:
         self.now_ns += 1_000_000
         if self.record.head(lane).seq == 0 and not isinstance(message, Logon):
             self.sign(lane, self.logon(lane))
         return self.record.sign(self.keys[lane], lane, message, self.now_ns)
 
-    def talk(self, frames: int) -> list[Entry]:
+    def talk(self, frames: int) -> list[RecordedFrame]:
         """Logons and then requests and heartbeats by turns."""
         self.sign(TRADER, self.logon(TRADER))
         self.sign(SOLVER, self.logon(SOLVER))
@@ -79,7 +79,7 @@ class Signers:
             )
         return list(self.record)
 
-    def change_key(self, lane: int) -> Entry:
+    def change_key(self, lane: int) -> RecordedFrame:
         """A UKY, signed by the new key, that puts it in force."""
         self.keys[lane] = SecretKey.from_bytes(keccak256(self.keys[lane].public_key))
         delegation = Delegation(lane, self.keys[lane].public_key, 1, 1000, START_NS + 10**15)

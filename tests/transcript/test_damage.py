@@ -1,4 +1,4 @@
-"""A damaged journal: seen, named, and mended only as far as it is certain."""
+"""A damaged journal: seen, named, and repaired only as far as it is certain."""
 
 # ruff: noqa: S608  (statements that damage a journal are put together here)
 
@@ -23,12 +23,12 @@ from psymm.errors import (
     Missing,
 )
 from psymm.messages import Heartbeat
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.file import export
 from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader
+from psymm.transcript.repair import RepairedCustody, inspect, repair_journal
 from psymm.transcript.replayed import read_record, verify_journal
-from psymm.transcript.salvage import Mended, mend_journal, survey
 
 SEEDS = (1, 2)
 FRAMES = 30
@@ -64,7 +64,7 @@ async def refused(path: Path) -> JournalCorrupt:
     return caught.value
 
 
-def by_custody(outcome: tuple[Mended, ...], signers: Signers) -> Mended:
+def by_custody(outcome: tuple[RepairedCustody, ...], signers: Signers) -> RepairedCustody:
     return next(one for one in outcome if one.custody == signers.opening.custody)
 
 
@@ -123,7 +123,7 @@ async def test_frames_swapped_between_custodies_are_named(tmp_path: Path) -> Non
             with pytest.raises(JournalCorrupt) as caught:
                 await journal.frames(signers.opening.custody)
             assert caught.value.missing[0].custody == signers.opening.custody
-    assert {lack.custody for lack in survey(tmp_path / "j.db").missing} == {
+    assert {lack.custody for lack in inspect(tmp_path / "j.db").missing} == {
         one.opening.custody,
         other.opening.custody,
     }
@@ -133,7 +133,7 @@ async def test_frames_swapped_between_custodies_are_named(tmp_path: Path) -> Non
     ("damage", "what"),
     [
         ("UPDATE heads SET trader_seq = 99", "heads"),
-        ("UPDATE heads SET standing = 'whole' || ' '", "heads"),
+        ("UPDATE heads SET health = 'complete' || ' '", "heads"),
         ("DELETE FROM heads", "heads"),
         ("UPDATE custodies SET salt = zeroblob(32)", "opening"),
         ("DELETE FROM custodies", "opening"),
@@ -147,7 +147,7 @@ async def test_what_is_missing_beside_the_frames_is_named(
     await filled(tmp_path / "j.db")
     changed(tmp_path / "j.db", damage)
     if what == "session-keys":
-        missing = survey(tmp_path / "j.db").missing
+        missing = inspect(tmp_path / "j.db").missing
     else:
         try:
             async with open_journal(tmp_path / "j.db") as journal:
@@ -202,24 +202,24 @@ async def test_no_journal_is_begun_where_one_with_frames_has_been(
             pass
 
 
-# --- mended -------------------------------------------------------------------------------------
+# --- repaired -----------------------------------------------------------------------------------
 
 
 async def test_a_whole_journal_is_not_touched(tmp_path: Path) -> None:
     await filled(tmp_path / "j.db")
     before = (tmp_path / "j.db").read_bytes()
-    assert mend_journal(tmp_path / "j.db", [], 5) is None
+    assert repair_journal(tmp_path / "j.db", [], 5) is None
     assert (tmp_path / "j.db").read_bytes() == before
     assert not any("damaged" in name for name in os.listdir(tmp_path))
 
 
-async def test_damage_that_took_no_frame_is_mended_at_once(tmp_path: Path) -> None:
+async def test_damage_that_took_no_frame_is_repaired_at_once(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     every = await filled(path)
     changed(path, "DELETE FROM heads")
-    mending = mend_journal(path, [], 5)
-    assert mending is not None
-    assert {one.standing for one in mending.custodies} == {"whole"}
+    result = repair_journal(path, [], 5)
+    assert result is not None
+    assert {one.health for one in result.custodies} == {"complete"}
     async with open_journal(path) as journal:
         await journal.unlock("0xme", b"\x01" * 32)
         for signers in every:
@@ -228,7 +228,7 @@ async def test_damage_that_took_no_frame_is_mended_at_once(tmp_path: Path) -> No
             assert await journal.session_keys(signers.opening.custody)
             sent = await journal.frames(signers.opening.custody)
             assert [frame.seq for frame in sent if not frame.sent] == list(range(4, 16))
-    assert mending.aside.exists()
+    assert result.damaged_file.exists()
 
 
 async def test_frames_that_are_missing_come_from_a_file_and_it_signs_again(
@@ -240,24 +240,24 @@ async def test_frames_that_are_missing_come_from_a_file_and_it_signs_again(
         await export(journal, first.opening.custody, tmp_path / "peer.psymm")
     for lane in (0, 1):
         changed(path, f"DELETE FROM frames WHERE lane = {lane} AND seq BETWEEN 5 AND 9")
-    mending = mend_journal(path, [], 5)
-    assert mending is not None
-    assert by_custody(mending.custodies, first).standing == "mending"
+    result = repair_journal(path, [], 5)
+    assert result is not None
+    assert by_custody(result.custodies, first).health == "recovering"
     async with open_journal(path) as journal:
         entry = first.sign(TRADER, Heartbeat())
         with pytest.raises(JournalRestored):
             await journal.append([(entry.frame, entry.digest)], ours=TRADER)
         with pytest.raises(JournalCorrupt, match="still missing"):
-            await journal.set_standing(first.opening.custody, "whole")
-    mending = mend_journal(path, [tmp_path / "peer.psymm"], 6)
-    assert mending is not None
-    assert by_custody(mending.custodies, first).standing == "whole"
-    assert by_custody(mending.custodies, first).missing == ()
-    assert by_custody(mending.custodies, second).standing == "mending"
+            await journal.set_health(first.opening.custody, "complete")
+    result = repair_journal(path, [tmp_path / "peer.psymm"], 6)
+    assert result is not None
+    assert by_custody(result.custodies, first).health == "complete"
+    assert by_custody(result.custodies, first).missing == ()
+    assert by_custody(result.custodies, second).health == "recovering"
     async with open_journal(path) as journal:
         assert len(await read_record(journal, first.opening)) == FRAMES
-        assert (await journal.custody(first.opening.custody)).standing == "whole"
-        newest = await journal.mending(second.opening.custody)
+        assert (await journal.custody(first.opening.custody)).health == "complete"
+        newest = await journal.recovering_to(second.opening.custody)
         assert newest is not None
         assert newest.trader[0] == FRAMES // 2
 
@@ -272,33 +272,33 @@ async def test_a_source_that_shows_later_frames_of_ours_ends_all_signing(tmp_pat
         entries = [(entry.frame, entry.digest) for entry in first.record]
         await journal.append(entries, ours=SOLVER)
     changed(path, "DELETE FROM frames WHERE seq = 7")
-    mending = mend_journal(path, [peer], 5)
-    assert mending is not None
-    assert by_custody(mending.custodies, first).standing == "restored"
-    assert by_custody(mending.custodies, first).frames == FRAMES + 1
+    result = repair_journal(path, [peer], 5)
+    assert result is not None
+    assert by_custody(result.custodies, first).health == "read-only"
+    assert by_custody(result.custodies, first).frames == FRAMES + 1
     async with open_journal(path) as journal:
         await journal.unlock("0xme", b"\x01" * 32)
         with pytest.raises(JournalRestored):
             await journal.session_keys(first.opening.custody)
         with pytest.raises(JournalRestored):
-            await journal.set_standing(first.opening.custody, "whole")
+            await journal.set_health(first.opening.custody, "complete")
 
 
-@pytest.mark.parametrize("tally", ["gone", "of another boot", "of a commit under way", "higher"])
+@pytest.mark.parametrize("mark", ["gone", "of another boot", "of a commit under way", "higher"])
 async def test_without_certainty_about_the_newest_heads_nothing_is_signed_again(
-    tmp_path: Path, tally: str
+    tmp_path: Path, mark: str
 ) -> None:
     path = tmp_path / "j.db"
     every = await filled(path)
     lock = tmp_path / "j.db.lock"
-    if tally == "gone":
+    if mark == "gone":
         lock.unlink()
     else:
         raw = bytearray(lock.read_bytes())
         raw[56] = 0
-        if tally == "of another boot":
+        if mark == "of another boot":
             raw[40] ^= 1
-        elif tally == "of a commit under way":
+        elif mark == "of a commit under way":
             raw[39] += 1
         else:
             raw[31] += 1
@@ -306,16 +306,16 @@ async def test_without_certainty_about_the_newest_heads_nothing_is_signed_again(
         raw[57:] = sha256(raw[:57]).digest()[:15]
         lock.write_bytes(bytes(raw))
     changed(path, "DELETE FROM frames WHERE seq = 7")
-    mending = mend_journal(path, [], 5)
-    assert mending is not None
-    assert {one.standing for one in mending.custodies} == {"restored"}
+    result = repair_journal(path, [], 5)
+    assert result is not None
+    assert {one.health for one in result.custodies} == {"read-only"}
     async with open_journal(path) as journal:
         entry = every[0].sign(TRADER, Heartbeat())
         with pytest.raises((JournalRestored, JournalError)):
             await journal.append([(entry.frame, entry.digest)], ours=TRADER)
 
 
-async def test_a_frame_that_is_forged_in_a_source_mends_nothing(tmp_path: Path) -> None:
+async def test_a_frame_that_is_forged_in_a_source_repairs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     first, _ = await filled(path)
     async with open_journal_reader(path) as journal:
@@ -327,11 +327,11 @@ async def test_a_frame_that_is_forged_in_a_source_mends_nothing(tmp_path: Path) 
     raw[at + 119] ^= 1
     (tmp_path / "peer.psymm").write_bytes(bytes(raw))
     changed(path, "DELETE FROM frames WHERE seq = 7")
-    mending = mend_journal(path, [tmp_path / "peer.psymm"], 5)
-    assert mending is not None
-    mended = by_custody(mending.custodies, first)
-    assert mended.standing == "mending"
-    assert Missing(first.opening.custody, "frames", SOLVER, 7, 15) in mended.missing
+    result = repair_journal(path, [tmp_path / "peer.psymm"], 5)
+    assert result is not None
+    repaired = by_custody(result.custodies, first)
+    assert repaired.health == "recovering"
+    assert Missing(first.opening.custody, "frames", SOLVER, 7, 15) in repaired.missing
 
 
 # --- any damage ---------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ DAMAGE = st.lists(
 )
 
 
-WITHOUT_TALLY = [("j.db", 0.9375), ("j.db-wal", 0.0), ("j.db.lock", 0.0)]
+WITHOUT_MARK = [("j.db", 0.9375), ("j.db-wal", 0.0), ("j.db.lock", 0.0)]
 
 
 def damaged(directory: Path, damage: list[tuple[str, str, float, int]]) -> None:
@@ -394,7 +394,7 @@ async def everything(path: Path, every: list[Signers]) -> None:
     originals = {signers.opening.custody: signers for signers in every}
     async with open_journal(path) as journal:
         for held in await journal.custodies():
-            signers = originals[held.opening.custody]
+            signers = originals[held.agreement.custody]
             right(await read_record_of(journal, signers), signers)
         await verify_journal(journal)
 
@@ -415,10 +415,11 @@ def right(raws: list[bytes], signers: Signers) -> None:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(state=st.sampled_from(["closed", "died"]), damage=DAMAGE)
-# An older journal that was opened without its tally gives it no certainty that it had not.
+# An older journal that was opened without its high-water mark gives it no certainty that it had
+# not.
 @example(
     state="died",
-    damage=[("flip", name, place, 1) for name, place in WITHOUT_TALLY],
+    damage=[("flip", name, place, 1) for name, place in WITHOUT_MARK],
 )
 # SQLite's own words quote the damage, and are no text.
 @example(state="closed", damage=[("flip", "j.db", 0.03125, 128)])
@@ -433,7 +434,7 @@ def test_damage_anywhere_is_an_intact_reading_or_a_typed_error_and_never_a_wrong
     shutil.copytree(path / state, directory, dirs_exist_ok=True)
     damaged(directory, damage)
     journal = directory / "j.db"
-    seen = survey(journal)
+    seen = inspect(journal)
     try:
         trio.run(everything, journal, every)
     except* JournalError:
@@ -446,20 +447,20 @@ def test_damage_anywhere_is_an_intact_reading_or_a_typed_error_and_never_a_wrong
             assert frame.raw == original.frame.raw
     whole = FRAMES + (2 if state == "died" else 0)
     try:
-        mending = mend_journal(journal, [], 5)
+        result = repair_journal(journal, [], 5)
     except JournalError:
         return
-    if mending is None:
+    if result is None:
         return
 
-    async def mended() -> None:
+    async def repaired() -> None:
         originals = {signers.opening.custody: signers for signers in every}
         async with open_journal(journal) as opened:
             for held in await opened.custodies():
-                signers = originals[held.opening.custody]
+                signers = originals[held.agreement.custody]
                 right(await read_record_of(opened, signers), signers)
-                if held.standing == "whole":
+                if held.health == "complete":
                     assert held.frames == whole
 
-    trio.run(mended)
+    trio.run(repaired)
     shutil.rmtree(directory)

@@ -23,8 +23,8 @@ from custody_scene import Signers
 
 from psymm._core import SecretKey
 from psymm.chain.sync import TreeCorrupt, open_tree
-from psymm.cli.endings import ending_of
-from psymm.cli.exits import Exit
+from psymm.cli.exit_report import exit_report_of
+from psymm.cli.exit_status import Exit
 from psymm.custody.store import open_store
 from psymm.custody.viewing import viewing_key
 from psymm.errors import JournalCorrupt
@@ -35,10 +35,10 @@ from psymm.storage import DiskFull, DiskReadOnly, FileBusy, StorageError, transl
 from psymm.transcript.backup import back_up
 from psymm.transcript.journal import open_journal
 from psymm.transcript.reader import open_journal_reader
-from psymm.transcript.salvage import mend_journal, survey
+from psymm.transcript.repair import inspect, repair_journal
 from psymm.wallet import KeyWallet, save_keystore
 
-NOT_SAID = ("damage", "delete", "repair", "mend")
+NOT_SAID = ("damage", "delete", "repair")
 """Words that only a checksum or SQLite itself may bring about."""
 
 
@@ -145,7 +145,7 @@ async def test_a_healthy_journal_is_read_to_its_newest_frame_on_a_disk_that_refu
 
 
 @pytest.mark.parametrize("how", ["read-only", "full"])
-async def test_a_journal_that_cannot_be_written_is_not_mended_but_left_as_it_was(
+async def test_a_journal_that_cannot_be_written_is_not_repaired_but_left_as_it_was(
     how: str, disk: Disk, journal: Path
 ) -> None:
     disk.refuse(how)
@@ -155,11 +155,11 @@ async def test_a_journal_that_cannot_be_written_is_not_mended_but_left_as_it_was
             pass
     quiet(caught.value)
     with pytest.raises(refused) as caught:
-        await trio.to_thread.run_sync(mend_journal, journal, [journal], 1)
+        await trio.to_thread.run_sync(repair_journal, journal, [journal], 1)
     quiet(caught.value)
     disk.recover()
     assert intact(journal)
-    assert not list(journal.parent.glob("*mended*"))
+    assert not list(journal.parent.glob("*repaired*"))
     assert not list(journal.parent.glob("*damaged*"))
 
 
@@ -176,9 +176,9 @@ async def test_damage_is_still_named_on_a_disk_that_is_read_only(disk: Disk, jou
 
 def intact(journal: Path) -> bool:
     """All 12 frames are there; what is missing are the session keys, which nobody put in."""
-    found = survey(journal)
-    missing = {one.what for one in found.missing}
-    return (found.fault, found.lost, found.frames, missing) == ("", 0, 12, {"session-keys"})
+    report = inspect(journal)
+    missing = {one.what for one in report.missing}
+    return (report.fault, report.lost, report.frames, missing) == ("", 0, 12, {"session-keys"})
 
 
 def quiet(error: StorageError) -> None:
@@ -324,7 +324,7 @@ def test_each_thing_that_the_system_says_has_a_name(code: str, number: int, tmp_
     quiet(caught.value)
     assert caught.value.code == code
     assert os.strerror(number) in str(caught.value)
-    ending = ending_of(said)
+    ending = exit_report_of(said)
     assert ending.exit is (Exit.INTERNAL if code == "storage" else Exit.MACHINE)
 
 

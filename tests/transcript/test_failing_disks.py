@@ -24,7 +24,7 @@ from test_disks import NOT_SAID, _file, _journal, _keystore, _notes, _read, _rel
 
 from psymm.storage import StorageError
 from psymm.transcript.backup import back_up
-from psymm.transcript.salvage import survey
+from psymm.transcript.repair import inspect
 
 pytestmark = pytest.mark.skipif(
     not failing_disk.is_possible(), reason="the kernel of this system gives no errors on request"
@@ -46,7 +46,7 @@ async def _nothing(place: Path) -> None:
 
 
 async def _survey(place: Path) -> None:
-    await trio.to_thread.run_sync(survey, place / "other.db")
+    await trio.to_thread.run_sync(inspect, place / "other.db")
 
 
 async def _backup(place: Path) -> None:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from psymm.errors import TranscriptFileError
 from psymm.session.report import verify_bytes
+from psymm.transcript.agreement import TRADER
 from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import encode_file, export, parse_file, verify_frames
 from psymm.transcript.journal import open_journal
-from psymm.transcript.opening import TRADER
-from psymm.transcript.sealing import JournalledOpening
 
 SIGNERS = Signers()
 ENTRIES = SIGNERS.talk(8)
@@ -27,11 +27,11 @@ def test_a_whole_file_verifies() -> None:
 
 
 def test_a_parsed_opening_is_the_one_that_was_written() -> None:
-    assert parse_file(RAW).opening == SIGNERS.opening
+    assert parse_file(RAW).agreement == SIGNERS.opening
 
 
 def test_the_custody_is_recomputed_from_the_opening() -> None:
-    assert parse_file(RAW).opening.custody == SIGNERS.opening.custody
+    assert parse_file(RAW).agreement.custody == SIGNERS.opening.custody
 
 
 async def test_a_journal_is_exported_as_the_same_bytes(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from psymm.messages import Heartbeat
 from psymm.session import report
 from psymm.session.collateral import Fact, custody_of
 from psymm.session.report import verify_signatures
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.delegation import DelegationRefused
+from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import MAGIC, encode_file, open_file, verify_frames
 from psymm.transcript.flipped import find_flip
-from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.record import Record
-from psymm.transcript.sealing import JournalledOpening
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
 
@@ -52,7 +52,7 @@ def one_by_one(raw: bytes) -> tuple[int, str] | None:
     """The index of the first frame that a record refuses, and the name of the reason; None if it
     takes all."""
     file = open_file(raw)
-    record = Record(file.opening)
+    record = Record(file.agreement)
     offset, index = file.start, 0
     while offset < len(raw):
         try:
@@ -210,7 +210,7 @@ def test_a_flip_in_a_notes_opening_is_told_with_its_field(text: str, where: str,
 
 
 def test_a_fault_that_no_bit_of_the_opening_explains_is_not_blamed_on_it() -> None:
-    """Two bits of the first frame: turning over a digit of the facts would mend nothing."""
+    """Two bits of the first frame: turning over a digit of the facts would repair nothing."""
     at = open_file(NOTED).start
     raw = flipped(flipped(NOTED, (at + 60) * 8), (at + 70) * 8)
     with pytest.raises(TranscriptFileError) as caught:
@@ -234,10 +234,10 @@ def test_a_frame_beyond_its_keys_delegation_is_refused_once_its_signature_holds(
     own, peer = signers.record.head(0), signers.record.head(1)
 
     def late(key: SecretKey) -> bytes:
-        opening = signers.opening
+        agreement = signers.opening
         expired = START_NS + 10**15 + 1
         places = (own.seq + 1, own.digest, peer.seq, peer.digest, expired)
-        return sign_frame(key, opening.domain, opening.custody, 0, *places, b"{}").raw
+        return sign_frame(key, agreement.domain, agreement.custody, 0, *places, b"{}").raw
 
     refused = refusal(encode_file(signers.opening, [*frames, late(signers.keys[0])]))
     assert (refused.frame, refused.reason) == (4, "expired")

@@ -30,16 +30,16 @@ from psymm.errors import (
     UnknownCustody,
 )
 from psymm.messages import Heartbeat
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.backup import back_up
+from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import export
 from psymm.transcript.heads import Heads
+from psymm.transcript.high_water_mark import read_high_water_mark
 from psymm.transcript.journal import GROUP, QUICK_COMMIT_S, Journal, open_journal
-from psymm.transcript.opening import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader
+from psymm.transcript.repair import repair_journal
 from psymm.transcript.replayed import read_record, verify_journal
-from psymm.transcript.salvage import mend_journal
-from psymm.transcript.sealing import JournalledOpening
-from psymm.transcript.tally import read_tally
 
 
 async def filled(journal: Journal, signers: Signers, frames: int = 6) -> None:
@@ -67,10 +67,10 @@ async def test_our_frames_are_unsent_until_they_are_marked(tmp_path: Path) -> No
         await filled(journal, signers)
         journal.mark_sent(custody, TRADER, 2)
     async with open_journal(tmp_path / "j.db") as journal:
-        unsent = [
+        outbox = [
             (frame.lane, frame.seq) for frame in await journal.frames(custody) if not frame.sent
         ]
-        assert unsent == [(TRADER, 3)]
+        assert outbox == [(TRADER, 3)]
 
 
 async def test_frames_that_were_marked_and_did_not_arrive_count_as_unsent_again(
@@ -82,16 +82,16 @@ async def test_frames_that_were_marked_and_did_not_arrive_count_as_unsent_again(
         await filled(journal, signers)
         journal.mark_sent(custody, TRADER, 3)
         await journal.set_state(custody, "open")
-        assert await journal.first_unsent(custody) is None
-        await journal.mark_unsent(custody, TRADER, 1)
-        assert await journal.first_unsent(custody) == 2
+        assert await journal.first_in_outbox(custody) is None
+        await journal.return_to_outbox(custody, TRADER, 1)
+        assert await journal.first_in_outbox(custody) == 2
         assert not await journal.undelivered()
         await journal.set_state(custody, "closed")
-        assert [one.opening.custody for one in await journal.undelivered()] == [custody]
+        assert [one.agreement.custody for one in await journal.undelivered()] == [custody]
         # A mark that was on its way when they were found missing does not count.
         journal.mark_sent(custody, TRADER, 3)
-        await journal.mark_unsent(custody, TRADER, 2)
-        assert await journal.first_unsent(custody) == 2
+        await journal.return_to_outbox(custody, TRADER, 2)
+        assert await journal.first_in_outbox(custody) == 2
         journal.mark_sent(custody, TRADER, 3, soon=True)
     async with open_journal(tmp_path / "j.db") as journal:
         assert not await journal.undelivered()
@@ -185,7 +185,7 @@ async def gone_by(journal: Journal, count: int, *, writing: bool) -> list[int]:
         journal.append_soon([], ours=TRADER, then=durable.append)
 
     async def pass_by() -> None:
-        await journal.give_way()
+        await journal.yield_to_commit()
         seen.append(len(durable))
         if writing:
             journal.append_soon([], ours=TRADER, then=durable.append)
@@ -219,12 +219,12 @@ async def test_nobody_gives_way_to_a_slow_disk(tmp_path: Path) -> None:
             for _ in range(2 * GROUP):
                 journal.append_soon([], ours=TRADER, then=lambda _: None)
             scope.cancel()
-            await journal.give_way()
+            await journal.yield_to_commit()
         assert not scope.cancelled_caught
 
 
 @pytest.mark.parametrize("commit_s", [0.0, 10 * QUICK_COMMIT_S])
-async def test_the_tally_bounds_every_commit_wherever_it_runs_and_leaves_out_what_is_refused(
+async def test_the_mark_bounds_every_commit_wherever_it_runs_and_leaves_out_what_is_refused(
     tmp_path: Path, commit_s: float
 ) -> None:
     during: list[tuple[int, int | None]] = []
@@ -255,10 +255,10 @@ async def test_the_tally_bounds_every_commit_wherever_it_runs_and_leaves_out_wha
 
 
 def counted(journal: Journal) -> tuple[int, int | None]:
-    """Frames of the tally, and the most that there can have been."""
-    tally = read_tally(journal._lock)
-    assert tally is not None
-    return tally.frames, tally.most
+    """Frames of the high-water mark, and the most that there can have been."""
+    mark = read_high_water_mark(journal._lock)
+    assert mark is not None
+    return mark.frames, mark.most
 
 
 async def extended(journal: Journal, signers: Signers) -> None:
@@ -639,7 +639,7 @@ CREATE TABLE journal (
 CREATE TABLE custodies (
   custody BLOB PRIMARY KEY, lane INTEGER NOT NULL CHECK (lane IN (0, 1)),
   chain_id INTEGER NOT NULL, contract TEXT NOT NULL, trader BLOB NOT NULL, solver BLOB NOT NULL,
-  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, meeting BLOB NOT NULL,
+  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, handshake BLOB NOT NULL,
   state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', frames INTEGER NOT NULL DEFAULT 0,
   opened_ns INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -649,7 +649,7 @@ CREATE TABLE frames (
   sent INTEGER NOT NULL,
   PRIMARY KEY (custody, arrival), UNIQUE (custody, lane, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX unsent ON frames (custody, arrival) WHERE sent = 0;
+CREATE INDEX outbox ON frames (custody, arrival) WHERE sent = 0;
 CREATE TABLE session_keys (
   custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
   sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
@@ -679,24 +679,24 @@ def make_version_1(path: Path, *everyone: Signers) -> None:
     base.executescript(VERSION_1)
     base.execute("INSERT INTO journal VALUES (1, ?, NULL, NULL)", (b"\x05" * 16,))
     for signers in everyone:
-        opening, entries = signers.opening, signers.talk(9)
+        agreement, entries = signers.opening, signers.talk(9)
         base.execute(
             "INSERT INTO custodies VALUES (?,0,?,?,?,?,?,?,'',zeroblob(64),'open','',9,1)",
             (
-                opening.custody,
-                opening.chain_id,
-                opening.contract,
-                opening.trader,
-                opening.solver,
-                opening.terms,
-                opening.salt,
+                agreement.custody,
+                agreement.chain_id,
+                agreement.contract,
+                agreement.trader,
+                agreement.solver,
+                agreement.terms,
+                agreement.salt,
             ),
         )
         for place, entry in enumerate(entries, 1):
             frame = entry.frame
             base.execute(
                 "INSERT INTO frames VALUES (?,?,?,?,?,?,0)",
-                (opening.custody, place, frame.lane, frame.seq, entry.digest, frame.raw),
+                (agreement.custody, place, frame.lane, frame.seq, entry.digest, frame.raw),
             )
     base.commit()
     base.close()
@@ -724,7 +724,7 @@ async def test_a_journal_of_version_1_is_brought_up_in_place(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "damage", ["DELETE FROM frames WHERE seq = 3", "UPDATE custodies SET frames = 8"]
 )
-async def test_a_damaged_journal_of_version_1_is_not_brought_up_but_can_be_mended(
+async def test_a_damaged_journal_of_version_1_is_not_brought_up_but_can_be_repaired(
     tmp_path: Path, damage: str
 ) -> None:
     signers = Signers()
@@ -740,11 +740,11 @@ async def test_a_damaged_journal_of_version_1_is_not_brought_up_but_can_be_mende
     base = sqlite3.connect(path)
     assert base.execute("SELECT version FROM journal").fetchone() == (1,)
     base.close()
-    mending = mend_journal(path, [], 5)
-    assert mending is not None
+    result = repair_journal(path, [], 5)
+    assert result is not None
     async with open_journal(path) as journal:
         (held,) = await journal.custodies()
-        assert held.standing == "restored"
+        assert held.health == "read-only"
         assert len(await read_record(journal, signers.opening)) in (4, 9)
 
 

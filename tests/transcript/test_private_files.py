@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from psymm._core import SecretKey
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
 from psymm.errors import FileNotPrivate, JournalError, KeystoreExists
 from psymm.private_files import keep_database_private, keep_private, write_private
 from psymm.relayer.store import Store
@@ -144,11 +144,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a"], "no draft is left"
 
 
-def test_a_deployment_that_a_home_adopts_is_the_owners(tmp_path: Path) -> None:
+def test_a_deployment_that_a_home_imports_is_the_owners(tmp_path: Path) -> None:
     given = tmp_path / "given.json"
     given.write_text("{}")
     given.chmod(0o666)
-    home = Home(tmp_path / "home")
+    home = DataDir(tmp_path / "home")
     home.adopt_deployment(given)
     assert mode(home.deployment) == 0o600
     assert mode(home.path) == 0o700

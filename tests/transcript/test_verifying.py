@@ -376,7 +376,7 @@ async def test_frames_that_are_shared_remember_who_verified_them() -> None:
     frames = [Frame.parse(frame_of(n).raw) for n in range(1, 4)]
     async with trio.open_nursery() as nursery:
         for n, frame in enumerate(frames, 1):
-            nursery.start_soon(verifier.share, DOMAIN, KEYS[n].public_key, [frame])
+            nursery.start_soon(verifier.prefetch, DOMAIN, KEYS[n].public_key, [frame])
     assert verifier.statistics().sizes == {4: 1}
     for n, frame in enumerate(frames, 1):
         transcript = Transcript(DOMAIN, frame.custody)
@@ -389,8 +389,8 @@ async def test_a_frame_that_is_shared_is_taken_only_under_the_key_that_is_in_for
     verifier = FrameVerifier()
     frame, other = Frame.parse(frame_of(1).raw), Frame.parse(frame_of(2).raw)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(verifier.share, DOMAIN, KEYS[1].public_key, [frame])
-        nursery.start_soon(verifier.share, DOMAIN, KEYS[2].public_key, [other])
+        nursery.start_soon(verifier.prefetch, DOMAIN, KEYS[1].public_key, [frame])
+        nursery.start_soon(verifier.prefetch, DOMAIN, KEYS[2].public_key, [other])
     transcript = Transcript(DOMAIN, frame.custody)
     transcript.set_key(0, 1, KEYS[2].public_key)
     with pytest.raises(TranscriptError) as refused:
@@ -407,7 +407,7 @@ async def test_who_spoils_a_shared_batch_is_left_alone_from_then_on() -> None:
     verifier = FrameVerifier()
 
     async def share(frame: Frame, of: int) -> None:
-        await verifier.share(DOMAIN, KEYS[of].public_key, [frame])
+        await verifier.prefetch(DOMAIN, KEYS[of].public_key, [frame])
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(share, Frame.parse(forged(1).raw), 1)
@@ -428,7 +428,7 @@ async def test_who_spoils_a_shared_batch_is_left_alone_from_then_on() -> None:
 async def test_a_message_of_many_frames_is_a_batch_by_itself() -> None:
     verifier = FrameVerifier(max_batch=2)
     frames = [Frame.parse(frame_of(1).raw) for _ in range(5)]
-    await verifier.share(DOMAIN, KEYS[1].public_key, frames)
+    await verifier.prefetch(DOMAIN, KEYS[1].public_key, frames)
     assert verifier.statistics().sizes == {2: 2}
     assert verifier.statistics().alone == 1
     assert verifier.statistics().frames == 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psymm.api.amounts import AmountInvalid, Number, decimal_of, scaled, token_units, tokens_of
-from psymm.api.dealer import Dealer, VaultCollateral, dealing, open_dealer
+from psymm.api.client import Client, VaultCollateral, open_client, open_client_on
 from psymm.api.ended import deliver_ended
 from psymm.api.policy import (
     RoundTrip,
@@ -11,16 +11,16 @@ from psymm.api.policy import (
     TraderPolicy,
     round_trip,
 )
-from psymm.api.solver import IncomingOrder, Prices, QuoteAsked, Solver, SolverSession
+from psymm.api.solver import IncomingOrder, IncomingQuoteRequest, Prices, Solver, SolverSession
 from psymm.api.trader import (
     BUY,
     SELL,
     Fill,
+    FirmQuote,
     Indicative,
     Offer,
     Order,
     OrderResult,
-    Quote,
     Ranking,
     Session,
     Settled,
@@ -35,9 +35,11 @@ __all__ = [
     "BUY",
     "SELL",
     "AmountInvalid",
-    "Dealer",
+    "Client",
     "Fill",
+    "FirmQuote",
     "IncomingOrder",
+    "IncomingQuoteRequest",
     "Indicative",
     "Number",
     "Offer",
@@ -45,8 +47,6 @@ __all__ = [
     "OrderResult",
     "PlannedOrder",
     "Prices",
-    "Quote",
-    "QuoteAsked",
     "Ranking",
     "RoundTrip",
     "Session",
@@ -58,10 +58,10 @@ __all__ = [
     "VaultCollateral",
     "best_solver",
     "connect",
-    "dealing",
     "decimal_of",
     "deliver_ended",
-    "open_dealer",
+    "open_client",
+    "open_client_on",
     "own_terms_in_words",
     "planned",
     "round_trip",

@@ -12,22 +12,22 @@ from collections.abc import Callable
 
 import trio
 
-from psymm.api.dealer import Dealer
+from psymm.api.client import Client
 from psymm.errors import JournalError, PSymmError
-from psymm.session.party import Party
+from psymm.session.party import LocalParty
 from psymm.session.trader import Backoff, Dialer, TraderSession, dialer
 from psymm.storage import StorageError
-from psymm.transcript.rows import Custody
+from psymm.transcript.codec import JournalledCustody
 
 log = logging.getLogger(__name__)
 
 
 async def deliver_ended(
-    dealer: Dealer | Party,
+    client: Client | LocalParty,
     *,
     tls: ssl.SSLContext | None = None,
     plain: bool = False,
-    dial: Callable[[Custody], Dialer] | None = None,
+    dial: Callable[[JournalledCustody], Dialer] | None = None,
     backoff: Backoff | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> int:
@@ -40,7 +40,7 @@ async def deliver_ended(
     the solver of a custody, by default where it was met. plain: by ws:// to other machines, too.
     Raises JournalError. Cancelled: raises Cancelled; what was not brought is brought next time.
     """
-    party = dealer.party if isinstance(dealer, Dealer) else dealer
+    party = client.party if isinstance(client, Client) else client
     owing = await party.journal.undelivered()
     task_status.started(len(owing))
     async with trio.open_nursery() as nursery:
@@ -52,15 +52,17 @@ async def deliver_ended(
                 else dial(custody)
             )
             nursery.start_soon(_deliver, party, custody, reach, backoff)
-    left = {one.opening.custody for one in await party.journal.undelivered()}
-    return sum(one.opening.custody not in left for one in owing)
+    left = {one.agreement.custody for one in await party.journal.undelivered()}
+    return sum(one.agreement.custody not in left for one in owing)
 
 
-def _dialer(party: Party, custody: Custody, tls: ssl.SSLContext | None) -> Dialer:
+def _dialer(party: LocalParty, custody: JournalledCustody, tls: ssl.SSLContext | None) -> Dialer:
     return dialer(custody.endpoint, tls, private=party.dials_private)
 
 
-async def _deliver(party: Party, custody: Custody, dial: Dialer, backoff: Backoff | None) -> None:
+async def _deliver(
+    party: LocalParty, custody: JournalledCustody, dial: Dialer, backoff: Backoff | None
+) -> None:
     session = TraderSession(party, dial, lambda event: None, resume=custody, backoff=backoff)
     try:
         await session.run()
@@ -70,7 +72,7 @@ async def _deliver(party: Party, custody: Custody, dial: Dialer, backoff: Backof
         log.warning(
             "not-delivered",
             extra={
-                "custody": "0x" + custody.opening.custody.hex(),
+                "custody": "0x" + custody.agreement.custody.hex(),
                 "code": getattr(refused.exceptions[0], "code", "refused"),
             },
         )

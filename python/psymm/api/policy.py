@@ -22,7 +22,7 @@ from psymm._core import format_decimal
 from psymm.api.amounts import Number, decimal_of, scaled, token_units
 from psymm.api.words import date, seconds
 from psymm.errors import (
-    MeetingRefused,
+    HandshakeRefused,
     PolicyRefused,
     TokenDiffers,
     TokenUnnamed,
@@ -401,29 +401,29 @@ class SolverPolicy:
     reserve: Number = "0.1"
     relayer_cap: Number = "0.02"
 
-    def put_up(self, terms: Terms, ours: int, trader: str, offered: int) -> int:
+    def collateral_for(self, terms: Terms, ours: int, trader: str, offered: int) -> int:
         """What we put up against a trader's `offered`, token units, at most `ours`.
 
-        Raises MeetingRefused where we do not trade with it.
+        Raises HandshakeRefused where we do not trade with it.
         """
         decimals = terms.collateral.decimals
         least = 0 if self.least is None else token_units(self.least, decimals)
         if offered < least:
-            raise MeetingRefused(
+            raise HandshakeRefused(
                 "this solver asks for more collateral",
                 offered=_tokens(terms, offered),
                 least=_tokens(terms, least),
             )
         if self.most is not None and offered > token_units(self.most, decimals):
-            raise MeetingRefused(
+            raise HandshakeRefused(
                 "this solver takes less collateral",
                 offered=_tokens(terms, offered),
                 most=_tokens(terms, token_units(self.most, decimals)),
             )
         if self.traders is not None and trader.lower() not in {one.lower() for one in self.traders}:
-            raise MeetingRefused("this solver trades with others only", trader=trader)
+            raise HandshakeRefused("this solver trades with others only", trader=trader)
         if self.accept is not None and not self.accept(trader, offered):
-            raise MeetingRefused("this solver does not trade with you now", trader=trader)
+            raise HandshakeRefused("this solver does not trade with you now", trader=trader)
         if self.ratio is None:
             return ours
         against = offered * scaled(self.ratio) // UNIT
@@ -450,7 +450,7 @@ class SolverPolicy:
                 )
 
 
-# --- what trading costs --------------------------------------------------------------------------
+# --- what trading costs -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from psymm.api.amounts import Number, decimal_of, scaled, token_units
-from psymm.api.dealer import Dealer
+from psymm.api.client import Client
 from psymm.api.policy import SolverPolicy
 from psymm.errors import (
     NotNow,
@@ -49,35 +49,35 @@ from psymm.messages import (
     Side,
 )
 from psymm.nursery import start_task
-from psymm.rulebook import Account, Order, OrderStatus
-from psymm.session.end import End, EndStatistics
-from psymm.session.engine import SECOND
-from psymm.session.idle import IdleEnd
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import Party
-from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
-from psymm.session.settling import Settling
-from psymm.session.solver import DISK_FLOOR, ServerStatistics, SolverServer
-from psymm.session.turn import (
+from psymm.rulebook import Account, LiveOrder, OrderStatus
+from psymm.session.effects import (
     Event,
+    FrameReceived,
+    FramesRevoked,
     HeadsDiffer,
     Idle,
     KeyFailing,
     KeyRefused,
-    Offered,
-    Received,
+    ProvisionalFrame,
     Resumed,
-    Said,
-    SetAside,
-    State,
+    SessionStatus,
     StateChanged,
     Stopped,
+    TextReceived,
 )
+from psymm.session.idle import IdleEnd
+from psymm.session.ledger import RulebookLedger
+from psymm.session.party import LocalParty
+from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
+from psymm.session.protocol import SECOND
+from psymm.session.runner import RunnerStatistics, SessionRunner
+from psymm.session.settling import SettlementFlow
+from psymm.session.solver import DISK_FLOOR, ServerStatistics, SolverServer
 from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
+from psymm.transcript.agreement import TRADER
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.opening import TRADER
 from psymm.wallet import TypedMessage, derive_secret
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class SolverSession:
 
     def __init__(
         self,
-        end: End,
+        runner: SessionRunner,
         ledger: RulebookLedger,
         terms: Terms,
         switch: KillSwitch,
@@ -112,28 +112,28 @@ class SolverSession:
         *,
         cancel_on_disconnect: bool,
     ) -> None:
-        self.end = end
+        self.runner = runner
         self.terms = terms
         self._ledger = ledger
-        self.protection = end.guard = Protection(
+        self.protection = runner.guard = Protection(
             switch,
             caps,
             lambda: self.projected,
-            lambda: end.connections,
+            lambda: runner.connections,
             self.next_id,
-            end.clock.now_ns,
+            runner.clock.now_ns,
             cancel_on_disconnect=cancel_on_disconnect,
-            fresh=end.engine.record.frames == 0,
+            fresh=runner.protocol.record.frames == 0,
         )
 
     @property
     def custody(self) -> bytes:
-        return self.end.opening.custody
+        return self.runner.agreement.custody
 
     @property
     def trader(self) -> str:
         """The trader's address."""
-        return self.end.opening.wallet_address(TRADER)
+        return self.runner.agreement.wallet_address(TRADER)
 
     @property
     def account(self) -> Account:
@@ -148,7 +148,7 @@ class SolverSession:
     def order(self, cl_ord_id: str) -> IncomingOrder | None:
         """An order by its id: one that is open, or was sent since the checkpoint that our record
         begins at; None for any other."""
-        for entry in self.end.engine.record:
+        for entry in self.runner.protocol.record:
             said = entry.message
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
                 return IncomingOrder(self, said)
@@ -163,7 +163,7 @@ class SolverSession:
         Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
         long as the trader does not answer. Cancelled: it goes on being made.
         """
-        return await self.end.checkpoint()
+        return await self.runner.checkpoint()
 
     async def rotate_key(self) -> None:
         """Put a new session key in force; without being asked, a session does so well before the
@@ -172,19 +172,19 @@ class SolverSession:
         Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
         error that stopped the session. Cancelled: it goes on by itself.
         """
-        await self.end.rotate_key()
+        await self.runner.rotate_key()
 
-    def statistics(self) -> EndStatistics:
+    def statistics(self) -> RunnerStatistics:
         """What went over this session's connections, and what waits."""
-        return self.end.statistics()
+        return self.runner.statistics()
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: a function of our lane's head."""
-        return f"{kind}{self.end.engine.record.head(self.end.lane).seq + 1}"
+        return f"{kind}{self.runner.protocol.record.head(self.runner.lane).seq + 1}"
 
 
 @dataclass(frozen=True, slots=True)
-class QuoteAsked:
+class IncomingQuoteRequest:
     """A trader's quote request. side: None asks for both."""
 
     session: SolverSession = field(repr=False)
@@ -209,13 +209,13 @@ class QuoteAsked:
 
         Raises Refused (off tick, crossed, too long …), NotNow. Cancelled: it may be signed.
         """
-        end = self.session.end
+        runner = self.session.runner
         life = min(int(valid_s * SECOND), self.session.terms.timeouts.quote_life)
-        await end.send(
+        await runner.send(
             Quote(
                 quote_id=self.session.next_id("q"),
                 symbol=self.symbol,
-                valid_until_time=end.clock.now_ns() + life,
+                valid_until_time=runner.clock.now_ns() + life,
                 quote_req_id=self.request.quote_req_id,
                 bid_px=None if bid is None else scaled(bid),
                 offer_px=None if ask is None else scaled(ask),
@@ -226,7 +226,7 @@ class QuoteAsked:
 
     async def reject(self, why: str = "") -> None:
         """Do not quote; free. Raises NotNow. Cancelled: it may be signed."""
-        await self.session.end.send(
+        await self.session.runner.send(
             QuoteRequestReject(
                 quote_req_id=self.request.quote_req_id,
                 quote_request_reject_reason=QuoteRequestRejectReason.OTHER,
@@ -312,7 +312,7 @@ class IncomingOrder:
         ord_rej_reason: OrdRejReason | None = None,
         text: str | None = None,
     ) -> None:
-        await self.session.end.send(
+        await self.session.runner.send(
             ExecutionReport(
                 exec_id=self.session.next_id("e"),
                 cl_ord_id=self.cl_ord_id,
@@ -339,7 +339,7 @@ class Solver:
 
     def __init__(
         self,
-        dealer: Dealer | Party,
+        client: Client | LocalParty,
         terms: Terms,
         *,
         collateral: Number,
@@ -350,7 +350,7 @@ class Solver:
         disk_floor: int = DISK_FLOOR,
         kill_switch: KillSwitch | None = None,
     ) -> None:
-        self.party = dealer.party if isinstance(dealer, Dealer) else dealer
+        self.party = client.party if isinstance(client, Client) else client
         self.terms = terms
         self.sessions: dict[bytes, SolverSession] = {}
         self._collateral = token_units(collateral, terms.collateral.decimals)
@@ -372,7 +372,7 @@ class Solver:
         """Indicative prices for anybody who asks; they bind nobody."""
         return None
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         """Answer with `request.quote(…)` or `request.reject()`.
 
         This and `on_order` are called while what was asked is still on its way to our disk; the
@@ -397,7 +397,7 @@ class Solver:
         """The trader wants to settle the flat account: True agrees."""
         return True
 
-    async def on_state(self, session: SolverSession, state: State) -> None:
+    async def on_state(self, session: SolverSession, state: SessionStatus) -> None:
         """The session moved to another state."""
 
     async def on_idle(self, session: SolverSession, flat: bool) -> None:
@@ -494,7 +494,7 @@ class Solver:
                 (("purpose", "string"),),
                 {"purpose": "Lets this pSymm solver remember whom it met."},
             )
-            secret = await derive_secret(party.wallet, message, "meeting secret 1")
+            secret = await derive_secret(party.wallet, message, "handshake secret 1")
             self._server = SolverServer(
                 party, self.terms, secret, self, self._limits, disk_floor=self._disk_floor
             )
@@ -511,8 +511,8 @@ class Solver:
 
     # --- psymm.session.solver.Application -----------------------------------------------------
 
-    def put_up(self, trader: str, introduced: int) -> int:
-        return self.policy.put_up(self.terms, self._collateral, trader, introduced)
+    def collateral_for(self, trader: str, introduced: int) -> int:
+        return self.policy.collateral_for(self.terms, self._collateral, trader, introduced)
 
     async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
         symbols = [each.symbol for each in request.no_related_sym] or [
@@ -536,26 +536,26 @@ class Solver:
             )
         return found
 
-    def session(self, end: End) -> Callable[[Event], None]:
+    def session(self, runner: SessionRunner) -> Callable[[Event], None]:
         if self._nursery is None:
             raise NotNow("the solver is not serving")
-        ledger = end.engine.ledger
+        ledger = runner.protocol.ledger
         if not isinstance(ledger, RulebookLedger):
             raise TypeError("a solver's session runs on the rulebook")
         session = SolverSession(
-            end,
+            runner,
             ledger,
-            Terms.parse(end.opening.terms),
+            Terms.parse(runner.agreement.terms),
             self.kill_switch,
             self._caps,
             cancel_on_disconnect=self._cancel_on_disconnect,
         )
         dispatch = _Dispatch(self, session, self._nursery)
-        if end.engine.state not in (State.CLOSED, State.STOPPED):
+        if runner.protocol.state not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
             # Else its trader only comes for what it lacks: there is nothing to trade.
             self.sessions[session.custody] = session
             self._dispatches[session.custody] = dispatch
-        return dispatch.heard
+        return dispatch.on_event
 
     @property
     def leaving(self) -> bool:
@@ -577,8 +577,8 @@ class _Dispatch:
         self._seen: set[str] = set()
         # Frames that were answered as offers; they come again once they are durable.
         self._early: set[int] = set()
-        self._settling = Settling(
-            session.end,
+        self._settlement_flow = SettlementFlow(
+            session.runner,
             session.terms,
             nursery,
             lambda: session.projected,
@@ -587,15 +587,15 @@ class _Dispatch:
         )
         self._watch = trio.CancelScope()
         idle = IdleEnd(
-            session.end,
+            session.runner,
             session.terms,
             lambda: session.projected,
-            self._settling.settle,
+            self._settlement_flow.settle,
             self._idle,
             self._failed,
         )
         start_task(nursery, self._watch_idle, idle)
-        session.end.at_end.append(self._over)
+        session.runner.at_end.append(self._over)
 
     async def _watch_idle(self, idle: IdleEnd) -> None:
         with self._watch:
@@ -609,14 +609,14 @@ class _Dispatch:
             self._solver.sessions.pop(self._session.custody, None)
             del self._solver._dispatches[self._session.custody]
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         solver, session = self._solver, self._session
-        self._settling.heard(event)
+        self._settlement_flow.on_event(event)
         match event:
-            case Offered(entry) if session.end.engine.synced:
+            case ProvisionalFrame(entry) if session.runner.protocol.synced:
                 self._early.add(entry.frame.seq)
                 self._offered(entry.message)
-            case Received(entry, None):
+            case FrameReceived(entry, None):
                 if entry.frame.seq in self._early:
                     self._early.remove(entry.frame.seq)
                 else:
@@ -625,11 +625,11 @@ class _Dispatch:
                 if isinstance(entry.message, OrderCancelRequest):
                     request = entry.message
                     self._start(lambda: self._cancel(request), None)
-            case Said(MarketDataRequest() as asked_prices):
+            case TextReceived(MarketDataRequest() as asked_prices):
                 self._start(lambda: self._show(asked_prices), None)
             case StateChanged(state):
                 self._start(lambda: solver.on_state(session, state), None)
-                if state in (State.CLOSED, State.STOPPED):
+                if state in (SessionStatus.CLOSED, SessionStatus.STOPPED):
                     solver.sessions.pop(session.custody, None)
                     solver._dispatches.pop(session.custody, None)
             case (
@@ -637,7 +637,7 @@ class _Dispatch:
                 | HeadsDiffer(error)
                 | KeyFailing(error)
                 | KeyRefused(_, error)
-                | SetAside(_, error)
+                | FramesRevoked(_, error)
             ):
                 self._failed(error)
             case Resumed():
@@ -650,7 +650,7 @@ class _Dispatch:
     def halt(self) -> None:
         """The kill switch was thrown: withdraw and decline all, now or once heads agree."""
         why = self._session.protection.killed
-        if why is not None and self._session.end.engine.synced:
+        if why is not None and self._session.runner.protocol.synced:
             self._post(self._session.protection.everything(clip(f"halted: {why}", 500)))
 
     def part(self) -> None:
@@ -658,7 +658,7 @@ class _Dispatch:
         for scope in self._callbacks:
             scope.cancel()
         protection = self._session.protection
-        if protection.cancel_on_disconnect and self._session.end.engine.synced:
+        if protection.cancel_on_disconnect and self._session.runner.protocol.synced:
             self._post(protection.quotes())
 
     async def idle(self) -> None:
@@ -685,7 +685,7 @@ class _Dispatch:
     def _post(self, messages: Iterable[Message]) -> None:
         try:
             for message in messages:
-                self._session.end.post(message)
+                self._session.runner.post(message)
         except PSymmError as failed:
             self._failed(failed)
 
@@ -701,17 +701,17 @@ class _Dispatch:
                 pass
 
     def _asked(self, request: QuoteRequest) -> None:
-        asked = QuoteAsked(self._session, request)
+        asked = IncomingQuoteRequest(self._session, request)
         halted = self._session.protection.killed
         if halted is not None:
             self._start(lambda: asked.reject("halted"), None)
-        elif self._session.end.engine.synced:
+        elif self._session.runner.protocol.synced:
             self._start(lambda: self._solver.on_quote_request(asked), asked.reject)
         # Else it came again with a resume: who asked has given up, or asks anew.
 
     def _order(self, order: NewOrderSingle) -> None:
         incoming = IncomingOrder(self._session, order)
-        ready = self._session.end.engine.synced and not self._session.protection.after_break
+        ready = self._session.runner.protocol.synced and not self._session.protection.after_break
         if not ready or self._solver.leaving:
             return  # it is taken up once heads agree and what is stale is gone
         self._seen.add(order.cl_ord_id)
@@ -728,7 +728,7 @@ class _Dispatch:
                     await answer(incoming)
             except NotNow:
                 # The connection went while it was worked on: it is looked at again after it.
-                if not self._session.end.engine.synced:
+                if not self._session.runner.protocol.synced:
                     self._seen.discard(order.cl_ord_id)
                 raise
             finally:
@@ -740,8 +740,8 @@ class _Dispatch:
     def _catch_up(self) -> None:
         """After a break or a restart: orders that nobody has looked at yet."""
         orders = self._session.projected.orders
-        record = self._session.end.engine.record
-        if record.begins is not None:
+        record = self._session.runner.protocol.record
+        if record.starts_at is not None:
             self._catch_up_older(orders.values())
         for entry in record:
             said = entry.message
@@ -751,9 +751,9 @@ class _Dispatch:
             if live is not None and live.status in _TO_ANSWER:
                 self._order(said)
 
-    def _catch_up_older(self, orders: Iterable[Order]) -> None:
-        """Orders from before the checkpoint at which our record begins: the account has them."""
-        messages = [entry.message for entry in self._session.end.engine.record]
+    def _catch_up_older(self, orders: Iterable[LiveOrder]) -> None:
+        """Orders from before the checkpoint at which our record starts_at: the account has them."""
+        messages = [entry.message for entry in self._session.runner.protocol.record]
         sent = {one.cl_ord_id for one in messages if isinstance(one, NewOrderSingle)}
         for order in orders:
             if order.cl_ord_id not in sent | self._seen and order.status in _TO_ANSWER:
@@ -802,9 +802,9 @@ class _Dispatch:
                 await decline("busy")
         except SessionError as refused:
             # Nothing was signed: the session is between connections, or our own rulebook said no.
-            if isinstance(refused, TradingHalted) and self._session.end.engine.synced:
+            if isinstance(refused, TradingHalted) and self._session.runner.protocol.synced:
                 self._post(self._session.protection.quotes())
-            if self._session.end.engine.synced:
+            if self._session.runner.protocol.synced:
                 await self._declined(decline, refused.code)
             self._failed(refused)
         except Exception as failed:
@@ -824,7 +824,7 @@ class _Dispatch:
 
     async def _show(self, request: MarketDataRequest) -> None:
         for snapshot in await self._solver.prices(request):
-            await self._session.end.say(snapshot)
+            await self._session.runner.send_text(snapshot)
 
     async def _cancel(self, request: OrderCancelRequest) -> None:
         """A pending order is cancelled by the request alone; a locked one, or a close, by us."""
@@ -834,13 +834,13 @@ class _Dispatch:
         if live is None or order is None or live.request_id != request.cl_ord_id:
             return
         if await self._solver.on_cancel(order):
-            await session.end.send(
+            await session.runner.send(
                 ExecutionReport(
                     exec_id=session.next_id("e"), cl_ord_id=asked_id, exec_type=ExecType.CANCELED
                 )
             )
         else:
-            await session.end.send(
+            await session.runner.send(
                 OrderCancelReject(
                     cl_ord_id=request.cl_ord_id,
                     orig_cl_ord_id=asked_id,
@@ -863,7 +863,7 @@ class _Dispatch:
 _TO_ANSWER: Final = (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_PENDING)
 
 
-def _as_sent(order: Order) -> NewOrderSingle:
+def _as_sent(order: LiveOrder) -> NewOrderSingle:
     """An order as the account has it, in the words that its trader would use."""
     return NewOrderSingle(
         cl_ord_id=order.cl_ord_id,
@@ -890,8 +890,8 @@ def _entries(prices: Prices) -> list[MDEntry]:
 
 __all__ = [
     "IncomingOrder",
+    "IncomingQuoteRequest",
     "Prices",
-    "QuoteAsked",
     "Solver",
     "SolverSession",
 ]

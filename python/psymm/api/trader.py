@@ -19,10 +19,9 @@ import trio
 
 from psymm._core import address_of
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
-from psymm.api.dealer import Dealer, known_solvers
+from psymm.api.client import Client, known_solvers
 from psymm.api.policy import RoundTrip, TraderPolicy, fees_paid, round_trip
-from psymm.chain.registry import Party as RegistryEntry
-from psymm.chain.registry import in_turn
+from psymm.chain.registry import RegistryEntry, in_turn
 from psymm.chain.rpc import own_deadline
 from psymm.errors import (
     Declined,
@@ -64,12 +63,24 @@ from psymm.rulebook import (
     positions,
 )
 from psymm.session.collateral import Mined
-from psymm.session.end import End, EndStatistics
-from psymm.session.engine import SECOND
+from psymm.session.effects import (
+    Effects,
+    Event,
+    FrameReceived,
+    FrameSent,
+    FramesRevoked,
+    PeerRejected,
+    ProvisionalFrame,
+    Resumed,
+    SessionStatus,
+    StateChanged,
+    Stopped,
+    TextReceived,
+)
+from psymm.session.handshake import Introduced, fresh_nonce
 from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
-from psymm.session.meeting import Introduced, fresh_nonce
-from psymm.session.party import Party
+from psymm.session.party import LocalParty
 from psymm.session.preflight import (
     NamedToken,
     PlannedOrder,
@@ -78,36 +89,24 @@ from psymm.session.preflight import (
     price_of,
     prices_of,
 )
-from psymm.session.settling import Settling
+from psymm.session.protocol import SECOND
+from psymm.session.runner import RunnerStatistics, SessionRunner
+from psymm.session.settling import SettlementFlow
 from psymm.session.trader import (
     Backoff,
+    ConnectionLost,
     Dialer,
-    Lost,
     TraderSession,
     ask_price,
     dialer,
     market_data,
-    meet,
+    shake_hands,
 )
 from psymm.session.transport import GOODBYE_S
-from psymm.session.turn import (
-    Event,
-    Offered,
-    PeerRejected,
-    Received,
-    Resumed,
-    Said,
-    SetAside,
-    Signed,
-    State,
-    StateChanged,
-    Stopped,
-    Turn,
-)
 from psymm.sockets.dialling import ask_each
 from psymm.terms import UNIT, Instrument, Terms
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.rows import Custody as JournalledCustody
+from psymm.transcript.codec import JournalledCustody
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class Indicative:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class FirmQuote:
     """A firm quote, to be hit once before `valid_until_ns`."""
 
     quote_id: str
@@ -209,7 +208,7 @@ class Order:
         """
         ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
         # The account may be ahead of the reports that we have heard of.
-        await self._session.end.flush(Turn())
+        await self._session.runner.flush(Effects())
         fills = self.fills
         filled = sum((fill.quantity for fill in fills), Decimal(0))
         paid = sum((fill.price * fill.quantity for fill in fills), Decimal(0))
@@ -229,7 +228,9 @@ class Order:
         """
         session = self._session
         request = session.next_id("c")
-        await session.end.send(OrderCancelRequest(cl_ord_id=request, orig_cl_ord_id=self.cl_ord_id))
+        await session.runner.send(
+            OrderCancelRequest(cl_ord_id=request, orig_cl_ord_id=self.cl_ord_id)
+        )
         refused = await session.next_change(
             lambda: self._end() or session.cancel_refused(request),
             until_ns=self._last_moment_ns,
@@ -253,32 +254,32 @@ class Order:
 class Session:
     """A custody with one solver, made by `connect`."""
 
-    def __init__(self, party: Party, end: End, changes: _Changes) -> None:
-        ledger = end.engine.ledger
+    def __init__(self, party: LocalParty, runner: SessionRunner, events: _EventCache) -> None:
+        ledger = runner.protocol.ledger
         if not isinstance(ledger, RulebookLedger):
             raise TypeError("a session runs on the rulebook")
-        self.end = end
-        self.terms = Terms.parse(end.opening.terms)
+        self.runner = runner
+        self.terms = Terms.parse(runner.agreement.terms)
         self.party = party
         self.policy: TraderPolicy | None = None
         self._ledger = ledger
-        self._changes = changes
-        self._settling: Settling | None = None
+        self._events = events
+        self._settlement_flow: SettlementFlow | None = None
 
     # --- looking ----------------------------------------------------------------------------
 
     @property
     def custody(self) -> bytes:
-        return self.end.opening.custody
+        return self.runner.agreement.custody
 
     @property
     def solver(self) -> str:
         """The solver's address."""
-        return self.end.opening.wallet_address(Lane.SOLVER)
+        return self.runner.agreement.wallet_address(Lane.SOLVER)
 
     @property
-    def state(self) -> State:
-        return self.end.engine.state
+    def state(self) -> SessionStatus:
+        return self.runner.protocol.state
 
     @property
     def account(self) -> Account:
@@ -301,40 +302,40 @@ class Session:
         the price."""
         return self.terms.timeouts.acknowledgement / SECOND
 
-    def statistics(self) -> EndStatistics:
+    def statistics(self) -> RunnerStatistics:
         """What went over this session's connections, and what waits."""
-        return self.end.statistics()
+        return self.runner.statistics()
 
     @property
     def losses(self) -> int:
         """How often the connection was lost."""
-        return self._changes.losses
+        return self._events.losses
 
     def fills_of(self, cl_ord_id: str) -> tuple[Fill, ...]:
         """All fills of an order that stand by the account, in order."""
         return tuple(
             Fill(decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0), said.exec_id)
-            for said in self._changes.reports.get(cl_ord_id, ())
+            for said in self._events.reports.get(cl_ord_id, ())
             if said.exec_type is ExecType.TRADE
         )
 
     def reason_of(self, cl_ord_id: str) -> str:
-        said = self._changes.reports.get(cl_ord_id, ())
+        said = self._events.reports.get(cl_ord_id, ())
         return next((each.text for each in reversed(said) if each.text), "")
 
     def cancel_refused(self, request: str) -> OrderCancelReject | None:
-        return self._changes.cancels.get(request)
+        return self._events.cancels.get(request)
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: a function of our lane's head."""
-        return f"{kind}{self.end.engine.record.head(self.end.lane).seq + 1}"
+        return f"{kind}{self.runner.protocol.record.head(self.runner.lane).seq + 1}"
 
     async def next_change(
         self, found: Callable[[], T | None], *, until_ns: int | None = None
     ) -> T | None:
         """Wait until `found` gives something, or the time has come (None). Raises the error that
         stopped the session, SessionClosed. Cancelled: raises Cancelled."""
-        return await self._changes.until(found, self._seconds_to(until_ns))
+        return await self._events.until(found, self._seconds_to(until_ns))
 
     def _seconds_to(self, until_ns: int | None) -> float:
         if until_ns is None:
@@ -346,10 +347,10 @@ class Session:
     async def indicative(self, symbol: str, timeout_s: float = QUOTE_S) -> Indicative:
         """The solver's prices of the moment. Raises PeerSilent, NotNow, Declined where it shows two
         of one side. Cancelled: the answer is thrown away."""
-        request = f"v{self._changes.count}"
-        await self.end.say(market_data(request, [symbol]))
-        found = await self._changes.until(
-            lambda: self._changes.snapshots.pop((request, symbol), None), timeout_s
+        request = f"v{self._events.count}"
+        await self.runner.send_text(market_data(request, [symbol]))
+        found = await self._events.until(
+            lambda: self._events.snapshots.pop((request, symbol), None), timeout_s
         )
         if found is None:
             raise PeerSilent("no price came", symbol=symbol, waited_s=timeout_s)
@@ -361,13 +362,13 @@ class Session:
         quantity: Number,
         side: Side | None = None,
         timeout_s: float = QUOTE_S,
-    ) -> Quote:
+    ) -> FirmQuote:
         """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow, and Disconnected
         where the connection is lost and does not come back within `timeout_s`.
         Cancelled: the request stays on the record; a quote that comes can still be hit."""
         await self._when_synced(timeout_s)
         request = self.next_id("r")
-        await self.end.send(
+        await self.runner.send(
             QuoteRequest(
                 quote_req_id=request,
                 symbol=symbol,
@@ -378,13 +379,13 @@ class Session:
                 + min(int(timeout_s * SECOND), self.terms.timeouts.quote_life),
             )
         )
-        answer = await self._changes.until(lambda: self._changes.quotes.get(request), timeout_s)
+        answer = await self._events.until(lambda: self._events.quotes.get(request), timeout_s)
         if answer is None:
             raise PeerSilent("no quote came", symbol=symbol, waited_s=timeout_s)
         if isinstance(answer, QuoteRequestReject):
             raise Declined("the solver does not quote", reason=answer.text or "")
         assert isinstance(answer, QuoteMessage)  # noqa: S101
-        return Quote(
+        return FirmQuote(
             quote_id=answer.quote_id,
             symbol=answer.symbol,
             quantity=Decimal(quantity),
@@ -400,21 +401,21 @@ class Session:
         quantity: Number,
         *,
         price: Number | None = None,
-        quote: Quote | None = None,
-        life_s: float = 30,
+        quote: FirmQuote | None = None,
+        expires_in_s: float = 30,
     ) -> Order:
         """Send an order to open: at a limit `price`, or hitting a `quote` (or both). Raises
         PolicyRefused for an instrument that the policy does not name, where it names some.
 
         Returns once it is durable and on its way. Raises Refused (margin, tick, a quote that has
         died …), NotNow, SessionClosed, and Disconnected where the connection is lost and does not
-        come back within `life_s`; nothing was signed then. Cancelled: it may be signed.
+        come back within `expires_in_s`; nothing was signed then. Cancelled: it may be signed.
         """
         if self.policy is not None and self.policy.symbols and symbol not in self.policy.symbols:
             # Only the instruments that it names were held to its limits.
             raise PolicyRefused("symbol", symbol, ", ".join(self.policy.symbols))
         return await self._send(
-            side, symbol, quantity, PositionEffect.OPEN, price, quote, None, life_s
+            side, symbol, quantity, PositionEffect.OPEN, price, quote, None, expires_in_s
         )
 
     async def close(
@@ -422,9 +423,9 @@ class Session:
         position: Position | PositionView | bytes,
         *,
         price: Number | None = None,
-        quote: Quote | None = None,
+        quote: FirmQuote | None = None,
         quantity: Number | None = None,
-        life_s: float = 30,
+        expires_in_s: float = 30,
     ) -> Order:
         """Send an order to close a position, or `quantity` of it. As `order`."""
         key = _position_id(position)
@@ -439,7 +440,7 @@ class Session:
             price,
             quote,
             key,
-            life_s,
+            expires_in_s,
         )
 
     async def _send(
@@ -449,13 +450,13 @@ class Session:
         quantity: Number,
         effect: PositionEffect,
         price: Number | None,
-        quote: Quote | None,
+        quote: FirmQuote | None,
         position: bytes | None,
-        life_s: float,
+        expires_in_s: float,
     ) -> Order:
         if price is None and quote is None:
             raise ValueError("an order needs a price or a quote")
-        await self._when_synced(life_s)
+        await self._when_synced(expires_in_s)
         order = NewOrderSingle(
             cl_ord_id=self.next_id("o"),
             symbol=symbol,
@@ -463,19 +464,19 @@ class Session:
             order_qty=scaled(quantity),
             ord_type=OrdType.LIMIT if quote is None else OrdType.PREVIOUSLY_QUOTED,
             position_effect=effect,
-            expire_time=self.party.clock.now_ns() + int(life_s * SECOND),
+            expire_time=self.party.clock.now_ns() + int(expires_in_s * SECOND),
             price=None if price is None else scaled(price),
             quote_id=None if quote is None else quote.quote_id,
             position_id=position,
         )
-        await self.end.send(order)
+        await self.runner.send(order)
         return Order(self, order)
 
     async def _when_synced(self, within_s: float) -> None:
         """Wait out a lost connection; nothing is signed between two of them."""
-        synced = await self._changes.until(lambda: self.end.engine.synced or None, within_s)
+        synced = await self._events.until(lambda: self.runner.protocol.synced or None, within_s)
         if synced is None:
-            lost = self._changes.lost
+            lost = self._events.lost
             raise Disconnected(
                 "the connection is lost and did not come back in time; nothing was signed",
                 waited_s=within_s,
@@ -491,13 +492,13 @@ class Session:
         what proving and sending raise. Cancelled: what was signed stays an option until its
         deadline, and goes on when the session is resumed.
         """
-        if self._settling is None:
+        if self._settlement_flow is None:
             raise NotNow("the session has ended")
         await self._when_synced(SYNC_S)
-        mined = await self._settling.settle()
+        mined = await self._settlement_flow.settle()
         payout = self.account.payouts[Lane.TRADER]
-        await self._changes.until(
-            lambda: True if self.state is State.CLOSED else None,
+        await self._events.until(
+            lambda: True if self.state is SessionStatus.CLOSED else None,
             float(self.terms.timeouts.heartbeat / SECOND) * 4,
             even_closed=True,
         )
@@ -516,7 +517,7 @@ class Session:
         Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
         long as the solver does not answer. Cancelled: it goes on being made.
         """
-        return await self.end.checkpoint()
+        return await self.runner.checkpoint()
 
     async def rotate_key(self) -> None:
         """Put a new session key in force; without being asked, a session does so well before the
@@ -525,13 +526,13 @@ class Session:
         Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
         error that stopped the session. Cancelled: it goes on by itself.
         """
-        await self.end.rotate_key()
+        await self.runner.rotate_key()
 
     async def log_out(self, reason: str = "") -> None:
         """Open nothing more, for good: orders that wait to open are cancelled. Positions stay to be
         closed and the custody to be settled, here or after a resume. The solver logs out too.
         Raises NotNow, SessionClosed. Cancelled: it may be signed."""
-        await self.end.log_out(reason)
+        await self.runner.log_out(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,7 +544,7 @@ class Settled:
     mined: Mined
 
 
-class _Changes:
+class _EventCache:
     """What the session's events left, for those who wait."""
 
     def __init__(self) -> None:
@@ -557,42 +558,42 @@ class _Changes:
         self.count = 0
         self.failed: PSymmError | None = None
         self.closed = False
-        self.state: State | None = None
-        self.settling: Settling | None = None
-        self.listeners: list[Callable[[Event | Lost], None]] = []
+        self.state: SessionStatus | None = None
+        self.settlement_flow: SettlementFlow | None = None
+        self.listeners: list[Callable[[Event | ConnectionLost], None]] = []
         self._more = trio.Event()
 
-    def heard(self, event: Event | Lost) -> None:
+    def on_event(self, event: Event | ConnectionLost) -> None:
         self.count += 1
         match event:
-            case Offered(entry):
+            case ProvisionalFrame(entry):
                 self._offered(entry.message)
-            case Received(entry, None):
+            case FrameReceived(entry, None):
                 self._received(entry.message)
-            case Said(MarketDataSnapshotFullRefresh() as said):
+            case TextReceived(MarketDataSnapshotFullRefresh() as said):
                 self.snapshots[said.md_req_id, said.symbol] = said
                 if len(self.snapshots) > 1024:
                     del self.snapshots[next(iter(self.snapshots))]
             case PeerRejected(reject, _):
                 self.rejects.append(reject)
-            case SetAside(entries, _):
+            case FramesRevoked(entries, _):
                 for entry in entries:
                     self._undone(entry.message)
-            case Lost(reason):
+            case ConnectionLost(reason):
                 self.losses += 1
                 self.lost = reason
             case StateChanged(state):
                 self.state = state
-                self.closed = state is State.CLOSED
+                self.closed = state is SessionStatus.CLOSED
             case Stopped(error):
                 self.failed = error
             case Resumed() | _:
                 pass
-        if self.settling is not None and not isinstance(event, Lost):
-            self.settling.heard(event)
+        if self.settlement_flow is not None and not isinstance(event, ConnectionLost):
+            self.settlement_flow.on_event(event)
         for listener in self.listeners:
             listener(event)
-        if not isinstance(event, Signed):
+        if not isinstance(event, FrameSent):
             # Our own frame takes effect with the solver's next: nobody waits for it.
             self.wake()
 
@@ -652,7 +653,7 @@ class _Changes:
 
 @asynccontextmanager
 async def connect(
-    dealer: Dealer | Party,
+    client: Client | LocalParty,
     solver: Offer | RegistryEntry | str,
     *,
     collateral: Number = 0,
@@ -662,7 +663,7 @@ async def connect(
     tls: ssl.SSLContext | None = None,
     plain: bool = False,
     dial: Dialer | None = None,
-    heard: Callable[[Event | Lost], None] | None = None,
+    on_event: Callable[[Event | ConnectionLost], None] | None = None,
     backoff: Backoff | None = None,
     decimals: int | None = None,
     token: str | None = None,
@@ -677,14 +678,14 @@ async def connect(
     collateral's, symbol or address, where the policy does not say them; they need not be said where
     the deployment lists one token only. resume: a custody of the journal to go on with: its terms
     are those that it began with, and the policy is not asked again. orders: what is to be sent, see
-    `planned`. plain: reach ws:// endpoints of other machines, too. heard: hears every event.
-    timeout_s: for all of meeting, funding and verifying.
+    `planned`. plain: reach ws:// endpoints of other machines, too. on_event: hears every event.
+    timeout_s: for all of handshake, funding and verifying.
 
     What can be known before anything is funded is checked before (`psymm.session.preflight`):
     token, policy, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails
     there.
     Raises TokenUnnamed, WrongParty, BadIntroduction, TermsRefused and its kin (TokenDiffers,
-    TermsChanged, PolicyRefused), MeetingRefused and its kin (ClocksDiffer, OrderUnfit),
+    TermsChanged, PolicyRefused), HandshakeRefused and its kin (ClocksDiffer, OrderUnfit),
     PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin, PeerSilent,
     Disconnected, and what funding raises; AttemptEnded where a custody exists already and trying
     again would not help. Leaving covers what the solver did, so that its fills stand, and closes
@@ -693,7 +694,7 @@ async def connect(
     it.
     Cancelled: the same.
     """
-    party = dealer.party if isinstance(dealer, Dealer) else dealer
+    party = client.party if isinstance(client, Client) else client
     shown = solver.terms.hash if isinstance(solver, Offer) else None
     entry = solver.entry if isinstance(solver, Offer) else solver
     endpoint = entry if isinstance(entry, str) else entry.endpoint
@@ -710,18 +711,18 @@ async def connect(
         log.info(
             "terms-kept",
             extra={
-                "custody": "0x" + resume.opening.custody.hex(),
-                "terms": "0x" + resume.opening.terms_hash.hex(),
+                "custody": "0x" + resume.agreement.custody.hex(),
+                "terms": "0x" + resume.agreement.terms_hash.hex(),
                 "note": "a custody keeps the terms that it began with; the policy is not asked",
             },
         )
-    changes = _Changes()
-    if heard is not None:
-        changes.listeners.append(heard)
-    client = TraderSession(
+    events = _EventCache()
+    if on_event is not None:
+        events.listeners.append(on_event)
+    trader = TraderSession(
         party,
         dial or dialer(endpoint, tls, plain=plain, private=near),
-        changes.heard,
+        events.on_event,
         expected=peer,
         collateral=amount,
         endpoint=endpoint,
@@ -730,43 +731,45 @@ async def connect(
         wanted=wanted,
     )
     try:
-        async with _connected(party, client, changes, timeout_s) as session:
+        async with _connected(party, trader, events, timeout_s) as session:
             session.policy = policy
             yield session
     except BaseException as error:
         _show_tokens(party, error, wanted.token or _token_of(resume))
-        left = client.left_open()
+        left = trader.left_open()
         if left is not None:
             error.add_note(str(left))
         raise
-    left = client.left_open()
+    left = trader.left_open()
     if left is not None:
         log.warning("left-open", extra=left.fields())
 
 
 @asynccontextmanager
 async def _connected(
-    party: Party, client: TraderSession, changes: _Changes, timeout_s: float
+    party: LocalParty, client: TraderSession, events: _EventCache, timeout_s: float
 ) -> AsyncGenerator[Session, None]:
     """The session of `connect`, from its first connection to its goodbye."""
     ended: list[Exception] = []
     finished = trio.Event()
 
-    async def run(*, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        *, task_status: trio.TaskStatus[SessionRunner] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         try:
             await client.run(task_status=task_status)
         except Exception as failed:
             while isinstance(failed, ExceptionGroup):
                 failed = failed.exceptions[0]
-            if client.end is None:
+            if client.runner is None:
                 raise failed from None
             ended.append(failed)
-            changes.failed = failed if isinstance(failed, PSymmError) else Disconnected(str(failed))
+            events.failed = failed if isinstance(failed, PSymmError) else Disconnected(str(failed))
         finally:
             # It may have been closed before anything was heard of it.
-            changes.closed |= client.end is not None and client.end.engine.ended
+            events.closed |= client.runner is not None and client.runner.protocol.ended
             finished.set()
-        changes.wake()
+        events.wake()
 
     opened: PSymmError | None = None
     async with open_block_nursery() as nursery:
@@ -774,21 +777,25 @@ async def _connected(
         try:
             with own_deadline(), trio.fail_after(timeout_s):
                 end = await nursery.start(run)
-                session = Session(party, end, changes)
-                session._settling = changes.settling = Settling(
-                    end, session.terms, nursery, lambda: session_projected(end), changes_failed
+                session = Session(party, end, events)
+                session._settlement_flow = events.settlement_flow = SettlementFlow(
+                    end, session.terms, nursery, lambda: session_projected(end), cache_failed
                 )
                 idle = IdleEnd(
                     end,
                     session.terms,
                     lambda: session_projected(end),
-                    session._settling.settle,
-                    changes.heard,
-                    changes_failed,
+                    session._settlement_flow.settle,
+                    events.on_event,
+                    cache_failed,
                 )
                 nursery.start_soon(idle.run)
-                await changes.until(
-                    lambda: True if end.engine.state in (State.TRADING, State.SETTLING) else None,
+                await events.until(
+                    lambda: (
+                        True
+                        if end.protocol.state in (SessionStatus.TRADING, SessionStatus.SETTLING)
+                        else None
+                    ),
                     float("inf"),
                 )
         except trio.TooSlowError:
@@ -800,14 +807,14 @@ async def _connected(
                 yield session
         finally:
             # Where no connection stands, there is nobody to say goodbye to.
-            stands = client.end is not None and client.end.attached
+            stands = client.runner is not None and client.runner.attached
             client.leave(Leaving())
             with trio.move_on_after(GOODBYE_S + 1 if stands else 0, shield=stands):
                 await finished.wait()
             nursery.cancel_scope.cancel()
             # Whoever still holds the session learns that nothing more comes of it.
-            changes.failed = changes.failed or SessionClosed("its block was left")
-            changes.wake()
+            events.failed = events.failed or SessionClosed("its block was left")
+            events.wake()
     if opened is not None:
         raise opened
 
@@ -819,7 +826,7 @@ def planned(side: Side, symbol: str, quantity: Number, price: Number | None = No
 
 
 def _policy_of(
-    party: Party, policy: TraderPolicy | None, token: str | None, decimals: int | None
+    party: LocalParty, policy: TraderPolicy | None, token: str | None, decimals: int | None
 ) -> tuple[TraderPolicy, NamedToken]:
     """The policy with token and decimals said, and that token as the user calls it.
 
@@ -838,11 +845,11 @@ def _policy_of(
 def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
     if resumed is None:
         return None
-    collateral = Terms.parse(resumed.opening.terms).collateral
+    collateral = Terms.parse(resumed.agreement.terms).collateral
     return NamedToken(collateral.token, collateral.decimals)
 
 
-def _show_tokens(party: Party, error: BaseException, token: NamedToken | None) -> None:
+def _show_tokens(party: LocalParty, error: BaseException, token: NamedToken | None) -> None:
     """Have an error say amounts in whole tokens."""
     if isinstance(error, PSymmError) and token is not None:
         known = [one.symbol for one in party.tokens if one.address == token.address]
@@ -850,28 +857,28 @@ def _show_tokens(party: Party, error: BaseException, token: NamedToken | None) -
 
 
 def _accept(
-    party: Party,
+    party: LocalParty,
     policy: TraderPolicy,
     shown: bytes | None,
     introduced: Introduced,
     terms: Terms,
 ) -> None:
-    """What a new meeting must keep before anything is kept or funded."""
+    """What a new handshake must keep before anything is kept or funded."""
     if shown is not None and terms.hash != shown:
         raise TermsChanged(shown=shown, now=terms.hash)
     ours, theirs = introduced.collaterals
     policy.check(terms, now_ns=party.clock.now_ns(), collateral=ours, solver_collateral=theirs)
 
 
-def session_projected(end: End) -> Account:
+def session_projected(runner: SessionRunner) -> Account:
     """The trader's account with its pending frames."""
-    ledger = end.engine.ledger
+    ledger = runner.protocol.ledger
     if not isinstance(ledger, RulebookLedger):
         raise TypeError("a session runs on the rulebook")
     return ledger.projected
 
 
-def changes_failed(error: PSymmError) -> None:
+def cache_failed(error: PSymmError) -> None:
     """A refusal while settling is raised by `settle` itself, to the one who waits there."""
 
 
@@ -914,7 +921,7 @@ class Ranking:
 
 
 async def best_solver(
-    dealer: Dealer | Party,
+    client: Client | LocalParty,
     solvers: Sequence[RegistryEntry],
     symbol: str,
     side: Side,
@@ -939,7 +946,7 @@ async def best_solver(
     Raises TokenUnnamed; never for what one solver does, which is in `failures`. Cancelled: raises
     Cancelled; the connections are closed.
     """
-    party = dealer.party if isinstance(dealer, Dealer) else dealer
+    party = client.party if isinstance(client, Client) else client
     policy, named = _policy_of(party, policy, token, decimals)
     amount = None if collateral is None else token_units(collateral, named.decimals)
     offers: list[Offer] = []
@@ -954,7 +961,7 @@ async def best_solver(
         try:
             with trio.fail_after(timeout_s):
                 async with reach() as socket:
-                    met = await meet(party, socket, entry.public_key, 0, fresh_nonce())
+                    met = await shake_hands(party, socket, entry.public_key, 0, fresh_nonce())
                     instrument = met.terms.instrument(symbol)
                     if instrument is None:
                         raise Declined("the terms have no such instrument", symbol=symbol)

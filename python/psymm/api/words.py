@@ -51,10 +51,10 @@ def terms_in_words(terms: Terms, symbol: str, solver: str = "") -> list[str]:
     return lines
 
 
-def own_terms_in_words(terms: Terms, put_up: int) -> list[str]:
+def own_terms_in_words(terms: Terms, amount: int) -> list[str]:
     """What a solver offers to every trader, and what it stands to lose by it.
 
-    put_up: what it puts up for one trader, token units.
+    amount: what it puts up for one trader, token units.
     """
     collateral, tariff, times = terms.collateral, terms.tariff, terms.timeouts
 
@@ -63,7 +63,7 @@ def own_terms_in_words(terms: Terms, put_up: int) -> list[str]:
 
     lines = [
         f"token: {collateral.token}, {collateral.decimals} decimals",
-        f"for each trader you put up {tokens(put_up)}; a trader puts up at least "
+        f"for each trader you put up {tokens(amount)}; a trader puts up at least "
         f"{tokens(collateral.trader_minimum)}",
     ]
     for each in terms.instruments:

@@ -161,7 +161,7 @@ class Creations:
         """Whether a deployment to this file began and has not ended."""
         return self._path is not None and self._path.exists()
 
-    async def take_up(self) -> None:
+    async def resume(self) -> None:
         """Find out what became of an earlier attempt; what is under way is waited for.
 
         Raises TransactionPending where it is not mined in time, DeploymentInvalid for a record that
@@ -189,7 +189,7 @@ class Creations:
         """The address of a contract: created now, or by an earlier attempt.
 
         Raises DeploymentInvalid where it has no code then, and what sending a transaction raises.
-        Cancelled: raises Cancelled; `take_up` finds what was sent.
+        Cancelled: raises Cancelled; `resume` finds what was sent.
         """
         key, doing = _key(name, data), f"deploying {name}"
         receipt = self._mined.get(key)

@@ -221,7 +221,7 @@ async def deploy(
     ):
         named = test_token
     _expect_distinct([*listed.values(), *([named] if named is not None else [])])
-    await creations.take_up()
+    await creations.resume()
     test_data = b"" if named is None else creation("TestToken", _TEST_NAME, *_named(named))
     await _expect_possible(chain, signer.address, creations, standing, test_data, agree)
     if standing is None:

@@ -89,7 +89,7 @@ async def open_devnet(
     command = [
         sys.executable,
         "-I",
-        str(Path(__file__).with_name("keeper.py")),
+        str(Path(__file__).with_name("reaper.py")),
         "Listening on",
         str(program),
         "--host=127.0.0.1",

@@ -45,7 +45,7 @@ class Role(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class RegistryEntry:
     """One entry.  updated_at: seconds since the epoch.  public_key: 64 bytes, of `account`."""
 
     account: str
@@ -106,7 +106,7 @@ class Registry(Contract):
         doing = "the removal from the registry"
         return await self.transact(signer, "remove", int(role), doing=doing, depth=depth)
 
-    async def get(self, role: Role, account: str) -> Party | None:
+    async def get(self, role: Role, account: str) -> RegistryEntry | None:
         """The entry of an account, None if it has none.
 
         Raises RegistrationInvalid if it has one that cannot be used.
@@ -122,7 +122,7 @@ class Registry(Contract):
     async def count(self, role: Role) -> int:
         return int(await self.read("count", int(role)))
 
-    async def list(self, role: Role, *, page: int = 100) -> AsyncIterator[Party]:
+    async def list(self, role: Role, *, page: int = 100) -> AsyncIterator[RegistryEntry]:
         """Every usable entry of a role, read in pages, all as of one block: whoever registers or
         leaves meanwhile hides nobody.  Entries that are invalid are left out; `get` says what is
         wrong with one.
@@ -147,7 +147,7 @@ class Registry(Contract):
                 self.chain.rpc.endpoint, "eth_call", f"{count} entries; {_MOST_LISTED} were read"
             )
 
-    async def candidates(self, role: Role, known: Collection[str] = ()) -> Sequence[Party]:
+    async def candidates(self, role: Role, known: Collection[str] = ()) -> Sequence[RegistryEntry]:
         """Usable entries of a role to choose from, all as of one block, and at most some hundred
         however many there are.
 
@@ -159,7 +159,7 @@ class Registry(Contract):
         count = min(int(await self.read("count", int(role), block=block)), _MOST_ENTRIES)
         pages = range(-(-count // _PAGE))
         chosen = pages[:1], secrets.SystemRandom().sample(pages[1:], min(_PAGES, len(pages[1:])))
-        found: list[Party] = []
+        found: list[RegistryEntry] = []
         for offset in (*chosen[0], *sorted(chosen[1])):
             rows = await self.read("list", int(role), offset * _PAGE, _PAGE, block=block)
             found.extend(self._usable(rows, role))
@@ -174,7 +174,7 @@ class Registry(Contract):
                 found.append(party)
         return found
 
-    def _usable(self, rows: Sequence[tuple[Any, ...]], role: Role) -> Iterator[Party]:
+    def _usable(self, rows: Sequence[tuple[Any, ...]], role: Role) -> Iterator[RegistryEntry]:
         for raw in rows:
             try:
                 party = self._party(raw)
@@ -258,7 +258,7 @@ class Registry(Contract):
             values = self.values("KeyRevoked", log)
             yield Revocation(values["wallet"], values["key"], values["fromSeq"], log.block)
 
-    def _party(self, raw: tuple[Any, ...]) -> Party:
+    def _party(self, raw: tuple[Any, ...]) -> RegistryEntry:
         account, role, endpoint, public_key, updated_at = raw
         try:
             known = Role(role)
@@ -266,10 +266,10 @@ class Registry(Contract):
             raise RegistrationInvalid("role", role, "is none that is known") from None
         checked_endpoint(endpoint)
         _checked_key(public_key, account)
-        return Party(account, known, endpoint, public_key, updated_at)
+        return RegistryEntry(account, known, endpoint, public_key, updated_at)
 
 
-def in_turn(entries: Sequence[Party], known: Collection[str] = ()) -> list[Party]:
+def in_turn(entries: Sequence[RegistryEntry], known: Collection[str] = ()) -> list[RegistryEntry]:
     """The order in which entries of a list should be asked: those of `known` first, then by turns
     the first of the list and any other at random."""
     first = [party for party in entries if party.account in known]

@@ -82,11 +82,11 @@ class RevocationWatch:
                 found[one.key] = min(one.from_seq, found.get(one.key, one.from_seq))
         return found
 
-    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
-        """Calls `heard` whenever `version` changes, until what it returns is called. `heard` does
-        not block and does not raise."""
+    def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Calls `on_change` whenever `version` changes, until what it returns is called.
+        `on_change` does not block and does not raise."""
         one = object()
-        self._listeners[one] = heard
+        self._listeners[one] = on_change
 
         def stop() -> None:
             self._listeners.pop(one, None)
@@ -132,8 +132,8 @@ class RevocationWatch:
             await trio.to_thread.run_sync(self._save, self._file)
         if differs or crossing:
             self._version += 1
-            for heard in tuple(self._listeners.values()):
-                heard()
+            for on_change in tuple(self._listeners.values()):
+                on_change()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Advance now, then for ever; started once the first look is through.

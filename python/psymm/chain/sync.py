@@ -77,7 +77,7 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SyncProgress:
     """What one step of following brought.
 
     rolled_back_to: the last block that still stands, where the chain had gone back; None
@@ -163,7 +163,7 @@ class TreeSync:
 
     # --- following ----------------------------------------------------------------------------
 
-    async def advance(self) -> Progress:
+    async def advance(self) -> SyncProgress:
         """Take in all blocks that are deep enough by now.
 
         Raises LyingNode, with nothing of the false part kept, and what `Chain.logs` raises.
@@ -194,7 +194,7 @@ class TreeSync:
                 inserted += leaves
                 spent += nullifiers
             self._looked = trio.current_time()
-            return Progress(self._block, rolled_back, tuple(inserted), tuple(spent))
+            return SyncProgress(self._block, rolled_back, tuple(inserted), tuple(spent))
 
     async def look(self, within_s: float) -> None:
         """Advance, unless that was done so recently: many who ask cost the node one answer.

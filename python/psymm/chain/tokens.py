@@ -266,7 +266,7 @@ def _words(said: bytes) -> str:
     return f" with 0x{said[:36].hex()}"
 
 
-# --- balances that are not there ------------------------------------------------------------------
+# --- balances that are not there ----------------------------------------------------------------
 
 
 async def _balance_places(chain: Chain, token: str, holder: str) -> tuple[list[Place], list[Place]]:

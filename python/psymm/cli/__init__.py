@@ -1,8 +1,8 @@
 """The command line: `psymm …`. Each command group is a module here, loaded when it is used.
 
 `main` is the entry point. Every way that a command can end is turned into one exit code and one
-error line here (`exits` has the codes, `endings` decides which error has which), so no traceback
-reaches a user and no exception's text is shown that is not meant to be.
+error line here (`exit_status` has the codes, `exit_report` decides which error has which), so no
+traceback reaches a user and no exception's text is shown that is not meant to be.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from importlib import import_module
 
 import click
 
-from psymm.cli.endings import ending_of
-from psymm.cli.exits import Exit
+from psymm.cli.exit_report import exit_report_of
+from psymm.cli.exit_status import Exit
 from psymm.cli.options import TYPED, Group
 from psymm.cli.output import Screen
 from psymm.cli.streams import output_failure, prepare_streams
@@ -36,7 +36,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "notes": ("psymm.cli.notes", "The notes that the wallet owns."),
     "withdraw": ("psymm.cli.withdraw", "Take tokens out, in parts, to any addresses."),
     "key": ("psymm.cli.key", "Session keys: list them, revoke them on chain."),
-    "journal": ("psymm.cli.journal", "Check, back up, mend and thin out the journal."),
+    "journal": ("psymm.cli.journal", "Check, back up, repair and thin out the journal."),
     "transcript": ("psymm.cli.transcript", "Show and verify transcripts."),
     "docs": ("psymm.cli.docs", "The pages that came with this psymm, and examples."),
     "tools": ("psymm.cli.tools", "Node tools for proving and the devnet."),
@@ -118,7 +118,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         psymm.main(args=list(arguments), prog_name="psymm", standalone_mode=False)
     except BaseException as error:
-        ending = ending_of(error)
+        ending = exit_report_of(error)
         if ending.exit is not Exit.OK:
             screen.error(ending.code, ending.message, ending.exit, ending.values)
             if ending.trace:

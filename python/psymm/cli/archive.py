@@ -12,8 +12,8 @@ import click
 import trio
 
 from psymm.cli.custodies import chosen, custody_option
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Command, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def archive_frames(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     custody: str,
     openings: bool,
@@ -61,7 +61,7 @@ def archive_frames(
 @home_option
 @custody_option
 @click.option("--yes", is_flag=True, help="Do not ask before the frames are removed.")
-def prune_frames(screen: Screen, home: Home, custody: str, yes: bool) -> None:
+def prune_frames(screen: Screen, home: DataDir, custody: str, yes: bool) -> None:
     """Removes one custody's frames before its newest checkpoint, for good.
 
     Both sides have signed the account at the checkpoint, so nothing is lost that a court would
@@ -87,27 +87,27 @@ def _confirm() -> None:
 
 
 async def _archive(
-    screen: Screen, home: Home, custody: str, password: str | None, file: Path
+    screen: Screen, home: DataDir, custody: str, password: str | None, file: Path
 ) -> None:
     from psymm.session.archive import archive
 
     async with _writer(home, password) as held:
-        key = (await chosen(held, custody)).opening.custody
+        key = (await chosen(held, custody)).agreement.custody
         done = await archive(held, key, file)
     _say(screen, key, done, f"archived in {file}", file=str(file))
 
 
-async def _prune(screen: Screen, home: Home, custody: str) -> None:
+async def _prune(screen: Screen, home: DataDir, custody: str) -> None:
     from psymm.session.archive import prune
 
     async with _writer(home, None) as held:
-        key = (await chosen(held, custody)).opening.custody
+        key = (await chosen(held, custody)).agreement.custody
         done = await prune(held, key)
     _say(screen, key, done, "removed")
 
 
 @asynccontextmanager
-async def _writer(home: Home, password: str | None) -> AsyncIterator[Journal]:
+async def _writer(home: DataDir, password: str | None) -> AsyncIterator[Journal]:
     from psymm.transcript.journal import open_journal
 
     async with open_journal(home.journal, create=False) as held:

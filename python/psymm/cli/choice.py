@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.output import Screen, plain
 from psymm.errors import ClocksDiffer
 
 if TYPE_CHECKING:
-    from psymm.api.dealer import Dealer
+    from psymm.api.client import Client
     from psymm.api.policy import TraderPolicy
     from psymm.api.trader import Indicative, Offer, Ranking
-    from psymm.chain.registry import Party
+    from psymm.chain.registry import RegistryEntry
     from psymm.cli.scenario import Step
     from psymm.errors import PSymmError
     from psymm.terms import Terms
@@ -31,7 +31,7 @@ class Choice:
     """What a choice depends on. collateral: whole tokens. plain_too: ws:// to other machines."""
 
     screen: Screen
-    dealer: Dealer
+    client: Client
     policy: TraderPolicy
     collateral: str
     tls: ssl.SSLContext | None
@@ -49,14 +49,14 @@ class Choice:
         if not orders:
             raise CommandError("usage", "Say what to trade: there is no order.", Exit.USAGE)
         if named is None:
-            asked = await self.dealer.solvers()
+            asked = await self.client.solvers()
         else:
-            asked = [await self.dealer.solver(named)]
+            asked = [await self.client.solver(named)]
         ranking = await self._ask(asked, orders[0])
         if named is not None and ranking.failures:
             error = ranking.failures[0][1]
             if isinstance(error, ClocksDiffer):
-                error.add_note(await self.dealer.which_clock(error))
+                error.add_note(await self.client.which_clock(error))
             raise error
         if not (ranking.offers or ranking.failures or ranking.not_asked):
             raise CommandError("no-solver", "The registry names no other solver.", Exit.PEER)
@@ -66,7 +66,7 @@ class Choice:
         return best, shown
 
     async def again(
-        self, entry: Party, kept: Terms, steps: Sequence[Step]
+        self, entry: RegistryEntry, kept: Terms, steps: Sequence[Step]
     ) -> dict[str, Indicative]:
         """For orders in a custody that goes on: the prices that its solver shows now, by symbol,
         where it shows any, and the terms that the custody keeps. Cancelled: raises Cancelled."""
@@ -76,7 +76,11 @@ class Choice:
         return shown
 
     async def _shown(
-        self, entry: Party, orders: Sequence[Step], ranking: Ranking, kept: Terms | None = None
+        self,
+        entry: RegistryEntry,
+        orders: Sequence[Step],
+        ranking: Ranking,
+        kept: Terms | None = None,
     ) -> dict[str, Indicative]:
         """What a solver shows for each order. ranking: what it answered about the first one. kept:
         the terms that the orders are under; None: its own now."""
@@ -94,11 +98,11 @@ class Choice:
                     self._costs(kept or offer.terms, offer.indicative, step)
         return shown
 
-    async def _ask(self, solvers: Sequence[Party], step: Step) -> Ranking:
+    async def _ask(self, solvers: Sequence[RegistryEntry], step: Step) -> Ranking:
         from psymm.api.trader import BUY, SELL, best_solver
 
         return await best_solver(
-            self.dealer,
+            self.client,
             solvers,
             step.symbol,
             BUY if step.side == "buy" else SELL,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from psymm.cli.exits import CommandError
+from psymm.cli.exit_status import CommandError
 from psymm.storage import translate_errors
 
 

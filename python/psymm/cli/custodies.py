@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import click
 
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 
 if TYPE_CHECKING:
+    from psymm.transcript.codec import JournalledCustody
     from psymm.transcript.reader import JournalReader
-    from psymm.transcript.rows import Custody
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,14 +26,14 @@ def custody_option(function: Callable[P, R]) -> Callable[P, R]:
     )(function)
 
 
-async def chosen(journal: JournalReader, start: str, lane: int | None = None) -> Custody:
+async def chosen(journal: JournalReader, start: str, lane: int | None = None) -> JournalledCustody:
     """The one custody whose id begins so, in which the journal's owner is at `lane` if one is
     given. Raises CommandError `no-such-custody`. Cancelled: raises Cancelled, nothing changed."""
     wanted = start.lower().removeprefix("0x")
     fits = [
         one
         for one in await journal.custodies()
-        if lane in (None, one.lane) and one.opening.custody.hex().startswith(wanted)
+        if lane in (None, one.lane) and one.agreement.custody.hex().startswith(wanted)
     ]
     if len(fits) != 1:
         role = "" if lane is None else f", as {LANES[lane]},"

@@ -20,7 +20,7 @@ from typing import Final, ParamSpec, TypeVar
 import click
 import trio
 
-from psymm.cli.exits import CommandError, Exit, leaves
+from psymm.cli.exit_status import CommandError, Exit, leaves
 from psymm.cli.output import Screen, Value
 
 P = ParamSpec("P")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import (
     Command,
     deployment_option,
@@ -54,7 +54,7 @@ _TRANSACTIONS = 5
 @click.option("--check", "only_check", is_flag=True, help="Only compare a deployment to its chain.")
 def deploy(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -97,7 +97,7 @@ def _test_token(text: str | None) -> TokenInfo | None:
 
 async def _deploy(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     rpc_url: str | None,
     yes: bool,
@@ -108,8 +108,8 @@ async def _deploy(
     from psymm.chain.deployment import changed_tokens, deploy
     from psymm.chain.rpc import Rpc
     from psymm.chain.transactions import Chain
+    from psymm.cli.chain_context import expect_wallet, node_url, open_wallet, remember_node
     from psymm.cli.remedies import next_commands
-    from psymm.cli.site import expect_wallet, node_url, open_wallet, remember_node
 
     expect_wallet(home)
     url = node_url(home, rpc_url)
@@ -166,14 +166,14 @@ def _expect_writable(out: Path) -> None:
 
 
 async def _check(
-    screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None
+    screen: Screen, home: DataDir, deployment_file: Path | None, rpc_url: str | None
 ) -> None:
     from psymm.chain.deployment import changed_tokens
-    from psymm.cli.site import open_site
+    from psymm.cli.chain_context import open_chain_context
 
-    async with open_site(home, deployment_file, rpc_url) as site:
-        changed = await changed_tokens(site.chain, site.deployment)
-        _show(screen, site.deployment, changed, deployment_file or home.deployment, "Checked")
+    async with open_chain_context(home, deployment_file, rpc_url) as context:
+        changed = await changed_tokens(context.chain, context.deployment)
+        _show(screen, context.deployment, changed, deployment_file or home.deployment, "Checked")
 
 
 def _show(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.earlier import Asked, refuse_again, take_up
-from psymm.cli.home import Home
+from psymm.cli.chain_context import expect_coins, look_before_asking, token_of
+from psymm.cli.data_dir import DataDir
+from psymm.cli.earlier import Asked, finish_earlier, refuse_again
+from psymm.cli.funds import BLOCK_S, OpenFunds, open_funds
 from psymm.cli.options import (
     Command,
     deployment_option,
@@ -22,8 +24,6 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount
 from psymm.cli.password import ask_password
-from psymm.cli.purse import BLOCK_S, OpenPurse, open_purse
-from psymm.cli.site import expect_coins, look_before_asking, token_of
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
@@ -44,7 +44,7 @@ _APPROVAL_GAS = 50_000
 @click.argument("amount")
 def deposit(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -67,33 +67,33 @@ def deposit(
         screen.event("beside", "a daemon runs on this home; it finds the deposit by itself")
 
     opening = partial(
-        open_purse, home, deployment_file, rpc_url, password, proving=False, beside=beside
+        open_funds, home, deployment_file, rpc_url, password, proving=False, beside=beside
     )
     trio.run(_deposit, screen, opening, info, units, permit, yes)
 
 
 async def _deposit(
-    screen: Screen, opening: OpenPurse, info: TokenInfo, units: int, permit: bool, yes: bool
+    screen: Screen, opening: OpenFunds, info: TokenInfo, units: int, permit: bool, yes: bool
 ) -> None:
     from psymm.chain.contracts import Token
 
-    async with opening() as purse:
-        earlier = await take_up(screen, purse)
+    async with opening() as funds:
+        earlier = await finish_earlier(screen, funds)
         asked = Asked("deposit", info.address, units)
         if asked in earlier:
-            refuse_again(screen, purse, asked, earlier[asked])
+            refuse_again(screen, funds, asked, earlier[asked])
             return
-        await purse.site.deployment.expect_token(purse.site.chain, info.address)
-        erc20 = Token(purse.site.chain, info.address)
-        await erc20.expect(purse.wallet.address, None, units)
+        await funds.context.deployment.expect_token(funds.context.chain, info.address)
+        erc20 = Token(funds.context.chain, info.address)
+        await erc20.expect(funds.wallet.address, None, units)
         gas = _GAS if permit else _GAS + _APPROVAL_GAS
-        price = (await purse.site.chain.fees()).max_wei
+        price = (await funds.context.chain.fees()).max_wei
         cost = Cost(gas, price, BLOCK_S if permit else 2 * BLOCK_S)
-        await expect_coins(purse.site.chain, purse.wallet.address, cost)
+        await expect_coins(funds.context.chain, funds.wallet.address, cost)
         action = f"Depositing {format_amount(units, info.decimals)} {info.symbol}"
         confirm_cost(screen, action, cost, yes)
-        note = await purse.vault.deposit(purse.wallet, info.address, units, permit=permit)
-        balance = await purse.vault.balance(info.address)
+        note = await funds.vault.deposit(funds.wallet, info.address, units, permit=permit)
+        balance = await funds.vault.balance(info.address)
         screen.result(
             f"Deposited. In custody now: {format_amount(balance.available, info.decimals)} "
             f"{info.symbol}.",
@@ -102,4 +102,4 @@ async def _deposit(
             commitment=note.commitment,
             available=str(balance.available),
         )
-        await purse.vault.heard()
+        await funds.vault.acknowledge_ended()

@@ -9,8 +9,8 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import (
     Group,
     deployment_option,
@@ -83,7 +83,7 @@ def devnet(
 @click.option("--amount", default=None, metavar="N", help="Make this much of the token.")
 def fund(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -101,7 +101,7 @@ def fund(
     if (token is None) != (amount is None):
         raise CommandError("usage", "--token and --amount go together.", Exit.USAGE)
     from psymm.chain.addresses import checksummed
-    from psymm.cli.site import expect_wallet, load_deployment, node_url, open_wallet
+    from psymm.cli.chain_context import expect_wallet, load_deployment, node_url, open_wallet
 
     wei = None if ether is None else 0 if ether == "0" else parse_amount(ether, 18)
     minted: tuple[TokenInfo, int] | None = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from psymm.cli.output import Screen, format_amount
 
 if TYPE_CHECKING:
-    from psymm.cli.purse import Purse
+    from psymm.cli.funds import Funds
     from psymm.custody.moves import Vault
     from psymm.custody.sending import Sender
     from psymm.custody.store import Move
@@ -31,8 +31,8 @@ class Asked:
     recipient: str = ""
 
 
-async def take_up(
-    screen: Screen, purse: Purse, senders: Sequence[Sender] = ()
+async def finish_earlier(
+    screen: Screen, funds: Funds, senders: Sequence[Sender] = ()
 ) -> dict[Asked, Move]:
     """Carry on with earlier moves and say how each ended or that it is under way. The deposits
     and withdrawals among them, by what they were for; those under way in front of those done.
@@ -42,17 +42,17 @@ async def take_up(
     """
     from psymm.custody.errors import StoreLocked
 
-    found = await _take_up(screen, purse, purse.vault, senders)
-    if purse.left_beside is not None:
+    found = await _finish_earlier(screen, funds, funds.vault, senders)
+    if funds.left_beside is not None:
         with suppress(StoreLocked):
-            async with await purse.left_beside() as beside:
-                found |= await _take_up(screen, purse, beside, ())
-            await purse.vault.refresh()  # what was mined meanwhile is in the tree now
+            async with await funds.left_beside() as beside:
+                found |= await _finish_earlier(screen, funds, beside, ())
+            await funds.vault.refresh()  # what was mined meanwhile is in the tree now
     return found
 
 
-async def _take_up(
-    screen: Screen, purse: Purse, vault: Vault, senders: Sequence[Sender]
+async def _finish_earlier(
+    screen: Screen, funds: Funds, vault: Vault, senders: Sequence[Sender]
 ) -> dict[Asked, Move]:
     alive = await vault.resume(senders)
     ended = await vault.ended()
@@ -63,7 +63,7 @@ async def _take_up(
         asked = await _asked(vault, move)
         screen.event(
             "earlier-move",
-            f"Earlier: {_words(purse, asked)} {_state(move)}.",
+            f"Earlier: {_words(funds, asked)} {_state(move)}.",
             purpose=move.purpose,
             status=move.status,
             tx=move.tx_hash,
@@ -71,11 +71,11 @@ async def _take_up(
         )
         if move.status != "failed":
             found[asked] = move
-    await vault.heard()
+    await vault.acknowledge_ended()
     return found
 
 
-def refuse_again(screen: Screen, purse: Purse, asked: Asked, move: Move) -> None:
+def refuse_again(screen: Screen, funds: Funds, asked: Asked, move: Move) -> None:
     """End a command that asks for what an earlier move does. Returns where that one is done, with
     the command's result told; raises TransactionPending or MoveUnderWay where it is not."""
     from psymm.chain.errors import TransactionPending
@@ -86,7 +86,7 @@ def refuse_again(screen: Screen, purse: Purse, asked: Asked, move: Move) -> None
             raise TransactionPending(move.tx_hash, 0.0)
         raise MoveUnderWay(move.purpose, move.deadline)
     screen.result(
-        f"{_words(purse, asked)} is done: it was sent by an earlier command. Nothing new was "
+        f"{_words(funds, asked)} is done: it was sent by an earlier command. Nothing new was "
         "begun. To do the same once more, repeat the command.",
         earlier=True,
         purpose=asked.purpose,
@@ -116,8 +116,8 @@ async def _asked(vault: Vault, move: Move) -> Asked:
     return Asked(move.purpose, made[0].token, made[0].amount)
 
 
-def _words(purse: Purse, asked: Asked) -> str:
-    known = {one.address: one for one in purse.site.deployment.tokens}
+def _words(funds: Funds, asked: Asked) -> str:
+    known = {one.address: one for one in funds.context.deployment.tokens}
     info = known.get(asked.token)
     amount = (
         f"{format_amount(asked.units, info.decimals)} {info.symbol}"

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Protocol
 
 from psymm.api.amounts import AmountInvalid, scaled
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 
 ONE = 10**18
 NS = 10**9

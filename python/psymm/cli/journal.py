@@ -1,4 +1,5 @@
-"""`psymm journal`: check the journal, back it up while it runs, and mend it when it is damaged."""
+"""`psymm journal`: check the journal, back it up while it runs, and repair it when it is
+damaged."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import click
 import trio
 
 from psymm.cli.archive import archive_frames, prune_frames
+from psymm.cli.chain_context import open_wallet
 from psymm.cli.custodies import LANES
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import (
     Group,
     home_option,
@@ -25,7 +27,6 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, Value
 from psymm.cli.password import ask_password
-from psymm.cli.site import open_wallet
 from psymm.cli.tls import plain_option
 from psymm.errors import (
     BehindUnproved,
@@ -39,24 +40,24 @@ from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.session.clock import Clock
-    from psymm.transcript.heads import Standing
+    from psymm.transcript.codec import JournalledCustody
+    from psymm.transcript.heads import Health
     from psymm.transcript.journal import Journal
-    from psymm.transcript.rows import Custody
-    from psymm.transcript.salvage import Found, Mended, Mending, Survey
+    from psymm.transcript.repair import CustodyReport, JournalReport, RepairedCustody, RepairResult
     from psymm.wallet import Wallet
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_STANDINGS = {
-    "whole": "signs",
-    "mending": "signs again once its missing frames are fetched",
-    "restored": "never signs again; settles by wallet signature",
+_HEALTH = {
+    "complete": "signs",
+    "recovering": "signs again once its missing frames are fetched",
+    "read-only": "never signs again; settles by wallet signature",
     None: "its opening is lost; nothing of it could be taken over",
 }
 
 
 @click.group(cls=Group)
 def journal() -> None:
-    """The journal, which must never be lost: check, backup, mend; archive, prune."""
+    """The journal, which must never be lost: check, backup, repair; archive, prune."""
 
 
 journal.add_command(archive_frames)
@@ -69,7 +70,7 @@ journal.add_command(prune_frames)
 @json_option
 @home_option
 @click.argument("file", type=_FILE, required=False)
-def check(screen: Screen, home: Home, file: Path | None) -> None:
+def check(screen: Screen, home: DataDir, file: Path | None) -> None:
     """Says what the home's journal holds, or FILE, and whether it is whole.
 
     Every page, checksum, head and signature is looked at; nothing is changed, and a daemon may run.
@@ -80,43 +81,43 @@ def check(screen: Screen, home: Home, file: Path | None) -> None:
 
 async def _check(screen: Screen, file: Path) -> None:
     from psymm.transcript.reader import open_journal_reader
+    from psymm.transcript.repair import inspect
     from psymm.transcript.replayed import verify_journal
-    from psymm.transcript.salvage import survey
     from psymm.transcript.tables import VERSION
 
-    found = await trio.to_thread.run_sync(survey, file)
-    if found.version is not None and found.version < VERSION:
+    report = await trio.to_thread.run_sync(inspect, file)
+    if report.version is not None and report.version < VERSION:
         # Its heads are made when it is first written to; till then its own check is what there is.
         async with open_journal_reader(file):
             pass
-    for one in found.custodies:
+    for one in report.custodies:
         _show(screen, one)
-    if not found.whole:
+    if not report.complete:
         raise CommandError(
             "journal-corrupt",
-            _damage(file, found),
+            _damage(file, report),
             Exit.JOURNAL,
-            frames=found.frames,
-            missing="; ".join(str(lack) for lack in found.missing),
-            lost=found.lost,
+            frames=report.frames,
+            missing="; ".join(str(lack) for lack in report.missing),
+            lost=report.lost,
         )
     async with open_journal_reader(file) as reader:
         frames = await verify_journal(reader)
-    when = found.backup_ns
-    said = f"{len(found.custodies)} custodies, {frames} frames: whole, every signature stands."
+    when = report.backup_ns
+    said = f"{len(report.custodies)} custodies, {frames} frames: whole, every signature stands."
     if when is not None:
         said += f" A backup, made {_moment(when)}."
     screen.result(
         said,
         ok=True,
         file=str(file),
-        custodies=len(found.custodies),
+        custodies=len(report.custodies),
         frames=frames,
         backupTime=None if when is None else str(when),
     )
 
 
-def _show(screen: Screen, one: Found) -> None:
+def _show(screen: Screen, one: CustodyReport) -> None:
     lane = None if one.lane is None else LANES[one.lane]
     heads: dict[str, Value] = {
         name: {"seq": seq, "digest": digest}
@@ -126,11 +127,11 @@ def _show(screen: Screen, one: Found) -> None:
     ends = ", ".join(f"{name} {seq}" for name, (seq, _) in zip(LANES, one.heads, strict=True))
     screen.event(
         "custody",
-        f"0x{one.custody.hex()}  {lane or '?'}, {state or '?'}, {one.standing}: heads {ends}",
+        f"0x{one.custody.hex()}  {lane or '?'}, {state or '?'}, {one.health}: heads {ends}",
         custody=one.custody,
         lane=lane,
         state=state,
-        standing=one.standing,
+        health=one.health,
         heads=heads,
         frames=len(one.frames),
         missing=[_lack(lack) for lack in one.missing],
@@ -144,15 +145,15 @@ def _lack(lack: Missing) -> dict[str, Value]:
     return said
 
 
-def _damage(file: Path, found: Survey) -> str:
+def _damage(file: Path, report: JournalReport) -> str:
     said = f"{file} is damaged"
-    if found.fault:
-        said += f" ({found.fault})"
-    if found.missing:
-        said += ". Missing: " + "; ".join(str(lack) for lack in found.missing)
-    if found.lost:
-        said += f". {found.lost} frames are gone of which nothing is left but their count"
-    return said + ". Stop what writes it, then: psymm journal mend."
+    if report.fault:
+        said += f" ({report.fault})"
+    if report.missing:
+        said += ". Missing: " + "; ".join(str(lack) for lack in report.missing)
+    if report.lost:
+        said += f". {report.lost} frames are gone of which nothing is left but their count"
+    return said + ". Stop what writes it, then: psymm journal repair."
 
 
 def _moment(when_ns: int) -> str:
@@ -166,7 +167,7 @@ def _moment(when_ns: int) -> str:
 @json_option
 @home_option
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def backup(screen: Screen, home: Home, file: Path) -> None:
+def backup(screen: Screen, home: DataDir, file: Path) -> None:
     """Copies the journal to FILE as of one moment, while a daemon may write it.
 
     FILE is marked as a backup: it serves in court (transcript export, show, verify) and settles by
@@ -196,7 +197,7 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
     )
 
 
-# --- mend ---------------------------------------------------------------------------------------
+# --- repair -------------------------------------------------------------------------------------
 
 
 @journal.command()
@@ -230,9 +231,9 @@ def backup(screen: Screen, home: Home, file: Path) -> None:
 )
 @plain_option
 @private_option
-def mend(
+def repair(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     sources: tuple[Path, ...],
     offline: bool,
@@ -252,13 +253,13 @@ def mend(
     wallet signature.
     """
     trio.run(
-        partial(_mend, screen, home, password_fd, sources, offline, listen, wait, plain, private)
+        partial(_repair, screen, home, password_fd, sources, offline, listen, wait, plain, private)
     )
 
 
-async def _mend(
+async def _repair(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     sources: Sequence[Path],
     offline: bool,
@@ -268,58 +269,62 @@ async def _mend(
     private: bool | None,
 ) -> None:
     from psymm.transcript.journal import open_journal
-    from psymm.transcript.salvage import mend_journal
+    from psymm.transcript.repair import repair_journal
 
     path = home.journal
-    mending = await trio.to_thread.run_sync(mend_journal, path, sources, time.time_ns())
-    if mending is not None:
-        _show_mending(screen, mending)
+    result = await trio.to_thread.run_sync(repair_journal, path, sources, time.time_ns())
+    if result is not None:
+        _show_repair(screen, result)
     async with open_journal(path, create=False) as journal:
-        lacking = [one for one in await journal.custodies() if one.standing == "mending"]
+        lacking = [one for one in await journal.custodies() if one.health == "recovering"]
         if lacking and not offline:
             wallet = await open_wallet(home, ask_password(password_fd))
             await _ask_peers(screen, journal, wallet, lacking, listen, wait_s, plain, private)
         held = await journal.custodies()
-    lost = 0 if mending is None else sum(one.standing is None for one in mending.custodies)
-    left = [one.opening.custody for one in held if one.standing == "mending"]
-    restored = sum(one.standing == "restored" for one in held)
+    lost = 0 if result is None else sum(one.health is None for one in result.custodies)
+    left = [one.agreement.custody for one in held if one.health == "recovering"]
+    restored = sum(one.health == "read-only" for one in held)
     if left or lost:
         raise CommandError(
             "still-missing",
             f"{len(left)} custodies still lack frames, of {lost} the opening is lost. What came is "
             "kept. Run it again when the peer can be reached, or give --from FILE.",
             Exit.JOURNAL,
-            mending=len(left),
+            recovering=len(left),
             lost=lost,
-            restored=restored,
+            readOnly=restored,
         )
-    if mending is None and not lacking:
-        screen.result("The journal is whole; nothing was changed.", ok=True, mended=False)
+    if result is None and not lacking:
+        screen.result("The journal is whole; nothing was changed.", ok=True, repaired=False)
         return
     screen.result(
-        f"Mended: {len(held) - restored} custodies sign again, {restored} never will.",
+        f"Repaired: {len(held) - restored} custodies sign again, {restored} never will.",
         ok=True,
-        mended=True,
-        whole=len(held) - restored,
-        restored=restored,
+        repaired=True,
+        complete=len(held) - restored,
+        readOnly=restored,
     )
 
 
-def _show_mending(screen: Screen, mending: Mending) -> None:
-    screen.event("aside", f"The damaged file is kept as {mending.aside}.", file=str(mending.aside))
-    for one in mending.custodies:
-        _show_mended(screen, one)
+def _show_repair(screen: Screen, result: RepairResult) -> None:
+    screen.event(
+        "damaged-file",
+        f"The damaged file is kept as {result.damaged_file}.",
+        file=str(result.damaged_file),
+    )
+    for one in result.custodies:
+        _show_repaired(screen, one)
 
 
-def _show_mended(screen: Screen, one: Mended) -> None:
-    said = f"0x{one.custody.hex()}  {one.frames} frames; {_STANDINGS[one.standing]}"
+def _show_repaired(screen: Screen, one: RepairedCustody) -> None:
+    said = f"0x{one.custody.hex()}  {one.frames} frames; {_HEALTH[one.health]}"
     if one.missing:
         said += ". Missing: " + "; ".join(str(lack) for lack in one.missing)
     screen.event(
         "custody",
         said,
         custody=one.custody,
-        standing=one.standing,
+        health=one.health,
         frames=one.frames,
         missing=[_lack(lack) for lack in one.missing],
     )
@@ -329,21 +334,21 @@ async def _ask_peers(
     screen: Screen,
     journal: Journal,
     wallet: Wallet,
-    lacking: Sequence[Custody],
+    lacking: Sequence[JournalledCustody],
     listen: tuple[str, int] | None,
     wait_s: float,
     plain: bool,
     private: bool | None,
 ) -> None:
     from psymm.session.clock import SystemClock
-    from psymm.session.mending import MendingServer
+    from psymm.session.peer_recovery import RecoveryServer
     from psymm.session.transport import listen as listen_on
 
     clock = SystemClock()
-    left = {one.opening.custody for one in lacking}
+    left = {one.agreement.custody for one in lacking}
     done = trio.Event()
 
-    def ended(custody: bytes, outcome: Standing | PSymmError) -> None:
+    def ended(custody: bytes, outcome: Health | PSymmError) -> None:
         if isinstance(outcome, PSymmError):
             screen.event(
                 "not-yet",
@@ -354,10 +359,10 @@ async def _ask_peers(
             return
         left.discard(custody)
         screen.event(
-            "mended",
-            f"0x{custody.hex()}  {_STANDINGS[outcome]}",
+            "repaired",
+            f"0x{custody.hex()}  {_HEALTH[outcome]}",
             custody=custody,
-            standing=outcome,
+            health=outcome,
         )
         if not left:
             done.set()
@@ -369,7 +374,7 @@ async def _ask_peers(
             for one in dialled:
                 nursery.start_soon(_dial, journal, one, clock, wallet, ended, plain, private)
             if served and listen is not None:
-                server = MendingServer(journal, clock, wallet, ended)
+                server = RecoveryServer(journal, clock, wallet, ended)
                 port = await nursery.start(partial(listen_on, *listen, server.connection))
                 screen.event(
                     "listening",
@@ -383,33 +388,33 @@ async def _ask_peers(
 
 async def _dial(
     journal: Journal,
-    custody: Custody,
+    custody: JournalledCustody,
     clock: Clock,
     wallet: Wallet,
-    ended: Callable[[bytes, Standing | PSymmError], None],
+    ended: Callable[[bytes, Health | PSymmError], None],
     plain: bool,
     private: bool | None,
 ) -> None:
     """Ask a trader's solver again and again, until it has shown all or the time is up."""
-    from psymm.session.mending import fetch_missing
+    from psymm.session.peer_recovery import fetch_missing
     from psymm.session.trader import Backoff
     from psymm.session.transport import dial
     from psymm.sockets.endpoints import private_allowed
     from psymm.terms import Terms
 
-    near = private_allowed(Terms.parse(custody.opening.terms).chain.id, private)
+    near = private_allowed(Terms.parse(custody.agreement.terms).chain.id, private)
     backoff, failures = Backoff(), 0
     while True:
         try:
             async with dial(custody.endpoint, plain=plain, private=near) as socket:
-                held = await journal.custody(custody.opening.custody)
-                standing = await fetch_missing(journal, held, socket, clock, wallet)
-                ended(custody.opening.custody, standing)
+                held = await journal.custody(custody.agreement.custody)
+                health = await fetch_missing(journal, held, socket, clock, wallet)
+                ended(custody.agreement.custody, health)
                 return
         except (JournalError, StorageError):
             raise
         except PSymmError as failed:
-            ended(custody.opening.custody, failed)
+            ended(custody.agreement.custody, failed)
             unproved = isinstance(failed, ForkUnproved | BehindUnproved)
             if (isinstance(failed, Forked) and not unproved) or not custody.endpoint:
                 return

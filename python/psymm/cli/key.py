@@ -15,8 +15,8 @@ import click
 import trio
 
 from psymm.cli.custodies import LANES, chosen
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import (
     Group,
     deployment_option,
@@ -31,9 +31,9 @@ from psymm.cli.password import ask_password
 
 if TYPE_CHECKING:
     from psymm.chain.transactions import Receipt
-    from psymm.cli.site import Site
+    from psymm.cli.chain_context import ChainContext
+    from psymm.transcript.codec import JournalledCustody
     from psymm.transcript.record import Record
-    from psymm.transcript.rows import Custody
 
 REVOCATION_GAS = 60_000
 
@@ -46,12 +46,12 @@ def key() -> None:
 @key.command("list")
 @json_option
 @home_option
-def list_keys(screen: Screen, home: Home) -> None:
+def list_keys(screen: Screen, home: DataDir) -> None:
     """Lists the session keys in force of the journal's custodies, beside a daemon if one runs."""
     trio.run(partial(_list, screen, home))
 
 
-async def _list(screen: Screen, home: Home) -> None:
+async def _list(screen: Screen, home: DataDir) -> None:
     from psymm._core import address_of
 
     found = [
@@ -63,7 +63,7 @@ async def _list(screen: Screen, home: Home) -> None:
         ("custody", "lane", "key", "frames", "expires", "revoked"),
         [
             (
-                "0x" + custody.opening.custody.hex()[:16] + "…",
+                "0x" + custody.agreement.custody.hex()[:16] + "…",
                 LANES[custody.lane],
                 address_of(known.public_key),
                 f"{record.ruled_since(custody.lane)}…{known.to_seq}, "
@@ -78,7 +78,7 @@ async def _list(screen: Screen, home: Home) -> None:
         "" if found else "No custody of the journal has a session key in force.",
         keys=[
             {
-                "custody": custody.opening.custody,
+                "custody": custody.agreement.custody,
                 "lane": LANES[custody.lane],
                 "key": address_of(known.public_key),
                 "since": record.ruled_since(custody.lane),
@@ -121,7 +121,7 @@ async def _list(screen: Screen, home: Home) -> None:
 )
 def revoke(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -141,7 +141,7 @@ def revoke(
 
     async def run() -> None:
         from psymm.chain.addresses import checksummed
-        from psymm.cli.site import look_before_asking, open_site, open_wallet
+        from psymm.cli.chain_context import look_before_asking, open_chain_context, open_wallet
 
         look_before_asking(home, deployment_file, rpc_url)
         revoked, seq = address or "", 1
@@ -151,9 +151,9 @@ def revoke(
         wallet = await open_wallet(home, ask_password(password_fd))
         if revoked == wallet.address:
             raise CommandError("wallets-own-key", "That is the wallet's address, no session key's.")
-        async with open_site(home, deployment_file, rpc_url) as site:
+        async with open_chain_context(home, deployment_file, rpc_url) as context:
             if sign_only:
-                message = site.registry.revocation_message(wallet.address, revoked, seq)
+                message = context.registry.revocation_message(wallet.address, revoked, seq)
                 signature = await wallet.sign_typed(message)
                 screen.result(
                     f"psymm key bring --wallet {wallet.address} --key {revoked} "
@@ -165,8 +165,8 @@ def revoke(
                 )
                 return
             action = f"Revoking {revoked} from frame {seq} on, for good"
-            await _confirm(screen, site, action, yes)
-            receipt = await site.registry.revoke_key(wallet, revoked, seq)
+            await _confirm(screen, context, action, yes)
+            receipt = await context.registry.revoke_key(wallet, revoked, seq)
         _say(screen, wallet.address, revoked, seq, receipt)
 
     trio.run(run)
@@ -185,7 +185,7 @@ def revoke(
 @click.option("--signature", required=True, metavar="HEX", help="What that wallet signed.")
 def bring(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -199,15 +199,15 @@ def bring(
 
     async def run() -> None:
         from psymm.chain.addresses import checksummed
-        from psymm.cli.site import look_before_asking, open_site, open_wallet
+        from psymm.cli.chain_context import look_before_asking, open_chain_context, open_wallet
         from psymm.errors import WalletError
         from psymm.signatures import signature_by
 
         look_before_asking(home, deployment_file, rpc_url)
         whose, revoked = checksummed("wallet", owner), checksummed("key", address)
         wallet = await open_wallet(home, ask_password(password_fd))
-        async with open_site(home, deployment_file, rpc_url) as site:
-            digest = site.registry.revocation_message(whose, revoked, from_seq).digest()
+        async with open_chain_context(home, deployment_file, rpc_url) as context:
+            digest = context.registry.revocation_message(whose, revoked, from_seq).digest()
             try:
                 signed = signature_by(whose, digest, signature)
             except WalletError as bad:
@@ -218,15 +218,17 @@ def bring(
                     Exit.USAGE,
                 ) from None
             action = f"Bringing {whose}'s revocation of {revoked} from frame {from_seq} on"
-            await _confirm(screen, site, action, yes)
-            receipt = await site.registry.revoke_key_for(wallet, whose, revoked, from_seq, signed)
+            await _confirm(screen, context, action, yes)
+            receipt = await context.registry.revoke_key_for(
+                wallet, whose, revoked, from_seq, signed
+            )
         _say(screen, whose, revoked, from_seq, receipt)
 
     trio.run(run)
 
 
-async def _confirm(screen: Screen, site: Site, action: str, yes: bool) -> None:
-    price = (await site.chain.fees()).max_wei
+async def _confirm(screen: Screen, context: ChainContext, action: str, yes: bool) -> None:
+    price = (await context.chain.fees()).max_wei
     confirm_cost(screen, action, Cost(REVOCATION_GAS, price, 15.0), yes)
 
 
@@ -241,7 +243,7 @@ def _say(screen: Screen, wallet: str, revoked: str, from_seq: int, receipt: Rece
     )
 
 
-async def _records(home: Home) -> list[tuple[Custody, Record, set[str]]]:
+async def _records(home: DataDir) -> list[tuple[JournalledCustody, Record, set[str]]]:
     """The journal's custodies, with their records and our revoked keys."""
     from psymm.transcript.reader import open_journal_reader
     from psymm.transcript.replayed import read_record
@@ -250,10 +252,10 @@ async def _records(home: Home) -> list[tuple[Custody, Record, set[str]]]:
         return [
             (
                 custody,
-                await read_record(journal, custody.opening),
+                await read_record(journal, custody.agreement),
                 {
                     one.key
-                    for one in await journal.revocations(custody.opening.custody)
+                    for one in await journal.revocations(custody.agreement.custody)
                     if one.lane == custody.lane
                 },
             )
@@ -261,7 +263,7 @@ async def _records(home: Home) -> list[tuple[Custody, Record, set[str]]]:
         ]
 
 
-async def _in_force(home: Home, start: str) -> tuple[str, int]:
+async def _in_force(home: DataDir, start: str) -> tuple[str, int]:
     """The address of our session key in force in the custody whose id begins so, and the number of
     our next frame."""
     from psymm._core import address_of
@@ -270,7 +272,7 @@ async def _in_force(home: Home, start: str) -> tuple[str, int]:
 
     async with open_journal_reader(home.journal) as journal:
         custody = await chosen(journal, start)
-        record = await read_record(journal, custody.opening)
+        record = await read_record(journal, custody.agreement)
     known = record.delegation(custody.lane)
     if known is None:
         raise CommandError("no-key", "This custody has no session key in force yet.")

@@ -100,7 +100,7 @@ async def _kept(journal: Path) -> list[LeftOpen]:
     """Our trades that have not ended; none where the file cannot be read, which what ended the
     command is graver than."""
     from psymm.session.left import open_custodies
-    from psymm.transcript.opening import TRADER
+    from psymm.transcript.agreement import TRADER
     from psymm.transcript.reader import open_journal_reader
 
     try:
@@ -120,7 +120,7 @@ async def telling_left(
     resumed: the beginning of a custody's id. Raises JournalCorrupt. Cancelled: `left` is filled.
     """
     from psymm.session.left import open_custodies
-    from psymm.transcript.opening import TRADER
+    from psymm.transcript.agreement import TRADER
 
     before = await open_custodies(journal, TRADER)
     tell(screen, "still-open", before, go_on)

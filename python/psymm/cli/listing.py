@@ -30,7 +30,7 @@ async def enter_registry(
     """
     from psymm.chain.errors import RegistrationInvalid
     from psymm.chain.registry import Role, checked_endpoint
-    from psymm.cli.site import expect_coins
+    from psymm.cli.chain_context import expect_coins
     from psymm.sockets.dialling import check_plain
 
     checked_endpoint(endpoint)

@@ -13,13 +13,13 @@ from typing import Final
 import trio
 
 from psymm._core import format_decimal
-from psymm.api.dealer import Dealer
-from psymm.api.solver import IncomingOrder, Prices, QuoteAsked, Solver, SolverSession
+from psymm.api.client import Client
+from psymm.api.solver import IncomingOrder, IncomingQuoteRequest, Prices, Solver, SolverSession
 from psymm.cli.market import Market
 from psymm.cli.output import Screen, format_amount, plain
 from psymm.errors import PSymmError
 from psymm.messages import Side
-from psymm.session.turn import State
+from psymm.session.effects import SessionStatus
 from psymm.sockets.admission import AdmissionLimits
 
 LOOK_S: Final = 0.25
@@ -32,7 +32,7 @@ class Maker(Solver):
 
     def __init__(
         self,
-        dealer: Dealer,
+        client: Client,
         market: Market,
         screen: Screen,
         *,
@@ -40,9 +40,9 @@ class Maker(Solver):
         limits: AdmissionLimits | None = None,
         disk_floor: int,
     ) -> None:
-        units, decimals = market.put_up, market.terms.collateral.decimals
+        units, decimals = market.collateral, market.terms.collateral.decimals
         super().__init__(
-            dealer,
+            client,
             market.terms,
             collateral=format_amount(units, decimals),
             cancel_on_disconnect=cancel_on_disconnect,
@@ -60,7 +60,7 @@ class Maker(Solver):
         found = self._prices(symbol)
         return None if found is None else Prices(*found)
 
-    async def on_quote_request(self, request: QuoteAsked) -> None:
+    async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         found = self._prices(request.symbol)
         if found is None:
             await request.reject("no price for this instrument")
@@ -148,13 +148,13 @@ class Maker(Solver):
         most = (_decimal(at_most) / price / lot).to_integral(ROUND_DOWN)
         return min(order.leaves, max(most, Decimal(1)) * lot)
 
-    # --- the session ------------------------------------------------------------------------------
+    # --- the session -----------------------------------------------------------------------------
 
     async def on_cancel(self, order: IncomingOrder) -> bool:
         self._told(order, "cancelled", order.price)
         return True
 
-    async def on_state(self, session: SolverSession, state: State) -> None:
+    async def on_state(self, session: SolverSession, state: SessionStatus) -> None:
         self._say(session, "state", state.value, state=state.value)
 
     async def on_idle(self, session: SolverSession, flat: bool) -> None:

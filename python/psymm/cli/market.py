@@ -3,7 +3,7 @@
     token = "pUSD"                  # collateral, by symbol or address
     trader_minimum = "1000"         # what each side must put up at least
     solver_minimum = "1000"
-    put_up = "5000"                 # what this solver puts up for each trader
+    collateral = "5000"             # what this solver puts up for each trader
     trader_reserve = "50"           # penalty reserves, never reached by PnL
     solver_reserve = "50"
     relayer_cap = "1"               # the most that a relayer may take for settling
@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psymm.api.amounts import AmountInvalid, scaled
 from psymm.cli.configuration import read_toml
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.feed import (
     NS,
     ConstantFeed,
@@ -75,7 +75,7 @@ _TOP: Final = frozenset(
         "token",
         "trader_minimum",
         "solver_minimum",
-        "put_up",
+        "collateral",
         "trader_reserve",
         "solver_reserve",
         "relayer_cap",
@@ -167,7 +167,7 @@ class Market:
     terms: Terms
     feed: Feed
     style: Style
-    put_up: int
+    collateral: int
     caps: Caps
     policy: SolverPolicy
 
@@ -212,9 +212,9 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
         units("relayer_cap"),
         instruments,
     )
-    put_up = units("put_up")
-    if put_up < minimums[1]:
-        raise _bad("put_up is below solver_minimum, so no session could begin")
+    collateral = units("collateral")
+    if collateral < minimums[1]:
+        raise _bad("collateral is below solver_minimum, so no session could begin")
     spread = _decimal(raw, "spread_bps")
     at_most = _text(raw, "fill_at_most", "1000000")
     style = Style(
@@ -225,9 +225,9 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
         close_at_most=parse_price(_text(raw, "close_at_most", at_most), "close_at_most"),
     )
     policy = solver_policy(raw.get("policy", {}))
-    policy.check(terms, put_up, now_ns)
+    policy.check(terms, collateral, now_ns)
     feed = _feed(feed_table, instruments, now_ns)
-    return Market(terms, feed, style, put_up, _caps(raw), policy)
+    return Market(terms, feed, style, collateral, _caps(raw), policy)
 
 
 def _caps(raw: Mapping[str, Any]) -> Caps:
@@ -251,7 +251,7 @@ def _terms(
     relayer_cap: int,
     instruments: list[dict[str, Any]],
 ) -> Terms:
-    from psymm.terms import Chain, Collateral, Instrument, Rates, Tariff, Terms
+    from psymm.terms import ChainRef, CollateralTerms, Instrument, Rates, Tariff, Terms
 
     def made(one: dict[str, Any]) -> Instrument:
         def number(name: str) -> int:
@@ -274,13 +274,13 @@ def _terms(
         )
 
     return Terms(
-        chain=Chain(
+        chain=ChainRef(
             id=deployment.chain_id,
             psymm=deployment.psymm,
             registry=deployment.registry,
             confirmations=_whole(raw, "confirmations", 1),
         ),
-        collateral=Collateral(
+        collateral=CollateralTerms(
             token=token,
             decimals=decimals,
             trader_minimum=minimums[0],

@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 import trio
 
-from psymm.cli.earlier import take_up
-from psymm.cli.home import Home
+from psymm.cli.chain_context import look_before_asking
+from psymm.cli.data_dir import DataDir
+from psymm.cli.earlier import finish_earlier
+from psymm.cli.funds import open_funds
 from psymm.cli.options import (
     Command,
     deployment_option,
@@ -20,8 +22,6 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
-from psymm.cli.purse import open_purse
-from psymm.cli.site import look_before_asking
 from psymm.storage import StorageError
 
 
@@ -39,7 +39,7 @@ from psymm.storage import StorageError
 )
 def notes(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -66,7 +66,7 @@ def notes(
 
 async def _notes(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     deployment_file: Path | None,
     rpc_url: str | None,
     password: str,
@@ -80,16 +80,16 @@ async def _notes(
             "under way take is not known here",
         )
 
-    async with open_purse(
+    async with open_funds(
         home, deployment_file, rpc_url, password, in_memory=rebuild, proving=False, beside=beside
-    ) as purse:
+    ) as funds:
         if not rebuild:
-            await take_up(screen, purse)
-        known = {one.address: one for one in purse.site.deployment.tokens}
-        held = await purse.vault.store.notes()
+            await finish_earlier(screen, funds)
+        known = {one.address: one for one in funds.context.deployment.tokens}
+        held = await funds.vault.store.notes()
         tokens = sorted({one.note.token for one in held} | set(known))
-        balances = [await purse.vault.balance(token) for token in tokens]
-        moves = await purse.vault.store.moves()
+        balances = [await funds.vault.balance(token) for token in tokens]
+        moves = await funds.vault.store.moves()
     coming = {made for move in moves if move.alive for made in move.outputs}
     # What a move that failed would have made is expected for ever.
     never = {made for move in moves if move.status == "failed" for made in move.outputs} - coming

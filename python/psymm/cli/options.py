@@ -1,7 +1,7 @@
 """Options that many commands share, and the command class that ends every command in the same way.
 
 A `Group`'s commands are `Command`s, whose --help ends with the exit codes. The decorators turn
-options into ready objects: `--json` into a `Screen`, `--home` into a `Home`.
+options into ready objects: `--json` into a `Screen`, `--home` into a `DataDir`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 
-from psymm.cli.exits import EPILOG, CommandError, Exit
-from psymm.cli.home import Home, default_home
+from psymm.cli.data_dir import DataDir, default_data_dir
+from psymm.cli.exit_status import EPILOG, CommandError, Exit
 from psymm.cli.output import Screen
 from psymm.errors import JournalError
 
@@ -103,7 +103,7 @@ def home_option(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         chosen = kwargs.pop("home_path")
-        home = Home(chosen if isinstance(chosen, Path) else default_home())
+        home = DataDir(chosen if isinstance(chosen, Path) else default_data_dir())
         kwargs["home"] = home
         try:
             return function(*args, **kwargs)

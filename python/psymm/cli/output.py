@@ -24,7 +24,7 @@ from typing import Final, TextIO
 
 import click
 
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.streams import output_failure, somebody_can_answer
 from psymm.errors import format_amount as format_amount
 from psymm.errors import printable

@@ -11,7 +11,7 @@ import os
 
 import click
 
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.streams import somebody_can_answer
 
 

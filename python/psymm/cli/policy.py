@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from psymm.cli.configuration import read_toml
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 
 if TYPE_CHECKING:
     from psymm.api.policy import SolverPolicy, TraderPolicy

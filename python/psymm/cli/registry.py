@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import trio
 
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
 from psymm.cli.listing import REGISTRATION_GAS
 from psymm.cli.options import (
     Group,
@@ -45,7 +45,7 @@ def _writer(name: str, doing: str) -> click.Command:
     @plain_option
     def write(
         screen: Screen,
-        home: Home,
+        home: DataDir,
         password_fd: int | None,
         deployment_file: Path | None,
         rpc_url: str | None,
@@ -74,7 +74,7 @@ _writer("update", "Changes this wallet's endpoint for a role.")
 @click.option("--role", type=click.Choice(ROLES), required=True)
 def remove(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -87,7 +87,7 @@ def remove(
 
 async def _write(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -98,7 +98,12 @@ async def _write(
     plain: bool = False,
 ) -> None:
     from psymm.chain.registry import Role, checked_endpoint
-    from psymm.cli.site import expect_coins, look_before_asking, open_site, open_wallet
+    from psymm.cli.chain_context import (
+        expect_coins,
+        look_before_asking,
+        open_chain_context,
+        open_wallet,
+    )
     from psymm.sockets.dialling import check_plain
 
     if endpoint is not None:
@@ -106,19 +111,19 @@ async def _write(
         await check_plain(endpoint, plain)
     look_before_asking(home, deployment_file, rpc_url)
     wallet = await open_wallet(home, ask_password(password_fd))
-    async with open_site(home, deployment_file, rpc_url) as site:
-        price = (await site.chain.fees()).max_wei
+    async with open_chain_context(home, deployment_file, rpc_url) as context:
+        price = (await context.chain.fees()).max_wei
         action = f"Entering {wallet.address} as {role} at {endpoint}"
         if endpoint is None:
             action = f"Removing {wallet.address} as {role}"
         cost = Cost(REGISTRATION_GAS, price, 15.0)
-        await expect_coins(site.chain, wallet.address, cost)
+        await expect_coins(context.chain, wallet.address, cost)
         confirm_cost(screen, action, cost, yes)
         kind = Role[role.upper()]
         if endpoint is None:
-            receipt = await site.registry.remove(wallet, kind)
+            receipt = await context.registry.remove(wallet, kind)
         else:
-            receipt = await site.registry.register(wallet, kind, endpoint, wallet.public_key)
+            receipt = await context.registry.register(wallet, kind, endpoint, wallet.public_key)
     screen.result(
         f"Done in transaction {receipt.tx_hash}, {receipt.gas_used:,} gas.",
         account=wallet.address,
@@ -136,20 +141,20 @@ async def _write(
 @rpc_option
 @click.option("--role", type=click.Choice(ROLES), required=True)
 def list_parties(
-    screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None, role: str
+    screen: Screen, home: DataDir, deployment_file: Path | None, rpc_url: str | None, role: str
 ) -> None:
     """Lists the parties of a role; entries that cannot be used are left out."""
     trio.run(partial(_list, screen, home, deployment_file, rpc_url, role))
 
 
 async def _list(
-    screen: Screen, home: Home, deployment_file: Path | None, rpc_url: str | None, role: str
+    screen: Screen, home: DataDir, deployment_file: Path | None, rpc_url: str | None, role: str
 ) -> None:
     from psymm.chain.registry import Role
-    from psymm.cli.site import open_site
+    from psymm.cli.chain_context import open_chain_context
 
-    async with open_site(home, deployment_file, rpc_url) as site:
-        parties = [one async for one in site.registry.list(Role[role.upper()])]
+    async with open_chain_context(home, deployment_file, rpc_url) as context:
+        parties = [one async for one in context.registry.list(Role[role.upper()])]
     screen.table(
         ("account", "endpoint", "updated"),
         [

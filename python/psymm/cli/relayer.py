@@ -12,8 +12,8 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit, leaves
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit, leaves
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
@@ -33,7 +33,7 @@ from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
-    from psymm.cli.site import Site
+    from psymm.cli.chain_context import ChainContext
     from psymm.relayer.service import TokenPrice
 
 
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 @stdin_option
 def relayer(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -87,7 +87,7 @@ def relayer(
     The wallet in --home pays the gas and gets the fees. What is under way survives a restart.
     """
     start_logging(screen.as_json)
-    from psymm.cli.site import look_before_asking
+    from psymm.cli.chain_context import look_before_asking
 
     certificate = None if tls is None else tls.certificate()
     deployment = look_before_asking(home, deployment_file, rpc_url)
@@ -95,37 +95,37 @@ def relayer(
     password = ask_password(password_fd)
 
     async def service(ready: Ready) -> None:
-        from psymm.cli.site import open_site, open_wallet
+        from psymm.cli.chain_context import open_chain_context, open_wallet
         from psymm.relayer.service import RelayerConfig, RelayerService
         from psymm.relayer.store import Store
 
         wallet = await open_wallet(home, password)
         async with (
             _telling_calls(home, deployment, wallet.address),
-            open_site(home, deployment_file, rpc_url) as site,
+            open_chain_context(home, deployment_file, rpc_url) as context,
         ):
-            taken = await _still_listed(screen, site, prices)
+            taken = await _still_listed(screen, context, prices)
             config = RelayerConfig(prices=taken, queue=queue)
             store = await trio.to_thread.run_sync(
                 Store,
                 home.relayer,
-                site.chain.chain_id,
-                site.deployment.psymm,
+                context.chain.chain_id,
+                context.deployment.psymm,
                 wallet.address,
             )
             with store:
-                served = RelayerService(site.chain, site.pool, wallet, store, config)
+                served = RelayerService(context.chain, context.pool, wallet, store, config)
                 async with trio.open_nursery() as nursery:
                     try:
                         port = await nursery.start(partial(served.serve, *listen, tls=certificate))
                     except* OSError as errors:
                         raise cannot_listen(listen, errors) from None
-                    if site.chain.outbox is not None:
-                        nursery.start_soon(site.chain.outbox.follow, site.chain, wallet)
+                    if context.chain.outbox is not None:
+                        nursery.start_soon(context.chain.outbox.follow, context.chain, wallet)
                     where = endpoint or endpoint_of(listen, port, tls)
                     if register:
                         await enter_registry(
-                            screen, site.registry, wallet, "relayer", where, yes, plain=plain
+                            screen, context.registry, wallet, "relayer", where, yes, plain=plain
                         )
                     ready(where, account=wallet.address)
 
@@ -133,17 +133,19 @@ def relayer(
 
 
 @asynccontextmanager
-async def _telling_calls(home: Home, deployment: Deployment, relayer: str) -> AsyncIterator[None]:
+async def _telling_calls(
+    home: DataDir, deployment: Deployment, relayer: str
+) -> AsyncIterator[None]:
     """Where the chain does not answer: how many calls of others wait in the home's file."""
     from psymm.chain.errors import ChainDown
-    from psymm.relayer.errors import StoreError
+    from psymm.relayer.errors import RelayerStoreError
     from psymm.relayer.store import Store
 
     try:
         yield
     except BaseException as error:
         if home.relayer.exists() and any(isinstance(one, ChainDown) for one in leaves(error)):
-            with suppress(StoreError, StorageError):
+            with suppress(RelayerStoreError, StorageError):
                 owner = (deployment.chain_id, deployment.psymm, relayer)
                 with Store(home.relayer, *owner) as store:
                     count = len(store.under_way())
@@ -152,7 +154,7 @@ async def _telling_calls(home: Home, deployment: Deployment, relayer: str) -> As
 
 
 async def _still_listed(
-    screen: Screen, site: Site, prices: dict[str, TokenPrice]
+    screen: Screen, context: ChainContext, prices: dict[str, TokenPrice]
 ) -> dict[str, TokenPrice]:
     """The prices in tokens that are what the deployment lists; the others are named. Raises
     TokenChanged where none is left."""
@@ -161,7 +163,7 @@ async def _still_listed(
     taken = dict(prices)
     for token in prices:
         try:
-            await site.deployment.expect_token(site.chain, token)
+            await context.deployment.expect_token(context.chain, token)
         except TokenChanged as changed:
             del taken[token]
             if not taken:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from psymm.cli.exits import CommandError, leaves
-from psymm.cli.home import Home, default_home
+from psymm.cli.data_dir import DataDir, default_data_dir
+from psymm.cli.exit_status import CommandError, leaves
 from psymm.cli.options import TYPED
 from psymm.cli.output import format_amount
 from psymm.errors import PSymmError
@@ -82,10 +82,10 @@ def typed_or(words: str, *more: str) -> str:
     return words if shown is None else f"`{shown}`"
 
 
-def home_words(home: Home) -> list[str]:
+def home_words(home: DataDir) -> list[str]:
     """--home, unless the home is the one that is taken anyway."""
     try:
-        usual = home.path == default_home()
+        usual = home.path == default_data_dir()
     except RuntimeError:
         usual = False
     return [] if usual else ["--home", str(home.path)]
@@ -102,24 +102,24 @@ def node_words(url: str | None) -> list[str]:
     return [*(word for one in nodes for word in ("--rpc", one)), *["--agree"] * agree]
 
 
-def other_node_words(home: Home, rpc_url: str | None) -> list[str]:
+def other_node_words(home: DataDir, rpc_url: str | None) -> list[str]:
     """--rpc of a node that was given for this command and is not the home's."""
     kept = home.rpc.read_text().strip() if home.rpc.exists() else rpc_url
     return [] if rpc_url == kept else node_words(rpc_url)
 
 
-def no_wallet(home: Home) -> str:
+def no_wallet(home: DataDir) -> str:
     return command("wallet", "new", *home_words(home))
 
 
-def no_deployment(home: Home, rpc_url: str | None) -> str:
+def no_deployment(home: DataDir, rpc_url: str | None) -> str:
     words = ["deploy", "--test-token", "pUSD:6", *home_words(home)]
     return command(*words, *node_words(rpc_url))
 
 
 @contextmanager
 def next_commands(
-    home: Home,
+    home: DataDir,
     url: str | None,
     rpc_url: str | None,
     chain_id: int | None,
@@ -149,7 +149,7 @@ def _show_tokens(error: PSymmError, deployment: Deployment) -> None:
         error.in_tokens(found[0].decimals, found[0].symbol)
 
 
-def no_journal(home: Home) -> str:
+def no_journal(home: DataDir) -> str:
     if not home.keystore.exists():
         return f"The home is empty. Next: `{no_wallet(home)}`."
     return "The first trade makes it. Next: `psymm docs readme`."
@@ -166,7 +166,7 @@ def no_node() -> str:
 
 def _next(
     error: BaseException,
-    home: Home,
+    home: DataDir,
     url: str | None,
     rpc_url: str | None,
     chain_id: int | None,

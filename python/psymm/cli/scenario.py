@@ -10,8 +10,8 @@
     cancel_after_s = 1.0    # ask to cancel what is left then
     expect = "filled"       # how it must end; else the command fails
     fills = 2               # how many fills it must have had
-    life_s = 30.0           # how long its price or quote is waited for, and then how long it lives
-    [[step]]
+    expires_in_s = 30.0           # how long its price or quote is waited for, and then how long it
+    lives [[step]]
     do = "close"            # what the order named in `of` opened
     of = "a"
     quantity = "1"          # default: all of it
@@ -36,7 +36,7 @@ import trio
 
 from psymm.api.amounts import scaled
 from psymm.cli.configuration import read_toml
-from psymm.cli.exits import CommandError, Exit
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.output import Screen, plain
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ _MOST_DIGITS: Final = 40
 """In front of the point: more than any amount of anything."""
 _KEYS: Final = {
     "order": (
-        "name symbol side quantity limit_bps cancel_after_s expect fills life_s",
+        "name symbol side quantity limit_bps cancel_after_s expect fills expires_in_s",
         ("symbol", "side", "quantity"),
     ),
-    "close": ("of quantity limit_bps expect fills life_s", ("of",)),
+    "close": ("of quantity limit_bps expect fills expires_in_s", ("of",)),
     "hold": ("seconds", ("seconds",)),
 }
 
@@ -72,7 +72,7 @@ class Step:
     cancel_after_s: float | None = None
     expect: str = "filled"
     fills: int | None = None
-    life_s: float = 30.0
+    expires_in_s: float = 30.0
     of: str = ""
     seconds: float = 0.0
 
@@ -176,9 +176,9 @@ class Trading:
         session, side = self._session, _side(step.side)
         quantity = step.quantity or Decimal(0)
         if step.limit_bps is None:
-            quote = await session.request_quote(step.symbol, quantity, side, step.life_s)
+            quote = await session.request_quote(step.symbol, quantity, side, step.expires_in_s)
             shown = quote.ask if step.side == "buy" else quote.bid
-            await self._agree(step.symbol, step.side, shown, None, step.life_s)
+            await self._agree(step.symbol, step.side, shown, None, step.expires_in_s)
             self._screen.event(
                 "quote",
                 f"quote {step.symbol}: {step.side} {quantity} at {plain(shown)}",
@@ -186,13 +186,13 @@ class Trading:
                 price=plain(shown),
             )
             order = await session.order(
-                side, step.symbol, quantity, quote=quote, life_s=step.life_s
+                side, step.symbol, quantity, quote=quote, expires_in_s=step.expires_in_s
             )
         else:
-            price = await self._limit(step.symbol, step.side, step.limit_bps, step.life_s)
-            await self._agree(step.symbol, step.side, price, None, step.life_s)
+            price = await self._limit(step.symbol, step.side, step.limit_bps, step.expires_in_s)
+            await self._agree(step.symbol, step.side, price, None, step.expires_in_s)
             order = await session.order(
-                side, step.symbol, quantity, price=price, life_s=step.life_s
+                side, step.symbol, quantity, price=price, expires_in_s=step.expires_in_s
             )
         if step.name:
             self._orders[step.name] = order
@@ -203,9 +203,9 @@ class Trading:
             result = await order.result()
         self._told(step, f"{step.side} {quantity} {step.symbol}", result)
 
-    async def _limit(self, symbol: str, side: str, bps: Decimal, life_s: float) -> Decimal:
+    async def _limit(self, symbol: str, side: str, bps: Decimal, expires_in_s: float) -> Decimal:
         """A limit that far from the indicative price: above 0 means more willing to trade."""
-        shown = await self._session.indicative(symbol, life_s)
+        shown = await self._session.indicative(symbol, expires_in_s)
         price = shown.ask if side == "buy" else shown.bid
         instrument = self._session.terms.instrument(symbol)
         if price is None or instrument is None:
@@ -239,14 +239,18 @@ class Trading:
         word = "sell" if side is Side.SELL else "buy"
         entry = Decimal(held.entry_price) / 10**18
         if step.limit_bps is None:
-            quote = await session.request_quote(held.symbol, size, side, step.life_s)
+            quote = await session.request_quote(held.symbol, size, side, step.expires_in_s)
             quoted = quote.ask if word == "buy" else quote.bid
-            await self._agree(held.symbol, word, quoted, entry, step.life_s)
-            order = await session.close(position, quote=quote, quantity=size, life_s=step.life_s)
+            await self._agree(held.symbol, word, quoted, entry, step.expires_in_s)
+            order = await session.close(
+                position, quote=quote, quantity=size, expires_in_s=step.expires_in_s
+            )
         else:
-            price = await self._limit(held.symbol, word, step.limit_bps, step.life_s)
-            await self._agree(held.symbol, word, price, entry, step.life_s)
-            order = await session.close(position, price=price, quantity=size, life_s=step.life_s)
+            price = await self._limit(held.symbol, word, step.limit_bps, step.expires_in_s)
+            await self._agree(held.symbol, word, price, entry, step.expires_in_s)
+            order = await session.close(
+                position, price=price, quantity=size, expires_in_s=step.expires_in_s
+            )
         result = await order.result()
         self._told(step, f"close: {word} {size} {held.symbol}", result)
 
@@ -256,14 +260,14 @@ class Trading:
         word: str,
         quoted: Decimal | None,
         entry: Decimal | None,
-        life_s: float,
+        expires_in_s: float,
     ) -> None:
         """Raises CommandError `quote-worse` for a price that is not near what was agreed to, and
         `no-price` where there is nothing to hold it against. entry: of the position that it closes,
         None where it opens one."""
         known, words = self._shown.get(symbol), "the price shown was"
         if known is None and entry is None:
-            known = await self._first_shown(symbol, life_s)
+            known = await self._first_shown(symbol, expires_in_s)
         agreed = None if known is None else known.ask if word == "buy" else known.bid
         if agreed is None:
             # Nobody agreed to what it shows by now.
@@ -286,10 +290,10 @@ class Trading:
                 shown=plain(agreed),
             )
 
-    async def _first_shown(self, symbol: str, life_s: float) -> Indicative:
+    async def _first_shown(self, symbol: str, expires_in_s: float) -> Indicative:
         """What the solver shows first in a session that goes on; the screen says it once."""
         if symbol not in self._first:
-            first = self._first[symbol] = await self._session.indicative(symbol, life_s)
+            first = self._first[symbol] = await self._session.indicative(symbol, expires_in_s)
             self._screen.event(
                 "shown",
                 f"the solver shows {symbol} {plain(first.bid)} / {plain(first.ask)}",
@@ -367,7 +371,7 @@ def _step(where: str, raw: object) -> Step:
         cancel_after_s=_seconds(where, raw, "cancel_after_s"),
         expect=_text(where, raw, "expect") or "filled",
         fills=fills,
-        life_s=_seconds(where, raw, "life_s") or 30.0,
+        expires_in_s=_seconds(where, raw, "expires_in_s") or 30.0,
         of=_text(where, raw, "of"),
         seconds=_seconds(where, raw, "seconds") or 0.0,
     )

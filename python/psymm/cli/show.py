@@ -15,8 +15,8 @@ import click
 import trio
 
 from psymm.cli.custodies import LANES, chosen
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Command, home_option, json_option
 from psymm.cli.output import Screen, Value
 from psymm.cli.streams import output_failure
@@ -25,9 +25,9 @@ from psymm.errors import TranscriptFileError, printable
 if TYPE_CHECKING:
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
-    from psymm.transcript.opening import Opening
+    from psymm.transcript.agreement import CustodyAgreement
+    from psymm.transcript.codec import JournalledCustody
     from psymm.transcript.reader import JournalReader
-    from psymm.transcript.rows import Custody
 
 _MOST_SHOWN: Final = 65_536
 _MOST_WORDS: Final = 400
@@ -120,7 +120,7 @@ class Selection:
 )
 def show(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     custody: str | None,
     follow: bool,
     lane: str | None,
@@ -170,57 +170,57 @@ def _show_file(printer: _Printer, file: Path) -> None:
     with mapped(file) as raw:
         parsed = open_file(raw)
         try:
-            begins = parsed.begins
+            begins = parsed.starts_at
             check_openings(parsed)
-            terms = Terms.parse(parsed.opening.terms)
+            terms = Terms.parse(parsed.agreement.terms)
             reading = Reading(
-                parsed.opening,
+                parsed.agreement,
                 known_facts(parsed)[0],
                 None if begins is None else account_of(parsed, begins, terms),
             )
         except TermsError as bad:
             raise TranscriptFileError("bad-terms", str(bad), offset=0) from None
-        printer.opening(parsed.opening, reading.terms)
+        printer.agreement(parsed.agreement, reading.terms)
         for _, frame in parsed.each():
             printer.frame(reading.read(frame))
-        printer.end(parsed.opening, reading)
+        printer.end(parsed.agreement, reading)
 
 
-async def _show_journal(printer: _Printer, home: Home, start: str, follow: bool) -> None:
+async def _show_journal(printer: _Printer, home: DataDir, start: str, follow: bool) -> None:
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         held = await chosen(journal, start)
         reading = await _reading(journal, held)
-        printer.opening(held.opening, reading.terms)
+        printer.agreement(held.agreement, reading.terms)
         if not follow:
             await _read_all(printer, journal, held, reading)
     if follow:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_signal, nursery.cancel_scope)
             await _follow(printer, home.journal, held, reading)
-    printer.end(held.opening, reading)
+    printer.end(held.agreement, reading)
 
 
 async def _read_all(
-    printer: _Printer, journal: JournalReader, held: Custody, reading: Reading
+    printer: _Printer, journal: JournalReader, held: JournalledCustody, reading: Reading
 ) -> None:
     from psymm._core import Frame
-    from psymm.transcript.following import read_frames
+    from psymm.transcript.tail import read_frames
 
-    async with aclosing(read_frames(journal, held.opening.custody)) as frames:
+    async with aclosing(read_frames(journal, held.agreement.custody)) as frames:
         async for one in frames:
             printer.frame(reading.read(Frame.parse(one.raw)))
     printer.journal(held)
 
 
-async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading) -> None:
+async def _follow(printer: _Printer, path: Path, held: JournalledCustody, reading: Reading) -> None:
     from psymm._core import Frame
-    from psymm.transcript.following import follow
-    from psymm.transcript.rows import JournalledFrame
+    from psymm.transcript.codec import JournalledFrame
+    from psymm.transcript.tail import tail
 
     facts = 0
-    async with aclosing(follow(path, held.opening.custody)) as found:
+    async with aclosing(tail(path, held.agreement.custody)) as found:
         async for one in found:
             if isinstance(one, JournalledFrame):
                 printer.frame(reading.read(Frame.parse(one.raw)))
@@ -231,14 +231,14 @@ async def _follow(printer: _Printer, path: Path, held: Custody, reading: Reading
 
 
 async def _learn_facts(
-    printer: _Printer, path: Path, held: Custody, reading: Reading, known: int
+    printer: _Printer, path: Path, held: JournalledCustody, reading: Reading, known: int
 ) -> int:
     from psymm.session.collateral import kept_facts
     from psymm.session.reading import chain_facts
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(path) as journal:
-        facts = await kept_facts(journal, held.opening.custody)
+        facts = await kept_facts(journal, held.agreement.custody)
     if len(facts) > known:
         printer.rulings(reading.learn_facts(chain_facts(facts)))
     return len(facts)
@@ -250,16 +250,16 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _reading(journal: JournalReader, held: Custody) -> Reading:
-    from psymm.session.beginning import first_account
+async def _reading(journal: JournalReader, held: JournalledCustody) -> Reading:
+    from psymm.session.base_account import first_account
     from psymm.session.collateral import kept_facts
     from psymm.session.reading import Reading, chain_facts
     from psymm.terms import Terms
 
-    opening = held.opening
-    facts = chain_facts(await kept_facts(journal, opening.custody))
-    account = await first_account(journal, opening.custody, Terms.parse(opening.terms))
-    return Reading(opening, facts, account)
+    agreement = held.agreement
+    facts = chain_facts(await kept_facts(journal, agreement.custody))
+    account = await first_account(journal, agreement.custody, Terms.parse(agreement.terms))
+    return Reading(agreement, facts, account)
 
 
 # --- how they are printed -----------------------------------------------------------------------
@@ -276,24 +276,24 @@ class _Printer:
         self._unruled = ""
         self._day = ""
 
-    def opening(self, opening: Opening, terms: Terms) -> None:
-        from psymm.messages.words import span
+    def agreement(self, agreement: CustodyAgreement, terms: Terms) -> None:
+        from psymm.messages.formatting import format_duration
 
         t_ns = terms.timeouts.acknowledgement
         text = (
-            f"custody  0x{opening.custody.hex()}",
-            f"chain    {opening.chain_id}, contract {opening.contract}",
-            f"trader   {opening.wallet_address(0)}",
-            f"solver   {opening.wallet_address(1)}",
-            f"terms    0x{opening.terms_hash.hex()}",
-            f"T        {span(t_ns)}: for so long either side can hold a frame back",
+            f"custody  0x{agreement.custody.hex()}",
+            f"chain    {agreement.chain_id}, contract {agreement.contract}",
+            f"trader   {agreement.wallet_address(0)}",
+            f"solver   {agreement.wallet_address(1)}",
+            f"terms    0x{agreement.terms_hash.hex()}",
+            f"T        {format_duration(t_ns)}: for so long either side can hold a frame back",
         )
         for line in text:
             self._screen.say(line)
         if self._screen.as_json:
-            self._screen.event("opening", "", **_identity(opening), acknowledgementNs=str(t_ns))
+            self._screen.event("opening", "", **_identity(agreement), acknowledgementNs=str(t_ns))
 
-    def journal(self, held: Custody) -> None:
+    def journal(self, held: JournalledCustody) -> None:
         """How the journal says that the custody stands."""
         reason = f": {held.reason}" if held.reason else ""
         self._screen.event(
@@ -302,7 +302,7 @@ class _Printer:
 
     def frame(self, read: FrameRead) -> None:
         """A frame, and what it brought about of what is shown."""
-        from psymm.messages.words import moment
+        from psymm.messages.formatting import format_timestamp
 
         if output_failure() is not None:
             # As `head` ends: there is nobody to show the rest to.
@@ -314,7 +314,7 @@ class _Printer:
             self._shown[frame.lane, frame.seq] = None
             while len(self._shown) > _MOST_SHOWN:
                 self._shown.popitem(last=False)
-            day, _, at = moment(frame.sending_time).partition("T")
+            day, _, at = format_timestamp(frame.sending_time).partition("T")
             if day != self._day:
                 self._day = day
                 self._screen.say(day)
@@ -349,7 +349,7 @@ class _Printer:
             if one not in effective:
                 self._screen.event("ruling", f"{'':>6}{_verdict(one)}")
 
-    def end(self, opening: Opening, reading: Reading) -> None:
+    def end(self, agreement: CustodyAgreement, reading: Reading) -> None:
         pending = reading.pending
         account = reading.account
         words = f"{self._frames} frames" + (
@@ -359,7 +359,7 @@ class _Printer:
             words += f"; pending: trader {', '.join(str(seq) for seq in pending)}"
         self._screen.result(
             words + ".",
-            **_identity(opening),
+            **_identity(agreement),
             frames=self._frames,
             shown=self._count,
             pending=list(pending),
@@ -381,7 +381,7 @@ class _Printer:
         return f"{line} | {payload} | 0x{frame.raw.hex()}"
 
     def _fields(self, read: FrameRead) -> dict[str, Value]:
-        from psymm.messages.words import moment
+        from psymm.messages.formatting import format_timestamp
 
         frame = read.frame
         fields: dict[str, Value] = {
@@ -390,7 +390,7 @@ class _Printer:
             "seq": frame.seq,
             "covers": frame.peer_seq,
             "sendingTime": str(frame.sending_time),
-            "time": moment(frame.sending_time),
+            "time": format_timestamp(frame.sending_time),
             "msgType": None if read.message is None else read.message.MSG_TYPE,
             "name": None if read.message is None else type(read.message).__name__,
             "words": read.words,
@@ -410,14 +410,14 @@ _UNRULED: Final = {
 }
 
 
-def _identity(opening: Opening) -> dict[str, Value]:
+def _identity(agreement: CustodyAgreement) -> dict[str, Value]:
     return {
-        "custody": opening.custody,
-        "chainId": opening.chain_id,
-        "contract": opening.contract,
-        "trader": opening.wallet_address(0),
-        "solver": opening.wallet_address(1),
-        "termsHash": opening.terms_hash,
+        "custody": agreement.custody,
+        "chainId": agreement.chain_id,
+        "contract": agreement.contract,
+        "trader": agreement.wallet_address(0),
+        "solver": agreement.wallet_address(1),
+        "termsHash": agreement.terms_hash,
     }
 
 
@@ -435,12 +435,12 @@ def _ruling(one: Ruled, by: tuple[int, int] | None) -> dict[str, Value]:
 
 
 def _verdict(one: Ruled) -> str:
-    from psymm.messages.words import moment
+    from psymm.messages.formatting import format_timestamp
 
     name = f"{LANES[one.lane]} {one.seq}"
     if one.outcome == "violation":
         return f"{name} changes nothing: {one.why}"
     if one.outcome == "late":
-        at = moment(one.legal_time)
+        at = format_timestamp(one.legal_time)
         return f"{name} is reversed, counting from {at} since it was covered late: {one.why}"
-    return f"{name} stands, counting from {moment(one.legal_time)}"
+    return f"{name} stands, counting from {format_timestamp(one.legal_time)}"

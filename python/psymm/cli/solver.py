@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.chain_context import look_before_asking
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit, leaves
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit, leaves
+from psymm.cli.funds import Funds, SendingOptions, open_business, open_funds, sending_options
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
@@ -31,9 +33,7 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
-from psymm.cli.purse import Purse, SendingOptions, open_business, open_purse, sending_options
 from psymm.cli.remedies import command, example_config, home_words, typed
-from psymm.cli.site import look_before_asking
 from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
 from psymm.errors import JournalError
 from psymm.storage import StorageError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from psymm.cli.maker import Maker
     from psymm.cli.market import Market
     from psymm.session.protection import KillSwitch
-    from psymm.transcript.rows import Custody
+    from psymm.transcript.codec import JournalledCustody
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 def solver(
     context: click.Context,
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -147,22 +147,22 @@ def solver(
     async def service(ready: Ready) -> None:
         from psymm.cli.maker import Maker
         from psymm.session.metrics import Metrics
-        from psymm.session.scrape import serve_metrics
+        from psymm.session.metrics_server import serve_metrics
         from psymm.sockets.admission import AdmissionLimits
 
         async with (
             _telling_open(home),
-            open_purse(home, deployment_file, rpc_url, password) as purse,
+            open_funds(home, deployment_file, rpc_url, password) as funds,
         ):
-            token = purse.token(market.terms.collateral.token)
+            token = funds.token(market.terms.collateral.token)
             _say_terms(screen, market)
             async with (
-                open_business(screen, purse, sending, token, home.journal) as dealer,
+                open_business(screen, funds, sending, token, home.journal) as client,
                 trio.open_nursery() as nursery,
             ):
-                await _say_funds(screen, home, purse, token, market)
+                await _say_funds(screen, home, funds, token, market)
                 maker = Maker(
-                    dealer,
+                    client,
                     market,
                     screen,
                     cancel_on_disconnect=not keep_quotes,
@@ -180,7 +180,7 @@ def solver(
                     raise cannot_listen(listen, errors) from None
                 scraped = None
                 if metrics is not None:
-                    figures = Metrics(await maker.server(), dealer.journal)
+                    figures = Metrics(await maker.server(), client.journal)
                     try:
                         scraped = await nursery.start(serve_metrics, figures.text, *metrics)
                     except* OSError as errors:
@@ -189,8 +189,8 @@ def solver(
                 if register:
                     await enter_registry(
                         screen,
-                        purse.site.registry,
-                        purse.wallet,
+                        funds.context.registry,
+                        funds.wallet,
                         "solver",
                         where,
                         yes,
@@ -198,7 +198,7 @@ def solver(
                     )
                 ready(
                     where,
-                    account=purse.wallet.address,
+                    account=funds.wallet.address,
                     termsHash=market.terms.hash,
                     acknowledgementNs=str(market.terms.timeouts.acknowledgement),
                     metricsPort=scraped,
@@ -207,7 +207,7 @@ def solver(
     async def leave() -> None:
         from psymm.cli.left import tell
         from psymm.session.left import left_of
-        from psymm.transcript.opening import SOLVER
+        from psymm.transcript.agreement import SOLVER
 
         for maker in makers:
             accounts = {key: session.projected for key, session in maker.sessions.items()}
@@ -215,12 +215,12 @@ def solver(
             rows = [
                 row
                 for row in await maker.party.journal.custodies()
-                if row.lane == SOLVER and row.state not in ("meeting", "closed")
+                if row.lane == SOLVER and row.state not in ("handshake", "closed")
             ]
             tell(
                 screen,
                 "left-open",
-                [left_of(row, accounts.get(row.opening.custody)) for row in rows],
+                [left_of(row, accounts.get(row.agreement.custody)) for row in rows],
                 lambda _custody: started,
             )
 
@@ -228,7 +228,7 @@ def solver(
 
 
 @asynccontextmanager
-async def _telling_open(home: Home) -> AsyncIterator[None]:
+async def _telling_open(home: DataDir) -> AsyncIterator[None]:
     """Where the chain does not answer: how many custodies wait in the journal."""
     from psymm.chain.errors import ChainDown
 
@@ -244,21 +244,21 @@ async def _telling_open(home: Home) -> AsyncIterator[None]:
         raise
 
 
-async def _held(home: Home) -> list[Custody]:
+async def _held(home: DataDir) -> list[JournalledCustody]:
     """The custodies that are open. Raises JournalError, StorageError."""
-    from psymm.transcript.opening import SOLVER
+    from psymm.transcript.agreement import SOLVER
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         rows = [row for row in await journal.custodies() if row.lane == SOLVER]
-    return [row for row in rows if row.state not in ("meeting", "closed")]
+    return [row for row in rows if row.state not in ("handshake", "closed")]
 
 
 def _say_terms(screen: Screen, market: Market) -> None:
     """What every trader is offered, in the words of the side that offers it."""
     from psymm.api.words import own_terms_in_words
 
-    words = own_terms_in_words(market.terms, market.put_up)
+    words = own_terms_in_words(market.terms, market.collateral)
     if screen.as_json:
         screen.event("terms", "", termsHash=market.terms.hash, words=words)
         return
@@ -268,27 +268,27 @@ def _say_terms(screen: Screen, market: Market) -> None:
 
 
 async def _say_funds(
-    screen: Screen, home: Home, purse: Purse, token: TokenInfo, market: Market
+    screen: Screen, home: DataDir, funds: Funds, token: TokenInfo, market: Market
 ) -> None:
     """What there is to put up, and how to get more where it is not enough for one trader."""
-    from psymm.api.dealer import most_fee
+    from psymm.api.client import most_fee
     from psymm.chain.errors import TokenChanged
 
     try:
-        await purse.site.deployment.expect_token(purse.site.chain, token.address)
+        await funds.context.deployment.expect_token(funds.context.chain, token.address)
     except TokenChanged as changed:
         # The custodies that are open are settled without the token's help.
         screen.event("token-changed", f"no new trader is taken: {changed}", **changed.facts)
 
-    available = (await purse.vault.balance(token.address)).available
+    available = (await funds.vault.balance(token.address)).available
     screen.event(
         "funds",
         f"{format_amount(available, token.decimals)} {token.symbol} in custody, "
-        f"{format_amount(market.put_up, token.decimals)} for each trader",
+        f"{format_amount(market.collateral, token.decimals)} for each trader",
         available=str(available),
-        putUp=str(market.put_up),
+        collateral=str(market.collateral),
     )
-    lacking = market.put_up + most_fee(market.terms, market.put_up) - available
+    lacking = market.collateral + most_fee(market.terms, market.collateral) - available
     if lacking > 0:
         more = command("deposit", format_amount(lacking, token.decimals), *home_words(home))
         screen.event(
@@ -315,7 +315,7 @@ async def _kill_on_signal(
 @json_option
 @home_option
 @click.option("--reason", default="by hand", show_default=True, help="Traders are told it, too.")
-def kill(screen: Screen, home: Home, reason: str) -> None:
+def kill(screen: Screen, home: DataDir, reason: str) -> None:
     """Throws the kill switch of the home's solver, running or not.
 
     Within half a second all quotes are withdrawn and all that waits is declined; no quote and no
@@ -330,26 +330,26 @@ def kill(screen: Screen, home: Home, reason: str) -> None:
 @solver.command()
 @json_option
 @home_option
-def status(screen: Screen, home: Home) -> None:
+def status(screen: Screen, home: DataDir) -> None:
     """Shows the kill switch and the custodies that are open. Works beside the running solver."""
     trio.run(_status, screen, home)
 
 
-async def _status(screen: Screen, home: Home) -> None:
+async def _status(screen: Screen, home: DataDir) -> None:
     from psymm.session.left import left_of
-    from psymm.transcript.opening import SOLVER, TRADER
+    from psymm.transcript.agreement import SOLVER, TRADER
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         rows = [row for row in await journal.custodies() if row.lane == SOLVER]
-    held = [row for row in rows if row.state not in ("meeting", "closed")]
+    held = [row for row in rows if row.state not in ("handshake", "closed")]
     reason = _switch_of(home).reason
     screen.table(
         ("custody", "trader", "state", "put up", "frames"),
         [
             (
-                "0x" + row.opening.custody.hex()[:16] + "…",
-                row.opening.wallet_address(TRADER),
+                "0x" + row.agreement.custody.hex()[:16] + "…",
+                row.agreement.wallet_address(TRADER),
                 row.state,
                 format_amount(row.ours, left_of(row).decimals),
                 str(row.frames),
@@ -362,10 +362,10 @@ async def _status(screen: Screen, home: Home) -> None:
         f"{len(held)} custodies are open, {len(rows) - len(held)} have ended.{killed}",
         open=[
             {
-                "custody": row.opening.custody,
-                "trader": row.opening.wallet_address(TRADER),
+                "custody": row.agreement.custody,
+                "trader": row.agreement.wallet_address(TRADER),
                 "state": row.state,
-                "putUp": str(row.ours),
+                "collateral": str(row.ours),
                 "frames": row.frames,
             }
             for row in held
@@ -378,7 +378,7 @@ async def _status(screen: Screen, home: Home) -> None:
 @solver.command()
 @json_option
 @home_option
-def revive(screen: Screen, home: Home) -> None:
+def revive(screen: Screen, home: DataDir) -> None:
     """Lets the home's solver quote and fill again."""
     switch = _switch_of(home)
     was = switch.reason
@@ -390,7 +390,7 @@ def revive(screen: Screen, home: Home) -> None:
     )
 
 
-def _switch_of(home: Home) -> KillSwitch:
+def _switch_of(home: DataDir) -> KillSwitch:
     from psymm.session.protection import kill_switch_of
 
     if not home.path.is_dir():

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import click
 
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import data_directory
+from psymm.cli.data_dir import data_directory
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Group, json_option
 from psymm.cli.output import Screen
 from psymm.storage import translate_errors

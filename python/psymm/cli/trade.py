@@ -15,11 +15,23 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from psymm.cli.chain_context import expect_coins, look_before_asking, token_of
 from psymm.cli.choice import Choice
 from psymm.cli.custodies import LANES, chosen
 from psymm.cli.daemon import end_early, stdin_option
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
+from psymm.cli.funds import (
+    BLOCK_S,
+    PROOF_S,
+    Funds,
+    OpenFunds,
+    SendingOptions,
+    fee_line,
+    open_business,
+    open_funds,
+    sending_options,
+)
 from psymm.cli.left import last_words, telling_kept, telling_left
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
@@ -35,17 +47,6 @@ from psymm.cli.options import (
 from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount, plain
 from psymm.cli.password import ask_password
 from psymm.cli.policy import load_policy
-from psymm.cli.purse import (
-    BLOCK_S,
-    PROOF_S,
-    OpenPurse,
-    Purse,
-    SendingOptions,
-    fee_line,
-    open_business,
-    open_purse,
-    sending_options,
-)
 from psymm.cli.remedies import command, home_words, other_node_words
 from psymm.cli.scenario import (
     SLIPPAGE,
@@ -55,17 +56,16 @@ from psymm.cli.scenario import (
     planned_orders,
     single_trades,
 )
-from psymm.cli.site import expect_coins, look_before_asking, token_of
 from psymm.cli.tls import trusted
 
 if TYPE_CHECKING:
     from psymm.api.policy import TraderPolicy
     from psymm.api.trader import Indicative, Offer, Session, Settled
     from psymm.chain.deployment import TokenInfo
-    from psymm.chain.registry import Party
+    from psymm.chain.registry import RegistryEntry
+    from psymm.session.effects import Event
     from psymm.session.left import LeftOpen
-    from psymm.session.trader import Lost
-    from psymm.session.turn import Event
+    from psymm.session.trader import ConnectionLost
     from psymm.transcript.journal import Journal
 
 
@@ -80,7 +80,7 @@ def _share(_context: click.Context, _option: click.Parameter, text: str) -> Deci
 
 
 @dataclass(frozen=True)
-class Wish:
+class TradeRequest:
     """What the command line asks for, checked. units: what to put up, 0 where a custody is resumed.
     policy: with the token and the symbols of the orders."""
 
@@ -169,7 +169,7 @@ class Wish:
 @stdin_option
 def trade(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -219,7 +219,7 @@ def trade(
     info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
     if sending.max_fee is not None:
         parse_amount(sending.max_fee, info.decimals)
-    wish = Wish(
+    request = TradeRequest(
         steps=steps,
         token=info,
         units=0 if resume is not None else parse_amount(collateral or "", info.decimals),
@@ -240,31 +240,31 @@ def trade(
     )
     start_logging(screen.as_json, "warning")
     password = ask_password(password_fd)
-    opening = partial(open_purse, home, deployment_file, rpc_url, password)
+    opening = partial(open_funds, home, deployment_file, rpc_url, password)
 
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
     def at_once() -> str:
         if begun:
-            return f"What was signed is kept. Go on with: `{wish.go_on(begun[-1])}`"
+            return f"What was signed is kept. Go on with: `{request.go_on(begun[-1])}`"
         shown = command("transcript", "list", *home_words(home))
         return f"What was signed is kept; `{shown}` shows what is open."
 
     begun: list[bytes] = []
-    with last_words(wish.go_on) as left:
+    with last_words(request.go_on) as left:
 
         async def run() -> None:
             async with end_early(until_stdin_closes, at_once):
-                await _trade(screen, home, opening, wish, begun, left)
+                await _trade(screen, home, opening, request, begun, left)
 
         trio.run(run)
 
 
 async def _trade(
     screen: Screen,
-    home: Home,
-    opening: OpenPurse,
-    wish: Wish,
+    home: DataDir,
+    opening: OpenFunds,
+    request: TradeRequest,
     begun: list[bytes],
     left: list[LeftOpen],
 ) -> None:
@@ -272,62 +272,62 @@ async def _trade(
     from psymm.api.trader import connect
     from psymm.terms import Terms
 
-    info, sending = wish.token, wish.sending
+    info, sending = request.token, request.sending
     tls = trusted(sending.tls_ca)
     async with (
-        telling_kept(screen, home.journal, wish.resume, left, wish.go_on) as all_is_open,
-        opening() as purse,
-        open_business(screen, purse, sending, info, home.journal) as dealer,
-        telling_left(screen, dealer.journal, wish.resume, left, wish.go_on),
+        telling_kept(screen, home.journal, request.resume, left, request.go_on) as all_is_open,
+        opening() as funds,
+        open_business(screen, funds, sending, info, home.journal) as client,
+        telling_left(screen, client.journal, request.resume, left, request.go_on),
         trio.open_nursery() as nursery,
     ):
         all_is_open()
         # What an earlier run signed last may not have got through.
-        bringing = partial(deliver_ended, dealer, tls=tls, plain=sending.plain)
+        bringing = partial(deliver_ended, client, tls=tls, plain=sending.plain)
         known = None
-        amount = format_amount(wish.units, info.decimals)
-        choice = Choice(screen, dealer, wish.policy, amount, tls, sending.plain)
+        amount = format_amount(request.units, info.decimals)
+        choice = Choice(screen, client, request.policy, amount, tls, sending.plain)
         shown: Mapping[str, Indicative] = {}
-        if wish.resume is not None:
-            known = await chosen(dealer.journal, wish.resume, LANES.index("trader"))
+        if request.resume is not None:
+            known = await chosen(client.journal, request.resume, LANES.index("trader"))
             if known.state == "closed":
                 await bringing()
                 raise CommandError(
                     "session-closed",
                     "This custody was settled; nothing is left to go on with.",
                 )
-            begun.append(known.opening.custody)
-            entry = await dealer.solver(known.opening.wallet_address(1))
-            solver: Offer | Party = entry
+            begun.append(known.agreement.custody)
+            entry = await client.solver(known.agreement.wallet_address(1))
+            solver: Offer | RegistryEntry = entry
             units, policy = known.ours, None
             screen.event(
                 "terms-kept",
                 "the custody keeps the terms that it began with; the policy is not asked again",
-                termsHash=known.opening.terms_hash,
+                termsHash=known.agreement.terms_hash,
             )
-            if wish.orders:
+            if request.orders:
                 choice = replace(choice, collateral=format_amount(units, info.decimals))
-                kept = Terms.parse(known.opening.terms)
-                shown = await choice.again(entry, kept, wish.steps)
-                _confirm_orders(screen, wish)
+                kept = Terms.parse(known.agreement.terms)
+                shown = await choice.again(entry, kept, request.steps)
+                _confirm_orders(screen, request)
         else:
-            units, policy = wish.units, wish.policy
-            await purse.site.deployment.expect_token(purse.site.chain, info.address)
-            solver, shown = await choice.make(wish.steps, wish.solver)
-            await _confirm(screen, purse, wish)
+            units, policy = request.units, request.policy
+            await funds.context.deployment.expect_token(funds.context.chain, info.address)
+            solver, shown = await choice.make(request.steps, request.solver)
+            await _confirm(screen, funds, request)
         await nursery.start(bringing)
         async with (
-            _written(screen, home, dealer.journal, wish) as report,
+            _written(screen, home, client.journal, request) as report,
             connect(
-                dealer,
+                client,
                 solver,
                 collateral=format_amount(units, info.decimals),
                 policy=policy,
-                orders=planned_orders(wish.steps),
+                orders=planned_orders(request.steps),
                 resume=known,
                 tls=tls,
                 plain=sending.plain,
-                heard=partial(_heard, screen, begun),
+                on_event=partial(_on_event, screen, begun),
             ) as session,
         ):
             report.session = session
@@ -343,17 +343,17 @@ async def _trade(
                 f"{session.acknowledgement_s:g} s; price it: psymm docs guarantees",
                 acknowledgementNs=str(session.terms.timeouts.acknowledgement),
             )
-            report.settled = await _session(screen, session, wish, shown)
+            report.settled = await _session(screen, session, request, shown)
         nursery.cancel_scope.cancel()
 
 
 async def _session(
-    screen: Screen, session: Session, wish: Wish, shown: Mapping[str, Indicative]
+    screen: Screen, session: Session, request: TradeRequest, shown: Mapping[str, Indicative]
 ) -> Settled | None:
     """Run the steps, then settle. None: the session is left open."""
-    trading = Trading(session, screen, shown, wish.slippage)
-    await trading.run(wish.steps)
-    if not wish.settle:
+    trading = Trading(session, screen, shown, request.slippage)
+    await trading.run(request.steps)
+    if not request.settle:
         return None
     await trading.close_all()
     screen.event("settling", "settling: both sign one move, which is proved and sent")
@@ -370,7 +370,7 @@ class _Report:
 
 @asynccontextmanager
 async def _written(
-    screen: Screen, home: Home, journal: Journal, wish: Wish
+    screen: Screen, home: DataDir, journal: Journal, request: TradeRequest
 ) -> AsyncGenerator[_Report, None]:
     """Write the transcript after the session is left, however it ended, and print the result if
     nothing failed. Leaving signs a last cover, which belongs in the file."""
@@ -382,16 +382,16 @@ async def _written(
     finally:
         session = report.session
         if session is not None:
-            path = wish.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
+            path = request.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
             with trio.CancelScope(shield=True):
                 frames = await export(journal, session.custody, path)
     if session is not None:
-        _print_result(screen, wish, session, report.settled, frames, path)
+        _print_result(screen, request, session, report.settled, frames, path)
 
 
 def _print_result(
     screen: Screen,
-    wish: Wish,
+    request: TradeRequest,
     session: Session,
     settled: Settled | None,
     frames: int,
@@ -401,27 +401,28 @@ def _print_result(
 
     if settled is None:
         screen.result(
-            f"Left open. Go on with: `{wish.go_on(session.custody)}`\nTranscript: {path}",
+            f"Left open. Go on with: `{request.go_on(session.custody)}`\nTranscript: {path}",
             custody=session.custody,
             settled=False,
-            goOnWith=wish.go_on(session.custody),
+            goOnWith=request.go_on(session.custody),
             frames=frames,
             transcript=str(path),
         )
         return
-    info, account = wish.token, session.account
-    put_up = account.collateral(Lane.TRADER)
+    info, account = request.token, session.account
+    collateral = account.collateral(Lane.TRADER)
     payout = account.payouts[Lane.TRADER]
     screen.result(
-        f"Settled in block {settled.mined.block}: put up {format_amount(put_up, info.decimals)}, "
+        f"Settled in block {settled.mined.block}: put up "
+        f"{format_amount(collateral, info.decimals)}, "
         f"paid {settled.payout} {info.symbol}, gain {settled.gain}.\n"
         f"Transcript: {path} ({frames} frames); verify it with: psymm transcript verify {path}",
         custody=session.custody,
         settled=True,
         solver=session.solver,
-        collateral=str(put_up),
+        collateral=str(collateral),
         payout=str(payout),
-        gain=str(payout - put_up),
+        gain=str(payout - collateral),
         block=settled.mined.block,
         tx=settled.mined.transaction,
         frames=frames,
@@ -435,37 +436,37 @@ def _policy(policy: TraderPolicy, steps: Sequence[Step], info: TokenInfo) -> Tra
     return replace(policy, token=info.address, decimals=info.decimals, symbols=symbols)
 
 
-async def _confirm(screen: Screen, purse: Purse, wish: Wish) -> None:
+async def _confirm(screen: Screen, funds: Funds, request: TradeRequest) -> None:
     """Says what putting up costs and asks, once all is there for it."""
     from psymm.custody.errors import FundsTooLow
 
-    info = wish.token
-    balance = await purse.vault.balance(info.address)
-    if balance.available < wish.units:
-        raise FundsTooLow(info.address, wish.units, balance.available, balance.under_way)
-    fee = await fee_line(screen, purse, wish.sending, "ctc", info)
-    price = (await purse.site.chain.fees()).max_wei
-    action = f"Putting up {format_amount(wish.units, info.decimals)} {info.symbol}"
+    info = request.token
+    balance = await funds.vault.balance(info.address)
+    if balance.available < request.units:
+        raise FundsTooLow(info.address, request.units, balance.available, balance.under_way)
+    fee = await fee_line(screen, funds, request.sending, "ctc", info)
+    price = (await funds.context.chain.fees()).max_wei
+    action = f"Putting up {format_amount(request.units, info.decimals)} {info.symbol}"
     # Own and the solver's funding, then the settlement: three proofs, three transactions.
     seconds = 3 * (PROOF_S + BLOCK_S)
     cost = Cost(0 if fee is not None else 2_400_000, price, seconds, fee)
-    await expect_coins(purse.site.chain, purse.wallet.address, cost)
-    confirm_cost(screen, action, cost, wish.yes)
+    await expect_coins(funds.context.chain, funds.wallet.address, cost)
+    confirm_cost(screen, action, cost, request.yes)
 
 
-def _confirm_orders(screen: Screen, wish: Wish) -> None:
+def _confirm_orders(screen: Screen, request: TradeRequest) -> None:
     """Asks before orders are sent in a custody that holds collateral already."""
-    listed = ", ".join(f"{one.side} {plain(one.quantity)} {one.symbol}" for one in wish.orders)
+    listed = ", ".join(f"{one.side} {plain(one.quantity)} {one.symbol}" for one in request.orders)
     action = f"Ordering in that custody: {listed}"
-    confirm_cost(screen, action, Cost(0, 0, BLOCK_S if wish.settle else 0.0), wish.yes)
+    confirm_cost(screen, action, Cost(0, 0, BLOCK_S if request.settle else 0.0), request.yes)
 
 
-def _heard(screen: Screen, begun: list[bytes], event: Event | Lost) -> None:
-    from psymm.session.trader import Lost
-    from psymm.session.turn import Funding, Idle, Resumed, StateChanged, Stopped
+def _on_event(screen: Screen, begun: list[bytes], event: Event | ConnectionLost) -> None:
+    from psymm.session.effects import FundingStarted, Idle, Resumed, StateChanged, Stopped
+    from psymm.session.trader import ConnectionLost
 
     match event:
-        case Funding(custody):
+        case FundingStarted(custody):
             begun.append(custody)
             screen.event(
                 "funding",
@@ -474,7 +475,7 @@ def _heard(screen: Screen, begun: list[bytes], event: Event | Lost) -> None:
             )
         case StateChanged(state):
             screen.event("state", f"session: {state.value}", state=state.value)
-        case Lost(reason, retry_s):
+        case ConnectionLost(reason, retry_s):
             screen.event(
                 "lost",
                 f"connection lost: {reason}; trying again in {retry_s:.1f} s",

@@ -16,8 +16,8 @@ import click
 import trio
 
 from psymm.cli.custodies import LANES, chosen, custody_option
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen, Value, format_amount
 from psymm.cli.password import ask_password
@@ -44,12 +44,12 @@ def transcript() -> None:
 @transcript.command("list")
 @json_option
 @home_option
-def list_custodies(screen: Screen, home: Home) -> None:
+def list_custodies(screen: Screen, home: DataDir) -> None:
     """Lists the custodies in this home's journal. Works beside a running daemon."""
     trio.run(_list, screen, home)
 
 
-async def _list(screen: Screen, home: Home) -> None:
+async def _list(screen: Screen, home: DataDir) -> None:
     from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
@@ -57,7 +57,7 @@ async def _list(screen: Screen, home: Home) -> None:
     screen.table(
         ("custody", "lane", "state", "frames"),
         [
-            ("0x" + one.opening.custody.hex(), LANES[one.lane], one.state, str(one.frames))
+            ("0x" + one.agreement.custody.hex(), LANES[one.lane], one.state, str(one.frames))
             for one in held
         ],
     )
@@ -65,7 +65,7 @@ async def _list(screen: Screen, home: Home) -> None:
         "" if held else "The journal holds no custody.",
         custodies=[
             {
-                "custody": one.opening.custody,
+                "custody": one.agreement.custody,
                 "lane": LANES[one.lane],
                 "state": one.state,
                 "reason": one.reason,
@@ -96,7 +96,7 @@ async def _list(screen: Screen, home: Home) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def export_file(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     custody: str,
     openings: bool,
@@ -110,7 +110,7 @@ def export_file(
 
 
 @asynccontextmanager
-async def _open(home: Home, password: str | None) -> AsyncIterator[JournalReader]:
+async def _open(home: DataDir, password: str | None) -> AsyncIterator[JournalReader]:
     """The journal: to be read beside a daemon, or unlocked where there is a password."""
     from psymm.transcript.journal import open_journal
     from psymm.transcript.reader import open_journal_reader
@@ -124,7 +124,7 @@ async def _open(home: Home, password: str | None) -> AsyncIterator[JournalReader
         yield journal
 
 
-async def unlock(journal: Journal, home: Home, password: str) -> None:
+async def unlock(journal: Journal, home: DataDir, password: str) -> None:
     """Unlock a home's journal with its keystore's password. Raises WrongPassword,
     JournalForeign."""
     from psymm.session.party import journal_secret
@@ -133,18 +133,18 @@ async def unlock(journal: Journal, home: Home, password: str) -> None:
     wallet = await load_keystore(home.keystore, password)
     held = await journal.custodies()
     if held:
-        opening = held[0].opening
-        secret = await journal_secret(wallet, opening.chain_id, opening.contract)
+        agreement = held[0].agreement
+        secret = await journal_secret(wallet, agreement.chain_id, agreement.contract)
         await journal.unlock(wallet.address, secret)
 
 
 async def _export(
-    screen: Screen, home: Home, custody: str, password: str | None, since: bool, file: Path
+    screen: Screen, home: DataDir, custody: str, password: str | None, since: bool, file: Path
 ) -> None:
     from psymm.transcript.file import export
 
     async with _open(home, password) as journal:
-        key = (await chosen(journal, custody)).opening.custody
+        key = (await chosen(journal, custody)).agreement.custody
         frames = await export(journal, key, file, since_checkpoint=since)
     screen.result(
         f"{frames} frames of 0x{key.hex()} in {file}.",
@@ -210,8 +210,8 @@ def _verify(
         verified = verify_signatures(opened, threads=threads, progress=advance)
     seconds = perf_counter() - began
     rate = f", {verified.frames / seconds:,.0f} frames/s" if verified.frames else ""
-    if opened.begins is not None:
-        screen.say(f"begins   {_point(opened.begins.point)}; both lanes signed it")
+    if opened.starts_at is not None:
+        screen.say(f"begins   {_point(opened.starts_at.point)}; both lanes signed it")
     screen.say(f"signatures, hash chain, delegations: all {verified.frames:,} frames stand{rate}")
     for name, head in zip(LANES, verified.heads, strict=True):
         screen.say(f"{name:<8} head {head.seq} 0x{head.digest.hex()}")
@@ -230,8 +230,8 @@ def _verify(
     screen.result(
         "",
         ok=True,
-        custody=opened.opening.custody,
-        termsHash=opened.opening.terms_hash,
+        custody=opened.agreement.custody,
+        termsHash=opened.agreement.terms_hash,
         checkpoint=_checkpoint(opened),
         frames=verified.frames,
         heads={
@@ -252,9 +252,9 @@ def _point(point: Point) -> str:
 
 
 def _checkpoint(parsed: TranscriptFile) -> Value:
-    if parsed.begins is None:
+    if parsed.starts_at is None:
         return None
-    point = parsed.begins.point
+    point = parsed.starts_at.point
     return {
         "account": point.account_hash,
         "traderSeq": point.trader_seq,

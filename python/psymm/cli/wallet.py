@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.data_dir import DataDir
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password, ask_secret
@@ -38,7 +38,7 @@ _LIGHT_COST = 1 << 12
     help="Seal it so that opening takes milliseconds, also for whoever guesses the password. "
     "For throwaway wallets, or a password that is long and random.",
 )
-def new(screen: Screen, home: Home, password_fd: int | None, light: bool) -> None:
+def new(screen: Screen, home: DataDir, password_fd: int | None, light: bool) -> None:
     """Makes a new key and seals it with a password. Back it up: nobody else can."""
     from psymm._core import SecretKey
 
@@ -67,7 +67,7 @@ def new(screen: Screen, home: Home, password_fd: int | None, light: bool) -> Non
     help="Read a private key (64 hex digits) from descriptor N instead of the terminal.",
 )
 def import_key(
-    screen: Screen, home: Home, password_fd: int | None, file: Path | None, key_fd: int | None
+    screen: Screen, home: DataDir, password_fd: int | None, file: Path | None, key_fd: int | None
 ) -> None:
     """Takes over a key that exists: a keystore file, or a private key typed or piped in."""
     from psymm._core import CoreError, SecretKey
@@ -102,13 +102,13 @@ def import_key(
 @json_option
 @home_option
 @password_option
-def address(screen: Screen, home: Home, password_fd: int | None) -> None:
+def address(screen: Screen, home: DataDir, password_fd: int | None) -> None:
     """Shows the wallet's address, derived from its key.
 
     It needs the password: what the keystore's file states can be changed by anyone who can write
     it, and money would be sent there.
     """
-    from psymm.cli.site import expect_wallet
+    from psymm.cli.chain_context import expect_wallet
     from psymm.wallet import load_keystore
 
     expect_wallet(home)
@@ -120,9 +120,9 @@ def address(screen: Screen, home: Home, password_fd: int | None) -> None:
 @json_option
 @home_option
 @password_option
-def public_key(screen: Screen, home: Home, password_fd: int | None) -> None:
+def public_key(screen: Screen, home: DataDir, password_fd: int | None) -> None:
     """Shows address and public key (x‖y), as the registry needs them."""
-    from psymm.cli.site import expect_wallet
+    from psymm.cli.chain_context import expect_wallet
     from psymm.wallet import load_keystore
 
     expect_wallet(home)
@@ -137,7 +137,7 @@ def _key_bytes(text: str) -> bytes:
     return bytes.fromhex(digits)
 
 
-def _refuse_second(home: Home) -> None:
+def _refuse_second(home: DataDir) -> None:
     from psymm.errors import KeystoreExists
 
     if home.keystore.exists():
@@ -147,7 +147,9 @@ def _refuse_second(home: Home) -> None:
         raise exists
 
 
-def _save(screen: Screen, home: Home, key: SecretKey, password: str, light: bool = False) -> None:
+def _save(
+    screen: Screen, home: DataDir, key: SecretKey, password: str, light: bool = False
+) -> None:
     from psymm.wallet import SCRYPT_COST, save_keystore
 
     cost = _LIGHT_COST if light else SCRYPT_COST
@@ -155,7 +157,7 @@ def _save(screen: Screen, home: Home, key: SecretKey, password: str, light: bool
     _show(screen, home, key.address, key.public_key)
 
 
-def _show(screen: Screen, home: Home, address: str, public_key: bytes) -> None:
+def _show(screen: Screen, home: DataDir, address: str, public_key: bytes) -> None:
     screen.result(
         f"address     {address}\npublic key  0x{public_key.hex()}\nkeystore    {home.keystore}",
         address=address,

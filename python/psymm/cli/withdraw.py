@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.earlier import Asked, refuse_again, take_up
-from psymm.cli.exits import CommandError, Exit
-from psymm.cli.home import Home
+from psymm.cli.chain_context import expect_coins, look_before_asking, token_of
+from psymm.cli.data_dir import DataDir
+from psymm.cli.earlier import Asked, finish_earlier, refuse_again
+from psymm.cli.exit_status import CommandError, Exit
+from psymm.cli.funds import (
+    BLOCK_S,
+    PROOF_S,
+    Funds,
+    OpenFunds,
+    SendingOptions,
+    fee_line,
+    open_funds,
+    sending_options,
+)
 from psymm.cli.options import (
     Command,
     deployment_option,
@@ -25,17 +36,6 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Cost, Screen, Value, confirm_cost, format_amount, parse_amount
 from psymm.cli.password import ask_password
-from psymm.cli.purse import (
-    BLOCK_S,
-    PROOF_S,
-    OpenPurse,
-    Purse,
-    SendingOptions,
-    fee_line,
-    open_purse,
-    sending_options,
-)
-from psymm.cli.site import expect_coins, look_before_asking, token_of
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
@@ -64,7 +64,7 @@ _GAS = 1_200_000
 @click.argument("parts", nargs=-1, required=True, metavar="ADDRESS=AMOUNT…")
 def withdraw(
     screen: Screen,
-    home: Home,
+    home: DataDir,
     password_fd: int | None,
     deployment_file: Path | None,
     rpc_url: str | None,
@@ -85,44 +85,44 @@ def withdraw(
     if sending.max_fee is not None:
         parse_amount(sending.max_fee, info.decimals)
     password = ask_password(password_fd)
-    opening = partial(open_purse, home, deployment_file, rpc_url, password)
+    opening = partial(open_funds, home, deployment_file, rpc_url, password)
     trio.run(_withdraw, screen, opening, sending, info, wanted, pause, yes)
 
 
 async def _withdraw(
     screen: Screen,
-    opening: OpenPurse,
+    opening: OpenFunds,
     sending: SendingOptions,
     info: TokenInfo,
     wanted: list[tuple[str, int | None]],
     pause: float,
     yes: bool,
 ) -> None:
-    async with opening() as purse:
-        earlier = await take_up(screen, purse, purse.senders(sending, info))
-        if _refused_again(screen, purse, info, wanted, earlier):
+    async with opening() as funds:
+        earlier = await finish_earlier(screen, funds, funds.senders(sending, info))
+        if _refused_again(screen, funds, info, wanted, earlier):
             return
-        await purse.site.deployment.expect_token(purse.site.chain, info.address)
-        parts = await _parts(purse, info, wanted)
+        await funds.context.deployment.expect_token(funds.context.chain, info.address)
+        parts = await _parts(funds, info, wanted)
         total = sum(units for _, units in parts)
-        await _warn(screen, purse, info, parts)
-        fee = await fee_line(screen, purse, sending, "cta", info)
-        price = (await purse.site.chain.fees()).max_wei
+        await _warn(screen, funds, info, parts)
+        fee = await fee_line(screen, funds, sending, "cta", info)
+        price = (await funds.context.chain.fees()).max_wei
         seconds = len(parts) * (PROOF_S + BLOCK_S + pause / 2)
         action = (
             f"Withdrawing {format_amount(total, info.decimals)} {info.symbol} "
             f"in {len(parts)} part{'s' if len(parts) > 1 else ''}"
         )
         cost = Cost(0 if fee is not None else _GAS * len(parts), price, seconds, fee)
-        await expect_coins(purse.site.chain, purse.wallet.address, cost)
+        await expect_coins(funds.context.chain, funds.wallet.address, cost)
         confirm_cost(screen, action, cost, yes)
 
         done: list[Value] = []
         for at, (recipient, units) in enumerate(parts):
             if at and pause:
                 await trio.sleep(secrets.randbelow(int(pause * 1000) + 1) / 1000)
-            moved = await purse.vault.withdraw(
-                info.address, units, recipient, purse.senders(sending, info)
+            moved = await funds.vault.withdraw(
+                info.address, units, recipient, funds.senders(sending, info)
             )
             got = format_amount(units - moved.fee, info.decimals)
             tx = moved.receipt.tx_hash if moved.receipt is not None else None
@@ -145,19 +145,19 @@ async def _withdraw(
                 received=str(units - moved.fee),
                 tx=tx,
             )
-        balance = await purse.vault.balance(info.address)
+        balance = await funds.vault.balance(info.address)
         screen.result(
             f"In custody still: {format_amount(balance.available, info.decimals)} {info.symbol}.",
             parts=done,
             token=info.address,
             available=str(balance.available),
         )
-        await purse.vault.heard()
+        await funds.vault.acknowledge_ended()
 
 
 def _refused_again(
     screen: Screen,
-    purse: Purse,
+    funds: Funds,
     info: TokenInfo,
     wanted: list[tuple[str, int | None]],
     earlier: dict[Asked, Move],
@@ -175,24 +175,24 @@ def _refused_again(
             and units in (None, asked.units)
         ]
         if like:
-            refuse_again(screen, purse, *like[-1])
+            refuse_again(screen, funds, *like[-1])
             return True
     return False
 
 
 async def _warn(
-    screen: Screen, purse: Purse, info: TokenInfo, parts: list[tuple[str, int]]
+    screen: Screen, funds: Funds, info: TokenInfo, parts: list[tuple[str, int]]
 ) -> None:
     """Says what in this withdrawal would give its owner away."""
     from psymm.custody.warnings import public_moves, withdrawal_warnings
 
-    deployment, vault = purse.site.deployment, purse.vault
-    head = await purse.site.chain.rpc.block_number()
-    seen = await public_moves(purse.site.pool, info.address, deployment.first_block, head)
+    deployment, vault = funds.context.deployment, funds.vault
+    head = await funds.context.chain.rpc.block_number()
+    seen = await public_moves(funds.context.pool, info.address, deployment.first_block, head)
     held = await vault.store.notes(token=info.address, status="unspent", custody=vault.view.sole.id)
     for one in withdrawal_warnings(
         parts,
-        own=[purse.wallet.address],
+        own=[funds.wallet.address],
         notes=[each.note for each in held],
         seen=seen,
         tree=vault.tree,
@@ -220,12 +220,12 @@ def _wanted(info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int | No
 
 
 async def _parts(
-    purse: Purse, info: TokenInfo, wanted: list[tuple[str, int | None]]
+    funds: Funds, info: TokenInfo, wanted: list[tuple[str, int | None]]
 ) -> list[tuple[str, int]]:
     """The parts, `rest` being what is spendable beyond the others. Raises FundsTooLow."""
     from psymm.custody.errors import FundsTooLow
 
-    balance = await purse.vault.balance(info.address)
+    balance = await funds.vault.balance(info.address)
     named = sum(units or 0 for _, units in wanted)
     rest = balance.available - named
     if rest < 0:

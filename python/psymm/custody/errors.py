@@ -196,13 +196,13 @@ class CrsInvalid(ProverError):
         super().__init__(reason=reason)
 
 
-class StoreError(CustodyError):
+class NoteStoreError(CustodyError):
     """The file of notes and moves cannot be used."""
 
     code = "note-store"
 
 
-class StoreForeign(StoreError):
+class StoreForeign(NoteStoreError):
     """The file belongs to another wallet, viewing secret, chain or contract."""
 
     code = "note-store-foreign"
@@ -213,7 +213,7 @@ class StoreForeign(StoreError):
     )
 
 
-class StoreVersion(StoreError):
+class StoreVersion(NoteStoreError):
     """The file is sound, and is none that this version made."""
 
     code = "note-store-version"
@@ -224,7 +224,7 @@ class StoreVersion(StoreError):
     )
 
 
-class StoreCorrupt(StoreError):
+class StoreCorrupt(NoteStoreError):
     """The file does not hold what was written to it."""
 
     code = "note-store-corrupt"
@@ -232,7 +232,7 @@ class StoreCorrupt(StoreError):
     remedy = "Rebuild it from the wallet and the chain (recovery), or restore a copy"
 
 
-class StoreLocked(StoreError):
+class StoreLocked(NoteStoreError):
     """Another process has the file open."""
 
     code = "note-store-locked"

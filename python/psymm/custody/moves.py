@@ -66,7 +66,7 @@ from psymm.custody.sending import (
     Sender,
     SendTerms,
 )
-from psymm.custody.settlement import Payee, Settlement, payout_after_fee
+from psymm.custody.settlement import Payee, PlannedSettlement, payout_after_fee
 from psymm.custody.store import (
     BUSY,
     DONE,
@@ -338,7 +338,7 @@ class Vault:
         senders: Sequence[Sender],
         *,
         max_fee: int | None = None,
-        life_s: int = 1_800,
+        expires_in_s: int = 1_800,
         timeout_s: float | None = None,
         top_up: bool = False,
     ) -> Funded:
@@ -362,7 +362,9 @@ class Vault:
                 before = await self._funding(custody, token, amount, senders, timeout_s)
                 if before is not None:
                     return before
-            return await self._fund(custody, token, amount, senders, max_fee, life_s, timeout_s)
+            return await self._fund(
+                custody, token, amount, senders, max_fee, expires_in_s, timeout_s
+            )
 
     async def _fund(
         self,
@@ -371,7 +373,7 @@ class Vault:
         amount: int,
         senders: Sequence[Sender],
         max_fee: int | None,
-        life_s: int,
+        expires_in_s: int,
         timeout_s: float,
     ) -> Funded:
         counters = await self.store.reserve(2)
@@ -391,7 +393,7 @@ class Vault:
             return _Made(made, [(note, counters[0]), (change, counters[1])])
 
         moved = await self._move(
-            "fund", "ctc", token, amount, True, plan, senders, max_fee, life_s, timeout_s,
+            "fund", "ctc", token, amount, True, plan, senders, max_fee, expires_in_s, timeout_s,
             note.commitment,
         )  # fmt: skip
         return Funded(note, moved)
@@ -435,7 +437,7 @@ class Vault:
         senders: Sequence[Sender],
         *,
         max_fee: int | None = None,
-        life_s: int = 1_800,
+        expires_in_s: int = 1_800,
         timeout_s: float | None = None,
     ) -> Moved:
         """CTC: make one note of one's two most valuable sole notes.  Raises like `fund`."""
@@ -460,7 +462,7 @@ class Vault:
 
         worth = held[0].note.amount + held[1].note.amount
         return await self._move(
-            "merge", "ctc", token, 0, True, plan, senders, max_fee, life_s, timeout_s, None,
+            "merge", "ctc", token, 0, True, plan, senders, max_fee, expires_in_s, timeout_s, None,
             exactly=[held[0].note, held[1].note] if worth else None,
         )  # fmt: skip
 
@@ -474,7 +476,7 @@ class Vault:
         senders: Sequence[Sender],
         *,
         max_fee: int | None = None,
-        life_s: int = 1_800,
+        expires_in_s: int = 1_800,
         timeout_s: float | None = None,
     ) -> Moved:
         """CTA: `amount` units leave one's sole custody; the recipient gets them less the fee.
@@ -502,7 +504,17 @@ class Vault:
             return _Made(made, [(change, counter)])
 
         return await self._move(
-            "withdraw", "cta", token, amount, False, plan, senders, max_fee, life_s, timeout_s, None
+            "withdraw",
+            "cta",
+            token,
+            amount,
+            False,
+            plan,
+            senders,
+            max_fee,
+            expires_in_s,
+            timeout_s,
+            None,
         )
 
     async def withdraw_parts(
@@ -543,7 +555,7 @@ class Vault:
         await self.store.keep(note, counter)
         return Payee(note.inner, self.view.seal(note, counter))
 
-    async def sign_settlement(self, settlement: Settlement) -> bytes:
+    async def sign_settlement(self, settlement: PlannedSettlement) -> bytes:
         """Sign a settlement: an option for the other side until its deadline.
 
         Our notes in it are busy from before the signature exists until it is mined or the
@@ -565,7 +577,7 @@ class Vault:
             call.message(self.deployment.chain_id, self.deployment.psymm)
         )
 
-    async def _take_for(self, settlement: Settlement) -> None:
+    async def _take_for(self, settlement: PlannedSettlement) -> None:
         """Write down that our notes are the settlement's until its deadline."""
         call = settlement.call
         await self.tree.advance()
@@ -586,7 +598,7 @@ class Vault:
             status=SIGNED,
         )
 
-    def _own_output(self, settlement: Settlement) -> tuple[Note, int]:
+    def _own_output(self, settlement: PlannedSettlement) -> tuple[Note, int]:
         """The note that a settlement pays us.  Our own word for it is not asked: it is opened
         from the memo, as it will have to be after a loss of all files."""
         plan = settlement.plan
@@ -606,7 +618,7 @@ class Vault:
 
     async def settle(
         self,
-        settlement: Settlement,
+        settlement: PlannedSettlement,
         signatures: Signatures,
         senders: Sequence[Sender],
         *,
@@ -660,7 +672,7 @@ class Vault:
         raise failed or MoveFailed("settle", "no sender was given")
 
     async def await_settlement(
-        self, settlement: Settlement, *, timeout_s: float | None = None
+        self, settlement: PlannedSettlement, *, timeout_s: float | None = None
     ) -> None:
         """Wait until a settlement that the other side sends is in the tree.
 
@@ -711,14 +723,14 @@ class Vault:
 
     async def ended(self) -> list[Move]:
         """Deposits, fundings and withdrawals that have ended and that their owner did not hear of
-        yet.  A deposit or withdrawal of this very run is one, too: see `heard`."""
+        yet.  A deposit or withdrawal of this very run is one, too: see `acknowledge_ended`."""
         return [
             await self._carrier.with_hash(move)
             for move in await self.store.moves(alive=False)
             if not move.reported and move.purpose in ("deposit", "fund", "withdraw")
         ]
 
-    async def heard(self) -> None:
+    async def acknowledge_ended(self) -> None:
         """Note that the owner has heard of all that has ended.
 
         Called once he has: a command that is cut off before it says that money moved would be
@@ -738,7 +750,7 @@ class Vault:
         plan: Callable[[tuple[Note, Note], bool, SendTerms, int], _Made],
         senders: Sequence[Sender],
         max_fee: int | None,
-        life_s: int,
+        expires_in_s: int,
         timeout_s: float,
         awaited: bytes | None,
         exactly: list[Note] | None = None,
@@ -768,10 +780,10 @@ class Vault:
             except PSymmError as refused:
                 failed = refused
                 continue
-            deadline = deadline_after(await self.now_s(), life_s)
+            deadline = deadline_after(await self.now_s(), expires_in_s)
             while True:
                 if inputs is None:
-                    await self._gather(token, needed, senders, max_fee, life_s, timeout_s)
+                    await self._gather(token, needed, senders, max_fee, expires_in_s, timeout_s)
                 async with self._choosing:
                     if inputs is None:
                         inputs = await self._choose(token, needed)
@@ -841,7 +853,7 @@ class Vault:
         needed: int,
         senders: Sequence[Sender],
         max_fee: int | None,
-        life_s: int,
+        expires_in_s: int,
         timeout_s: float,
     ) -> None:
         """Merge until two notes are worth enough.
@@ -857,7 +869,7 @@ class Vault:
                 return
             if sum(amounts) >= needed:
                 await self.merge(
-                    token, senders, max_fee=max_fee, life_s=life_s, timeout_s=timeout_s
+                    token, senders, max_fee=max_fee, expires_in_s=expires_in_s, timeout_s=timeout_s
                 )
                 continue
             under_way = (await self.balance(token)).under_way

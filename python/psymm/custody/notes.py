@@ -22,7 +22,7 @@ from psymm._core import FIELD_MODULUS, address_of, poseidon2_hash
 from psymm.chain.addresses import checksummed
 from psymm.chain.errors import CallInvalid
 from psymm.custody.errors import NoteInvalid
-from psymm.transcript.opening import custody_id, key_hash
+from psymm.transcript.agreement import custody_id, key_hash
 
 ZERO: Final = bytes(32)
 _ONE: Final = (1).to_bytes(32, "big")
@@ -119,12 +119,12 @@ class Note:
         return nullifier(self.commitment, self.blinding)
 
     @property
-    def opening(self) -> Opening:
-        return Opening(self.commitment, self.token, self.amount, self.blinding)
+    def opening(self) -> NoteOpening:
+        return NoteOpening(self.commitment, self.token, self.amount, self.blinding)
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class NoteOpening:
     """What one party shows the other of a note in their common custody (UOP)."""
 
     commitment: bytes
@@ -148,7 +148,7 @@ class Opening:
         }
 
     @classmethod
-    def from_typed(cls, given: Mapping[str, Any]) -> Opening:
+    def from_typed(cls, given: Mapping[str, Any]) -> NoteOpening:
         """From a parsed message's group: Commitment and Blinding bytes of 32, Token bytes of 20
         or an address, Amount an int.  Raises NoteInvalid."""
         try:
@@ -210,7 +210,7 @@ __all__ = [
     "ZERO",
     "Custody",
     "Note",
-    "Opening",
+    "NoteOpening",
     "address_field",
     "commitment",
     "empty_note",

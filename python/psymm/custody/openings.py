@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from psymm.chain.sync import TreeSync
 from psymm.custody.errors import NoteInvalid
-from psymm.custody.notes import Custody, Note, Opening
+from psymm.custody.notes import Custody, Note, NoteOpening
 from psymm.errors import (
     CollateralForeign,
     CollateralMissing,
@@ -17,7 +17,9 @@ from psymm.errors import (
 )
 
 
-async def verify_opening(opening: Opening, custody: Custody, token: str, tree: TreeSync) -> Note:
+async def verify_opening(
+    opening: NoteOpening, custody: Custody, token: str, tree: TreeSync
+) -> Note:
     """The note behind an opening, if it is good collateral in that custody and token.
 
     Raises CollateralWrongToken, CollateralForeign (the commitment is not that of these values in
@@ -49,7 +51,7 @@ async def verify_opening(opening: Opening, custody: Custody, token: str, tree: T
 
 
 async def verify_collateral(
-    openings: Sequence[Opening],
+    openings: Sequence[NoteOpening],
     listed: Iterable[tuple[bytes, bytes]],
     custody: Custody,
     token: str,

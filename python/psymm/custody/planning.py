@@ -250,9 +250,10 @@ def shuffled(two: Sequence[Any]) -> tuple[Any, Any]:
     return (two[0], two[1]) if secrets.randbits(1) else (two[1], two[0])
 
 
-def deadline_after(now_s: float, life_s: int = 1_800) -> int:
-    """A deadline at least `life_s` away, on a full five minutes, so that it is no fingerprint."""
-    return math.ceil((now_s + life_s) / DEADLINE_STEP_S) * DEADLINE_STEP_S
+def deadline_after(now_s: float, expires_in_s: int = 1_800) -> int:
+    """A deadline at least `expires_in_s` away, on a full five minutes, so that it is no
+    fingerprint."""
+    return math.ceil((now_s + expires_in_s) / DEADLINE_STEP_S) * DEADLINE_STEP_S
 
 
 def _check_inputs(inputs: tuple[Note, Note], empty1: bool) -> None:

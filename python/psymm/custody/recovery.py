@@ -25,7 +25,7 @@ from psymm.wallet import Wallet
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundNote:
     """One note of a wallet.  status: "unspent" or "spent"; spent_block: None while unspent."""
 
     note: Note
@@ -44,13 +44,13 @@ class Findings:
     """All notes of a wallet in the tree, oldest first, as of a block."""
 
     block: int
-    notes: tuple[Found, ...]
+    notes: tuple[FoundNote, ...]
 
-    def sole(self, token: str | None = None) -> list[Found]:
+    def sole(self, token: str | None = None) -> list[FoundNote]:
         """Unspent notes of value in the wallet's own custody."""
         return [one for one in self._unspent(token) if one.note.custody.is_sole]
 
-    def bilateral(self, token: str | None = None) -> list[Found]:
+    def bilateral(self, token: str | None = None) -> list[FoundNote]:
         """Unspent notes of value in custodies with others; spending these takes both keys."""
         return [one for one in self._unspent(token) if not one.note.custody.is_sole]
 
@@ -63,7 +63,7 @@ class Findings:
         """A counter above every one that is in the tree; 0 for an empty wallet."""
         return max((one.counter for one in self.notes), default=-1) + 1
 
-    def _unspent(self, token: str | None) -> list[Found]:
+    def _unspent(self, token: str | None) -> list[FoundNote]:
         return [
             one
             for one in self.notes
@@ -75,13 +75,13 @@ class Findings:
 
 def search(view: ViewingKey, tree: TreeSync) -> Findings:
     """Everything in the tree that a viewing secret opens.  Computes only; about 10 µs a leaf."""
-    found: list[Found] = []
+    found: list[FoundNote] = []
     for leaf in tree.leaves:
         own = view.find(leaf.commitment, leaf.memo)
         if own is not None:
             note, counter = own
             spent = tree.spent_block(note.nullifier)
-            found.append(Found(note, counter, leaf.position, leaf.block, spent))
+            found.append(FoundNote(note, counter, leaf.position, leaf.block, spent))
     return Findings(tree.block, tuple(found))
 
 

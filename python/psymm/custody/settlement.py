@@ -81,7 +81,7 @@ def payee_message(
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class SettlementProposal:
     """The public values of a settlement, and the proposer's signature (UST).
 
     payouts: token units for trader and solver before the fee, which the proposer's bears.
@@ -99,7 +99,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class PlannedSettlement:
     """A settlement with all that its two parties know of it.  proposer: its lane."""
 
     plan: CtcPlan
@@ -116,10 +116,10 @@ class Settlement:
         return self.plan.custody
 
     @property
-    def proposal(self) -> Proposal:
+    def proposal(self) -> SettlementProposal:
         call = self.call
         empty = self.plan.inputs[1].blinding if self.plan.empty1 else None
-        return Proposal(
+        return SettlementProposal(
             nullifiers=call.nullifiers,
             commitments=call.commitments,
             payouts=self.payouts,
@@ -161,7 +161,7 @@ def propose_settlement(
     relayer: str = ZERO_ADDRESS,
     fee: int = 0,
     deadline: int,
-) -> Settlement:
+) -> PlannedSettlement:
     """A settlement of all the custody's notes (one or two), with orders drawn at random.
 
     payees, payouts: trader's and solver's; payouts in token units, together worth the notes.
@@ -170,11 +170,11 @@ def propose_settlement(
     inputs, empty = paired(notes)
     outputs = _outputs(payees, payouts, proposer, fee)
     plan = CtcPlan(inputs, empty, shuffled(outputs), relayer, fee, deadline)
-    return Settlement(plan, payouts, proposer)
+    return PlannedSettlement(plan, payouts, proposer)
 
 
 def accept_settlement(
-    proposal: Proposal,
+    proposal: SettlementProposal,
     notes: Sequence[Note],
     payees: tuple[Payee, Payee],
     payouts: tuple[int, int],
@@ -183,7 +183,7 @@ def accept_settlement(
     max_fee: int,
     now_s: float,
     min_life_s: int = 60,
-) -> Settlement:
+) -> PlannedSettlement:
     """The settlement that the other side proposes, if it is the one that we compute ourselves.
 
     notes, payees, payouts: our own knowledge, as for `propose_settlement`; of the proposal only
@@ -215,7 +215,7 @@ def accept_settlement(
     if proposal.commitments[0] != outputs[0].commitment(token):
         outputs = (outputs[1], outputs[0])
     plan = CtcPlan(inputs, empty, outputs, proposal.relayer, proposal.fee, proposal.deadline)
-    settlement = Settlement(plan, payouts, proposer)
+    settlement = PlannedSettlement(plan, payouts, proposer)
     ours = settlement.proposal
     for name in ("nullifiers", "commitments", "relayer", "fee_token", "fee", "deadline"):
         expected, found = getattr(ours, name), getattr(proposal, name)

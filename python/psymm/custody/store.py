@@ -38,8 +38,8 @@ from psymm.chain.transactions import Fees, Prepared, Sent
 from psymm.custody.errors import (
     NoteBusy,
     NoteInvalid,
+    NoteStoreError,
     StoreCorrupt,
-    StoreError,
     StoreForeign,
     StoreLocked,
     StoreVersion,
@@ -614,7 +614,7 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
     return await trio.to_thread.run_sync(start)
 
 
-def _refused(path: Path | None, failed: sqlite3.Error) -> StoreError | StorageError:
+def _refused(path: Path | None, failed: sqlite3.Error) -> NoteStoreError | StorageError:
     found = storage_error(path, failed)
     if isinstance(found, FileBusy):
         return StoreLocked(path=path)

@@ -242,7 +242,7 @@ class JournalStatus(StrEnum):
     """What a journal is good for, where it is not the newest of its custody."""
 
     RESTORED = "restored"
-    """A backup, or mended: its owner signs no frame with it, only settlements with the wallet."""
+    """A backup, or repaired: its owner signs no frame with it, only settlements with the wallet."""
 
 
 class LaneCode(StrEnum):

@@ -37,12 +37,12 @@ from psymm.messages.wire import (
     Digest,
     Entries,
     Flow,
+    GroupEntry,
     Id,
     Memo,
     Message,
     Nanoseconds,
     Note,
-    Part,
     Positive,
     PublicKey,
     Seconds,
@@ -50,23 +50,23 @@ from psymm.messages.wire import (
     Symbol,
     Units,
     Word,
+    group_entry,
     message,
-    part,
 )
 
 # --- parts -------------------------------------------------------------------------------------
 
 
-@part
-class NoteRef(Part):
+@group_entry
+class NoteRef(GroupEntry):
     """A note as a frame may name it: never its blinding."""
 
     commitment: Digest
     nullifier: Digest
 
 
-@part
-class AcceptedNote(Part):
+@group_entry
+class AcceptedNote(GroupEntry):
     """A note that is accepted, with what it holds."""
 
     commitment: Digest
@@ -74,15 +74,15 @@ class AcceptedNote(Part):
     amount: Units
 
 
-@part
-class OracleSignature(Part):
+@group_entry
+class OracleSignature(GroupEntry):
     """One oracle signer's word on a price."""
 
     signature: Signature
 
 
-@part
-class Leg(Part):
+@group_entry
+class Leg(GroupEntry):
     """One leg of a multileg order."""
 
     leg_symbol: Symbol
@@ -91,8 +91,8 @@ class Leg(Part):
     leg_price: Positive | None = None
 
 
-@part
-class SymbolPrice(Part):
+@group_entry
+class SymbolPrice(GroupEntry):
     """An oracle price inside another message."""
 
     symbol: Symbol

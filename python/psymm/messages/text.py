@@ -30,11 +30,11 @@ from psymm.messages.wire import (
     Document,
     Entries,
     Flow,
+    GroupEntry,
     Id,
     Message,
     Nanoseconds,
     Note,
-    Part,
     Piece,
     Positive,
     PublicKey,
@@ -42,15 +42,15 @@ from psymm.messages.wire import (
     Symbol,
     Units,
     Word,
+    group_entry,
     message,
-    part,
 )
 
 # --- parts -------------------------------------------------------------------------------------
 
 
-@part
-class NoteOpening(Part):
+@group_entry
+class NoteOpeningEntry(GroupEntry):
     """What makes a commitment recomputable. The blinding stays out of repr and logs."""
 
     commitment: Digest
@@ -59,15 +59,15 @@ class NoteOpening(Part):
     amount: Units
 
 
-@part
-class SymbolRef(Part):
+@group_entry
+class SymbolRef(GroupEntry):
     """One instrument of a request."""
 
     symbol: Symbol
 
 
-@part
-class SecurityEntry(Part):
+@group_entry
+class SecurityEntry(GroupEntry):
     """One instrument of a list."""
 
     symbol: Symbol
@@ -77,15 +77,15 @@ class SecurityEntry(Part):
     security_desc: Note | None = None
 
 
-@part
-class MDEntryTypeRef(Part):
+@group_entry
+class MDEntryTypeRef(GroupEntry):
     """One kind of entry that a request asks for."""
 
     md_entry_type: MDEntryType
 
 
-@part
-class MDEntry(Part):
+@group_entry
+class MDEntry(GroupEntry):
     """One price of a snapshot."""
 
     md_entry_type: MDEntryType
@@ -93,8 +93,8 @@ class MDEntry(Part):
     md_entry_size: Positive | None = None
 
 
-@part
-class MDChange(Part):
+@group_entry
+class MDChange(GroupEntry):
     """One change of an incremental refresh; a deletion carries no price."""
 
     md_update_action: MDUpdateAction
@@ -209,7 +209,7 @@ class TermsDocument(Message):
 class NoteOpenings(Message):
     """The openings of notes that the sender's frames have listed."""
 
-    openings: Annotated[tuple[NoteOpening, ...], Entries(16, some=True)]
+    openings: Annotated[tuple[NoteOpeningEntry, ...], Entries(16, some=True)]
 
 
 # --- reference ---------------------------------------------------------------------------------

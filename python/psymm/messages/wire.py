@@ -87,7 +87,7 @@ class Entries:
     some: bool = False
 
 
-class Part:
+class GroupEntry:
     """An entry of a repeating group."""
 
     __slots__ = ()
@@ -102,7 +102,7 @@ class Message:
 
 
 M = TypeVar("M", bound=Message)
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=GroupEntry)
 
 _registry: dict[str, type[Message]] = {}
 
@@ -128,7 +128,7 @@ def message(msg_type: str, *flows: Flow) -> Callable[[type[M]], type[M]]:
 @dataclass_transform(
     frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,)
 )
-def part(cls: type[P]) -> type[P]:
+def group_entry(cls: type[P]) -> type[P]:
     """Declare the entry of a repeating group: a frozen dataclass."""
     return dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
 
@@ -147,7 +147,7 @@ class FieldRule:
     wire: Wire | None
     choices: type[enum.StrEnum] | None
     entries: Entries | None
-    entry: type[Part] | None
+    entry: type[GroupEntry] | None
     required: bool
 
 
@@ -162,7 +162,7 @@ def wire_name(attribute: str) -> str:
 _rules: dict[type, tuple[FieldRule, ...]] = {}
 
 
-def field_rules(cls: type[Message] | type[Part]) -> tuple[FieldRule, ...]:
+def field_rules(cls: type[Message] | type[GroupEntry]) -> tuple[FieldRule, ...]:
     """The fields of ``cls`` in the order of declaration, which is their order on the wire."""
     known = _rules.get(cls)
     if known is None:
@@ -183,7 +183,7 @@ def _field_rule(attribute: str, hint: Any) -> FieldRule:
     wire: Wire | None = None
     choices: type[enum.StrEnum] | None = None
     entries: Entries | None = None
-    entry: type[Part] | None = None
+    entry: type[GroupEntry] | None = None
     if typing.get_origin(hint) is Annotated:
         base, mark = typing.get_args(hint)[:2]
         if isinstance(mark, Entries):
@@ -205,7 +205,7 @@ def schema_definition(flow: Flow) -> bytes:
     return json.dumps({"messages": messages}, separators=(",", ":")).encode()
 
 
-def _fields(cls: type[Message] | type[Part]) -> list[dict[str, object]]:
+def _fields(cls: type[Message] | type[GroupEntry]) -> list[dict[str, object]]:
     made: list[dict[str, object]] = []
     for rule in field_rules(cls):
         field: dict[str, object] = {"name": rule.name, "required": rule.required}
@@ -220,7 +220,7 @@ def _fields(cls: type[Message] | type[Part]) -> list[dict[str, object]]:
     return made
 
 
-def to_mapping(value: Message | Part) -> dict[str, object]:
+def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
     """The wire's view of a message: FIX names, absent fields left out, groups as lists."""
     made: dict[str, object] = {}
     for rule in field_rules(type(value)):
@@ -254,7 +254,7 @@ _kinds: dict[type, tuple[tuple[tuple[str, str], ...], tuple[FieldRule, ...]]] = 
 
 
 def _kinds_of(
-    cls: type[Message] | type[Part],
+    cls: type[Message] | type[GroupEntry],
 ) -> tuple[tuple[tuple[str, str], ...], tuple[FieldRule, ...]]:
     """The fields that are taken as they are, (attribute, wire's name), and the others."""
     rules = field_rules(cls)

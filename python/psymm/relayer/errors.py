@@ -1,7 +1,7 @@
 """Why a relayer refuses a call, and why a client gives up on relayers; one named type each.
 
-A `Refusal` travels: the server sends its code, message and values, the client raises the same type
-again. The codes are part of the wire.
+A `RelayerRefusal` travels: the server sends its code, message and values, the client raises the
+same type again. The codes are part of the wire.
 """
 
 from __future__ import annotations
@@ -18,120 +18,120 @@ class RelayerError(PSymmError):
     amounts = ("fee", "quote", "most")
 
 
-class Refusal(RelayerError):
+class RelayerRefusal(RelayerError):
     """A relayer's no. `known` finds the type of a code that came over the wire."""
 
     code = "refused"
     retry_elsewhere: ClassVar[bool] = True
-    known: ClassVar[dict[str, type[Refusal]]] = {}
+    known: ClassVar[dict[str, type[RelayerRefusal]]] = {}
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        Refusal.known[cls.code] = cls
+        RelayerRefusal.known[cls.code] = cls
 
 
-class BadRequest(Refusal):
+class BadRequest(RelayerRefusal):
     code = "bad-request"
     what = "the request is not one of the relayer's vocabulary"
     remedy = "Compare the versions of the two programs"
 
 
-class TooManyRequests(Refusal):
+class TooManyRequests(RelayerRefusal):
     code = "too-many-requests"
     what = "this address asks more than a relayer's limit for one peer"
     remedy = "Wait a little, or use another relayer"
 
 
-class Busy(Refusal):
+class Busy(RelayerRefusal):
     code = "busy"
     what = "the relayer's queue is full"
     remedy = "Use another relayer, or try again later"
 
 
-class OtherChain(Refusal):
+class OtherChain(RelayerRefusal):
     code = "other-chain"
     what = "this relayer serves another chain"
 
 
-class OtherContract(Refusal):
+class OtherContract(RelayerRefusal):
     code = "other-contract"
     what = "this relayer serves another pSymm contract"
 
 
-class OtherRelayer(Refusal):
+class OtherRelayer(RelayerRefusal):
     code = "other-relayer"
     what = "the call names another relayer"
     remedy = "Send it to the one it names, or send it yourself"
 
 
-class TokenRefused(Refusal):
+class TokenRefused(RelayerRefusal):
     code = "token-refused"
     what = "this relayer takes no fee in this token"
 
 
-class FeeTooLow(Refusal):
+class FeeTooLow(RelayerRefusal):
     code = "fee-too-low"
     what = "the fee is below this relayer's quote"
     remedy = "Ask for terms again and sign the call with the new fee"
 
 
-class DeadlineTooNear(Refusal):
+class DeadlineTooNear(RelayerRefusal):
     code = "deadline-too-near"
     what = "the deadline leaves too little time to be mined"
     remedy = "Sign the call again with a later deadline"
 
 
-class DeadlineTooFar(Refusal):
+class DeadlineTooFar(RelayerRefusal):
     code = "deadline-too-far"
     what = "the deadline is further away than a relayer keeps a call"
     remedy = "Sign the call again with a nearer deadline"
 
 
-class RelayerFault(Refusal):
+class RelayerFault(RelayerRefusal):
     code = "relayer-fault"
     what = "the relayer failed at this request; the fault is its own"
     remedy = "Use another relayer"
 
 
-class AlreadySpent(Refusal):
+class AlreadySpent(RelayerRefusal):
     code = "already-spent"
     what = "a nullifier of this call is spent"
     remedy = "Look on chain which move spent it; sending again cannot help"
     retry_elsewhere = False
 
 
-class Conflict(Refusal):
+class Conflict(RelayerRefusal):
     code = "conflict"
     what = "another call with one of these nullifiers or commitments is under way"
     remedy = "Wait until that one is mined or its deadline has passed"
     retry_elsewhere = False
 
 
-class WouldRevert(Refusal):
+class WouldRevert(RelayerRefusal):
     code = "would-revert"
     what = "the contract refuses this call"
     retry_elsewhere = False
 
 
-class DidRevert(Refusal):
+class DidRevert(RelayerRefusal):
     code = "did-revert"
     what = "the call was mined and reverted"
     remedy = "Look whether its nullifiers were spent by another move"
 
 
-class ChainTrouble(Refusal):
+class ChainTrouble(RelayerRefusal):
     code = "chain-trouble"
     what = "the relayer cannot use its chain node at the moment"
     remedy = "Use another relayer, or try again later"
 
 
-class RelayerOutOfGas(Refusal):
+class RelayerOutOfGas(RelayerRefusal):
     code = "relayer-out-of-gas"
     what = "the relayer's wallet cannot pay for gas"
     remedy = "Use another relayer"
 
 
-class Stale(Refusal):
+class Stale(RelayerRefusal):
     code = "stale"
     what = "the deadline passed before the call was mined"
     remedy = "Its notes are unspent; sign the call again with a later deadline"
@@ -161,7 +161,7 @@ class SpentElsewhere(RelayerError):
     remedy = "Look on chain which one; this move can never be mined"
 
 
-class StoreError(RelayerError):
+class RelayerStoreError(RelayerError):
     code = "relayer-store"
     what = "the relayer's file of sends under way cannot be used"
 

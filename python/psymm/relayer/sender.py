@@ -45,7 +45,7 @@ from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPending
-from psymm.chain.registry import Party, in_turn
+from psymm.chain.registry import RegistryEntry, in_turn
 from psymm.chain.rpc import own_deadline
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
@@ -62,9 +62,9 @@ from psymm.relayer.wire import (
     GAS,
     MAX_MESSAGE_BYTES,
     AskTerms,
-    Progress,
+    RelayerTerms,
+    SendProgress,
     Submit,
-    Terms,
     decode_progress,
     decode_terms,
     encode_request,
@@ -96,11 +96,11 @@ _STRANGERS: Final = 2
 """Strangers that may fail before those come first that have served us."""
 
 Order = Literal["random", "cheapest"]
-Said = Callable[[Progress], None]
+Said = Callable[[SendProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class RelayerQuote:
     """What one relayer asks for one move. fee: units of `token`; it holds until valid_until_s,
     and a call's deadline must be at least min_deadline_s ahead when it arrives."""
 
@@ -141,7 +141,7 @@ class RelayerSender:
     def __init__(
         self,
         pool: Pool,
-        relayers: Callable[[], Awaitable[Sequence[Party]]],
+        relayers: Callable[[], Awaitable[Sequence[RegistryEntry]]],
         *,
         order: Order = "cheapest",
         max_fee: Mapping[str, int] | None = None,
@@ -184,7 +184,7 @@ class RelayerSender:
         `Vault`'s moves take."""
         return (self,) * self._at_most if direct is None else ((self,) * self._at_most + (direct,))
 
-    # --- psymm.custody.sending.Sender -------------------------------------------------------------
+    # --- psymm.custody.sending.Sender ------------------------------------------------------------
 
     async def terms(self, kind: str, token: str) -> SendTerms:
         """The relayer that the next move of this kind should name, and its fee.
@@ -214,9 +214,9 @@ class RelayerSender:
                 raise
             return receipt
 
-    # --- the same in steps ------------------------------------------------------------------------
+    # --- the same in steps -----------------------------------------------------------------------
 
-    async def quotes(self, kind: str, token: str) -> list[Quote]:
+    async def quotes(self, kind: str, token: str) -> list[RelayerQuote]:
         """Quotes of relayers, in the order in which they should be tried.
 
         Those that are dead, serve another contract, take another token, cannot pay the gas, ask
@@ -226,9 +226,9 @@ class RelayerSender:
         known = frozenset(await self._known()) if self._known is not None else frozenset()
         reasons: dict[str, Any] = {}
         parties = self._worth_asking(in_turn(list(await self._relayers()), known), reasons)
-        found: list[Quote] = []
+        found: list[RelayerQuote] = []
 
-        async def ask(party: Party) -> None:
+        async def ask(party: RegistryEntry) -> None:
             try:
                 with trio.move_on_after(min(QUOTE_S, self._answer_timeout_s)) as late:
                     found.append(await self._quote(party, kind, token))
@@ -241,7 +241,7 @@ class RelayerSender:
                 if isinstance(no, RelayerDead):
                     self._silent[party.account] = (trio.current_time(), "silent")
 
-        left: Sequence[Party] = ()
+        left: Sequence[RegistryEntry] = ()
         with trio.CancelScope() as asking:
             left = await ask_each(parties, ask, enough=lambda: len(found) >= ENOUGH)
         found = await self._usable(found, kind, token, known, reasons)
@@ -327,9 +327,11 @@ class RelayerSender:
             last = first - 1
         return None
 
-    # --- parts ------------------------------------------------------------------------------------
+    # --- parts -----------------------------------------------------------------------------------
 
-    def _worth_asking(self, parties: Sequence[Party], reasons: dict[str, Any]) -> list[Party]:
+    def _worth_asking(
+        self, parties: Sequence[RegistryEntry], reasons: dict[str, Any]
+    ) -> list[RegistryEntry]:
         """Without those that failed a move lately; who was silent lately comes last."""
         now = trio.current_time()
         for kept in (self._failed, self._silent):
@@ -343,15 +345,15 @@ class RelayerSender:
 
     async def _usable(
         self,
-        found: Sequence[Quote],
+        found: Sequence[RelayerQuote],
         kind: str,
         token: str,
         known: Collection[str],
         reasons: dict[str, Any],
-    ) -> list[Quote]:
+    ) -> list[RelayerQuote]:
         now = trio.current_time()
         quoted = self._quoted.setdefault((kind, token), {})
-        able: list[Quote] = []
+        able: list[RelayerQuote] = []
         for quote in found:
             if await self._can_pay(quote):
                 able.append(quote)
@@ -389,7 +391,7 @@ class RelayerSender:
             return [min(served)]
         return [fee for relayer, fee in quoted.items() if relayer not in self._failed]
 
-    async def _can_pay(self, quote: Quote) -> bool:
+    async def _can_pay(self, quote: RelayerQuote) -> bool:
         chain = self._pool.chain
         price = (await chain.fees()).max_wei
         # Half of what it must have at the present price, which includes room for a doubling.
@@ -402,14 +404,16 @@ class RelayerSender:
             raise RelayerDead("the registry does not list it", relayer=relayer)
         return self._endpoints[relayer]
 
-    async def _quote(self, party: Party, kind: str, token: str) -> Quote:
+    async def _quote(self, party: RegistryEntry, kind: str, token: str) -> RelayerQuote:
         endpoint = party.endpoint
         async with self._conversation(endpoint) as socket:
             await _say(socket, encode_request(AskTerms("1")), endpoint, self._answer_timeout_s)
             text = await _hear(socket, endpoint, self._answer_timeout_s)
         return self._offer(decode_terms(text, "1"), party, kind, token)
 
-    def _offer(self, terms: Terms, party: Party, kind: str, token: str) -> Quote:
+    def _offer(
+        self, terms: RelayerTerms, party: RegistryEntry, kind: str, token: str
+    ) -> RelayerQuote:
         if terms.relayer != party.account:
             raise RelayerLied(
                 "it names another address than the registry's",
@@ -423,7 +427,7 @@ class RelayerSender:
             raise TokenRefused(token=token)
         if fee == 0:
             raise RelayerLied("a fee of zero names no relayer", relayer=terms.relayer)
-        return Quote(
+        return RelayerQuote(
             relayer=terms.relayer,
             endpoint=party.endpoint,
             token=token,

@@ -68,23 +68,23 @@ from psymm.relayer.errors import (
     OtherChain,
     OtherContract,
     OtherRelayer,
-    Refusal,
     RelayerConfigError,
     RelayerFault,
     RelayerOutOfGas,
+    RelayerRefusal,
     Stale,
     TokenRefused,
     TooManyRequests,
     WouldRevert,
 )
-from psymm.relayer.store import Send, State, Store
+from psymm.relayer.store import Send, SendState, Store
 from psymm.relayer.wire import (
     GAS,
     MAX_MESSAGE_BYTES,
     AskTerms,
-    Progress,
+    RelayerTerms,
+    SendProgress,
     Submit,
-    Terms,
     TokenFee,
     decode_request,
     encode_answer,
@@ -94,7 +94,14 @@ from psymm.relayer.wire import (
     refusal_json,
     request_id,
 )
-from psymm.sockets.admission import Admission, AdmissionLimits, Bucket, Place, block_of, network_of
+from psymm.sockets.admission import (
+    Admission,
+    AdmissionLimits,
+    Bucket,
+    ConnectionSlot,
+    block_of,
+    network_of,
+)
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.serving import Tls, serve_websockets
 
@@ -214,7 +221,7 @@ class Statistics:
 
 
 @dataclass(slots=True)
-class _Peer:
+class _Caller:
     """One address, or all of an IPv6 /48.
 
     share: how many addresses' shares it has.
@@ -250,10 +257,10 @@ class RelayerService:
         self._config = config
         self._statistics = Statistics()
         self._logged: dict[str, float] = {}
-        self._known_peers: dict[str, _Peer] = {}
-        self._quotes: deque[Terms] = deque()
+        self._known_peers: dict[str, _Caller] = {}
+        self._quotes: deque[RelayerTerms] = deque()
         self._changes: dict[int, trio.Event] = {}
-        self._owners: dict[int, tuple[_Peer, ...]] = {}
+        self._owners: dict[int, tuple[_Caller, ...]] = {}
         self._admission = trio.Lock()
         self._judging = trio.CapacityLimiter(_JUDGED_AT_ONCE)
         self._lane_in: trio.MemorySendChannel[int]
@@ -295,7 +302,7 @@ class RelayerService:
                 )
             )
 
-    # --- peers ------------------------------------------------------------------------------------
+    # --- peers -----------------------------------------------------------------------------------
 
     def _limits(self) -> AdmissionLimits:
         """Loopback is one address like any other, as it is for requests."""
@@ -308,7 +315,7 @@ class RelayerService:
             limit_loopback=True,
         )
 
-    def _peers(self, name: str) -> tuple[_Peer, ...]:
+    def _peers(self, name: str) -> tuple[_Caller, ...]:
         """What an address counts for: itself, and its IPv6 /48 if it has one."""
         found = [self._peer(block_of(name), 1)]
         network = network_of(name)
@@ -316,10 +323,10 @@ class RelayerService:
             found.append(self._peer(network, self._config.addresses_per_network))
         return tuple(found)
 
-    def _peer(self, block: str, share: int) -> _Peer:
+    def _peer(self, block: str, share: int) -> _Caller:
         if block not in self._known_peers:
             requests, size = self._config.requests_per_minute, self._config.bytes_per_minute
-            self._known_peers[block] = _Peer(
+            self._known_peers[block] = _Caller(
                 share,
                 Bucket.full(requests * share / 60, requests * share),
                 Bucket.full(size * share / 60, size * share),
@@ -327,7 +334,7 @@ class RelayerService:
         return self._known_peers[block]
 
     async def _meet(
-        self, request: WebSocketRequest, _stream: BoundedStream, name: str, place: Place
+        self, request: WebSocketRequest, _stream: BoundedStream, name: str, place: ConnectionSlot
     ) -> None:
         peers = self._peers(name)
         for peer in peers:
@@ -343,7 +350,7 @@ class RelayerService:
             self._forget_idle_peers()
 
     async def _listen(
-        self, socket: WebSocketConnection, peers: tuple[_Peer, ...], place: Place
+        self, socket: WebSocketConnection, peers: tuple[_Caller, ...], place: ConnectionSlot
     ) -> None:
         running = 0
 
@@ -381,7 +388,11 @@ class RelayerService:
                     nursery.start_soon(serve_one, message)
 
     async def _answer(
-        self, socket: WebSocketConnection, text: str, peers: tuple[_Peer, ...], place: Place
+        self,
+        socket: WebSocketConnection,
+        text: str,
+        peers: tuple[_Caller, ...],
+        place: ConnectionSlot,
     ) -> None:
         name = request_id(text)
         try:
@@ -391,13 +402,15 @@ class RelayerService:
                 return
             send = await self._admit(request, peers, place)
             await self._follow(socket, name, send.id)
-        except Refusal as refusal:
+        except RelayerRefusal as refusal:
             await self._refuse(socket, name, refusal)
         except ChainError as trouble:
             log.warning("chain-trouble", extra={"error": type(trouble).__name__})
             await self._refuse(socket, name, ChainTrouble())
 
-    async def _refuse(self, socket: WebSocketConnection, name: str, refusal: Refusal) -> None:
+    async def _refuse(
+        self, socket: WebSocketConnection, name: str, refusal: RelayerRefusal
+    ) -> None:
         self._statistics.refused += 1
         now = trio.current_time()
         if now - self._logged.get(refusal.code, float("-inf")) >= LOG_S:
@@ -408,7 +421,7 @@ class RelayerService:
 
     async def _follow(self, socket: WebSocketConnection, name: str, number: int) -> None:
         """Tells a client each state of a send that it has not heard, until the end."""
-        said: tuple[State, tuple[bytes, ...]] | None = None
+        said: tuple[SendState, tuple[bytes, ...]] | None = None
         while True:
             changed = self._changes.setdefault(number, trio.Event())
             send = await trio.to_thread.run_sync(self._store.get, number)
@@ -417,12 +430,12 @@ class RelayerService:
             if said != (send.state, send.transactions):
                 said = (send.state, send.transactions)
                 await _say(socket, encode_answer(name, _word(send)))
-            if send.state in (State.MINED, State.FAILED):
+            if send.state in (SendState.MINED, SendState.FAILED):
                 self._changes.pop(number, None)
                 return
             await changed.wait()
 
-    def _may_ask(self, peers: tuple[_Peer, ...], size: int) -> bool:
+    def _may_ask(self, peers: tuple[_Caller, ...], size: int) -> bool:
         asked = [(peer.requests, 1) for peer in peers] + [(peer.bytes, size) for peer in peers]
         if not all(bucket.covers(cost) for bucket, cost in asked):
             return False
@@ -439,15 +452,15 @@ class RelayerService:
                 if peer.connections or peer.under_way or now - peer.requests.seen < 60
             }
 
-    # --- the offer --------------------------------------------------------------------------------
+    # --- the offer -------------------------------------------------------------------------------
 
-    async def terms(self) -> Terms:
+    async def terms(self) -> RelayerTerms:
         """This moment's offer; its fees are honoured until it says. Raises ChainError."""
         price_wei = 0
         if any(price.units_per_eth for price in self._config.prices.values()):
             price_wei = (await self._chain.fees()).max_wei
         now_s = int(time.time())
-        terms = Terms(
+        terms = RelayerTerms(
             chain_id=self._chain.chain_id,
             contract=self._pool.address,
             relayer=self._wallet.address,
@@ -475,9 +488,11 @@ class RelayerService:
         ]
         return min(quoted)
 
-    # --- taking a call on -------------------------------------------------------------------------
+    # --- taking a call on ------------------------------------------------------------------------
 
-    async def _admit(self, request: Submit, peers: tuple[_Peer, ...], place: Place) -> Send:
+    async def _admit(
+        self, request: Submit, peers: tuple[_Caller, ...], place: ConnectionSlot
+    ) -> Send:
         call = request.call
         if request.chain_id != self._chain.chain_id:
             raise OtherChain(asked=request.chain_id, served=self._chain.chain_id)
@@ -527,13 +542,13 @@ class RelayerService:
     async def _known(self, digest: bytes, call: Call) -> Send | None:
         """The same call, under way or mined: its sender gets the same answer again."""
         last = await trio.to_thread.run_sync(self._store.last, digest)
-        if last is None or last.state is State.FAILED:
+        if last is None or last.state is SendState.FAILED:
             return None
-        if last.state is State.MINED and not await self._pool.is_spent(call.nullifiers[0]):
+        if last.state is SendState.MINED and not await self._pool.is_spent(call.nullifiers[0]):
             return None  # a reorganisation took it back
         return last
 
-    async def _make_room(self, call: Call, digest: bytes, peers: tuple[_Peer, ...]) -> None:
+    async def _make_room(self, call: Call, digest: bytes, peers: tuple[_Caller, ...]) -> None:
         other = await trio.to_thread.run_sync(self._store.conflicting, call.marks, digest)
         if other is not None:
             raise Conflict(state=other.state.value)
@@ -569,7 +584,7 @@ class RelayerService:
             raise WouldRevert("the call runs out of gas") from None
         return None
 
-    # --- the nonce lane ---------------------------------------------------------------------------
+    # --- the nonce lane --------------------------------------------------------------------------
 
     async def _resume(self, nursery: trio.Nursery) -> None:
         for send in await trio.to_thread.run_sync(self._store.under_way):
@@ -599,7 +614,7 @@ class RelayerService:
                 # As late as can be: the same note may have been offered to others.
                 await self._judge(call)
                 await self._chain.send(self._wallet, prepared, record=partial(self._record, number))
-            except Refusal as refusal:
+            except RelayerRefusal as refusal:
                 await self._end(number, refusal)
                 return False
             except WalletWithoutGas as poor:
@@ -672,7 +687,7 @@ class RelayerService:
                 return not await self._start(number)
         except (Reverted, OutOfGas) as failed:
             reason = failed.error if isinstance(failed, Reverted) else "out of gas"
-            refusal: Refusal = DidRevert(
+            refusal: RelayerRefusal = DidRevert(
                 f"the call was mined and reverted: {reason}", tx=newest.tx_hash
             )
             spent = await self._spent_of(call)
@@ -691,7 +706,7 @@ class RelayerService:
         await self._mined(number, receipt)
         return True
 
-    async def _why(self, call: Call, refused: Reverted) -> Refusal:
+    async def _why(self, call: Call, refused: Reverted) -> RelayerRefusal:
         spent = await self._spent_of(call)
         if spent is not None:
             return AlreadySpent(nullifier=spent)
@@ -749,7 +764,7 @@ class RelayerService:
         plan, event = newest.prepared, "replacing"
         try:
             await self._judge_on(call, "latest")
-        except Refusal as refusal:
+        except RelayerRefusal as refusal:
             if plan.data:
                 own = self._wallet.address
                 plan = await self._chain.prepare(own, own, b"", doing="giving a nonce up")
@@ -767,14 +782,16 @@ class RelayerService:
     async def _mined(self, number: int, receipt: Receipt) -> None:
         self._statistics.mined += 1
         self._statistics.gas_spent_wei += receipt.cost_wei
-        word = Progress("mined", receipt.tx_hash, receipt.block, receipt.gas_used)
-        await trio.to_thread.run_sync(self._store.end, number, State.MINED, progress_json(word))
+        word = SendProgress("mined", receipt.tx_hash, receipt.block, receipt.gas_used)
+        await trio.to_thread.run_sync(self._store.end, number, SendState.MINED, progress_json(word))
         log.info("mined", extra={"send": number, "tx": receipt.tx_hash, "gas": receipt.gas_used})
         self._over(number)
 
-    async def _end(self, number: int, refusal: Refusal) -> None:
+    async def _end(self, number: int, refusal: RelayerRefusal) -> None:
         self._statistics.failed += 1
-        await trio.to_thread.run_sync(self._store.end, number, State.FAILED, refusal_json(refusal))
+        await trio.to_thread.run_sync(
+            self._store.end, number, SendState.FAILED, refusal_json(refusal)
+        )
         log.warning("failed", extra={"send": number, "code": refusal.code})
         self._over(number)
 
@@ -802,8 +819,8 @@ async def _say(socket: WebSocketConnection, text: str) -> None:
 
 
 def _word(send: Send) -> dict[str, object]:
-    if send.state is State.QUEUED:
-        return progress_json(Progress("queued"))
-    if send.state is State.SENT:
-        return progress_json(Progress("sent", tx=hash_of(send.transactions[-1])))
+    if send.state is SendState.QUEUED:
+        return progress_json(SendProgress("queued"))
+    if send.state is SendState.SENT:
+        return progress_json(SendProgress("sent", tx=hash_of(send.transactions[-1])))
     return dict(send.answer)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from psymm.private_files import keep_database_private
-from psymm.relayer.errors import StoreError
+from psymm.relayer.errors import RelayerStoreError
 from psymm.storage import FileBusy, StorageError, storage_error
 from psymm.strict_json import loads
 
@@ -55,7 +55,7 @@ CREATE TABLE transactions (
 """
 
 
-class State(StrEnum):
+class SendState(StrEnum):
     """Where a send is. QUEUED and SENT are under way; the others are its end."""
 
     QUEUED = "queued"
@@ -78,7 +78,7 @@ class Send:
     kind: str
     call: dict[str, object]
     deadline: int
-    state: State
+    state: SendState
     answer: dict[str, object]
     transactions: tuple[bytes, ...]
 
@@ -89,8 +89,8 @@ class Store:
     def __init__(self, path: Path, chain_id: int, contract: str, relayer: str) -> None:
         """Opens or makes the file, for one relayer on one contract.
 
-        Raises StorageError where the machine refuses; StoreError: damaged, of another version, of
-        another relayer or contract, or held by another process.
+        Raises StorageError where the machine refuses; RelayerStoreError: damaged, of another
+        version, of another relayer or contract, or held by another process.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -121,7 +121,7 @@ class Store:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
                 return
             if version != VERSION:
-                raise StoreError(
+                raise RelayerStoreError(
                     "it was written by another version of this program",
                     path=self._path,
                     found=version,
@@ -130,7 +130,7 @@ class Store:
             for name, value in owner.items():
                 row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
                 if row is None or row[0] != value:
-                    raise StoreError(
+                    raise RelayerStoreError(
                         f"it belongs to another {name}; give this relayer a home of its own",
                         path=self._path,
                         found=row[0] if row else None,
@@ -159,7 +159,7 @@ class Store:
         with self._transaction():
             row = self._db.execute(
                 "INSERT INTO sends (digest, kind, call, deadline, state) VALUES (?, ?, ?, ?, ?)",
-                (digest, kind, json.dumps(call), deadline, State.QUEUED),
+                (digest, kind, json.dumps(call), deadline, SendState.QUEUED),
             )
             number = row.lastrowid
             self._db.executemany(
@@ -167,7 +167,7 @@ class Store:
             )
         found = self.get(number or 0)
         if found is None:
-            raise StoreError("a send was not kept", path=self._path)
+            raise RelayerStoreError("a send was not kept", path=self._path)
         return found
 
     def get(self, number: int) -> Send | None:
@@ -196,10 +196,10 @@ class Store:
     def signed(self, number: int, raw: bytes) -> None:
         """A transaction of this send exists and may be on its way from now on: SENT."""
         with self._transaction():
-            self._db.execute("UPDATE sends SET state = ? WHERE id = ?", (State.SENT, number))
+            self._db.execute("UPDATE sends SET state = ? WHERE id = ?", (SendState.SENT, number))
             self._db.execute("INSERT OR IGNORE INTO transactions VALUES (?, ?)", (number, raw))
 
-    def end(self, number: int, state: State, answer: dict[str, object]) -> None:
+    def end(self, number: int, state: SendState, answer: dict[str, object]) -> None:
         """The send is MINED or FAILED, and this is what its sender is told from now on."""
         with self._transaction():
             self._db.execute(
@@ -242,12 +242,12 @@ class Store:
                     kind=row[2],
                     call=loads(row[3]),
                     deadline=row[4],
-                    state=State(row[5]),
+                    state=SendState(row[5]),
                     answer=loads(row[6]),
                     transactions=tuple(raw for (raw,) in transactions[row[0]]),
                 )
             except ValueError as bad:
-                raise StoreError(f"send {row[0]}: {bad}", path=self._path) from None
+                raise RelayerStoreError(f"send {row[0]}: {bad}", path=self._path) from None
             yield send
 
     @contextmanager
@@ -266,8 +266,8 @@ class Store:
             except (sqlite3.Error, OverflowError) as error:
                 raise self._refused(error) from None
 
-    def _refused(self, failed: sqlite3.Error | OverflowError) -> StoreError | StorageError:
+    def _refused(self, failed: sqlite3.Error | OverflowError) -> RelayerStoreError | StorageError:
         found = storage_error(self._path, failed)
         if isinstance(found, FileBusy):
-            return StoreError("another process holds it", path=self._path)
-        return found or StoreError(str(failed), path=self._path)
+            return RelayerStoreError("another process holds it", path=self._path)
+        return found or RelayerStoreError(str(failed), path=self._path)

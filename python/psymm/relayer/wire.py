@@ -41,7 +41,7 @@ from psymm._core import keccak256
 from psymm.addresses import checksum
 from psymm.chain.calls import Call, call_from_json
 from psymm.chain.errors import CallInvalid
-from psymm.relayer.errors import BadRequest, Refusal, RelayerLied
+from psymm.relayer.errors import BadRequest, RelayerLied, RelayerRefusal
 from psymm.strict_json import KeyTwice, loads
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class TokenFee:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RelayerTerms:
     """A relayer's offer. valid_until_s: seconds since the epoch up to which its fees hold.
     min_deadline_s: how far ahead a call's deadline must be when it arrives."""
 
@@ -132,7 +132,7 @@ Request = AskTerms | Submit
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SendProgress:
     """Where a submitted call is: queued, sent (tx known) or mined (block and gas known)."""
 
     __pydantic_config__: ClassVar = _EXACT
@@ -186,15 +186,15 @@ def decode_request(text: str) -> Request:
 # --- answers ------------------------------------------------------------------------------------
 
 
-def encode_terms(id: str, terms: Terms) -> str:
+def encode_terms(id: str, terms: RelayerTerms) -> str:
     return _dump({"id": id, "terms": _members(terms)})
 
 
-def progress_json(progress: Progress) -> dict[str, object]:
+def progress_json(progress: SendProgress) -> dict[str, object]:
     return _members(progress)
 
 
-def refusal_json(refusal: Refusal) -> dict[str, object]:
+def refusal_json(refusal: RelayerRefusal) -> dict[str, object]:
     values = {name: _text(value) for name, value in refusal.values.items()}
     error = {"code": refusal.code, "message": refusal.detail or refusal.what, "values": values}
     return {"error": error}
@@ -205,27 +205,27 @@ def encode_answer(id: str, body: Mapping[str, object]) -> str:
     return _dump({"id": id, **body})
 
 
-def decode_terms(text: str, id: str) -> Terms:
+def decode_terms(text: str, id: str) -> RelayerTerms:
     """A relayer's terms. Raises the Refusal that it sent instead, or RelayerLied for nonsense."""
     return _answered(text, id, _terms)
 
 
-def _terms(body: dict[str, Any]) -> Terms:
+def _terms(body: dict[str, Any]) -> RelayerTerms:
     if list(body) != ["terms"]:
         raise BadRequest("an answer that holds other than terms")
-    terms = _read(Terms, body["terms"])
+    terms = _read(RelayerTerms, body["terms"])
     if len({one.token for one in terms.fees}) != len(terms.fees):
         raise BadRequest("a token has two fees")
     return terms
 
 
-def decode_progress(text: str, id: str) -> Progress:
+def decode_progress(text: str, id: str) -> SendProgress:
     """A relayer's word on a submitted call. Raises the Refusal that it sent, or RelayerLied."""
     return _answered(text, id, _progress)
 
 
-def _progress(body: dict[str, Any]) -> Progress:
-    progress = _read(Progress, body)
+def _progress(body: dict[str, Any]) -> SendProgress:
+    progress = _read(SendProgress, body)
     if len(body) != _FIELDS[progress.status] or len(_members(progress)) != len(body):
         raise BadRequest("an answer whose fields do not fit its status")
     return progress
@@ -262,13 +262,13 @@ def _answered(text: str, id: str, read: Callable[[dict[str, Any]], T]) -> T:
     raise refusal
 
 
-def _refusal(error: object) -> Refusal:
+def _refusal(error: object) -> RelayerRefusal:
     if not isinstance(error, dict):
         raise BadRequest("an error that is no object")
     code, message, values = error.get("code"), error.get("message"), error.get("values", {})
     if not isinstance(code, str) or not isinstance(message, str) or not isinstance(values, dict):
         raise BadRequest("an error without code and message")
-    family = Refusal.known.get(code, Refusal)
+    family = RelayerRefusal.known.get(code, RelayerRefusal)
     # What a stranger wrote goes to a person's terminal, so it is short and printable.
     shown = {
         name: _printable(value)
@@ -276,7 +276,9 @@ def _refusal(error: object) -> Refusal:
         if isinstance(value, str) and _NAME.fullmatch(name) and name not in ("detail", "self")
     }
     detail = _printable(message)
-    return family(detail if family is not Refusal else f"{_printable(code)}: {detail}", **shown)
+    return family(
+        detail if family is not RelayerRefusal else f"{_printable(code)}: {detail}", **shown
+    )
 
 
 def _read(kind: type[T], body: object) -> T:
@@ -299,7 +301,7 @@ def _members(of: object) -> dict[str, object]:
 
 @cache
 def _adapters() -> dict[type, TypeAdapter[Any]]:
-    return {kind: TypeAdapter(kind) for kind in (AskTerms, Submit, Terms, Progress)}
+    return {kind: TypeAdapter(kind) for kind in (AskTerms, Submit, RelayerTerms, SendProgress)}
 
 
 def _call(kind: object, body: object) -> Call:

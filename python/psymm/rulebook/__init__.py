@@ -13,24 +13,24 @@ from psymm.rulebook.account import (
     CheckpointOffer,
     CheckpointRefusal,
     Lane,
+    LiveOrder,
+    LiveProposal,
     LiveQuote,
     NoteState,
     OpenRequest,
-    Order,
     OrderStatus,
     Position,
     Price,
-    Proposal,
     SessionKey,
     position_id,
 )
 from psymm.rulebook.beforehand import first_order_fault, size_fault
 from psymm.rulebook.checkpoint import Difference, first_difference, restore
-from psymm.rulebook.inputs import ChainFacts, Entry, Opening, Place, VerifiedFrame
+from psymm.rulebook.inputs import ChainFacts, ChainPlace, ReplayInputs, RuledFrame, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
+from psymm.rulebook.persistent_map import PersistentMap
 from psymm.rulebook.sequence import Fault, Replay, Ruling, replay
 from psymm.rulebook.settlement import DEADLINE_STEP_S
-from psymm.rulebook.table import Table
 from psymm.rulebook.views import (
     BalanceView,
     OrderView,
@@ -56,31 +56,31 @@ __all__ = [
     "AgreedCheckpoint",
     "BalanceView",
     "ChainFacts",
+    "ChainPlace",
     "CheckpointOffer",
     "CheckpointRefusal",
     "Difference",
-    "Entry",
     "FactsBehind",
     "Fault",
     "FrameOutOfOrder",
     "Lane",
+    "LiveOrder",
+    "LiveProposal",
     "LiveQuote",
     "NoteState",
     "OpenRequest",
-    "Opening",
-    "Order",
     "OrderStatus",
     "OrderView",
-    "Place",
+    "PersistentMap",
     "Position",
     "PositionView",
     "Price",
-    "Proposal",
     "Replay",
+    "ReplayInputs",
     "RulebookError",
+    "RuledFrame",
     "Ruling",
     "SessionKey",
-    "Table",
     "VerifiedFrame",
     "Violation",
     "balances",

@@ -17,7 +17,7 @@ from typing import Final
 from psymm._core import keccak256
 from psymm.messages import OrdType, PositionEffect, Side
 from psymm.rulebook.money import UNIT, floor_product, share_up
-from psymm.rulebook.table import MANY, Table
+from psymm.rulebook.persistent_map import MANY, PersistentMap
 from psymm.terms import Instrument, Rates, Terms
 
 NEVER: Final = 2**64
@@ -61,7 +61,7 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class LiveOrder:
     """A live order. ``side`` is the trader's. ``since`` is the clock at its last change of
     status, ``request_id`` the ClOrdID of the open cancel or replace request."""
 
@@ -177,7 +177,7 @@ class NamedPayee:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
+class LiveProposal:
     """A settlement that a wallet has signed."""
 
     lane: Lane
@@ -246,20 +246,22 @@ class Account:
     logged_on: tuple[bool, bool] = (False, False)
     logged_out: tuple[bool, bool] = (False, False)
     keys: tuple[tuple[SessionKey, ...], tuple[SessionKey, ...]] = ((), ())
-    notes: Table[bytes, NoteState] = field(default_factory=Table)
-    requests: Table[str, OpenRequest] = field(default_factory=Table)
-    quotes: Table[str, LiveQuote] = field(default_factory=Table)
-    orders: Table[str, Order] = field(default_factory=Table)
-    ended_orders: Table[str, OrderStatus] = field(default_factory=lambda: Table(MANY))
-    positions: Table[bytes, Position] = field(default_factory=Table)
-    used_ids: Table[str, str] = field(default_factory=lambda: Table(MANY))
-    prices: Table[str, Price] = field(default_factory=Table)
+    notes: PersistentMap[bytes, NoteState] = field(default_factory=PersistentMap)
+    requests: PersistentMap[str, OpenRequest] = field(default_factory=PersistentMap)
+    quotes: PersistentMap[str, LiveQuote] = field(default_factory=PersistentMap)
+    orders: PersistentMap[str, LiveOrder] = field(default_factory=PersistentMap)
+    ended_orders: PersistentMap[str, OrderStatus] = field(
+        default_factory=lambda: PersistentMap(MANY)
+    )
+    positions: PersistentMap[bytes, Position] = field(default_factory=PersistentMap)
+    used_ids: PersistentMap[str, str] = field(default_factory=lambda: PersistentMap(MANY))
+    prices: PersistentMap[str, Price] = field(default_factory=PersistentMap)
     realised: int = 0
     fees: int = 0
     funding: int = 0
     trader_payee: NamedPayee | None = None
     solver_payee: NamedPayee | None = None
-    proposals: Table[bytes, Proposal] = field(default_factory=Table)
+    proposals: PersistentMap[bytes, LiveProposal] = field(default_factory=PersistentMap)
     alive: bytes | None = None
     ended: bool = False
     next_expiry: int = NEVER
@@ -386,7 +388,7 @@ class Account:
         return not len(self.positions) and not len(self.orders)
 
     @property
-    def settlement(self) -> Proposal | None:
+    def settlement(self) -> LiveProposal | None:
         """The proposal that is alive: from its signature until mined or its deadline passed."""
         return None if self.alive is None else self.proposals[self.alive]
 
@@ -439,7 +441,7 @@ def _plain(value: object, *, whole: bool) -> object:
         return "0x" + value.hex()
     if isinstance(value, tuple):
         return [_plain(each, whole=whole) for each in value]
-    if isinstance(value, Table):
+    if isinstance(value, PersistentMap):
         if value.grows and not whole:
             return "0x" + value.digest().hex()
         return {

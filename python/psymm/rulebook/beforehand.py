@@ -6,8 +6,8 @@ from psymm._core import JsonError
 from psymm.messages import NewOrderSingle, encode
 from psymm.rulebook import checks, orders
 from psymm.rulebook.account import Account, Lane, NoteState
-from psymm.rulebook.table import Table
-from psymm.rulebook.violation import Refused, Violation, refuse
+from psymm.rulebook.persistent_map import PersistentMap
+from psymm.rulebook.violation import RuleBroken, Violation, refuse
 from psymm.terms import Terms
 
 
@@ -30,7 +30,7 @@ def first_order_fault(
         custody=bytes(32),
         terms=terms,
         clock=now,
-        notes=Table.of((note.commitment, note) for note in notes),
+        notes=PersistentMap.of((note.commitment, note) for note in notes),
     )
     try:
         encode(order)
@@ -39,7 +39,7 @@ def first_order_fault(
         orders.send(account, order)
     except JsonError as error:
         return Violation("malformed", (("code", error.code),))
-    except Refused as refused:
+    except RuleBroken as refused:
         return refused.violation
     return None
 
@@ -49,6 +49,6 @@ def size_fault(terms: Terms, symbol: str, quantity: int) -> Violation | None:
     try:
         instrument = checks.instrument_of(Account(custody=bytes(32), terms=terms), symbol)
         checks.check_quantity(instrument, quantity)
-    except Refused as refused:
+    except RuleBroken as refused:
         return refused.violation
     return None

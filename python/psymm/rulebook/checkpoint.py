@@ -31,8 +31,8 @@ from psymm.rulebook.account import (
     CheckpointRefusal,
     Lane,
 )
-from psymm.rulebook.inputs import Entry
-from psymm.rulebook.table import MANY, Table
+from psymm.rulebook.inputs import RuledFrame
+from psymm.rulebook.persistent_map import MANY, PersistentMap
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import AccountRefused, refuse
 from psymm.strict_json import KeyTwice, loads
@@ -55,7 +55,7 @@ UNKNOWN: Final = Named(None, False)
 # --- the rules ----------------------------------------------------------------------------------
 
 
-def agree(account: Account, entry: Entry, said: Checkpoint, named: Named) -> Account:
+def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -> Account:
     """UCP: the answer to the other lane's offer, or an offer."""
     offer = account.offer
     if offer is not None and offer.lane is not entry.lane:
@@ -94,7 +94,7 @@ def _check_hash(said: Checkpoint, known: bytes) -> None:
         refuse("wrong-checkpoint", solver_seq=said.solver_seq, named=said.account_hash, known=known)
 
 
-def _in_force(account: Account, entry: Entry, offer: CheckpointOffer) -> Account:
+def _in_force(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
     said = (entry.seq, offer.seq) if entry.lane is Lane.TRADER else (offer.seq, entry.seq)
     agreed = AgreedCheckpoint(
         account_hash=offer.account_hash,
@@ -108,7 +108,7 @@ def _in_force(account: Account, entry: Entry, offer: CheckpointOffer) -> Account
     return replace(account, checkpoint=agreed, offer=None, refusals=refusals)
 
 
-def rejected(account: Account, entry: Entry, said: Reject) -> Account:
+def rejected(account: Account, entry: RuledFrame, said: Reject) -> Account:
     """3: a Reject changes nothing, but to reject a right offer is to refuse it."""
     offer = account.offer
     if offer is None or offer.lane is entry.lane or said.ref_seq_num != offer.seq:
@@ -116,7 +116,7 @@ def rejected(account: Account, entry: Entry, said: Reject) -> Account:
     return _refused(account, entry, offer)
 
 
-def overdue(account: Account, entry: Entry) -> Account:
+def overdue(account: Account, entry: RuledFrame) -> Account:
     """After each frame: whether its lane has covered an offer, and for how long it has let it
     stand."""
     offer = account.offer
@@ -129,7 +129,7 @@ def overdue(account: Account, entry: Entry) -> Account:
     return account
 
 
-def _refused(account: Account, entry: Entry, offer: CheckpointOffer) -> Account:
+def _refused(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
     """Once for each offer."""
     if any(one.lane is entry.lane and one.ref_seq == offer.seq for one in account.refusals):
         return account
@@ -223,7 +223,7 @@ def _read(kind: Any, found: Any, path: str) -> Any:
     if origin in (UnionType, typing.Union):
         (kind,) = (arm for arm in args if arm is not type(None))
         return _read(kind, found, path)
-    if origin is Table:
+    if origin is PersistentMap:
         return _table(args, found, path)
     if origin is tuple:
         entries = _a(list, found, path)
@@ -279,11 +279,11 @@ def _dataclass(kind: Any, found: Any, path: str) -> object:
     )
 
 
-def _table(args: tuple[Any, ...], found: Any, path: str) -> Table[Any, Any]:
+def _table(args: tuple[Any, ...], found: Any, path: str) -> PersistentMap[Any, Any]:
     given = _a(dict, found, path)
     keys, values = args
     grows = path in ("account.ended_orders", "account.used_ids")
-    return Table.of(
+    return PersistentMap.of(
         (
             (_scalar(keys, key, path), _read(values, value, f"{path}.{ascii(key)[1:-1]}"))
             for key, value in given.items()

@@ -16,13 +16,13 @@ from psymm.messages import (
 )
 from psymm.rulebook.account import Account, Lane, NoteState, OrderStatus, SessionKey
 from psymm.rulebook.checks import use_id
-from psymm.rulebook.inputs import Entry
+from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.orders import end_order
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
 
 
-def log_on(account: Account, entry: Entry, said: Logon) -> Account:
+def log_on(account: Account, entry: RuledFrame, said: Logon) -> Account:
     """A: the lane is on, with its first session key and its notes listed."""
     if account.logged_on[entry.lane]:
         refuse("already-logged-on", lane=entry.lane.name.lower())
@@ -33,7 +33,7 @@ def log_on(account: Account, entry: Entry, said: Logon) -> Account:
     return replace(account, logged_on=_set(account.logged_on, entry.lane))
 
 
-def log_out(account: Account, entry: Entry, _said: Logout) -> Account:
+def log_out(account: Account, entry: RuledFrame, _said: Logout) -> Account:
     """5: nothing new is opened from here on; what waited to be opened is cancelled."""
     for order in list(account.orders.values()):
         if order.opens:
@@ -41,12 +41,12 @@ def log_out(account: Account, entry: Entry, _said: Logout) -> Account:
     return replace(account, logged_out=_set(account.logged_out, entry.lane))
 
 
-def change_key(account: Account, entry: Entry, said: SessionKeyChange) -> Account:
+def change_key(account: Account, entry: RuledFrame, said: SessionKeyChange) -> Account:
     """UKY: the delegation's key rules from this frame on."""
     return _take_key(account, entry, said)
 
 
-def _take_key(account: Account, entry: Entry, said: Logon | SessionKeyChange) -> Account:
+def _take_key(account: Account, entry: RuledFrame, said: Logon | SessionKeyChange) -> Account:
     if not said.from_seq <= entry.seq <= said.to_seq or said.expiry < entry.sending_time:
         refuse(
             "bad-delegation",
@@ -84,7 +84,7 @@ def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account
     return replace(account, notes=notes)
 
 
-def assign(account: Account, entry: Entry, said: CollateralAssignment) -> Account:
+def assign(account: Account, entry: RuledFrame, said: CollateralAssignment) -> Account:
     """AY: the sender lists its notes, if its Logon did not. Beside one that it has listed, another
     could not be accepted (see ``respond``), and whoever has put up its own would wait for it."""
     account = use_id(account, f"CollAsgnID{entry.lane:d}", said.coll_asgn_id)
@@ -95,7 +95,7 @@ def assign(account: Account, entry: Entry, said: CollateralAssignment) -> Accoun
     return after
 
 
-def respond(account: Account, entry: Entry, said: CollateralResponse) -> Account:
+def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Account:
     """AZ: the notes named count as the other lane's collateral from here on, each with what its
     acceptor says that it holds. One note a lane, for as long as merging is not in force: a
     settlement has two inputs, and collateral that could not be settled would be stuck."""
@@ -122,7 +122,7 @@ def respond(account: Account, entry: Entry, said: CollateralResponse) -> Account
     return replace(account, notes=notes)
 
 
-def disown(account: Account, entry: Entry, said: Reject) -> Account:
+def disown(account: Account, entry: RuledFrame, said: Reject) -> Account:
     """3: a Reject of an AZ by the lane whose notes it accepts. Who listed a note knows what it
     holds: it counts for nothing then, and may be accepted anew (``spec.md`` 64). Once an order or
     a settlement rests on it that is too late."""

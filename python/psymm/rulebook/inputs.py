@@ -33,7 +33,7 @@ class VerifiedFrame(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RuledFrame:
     """A frame as the rules read it. ``message`` is None where the payload is malformed, and
     ``malformed`` then says how. ``size`` is the payload's length in bytes. ``unseen`` is the
     peerSeq that it states where its signer cannot have seen that frame at its time, else 0."""
@@ -48,7 +48,7 @@ class Entry:
     unseen: int = 0
 
     @staticmethod
-    def read(frame: VerifiedFrame) -> Entry:
+    def read(frame: VerifiedFrame) -> RuledFrame:
         """Decode a frame once; a payload that is no message keeps its place."""
         message: Message | None = None
         malformed: str | None = None
@@ -56,7 +56,7 @@ class Entry:
             message = decode(frame.payload)
         except JsonError as error:
             malformed = error.code
-        return Entry(
+        return RuledFrame(
             Lane(frame.lane),
             frame.seq,
             frame.peer_seq,
@@ -68,7 +68,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class ReplayInputs:
     """A custody's opening: its id, and the public keys (64 bytes) of the trader's and the solver's
     wallets, which sign settlements."""
 
@@ -77,7 +77,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ChainPlace:
     """Where on chain something happened."""
 
     block: int
@@ -94,7 +94,7 @@ class ChainFacts:
     """
 
     block: int = 0
-    spent: Mapping[bytes, Place] = field(default_factory=dict)
-    inserted: Mapping[bytes, Place] = field(default_factory=dict)
+    spent: Mapping[bytes, ChainPlace] = field(default_factory=dict)
+    inserted: Mapping[bytes, ChainPlace] = field(default_factory=dict)
     noticed: Mapping[tuple[int, int], int] = field(default_factory=dict)
     denied: frozenset[tuple[int, int]] = frozenset()

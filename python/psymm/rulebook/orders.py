@@ -24,8 +24,8 @@ from psymm.messages import (
 )
 from psymm.rulebook.account import (
     Account,
+    LiveOrder,
     LiveQuote,
-    Order,
     OrderStatus,
     Position,
     Replacement,
@@ -67,7 +67,7 @@ def send(account: Account, said: NewOrderSingle) -> Account:
     check_quantity(instrument, said.order_qty)
     account, price = _priced(account, said)
     check_price(instrument, price)
-    order = Order(
+    order = LiveOrder(
         cl_ord_id=said.cl_ord_id,
         symbol=said.symbol,
         side=said.side,
@@ -129,7 +129,7 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
     return price
 
 
-def _send_open(account: Account, order: Order) -> Account:
+def _send_open(account: Account, order: LiveOrder) -> Account:
     _check_openable(account)
     if sum(o.opens for o in account.orders.values()) >= account.terms.limits.open_orders:
         refuse("too-many-orders", limit=account.terms.limits.open_orders)
@@ -143,7 +143,7 @@ def _check_openable(account: Account) -> None:
         refuse("past-end-date", end_date=account.terms.end_date, clock=account.clock)
 
 
-def _check_order(account: Account, order: Order) -> Account:
+def _check_order(account: Account, order: LiveOrder) -> Account:
     """The checks of an opening order that is already among the account's."""
     instrument = account.instrument(order.symbol)
     check_notional(instrument, order.quantity, order.price)
@@ -154,7 +154,7 @@ def _check_order(account: Account, order: Order) -> Account:
     return account
 
 
-def _send_close(account: Account, order: Order) -> Account:
+def _send_close(account: Account, order: LiveOrder) -> Account:
     if order.position_id is None:
         refuse("missing-field", field="PositionID")
     position = account.positions.get(order.position_id)
@@ -229,7 +229,7 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
     return _with_order(account, moved)
 
 
-def _replaced(account: Account, order: Order, wanted: Replacement) -> Account:
+def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Account:
     """The account with the order replaced, if the replacement passes an order's checks."""
     _check_openable(account)
     account = replace(
@@ -324,7 +324,7 @@ def report(account: Account, said: ExecutionReport) -> Account:
             raise violated("not-expired", expire_time=order.expire_time, clock=account.clock)
 
 
-def _leaves_after(order: Order, said: ExecutionReport, filled: int) -> tuple[int, ...]:
+def _leaves_after(order: LiveOrder, said: ExecutionReport, filled: int) -> tuple[int, ...]:
     """What LeavesQty may say: nothing is left of an order that the report ends."""
     if said.exec_type in (ExecType.CANCELED, ExecType.REJECTED):
         return (0,)
@@ -335,7 +335,7 @@ def _leaves_after(order: Order, said: ExecutionReport, filled: int) -> tuple[int
     return (order.quantity - filled,)
 
 
-def _fill(account: Account, order: Order, said: ExecutionReport) -> Account:
+def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
     if said.last_px is None or said.last_qty is None:
         refuse("missing-field", field="LastPx" if said.last_px is None else "LastQty")
     price, quantity = said.last_px, said.last_qty
@@ -352,7 +352,7 @@ def _fill(account: Account, order: Order, said: ExecutionReport) -> Account:
     return _close_position(after, order, quantity, price)
 
 
-def _after_fill(account: Account, order: Order, quantity: int) -> Account:
+def _after_fill(account: Account, order: LiveOrder, quantity: int) -> Account:
     """What is left of the order: pending again, or cancelled where its cancel was asked for."""
     left = replace(order, filled=order.filled + quantity)
     if not left.leaves:
@@ -365,7 +365,7 @@ def _after_fill(account: Account, order: Order, quantity: int) -> Account:
 
 
 def _open_position(
-    account: Account, order: Order, exec_id: str, quantity: int, price: int
+    account: Account, order: LiveOrder, exec_id: str, quantity: int, price: int
 ) -> Account:
     _check_openable(account)
     check_band(account, order.symbol, price)
@@ -391,7 +391,7 @@ def _open_position(
     return account
 
 
-def _close_position(account: Account, order: Order, quantity: int, price: int) -> Account:
+def _close_position(account: Account, order: LiveOrder, quantity: int, price: int) -> Account:
     if order.position_id is None:
         raise AssertionError("a close without a position was let in")
     if order.ord_type is not OrdType.LIMIT and quantity != order.leaves:
@@ -430,7 +430,7 @@ def refuse_request(account: Account, said: OrderCancelReject) -> Account:
 # --- how an order moves ------------------------------------------------------------------------
 
 
-def _live_or_crossed(account: Account, cl_ord_id: str) -> Order | None:
+def _live_or_crossed(account: Account, cl_ord_id: str) -> LiveOrder | None:
     """The live order, or None where it has ended; one that was never sent is refused."""
     order = account.orders.get(cl_ord_id)
     if order is None and cl_ord_id not in account.ended_orders:
@@ -438,7 +438,7 @@ def _live_or_crossed(account: Account, cl_ord_id: str) -> Order | None:
     return order
 
 
-def _with_order(account: Account, order: Order) -> Account:
+def _with_order(account: Account, order: LiveOrder) -> Account:
     return replace(
         account,
         orders=account.orders.put(order.cl_ord_id, order),
@@ -446,7 +446,7 @@ def _with_order(account: Account, order: Order) -> Account:
     )
 
 
-def end_order(account: Account, order: Order, status: OrderStatus) -> Account:
+def end_order(account: Account, order: LiveOrder, status: OrderStatus) -> Account:
     """The order ends; a position that it would have closed is open again."""
     positions = account.positions
     if order.position_id is not None and (held := positions.get(order.position_id)) is not None:

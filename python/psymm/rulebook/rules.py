@@ -11,7 +11,7 @@ from typing import Final
 from psymm import messages as m
 from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
 from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
-from psymm.rulebook.inputs import ChainFacts, Entry, Opening
+from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse, violated
 
@@ -60,13 +60,13 @@ MOST_UNCOVERED: Final = 128
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
 
 
-def beyond(account: Account, entry: Entry) -> bool:
+def beyond(account: Account, entry: RuledFrame) -> bool:
     """Whether a frame is the solver's and more of that lane are uncovered with it than may be
     (``spec.md`` 67). Such a frame moves no clock, and only a Heartbeat is no violation."""
     return entry.lane is Lane.SOLVER and entry.seq - account.trader_covers > MOST_UNCOVERED
 
 
-def advance(account: Account, entry: Entry, legal_time: int) -> Account:
+def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
     """The frame takes its place: seq, counts, the clock (the running maximum of legal times), and
     whatever the clock has passed."""
     trader, solver = account.bytes_sent
@@ -86,7 +86,7 @@ def advance(account: Account, entry: Entry, legal_time: int) -> Account:
             clock=clock,
             bytes_sent=(trader, solver + entry.size),
         )
-    return settlement.thaw(_expire(account))
+    return settlement.release_freeze(_expire(account))
 
 
 def _expire(account: Account) -> Account:
@@ -112,7 +112,11 @@ def _expire(account: Account) -> Account:
 
 
 def rule(
-    account: Account, entry: Entry, opening: Opening, facts: ChainFacts, named: checkpoint.Named
+    account: Account,
+    entry: RuledFrame,
+    inputs: ReplayInputs,
+    facts: ChainFacts,
+    named: checkpoint.Named,
 ) -> Account:
     """The account after the frame's message; ``named`` is what a UCP here may name. Raises Refused
     where it is a violation, FactsBehind where the inputs do not suffice to say.
@@ -161,9 +165,9 @@ def rule(
         case m.OraclePrice():
             return oracle.take_price(account, said)
         case m.SettlementOutput():
-            return settlement.name_payee(account, entry, said, opening)
+            return settlement.name_payee(account, entry, said, inputs)
         case m.Settlement():
-            return settlement.propose(account, entry, said, opening)
+            return settlement.propose(account, entry, said, inputs)
         case m.SettlementAcceptance():
             return settlement.accept(account, entry, said)
         case m.ChainFact():
@@ -177,7 +181,7 @@ def rule(
     raise violated("not-yet-in-force", msg_type=said.MSG_TYPE)
 
 
-def _admit(account: Account, entry: Entry, said: m.Message) -> None:
+def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
     """Whether this lane may send this message now, whatever it says."""
     lane = entry.lane
     if isinstance(said, _SOLVERS if lane is Lane.TRADER else _TRADERS):
@@ -213,7 +217,7 @@ def _check_closes(account: Account, said: m.QuoteRequest | m.Quote) -> None:
         refuse("logged-out", msg_type=said.MSG_TYPE)
 
 
-def _check_key(account: Account, entry: Entry, said: m.Message) -> None:
+def _check_key(account: Account, entry: RuledFrame, said: m.Message) -> None:
     key = account.key_in_force(entry.lane)
     if key is None or isinstance(said, m.SessionKeyChange):
         return

@@ -52,10 +52,10 @@ from psymm.messages import (
 from psymm.rulebook import checkpoint
 from psymm.rulebook.account import Account, CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
-from psymm.rulebook.inputs import ChainFacts, Entry, Opening, VerifiedFrame, has_come
+from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, VerifiedFrame, has_come
 from psymm.rulebook.rules import advance, beyond, rule
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import FrameOutOfOrder, Refused, Violation, violated
+from psymm.rulebook.violation import FrameOutOfOrder, RuleBroken, Violation, violated
 from psymm.terms import Terms
 
 NO_TIME: Final = 0
@@ -91,7 +91,7 @@ class _Event:
     first, when its sender could still have known better. ``shaken``: these may differ, since a
     frame before it was late. ``named``: what a UCP may name there."""
 
-    entry: Entry
+    entry: RuledFrame
     legal_time: int
     before: Account
     violation: Violation | None
@@ -109,11 +109,11 @@ class Replay:
     is the last account that a frame gave another hash for.
     """
 
-    opening: Opening
+    inputs: ReplayInputs
     terms: Terms
     facts: ChainFacts
     account: Account
-    pending: tuple[Entry, ...] = ()
+    pending: tuple[RuledFrame, ...] = ()
     named: Named = field(default=checkpoint.UNKNOWN, repr=False)
     disputed: Account | None = field(default=None, repr=False)
     _rejected: tuple[Fault, ...] = ()
@@ -124,19 +124,19 @@ class Replay:
     _offered: tuple[Account, ...] = field(default=(), repr=False)
 
     @staticmethod
-    def start(opening: Opening, terms: Terms, facts: ChainFacts | None = None) -> Replay:
+    def start(inputs: ReplayInputs, terms: Terms, facts: ChainFacts | None = None) -> Replay:
         """Before the first frame."""
-        account = Account(custody=opening.custody, terms=terms)
-        return Replay(opening, terms, facts or ChainFacts(), account)
+        account = Account(custody=inputs.custody, terms=terms)
+        return Replay(inputs, terms, facts or ChainFacts(), account)
 
     @staticmethod
     def at_checkpoint(
-        opening: Opening, terms: Terms, account: Account, facts: ChainFacts | None = None
+        inputs: ReplayInputs, terms: Terms, account: Account, facts: ChainFacts | None = None
     ) -> Replay:
         """From the account of a checkpoint in force. ``step`` then takes the solver's frames after
         ``account.solver_seq`` and the trader's after ``account.trader_seq``."""
         return Replay(
-            opening,
+            inputs,
             terms,
             facts or ChainFacts(),
             account,
@@ -188,10 +188,10 @@ class Replay:
 
         Raises FrameOutOfOrder or FactsBehind, and then nothing has changed.
         """
-        return self.step_entry(Entry.read(frame))
+        return self.step_entry(RuledFrame.read(frame))
 
     def step_entry(
-        self, entry: Entry, ahead: Ahead | None = None
+        self, entry: RuledFrame, ahead: Projection | None = None
     ) -> tuple[Replay, tuple[Ruling, ...]]:
         """``step`` for a frame that is already decoded.
 
@@ -217,7 +217,7 @@ class Replay:
         at, rulings = at._take(covered, entry.sending_time)
         return at._apply(entry, entry.sending_time, rulings), tuple(rulings)
 
-    def _seen(self, entry: Entry) -> Entry:
+    def _seen(self, entry: RuledFrame) -> RuledFrame:
         """The entry as covering no more than its signer may have seen at its time."""
         if entry.lane is Lane.TRADER:
             floor = self.pending[-1].peer_seq if self.pending else self._trader_covers
@@ -250,12 +250,12 @@ class Replay:
         """The account as it will be if the pending trader frames are covered now, in time."""
         return self.look_ahead().replay.account
 
-    def look_ahead(self) -> Ahead:
+    def look_ahead(self) -> Projection:
         """As if the pending trader frames were covered now, in time."""
         at, rulings = replace(self, pending=())._take(self.pending, None)
-        return Ahead(at, tuple(rulings), self)
+        return Projection(at, tuple(rulings), self)
 
-    def _covers_all_in_time(self, entry: Entry) -> bool:
+    def _covers_all_in_time(self, entry: RuledFrame) -> bool:
         return all(
             t.seq <= entry.peer_seq and self._legal_time(t, entry.sending_time) == t.sending_time
             for t in self.pending
@@ -282,7 +282,7 @@ class Replay:
         except JsonError as error:
             return Violation("malformed", (("code", error.code),))
         other = self.heads[lane.other]
-        entry = Entry(
+        entry = RuledFrame(
             lane,
             self.heads[lane] + 1,
             other if peer_seq is None else peer_seq,
@@ -290,20 +290,20 @@ class Replay:
             size,
             message,
         )
-        return self.forecast(entry).violation
+        return self.dry_run(entry).violation
 
-    def forecast(self, entry: Entry, ahead: Ahead | None = None) -> Forecast:
+    def dry_run(self, entry: RuledFrame, ahead: Projection | None = None) -> DryRun:
         """What ``preview`` says of a lane's next frame, and what comes of it. ahead: as for
         ``step_entry``. Raises as ``step`` does."""
         if entry.lane is Lane.SOLVER:
             at, rulings = self.step_entry(entry, ahead)
-            return Forecast(entry, Ahead(at, rulings, at), rulings[-1].violation)
+            return DryRun(entry, Projection(at, rulings, at), rulings[-1].violation)
         before = self.look_ahead() if ahead is None else ahead
         after = before.and_then(entry)
-        return Forecast(entry, after, after.rulings[-1].violation)
+        return DryRun(entry, after, after.rulings[-1].violation)
 
     def _take(
-        self, entries: Sequence[Entry], covered_at: int | None
+        self, entries: Sequence[RuledFrame], covered_at: int | None
     ) -> tuple[Replay, list[Ruling]]:
         """Trader frames take effect, covered at a time, or each in time; with what they decide."""
         rulings: list[Ruling] = []
@@ -320,7 +320,7 @@ class Replay:
             at = at._apply(entry, legal, rulings, shaken=shaken)
         return at, rulings
 
-    def _legal_time(self, entry: Entry, covered_at: int) -> int:
+    def _legal_time(self, entry: RuledFrame, covered_at: int) -> int:
         """The legal time of a frame whose first covering frame was sent at ``covered_at``."""
         if entry.lane is Lane.SOLVER and entry.seq <= self._wallet_covers:
             return entry.sending_time
@@ -331,7 +331,7 @@ class Replay:
         return covered_at if noticed is None else min(covered_at, noticed)
 
     def _decide(
-        self, entries: Sequence[Entry], rulings: list[Ruling]
+        self, entries: Sequence[RuledFrame], rulings: list[Ruling]
     ) -> tuple[Replay, list[tuple[Named, bool]]]:
         """The legal time of the solver frames that these trader frames are the first to cover;
         those covered before are no longer among the events. What rested on late ones is applied
@@ -367,7 +367,7 @@ class Replay:
         rest = replace(self, account=account, _rejected=faults, _events=tuple(events[at:]))
         return rest, decided
 
-    def _finds_late(self, entry: Entry) -> bool:
+    def _finds_late(self, entry: RuledFrame) -> bool:
         """Whether a solver frame that this one is the first to cover was late."""
         for event in self._events:
             if event.entry.lane is Lane.SOLVER:
@@ -387,7 +387,7 @@ class Replay:
         for i in range(first, len(events)):
             event, before = events[i], account
             account, violation = _ruled(
-                account, event.entry, event.legal_time, self.opening, self.facts, event.named
+                account, event.entry, event.legal_time, self.inputs, self.facts, event.named
             )
             if violation != event.violation or i in late:
                 legal = event.legal_time or account.clock
@@ -398,7 +398,7 @@ class Replay:
 
     def _decided(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[RuledFrame],
         events: Sequence[_Event],
         account: Account,
         covered: Sequence[int],
@@ -435,12 +435,12 @@ class Replay:
         return Named(events[end].before if end < len(events) else account, firm)
 
     def _apply(
-        self, entry: Entry, legal_time: int, rulings: list[Ruling], *, shaken: bool = False
+        self, entry: RuledFrame, legal_time: int, rulings: list[Ruling], *, shaken: bool = False
     ) -> Replay:
         if beyond(self.account, entry):
             legal_time = NO_TIME
         account, violation = _ruled(
-            self.account, entry, legal_time, self.opening, self.facts, self.named
+            self.account, entry, legal_time, self.inputs, self.facts, self.named
         )
         rulings.append(_ruling(entry, legal_time or account.clock, violation))
         event = _Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
@@ -474,7 +474,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class Projection:
     """A replay whose pending trader frames are taken as covered in time: what they decided of the
     solver's frames stays decided, none is pending, and ``rulings`` are theirs. ``since``: the
     replay with them pending."""
@@ -483,31 +483,31 @@ class Ahead:
     rulings: tuple[Ruling, ...]
     since: Replay
 
-    def and_then(self, entry: Entry) -> Ahead:
+    def and_then(self, entry: RuledFrame) -> Projection:
         """With one more trader frame."""
         entry = self.since._seen(entry)
         since = replace(self.since, pending=(*self.since.pending, entry))
         if self.replay._finds_late(entry):
             return since.look_ahead()
         at, rulings = self.replay._take((entry,), None)
-        return Ahead(at, (*self.rulings, *rulings), since)
+        return Projection(at, (*self.rulings, *rulings), since)
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class DryRun:
     """What a frame would come to. after: for the solver's, the replay after it; for the trader's,
     what lies ahead with it among the pending."""
 
-    entry: Entry
-    after: Ahead
+    entry: RuledFrame
+    after: Projection
     violation: Violation | None
 
 
 def _ruled(
     account: Account,
-    entry: Entry,
+    entry: RuledFrame,
     legal_time: int,
-    opening: Opening,
+    inputs: ReplayInputs,
     facts: ChainFacts,
     named: Named,
 ) -> tuple[Account, Violation | None]:
@@ -522,8 +522,8 @@ def _ruled(
         return checkpoint.overdue(placed, entry), void.violation
     placed = advance(account, entry, legal_time)
     try:
-        return checkpoint.overdue(rule(placed, entry, opening, facts, named), entry), None
-    except Refused as refused:
+        return checkpoint.overdue(rule(placed, entry, inputs, facts, named), entry), None
+    except RuleBroken as refused:
         return checkpoint.overdue(placed, entry), refused.violation
 
 
@@ -545,17 +545,17 @@ def _fault(refusal: CheckpointRefusal) -> Fault:
 
 
 def _ruling(
-    entry: Entry, legal_time: int, violation: Violation | None, *, again: bool = False
+    entry: RuledFrame, legal_time: int, violation: Violation | None, *, again: bool = False
 ) -> Ruling:
     return Ruling(entry.lane, entry.seq, entry.message, legal_time, violation, again)
 
 
-def _rejects(entry: Entry, seq: int) -> bool:
+def _rejects(entry: RuledFrame, seq: int) -> bool:
     return isinstance(entry.message, Reject) and entry.message.ref_seq_num == seq
 
 
 def replay(
-    opening: Opening,
+    inputs: ReplayInputs,
     terms: Terms,
     frames: Iterable[VerifiedFrame],
     facts: ChainFacts | None = None,
@@ -563,7 +563,7 @@ def replay(
     """The account after ``frames``, in any order in which each lane's are in sequence and every
     frame comes after the one it covers. Trader frames that no solver frame covers are pending and
     do not count. Raises as ``Replay.step`` does."""
-    at = Replay.start(opening, terms, facts)
+    at = Replay.start(inputs, terms, facts)
     for frame in frames:
         at, _ = at.step(frame)
     return at.account

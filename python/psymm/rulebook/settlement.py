@@ -31,8 +31,8 @@ from psymm.messages import (
     SettlementKind,
     SettlementOutput,
 )
-from psymm.rulebook.account import Account, Lane, NamedPayee, Proposal
-from psymm.rulebook.inputs import ChainFacts, Entry, Opening, Place
+from psymm.rulebook.account import Account, Lane, LiveProposal, NamedPayee
+from psymm.rulebook.inputs import ChainFacts, ChainPlace, ReplayInputs, RuledFrame
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FactsBehind, refuse
 from psymm.terms import NANOSECONDS, Terms
@@ -41,7 +41,9 @@ DEADLINE_STEP_S = 300
 """Deadlines are rounded up to this many seconds, so that they do not tell sessions apart."""
 
 
-def name_payee(account: Account, entry: Entry, said: SettlementOutput, opening: Opening) -> Account:
+def name_payee(
+    account: Account, entry: RuledFrame, said: SettlementOutput, inputs: ReplayInputs
+) -> Account:
     """UPY: the sender's payee, in place of the one before. With a signature it is the other lane's,
     whose wallet signed it: a party whose journal was restored signs no frames. The trader's wallet
     then covers for it (``sequence``): an account whose fills may still be void is nothing to settle
@@ -51,7 +53,7 @@ def name_payee(account: Account, entry: Entry, said: SettlementOutput, opening: 
     if said.signature is not None:
         lane = lane.other
         digest = payee_digest(account.terms, account.custody, lane, said)
-        _check_signed(digest, said.signature, opening.wallets[lane])
+        _check_signed(digest, said.signature, inputs.wallets[lane])
     if not account.flat:
         refuse("not-flat", positions=len(account.positions), orders=len(account.orders))
     if not 0 < int.from_bytes(said.inner, "big") < FIELD_MODULUS:
@@ -67,7 +69,7 @@ def name_payee(account: Account, entry: Entry, said: SettlementOutput, opening: 
     )
 
 
-def _check_covers(entry: Entry, said: SettlementOutput) -> None:
+def _check_covers(entry: RuledFrame, said: SettlementOutput) -> None:
     covers = said.ref_seq_num
     if said.signature is None or entry.lane is Lane.TRADER:
         if covers is not None:
@@ -143,7 +145,7 @@ def _check_signed(digest: bytes, signature: bytes, wallet: bytes) -> None:
         refuse("wrong-signature", signer=signer, wallet=wallet)
 
 
-def propose(account: Account, entry: Entry, said: Settlement, opening: Opening) -> Account:
+def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: ReplayInputs) -> Account:
     """UST: a settlement comes alive: the one that account and payees give, signed by its
     proposer's wallet. Release and merge have their own issue."""
     if said.ust_kind is not SettlementKind.SETTLE:
@@ -165,9 +167,9 @@ def propose(account: Account, entry: Entry, said: Settlement, opening: Opening) 
     _check_deadline(account, said.deadline)
     _check_outputs(account, entry.lane, said)
     _check_signed(
-        settlement_digest(account.terms, said), said.signature, opening.wallets[entry.lane]
+        settlement_digest(account.terms, said), said.signature, inputs.wallets[entry.lane]
     )
-    proposal = Proposal(
+    proposal = LiveProposal(
         lane=entry.lane,
         seq=entry.seq,
         nullifiers=(said.nullifier0, said.nullifier1),
@@ -248,7 +250,7 @@ def _check_deadline(account: Account, deadline_s: int) -> None:
         refuse("wrong-deadline", deadline=deadline_s, clock=account.clock)
 
 
-def accept(account: Account, entry: Entry, said: SettlementAcceptance) -> Account:
+def accept(account: Account, entry: RuledFrame, said: SettlementAcceptance) -> Account:
     """USA: both wallets have signed."""
     alive = account.settlement
     if (
@@ -263,7 +265,7 @@ def accept(account: Account, entry: Entry, said: SettlementAcceptance) -> Accoun
     return replace(account, proposals=account.proposals.put(account.alive, accepted))
 
 
-def thaw(account: Account) -> Account:
+def release_freeze(account: Account) -> Account:
     """A proposal is alive until its deadline and the skew have passed on the rulebook's clock:
     the chain's clock may run behind by that much."""
     alive = account.settlement
@@ -278,7 +280,7 @@ def _dead(account: Account) -> Account:
     return forget_payees(replace(account, alive=None))
 
 
-def cite(account: Account, entry: Entry, said: ChainFact, facts: ChainFacts) -> Account:
+def cite(account: Account, entry: RuledFrame, said: ChainFact, facts: ChainFacts) -> Account:
     """UCF: the chain says what the frame cites, and the account follows.
 
     What counts is the transaction: after a reorganisation it may stand in another block
@@ -313,7 +315,7 @@ def cite(account: Account, entry: Entry, said: ChainFact, facts: ChainFacts) -> 
     return replace(_dead(account), ended=True) if gone else account
 
 
-def _occupied(account: Account, commitment: bytes, place: Place, facts: ChainFacts) -> Account:
+def _occupied(account: Account, commitment: bytes, place: ChainPlace, facts: ChainFacts) -> Account:
     """The tree has this commitment, and takes it no second time: nothing can be paid into it but
     by the settlement that put it there."""
     alive = account.settlement

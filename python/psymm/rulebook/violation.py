@@ -248,7 +248,7 @@ class Violation:
         return f"{self.name}: {self.what}{f' ({shown})' if shown else ''}; {self.remedy}"
 
 
-class Refused(Exception):
+class RuleBroken(Exception):
     """Carries a violation from the rule that found it to the step that reports it."""
 
     def __init__(self, violation: Violation) -> None:
@@ -256,9 +256,9 @@ class Refused(Exception):
         self.violation = violation
 
 
-def violated(rule: str, /, **values: object) -> Refused:
+def violated(rule: str, /, **values: object) -> RuleBroken:
     """A violation with its values, ready to raise."""
-    return Refused(Violation(rule, tuple((key, _shown(value)) for key, value in values.items())))
+    return RuleBroken(Violation(rule, tuple((key, _shown(value)) for key, value in values.items())))
 
 
 def refuse(rule: str, /, **values: object) -> NoReturn:

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
-from psymm.session.beginning import account_at
+from psymm.session.base_account import account_at
 from psymm.storage import DiskFailed, translate_errors
 from psymm.terms import Terms, TermsError
 from psymm.transcript import pruning
-from psymm.transcript.begun import begins_at, since
-from psymm.transcript.checkpoint import Beginning, Point
+from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.base_snapshot import base_snapshot_of, since
+from psymm.transcript.checkpoint import BaseSnapshot, Point
+from psymm.transcript.codec import JournalledFrame
+from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
 from psymm.transcript.journal import Journal
-from psymm.transcript.opening import Opening
 from psymm.transcript.pruning import Pruned
-from psymm.transcript.rows import JournalledFrame
-from psymm.transcript.sealing import JournalledOpening
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ async def archive(journal: Journal, custody: bytes, path: Path) -> Archived:
     """
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
-    gone, point = await _leaving(journal, held.opening, frames)
-    begins = await begins_at(journal, custody, frames)
+    gone, point = await _leaving(journal, held.agreement, frames)
+    starts_at = await base_snapshot_of(journal, custody, frames)
     notes: list[JournalledOpening] = await journal.openings(custody) if journal.unlocked else []
     facts = await journal.facts(custody)
-    await journal.in_thread(_write_verified, path, held.opening, begins, frames, notes, facts)
+    await journal.in_thread(_write_verified, path, held.agreement, starts_at, frames, notes, facts)
     return await _remove(journal, custody, gone, point, frames)
 
 
@@ -65,22 +65,22 @@ async def prune(journal: Journal, custody: bytes) -> Archived:
     """
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
-    gone, point = await _leaving(journal, held.opening, frames)
+    gone, point = await _leaving(journal, held.agreement, frames)
     return await _remove(journal, custody, gone, point, frames)
 
 
 async def _leaving(
-    journal: Journal, opening: Opening, frames: Sequence[JournalledFrame]
+    journal: Journal, agreement: CustodyAgreement, frames: Sequence[JournalledFrame]
 ) -> tuple[Pruned, Point]:
     """What can leave, once it is seen that the checkpoint's account is there whole."""
-    custody = opening.custody
+    custody = agreement.custody
     checkpoints = await journal.checkpoints(custody)
     if not checkpoints:
         raise NoCheckpoint(custody=custody)
     point, account = checkpoints[-1]
     before = await journal.pruned(custody)
     try:
-        account_at(journal, custody, Terms.parse(opening.terms), point, account)
+        account_at(journal, custody, Terms.parse(agreement.terms), point, account)
         gone = pruning.leaving(
             point, before, ((one.arrival, one.lane, one.seq, one.raw) for one in frames)
         )
@@ -99,21 +99,21 @@ async def _remove(
     frames: Sequence[JournalledFrame],
 ) -> Archived:
     leaves = [one for one in frames if one.arrival <= gone.arrivals]
-    remembered = [one for one in leaves if pruning.is_remembered(one.raw)]
-    await journal.remove_frames(custody, gone, remembered)
+    retained = [one for one in leaves if pruning.is_retained(one.raw)]
+    await journal.remove_frames(custody, gone, retained)
     return Archived(len(leaves), len(frames) - len(leaves), point)
 
 
 def _write_verified(
     path: Path,
-    opening: Opening,
-    begins: Beginning | None,
+    agreement: CustodyAgreement,
+    starts_at: BaseSnapshot | None,
     frames: Sequence[JournalledFrame],
     notes: Sequence[JournalledOpening],
     facts: Sequence[str],
 ) -> None:
-    kept = [one.raw for one in since(begins, frames)]
-    raw = encode_file(opening, kept, notes, facts, begins=begins)
+    kept = [one.raw for one in since(starts_at, frames)]
+    raw = encode_file(agreement, kept, notes, facts, starts_at=starts_at)
     verify_frames(parse_file(raw))
     write_whole(path, raw)
     # What leaves the journal now is on the disk, or there is an error and it stays.

@@ -1,6 +1,6 @@
 """What one peer may cost this process: frames and texts a second, and memory at any time.
 
-Rates belong to the custody, not to the connection, so that hanging up and resuming is no way
+Rates belong to the custody, not to the connection, so that disconnecting and resuming is no way
 around them. What a resume or a gap brings again is counted apart, frames that we lack only, as many
 at once as one resend holds.
 """
@@ -48,7 +48,7 @@ class Load:
     most_outgoing_bytes: int = OUTGOING_BYTES
 
 
-class _Bucket:
+class _RateBucket:
     def __init__(self, per_second: float, at_once: float) -> None:
         self._rate = per_second
         self._most = at_once
@@ -71,11 +71,11 @@ class PeerRate:
     Times in nanoseconds. A false answer ends the connection."""
 
     def __init__(self, per_second: int) -> None:
-        self._fresh = _Bucket(per_second, per_second * 2)
-        self._repeated = _Bucket(per_second * 10, MOST_RESENT)
+        self._fresh = _RateBucket(per_second, per_second * 2)
+        self._repeated = _RateBucket(per_second * 10, MOST_RESENT)
         bytes_per_second = per_second * FRAME_BYTES
-        self._fresh_bytes = _Bucket(bytes_per_second, max(bytes_per_second * 2, BYTES_AT_ONCE))
-        self._repeated_bytes = _Bucket(bytes_per_second * 10, 4 * MOST_RESENT_BYTES)
+        self._fresh_bytes = _RateBucket(bytes_per_second, max(bytes_per_second * 2, BYTES_AT_ONCE))
+        self._repeated_bytes = _RateBucket(bytes_per_second * 10, 4 * MOST_RESENT_BYTES)
 
     def pardon(self) -> None:
         """The text that came just now costs nothing."""

@@ -24,13 +24,13 @@ from psymm.messages import (
     Reject,
 )
 from psymm.rulebook import Account, AccountRefused, first_difference
-from psymm.session.turn import CheckpointInForce, Disagreed, State
+from psymm.session.effects import CheckpointInForce, Disagreed, SessionStatus
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.opening import SOLVER, TRADER
-from psymm.transcript.record import Entry
+from psymm.transcript.record import RecordedFrame
 
 if TYPE_CHECKING:
-    from psymm.session.engine import Engine
+    from psymm.session.protocol import SessionProtocol
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +104,10 @@ class _Dispute:
 
 
 class Checkpoints:
-    """The checkpoint part of an engine. Nothing here raises because of what the peer sent."""
+    """The checkpoint part of a protocol. Nothing here raises because of what the peer sent."""
 
-    def __init__(self, engine: Engine, ledger: CheckpointLedger) -> None:
-        self._engine = engine
+    def __init__(self, protocol: SessionProtocol, ledger: CheckpointLedger) -> None:
+        self._protocol = protocol
         self._ledger = ledger
         self.point: Point | None = None
         self.differs: AccountsDiffer | None = None
@@ -120,12 +120,12 @@ class Checkpoints:
 
     # --- what the application wants ---------------------------------------------------------
 
-    def want(self) -> tuple[int, int]:
+    def request(self) -> tuple[int, int]:
         """Make a checkpoint as soon as it can be that counts all that is on the record now, but
         for Heartbeats and UCPs after the rest. Gives how far it has to count, the trader's and the
         solver's frames; `counts` says whether the one in force does."""
         target = self._target
-        for entry in self._engine.record:
+        for entry in self._protocol.record:
             if not isinstance(entry.message, Heartbeat | Checkpoint):
                 frame = entry.frame
                 target[frame.lane] = max(target[frame.lane], frame.seq)
@@ -149,58 +149,58 @@ class Checkpoints:
 
     def advance(self, now: int) -> None:
         """Sign the UCP that is due, if one is. Heads agree and our Logon is on the record."""
-        engine, ledger = self._engine, self._ledger
+        protocol, ledger = self._protocol, self._ledger
         self.look()
-        due = ledger.answer_due(engine.lane)
+        due = ledger.answer_due(protocol.lane)
         if due is not None:
             said, offer = due
-            if engine.covers(now) >= offer:
-                engine.sign(said, now)
+            if protocol.covers(now) >= offer:
+                protocol.sign(said, now)
             return
         if not (self._wanted or self._many() or ledger.near_limit()):
             return
-        if engine.state is not State.TRADING or ledger.offer_stands():
+        if protocol.state is not SessionStatus.TRADING or ledger.offer_stands():
             return
         due = self._offer()
-        if due is None and engine.lane == TRADER and self._uncovered(now):
-            engine.sign(Heartbeat(), now)
+        if due is None and protocol.lane == TRADER and self._uncovered(now):
+            protocol.sign(Heartbeat(), now)
             due = self._offer()
         if due is None:
             self._ask(now)
-        elif engine.covers(now) >= due[1]:
-            engine.sign(due[0], now, covers=due[1])
+        elif protocol.covers(now) >= due[1]:
+            protocol.sign(due[0], now, covers=due[1])
             # Where it is not answered, it is not offered again with every frame.
-            self._offer_at = len(engine.record) + MOST_HELD
+            self._offer_at = len(protocol.record) + MOST_HELD
 
     def _many(self) -> bool:
         """Are so many frames held that a checkpoint is worth what it costs?"""
-        held = len(self._engine.record)
+        held = len(self._protocol.record)
         return held >= MOST_HELD and held >= max(self._offer_at, self._ledger.ids() // 8)
 
     def _offer(self) -> tuple[Checkpoint, int] | None:
         """What we can offer, if it is what is wanted or a limit is near."""
-        due = self._ledger.offer_due(self._engine.lane)
+        due = self._ledger.offer_due(self._protocol.lane)
         if due is None or self._suffices(due[0]) or self._ledger.near_limit():
             return due
         return None
 
     def _uncovered(self, now: int) -> bool:
-        engine = self._engine
-        return engine.record.head(TRADER).peer_seq < engine.covers(now)
+        protocol = self._protocol
+        return protocol.record.head(TRADER).peer_seq < protocol.covers(now)
 
     def _ask(self, now: int) -> None:
         """A checkpoint counts what the trader covers, and a trader need not cover a Heartbeat: the
         solver can only ask it to."""
-        if self._engine.lane == SOLVER and self._wanted and not self._asked:
+        if self._protocol.lane == SOLVER and self._wanted and not self._asked:
             self._asked = True
-            head = self._engine.record.head(SOLVER).seq
-            self._engine.tell(CheckpointRequest(solver_seq=head), now)
+            head = self._protocol.record.head(SOLVER).seq
+            self._protocol.queue_text(CheckpointRequest(solver_seq=head), now)
 
     def requested(self, now: int) -> None:
         """The peer would like a checkpoint."""
         if now - self._asked_at >= _ASK_NS:
             self._asked_at = now
-            self.want()
+            self.request()
 
     def reconnected(self) -> None:
         """What was asked for on the last connection is asked for again."""
@@ -212,11 +212,11 @@ class Checkpoints:
         if point is None or account is None or point == self.point:
             return
         self.point = point
-        self._engine.begin_at(point)
+        self._protocol.truncate_to(point)
         self._offer_at = 0
-        turn = self._engine.turn
-        turn.checkpoints.append((point, account))
-        turn.events.append(CheckpointInForce(point))
+        effects = self._protocol.effects
+        effects.checkpoints.append((point, account))
+        effects.events.append(CheckpointInForce(point))
 
     # --- disagreement -----------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class Checkpoints:
             self._disputed = account
             self._begin(account, now)
 
-    def rejected(self, reject: Reject, said: Entry | None, now: int) -> None:
+    def rejected(self, reject: Reject, said: RecordedFrame | None, now: int) -> None:
         """The peer rejects a frame of ours: of a UCP that it finds wrong, show our account."""
         if reject.violation != "wrong-checkpoint" or said is None:
             return
@@ -247,7 +247,7 @@ class Checkpoints:
             log.warning("account-not-shown", extra={"bytes": len(content)})
             return
         for number, piece in enumerate(pieces, 1):
-            self._engine.tell(
+            self._protocol.queue_text(
                 AccountPart(
                     solver_seq=account.solver_seq,
                     trader_seq=account.trader_seq,
@@ -302,4 +302,4 @@ class Checkpoints:
             trader_seq=dispute.ours.trader_seq,
             solver_seq=dispute.ours.solver_seq,
         )
-        self._engine.turn.events.append(Disagreed(field, ours, theirs, self.differs))
+        self._protocol.effects.events.append(Disagreed(field, ours, theirs, self.differs))

@@ -15,12 +15,12 @@ from typing import Final, Protocol
 from psymm.custody.notes import Custody, Note
 from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
-from psymm.custody.settlement import Payee, Settlement
+from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import JournalCorrupt, Missing
 from psymm.messages import ChainFact
 from psymm.strict_json import loads
 from psymm.terms import Terms
-from psymm.transcript.opening import Opening
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.reader import JournalReader
 from psymm.wallet import TypedMessage
 
@@ -126,7 +126,9 @@ async def kept_facts(journal: JournalReader, custody: bytes) -> list[Fact]:
 class Collateral(Protocol):
     """Custody, as a session sees it."""
 
-    async def fund(self, opening: Opening, lane: int, token: str, amount: int) -> Sequence[Note]:
+    async def fund(
+        self, agreement: CustodyAgreement, lane: int, token: str, amount: int
+    ) -> Sequence[Note]:
         """Move `amount` of our own into the bilateral custody; returns its notes once they are in
         the tree as deep as the terms ask. Called again for one opening, it returns the same notes
         and moves nothing. Raises PSymmError subclasses (no funds, chain down, no relayer …).
@@ -134,7 +136,9 @@ class Collateral(Protocol):
         """
         ...
 
-    async def check(self, opening: Opening, amount: int, symbol: str | None, now_ns: int) -> None:
+    async def check(
+        self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
+    ) -> None:
         """Whether `fund` would go through, as far as that can be known before anything moves: the
         token is on chain as the terms have it, our notes cover `amount` and a sender's fee, a
         sender answers with a fee within the terms' cap, and the chain's time fits ours.
@@ -151,7 +155,7 @@ class Collateral(Protocol):
         Raises FundsTooLow and what reading the chain raises. Cancelled: raises Cancelled."""
         ...
 
-    async def verify(self, opening: Opening, notes: Sequence[Note]) -> None:
+    async def verify(self, agreement: CustodyAgreement, notes: Sequence[Note]) -> None:
         """The notes are in the tree, deep enough, and their nullifiers unspent.
 
         That commitment and nullifier follow from the opening was checked before. Raises
@@ -169,7 +173,7 @@ class Collateral(Protocol):
         ourselves). Cancelled: raises Cancelled, nothing changed."""
         ...
 
-    async def sign(self, settlement: Settlement) -> bytes:
+    async def sign(self, settlement: PlannedSettlement) -> bytes:
         """Our wallet's signature over it: an option for the peer until its deadline, so the notes
         are busy until then. Signing it again gives the same. Cancelled: they stay busy."""
         ...
@@ -179,7 +183,7 @@ class Collateral(Protocol):
         Cancelled: raises Cancelled, nothing changed."""
         ...
 
-    async def settle(self, settlement: Settlement, signatures: Signatures) -> Mined:
+    async def settle(self, settlement: PlannedSettlement, signatures: Signatures) -> Mined:
         """Prove and send; returns once it is mined deep enough, by whomever it was sent.
 
         Raises PSymmErrors; calling again is safe. Cancelled: what was sent still happens.
@@ -194,15 +198,15 @@ class Collateral(Protocol):
         """
         ...
 
-    async def wait_spent(self, settlement: Settlement) -> Mined | None:
+    async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
         """Waits until the settlement is mined deep enough, or returns None once the chain's time
         is past its deadline and it is not. Cancelled: raises Cancelled, nothing changed."""
         ...
 
 
-def custody_of(opening: Opening) -> Custody:
+def custody_of(agreement: CustodyAgreement) -> Custody:
     """The custody that an opening is of, as custody's notes name it."""
-    return Custody(opening.trader, opening.solver, opening.terms_hash, opening.salt)
+    return Custody(agreement.trader, agreement.solver, agreement.terms_hash, agreement.salt)
 
 
 __all__ = [
@@ -215,8 +219,8 @@ __all__ = [
     "Mined",
     "Note",
     "Payee",
+    "PlannedSettlement",
     "SendTerms",
-    "Settlement",
     "Signatures",
     "custody_of",
 ]

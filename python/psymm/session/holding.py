@@ -23,16 +23,16 @@ from psymm.messages import ChainFact
 from psymm.rulebook.inputs import has_come
 from psymm.session.budget import MOST_AHEAD, SECOND
 from psymm.session.collateral import Citation
-from psymm.session.parts import Ground
-from psymm.session.rules import Ledger
-from psymm.session.turn import CitationWaits, HeldBack
-from psymm.transcript.record import Entry
+from psymm.session.context import ProtocolContext
+from psymm.session.effects import CitationWaits, HeldBack
+from psymm.session.params import Ledger
+from psymm.transcript.record import RecordedFrame
 
 
-class HoldingEngine(Ground, Protocol):
-    """The engine, as what it holds back knows it."""
+class HoldingContext(ProtocolContext, Protocol):
+    """The protocol, as what it holds back knows it."""
 
-    def judged(self, entry: Entry, now: int, *, waited: bool = False) -> None:
+    def judged(self, entry: RecordedFrame, now: int, *, waited: bool = False) -> None:
         """A frame of the peer may take effect."""
         ...
 
@@ -40,10 +40,10 @@ class HoldingEngine(Ground, Protocol):
 class Holding:
     """frames: in their order, the first being the one for which the others wait."""
 
-    def __init__(self, engine: HoldingEngine, ledger: Ledger) -> None:
-        self._engine = engine
+    def __init__(self, protocol: HoldingContext, ledger: Ledger) -> None:
+        self._protocol = protocol
         self._ledger = ledger
-        self.frames: deque[Entry] = deque()
+        self.frames: deque[RecordedFrame] = deque()
         self._told = 0
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Holding:
         """When the first may be released, as far as its date goes; None where nothing is held."""
         if not self.frames:
             return None
-        return self.frames[0].frame.sending_time - self._engine.rules.skew_ns
+        return self.frames[0].frame.sending_time - self._protocol.params.skew_ns
 
     @property
     def cited(self) -> Citation | None:
@@ -74,11 +74,11 @@ class Holding:
         """On each connection the frame that waits is named anew."""
         self._told = 0
 
-    def keeps(self, entry: Entry, now: int) -> bool:
+    def keeps(self, entry: RecordedFrame, now: int) -> bool:
         """Whether a frame of the peer that has just come on the record is held back; then it is
         among `frames`."""
-        engine = self._engine
-        if entry.frame.seq <= engine.record.head(engine.lane).peer_seq:
+        protocol = self._protocol
+        if entry.frame.seq <= protocol.record.head(protocol.lane).peer_seq:
             return False
         if not self.frames and not self._must_wait(entry, now):
             return False
@@ -95,29 +95,29 @@ class Holding:
 
     def release(self, now: int) -> None:
         """Judge all that need not wait any more."""
-        engine = self._engine
-        while self.frames and engine.error is None:
+        protocol = self._protocol
+        while self.frames and protocol.error is None:
             if self._must_wait(self.frames[0], now):
                 self._tell(now)
                 return
-            engine.judged(self.frames.popleft(), now, waited=True)
+            protocol.judged(self.frames.popleft(), now, waited=True)
 
     def release_to(self, seq: int, now: int) -> None:
         """Judge all up to a frame that our own lane turns out to cover."""
         while self.frames and self.frames[0].frame.seq <= seq:
-            self._engine.judged(self.frames.popleft(), now)
+            self._protocol.judged(self.frames.popleft(), now)
 
-    def set_aside(self, seq: int) -> None:
+    def revoke_from(self, seq: int) -> None:
         """The peer's frames from `seq` on left the record."""
         self.frames = deque(one for one in self.frames if one.frame.seq < seq)
 
-    def _must_wait(self, entry: Entry, now: int) -> bool:
+    def _must_wait(self, entry: RecordedFrame, now: int) -> bool:
         return not self._has_come(entry, now) or self._waits_for_fact(entry)
 
-    def _has_come(self, entry: Entry, now: int) -> bool:
-        return has_come(entry.frame.sending_time, now, self._engine.rules.skew_ns)
+    def _has_come(self, entry: RecordedFrame, now: int) -> bool:
+        return has_come(entry.frame.sending_time, now, self._protocol.params.skew_ns)
 
-    def _waits_for_fact(self, entry: Entry) -> bool:
+    def _waits_for_fact(self, entry: RecordedFrame) -> bool:
         return isinstance(entry.message, ChainFact) and self._ledger.awaits(entry)
 
     def _tell(self, now: int) -> None:
@@ -127,21 +127,21 @@ class Holding:
         if frame.seq == self._told:
             return
         self._told = frame.seq
-        engine = self._engine
+        protocol = self._protocol
         if self._has_come(entry, now):
-            engine.turn.events.append(CitationWaits(entry))
+            protocol.effects.events.append(CitationWaits(entry))
             return
         ahead = DatedAhead(
             lane=frame.lane,
             seq=frame.seq,
             ahead_s=(frame.sending_time - now) // SECOND,
-            skew_s=engine.rules.skew_ns / SECOND,
+            skew_s=protocol.params.skew_ns / SECOND,
         )
-        engine.turn.events.append(HeldBack(entry, ahead))
-        if frame.sending_time - now > engine.rules.acknowledge_ns + engine.rules.skew_ns:
+        protocol.effects.events.append(HeldBack(entry, ahead))
+        if frame.sending_time - now > protocol.params.acknowledge_ns + protocol.params.skew_ns:
             # A clock that is a little ahead is no news. This one cannot be covered within T.
             kind = "frame" if entry.message is None else entry.message.MSG_TYPE
-            engine.say_reject(now, kind, str(ahead))
+            protocol.queue_business_reject(now, kind, str(ahead))
 
 
 __all__ = ["Holding"]

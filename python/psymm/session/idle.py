@@ -1,4 +1,4 @@
-"""The idle end: a custody without business for the terms' span is offered to be settled.
+"""The idle runner: a custody without business for the terms' span is offered to be settled.
 
 Counted from the last frame of business on the record, by its own time, so it survives restarts and
 both sides count alike; where all of it lies before the checkpoint that a process began at, from
@@ -15,11 +15,11 @@ import trio
 
 from psymm.errors import PSymmError
 from psymm.rulebook import Account
-from psymm.session.end import End
+from psymm.session.effects import Idle, SessionStatus
 from psymm.session.lifecycle import NO_BUSINESS
-from psymm.session.turn import Idle, State
+from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
-from psymm.transcript.opening import TRADER
+from psymm.transcript.agreement import TRADER
 
 SECOND: Final = 1_000_000_000
 AFTER_YOU_S: Final = 300
@@ -39,14 +39,14 @@ class IdleEnd:
 
     def __init__(
         self,
-        end: End,
+        runner: SessionRunner,
         terms: Terms,
         account: Callable[[], Account],
         settle: Callable[[], Awaitable[object]],
         told: Callable[[Idle], None],
         failed: Callable[[PSymmError], None],
     ) -> None:
-        self._end = end
+        self._runner = runner
         self._span = terms.timeouts.idle_end
         self._account = account
         self._settle = settle
@@ -57,9 +57,9 @@ class IdleEnd:
 
     def last_business(self) -> int:
         """Sending time of the last frame of business, nanoseconds; 0 before the first."""
-        record = self._end.engine.record
+        record = self._runner.protocol.record
         # What left memory may have left it unseen here.
-        self._last = max(self._last, self._end.engine.business_ns)
+        self._last = max(self._last, self._runner.protocol.business_ns)
         for lane in (0, 1):
             head = record.head(lane).seq
             for seq in range(self._seen[lane] + 1, head + 1):
@@ -71,16 +71,19 @@ class IdleEnd:
 
     async def run(self) -> None:
         """Until cancelled, or until the custody has ended. Cancelled: an offer that was signed
-        stays signed, as `Settling.settle` says."""
+        stays signed, as `SettlementFlow.settle` says."""
         not_before = 0
-        while self._end.engine.state not in (State.CLOSED, State.STOPPED):
-            now = self._end.clock.now_ns()
+        while self._runner.protocol.state not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
+            now = self._runner.clock.now_ns()
             due = max(self.last_business() + self._span, not_before)
-            if self._end.lane == TRADER:
+            if self._runner.lane == TRADER:
                 due += AFTER_YOU_S * SECOND
             if now < due:
                 await trio.sleep(min((due - now) / SECOND, LOOK_S))
-            elif self._end.engine.synced and self._end.engine.state is State.TRADING:
+            elif (
+                self._runner.protocol.synced
+                and self._runner.protocol.state is SessionStatus.TRADING
+            ):
                 not_before = now + AGAIN_S * SECOND
                 await self._offer()
             else:

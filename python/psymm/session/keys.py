@@ -1,7 +1,7 @@
 """Session keys while a session lives: which one signs, when the next is due, which are revoked.
 
-`SessionKeys` is the engine's part, without input or output. `KeyKeeper` is what waits: it asks the
-wallet for the next delegation well before the key in force ends, and watches revocations.
+`SessionKeys` is the protocol's part, without input or output. `KeyRotator` is what waits: it asks
+the wallet for the next delegation well before the key in force ends, and watches revocations.
 
 A key is sealed in the journal before the wallet is asked, and signs its UKY itself; which key is in
 force is what the frames say, so a process that dies anywhere between the two goes on with the right
@@ -31,17 +31,17 @@ from psymm.errors import (
 from psymm.messages import Logon, Message, SessionKeyChange
 from psymm.nursery import start_task
 from psymm.session.clock import Clock
-from psymm.session.turn import Event, KeyFailing, State, Turn
+from psymm.session.effects import Effects, Event, KeyFailing, SessionStatus
+from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.codec import JournalledRevocation
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
 from psymm.transcript.journal import Journal
-from psymm.transcript.opening import Opening
 from psymm.transcript.record import Record
-from psymm.transcript.resumption import PROVES_ONLY, Prover
-from psymm.transcript.rows import JournalledRevocation
+from psymm.transcript.resumption import PROVES_ONLY, ResumeSigner
 from psymm.wallet import Wallet
 
 if TYPE_CHECKING:
-    from psymm.session.engine import Engine
+    from psymm.session.protocol import SessionProtocol
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ class Revocations(Protocol):
         """A wallet's revoked keys, as deep as `depth` demands: fromSeq by the key's address."""
         ...
 
-    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
-        """Calls `heard` whenever `version` changes, until what it returns is called. `heard` does
-        not block and does not raise."""
+    def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Calls `on_change` whenever `version` changes, until what it returns is called.
+        `on_change` does not block and does not raise."""
         ...
 
 
@@ -85,7 +85,7 @@ class NoChain:
     def of(self, wallet: str, depth: int) -> Mapping[str, int]:
         return {}
 
-    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+    def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
 
@@ -109,9 +109,9 @@ class SessionKeys:
     ) -> None:
         self.key = key
         self._logon = logon
-        self.proving: Prover | None = None
+        self.proving: ResumeSigner | None = None
         self._kept = {one.public_key: one for one in kept}
-        self.coming: tuple[SecretKey, SessionKeyChange] | None = None
+        self.next_key: tuple[SecretKey, SessionKeyChange] | None = None
         self._lane = lane
         self._due_for = 0
         self._due_at: int | None = None
@@ -172,18 +172,18 @@ class SessionKeys:
             known.to_seq - (known.to_seq - since) // 8,
         )
 
-    def prover(self, record: Record, now: int) -> Prover | None:
+    def prover(self, record: Record, now: int) -> ResumeSigner | None:
         """What we prove ourselves with on a new connection: the key in force, else the one that is
         to follow it, else one that can do nothing but that; None where there is none now."""
-        found: list[Prover] = []
+        found: list[ResumeSigner] = []
         brings: Message | None = self._logon
         if record.delegation(self._lane) is not None:
             held = record.entry(self._lane, record.ruled_since(self._lane))
             brings = None if held is None else held.message
         if self.key is not None and isinstance(brings, Logon | SessionKeyChange):
-            found.append(Prover.of(self.key, self._lane, brings))
-        if self.coming is not None:
-            found.append(Prover.of(self.coming[0], self._lane, self.coming[1]))
+            found.append(ResumeSigner.of(self.key, self._lane, brings))
+        if self.next_key is not None:
+            found.append(ResumeSigner.of(self.next_key[0], self._lane, self.next_key[1]))
         if self.proving is not None:
             found.append(self.proving)
         for one in found:
@@ -204,15 +204,15 @@ class SessionKeys:
     def take(self, record: Record, now: int) -> tuple[SecretKey, SessionKeyChange] | None:
         """The key that is to come, if its delegation holds for our next frame; else it is let go
         of, and another is due."""
-        coming, seq = self.coming, record.head(self._lane).seq + 1
-        if coming is None:
+        next_key, seq = self.next_key, record.head(self._lane).seq + 1
+        if next_key is None:
             return None
-        said = coming[1]
+        said = next_key[1]
         holds = said.from_seq <= seq <= said.to_seq
         in_time = max(now, record.head(self._lane).sending_time) <= said.expiry
         if holds and in_time and self.revocation(self._lane, said.session_public_key) is None:
-            return coming
-        self.coming = None
+            return next_key
+        self.next_key = None
         return None
 
     # --- revocations ------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class SessionKeys:
         else the one in force) was revoked for its number."""
         if not any(lane == frame.lane for lane, _ in self._revoked):
             return None
-        brought = brought_key(record, frame)
+        brought = delegated_key(record, frame)
         known = record.delegation(frame.lane)
         key = brought if brought is not None or known is None else known.public_key
         return None if key is None else self._refusal(frame, key)
@@ -263,12 +263,12 @@ class SessionKeys:
         key = signer(record, frame)
         return None if key is None else self._refusal(frame, key)
 
-    def stolen(self, record: Record) -> bool:
+    def compromised(self, record: Record) -> bool:
         """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
         known = record.delegation(self._lane)
         return known is not None and self.revocation(self._lane, known.public_key) is not None
 
-    def of_two_hands(self, record: Record, shown: Frame) -> bool:
+    def signed_by_different_keys(self, record: Record, shown: Frame) -> bool:
         """Did another key than that of the frame on the record sign this one with its number, and
         is one of the two revoked?"""
         ruling = record.signer(shown.lane, shown.seq)
@@ -292,20 +292,20 @@ def signer(record: Record, frame: Frame) -> bytes | None:
         for known in reversed(record.delegations(frame.lane))
         if known.from_seq <= frame.seq <= known.to_seq
     ]
-    brought = brought_key(record, frame)
+    brought = delegated_key(record, frame)
     for key in keys if brought is None else [brought, *keys]:
         with suppress(FrameError):
-            frame.verify(record.opening.domain, key)
+            frame.verify(record.agreement.domain, key)
             return key
     return None
 
 
-def brought_key(record: Record, frame: Frame) -> bytes | None:
+def delegated_key(record: Record, frame: Frame) -> bytes | None:
     """The key whose delegation a frame carries, or None."""
     message = record.decoded(frame)
     if isinstance(message, Logon | SessionKeyChange):
         with suppress(DelegationRefused):
-            return delegation_in(record.opening, frame, message).public_key
+            return delegation_in(record.agreement, frame, message).public_key
     return None
 
 
@@ -325,17 +325,19 @@ def key_in_force(
             return key
     raise JournalCorrupt(
         "the session key in force is not in the journal",
-        custody=record.opening.custody,
+        custody=record.agreement.custody,
         key=address_of(known.public_key),
     )
 
 
-async def proving_key(wallet: Wallet, opening: Opening, lane: int, now: int) -> Prover:
+async def proving_key(
+    wallet: Wallet, agreement: CustodyAgreement, lane: int, now: int
+) -> ResumeSigner:
     """A key that can sign no frame, delegated by the wallet to prove itself for a day. Held in
     memory only. Raises WalletError. Cancelled: raises Cancelled."""
     key = SecretKey.generate()
     delegation = Delegation(lane, key.public_key, PROVES_ONLY, PROVES_ONLY, now + PROVING_NS)
-    return Prover(key, delegation, await wallet.sign_typed(delegation.message(opening)))
+    return ResumeSigner(key, delegation, await wallet.sign_typed(delegation.message(agreement)))
 
 
 @dataclass
@@ -344,7 +346,7 @@ class _Attempt:
     failed: PSymmError | None = None
 
 
-class KeyKeeper:
+class KeyRotator:
     """Rotates one end's session key in time, and keeps both lanes' revocations known.
 
     depth: how deep a revocation must be to count. span: how many numbers a key is delegated for.
@@ -353,7 +355,7 @@ class KeyKeeper:
 
     def __init__(
         self,
-        engine: Engine,
+        protocol: SessionProtocol,
         wallet: Wallet,
         journal: Journal,
         clock: Clock,
@@ -363,7 +365,7 @@ class KeyKeeper:
         span: int,
         life_ns: int = KEY_LIFE_NS,
     ) -> None:
-        self._engine = engine
+        self._protocol = protocol
         self._wallet = wallet
         self._journal = journal
         self._clock = clock
@@ -371,7 +373,7 @@ class KeyKeeper:
         self._depth = depth
         self._span = span
         self._life_ns = life_ns
-        self._take: Callable[[Turn], None] = lambda turn: None
+        self._take: Callable[[Effects], None] = lambda effects: None
         self._tell: Callable[[Event], None] = lambda event: None
         self._nursery: trio.Nursery | None = None
         self._stopped = False
@@ -382,7 +384,7 @@ class KeyKeeper:
         self._failures = 0
         self._retry_ns = 0
 
-    def begin(self, take: Callable[[Turn], None], tell: Callable[[Event], None]) -> None:
+    def begin(self, take: Callable[[Effects], None], tell: Callable[[Event], None]) -> None:
         """Know what is revoked by now, before the first connection. take: what carries turns out;
         tell: hears events."""
         self._take, self._tell = take, tell
@@ -417,7 +419,7 @@ class KeyKeeper:
         self._must_rotate()
         if self._nursery is None:
             if self._stopped:
-                raise SessionClosed(custody=self._engine.record.opening.custody)
+                raise SessionClosed(custody=self._protocol.record.agreement.custody)
             raise NotNow("the session is not running")
         attempt = self._attempt or self._start(self._nursery)
         await attempt.done.wait()
@@ -427,19 +429,19 @@ class KeyKeeper:
     async def prove(self) -> None:
         """Have something to prove ourselves with: asks the wallet only where no session key will
         do. Raises WalletError. Cancelled: raises Cancelled, the wallet may be asked again."""
-        engine = self._engine
+        protocol = self._protocol
         now = self._clock.now_ns()
-        if engine.keys.prover(engine.record, now) is None:
-            opening = engine.record.opening
+        if protocol.keys.prover(protocol.record, now) is None:
+            agreement = protocol.record.agreement
             try:
-                found = await proving_key(self._wallet, opening, engine.lane, now)
+                found = await proving_key(self._wallet, agreement, protocol.lane, now)
             except WalletError:
                 raise
             except Exception as failed:
                 # Whatever a signer of the application's raises.
                 error = type(failed).__name__
                 raise WalletError("the wallet's signer failed", error=error) from None
-            engine.keys.proving = found
+            protocol.keys.proving = found
 
     def poke(self) -> None:
         """Something changed that may make a key due, or that a rotation waits for."""
@@ -454,39 +456,39 @@ class KeyKeeper:
     # --- revocations ------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        if self._engine.standing != "whole":
+        if self._protocol.health != "complete":
             return
         self._seen = self._revocations.version
-        opening, lane = self._engine.record.opening, self._engine.lane
+        agreement, lane = self._protocol.record.agreement, self._protocol.lane
         ours, theirs = (
-            self._revocations.of(opening.wallet_address(whose), self._depth)
+            self._revocations.of(agreement.wallet_address(whose), self._depth)
             for whose in (lane, 1 - lane)
         )
-        self._take(self._engine.learn_revocations(ours, theirs, self._clock.now_ns()))
+        self._take(self._protocol.learn_revocations(ours, theirs, self._clock.now_ns()))
 
     # --- rotation ---------------------------------------------------------------------------
 
     def _wait_s(self) -> float:
         """Seconds until the next rotation is to begin."""
-        engine, now = self._engine, self._clock.now_ns()
-        if engine.standing != "whole":
+        protocol, now = self._protocol, self._clock.now_ns()
+        if protocol.health != "complete":
             return LOOK_AGAIN_S
-        due = engine.keys.due(engine.record)
-        if due is None or engine.error is not None or engine.state is State.CLOSED:
+        due = protocol.keys.due(protocol.record)
+        if due is None or protocol.error is not None or protocol.state is SessionStatus.CLOSED:
             return LOOK_AGAIN_S
-        if engine.keys.coming is not None:
+        if protocol.keys.next_key is not None:
             return LOOK_AGAIN_S
         when, number = due
-        if engine.record.head(engine.lane).seq >= number:
+        if protocol.record.head(protocol.lane).seq >= number:
             when = now
         return min((max(when, self._retry_ns) - now) / SECOND, LOOK_AGAIN_S)
 
     def _must_rotate(self) -> None:
-        engine = self._engine
-        engine.expect_own_journal()
-        if engine.standing == "mending":
+        protocol = self._protocol
+        protocol.expect_own_journal()
+        if protocol.health == "recovering":
             raise NotNow("frames that our journal lost are still to be fetched")
-        if engine.record.delegation(engine.lane) is None:
+        if protocol.record.delegation(protocol.lane) is None:
             raise NotNow("our Logon is not signed yet; it brings the first key")
 
     def _start(self, nursery: trio.Nursery) -> _Attempt:
@@ -497,7 +499,7 @@ class KeyKeeper:
 
     async def _try(self, attempt: _Attempt) -> None:
         # Who waits is told so where the session ends meanwhile.
-        attempt.failed = SessionClosed(custody=self._engine.record.opening.custody)
+        attempt.failed = SessionClosed(custody=self._protocol.record.agreement.custody)
         try:
             await self._rotate()
         except PSymmError as failed:
@@ -520,27 +522,27 @@ class KeyKeeper:
         self.poke()
 
     def _failing(self, error: PSymmError) -> None:
-        known = self._engine.record.delegation(self._engine.lane)
+        known = self._protocol.record.delegation(self._protocol.lane)
         if known is not None:
             log.warning("key-not-changed", extra={"code": error.code})
             self._tell(KeyFailing(error, known.expiry, known.to_seq))
 
     async def _rotate(self) -> None:
-        engine = self._engine
-        if engine.keys.coming is None:
+        protocol = self._protocol
+        if protocol.keys.next_key is None:
             key = await self._kept_key()
             change = await self._delegated(key)
             self._must_rotate()
-            self._take(engine.bring_key(key, change, self._clock.now_ns()))
+            self._take(protocol.set_next_key(key, change, self._clock.now_ns()))
             brought = key.public_key
         else:
-            brought = engine.keys.coming[0].public_key
+            brought = protocol.keys.next_key[0].public_key
         while self._in_force != brought:
             await self._poked.wait()
             self._must_rotate()
-            known = engine.record.delegation(engine.lane)
+            known = protocol.record.delegation(protocol.lane)
             signed = known is not None and known.public_key == brought
-            if not signed and engine.keys.coming is None:
+            if not signed and protocol.keys.next_key is None:
                 raise SessionKeyEnded("the delegation ran out before a connection came")
 
     async def _kept_key(self) -> SecretKey:
@@ -549,26 +551,26 @@ class KeyKeeper:
         A record that begins at a checkpoint has forgotten the keys of before, and a former key may
         be a thief's by now: only what was kept after the last that is named is new.
         """
-        engine, lane = self._engine, self._engine.lane
-        custody = engine.record.opening.custody
+        protocol, lane = self._protocol, self._protocol.lane
+        custody = protocol.record.agreement.custody
         kept = await self._journal.session_keys(custody)
-        named = {known.public_key for known in engine.record.delegations(lane)}
+        named = {known.public_key for known in protocol.record.delegations(lane)}
         last = max((place for place, key in kept if key.public_key in named), default=0)
         for place, key in kept:
-            if place > last and not engine.keys.revocation(lane, key.public_key):
+            if place > last and not protocol.keys.revocation(lane, key.public_key):
                 return key
         key = SecretKey.generate()
-        place = max([engine.record.head(lane).seq + 1, *(place + 1 for place, _ in kept)])
+        place = max([protocol.record.head(lane).seq + 1, *(place + 1 for place, _ in kept)])
         await self._journal.keep_session_key(custody, place, key)
         return key
 
     async def _delegated(self, key: SecretKey) -> SessionKeyChange:
         """The wallet's delegation of a key from our next frame on; tells the application where the
         wallet takes its time."""
-        engine = self._engine
-        seq = engine.record.head(engine.lane).seq + 1
+        protocol = self._protocol
+        seq = protocol.record.head(protocol.lane).seq + 1
         delegation = Delegation(
-            lane=engine.lane,
+            lane=protocol.lane,
             public_key=key.public_key,
             from_seq=seq,
             to_seq=seq + self._span,
@@ -576,7 +578,7 @@ class KeyKeeper:
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._remind)
-            signature = await self._wallet.sign_typed(delegation.message(engine.record.opening))
+            signature = await self._wallet.sign_typed(delegation.message(protocol.record.agreement))
             nursery.cancel_scope.cancel()
         return SessionKeyChange(
             session_public_key=key.public_key,
@@ -596,11 +598,11 @@ class KeyKeeper:
 
 __all__ = [
     "KEY_LIFE_NS",
-    "KeyKeeper",
+    "KeyRotator",
     "NoChain",
     "Revocations",
     "SessionKeys",
-    "brought_key",
+    "delegated_key",
     "key_in_force",
     "proving_key",
     "signer",

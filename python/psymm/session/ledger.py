@@ -14,25 +14,25 @@ from psymm.messages import ChainFact, Checkpoint, JsonError, Message, encode
 from psymm.rulebook import (
     Account,
     ChainFacts,
+    ChainPlace,
     FactsBehind,
     Lane,
-    Place,
     Replay,
+    ReplayInputs,
     RulebookError,
+    RuledFrame,
     Ruling,
+    Violation,
     checkpoint,
 )
-from psymm.rulebook import Entry as RuledEntry
-from psymm.rulebook import Opening as RuledOpening
-from psymm.rulebook import Violation as RuledViolation
-from psymm.rulebook.sequence import Ahead, Forecast
+from psymm.rulebook.sequence import DryRun, Projection
 from psymm.rulebook.value import replace
 from psymm.session.collateral import Citation, Fact
-from psymm.session.turn import Violation
+from psymm.session.effects import FrameViolation
 from psymm.terms import Terms
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.opening import Opening
-from psymm.transcript.record import Entry
+from psymm.transcript.record import RecordedFrame
 
 
 class RulebookLedger:
@@ -40,25 +40,25 @@ class RulebookLedger:
 
     def __init__(
         self,
-        opening: Opening,
+        agreement: CustodyAgreement,
         terms: Terms,
         facts: ChainFacts | None = None,
-        begins: Account | None = None,
+        starts_at: Account | None = None,
     ) -> None:
-        """begins: the account of the checkpoint that the record begins at."""
-        self._begins = begins
+        """starts_at: the account of the checkpoint that the record begins at."""
+        self._begins = starts_at
         self._point: Point | None = None
         self._agreed: Account | None = None
         self._replay = self._started(
-            RuledOpening(opening.custody, (opening.trader, opening.solver)),
+            ReplayInputs(agreement.custody, (agreement.trader, agreement.solver)),
             terms,
             facts or ChainFacts(),
         )
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[RecordedFrame] = deque()
         # Both follow from `_replay`, and are kept so that no frame is ruled twice: what its pending
         # frames come to, and what the last message asked about would.
-        self._ahead: Ahead | None = None
-        self._forecast: Forecast | None = None
+        self._ahead: Projection | None = None
+        self._dry_run: DryRun | None = None
 
     @property
     def account(self) -> Account:
@@ -92,7 +92,7 @@ class RulebookLedger:
                     return Citation(lane, seq, said)
         return None
 
-    def awaits(self, entry: Entry) -> bool:
+    def awaits(self, entry: RecordedFrame) -> bool:
         """See `Ledger.awaits`."""
         frame = entry.frame
         if entry.message is None:
@@ -125,7 +125,7 @@ class RulebookLedger:
         """(seq, rule) of solver frames that broke a rule and were rejected in time."""
         return tuple((fault.seq, fault.violation.name) for fault in self._replay.faults)
 
-    def arrived(self, entry: Entry) -> Sequence[Violation]:
+    def arrived(self, entry: RecordedFrame) -> Sequence[FrameViolation]:
         """See `Ledger.arrived`."""
         self._waiting.append(entry)
         return self._drain()
@@ -138,14 +138,16 @@ class RulebookLedger:
         size: int | None = None,
         *,
         covers: int | None = None,
-    ) -> Violation | None:
+    ) -> FrameViolation | None:
         """See `Ledger.refuses`."""
         if self._waiting:
-            return Violation(lane, "facts-behind", "a chain fact that was cited is not seen yet")
+            return FrameViolation(
+                lane, "facts-behind", "a chain fact that was cited is not seen yet"
+            )
         own = Lane(lane)
         heads = self._replay.heads
         try:
-            entry = RuledEntry(
+            entry = RuledFrame(
                 own,
                 heads[own] + 1,
                 heads[own.other] if covers is None else covers,
@@ -153,31 +155,31 @@ class RulebookLedger:
                 len(encode(message)) if size is None else size,
                 message,
             )
-            self._forecast = self._replay.forecast(entry, self._look_ahead())
+            self._dry_run = self._replay.dry_run(entry, self._look_ahead())
         except JsonError as error:
-            bad = RuledViolation("malformed", (("code", error.code),))
-            return Violation(lane, bad.name, str(bad))
+            bad = Violation("malformed", (("code", error.code),))
+            return FrameViolation(lane, bad.name, str(bad))
         except RulebookError as unknown:
-            return Violation(lane, unknown.code, str(unknown))
-        broken = self._forecast.violation
-        return None if broken is None else Violation(lane, broken.name, str(broken))
+            return FrameViolation(lane, unknown.code, str(unknown))
+        broken = self._dry_run.violation
+        return None if broken is None else FrameViolation(lane, broken.name, str(broken))
 
     def drop(self, lane: int, seq: int) -> bool:
         """See `Ledger.drop`. The trader's frames have not taken effect yet, so they go by
         themselves; the solver's have, so all is ruled again."""
-        self._ahead = self._forecast = None
+        self._ahead = self._dry_run = None
         if lane == Lane.TRADER and not self._waiting:
             pending = tuple(one for one in self._replay.pending if one.seq < seq)
             self._replay = replace(self._replay, pending=pending)
             return True
         self._waiting.clear()
-        self._replay = self._started(self._replay.opening, self._replay.terms, self._replay.facts)
+        self._replay = self._started(self._replay.inputs, self._replay.terms, self._replay.facts)
         return False
 
-    def _started(self, opening: RuledOpening, terms: Terms, facts: ChainFacts) -> Replay:
+    def _started(self, inputs: ReplayInputs, terms: Terms, facts: ChainFacts) -> Replay:
         if self._begins is None:
-            return Replay.start(opening, terms, facts)
-        return Replay.at_checkpoint(opening, terms, self._begins, facts)
+            return Replay.start(inputs, terms, facts)
+        return Replay.at_checkpoint(inputs, terms, self._begins, facts)
 
     # --- checkpoints: see `psymm.session.checkpoints.CheckpointLedger` -----------------------
 
@@ -257,24 +259,24 @@ class RulebookLedger:
                 return account
         return None
 
-    def _look_ahead(self) -> Ahead:
+    def _look_ahead(self) -> Projection:
         if self._ahead is None:
             self._ahead = self._replay.look_ahead()
         return self._ahead
 
-    def _step(self, entry: RuledEntry) -> Sequence[Ruling]:
+    def _step(self, entry: RuledFrame) -> Sequence[Ruling]:
         """The next frame. Raises as `Replay.step_entry`; nothing has changed then."""
-        forecast, self._forecast = self._forecast, None
-        foretold = forecast is not None and forecast.entry == entry
+        dry_run, self._dry_run = self._dry_run, None
+        foretold = dry_run is not None and dry_run.entry == entry
         if entry.lane is Lane.TRADER:
             self._replay, _ = self._replay.step_entry(entry)
-            if foretold and forecast is not None:
-                self._ahead = forecast.after
+            if foretold and dry_run is not None:
+                self._ahead = dry_run.after
             elif self._ahead is not None:
                 self._ahead = self._ahead.and_then(entry)
             return ()
-        if foretold and forecast is not None:
-            self._replay, rulings = forecast.after.replay, forecast.after.rulings
+        if foretold and dry_run is not None:
+            self._replay, rulings = dry_run.after.replay, dry_run.after.rulings
         else:
             self._replay, rulings = self._replay.step_entry(entry, self._ahead)
         self._ahead = None
@@ -287,9 +289,9 @@ class RulebookLedger:
         notes = self._replay.account.notes.values()
         return place is not None and all(facts.spent.get(one.nullifier) != place for one in notes)
 
-    def learn_fact(self, fact: Fact) -> Sequence[Violation]:
+    def learn_fact(self, fact: Fact) -> Sequence[FrameViolation]:
         """Know what one transaction did, or that our chain does not say what a frame cites."""
-        place, known = Place(fact.block, fact.transaction), self._replay.facts
+        place, known = ChainPlace(fact.block, fact.transaction), self._replay.facts
         self._replay = self._replay.with_facts(
             replace(
                 known,
@@ -298,15 +300,15 @@ class RulebookLedger:
                 denied=known.denied if fact.denied is None else known.denied | {fact.denied},
             )
         )
-        self._ahead = self._forecast = None
+        self._ahead = self._dry_run = None
         return self._drain()
 
-    def _drain(self) -> Sequence[Violation]:
-        broken: list[Violation] = []
+    def _drain(self) -> Sequence[FrameViolation]:
+        broken: list[FrameViolation] = []
         while self._waiting:
             entry = self._waiting[0]
             bad = entry.bad_payload
-            ruled = RuledEntry(
+            ruled = RuledFrame(
                 Lane(entry.frame.lane),
                 entry.frame.seq,
                 entry.frame.peer_seq,
@@ -325,10 +327,10 @@ class RulebookLedger:
         return broken
 
 
-def _violations(rulings: Iterable[Ruling]) -> Iterable[Violation]:
+def _violations(rulings: Iterable[Ruling]) -> Iterable[FrameViolation]:
     for ruling in rulings:
         # What was ruled again fell with another's late frame: nobody's fault, nothing to reject.
         if ruling.violation is not None and not ruling.again:
-            yield Violation(
+            yield FrameViolation(
                 int(ruling.lane), ruling.violation.name, str(ruling.violation), ruling.seq
             )

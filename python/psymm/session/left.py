@@ -11,15 +11,15 @@ from decimal import Context, Decimal
 from typing import Final
 
 from psymm.rulebook import Account, Lane
-from psymm.session.beginning import account_at
+from psymm.session.base_account import account_at
 from psymm.session.collateral import kept_facts
-from psymm.session.end import End
 from psymm.session.ledger import RulebookLedger
+from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
-from psymm.transcript.opening import TRADER, Opening
+from psymm.transcript.agreement import TRADER, CustodyAgreement
+from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.reader import JournalReader
 from psymm.transcript.replayed import read_record
-from psymm.transcript.rows import Custody as JournalledCustody
 
 _EXACT: Final = Context(prec=60)
 
@@ -36,7 +36,7 @@ class LeftOpen:
     custody: bytes
     lane: int
     state: str
-    put_up: int
+    collateral: int
     token: str
     decimals: int
     accepted: bool | None = None
@@ -54,7 +54,7 @@ class LeftOpen:
         return {
             "custody": "0x" + self.custody.hex(),
             "state": self.state,
-            "putUp": str(self.put_up),
+            "collateral": str(self.collateral),
             "token": self.token,
             "positions": self.positions,
             "orders": self.orders,
@@ -62,7 +62,7 @@ class LeftOpen:
         }
 
     def __str__(self) -> str:
-        tokens = Decimal(self.put_up).scaleb(-self.decimals, _EXACT).normalize(_EXACT)
+        tokens = Decimal(self.collateral).scaleb(-self.decimals, _EXACT).normalize(_EXACT)
         amount = f"{tokens:f} of {self.token}"
         if self.state == "funding" or self.accepted is False:
             said = f"{amount} of ours may lie in it or be on the way"
@@ -76,16 +76,22 @@ class LeftOpen:
         )
 
 
-def left_open(end: End) -> LeftOpen:
+def left_open(runner: SessionRunner) -> LeftOpen:
     """Of a session in this process."""
-    ledger = end.engine.ledger
+    ledger = runner.protocol.ledger
     account = ledger.projected if isinstance(ledger, RulebookLedger) else None
-    return _of(end.opening, end.lane, end.engine.state.value, end.put_up, account)
+    return _of(
+        runner.agreement,
+        runner.lane,
+        runner.protocol.state.value,
+        runner.collateral_amount,
+        account,
+    )
 
 
 def left_of(row: JournalledCustody, account: Account | None = None) -> LeftOpen:
     """By the journal's row, and the account where it is at hand."""
-    return _of(row.opening, row.lane, row.state, row.ours, account)
+    return _of(row.agreement, row.lane, row.state, row.ours, account)
 
 
 async def open_custodies(journal: JournalReader, lane: int) -> list[LeftOpen]:
@@ -97,34 +103,36 @@ async def open_custodies(journal: JournalReader, lane: int) -> list[LeftOpen]:
     return [
         left_of(row, await account_of(journal, row))
         for row in await journal.custodies()
-        if row.lane == lane and row.state not in ("meeting", "closed")
+        if row.lane == lane and row.state not in ("handshake", "closed")
     ]
 
 
 async def account_of(journal: JournalReader, row: JournalledCustody) -> Account:
     """What the journal's frames come to. Raises JournalCorrupt. Cancelled: raises Cancelled."""
-    opening, terms = row.opening, Terms.parse(row.opening.terms)
-    record = await read_record(journal, opening)
-    begins = None
-    if record.begins is not None:
-        begins = account_at(
-            journal, opening.custody, terms, record.begins.point, record.begins.account
+    agreement, terms = row.agreement, Terms.parse(row.agreement.terms)
+    record = await read_record(journal, agreement)
+    starts_at = None
+    if record.starts_at is not None:
+        starts_at = account_at(
+            journal, agreement.custody, terms, record.starts_at.point, record.starts_at.account
         )
-    ledger = RulebookLedger(opening, terms, begins=begins)
-    for fact in await kept_facts(journal, opening.custody):
+    ledger = RulebookLedger(agreement, terms, starts_at=starts_at)
+    for fact in await kept_facts(journal, agreement.custody):
         ledger.learn_fact(fact)
     for entry in record:
         ledger.arrived(entry)
     return ledger.projected
 
 
-def _of(opening: Opening, lane: int, state: str, put_up: int, account: Account | None) -> LeftOpen:
-    collateral = Terms.parse(opening.terms).collateral
+def _of(
+    agreement: CustodyAgreement, lane: int, state: str, amount: int, account: Account | None
+) -> LeftOpen:
+    collateral = Terms.parse(agreement.terms).collateral
     return LeftOpen(
-        opening.custody,
+        agreement.custody,
         lane,
         state,
-        put_up,
+        amount,
         collateral.token,
         collateral.decimals,
         None if account is None else account.collateral(Lane(lane)) > 0,

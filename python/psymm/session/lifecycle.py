@@ -30,9 +30,9 @@ from psymm.messages import (
     SettlementOutput,
 )
 from psymm.session.budget import SECOND
-from psymm.session.turn import State
-from psymm.transcript.opening import SOLVER, TRADER
-from psymm.transcript.record import Entry, Record
+from psymm.session.effects import SessionStatus
+from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.record import Record, RecordedFrame
 
 READ: Final = (
     ChainFact,
@@ -79,7 +79,7 @@ class Lifecycle:
         self.accepted_at: list[int] = [0, 0]
         self.turned_down: list[CollateralResponse | None] = [None, None]
         self.rejected: set[int] = set()
-        self.proposal: tuple[int, Entry, Settlement] | None = None
+        self.proposal: tuple[int, RecordedFrame, Settlement] | None = None
         self.acceptance: SettlementAcceptance | None = None
         self.settled: ChainFact | None = None
         self._offered: list[Settlement] = []
@@ -88,7 +88,7 @@ class Lifecycle:
         # Both, in the linear order: once so, it stays.
         self._accepted_by_both = False
 
-    def note(self, entry: Entry) -> None:
+    def apply(self, entry: RecordedFrame) -> None:
         """Read a frame, ours or theirs, old or new."""
         lane, seq = entry.frame.lane, entry.frame.seq
         match entry.message:
@@ -138,15 +138,15 @@ class Lifecycle:
         """
         return self.settled is not None
 
-    def state(self, record: Record) -> State:
+    def state(self, record: Record) -> SessionStatus:
         """Of a session that nothing has stopped. record: of which every frame was noted."""
         if self.over:
-            return State.CLOSED
+            return SessionStatus.CLOSED
         if self._offered or self.proposal is not None:
-            return State.SETTLING
+            return SessionStatus.SETTLING
         if self._accepted_by_both or self._trading(record):
-            return State.TRADING
-        return State.LOGON if None in self.logons else State.VERIFYING
+            return SessionStatus.TRADING
+        return SessionStatus.LOGON if None in self.logons else SessionStatus.VERIFYING
 
     @property
     def options(self) -> list[Settlement]:
@@ -173,12 +173,13 @@ class Lifecycle:
         self._offered = [one for one in self._offered if now < one.deadline * SECOND]
 
     def keep_expired(self, before: Lifecycle) -> None:
-        """Frames were set aside and the rest was noted anew: what had expired before stays so."""
+        """Frames were taken off the record and the rest was noted anew: what had expired before
+        stays so."""
         self._offered = [one for one in self._offered if one in before._offered]
         if before.proposal is None:
             self.proposal = self.acceptance = None
 
-    def _comes_first(self, entry: Entry) -> bool:
+    def _comes_first(self, entry: RecordedFrame) -> bool:
         """Of two proposals that cross, the one that is first in the linear order stands: the
         solver's, unless it covers the trader's."""
         if self.proposal is None:

@@ -21,8 +21,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from psymm.histogram import Counts
+from psymm.session.effects import SessionStatus
 from psymm.session.solver import SolverServer
-from psymm.session.turn import State
 from psymm.transcript.journal import Journal
 from psymm.transcript.verifying import MAX_BATCH, FrameVerifier
 
@@ -82,8 +82,8 @@ class _Solver(Collector):
             ],
         )
         for name, what, count in (
-            ("garbled", "Texts and frames without effect: unreadable or out of place.",
-             traffic.garbled),
+            ("malformed", "Texts and frames without effect: unreadable or out of place.",
+             traffic.malformed),
             ("resend_requests", "Gaps for which a trader was asked to resend.",
              traffic.resends_asked),
             ("frames_resent", "Frames of ours sent again.", traffic.frames_resent),
@@ -109,7 +109,7 @@ class _Solver(Collector):
             "psymm_sessions",
             "Sessions in memory, connected or not.",
             ("state",),
-            [((state.value,), server.states.get(state, 0)) for state in State],
+            [((state.value,), server.states.get(state, 0)) for state in SessionStatus],
         )
         queues: list[tuple[tuple[str, ...], float]] = [
             (("journal",), journal.waiting),

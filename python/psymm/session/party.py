@@ -1,6 +1,7 @@
 """A party in this process: its wallet, journal, custody and clock; and how it takes up a custody.
 
-`take_up` is the only way to an engine: new or from the journal, the same steps in the same order.
+`load_session` is the only way to a protocol: new or from the journal, the same steps in the same
+order.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
 from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing, TermsRefused
 from psymm.messages import Logon, NoteRef
-from psymm.session.beginning import account_at
+from psymm.session.base_account import account_at
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, custody_of, kept_facts
-from psymm.session.end import End
-from psymm.session.engine import SECOND, Engine
-from psymm.session.keys import KEY_LIFE_NS, KeyKeeper, NoChain, Revocations, key_in_force
+from psymm.session.effects import Event, SessionStatus
+from psymm.session.keys import KEY_LIFE_NS, KeyRotator, NoChain, Revocations, key_in_force
 from psymm.session.ledger import RulebookLedger
-from psymm.session.rules import Rules
-from psymm.session.turn import Event, State
+from psymm.session.params import SessionParams
+from psymm.session.protocol import SECOND, SessionProtocol
+from psymm.session.runner import SessionRunner
 from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
+from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.journal import Journal
-from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
 from psymm.transcript.replayed import read_record
-from psymm.transcript.rows import Custody as JournalledCustody
 from psymm.transcript.verifying import FrameVerifier
 from psymm.wallet import TypedMessage, Wallet, derive_secret
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class LocalParty:
     """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
     read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
     of all its sessions' frames. private: endpoints that others wrote down may lead to this machine
@@ -78,7 +79,7 @@ async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
     return await derive_secret(wallet, message, "journal secret 1")
 
 
-def accept_terms(party: Party, document: bytes) -> Terms:
+def accept_terms(party: LocalParty, document: bytes) -> Terms:
     """Terms that are in order and of the deployment we deal on. Raises TermsRefused."""
     try:
         terms = Terms.parse(document)
@@ -95,9 +96,9 @@ def accept_terms(party: Party, document: bytes) -> Terms:
     return terms
 
 
-def rules_of(terms: Terms, lane: int) -> Rules:
+def params_of(terms: Terms, lane: int) -> SessionParams:
     """What a session at `lane` reads of the terms."""
-    return Rules(
+    return SessionParams(
         token=terms.collateral.token,
         terms_hash=terms.hash,
         heartbeat_s=max(1, terms.timeouts.heartbeat // SECOND),
@@ -108,13 +109,13 @@ def rules_of(terms: Terms, lane: int) -> Rules:
     )
 
 
-async def take_up(
-    party: Party,
+async def load_session(
+    party: LocalParty,
     custody: JournalledCustody,
-    heard: Callable[[Event], None],
+    on_event: Callable[[Event], None],
     *,
     notes: tuple[Note, ...] = (),
-) -> End:
+) -> SessionRunner:
     """The running end of a custody that the journal knows, its frames replayed.
 
     Where the journal has lost frames of it, the end fetches them from the peer and signs nothing
@@ -125,59 +126,59 @@ async def take_up(
     frames do not follow from one another, JournalSealed, TermsRefused, WalletError.
     Cancelled: raises Cancelled; taking up again is safe.
     """
-    opening, lane, journal = custody.opening, custody.lane, party.journal
-    terms = accept_terms(party, opening.terms)
-    record = await read_record(journal, opening)
+    agreement, lane, journal = custody.agreement, custody.lane, party.journal
+    terms = accept_terms(party, agreement.terms)
+    record = await read_record(journal, agreement)
     ours: dict[bytes, Note] = {note.commitment: note for note in notes}
     theirs: dict[bytes, Note] = {}
-    for kept in await journal.openings(opening.custody):
-        note = Note(custody_of(opening), kept.token, kept.amount, kept.blinding)
+    for kept in await journal.openings(agreement.custody):
+        note = Note(custody_of(agreement), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
-    newest = await journal.mending(opening.custody)
+    newest = await journal.recovering_to(agreement.custody)
     signed = max(record.head(lane).seq, 0 if newest is None else newest.of(lane)[0])
     keys: list[tuple[int, SecretKey]] = []
-    if custody.standing != "restored":
-        keys = await _session_keys(journal, opening.custody, signed)
+    if custody.health != "read-only":
+        keys = await _session_keys(journal, agreement.custody, signed)
     key = key_in_force(record, lane, keys) if keys else None
     logon: Logon | None = None
     if key is not None and signed == 0:
-        logon = await _logon(party, opening, lane, key, terms, tuple(ours.values()))
-    begins, account = record.begins, None
-    if begins is not None:
-        account = account_at(journal, opening.custody, terms, begins.point, begins.account)
-    ledger = RulebookLedger(opening, terms, begins=account)
-    for fact in await kept_facts(journal, opening.custody):
+        logon = await _logon(party, agreement, lane, key, terms, tuple(ours.values()))
+    starts_at, account = record.starts_at, None
+    if starts_at is not None:
+        account = account_at(journal, agreement.custody, terms, starts_at.point, starts_at.account)
+    ledger = RulebookLedger(agreement, terms, starts_at=account)
+    for fact in await kept_facts(journal, agreement.custody):
         ledger.learn_fact(fact)
     build = partial(
-        Engine,
+        SessionProtocol,
         record,
         ledger,
         lane,
         key,
-        rules_of(terms, lane),
-        standing=custody.standing,
+        params_of(terms, lane),
+        health=custody.health,
         newest=newest,
-        salvaged=frames_in(await journal.salvaged(opening.custody)),
-        promised=custody.promised,
+        rescued=frames_in(await journal.rescued(agreement.custody)),
+        announced_collateral=custody.announced_collateral,
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
         kept=[one for _, one in keys],
         stopped=_stopped(party, custody, record, terms),
-        revoked=await journal.revocations(opening.custody),
+        revoked=await journal.revocations(agreement.custody),
         delivered=await _delivered(journal, custody, record),
         now=party.clock.now_ns(),
     )
     # In a thread, as the frames were read: a long history keeps nobody waiting.
-    engine = await journal.in_thread(build)
+    protocol = await journal.in_thread(build)
     point, agreed = ledger.point, ledger.agreed
     if point is not None and agreed is not None:
         # The process may have died between the second UCP and this.
-        await journal.keep_checkpoint(opening.custody, point, agreed.document)
-        engine.checkpoints.point = point
-        engine.begin_at(point)
-    keeper = KeyKeeper(
-        engine,
+        await journal.keep_checkpoint(agreement.custody, point, agreed.document)
+        protocol.checkpoints.point = point
+        protocol.truncate_to(point)
+    rotator = KeyRotator(
+        protocol,
         party.wallet,
         journal,
         party.clock,
@@ -186,42 +187,42 @@ async def take_up(
         span=terms.limits.frames,
         life_ns=party.key_life_ns,
     )
-    end = End(
-        engine,
+    runner = SessionRunner(
+        protocol,
         journal,
         party.clock,
         party.collateral,
-        heard,
-        put_up=custody.ours,
-        keeper=keeper,
+        on_event,
+        collateral_amount=custody.ours,
+        rotator=rotator,
         verifier=party.verifier,
     )
-    if engine.ended and custody.state not in ("closed", "stopped"):
+    if protocol.ended and custody.state not in ("closed", "stopped"):
         # The process may have died between the frame that ended it and this.
-        await end.keep_state(State.CLOSED)
-    elif custody.state == "closed" and not engine.ended:
+        await runner.keep_state(SessionStatus.CLOSED)
+    elif custody.state == "closed" and not protocol.ended:
         # An earlier version took two Logouts for the end.
-        await end.keep_state(engine.state)
-    return end
+        await runner.keep_state(protocol.state)
+    return runner
 
 
 def _stopped(
-    party: Party, custody: JournalledCustody, record: Record, terms: Terms
+    party: LocalParty, custody: JournalledCustody, record: Record, terms: Terms
 ) -> CustodyStopped | None:
     """Why this custody signs nothing more, or None.
 
     One that stopped because the peer showed frames of ours that we do not have goes on once our
-    wallet has revoked the key in force: they were a thief's, and are adopted or void. Restored from
-    a backup it signs nothing, and may settle.
+    wallet has revoked the key in force: they were a thief's, and are imported or void. Restored
+    from a backup it signs nothing, and may settle.
     """
     if custody.state != "stopped":
         return None
-    if custody.standing == "restored" and custody.reason.startswith(JournalBehind.code):
+    if custody.health == "read-only" and custody.reason.startswith(JournalBehind.code):
         # A backup of a journal that was found to be behind is a backup like any other.
         return None
-    opening, known = custody.opening, record.delegation(custody.lane)
+    agreement, known = custody.agreement, record.delegation(custody.lane)
     if custody.reason.startswith(JournalBehind.code) and known is not None:
-        wallet = opening.wallet_address(custody.lane)
+        wallet = agreement.wallet_address(custody.lane)
         revoked = party.revocations.of(wallet, terms.chain.confirmations)
         if address_of(known.public_key) in revoked:
             return None
@@ -232,13 +233,13 @@ async def _delivered(journal: Journal, custody: JournalledCustody, record: Recor
     """Of a custody that had ended, our highest frame before those that the peer may lack."""
     if custody.state != "closed":
         return None
-    first = await journal.first_unsent(custody.opening.custody)
+    first = await journal.first_in_outbox(custody.agreement.custody)
     return record.head(custody.lane).seq if first is None else first - 1
 
 
-def frames_in(salvaged: Iterable[bytes]) -> Iterator[Frame]:
+def frames_in(rescued: Iterable[bytes]) -> Iterator[Frame]:
     """What is no frame any more is fetched like the rest."""
-    for raw in salvaged:
+    for raw in rescued:
         with suppress(FrameError):
             yield Frame.parse(raw)
 
@@ -261,8 +262,8 @@ async def _session_keys(
 
 
 async def _logon(
-    party: Party,
-    opening: Opening,
+    party: LocalParty,
+    agreement: CustodyAgreement,
     lane: int,
     key: SecretKey,
     terms: Terms,
@@ -275,7 +276,7 @@ async def _logon(
         to_seq=terms.limits.frames,
         expiry=party.clock.now_ns() + party.key_life_ns,
     )
-    signature = await party.wallet.sign_typed(delegation.message(opening))
+    signature = await party.wallet.sign_typed(delegation.message(agreement))
     return Logon(
         terms_hash=terms.hash,
         session_public_key=key.public_key,
@@ -294,9 +295,9 @@ async def _logon(
 __all__ = [
     "SOLVER",
     "TRADER",
-    "Party",
+    "LocalParty",
     "accept_terms",
     "journal_secret",
+    "load_session",
     "read_record",
-    "take_up",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from psymm.errors import ClocksDiffer, Declined, MeetingRefused, OrderUnfit, TokenDiffers
+from psymm.errors import ClocksDiffer, Declined, HandshakeRefused, OrderUnfit, TokenDiffers
 from psymm.messages import (
     MarketDataSnapshotFullRefresh,
     MDEntryType,
@@ -21,10 +21,10 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Violation, first_order_fault, size_fault
-from psymm.session.meeting import Introduced
-from psymm.session.party import Party
+from psymm.session.handshake import Introduced
+from psymm.session.party import LocalParty
 from psymm.terms import Terms
-from psymm.transcript.opening import SOLVER
+from psymm.transcript.agreement import SOLVER
 
 SECOND: Final = 1_000_000_000
 BLOCK_AHEAD_S: Final = 15.0
@@ -58,7 +58,7 @@ class Wanted:
 
     token: None takes the terms' token, as long as the chain has it as the terms say. orders: those
     that it means to send; the first is tried against the account as it will be, the others by
-    instrument and lot. accept: asked of introductions and terms; raises a MeetingRefused where
+    instrument and lot. accept: asked of introductions and terms; raises a HandshakeRefused where
     they break the trader's own policy (`spec.md` 62).
     """
 
@@ -68,25 +68,26 @@ class Wanted:
 
 
 async def check_before_funding(
-    party: Party,
+    party: LocalParty,
     introduced: Introduced,
     terms: Terms,
     wanted: Wanted,
     shown: MarketDataSnapshotFullRefresh | None,
 ) -> None:
-    """Every check, in order; returns where collateral may move. Clocks were compared while meeting.
+    """Every check, in order; returns where collateral may move. Clocks were compared while
+    handshake.
 
     shown: the solver's price of the first order's symbol, None where no price is needed. Raises
-    TokenDiffers, MeetingRefused, OrderUnfit, Declined (no price), and what `wanted.accept` and
+    TokenDiffers, HandshakeRefused, OrderUnfit, Declined (no price), and what `wanted.accept` and
     `Collateral.check` raise. Cancelled: raises Cancelled, nothing changed.
     """
     if wanted.token is not None:
         check_token(terms, wanted.token)
     ours, theirs = introduced.collaterals
     if not ours:
-        raise MeetingRefused("a session needs collateral of ours", ours=ours)
+        raise HandshakeRefused("a session needs collateral of ours", ours=ours)
     if theirs < max(1, terms.minimum(SOLVER)):
-        raise MeetingRefused(
+        raise HandshakeRefused(
             "the solver promises less than its own terms ask of it",
             promised=theirs,
             minimum=terms.minimum(SOLVER),
@@ -95,7 +96,7 @@ async def check_before_funding(
         wanted.accept(introduced, terms)
     check_orders(terms, introduced.collaterals, wanted.orders, shown, party.clock.now_ns())
     symbol = None if wanted.token is None else wanted.token.symbol
-    await party.collateral.check(introduced.opening, ours, symbol, party.clock.now_ns())
+    await party.collateral.check(introduced.agreement, ours, symbol, party.clock.now_ns())
 
 
 def check_clocks(off_ns: int, terms: Terms) -> None:

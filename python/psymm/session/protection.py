@@ -28,7 +28,7 @@ from psymm.messages import (
 )
 from psymm.private_files import create_private, sync_path, write_private
 from psymm.rulebook import Account, OrderStatus
-from psymm.rulebook.account import Order
+from psymm.rulebook.account import LiveOrder
 from psymm.storage import DiskFull, translate_errors
 
 SECOND: Final = 1_000_000_000
@@ -169,7 +169,7 @@ class Protection:
     def statistics(self, now_ns: int) -> ProtectionStatistics:
         return ProtectionStatistics(self.killed, self.frozen(now_ns), self._halts)
 
-    # --- psymm.session.end.Guard ----------------------------------------------------------------
+    # --- psymm.session.runner.Guard --------------------------------------------------------------
 
     def check(self, message: Message, now_ns: int) -> None:
         """Raises TradingHalted or NotNow for a quote, a last look or a fill that must not be."""
@@ -245,7 +245,7 @@ class Protection:
         if any(quote.valid_until > dead for quote in account.quotes.values()):
             yield QuoteCancel(quote_cancel_type=QuoteCancelType.ALL)
 
-    def _declined(self, orders: list[Order], why: str) -> Iterator[Message]:
+    def _declined(self, orders: list[LiveOrder], why: str) -> Iterator[Message]:
         for order in orders:
             yield ExecutionReport(
                 exec_id=self._next_id("e"),
@@ -256,7 +256,7 @@ class Protection:
             )
 
 
-def _waiting(account: Account) -> list[Order]:
+def _waiting(account: Account) -> list[LiveOrder]:
     return [order for order in account.orders.values() if order.status in _OPEN and order.leaves]
 
 

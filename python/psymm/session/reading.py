@@ -14,22 +14,22 @@ from typing import Final, Literal
 
 from psymm._core import Frame, JsonError
 from psymm.messages import Message, Reject, decode
-from psymm.messages.words import describe, orders_of
+from psymm.messages.formatting import format_message, orders_of
 from psymm.rulebook import (
     Account,
     ChainFacts,
+    ChainPlace,
     FactsBehind,
     Lane,
-    Place,
     Replay,
+    ReplayInputs,
     RulebookError,
+    RuledFrame,
     Ruling,
 )
-from psymm.rulebook import Entry as RuledEntry
-from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact
 from psymm.terms import Terms
-from psymm.transcript.opening import Opening
+from psymm.transcript.agreement import CustodyAgreement
 
 MOST_REMEMBERED: Final = 65_536
 """Frames of which is remembered what they are about, for those that name them later."""
@@ -77,26 +77,26 @@ class FrameRead:
 class Reading:
     """Reads one custody's frames in the order of their arrival.
 
-    begins: the account of the checkpoint that the
+    starts_at: the account of the checkpoint that the
     frames begin at; those that it counts already are read and not ruled.
     """
 
     def __init__(
         self,
-        opening: Opening,
+        agreement: CustodyAgreement,
         facts: ChainFacts | None = None,
-        begins: Account | None = None,
+        starts_at: Account | None = None,
     ) -> None:
-        self.terms = Terms.parse(opening.terms)
-        ruled = RuledOpening(opening.custody, (opening.trader, opening.solver))
+        self.terms = Terms.parse(agreement.terms)
+        ruled = ReplayInputs(agreement.custody, (agreement.trader, agreement.solver))
         known = facts or ChainFacts()
         self._replay = (
             Replay.start(ruled, self.terms, known)
-            if begins is None
-            else Replay.at_checkpoint(ruled, self.terms, begins, known)
+            if starts_at is None
+            else Replay.at_checkpoint(ruled, self.terms, starts_at, known)
         )
-        self._counted = (0, 0) if begins is None else begins.seqs
-        self._waiting: deque[RuledEntry] = deque()
+        self._counted = (0, 0) if starts_at is None else starts_at.seqs
+        self._waiting: deque[RuledFrame] = deque()
         self._unruled = ""
         self._index = 0
         self._stage = "logon"
@@ -132,14 +132,14 @@ class Reading:
             words = f"no message: {code} at byte {at} of the payload"
         else:
             decimals = self.terms.collateral.decimals
-            words = describe(message, frame.lane, frame.sending_time, decimals)
+            words = format_message(message, frame.lane, frame.sending_time, decimals)
         rejects = (1 - frame.lane, message.ref_seq_num) if isinstance(message, Reject) else None
         about = self._related(frame, message, rejects)
         rulings: list[Ruled] = []
         counted = frame.seq <= self._counted[frame.lane]
         if not self._unruled and not counted:
             self._waiting.append(
-                RuledEntry(
+                RuledFrame(
                     Lane(frame.lane),
                     frame.seq,
                     frame.peer_seq,
@@ -247,15 +247,15 @@ def _decoded(frame: Frame) -> tuple[Message | None, str, int]:
 
 def chain_facts(facts: Iterable[Fact]) -> ChainFacts:
     """What the chain is known to have done, as the rulebook takes it."""
-    spent: dict[bytes, Place] = {}
-    inserted: dict[bytes, Place] = {}
+    spent: dict[bytes, ChainPlace] = {}
+    inserted: dict[bytes, ChainPlace] = {}
     denied: set[tuple[int, int]] = set()
     highest = 0
     for fact in facts:
         if fact.denied is not None:
             denied.add(fact.denied)
             continue
-        place = Place(fact.block, fact.transaction)
+        place = ChainPlace(fact.block, fact.transaction)
         highest = max(highest, fact.block)
         spent.update(dict.fromkeys(fact.spent, place))
         inserted.update(dict.fromkeys(fact.inserted, place))

@@ -10,15 +10,15 @@ from typing import Final, Protocol
 from psymm.errors import clip
 from psymm.messages import Heartbeat, Reject, SessionRejectReason
 from psymm.rulebook import FactsBehind
-from psymm.session.parts import Ground
-from psymm.session.rules import Ledger
-from psymm.session.turn import Violation
-from psymm.transcript.opening import SOLVER
-from psymm.transcript.record import Entry
+from psymm.session.context import ProtocolContext
+from psymm.session.effects import FrameViolation
+from psymm.session.params import Ledger
+from psymm.transcript.agreement import SOLVER
+from psymm.transcript.record import RecordedFrame
 
 
-class RejectingEngine(Ground, Protocol):
-    """The engine, as its rejects know it."""
+class RejectsContext(ProtocolContext, Protocol):
+    """The protocol, as its rejects know it."""
 
     def may_sign(self, now: int) -> bool:
         """Whether anything may be signed now."""
@@ -32,29 +32,29 @@ class RejectingEngine(Ground, Protocol):
 class Rejects:
     """owed: those yet to be signed, in the order in which the violations were found."""
 
-    def __init__(self, engine: RejectingEngine, ledger: Ledger) -> None:
-        self._engine = engine
+    def __init__(self, protocol: RejectsContext, ledger: Ledger) -> None:
+        self._protocol = protocol
         self._ledger = ledger
-        self.owed: list[Reject] = []
+        self.queued: list[Reject] = []
 
-    def judge(self, entry: Entry) -> Violation | None:
+    def judge(self, entry: RecordedFrame) -> FrameViolation | None:
         """The violation that a peer's frame is, or None; answered by a Reject."""
-        engine = self._engine
+        protocol = self._protocol
         if entry.bad_payload is not None:
             bad = entry.bad_payload
-            broken = Violation(
-                engine.peer, bad.code, f"{bad.code} at byte {bad.offset} of the payload"
+            broken = FrameViolation(
+                protocol.peer, bad.code, f"{bad.code} at byte {bad.offset} of the payload"
             )
-            self.owe(entry, broken)
+            self.queue(entry, broken)
             for other in self._ledger.arrived(entry):
-                if other.seq not in (None, entry.frame.seq) or other.lane != engine.peer:
-                    self.owe(entry, other)
+                if other.seq not in (None, entry.frame.seq) or other.lane != protocol.peer:
+                    self.queue(entry, other)
             return broken
-        own: Violation | None = None
-        if entry.message is not None and engine.lane == SOLVER:
+        own: FrameViolation | None = None
+        if entry.message is not None and protocol.lane == SOLVER:
             frame = entry.frame
             own = self._ledger.refuses(
-                engine.peer,
+                protocol.peer,
                 entry.message,
                 frame.sending_time,
                 len(frame.payload),
@@ -63,29 +63,31 @@ class Rejects:
             if own is not None and own.rule == FactsBehind.code:
                 own = None
             elif own is not None:
-                self.owe(entry, own)
+                self.queue(entry, own)
         for broken in self._ledger.arrived(entry):
-            self.owe(entry, broken)
-            if broken.lane == engine.peer and broken.seq in (None, entry.frame.seq):
+            self.queue(entry, broken)
+            if broken.lane == protocol.peer and broken.seq in (None, entry.frame.seq):
                 own = broken
         return own
 
-    def owe(self, entry: Entry, broken: Violation) -> None:
+    def queue(self, entry: RecordedFrame, broken: FrameViolation) -> None:
         """Remember to reject a violation of the peer's; never a Reject itself (no endless talk)."""
-        engine = self._engine
+        protocol = self._protocol
         seq = entry.frame.seq if broken.seq is None else broken.seq
-        if broken.lane != engine.peer:
+        if broken.lane != protocol.peer:
             return
-        guilty = engine.record.entry(engine.peer, seq)
+        guilty = protocol.record.entry(protocol.peer, seq)
         if guilty is None or isinstance(guilty.message, Reject | Heartbeat):
             return
-        if seq in engine.lifecycle.rejected or any(owed.ref_seq_num == seq for owed in self.owed):
+        if seq in protocol.lifecycle.rejected or any(
+            reject.ref_seq_num == seq for reject in self.queued
+        ):
             return
         reason = _REASONS.get(broken.rule)
         if reason is None:
             bad = guilty.bad_payload is not None
             reason = SessionRejectReason.INCORRECT_FORMAT if bad else SessionRejectReason.OTHER
-        self.owed.append(
+        self.queued.append(
             Reject(
                 ref_seq_num=seq,
                 violation=clip(broken.rule, 64),
@@ -95,38 +97,38 @@ class Rejects:
             )
         )
 
-    def owe_all(self, violations: Iterable[Violation]) -> None:
+    def queue_all(self, violations: Iterable[FrameViolation]) -> None:
         """The same for violations of frames that waited for a fact."""
         for broken in violations:
             if broken.seq is not None:
-                entry = self._engine.record.entry(broken.lane, broken.seq)
+                entry = self._protocol.record.entry(broken.lane, broken.seq)
                 if entry is not None:
-                    self.owe(entry, broken)
+                    self.queue(entry, broken)
 
-    def pay(self, now: int) -> None:
+    def flush(self, now: int) -> None:
         """Sign the Rejects that are owed, each the first frame of ours to cover its violation."""
-        engine = self._engine
+        protocol = self._protocol
         while (
-            self.owed
-            and engine.may_sign(now)
-            and engine.within_limit()
-            and engine.lifecycle.logons[engine.lane] is not None
+            self.queued
+            and protocol.may_sign(now)
+            and protocol.within_limit()
+            and protocol.lifecycle.logons[protocol.lane] is not None
         ):
-            owed = self.owed[0]
-            covers = max(owed.ref_seq_num, engine.record.head(engine.lane).peer_seq)
-            if covers > engine.covers(now):
+            reject = self.queued[0]
+            covers = max(reject.ref_seq_num, protocol.record.head(protocol.lane).peer_seq)
+            if covers > protocol.covers(now):
                 return
-            self.owed.pop(0)
-            engine.sign(owed, now, covers=covers)
+            self.queued.pop(0)
+            protocol.sign(reject, now, covers=covers)
 
     def drop_signed(self) -> None:
         """What the record rejects already is owed no more."""
-        rejected = self._engine.lifecycle.rejected
-        self.owed = [owed for owed in self.owed if owed.ref_seq_num not in rejected]
+        rejected = self._protocol.lifecycle.rejected
+        self.queued = [reject for reject in self.queued if reject.ref_seq_num not in rejected]
 
-    def set_aside(self, seq: int) -> None:
+    def revoke_from(self, seq: int) -> None:
         """The peer's frames from `seq` on left the record."""
-        self.owed = [owed for owed in self.owed if owed.ref_seq_num < seq]
+        self.queued = [reject for reject in self.queued if reject.ref_seq_num < seq]
 
 
 _REASONS: Final = {

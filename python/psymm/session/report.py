@@ -20,20 +20,22 @@ from psymm.rulebook import (
     Account,
     AccountRefused,
     ChainFacts,
-    Entry,
+    ChainPlace,
     Lane,
-    Place,
     Replay,
+    ReplayInputs,
+    RuledFrame,
     Ruling,
     restore,
 )
-from psymm.rulebook import Opening as RuledOpening
 from psymm.session.collateral import Fact, custody_of
 from psymm.session.reading import chain_facts
 from psymm.storage import translate_errors
 from psymm.terms import Terms, TermsError
 from psymm.transcript import flipped
-from psymm.transcript.checkpoint import Beginning, Point
+from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.checkpoint import BaseSnapshot, Point
+from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import (
     Progress,
     TranscriptFile,
@@ -42,8 +44,6 @@ from psymm.transcript.file import (
     verify_frames,
 )
 from psymm.transcript.flipped import Flip
-from psymm.transcript.opening import Opening
-from psymm.transcript.sealing import JournalledOpening
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,16 @@ class Line:
 class Report:
     """chain_facts: `file`,
     `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected, and of
-    frames of either that refuse a right checkpoint. begins: the checkpoint that the file begins at,
-    None where it begins with the first frame."""
+    frames of either that refuse a right checkpoint. starts_at: the checkpoint that the file begins
+    at, None where it begins with the first frame."""
 
-    opening: Opening
+    agreement: CustodyAgreement
     verified: Verified
     account: Account
     lines: tuple[Line, ...] = field(repr=False)
     faults: tuple[tuple[int, str], ...]
     chain_facts: str
-    begins: Point | None = None
+    starts_at: Point | None = None
 
     @property
     def violations(self) -> tuple[Line, ...]:
@@ -106,8 +106,8 @@ def verify_signatures(
     frame and the byte.
     """
     check_openings(file)
-    if file.begins is not None:
-        account_of(file, file.begins, _terms(file))
+    if file.starts_at is not None:
+        account_of(file, file.starts_at, _terms(file))
     return verify_frames(file, threads=threads, progress=progress)
 
 
@@ -131,11 +131,11 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     """
     terms = _terms(file)
     check_openings(file)
-    opening = RuledOpening(file.opening.custody, (file.opening.trader, file.opening.solver))
+    inputs = ReplayInputs(file.agreement.custody, (file.agreement.trader, file.agreement.solver))
     facts, whence = known_facts(file)
-    at = Replay.start(opening, terms, facts)
-    if file.begins is not None:
-        at = Replay.at_checkpoint(opening, terms, account_of(file, file.begins, terms), facts)
+    at = Replay.start(inputs, terms, facts)
+    if file.starts_at is not None:
+        at = Replay.at_checkpoint(inputs, terms, account_of(file, file.starts_at, terms), facts)
     frames = list(file.each())
     rulings: dict[tuple[int, int], Ruling] = {}
     for index, (offset, frame) in enumerate(frames):
@@ -144,7 +144,7 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
         if progress is not None:
             progress(index + 1, offset + frame.length - file.start)
     return Report(
-        opening=file.opening,
+        agreement=file.agreement,
         verified=verified,
         account=at.account,
         lines=tuple(
@@ -153,29 +153,29 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
         ),
         faults=tuple((fault.seq, fault.violation.name) for fault in at.faults),
         chain_facts=whence,
-        begins=None if file.begins is None else file.begins.point,
+        starts_at=None if file.starts_at is None else file.starts_at.point,
     )
 
 
 def _terms(file: TranscriptFile) -> Terms:
     try:
-        return Terms.parse(file.opening.terms)
+        return Terms.parse(file.agreement.terms)
     except TermsError as bad:
         raise TranscriptFileError("bad-terms", str(bad), offset=len(b"pSymmT1\n")) from None
 
 
-def account_of(file: TranscriptFile, begins: Beginning, terms: Terms) -> Account:
+def account_of(file: TranscriptFile, starts_at: BaseSnapshot, terms: Terms) -> Account:
     """The account that the file begins with; its keys are those of the frames shown for them.
     Raises TranscriptFileError `bad-checkpoint`."""
     try:
-        account = restore(begins.account, terms, begins.point.account_hash)
-        _, ruling = begins.check(file.opening)
+        account = restore(starts_at.account, terms, starts_at.point.account_hash)
+        _, ruling = starts_at.check(file.agreement)
     except (AccountRefused, CheckpointRefused) as bad:
         raise _bad_checkpoint(file, str(bad)) from None
     keys = [account.key_in_force(lane) for lane in Lane]
     if (
-        account.custody != file.opening.custody
-        or account.seqs != begins.point.seqs
+        account.custody != file.agreement.custody
+        or account.seqs != starts_at.point.seqs
         or [key and (key.public_key, key.from_seq) for key in keys]
         != [(known.public_key, since) for since, known in ruling]
     ):
@@ -191,7 +191,7 @@ def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
 def check_openings(file: TranscriptFile) -> None:
     """Raises TranscriptFileError where a note's opening in the file does not give its
     commitment."""
-    custody = custody_of(file.opening)
+    custody = custody_of(file.agreement)
     for shown in file.notes:
         try:
             note = Note(custody, shown.token, shown.amount, shown.blinding)
@@ -216,12 +216,12 @@ def known_facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
     if file.facts:
         known = chain_facts(_facts_in(file))
         return replace(known, block=_beyond(file, known.block)), "file"
-    spent: dict[bytes, Place] = {}
-    inserted: dict[bytes, Place] = {}
+    spent: dict[bytes, ChainPlace] = {}
+    inserted: dict[bytes, ChainPlace] = {}
     messages = _about_chain(file)
     cited = [one for one in messages if isinstance(one, ChainFact)]
     for said in cited:
-        place = Place(said.block_number, said.transaction_hash)
+        place = ChainPlace(said.block_number, said.transaction_hash)
         if said.nullifier is not None:
             spent[said.nullifier] = place
         if said.commitment is not None:
@@ -242,7 +242,7 @@ def _facts_in(file: TranscriptFile) -> list[Fact]:
 
 
 def _about_chain(file: TranscriptFile) -> list[ChainFact | Settlement]:
-    messages = (Entry.read(frame).message for frame in file.carrying(b"UCF", b"UST"))
+    messages = (RuledFrame.read(frame).message for frame in file.carrying(b"UCF", b"UST"))
     return [one for one in messages if isinstance(one, ChainFact | Settlement)]
 
 

@@ -1,4 +1,4 @@
-"""Settling: the talk between two ends that makes one CTC out of a flat account.
+"""SettlementFlow: the talk between two ends that makes one CTC out of a flat account.
 
 The proposer puts on record where it wants to be paid (UPY), the other does the same, the proposer
 signs (UST), and proves and sends once the other has signed too (USA). The rulebook recomputes the
@@ -36,8 +36,8 @@ from psymm.custody.notes import Note, commitment
 from psymm.custody.planning import CtcPlan, Output, deadline_after
 from psymm.custody.settlement import (
     Payee,
-    Proposal,
-    Settlement,
+    PlannedSettlement,
+    SettlementProposal,
     accept_settlement,
     payee_message,
     payout_after_fee,
@@ -67,13 +67,13 @@ from psymm.nursery import start_task
 from psymm.rulebook import Account, Lane
 from psymm.rulebook.account import NamedPayee
 from psymm.session.collateral import Mined
-from psymm.session.end import End
-from psymm.session.engine import SECOND
+from psymm.session.effects import Event, FrameReceived, Resumed, SessionStatus, TextReceived
 from psymm.session.lifecycle import NO_BUSINESS
-from psymm.session.turn import Event, Received, Resumed, Said, State
+from psymm.session.protocol import SECOND
+from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
-from psymm.transcript.opening import SOLVER, TRADER
-from psymm.transcript.record import Entry
+from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.record import RecordedFrame
 
 _T = TypeVar("_T")
 
@@ -85,7 +85,7 @@ LOOK_AGAIN_S: Final = 10.0
 """Between two looks at a clock that may be set, or at a chain that is down."""
 
 
-class Settling:
+class SettlementFlow:
     """One custody's settlement, seen from one end. Feed it every event; it runs in `nursery`.
 
     willing: asked when the peer wants to settle; False leaves it unanswered.
@@ -93,7 +93,7 @@ class Settling:
 
     def __init__(
         self,
-        end: End,
+        runner: SessionRunner,
         terms: Terms,
         nursery: trio.Nursery,
         account: Callable[[], Account],
@@ -101,7 +101,7 @@ class Settling:
         *,
         willing: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        self._end = end
+        self._runner = runner
         self._terms = terms
         self._nursery = nursery
         self._account = account
@@ -114,13 +114,13 @@ class Settling:
         self._carrying = False
         self._watching = False
         self._outliving = False
-        self._settlement: Settlement | None = None
+        self._settlement: PlannedSettlement | None = None
         self._mined: Mined | None = None
         self._refused: str | None = None
         self._beside: SettlementAcceptance | None = None
         self._changed = trio.Event()
-        end.at_end.append(self._wake)
-        if end.engine.synced:
+        runner.at_end.append(self._wake)
+        if runner.protocol.synced:
             self._resume()  # Heads agreed before we listened: there is no event to come.
 
     @property
@@ -130,32 +130,35 @@ class Settling:
 
     # --- events -----------------------------------------------------------------------------
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Does not block and does not raise."""
         match event:
-            case Received(entry, None) if isinstance(entry.message, SettlementOutput):
+            case FrameReceived(entry, None) if isinstance(entry.message, SettlementOutput):
                 if entry.message.signature is None:
                     self._answer_soon()
-            case Said(SettlementOutput() as said) if self._end.engine.peer_restored:
+            case TextReceived(SettlementOutput() as said) if self._runner.protocol.peer_restored:
                 self._begin(self._guarded, self._take_payee, said)
-            case Received(entry, None) if isinstance(entry.message, ProposalMessage):
+            case FrameReceived(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._is_alive(entry.frame.seq):
                     self._proposing = False
                     self._begin(self._guarded, self._answer_proposal)
-            case Said(SettlementAcceptance() as said):
+            case TextReceived(SettlementAcceptance() as said):
                 self._begin(self._guarded, self._take_beside, said)
-            case Said(BusinessMessageReject() as said) if said.ref_msg_type in ("UST", "UPY"):
+            case TextReceived(BusinessMessageReject() as said) if said.ref_msg_type in (
+                "UST",
+                "UPY",
+            ):
                 self._refused = said.text or "no reason given"
             case Resumed() if self._said is not None:
                 self._begin(self._say_again, self._said)
             case Resumed():
                 self._resume()
-            case Received(entry, None) if isinstance(entry.message, ChainFact):
+            case FrameReceived(entry, None) if isinstance(entry.message, ChainFact):
                 # The peer saw it mined before we did: our own chain has the last word.
                 self._begin(self._guarded, self._go_on)
             case _:
                 pass
-        if self._end.engine.options and not self._outliving:
+        if self._runner.protocol.options and not self._outliving:
             self._outliving = True
             self._begin(self._guarded, self._outlive)
         self._wake()
@@ -163,10 +166,10 @@ class Settling:
     def _resume(self) -> None:
         """Continue what was cut short, now that heads agree. A frame that is on the record causes
         no second event, so an unanswered payee is looked for here."""
-        lane, state = self._end.lane, self._end.engine.state
-        if state in (State.SETTLING, State.CLOSED):
+        lane, state = self._runner.lane, self._runner.protocol.state
+        if state in (SessionStatus.SETTLING, SessionStatus.CLOSED):
             self._begin(self._guarded, self._go_on)
-        elif state is State.TRADING and self._payee(1 - lane) and not self._payee(lane):
+        elif state is SessionStatus.TRADING and self._payee(1 - lane) and not self._payee(lane):
             self._answer_soon()
 
     def _answer_soon(self) -> None:
@@ -186,8 +189,8 @@ class Settling:
         self._changed = trio.Event()
 
     def _is_alive(self, seq: int) -> bool:
-        alive = self._end.engine.proposal
-        return alive is not None and alive[0] != self._end.lane and alive[1].frame.seq == seq
+        alive = self._runner.protocol.proposal
+        return alive is not None and alive[0] != self._runner.lane and alive[1].frame.seq == seq
 
     async def _guarded(
         self,
@@ -206,7 +209,7 @@ class Settling:
     async def _refuse(self, why: str) -> None:
         self._failed(SettlementRefused(why))
         try:
-            await self._end.say(
+            await self._runner.send_text(
                 BusinessMessageReject(
                     ref_msg_type="UST",
                     business_reject_reason=BusinessRejectReason.OTHER,
@@ -228,12 +231,15 @@ class Settling:
         """
         if self._mined is not None:
             return self._mined
-        if self._end.engine.state is State.SETTLING or self._end.engine.settled is not None:
+        if (
+            self._runner.protocol.state is SessionStatus.SETTLING
+            or self._runner.protocol.settled is not None
+        ):
             return await self._until_mined()
-        if self._end.engine.state is not State.TRADING:
-            raise NotNow("only a trading session settles", state=self._end.engine.state)
+        if self._runner.protocol.state is not SessionStatus.TRADING:
+            raise NotNow("only a trading session settles", state=self._runner.protocol.state)
         self._refused = None
-        if self._end.engine.standing == "restored":
+        if self._runner.protocol.health == "read-only":
             await self._ask_for_proposal()
             return await self._until_mined()
         self._proposing = True
@@ -247,10 +253,10 @@ class Settling:
     async def _ask_for_proposal(self) -> None:
         """Name our payee in a text; the other side, which knows that we cannot sign frames, then
         proposes."""
-        end = self._end
-        await self._name_payee(self._flat_payouts()[end.lane])
+        runner = self._runner
+        await self._name_payee(self._flat_payouts()[runner.lane])
         try:
-            await self._wait(lambda: end.engine.proposal, "propose a settlement")
+            await self._wait(lambda: runner.protocol.proposal, "propose a settlement")
         finally:
             self._said = None
 
@@ -266,8 +272,8 @@ class Settling:
         try:
             if self._willing is not None and not await self._willing():
                 raise SettlementRefused("not now")
-            if self._end.engine.state is not State.TRADING:
-                raise SettlementRefused("not trading", state=self._end.engine.state)
+            if self._runner.protocol.state is not SessionStatus.TRADING:
+                raise SettlementRefused("not trading", state=self._runner.protocol.state)
             await self._put_on_record(said)
         except BaseException:
             self._proposing = False
@@ -275,27 +281,29 @@ class Settling:
         await self.settle()
 
     async def _put_on_record(self, said: SettlementOutput) -> None:
-        known = self._payee(1 - self._end.lane)
+        known = self._payee(1 - self._runner.lane)
         covers = said.ref_seq_num or 0
         if (
             known is None
             or (known.inner, known.amount) != (said.inner, said.amount)
-            or covers > self._end.engine.ledger.decided
+            or covers > self._runner.protocol.ledger.decided
         ):
-            await self._end.send(said)
+            await self._runner.send(said)
 
     async def _take_beside(self, said: SettlementAcceptance) -> None:
         """The peer's signature beside the record: taken if it is its wallet's over our proposal,
         refused by name else; nothing of ours changes by it."""
-        end, alive = self._end, self._end.engine.proposal
+        runner, alive = self._runner, self._runner.protocol.proposal
         settlement = await self._at_hand()
-        fits = alive is not None and alive[0] == end.lane and alive[1].frame.seq == said.ref_seq_num
+        fits = (
+            alive is not None and alive[0] == runner.lane and alive[1].frame.seq == said.ref_seq_num
+        )
         why = "it answers no proposal of ours that is alive"
         if fits and settlement is not None:
-            opening = end.opening
+            agreement = runner.agreement
             try:
                 settlement.check_signature(
-                    opening.chain_id, opening.contract, 1 - end.lane, said.signature
+                    agreement.chain_id, agreement.contract, 1 - runner.lane, said.signature
                 )
             except CustodyError as bad:
                 why = str(bad)
@@ -304,7 +312,7 @@ class Settling:
                 self._wake()
                 return
         with suppress(NotNow):
-            await end.say(
+            await runner.send_text(
                 BusinessMessageReject(
                     ref_msg_type="USA",
                     business_reject_reason=BusinessRejectReason.OTHER,
@@ -313,11 +321,13 @@ class Settling:
             )
 
     async def _propose(self) -> None:
-        end, lane = self._end, self._end.lane
+        runner, lane = self._runner, self._runner.lane
         # Until the solver has covered an order of ours it may still fill it at an earlier time.
         # A restored trader covers where it names its payee.
         await self._wait(
-            lambda: (self._all_covered and (self._decided or end.engine.peer_restored)) or None,
+            lambda: (
+                (self._all_covered and (self._decided or runner.protocol.peer_restored)) or None
+            ),
             "cover what we sent before",
         )
         payouts = self._flat_payouts()
@@ -326,7 +336,7 @@ class Settling:
             settlement = await self._planned(payouts)
         if settlement is None:
             self._proposing = False
-            await self._wait(lambda: end.engine.proposal, "propose a settlement")
+            await self._wait(lambda: runner.protocol.proposal, "propose a settlement")
             return
         # Naming the payees took frames, too: what came of them is covered within moments.
         await self._wait(
@@ -342,21 +352,21 @@ class Settling:
         if self._theirs_is_alive():
             return  # it came first, and is answered elsewhere
         self._settlement = settlement
-        await end.send(_message_of(settlement, signature))
+        await runner.send(_message_of(settlement, signature))
 
-    async def _begun(self, payouts: tuple[int, int]) -> Settlement | None:
+    async def _begun(self, payouts: tuple[int, int]) -> PlannedSettlement | None:
         """A proposal of ours that was cut short before it was on the record, and still holds."""
-        end = self._end
+        runner = self._runner
         said = {
             entry.message.commitment0
-            for entry in end.engine.record
+            for entry in runner.protocol.record
             if isinstance(entry.message, ProposalMessage)
         }
-        least = end.clock.now_ns() / SECOND + LEAST_LIFE_S
+        least = runner.clock.now_ns() / SECOND + LEAST_LIFE_S
         payees = {None if one is None else one.inner for one in map(self._payee, (TRADER, SOLVER))}
         for kept in await self._kept():
             if (
-                kept.proposer == end.lane
+                kept.proposer == runner.lane
                 and kept.payouts == payouts
                 and kept.call.deadline >= least
                 and kept.call.commitments[0] not in said
@@ -365,11 +375,11 @@ class Settling:
                 return kept
         return None
 
-    async def _planned(self, payouts: tuple[int, int]) -> Settlement | None:
+    async def _planned(self, payouts: tuple[int, int]) -> PlannedSettlement | None:
         """Name our payee, wait for the peer's, and plan the move. None: the peer proposes."""
-        end, lane = self._end, self._end.lane
+        runner, lane = self._runner, self._runner.lane
         token = self._terms.collateral.token
-        offer = await end.collateral.relayer(token, self._terms.tariff.relayer_cap)
+        offer = await runner.collateral.relayer(token, self._terms.tariff.relayer_cap)
         paid = payout_after_fee(payouts[lane], offer.fee, proposes=True)
         await self._name_payee(paid)
         theirs = await self._wait(
@@ -385,14 +395,14 @@ class Settling:
         if ours is None or ours.amount != paid:
             raise NotNow("the account changed while the payees were named")
         return propose_settlement(
-            [*end.engine.notes.values(), *end.engine.peer_notes.values()],
+            [*runner.protocol.notes.values(), *runner.protocol.peer_notes.values()],
             _in_order(lane, ours, theirs),
             payouts,
             proposer=lane,
             relayer=offer.relayer,
             fee=offer.fee,
             deadline=deadline_after(
-                end.clock.now_ns() / SECOND,
+                runner.clock.now_ns() / SECOND,
                 min(1_800, self._terms.timeouts.settlement // SECOND),
             ),
         )
@@ -401,17 +411,17 @@ class Settling:
         """On the record now. The account's clock stands still between frames: with a proposal whose
         time is over by ours, its payees go."""
         account = self._account()
-        over = account.alive is not None and self._end.engine.proposal is None
+        over = account.alive is not None and self._runner.protocol.proposal is None
         return None if over else account.payee(Lane(lane))
 
     def _theirs_is_alive(self) -> bool:
-        alive = self._end.engine.proposal
-        return alive is not None and alive[0] != self._end.lane
+        alive = self._runner.protocol.proposal
+        return alive is not None and alive[0] != self._runner.lane
 
     def _their_payee(self, payouts: tuple[int, int]) -> NamedPayee | Literal["proposes"] | None:
         """The peer's payee for what our proposal would pay it; or it proposes itself: it has, or
         its payee is made for less, and of two that begin at once the solver goes on."""
-        lane, theirs = self._end.lane, self._payee(1 - self._end.lane)
+        lane, theirs = self._runner.lane, self._payee(1 - self._runner.lane)
         if self._theirs_is_alive():
             return "proposes"
         if theirs is None or theirs.amount == payouts[1 - lane]:
@@ -422,44 +432,48 @@ class Settling:
         """Have our payee for `amount` on the record, or in a text where we sign no frames. One that
         is there stays, since the peer may be signing for it; if a stolen key named it, our wallet
         does not sign for what it cannot open."""
-        end = self._end
-        known = self._payee(end.lane)
-        restored = end.engine.standing == "restored"
-        covers = end.engine.covers(end.clock.now_ns()) if restored and end.lane == TRADER else None
+        runner = self._runner
+        known = self._payee(runner.lane)
+        restored = runner.protocol.health == "read-only"
+        covers = (
+            runner.protocol.covers(runner.clock.now_ns())
+            if restored and runner.lane == TRADER
+            else None
+        )
         stands = covers is None or self._decided
         if known is not None and known.amount == amount and stands:
             return
-        payee = await end.collateral.payee(self._terms.collateral.token, amount)
+        payee = await runner.collateral.payee(self._terms.collateral.token, amount)
         said = SettlementOutput(inner=payee.inner, memo=payee.memo, amount=amount)
         if not restored:
-            await end.send(said)
+            await runner.send(said)
             return
         message = payee_message(
             payee,
             amount,
-            end.lane,
-            end.opening.chain_id,
-            end.opening.contract,
-            end.opening.custody,
+            runner.lane,
+            runner.agreement.chain_id,
+            runner.agreement.contract,
+            runner.agreement.custody,
             covers=covers,
         )
-        signature = await end.collateral.sign_payee(message)
+        signature = await runner.collateral.sign_payee(message)
         self._said = replace(said, ref_seq_num=covers, signature=signature)
-        await end.say(self._said)
+        await runner.send_text(self._said)
 
     async def _say_again(self, said: SettlementOutput) -> None:
         """A text is lost with its connection."""
         with suppress(NotNow):
-            await self._end.say(said)
+            await self._runner.send_text(said)
 
     @property
     def _all_covered(self) -> bool:
         """The solver's frames take effect where they stand; the trader's once they are covered."""
-        record = self._end.engine.record
+        record = self._runner.protocol.record
         covered = record.head(SOLVER).peer_seq
         sent = range(covered + 1, record.head(TRADER).seq + 1)
         pending = [record.entry(TRADER, seq) for seq in sent]
-        return self._end.lane == SOLVER or all(
+        return self._runner.lane == SOLVER or all(
             entry is not None and isinstance(entry.message, Heartbeat | SettlementOutput)
             for entry in pending
         )
@@ -470,26 +484,26 @@ class Settling:
         be late and void, so whoever holds a signature over an account that rests on it may choose
         until the deadline. A trader whose journal was restored covers with its wallet; nobody's
         word that it is restored counts for a cover."""
-        engine = self._end.engine
-        seqs = range(engine.ledger.decided + 1, engine.record.head(SOLVER).seq + 1)
+        protocol = self._runner.protocol
+        seqs = range(protocol.ledger.decided + 1, protocol.record.head(SOLVER).seq + 1)
         return all(
             entry is None or isinstance(entry.message, (*NO_BUSINESS, SettlementOutput))
-            for entry in (engine.record.entry(SOLVER, seq) for seq in seqs)
+            for entry in (protocol.record.entry(SOLVER, seq) for seq in seqs)
         )
 
     async def _until_decided(self, said: ProposalMessage) -> None:
         """Wait until the account that a proposal of the peer's rests on can change no more. Raises
         SettlementRefused where the proposal falls with a late frame; it freezes nothing then."""
-        end = self._end
+        runner = self._runner
 
         def found() -> bool | None:
-            alive = end.engine.proposal
+            alive = runner.protocol.proposal
             if alive is None or alive[2] is not said or self._account().alive != said.commitment0:
                 return False
             return self._decided or None
 
         if not await self._wait(found, "cover what it rests on", for_ever=True):
-            await end.flush(end.engine.proposal_fell(said, end.clock.now_ns()))
+            await runner.flush(runner.protocol.proposal_voided(said, runner.clock.now_ns()))
             raise SettlementRefused("the proposal is alive no more")
 
     def _flat_payouts(self) -> tuple[int, int]:
@@ -503,21 +517,21 @@ class Settling:
         return account.payouts
 
     async def _until_mined(self) -> Mined:
-        if self._end.engine.settled is not None:
+        if self._runner.protocol.settled is not None:
             await self._go_on()
         elif self._proposing and self._mined is None and self._settlement is not None:
             await self._carry_out(self._settlement)
 
         def ended() -> Mined | Literal["over"] | None:
-            over = self._mined is None and not self._end.engine.options
-            return "over" if over and self._end.engine.settled is None else self._mined
+            over = self._mined is None and not self._runner.protocol.options
+            return "over" if over and self._runner.protocol.settled is None else self._mined
 
         mined = await self._wait(ended, "settle", for_ever=True)
         if not isinstance(mined, Mined):
             raise MoveFailed("settle", "its deadline has passed and nobody sent it")
         return mined
 
-    async def _carry_out(self, settlement: Settlement) -> None:
+    async def _carry_out(self, settlement: PlannedSettlement) -> None:
         """Our proposal: once accepted, prove and send it; one task at a time."""
         if self._carrying:
             return
@@ -527,31 +541,31 @@ class Settling:
         finally:
             self._carrying = False
 
-    async def _prove_and_send(self, settlement: Settlement) -> None:
-        end, lane = self._end, self._end.lane
+    async def _prove_and_send(self, settlement: PlannedSettlement) -> None:
+        runner, lane = self._runner, self._runner.lane
         deadline_ns = settlement.call.deadline * SECOND
-        wait_s = max(1.0, (deadline_ns - end.clock.now_ns()) / SECOND)
+        wait_s = max(1.0, (deadline_ns - runner.clock.now_ns()) / SECOND)
 
         def answered() -> SettlementAcceptance | Literal["lost"] | None:
-            alive = end.engine.proposal
+            alive = runner.protocol.proposal
             if alive is None or not _is(settlement, alive):
                 return "lost"
             beside = self._beside
             if beside is not None and beside.ref_seq_num == alive[1].frame.seq:
                 return beside
-            return end.engine.acceptance
+            return runner.protocol.acceptance
 
         accepted = await self._wait(answered, "sign the settlement", within_s=wait_s)
         if not isinstance(accepted, SettlementAcceptance):
             return  # the peer's proposal crossed ours and came first; it is answered elsewhere
         own = await self._own_signature(settlement)
         pair = (own, accepted.signature) if lane == TRADER else (accepted.signature, own)
-        opening = end.opening
+        agreement = runner.agreement
         signatures = settlement.consent(
-            opening.chain_id, opening.contract, trader=pair[0], solver=pair[1]
+            agreement.chain_id, agreement.contract, trader=pair[0], solver=pair[1]
         )
         await self._keep(settlement, "signed", {TRADER: pair[0], SOLVER: pair[1]})
-        await self._done(await end.collateral.settle(settlement, signatures))
+        await self._done(await runner.collateral.settle(settlement, signatures))
 
     # --- answering --------------------------------------------------------------------------
 
@@ -562,14 +576,14 @@ class Settling:
             self._answering = False
 
     async def _name_ours(self) -> None:
-        end, lane = self._end, self._end.lane
+        runner, lane = self._runner, self._runner.lane
         if self._willing is not None and not await self._willing():
             raise SettlementRefused("not now")
         theirs = self._payee(1 - lane)
         if theirs is not None:
             await self._check_free(self._output(theirs))
-        if end.engine.state is not State.TRADING:
-            return  # A proposal or the end came meanwhile; `_resume` and `heard` handle those.
+        if runner.protocol.state is not SessionStatus.TRADING:
+            return  # A proposal or the end came meanwhile; `_resume` and `on_event` handle those.
         account = self._account()
         if not account.flat:
             raise SettlementRefused(
@@ -585,26 +599,26 @@ class Settling:
         if self._consenting:
             return
         self._consenting = True
-        answered = self._end.engine.proposal
+        answered = self._runner.protocol.proposal
         try:
             settlement = await self._consent()
         finally:
             self._consenting = False
-            if self._theirs_is_alive() and self._end.engine.proposal is not answered:
+            if self._theirs_is_alive() and self._runner.protocol.proposal is not answered:
                 self._begin(self._guarded, self._answer_proposal)  # it came meanwhile
         if settlement is not None:
             await self._watch(settlement)
 
-    async def _consent(self) -> Settlement | None:
+    async def _consent(self) -> PlannedSettlement | None:
         """The peer's proposal that is alive, with our signature on the record."""
-        end, alive = self._end, self._end.engine.proposal
-        if alive is None or alive[0] == end.lane:
+        runner, alive = self._runner, self._runner.protocol.proposal
+        if alive is None or alive[0] == runner.lane:
             return None
         _, entry, said = alive
         settlement = await self._at_hand()
         if settlement is None:
             settlement, own = await self._agreed(said)
-        elif end.engine.acceptance is None:
+        elif runner.protocol.acceptance is None:
             own = await self._signed(settlement)
         else:
             return settlement
@@ -612,9 +626,9 @@ class Settling:
         await self._accept(entry.frame.seq, own)
         return settlement
 
-    async def _agreed(self, said: ProposalMessage) -> tuple[Settlement, bytes]:
+    async def _agreed(self, said: ProposalMessage) -> tuple[PlannedSettlement, bytes]:
         """Recompute what the peer proposes, sign it, and keep both."""
-        end, lane = self._end, self._end.lane
+        runner, lane = self._runner, self._runner.lane
         await self._until_decided(said)
         account = self._account()
         ours, theirs = self._payee(lane), self._payee(1 - lane)
@@ -622,15 +636,15 @@ class Settling:
             raise SettlementRefused("the proposal is alive no more")
         settlement = accept_settlement(
             _proposal_of(said),
-            [*end.engine.notes.values(), *end.engine.peer_notes.values()],
+            [*runner.protocol.notes.values(), *runner.protocol.peer_notes.values()],
             _in_order(lane, ours, theirs),
             account.payouts,
             proposer=1 - lane,
             max_fee=self._terms.tariff.relayer_cap,
-            now_s=end.clock.now_ns() / SECOND,
+            now_s=runner.clock.now_ns() / SECOND,
         )
-        opening = end.opening
-        settlement.check_signature(opening.chain_id, opening.contract, 1 - lane, said.signature)
+        agreement = runner.agreement
+        settlement.check_signature(agreement.chain_id, agreement.contract, 1 - lane, said.signature)
         await self._check_free(*settlement.call.commitments)
         own = await self._signed(settlement)
         await self._keep(settlement, "signed", {lane: own, 1 - lane: said.signature})
@@ -639,12 +653,12 @@ class Settling:
     async def _accept(self, seq: int, signature: bytes) -> None:
         """Our wallet's signature: in a frame, or beside the record where we must sign none."""
         answer = SettlementAcceptance(ref_seq_num=seq, signature=signature)
-        if self._end.engine.standing == "restored":
-            await self._end.say(answer)
+        if self._runner.protocol.health == "read-only":
+            await self._runner.send_text(answer)
         else:
-            await self._end.send(answer)
+            await self._runner.send(answer)
 
-    async def _watch(self, settlement: Settlement) -> None:
+    async def _watch(self, settlement: PlannedSettlement) -> None:
         """The other side sends it; we wait for the chain, or for the deadline."""
         if self._watching:
             return
@@ -656,11 +670,11 @@ class Settling:
         if mined is not None:
             await self._done(mined)
 
-    async def _seen(self, settlement: Settlement) -> Mined | None:
+    async def _seen(self, settlement: PlannedSettlement) -> Mined | None:
         """As `Collateral.wait_spent`; a chain that is down is asked again."""
         while True:
             try:
-                return await self._end.collateral.wait_spent(settlement)
+                return await self._runner.collateral.wait_spent(settlement)
             except PSymmError as failed:
                 self._failed(failed)
                 await trio.sleep(LOOK_AGAIN_S)
@@ -668,11 +682,11 @@ class Settling:
     async def _outlive(self) -> None:
         """While anything is signed that may be mined: once its deadline has passed, on our clock
         with the rulebook's skew and then on the chain's, see whether it was; if not, go on."""
-        end = self._end
+        runner = self._runner
         try:
-            while self._mined is None and (options := end.engine.options):
+            while self._mined is None and (options := runner.protocol.options):
                 last = max(option.deadline for option in options)
-                left = last * SECOND + end.engine.rules.skew_ns - end.clock.now_ns()
+                left = last * SECOND + runner.protocol.params.skew_ns - runner.clock.now_ns()
                 if left >= 0:
                     # In short steps: the system's clock may be set.
                     await trio.sleep(min(left / SECOND + 0.001, LOOK_AGAIN_S))
@@ -687,7 +701,7 @@ class Settling:
                         await self._done(mined)
                         return
                 self._settlement, self._proposing, self._refused = None, False, None
-                await end.flush(end.engine.proposal_expired(end.clock.now_ns()))
+                await runner.flush(runner.protocol.proposal_expired(runner.clock.now_ns()))
                 self._changed.set()
         finally:
             self._outliving = False
@@ -696,7 +710,9 @@ class Settling:
         if self._mined is not None:
             return
         self._mined = mined
-        await self._end.flush(self._end.engine.settlement_mined(mined, self._end.clock.now_ns()))
+        await self._runner.flush(
+            self._runner.protocol.settlement_mined(mined, self._runner.clock.now_ns())
+        )
         if self._settlement is not None:
             await self._keep(self._settlement, "mined", {})
         self._changed.set()
@@ -705,10 +721,10 @@ class Settling:
 
     async def _go_on(self) -> None:
         """Resumed while a settlement was alive: do what is left of it."""
-        end, alive = self._end, self._end.engine.proposal
+        runner, alive = self._runner, self._runner.protocol.proposal
         if alive is None or self._mined is not None:
             return
-        if alive[0] != end.lane:
+        if alive[0] != runner.lane:
             await self._answer_proposal()
             return
         settlement = await self._at_hand()
@@ -716,9 +732,9 @@ class Settling:
             self._proposing = True
             await self._carry_out(settlement)
 
-    async def _at_hand(self) -> Settlement | None:
+    async def _at_hand(self) -> PlannedSettlement | None:
         """The settlement that is the proposal alive, if we or the journal have it."""
-        alive = self._end.engine.proposal
+        alive = self._runner.protocol.proposal
         if self._settlement is None or not _is(self._settlement, alive):
             await self._recall()
         settlement = self._settlement
@@ -726,34 +742,34 @@ class Settling:
 
     async def _recall(self) -> None:
         """The settlement as the journal kept it."""
-        alive = self._end.engine.proposal
+        alive = self._runner.protocol.proposal
         for kept, signatures in await self._kept_signed():
             if alive is None or not _is(kept, alive):
                 continue
             self._settlement = kept
-            theirs = signatures.get(str(1 - self._end.lane))
-            if alive[0] == self._end.lane and theirs is not None:
+            theirs = signatures.get(str(1 - self._runner.lane))
+            if alive[0] == self._runner.lane and theirs is not None:
                 self._beside = SettlementAcceptance(
                     ref_seq_num=alive[1].frame.seq, signature=bytes.fromhex(theirs)
                 )
 
-    async def _kept(self) -> list[Settlement]:
+    async def _kept(self) -> list[PlannedSettlement]:
         """What the journal kept: all that our wallet signed."""
         return [settlement for settlement, _ in await self._kept_signed()]
 
-    async def _kept_signed(self) -> list[tuple[Settlement, dict[str, str]]]:
+    async def _kept_signed(self) -> list[tuple[PlannedSettlement, dict[str, str]]]:
         """The same with the signatures that were kept, in hex by lane."""
         found = [
             (_settlement_from(document, self._notes()), json.loads(document)["signatures"])
-            for _digest, _state, document in await self._end.journal.settlements(
-                self._end.opening.custody
+            for _digest, _state, document in await self._runner.journal.settlements(
+                self._runner.agreement.custody
             )
         ]
         return [(settlement, signed) for settlement, signed in found if settlement is not None]
 
     def _notes(self) -> dict[bytes, Note]:
-        engine = self._end.engine
-        return {**engine.notes, **engine.peer_notes}
+        protocol = self._runner.protocol
+        return {**protocol.notes, **protocol.peer_notes}
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -766,7 +782,7 @@ class Settling:
         yet would freeze both sides until its deadline. So we sign nothing towards it, and cite what
         our own chain says, which takes it off the record (`spec.md` 64). Raises SettlementRefused,
         and what the chain raises where it does not answer."""
-        end = self._end
+        runner = self._runner
         for one in outputs:
             asked = ChainFact(
                 fact_kind=FactKind.INSERTED,
@@ -774,26 +790,30 @@ class Settling:
                 transaction_hash=bytes(32),
                 commitment=one,
             )
-            fact = (await end.collateral.look_up(asked)).fact
+            fact = (await runner.collateral.look_up(asked)).fact
             ours = {note.nullifier for note in self._notes().values()}
             if fact is not None and not ours.intersection(fact.spent):
-                await end.flush(end.engine.output_occupied(fact, one, end.clock.now_ns()))
+                await runner.flush(
+                    runner.protocol.output_occupied(fact, one, runner.clock.now_ns())
+                )
                 raise SettlementRefused("an output of it is in the tree already", commitment=one)
 
-    async def _signed(self, settlement: Settlement) -> bytes:
-        return await self._end.collateral.sign(settlement)
+    async def _signed(self, settlement: PlannedSettlement) -> bytes:
+        return await self._runner.collateral.sign(settlement)
 
-    async def _own_signature(self, settlement: Settlement) -> bytes:
-        alive = self._end.engine.proposal
-        if alive is not None and alive[0] == self._end.lane:
+    async def _own_signature(self, settlement: PlannedSettlement) -> bytes:
+        alive = self._runner.protocol.proposal
+        if alive is not None and alive[0] == self._runner.lane:
             return alive[2].signature
         return await self._signed(settlement)
 
-    async def _keep(self, settlement: Settlement, state: str, signatures: dict[int, bytes]) -> None:
-        opening = self._end.opening
-        await self._end.journal.keep_settlement(
-            opening.custody,
-            settlement.call.digest(opening.chain_id, opening.contract),
+    async def _keep(
+        self, settlement: PlannedSettlement, state: str, signatures: dict[int, bytes]
+    ) -> None:
+        agreement = self._runner.agreement
+        await self._runner.journal.keep_settlement(
+            agreement.custody,
+            settlement.call.digest(agreement.chain_id, agreement.contract),
             state,
             _document_of(settlement, signatures),
         )
@@ -813,9 +833,9 @@ class Settling:
                     return value
                 if self._refused is not None:
                     raise SettlementRefused(f"the other side refused: {self._refused}")
-                if self._end.engine.error is not None:
-                    raise self._end.engine.error
-                if (over := self._end.over) is not None:
+                if self._runner.protocol.error is not None:
+                    raise self._runner.protocol.error
+                if (over := self._runner.over) is not None:
                     raise over
                 changed = self._changed
                 await changed.wait()
@@ -831,7 +851,7 @@ def _in_order(lane: int, ours: NamedPayee, theirs: NamedPayee) -> tuple[Payee, P
     return (own, other) if lane == TRADER else (other, own)
 
 
-def _message_of(settlement: Settlement, signature: bytes) -> ProposalMessage:
+def _message_of(settlement: PlannedSettlement, signature: bytes) -> ProposalMessage:
     call = settlement.call
     return ProposalMessage(
         ust_kind=SettlementKind.SETTLE,
@@ -850,7 +870,9 @@ def _message_of(settlement: Settlement, signature: bytes) -> ProposalMessage:
     )
 
 
-def _is(settlement: Settlement, alive: tuple[int, Entry, ProposalMessage] | None) -> bool:
+def _is(
+    settlement: PlannedSettlement, alive: tuple[int, RecordedFrame, ProposalMessage] | None
+) -> bool:
     """Whether a settlement is the proposal alive. Two that cross may make the same notes."""
     return (
         alive is not None
@@ -859,10 +881,10 @@ def _is(settlement: Settlement, alive: tuple[int, Entry, ProposalMessage] | None
     )
 
 
-def _proposal_of(said: ProposalMessage) -> Proposal:
+def _proposal_of(said: ProposalMessage) -> SettlementProposal:
     if said.trader_payout is None or said.solver_payout is None:
         raise SettlementRefused("the proposal states no payouts")
-    return Proposal(
+    return SettlementProposal(
         nullifiers=(said.nullifier0, said.nullifier1),
         commitments=(said.commitment0, said.commitment1),
         payouts=(said.trader_payout, said.solver_payout),
@@ -873,7 +895,7 @@ def _proposal_of(said: ProposalMessage) -> Proposal:
     )
 
 
-def _document_of(settlement: Settlement, signatures: dict[int, bytes]) -> bytes:
+def _document_of(settlement: PlannedSettlement, signatures: dict[int, bytes]) -> bytes:
     plan = settlement.plan
     return json.dumps(
         {
@@ -890,7 +912,7 @@ def _document_of(settlement: Settlement, signatures: dict[int, bytes]) -> bytes:
     ).encode()
 
 
-def _settlement_from(document: bytes, notes: dict[bytes, Note]) -> Settlement | None:
+def _settlement_from(document: bytes, notes: dict[bytes, Note]) -> PlannedSettlement | None:
     """The settlement again, where its notes are known."""
     raw = json.loads(document)
     inputs = [notes.get(bytes.fromhex(one)) for one in raw["inputs"]]
@@ -909,4 +931,4 @@ def _settlement_from(document: bytes, notes: dict[bytes, Note]) -> Settlement | 
         raw["deadline"],
     )
     trader, solver = (int(one) for one in raw["payouts"])
-    return Settlement(plan, (trader, solver), raw["proposer"])
+    return PlannedSettlement(plan, (trader, solver), raw["proposer"])

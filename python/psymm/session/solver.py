@@ -23,10 +23,10 @@ from psymm._core import Frame, FrameError, JsonError, TranscriptError, address_o
 from psymm.custody.errors import FundsTooLow
 from psymm.errors import (
     Disconnected,
+    HandshakeRefused,
     JournalError,
     KnownCustody,
     LogonRefused,
-    MeetingRefused,
     MessageTooBig,
     NotNow,
     PeerViolation,
@@ -57,21 +57,21 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.budget import EARLY_FRAMES
-from psymm.session.end import End, EndStatistics
-from psymm.session.meeting import Host, Introduced, IntroductionKeys, check_greeting
-from psymm.session.party import Party, take_up
+from psymm.session.effects import Event, SessionStatus, StateChanged
+from psymm.session.handshake import Host, Introduced, IntroductionKeys, check_greeting
+from psymm.session.party import LocalParty, load_session
+from psymm.session.runner import RunnerStatistics, SessionRunner
+from psymm.session.stats import Traffic
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
-from psymm.session.turn import Event, State, StateChanged
-from psymm.session.watch import Traffic
-from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics, Place
+from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics, ConnectionSlot
 from psymm.sockets.serving import Tls
 from psymm.storage import StorageError
 from psymm.terms import Terms
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
+from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.record import Record
 from psymm.transcript.resumption import challenge_for, check_resume, nothing_yet
-from psymm.transcript.rows import Custody as JournalledCustody
 
 log = logging.getLogger(__name__)
 
@@ -105,25 +105,25 @@ class Application(Protocol):
         """Indicative prices. Raises PSymmError to refuse. Cancelled: the asker is gone."""
         ...
 
-    def put_up(self, trader: str, introduced: int) -> int:
+    def collateral_for(self, trader: str, introduced: int) -> int:
         """Our collateral against `introduced` token units of the trader with that address, whose
-        word for it is not signed yet. Raises MeetingRefused."""
+        word for it is not signed yet. Raises HandshakeRefused."""
         ...
 
-    def session(self, end: End) -> Callable[[Event], None]:
+    def session(self, runner: SessionRunner) -> Callable[[Event], None]:
         """A session begins (or is taken up again): returns what hears its events."""
         ...
 
 
 @dataclass
 class _Session:
-    end: End
+    runner: SessionRunner
     scope: trio.CancelScope
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """connections: standing now. sessions: in memory, connected or not. ends: each by its
+    """connections: standing now. sessions: in memory, connected or not. runners: each by its
     custody. states: how many of them are in each state. waiting: their turns that are not yet
     durable. outgoing: their messages that wait for a peer to read. refused: introductions, Logons
     and connections refused before they were a session's, by error code. traffic: of all sessions
@@ -131,8 +131,8 @@ class ServerStatistics:
 
     connections: int
     sessions: int
-    ends: Mapping[bytes, EndStatistics]
-    states: Mapping[State, int]
+    runners: Mapping[bytes, RunnerStatistics]
+    states: Mapping[SessionStatus, int]
     waiting: int
     outgoing: int
     refused: Mapping[str, int]
@@ -148,7 +148,7 @@ class SolverServer:
 
     def __init__(
         self,
-        party: Party,
+        party: LocalParty,
         terms: Terms,
         secret: bytes,
         application: Application,
@@ -158,7 +158,7 @@ class SolverServer:
     ) -> None:
         self.admission = Admission(limits)
         self._disk_floor = disk_floor
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, ConnectionSlot] = {}
         self._left_at: dict[bytes, float] = {}
         self._party = party
         self._terms = terms
@@ -231,17 +231,17 @@ class SolverServer:
             nursery.start_soon(self._forget_strangers)
             for custody in await self._party.journal.custodies():
                 early = custody.lane == SOLVER and custody.frames <= EARLY_FRAMES
-                if early and custody.state in ("meeting", "open", "stopped"):
+                if early and custody.state in ("handshake", "open", "stopped"):
                     # Whether it is a stranger's is looked up when its time is over.
-                    self._left_at[custody.opening.custody] = trio.current_time()
+                    self._left_at[custody.agreement.custody] = trio.current_time()
                 if custody.lane == SOLVER and custody.state == "settling":
                     try:
-                        await self._take_up(custody)
+                        await self._load_session(custody)
                     except PSymmError as failed:
                         log.error(
-                            "not-taken-up",
+                            "session-not-loaded",
                             extra={
-                                "custody": "0x" + custody.opening.custody.hex(),
+                                "custody": "0x" + custody.agreement.custody.hex(),
                                 "code": failed.code,
                             },
                         )
@@ -260,11 +260,11 @@ class SolverServer:
         return self._terms.timeouts.acknowledgement / 1e9
 
     def statistics(self) -> ServerStatistics:
-        ends = {key: session.end.statistics() for key, session in self._sessions.items()}
+        ends = {key: session.runner.statistics() for key, session in self._sessions.items()}
         return ServerStatistics(
             connections=self._connections,
             sessions=len(ends),
-            ends=ends,
+            runners=ends,
             states=Counter(one.state for one in ends.values()),
             waiting=sum(one.waiting for one in ends.values()),
             outgoing=sum(one.load.outgoing_messages for one in ends.values()),
@@ -303,7 +303,7 @@ class SolverServer:
         with trio.move_on_after(LEAVE_S):
             async with trio.open_nursery() as nursery:
                 for session in list(self._sessions.values()):
-                    nursery.start_soon(session.end.leave, reason)
+                    nursery.start_soon(session.runner.leave, reason)
         self._done.cancel()
 
     # --- connections ------------------------------------------------------------------------
@@ -341,37 +341,37 @@ class SolverServer:
             with trio.CancelScope(shield=True):
                 await socket.aclose(code, reason)
 
-    async def open(self, introduced: Introduced, frame: Frame) -> End:
+    async def open(self, introduced: Introduced, frame: Frame) -> SessionRunner:
         """A session for a custody whose first frame this is, checked before anything is kept.
 
         Raises LogonRefused, KnownCustody, JournalError.
         """
-        check_first(introduced.opening, frame)
-        opening = introduced.opening
+        check_first(introduced.agreement, frame)
+        agreement = introduced.agreement
         await self._party.journal.open_custody(
-            opening,
+            agreement,
             SOLVER,
             self._party.clock.now_ns(),
             ours=introduced.collaterals[SOLVER],
-            promised=introduced.collaterals[TRADER],
+            announced_collateral=introduced.collaterals[TRADER],
         )
-        return await self._take_up(await self._party.journal.custody(opening.custody))
+        return await self._load_session(await self._party.journal.custody(agreement.custody))
 
-    async def opening_of(self, custody: bytes) -> Opening | None:
+    async def agreement_of(self, custody: bytes) -> CustodyAgreement | None:
         """The opening of a custody that we hold, its history unread; None where there is none."""
         session = self._sessions.get(custody)
         if session is not None:
-            return session.end.opening
+            return session.runner.agreement
         try:
             held = await self._party.journal.custody(custody)
         except UnknownCustody:
             return None
-        return held.opening if held.lane == SOLVER else None
+        return held.agreement if held.lane == SOLVER else None
 
     def is_strangers(self, custody: bytes) -> bool:
         """Whether nothing has shown yet that anybody's collateral is in it."""
         session = self._sessions.get(custody)
-        return custody in self._left_at if session is None else session.end.engine.strangers
+        return custody in self._left_at if session is None else session.runner.protocol.strangers
 
     @property
     def now_ns(self) -> int:
@@ -383,21 +383,21 @@ class SolverServer:
         """How far a peer's clock may be from ours."""
         return self._terms.timeouts.skew
 
-    async def known(self, custody: bytes) -> End | None:
+    async def known(self, custody: bytes) -> SessionRunner | None:
         """The running end of a custody in the journal, or None where there is none.
 
-        Raises JournalCorrupt and what `take_up` raises.
+        Raises JournalCorrupt and what `load_session` raises.
         """
         session = self._sessions.get(custody)
         if session is not None:
-            return session.end
+            return session.runner
         try:
             held = await self._party.journal.custody(custody)
         except UnknownCustody:
             return None
         if held.lane != SOLVER:
             return None
-        return await self._take_up(held)
+        return await self._load_session(held)
 
     @asynccontextmanager
     async def _alone(self, custody: bytes) -> AsyncGenerator[None, None]:
@@ -411,29 +411,29 @@ class SolverServer:
                 if not lock.statistics().tasks_waiting:
                     del self._busy[custody]
 
-    async def _take_up(self, custody: JournalledCustody) -> End:
-        key = custody.opening.custody
+    async def _load_session(self, custody: JournalledCustody) -> SessionRunner:
+        key = custody.agreement.custody
         async with self._alone(key):
             if key in self._sessions:
-                return self._sessions[key].end
+                return self._sessions[key].runner
             listeners: list[Callable[[Event], None]] = []
 
-            def heard(event: Event) -> None:
-                if isinstance(event, StateChanged) and event.state is State.TRADING:
+            def on_event(event: Event) -> None:
+                if isinstance(event, StateChanged) and event.state is SessionStatus.TRADING:
                     place = self._places.get(key)
                     if place is not None:
                         place.keep()
                 for listener in listeners:
                     listener(event)
 
-            end = await take_up(self._party, custody, heard)
+            runner = await load_session(self._party, custody, on_event)
             if self._nursery is None:
                 raise Disconnected("the server is not running")
-            listeners.append(self._application.session(end))
+            listeners.append(self._application.session(runner))
             self._left_at.pop(key, None)
-            self._sessions[key] = _Session(end, trio.CancelScope())
+            self._sessions[key] = _Session(runner, trio.CancelScope())
             await self._nursery.start(self._keep, key)
-            return end
+            return runner
 
     async def _keep(
         self, key: bytes, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -441,7 +441,7 @@ class SolverServer:
         session = self._sessions[key]
         try:
             with session.scope:
-                await session.end.run(task_status=task_status)
+                await session.runner.run(task_status=task_status)
         except* (JournalError, StorageError):
             raise  # all sessions share the journal: nothing can be signed any more
         except* Exception as failed:
@@ -452,12 +452,12 @@ class SolverServer:
         finally:
             if self._sessions.get(key) is session:
                 del self._sessions[key]
-                self._past = Traffic.sum((self._past, session.end.watch.traffic()))
+                self._past = Traffic.sum((self._past, session.runner.stats.traffic()))
 
     @contextmanager
-    def placed(self, end: End, place: Place) -> Iterator[None]:
+    def placed(self, runner: SessionRunner, place: ConnectionSlot) -> Iterator[None]:
         """Its connection has this place, which is safe from strangers once it trades."""
-        key = end.opening.custody
+        key = runner.agreement.custody
         self._places[key] = place
         try:
             yield
@@ -469,14 +469,17 @@ class SolverServer:
         """This connection is a session now, which says goodbye by itself."""
         self._receptions.discard(scope)
 
-    def gone(self, end: End) -> None:
+    def gone(self, runner: SessionRunner) -> None:
         """Its connection is over; a custody that has ended leaves memory, and a stranger's too."""
-        if end.attached:
+        if runner.attached:
             return  # Another connection took over.
-        if end.engine.strangers:
-            self._left_at.setdefault(end.opening.custody, trio.current_time())
-        if end.engine.strangers or end.engine.state in (State.CLOSED, State.STOPPED):
-            self.drop(end)
+        if runner.protocol.strangers:
+            self._left_at.setdefault(runner.agreement.custody, trio.current_time())
+        if runner.protocol.strangers or runner.protocol.state in (
+            SessionStatus.CLOSED,
+            SessionStatus.STOPPED,
+        ):
+            self.drop(runner)
 
     async def _forget_strangers(self) -> None:
         """Have custodies leave the disk that their traders left before our chain had collateral of
@@ -512,26 +515,26 @@ class SolverServer:
             return True
         return False
 
-    def drop(self, end: End) -> None:
+    def drop(self, runner: SessionRunner) -> None:
         """Forget a session in memory; its journal stays."""
-        session = self._sessions.get(end.opening.custody)
-        if session is not None and session.end is end:
+        session = self._sessions.get(runner.agreement.custody)
+        if session is not None and session.runner is runner:
             session.scope.cancel()
 
     # --- texts before a session -------------------------------------------------------------
 
-    async def meet(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
+    async def handshake(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
         """Answer an introduction; signed where it brings collateral (`spec.md` 61). We promise only
         collateral that we have: what is not there, or is being put up for others, is refused before
         the trader funds. Nothing is kept for whoever introduces itself, so strangers cannot use it
         up.
 
-        Raises MeetingRefused, SolverUnable. Cancelled: raises Cancelled, nothing is kept.
+        Raises HandshakeRefused, SolverUnable. Cancelled: raises Cancelled, nothing is kept.
         """
         check_greeting(greeting)
         offered = greeting.collateral or 0
         if 0 < offered < self._terms.minimum(TRADER):
-            raise MeetingRefused(
+            raise HandshakeRefused(
                 "the terms ask for more collateral",
                 offered=offered,
                 minimum=self._terms.minimum(TRADER),
@@ -539,11 +542,11 @@ class SolverServer:
         ours = 0
         if offered:
             await self.make_room()
-            ours = self._application.put_up(address_of(greeting.public_key), offered)
+            ours = self._application.collateral_for(address_of(greeting.public_key), offered)
         key = await self._keys.get() if offered else None
         now = self._party.clock.now_ns()
         said, document, introduced = self._host.answer(greeting, ours, key, now)
-        if ours and not await self._remembers(introduced.opening.custody):
+        if ours and not await self._remembers(introduced.agreement.custody):
             try:
                 await self._party.collateral.check_funds(self._terms, ours)
             except FundsTooLow as short:
@@ -591,7 +594,7 @@ class _Reception:
     def __init__(self, server: SolverServer, socket: Socket) -> None:
         self._server = server
         self._socket = socket
-        self._place = socket.place if isinstance(socket, WebSocket) else Place()
+        self._place = socket.place if isinstance(socket, WebSocket) else ConnectionSlot()
         self._introduced: Introduced | None = None
         self._challenge: bytes | None = None
         self._theirs: dict[bytes, str] = {}
@@ -607,25 +610,25 @@ class _Reception:
                 message = await self._socket.receive()
                 idle.deadline = min(until, trio.current_time() + SILENT_S)
                 self._pace(len(message))
-                end = await self._receive(message)
-                if end is not None:
+                runner = await self._receive(message)
+                if runner is not None:
                     idle.deadline = float("inf")
                     self._server.engaged(scope)
                     fresh = isinstance(message, bytes)
-                    asked = self._theirs.get(end.opening.custody)
+                    asked = self._theirs.get(runner.agreement.custody)
                     first = [message] if asked is None else [asked, message]
                     try:
-                        with self._server.placed(end, self._place):
-                            await end.attach(
+                        with self._server.placed(runner, self._place):
+                            await runner.attach(
                                 self._socket, fresh=fresh, first=first, challenge=self._challenge
                             )
                     except Exception:
                         # A bug met half way: what is in memory is no longer to be trusted. The
                         # next connection takes the custody up from its journal.
-                        self._server.drop(end)
+                        self._server.drop(runner)
                         raise
                     finally:
-                        self._server.gone(end)
+                        self._server.gone(runner)
                     return
 
     def _pace(self, size: int) -> None:
@@ -642,7 +645,7 @@ class _Reception:
         if self._allowance < 0:
             raise PeerViolation("too many messages", per_second=TEXTS_PER_SECOND)
 
-    async def _receive(self, message: str | bytes) -> End | None:
+    async def _receive(self, message: str | bytes) -> SessionRunner | None:
         try:
             if isinstance(message, bytes):
                 return await self._frame(message)
@@ -651,35 +654,35 @@ class _Reception:
             await self._noisy("text", f"{bad.code} at byte {bad.offset}")
         except FrameError as bad:
             await self._noisy("frame", f"{bad.code} at byte {bad.offset}")
-        except (MeetingRefused, LogonRefused, KnownCustody) as refused:
+        except (HandshakeRefused, LogonRefused, KnownCustody) as refused:
             self._server.refused(refused)
             await self._noisy("UHI", str(refused), _reason_of(refused))
         return None
 
-    async def _frame(self, data: bytes) -> End:
+    async def _frame(self, data: bytes) -> SessionRunner:
         frame = Frame.parse(data)
         introduced = self._introduced
         if introduced is None:
             raise LogonRefused("introduce yourself (UHI) before the first frame")
-        if frame.custody != introduced.opening.custody:
+        if frame.custody != introduced.agreement.custody:
             raise LogonRefused(
                 "the Logon is of another custody than the one introduced here",
                 custody=frame.custody,
-                introduced=introduced.opening.custody,
+                introduced=introduced.agreement.custody,
             )
-        if await self._server.opening_of(frame.custody) is not None:
+        if await self._server.agreement_of(frame.custody) is not None:
             # Whoever saw the Logon can send it again: it proves nothing on this connection.
             raise KnownCustody("this custody has begun; resume it", custody=frame.custody)
         self._place.check()
         await self._server.make_room()
         return await self._server.open(introduced, frame)
 
-    async def _text(self, message: Message) -> End | None:
+    async def _text(self, message: Message) -> SessionRunner | None:
         match message:
             case Introduction():
                 if message.collateral:
-                    self._place.check()  # Funds are looked at, and the meeting is signed.
-                answers, introduced = await self._server.meet(message)
+                    self._place.check()  # Funds are looked at, and the handshake is signed.
+                answers, introduced = await self._server.handshake(message)
                 self._introduced = introduced if message.collateral else None
                 for each in answers:
                     await self._say(each)
@@ -703,7 +706,7 @@ class _Reception:
                 await self._noisy(message.MSG_TYPE, "there is no session on this connection yet")
         return None
 
-    async def _resume(self, said: Resume) -> End | None:
+    async def _resume(self, said: Resume) -> SessionRunner | None:
         """A challenge, answered with ours whatever we know of the custody; or heads, which must be
         signed over ours before its history is read, and before a connection that stands gives way.
         """
@@ -715,25 +718,25 @@ class _Reception:
             await self._say(challenge_for(said.custody, self._challenge))
             return None
         met, server = self._introduced, self._server
-        opening = await server.opening_of(said.custody)
-        held = opening is not None
-        if opening is None and met is not None and met.opening.custody == said.custody:
-            opening = met.opening
-        if opening is None:
+        agreement = await server.agreement_of(said.custody)
+        held = agreement is not None
+        if agreement is None and met is not None and met.agreement.custody == said.custody:
+            agreement = met.agreement
+        if agreement is None:
             why = f"unknown-custody: 0x{said.custody.hex()}"
             await self._noisy("URS", why, BusinessRejectReason.UNKNOWN_ID)
             return None
         try:
             if self._challenge is None:
                 raise ResumeRefused("ask for our challenge first")
-            check_resume(opening, TRADER, self._challenge, said, server.now_ns - server.skew_ns)
+            check_resume(agreement, TRADER, self._challenge, said, server.now_ns - server.skew_ns)
             if held and server.is_strangers(said.custody):
                 # Our wallet, journal and chain are asked again, as for a first Logon.
                 self._place.check()
             known = await server.known(said.custody) if held else None
             if known is not None:
                 known.proves(said, self._challenge)
-                if not known.engine.strangers:
+                if not known.protocol.strangers:
                     # A Logon alone costs nothing, and its place none that is kept.
                     self._place.keep()
                 return known
@@ -757,10 +760,10 @@ class _Reception:
             raise PeerViolation("the peer keeps sending what is not valid", last=why)
 
 
-def check_first(opening: Opening, frame: Frame) -> None:
+def check_first(agreement: CustodyAgreement, frame: Frame) -> None:
     """The frame is a Logon that this custody's trader signed. Raises LogonRefused."""
     try:
-        entry = Record(opening).append(frame)
+        entry = Record(agreement).append(frame)
     except (TranscriptError, FrameError, DelegationRefused) as bad:
         raise LogonRefused(str(bad)) from None
     if frame.lane != TRADER or not isinstance(entry.message, Logon):
@@ -771,7 +774,7 @@ def _reason_of(refused: PSymmError) -> BusinessRejectReason:
     """Whether the refused may try again: a machine reads the reason, not the words."""
     if isinstance(refused, SolverUnable):
         return BusinessRejectReason.NOT_AVAILABLE
-    if isinstance(refused, MeetingRefused):
+    if isinstance(refused, HandshakeRefused):
         return BusinessRejectReason.NOT_AUTHORIZED
     if isinstance(refused, LogonRefused | KnownCustody | PeerViolation):
         return BusinessRejectReason.OTHER

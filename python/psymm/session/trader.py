@@ -19,7 +19,7 @@ from psymm.errors import (
     BadOpening,
     ClocksDiffer,
     Disconnected,
-    MeetingRefused,
+    HandshakeRefused,
     PeerRefused,
     PeerSilent,
     PeerViolation,
@@ -45,16 +45,23 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.end import End, EndStatistics
+from psymm.session.effects import (
+    Delivered,
+    Event,
+    FundingStarted,
+    SessionStatus,
+    Stopped,
+    TextReceived,
+)
+from psymm.session.handshake import Introduced, conclude_handshake, fresh_nonce, introduce
 from psymm.session.left import LeftOpen, left_of, left_open
-from psymm.session.meeting import Introduced, fresh_nonce, introduce, met
-from psymm.session.party import Party, accept_terms, take_up
+from psymm.session.party import LocalParty, accept_terms, load_session
 from psymm.session.preflight import Wanted, check_before_funding, check_clocks
+from psymm.session.runner import RunnerStatistics, SessionRunner
 from psymm.session.transport import Socket, dial
-from psymm.session.turn import Delivered, Event, Funding, Said, State, Stopped
 from psymm.terms import Terms
-from psymm.transcript.opening import SOLVER, TRADER
-from psymm.transcript.rows import Custody as JournalledCustody
+from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.codec import JournalledCustody
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +78,8 @@ _PASSING: Final = (BusinessRejectReason.NOT_AVAILABLE, BusinessRejectReason.THRO
 _REFUSES: Final = ("UHI", "URS", "A", "session")
 """What a refusal of us as a party names; others name one message, or noise."""
 _FINALS: Final = 2
-"""So many final refusals in a row end the attempt: one alone may be of what the network garbled."""
+"""So many final refusals in a row end the attempt: one alone may be of what the network
+malformed."""
 _REFUSALS: Final = 3
 """A solver that has signed nothing yet, refuses us so many times in a row, and does not say that
 it passes, means it."""
@@ -91,8 +99,8 @@ def dialer(
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
-    """The meeting is over: terms and custody are known, nothing is funded yet.
+class HandshakeResult:
+    """The handshake is over: terms and custody are known, nothing is funded yet.
 
     clock_off_ns: how far the peer's clock lies outside of the time that its answer took by ours,
     above 0 where it is ahead. A round trip can hide no more than itself.
@@ -109,7 +117,7 @@ class Met:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class ConnectionLost:
     """The connection is gone; it is tried again in `retry_s` seconds."""
 
     reason: PSymmError
@@ -119,11 +127,11 @@ class Lost:
 @dataclass(frozen=True, slots=True)
 class TraderStatistics:
     """losses: how often a connection went or a try to connect failed. failures: how many tries in
-    a row had come to nothing at the last loss. end: None before the custody is funded."""
+    a row had come to nothing at the last loss. runner: None before the custody is funded."""
 
     losses: int
     failures: int
-    end: EndStatistics | None
+    runner: RunnerStatistics | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +188,14 @@ def refusal(said: BusinessMessageReject) -> PeerRefused:
     return PeerRefused(words, final=reason in _FINAL, passing=reason in _PASSING)
 
 
-async def meet(
-    party: Party, socket: Socket, expected: bytes | None, collateral: int, nonce: bytes
-) -> Met:
+async def shake_hands(
+    party: LocalParty, socket: Socket, expected: bytes | None, collateral: int, nonce: bytes
+) -> HandshakeResult:
     """Introduce ourselves and learn the terms. collateral: token units; 0 looks around, and what
     is shown then binds nobody. With collateral the solver has signed all of it (`spec.md` 61).
 
     expected: the solver's public key by the registry. Raises WrongParty, TermsRefused,
-    BadIntroduction, MeetingRefused, PeerRefused, PeerSilent, Disconnected; nothing was funded.
+    BadIntroduction, HandshakeRefused, PeerRefused, PeerSilent, Disconnected; nothing was funded.
     Cancelled: raises Cancelled; nobody keeps anything.
     """
     ours = introduce(party.wallet.public_key, nonce, collateral)
@@ -196,7 +204,7 @@ async def meet(
     answered_ns = party.clock.now_ns()
     assert isinstance(theirs, Introduction)  # noqa: S101
     assert isinstance(document, TermsDocument)  # noqa: S101
-    introduced = met(
+    introduced = conclude_handshake(
         ours,
         theirs,
         document,
@@ -206,19 +214,19 @@ async def meet(
     )
     terms = accept_terms(party, document.terms)
     if collateral and collateral < terms.minimum(TRADER):
-        raise MeetingRefused(
+        raise HandshakeRefused(
             "the terms ask for more collateral",
             ours=collateral,
             minimum=terms.minimum(TRADER),
         )
     if theirs.sending_time is None:
-        raise MeetingRefused("the peer does not say what time it has")
+        raise HandshakeRefused("the peer does not say what time it has")
     off_ns = max(0, theirs.sending_time - answered_ns) - max(0, asked_ns - theirs.sending_time)
-    meeting = Met(introduced, terms, off_ns)
-    meeting.check_time(answered_ns)
+    handshake = HandshakeResult(introduced, terms, off_ns)
+    handshake.check_time(answered_ns)
     if collateral:
         check_clocks(off_ns, terms)
-    return meeting
+    return handshake
 
 
 async def ask_price(socket: Socket, symbol: str) -> MarketDataSnapshotFullRefresh:
@@ -245,16 +253,16 @@ def market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
 class TraderSession:
     """A trader's custody with one solver, across connections and restarts.
 
-    heard: called with every event and `Lost`, see `End`. expected: the solver's key, without which
-    nothing is funded. resume: a custody of the journal to take up again instead of meeting anew.
-    wanted: what is checked before anything is funded.
+    on_event: called with every event and `ConnectionLost`, see `SessionRunner`. expected: the
+    solver's key, without which nothing is funded. resume: a custody of the journal to take up again
+    instead of handshake anew. wanted: what is checked before anything is funded.
     """
 
     def __init__(
         self,
-        party: Party,
+        party: LocalParty,
         dial_peer: Dialer,
-        heard: Callable[[Event | Lost], None],
+        on_event: Callable[[Event | ConnectionLost], None],
         *,
         expected: bytes | None = None,
         collateral: int = 0,
@@ -263,13 +271,13 @@ class TraderSession:
         backoff: Backoff | None = None,
         wanted: Wanted | None = None,
     ) -> None:
-        self.end: End | None = None
+        self.runner: SessionRunner | None = None
         self._wanted = wanted or Wanted()
         self._refusals = self._finals = 0
         self._party = party
         self._dial = dial_peer
-        self._heard = heard
-        self._expected = expected if resume is None else resume.opening.solver
+        self._on_event = on_event
+        self._expected = expected if resume is None else resume.agreement.solver
         self._collateral = collateral
         self._endpoint = endpoint
         self._custody = resume
@@ -279,10 +287,12 @@ class TraderSession:
         self._losses = self._failures = 0
 
     def statistics(self) -> TraderStatistics:
-        end = None if self.end is None else self.end.statistics()
+        end = None if self.runner is None else self.runner.statistics()
         return TraderStatistics(self._losses, self._failures, end)
 
-    async def run(self, *, task_status: trio.TaskStatus[End] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, task_status: trio.TaskStatus[SessionRunner] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Meet, fund, log on and serve, reconnecting until the session closes or stops.
 
         One that has closed is over once the solver is known to have all that we signed, or could
@@ -293,32 +303,32 @@ class TraderSession:
         again would not change ends it with AttemptEnded, once there is a custody; a lost connection
         and a solver that is busy are tried again.
 
-        Reports the end once it exists (funded, frames replayed). Raises what meeting, checking and
-        funding raise, JournalError, and the error that stopped the session. Returns when it closed.
-        Cancelled: raises Cancelled; the journal can resume it.
+        Reports the end once it exists (funded, frames replayed). Raises what handshake, checking
+        and funding raise, JournalError, and the error that stopped the session. Returns when it
+        closed. Cancelled: raises Cancelled; the journal can resume it.
         """
         async with open_block_nursery() as nursery:
             socket_first: Dialer = self._dial
             if self._custody is None or (
-                self._custody.frames == 0 and self._custody.standing == "whole"
+                self._custody.frames == 0 and self._custody.health == "complete"
             ):
                 async with socket_first() as socket:
-                    end = await self._begin(socket)
-                    await self._start(nursery, end, task_status)
-                    reason = await end.attach(socket, fresh=self._fresh(end))
+                    runner = await self._begin(socket)
+                    await self._start(nursery, runner, task_status)
+                    reason = await runner.attach(socket, fresh=self._fresh(runner))
             else:
-                end = await take_up(self._party, self._custody, self._hear)
-                if end.engine.ended:
+                runner = await load_session(self._party, self._custody, self._hear)
+                if runner.protocol.ended:
                     self._delivers = SessionClosed("the custody has ended")
-                    if not end.engine.delivery.owed:
-                        held = end.engine.delivery.held
-                        end.journal.mark_sent(end.opening.custody, TRADER, held, soon=True)
-                await self._start(nursery, end, task_status)
+                    if not runner.protocol.final_ack.owed:
+                        held = runner.protocol.final_ack.held
+                        runner.journal.mark_sent(runner.agreement.custody, TRADER, held, soon=True)
+                await self._start(nursery, runner, task_status)
                 reason = Disconnected("not connected yet")
-            await self._keep_up(end, reason)
+            await self._keep_up(runner, reason)
             nursery.cancel_scope.cancel()
-        if end.engine.error is not None:
-            raise end.engine.error
+        if runner.protocol.error is not None:
+            raise runner.protocol.error
 
     def leave(self, reason: PSymmError) -> None:
         """Cover what the solver did, close the connection and do not come back; the custody stays
@@ -326,111 +336,120 @@ class TraderSession:
         take it."""
         self._left.set()
         self._delivers = reason
-        if self.end is not None and not (self.end.attached and self.end.engine.delivery.owed):
-            self.end.part(reason)
+        if self.runner is not None and not (
+            self.runner.attached and self.runner.protocol.final_ack.owed
+        ):
+            self.runner.part(reason)
 
     def left_open(self) -> LeftOpen | None:
         """What stays open if nothing more is done here; None where there is no custody yet, or it
         has ended."""
-        if self.end is not None:
-            return None if self.end.engine.ended else left_open(self.end)
+        if self.runner is not None:
+            return None if self.runner.protocol.ended else left_open(self.runner)
         if self._custody is None:
             return None
         return left_of(self._custody)
 
     def _hear(self, event: Event) -> None:
-        self._heard(event)
-        if isinstance(event, Said) and isinstance(event.message, BusinessMessageReject):
+        self._on_event(event)
+        if isinstance(event, TextReceived) and isinstance(event.message, BusinessMessageReject):
             self._turned_down(event.message)
-        if isinstance(event, Delivered) and self._delivers is not None and self.end is not None:
-            self.end.hang_up(self._delivers)
+        if isinstance(event, Delivered) and self._delivers is not None and self.runner is not None:
+            self.runner.disconnect(self._delivers)
 
     async def _start(
-        self, nursery: trio.Nursery, end: End, task_status: trio.TaskStatus[End]
+        self,
+        nursery: trio.Nursery,
+        runner: SessionRunner,
+        task_status: trio.TaskStatus[SessionRunner],
     ) -> None:
-        self.end = end
-        await nursery.start(end.run)
-        task_status.started(end)
+        self.runner = runner
+        await nursery.start(runner.run)
+        task_status.started(runner)
 
     @staticmethod
-    def _fresh(end: End) -> bool:
-        return end.engine.record.frames == 0
+    def _fresh(runner: SessionRunner) -> bool:
+        return runner.protocol.record.frames == 0
 
-    async def _begin(self, socket: Socket) -> End:
+    async def _begin(self, socket: Socket) -> SessionRunner:
         """Meet (or meet again, for a custody that was funded but never logged on) and fund."""
         try:
-            return await self._meet_and_fund(socket)
-        except (MeetingRefused, PeerRefused, BadOpening) as refused:
+            return await self._handshake_and_fund(socket)
+        except (HandshakeRefused, PeerRefused, BadOpening) as refused:
             if self._custody is None:
                 raise
-            raise AttemptEnded(refused, self._custody.opening.custody) from refused
+            raise AttemptEnded(refused, self._custody.agreement.custody) from refused
 
-    async def _meet_and_fund(self, socket: Socket) -> End:
+    async def _handshake_and_fund(self, socket: Socket) -> SessionRunner:
         party, journal = self._party, self._party.journal
         known = self._custody
         if self._expected is None:
             # Whoever answers could sign with a key of its own.
-            raise MeetingRefused("nobody says whose key is to answer: give the solver's public key")
+            raise HandshakeRefused(
+                "nobody says whose key is to answer: give the solver's public key"
+            )
         nonce = fresh_nonce() if known is None else known.nonce
         amount = self._collateral if known is None else known.ours
-        meeting = await meet(party, socket, self._expected, amount, nonce)
-        opening = meeting.introduced.opening
+        handshake = await shake_hands(party, socket, self._expected, amount, nonce)
+        agreement = handshake.introduced.agreement
         if known is not None:
-            _same_meeting(known, meeting.introduced)
+            _same_handshake(known, handshake.introduced)
         orders, shown = self._wanted.orders, None
         if orders and orders[0].price is None:
             shown = await ask_price(socket, orders[0].symbol)
         await check_before_funding(
             party,
-            meeting.introduced,
-            meeting.terms,
+            handshake.introduced,
+            handshake.terms,
             self._wanted,
             shown,
         )
         if known is None:
             await journal.open_custody(
-                opening,
+                agreement,
                 TRADER,
                 party.clock.now_ns(),
                 endpoint=self._endpoint,
                 nonce=nonce,
                 ours=amount,
-                promised=meeting.introduced.collaterals[1],
-                introduction=meeting.introduced.signed,
+                announced_collateral=handshake.introduced.collaterals[1],
+                introduction=handshake.introduced.signed,
             )
-            known = await journal.custody(opening.custody)
-        elif meeting.introduced.signed is not None:
-            await journal.keep_introduction(opening.custody, meeting.introduced.signed)
+            known = await journal.custody(agreement.custody)
+        elif handshake.introduced.signed is not None:
+            await journal.keep_introduction(agreement.custody, handshake.introduced.signed)
         # Checks and the journal may have taken their time; nothing is funded on words that no
         # longer bind.
-        meeting.check_time(party.clock.now_ns())
-        await journal.set_state(opening.custody, "funding")
-        self._custody = known = await journal.custody(opening.custody)
-        self._heard(Funding(opening.custody, amount))
+        handshake.check_time(party.clock.now_ns())
+        await journal.set_state(agreement.custody, "funding")
+        self._custody = known = await journal.custody(agreement.custody)
+        self._on_event(FundingStarted(agreement.custody, amount))
         async with open_block_nursery() as nursery:
             # As in a session, never more than one a second: the terms may say a nanosecond.
-            beat_s = max(1.0, meeting.terms.timeouts.heartbeat / 1e9)
+            beat_s = max(1.0, handshake.terms.timeouts.heartbeat / 1e9)
             nursery.start_soon(_keep_alive, socket, beat_s)
             notes = tuple(
-                await party.collateral.fund(opening, TRADER, meeting.terms.collateral.token, amount)
+                await party.collateral.fund(
+                    agreement, TRADER, handshake.terms.collateral.token, amount
+                )
             )
             nursery.cancel_scope.cancel()
-        end = await take_up(party, known, self._hear, notes=notes)
-        await end.keep_openings(TRADER, notes)
-        return end
+        runner = await load_session(party, known, self._hear, notes=notes)
+        await runner.keep_openings(TRADER, notes)
+        return runner
 
     def _turned_down(self, said: BusinessMessageReject) -> None:
         """The solver has not resumed, or not begun, and refuses us as a party: nothing comes of
         waiting on this connection."""
-        end = self.end
-        if end is None or said.ref_msg_type not in _REFUSES:
+        runner = self.runner
+        if runner is None or said.ref_msg_type not in _REFUSES:
             return
-        if not end.engine.synced or end.engine.record.head(SOLVER).seq == 0:
-            end.hang_up(refusal(said))
+        if not runner.protocol.synced or runner.protocol.record.head(SOLVER).seq == 0:
+            runner.disconnect(refusal(said))
 
-    def _expect_no_refusal(self, end: End, reason: PSymmError) -> None:
+    def _expect_no_refusal(self, runner: SessionRunner, reason: PSymmError) -> None:
         """Raises AttemptEnded where trying again would not change what ended the last try."""
-        if not isinstance(reason, PeerRefused | MeetingRefused | BadOpening):
+        if not isinstance(reason, PeerRefused | HandshakeRefused | BadOpening):
             self._refusals = self._finals = 0
             return
         if isinstance(reason, PeerRefused):
@@ -441,27 +460,30 @@ class TraderSession:
         # Not counted together: noise on the line brings either kind now and then.
         self._finals = self._finals + 1 if final else 0
         self._refusals += not passing
-        unanswered = not end.engine.record.head(SOLVER).seq
+        unanswered = not runner.protocol.record.head(SOLVER).seq
         if self._finals < _FINALS and not (unanswered and self._refusals >= _REFUSALS):
             return
-        raise AttemptEnded(reason, end.opening.custody) from reason
+        raise AttemptEnded(reason, runner.agreement.custody) from reason
 
-    async def _keep_up(self, end: End, reason: PSymmError) -> None:
+    async def _keep_up(self, runner: SessionRunner, reason: PSymmError) -> None:
         failures = 0
         closed_at: float | None = None
-        while not self._left.is_set() and end.engine.state is not State.STOPPED:
-            if end.engine.state is State.CLOSED:
+        while not self._left.is_set() and runner.protocol.state is not SessionStatus.STOPPED:
+            if runner.protocol.state is SessionStatus.CLOSED:
                 closed_at = trio.current_time() if closed_at is None else closed_at
-                given_up = trio.current_time() - closed_at >= end.engine.rules.wait_ns / 1e9
-                if given_up or not end.engine.delivery.owed:
+                given_up = (
+                    trio.current_time() - closed_at
+                    >= runner.protocol.params.response_timeout_ns / 1e9
+                )
+                if given_up or not runner.protocol.final_ack.owed:
                     return
-            self._expect_no_refusal(end, reason)
+            self._expect_no_refusal(runner, reason)
             wait_s = self._backoff.wait_s(failures)
             self._losses, self._failures = self._losses + 1, failures
             log.warning(
                 "reconnecting",
                 extra={
-                    "custody": "0x" + end.opening.custody.hex(),
+                    "custody": "0x" + runner.agreement.custody.hex(),
                     "code": reason.code,
                     "failures": failures,
                 },
@@ -469,53 +491,53 @@ class TraderSession:
             if isinstance(reason, ServerBusy):
                 asked = reason.values.get("retry_after_s", 0)
                 wait_s += asked if isinstance(asked, int) else 0
-            self._heard(Lost(reason, wait_s))
+            self._on_event(ConnectionLost(reason, wait_s))
             with trio.move_on_after(wait_s):
                 await self._left.wait()
                 return
             try:
                 async with self._dial() as socket:
-                    if end.engine.record.head(SOLVER).seq == 0:
+                    if runner.protocol.record.head(SOLVER).seq == 0:
                         # The solver keeps nothing before it has our Logon; remind it who we are.
-                        await self._remind(socket, end)
-                    before, began = end.engine.record.frames, trio.current_time()
-                    reason = await end.attach(socket, fresh=False)
+                        await self._remind(socket, runner)
+                    before, began = runner.protocol.record.frames, trio.current_time()
+                    reason = await runner.attach(socket, fresh=False)
                     # Standing is not enough: a server that accepts and drops at once is down.
-                    steady = end.was_synced and trio.current_time() - began >= STEADY_S
-                    grown = end.engine.record.frames > before
+                    steady = runner.was_synced and trio.current_time() - began >= STEADY_S
+                    grown = runner.protocol.record.frames > before
                     failures = 0 if steady or grown else failures + 1
             except (
                 Disconnected,
                 PeerRefused,
                 PeerSilent,
                 PeerViolation,
-                MeetingRefused,
+                HandshakeRefused,
                 BadOpening,
             ) as refused:
                 reason, failures = refused, failures + 1
 
-    async def _remind(self, socket: Socket, end: End) -> None:
+    async def _remind(self, socket: Socket, runner: SessionRunner) -> None:
         assert self._custody is not None  # noqa: S101
-        meeting = await meet(
+        handshake = await shake_hands(
             self._party, socket, self._expected, self._custody.ours, self._custody.nonce
         )
-        _same_meeting(self._custody, meeting.introduced)
+        _same_handshake(self._custody, handshake.introduced)
 
 
-def _same_meeting(known: JournalledCustody, again: Introduced) -> None:
-    """A solver that is met again is held to what it signed. Raises MeetingRefused."""
-    if known.opening != again.opening:
-        raise MeetingRefused(
-            "the solver does not remember this meeting: its terms or its key changed",
-            custody=known.opening.custody,
-            now=again.opening.custody,
-            solver=address_of(again.opening.solver),
+def _same_handshake(known: JournalledCustody, again: Introduced) -> None:
+    """A solver that is met again is held to what it signed. Raises HandshakeRefused."""
+    if known.agreement != again.agreement:
+        raise HandshakeRefused(
+            "the solver does not remember this handshake: its terms or its key changed",
+            custody=known.agreement.custody,
+            now=again.agreement.custody,
+            solver=address_of(again.agreement.solver),
         )
-    if again.collaterals[1] < known.promised:
-        raise MeetingRefused(
+    if again.collaterals[1] < known.announced_collateral:
+        raise HandshakeRefused(
             "the solver puts up less than it has signed; the journal keeps what it signed",
-            custody=known.opening.custody,
-            signed=known.promised,
+            custody=known.agreement.custody,
+            signed=known.announced_collateral,
             now=again.collaterals[1],
         )
 
@@ -533,13 +555,13 @@ async def _keep_alive(socket: Socket, beat_s: float) -> None:
 
 __all__ = [
     "Backoff",
+    "ConnectionLost",
     "Dialer",
-    "Lost",
-    "Met",
+    "HandshakeResult",
     "Stopped",
     "TraderSession",
     "TraderStatistics",
     "converse",
     "dialer",
-    "meet",
+    "shake_hands",
 ]

@@ -22,7 +22,7 @@ from trio_websocket import (
 from wsproto.utilities import LocalProtocolError
 
 from psymm.errors import Disconnected, PeerLeft, PSymmError
-from psymm.sockets.admission import Admission, Place
+from psymm.sockets.admission import Admission, ConnectionSlot
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.dialling import dial_websocket
 from psymm.sockets.serving import (
@@ -82,10 +82,10 @@ class WebSocket:
         connection: WebSocketConnection,
         stream: BoundedStream,
         remote: str = "",
-        place: Place | None = None,
+        place: ConnectionSlot | None = None,
     ) -> None:
         self.remote = remote
-        self.place = place or Place()
+        self.place = place or ConnectionSlot()
         self._connection = connection
         self._stream = stream
 
@@ -188,7 +188,7 @@ async def listen(
     """
 
     async def welcome(
-        request: WebSocketRequest, stream: BoundedStream, address: str, place: Place
+        request: WebSocketRequest, stream: BoundedStream, address: str, place: ConnectionSlot
     ) -> None:
         connection = None
         with trio.move_on_after(HANDSHAKE_S):

@@ -11,9 +11,9 @@ read. Where these places are all taken, the address that holds most of them lose
 an address that holds fewer, and any address that has proved nothing loses one to an address that
 has. After its handshakes a connection takes a stranger's place. A quarter of all places, and an
 eighth of one address's, are kept from strangers: a connection that finds only those free has
-PROVE_S to prove that it belongs to a known custody (`Place.keep`), and is closed if it does not.
-Where strangers hold all places that a connection could take, the address with most of them loses
-its oldest to an address with fewer: a few addresses keep nobody out.
+PROVE_S to prove that it belongs to a known custody (`ConnectionSlot.keep`), and is closed if it
+does not. Where strangers hold all places that a connection could take, the address with most of
+them loses its oldest to an address with fewer: a few addresses keep nobody out.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _Peer:
     strangers: int = 0
     proved: bool = False
     handshakes: list[trio.CancelScope] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    places: list[ConnectionSlot] = field(default_factory=list)
 
     @property
     def present(self) -> bool:
@@ -168,8 +168,8 @@ class _Peer:
         return self if self.network is None else self.network
 
 
-class Place:
-    """A connection's place, for as long as it stands. `Place()` is one without limits.
+class ConnectionSlot:
+    """A connection's place, for as long as it stands. `ConnectionSlot()` is one without limits.
 
     provisional: it is one of those kept for known custodies, and not proved yet.
     """
@@ -272,10 +272,10 @@ class Admission:
             self._forget()
 
     @contextmanager
-    def standing(self, address: str) -> Iterator[Place]:
+    def standing(self, address: str) -> Iterator[ConnectionSlot]:
         """A connection from `address` for as long as the block. Raises TooManyConnections."""
         peer = self._peer(address)
-        place = Place(peer, self)
+        place = ConnectionSlot(peer, self)
         try:
             self._admit(peer, place)
         except TooManyConnections:
@@ -305,7 +305,7 @@ class Admission:
             self._forget()
 
     def keep(self, *, provisional: bool) -> None:
-        """A stranger's connection proved itself; see `Place.keep`."""
+        """A stranger's connection proved itself; see `ConnectionSlot.keep`."""
         self._known += 1
         self._provisional -= provisional
 
@@ -338,7 +338,7 @@ class Admission:
         _leave_handshake(greediest, oldest)
         oldest.cancel()
 
-    def _admit(self, peer: _Peer, place: Place) -> None:
+    def _admit(self, peer: _Peer, place: ConnectionSlot) -> None:
         limits = self.limits
         if self._closed is not None:
             raise TooManyConnections(self._closed)
@@ -368,7 +368,7 @@ class Admission:
         its next checkpoint; until then there is one more. Addresses of one /48 count together, and
         of these the one with most loses it."""
 
-        def held(one: _Peer) -> list[Place]:
+        def held(one: _Peer) -> list[ConnectionSlot]:
             return [place for place in one.places if place.provisional == provisional]
 
         others = [one for one in self._peers.values() if one.places and one is not peer]

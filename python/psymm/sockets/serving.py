@@ -17,7 +17,7 @@ from trio_websocket import WebSocketRequest, wrap_server_stream
 
 from psymm.errors import TooManyConnections
 from psymm.nursery import open_block_nursery
-from psymm.sockets.admission import Admission, Place
+from psymm.sockets.admission import Admission, ConnectionSlot
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.tls import Certificate
 
@@ -29,7 +29,7 @@ HANDSHAKE_S = 15.0
 RETRY_AFTER_S = 5
 
 Tls = ssl.SSLContext | Certificate
-Welcome = Callable[[WebSocketRequest, BoundedStream, str, Place], Awaitable[None]]
+Welcome = Callable[[WebSocketRequest, BoundedStream, str, ConnectionSlot], Awaitable[None]]
 """Accepts or rejects a request and serves it to its end; gets the peer's address and place."""
 
 

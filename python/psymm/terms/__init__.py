@@ -44,8 +44,8 @@ __all__ = [
     "NANOSECONDS",
     "SCHEMA",
     "UNIT",
-    "Chain",
-    "Collateral",
+    "ChainRef",
+    "CollateralTerms",
     "Instrument",
     "Limits",
     "Oracle",
@@ -71,7 +71,7 @@ _MAX_SIGNERS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
+class ChainRef:
     """Where the collateral lives. An event counts once it is ``confirmations`` blocks deep; 1 is
     the block that holds it."""
 
@@ -82,7 +82,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collateral:
+class CollateralTerms:
     """The token, the least that each side must have accepted before trading opens, and the part
     of each side's collateral that PnL never reaches (the penalty reserve), in token units."""
 
@@ -181,8 +181,8 @@ class Limits:
 class Terms:
     """The terms. ``document`` is the bytes that were hashed; two terms are equal iff it is."""
 
-    chain: Chain = field(compare=False)
-    collateral: Collateral = field(compare=False)
+    chain: ChainRef = field(compare=False)
+    collateral: CollateralTerms = field(compare=False)
     instruments: tuple[Instrument, ...] = field(compare=False)
     timeouts: Timeouts = field(default_factory=Timeouts, compare=False)
     force_close_gap: Decimal = field(default=UNIT // 100, compare=False)

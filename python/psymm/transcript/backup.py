@@ -16,8 +16,8 @@ from pathlib import Path
 
 from psymm.errors import JournalError
 from psymm.private_files import create_private, private_directory, sync_path
-from psymm.transcript.faults import typed
-from psymm.transcript.heads import Heads, put_heads, read_heads
+from psymm.transcript.faults import translate_journal_errors
+from psymm.transcript.heads import Heads, read_heads, upsert_heads
 from psymm.transcript.journal_file import connect_reader, expect_journal, without_links
 
 
@@ -39,7 +39,7 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
     journal = without_links(journal)
     expect_journal(journal)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with typed(target):
+    with translate_journal_errors(target):
         private_directory(target.parent)
         if os.path.lexists(target):
             raise JournalError("something stands here; a backup overwrites nothing", path=target)
@@ -77,9 +77,9 @@ def _mark(copy: sqlite3.Connection, now_ns: int) -> BackedUp:
     for row in copy.execute("SELECT * FROM heads ORDER BY custody").fetchall():
         held = read_heads(row)
         assert held is not None  # noqa: S101  (checked as the source was opened)
-        put_heads(copy, replace(held, standing="restored"))
+        upsert_heads(copy, replace(held, health="read-only"))
         found.append((held.custody, held.heads))
         frames += held.frames
-    copy.execute("DELETE FROM mending")
+    copy.execute("DELETE FROM recovering")
     copy.execute("COMMIT")
     return BackedUp(frames, tuple(found))

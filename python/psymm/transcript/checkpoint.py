@@ -19,8 +19,8 @@ from typing import Final
 from psymm._core import Frame, FrameError, TranscriptError, TranscriptStart
 from psymm.errors import CheckpointRefused
 from psymm.messages import Checkpoint, JsonError, Logon, Message, SessionKeyChange, decode
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
-from psymm.transcript.opening import SOLVER, TRADER, Opening
 
 Ruling = tuple[int, Delegation]
 
@@ -41,7 +41,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class BaseSnapshot:
     """Where a record begins. account: the document of the rulebook's account.
 
     carriers: raw frames that carry the keys in force, of the trader at its head, of the solver at
@@ -64,7 +64,7 @@ class Beginning:
         """The solver's frames up to its head. Raises FrameError."""
         return tuple(_exactly(raw) for raw in self.solver)
 
-    def check(self, opening: Opening) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
+    def check(self, agreement: CustodyAgreement) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
         """The core's start and the delegations in force there, each with the frame from which on
         it rules.
 
@@ -72,11 +72,13 @@ class Beginning:
         link, are not signed by the key in force, or where a key was not delegated.
         """
         try:
-            return self._checked(opening)
+            return self._checked(agreement)
         except (FrameError, TranscriptError, DelegationRefused) as bad:
             raise CheckpointRefused(str(bad), solver_seq=self.point.solver_seq) from None
 
-    def _checked(self, opening: Opening) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
+    def _checked(
+        self, agreement: CustodyAgreement
+    ) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
         trader, solver = _exactly(self.trader), self.frames
         if not solver:
             raise CheckpointRefused("the solver's head is missing")
@@ -84,31 +86,31 @@ class Beginning:
         first = self.point.solver_seq - len(solver) + 1
         expected += [(SOLVER, first + i) for i in range(len(solver))]
         for frame, place in zip((trader, *solver), expected, strict=True):
-            if (frame.lane, frame.seq) != place or frame.custody != opening.custody:
+            if (frame.lane, frame.seq) != place or frame.custody != agreement.custody:
                 raise CheckpointRefused(
                     "a frame is not the one that belongs there", lane=place[0], seq=place[1]
                 )
         for before, after in pairwise(solver):
-            if after.previous != before.digest(opening.domain):
+            if after.previous != before.digest(agreement.domain):
                 raise CheckpointRefused("frames do not follow", lane=SOLVER, seq=after.seq)
         known = (
-            _carried(opening, TRADER, self.carriers[TRADER], trader.seq),
-            _carried(opening, SOLVER, self.carriers[SOLVER], solver[0].seq),
+            _carried(agreement, TRADER, self.carriers[TRADER], trader.seq),
+            _carried(agreement, SOLVER, self.carriers[SOLVER], solver[0].seq),
         )
-        in_force = (_signed(opening, [trader], known[0]), _signed(opening, solver, known[1]))
+        in_force = (_signed(agreement, [trader], known[0]), _signed(agreement, solver, known[1]))
         keys = [(known.lane, since, known.public_key) for since, known in in_force]
-        return TranscriptStart(opening.domain, [trader], solver, keys), in_force
+        return TranscriptStart(agreement.domain, [trader], solver, keys), in_force
 
 
-def _signed(opening: Opening, frames: Sequence[Frame], ruling: Ruling) -> Ruling:
+def _signed(agreement: CustodyAgreement, frames: Sequence[Frame], ruling: Ruling) -> Ruling:
     """Checks the signatures of a lane's frames in a row; the delegation in force at the last."""
     since, known = ruling
     for frame in frames:
         message = _message(frame)
         if isinstance(message, SessionKeyChange):
-            since, known = frame.seq, delegation_in(opening, frame, message)
+            since, known = frame.seq, delegation_in(agreement, frame, message)
         known.check_frame(frame)
-        frame.verify(opening.domain, known.public_key)
+        frame.verify(agreement.domain, known.public_key)
     return since, known
 
 
@@ -119,23 +121,23 @@ def _exactly(raw: bytes) -> Frame:
     return frame
 
 
-def _carried(opening: Opening, lane: int, raw: bytes, head: int) -> Ruling:
+def _carried(agreement: CustodyAgreement, lane: int, raw: bytes, head: int) -> Ruling:
     frame = _exactly(raw)
     message = _message(frame)
     if (
         frame.lane != lane
-        or frame.custody != opening.custody
+        or frame.custody != agreement.custody
         or frame.seq > head
         or not isinstance(message, Logon | SessionKeyChange)
         or (frame.seq == 1) != isinstance(message, Logon)
     ):
         raise CheckpointRefused("a frame that should carry a key does not", lane=lane)
-    delegation = delegation_in(opening, frame, message)
-    frame.verify(opening.domain, delegation.public_key)
+    delegation = delegation_in(agreement, frame, message)
+    frame.verify(agreement.domain, delegation.public_key)
     return frame.seq, delegation
 
 
-def beginning(point: Point, account: bytes, frames: Iterable[Frame]) -> Beginning:
+def base_snapshot(point: Point, account: bytes, frames: Iterable[Frame]) -> BaseSnapshot:
     """Where a record can begin, out of a custody's frames in their order; more may be given.
 
     Raises CheckpointRefused where one that it needs is not among them.
@@ -164,7 +166,7 @@ def beginning(point: Point, account: bytes, frames: Iterable[Frame]) -> Beginnin
     ruling = [[one for one in carriers[lane] if one.seq <= first[lane]] for lane in (0, 1)]
     if not all(ruling):
         raise missing
-    return Beginning(
+    return BaseSnapshot(
         point,
         account,
         (ruling[0][-1].raw, ruling[1][-1].raw),

@@ -14,7 +14,7 @@ from typing import Final
 from psymm._core import Frame, SignatureError, address_of, recover
 from psymm.errors import PSymmError
 from psymm.messages import Logon, SessionKeyChange
-from psymm.transcript.opening import Opening
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.wallet import TypedMessage
 
 _FIELDS: Final = (
@@ -49,17 +49,17 @@ class Delegation:
     to_seq: int
     expiry: int
 
-    def message(self, opening: Opening) -> TypedMessage:
+    def message(self, agreement: CustodyAgreement) -> TypedMessage:
         """What the lane's wallet signs."""
         return TypedMessage(
-            chain_id=opening.chain_id,
-            contract=opening.contract,
+            chain_id=agreement.chain_id,
+            contract=agreement.contract,
             primary_type="SessionKey",
             fields=_FIELDS,
             values={
-                "wallet": opening.wallet_address(self.lane),
+                "wallet": agreement.wallet_address(self.lane),
                 "key": address_of(self.public_key),
-                "custody": opening.custody,
+                "custody": agreement.custody,
                 "lane": self.lane,
                 "fromSeq": self.from_seq,
                 "toSeq": self.to_seq,
@@ -89,7 +89,9 @@ class Delegation:
             )
 
 
-def delegation_in(opening: Opening, frame: Frame, message: Logon | SessionKeyChange) -> Delegation:
+def delegation_in(
+    agreement: CustodyAgreement, frame: Frame, message: Logon | SessionKeyChange
+) -> Delegation:
     """The delegation that a Logon or UKY carries, its wallet's signature checked.
 
     Raises DelegationRefused.
@@ -102,7 +104,7 @@ def delegation_in(opening: Opening, frame: Frame, message: Logon | SessionKeyCha
         message.expiry,
     )
     delegation.check_frame(frame)
-    wallet = opening.wallet_key(frame.lane)
+    wallet = agreement.wallet_key(frame.lane)
     if delegation.public_key == wallet:
         raise DelegationRefused(
             "wallets-own-key",
@@ -111,7 +113,7 @@ def delegation_in(opening: Opening, frame: Frame, message: Logon | SessionKeyCha
             wallet=address_of(wallet),
         )
     try:
-        signer = recover(delegation.message(opening).digest(), message.delegation_signature)
+        signer = recover(delegation.message(agreement).digest(), message.delegation_signature)
     except SignatureError as bad:
         raise DelegationRefused("bad-signature", str(bad), lane=frame.lane) from None
     except ValueError as bad:  # the session key is no point, so it has no address

@@ -20,7 +20,7 @@ JournalFailure = JournalError | StorageError
 
 
 @contextmanager
-def typed(path: Path) -> Iterator[None]:
+def translate_journal_errors(path: Path) -> Iterator[None]:
     """Whatever damage makes of a row on its way to us has a name.
 
     Inside, what the disk and SQLite raise becomes a StorageError or a JournalError, a row of the

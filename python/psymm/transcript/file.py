@@ -36,13 +36,13 @@ from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
 from psymm.private_files import write_private
 from psymm.strict_json import KeyTwice, loads
-from psymm.transcript.checkpoint import Beginning, Point, check_agreed
+from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.checkpoint import BaseSnapshot, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
+from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.journal import Journal
-from psymm.transcript.opening import Opening
 from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
-from psymm.transcript.sealing import JournalledOpening
 
 MAGIC: Final = b"pSymmT1\n"
 _START: Final = len(MAGIC) + 4
@@ -65,16 +65,16 @@ class TranscriptFile:
     """A file whose opening is read; its frames are read where they are asked for.
 
     raw: the file's bytes, or the file mapped; start: the offset of the first frame; facts: JSON
-    texts, opaque here; begins: the checkpoint after which its frames begin, None for the first of
-    all.
+    texts, opaque here; starts_at: the checkpoint after which its frames begin, None for the first
+    of all.
     """
 
-    opening: Opening
+    agreement: CustodyAgreement
     notes: tuple[JournalledOpening, ...] = field(repr=False)
     facts: tuple[str, ...]
     raw: bytes | mmap.mmap = field(repr=False)
     start: int
-    begins: Beginning | None = None
+    starts_at: BaseSnapshot | None = None
 
     def each(self) -> Iterator[tuple[int, Frame]]:
         """Every frame with its offset, one at a time. Raises TranscriptFileError."""
@@ -127,23 +127,23 @@ class Verified:
 
 
 def encode_file(
-    opening: Opening,
+    agreement: CustodyAgreement,
     frames: Sequence[bytes],
     notes: Sequence[JournalledOpening] = (),
     facts: Sequence[str] = (),
     *,
-    begins: Beginning | None = None,
+    starts_at: BaseSnapshot | None = None,
 ) -> bytes:
-    """The file's bytes; the same for the same record. begins: where `frames` begin after a
+    """The file's bytes; the same for the same record. starts_at: where `frames` begin after a
     checkpoint."""
     document: dict[str, object] = {
-        "chainId": str(opening.chain_id),
-        "contract": opening.contract.lower(),
-        "trader": "0x" + opening.trader.hex(),
-        "solver": "0x" + opening.solver.hex(),
-        "termsHash": "0x" + opening.terms_hash.hex(),
-        "salt": "0x" + opening.salt.hex(),
-        "terms": "0x" + opening.terms.hex(),
+        "chainId": str(agreement.chain_id),
+        "contract": agreement.contract.lower(),
+        "trader": "0x" + agreement.trader.hex(),
+        "solver": "0x" + agreement.solver.hex(),
+        "termsHash": "0x" + agreement.terms_hash.hex(),
+        "salt": "0x" + agreement.salt.hex(),
+        "terms": "0x" + agreement.terms.hex(),
         "notes": [
             {
                 "lane": str(note.lane),
@@ -156,8 +156,8 @@ def encode_file(
         ],
         "facts": list(facts),
     }
-    if begins is not None:
-        document["checkpoint"] = _checkpoint_document(begins)
+    if starts_at is not None:
+        document["checkpoint"] = _checkpoint_document(starts_at)
     head = json.dumps(document, separators=(",", ":")).encode()
     return MAGIC + len(head).to_bytes(4) + head + b"".join(frames)
 
@@ -203,23 +203,23 @@ def open_file(raw: bytes | mmap.mmap) -> TranscriptFile:
 
 def _opened(raw: bytes | mmap.mmap, start: int) -> TranscriptFile:
     document = _json(bytes(raw[_START:start]))
-    opening = _opening(document)
+    agreement = _agreement(document)
     stated = _hex(document, "termsHash", 32)
-    if stated != opening.terms_hash:
+    if stated != agreement.terms_hash:
         raise TranscriptFileError(
             "wrong-terms",
             "the terms do not hash to what the opening states",
             offset=_START,
             stated=stated,
-            computed=opening.terms_hash,
+            computed=agreement.terms_hash,
         )
     return TranscriptFile(
-        opening=opening,
+        agreement=agreement,
         notes=tuple(_note(entry) for entry in _list(document, "notes")),
         facts=_facts(document),
         raw=raw,
         start=start,
-        begins=_begins(document) if "checkpoint" in document else None,
+        starts_at=_base_snapshot(document) if "checkpoint" in document else None,
     )
 
 
@@ -239,8 +239,8 @@ def verify_frames(
         with memoryview(file.raw) as whole, whole[file.start : end] as frames:
             summary = verify_transcript(
                 frames,
-                file.opening.domain,
-                file.opening.custody,
+                file.agreement.domain,
+                file.agreement.custody,
                 keys,
                 start=first,
                 threads=threads,
@@ -253,8 +253,8 @@ def verify_frames(
         raise _out_of_form(file, bad) from None
     if fault is not None:
         raise fault
-    if file.begins is not None:
-        _check_agreed(file, file.begins)
+    if file.starts_at is not None:
+        _check_agreed(file, file.starts_at)
     return Verified(summary.frames, summary.heads, (*known, *keys))
 
 
@@ -263,17 +263,17 @@ def started(file: TranscriptFile) -> tuple[TranscriptStart | None, Keys]:
 
     Raises TranscriptFileError.
     """
-    if file.begins is None:
+    if file.starts_at is None:
         return None, ()
     try:
-        start, ruling = file.begins.check(file.opening)
+        start, ruling = file.starts_at.check(file.agreement)
     except CheckpointRefused as bad:
         raise _bad_checkpoint(file, str(bad)) from None
     return start, tuple((known.lane, since, known.public_key) for since, known in ruling)
 
 
-def _check_agreed(file: TranscriptFile, begins: Beginning) -> None:
-    point = begins.point
+def _check_agreed(file: TranscriptFile, starts_at: BaseSnapshot) -> None:
+    point = starts_at.point
     said = [frame for frame in file.carrying(b"UCP") if frame.seq == point.said[frame.lane]]
     try:
         check_agreed(point, said)
@@ -292,10 +292,10 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
     keys: list[tuple[int, int, bytes]] = []
     in_force: list[Delegation | None] = [None, None]
     heads = [0, 0]
-    if file.begins is not None:
-        heads = list(file.begins.point.seqs)
+    if file.starts_at is not None:
+        heads = list(file.starts_at.point.seqs)
         try:
-            in_force = [known for _, known in file.begins.check(file.opening)[1]]
+            in_force = [known for _, known in file.starts_at.check(file.agreement)[1]]
         except CheckpointRefused as bad:
             return (), file.start, _bad_checkpoint(file, str(bad))
     at, index = file.start, 0
@@ -325,10 +325,10 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
             if (
                 isinstance(message, Logon | SessionKeyChange)
                 and follows
-                and frame.custody == file.opening.custody
+                and frame.custody == file.agreement.custody
                 and (frame.seq == 1) == isinstance(message, Logon)
             ):
-                delegation = delegation_in(file.opening, frame, message)
+                delegation = delegation_in(file.agreement, frame, message)
                 in_force[frame.lane] = delegation
                 keys.append((frame.lane, frame.seq, delegation.public_key))
             elif follows and (known := in_force[frame.lane]) is not None:
@@ -463,7 +463,7 @@ async def export(
     """
     from trio.to_thread import run_sync
 
-    from psymm.transcript.begun import begins_at, newest, since
+    from psymm.transcript.base_snapshot import base_snapshot_of, newest_snapshot, since
 
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -471,9 +471,13 @@ async def export(
     notes: list[JournalledOpening] = []
     if isinstance(journal, Journal) and journal.unlocked:
         notes = await journal.openings(custody)
-    begins = await (newest if since_checkpoint else begins_at)(journal, custody, frames)
-    frames = since(begins, frames)
-    raw = encode_file(held.opening, [one.raw for one in frames], notes, facts, begins=begins)
+    starts_at = await (newest_snapshot if since_checkpoint else base_snapshot_of)(
+        journal, custody, frames
+    )
+    frames = since(starts_at, frames)
+    raw = encode_file(
+        held.agreement, [one.raw for one in frames], notes, facts, starts_at=starts_at
+    )
     await run_sync(write_whole, path, raw)
     return len(frames)
 
@@ -548,11 +552,11 @@ def _facts(document: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(facts)
 
 
-def _opening(document: Mapping[str, Any]) -> Opening:
+def _agreement(document: Mapping[str, Any]) -> CustodyAgreement:
     from psymm._core import address_of
 
     try:
-        opening = Opening(
+        agreement = CustodyAgreement(
             chain_id=_number(document, "chainId"),
             contract=checksum(_hex(document, "contract", 20)),
             trader=_hex(document, "trader", 64),
@@ -560,31 +564,31 @@ def _opening(document: Mapping[str, Any]) -> Opening:
             terms=_hex(document, "terms", None),
             salt=_hex(document, "salt", 32),
         )
-        for key in (opening.trader, opening.solver):
+        for key in (agreement.trader, agreement.solver):
             address_of(key)
     except BadOpening as bad:
         raise _refused(str(bad)) from None
     except ValueError as bad:
         raise _refused(f"a public key is no point: {bad}") from None
-    return opening
+    return agreement
 
 
-def _checkpoint_document(begins: Beginning) -> dict[str, object]:
-    point = begins.point
+def _checkpoint_document(starts_at: BaseSnapshot) -> dict[str, object]:
+    point = starts_at.point
     return {
         "accountHash": "0x" + point.account_hash.hex(),
         "traderSeq": str(point.trader_seq),
         "solverSeq": str(point.solver_seq),
         "traderSaid": str(point.said[0]),
         "solverSaid": str(point.said[1]),
-        "carriers": ["0x" + raw.hex() for raw in begins.carriers],
-        "trader": "0x" + begins.trader.hex(),
-        "solver": ["0x" + raw.hex() for raw in begins.solver],
-        "account": begins.account.decode(),
+        "carriers": ["0x" + raw.hex() for raw in starts_at.carriers],
+        "trader": "0x" + starts_at.trader.hex(),
+        "solver": ["0x" + raw.hex() for raw in starts_at.solver],
+        "account": starts_at.account.decode(),
     }
 
 
-def _begins(document: Mapping[str, Any]) -> Beginning:
+def _base_snapshot(document: Mapping[str, Any]) -> BaseSnapshot:
     found = document["checkpoint"]
     if not isinstance(found, dict) or set(found) != _CHECKPOINT:
         raise _refused("the checkpoint's fields are missing or unknown")
@@ -594,7 +598,7 @@ def _begins(document: Mapping[str, Any]) -> Beginning:
     account = found["account"]
     if not isinstance(account, str):
         raise _refused("account is not a string")
-    return Beginning(
+    return BaseSnapshot(
         Point(
             _hex(found, "accountHash", 32),
             _number(found, "traderSeq"),

@@ -66,7 +66,7 @@ def find_flip(
     """
     if refused.reason == "not-a-transcript":
         return _in_magic(raw)
-    search = _Opening(raw, check)
+    search = _AgreementSearch(raw, check)
     if refused.frame is None:
         return search.find(refused)
     file = open_file(raw)
@@ -86,8 +86,8 @@ def _in_frame(file: TranscriptFile, start: int) -> Flip | None:
         keys = (*started(file)[1], *keys)
     except TranscriptFileError:
         return None
-    opening = file.opening
-    flip = _core.find_flip(file.raw, start, opening.domain, opening.custody, keys)
+    agreement = file.agreement
+    flip = _core.find_flip(file.raw, start, agreement.domain, agreement.custody, keys)
     if flip is None:
         flip = _in_key_carrier(file, start)
     if flip is None:
@@ -102,13 +102,13 @@ def _in_key_carrier(file: TranscriptFile, start: int) -> tuple[int, int] | None:
         return None
     payload = int.from_bytes(rest[_HEADER - 4 : _HEADER])
     length = min(len(rest), _HEADER + payload + _TRAILER)
-    for at, bit, mended in _mended(rest, range(length)):
+    for at, bit, repaired in _repaired(rest, range(length)):
         try:
-            frame = Frame.parse(mended)
+            frame = Frame.parse(repaired)
             message = Record.decoded(frame)
             if isinstance(message, Logon | SessionKeyChange):
-                frame.verify(file.opening.domain, message.session_public_key)
-                delegation_in(file.opening, frame, message)
+                frame.verify(file.agreement.domain, message.session_public_key)
+                delegation_in(file.agreement, frame, message)
                 return start + at, bit
         except (FrameError, DelegationRefused, ValueError):
             continue
@@ -129,7 +129,7 @@ def _in_magic(raw: bytes | mmap) -> Flip | None:
     return Flip(at, changed.bit_length() - 1, "the file's first eight bytes")
 
 
-class _Opening:
+class _AgreementSearch:
     """The search in the opening of a file, which has to fit the first frame after it."""
 
     def __init__(self, raw: bytes | mmap, check: Check | None) -> None:
@@ -145,8 +145,8 @@ class _Opening:
         return self._in_length() or self._in_terms(refused) or self._in_json()
 
     def _in_length(self) -> Flip | None:
-        for at, bit, mended in _mended(bytes(self._raw[len(MAGIC) : _START]), range(4)):
-            end = _START + int.from_bytes(mended)
+        for at, bit, repaired in _repaired(bytes(self._raw[len(MAGIC) : _START]), range(4)):
+            end = _START + int.from_bytes(repaired)
             if end <= len(self._raw) and self._stands(bytes(self._raw[_START:end]), end):
                 return Flip(len(MAGIC) + at, bit, "the opening's length")
         return None
@@ -163,14 +163,14 @@ class _Opening:
         ):
             changed = is_ ^ should
             if changed and not changed & (changed - 1):
-                mended = head[:digit] + bytes([should]) + head[digit + 1 :]
-                if self._stands(mended, self._end):
+                repaired = head[:digit] + bytes([should]) + head[digit + 1 :]
+                if self._stands(repaired, self._end):
                     return Flip(_START + digit, changed.bit_length() - 1, "termsHash")
         terms = re.search(rb'"terms":"0x([0-9a-f]*)"', head)
         if terms is None:
             return None
-        for digit, bit, mended in _mended(terms[1], range(len(terms[1]))):
-            if mended[digit] in _HEX and keccak256(bytes.fromhex(mended.decode())) == stated:
+        for digit, bit, repaired in _repaired(terms[1], range(len(terms[1]))):
+            if repaired[digit] in _HEX and keccak256(bytes.fromhex(repaired.decode())) == stated:
                 return Flip(_START + terms.start(1) + digit, bit, "terms")
         return None
 
@@ -184,9 +184,9 @@ class _Opening:
         }
         places = [at for at in range(len(self._head)) if at not in judged_by_hash]
         found = [
-            Flip(_START + at, bit, _name_at(mended, at))
-            for at, bit, mended in _mended(self._head, places[:_LONGEST_OPENING])
-            if self._stands(mended, self._end)
+            Flip(_START + at, bit, _name_at(repaired, at))
+            for at, bit, repaired in _repaired(self._head, places[:_LONGEST_OPENING])
+            if self._stands(repaired, self._end)
         ]
         # Of unsigned parts more than one reading may be in form.
         return found[0] if len(found) == 1 else None
@@ -204,9 +204,9 @@ class _Opening:
                 return True
             frame = Frame.parse(raw, file.start)
             message = Record.decoded(frame)
-            if frame.custody != file.opening.custody or not isinstance(message, Logon):
+            if frame.custody != file.agreement.custody or not isinstance(message, Logon):
                 return False
-            delegation_in(file.opening, frame, message)
+            delegation_in(file.agreement, frame, message)
         except (TranscriptFileError, FrameError, DelegationRefused):
             return False
         return True
@@ -218,7 +218,7 @@ def _name_at(head: bytes, at: int) -> str:
     return names[-1].decode() if names else "the opening"
 
 
-def _mended(raw: bytes, places: range | list[int]) -> Iterator[tuple[int, int, bytes]]:
+def _repaired(raw: bytes, places: range | list[int]) -> Iterator[tuple[int, int, bytes]]:
     """(byte, bit, the bytes with that bit turned over), for each bit of some bytes."""
     for at in places:
         for bit in range(8):

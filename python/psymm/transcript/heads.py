@@ -1,7 +1,7 @@
 """A custody's heads as a journal keeps them, apart from its frames, and whether it may sign.
 
 A row of `heads` has a checksum of its own, so that frames that are gone are missed. The custody's
-`Standing` is part of that row.
+`Health` is part of that row.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, Literal, get_args
 
 from psymm.errors import JournalCorrupt, JournalRestored, Missing, UnknownCustody
 
-Standing = Literal["whole", "mending", "restored"]
-"""Whether a custody may sign. whole: yes. mending: frames up to its newest heads, which are known,
-are still to be fetched; then it is whole. restored: from a backup, or mended without its newest
-heads being known; it serves in court and settles by wallet signature, and never signs a frame."""
+Health = Literal["complete", "recovering", "read-only"]
+"""Whether a custody may sign. whole: yes. repairing: frames up to its newest heads, which are
+known, are still to be fetched; then it is whole. restored: from a backup, or repaired without its
+newest heads being known; it serves in court and settles by wallet signature, and never signs a
+frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,19 @@ class HeldHeads:
 
     custody: bytes
     lane: int
-    standing: Standing
+    health: Health
     heads: Heads
     frames: int = 0
 
 
-def put_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
+def upsert_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
     """Write a custody's row of `heads`."""
     base.execute(
         "INSERT OR REPLACE INTO heads VALUES (?,?,?,?,?,?,?,?,?)",
         (
             held.custody,
             held.lane,
-            held.standing,
+            held.health,
             held.frames,
             *held.heads.trader,
             *held.heads.solver,
@@ -61,20 +62,18 @@ def put_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
 
 def read_heads(row: Sequence[Any]) -> HeldHeads | None:
     """A row of `heads` as it was written, or None where it is damaged."""
-    custody, lane, standing, frames, trader_seq, trader_digest, solver_seq, solver_digest, kept = (
-        row
-    )
+    custody, lane, health, frames, trader_seq, trader_digest, solver_seq, solver_digest, kept = row
     try:
         if not all(is_bytes(one, 32) for one in (custody, trader_digest, solver_digest)):
             return None
         held = HeldHeads(
             custody,
             lane,
-            standing,
+            health,
             Heads((trader_seq, trader_digest), (solver_seq, solver_digest)),
             frames,
         )
-        intact = standing in get_args(Standing) and _heads_checksum(held) == kept
+        intact = health in get_args(Health) and _heads_checksum(held) == kept
     except (TypeError, ValueError, OverflowError, AttributeError):
         return None
     return held if intact else None
@@ -93,23 +92,23 @@ def heads_of(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
     return held
 
 
-def mending_of(base: sqlite3.Connection, custody: bytes) -> Heads | None:
+def recovering_of(base: sqlite3.Connection, custody: bytes) -> Heads | None:
     """The newest heads, where frames up to them are still to be fetched; else None."""
-    row = base.execute("SELECT * FROM mending WHERE custody = ?", (custody,)).fetchone()
+    row = base.execute("SELECT * FROM recovering WHERE custody = ?", (custody,)).fetchone()
     return None if row is None else Heads((row[1], row[2]), (row[3], row[4]))
 
 
-def put_standing(path: Path, base: sqlite3.Connection, custody: bytes, standing: Standing) -> None:
-    """A custody being mended is whole, or it turns out that it cannot be.
+def update_health(path: Path, base: sqlite3.Connection, custody: bytes, health: Health) -> None:
+    """A custody being repaired is whole, or it turns out that it cannot be.
 
     Raises JournalRestored if a restored one is to sign again, JournalCorrupt if frames up to the
     newest heads are still missing, UnknownCustody.
     """
     held = heads_of(path, base, custody)
-    if held.standing == "restored" and standing != "restored":
+    if held.health == "read-only" and health != "read-only":
         raise JournalRestored(journal=path, custody=custody)
-    newest = mending_of(base, custody)
-    if standing == "whole" and newest is not None:
+    newest = recovering_of(base, custody)
+    if health == "complete" and newest is not None:
         for lane in (0, 1):
             seq, digest = newest.of(lane)
             if (custody if seq == 0 else frame_digest(base, custody, lane, seq)) != digest:
@@ -119,11 +118,11 @@ def put_standing(path: Path, base: sqlite3.Connection, custody: bytes, standing:
                     journal=path,
                     missing=[Missing(custody, "frames", lane, reached + 1, seq)],
                 )
-    if standing != "mending":
-        base.execute("DELETE FROM mending WHERE custody = ?", (custody,))
-    if standing == "whole":
-        base.execute("DELETE FROM salvaged WHERE custody = ?", (custody,))
-    put_heads(base, replace(held, standing=standing))
+    if health != "recovering":
+        base.execute("DELETE FROM recovering WHERE custody = ?", (custody,))
+    if health == "complete":
+        base.execute("DELETE FROM rescued WHERE custody = ?", (custody,))
+    upsert_heads(base, replace(held, health=health))
 
 
 def frame_digest(base: sqlite3.Connection, custody: bytes, lane: int, seq: int) -> bytes | None:
@@ -145,7 +144,7 @@ def _heads_checksum(held: HeldHeads) -> bytes:
         (
             held.custody,
             bytes([held.lane]),
-            held.standing.encode(),
+            held.health.encode(),
             held.frames.to_bytes(8),
             *(seq.to_bytes(8) + digest for seq, digest in (held.heads.trader, held.heads.solver)),
         )

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from psymm._core import SignatureError, address_of, recover
 from psymm.errors import BadIntroduction
-from psymm.transcript.opening import Opening
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.wallet import TypedMessage
 
 MINUTE_NS: Final = 60 * 10**9
@@ -57,7 +57,7 @@ def key_message(
 
 
 def introduction_message(
-    opening: Opening,
+    agreement: CustodyAgreement,
     nonces: tuple[bytes, bytes],
     collaterals: tuple[int, int],
     sending_time: int,
@@ -66,13 +66,13 @@ def introduction_message(
     """What the introduction key signs. nonces, collaterals: the trader's, the solver's.
     sending_time: the solver's clock."""
     return TypedMessage(
-        chain_id=opening.chain_id,
-        contract=opening.contract,
+        chain_id=agreement.chain_id,
+        contract=agreement.contract,
         primary_type="Introduction",
         fields=_FIELDS,
         values={
-            "custody": opening.custody,
-            "termsHash": opening.terms_hash,
+            "custody": agreement.custody,
+            "termsHash": agreement.terms_hash,
             "traderNonce": nonces[0],
             "solverNonce": nonces[1],
             "traderCollateral": collaterals[0],
@@ -85,7 +85,7 @@ def introduction_message(
 
 @dataclass(frozen=True, slots=True)
 class SignedIntroduction:
-    """The solver's part of a signed meeting; what else it signed is the opening, the trader's
+    """The solver's part of a signed handshake; what else it signed is the opening, the trader's
     nonce and the trader's collateral.
 
     nonce: the solver's. collateral: the solver's, token units. sending_time, expiry, key_expiry:
@@ -102,18 +102,18 @@ class SignedIntroduction:
     key_signature: bytes
     signature: bytes
 
-    def verify(self, opening: Opening, nonce: bytes, collateral: int) -> None:
+    def verify(self, agreement: CustodyAgreement, nonce: bytes, collateral: int) -> None:
         """Whether the solver of this opening agreed to it. nonce, collateral: the trader's.
 
         Raises BadIntroduction, which names what does not fit.
         """
-        wallet = opening.solver
+        wallet = agreement.solver
         if self.key == wallet:
             raise BadIntroduction(
                 "a wallet's own key is never its introduction key", wallet=address_of(wallet)
             )
         said = introduction_message(
-            opening,
+            agreement,
             (nonce, self.nonce),
             (collateral, self.collateral),
             self.sending_time,
@@ -123,10 +123,10 @@ class SignedIntroduction:
             self.key,
             said,
             self.signature,
-            "the solver did not sign this meeting; a value was changed on the way",
+            "the solver did not sign this handshake; a value was changed on the way",
         )
         delegated = key_message(
-            opening.chain_id, opening.contract, wallet, self.key, self.key_expiry
+            agreement.chain_id, agreement.contract, wallet, self.key, self.key_expiry
         )
         _signed_by(
             wallet,

@@ -9,12 +9,12 @@ Secrets (session keys, note openings) are sealed with AES-256-GCM under a key th
 can derive. Without it the journal still verifies, exports and can be shown.
 
 What is kept is kept so that its loss is seen and named: the heads of every custody stand apart
-from its frames, each frame has a checksum that binds it to its place, and the tally beside the
-file knows how many frames there were (`psymm.transcript.tally`).
+from its frames, each frame has a checksum that binds it to its place, and the high-water mark
+beside the file knows how many frames there were (`psymm.transcript.high_water_mark`).
 
-Whether a custody may sign (its `Standing`) is decided here, whatever is above: a journal that is a
-backup, or that was mended without its newest heads, gives no session key and takes no frame of our
-own but those that the peer shows.
+Whether a custody may sign (its `Health`) is decided here, whatever is above: a journal that is a
+backup, or that was repaired without its newest heads, gives no session key and takes no frame of
+our own but those that the peer shows.
 
 Here is its writer. Its file is opened and checked in `psymm.transcript.journal_file`, its tables
 stand in `tables`, and it is read by `reader`.
@@ -50,30 +50,10 @@ from psymm.errors import (
 from psymm.histogram import Counts, Histogram
 from psymm.nursery import open_block_nursery
 from psymm.storage import StorageError
-from psymm.transcript import pruning, unsent
+from psymm.transcript import outbox, pruning
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.faults import JournalFailure, as_journal_error
-from psymm.transcript.heads import (
-    Heads,
-    HeldHeads,
-    Standing,
-    frame_digest,
-    heads_of,
-    put_heads,
-    put_standing,
-)
-from psymm.transcript.introduction import SignedIntroduction
-from psymm.transcript.journal_file import (
-    JournalIdentity,
-    connect_writer,
-    hold_journal,
-    inode_of,
-    without_links,
-)
-from psymm.transcript.opening import Opening
-from psymm.transcript.pruning import Pruned
-from psymm.transcript.reader import JournalReader, told_what_is_missing
-from psymm.transcript.rows import (
+from psymm.transcript.codec import (
     CustodyState,
     JournalledFrame,
     JournalledRevocation,
@@ -82,20 +62,40 @@ from psymm.transcript.rows import (
     drop_custody,
     frame_checksum,
     frames_of,
+    insert_custody,
     is_strangers,
-    put_custody,
-    put_introduction,
-    put_state,
+    update_introduction,
+    update_state,
 )
-from psymm.transcript.sealing import (
+from psymm.transcript.encryption import (
     JournalledOpening,
+    decrypted_openings,
+    decrypted_under,
+    encrypted_openings,
+    encrypted_under,
     opening_rows,
-    sealed_openings,
-    sealed_under,
-    unsealed_openings,
-    unsealed_under,
 )
-from psymm.transcript.tally import write_tally
+from psymm.transcript.faults import JournalFailure, as_journal_error
+from psymm.transcript.heads import (
+    Heads,
+    Health,
+    HeldHeads,
+    frame_digest,
+    heads_of,
+    update_health,
+    upsert_heads,
+)
+from psymm.transcript.high_water_mark import write_high_water_mark
+from psymm.transcript.introduction import SignedIntroduction
+from psymm.transcript.journal_file import (
+    JournalIdentity,
+    connect_writer,
+    hold_journal,
+    inode_of,
+    without_links,
+)
+from psymm.transcript.pruning import Pruned
+from psymm.transcript.reader import JournalReader, told_what_is_missing
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ class Journal(JournalReader):
             lambda base: base.execute("SELECT owner, seal_check FROM journal").fetchone()
         )
         if row[0] is None:
-            check = sealed_under(seal, self.id, b"pSymm journal")
+            check = encrypted_under(seal, self.id, b"pSymm journal")
             await self._write(
                 lambda base: base.execute(
                     "UPDATE journal SET owner = ?, seal_check = ?", (owner, check)
@@ -208,7 +208,7 @@ class Journal(JournalReader):
             raise JournalForeign(journal=self.path, owner=row[0], wallet=owner)
         else:
             try:
-                unsealed_under(seal, self.id, row[1])
+                decrypted_under(seal, self.id, row[1])
             except InvalidTag:
                 raise JournalForeign(
                     "the wallet's secret does not open this journal", journal=self.path
@@ -219,7 +219,7 @@ class Journal(JournalReader):
     def unlocked(self) -> bool:
         return self._seal is not None
 
-    def _sealer(self) -> AESGCM:
+    def _encryption(self) -> AESGCM:
         if self._seal is None:
             raise JournalSealed(journal=self.path)
         return self._seal
@@ -228,50 +228,52 @@ class Journal(JournalReader):
 
     async def open_custody(
         self,
-        opening: Opening,
+        agreement: CustodyAgreement,
         lane: int,
         now_ns: int,
         *,
         endpoint: str = "",
         nonce: bytes = bytes(32),
         ours: int = 0,
-        promised: int = 0,
+        announced_collateral: int = 0,
         introduction: SignedIntroduction | None = None,
     ) -> None:
-        """Remember a new custody, state `meeting`; `lane` is ours. introduction: what the solver
+        """Remember a new custody, state `handshake`; `lane` is ours. introduction: what the solver
         signed, where we are the trader.
 
         Raises KnownCustody for an id ever seen before. Cancelled: it may or may not be kept.
         """
-        if not await self._unknown(opening.custody):
-            raise KnownCustody(custody=opening.custody)
+        if not await self._unknown(agreement.custody):
+            raise KnownCustody(custody=agreement.custody)
         row = custody_row(
-            opening,
+            agreement,
             lane,
-            "meeting",
+            "handshake",
             endpoint=endpoint,
-            meeting=nonce
+            handshake=nonce
             + ours.to_bytes(16)
-            + promised.to_bytes(16)
+            + announced_collateral.to_bytes(16)
             + (b"" if introduction is None else introduction.to_bytes()),
             opened_ns=now_ns,
         )
-        nothing = (0, opening.custody)
+        nothing = (0, agreement.custody)
 
         def work(base: sqlite3.Connection) -> None:
-            put_custody(base, row)
-            put_heads(base, HeldHeads(opening.custody, lane, "whole", Heads(nothing, nothing)))
+            insert_custody(base, row)
+            upsert_heads(
+                base, HeldHeads(agreement.custody, lane, "complete", Heads(nothing, nothing))
+            )
 
         await self._write(work)
 
     async def keep_introduction(self, custody: bytes, introduction: SignedIntroduction) -> None:
         """Keep what the solver signed now that it is met again, in place of what was kept.
         Cancelled: it may or may not be kept."""
-        await self._write(lambda base: put_introduction(base, custody, introduction))
+        await self._write(lambda base: update_introduction(base, custody, introduction))
 
     async def set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> None:
         """Change a custody's state. Cancelled: it may or may not be kept."""
-        await self._write(lambda base: put_state(base, custody, state, reason))
+        await self._write(lambda base: update_state(base, custody, state, reason))
 
     async def append(self, entries: Sequence[tuple[Frame, bytes]], *, ours: int) -> None:
         """Make frames of one custody durable, in this order of arrival.
@@ -321,15 +323,15 @@ class Journal(JournalReader):
         if rows:
             await self._write(lambda base: self._append(base, rows[0][0], rows, shown=True))
 
-    async def set_standing(self, custody: bytes, standing: Standing) -> None:
-        """A custody being mended is whole, or it turns out that it cannot be.
+    async def set_health(self, custody: bytes, health: Health) -> None:
+        """A custody being repaired is whole, or it turns out that it cannot be.
 
         Raises JournalRestored if a restored one is to sign again, JournalCorrupt if frames up to
         the newest heads are still missing. Cancelled: it may or may not be kept.
         """
-        await self._write(lambda base: put_standing(self.path, base, custody, standing))
+        await self._write(lambda base: update_health(self.path, base, custody, health))
 
-    async def set_aside(
+    async def revoke_frames(
         self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
     ) -> None:
         """Take frames off a custody's record, the lane's last ones, and keep them as evidence.
@@ -339,7 +341,7 @@ class Journal(JournalReader):
         """
         rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
         if rows:
-            await self._write(lambda base: self._set_aside(base, custody, lane, rows))
+            await self._write(lambda base: self._revoke_frames(base, custody, lane, rows))
 
     async def keep_revocations(
         self, custody: bytes, revoked: Sequence[JournalledRevocation]
@@ -371,11 +373,11 @@ class Journal(JournalReader):
         await self._write(lambda base: pruning.keep(base, custody, point, account()))
 
     async def remove_frames(
-        self, custody: bytes, gone: Pruned, remembered: Sequence[JournalledFrame]
+        self, custody: bytes, gone: Pruned, retained: Sequence[JournalledFrame]
     ) -> None:
-        """Remove all frames that `gone` counts; `remembered` are those of them that stay known.
+        """Remove all frames that `gone` counts; `retained` are those of them that stay known.
         Cancelled: all are removed or none."""
-        rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in remembered]
+        rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in retained]
         await self._write(lambda base: pruning.remove(base, custody, gone, rows))
 
     async def forget_stranger(self, custody: bytes) -> bool:
@@ -393,7 +395,7 @@ class Journal(JournalReader):
         await self._write(work)
         return forgotten[0]
 
-    async def give_way(self) -> None:
+    async def yield_to_commit(self) -> None:
         """Wait where a group of writes stands before the disk, until it is through.
 
         For who is about to read and answer one of many frames that came at once: the first of them
@@ -415,12 +417,12 @@ class Journal(JournalReader):
         if soon:
             self._wake.set()
 
-    async def mark_unsent(self, custody: bytes, lane: int, after: int) -> None:
+    async def return_to_outbox(self, custody: bytes, lane: int, after: int) -> None:
         """Our frames after number `after` count as unsent again: the custody has ended, and its
         peer is not known to have them. Cancelled: they may or may not be marked."""
 
         def work(base: sqlite3.Connection) -> None:
-            unsent.unmark(base, custody, lane, after)
+            outbox.unmark(base, custody, lane, after)
             self._marked[custody, lane] = min(self._marked.get((custody, lane), 0), after)
 
         self._sent.pop((custody, lane), None)
@@ -438,7 +440,7 @@ class Journal(JournalReader):
                 (custody, first.lane, first.seq, first.raw, second.raw),
             )
             if stopped is not None:
-                put_state(base, custody, "stopped", stopped)
+                update_state(base, custody, "stopped", stopped)
 
         await self._write(work)
 
@@ -446,8 +448,8 @@ class Journal(JournalReader):
         """Keep our session key, sealed, under a place of its own: the seq from which on it may
         come into force. Raises JournalSealed, JournalConflict where another has that place.
         Cancelled: may be kept or not."""
-        sealed = sealed_under(
-            self._sealer(), custody + from_seq.to_bytes(8), key.expose_secret_bytes()
+        sealed = encrypted_under(
+            self._encryption(), custody + from_seq.to_bytes(8), key.expose_secret_bytes()
         )
         await self._write(
             lambda base: base.execute(
@@ -462,9 +464,9 @@ class Journal(JournalReader):
         Raises JournalRestored where the custody must never sign again, JournalSealed,
         JournalCorrupt.
         """
-        if (await self.custody(custody)).standing == "restored":
+        if (await self.custody(custody)).health == "read-only":
             raise JournalRestored(journal=self.path, custody=custody)
-        seal = self._sealer()
+        seal = self._encryption()
         rows = await self._read(
             lambda base: base.execute(
                 "SELECT from_seq, sealed FROM session_keys WHERE custody = ? ORDER BY from_seq",
@@ -473,7 +475,10 @@ class Journal(JournalReader):
         )
         try:
             return [
-                (seq, SecretKey.from_bytes(unsealed_under(seal, custody + seq.to_bytes(8), sealed)))
+                (
+                    seq,
+                    SecretKey.from_bytes(decrypted_under(seal, custody + seq.to_bytes(8), sealed)),
+                )
                 for seq, sealed in rows
             ]
         except InvalidTag:
@@ -483,17 +488,17 @@ class Journal(JournalReader):
 
     async def keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> None:
         """Keep openings of notes in a bilateral custody, sealed. Cancelled: all kept or none."""
-        rows = sealed_openings(self._sealer(), custody, notes)
+        rows = encrypted_openings(self._encryption(), custody, notes)
         await self._write(
             lambda base: base.executemany("INSERT OR REPLACE INTO openings VALUES (?,?,?,?)", rows)
         )
 
     async def openings(self, custody: bytes) -> list[JournalledOpening]:
         """Openings kept for this custody. Raises JournalSealed, JournalCorrupt."""
-        seal = self._sealer()
+        seal = self._encryption()
         rows = await self._read(lambda base: opening_rows(base, custody))
         try:
-            return unsealed_openings(seal, custody, rows)
+            return decrypted_openings(seal, custody, rows)
         except InvalidTag:
             raise JournalCorrupt(
                 "a sealed opening does not open", journal=self.path, custody=custody
@@ -504,7 +509,7 @@ class Journal(JournalReader):
     ) -> None:
         """Keep a settlement under way and its state; document is sealed, it holds what proving
         needs. Cancelled: may be kept or not."""
-        sealed = sealed_under(self._sealer(), custody + digest, document)
+        sealed = encrypted_under(self._encryption(), custody + digest, document)
         await self._write(
             lambda base: base.execute(
                 "INSERT OR REPLACE INTO settlements VALUES (?,?,?,?)",
@@ -514,7 +519,7 @@ class Journal(JournalReader):
 
     async def settlements(self, custody: bytes) -> list[tuple[bytes, str, bytes]]:
         """(digest, state, document) of settlements kept. Raises JournalSealed, JournalCorrupt."""
-        seal = self._sealer()
+        seal = self._encryption()
         rows = await self._read(
             lambda base: base.execute(
                 "SELECT digest, state, sealed FROM settlements WHERE custody = ?", (custody,)
@@ -522,7 +527,7 @@ class Journal(JournalReader):
         )
         try:
             return [
-                (digest, state, unsealed_under(seal, custody + digest, sealed))
+                (digest, state, decrypted_under(seal, custody + digest, sealed))
                 for digest, state, sealed in rows
             ]
         except InvalidTag:
@@ -679,7 +684,7 @@ class Journal(JournalReader):
 
     def _put_moved_heads(self, base: sqlite3.Connection) -> None:
         for custody in self._moved:
-            put_heads(base, self._heads[custody])
+            upsert_heads(base, self._heads[custody])
         self._moved.clear()
 
     def _forget_heads(self) -> None:
@@ -687,16 +692,16 @@ class Journal(JournalReader):
         self._moved.clear()
 
     def _finish(self, batch: Sequence[_Write]) -> None:
-        """Commit what was gathered, the tally around it: before anyone is told, and so before
-        anything is sent."""
+        """Commit what was gathered, the high-water mark around it: before anyone is told, and so
+        before anything is sent."""
         began = perf_counter()
         before, now = self._counted, self._frames
         try:
             if now != before:
-                self._tally(min(before, now), most=max(before, now))
+                self._write_high_water_mark(min(before, now), most=max(before, now))
             self._connection.execute("COMMIT")
             if now != before:
-                self._tally(now)
+                self._write_high_water_mark(now)
         except _FAILURES as failed:
             self._break(batch, failed)
         self._commit_s += (perf_counter() - began - self._commit_s) / 5
@@ -713,9 +718,11 @@ class Journal(JournalReader):
         for write in batch:
             write.failed = self._broken
 
-    def _tally(self, frames: int, *, most: int | None = None, closed: bool = False) -> None:
+    def _write_high_water_mark(
+        self, frames: int, *, most: int | None = None, closed: bool = False
+    ) -> None:
         known = self._identity
-        write_tally(
+        write_high_water_mark(
             self._lock, known.lineage, frames, most=most, closed=closed, doubtful=known.doubtful
         )
 
@@ -729,12 +736,12 @@ class Journal(JournalReader):
     ) -> None:
         """shown: by the peer or a file, not signed or received in a session of this journal."""
         held = self._heads.get(custody) or heads_of(self.path, base, custody)
-        if shown and held.standing == "whole":
+        if shown and held.health == "complete":
             raise JournalConflict("this custody lacks no frames", journal=self.path)
         heads, ends = [held.heads.trader, held.heads.solver], held.frames
         for row in rows:
             lane, seq, digest, raw = row[1:5]
-            if not shown and lane == held.lane and held.standing != "whole":
+            if not shown and lane == held.lane and held.health != "complete":
                 raise JournalRestored(journal=self.path, custody=custody)
             if row[0] != custody or seq != heads[lane][0] + 1:
                 raise JournalConflict(journal=self.path, custody=custody, lane=lane, seq=seq)
@@ -745,12 +752,12 @@ class Journal(JournalReader):
             )
             heads[lane] = (seq, digest)
         self._heads[custody] = HeldHeads(
-            custody, held.lane, held.standing, Heads(heads[0], heads[1]), ends
+            custody, held.lane, held.health, Heads(heads[0], heads[1]), ends
         )
         self._moved.add(custody)
         self._frames += len(rows)
 
-    def _set_aside(
+    def _revoke_frames(
         self,
         base: sqlite3.Connection,
         custody: bytes,
@@ -768,12 +775,12 @@ class Journal(JournalReader):
         ]
         if off != [(seq, digest) for seq, digest, _ in rows]:
             raise JournalConflict(
-                "frames to be set aside are not the last of their lane",
+                "frames to be taken off the record are not the last of their lane",
                 journal=path,
                 custody=custody,
             )
         base.executemany(
-            "INSERT OR IGNORE INTO aside VALUES (?,?,?,?,?)",
+            "INSERT OR IGNORE INTO revoked_frames VALUES (?,?,?,?,?)",
             [(custody, digest, lane, seq, raw) for seq, digest, raw in rows],
         )
         (first,) = base.execute(
@@ -808,7 +815,7 @@ class Journal(JournalReader):
         heads = [held.heads.trader, held.heads.solver]
         heads[lane] = (seq, custody if before is None else before)
         left = held.frames - len(rows)
-        put_heads(base, replace(held, heads=Heads(heads[0], heads[1]), frames=left))
+        upsert_heads(base, replace(held, heads=Heads(heads[0], heads[1]), frames=left))
         self._frames -= len(rows)
 
     def _close(self) -> None:
@@ -824,7 +831,7 @@ async def open_journal(
     run_sync: Callable[..., Awaitable[Any]] = trio.to_thread.run_sync,
 ) -> AsyncGenerator[Journal, None]:
     """Open the journal for writing; alone. Verifies SQLite's own structure, all numbers and heads,
-    and that no frame of the tally is gone. An older version's is brought up to this one.
+    and that no frame of the high-water mark is gone. An older version's is brought up to this one.
 
     run_sync: where the disk's work runs; a thread unless a test on a mock clock says otherwise.
 
@@ -849,7 +856,7 @@ async def open_journal(
                     journal._close()
             if journal._broken is None:
                 with suppress(OSError):
-                    journal._tally(journal._frames, closed=True)
+                    journal._write_high_water_mark(journal._frames, closed=True)
 
 
 async def _committer(journal: Journal) -> None:

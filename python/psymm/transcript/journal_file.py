@@ -1,7 +1,7 @@
 """The journal's file: held by one writer alone, opened and checked, for writing or for reading.
 
 A second writer is refused by whatever path it comes. What is opened is checked against its own
-heads and against the tally beside it: nothing is read past a loss.
+heads and against the high-water mark beside it: nothing is read past a loss.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from psymm.private_files import (
 )
 from psymm.storage import DiskFull, DiskReadOnly, FileForbidden, storage_error, translate_errors
 from psymm.transcript import pruning
-from psymm.transcript.faults import as_journal_error, typed
+from psymm.transcript.codec import reopen_logged_out
+from psymm.transcript.faults import as_journal_error, translate_journal_errors
 from psymm.transcript.heads import frame_digest, heads_of, is_bytes
-from psymm.transcript.rows import reopen_logged_out
+from psymm.transcript.high_water_mark import read_high_water_mark, write_high_water_mark
 from psymm.transcript.tables import VERSION, check_pages, create_tables, migrate, version_of
-from psymm.transcript.tally import read_tally, write_tally
 
 
 @dataclass(frozen=True, slots=True)
 class JournalIdentity:
     """What a journal is. lineage: of this file; a backup of it has another. frames: held, of all
-    custodies. inode: (device, number) of the file. doubtful: it was found without its tally."""
+    custodies. inode: (device, number) of the file. doubtful: it was found without its high-water
+    mark."""
 
     id: bytes
     lineage: bytes
@@ -117,13 +118,13 @@ def connect_writer(
     An empty file becomes a new journal if `create`, an older version's is brought up to this one.
     Raises JournalCorrupt, JournalOlder, JournalVersion, StorageError, JournalError.
     """
-    with typed(path):
+    with translate_journal_errors(path):
         new = path.stat().st_size == 0
         if new and not create:
             raise JournalCorrupt("the journal is empty", journal=path)
         base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        with typed(path):
+        with translate_journal_errors(path):
             new = new or (create and _never_begun(base))
             if new:
                 _not_gone(path, lock)
@@ -138,7 +139,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     StorageError, FileNotPrivate."""
     resolved = without_links(path)
     keep_database_private(resolved, create=False)
-    with typed(path):
+    with translate_journal_errors(path):
         base = open_read_only(resolved)
     try:
         _check(path, base)
@@ -231,12 +232,12 @@ def _never_begun(base: sqlite3.Connection) -> bool:
 
 def _not_gone(path: Path, lock: int) -> None:
     """No journal is begun where one with frames has been: numbers would be used twice."""
-    tally = read_tally(lock)
-    if tally is not None and tally.frames:
+    mark = read_high_water_mark(lock)
+    if mark is not None and mark.frames:
         raise JournalOlder(
-            "the journal is gone or empty, though its tally counts frames",
+            "the journal is gone or empty, though its high-water mark counts frames",
             journal=path,
-            frames=tally.frames,
+            frames=mark.frames,
         )
 
 
@@ -260,13 +261,14 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
         raise JournalError("this file system cannot hold a WAL journal", journal=path, mode=mode)
     migrate(path, base)
     identity = _check(path, base)
-    tally = read_tally(lock)
-    if tally is not None and tally.lineage == identity.lineage and identity.frames < tally.frames:
-        raise JournalOlder(journal=path, held=identity.frames, were=tally.frames)
-    ours = tally is not None and tally.lineage == identity.lineage
-    doubtful = not new and (not ours or (tally is not None and tally.doubtful))
-    # Synced once, so that a tally that says "closed in order" is none of an earlier life's.
-    write_tally(lock, identity.lineage, identity.frames, doubtful=doubtful)
+    mark = read_high_water_mark(lock)
+    if mark is not None and mark.lineage == identity.lineage and identity.frames < mark.frames:
+        raise JournalOlder(journal=path, held=identity.frames, were=mark.frames)
+    ours = mark is not None and mark.lineage == identity.lineage
+    doubtful = not new and (not ours or (mark is not None and mark.doubtful))
+    # Synced once, so that a high-water mark that says "closed in order" is none of an earlier
+    # life's.
+    write_high_water_mark(lock, identity.lineage, identity.frames, doubtful=doubtful)
     os.fsync(lock)
     reopen_logged_out(base)
     return replace(identity, doubtful=doubtful)
@@ -274,7 +276,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
 
 def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
     """SQLite's own pages, our version, that no number is missing in any lane, and the heads."""
-    with typed(path), _one_moment(base):
+    with translate_journal_errors(path), _one_moment(base):
         version = version_of(path, base)
         if version != VERSION:
             raise JournalVersion(journal=path, version=version, known=VERSION)

@@ -31,10 +31,10 @@ from psymm.messages import (
     SettlementAcceptance,
     decode,
 )
+from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import Point, may_be
-from psymm.transcript.opening import SOLVER, TRADER
 
-REMEMBERED: Final[tuple[type[Message], ...]] = (
+RETAINED: Final[tuple[type[Message], ...]] = (
     Logon,
     Logout,
     SessionKeyChange,
@@ -44,7 +44,7 @@ REMEMBERED: Final[tuple[type[Message], ...]] = (
     SettlementAcceptance,
     ChainFact,
 )
-_TYPES: Final = frozenset(kind.MSG_TYPE for kind in REMEMBERED)
+_TYPES: Final = frozenset(kind.MSG_TYPE for kind in RETAINED)
 _WRITTEN: Final = frozenset(kind.encode() for kind in (*_TYPES, Reject.MSG_TYPE))
 
 SCHEMA: Final = """
@@ -57,7 +57,7 @@ CREATE TABLE pruned (
   custody BLOB PRIMARY KEY REFERENCES custodies, arrivals INTEGER NOT NULL,
   trader_seq INTEGER NOT NULL, solver_seq INTEGER NOT NULL, begins INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE remembered (
+CREATE TABLE retained (
   custody BLOB NOT NULL REFERENCES custodies, arrival INTEGER NOT NULL,
   lane INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, raw BLOB NOT NULL,
   PRIMARY KEY (custody, arrival)
@@ -68,13 +68,13 @@ CREATE TABLE remembered (
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """What is gone of a custody: arrivals, from the first on, and the lanes' frames up to.
-    begins: the solver_seq of the checkpoint at which what is left begins; 0 where nothing is
+    starts_at: the solver_seq of the checkpoint at which what is left begins; 0 where nothing is
     gone."""
 
     arrivals: int = 0
     trader_seq: int = 0
     solver_seq: int = 0
-    begins: int = 0
+    starts_at: int = 0
 
     @property
     def seqs(self) -> tuple[int, int]:
@@ -82,21 +82,21 @@ class Pruned:
         return self.trader_seq, self.solver_seq
 
 
-def remembers(message: Message | None) -> bool:
+def retains(message: Message | None) -> bool:
     """Whether a frame that says this is one that a session must know for as long as it lives; the
     Reject of one is, too, since what was rejected has no effect."""
     if isinstance(message, Reject):
         return message.ref_msg_type in _TYPES
-    return isinstance(message, REMEMBERED)
+    return isinstance(message, RETAINED)
 
 
-def is_remembered(raw: bytes) -> bool:
+def is_retained(raw: bytes) -> bool:
     """The same of a raw frame."""
     payload = Frame.parse(raw).payload
     if not may_be(payload, _WRITTEN):
         return False
     try:
-        return remembers(decode(payload))
+        return retains(decode(payload))
     except JsonError:
         return False
 
@@ -123,7 +123,7 @@ def keep(base: sqlite3.Connection, custody: bytes, point: Point, account: bytes)
     )
     base.execute(
         "DELETE FROM checkpoints WHERE custody = ? AND solver_seq < ? AND solver_seq != ?",
-        (custody, point.solver_seq, pruned_of(base, custody).begins),
+        (custody, point.solver_seq, pruned_of(base, custody).starts_at),
     )
 
 
@@ -137,12 +137,12 @@ def checkpoints_of(base: sqlite3.Connection, custody: bytes) -> list[tuple[Point
     return [(Point(bytes(row[0]), row[1], row[2], (row[3], row[4])), bytes(row[5])) for row in rows]
 
 
-def remembered_of(
+def retained_of(
     base: sqlite3.Connection, custody: bytes
 ) -> list[tuple[int, int, int, bytes, bytes]]:
     """Arrival, lane, seq, digest and bytes of frames that are gone."""
     return base.execute(
-        "SELECT arrival, lane, seq, digest, raw FROM remembered WHERE custody = ? ORDER BY arrival",
+        "SELECT arrival, lane, seq, digest, raw FROM retained WHERE custody = ? ORDER BY arrival",
         (custody,),
     ).fetchall()
 
@@ -176,29 +176,29 @@ def remove(
     base: sqlite3.Connection,
     custody: bytes,
     gone: Pruned,
-    remembered: Sequence[tuple[int, int, int, bytes, bytes]],
+    retained: Sequence[tuple[int, int, int, bytes, bytes]],
 ) -> None:
-    """Remove the frames that `gone` counts; `remembered` are rows of them that stay known.
+    """Remove the frames that `gone` counts; `retained` are rows of them that stay known.
 
     Raises JournalConflict where the checkpoint is no longer the newest; nothing is changed then.
     """
     newest = base.execute(
         "SELECT max(solver_seq) FROM checkpoints WHERE custody = ?", (custody,)
     ).fetchone()[0]
-    if newest != gone.begins or pruned_of(base, custody).arrivals > gone.arrivals:
+    if newest != gone.starts_at or pruned_of(base, custody).arrivals > gone.arrivals:
         raise JournalConflict(
             "a newer checkpoint came into force meanwhile; nothing was removed, do it again",
             custody=custody,
         )
     base.executemany(
-        "INSERT OR REPLACE INTO remembered VALUES (?,?,?,?,?,?)",
-        [(custody, *row) for row in remembered],
+        "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?)",
+        [(custody, *row) for row in retained],
     )
     base.execute("DELETE FROM frames WHERE custody = ? AND arrival <= ?", (custody, gone.arrivals))
     base.execute(
         "INSERT OR REPLACE INTO pruned VALUES (?,?,?,?,?)",
-        (custody, gone.arrivals, gone.trader_seq, gone.solver_seq, gone.begins),
+        (custody, gone.arrivals, gone.trader_seq, gone.solver_seq, gone.starts_at),
     )
     base.execute(
-        "DELETE FROM checkpoints WHERE custody = ? AND solver_seq < ?", (custody, gone.begins)
+        "DELETE FROM checkpoints WHERE custody = ? AND solver_seq < ?", (custody, gone.starts_at)
     )

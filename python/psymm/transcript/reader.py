@@ -11,16 +11,12 @@ from typing import Any, Self, TypeVar
 import trio
 
 from psymm.errors import JournalCorrupt, UnknownCustody
-from psymm.transcript import pruning, unsent
+from psymm.transcript import outbox, pruning
+from psymm.transcript.agreement import TRADER
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.faults import typed
-from psymm.transcript.heads import Heads, heads_of, mending_of
-from psymm.transcript.journal_file import connect_reader, expect_journal
-from psymm.transcript.opening import TRADER
-from psymm.transcript.pruning import Pruned
-from psymm.transcript.rows import (
+from psymm.transcript.codec import (
     FRAMES,
-    Custody,
+    JournalledCustody,
     JournalledFrame,
     JournalledRevocation,
     custody_of,
@@ -29,6 +25,10 @@ from psymm.transcript.rows import (
     journalled,
     lane_of,
 )
+from psymm.transcript.faults import translate_journal_errors
+from psymm.transcript.heads import Heads, heads_of, recovering_of
+from psymm.transcript.journal_file import connect_reader, expect_journal
+from psymm.transcript.pruning import Pruned
 
 T = TypeVar("T")
 
@@ -69,26 +69,26 @@ class JournalReader:
         JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
         return (await self._read(lambda base: heads_of(self.path, base, custody))).heads
 
-    async def mending(self, custody: bytes) -> Heads | None:
+    async def recovering_to(self, custody: bytes) -> Heads | None:
         """The newest heads, where frames up to them are still to be fetched; else None."""
-        return await self._read(lambda base: mending_of(base, custody))
+        return await self._read(lambda base: recovering_of(base, custody))
 
-    async def salvaged(self, custody: bytes) -> list[bytes]:
+    async def rescued(self, custody: bytes) -> list[bytes]:
         """Raw frames that outlived the damage but lack others before them, by lane and seq."""
         return await self._read(
             lambda base: [
                 bytes(row[0])
                 for row in base.execute(
-                    "SELECT raw FROM salvaged WHERE custody = ? ORDER BY lane, seq", (custody,)
+                    "SELECT raw FROM rescued WHERE custody = ? ORDER BY lane, seq", (custody,)
                 )
             ]
         )
 
-    async def custodies(self) -> list[Custody]:
+    async def custodies(self) -> list[JournalledCustody]:
         """All custodies, oldest first. Cancelled: raises Cancelled, nothing changed."""
         return await self._read(lambda base: [custody_of(row) for row in custody_rows(base)])
 
-    async def custody(self, custody: bytes) -> Custody:
+    async def custody(self, custody: bytes) -> JournalledCustody:
         """One custody. Raises UnknownCustody. Cancelled: raises Cancelled, nothing changed."""
         found = await self._read(
             lambda base: [custody_of(row) for row in custody_rows(base, custody)]
@@ -97,22 +97,22 @@ class JournalReader:
             raise UnknownCustody(custody=custody, journal=self.path)
         return found[0]
 
-    async def undelivered(self) -> list[Custody]:
+    async def undelivered(self) -> list[JournalledCustody]:
         """A trader's custodies that have ended, and whose solvers are not known to have all of our
         frames. Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
         held = await self._read(
             lambda base: [
                 custody_of(row)
-                for one in unsent.custodies_with(base)
+                for one in outbox.custodies_with(base)
                 for row in custody_rows(base, one)
             ]
         )
         return [one for one in held if one.lane == TRADER and one.state == "closed"]
 
-    async def first_unsent(self, custody: bytes) -> int | None:
+    async def first_in_outbox(self, custody: bytes) -> int | None:
         """The lowest number of our frames that does not count as sent, or None. Cancelled: raises
         Cancelled, nothing changed."""
-        return await self._read(lambda base: unsent.first_of(base, custody))
+        return await self._read(lambda base: outbox.first_of(base, custody))
 
     async def frames(
         self, custody: bytes, *, after: int = 0, at_most: int | None = None
@@ -159,12 +159,12 @@ class JournalReader:
         """What is gone of a custody's frames. Cancelled: raises Cancelled, nothing changed."""
         return await self._read(lambda base: pruning.pruned_of(base, custody))
 
-    async def remembered(self, custody: bytes) -> list[JournalledFrame]:
+    async def retained(self, custody: bytes) -> list[JournalledFrame]:
         """Of the frames that are gone, those that a session must still know, in order.
         Cancelled: raises Cancelled, nothing changed."""
         return await self._read(
             lambda base: [
-                JournalledFrame(*row, sent=True) for row in pruning.remembered_of(base, custody)
+                JournalledFrame(*row, sent=True) for row in pruning.retained_of(base, custody)
             ]
         )
 
@@ -192,13 +192,14 @@ class JournalReader:
             ]
         )
 
-    async def frames_aside(self, custody: bytes) -> list[bytes]:
+    async def revoked_frames(self, custody: bytes) -> list[bytes]:
         """Raw frames that were taken off the record because their key was revoked, by number."""
         return await self._read(
             lambda base: [
                 bytes(row[0])
                 for row in base.execute(
-                    "SELECT raw FROM aside WHERE custody = ? ORDER BY lane, seq", (custody,)
+                    "SELECT raw FROM revoked_frames WHERE custody = ? ORDER BY lane, seq",
+                    (custody,),
                 )
             ]
         )
@@ -256,15 +257,15 @@ class open_journal_reader:  # noqa: N801  (read as a function: `async with open_
 
 def told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
     """The same error with all that the damage has taken."""
-    from psymm.transcript.salvage import survey
+    from psymm.transcript.repair import inspect
 
-    found = survey(path)
+    report = inspect(path)
     values = {name: value for name, value in bad.values.items() if name != "missing"}
-    if found.lost:
-        values["lost_frames"] = found.lost
-    return type(bad)(bad.detail, missing=found.missing, **values)
+    if report.lost:
+        values["lost_frames"] = report.lost
+    return type(bad)(bad.detail, missing=report.missing, **values)
 
 
 def _guarded(path: Path, work: Callable[[sqlite3.Connection], T], base: sqlite3.Connection) -> T:
-    with typed(path):
+    with translate_journal_errors(path):
         return work(base)

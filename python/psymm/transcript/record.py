@@ -2,7 +2,7 @@
 
 The one way a frame enters: `append`, which takes it whole or not at all. What a payload means is
 decided here once; whether the rulebook allows it is decided above. Frames that a checkpoint in
-force counts may leave again (`begin_at`); their digests stay.
+force counts may leave again (`truncate_to`); their digests stay.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from psymm._core import (
     sign_frame,
 )
 from psymm.messages import Logon, Message, SessionKeyChange, decode, encode
-from psymm.transcript.checkpoint import Beginning, Point, beginning
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
+from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
-from psymm.transcript.opening import SOLVER, TRADER, Opening
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RecordedFrame:
     """A frame on the record. message: None where the payload is not the vocabulary's, then
     `bad_payload` names why."""
 
@@ -40,27 +40,27 @@ class Entry:
 class Record:
     """All frames of one custody, in the order of their arrival here; or all since a checkpoint.
 
-    begins: where. Raises CheckpointRefused if it does not stand.
+    starts_at: where. Raises CheckpointRefused if it does not stand.
     """
 
-    def __init__(self, opening: Opening, begins: Beginning | None = None) -> None:
-        self.opening = opening
-        self.begins = begins
+    def __init__(self, agreement: CustodyAgreement, starts_at: BaseSnapshot | None = None) -> None:
+        self.agreement = agreement
+        self.starts_at = starts_at
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
         self._ruling: tuple[list[int], list[int]] = ([], [])
-        self._entries: list[Entry] = []
-        self._lanes: tuple[list[Entry], list[Entry]] = ([], [])
+        self._entries: list[RecordedFrame] = []
+        self._lanes: tuple[list[RecordedFrame], list[RecordedFrame]] = ([], [])
         self._before = (0, 0)
-        self._earlier: dict[tuple[int, int], Entry] = {}
+        self._earlier: dict[tuple[int, int], RecordedFrame] = {}
         self._proven = [(1, b""), (1, b"")]
         start: TranscriptStart | None = None
-        if begins is not None:
-            start, known = begins.check(opening)
-            self._before = begins.point.seqs
+        if starts_at is not None:
+            start, known = starts_at.check(agreement)
+            self._before = starts_at.point.seqs
             for lane, (since, delegation) in enumerate(known):
                 self._delegations[lane].append(delegation)
                 self._ruling[lane].append(since)
-        self._transcript = Transcript(opening.domain, opening.custody, start)
+        self._transcript = Transcript(agreement.domain, agreement.custody, start)
 
     @property
     def frames(self) -> int:
@@ -70,7 +70,7 @@ class Record:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[RecordedFrame]:
         return iter(self._entries)
 
     def head(self, lane: int) -> Head:
@@ -80,7 +80,7 @@ class Record:
         """Digest of a frame held, or known from before the checkpoint; for seq 0 the custody's id.
         Raises IndexError."""
         if seq == 0:
-            return self.opening.custody
+            return self.agreement.custody
         if seq > self._before[lane]:
             return self._lanes[lane][seq - self._before[lane] - 1].digest
         first, digests = self._proven[lane]
@@ -96,7 +96,7 @@ class Record:
             return False
         return True
 
-    def entry(self, lane: int, seq: int) -> Entry | None:
+    def entry(self, lane: int, seq: int) -> RecordedFrame | None:
         """The frame held with this number, or None."""
         held, at = self._lanes[lane], seq - self._before[lane]
         if at < 1:
@@ -104,20 +104,20 @@ class Record:
         return held[at - 1] if at <= len(held) else None
 
     @property
-    def before(self) -> Sequence[Entry]:
+    def before(self) -> Sequence[RecordedFrame]:
         """Frames from before the checkpoint that a session must still know, in order."""
         return tuple(self._earlier.values())
 
-    def counted(self, lane: int) -> int:
-        """The highest frame of a lane that the checkpoint counts at which this begins: up to there
-        the journal has them, or nobody here. 0 where this begins with the first of all."""
+    def compacted(self, lane: int) -> int:
+        """The highest frame of a lane that the checkpoint counts at which this starts_at: up to
+        there the journal has them, or nobody here. 0 where this begins with the first of all."""
         return self._before[lane]
 
-    def begins_ns(self, lane: int) -> int:
+    def starts_ns(self, lane: int) -> int:
         """The sendingTime of a lane's last frame before those held; 0 where none is."""
-        if self.begins is None:
+        if self.starts_at is None:
             return 0
-        raw = self.begins.trader if lane == TRADER else self.begins.solver[-1]
+        raw = self.starts_at.trader if lane == TRADER else self.starts_at.solver[-1]
         return Frame.parse(raw).sending_time
 
     def delegation(self, lane: int) -> Delegation | None:
@@ -145,7 +145,7 @@ class Record:
         Every frame is checked again. Raises TranscriptError where a frame that stays covers one
         that goes.
         """
-        left = Record(self.opening, self.begins)
+        left = Record(self.agreement, self.starts_at)
         left._earlier = dict(self._earlier)
         left._proven = [self._digests(lane) for lane in (TRADER, SOLVER)]
         for entry in self._entries:
@@ -153,7 +153,7 @@ class Record:
                 left.append(entry.frame)
         return left
 
-    def append(self, frame: Frame) -> Entry:
+    def append(self, frame: Frame) -> RecordedFrame:
         """Take a frame, ours or the peer's.
 
         Raises TranscriptError (codes of the core; `ahead` where a frame it covers is not here
@@ -163,12 +163,12 @@ class Record:
         delegation: Delegation | None = None
         if (
             isinstance(message, (Logon, SessionKeyChange))
-            and frame.custody == self.opening.custody
+            and frame.custody == self.agreement.custody
             and frame.seq == self.head(frame.lane).seq + 1
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
-            delegation = delegation_in(self.opening, frame, message)
-            frame.verify(self.opening.domain, delegation.public_key)
+            delegation = delegation_in(self.agreement, frame, message)
+            frame.verify(self.agreement.domain, delegation.public_key)
             self._transcript.set_key(frame.lane, frame.seq, delegation.public_key)
         else:
             in_force = self.delegation(frame.lane)
@@ -183,15 +183,17 @@ class Record:
         if delegation is not None:
             self._delegations[frame.lane].append(delegation)
             self._ruling[frame.lane].append(frame.seq)
-        entry = Entry(frame, digest, message, bad)
+        entry = RecordedFrame(frame, digest, message, bad)
         self._entries.append(entry)
         self._lanes[frame.lane].append(entry)
         return entry
 
-    def begin_at(self, point: Point, known: Callable[[Entry], bool]) -> list[Entry]:
+    def truncate_to(
+        self, point: Point, known: Callable[[RecordedFrame], bool]
+    ) -> list[RecordedFrame]:
         """Hold no more than the frames after those that a checkpoint in force counts, and of these
         the ones for which `known` says so; returns all that it counts. All digests and keys stay.
-        The account is not for us to hold: `begins` has none.
+        The account is not for us to hold: `starts_at` has none.
 
         Raises CheckpointRefused where a frame that a record needs to begin there is not held;
         nothing has changed then.
@@ -203,7 +205,7 @@ class Record:
         places.update((SOLVER, seq) for seq in range(covered + 1, point.solver_seq + 1))
         found = (self.entry(lane, seq) for lane, seq in sorted(places))
         frames = [entry.frame for entry in found if entry is not None]
-        self.begins = beginning(point, b"", frames)
+        self.starts_at = base_snapshot(point, b"", frames)
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
         self._before = point.seqs
@@ -227,8 +229,8 @@ class Record:
         self._proven[lane] = seq + 1, b"".join(reversed(digests))
 
     def _digests(self, lane: int) -> tuple[int, bytes]:
-        """All that are known of a lane's frames up to the beginning: the first of them, and they,
-        one after the other."""
+        """All that are known of a lane's frames up to the base_snapshot: the first of them, and
+        they, one after the other."""
         digests: list[bytes] = []
         seq = self._before[lane]
         while seq and self.knows(lane, seq):
@@ -236,10 +238,10 @@ class Record:
             seq -= 1
         return seq + 1, b"".join(reversed(digests))
 
-    def remember(self, frame: Frame) -> None:
+    def retain(self, frame: Frame) -> None:
         """Know a frame from before the checkpoint, which was checked when it was journalled."""
         message, bad = _decoded(frame)
-        entry = Entry(frame, frame.digest(self.opening.domain), message, bad)
+        entry = RecordedFrame(frame, frame.digest(self.agreement.domain), message, bad)
         self._earlier[frame.lane, frame.seq] = entry
 
     def sign(
@@ -250,7 +252,7 @@ class Record:
         now_ns: int,
         *,
         covers: int | None = None,
-    ) -> Entry:
+    ) -> RecordedFrame:
         """Sign the lane's next frame and append it.
 
         covers: peerSeq; None for all of the other lane that is held. The sendingTime is `now_ns`,
@@ -263,8 +265,8 @@ class Record:
         peer_seq = self.head(other).seq if covers is None else covers
         frame = sign_frame(
             key,
-            self.opening.domain,
-            self.opening.custody,
+            self.agreement.domain,
+            self.agreement.custody,
             lane,
             mine.seq + 1,
             self.digest(lane, mine.seq),
@@ -297,4 +299,4 @@ def _decoded(frame: Frame) -> tuple[Message | None, JsonError | None]:
         return None, bad
 
 
-__all__ = ["DelegationRefused", "Entry", "Record"]
+__all__ = ["DelegationRefused", "Record", "RecordedFrame"]

@@ -9,72 +9,76 @@ from trio.to_thread import run_sync
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import CheckpointRefused, JournalCorrupt, TranscriptFileError
 from psymm.transcript import pruning
-from psymm.transcript.begun import begins_at, since
-from psymm.transcript.checkpoint import Beginning, Point, beginning
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
+from psymm.transcript.base_snapshot import base_snapshot_of, since
+from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
+from psymm.transcript.codec import JournalledFrame
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
-from psymm.transcript.opening import SOLVER, TRADER, Opening
 from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
-from psymm.transcript.rows import JournalledFrame
 
 
-async def read_record(journal: JournalReader, opening: Opening) -> Record:
+async def read_record(journal: JournalReader, agreement: CustodyAgreement) -> Record:
     """A custody's record from the journal, every frame checked as if it had just arrived; from the
     newest checkpoint in force on, where there is one. In a thread: a long one keeps nobody waiting.
 
     Raises JournalCorrupt naming the frame. Cancelled: raises Cancelled, nothing changed.
     """
-    custody = opening.custody
+    custody = agreement.custody
     held = await journal.frames(custody)
     checkpoints = await journal.checkpoints(custody)
-    earlier = await journal.remembered(custody)
+    earlier = await journal.retained(custody)
     newest = checkpoints[-1] if checkpoints else None
-    return await journal.in_thread(_read, journal, opening, held, newest, earlier)
+    return await journal.in_thread(_read, journal, agreement, held, newest, earlier)
 
 
 def _read(
     journal: JournalReader,
-    opening: Opening,
+    agreement: CustodyAgreement,
     held: list[JournalledFrame],
     newest: tuple[Point, bytes] | None,
     earlier: list[JournalledFrame],
 ) -> Record:
     if newest is None:
-        return _appended(journal, Record(opening), held)
+        return _appended(journal, Record(agreement), held)
     point, account = newest
     before = [
-        (_frame(journal, opening, one), one.digest)
+        (_frame(journal, agreement, one), one.digest)
         for one in held
         if one.seq <= point.seqs[one.lane]
     ]
-    frames = [_frame(journal, opening, one) for one in earlier] + [one for one, _ in before]
+    frames = [_frame(journal, agreement, one) for one in earlier] + [one for one, _ in before]
     try:
-        record = Record(opening, beginning(point, account, frames))
+        record = Record(agreement, base_snapshot(point, account, frames))
     except CheckpointRefused as bad:
         raise JournalCorrupt(
             f"the record cannot begin at its checkpoint: {bad}",
             journal=journal.path,
-            custody=opening.custody,
+            custody=agreement.custody,
         ) from None
     for frame in frames:
-        if pruning.is_remembered(frame.raw):
-            record.remember(frame)
+        if pruning.is_retained(frame.raw):
+            record.retain(frame)
     for lane in (TRADER, SOLVER):
         record.know(lane, [one for one in before if one[0].lane == lane])
     return _appended(journal, record, [one for one in held if one.seq > point.seqs[one.lane]])
 
 
-def _frame(journal: JournalReader, opening: Opening, held: JournalledFrame) -> Frame:
+def _frame(journal: JournalReader, agreement: CustodyAgreement, held: JournalledFrame) -> Frame:
     """A frame from before a checkpoint, whose digest was checked when it was journalled."""
     try:
         frame = Frame.parse(held.raw)
     except FrameError as bad:
         raise _corrupt(
-            journal, opening, held, f"a frame in the journal is not valid: {bad}"
+            journal, agreement, held, f"a frame in the journal is not valid: {bad}"
         ) from None
-    if (frame.lane, frame.seq, frame.digest(opening.domain)) != (held.lane, held.seq, held.digest):
-        raise _corrupt(journal, opening, held, _NOT_THE_SAME)
+    if (frame.lane, frame.seq, frame.digest(agreement.domain)) != (
+        held.lane,
+        held.seq,
+        held.digest,
+    ):
+        raise _corrupt(journal, agreement, held, _NOT_THE_SAME)
     return frame
 
 
@@ -85,10 +89,10 @@ def _appended(journal: JournalReader, record: Record, frames: list[JournalledFra
             entry = record.append(frame)
         except (FrameError, TranscriptError, DelegationRefused) as bad:
             raise _corrupt(
-                journal, record.opening, held, f"a frame in the journal is not valid: {bad}"
+                journal, record.agreement, held, f"a frame in the journal is not valid: {bad}"
             ) from None
         if (frame.lane, frame.seq, entry.digest) != (held.lane, held.seq, held.digest):
-            raise _corrupt(journal, record.opening, held, _NOT_THE_SAME)
+            raise _corrupt(journal, record.agreement, held, _NOT_THE_SAME)
     return record
 
 
@@ -96,10 +100,10 @@ _NOT_THE_SAME: Final = "a frame in the journal is not the one it was"
 
 
 def _corrupt(
-    journal: JournalReader, opening: Opening, held: JournalledFrame, why: str
+    journal: JournalReader, agreement: CustodyAgreement, held: JournalledFrame, why: str
 ) -> JournalCorrupt:
     return JournalCorrupt(
-        why, journal=journal.path, custody=opening.custody, lane=held.lane, seq=held.seq
+        why, journal=journal.path, custody=agreement.custody, lane=held.lane, seq=held.seq
     )
 
 
@@ -112,31 +116,31 @@ async def verify_journal(journal: JournalReader) -> int:
     """
     total = 0
     for held in await journal.custodies():
-        frames = await journal.frames(held.opening.custody)
-        begins = await begins_at(journal, held.opening.custody, frames)
-        frames = since(begins, frames)
+        frames = await journal.frames(held.agreement.custody)
+        starts_at = await base_snapshot_of(journal, held.agreement.custody, frames)
+        frames = since(starts_at, frames)
         try:
-            verified = await run_sync(_verified, held.opening, begins, frames)
+            verified = await run_sync(_verified, held.agreement, starts_at, frames)
         except TranscriptFileError as bad:
             place = "" if bad.frame is None else f", arrival {frames[bad.frame].arrival}"
             raise JournalCorrupt(
                 f"a frame in the journal is not valid{place}: {bad.reason}",
                 journal=journal.path,
-                custody=held.opening.custody,
+                custody=held.agreement.custody,
             ) from None
         total += verified.frames
     return total
 
 
 def _verified(
-    opening: Opening, begins: Beginning | None, frames: list[JournalledFrame]
+    agreement: CustodyAgreement, starts_at: BaseSnapshot | None, frames: list[JournalledFrame]
 ) -> Verified:
-    file = parse_file(encode_file(opening, [frame.raw for frame in frames], begins=begins))
+    file = parse_file(encode_file(agreement, [frame.raw for frame in frames], starts_at=starts_at))
     for index, (held, frame) in enumerate(zip(frames, file.frames, strict=True)):
         if (held.lane, held.seq, held.digest) != (
             frame.lane,
             frame.seq,
-            frame.digest(opening.domain),
+            frame.digest(agreement.domain),
         ):
             raise TranscriptFileError(
                 "not-the-same",

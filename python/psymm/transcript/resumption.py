@@ -18,8 +18,8 @@ from typing import Final
 from psymm._core import SecretKey, SignatureError, address_of, recover
 from psymm.errors import ResumeRefused
 from psymm.messages import JournalStatus, Logon, Resume, SessionKeyChange
+from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.delegation import Delegation
-from psymm.transcript.opening import Opening
 from psymm.wallet import TypedMessage
 
 PROVES_ONLY: Final = 0
@@ -38,7 +38,7 @@ _FIELDS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Prover:
+class ResumeSigner:
     """A key in our hands and what our wallet signed for it, 65 bytes."""
 
     key: SecretKey
@@ -46,7 +46,7 @@ class Prover:
     delegation_signature: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, key: SecretKey, lane: int, said: Logon | SessionKeyChange) -> Prover:
+    def of(cls, key: SecretKey, lane: int, said: Logon | SessionKeyChange) -> ResumeSigner:
         """With the delegation that a Logon or UKY of ours carries."""
         return cls(
             key,
@@ -54,9 +54,9 @@ class Prover:
             said.delegation_signature,
         )
 
-    def sign(self, opening: Opening, challenge: bytes, heads: Resume) -> Resume:
+    def sign(self, agreement: CustodyAgreement, challenge: bytes, heads: Resume) -> Resume:
         """The heads with their proof over the other side's challenge."""
-        digest = _message(opening, self.delegation.lane, challenge, heads).digest()
+        digest = _message(agreement, self.delegation.lane, challenge, heads).digest()
         return replace(
             heads,
             session_public_key=self.delegation.public_key,
@@ -68,7 +68,9 @@ class Prover:
         )
 
 
-def check_resume(opening: Opening, lane: int, challenge: bytes, said: Resume, now_ns: int) -> bytes:
+def check_resume(
+    agreement: CustodyAgreement, lane: int, challenge: bytes, said: Resume, now_ns: int
+) -> bytes:
     """The public key that signed a resume of `lane` over our challenge, delegated by the lane's
     wallet for a time that is not over at `now_ns`.
 
@@ -85,8 +87,8 @@ def check_resume(opening: Opening, lane: int, challenge: bytes, said: Resume, no
         or said.signature is None
     ):
         raise ResumeRefused("these heads are not signed")
-    wallet = opening.wallet_key(lane)
-    if said.custody != opening.custody:
+    wallet = agreement.wallet_key(lane)
+    if said.custody != agreement.custody:
         raise ResumeRefused("these heads are of another custody", theirs=said.custody)
     if key == wallet:
         raise ResumeRefused("a wallet's own key is never its session key")
@@ -94,8 +96,8 @@ def check_resume(opening: Opening, lane: int, challenge: bytes, said: Resume, no
         raise ResumeRefused("the session key has expired", expiry=expiry, now=now_ns)
     try:
         delegation = Delegation(lane, key, said.from_seq, said.to_seq, expiry)
-        delegated = recover(delegation.message(opening).digest(), said.delegation_signature)
-        signer = recover(_message(opening, lane, challenge, said).digest(), said.signature)
+        delegated = recover(delegation.message(agreement).digest(), said.delegation_signature)
+        signer = recover(_message(agreement, lane, challenge, said).digest(), said.signature)
     except (SignatureError, ValueError) as bad:  # ValueError: the key is no point
         raise ResumeRefused(f"a signature is none: {bad}") from None
     if delegated != wallet:
@@ -125,10 +127,12 @@ def nothing_yet(custody: bytes) -> Resume:
     )
 
 
-def _message(opening: Opening, lane: int, challenge: bytes, heads: Resume) -> TypedMessage:
+def _message(
+    agreement: CustodyAgreement, lane: int, challenge: bytes, heads: Resume
+) -> TypedMessage:
     return TypedMessage(
-        chain_id=opening.chain_id,
-        contract=opening.contract,
+        chain_id=agreement.chain_id,
+        contract=agreement.contract,
         primary_type="Resume",
         fields=_FIELDS,
         values={
@@ -144,4 +148,4 @@ def _message(opening: Opening, lane: int, challenge: bytes, heads: Resume) -> Ty
     )
 
 
-__all__ = ["PROVES_ONLY", "Prover", "challenge_for", "check_resume", "nothing_yet"]
+__all__ = ["PROVES_ONLY", "ResumeSigner", "challenge_for", "check_resume", "nothing_yet"]

@@ -2,9 +2,9 @@
 
 `journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
 `custodies`, `heads`, `frames`, `session_keys`, `openings`, `settlements`, `equivocations`,
-`facts`, `revocations`, `aside` (frames that were taken off the record because their key was
-revoked); `mending` and `salvaged` where frames are still to be fetched; of checkpoints, and of what
-was pruned before one, those of `psymm.transcript.pruning`.
+`facts`, `revocations`, `revoked_frames` (taken off the record because their key was
+revoked); `recovering` and `rescued` where frames are still to be fetched; of checkpoints, and of
+what was pruned before one, those of `psymm.transcript.pruning`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Final
 
 from psymm.errors import JournalCorrupt, Missing
 from psymm.transcript import pruning
-from psymm.transcript.faults import typed
-from psymm.transcript.heads import Heads, HeldHeads, put_heads
-from psymm.transcript.rows import frame_checksum, is_frame
+from psymm.transcript.codec import frame_checksum, is_frame
+from psymm.transcript.faults import translate_journal_errors
+from psymm.transcript.heads import Heads, HeldHeads, upsert_heads
 
 VERSION: Final = 2
 
@@ -33,11 +33,11 @@ CREATE TABLE journal (
 CREATE TABLE custodies (
   custody BLOB PRIMARY KEY, lane INTEGER NOT NULL CHECK (lane IN (0, 1)),
   chain_id INTEGER NOT NULL, contract TEXT NOT NULL, trader BLOB NOT NULL, solver BLOB NOT NULL,
-  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, meeting BLOB NOT NULL,
+  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, handshake BLOB NOT NULL,
   state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', opened_ns INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE heads (
-  custody BLOB PRIMARY KEY REFERENCES custodies, lane INTEGER NOT NULL, standing TEXT NOT NULL,
+  custody BLOB PRIMARY KEY REFERENCES custodies, lane INTEGER NOT NULL, health TEXT NOT NULL,
   frames INTEGER NOT NULL, trader_seq INTEGER NOT NULL, trader_digest BLOB NOT NULL,
   solver_seq INTEGER NOT NULL, solver_digest BLOB NOT NULL, checksum BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -47,7 +47,7 @@ CREATE TABLE frames (
   sent INTEGER NOT NULL, checksum BLOB NOT NULL,
   PRIMARY KEY (custody, arrival), UNIQUE (custody, lane, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX unsent ON frames (custody, arrival) WHERE sent = 0;
+CREATE INDEX outbox ON frames (custody, arrival) WHERE sent = 0;
 CREATE TABLE session_keys (
   custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
   sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
@@ -72,16 +72,16 @@ CREATE TABLE revocations (
   custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, key TEXT NOT NULL,
   from_seq INTEGER NOT NULL, cut INTEGER NOT NULL, PRIMARY KEY (custody, lane, key)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE aside (
+CREATE TABLE revoked_frames (
   custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, lane INTEGER NOT NULL,
   seq INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (custody, digest)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE mending (
+CREATE TABLE recovering (
   custody BLOB PRIMARY KEY REFERENCES custodies,
   trader_seq INTEGER NOT NULL, trader_digest BLOB NOT NULL,
   solver_seq INTEGER NOT NULL, solver_digest BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE salvaged (
+CREATE TABLE rescued (
   custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, seq INTEGER NOT NULL,
   raw BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
 ) STRICT, WITHOUT ROWID;
@@ -116,7 +116,7 @@ def migrate(path: Path, base: sqlite3.Connection) -> None:
 
     Raises JournalCorrupt where its frames are not the ones that were written.
     """
-    with typed(path):
+    with translate_journal_errors(path):
         version = version_of(path, base)
         while version in _MIGRATIONS:
             base.execute("BEGIN IMMEDIATE")
@@ -176,7 +176,7 @@ def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
             raise JournalCorrupt(
                 "frames are missing", journal=path, custody=custody, stated=stated, held=held
             )
-        put_heads(base, HeldHeads(custody, lane, "whole", Heads(heads[0], heads[1]), held))
+        upsert_heads(base, HeldHeads(custody, lane, "complete", Heads(heads[0], heads[1]), held))
     base.execute("ALTER TABLE custodies DROP COLUMN frames")
 
 

@@ -5,7 +5,7 @@ go into it, and nothing should wait for company. So a frame that comes while not
 verified goes at once; whatever comes while a batch runs in its thread waits together and is the
 next batch. Under load the batches grow by themselves.
 
-Sessions `share` frames before they append them: a frame remembers what verified it, and the
+Sessions `prefetch` frames before they append them: a frame remembers what verified it, and the
 transcript does not do it again. Whether a frame is taken is the transcript's alone to say, so it
 cannot depend on whether, with whom or how its frame was verified here.
 
@@ -121,7 +121,7 @@ class FrameVerifier:
             if public_key in self._spoilers:
                 await trio.lowlevel.checkpoint()
                 return self._verify_alone(waiting)
-            await self._wait_for_company(waiting)
+            await self._wait_for_batch(waiting)
             if waiting.verdict is None:
                 self._led = True
                 await self._lead(waiting)
@@ -129,7 +129,7 @@ class FrameVerifier:
             self._room.release()
         return _told(waiting.verdict)
 
-    async def share(self, domain: bytes, public_key: bytes, frames: Sequence[Frame]) -> None:
+    async def prefetch(self, domain: bytes, public_key: bytes, frames: Sequence[Frame]) -> None:
         """Verify frames that a session is about to append, with whatever else has come.
 
         Tells no verdict: a frame that is right remembers it, any other is judged when it is
@@ -152,7 +152,7 @@ class FrameVerifier:
                     self._settle(part, await self._verdicts(part))
                 return
             (waiting,) = batch
-            await self._wait_for_company(waiting)
+            await self._wait_for_batch(waiting)
             if waiting.verdict is None:
                 if not self._led and len(self._queue) == 1:
                     self._queue.clear()
@@ -171,7 +171,7 @@ class FrameVerifier:
         except trio.WouldBlock:
             await self._room.acquire()
 
-    async def _wait_for_company(self, waiting: _Waiting) -> None:
+    async def _wait_for_batch(self, waiting: _Waiting) -> None:
         """Returns with a verdict, or where this task has to lead."""
         self._queue.append(waiting)
         try:

@@ -1,0 +1,437 @@
+"""A client: one party with everything that it needs open: wallet, chain, vault, prover, journal.
+
+`VaultCollateral` is how a session reaches the vault; `open_client` opens all of it from a home.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import trio
+
+from psymm.chain.addresses import ZERO_ADDRESS
+from psymm.chain.checking import check
+from psymm.chain.deployment import Deployment
+from psymm.chain.errors import TokenUnfit
+from psymm.chain.outbox import Outbox
+from psymm.chain.registry import Registry, RegistryEntry, Role
+from psymm.chain.revocations import RevocationWatch
+from psymm.chain.rpc import Rpc
+from psymm.chain.tokens import read_token
+from psymm.chain.transactions import Chain, Signer
+from psymm.custody.errors import FeeTooHigh, FundsTooLow, MoveFailed
+from psymm.custody.moves import DEFAULT_FEE_PART, Moved, Vault, open_vault
+from psymm.custody.notes import Custody, Note
+from psymm.custody.openings import verify_opening
+from psymm.custody.planning import Signatures
+from psymm.custody.prover import Prover
+from psymm.custody.sending import DirectSender, Sender, SendTerms
+from psymm.custody.settlement import Payee, PlannedSettlement
+from psymm.errors import (
+    ClocksDiffer,
+    NotRegistered,
+    PSymmError,
+    SettlementRefused,
+    TokenDiffers,
+)
+from psymm.messages import ChainFact, FactKind
+from psymm.nursery import open_block_nursery
+from psymm.session.clock import Clock, SystemClock
+from psymm.session.collateral import ChainView, Fact, Mined, custody_of
+from psymm.session.party import LocalParty, journal_secret
+from psymm.session.preflight import which_clock
+from psymm.session.runner import LOOK_UP_S
+from psymm.sockets.dialling import check_plain
+from psymm.terms import Terms
+from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
+from psymm.transcript.journal import Journal, open_journal
+from psymm.transcript.replayed import verify_journal
+from psymm.wallet import CallbackWallet, KeyWallet, TypedMessage, Wallet
+
+LOOK_S: Final = 2.0
+"""How old what we know of our funds may be when somebody asks us to put them up."""
+MOST_CHECKS: Final = 8
+"""Notes of traders that are looked up on our chain at once, from however many addresses."""
+CHAIN_SKEW_S: Final = 600.0
+"""By how much the newest block may differ from our clock before nothing is funded."""
+MADE_ON_DEMAND: Final = (31337,)
+"""Chains whose newest block may be of any age."""
+
+
+class VaultCollateral:
+    """A session's `Collateral` on a vault. senders: who takes moves to the chain, in turn."""
+
+    def __init__(self, vault: Vault, senders: Sequence[Sender]) -> None:
+        self._vault = vault
+        self._senders = tuple(senders)
+        # What is being put up, by custody: it counts before its move has taken notes, too.
+        self._putting_up: dict[bytes, tuple[Custody, str, int]] = {}
+        self._looking = trio.Lock()
+        self._checking = trio.Semaphore(MOST_CHECKS)
+        self._looked: dict[str, tuple[float, int]] = {}
+
+    async def check(
+        self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
+    ) -> None:
+        """See `Collateral.check`."""
+        terms, vault = Terms.parse(agreement.terms), self._vault
+        token = terms.collateral.token
+        await check_token(vault.chain, terms, symbol)
+        await self._check_time(now_ns)
+        await vault.refresh()
+        if await vault.is_funding(custody_of(agreement)):
+            return
+        offer = await self.relayer(token, most_fee(terms, amount))
+        balance = await vault.balance(token)
+        available = balance.available + await vault.coming(token)
+        if available < amount + offer.fee:
+            raise FundsTooLow(token, amount + offer.fee, balance.available, balance.under_way)
+
+    async def _check_time(self, now_ns: int) -> None:
+        """The chain's newest block is about as old as it should be by our clock."""
+        block_s = (await self._vault.chain.block()).timestamp_s
+        ahead_s = block_s - now_ns / 1e9
+        # Development chains make a block when they are asked to.
+        behind_s = 0.0 if self._vault.chain.chain_id in MADE_ON_DEMAND else -ahead_s
+        if max(ahead_s, behind_s) > CHAIN_SKEW_S:
+            raise ClocksDiffer(
+                "the chain's newest block and our clock are too far apart: our clock is wrong, or"
+                " the node has stopped",
+                by_s=ahead_s,
+                most_s=CHAIN_SKEW_S,
+            )
+
+    async def check_funds(self, terms: Terms, amount: int) -> None:
+        """See `Collateral.check_funds`."""
+        token = terms.collateral.token
+        direct = all(isinstance(one, DirectSender) for one in self._senders)
+        needed = amount + (0 if direct else most_fee(terms, amount))
+        async with self._looking:
+            looked, available = self._looked.get(token, (float("-inf"), 0))
+            if trio.current_time() - looked > LOOK_S:
+                # Anybody may ask, so the chain and the file are not read for each.
+                listed = [one for one in self._vault.deployment.tokens if one.address == token]
+                await check_token(self._vault.chain, terms, listed[0].symbol if listed else None)
+                await self._vault.refresh()
+                balance = await self._vault.balance(token)
+                available = balance.available + await self._vault.coming(token)
+                self._looked[token] = (trio.current_time(), available)
+            for custody, other, promised in list(self._putting_up.values()):
+                if other == token and not await self._vault.is_funding(custody):
+                    available -= promised
+        if available < needed:
+            raise FundsTooLow(token, needed, available, 0)
+
+    async def fund(
+        self, agreement: CustodyAgreement, lane: int, token: str, amount: int
+    ) -> Sequence[Note]:
+        """See `Collateral.fund`."""
+        most, custody = most_fee(Terms.parse(agreement.terms), amount), custody_of(agreement)
+        self._putting_up[custody.id] = (custody, token, amount)
+        try:
+            funded = await self._vault.fund(custody, token, amount, self._senders, max_fee=most)
+        finally:
+            self._putting_up.pop(custody.id, None)
+            self._looked.pop(token, None)
+        return [funded.note]
+
+    async def verify(self, agreement: CustodyAgreement, notes: Sequence[Note]) -> None:
+        """See `Collateral.verify`."""
+        custody = custody_of(agreement)
+        for note in notes:
+            async with self._checking:
+                await verify_opening(note.opening, custody, note.token, self._vault.tree)
+
+    async def payee(self, token: str, amount: int) -> Payee:
+        """See `Collateral.payee`."""
+        return await self._vault.payee(token, amount)
+
+    async def relayer(self, token: str, cap: int) -> SendTerms:
+        """See `Collateral.relayer`. Raises the last sender's error where none will do."""
+        failed: PSymmError | None = None
+        for sender in dict.fromkeys(self._senders):
+            try:
+                terms = await sender.terms("ctc", token)
+            except PSymmError as refused:
+                failed = refused
+                continue
+            if terms.fee > cap:
+                failed = FeeTooHigh(terms.fee, cap)
+                continue
+            return terms
+        raise failed or SettlementRefused("nobody is named who sends moves to the chain")
+
+    async def sign(self, settlement: PlannedSettlement) -> bytes:
+        """See `Collateral.sign`."""
+        return await self._vault.sign_settlement(settlement)
+
+    async def sign_payee(self, message: TypedMessage) -> bytes:
+        """See `Collateral.sign_payee`."""
+        return await self._vault.wallet.sign_typed(message)
+
+    async def settle(self, settlement: PlannedSettlement, signatures: Signatures) -> Mined:
+        """See `Collateral.settle`."""
+        direct = settlement.call.relayer == ZERO_ADDRESS
+        senders = [one for one in self._senders if isinstance(one, DirectSender) == direct]
+        if not senders:
+            raise SettlementRefused(
+                "the settlement names a relayer that we cannot reach, or none and we send none",
+                relayer=settlement.call.relayer,
+            )
+        await self._vault.settle(settlement, signatures, senders)
+        mined = await self._mined(settlement)
+        if mined is None:
+            raise MoveFailed("settle", "it was sent but is not on chain")
+        return mined
+
+    async def look_up(self, cited: ChainFact) -> ChainView:
+        """See `Collateral.look_up`. All sessions of the vault share one look."""
+        tree = self._vault.tree
+        await tree.look(LOOK_UP_S / 2)
+        thing = cited.nullifier if cited.fact_kind is FactKind.SPENT else cited.commitment
+        found = None
+        if thing is not None:
+            found = await tree.transaction_with(thing, spent=cited.fact_kind is FactKind.SPENT)
+        fact: Fact | None = None
+        if found is not None:
+            block, tx_hash, spent, inserted = found
+            transaction = bytes.fromhex(tx_hash.removeprefix("0x"))
+            fact = Fact(block, transaction, spent, inserted)
+        return ChainView(tree.head, tree.block, fact)
+
+    async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
+        """See `Collateral.wait_spent`."""
+        try:
+            await self._vault.await_settlement(settlement, timeout_s=float("inf"))
+        except MoveFailed:
+            return None
+        return await self._mined(settlement)
+
+    async def _mined(self, settlement: PlannedSettlement) -> Mined | None:
+        await self._vault.refresh()
+        found = await self._vault.mined_in(settlement.call)
+        if found is None:
+            return None
+        block, transaction = found
+        return Mined(block, bytes.fromhex(transaction.removeprefix("0x")))
+
+
+def most_fee(terms: Terms, amount: int) -> int:
+    """The most for one move: the cap of the terms that both accepted, which may be far below the
+    vault's own share."""
+    return min(terms.tariff.relayer_cap, amount // DEFAULT_FEE_PART)
+
+
+async def check_token(chain: Chain, terms: Terms, symbol: str | None) -> None:
+    """The terms' token is a contract that counts as they say and has the name that it was called
+    by. One without a symbol has no other name than its address. Raises TokenDiffers, ChainError.
+    Cancelled: raises Cancelled."""
+    said = terms.collateral
+    try:
+        found = await read_token(chain, said.token)
+    except TokenUnfit as unfit:
+        raise TokenDiffers(f"the terms' token: {unfit.reason}", token=said.token) from None
+    if found.decimals != said.decimals:
+        raise TokenDiffers(
+            "the token has other decimals than the terms say",
+            token=said.token,
+            chain=found.decimals,
+            terms=said.decimals,
+        )
+    if symbol is not None and found.symbol and found.symbol != symbol:
+        raise TokenDiffers(
+            "the token's symbol is not the one that was named",
+            token=said.token,
+            chain=found.symbol,
+            named=symbol,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Everything of one party, open. `party` is what sessions take."""
+
+    wallet: Wallet
+    deployment: Deployment
+    registry: Registry
+    vault: Vault
+    journal: Journal
+    senders: tuple[Sender, ...]
+    party: LocalParty
+
+    async def solvers(self) -> Sequence[RegistryEntry]:
+        """Solvers of the registry to choose from, at most some hundred: those that we dealt with
+        before, and of the others the first listed and some at random, see `Registry.candidates`.
+
+        Raises ChainError, JournalError. Cancelled: raises Cancelled.
+        """
+        return await self.registry.candidates(Role.SOLVER, await known_solvers(self.journal))
+
+    async def solver(self, account: str) -> RegistryEntry:
+        """One solver by address. Raises NotRegistered, ChainError. Cancelled: raises Cancelled."""
+        entry = await self.registry.get(Role.SOLVER, account)
+        if entry is None:
+            raise NotRegistered(account=account, role="solver")
+        return entry
+
+    async def which_clock(self, differ: ClocksDiffer) -> str:
+        """Which of the two clocks is wrong, in words, as far as the chain can tell.
+
+        Raises ChainError. Cancelled: raises Cancelled.
+        """
+        block = await self.vault.chain.block()
+        on_demand = self.vault.chain.chain_id in MADE_ON_DEMAND
+        return which_clock(
+            float(str(differ.values["by_s"])),
+            block.timestamp_s - self.party.clock.now_ns() / 1e9,
+            None if on_demand else CHAIN_SKEW_S,
+        )
+
+    async def announce(
+        self, endpoint: str, signer: Signer, role: Role = Role.SOLVER, *, plain: bool = False
+    ) -> None:
+        """List ourselves in the registry, or update the entry. `signer` pays the gas and must be
+        the wallet's own account. plain: list a ws:// endpoint of another machine than this, which
+        nobody dials unless asked to (`spec.md` 61).
+
+        Raises PlainRefused, ChainError. Cancelled: it may still be mined."""
+        await check_plain(endpoint, plain)
+        await self.registry.register(signer, role, endpoint, self.wallet.public_key)
+
+    async def withdraw(
+        self, token: str, amount: int, recipient: str, *, max_fee: int | None = None
+    ) -> Moved:
+        """Take `amount` token units out to any address, see `Vault.withdraw`."""
+        moved = await self.vault.withdraw(token, amount, recipient, self.senders, max_fee=max_fee)
+        await self.vault.store.report([moved.move])  # to the caller, now
+        return moved
+
+
+async def known_solvers(journal: Journal) -> frozenset[str]:
+    """Accounts of the solvers that the journal holds a custody with. Raises JournalError."""
+    return frozenset(
+        one.agreement.wallet_address(SOLVER)
+        for one in await journal.custodies()
+        if one.lane == TRADER
+    )
+
+
+@asynccontextmanager
+async def open_client_on(
+    wallet: Wallet,
+    vault: Vault,
+    registry: Registry,
+    senders: Sequence[Sender],
+    journal: Path,
+    *,
+    clock: Clock | None = None,
+    private: bool | None = None,
+) -> AsyncGenerator[Client, None]:
+    """A client on a vault that is already open; opens, verifies and unlocks the journal, and
+    follows the revocations of session keys. private: see `open_client`.
+
+    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner, ChainError. Leaving closes
+    the journal, nothing else. Cancelled: what was queued for the journal is still written.
+    """
+    deployment = vault.deployment
+    place = (deployment.chain_id, deployment.psymm)
+    kept = journal.with_name("revocations.json")
+    watch = RevocationWatch(registry, deployment.first_block, file=kept)
+    async with open_journal(journal) as opened, open_block_nursery() as nursery:
+        await verify_journal(opened)
+        await opened.unlock(wallet.address, await journal_secret(wallet, *place))
+        await nursery.start(watch.run)
+        if vault.chain.outbox is not None:
+            own = wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None
+            nursery.start_soon(vault.chain.outbox.follow, vault.chain, own)
+        yield Client(
+            wallet,
+            deployment,
+            registry,
+            vault,
+            opened,
+            tuple(senders),
+            LocalParty(
+                wallet,
+                opened,
+                VaultCollateral(vault, senders),
+                clock or SystemClock(),
+                *place,
+                deployment.registry,
+                watch,
+                private=private,
+                tokens=deployment.tokens,
+            ),
+        )
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_client(
+    wallet: Wallet,
+    deployment: Deployment | Path | str,
+    rpc: str | Sequence[str],
+    home: Path | str,
+    *,
+    relayers: Literal["random", "cheapest"] = "cheapest",
+    direct: bool = False,
+    depth: int = 1,
+    tls: ssl.SSLContext | None = None,
+    plain: bool = False,
+    private: bool | None = None,
+) -> AsyncGenerator[Client, None]:
+    """Open everything of a party: chain, contracts checked, vault, prover, journal.
+
+    rpc: the node's address, or several, see `Rpc`.
+    home: its directory (journal, notes).
+    relayers: which of the registry's to take, see `RelayerSender`.
+    direct:
+    where no relayer does it, send moves from the wallet's own account, which then shows on chain
+    (needs a `KeyWallet`, or a `CallbackWallet` whose function signs digests). depth: confirmations.
+    tls: what wss:// relayers are verified with.
+    plain: ask ws:// relayers on other machines, too.
+    private: endpoints of the registry may lead to this machine or a local network; None: on the
+    development chain only.
+    Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
+    all of it.
+    """
+    from psymm.relayer.sender import RelayerSender  # here, for it loads pydantic
+
+    home = Path(home)
+    if not isinstance(deployment, Deployment):
+        deployment = await trio.to_thread.run_sync(Deployment.load, Path(deployment))
+    async with Rpc(rpc) as node, Prover() as prover:
+        chain = Chain(node, deployment.chain_id, outbox=Outbox(home / "outbox.sqlite"))
+        await check(chain, deployment)
+        registry, pool = deployment.party_registry(chain), deployment.pool(chain)
+
+        vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
+
+        async def listed() -> Sequence[RegistryEntry]:
+            return await registry.candidates(Role.RELAYER, await vault.relayers_used())
+
+        own: DirectSender | None = None
+        if direct and isinstance(wallet, KeyWallet | CallbackWallet):
+            own = DirectSender(pool, wallet, depth=depth)
+        senders = RelayerSender(
+            pool,
+            listed,
+            order=relayers,
+            known=vault.relayers_used,
+            depth=depth,
+            tls=tls,
+            plain=plain,
+            private=private,
+        ).senders(own)
+        async with (
+            vault,
+            open_client_on(
+                wallet, vault, registry, senders, home / "journal.db", private=private
+            ) as client,
+        ):
+            yield client

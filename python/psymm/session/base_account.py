@@ -1,0 +1,42 @@
+"""The account that a checkpoint in force stands for, out of a journal's bytes."""
+
+from __future__ import annotations
+
+from psymm.errors import JournalCorrupt
+from psymm.rulebook import Account, AccountRefused, restore
+from psymm.terms import Terms
+from psymm.transcript.base_snapshot import first_checkpoint
+from psymm.transcript.checkpoint import Point
+from psymm.transcript.reader import JournalReader
+
+
+def account_at(
+    journal: JournalReader, custody: bytes, terms: Terms, point: Point, document: bytes
+) -> Account:
+    """The account of a journal's checkpoint. Raises JournalCorrupt where the document is not the
+    one that both lanes signed at that point."""
+    try:
+        account = restore(document, terms, point.account_hash)
+    except AccountRefused as bad:
+        raise JournalCorrupt(
+            f"the account of the checkpoint does not stand: {bad}",
+            journal=journal.path,
+            custody=custody,
+        ) from None
+    if account.seqs != point.seqs:
+        raise JournalCorrupt(
+            "the account is not of the frames that its checkpoint names",
+            journal=journal.path,
+            custody=custody,
+        )
+    return account
+
+
+async def first_account(journal: JournalReader, custody: bytes, terms: Terms) -> Account | None:
+    """The account that a custody's frames in the journal begin with; None where they begin with
+    the first of all.
+
+    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    """
+    base = await first_checkpoint(journal, custody)
+    return None if base is None else account_at(journal, custody, terms, *base)

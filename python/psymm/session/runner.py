@@ -1,0 +1,748 @@
+"""One end of a session, running: protocol, journal, socket and custody put together.
+
+The order in which things happen is `Effects`'s: frames are durable before they are sent and before
+anyone hears of them, offers excepted. Most turns are frames and texts only: they go to the journal
+and come back from it without a task of their own, and what came together, of whatever session, is
+one commit. The others, which change more than the record, are carried out one by one by `run`. A
+connection may come and go; the end lives on, and signs nothing between two of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from typing import Final, Protocol
+
+import trio
+
+from psymm._core import JsonError
+from psymm.errors import (
+    CollateralRefused,
+    Disconnected,
+    Leaving,
+    NotNow,
+    OverBudget,
+    PeerSilent,
+    PeerViolation,
+    PSymmError,
+    SessionClosed,
+    WalletError,
+)
+from psymm.messages import Message, Resume
+from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, Load
+from psymm.session.clock import Clock
+from psymm.session.collateral import Collateral, Note
+from psymm.session.compacted import keep_evidence, repeated
+from psymm.session.effects import (
+    Delivered,
+    Effects,
+    Event,
+    FundCollateral,
+    KeyChanged,
+    KeyDue,
+    SessionStatus,
+    StateChanged,
+    Stopped,
+    VerifyCollateral,
+)
+from psymm.session.keys import KeyRotator
+from psymm.session.ledger import RulebookLedger
+from psymm.session.protocol import SessionProtocol
+from psymm.session.stats import SessionStats, Traffic
+from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
+from psymm.transcript.checkpoint import Point
+from psymm.transcript.codec import CustodyState
+from psymm.transcript.encryption import JournalledOpening
+from psymm.transcript.faults import JournalFailure
+from psymm.transcript.journal import Journal
+from psymm.transcript.record import RecordedFrame
+from psymm.transcript.verifying import FrameVerifier
+
+BACKLOG: Final = 64
+"""Turns that may wait for the journal before nothing more is read from the socket."""
+AT_ONCE: Final = 32
+"""Frames of one message that are received before other sessions have their turn."""
+SEND_S: Final = 20.0
+LOOK_UP_S: Final = 2.0
+LOOK_UP_AGAIN_S: Final = 10.0
+"""Between two looks at our own chain for what the peer cites; and where it does not answer."""
+
+_JOURNAL_STATES: Final[dict[SessionStatus, CustodyState]] = {
+    SessionStatus.LOGON: "open",
+    SessionStatus.VERIFYING: "open",
+    SessionStatus.TRADING: "open",
+    SessionStatus.SETTLING: "settling",
+    SessionStatus.CLOSED: "closed",
+    SessionStatus.STOPPED: "stopped",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatistics:
+    """connections: so far. frames: on the record. waiting: turns not yet durable. load: what is
+    held for the peer now. last_in_ns, last_out_ns: by our clock, when the last
+    frame of the peer's and of ours was durable, None before the first. covered_ns: how long the
+    peer took to cover the last frame of ours of which that was measured, both journals included.
+    """
+
+    connections: int
+    frames: int
+    waiting: int
+    state: SessionStatus
+    connected: bool
+    load: Load
+    last_in_ns: int | None
+    last_out_ns: int | None
+    covered_ns: int | None
+    traffic: Traffic
+
+
+@dataclass
+class _Connection:
+    outgoing: trio.MemorySendChannel[str | bytes]
+    scope: trio.CancelScope
+    socket: Socket
+    waiting_bytes: int = 0
+    reason: PSymmError | None = field(default=None)
+    gone: trio.Event = field(default_factory=trio.Event)
+
+    def disconnect(self, reason: PSymmError) -> None:
+        if self.reason is None:
+            self.reason = reason
+        # What is queued still goes out: the sender ends the connection when it is through.
+        self.outgoing.close()
+
+    def put(self, message: str | bytes) -> None:
+        try:
+            if self.waiting_bytes > OUTGOING_BYTES:
+                raise trio.WouldBlock
+            self.outgoing.send_nowait(message)
+            self.waiting_bytes += len(message)
+        except trio.WouldBlock:
+            waiting = self.outgoing.statistics().current_buffer_used
+            self.reason = OverBudget(
+                "the peer does not read", messages=waiting, bytes=self.waiting_bytes
+            )
+            self.scope.cancel()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass
+
+
+class Guard(Protocol):
+    """What may keep an application from signing a message."""
+
+    def check(self, message: Message, now_ns: int) -> None:
+        """Raises the SessionError for which it is not signed."""
+        ...
+
+    def signed(self, message: Message, now_ns: int) -> None:
+        """It was signed."""
+        ...
+
+
+class SessionRunner:
+    """guard: asked before the application's messages are signed. was_synced: whether heads agreed
+    on the connection that went last. at_end: called once `run` is over, whatever ended it; must
+    not block and not raise.
+    on_event: called with every event, in order, after what caused it is durable; it must not
+    block and not raise. verifier: shared by all sessions of a process. `run` must be running for
+    anything to happen."""
+
+    def __init__(
+        self,
+        protocol: SessionProtocol,
+        journal: Journal,
+        clock: Clock,
+        collateral: Collateral,
+        on_event: Callable[[Event], None],
+        *,
+        collateral_amount: int,
+        rotator: KeyRotator | None = None,
+        verifier: FrameVerifier | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.verifier = verifier or FrameVerifier()
+        self.agreement = protocol.record.agreement
+        self.lane = protocol.lane
+        self.journal = journal
+        self.clock = clock
+        self.collateral = collateral
+        self.stats = SessionStats(protocol.record.agreement.custody, protocol.lane, clock, protocol)
+        self._on_event = self.stats.counting(on_event)
+        self.collateral_amount = collateral_amount
+        self._rotator = rotator
+        # Turns for `run` to carry out, in order; while there are any, all that come after wait.
+        self._pending_effects: deque[Effects] = deque()
+        self._taken = 0
+        self._done = 0
+        self._wake = trio.Event()
+        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._numbers = count()
+        self._poke = trio.Event()
+        self._due = 0
+        self.guard: Guard | None = None
+        self.was_synced = False
+        self._connection: _Connection | None = None
+        self._connections = 0
+        self._nursery: trio.Nursery | None = None
+        self._failed: Exception | None = None
+        self.at_end: list[Callable[[], None]] = []
+        self._asking = False
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write turns to the journal and carry them out; until cancelled.
+
+        Raises JournalError or StorageError if the journal fails: the session is then over for
+        this process.
+        Cancelled: turns already taken are journalled or not as a whole; none is sent unless it
+        was journalled.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    await self._carry_out_all(nursery, task_status)
+                finally:
+                    # From here on the nursery may close, and nothing may be begun in it.
+                    self._nursery = None
+        except BaseException as failed:
+            leaf = failed
+            while isinstance(leaf, BaseExceptionGroup):
+                leaf = leaf.exceptions[0]
+            self._failed = leaf if isinstance(leaf, PSymmError) else SessionClosed()
+            self._finished(0)
+            raise
+        finally:
+            for told in self.at_end:
+                told()
+
+    async def _carry_out_all(
+        self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
+    ) -> None:
+        self._ask_chain()
+        if self._rotator is not None:
+            self._rotator.begin(self._take, self._on_event)
+            nursery.start_soon(self._rotator.run, nursery)
+        task_status.started()
+        while True:
+            if self._failed is not None:
+                raise self._failed
+            if not self._pending_effects:
+                self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            # What was taken before it is on its way through the journal.
+            await self._until_done(self._taken - len(self._pending_effects))
+            await self._carry_out(self._pending_effects[0])
+            self._pending_effects.popleft()
+            self._finished(1)
+
+    @property
+    def over(self) -> PSymmError | None:
+        """What ended `run`, None while it runs. Nothing happens in this session any more."""
+        failed = self._failed
+        if failed is None or isinstance(failed, PSymmError):
+            return failed
+        # A bug of whoever listens; `run` raises that itself.
+        return SessionClosed(f"a listener failed ({type(failed).__name__})")
+
+    async def attach(
+        self,
+        socket: Socket,
+        *,
+        fresh: bool,
+        first: Sequence[str | bytes] = (),
+        challenge: bytes | None = None,
+    ) -> PSymmError:
+        """Serve one connection until it is gone; returns why it went.
+
+        fresh: the handshake was on it. first: messages already read from it. challenge: ours, if
+        the peer was told one on it already. A connection that stands is superseded: the caller has
+        verified that this one is the peer's (`proves`). Where no session key of ours can prove who
+        we are, the wallet is asked first, and its error returned. Cancelled: raises Cancelled; the
+        socket is closed.
+        """
+        if self._rotator is not None:
+            try:
+                await self._rotator.prove()
+            except WalletError as failed:
+                return failed
+        while (standing := self._connection) is not None:
+            standing.reason = Disconnected("another connection took over this session")
+            standing.scope.cancel()
+            await standing.gone.wait()
+        sender, receiver = trio.open_memory_channel[str | bytes](OUTGOING_MESSAGES)
+        connection = _Connection(sender, trio.CancelScope(), socket)
+        socket.allow(2 * self.protocol.params.frames_per_second + 100)
+        self._connection = connection
+        self._connections += 1
+        self.stats.connected()
+        try:
+            with connection.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_all, socket, receiver, connection)
+                    self._take(
+                        self.protocol.connected(
+                            self.clock.now_ns(), fresh=fresh, challenge=challenge
+                        )
+                    )
+                    nursery.start_soon(self._keep_time)
+                    await self._read_all(socket, connection, first)
+                    connection.scope.cancel()
+        finally:
+            self._connection = None
+            self.was_synced = self.protocol.synced
+            connection.gone.set()
+            reason = connection.reason or Disconnected()
+            self._take(self.protocol.disconnected())
+            sender.close()
+            receiver.close()
+            with trio.CancelScope(shield=True):
+                code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
+                code = GOING_AWAY if isinstance(reason, Leaving) else code
+                await socket.aclose(code, (code == GOING_AWAY and reason.detail) or reason.code)
+            self.stats.disconnected(reason)
+        return reason
+
+    def proves(self, theirs: Resume, challenge: bytes) -> None:
+        """Whether heads are signed by the peer over `challenge`. Raises ResumeRefused."""
+        self.protocol.head_sync.proves(theirs, challenge, self.clock.now_ns())
+
+    def disconnect(self, reason: PSymmError) -> None:
+        """Close the connection that stands, after what is queued on it."""
+        if self._connection is not None:
+            self._connection.disconnect(reason)
+
+    def part(self, reason: PSymmError) -> None:
+        """Close the connection that stands, for our own reason: once what the peer did is covered,
+        and that and all that was signed before is durable and sent. Does not block."""
+        if self._connection is None:
+            return
+        if self.over is not None:
+            self.disconnect(reason)  # Nothing is carried out any more.
+        else:
+            self._take(self.protocol.leave(reason, self.clock.now_ns()))
+
+    async def leave(self, reason: str = "") -> None:
+        """Close the connection that stands, with all that came covered and all that was signed
+        sent, and mean to come back. Cancelled: what was not sent yet goes out on resuming."""
+        standing = self._connection
+        self.part(Leaving(reason))
+        await self.flush(Effects())
+        if standing is not None:
+            await standing.gone.wait()
+
+    @property
+    def connections(self) -> int:
+        """How many there have been, the standing one included."""
+        return self._connections
+
+    @property
+    def attached(self) -> bool:
+        return self._connection is not None
+
+    def statistics(self) -> RunnerStatistics:
+        return RunnerStatistics(
+            self._connections,
+            self.protocol.record.frames,
+            self._taken - self._done,
+            self.protocol.state,
+            self.attached,
+            self.load,
+            self.stats.last_in_ns,
+            self.stats.last_out_ns,
+            self.stats.covered_ns,
+            self.stats.traffic(),
+        )
+
+    @property
+    def uncovered(self) -> int:
+        """Frames of the peer that no frame of ours covers yet."""
+        record = self.protocol.record
+        return record.head(1 - self.lane).seq - record.head(self.lane).peer_seq
+
+    @property
+    def load(self) -> Load:
+        """What this session holds for its peer now."""
+        standing, ledger = self._connection, self.protocol.ledger
+        pending = 0
+        if isinstance(ledger, RulebookLedger):
+            account = ledger.account
+            pending = len(account.requests) + len(account.quotes) + len(account.orders)
+        return Load(
+            0 if standing is None else standing.outgoing.statistics().current_buffer_used,
+            0 if standing is None else standing.waiting_bytes,
+            0 if standing is None else standing.socket.unread_bytes,
+            self.uncovered,
+            pending,
+        )
+
+    # --- commands -----------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> RecordedFrame:
+        """Sign a message; returns once it is durable and on its way.
+
+        Raises what `SessionProtocol.send` and the guard do, JournalError, and ValueError's kin
+        JsonError for a value that the vocabulary cannot carry. Cancelled: the frame is signed and
+        will be sent (now or on resuming), but the caller does not learn its number.
+        """
+        entry, effects = self._signed(message)
+        await self.flush(effects)
+        return entry
+
+    def post(self, message: Message) -> RecordedFrame:
+        """As `send`, without waiting: signed now, durable and on its way soon, before all that is
+        signed after it. Does not block."""
+        entry, effects = self._signed(message)
+        self._take(effects)
+        return entry
+
+    def _signed(self, message: Message) -> tuple[RecordedFrame, Effects]:
+        now = self.clock.now_ns()
+        if self.guard is not None:
+            self.guard.check(message, now)
+        entry, effects = self.protocol.send(message, now)
+        if self.guard is not None:
+            self.guard.signed(message, now)
+        return entry, effects
+
+    async def send_text(self, message: Message) -> None:
+        """Send a text. Raises NotNow without a connection. Cancelled: it may or may not go."""
+        await self.flush(self.protocol.send_text(message, self.clock.now_ns()))
+
+    async def flush(self, effects: Effects) -> None:
+        """Queue a turn and wait until it is carried out."""
+        self._take(effects)
+        await self._until_done(self._taken)
+
+    async def checkpoint(self) -> Point:
+        """Have a checkpoint with the peer that counts all that is on the record now, but for
+        Heartbeats at its end; returns it once it is in force and kept.
+
+        Waits for as long as the peer does not answer, over lost connections. Raises
+        SessionClosed, AccountsDiffer where the two sides' accounts are found to differ, or the
+        error that stopped the session. Cancelled: it goes on being made.
+        """
+        checkpoints = self.protocol.checkpoints
+        target, effects = self.protocol.request_checkpoint(self.clock.now_ns())
+        await self.flush(effects)
+        while (point := checkpoints.point) is None or not checkpoints.counts(target):
+            if (over := self.over) is not None:
+                raise over
+            if self.protocol.error is not None:
+                raise self.protocol.error
+            if checkpoints.differs is not None:
+                raise checkpoints.differs
+            if self.protocol.state is SessionStatus.CLOSED:
+                raise SessionClosed(custody=self.agreement.custody)
+            await self._until_done(self._done + 1)
+        await self.flush(Effects())
+        return point
+
+    async def log_out(self, reason: str) -> None:
+        """Sign a Logout. Raises NotNow, SessionClosed. Cancelled: it may or may not be signed."""
+        await self.flush(self.protocol.log_out(reason, self.clock.now_ns()))
+
+    async def rotate_key(self) -> None:
+        """Put a new session key in force, see `KeyRotator.rotate`."""
+        if self._rotator is None:
+            raise NotNow("nobody keeps this session's keys")
+        await self._rotator.rotate()
+
+    # --- tasks ------------------------------------------------------------------------------
+
+    def _take(self, effects: Effects) -> None:
+        """Carry a turn out behind those before it."""
+        self._ask_chain()
+        if effects:
+            self._taken += 1
+            if self._pending_effects or self._nursery is None or not effects.plain:
+                self._pending_effects.append(effects)
+                self._wake.set()
+            elif effects.entries or self._done < self._taken - 1:
+                self.journal.append_soon(
+                    [(entry.frame, entry.digest) for entry in effects.entries],
+                    ours=self.lane,
+                    then=partial(self._durable, effects),
+                )
+            else:
+                self._durable(effects, None)
+            # It is in the queue to the disk now, ahead of whatever is signed upon it.
+            for offered in effects.provisional():
+                self._on_event(offered)
+        if self._connection is not None:
+            now = self.clock.now_ns()
+            if self.protocol.next_tick(now) < self._due:
+                self._poke.set()
+
+    def _durable(self, effects: Effects, failed: JournalFailure | None) -> None:
+        """A plain turn's frames are on disk: send, and tell."""
+        if failed is not None:
+            self._fail(failed)
+            return
+        if self._nursery is not None and self._failed is None:
+            try:
+                self._put(effects.sends)
+                for event in effects.events:
+                    self._serve(event)
+                    self._on_event(event)
+            except Exception as bug:
+                # Of whoever listens. It ends this session, in `run`, and no other.
+                self._fail(bug)
+                return
+        self._finished(1)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = self._failed or error
+        self._wake.set()
+        self._finished(0)
+
+    def _finished(self, count: int) -> None:
+        self._done += count
+        while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
+            heappop(self._waiters)[2].set()
+
+    async def _until_done(self, effects: int) -> None:
+        """Wait until so many turns are carried out. Raises what ended the session."""
+        if self._done < effects and self._failed is None:
+            done = trio.Event()
+            heappush(self._waiters, (effects, next(self._numbers), done))
+            await done.wait()
+        if self._done < effects and (over := self.over) is not None:
+            raise over
+
+    async def _read_all(
+        self, socket: Socket, connection: _Connection, first: Sequence[str | bytes]
+    ) -> None:
+        already = deque(first)
+        while True:
+            if already:
+                message = already.popleft()
+            else:
+                try:
+                    message = await socket.receive()
+                except (Disconnected, PeerViolation) as gone:
+                    connection.reason = connection.reason or self.protocol.dispute or gone
+                    return
+            self.stats.read(message)
+            await self._room()
+            if isinstance(message, str):
+                self._take(self.protocol.receive_text(message, self.clock.now_ns()))
+            else:
+                await self._read_frames(message)
+
+    async def _read_frames(self, message: bytes) -> None:
+        """Part by part, so that a long message keeps no other session waiting."""
+        offset = 0
+        while offset < len(message):
+            part = self.protocol.parse_batch(message, offset, AT_ONCE)
+            offset = part.end
+            key, frames = self.protocol.awaited(part)
+            if key is not None:
+                await self.verifier.prefetch(self.agreement.domain, key, frames)
+            else:
+                await trio.lowlevel.checkpoint()
+            await self.journal.yield_to_commit()
+            now = self.clock.now_ns()
+            effects = self.protocol.receive_batch(part, now)
+            over = effects.disconnect is not None
+            self._take(effects)
+            if self.uncovered > MOST_AHEAD and self.protocol.uncoverable(now) > MOST_AHEAD:
+                self.disconnect(OverBudget("frames that are held back", most=MOST_AHEAD))
+                over = True
+            if over:
+                return
+            await self._room()
+
+    async def _room(self) -> None:
+        """Read no more while too much waits for the disk."""
+        if self._taken - self._done > BACKLOG:
+            await self._until_done(self._taken - BACKLOG)
+
+    async def _send_all(
+        self,
+        socket: Socket,
+        receiver: trio.MemoryReceiveChannel[str | bytes],
+        connection: _Connection,
+    ) -> None:
+        try:
+            async for message in receiver:
+                with trio.CancelScope(deadline=trio.current_time() + SEND_S) as late:
+                    await socket.send(message)
+                if late.cancelled_caught:
+                    connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
+                    break
+                connection.waiting_bytes -= len(message)
+                self.stats.wrote(message)
+        except (Disconnected, PeerViolation) as gone:
+            connection.reason = connection.reason or gone
+        connection.scope.cancel()
+
+    async def _keep_time(self) -> None:
+        """Tick when it is due. Most frames only put that off, and then nobody is woken."""
+        while True:
+            now = self.clock.now_ns()
+            self._poke = trio.Event()
+            self._due = self.protocol.next_tick(now)
+            with trio.move_on_after((self._due - now) / 1e9) as waited:
+                await self._poke.wait()
+            if waited.cancelled_caught:
+                self._take(self.protocol.tick(self.clock.now_ns()))
+
+    async def _carry_out(self, effects: Effects) -> None:
+        custody = self.agreement.custody
+        if effects.fetched:
+            await self.journal.restore([(entry.frame, entry.digest) for entry in effects.fetched])
+        if effects.health is not None:
+            await self.journal.set_health(custody, effects.health)
+            if self._rotator is not None:
+                self._rotator.poke()
+        if effects.revoked:
+            gone = [(entry.frame, entry.digest) for entry in effects.revoked]
+            await self.journal.revoke_frames(custody, 1 - self.lane, gone)
+        if effects.revocations is not None:
+            await self.journal.keep_revocations(custody, effects.revocations)
+        # Before the frames that rest on them: a crash in between must not lose an opening.
+        for lane, notes in effects.opened:
+            await self.keep_openings(lane, notes)
+        for fact in effects.facts:
+            await self.journal.keep_fact(custody, fact)
+        await self.journal.append(
+            [(entry.frame, entry.digest) for entry in effects.entries], ours=self.lane
+        )
+        for point, account in effects.checkpoints:
+            await self.journal.keep_checkpoint(custody, point, account.document)
+        stopped = None if effects.stop is None else str(effects.stop)
+        await keep_evidence(self.journal, custody, 1 - self.lane, effects.evidence, stopped=stopped)
+        for event in effects.events:
+            if isinstance(event, StateChanged):
+                await self.keep_state(event.state)
+        for repeat in effects.repeats:
+            self._put(await repeated(self.journal, custody, repeat))
+        self._put(effects.sends)
+        for event in effects.events:
+            self._serve(event)
+            self._on_event(event)
+        if effects.disconnect is not None and self._connection is not None:
+            self._connection.disconnect(effects.disconnect)
+
+    async def keep_state(self, state: SessionStatus) -> None:
+        """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
+        custody = self.agreement.custody
+        if state is SessionStatus.CLOSED and self.protocol.final_ack.owed:
+            # Whoever comes after us must know that it is to be brought.
+            await self.journal.return_to_outbox(custody, self.lane, self.protocol.final_ack.held)
+        reason = str(self.protocol.error) if state is SessionStatus.STOPPED else ""
+        await self.journal.set_state(custody, _JOURNAL_STATES[state], reason)
+
+    async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
+        """Keep openings of notes of this custody. Cancelled: all are kept or none."""
+        await self.journal.keep_openings(
+            self.agreement.custody,
+            [
+                JournalledOpening(note.commitment, lane, note.token, note.amount, note.blinding)
+                for note in notes
+            ],
+        )
+
+    def _put(self, sends: Sequence[str | RecordedFrame] | Sequence[bytes]) -> None:
+        """Hand texts and frames to the socket's queue; neighbouring frames share a message. A raw
+        frame is one that was sent before."""
+        connection = self._connection
+        if connection is None:
+            return
+        burst = bytearray()
+        highest = 0
+        for each in sends:
+            if isinstance(each, str):
+                if burst:
+                    connection.put(bytes(burst))
+                    burst.clear()
+                connection.put(each)
+                continue
+            raw = each if isinstance(each, bytes) else each.frame.raw
+            if burst and len(burst) + len(raw) > MAX_BURST_BYTES:
+                connection.put(bytes(burst))
+                burst.clear()
+            burst += raw
+            if isinstance(each, RecordedFrame) and each.frame.lane == self.lane:
+                highest = max(highest, each.frame.seq)
+        if burst:
+            connection.put(bytes(burst))
+        if highest and not self.protocol.final_ack.owed:
+            self.journal.mark_sent(self.agreement.custody, self.lane, highest)
+
+    def _serve(self, event: Event) -> None:
+        if self._nursery is None:
+            return
+        match event:
+            case Delivered(seq):
+                self.journal.mark_sent(self.agreement.custody, self.lane, seq, soon=True)
+            case VerifyCollateral(notes):
+                self._nursery.start_soon(self._verify, notes)
+            case FundCollateral():
+                self._nursery.start_soon(self._fund)
+            case KeyDue() if self._rotator is not None:
+                self._rotator.poke()
+            case KeyChanged(public_key) if self._rotator is not None:
+                self._rotator.changed(public_key)
+            case _:
+                pass
+
+    def _ask_chain(self) -> None:
+        waits = self.protocol.holding.cited is not None
+        if waits and not self._asking and self._nursery is not None:
+            self._asking = True
+            self._nursery.start_soon(self._look_up)
+
+    async def _look_up(self) -> None:
+        """Ask our own chain of what the peer cites, for as long as that waits for it."""
+        try:
+            while (cited := self.protocol.holding.cited) is not None:
+                wait_s = LOOK_UP_S
+                try:
+                    view = await self.collateral.look_up(cited.said)
+                except PSymmError:
+                    wait_s = LOOK_UP_AGAIN_S
+                else:
+                    self._take(self.protocol.chain_says(cited, view, self.clock.now_ns()))
+                if self.protocol.holding.cited == cited:
+                    await trio.sleep(wait_s)
+        finally:
+            self._asking = False
+
+    async def _verify(self, notes: tuple[Note, ...]) -> None:
+        try:
+            await self.collateral.verify(self.agreement, notes)
+        except CollateralRefused as refused:
+            self._take(self.protocol.collateral_refused(refused, self.clock.now_ns()))
+        except PSymmError as failed:
+            self._give_up(failed)
+        else:
+            self._take(self.protocol.collateral_verified(notes, self.clock.now_ns()))
+
+    async def _fund(self) -> None:
+        try:
+            notes = await self.collateral.fund(
+                self.agreement, self.lane, self.protocol.params.token, self.collateral_amount
+            )
+        except PSymmError as failed:
+            self._give_up(failed)
+        else:
+            self._take(self.protocol.collateral_funded(notes, self.clock.now_ns()))
+
+    def _give_up(self, failed: PSymmError) -> None:
+        """Something of our own failed (chain, proof, funds): the connection ends, the custody can
+        be resumed when it works again."""
+        self._take(self.protocol.collateral_failed())
+        self._on_event(Stopped(failed))
+        self.disconnect(failed)
+
+
+__all__ = ["JsonError", "NotNow", "RunnerStatistics", "SessionRunner"]

@@ -1,0 +1,73 @@
+"""Where the frames that a journal holds begin: the first of all, or a checkpoint in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psymm._core import Frame, FrameError
+from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
+from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
+from psymm.transcript.codec import JournalledFrame
+from psymm.transcript.reader import JournalReader
+
+
+async def base_snapshot_of(
+    journal: JournalReader, custody: bytes, frames: Sequence[JournalledFrame]
+) -> BaseSnapshot | None:
+    """Where the frames that the journal holds begin; None for the first frame of all.
+
+    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    """
+    base = await first_checkpoint(journal, custody)
+    return None if base is None else await _base_snapshot(journal, custody, *base, frames)
+
+
+async def first_checkpoint(journal: JournalReader, custody: bytes) -> tuple[Point, bytes] | None:
+    """The checkpoint at which the frames that the journal holds begin, and its account's document;
+    None where they begin with the first of all.
+
+    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    """
+    gone = await journal.pruned(custody)
+    if not gone.arrivals:
+        return None
+    for point, account in await journal.checkpoints(custody):
+        if point.solver_seq == gone.starts_at:
+            return point, account
+    raise JournalCorrupt(
+        "the checkpoint at which its frames begin is missing", journal=journal.path, custody=custody
+    )
+
+
+def since(
+    starts_at: BaseSnapshot | None, frames: Sequence[JournalledFrame]
+) -> list[JournalledFrame]:
+    """Those of a custody's frames that the account at its beginning does not count."""
+    return [one for one in frames if starts_at is None or not starts_at.counts(one.lane, one.seq)]
+
+
+async def newest_snapshot(
+    journal: JournalReader, custody: bytes, frames: Sequence[JournalledFrame]
+) -> BaseSnapshot:
+    """The newest checkpoint in force, to begin at. Raises NoCheckpoint, JournalCorrupt.
+    Cancelled: raises Cancelled, nothing changed."""
+    checkpoints = await journal.checkpoints(custody)
+    if not checkpoints:
+        raise NoCheckpoint(custody=custody)
+    return await _base_snapshot(journal, custody, *checkpoints[-1], frames)
+
+
+async def _base_snapshot(
+    journal: JournalReader,
+    custody: bytes,
+    point: Point,
+    account: bytes,
+    frames: Sequence[JournalledFrame],
+) -> BaseSnapshot:
+    earlier = await journal.retained(custody)
+    try:
+        return base_snapshot(point, account, (Frame.parse(one.raw) for one in (*earlier, *frames)))
+    except (CheckpointRefused, FrameError) as bad:
+        raise JournalCorrupt(
+            f"its checkpoint does not stand: {bad}", journal=journal.path, custody=custody
+        ) from None
