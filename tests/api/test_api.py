@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from psymm.api import BUY, SELL, best_solver, decimal_of, scaled
 from psymm.errors import Declined, NotNow, Refused
 from psymm.messages import Resume, decode_text, encode_text
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.session.report import verify_file
 from psymm.transcript.file import export
 

@@ -40,8 +40,8 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.relayer.errors import NoRelayer
-from psymm.session.effects import SessionStatus
 from psymm.session.preflight import which_clock
+from psymm.session.protocol import SessionStatus
 from psymm.session.trader import Backoff
 from psymm.terms import UNIT, CollateralTerms, Terms, Timeouts
 

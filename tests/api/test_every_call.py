@@ -37,8 +37,7 @@ from psymm.messages import (
     SubscriptionRequestType,
     SymbolRef,
 )
-from psymm.session.effects import Effects, SessionStatus
-from psymm.session.protocol import SECOND
+from psymm.session.protocol import SECOND, Effects, SessionStatus
 from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer
 from psymm.wallet import KeyWallet
@@ -415,5 +414,5 @@ async def test_each_call_before_a_session_is_open_says_so(
             for _ in range(2):  # while it waits for the Logon's answer, and after that
                 with trio.move_on_after(60), suppress(PSymmError):
                     await call()
-                assert runner.protocol.state is SessionStatus.LOGON, name
+                assert runner.protocol.status is SessionStatus.LOGON, name
         assert runner.statistics().state is SessionStatus.LOGON

@@ -53,7 +53,7 @@ async def test_a_fill_that_a_revoked_key_signed_is_no_fill_any_more(
         assert known is not None
         now = session.party.clock.now_ns()
         revoked = {address_of(known.public_key): stolen.seq}
-        session.runner._take(session.runner.protocol.learn_revocations({}, revoked, now))
+        session.runner.perform(session.runner.protocol.revocations_learned({}, revoked, now))
         await trio.sleep(0.1)
         assert order.fills == ()
         assert not session.account.positions
@@ -67,7 +67,7 @@ async def test_a_solver_hears_that_a_revoked_key_was_used(
         known = near.protocol.record.delegation(0)
         assert known is not None
         seq = near.protocol.record.head(0).seq + 1
-        far._take(far.protocol.learn_revocations({}, {address_of(known.public_key): seq}, 0))
+        far.perform(far.protocol.revocations_learned({}, {address_of(known.public_key): seq}, 0))
         await trading.session.order(BUY, "BTC-USD", "0.01", price=50000)
         await trio.sleep(1)
         assert [error.code for error in trading.maker.failures] == ["key-revoked"]

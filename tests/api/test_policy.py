@@ -37,7 +37,7 @@ from psymm.errors import (
     TokenDiffers,
     TokenUnnamed,
 )
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.terms import (
     UNIT,
     Instrument,

@@ -25,7 +25,7 @@ from test_resume import Lives, resumed
 
 from psymm.errors import SessionClosed
 from psymm.keystores import seal_keystore
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.session.trader import dialer
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.reader import open_journal_reader

@@ -13,6 +13,12 @@ from typing import Any, Final
 
 import pytest
 import trio
+from psymm.session.collateral_exchange import CollateralExchange
+from psymm.session.gap_fill import GapFill
+from psymm.session.head_sync import HeadSync
+from psymm.session.holding import Holding
+from psymm.session.logon_sequence import LogonSequence
+from psymm.session.rejects import Rejects
 
 from psymm._core import Frame, JsonError
 from psymm.errors import (
@@ -44,19 +50,17 @@ from psymm.session import head_sync as head_sync_module
 from psymm.session import protocol as protocol_module
 from psymm.session import solver as solver_module
 from psymm.session import trader as trader_module
-from psymm.session.budget import PeerRate, _RateBucket
 from psymm.session.collateral import ChainView
-from psymm.session.collateral_exchange import CollateralExchange
-from psymm.session.effects import FrameViolation, Resumed, SessionStatus
-from psymm.session.gap_fill import GapFill
-from psymm.session.head_sync import HeadSync
-from psymm.session.holding import Holding
 from psymm.session.ledger import RulebookLedger
-from psymm.session.lifecycle import Lifecycle
-from psymm.session.logon_sequence import LogonSequence
-from psymm.session.params import SessionParams
-from psymm.session.protocol import SessionProtocol
-from psymm.session.rejects import Rejects
+from psymm.session.protocol import (
+    FrameViolation,
+    Lifecycle,
+    Resumed,
+    SessionParams,
+    SessionProtocol,
+    SessionStatus,
+)
+from psymm.session.protocol.budget import PeerRate, _RateBucket
 from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer, _Reception
 from psymm.session.trader import TraderSession

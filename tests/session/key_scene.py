@@ -21,7 +21,7 @@ from session_scene import (
 
 from psymm.errors import WalletError
 from psymm.nursery import open_block_nursery
-from psymm.session.keys import Revocations
+from psymm.session.key_rotator import Revocations
 from psymm.session.party import LocalParty
 from psymm.wallet import KeyWallet, TypedMessage
 

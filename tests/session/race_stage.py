@@ -248,7 +248,7 @@ class Race(Scene):
                 raise BadScript(f"{what} is no part of a race's state")
 
     def _compare(self, lane: str, words: Sequence[str]) -> None:
-        ledger = self.end_of(lane).protocol.ledger
+        ledger = self.end_of(lane).protocol.state.rulebook
         assert isinstance(ledger, RulebookLedger)
         try:
             compare_account(ledger.account, words)

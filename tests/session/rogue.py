@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from weakref import WeakSet
+
+from everywhere import replace_everywhere
+
 from psymm._core import Frame, sign_frame
 from psymm.messages import Message, encode
-from psymm.session.effects import Effects
+from psymm.session.protocol import SendFrame, SessionState, StoreFrame, signing
+from psymm.session.protocol.lifecycle import apply
 from psymm.session.runner import SessionRunner
 from psymm.transcript.record import RecordedFrame
 
@@ -24,7 +30,7 @@ def forge(
     number = record.head(lane).seq + 1 if seq is None else seq
     peer = record.head(1 - lane).seq if covers is None else covers
     return sign_frame(
-        runner.protocol.keys.key,
+        runner.protocol.state.keys.key,
         record.agreement.domain,
         record.agreement.custody if custody is None else custody,
         lane,
@@ -41,12 +47,27 @@ def sign_unchecked(runner: SessionRunner, said: Message | bytes, **given: int) -
     """Sign, keep and send the lane's next frame without asking the rulebook."""
     payload = said if isinstance(said, bytes) else encode(said)
     entry = runner.protocol.record.append(forge(runner, payload, **given))
-    runner.protocol.lifecycle.apply(entry)
-    runner.protocol.ledger.arrived(entry)
-    runner._take(Effects(entries=[entry], sends=[entry]))
+    apply(runner.protocol.state, entry)
+    runner.protocol.state.rulebook.arrived(entry)
+    runner.perform([StoreFrame(entry), SendFrame(entry)])
     return entry
+
+
+_silent: WeakSet[SessionState] = WeakSet()
+
+
+def _unless_silent(may_sign: Callable[[SessionState, int], bool]) -> Callable[..., bool]:
+    return lambda s, now: s not in _silent and may_sign(s, now)
+
+
+replace_everywhere(signing.may_sign, _unless_silent(signing.may_sign), setattr)
 
 
 def fall_silent(runner: SessionRunner) -> None:
     """From now on this end signs nothing by itself; texts go on, so nobody disconnects."""
-    runner.protocol.may_sign = lambda _now: False  # type: ignore[method-assign]
+    _silent.add(runner.protocol.state)
+
+
+def speak_again(runner: SessionRunner) -> None:
+    """It signs again."""
+    _silent.discard(runner.protocol.state)

@@ -68,10 +68,10 @@ from psymm.messages import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.session.collateral import custody_of
-from psymm.session.effects import SessionStatus, TextReceived
 from psymm.session.handshake import DelegatedKey, Host, conclude_handshake, fresh_nonce, introduce
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import LocalParty, read_record
+from psymm.session.protocol import SessionStatus, TextReceived
 from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, TraderSession
@@ -652,7 +652,7 @@ class Stage:
         lane = self.lane if header.pop("lane", "own") == "end" else self.peer
         keys = {"own": self.key, "old": self.old_key, "other": self.other_key}
         named = header.pop("key", "own")
-        key = self.end.protocol.keys.key if named == "end" else keys[named]
+        key = self.end.protocol.state.keys.key if named == "end" else keys[named]
         keep = header.pop("forged", "no") == "no"
         in_transit = header.pop("transit", "whole") == "damaged"
         if not keep and words[0] == "UKY":
@@ -1070,7 +1070,7 @@ class Stage:
             else:
                 given = logon if step == "A" else ()
                 self.pipe.feed(await self.frame((step.rstrip("+"), *given)))
-        if self.end.protocol.state is not state:
+        if self.end.protocol.status is not state:
             raise Mismatch(f"the end did not come to {state}")
         if state is SessionStatus.TRADING:
             await trio.sleep(2)
@@ -1087,8 +1087,8 @@ class Stage:
             protocol = self.end.protocol
         except Mismatch:
             return False
-        waits = self.lane == SOLVER and not protocol.lifecycle.accepted_at[TRADER]
-        return protocol.state is state and not (state is SessionStatus.VERIFYING and waits)
+        waits = self.lane == SOLVER and not protocol.state.lifecycle.accepted_at[TRADER]
+        return protocol.status is state and not (state is SessionStatus.VERIFYING and waits)
 
     def _next_step(self, said: set[str], opened: bool, state: SessionStatus) -> str | None:
         record, protocol = self._book(), None
@@ -1098,7 +1098,7 @@ class Stage:
             protocol = self.end.protocol
         except Mismatch:
             return None if "A" in said else "A"
-        end_listed = protocol.lifecycle.listed_at[self.lane]
+        end_listed = protocol.state.lifecycle.listed_at[self.lane]
         covered = record.head(self.peer).peer_seq
         if "A" not in said and (self.peer == TRADER or record.head(self.lane).seq):
             return "A"
@@ -1125,7 +1125,7 @@ class Stage:
         known = self.known()
         match what:
             case "state":
-                came: object = self.end.protocol.state.value
+                came: object = self.end.protocol.status.value
                 wanted: object = rest[0]
             case "error":
                 came = None if self.end.protocol.error is None else self.end.protocol.error.code
@@ -1187,7 +1187,7 @@ class Stage:
         raise Mismatch(f"the application heard {[type(event).__name__ for event in events]}")
 
     def account_is(self, words: Sequence[str]) -> None:
-        ledger = self.end.protocol.ledger
+        ledger = self.end.protocol.state.rulebook
         assert isinstance(ledger, RulebookLedger)
         compare_account(ledger.account, words)
 

@@ -43,9 +43,9 @@ from psymm.messages import (
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import Account
 from psymm.session.collateral import ChainView, Fact, Mined, custody_of
-from psymm.session.effects import Event, FrameReceived, FrameSent, SessionStatus
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import LocalParty, journal_secret
+from psymm.session.protocol import Effects, Event, FrameReceived, FrameSent, SessionStatus
 from psymm.session.runner import SessionRunner
 from psymm.session.settling import SettlementFlow
 from psymm.session.solver import SolverServer
@@ -326,9 +326,14 @@ class Listener:
 
     async def state(self, state: SessionStatus) -> None:
         def found(event: Event | ConnectionLost) -> bool | None:
-            return getattr(event, "state", None) is state or None
+            return getattr(event, "status", None) is state or None
 
         await self.until(found)
+
+
+def found(effects: Effects, kind: type[T]) -> T:
+    """The first effect of a kind; there must be one."""
+    return next(effect for effect in effects if isinstance(effect, kind))
 
 
 class Desk:
@@ -391,7 +396,7 @@ async def proven(socket: Socket, runner: SessionRunner, heads: Resume | None = N
     assert isinstance(asked, Resume)
     assert asked.challenge is not None
     assert (asked.trader_seq, asked.solver_seq, asked.signature) == (0, 0, None)
-    prover = runner.protocol.keys.prover(runner.protocol.record, runner.clock.now_ns())
+    prover = runner.protocol.resume_signer(runner.clock.now_ns())
     assert prover is not None
     return prover.sign(runner.agreement, asked.challenge, heads or runner.protocol.heads())
 
@@ -467,8 +472,8 @@ class Scene:
         return self.desk.ends[0]
 
     def account(self, runner: SessionRunner) -> Account:
-        assert isinstance(runner.protocol.ledger, RulebookLedger)
-        return runner.protocol.ledger.account
+        assert isinstance(runner.protocol.state.rulebook, RulebookLedger)
+        return runner.protocol.state.rulebook.account
 
     async def agreed(self) -> Account:
         """Wait until each side has all frames of the other, and compare their accounts."""
@@ -535,8 +540,8 @@ class Scene:
         failures: list[Exception] = []
 
         def account() -> Account:
-            assert isinstance(runner.protocol.ledger, RulebookLedger)
-            return runner.protocol.ledger.projected
+            assert isinstance(runner.protocol.state.rulebook, RulebookLedger)
+            return runner.protocol.state.rulebook.projected
 
         settlement_flow = SettlementFlow(runner, self.terms, self.nursery, account, failures.append)
         listener.also.append(settlement_flow.on_event)

@@ -51,8 +51,8 @@ from psymm.messages import (
     Side,
     encode_text,
 )
-from psymm.session.effects import Event, Stopped
 from psymm.session.handshake import Host, fresh_nonce
+from psymm.session.protocol import Event, Stopped
 from psymm.session.trader import ConnectionLost, shake_hands
 from psymm.terms import UNIT
 
@@ -292,7 +292,7 @@ async def test_a_fill_against_the_order_changes_nothing_and_is_a_fault(
         await trio.sleep(3)
         await expect_sound(stage)
         assert len(stage.account(stage.near).positions) == 0
-        assert (entry.frame.seq, rule) in stage.near.protocol.ledger.faults  # type: ignore[attr-defined]
+        assert (entry.frame.seq, rule) in stage.near.protocol.state.rulebook.faults  # type: ignore[attr-defined]
 
 
 async def test_two_frames_with_one_number_stop_the_session_and_are_kept_as_proof(

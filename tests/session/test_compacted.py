@@ -8,7 +8,7 @@ import pytest
 import trio
 from key_scene import KeyedLives
 from rogue import forge, sign_unchecked
-from session_scene import SECOND, Lives, Scene, proven, scene, verified
+from session_scene import SECOND, Lives, Scene, found, proven, scene, verified
 from test_recovery import NAMES, heads_of_nothing, lose
 from test_resume import lost
 from test_session_checkpoints import request
@@ -27,11 +27,11 @@ from psymm.messages import (
     encode,
     encode_text,
 )
-from psymm.session import checkpoints, gap_fill
 from psymm.session.archive import prune
-from psymm.session.effects import SessionStatus, Stopped
 from psymm.session.idle import IdleEnd
 from psymm.session.party import load_session
+from psymm.session.protocol import SessionStatus, Stopped, checkpoints, gaps
+from psymm.session.protocol.lifecycle import expire
 from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer
 from psymm.terms import UNIT
@@ -105,7 +105,7 @@ async def test_a_journal_that_lost_frames_from_before_a_checkpoint_is_repaired_b
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, lane: int, where: str
 ) -> None:
     """In more answers than one, where one does not hold them all."""
-    monkeypatch.setattr(gap_fill, "MOST_REPEATED", 2)
+    monkeypatch.setattr(gaps, "MOST_REPEATED", 2)
     lives = Lives(tmp_path)
     frames: list[int] = []
 
@@ -175,10 +175,10 @@ async def test_our_own_number_that_a_checkpoint_counts_shown_otherwise_ends_our_
         held = await stage.trader.journal.frame(stage.near.agreement.custody, TRADER, 4)
         assert held is not None
         now = stage.clock.now_ns()
-        assert not stage.near.protocol.receive_binary(held.raw, now).stop
+        assert not stage.near.protocol.receive_binary(held.raw, now)
         other = forge(stage.near, encode(request(7)), seq=4, covers=2)
         effects = stage.near.protocol.receive_binary(other.raw, now)
-        assert isinstance(effects.stop, JournalBehind)
+        assert isinstance(found(effects, Stopped).error, JournalBehind)
 
 
 async def test_what_was_rejected_has_no_effect_after_a_checkpoint_and_a_restart(
@@ -208,17 +208,17 @@ async def test_what_was_rejected_has_no_effect_after_a_checkpoint_and_a_restart(
         entry = sign_unchecked(stage.near, proposal)
         reject = await stage.heard.message(Reject)
         assert reject.ref_seq_num == entry.frame.seq
-        stage.near.protocol.lifecycle.expire((deadline + 1) * SECOND)
+        expire(stage.near.protocol.state.lifecycle, (deadline + 1) * SECOND)
         await stage.far.checkpoint()
         custody = stage.far.agreement.custody
-        assert stage.far.protocol.state is SessionStatus.TRADING
+        assert stage.far.protocol.status is SessionStatus.TRADING
         for step in ("unpruned", "pruned"):
             if step == "pruned":
                 await prune(stage.solver.journal, custody)
             held = await stage.solver.journal.custody(custody)
             again = await load_session(stage.solver, held, lambda event: None)
             assert entry.frame.seq in [one.frame.seq for one in again.protocol.record.before]
-            assert again.protocol.state is SessionStatus.TRADING, step
+            assert again.protocol.status is SessionStatus.TRADING, step
 
 
 async def test_a_stolen_fill_after_a_checkpoint_leaves_the_account_as_the_checkpoint_has_it(
@@ -251,8 +251,8 @@ async def test_a_checkpoint_is_offered_once_many_frames_are_held(
     async with scene(tmp_path) as stage:
         await stage.open()
         if not answered:
-            stage.far.protocol.ledger.answer_due = lambda lane: None  # type: ignore[method-assign]
-            stage.far.protocol.checkpoints._many = lambda: False  # type: ignore[method-assign]
+            stage.far.protocol.state.rulebook.answer_due = lambda lane: None  # type: ignore[method-assign]
+            stage.far.protocol.state.checkpoints.offer_at = 10**9
         for n in range(40):
             await stage.order(f"o{n}", quantity=UNIT // 1000)
         await trio.sleep(5)

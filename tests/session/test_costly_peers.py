@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
 from rogue import sign_unchecked
-from session_scene import Listener, Scene, party, scene
+from session_scene import Listener, Scene, found, party, scene
 from trio.testing import MockClock, lockstep_stream_pair
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
@@ -22,8 +22,8 @@ from psymm.errors import FloodingPeer, OverBudget, PeerSilent, PSymmError
 from psymm.messages import Heartbeat, QuoteRequest, ResendRequest, encode_text
 from psymm.messages import TestRequest as AskedForLife
 from psymm.nursery import open_block_nursery
-from psymm.session.budget import MOST_RESENT, OUTGOING_BYTES, PeerRate
-from psymm.session.effects import Effects, Resumed, SessionStatus
+from psymm.session.protocol import Disconnect, Resumed, SessionProtocol, SessionStatus
+from psymm.session.protocol.budget import MOST_RESENT, OUTGOING_BYTES, PeerRate
 from psymm.session.runner import SessionRunner
 from psymm.session.trader import ConnectionLost, TraderSession
 from psymm.session.transport import Socket, over_streams
@@ -92,7 +92,7 @@ class Hostile:
         assert self.client is not None
         assert self.client.runner is not None
         self.stream.pause_s = pause_s
-        self.client.runner.protocol.tick = lambda now: Effects()  # type: ignore[method-assign]
+        self.client.runner.protocol.tick = lambda now: []  # type: ignore[method-assign]
 
     async def say(self, *texts: str) -> None:
         """Until it is cut off."""
@@ -214,6 +214,15 @@ async def test_a_long_text_counts_as_many() -> None:
     assert not rate.text(500_000, 0)
 
 
+def until_cut(protocol: SessionProtocol, receive: Callable[[], object]) -> int:
+    """How often something may be received before the connection is ended."""
+    for count in range(2_000):
+        receive()
+        if protocol.state.connection is None or protocol.state.connection.closing is not None:
+            return count
+    return 2_000
+
+
 async def test_disconnecting_does_not_refill_what_a_peer_may_send(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
@@ -222,13 +231,14 @@ async def test_disconnecting_does_not_refill_what_a_peer_may_send(
         protocol = stage.far.protocol
         now = stage.clock.now_ns()
         text = encode_text(Heartbeat())
-        first = sum(1 for _ in range(2_000) if protocol.receive_text(text, now).disconnect is None)
+        first = until_cut(protocol, lambda: protocol.receive_text(text, now))
         assert first <= 2 * protocol.params.frames_per_second
         protocol.disconnected()
         protocol.connected(now, fresh=False)
-        assert isinstance(protocol.receive_text(text, now).disconnect, FloodingPeer)
+        assert isinstance(found(protocol.receive_text(text, now), Disconnect).reason, FloodingPeer)
         later = now + SECOND
-        assert protocol.receive_text(text, later + 10 * SECOND).disconnect is None
+        protocol.connected(later, fresh=False)
+        assert until_cut(protocol, lambda: protocol.receive_text(text, later + 10 * SECOND))
 
 
 async def test_a_resume_brings_many_frames_again_but_not_without_end() -> None:
@@ -251,11 +261,7 @@ async def test_frames_that_are_not_the_next_ones_are_no_resume(
         assert old is not None
         protocol.disconnected()
         protocol.connected(now, fresh=False)
-        passed = sum(
-            1
-            for _ in range(2_000)
-            if protocol.receive_binary(old.frame.raw, now).disconnect is None
-        )
+        passed = until_cut(protocol, lambda: protocol.receive_binary(old.frame.raw, now))
         assert passed <= 2 * protocol.params.frames_per_second
 
 
@@ -273,7 +279,7 @@ async def lose(stage: Scene, frames: int) -> None:
 async def test_what_is_more_than_one_resend_comes_in_parts_on_one_connection(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
-    monkeypatch.setattr(f"psymm.session.gap_fill.{name}", most)
+    monkeypatch.setattr(f"psymm.session.protocol.gaps.{name}", most)
     async with scene(tmp_path) as stage:
         await stage.open()
         await lose(stage, 23)
@@ -290,7 +296,7 @@ async def test_what_is_more_than_one_resend_comes_in_parts_on_one_connection(
 async def test_a_gap_that_is_more_than_one_resend_is_filled_in_parts(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.gap_fill.MOST_RESENT", 5)
+    monkeypatch.setattr("psymm.session.protocol.gaps.MOST_RESENT", 5)
     async with scene(tmp_path) as stage:
         await stage.open()
         await lose(stage, 12)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from rogue import fall_silent, forge, sign_unchecked
+from rogue import fall_silent, forge, sign_unchecked, speak_again
 from session_scene import SECOND, Lives, Scene, scene
 from trio.testing import MockClock
 
@@ -34,7 +34,7 @@ from psymm.messages import (
 )
 from psymm.rulebook.rules import MOST_UNCOVERED
 from psymm.session.collateral import CITED_AHEAD, Fact
-from psymm.session.effects import CitationWaits, HeldBack, OwnClockBehind, SessionStatus
+from psymm.session.protocol import CitationWaits, HeldBack, OwnClockBehind, SessionStatus
 from psymm.session.runner import SessionRunner
 from psymm.terms import UNIT
 from psymm.transcript.record import RecordedFrame
@@ -146,7 +146,7 @@ async def test_what_is_dated_into_next_year_changes_nothing_whatever_it_says(
         sign_unchecked(rogue, business(stage, rogue, "b1"), sending_time=ahead)
         await trio.sleep(5)
         assert stage.account(honest).hash == before.hash
-        assert honest.protocol.state is SessionStatus.TRADING
+        assert honest.protocol.status is SessionStatus.TRADING
         await honest.send(business(stage, honest, "b2"))
         assert not covered(honest, first)
         assert rejected(honest, first) is None
@@ -177,7 +177,7 @@ async def test_held_frames_outlive_a_restart_and_take_effect_at_their_time(
         _, honest = sides(stage, lane)
         await trio.sleep(10)
         assert not covered(honest, ahead[0])
-        assert len(honest.protocol.holding) == 2
+        assert honest.protocol.held_back == 2
         await trio.sleep(60)
         assert covered(honest, ahead[1])
         assert rejected(honest, ahead[0]) is None
@@ -215,7 +215,7 @@ async def test_what_is_held_back_is_bounded_and_over_many_connections_too(
     lane: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for where in ("runner", "holding"):
+    for where in ("runner", "protocol.holding"):
         monkeypatch.setattr(f"psymm.session.{where}.MOST_AHEAD", 20)
     async with scene(tmp_path) as stage:
         await stage.open()
@@ -226,7 +226,7 @@ async def test_what_is_held_back_is_bounded_and_over_many_connections_too(
             sign_unchecked(rogue, Heartbeat(), sending_time=ahead)
             await trio.sleep(0.5)
         assert honest.stats.traffic().disconnects["over-budget"] >= 2
-        assert len(honest.protocol.holding) <= 21
+        assert honest.protocol.held_back <= 21
         assert honest.protocol.error is None
 
 
@@ -309,7 +309,7 @@ async def test_a_solver_signs_no_more_than_heartbeats_to_a_trader_that_covers_no
             await stage.far.send(business(stage, stage.far, "q"))
         await stage.far.send(Heartbeat())
         await trio.sleep(1)
-        del stage.near.protocol.may_sign  # it covers again
+        speak_again(stage.near)  # it covers again
         await trio.sleep(3)
         await stage.far.send(business(stage, stage.far, "again"))
 
@@ -344,7 +344,7 @@ async def test_a_block_that_our_chain_cannot_have_is_a_violation_at_once(
         near, far = stage.both_settle()
         await (near if honest is stage.near else far).settle()
         await trio.sleep(30)
-        assert honest.protocol.state is SessionStatus.CLOSED
+        assert honest.protocol.status is SessionStatus.CLOSED
 
 
 @pytest.mark.parametrize("lane", [0, 1])
@@ -364,7 +364,7 @@ async def test_a_citation_just_ahead_waits_and_locks_nothing(
         assert rejected(honest, entry) is None
         await honest.send(business(stage, honest, "b2"))
         assert not covered(honest, entry)
-        assert not honest.protocol.ledger.waits
+        assert not honest.protocol.state.rulebook.waits
         stage.chain.block += 1
         await trio.sleep(5)
         assert rejected(honest, entry) == "false-citation"

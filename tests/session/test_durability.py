@@ -23,7 +23,7 @@ from psymm.messages import (
     QuoteRequest,
     Side,
 )
-from psymm.session.effects import Event, FrameReceived, ProvisionalFrame, SessionStatus
+from psymm.session.protocol import Event, FrameReceived, ProvisionalFrame, SessionStatus
 from psymm.session.runner import BACKLOG
 from psymm.terms import UNIT
 from psymm.transcript.journal import Journal

@@ -14,9 +14,9 @@ from trio.testing import MockClock
 from psymm._core import split_frames
 from psymm.api import IncomingOrder, IncomingQuoteRequest, Solver
 from psymm.messages import QuoteRequest
-from psymm.session.effects import Event, FrameReceived, SessionStatus
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import load_session
+from psymm.session.protocol import Event, FrameReceived, SessionStatus
 from psymm.session.runner import AT_ONCE
 from psymm.session.trader import TraderSession
 from psymm.session.transport import Socket
@@ -51,7 +51,7 @@ def ask(client: TraderSession, name: str) -> bytes:
     assert client.runner is not None
     asked = QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
     entry, effects = client.runner.protocol.send(asked, client.runner.clock.now_ns())
-    client.runner._take(effects)
+    client.runner.perform(effects)
     return entry.frame.raw
 
 

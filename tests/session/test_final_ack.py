@@ -16,8 +16,8 @@ from psymm._core import Frame
 from psymm.api import connect, deliver_ended
 from psymm.errors import Disconnected, Leaving, SessionClosed
 from psymm.messages import ChainFact, Heartbeat, Message, decode
-from psymm.session.effects import Delivered, FrameSent, SessionStatus
 from psymm.session.party import load_session
+from psymm.session.protocol import Delivered, FrameSent, SessionStatus
 from psymm.session.trader import Backoff
 from psymm.transcript.codec import JournalledFrame
 from psymm.transcript.journal import Journal
@@ -211,7 +211,7 @@ async def test_who_died_before_the_journal_had_the_end_has_it_closed_in_the_next
         before = await load_session(
             getattr(stage, side), await journal.custody(custody.agreement.custody), stage.heard
         )
-        assert before.protocol.state is SessionStatus.CLOSED
+        assert before.protocol.status is SessionStatus.CLOSED
         assert (await journal.custody(custody.agreement.custody)).state == "closed"
         assert len(await journal.undelivered()) == (side == "trader")
 
@@ -224,7 +224,10 @@ async def test_the_proof_that_ends_a_custody_and_its_end_are_kept_together(
         journal, custody = stage.trader.journal, stage.near.agreement.custody
         first, second = (one.frame for one in list(stage.near.protocol.record)[:2])
         before = journal.statistics().writes
-        await journal.keep_equivocation(custody, first, second, stopped="equivocation: two frames")
+        await journal.write(
+            journal.to_keep_evidence(custody, first.lane, first.raw, second.raw),
+            journal.to_set_state(custody, "stopped", "equivocation: two frames"),
+        )
         assert journal.statistics().writes == before + 1
         assert await journal.equivocations(custody)
         kept = await journal.custody(custody)

@@ -17,7 +17,6 @@ from trio.testing import MockClock
 from psymm._core import SecretKey, keccak256
 from psymm.errors import BadIntroduction, HandshakeRefused, PSymmError, WalletError
 from psymm.messages import Introduction, TermsDocument, decode_text, encode_text
-from psymm.session.effects import SessionStatus
 from psymm.session.handshake import (
     DelegatedKey,
     Host,
@@ -27,6 +26,7 @@ from psymm.session.handshake import (
     fresh_nonce,
     introduce,
 )
+from psymm.session.protocol import SessionStatus
 from psymm.session.trader import shake_hands
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.introduction import (

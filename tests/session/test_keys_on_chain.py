@@ -18,7 +18,7 @@ from psymm._core import address_of
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.chain.revocations import RevocationWatch
-from psymm.session.effects import KeyFailing
+from psymm.session.protocol import KeyFailing
 from psymm.terms import ChainRef
 from psymm.wallet import save_keystore
 

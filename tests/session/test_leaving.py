@@ -23,7 +23,7 @@ from psymm.messages import (
     PositionEffect,
     Side,
 )
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 
 Clock = MockClock
 LATER_S = 3600

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from psymm.errors import NotNow
 from psymm.messages import Logout, Side
-from psymm.session.effects import Resumed, SessionStatus
+from psymm.session.protocol import Resumed, SessionStatus
 from psymm.terms import UNIT
 
 
@@ -39,7 +39,9 @@ async def test_a_custody_of_which_both_logged_out_is_settled_by_either_in_a_late
     async def first(stage: Scene) -> None:
         await trading(stage)
         await both_log_out(stage)
-        assert [stage.near.protocol.state, stage.far.protocol.state] == [SessionStatus.TRADING] * 2
+        assert [stage.near.protocol.status, stage.far.protocol.status] == [
+            SessionStatus.TRADING
+        ] * 2
         assert stage.near.attached
 
     await lives.live(open_first=True, work=first)
@@ -54,7 +56,7 @@ async def test_a_custody_of_which_both_logged_out_is_settled_by_either_in_a_late
         await stage.heard.until(lambda event: isinstance(event, Resumed) or None)
         await stage.both_settle()[proposer].settle()
         await trio.sleep(5)
-        assert [stage.near.protocol.state, stage.far.protocol.state] == [SessionStatus.CLOSED] * 2
+        assert [stage.near.protocol.status, stage.far.protocol.status] == [SessionStatus.CLOSED] * 2
         for party in (stage.trader, stage.solver):
             (held,) = await party.journal.custodies()
             assert held.state == "closed"
@@ -130,7 +132,7 @@ async def test_a_logout_while_collateral_is_verified_leaves_it_to_be_accepted_an
         await getattr(stage, who).log_out("")
         await trio.sleep(2)
         assert all(stage.account(stage.near).logged_out)
-        assert stage.near.protocol.state is SessionStatus.VERIFYING
+        assert stage.near.protocol.status is SessionStatus.VERIFYING
         assert stage.near.attached
         logged_out.set()
         await trading(stage)

@@ -13,7 +13,7 @@ from session_scene import Scene, Wire, scene
 from trio.testing import MockClock
 
 from psymm.errors import AttemptEnded
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.session.transport import Socket
 
 Bend = Callable[[str], list[str]]
@@ -133,8 +133,8 @@ async def test_one_changed_character_of_a_handshake_that_is_repeated_or_a_resume
             await trio.sleep(60)
             while not stage.near.protocol.synced:  # noqa: ASYNC110
                 await trio.sleep(1)
-        assert stage.near.protocol.state is SessionStatus.TRADING
-        assert stage.desk.ends[-1].protocol.state is SessionStatus.TRADING
+        assert stage.near.protocol.status is SessionStatus.TRADING
+        assert stage.desk.ends[-1].protocol.status is SessionStatus.TRADING
 
 
 INJECTED = (
@@ -178,5 +178,5 @@ async def test_texts_that_somebody_injects_end_no_session_that_trades(
                     assert not waiting
                 while not stage.near.protocol.synced:  # noqa: ASYNC110
                     await trio.sleep(1)
-                assert stage.near.protocol.state is SessionStatus.TRADING
-                assert stage.desk.ends[-1].protocol.state is SessionStatus.TRADING
+                assert stage.near.protocol.status is SessionStatus.TRADING
+                assert stage.desk.ends[-1].protocol.status is SessionStatus.TRADING

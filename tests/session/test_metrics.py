@@ -14,10 +14,10 @@ from trio.testing import MockClock
 
 from psymm._core import SecretKey, sign_frame
 from psymm.messages import Reject, encode_text
-from psymm.session.effects import SessionStatus
 from psymm.session.handshake import fresh_nonce, introduce
 from psymm.session.metrics import Metrics
 from psymm.session.metrics_server import MOST_CONNECTIONS, serve_metrics
+from psymm.session.protocol import SessionStatus
 from psymm.transcript.verifying import FrameVerifier
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

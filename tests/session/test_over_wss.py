@@ -17,7 +17,7 @@ from market import Maker, entry_of
 
 from psymm.api import BUY, connect
 from psymm.errors import PeerLeft, ServerBusy, TlsRefused
-from psymm.session.effects import Resumed
+from psymm.session.protocol import Resumed
 from psymm.session.trader import Backoff, ConnectionLost, dialer
 from psymm.session.transport import dial
 from psymm.sockets.admission import AdmissionLimits

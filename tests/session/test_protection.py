@@ -18,8 +18,8 @@ from psymm.api import BUY, FirmQuote, IncomingOrder, connect
 from psymm.errors import Declined, PeerLeft, Refused, TradingHalted
 from psymm.messages import ExecutionReport, QuoteCancel
 from psymm.messages import Quote as QuoteMessage
-from psymm.session.effects import Resumed, SessionStatus
 from psymm.session.protection import Caps, KillSwitch
+from psymm.session.protocol import Resumed, SessionStatus
 from psymm.session.trader import ConnectionLost
 from psymm.storage import PathUnusable
 

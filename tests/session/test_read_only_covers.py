@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from rogue import fall_silent, sign_unchecked
+from rogue import fall_silent, sign_unchecked, speak_again
 from session_scene import CHAIN_ID, PSYMM, TOKEN, Lives, Scene, scene
 from test_recovery import put_back
 from trio.testing import MockClock
@@ -19,11 +19,12 @@ from psymm.errors import PeerSilent, SettlementRefused
 from psymm.messages import (
     Heartbeat,
     JournalStatus,
+    Resume,
     Settlement,
     SettlementOutput,
     Side,
 )
-from psymm.session.effects import PeerRestored, SessionStatus
+from psymm.session.protocol import PeerRestored, SessionState, SessionStatus, heads, resume
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.backup import back_up
 
@@ -54,9 +55,13 @@ async def uncovered_close(stage: Scene) -> int:
 
 async def reconnected_as_restored(stage: Scene) -> None:
     """The trader, whose journal is whole, says on its next connection that it is a backup."""
-    protocol = stage.near.protocol
-    honest = protocol.heads
-    protocol.heads = lambda: replace(honest(), journal_status=JournalStatus.RESTORED)  # type: ignore[method-assign]
+    liar, honest = stage.near.protocol.state, heads.our_heads
+
+    def our_heads(s: SessionState) -> Resume:
+        said = honest(s)
+        return replace(said, journal_status=JournalStatus.RESTORED) if s is liar else said
+
+    heads.our_heads = resume.our_heads = our_heads  # of no other state: it may stay
     seen = len(stage.desk.listeners[0].events)
     await stage.wires[-1].inner.aclose()
     await stage.desk.listeners[0].until(
@@ -113,13 +118,13 @@ async def test_a_trader_that_says_restored_gets_no_signature_over_a_fill_it_may_
             await settlement_flow.settle()
         assert proposals(stage) == 0
         # The honest end of it: late as this cover is, it voids the fill, and nobody signed a thing.
-        del stage.near.protocol.may_sign
+        speak_again(stage.near)
         sign_unchecked(stage.near, Heartbeat())
         await trio.sleep(1)
         await stage.far.send(Heartbeat())
         await trio.sleep(1)
         assert len(stage.account(stage.far).positions) == 1
-        assert stage.far.protocol.state is SessionStatus.TRADING
+        assert stage.far.protocol.status is SessionStatus.TRADING
         assert not stage.far.protocol.options
 
 
@@ -136,7 +141,7 @@ async def test_what_a_wallet_covers_stands_whatever_is_covered_late_after_it(
         await stage.near.send_text(await payee_said(stage, fill))
         await stage.heard.message(Settlement)
         # It is not restored at all, and covers now, late.
-        del stage.near.protocol.may_sign
+        speak_again(stage.near)
         sign_unchecked(stage.near, Heartbeat())
         await trio.sleep(1)
         await stage.far.send(Heartbeat())

@@ -20,7 +20,7 @@ from market import market
 from psymm.api import BUY
 from psymm.errors import Disconnected, PeerLeft, PeerSilent, ServerBusy, TlsRefused, Unreachable
 from psymm.messages import BusinessMessageReject, decode_text, encode_text
-from psymm.session.effects import Resumed
+from psymm.session.protocol import Resumed
 from psymm.session.trader import Backoff, ConnectionLost
 from psymm.session.transport import Socket, over_streams
 from psymm.transcript.resumption import nothing_yet

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from session_scene import ChainCollateral, Scene, proven, scene
+from session_scene import ChainCollateral, Scene, found, proven, scene
 from test_resume import Lives, _request, resumed
 from trio.testing import MockClock
 
@@ -32,7 +32,16 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
-from psymm.session.effects import PeerRestored, SessionStatus, Stopped, TextReceived
+from psymm.session.protocol import (
+    Effects,
+    PeerRestored,
+    SessionState,
+    SessionStatus,
+    Stopped,
+    StoreEvidence,
+    TextReceived,
+    gaps,
+)
 from psymm.session.runner import SessionRunner
 from psymm.storage import StorageError
 from psymm.transcript.agreement import SOLVER, TRADER
@@ -126,7 +135,7 @@ async def test_a_restored_backup_settles_by_wallet_signature_what_the_account_sa
         paid = [funds.worth() for funds in story.lives.funds.values()]
         assert paid == list(story.payouts)
         assert story.payouts[TRADER] < 2_000_000_000
-        while restored.protocol.state is not SessionStatus.CLOSED:  # noqa: ASYNC110
+        while restored.protocol.status is not SessionStatus.CLOSED:  # noqa: ASYNC110
             await trio.sleep(1)
 
     await story.second(settle)
@@ -211,7 +220,7 @@ async def test_new_custodies_may_be_opened_with_a_restored_backup(
         client = stage.new_client()
         await stage.nursery.start(client.run)
         assert client.runner is not None
-        while client.runner.protocol.state is not SessionStatus.TRADING:  # noqa: ASYNC110
+        while client.runner.protocol.status is not SessionStatus.TRADING:  # noqa: ASYNC110
             await trio.sleep(1)
         await client.runner.send(_request("r1"))
 
@@ -355,7 +364,10 @@ async def test_a_repaired_journal_fetches_what_it_lost_from_the_peer_and_trades_
 
 @pytest.mark.parametrize("shown", ["a part of ours", "a part of its own"])
 async def test_a_peer_that_shows_a_part_only_gets_no_second_signature(
-    tmp_path: Path, autojump_clock: MockClock, shown: str
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    shown: str,
 ) -> None:
     """The solver keeps back the end of a lane: the trader knows that there is more, and waits."""
     lives = Lives(tmp_path)
@@ -366,19 +378,20 @@ async def test_a_peer_that_shows_a_part_only_gets_no_second_signature(
     async def second(stage: Scene) -> None:
         hidden = TRADER if shown == "a part of ours" else SOLVER
         await stage.desk.begun.wait()
-        far = stage.far.protocol
+        far = stage.far.protocol.state
         head = far.record.head(hidden).seq
-        honest = far.gap_fill.resend
+        honest = gaps.resend
 
-        def prefix(begin: int, end: int, now: int, lane: int) -> int:
-            return honest(begin, head - 1 if lane == hidden else end, now, lane)
+        def prefix(s: SessionState, out: Effects, begin: int, end: int, lane: int) -> int:
+            hides = s is far and lane == hidden
+            return honest(s, out, begin, head - 1 if hides else end, lane)
 
-        far.gap_fill.resend = prefix  # type: ignore[method-assign]
+        monkeypatch.setattr(gaps, "resend", prefix)
         await trio.sleep(300)
         assert stage.near.protocol.health == "recovering"
         assert not stage.near.protocol.synced
         assert not any(isinstance(event, Stopped) for event in stage.heard.events)
-        del far.gap_fill.resend
+        monkeypatch.undo()
         while not stage.near.protocol.synced:  # noqa: ASYNC110
             await trio.sleep(1)
         assert stage.near.protocol.health == "complete"
@@ -516,7 +529,7 @@ async def test_a_peer_that_hides_what_it_signed_must_sign_one_of_its_numbers_aga
     async with scene(tmp_path) as stage:
         await stage.open()
         record = stage.far.protocol.record
-        key = stage.far.protocol.keys.key
+        key = stage.far.protocol.state.keys.key
         assert key is not None
         await stage.order("o1")
         hidden = await stage.far.send(
@@ -538,6 +551,8 @@ async def test_a_peer_that_hides_what_it_signed_must_sign_one_of_its_numbers_aga
         protocol = stage.near.protocol
         await stage.agreed()
         effects = protocol.receive_binary(proposal.frame.raw, stage.clock.now_ns())
-        assert isinstance(effects.stop, Equivocation)
-        ((first, second),) = effects.evidence
+        assert isinstance(found(effects, Stopped).error, Equivocation)
+        evidence = found(effects, StoreEvidence)
+        assert isinstance(evidence.first, Frame)
+        first, second = evidence.first, evidence.second
         assert {first.raw, second.raw} == {hidden.frame.raw, proposal.frame.raw}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -21,11 +20,12 @@ from trio.testing import MockClock
 
 from psymm.errors import JournalBehind, JournalError, NotNow
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
-from psymm.session.effects import HeadsDiffer, Resumed, SessionStatus, Stopped
 from psymm.session.party import load_session
+from psymm.session.protocol import HeadsDiffer, Resumed, SessionStatus, Stopped
 from psymm.session.solver import SolverServer
 from psymm.session.trader import ConnectionLost
 from psymm.terms import UNIT
+from psymm.transcript.journal import Change, Durable, Journal
 
 Clock = MockClock
 
@@ -104,7 +104,6 @@ async def test_both_sides_lost_frames_and_both_come_again(
         await stage.agreed()
         stage.wires[-1].bend = dropping(bytes)
         await stage.near.send(_request("r1"))
-        stage.far.protocol._connected = True
         far_socket = stage.far._connection
         assert far_socket is not None
         # The solver's fill is journalled, then its connection is gone before it is sent.
@@ -165,8 +164,8 @@ async def test_a_resume_with_other_digests_is_left_and_stops_nobody(
             solver_digest=heads.solver_digest,
         )
         near = stage.near.protocol
-        prover = near.keys.prover(near.record, stage.clock.now_ns())
-        challenge = near.head_sync._their_challenge
+        prover = near.resume_signer(stage.clock.now_ns())
+        challenge = near.state.connection.peer_challenge
         assert prover is not None
         assert challenge is not None
         await stage.wires[-1].inner.send(encode_text(lie))  # unsigned, it is noise
@@ -246,7 +245,7 @@ async def test_a_trader_that_dies_after_any_frame_of_the_logon_comes_back_to_tra
 
     async def then_trade(stage: Scene) -> None:
         near = stage.near.protocol
-        while not (near.synced and near.state is SessionStatus.TRADING):  # noqa: ASYNC110
+        while not (near.synced and near.status is SessionStatus.TRADING):  # noqa: ASYNC110
             await trio.sleep(0.1)
         await stage.desk.begun.wait()
         order = await stage.order("o1")
@@ -277,29 +276,29 @@ async def _died_before_write(lives: Lives, side: str, nth: int) -> bool:
     async def first(stage: Scene) -> None:
         journal = getattr(stage, side).journal
         with trio.CancelScope() as power:
-            for name in ("append", "keep_openings", "keep_session_key", "set_state", "keep_fact"):
-                setattr(journal, name, _mortal(getattr(journal, name), power))
+            _die_at(journal, power)
             await stage.heard.state(SessionStatus.TRADING)
             await stage.desk.listeners[0].state(SessionStatus.TRADING)
             await trio.sleep(5)
 
-    def _mortal(
-        write: Callable[..., Awaitable[None]], power: trio.CancelScope
-    ) -> Callable[..., Awaitable[None]]:
-        async def writing(*given: Any, **named: Any) -> None:
+    def _die_at(journal: Journal, power: trio.CancelScope) -> None:
+        """All that this process writes goes through `write_soon`."""
+        original = journal.write_soon
+
+        def mortal(changes: Sequence[Change], then: Durable) -> None:
             nonlocal written
             written += 1
             if written >= nth:
                 power.cancel()
-                await trio.sleep_forever()
-            await write(*given, **named)
+            else:
+                original(changes, then)
 
-        return writing
+        journal.write_soon = mortal  # type: ignore[method-assign]
 
     async def second(stage: Scene) -> None:
         await stage.desk.begun.wait()
         for runner in (stage.near, stage.far):
-            while not (runner.protocol.synced and runner.protocol.state is SessionStatus.TRADING):  # noqa: ASYNC110
+            while not (runner.protocol.synced and runner.protocol.status is SessionStatus.TRADING):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         near, _ = stage.both_settle()
         await near.settle()

@@ -36,7 +36,7 @@ from psymm.messages import (
 )
 from psymm.messages import Settlement as ProposalMessage
 from psymm.rulebook import Lane
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.session.settling import SettlementFlow, _message_of
 from psymm.transcript.agreement import SOLVER, TRADER
 
@@ -133,10 +133,10 @@ async def named(stage: Scene) -> Rogue:
 
 def honest_again(stage: Scene) -> None:
     """The rogue's own session takes what it signed for an option; it thinks better of it."""
-    life = stage.far.protocol.lifecycle
+    life = stage.far.protocol.state.lifecycle
     life.proposal = life.acceptance = None
-    life._offered.clear()
-    stage.far._take(stage.far.protocol.proposal_expired(stage.clock.now_ns()))
+    life.offered.clear()
+    stage.far.perform(stage.far.protocol.proposal_expired(stage.clock.now_ns()))
 
 
 async def settles_at_once(stage: Scene, near: SettlementFlow) -> None:
@@ -174,7 +174,7 @@ async def test_a_proposal_that_is_not_what_the_record_gives_freezes_nothing(
         reject = await stage.desk.listeners[0].message(Reject)
         assert (reject.ref_seq_num, reject.violation) == (entry.frame.seq, rule)
         await trio.sleep(5)
-        assert stage.near.protocol.state is SessionStatus.TRADING
+        assert stage.near.protocol.status is SessionStatus.TRADING
         assert stage.account(stage.near).settlement is None
         assert not any(
             isinstance(each.message, SettlementAcceptance) for each in stage.near.protocol.record
@@ -215,12 +215,12 @@ async def test_an_output_that_is_in_the_tree_already_freezes_nothing(
                 (fact,) = stage.chain.facts
                 commitment = outputs[rogue.ours.inner]
                 runner = stage.near
-                runner._take(
+                runner.perform(
                     runner.protocol.output_occupied(fact, commitment, runner.clock.now_ns())
                 )
             await stage.desk.listeners[0].message(ChainFact)
         await trio.sleep(5)
-        assert stage.near.protocol.state is SessionStatus.TRADING
+        assert stage.near.protocol.status is SessionStatus.TRADING
         assert not stage.near.protocol.options
         assert stage.account(stage.near).settlement is None
         await settles_at_once(stage, near)
@@ -258,7 +258,7 @@ async def test_an_acceptance_that_misstates_our_note_opens_nothing_and_a_right_o
         assert reject.violation in ("note-misstated", "note-wrong-token")
         await trio.sleep(2)
         assert stage.account(stage.near).collateral(Lane.TRADER) == 0
-        assert stage.near.protocol.state is SessionStatus.VERIFYING
+        assert stage.near.protocol.status is SessionStatus.VERIFYING
         sign_unchecked(stage.far, accepts("truth"))
         await trio.sleep(2)
         assert stage.account(stage.near).collateral(Lane.TRADER) == note.amount
@@ -295,7 +295,7 @@ async def test_a_second_note_while_collateral_is_put_up_is_refused_and_all_of_it
         )
         entry = sign_unchecked(runner, more)
         # The rogue itself counts on nothing that it lists so.
-        del runner.protocol.lifecycle.listed[lane][more.notes[0].commitment]
+        del runner.protocol.state.lifecycle.listed[lane][more.notes[0].commitment]
         await trio.sleep(1)
         go_on.set()
         with trio.fail_after(60):
@@ -376,7 +376,7 @@ async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_co
         assert not stage.far.protocol.options
         await stage.far.send(Heartbeat())
         assert len(stage.account(stage.far).positions) == 1, "the fill was late"
-        assert stage.far.protocol.state is SessionStatus.TRADING
+        assert stage.far.protocol.status is SessionStatus.TRADING
         assert not any(
             isinstance(each.message, SettlementAcceptance) for each in stage.far.protocol.record
         )

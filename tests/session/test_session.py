@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from psymm.messages import Side
 from psymm.rulebook import Lane
-from psymm.session.effects import SessionStatus
 from psymm.session.ledger import RulebookLedger
+from psymm.session.protocol import SessionStatus
 from psymm.terms import UNIT
 
 
@@ -33,7 +33,7 @@ async def test_a_whole_fill_opens_a_position_on_both_sides(
         account = await stage.agreed()
         (position,) = account.positions.values()
         assert position.quantity == UNIT // 100
-        assert stage.near.protocol.state is SessionStatus.TRADING
+        assert stage.near.protocol.status is SessionStatus.TRADING
 
 
 async def test_what_is_projected_from_frame_to_frame_is_what_the_rulebook_projects(
@@ -44,7 +44,7 @@ async def test_what_is_projected_from_frame_to_frame_is_what_the_rulebook_projec
         for n in range(5):
             order = await stage.order(f"o{n}")
             for runner in (stage.near, stage.far):
-                ledger = runner.protocol.ledger
+                ledger = runner.protocol.state.rulebook
                 assert isinstance(ledger, RulebookLedger)
                 assert ledger.projected.hash == ledger._replay.projected().hash
                 assert order.cl_ord_id in ledger.projected.orders
@@ -78,7 +78,7 @@ async def test_a_fill_that_was_covered_in_time_stays_in_time_in_what_is_previewe
         await stage.report("e1", await stage.order("o1"))
         (position,) = (await stage.agreed()).positions.values()
         await trio.sleep(60)
-        ledger = stage.near.protocol.ledger
+        ledger = stage.near.protocol.state.rulebook
         assert isinstance(ledger, RulebookLedger)
         assert ledger.projected.positions
         await stage.order("c1", side=Side.SELL, position_id=position.position_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from rogue import sign_unchecked
-from session_scene import Listener, Scene, scene
+from session_scene import Listener, Scene, found, scene
 from test_resume import lost, resumed
 from trio.testing import MockClock
 
@@ -29,15 +29,19 @@ from psymm.messages import (
 )
 from psymm.rulebook import Lane
 from psymm.session.archive import archive, prune
-from psymm.session.effects import (
+from psymm.session.party import load_session, read_record
+from psymm.session.protocol import (
     CheckpointInForce,
     Disagreed,
+    Disconnect,
     Event,
     FrameReceived,
     FrameSent,
     PeerRejected,
+    SendFrame,
+    SendText,
+    StoreFrame,
 )
-from psymm.session.party import load_session, read_record
 from psymm.session.report import verify_file
 from psymm.session.runner import SessionRunner
 from psymm.session.trader import ConnectionLost
@@ -174,7 +178,7 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
         assert max(held) < 2 * limits.frames
         assert all(account.since_checkpoint(lane)[0] < limits.frames for lane in Lane)
         assert not [e for e in stage.heard.events if isinstance(e, PeerRejected)]
-        assert not stage.near.protocol.ledger.faults  # type: ignore[attr-defined]
+        assert not stage.near.protocol.state.rulebook.faults  # type: ignore[attr-defined]
 
 
 def ordered(name: str) -> Callable[[Event | ConnectionLost], NewOrderSingle | None]:
@@ -190,8 +194,8 @@ async def test_a_peer_that_never_answers_a_right_checkpoint_stops_the_lane_by_na
 ) -> None:
     async with scene(tmp_path, limits=Limits(frames=20)) as stage:
         await stage.open()
-        stage.far.protocol.ledger.answer_due = lambda lane: None  # type: ignore[method-assign]
-        stage.far.protocol.ledger.near_limit = lambda: False  # type: ignore[method-assign]
+        stage.far.protocol.state.rulebook.answer_due = lambda lane: None  # type: ignore[method-assign]
+        stage.far.protocol.state.rulebook.near_limit = lambda: False  # type: ignore[method-assign]
 
         async def until_refused() -> None:
             for n in range(40):
@@ -205,7 +209,7 @@ async def test_a_peer_that_never_answers_a_right_checkpoint_stops_the_lane_by_na
         assert len(said(stage.near)) == 1, "one offer, which stands"
         await trio.sleep(30)
         await sign_and_wait(stage)
-        faults = [rule for _, rule in stage.near.protocol.ledger.faults]  # type: ignore[attr-defined]
+        faults = [rule for _, rule in stage.near.protocol.state.rulebook.faults]  # type: ignore[attr-defined]
         assert faults == ["checkpoint-refused"]
 
 
@@ -304,7 +308,7 @@ async def test_a_session_goes_on_from_its_checkpoint_after_a_restart(
         assert near.protocol.synced
         assert far.protocol.synced
         _, effects = near.protocol.send(request(2), near.clock.now_ns())
-        (entry,) = effects.entries
+        entry = found(effects, StoreFrame).entry
         far.protocol.receive_binary(entry.frame.raw, far.clock.now_ns())
         assert far.protocol.record.head(0).seq == entry.frame.seq
         with pytest.raises(Exception, match="duplicate-id"):
@@ -319,13 +323,11 @@ def converse(near: SessionRunner, far: SessionRunner) -> None:
     while waiting:
         to, effects = waiting.pop(0)
         frm = near if to is far else far
-        for each in effects.sends:
-            answer = (
-                to.protocol.receive_text(each, now)
-                if isinstance(each, str)
-                else to.protocol.receive_binary(each.frame.raw, now)
-            )
-            waiting.append((frm, answer))
+        for each in effects:
+            if isinstance(each, SendText):
+                waiting.append((frm, to.protocol.receive_text(each.text, now)))
+            elif isinstance(each, SendFrame):
+                waiting.append((frm, to.protocol.receive_binary(each.entry.frame.raw, now)))
 
 
 async def test_heads_from_before_a_checkpoint_are_an_old_journal_s(
@@ -346,12 +348,11 @@ async def test_heads_from_before_a_checkpoint_are_an_old_journal_s(
         near.protocol.connected(now, fresh=False, challenge=challenge)
         heads = near.protocol.heads()
         old = replace(heads, trader_seq=1, trader_digest=b"\x01" * 32)
-        prover = stage.far.protocol.keys.prover(stage.far.protocol.record, now)
+        prover = stage.far.protocol.resume_signer(now)
         assert prover is not None
         old = prover.sign(near.agreement, challenge, old)
         effects = near.protocol.receive_text(encode_text(old), now)
-        assert effects.disconnect is not None
-        assert effects.disconnect.code == "peer-behind"
+        assert found(effects, Disconnect).reason.code == "peer-behind"
         assert near.protocol.error is None
 
 
@@ -407,7 +408,7 @@ async def test_two_accounts_that_differ_are_named_by_their_first_field_and_tradi
         await stage.report("e1", order)
         await trio.sleep(3)
         runner: SessionRunner = getattr(stage, liar)
-        ledger = runner.protocol.ledger
+        ledger = runner.protocol.state.rulebook
         replay = ledger._replay  # type: ignore[attr-defined]
         wrong = replace(replay.account, fees=replay.account.fees + 1)
         named = replay.named
@@ -441,7 +442,7 @@ async def test_a_forged_hash_is_rejected_and_only_its_liar_s_account_is_asked_fo
         await stage.order("o1")
         await trio.sleep(3)
         account = await stage.agreed()
-        named = stage.far.protocol.ledger._replay.named.account  # type: ignore[attr-defined]
+        named = stage.far.protocol.state.rulebook._replay.named.account  # type: ignore[attr-defined]
         lie = Checkpoint(
             account_hash=b"\x01" * 32, solver_seq=named.solver_seq, trader_seq=named.trader_seq
         )
@@ -461,7 +462,7 @@ async def test_parts_of_an_account_that_nobody_disputes_are_dropped(
     async with scene(tmp_path) as stage:
         await stage.open()
         await trio.sleep(3)
-        named = stage.near.protocol.ledger._replay.named.account  # type: ignore[attr-defined]
+        named = stage.near.protocol.state.rulebook._replay.named.account  # type: ignore[attr-defined]
         for content, changes in [
             (named.canonical(), {}),
             (b"{}", {"part": 2}),
@@ -481,7 +482,7 @@ async def test_parts_of_an_account_that_nobody_disputes_are_dropped(
             await stage.far.send_text(AccountPart(**part))  # type: ignore[arg-type]
         await trio.sleep(1)
         assert not stage.near.protocol.error
-        dispute = stage.near.protocol.checkpoints._dispute
+        dispute = stage.near.protocol.state.checkpoints.dispute
         assert dispute is None or not dispute.parts
         await stage.near.send(request(1))
 

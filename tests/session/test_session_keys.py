@@ -36,7 +36,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.rulebook import Account
-from psymm.session.effects import (
+from psymm.session.protocol import (
     Event,
     FramesRevoked,
     KeyChanged,
@@ -45,7 +45,7 @@ from psymm.session.effects import (
     OwnFrameImported,
     Resumed,
     SessionStatus,
-    StateChanged,
+    StatusChanged,
     Stopped,
     TextReceived,
 )
@@ -170,7 +170,7 @@ async def test_an_application_rotates_when_it_likes(tmp_path: Path, autojump_clo
             old = key_of(runner)
             await runner.rotate_key()
             assert key_of(runner) != old
-            assert runner.protocol.keys.key.public_key == key_of(runner)
+            assert runner.protocol.state.keys.key.public_key == key_of(runner)
             held = await runner.journal.frame(
                 runner.agreement.custody, runner.lane, changes(runner, runner.lane)[0]
             )
@@ -320,7 +320,7 @@ async def test_a_crash_after_the_uky_was_kept_goes_on_with_the_new_key(
         stages.append(stage)
         await of(stage.heard, Resumed)
         await stage.desk.begun.wait()
-        assert stage.near.protocol.keys.key.public_key == key_of(stage.far, 0) == new
+        assert stage.near.protocol.state.keys.key.public_key == key_of(stage.far, 0) == new
         await trade(stage, "1")
         await expect_sound(stage)
         assert all(len(found) == 1 for found in digests_by_number(stages).values())
@@ -393,7 +393,7 @@ async def test_frames_of_an_ended_key_are_still_resent_and_taken(
         stage.far._connection.put(asked)  # type: ignore[union-attr]
         await trio.sleep(5)
         assert any(isinstance(one, bytes) for one in stage.wires[-1].sent[before:])
-        assert stage.far.protocol._malformed == 0
+        assert stage.far.protocol.state.connection.malformed == 0
         await expect_sound(stage)
 
 
@@ -675,17 +675,17 @@ async def test_trading_that_only_a_revoked_key_began_begins_again_with_the_next(
     lives = KeyedLives(tmp_path)
     async with lives.live() as stage:
         opened = stage.near.protocol
-        assert opened.state is SessionStatus.TRADING
+        assert opened.status is SessionStatus.TRADING
         last = opened.record.head(1).seq
         assert opened.record.head(0).peer_seq < last
         seen = len(stage.heard.events)
         lives.revoked.revoke(lives.wallets[1].address, address_of(key_of(stage.far)), last)
         await of(stage.heard, FramesRevoked)
-        states = [one.state for one in stage.heard.events[seen:] if isinstance(one, StateChanged)]
+        states = [one.status for one in stage.heard.events[seen:] if isinstance(one, StatusChanged)]
         assert states == [SessionStatus.VERIFYING]
         await of(stage.desk.listeners[0], KeyChanged)
         await stage.agreed()
-        assert opened.state is SessionStatus.TRADING
+        assert opened.status is SessionStatus.TRADING
         await trade(stage, "1")
         await expect_sound(stage)
 

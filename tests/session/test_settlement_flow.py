@@ -27,7 +27,7 @@ from psymm.custody.settlement import PlannedSettlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
 from psymm.messages import ChainFact, Settlement, SettlementAcceptance, SettlementOutput
 from psymm.session.collateral import ChainView, Mined
-from psymm.session.effects import (
+from psymm.session.protocol import (
     CitationWaits,
     Delivered,
     FrameReceived,
@@ -281,9 +281,9 @@ async def test_a_settlement_that_missed_its_deadline_is_proposed_again(
         with pytest.raises(MoveFailed):
             await near.settle()
         funds(stage)[0].settle = honest  # type: ignore[method-assign]
-        assert stage.near.protocol.state is SessionStatus.SETTLING
+        assert stage.near.protocol.status is SessionStatus.SETTLING
         await trio.sleep(3_600)
-        assert stage.near.protocol.state is SessionStatus.TRADING
+        assert stage.near.protocol.status is SessionStatus.TRADING
         await near.settle()
         assert [one.worth() for one in funds(stage)] == [2_000_000_000, 5_000_000_000]
 
@@ -312,8 +312,8 @@ async def test_a_settlement_is_over_once_our_own_chain_has_it_whatever_the_peer_
         await stage.heard.until(lambda event: isinstance(event, CitationWaits) or None)
         await trio.sleep(60)
         journal, custody = stage.trader.journal, stage.near.agreement.custody
-        assert stage.far.protocol.state is SessionStatus.CLOSED
-        assert stage.near.protocol.state is SessionStatus.SETTLING
+        assert stage.far.protocol.status is SessionStatus.CLOSED
+        assert stage.near.protocol.status is SessionStatus.SETTLING
         assert (await journal.custody(custody)).state == "settling"
         assert not await journal.facts(custody)
         seen.set()
@@ -395,7 +395,7 @@ async def test_a_proposal_that_the_other_side_refused_is_outlived_by_both(
             await one.settle()
         refuser.sign = honest  # type: ignore[method-assign]
         await trio.sleep(3_600)
-        assert {runner.protocol.state for runner in (stage.near, stage.far)} == {
+        assert {runner.protocol.status for runner in (stage.near, stage.far)} == {
             SessionStatus.TRADING
         }
         await other.settle()

@@ -21,8 +21,8 @@ from psymm.custody.viewing import viewing_key
 from psymm.errors import JournalError
 from psymm.messages import ExecType, ExecutionReport, Heartbeat, Reject, Side, decode, encode
 from psymm.rulebook.violation import CATALOGUE
-from psymm.session.effects import SessionStatus
 from psymm.session.party import journal_secret
+from psymm.session.protocol import SessionStatus
 from psymm.session.stats import EVENTS, REASONS, Traffic
 from psymm.terms import UNIT
 from psymm.transcript.journal import open_journal
@@ -238,7 +238,7 @@ async def test_no_secret_of_either_side_is_anywhere_in_the_logs_of_a_whole_sessi
             name = f"lane {runner.lane}"
             wallet = party.wallet
             agreement = runner.agreement
-            secrets[f"{name}: session key"] = runner.protocol.keys.key.expose_secret_bytes()
+            secrets[f"{name}: session key"] = runner.protocol.state.keys.key.expose_secret_bytes()
             secrets[f"{name}: wallet key"] = wallet._key.expose_secret_bytes()  # type: ignore[attr-defined]
             viewing = await viewing_key(wallet, CHAIN_ID, PSYMM)
             secrets[f"{name}: viewing secret"] = viewing.secret

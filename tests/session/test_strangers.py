@@ -24,9 +24,9 @@ from psymm.messages import (
     decode_text,
     encode,
 )
-from psymm.session.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
-from psymm.session.effects import SessionStatus
 from psymm.session.handshake import conclude_handshake, fresh_nonce, introduce
+from psymm.session.protocol import SessionStatus
+from psymm.session.protocol.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
 from psymm.session.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S, _Reception
 from psymm.session.trader import converse
 from psymm.session.transport import Socket

@@ -51,9 +51,9 @@ from psymm.errors import Disconnected, HandshakeFailed, PSymmError
 from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
-from psymm.session.effects import CheckpointInForce, Event, Resumed, Stopped
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import LocalParty
+from psymm.session.protocol import CheckpointInForce, Event, Resumed, Stopped
 from psymm.session.runner import BACKLOG, SessionRunner
 from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, ConnectionLost
@@ -213,10 +213,11 @@ class Bent:
             else replace(heads, **{f"{lane}_digest": bytes(32)})
         )
         runner, signed = self._storm.end_of(self._name, heads.custody), random.random() < 0.5
-        challenge = None if runner is None else runner.protocol.head_sync._their_challenge
+        connection = None if runner is None else runner.protocol.state.connection
+        challenge = None if connection is None else connection.peer_challenge
         if runner is None or challenge is None or heads.signature is None or not signed:
             return encode_text(lie)
-        prover = runner.protocol.keys.prover(runner.protocol.record, runner.clock.now_ns())
+        prover = runner.protocol.resume_signer(runner.clock.now_ns())
         return (
             told if prover is None else encode_text(prover.sign(runner.agreement, challenge, lie))
         )
@@ -469,8 +470,8 @@ async def _shaken_hands() -> AsyncGenerator[None, None]:
 
 
 def _ledger(runner: SessionRunner) -> RulebookLedger:
-    assert isinstance(runner.protocol.ledger, RulebookLedger)
-    return runner.protocol.ledger
+    assert isinstance(runner.protocol.state.rulebook, RulebookLedger)
+    return runner.protocol.state.rulebook
 
 
 def wallet(seed: int, name: str) -> KeyWallet:

@@ -41,8 +41,8 @@ from psymm.custody.store import FAILED
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import SystemClock
-from psymm.session.effects import CheckpointInForce, Event, Stopped
 from psymm.session.party import LocalParty, journal_secret
+from psymm.session.protocol import CheckpointInForce, Event, Stopped
 from psymm.session.trader import Backoff, ConnectionLost
 from psymm.terms import ChainRef
 from psymm.transcript.agreement import TRADER

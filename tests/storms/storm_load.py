@@ -28,8 +28,9 @@ from psymm.errors import Declined, Disconnected, NotNow, PeerSilent, PSymmError,
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus
 from psymm.session import checkpoints
-from psymm.session.effects import SessionStatus
 from psymm.session.ledger import RulebookLedger
+from psymm.session.protocol import SessionStatus
+from psymm.session.protocol.signing import is_uncovered
 from psymm.session.runner import SessionRunner
 from psymm.terms import (
     UNIT,
@@ -237,26 +238,26 @@ async def _flatten(session: Session) -> None:
 
 def is_flat(runner: SessionRunner) -> bool:
     """Whether nothing is open, and nothing comes to be: a fill that is covered late never was."""
-    ledger = runner.protocol.ledger
+    ledger = runner.protocol.state.rulebook
     assert isinstance(ledger, RulebookLedger)
-    return ledger.account.flat and ledger.projected.flat and not runner.protocol.uncovered()
+    return ledger.account.flat and ledger.projected.flat and not is_uncovered(runner.protocol.state)
 
 
 def standing(runner: SessionRunner) -> dict[str, Any]:
     """Where one end stands, to be compared with the other's."""
-    ledger = runner.protocol.ledger
+    ledger = runner.protocol.state.rulebook
     assert isinstance(ledger, RulebookLedger)
     account = ledger.account
     heads = [runner.protocol.record.head(lane) for lane in (0, 1)]
     return {
-        "state": str(runner.protocol.state),
+        "state": str(runner.protocol.status),
         "heads": [
             [head.seq, runner.protocol.record.digest(lane, head.seq).hex()]
             for lane, head in enumerate(heads)
         ],
         "hash": account.hash.hex(),
         "flat": is_flat(runner),
-        "synced": runner.protocol.synced or runner.protocol.state is SessionStatus.CLOSED,
+        "synced": runner.protocol.synced or runner.protocol.status is SessionStatus.CLOSED,
         "waiting": runner.statistics().waiting,
         "payouts": list(account.payouts),
     }

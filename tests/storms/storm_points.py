@@ -153,14 +153,14 @@ def _around(owner: Any, name: str, point: str, reaper: Reaper) -> None:
 
 
 def _append(reaper: Reaper) -> None:
-    original = _original(Journal, "append_soon")
+    original = _original(Journal, "write_soon")
 
     def wrapped(*given: Any, **named: Any) -> None:
         reaper.at("append.before")
         original(*given, **named)
         reaper.at("append.after")
 
-    Journal.append_soon = wrapped  # type: ignore[method-assign]
+    Journal.write_soon = wrapped  # type: ignore[method-assign]
 
 
 def _mark_sent(reaper: Reaper) -> None:

@@ -136,18 +136,17 @@ async def test_who_does_not_wait_is_told_in_the_order_of_asking(tmp_path: Path) 
         await filled(journal, signers)
         twice = signers.record.entry(TRADER, 1)
         assert twice is not None
-        journal.append_soon([], ours=TRADER, then=lambda bad: told.append(("a", bad is None)))
-        journal.append_soon(
-            [(twice.frame, twice.digest)],
-            ours=TRADER,
+        journal.write_soon([], then=lambda bad: told.append(("a", bad is None)))
+        journal.write_soon(
+            [journal.to_append([(twice.frame, twice.digest)], ours=TRADER)],
             then=lambda bad: told.append(("b", isinstance(bad, JournalConflict))),
         )
-        journal.append_soon([], ours=TRADER, then=lambda bad: told.append(("c", bad is None)))
+        journal.write_soon([], then=lambda bad: told.append(("c", bad is None)))
         assert told == []
         await filled(journal, Signers(2), 2)
         assert told == [("a", True), ("b", True), ("c", True)]
     late: list[object] = []
-    journal.append_soon([], ours=TRADER, then=late.append)
+    journal.write_soon([], then=late.append)
     assert [type(one) for one in late] == [JournalClosed]
 
 
@@ -182,13 +181,13 @@ async def gone_by(journal: Journal, count: int, *, writing: bool) -> list[int]:
     seen: list[int] = []
     durable: list[object] = []
     for _ in range(GROUP):
-        journal.append_soon([], ours=TRADER, then=durable.append)
+        journal.write_soon([], then=durable.append)
 
     async def pass_by() -> None:
         await journal.yield_to_commit()
         seen.append(len(durable))
         if writing:
-            journal.append_soon([], ours=TRADER, then=durable.append)
+            journal.write_soon([], then=durable.append)
 
     async with trio.open_nursery() as nursery:
         for _ in range(count):
@@ -217,7 +216,7 @@ async def test_nobody_gives_way_to_a_slow_disk(tmp_path: Path) -> None:
         journal._commit_s = 10 * QUICK_COMMIT_S
         with trio.CancelScope() as scope:
             for _ in range(2 * GROUP):
-                journal.append_soon([], ours=TRADER, then=lambda _: None)
+                journal.write_soon([], then=lambda _: None)
             scope.cancel()
             await journal.yield_to_commit()
         assert not scope.cancelled_caught
@@ -244,7 +243,8 @@ async def test_the_mark_bounds_every_commit_wherever_it_runs_and_leaves_out_what
         journal._connection.set_trace_callback(ran)
         first = [signers.sign(TRADER, Heartbeat()) for _ in range(3)]
         for entry in [first[0], first[0], *first[1:]]:
-            journal.append_soon([(entry.frame, entry.digest)], ours=TRADER, then=told)
+            change = journal.to_append([(entry.frame, entry.digest)], ours=TRADER)
+            journal.write_soon([change], then=told)
         with pytest.raises(JournalConflict):
             await journal.append([(first[0].frame, first[0].digest)], ours=TRADER)
         journal._commit_s = commit_s

@@ -12,7 +12,7 @@ from custody_scene import Signers
 from psymm._core import SecretKey
 from psymm.errors import JournalConflict
 from psymm.messages import Heartbeat, QuoteRequest
-from psymm.session.keys import key_in_force
+from psymm.session.protocol import key_in_force
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.codec import JournalledRevocation
 from psymm.transcript.journal import Journal, open_journal
@@ -89,9 +89,9 @@ async def test_revocations_are_kept_whole_in_place_of_the_last(tmp_path: Path) -
             JournalledRevocation(TRADER, "0xA", 3, 5),
             JournalledRevocation(SOLVER, "0xB", 1, 1),
         ]
-        await journal.keep_revocations(custody, first)
+        await journal.write(journal.to_keep_revocations(custody, first))
         assert await journal.revocations(custody) == first
-        await journal.keep_revocations(custody, first[1:])
+        await journal.write(journal.to_keep_revocations(custody, first[1:]))
     async with open_journal(tmp_path / "j.db") as journal:
         assert await journal.revocations(custody) == first[1:]
 

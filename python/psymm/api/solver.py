@@ -50,7 +50,12 @@ from psymm.messages import (
 )
 from psymm.nursery import start_task
 from psymm.rulebook import Account, LiveOrder, OrderStatus
-from psymm.session.effects import (
+from psymm.session.idle import IdleEnd
+from psymm.session.ledger import RulebookLedger
+from psymm.session.party import LocalParty
+from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
+from psymm.session.protocol import (
+    SECOND,
     Event,
     FrameReceived,
     FramesRevoked,
@@ -61,15 +66,10 @@ from psymm.session.effects import (
     ProvisionalFrame,
     Resumed,
     SessionStatus,
-    StateChanged,
+    StatusChanged,
     Stopped,
     TextReceived,
 )
-from psymm.session.idle import IdleEnd
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import LocalParty
-from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
-from psymm.session.protocol import SECOND
 from psymm.session.runner import RunnerStatistics, SessionRunner
 from psymm.session.settling import SettlementFlow
 from psymm.session.solver import DISK_FLOOR, ServerStatistics, SolverServer
@@ -539,7 +539,7 @@ class Solver:
     def session(self, runner: SessionRunner) -> Callable[[Event], None]:
         if self._nursery is None:
             raise NotNow("the solver is not serving")
-        ledger = runner.protocol.ledger
+        ledger = runner.protocol.state.rulebook
         if not isinstance(ledger, RulebookLedger):
             raise TypeError("a solver's session runs on the rulebook")
         session = SolverSession(
@@ -551,7 +551,7 @@ class Solver:
             cancel_on_disconnect=self._cancel_on_disconnect,
         )
         dispatch = _Dispatch(self, session, self._nursery)
-        if runner.protocol.state not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
+        if runner.protocol.status not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
             # Else its trader only comes for what it lacks: there is nothing to trade.
             self.sessions[session.custody] = session
             self._dispatches[session.custody] = dispatch
@@ -627,7 +627,7 @@ class _Dispatch:
                     self._start(lambda: self._cancel(request), None)
             case TextReceived(MarketDataRequest() as asked_prices):
                 self._start(lambda: self._show(asked_prices), None)
-            case StateChanged(state):
+            case StatusChanged(state):
                 self._start(lambda: solver.on_state(session, state), None)
                 if state in (SessionStatus.CLOSED, SessionStatus.STOPPED):
                     solver.sessions.pop(session.custody, None)

@@ -63,20 +63,6 @@ from psymm.rulebook import (
     positions,
 )
 from psymm.session.collateral import Mined
-from psymm.session.effects import (
-    Effects,
-    Event,
-    FrameReceived,
-    FrameSent,
-    FramesRevoked,
-    PeerRejected,
-    ProvisionalFrame,
-    Resumed,
-    SessionStatus,
-    StateChanged,
-    Stopped,
-    TextReceived,
-)
 from psymm.session.handshake import Introduced, fresh_nonce
 from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
@@ -89,7 +75,21 @@ from psymm.session.preflight import (
     price_of,
     prices_of,
 )
-from psymm.session.protocol import SECOND
+from psymm.session.protocol import (
+    SECOND,
+    Effects,
+    Event,
+    FrameReceived,
+    FrameSent,
+    FramesRevoked,
+    PeerRejected,
+    ProvisionalFrame,
+    Resumed,
+    SessionStatus,
+    StatusChanged,
+    Stopped,
+    TextReceived,
+)
 from psymm.session.runner import RunnerStatistics, SessionRunner
 from psymm.session.settling import SettlementFlow
 from psymm.session.trader import (
@@ -255,7 +255,7 @@ class Session:
     """A custody with one solver, made by `connect`."""
 
     def __init__(self, party: LocalParty, runner: SessionRunner, events: _EventCache) -> None:
-        ledger = runner.protocol.ledger
+        ledger = runner.protocol.state.rulebook
         if not isinstance(ledger, RulebookLedger):
             raise TypeError("a session runs on the rulebook")
         self.runner = runner
@@ -279,7 +279,7 @@ class Session:
 
     @property
     def state(self) -> SessionStatus:
-        return self.runner.protocol.state
+        return self.runner.protocol.status
 
     @property
     def account(self) -> Account:
@@ -582,7 +582,7 @@ class _EventCache:
             case ConnectionLost(reason):
                 self.losses += 1
                 self.lost = reason
-            case StateChanged(state):
+            case StatusChanged(state):
                 self.state = state
                 self.closed = state is SessionStatus.CLOSED
             case Stopped(error):
@@ -793,7 +793,7 @@ async def _connected(
                 await events.until(
                     lambda: (
                         True
-                        if end.protocol.state in (SessionStatus.TRADING, SessionStatus.SETTLING)
+                        if end.protocol.status in (SessionStatus.TRADING, SessionStatus.SETTLING)
                         else None
                     ),
                     float("inf"),
@@ -872,7 +872,7 @@ def _accept(
 
 def session_projected(runner: SessionRunner) -> Account:
     """The trader's account with its pending frames."""
-    ledger = runner.protocol.ledger
+    ledger = runner.protocol.state.rulebook
     if not isinstance(ledger, RulebookLedger):
         raise TypeError("a session runs on the rulebook")
     return ledger.projected

@@ -19,7 +19,7 @@ from psymm.cli.market import Market
 from psymm.cli.output import Screen, format_amount, plain
 from psymm.errors import PSymmError
 from psymm.messages import Side
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.sockets.admission import AdmissionLimits
 
 LOOK_S: Final = 0.25

@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from psymm.api.trader import Indicative, Offer, Session, Settled
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import RegistryEntry
-    from psymm.session.effects import Event
     from psymm.session.left import LeftOpen
+    from psymm.session.protocol import Event
     from psymm.session.trader import ConnectionLost
     from psymm.transcript.journal import Journal
 
@@ -462,7 +462,7 @@ def _confirm_orders(screen: Screen, request: TradeRequest) -> None:
 
 
 def _on_event(screen: Screen, begun: list[bytes], event: Event | ConnectionLost) -> None:
-    from psymm.session.effects import FundingStarted, Idle, Resumed, StateChanged, Stopped
+    from psymm.session.protocol import FundingStarted, Idle, Resumed, StatusChanged, Stopped
     from psymm.session.trader import ConnectionLost
 
     match event:
@@ -473,7 +473,7 @@ def _on_event(screen: Screen, begun: list[bytes], event: Event | ConnectionLost)
                 f"all is checked; collateral moves into custody 0x{custody.hex()}",
                 custody=custody,
             )
-        case StateChanged(state):
+        case StatusChanged(state):
             screen.event("state", f"session: {state.value}", state=state.value)
         case ConnectionLost(reason, retry_s):
             screen.event(

@@ -224,7 +224,8 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule: its name (a key of ``CATALOGUE``) and the values that broke it.
+    """A broken rule: its name (a key of ``CATALOGUE``, or the code of a payload that cannot be
+    read) and the values that broke it.
 
     Sizes are decimals in units of the instrument; prices, notionals and amounts in whole tokens of
     the collateral; times nanoseconds.
@@ -244,8 +245,11 @@ class Violation:
         return CATALOGUE[self.name][1]
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{key}={value}" for key, value in self.values)
-        return f"{self.name}: {self.what}{f' ({shown})' if shown else ''}; {self.remedy}"
+        values = ", ".join(f"{key}={value}" for key, value in self.values)
+        shown = f" ({values})" if values else ""
+        if self.name not in CATALOGUE:
+            return f"{self.name}{shown}"
+        return f"{self.name}: {self.what}{shown}; {self.remedy}"
 
 
 class RuleBroken(Exception):

@@ -15,8 +15,7 @@ import trio
 
 from psymm.errors import PSymmError
 from psymm.rulebook import Account
-from psymm.session.effects import Idle, SessionStatus
-from psymm.session.lifecycle import NO_BUSINESS
+from psymm.session.protocol import NO_BUSINESS, Idle, SessionStatus
 from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
@@ -59,7 +58,7 @@ class IdleEnd:
         """Sending time of the last frame of business, nanoseconds; 0 before the first."""
         record = self._runner.protocol.record
         # What left memory may have left it unseen here.
-        self._last = max(self._last, self._runner.protocol.business_ns)
+        self._last = max(self._last, self._runner.protocol.state.business_ns)
         for lane in (0, 1):
             head = record.head(lane).seq
             for seq in range(self._seen[lane] + 1, head + 1):
@@ -73,7 +72,7 @@ class IdleEnd:
         """Until cancelled, or until the custody has ended. Cancelled: an offer that was signed
         stays signed, as `SettlementFlow.settle` says."""
         not_before = 0
-        while self._runner.protocol.state not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
+        while self._runner.protocol.status not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
             now = self._runner.clock.now_ns()
             due = max(self.last_business() + self._span, not_before)
             if self._runner.lane == TRADER:
@@ -82,7 +81,7 @@ class IdleEnd:
                 await trio.sleep(min((due - now) / SECOND, LOOK_S))
             elif (
                 self._runner.protocol.synced
-                and self._runner.protocol.state is SessionStatus.TRADING
+                and self._runner.protocol.status is SessionStatus.TRADING
             ):
                 not_before = now + AGAIN_S * SECOND
                 await self._offer()

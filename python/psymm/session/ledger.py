@@ -28,7 +28,6 @@ from psymm.rulebook import (
 from psymm.rulebook.sequence import DryRun, Projection
 from psymm.rulebook.value import replace
 from psymm.session.collateral import Citation, Fact
-from psymm.session.effects import FrameViolation
 from psymm.terms import Terms
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import Point
@@ -72,13 +71,13 @@ class RulebookLedger:
 
     @property
     def waits(self) -> bool:
-        """See `Ledger.waits`."""
+        """See `Rulebook.waits`."""
         return bool(self._waiting)
 
     @property
     def cited(self) -> Citation | None:
-        """See `Ledger.cited`. What waits may be the solver's frame that brings the citation of the
-        trader's into effect."""
+        """See `Rulebook.cited`. What waits may be the solver's frame that brings the trader's
+        citation into effect."""
         if not self._waiting:
             return None
         first = self._waiting[0]
@@ -93,7 +92,7 @@ class RulebookLedger:
         return None
 
     def awaits(self, entry: RecordedFrame) -> bool:
-        """See `Ledger.awaits`."""
+        """See `Rulebook.awaits`."""
         frame = entry.frame
         if entry.message is None:
             return False
@@ -104,16 +103,16 @@ class RulebookLedger:
             len(frame.payload),
             covers=frame.peer_seq,
         )
-        return broken is not None and broken.rule == FactsBehind.code
+        return broken is not None and broken.name == FactsBehind.code
 
     @property
     def trader_covers(self) -> int:
-        """See `Ledger.trader_covers`."""
-        return self._look_ahead().replay.account.trader_covers
+        """See `Rulebook.trader_covers`."""
+        return self._ahead_account().trader_covers
 
     @property
     def decided(self) -> int:
-        """See `Ledger.decided`."""
+        """See `Rulebook.decided`."""
         return self._look_ahead().replay.decided
 
     @property
@@ -125,8 +124,8 @@ class RulebookLedger:
         """(seq, rule) of solver frames that broke a rule and were rejected in time."""
         return tuple((fault.seq, fault.violation.name) for fault in self._replay.faults)
 
-    def arrived(self, entry: RecordedFrame) -> Sequence[FrameViolation]:
-        """See `Ledger.arrived`."""
+    def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
+        """See `Rulebook.arrived`."""
         self._waiting.append(entry)
         return self._drain()
 
@@ -138,12 +137,10 @@ class RulebookLedger:
         size: int | None = None,
         *,
         covers: int | None = None,
-    ) -> FrameViolation | None:
-        """See `Ledger.refuses`."""
+    ) -> Violation | None:
+        """See `Rulebook.refuses`."""
         if self._waiting:
-            return FrameViolation(
-                lane, "facts-behind", "a chain fact that was cited is not seen yet"
-            )
+            return Violation(FactsBehind.code)
         own = Lane(lane)
         heads = self._replay.heads
         try:
@@ -157,15 +154,13 @@ class RulebookLedger:
             )
             self._dry_run = self._replay.dry_run(entry, self._look_ahead())
         except JsonError as error:
-            bad = Violation("malformed", (("code", error.code),))
-            return FrameViolation(lane, bad.name, str(bad))
+            return Violation("malformed", (("code", error.code),))
         except RulebookError as unknown:
-            return FrameViolation(lane, unknown.code, str(unknown))
-        broken = self._dry_run.violation
-        return None if broken is None else FrameViolation(lane, broken.name, str(broken))
+            return Violation(unknown.code)
+        return self._dry_run.violation
 
     def drop(self, lane: int, seq: int) -> bool:
-        """See `Ledger.drop`. The trader's frames have not taken effect yet, so they go by
+        """See `Rulebook.drop`. The trader's frames have not taken effect yet, so they go by
         themselves; the solver's have, so all is ruled again."""
         self._ahead = self._dry_run = None
         if lane == Lane.TRADER and not self._waiting:
@@ -181,7 +176,7 @@ class RulebookLedger:
             return Replay.start(inputs, terms, facts)
         return Replay.at_checkpoint(inputs, terms, self._begins, facts)
 
-    # --- checkpoints: see `psymm.session.checkpoints.CheckpointLedger` -----------------------
+    # --- checkpoints: see `psymm.session.protocol.rulebook.Rulebook` -----------------------
 
     @property
     def point(self) -> Point | None:
@@ -191,8 +186,8 @@ class RulebookLedger:
     def agreed(self) -> Account | None:
         return self._agreed
 
-    def begin(self) -> None:
-        """See `CheckpointLedger.begin`."""
+    def compact(self) -> None:
+        """See `Rulebook.compact`."""
         self._begins = self._agreed
 
     def _look_for_checkpoint(self) -> None:
@@ -226,12 +221,9 @@ class RulebookLedger:
         return len(account.used_ids) + len(account.ended_orders)
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
-        seen = self._replay
-        if seen.account.offer is None and not any(
-            isinstance(entry.message, Checkpoint) for entry in seen.pending
-        ):
+        if self._replay.account.offer is None and not self._names_checkpoint():
             return None
-        account = self._look_ahead().replay.account
+        account = self._ahead_account()
         said = checkpoint.answer(account, Lane(lane))
         if said is None or account.offer is None or self._waiting:
             return None
@@ -247,9 +239,16 @@ class RulebookLedger:
         return said, view.account.trader_covers if lane == Lane.TRADER else view.heads[0]
 
     def offer_stands(self) -> bool:
-        ahead = self._look_ahead().replay.account
-        last = None if ahead.checkpoint is None else ahead.checkpoint.said
-        return ahead.offer is not None or last != (self._point and self._point.said)
+        seen = self._replay.account if not self._names_checkpoint() else self._ahead_account()
+        last = None if seen.checkpoint is None else seen.checkpoint.said
+        return seen.offer is not None or last != (self._point and self._point.said)
+
+    def _names_checkpoint(self) -> bool:
+        """Whether a frame that is pending may change what is offered or in force."""
+        return any(type(entry.message) is Checkpoint for entry in self._replay.pending)
+
+    def _ahead_account(self) -> Account:
+        return self._look_ahead().replay.account
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
         view = self._look_ahead().replay
@@ -273,7 +272,10 @@ class RulebookLedger:
             if foretold and dry_run is not None:
                 self._ahead = dry_run.after
             elif self._ahead is not None:
-                self._ahead = self._ahead.and_then(entry)
+                try:
+                    self._ahead = self._ahead.and_then(entry)
+                except FactsBehind:
+                    self._ahead = None  # The frame is taken; what it comes to is asked for later.
             return ()
         if foretold and dry_run is not None:
             self._replay, rulings = dry_run.after.replay, dry_run.after.rulings
@@ -283,13 +285,13 @@ class RulebookLedger:
         return rulings
 
     def occupied(self, commitment: bytes) -> bool:
-        """See `Ledger.occupied`."""
+        """See `Rulebook.occupied`."""
         facts = self._replay.facts
         place = facts.inserted.get(commitment)
         notes = self._replay.account.notes.values()
         return place is not None and all(facts.spent.get(one.nullifier) != place for one in notes)
 
-    def learn_fact(self, fact: Fact) -> Sequence[FrameViolation]:
+    def learn_fact(self, fact: Fact) -> Sequence[Ruling]:
         """Know what one transaction did, or that our chain does not say what a frame cites."""
         place, known = ChainPlace(fact.block, fact.transaction), self._replay.facts
         self._replay = self._replay.with_facts(
@@ -303,8 +305,8 @@ class RulebookLedger:
         self._ahead = self._dry_run = None
         return self._drain()
 
-    def _drain(self) -> Sequence[FrameViolation]:
-        broken: list[FrameViolation] = []
+    def _drain(self) -> Sequence[Ruling]:
+        broken: list[Ruling] = []
         while self._waiting:
             entry = self._waiting[0]
             bad = entry.bad_payload
@@ -327,10 +329,6 @@ class RulebookLedger:
         return broken
 
 
-def _violations(rulings: Iterable[Ruling]) -> Iterable[FrameViolation]:
-    for ruling in rulings:
-        # What was ruled again fell with another's late frame: nobody's fault, nothing to reject.
-        if ruling.violation is not None and not ruling.again:
-            yield FrameViolation(
-                int(ruling.lane), ruling.violation.name, str(ruling.violation), ruling.seq
-            )
+def _violations(rulings: Iterable[Ruling]) -> Iterable[Ruling]:
+    # What was ruled again fell with another's late frame: nobody's fault, nothing to reject.
+    return (one for one in rulings if one.violation is not None and not one.again)

@@ -78,12 +78,12 @@ class LeftOpen:
 
 def left_open(runner: SessionRunner) -> LeftOpen:
     """Of a session in this process."""
-    ledger = runner.protocol.ledger
+    ledger = runner.protocol.state.rulebook
     account = ledger.projected if isinstance(ledger, RulebookLedger) else None
     return _of(
         runner.agreement,
         runner.lane,
-        runner.protocol.state.value,
+        runner.protocol.status.value,
         runner.collateral_amount,
         account,
     )

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from psymm.histogram import Counts
-from psymm.session.effects import SessionStatus
+from psymm.session.protocol import SessionStatus
 from psymm.session.solver import SolverServer
 from psymm.transcript.journal import Journal
 from psymm.transcript.verifying import MAX_BATCH, FrameVerifier

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
@@ -19,11 +19,17 @@ from psymm.messages import Logon, NoteRef
 from psymm.session.base_account import account_at
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, custody_of, kept_facts
-from psymm.session.effects import Event, SessionStatus
-from psymm.session.keys import KEY_LIFE_NS, KeyRotator, NoChain, Revocations, key_in_force
+from psymm.session.key_rotator import KEY_LIFE_NS, KeyRotator, NoChain, Revocations
 from psymm.session.ledger import RulebookLedger
-from psymm.session.params import SessionParams
-from psymm.session.protocol import SECOND, SessionProtocol
+from psymm.session.protocol import (
+    SECOND,
+    Event,
+    SessionParams,
+    SessionStatus,
+    begin_session,
+    key_in_force,
+)
+from psymm.session.protocol.checkpoints import MOST_HELD
 from psymm.session.runner import SessionRunner
 from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
@@ -38,6 +44,10 @@ from psymm.wallet import TypedMessage, Wallet, derive_secret
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
+
+
+MAX_PAYLOAD_BYTES: Final = 8_192
+"""Of a frame (`spec.md` 10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,9 @@ def params_of(terms: Terms, lane: int) -> SessionParams:
         skew_ns=terms.timeouts.skew,
         minimum_collateral=terms.minimum(1 - lane),
         frames_per_second=terms.limits.frames_per_second,
+        checkpoint_frames=min(
+            MOST_HELD, terms.limits.frames // 2, terms.limits.bytes // (2 * MAX_PAYLOAD_BYTES)
+        ),
     )
 
 
@@ -150,23 +163,23 @@ async def load_session(
     for fact in await kept_facts(journal, agreement.custody):
         ledger.learn_fact(fact)
     build = partial(
-        SessionProtocol,
+        begin_session,
         record,
         ledger,
         lane,
-        key,
         params_of(terms, lane),
+        key=key,
         health=custody.health,
         newest=newest,
-        rescued=frames_in(await journal.rescued(agreement.custody)),
-        announced_collateral=custody.announced_collateral,
+        spare=frames_in(await journal.rescued(agreement.custody)),
+        announced=custody.announced_collateral,
         notes=ours.values(),
         peer_notes=theirs.values(),
         logon=logon,
         kept=[one for _, one in keys],
         stopped=_stopped(party, custody, record, terms),
-        revoked=await journal.revocations(agreement.custody),
-        delivered=await _delivered(journal, custody, record),
+        revocations=await journal.revocations(agreement.custody),
+        acknowledged=await _acknowledged(journal, custody, record),
         now=party.clock.now_ns(),
     )
     # In a thread, as the frames were read: a long history keeps nobody waiting.
@@ -175,8 +188,7 @@ async def load_session(
     if point is not None and agreed is not None:
         # The process may have died between the second UCP and this.
         await journal.keep_checkpoint(agreement.custody, point, agreed.document)
-        protocol.checkpoints.point = point
-        protocol.truncate_to(point)
+        protocol.begin_at(point)
     rotator = KeyRotator(
         protocol,
         party.wallet,
@@ -199,10 +211,10 @@ async def load_session(
     )
     if protocol.ended and custody.state not in ("closed", "stopped"):
         # The process may have died between the frame that ended it and this.
-        await runner.keep_state(SessionStatus.CLOSED)
+        await runner.keep_status(SessionStatus.CLOSED)
     elif custody.state == "closed" and not protocol.ended:
         # An earlier version took two Logouts for the end.
-        await runner.keep_state(protocol.state)
+        await runner.keep_status(protocol.status)
     return runner
 
 
@@ -229,10 +241,10 @@ def _stopped(
     return CustodyStopped(custody.reason)
 
 
-async def _delivered(journal: Journal, custody: JournalledCustody, record: Record) -> int | None:
+async def _acknowledged(journal: Journal, custody: JournalledCustody, record: Record) -> int:
     """Of a custody that had ended, our highest frame before those that the peer may lack."""
     if custody.state != "closed":
-        return None
+        return 0
     first = await journal.first_in_outbox(custody.agreement.custody)
     return record.head(custody.lane).seq if first is None else first - 1
 

@@ -18,6 +18,7 @@ from psymm._core import JsonError
 from psymm.errors import (
     Disconnected,
     JournalError,
+    Leaving,
     PSymmError,
     ResumeRefused,
     UnknownCustody,
@@ -26,19 +27,17 @@ from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
     Heartbeat,
-    Message,
     Resume,
     TestRequest,
     decode_text,
     encode_text,
 )
+from psymm.nursery import open_block_nursery
 from psymm.session.clock import Clock
-from psymm.session.collateral import Fact
-from psymm.session.compacted import keep_evidence, repeated
-from psymm.session.effects import Effects, FrameViolation
-from psymm.session.keys import proving_key
+from psymm.session.key_rotator import proving_key
 from psymm.session.party import frames_in, params_of
-from psymm.session.protocol import SECOND, SessionProtocol
+from psymm.session.protocol import Event, HealthChanged, begin_session
+from psymm.session.runner import SessionRunner
 from psymm.session.transport import Socket
 from psymm.storage import StorageError
 from psymm.terms import Terms
@@ -46,82 +45,12 @@ from psymm.transcript.agreement import TRADER
 from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.heads import Health
 from psymm.transcript.journal import Journal
-from psymm.transcript.record import RecordedFrame
 from psymm.transcript.replayed import read_record
 from psymm.transcript.resumption import challenge_for, check_resume
 from psymm.wallet import Wallet
 
 NOISE_LIMIT: Final = 8
 GREETING_S: Final = 60.0
-
-
-class _Unruled:
-    """A ledger that judges nothing: what was on the record before is no question here."""
-
-    point = agreed = disputed = None
-
-    @property
-    def waits(self) -> bool:
-        return False
-
-    @property
-    def cited(self) -> None:
-        return None
-
-    @property
-    def trader_covers(self) -> int:
-        return 0
-
-    @property
-    def decided(self) -> int:
-        return 0
-
-    def awaits(self, entry: RecordedFrame) -> bool:
-        return False
-
-    def arrived(self, entry: RecordedFrame) -> Sequence[FrameViolation]:
-        return ()
-
-    def refuses(
-        self,
-        lane: int,
-        message: Message,
-        now_ns: int,
-        size: int | None = None,
-        *,
-        covers: int | None = None,
-    ) -> FrameViolation | None:
-        return None
-
-    def drop(self, lane: int, seq: int) -> bool:
-        return True
-
-    def begin(self) -> None:
-        pass
-
-    def ids(self) -> int:
-        return 0
-
-    def occupied(self, commitment: bytes) -> bool:
-        return False
-
-    def learn_fact(self, fact: Fact) -> Sequence[FrameViolation]:
-        return ()
-
-    def near_limit(self) -> bool:
-        return False
-
-    def answer_due(self, lane: int) -> None:
-        return None
-
-    def offer_due(self, lane: int) -> None:
-        return None
-
-    def offer_stands(self) -> bool:
-        return False
-
-    def account_at(self, solver_seq: int, trader_seq: int) -> None:
-        return None
 
 
 async def fetch_missing(
@@ -141,59 +70,32 @@ async def fetch_missing(
     where the peer shows no more, Forked, Disconnected, JournalError. What came is kept, and the
     next call goes on from there. Cancelled: likewise.
     """
-    record = await read_record(journal, custody.agreement)
-    protocol = SessionProtocol(
-        record,
-        _Unruled(),
-        custody.lane,
-        None,
-        params_of(Terms.parse(custody.agreement.terms), custody.lane),
-        health=custody.health,
-        newest=await journal.recovering_to(custody.agreement.custody),
-        rescued=frames_in(await journal.rescued(custody.agreement.custody)),
-        logon=None,
+    agreement, lane = custody.agreement, custody.lane
+    protocol = begin_session(
+        await read_record(journal, agreement),
+        None,  # What was on the record before needs no ruling here.
+        lane,
+        params_of(Terms.parse(agreement.terms), lane),
         now=clock.now_ns(),
+        health=custody.health,
+        newest=await journal.recovering_to(agreement.custody),
+        spare=frames_in(await journal.rescued(agreement.custody)),
     )
-    now = clock.now_ns()
-    protocol.keys.proving = await proving_key(wallet, custody.agreement, custody.lane, now)
-    effects = protocol.connected(clock.now_ns(), fresh=False, challenge=challenge)
-    await _carry_out(journal, custody, socket, effects)
-    waiting = list(first)
-    while protocol.health == "recovering":
-        message: str | bytes | None = waiting.pop(0) if waiting else None
-        if message is None:
-            due = protocol.next_tick(clock.now_ns()) - clock.now_ns()
-            with trio.move_on_after(max(due, 0) / SECOND):
-                message = await socket.receive()
-        now = clock.now_ns()
-        if message is None:
-            effects = protocol.tick(now)
-        elif isinstance(message, str):
-            effects = protocol.receive_text(message, now)
-        else:
-            effects = protocol.receive_binary(message, now)
-        await _carry_out(journal, custody, socket, effects)
+    protocol.set_proving_key(await proving_key(wallet, agreement, lane, clock.now_ns()))
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, HealthChanged):
+            runner.disconnect(Leaving("repaired"))
+
+    runner = SessionRunner(protocol, journal, clock, None, on_event)
+    async with open_block_nursery() as nursery:
+        await nursery.start(runner.run)
+        reason = await runner.attach(socket, fresh=False, first=first, challenge=challenge)
+        await runner.flush([])
+        nursery.cancel_scope.cancel()
+    if protocol.health == "recovering":
+        raise reason
     return protocol.health
-
-
-async def _carry_out(
-    journal: Journal, custody: JournalledCustody, socket: Socket, effects: Effects
-) -> None:
-    key = custody.agreement.custody
-    await journal.restore([(entry.frame, entry.digest) for entry in effects.fetched])
-    if effects.health is not None:
-        await journal.set_health(key, effects.health)
-    await journal.append(
-        [(entry.frame, entry.digest) for entry in effects.entries], ours=custody.lane
-    )
-    await keep_evidence(journal, key, 1 - custody.lane, effects.evidence)
-    for repeat in effects.repeats:
-        for raw in await repeated(journal, key, repeat):
-            await socket.send(raw)
-    for each in effects.sends:
-        await socket.send(each if isinstance(each, str) else each.frame.raw)
-    if effects.disconnect is not None:
-        raise effects.disconnect
 
 
 class RecoveryServer:

@@ -1,16 +1,16 @@
 """One end of a session, running: protocol, journal, socket and custody put together.
 
-The order in which things happen is `Effects`'s: frames are durable before they are sent and before
-anyone hears of them, offers excepted. Most turns are frames and texts only: they go to the journal
-and come back from it without a task of their own, and what came together, of whatever session, is
-one commit. The others, which change more than the record, are carried out one by one by `run`. A
-connection may come and go; the end lives on, and signs nothing between two of them.
+`perform` is the one place that carries effects out, in the order that `protocol.effects` promises:
+what is stored goes to the journal in one write; once that is durable, `_fulfil` sends and tells the
+rest in order. Lists follow one another through the journal, so they keep their order. What came
+together, of whatever session, is one commit. A connection may come and go; the runner lives on, and
+signs nothing between two of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import trio
 
-from psymm._core import JsonError
+from psymm._core import Frame, JsonError
 from psymm.errors import (
     CollateralRefused,
     Disconnected,
@@ -33,32 +33,53 @@ from psymm.errors import (
     WalletError,
 )
 from psymm.messages import Message, Resume
-from psymm.session.budget import MOST_AHEAD, OUTGOING_BYTES, OUTGOING_MESSAGES, Load
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
-from psymm.session.compacted import keep_evidence, repeated
-from psymm.session.effects import (
+from psymm.session.key_rotator import KeyRotator
+from psymm.session.ledger import RulebookLedger
+from psymm.session.protocol import (
     Delivered,
+    Disconnect,
+    Effect,
     Effects,
     Event,
     FundCollateral,
+    HealthChanged,
+    ImportFrame,
     KeyChanged,
     KeyDue,
+    ResendCompacted,
+    RevokeFrames,
+    SendFrame,
+    SendText,
+    SessionProtocol,
     SessionStatus,
-    StateChanged,
     Stopped,
+    StoreCheckpoint,
+    StoreEvidence,
+    StoreFact,
+    StoreFrame,
+    StoreHealth,
+    StoreOpenings,
+    StoreRevocations,
+    StoreStatus,
     VerifyCollateral,
+    provisional,
 )
-from psymm.session.keys import KeyRotator
-from psymm.session.ledger import RulebookLedger
-from psymm.session.protocol import SessionProtocol
+from psymm.session.protocol.budget import (
+    MOST_AHEAD,
+    MOST_REPEATED_BYTES,
+    OUTGOING_BYTES,
+    OUTGOING_MESSAGES,
+    Load,
+)
 from psymm.session.stats import SessionStats, Traffic
 from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.codec import CustodyState
 from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.faults import JournalFailure
-from psymm.transcript.journal import Journal
+from psymm.transcript.journal import Change, Journal
 from psymm.transcript.record import RecordedFrame
 from psymm.transcript.verifying import FrameVerifier
 
@@ -70,6 +91,23 @@ SEND_S: Final = 20.0
 LOOK_UP_S: Final = 2.0
 LOOK_UP_AGAIN_S: Final = 10.0
 """Between two looks at our own chain for what the peer cites; and where it does not answer."""
+
+_SILENT: Final = (
+    ImportFrame,
+    ResendCompacted,
+    RevokeFrames,
+    SendFrame,
+    SendText,
+    StoreCheckpoint,
+    StoreEvidence,
+    StoreFact,
+    StoreFrame,
+    StoreHealth,
+    StoreOpenings,
+    StoreRevocations,
+    StoreStatus,
+)
+"""Effects that are no events."""
 
 _JOURNAL_STATES: Final[dict[SessionStatus, CustodyState]] = {
     SessionStatus.LOGON: "open",
@@ -157,10 +195,10 @@ class SessionRunner:
         protocol: SessionProtocol,
         journal: Journal,
         clock: Clock,
-        collateral: Collateral,
+        collateral: Collateral | None,
         on_event: Callable[[Event], None],
         *,
-        collateral_amount: int,
+        collateral_amount: int = 0,
         rotator: KeyRotator | None = None,
         verifier: FrameVerifier | None = None,
     ) -> None:
@@ -170,13 +208,18 @@ class SessionRunner:
         self.lane = protocol.lane
         self.journal = journal
         self.clock = clock
-        self.collateral = collateral
-        self.stats = SessionStats(protocol.record.agreement.custody, protocol.lane, clock, protocol)
+        self._collateral = collateral
+        self.stats = SessionStats(
+            protocol.record.agreement.custody, protocol.lane, clock, protocol.state
+        )
         self._on_event = self.stats.counting(on_event)
         self.collateral_amount = collateral_amount
         self._rotator = rotator
-        # Turns for `run` to carry out, in order; while there are any, all that come after wait.
-        self._pending_effects: deque[Effects] = deque()
+        # What came before `run` did.
+        self._early: list[Effects] = []
+        # Durable, in order, and waiting for frames that are being read from the journal.
+        self._behind: deque[Effects] = deque()
+        self._reading = False
         self._taken = 0
         self._done = 0
         self._wake = trio.Event()
@@ -207,7 +250,7 @@ class SessionRunner:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 try:
-                    await self._carry_out_all(nursery, task_status)
+                    await self._run(nursery, task_status)
                 finally:
                     # From here on the nursery may close, and nothing may be begun in it.
                     self._nursery = None
@@ -222,26 +265,19 @@ class SessionRunner:
             for told in self.at_end:
                 told()
 
-    async def _carry_out_all(
-        self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _run(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         self._ask_chain()
         if self._rotator is not None:
-            self._rotator.begin(self._take, self._on_event)
+            self._rotator.begin(self.perform, self._on_event)
             nursery.start_soon(self._rotator.run, nursery)
+        early, self._early = self._early, []
+        for effects in early:
+            self._write(effects)
         task_status.started()
-        while True:
-            if self._failed is not None:
-                raise self._failed
-            if not self._pending_effects:
-                self._wake = trio.Event()
-                await self._wake.wait()
-                continue
-            # What was taken before it is on its way through the journal.
-            await self._until_done(self._taken - len(self._pending_effects))
-            await self._carry_out(self._pending_effects[0])
-            self._pending_effects.popleft()
-            self._finished(1)
+        while self._failed is None:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        raise self._failed
 
     @property
     def over(self) -> PSymmError | None:
@@ -287,7 +323,7 @@ class SessionRunner:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send_all, socket, receiver, connection)
-                    self._take(
+                    self.perform(
                         self.protocol.connected(
                             self.clock.now_ns(), fresh=fresh, challenge=challenge
                         )
@@ -300,7 +336,7 @@ class SessionRunner:
             self.was_synced = self.protocol.synced
             connection.gone.set()
             reason = connection.reason or Disconnected()
-            self._take(self.protocol.disconnected())
+            self.perform(self.protocol.disconnected())
             sender.close()
             receiver.close()
             with trio.CancelScope(shield=True):
@@ -312,7 +348,7 @@ class SessionRunner:
 
     def proves(self, theirs: Resume, challenge: bytes) -> None:
         """Whether heads are signed by the peer over `challenge`. Raises ResumeRefused."""
-        self.protocol.head_sync.proves(theirs, challenge, self.clock.now_ns())
+        self.protocol.heads_proved(theirs, challenge, self.clock.now_ns())
 
     def disconnect(self, reason: PSymmError) -> None:
         """Close the connection that stands, after what is queued on it."""
@@ -327,16 +363,22 @@ class SessionRunner:
         if self.over is not None:
             self.disconnect(reason)  # Nothing is carried out any more.
         else:
-            self._take(self.protocol.leave(reason, self.clock.now_ns()))
+            self.perform(self.protocol.leave(reason, self.clock.now_ns()))
 
     async def leave(self, reason: str = "") -> None:
         """Close the connection that stands, with all that came covered and all that was signed
         sent, and mean to come back. Cancelled: what was not sent yet goes out on resuming."""
         standing = self._connection
         self.part(Leaving(reason))
-        await self.flush(Effects())
+        await self.flush([])
         if standing is not None:
             await standing.gone.wait()
+
+    @property
+    def collateral(self) -> Collateral:
+        """Our notes, proofs and chain. A journal that is repaired needs none."""
+        assert self._collateral is not None  # noqa: S101
+        return self._collateral
 
     @property
     def connections(self) -> int:
@@ -352,7 +394,7 @@ class SessionRunner:
             self._connections,
             self.protocol.record.frames,
             self._taken - self._done,
-            self.protocol.state,
+            self.protocol.status,
             self.attached,
             self.load,
             self.stats.last_in_ns,
@@ -370,7 +412,7 @@ class SessionRunner:
     @property
     def load(self) -> Load:
         """What this session holds for its peer now."""
-        standing, ledger = self._connection, self.protocol.ledger
+        standing, ledger = self._connection, self.protocol.state.rulebook
         pending = 0
         if isinstance(ledger, RulebookLedger):
             account = ledger.account
@@ -400,7 +442,7 @@ class SessionRunner:
         """As `send`, without waiting: signed now, durable and on its way soon, before all that is
         signed after it. Does not block."""
         entry, effects = self._signed(message)
-        self._take(effects)
+        self.perform(effects)
         return entry
 
     def _signed(self, message: Message) -> tuple[RecordedFrame, Effects]:
@@ -417,8 +459,8 @@ class SessionRunner:
         await self.flush(self.protocol.send_text(message, self.clock.now_ns()))
 
     async def flush(self, effects: Effects) -> None:
-        """Queue a turn and wait until it is carried out."""
-        self._take(effects)
+        """Carry effects out, and wait until that and all before it is done."""
+        self.perform(effects)
         await self._until_done(self._taken)
 
     async def checkpoint(self) -> Point:
@@ -429,20 +471,20 @@ class SessionRunner:
         SessionClosed, AccountsDiffer where the two sides' accounts are found to differ, or the
         error that stopped the session. Cancelled: it goes on being made.
         """
-        checkpoints = self.protocol.checkpoints
+        protocol = self.protocol
         target, effects = self.protocol.request_checkpoint(self.clock.now_ns())
         await self.flush(effects)
-        while (point := checkpoints.point) is None or not checkpoints.counts(target):
+        while (point := protocol.checkpoint) is None or not protocol.checkpoint_counts(target):
             if (over := self.over) is not None:
                 raise over
-            if self.protocol.error is not None:
-                raise self.protocol.error
-            if checkpoints.differs is not None:
-                raise checkpoints.differs
-            if self.protocol.state is SessionStatus.CLOSED:
+            if protocol.error is not None:
+                raise protocol.error
+            if protocol.accounts_differ is not None:
+                raise protocol.accounts_differ
+            if protocol.status is SessionStatus.CLOSED:
                 raise SessionClosed(custody=self.agreement.custody)
             await self._until_done(self._done + 1)
-        await self.flush(Effects())
+        await self.flush([])
         return point
 
     async def log_out(self, reason: str) -> None:
@@ -455,43 +497,132 @@ class SessionRunner:
             raise NotNow("nobody keeps this session's keys")
         await self._rotator.rotate()
 
-    # --- tasks ------------------------------------------------------------------------------
+    # --- effects ----------------------------------------------------------------------------
 
-    def _take(self, effects: Effects) -> None:
-        """Carry a turn out behind those before it."""
+    def perform(self, effects: Effects) -> None:
+        """Carry effects out, after those before them."""
         self._ask_chain()
         if effects:
             self._taken += 1
-            if self._pending_effects or self._nursery is None or not effects.plain:
-                self._pending_effects.append(effects)
-                self._wake.set()
-            elif effects.entries or self._done < self._taken - 1:
-                self.journal.append_soon(
-                    [(entry.frame, entry.digest) for entry in effects.entries],
-                    ours=self.lane,
-                    then=partial(self._durable, effects),
-                )
+            if self._nursery is None:
+                self._early.append(effects)
             else:
-                self._durable(effects, None)
+                self._write(effects)
             # It is in the queue to the disk now, ahead of whatever is signed upon it.
-            for offered in effects.provisional():
+            for offered in provisional(effects):
                 self._on_event(offered)
-        if self._connection is not None:
-            now = self.clock.now_ns()
-            if self.protocol.next_tick(now) < self._due:
-                self._poke.set()
+        connection = self.protocol.state.connection
+        if connection is not None and connection.wake_at < self._due:
+            self._poke.set()
+
+    def _write(self, effects: Effects) -> None:
+        changes = self._changes(effects)
+        if changes or self._done < self._taken - 1:
+            self.journal.write_soon(changes, partial(self._durable, effects))
+        else:
+            self._durable(effects, None)
+
+    def _changes(self, effects: Effects) -> list[Change]:
+        """What effects store, as changes of the journal, in their order."""
+        changes: list[Change] = []
+        frames: list[tuple[Frame, bytes]] = []
+        for effect in effects:
+            if type(effect) is StoreFrame:
+                frames.append((effect.entry.frame, effect.entry.digest))
+                continue
+            found = self._change(effect)
+            if found:
+                if frames:
+                    changes.append(self.journal.to_append(frames, ours=self.lane))
+                    frames = []
+                changes += found
+        if frames:
+            changes.append(self.journal.to_append(frames, ours=self.lane))
+        return changes
+
+    def _change(self, effect: Effect) -> list[Change]:
+        journal, custody = self.journal, self.agreement.custody
+        match effect:
+            case ImportFrame(entry):
+                return [journal.to_restore([(entry.frame, entry.digest)])]
+            case StoreHealth(health):
+                return [journal.to_set_health(custody, health)]
+            case RevokeFrames(entries):
+                gone = [(entry.frame, entry.digest) for entry in entries]
+                return [journal.to_revoke_frames(custody, 1 - self.lane, gone)] if gone else []
+            case StoreRevocations(revoked):
+                return [journal.to_keep_revocations(custody, revoked)]
+            case StoreOpenings(lane, notes):
+                return [journal.to_keep_openings(custody, _openings(lane, notes))]
+            case StoreFact(fact):
+                return [journal.to_keep_fact(custody, fact)]
+            case StoreCheckpoint(point, account):
+                return [journal.to_keep_checkpoint(custody, point, account.document)]
+            case StoreEvidence(first, second):
+                raw = first if isinstance(first, int) else first.raw
+                return [journal.to_keep_evidence(custody, 1 - self.lane, raw, second.raw)]
+            case StoreStatus(status):
+                return self._status_changes(status)
+            case _:
+                return []
+
+    def _status_changes(self, status: SessionStatus) -> list[Change]:
+        custody = self.agreement.custody
+        reason = str(self.protocol.error) if status is SessionStatus.STOPPED else ""
+        changes = [self.journal.to_set_state(custody, _JOURNAL_STATES[status], reason)]
+        if status is SessionStatus.CLOSED and self.protocol.final_ack_owed:
+            # The next process must know that the peer may lack our last frames.
+            after = self.protocol.acknowledged
+            changes.insert(0, self.journal.to_return_to_outbox(custody, self.lane, after))
+        return changes
 
     def _durable(self, effects: Effects, failed: JournalFailure | None) -> None:
-        """A plain turn's frames are on disk: send, and tell."""
+        """What effects store is on disk: do the rest, unless frames that come before are still
+        being read from the journal."""
         if failed is not None:
             self._fail(failed)
+        elif self._reading:
+            self._behind.append(effects)
+        elif self._nursery is not None and any(type(one) is ResendCompacted for one in effects):
+            self._reading = True
+            self._nursery.start_soon(self._read_and_fulfil, effects)
+        else:
+            self._fulfil(effects, {})
+
+    async def _read_and_fulfil(self, effects: Effects) -> None:
+        """The same where frames are to be sent again that only the journal holds."""
+        found: dict[ResendCompacted, list[bytes]] = {}
+        try:
+            for effect in effects:
+                if type(effect) is ResendCompacted:
+                    frames = await self.journal.lane(
+                        self.agreement.custody,
+                        effect.lane,
+                        effect.first,
+                        effect.last,
+                        at_most_bytes=MOST_REPEATED_BYTES,
+                    )
+                    found[effect] = [one.raw for one in frames]
+        except PSymmError as failed:
+            self._fail(failed)
             return
+        finally:
+            self._reading = False
+        self._fulfil(effects, found)
+        while self._behind and not self._reading:
+            self._durable(self._behind.popleft(), None)
+
+    def _fulfil(self, effects: Effects, read: Mapping[ResendCompacted, Sequence[bytes]]) -> None:
+        """Send, tell, disconnect."""
         if self._nursery is not None and self._failed is None:
             try:
-                self._put(effects.sends)
-                for event in effects.events:
-                    self._serve(event)
-                    self._on_event(event)
+                self._put(effects, read)
+                for effect in effects:
+                    if isinstance(effect, Disconnect):
+                        self.disconnect(effect.reason)
+                    elif not isinstance(effect, _SILENT):
+                        self._serve(effect)
+                        self._on_event(effect)
             except Exception as bug:
                 # Of whoever listens. It ends this session, in `run`, and no other.
                 self._fail(bug)
@@ -533,7 +664,7 @@ class SessionRunner:
             self.stats.read(message)
             await self._room()
             if isinstance(message, str):
-                self._take(self.protocol.receive_text(message, self.clock.now_ns()))
+                self.perform(self.protocol.receive_text(message, self.clock.now_ns()))
             else:
                 await self._read_frames(message)
 
@@ -541,19 +672,18 @@ class SessionRunner:
         """Part by part, so that a long message keeps no other session waiting."""
         offset = 0
         while offset < len(message):
-            part = self.protocol.parse_batch(message, offset, AT_ONCE)
-            offset = part.end
-            key, frames = self.protocol.awaited(part)
+            batch = self.protocol.batch_of(message, offset, AT_ONCE)
+            offset = batch.end
+            key, frames = self.protocol.verifiable(batch)
             if key is not None:
                 await self.verifier.prefetch(self.agreement.domain, key, frames)
             else:
                 await trio.lowlevel.checkpoint()
             await self.journal.yield_to_commit()
-            now = self.clock.now_ns()
-            effects = self.protocol.receive_batch(part, now)
-            over = effects.disconnect is not None
-            self._take(effects)
-            if self.uncovered > MOST_AHEAD and self.protocol.uncoverable(now) > MOST_AHEAD:
+            effects = self.protocol.receive_batch(batch, self.clock.now_ns())
+            over = any(isinstance(effect, Disconnect) for effect in effects)
+            self.perform(effects)
+            if self.protocol.held_back > MOST_AHEAD:
                 self.disconnect(OverBudget("frames that are held back", most=MOST_AHEAD))
                 over = True
             if over:
@@ -593,89 +723,43 @@ class SessionRunner:
             with trio.move_on_after((self._due - now) / 1e9) as waited:
                 await self._poke.wait()
             if waited.cancelled_caught:
-                self._take(self.protocol.tick(self.clock.now_ns()))
+                self.perform(self.protocol.tick(self.clock.now_ns()))
 
-    async def _carry_out(self, effects: Effects) -> None:
-        custody = self.agreement.custody
-        if effects.fetched:
-            await self.journal.restore([(entry.frame, entry.digest) for entry in effects.fetched])
-        if effects.health is not None:
-            await self.journal.set_health(custody, effects.health)
-            if self._rotator is not None:
-                self._rotator.poke()
-        if effects.revoked:
-            gone = [(entry.frame, entry.digest) for entry in effects.revoked]
-            await self.journal.revoke_frames(custody, 1 - self.lane, gone)
-        if effects.revocations is not None:
-            await self.journal.keep_revocations(custody, effects.revocations)
-        # Before the frames that rest on them: a crash in between must not lose an opening.
-        for lane, notes in effects.opened:
-            await self.keep_openings(lane, notes)
-        for fact in effects.facts:
-            await self.journal.keep_fact(custody, fact)
-        await self.journal.append(
-            [(entry.frame, entry.digest) for entry in effects.entries], ours=self.lane
-        )
-        for point, account in effects.checkpoints:
-            await self.journal.keep_checkpoint(custody, point, account.document)
-        stopped = None if effects.stop is None else str(effects.stop)
-        await keep_evidence(self.journal, custody, 1 - self.lane, effects.evidence, stopped=stopped)
-        for event in effects.events:
-            if isinstance(event, StateChanged):
-                await self.keep_state(event.state)
-        for repeat in effects.repeats:
-            self._put(await repeated(self.journal, custody, repeat))
-        self._put(effects.sends)
-        for event in effects.events:
-            self._serve(event)
-            self._on_event(event)
-        if effects.disconnect is not None and self._connection is not None:
-            self._connection.disconnect(effects.disconnect)
-
-    async def keep_state(self, state: SessionStatus) -> None:
+    async def keep_status(self, status: SessionStatus) -> None:
         """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
-        custody = self.agreement.custody
-        if state is SessionStatus.CLOSED and self.protocol.final_ack.owed:
-            # Whoever comes after us must know that it is to be brought.
-            await self.journal.return_to_outbox(custody, self.lane, self.protocol.final_ack.held)
-        reason = str(self.protocol.error) if state is SessionStatus.STOPPED else ""
-        await self.journal.set_state(custody, _JOURNAL_STATES[state], reason)
+        await self.journal.write(*self._status_changes(status))
 
     async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
         """Keep openings of notes of this custody. Cancelled: all are kept or none."""
-        await self.journal.keep_openings(
-            self.agreement.custody,
-            [
-                JournalledOpening(note.commitment, lane, note.token, note.amount, note.blinding)
-                for note in notes
-            ],
-        )
+        await self.journal.keep_openings(self.agreement.custody, _openings(lane, notes))
 
-    def _put(self, sends: Sequence[str | RecordedFrame] | Sequence[bytes]) -> None:
-        """Hand texts and frames to the socket's queue; neighbouring frames share a message. A raw
-        frame is one that was sent before."""
-        connection = self._connection
+    def _put(self, effects: Effects, read: Mapping[ResendCompacted, Sequence[bytes]]) -> None:
+        """Hand texts and frames to the socket's queue; neighbouring frames share a message."""
+        connection, burst, highest = self._connection, bytearray(), 0
         if connection is None:
             return
-        burst = bytearray()
-        highest = 0
-        for each in sends:
-            if isinstance(each, str):
+        for effect in effects:
+            if type(effect) is SendText:
                 if burst:
                     connection.put(bytes(burst))
                     burst.clear()
-                connection.put(each)
+                connection.put(effect.text)
                 continue
-            raw = each if isinstance(each, bytes) else each.frame.raw
-            if burst and len(burst) + len(raw) > MAX_BURST_BYTES:
-                connection.put(bytes(burst))
-                burst.clear()
-            burst += raw
-            if isinstance(each, RecordedFrame) and each.frame.lane == self.lane:
-                highest = max(highest, each.frame.seq)
+            raws: Sequence[bytes] = ()
+            if type(effect) is SendFrame:
+                raws = (effect.entry.frame.raw,)
+                if effect.entry.frame.lane == self.lane:
+                    highest = max(highest, effect.entry.frame.seq)
+            elif type(effect) is ResendCompacted:
+                raws = read.get(effect, ())
+            for raw in raws:
+                if burst and len(burst) + len(raw) > MAX_BURST_BYTES:
+                    connection.put(bytes(burst))
+                    burst.clear()
+                burst += raw
         if burst:
             connection.put(bytes(burst))
-        if highest and not self.protocol.final_ack.owed:
+        if highest and not self.protocol.final_ack_owed:
             self.journal.mark_sent(self.agreement.custody, self.lane, highest)
 
     def _serve(self, event: Event) -> None:
@@ -688,7 +772,7 @@ class SessionRunner:
                 self._nursery.start_soon(self._verify, notes)
             case FundCollateral():
                 self._nursery.start_soon(self._fund)
-            case KeyDue() if self._rotator is not None:
+            case KeyDue() | HealthChanged() if self._rotator is not None:
                 self._rotator.poke()
             case KeyChanged(public_key) if self._rotator is not None:
                 self._rotator.changed(public_key)
@@ -696,7 +780,7 @@ class SessionRunner:
                 pass
 
     def _ask_chain(self) -> None:
-        waits = self.protocol.holding.cited is not None
+        waits = self.protocol.cited is not None
         if waits and not self._asking and self._nursery is not None:
             self._asking = True
             self._nursery.start_soon(self._look_up)
@@ -704,15 +788,15 @@ class SessionRunner:
     async def _look_up(self) -> None:
         """Ask our own chain of what the peer cites, for as long as that waits for it."""
         try:
-            while (cited := self.protocol.holding.cited) is not None:
+            while (cited := self.protocol.cited) is not None:
                 wait_s = LOOK_UP_S
                 try:
                     view = await self.collateral.look_up(cited.said)
                 except PSymmError:
                     wait_s = LOOK_UP_AGAIN_S
                 else:
-                    self._take(self.protocol.chain_says(cited, view, self.clock.now_ns()))
-                if self.protocol.holding.cited == cited:
+                    self.perform(self.protocol.chain_says(cited, view, self.clock.now_ns()))
+                if self.protocol.cited == cited:
                     await trio.sleep(wait_s)
         finally:
             self._asking = False
@@ -721,11 +805,11 @@ class SessionRunner:
         try:
             await self.collateral.verify(self.agreement, notes)
         except CollateralRefused as refused:
-            self._take(self.protocol.collateral_refused(refused, self.clock.now_ns()))
+            self.perform(self.protocol.collateral_refused(refused, self.clock.now_ns()))
         except PSymmError as failed:
             self._give_up(failed)
         else:
-            self._take(self.protocol.collateral_verified(notes, self.clock.now_ns()))
+            self.perform(self.protocol.collateral_verified(notes, self.clock.now_ns()))
 
     async def _fund(self) -> None:
         try:
@@ -735,14 +819,21 @@ class SessionRunner:
         except PSymmError as failed:
             self._give_up(failed)
         else:
-            self._take(self.protocol.collateral_funded(notes, self.clock.now_ns()))
+            self.perform(self.protocol.collateral_funded(notes, self.clock.now_ns()))
 
     def _give_up(self, failed: PSymmError) -> None:
         """Something of our own failed (chain, proof, funds): the connection ends, the custody can
         be resumed when it works again."""
-        self._take(self.protocol.collateral_failed())
+        self.perform(self.protocol.collateral_failed())
         self._on_event(Stopped(failed))
         self.disconnect(failed)
+
+
+def _openings(lane: int, notes: Sequence[Note]) -> list[JournalledOpening]:
+    return [
+        JournalledOpening(note.commitment, lane, note.token, note.amount, note.blinding)
+        for note in notes
+    ]
 
 
 __all__ = ["JsonError", "NotNow", "RunnerStatistics", "SessionRunner"]

@@ -67,9 +67,15 @@ from psymm.nursery import start_task
 from psymm.rulebook import Account, Lane
 from psymm.rulebook.account import NamedPayee
 from psymm.session.collateral import Mined
-from psymm.session.effects import Event, FrameReceived, Resumed, SessionStatus, TextReceived
-from psymm.session.lifecycle import NO_BUSINESS
-from psymm.session.protocol import SECOND
+from psymm.session.protocol import (
+    NO_BUSINESS,
+    SECOND,
+    Event,
+    FrameReceived,
+    Resumed,
+    SessionStatus,
+    TextReceived,
+)
 from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
@@ -166,7 +172,7 @@ class SettlementFlow:
     def _resume(self) -> None:
         """Continue what was cut short, now that heads agree. A frame that is on the record causes
         no second event, so an unanswered payee is looked for here."""
-        lane, state = self._runner.lane, self._runner.protocol.state
+        lane, state = self._runner.lane, self._runner.protocol.status
         if state in (SessionStatus.SETTLING, SessionStatus.CLOSED):
             self._begin(self._guarded, self._go_on)
         elif state is SessionStatus.TRADING and self._payee(1 - lane) and not self._payee(lane):
@@ -232,12 +238,12 @@ class SettlementFlow:
         if self._mined is not None:
             return self._mined
         if (
-            self._runner.protocol.state is SessionStatus.SETTLING
+            self._runner.protocol.status is SessionStatus.SETTLING
             or self._runner.protocol.settled is not None
         ):
             return await self._until_mined()
-        if self._runner.protocol.state is not SessionStatus.TRADING:
-            raise NotNow("only a trading session settles", state=self._runner.protocol.state)
+        if self._runner.protocol.status is not SessionStatus.TRADING:
+            raise NotNow("only a trading session settles", state=self._runner.protocol.status)
         self._refused = None
         if self._runner.protocol.health == "read-only":
             await self._ask_for_proposal()
@@ -272,8 +278,8 @@ class SettlementFlow:
         try:
             if self._willing is not None and not await self._willing():
                 raise SettlementRefused("not now")
-            if self._runner.protocol.state is not SessionStatus.TRADING:
-                raise SettlementRefused("not trading", state=self._runner.protocol.state)
+            if self._runner.protocol.status is not SessionStatus.TRADING:
+                raise SettlementRefused("not trading", state=self._runner.protocol.status)
             await self._put_on_record(said)
         except BaseException:
             self._proposing = False
@@ -286,7 +292,7 @@ class SettlementFlow:
         if (
             known is None
             or (known.inner, known.amount) != (said.inner, said.amount)
-            or covers > self._runner.protocol.ledger.decided
+            or covers > self._runner.protocol.decided
         ):
             await self._runner.send(said)
 
@@ -435,11 +441,7 @@ class SettlementFlow:
         runner = self._runner
         known = self._payee(runner.lane)
         restored = runner.protocol.health == "read-only"
-        covers = (
-            runner.protocol.covers(runner.clock.now_ns())
-            if restored and runner.lane == TRADER
-            else None
-        )
+        covers = runner.protocol.covers() if restored and runner.lane == TRADER else None
         stands = covers is None or self._decided
         if known is not None and known.amount == amount and stands:
             return
@@ -485,7 +487,7 @@ class SettlementFlow:
         until the deadline. A trader whose journal was restored covers with its wallet; nobody's
         word that it is restored counts for a cover."""
         protocol = self._runner.protocol
-        seqs = range(protocol.ledger.decided + 1, protocol.record.head(SOLVER).seq + 1)
+        seqs = range(protocol.decided + 1, protocol.record.head(SOLVER).seq + 1)
         return all(
             entry is None or isinstance(entry.message, (*NO_BUSINESS, SettlementOutput))
             for entry in (protocol.record.entry(SOLVER, seq) for seq in seqs)
@@ -503,7 +505,7 @@ class SettlementFlow:
             return self._decided or None
 
         if not await self._wait(found, "cover what it rests on", for_ever=True):
-            await runner.flush(runner.protocol.proposal_voided(said, runner.clock.now_ns()))
+            await runner.flush(runner.protocol.proposal_fell(said, runner.clock.now_ns()))
             raise SettlementRefused("the proposal is alive no more")
 
     def _flat_payouts(self) -> tuple[int, int]:
@@ -582,7 +584,7 @@ class SettlementFlow:
         theirs = self._payee(1 - lane)
         if theirs is not None:
             await self._check_free(self._output(theirs))
-        if runner.protocol.state is not SessionStatus.TRADING:
+        if runner.protocol.status is not SessionStatus.TRADING:
             return  # A proposal or the end came meanwhile; `_resume` and `on_event` handle those.
         account = self._account()
         if not account.flat:

@@ -56,10 +56,10 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
-from psymm.session.budget import EARLY_FRAMES
-from psymm.session.effects import Event, SessionStatus, StateChanged
 from psymm.session.handshake import Host, Introduced, IntroductionKeys, check_greeting
 from psymm.session.party import LocalParty, load_session
+from psymm.session.protocol import Event, SessionStatus, StatusChanged
+from psymm.session.protocol.budget import EARLY_FRAMES
 from psymm.session.runner import RunnerStatistics, SessionRunner
 from psymm.session.stats import Traffic
 from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
@@ -371,7 +371,7 @@ class SolverServer:
     def is_strangers(self, custody: bytes) -> bool:
         """Whether nothing has shown yet that anybody's collateral is in it."""
         session = self._sessions.get(custody)
-        return custody in self._left_at if session is None else session.runner.protocol.strangers
+        return custody in self._left_at if session is None else session.runner.protocol.is_stranger
 
     @property
     def now_ns(self) -> int:
@@ -419,7 +419,7 @@ class SolverServer:
             listeners: list[Callable[[Event], None]] = []
 
             def on_event(event: Event) -> None:
-                if isinstance(event, StateChanged) and event.state is SessionStatus.TRADING:
+                if isinstance(event, StatusChanged) and event.status is SessionStatus.TRADING:
                     place = self._places.get(key)
                     if place is not None:
                         place.keep()
@@ -473,9 +473,9 @@ class SolverServer:
         """Its connection is over; a custody that has ended leaves memory, and a stranger's too."""
         if runner.attached:
             return  # Another connection took over.
-        if runner.protocol.strangers:
+        if runner.protocol.is_stranger:
             self._left_at.setdefault(runner.agreement.custody, trio.current_time())
-        if runner.protocol.strangers or runner.protocol.state in (
+        if runner.protocol.is_stranger or runner.protocol.status in (
             SessionStatus.CLOSED,
             SessionStatus.STOPPED,
         ):
@@ -736,7 +736,7 @@ class _Reception:
             known = await server.known(said.custody) if held else None
             if known is not None:
                 known.proves(said, self._challenge)
-                if not known.protocol.strangers:
+                if not known.protocol.is_stranger:
                     # A Logon alone costs nothing, and its place none that is kept.
                     self._place.keep()
                 return known

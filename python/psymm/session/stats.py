@@ -26,7 +26,7 @@ from psymm.messages import (
 )
 from psymm.rulebook.violation import CATALOGUE
 from psymm.session.clock import Clock
-from psymm.session.effects import (
+from psymm.session.protocol import (
     CitationWaits,
     Disagreed,
     Event,
@@ -38,7 +38,7 @@ from psymm.session.effects import (
     PeerRejected,
     Resumed,
     SessionStatus,
-    StateChanged,
+    StatusChanged,
     Stopped,
 )
 from psymm.transcript.record import RecordedFrame
@@ -271,7 +271,7 @@ class SessionStats:
                 code = reason_named(reject.violation)
                 self._named["rejects_received"][code] += 1
                 self._log(logging.WARNING, "rejected", seq=reject.ref_seq_num, code=code)
-            case StateChanged(state) if state is not SessionStatus.STOPPED:
+            case StatusChanged(state) if state is not SessionStatus.STOPPED:
                 self._log(logging.INFO, "state", state=state.value)
             case Resumed(repeated, received):
                 self._log(logging.INFO, "resumed", repeated=repeated, received=received)

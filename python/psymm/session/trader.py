@@ -45,7 +45,11 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.effects import (
+from psymm.session.handshake import Introduced, conclude_handshake, fresh_nonce, introduce
+from psymm.session.left import LeftOpen, left_of, left_open
+from psymm.session.party import LocalParty, accept_terms, load_session
+from psymm.session.preflight import Wanted, check_before_funding, check_clocks
+from psymm.session.protocol import (
     Delivered,
     Event,
     FundingStarted,
@@ -53,10 +57,6 @@ from psymm.session.effects import (
     Stopped,
     TextReceived,
 )
-from psymm.session.handshake import Introduced, conclude_handshake, fresh_nonce, introduce
-from psymm.session.left import LeftOpen, left_of, left_open
-from psymm.session.party import LocalParty, accept_terms, load_session
-from psymm.session.preflight import Wanted, check_before_funding, check_clocks
 from psymm.session.runner import RunnerStatistics, SessionRunner
 from psymm.session.transport import Socket, dial
 from psymm.terms import Terms
@@ -320,8 +320,8 @@ class TraderSession:
                 runner = await load_session(self._party, self._custody, self._hear)
                 if runner.protocol.ended:
                     self._delivers = SessionClosed("the custody has ended")
-                    if not runner.protocol.final_ack.owed:
-                        held = runner.protocol.final_ack.held
+                    if not runner.protocol.final_ack_owed:
+                        held = runner.protocol.acknowledged
                         runner.journal.mark_sent(runner.agreement.custody, TRADER, held, soon=True)
                 await self._start(nursery, runner, task_status)
                 reason = Disconnected("not connected yet")
@@ -337,7 +337,7 @@ class TraderSession:
         self._left.set()
         self._delivers = reason
         if self.runner is not None and not (
-            self.runner.attached and self.runner.protocol.final_ack.owed
+            self.runner.attached and self.runner.protocol.final_ack_owed
         ):
             self.runner.part(reason)
 
@@ -468,14 +468,14 @@ class TraderSession:
     async def _keep_up(self, runner: SessionRunner, reason: PSymmError) -> None:
         failures = 0
         closed_at: float | None = None
-        while not self._left.is_set() and runner.protocol.state is not SessionStatus.STOPPED:
-            if runner.protocol.state is SessionStatus.CLOSED:
+        while not self._left.is_set() and runner.protocol.status is not SessionStatus.STOPPED:
+            if runner.protocol.status is SessionStatus.CLOSED:
                 closed_at = trio.current_time() if closed_at is None else closed_at
                 given_up = (
                     trio.current_time() - closed_at
                     >= runner.protocol.params.response_timeout_ns / 1e9
                 )
-                if given_up or not runner.protocol.final_ack.owed:
+                if given_up or not runner.protocol.final_ack_owed:
                     return
             self._expect_no_refusal(runner, reason)
             wait_s = self._backoff.wait_s(failures)

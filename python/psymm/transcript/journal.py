@@ -116,12 +116,22 @@ Durable = Callable[[JournalFailure | None], None]
 and not raise."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something to be written, made by a `to_…` of the journal and given to `write`."""
+
+    work: Callable[[sqlite3.Connection], object]
+    light: bool = False
+    """Short enough for the event loop's own thread, and keeps heads by `Journal._append`."""
+
+
 @dataclass(slots=True)
 class _Write:
-    work: Callable[[sqlite3.Connection], object]
+    """Changes that are made together or not at all."""
+
+    changes: Sequence[Change]
     then: Durable
-    # Short enough for the event loop's own thread.
-    light: bool = False
+    light: bool
     failed: JournalFailure | None = None
 
 
@@ -273,7 +283,11 @@ class Journal(JournalReader):
 
     async def set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> None:
         """Change a custody's state. Cancelled: it may or may not be kept."""
-        await self._write(lambda base: update_state(base, custody, state, reason))
+        await self.write(self.to_set_state(custody, state, reason))
+
+    def to_set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> Change:
+        """See `set_state`."""
+        return Change(lambda base: update_state(base, custody, state, reason))
 
     async def append(self, entries: Sequence[tuple[Frame, bytes]], *, ours: int) -> None:
         """Make frames of one custody durable, in this order of arrival.
@@ -285,43 +299,47 @@ class Journal(JournalReader):
         Cancelled: raises Cancelled, all of them or none are kept, and the order of arrival holds
         for those that call later.
         """
-        if not entries:
-            return
-        await self._until_durable(lambda then: self.append_soon(entries, ours=ours, then=then))
+        if entries:
+            await self.write(self.to_append(entries, ours=ours))
 
-    def append_soon(
-        self, entries: Sequence[tuple[Frame, bytes]], *, ours: int, then: Durable
-    ) -> None:
-        """`append` for who does not wait: returns at once and calls `then` once the frames are
-        durable, or with the error that `append` would raise.
-
-        Calls of `then` come in the order of these calls. Without entries it is called in its turn.
-        """
+    def to_append(self, entries: Sequence[tuple[Frame, bytes]], *, ours: int) -> Change:
+        """See `append`; of at least one entry."""
         rows = [
             (frame.custody, frame.lane, frame.seq, digest, frame.raw, int(frame.lane != ours))
             for frame, digest in entries
         ]
-        if rows:
-            self._queue(
-                _Write(
-                    lambda base: self._append(base, rows[0][0], rows, shown=False),
-                    then,
-                    light=True,
-                )
-            )
-        else:
-            self._queue(_Write(_nothing, then, light=True))
+        return Change(lambda base: self._append(base, rows[0][0], rows, shown=False), light=True)
+
+    async def write(self, *changes: Change) -> None:
+        """Make changes together; returns once they are durable.
+
+        Raises what each says, and StorageError where the disk refuses; then none of them is made.
+        Cancelled: raises Cancelled, all of them are made or none.
+        """
+        await self._until_durable(lambda then: self.write_soon(changes, then))
+
+    def write_soon(self, changes: Sequence[Change], then: Durable) -> None:
+        """`write` for a caller that does not wait: returns at once and calls `then` once the
+        changes are durable, or with the error that `write` would raise.
+
+        Calls of `then` come in the order of these calls; without changes it is called in its turn.
+        """
+        self._queue(_Write(changes, then, all(change.light for change in changes)))
 
     async def restore(self, entries: Sequence[tuple[Frame, bytes]]) -> None:
         """Make frames of one custody durable that the peer or a file shows and this journal lacks,
         verified by the caller; ours count as sent. Raises JournalConflict, and where the custody
         is whole: then nothing is lacking. Cancelled: all of them or none are kept."""
+        if entries:
+            await self.write(self.to_restore(entries))
+
+    def to_restore(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
+        """See `restore`; of at least one entry."""
         rows = [
             (frame.custody, frame.lane, frame.seq, digest, frame.raw, 1)
             for frame, digest in entries
         ]
-        if rows:
-            await self._write(lambda base: self._append(base, rows[0][0], rows, shown=True))
+        return Change(lambda base: self._append(base, rows[0][0], rows, shown=True))
 
     async def set_health(self, custody: bytes, health: Health) -> None:
         """A custody being repaired is whole, or it turns out that it cannot be.
@@ -329,7 +347,11 @@ class Journal(JournalReader):
         Raises JournalRestored if a restored one is to sign again, JournalCorrupt if frames up to
         the newest heads are still missing. Cancelled: it may or may not be kept.
         """
-        await self._write(lambda base: update_health(self.path, base, custody, health))
+        await self.write(self.to_set_health(custody, health))
+
+    def to_set_health(self, custody: bytes, health: Health) -> Change:
+        """See `set_health`."""
+        return Change(lambda base: update_health(self.path, base, custody, health))
 
     async def revoke_frames(
         self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
@@ -339,26 +361,35 @@ class Journal(JournalReader):
         entries: (frame, digest), in order. Raises JournalConflict where they are not the lane's
         last; then nothing has changed. Cancelled: all of them are off or none.
         """
-        rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
-        if rows:
-            await self._write(lambda base: self._revoke_frames(base, custody, lane, rows))
+        if entries:
+            await self.write(self.to_revoke_frames(custody, lane, entries))
 
-    async def keep_revocations(
+    def to_revoke_frames(
+        self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
+    ) -> Change:
+        """See `revoke_frames`; of at least one entry."""
+        rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
+        return Change(lambda base: self._revoke_frames(base, custody, lane, rows))
+
+    def to_keep_revocations(
         self, custody: bytes, revoked: Sequence[JournalledRevocation]
-    ) -> None:
-        """Keep which session keys are revoked, in place of what was kept. Cancelled: all of it is
-        kept or none."""
+    ) -> Change:
+        """Keep which session keys are revoked, in place of what was kept."""
         rows = [(custody, one.lane, one.key, one.from_seq, one.cut) for one in revoked]
 
         def work(base: sqlite3.Connection) -> None:
             base.execute("DELETE FROM revocations WHERE custody = ?", (custody,))
             base.executemany("INSERT INTO revocations VALUES (?,?,?,?,?)", rows)
 
-        await self._write(work)
+        return Change(work)
 
     async def keep_fact(self, custody: bytes, fact: str) -> None:
         """Keep what the chain was seen to have done, as JSON. Cancelled: may be kept or not."""
-        await self._write(
+        await self.write(self.to_keep_fact(custody, fact))
+
+    def to_keep_fact(self, custody: bytes, fact: str) -> Change:
+        """See `keep_fact`."""
+        return Change(
             lambda base: base.execute(
                 "INSERT INTO facts SELECT ?, count(*) + 1, ? FROM facts WHERE custody = ?",
                 (custody, fact, custody),
@@ -370,7 +401,13 @@ class Journal(JournalReader):
     ) -> None:
         """Keep a checkpoint in force; `account` gives the document, in the journal's thread.
         Cancelled: may be kept or not."""
-        await self._write(lambda base: pruning.keep(base, custody, point, account()))
+        await self.write(self.to_keep_checkpoint(custody, point, account))
+
+    def to_keep_checkpoint(
+        self, custody: bytes, point: Point, account: Callable[[], bytes]
+    ) -> Change:
+        """See `keep_checkpoint`."""
+        return Change(lambda base: pruning.keep(base, custody, point, account()))
 
     async def remove_frames(
         self, custody: bytes, gone: Pruned, retained: Sequence[JournalledFrame]
@@ -420,29 +457,43 @@ class Journal(JournalReader):
     async def return_to_outbox(self, custody: bytes, lane: int, after: int) -> None:
         """Our frames after number `after` count as unsent again: the custody has ended, and its
         peer is not known to have them. Cancelled: they may or may not be marked."""
+        await self.write(self.to_return_to_outbox(custody, lane, after))
+
+    def to_return_to_outbox(self, custody: bytes, lane: int, after: int) -> Change:
+        """See `return_to_outbox`."""
 
         def work(base: sqlite3.Connection) -> None:
             outbox.unmark(base, custody, lane, after)
             self._marked[custody, lane] = min(self._marked.get((custody, lane), 0), after)
 
         self._sent.pop((custody, lane), None)
-        await self._write(work)
+        return Change(work)
 
-    async def keep_equivocation(
-        self, custody: bytes, first: Frame, second: Frame, *, stopped: str | None = None
-    ) -> None:
-        """Keep two frames with one number as proof of guilt. stopped: why they end the custody,
-        None where they do not; kept with them. Cancelled: all may be kept or nothing."""
+    def to_keep_evidence(
+        self, custody: bytes, lane: int, first: bytes | int, second: bytes
+    ) -> Change:
+        """Keep two frames of a lane, raw, that prove its signer wrong.
+
+        first: its number instead, where a checkpoint compacted it; where it was pruned, the pair
+        is not kept: only an archive can prove it.
+        """
 
         def work(base: sqlite3.Connection) -> None:
+            raw = first
+            if isinstance(raw, int):
+                row = base.execute(
+                    "SELECT raw FROM frames WHERE custody = ? AND lane = ? AND seq = ?",
+                    (custody, lane, raw),
+                ).fetchone()
+                if row is None:
+                    return
+                raw = bytes(row[0])
             base.execute(
                 "INSERT OR IGNORE INTO equivocations VALUES (?,?,?,?,?)",
-                (custody, first.lane, first.seq, first.raw, second.raw),
+                (custody, lane, Frame.parse(raw).seq, raw, second),
             )
-            if stopped is not None:
-                update_state(base, custody, "stopped", stopped)
 
-        await self._write(work)
+        return Change(work)
 
     async def keep_session_key(self, custody: bytes, from_seq: int, key: SecretKey) -> None:
         """Keep our session key, sealed, under a place of its own: the seq from which on it may
@@ -487,9 +538,14 @@ class Journal(JournalReader):
             ) from None
 
     async def keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> None:
-        """Keep openings of notes in a bilateral custody, sealed. Cancelled: all kept or none."""
+        """Keep openings of notes in a bilateral custody, sealed. Raises JournalSealed.
+        Cancelled: all kept or none."""
+        await self.write(self.to_keep_openings(custody, notes))
+
+    def to_keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> Change:
+        """See `keep_openings`."""
         rows = encrypted_openings(self._encryption(), custody, notes)
-        await self._write(
+        return Change(
             lambda base: base.executemany("INSERT OR REPLACE INTO openings VALUES (?,?,?,?)", rows)
         )
 
@@ -552,7 +608,7 @@ class Journal(JournalReader):
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Queue a write; return when a commit has made it durable."""
-        await self._until_durable(lambda then: self._queue(_Write(work, then)))
+        await self.write(Change(work))
 
     async def _until_durable(self, queue: Callable[[Durable], None]) -> None:
         durable, failed = trio.Event(), list[JournalFailure]()
@@ -676,11 +732,12 @@ class Journal(JournalReader):
             base.execute("RELEASE one")
 
     def _carry_out(self, base: sqlite3.Connection, write: _Write) -> None:
-        if not write.light:
-            # It may read and write heads by itself.
-            self._put_moved_heads(base)
-            self._forget_heads()
-        write.work(base)
+        for change in write.changes:
+            if not change.light:
+                # It may read and write heads by itself.
+                self._put_moved_heads(base)
+                self._forget_heads()
+            change.work(base)
 
     def _put_moved_heads(self, base: sqlite3.Connection) -> None:
         for custody in self._moved:
@@ -874,7 +931,3 @@ def _in_place(path: Path, inode: tuple[int, int]) -> None:
         raise JournalReplaced(journal=path) from None
     if there != inode:
         raise JournalReplaced(journal=path)
-
-
-def _nothing(base: sqlite3.Connection) -> None:
-    """What only waits for its turn."""

@@ -61,6 +61,8 @@ class Record:
                 self._delegations[lane].append(delegation)
                 self._ruling[lane].append(since)
         self._transcript = Transcript(agreement.domain, agreement.custody, start)
+        self.heads = [self._transcript.head(TRADER), self._transcript.head(SOLVER)]
+        """By lane: seq, peerSeq and sendingTime of its last frame."""
 
     @property
     def frames(self) -> int:
@@ -74,7 +76,8 @@ class Record:
         return iter(self._entries)
 
     def head(self, lane: int) -> Head:
-        return self._transcript.head(lane)
+        """Of a lane's last frame; see `heads`."""
+        return self.heads[lane]
 
     def digest(self, lane: int, seq: int) -> bytes:
         """Digest of a frame held, or known from before the checkpoint; for seq 0 the custody's id.
@@ -180,6 +183,7 @@ class Record:
                     self._transcript.check(frame)
                     raise
         digest = self._transcript.append(frame)
+        self.heads[frame.lane] = self._transcript.head(frame.lane)
         if delegation is not None:
             self._delegations[frame.lane].append(delegation)
             self._ruling[frame.lane].append(frame.seq)

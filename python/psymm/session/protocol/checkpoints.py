@@ -1,0 +1,260 @@
+"""Checkpoints as one end of a session makes them: offered in good time, answered at once.
+
+What is due is derived from the rulebook's account, so a process that died between two UCPs goes on
+from its journal. An end offers once a lane has used half of what the terms allow it between two
+checkpoints, once it holds so many frames that memory is better used, or when its application wants
+one. Where the two sides name different hashes for the same frames, each shows the other its
+account, and the first field in which they differ is named; that binds nobody, and trading goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from psymm._core import keccak256
+from psymm.errors import AccountsDiffer, CheckpointRefused
+from psymm.messages import AccountPart, Checkpoint, CheckpointRequest, Heartbeat, Reject
+from psymm.rulebook import Account, AccountRefused, first_difference
+from psymm.session.protocol.effects import CheckpointInForce, Disagreed, Effects, StoreCheckpoint
+from psymm.session.protocol.lifecycle import NO_BUSINESS
+from psymm.session.protocol.rulebook import Rulebook
+from psymm.session.protocol.signing import coverable, send_text, sign
+from psymm.session.protocol.state import AGAIN_NS, Dispute, SessionState
+from psymm.session.protocol.status import SessionStatus
+from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.checkpoint import Point
+from psymm.transcript.pruning import retains
+from psymm.transcript.record import RecordedFrame
+
+log = logging.getLogger(__name__)
+
+PART_BYTES: Final = 65_536
+MOST_PARTS: Final = 64
+"""Parts of an account that are sent or taken: 4 MiB in all."""
+MOST_HELD: Final = 4_096
+"""Frames in memory at which a checkpoint is offered: some 5 MB."""
+
+
+# --- what is wanted ------------------------------------------------------------------------------
+
+
+def request(s: SessionState) -> tuple[int, int]:
+    """Make a checkpoint as soon as it can be that counts all that is on the record now, but for
+    Heartbeats and UCPs after the rest. Returns how far it has to count, the trader's and the
+    solver's frames; `counts` says whether the one in force does."""
+    target = s.checkpoints.target
+    for entry in s.record:
+        if not isinstance(entry.message, Heartbeat | Checkpoint):
+            target[entry.frame.lane] = max(target[entry.frame.lane], entry.frame.seq)
+    if s.connection is not None:
+        s.connection.checkpoint_asked = False
+    return target[TRADER], target[SOLVER]
+
+
+def counts(s: SessionState, target: tuple[int, int]) -> bool:
+    """Whether the checkpoint in force counts these frames."""
+    point = s.checkpoints.point
+    return point is not None and all(
+        counted >= seq for counted, seq in zip(point.seqs, target, strict=True)
+    )
+
+
+def on_requested(s: SessionState, now: int) -> None:
+    """The peer would like a checkpoint."""
+    if now - s.checkpoints.asked_at >= AGAIN_NS:
+        s.checkpoints.asked_at = now
+        request(s)
+
+
+def is_wanted(s: SessionState) -> bool:
+    """Whether a checkpoint was asked for that is not in force yet."""
+    trader, solver = s.checkpoints.target
+    return bool(trader or solver) and not counts(s, (trader, solver))
+
+
+# --- what is due ---------------------------------------------------------------------------------
+
+
+def advance(s: SessionState, out: Effects, now: int) -> None:
+    """Sign the UCP that is due, if one is. Heads agree and our Logon is on the record."""
+    rulebook = s.rulebook
+    if rulebook is None:
+        return
+    take_effect(s, out)
+    answer = rulebook.answer_due(s.lane)
+    if answer is not None:
+        if coverable(s) >= answer[1]:
+            sign(s, out, answer[0], now)
+        return
+    if not (is_wanted(s) or _many_held(s, rulebook) or rulebook.near_limit()):
+        return
+    if s.status is not SessionStatus.TRADING or rulebook.offer_stands():
+        return
+    offer = _offer(s, rulebook)
+    if offer is None and s.lane == TRADER and s.record.heads[TRADER].peer_seq < coverable(s):
+        sign(s, out, Heartbeat(), now)
+        offer = _offer(s, rulebook)
+    if offer is None:
+        _ask(s, out, now)
+    elif coverable(s) >= offer[1]:
+        sign(s, out, offer[0], now, covers=offer[1])
+        # Where it is not answered, it is not offered again with every frame.
+        s.checkpoints.offer_at = len(s.record) + MOST_HELD
+
+
+def _many_held(s: SessionState, rulebook: Rulebook) -> bool:
+    """Are so many frames held that a checkpoint is worth what it costs?"""
+    held = len(s.record)
+    return held >= MOST_HELD and held >= max(s.checkpoints.offer_at, rulebook.ids() // 8)
+
+
+def _offer(s: SessionState, rulebook: Rulebook) -> tuple[Checkpoint, int] | None:
+    """What we can offer, if it is what is wanted or a limit is near."""
+    offer = rulebook.offer_due(s.lane)
+    if offer is None:
+        return None
+    trader, solver = s.checkpoints.target
+    suffices = offer[0].trader_seq >= trader and offer[0].solver_seq >= solver
+    return offer if suffices or rulebook.near_limit() else None
+
+
+def _ask(s: SessionState, out: Effects, now: int) -> None:
+    """A checkpoint counts what the trader covers, and a trader need not cover a Heartbeat: the
+    solver can only ask it to."""
+    connection = s.connection
+    if s.lane == SOLVER and connection and not connection.checkpoint_asked and is_wanted(s):
+        connection.checkpoint_asked = True
+        send_text(s, out, CheckpointRequest(solver_seq=s.record.heads[SOLVER].seq), now)
+
+
+def take_effect(s: SessionState, out: Effects) -> None:
+    """Whether a checkpoint has come into force."""
+    if s.rulebook is None:
+        return
+    point, account = s.rulebook.point, s.rulebook.agreed
+    if point is None or account is None or point == s.checkpoints.point:
+        return
+    s.checkpoints.point = point
+    s.checkpoints.offer_at = 0
+    compact(s, point)
+    out += (StoreCheckpoint(point, account), CheckpointInForce(point))
+
+
+def compact(s: SessionState, point: Point) -> None:
+    """A checkpoint is in force: the frames that it counts leave memory. The peer has them all; for
+    a peer whose journal lost some, ours has them."""
+    if s.record.starts_at is not None and s.record.starts_at.point == point:
+        return
+    try:
+        gone = s.record.truncate_to(point, lambda entry: _is_retained(s, entry))
+    except CheckpointRefused:
+        return  # The next one may do.
+    for entry in gone:
+        if not isinstance(entry.message, NO_BUSINESS):
+            s.business_ns = max(s.business_ns, entry.frame.sending_time)
+    s.void = {seq for seq in s.void if seq > point.seqs[s.peer]}
+    if s.rulebook is not None:
+        s.rulebook.compact()
+
+
+def _is_retained(s: SessionState, entry: RecordedFrame) -> bool:
+    """Must a session know this frame for as long as it lives? Nobody needs a frame of the peer
+    that has no effect, nor our Reject of it."""
+    if entry.frame.lane == s.lane:
+        void = isinstance(entry.message, Reject)
+    else:
+        void = entry.frame.seq in s.lifecycle.rejected
+    return not void and retains(entry.message)
+
+
+# --- disagreement --------------------------------------------------------------------------------
+
+
+def compare(s: SessionState, out: Effects, now: int) -> None:
+    """Show our account where the peer's frame named another hash for it."""
+    account = None if s.rulebook is None else s.rulebook.disputed
+    if account is not None and account is not s.checkpoints.seen_dispute:
+        s.checkpoints.seen_dispute = account
+        _show_account(s, out, account, now)
+
+
+def on_rejected(
+    s: SessionState, out: Effects, reject: Reject, rejected: RecordedFrame | None, now: int
+) -> None:
+    """The peer rejects a frame of ours: of a UCP that it finds wrong, show our account."""
+    if reject.violation != "wrong-checkpoint" or rejected is None or s.rulebook is None:
+        return
+    ours = rejected.message
+    if isinstance(ours, Checkpoint):
+        account = s.rulebook.account_at(ours.solver_seq, ours.trader_seq)
+        if account is not None:
+            _show_account(s, out, account, now)
+
+
+def _show_account(s: SessionState, out: Effects, account: Account, now: int) -> None:
+    dispute = s.checkpoints.dispute
+    if dispute is not None and dispute.ours.hash == account.hash:
+        return
+    s.checkpoints.dispute = Dispute(account)
+    content = account.canonical()
+    pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
+    if len(pieces) > MOST_PARTS:
+        log.warning("account-not-shown", extra={"bytes": len(content)})
+        return
+    for number, piece in enumerate(pieces, 1):
+        part = AccountPart(
+            solver_seq=account.solver_seq,
+            trader_seq=account.trader_seq,
+            account_hash=account.hash,
+            part=number,
+            parts=len(pieces),
+            content=piece,
+        )
+        send_text(s, out, part, now)
+
+
+def on_account_part(s: SessionState, out: Effects, part: AccountPart, now: int) -> None:
+    """A part of the peer's account. It is looked at only where we have another for the same
+    frames, or where that is what it claims and we hold one."""
+    if s.checkpoints.dispute is None and s.rulebook is not None:
+        account = s.rulebook.account_at(part.solver_seq, part.trader_seq)
+        if account is None or account.hash == part.account_hash:
+            return
+        _show_account(s, out, account, now)
+    dispute = s.checkpoints.dispute
+    if dispute is None or dispute.named or dispute.ours.hash == part.account_hash:
+        return
+    if dispute.ours.seqs != (part.trader_seq, part.solver_seq):
+        return
+    if not 1 <= part.part <= part.parts <= MOST_PARTS:
+        return
+    if dispute.their_hash != part.account_hash or dispute.count != part.parts:
+        dispute.their_hash, dispute.count, dispute.parts = part.account_hash, part.parts, {}
+    dispute.parts[part.part] = part.content
+    if len(dispute.parts) == dispute.count:
+        _name_difference(s, out, dispute)
+
+
+def _name_difference(s: SessionState, out: Effects, dispute: Dispute) -> None:
+    content = b"".join(dispute.parts[number] for number in sorted(dispute.parts))
+    dispute.parts = {}
+    if keccak256(content) != dispute.their_hash:
+        return
+    try:
+        found = first_difference(dispute.ours.canonical(), content)
+    except AccountRefused as refused:
+        name, ours, theirs = "", "", str(refused)
+    else:
+        if found is None:
+            return
+        name, ours, theirs = found.field, found.ours, found.theirs
+    dispute.named = True
+    s.checkpoints.differs = AccountsDiffer(
+        field=ascii(name)[1:-1],
+        ours=ascii(ours)[1:-1],
+        theirs=ascii(theirs)[1:-1],
+        trader_seq=dispute.ours.trader_seq,
+        solver_seq=dispute.ours.solver_seq,
+    )
+    out.append(Disagreed(name, ours, theirs, s.checkpoints.differs))

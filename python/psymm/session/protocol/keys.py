@@ -1,0 +1,244 @@
+"""Session keys of both lanes: which one signs, when the next is due, which are revoked.
+
+A key that is revoked from some frame on loses what the other lane had not covered when we learned
+of it. What was covered binds. What a later key of the same lane builds on, by naming its digest,
+the wallet has made its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from psymm._core import Frame, FrameError, SecretKey, address_of
+from psymm.errors import JournalCorrupt, KeyRevoked, NotNow, SessionKeyEnded
+from psymm.messages import Logon, Message, SessionKeyChange
+from psymm.session.protocol.state import KeyState, SessionState
+from psymm.transcript.codec import JournalledRevocation
+from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.record import Record
+from psymm.transcript.resumption import ResumeSigner
+
+
+def revocation(keys: KeyState, lane: int, public_key: bytes) -> JournalledRevocation | None:
+    """The revocation of a lane's key that is known, or None."""
+    return keys.revoked.get((lane, address_of(public_key))) if keys.revoked else None
+
+
+# --- our own -------------------------------------------------------------------------------------
+
+
+def choose(s: SessionState) -> None:
+    """Take the kept key that the record has in force, now that all of the record is there."""
+    known = s.record.delegation(s.lane)
+    if known is not None:
+        s.keys.key = s.keys.kept.get(known.public_key)
+
+
+def ended(s: SessionState, now: int) -> NotNow | None:
+    """Why our key cannot sign our next frame now; None where it can, or before our Logon."""
+    known = s.record.delegation(s.lane)
+    if known is None:
+        return None
+    revoked = revocation(s.keys, s.lane, known.public_key)
+    if revoked is not None:
+        return KeyRevoked(
+            "our session key was revoked by our wallet; the next one has not come yet",
+            key=revoked.key,
+            from_seq=revoked.from_seq,
+        )
+    head = s.record.heads[s.lane]
+    if max(now, head.sending_time) > known.expiry:
+        return SessionKeyEnded("our session key has expired", expiry=known.expiry, now=now)
+    if head.seq >= known.to_seq:
+        return SessionKeyEnded(
+            "our session key has no number left", to_seq=known.to_seq, last=head.seq
+        )
+    return None
+
+
+def due(s: SessionState) -> tuple[int, int] | None:
+    """From when on, nanoseconds, and from which number of ours on the next key is due: the last
+    third of its time, the last eighth of its numbers. None before our Logon."""
+    known = s.record.delegation(s.lane)
+    if known is None:
+        return None
+    if revocation(s.keys, s.lane, known.public_key) is not None:
+        return 0, 0
+    since = s.record.ruled_since(s.lane)
+    first = s.record.entry(s.lane, since)
+    began = known.expiry if first is None else first.frame.sending_time
+    return (
+        known.expiry - (known.expiry - began) // 3,
+        known.to_seq - (known.to_seq - since) // 8,
+    )
+
+
+def number_due(s: SessionState) -> bool:
+    """Whether our last frame was the one from which on another key is due."""
+    ruled = s.record.ruled_since(s.lane)
+    if s.keys.due_for != ruled:
+        found = due(s)
+        s.keys.due_for, s.keys.due_at = ruled, None if found is None else found[1]
+    return s.record.heads[s.lane].seq == s.keys.due_at
+
+
+def prover(s: SessionState, now: int) -> ResumeSigner | None:
+    """What we prove ourselves with on a new connection: the key in force, else the one that is
+    to follow it, else one that can do nothing but that; None where there is none now."""
+    keys, lane = s.keys, s.lane
+    found: list[ResumeSigner] = []
+    brings: Message | None = keys.logon
+    if s.record.delegation(lane) is not None:
+        held = s.record.entry(lane, s.record.ruled_since(lane))
+        brings = None if held is None else held.message
+    if keys.key is not None and isinstance(brings, Logon | SessionKeyChange):
+        found.append(ResumeSigner.of(keys.key, lane, brings))
+    if keys.next_key is not None:
+        found.append(ResumeSigner.of(keys.next_key[0], lane, keys.next_key[1]))
+    if keys.proving is not None:
+        found.append(keys.proving)
+    for one in found:
+        key, delegation = one.key.public_key, one.delegation
+        usable = delegation.public_key == key and now <= delegation.expiry
+        if usable and revocation(keys, lane, key) is None:
+            return one
+    return None
+
+
+def take_next(s: SessionState, now: int) -> tuple[SecretKey, SessionKeyChange] | None:
+    """The next key, if its delegation holds for our next frame; else it is forgotten, and another
+    is due."""
+    if s.keys.next_key is None:
+        return None
+    head, change = s.record.heads[s.lane], s.keys.next_key[1]
+    holds = change.from_seq <= head.seq + 1 <= change.to_seq
+    in_time = max(now, head.sending_time) <= change.expiry
+    if holds and in_time and revocation(s.keys, s.lane, change.session_public_key) is None:
+        return s.keys.next_key
+    s.keys.next_key = None
+    return None
+
+
+def compromised(s: SessionState) -> bool:
+    """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+    known = s.record.delegation(s.lane)
+    return known is not None and revocation(s.keys, s.lane, known.public_key) is not None
+
+
+# --- revocations ---------------------------------------------------------------------------------
+
+
+def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bool:
+    """Know a lane's revoked keys, all of them, fromSeq by address. True where something is new.
+
+    floor: the first frame that the other lane has not covered.
+    """
+    before = dict(keys.revoked)
+    for whose, key in before:
+        if whose == lane and key not in found:
+            del keys.revoked[whose, key]
+    for key, from_seq in found.items():
+        known = keys.revoked.get((lane, key))
+        if known is None or known.from_seq != from_seq:
+            cut = max(from_seq, floor)
+            if known is not None and known.from_seq > from_seq:
+                cut = min(cut, known.cut)
+            keys.revoked[lane, key] = JournalledRevocation(lane, key, from_seq, cut)
+    return keys.revoked != before
+
+
+def void_from(s: SessionState, lane: int) -> int | None:
+    """The first frame of a lane on the record that its revoked key signed in vain, or None. Only
+    frames of the key in force are meant."""
+    known = s.record.delegation(lane)
+    revoked = None if known is None else revocation(s.keys, lane, known.public_key)
+    if revoked is None:
+        return None
+    first = max(revoked.cut, s.record.ruled_since(lane))
+    return first if first <= s.record.heads[lane].seq else None
+
+
+def refuses(s: SessionState, frame: Frame) -> KeyRevoked | None:
+    """The lane's next frame, where the key that is to have signed it (the one it brings, or else
+    the one in force) was revoked for its number."""
+    if not any(lane == frame.lane for lane, _ in s.keys.revoked):
+        return None
+    delegated = delegated_key(s.record, frame)
+    known = s.record.delegation(frame.lane)
+    key = delegated if delegated is not None or known is None else known.public_key
+    return None if key is None else _refusal(s.keys, frame, key)
+
+
+def refuses_signer(s: SessionState, frame: Frame) -> KeyRevoked | None:
+    """A frame whose signer was revoked for its number, whichever key is in force."""
+    if not any(lane == frame.lane for lane, _ in s.keys.revoked):
+        return None
+    key = signer(s.record, frame)
+    return None if key is None else _refusal(s.keys, frame, key)
+
+
+def signed_by_different_keys(s: SessionState, shown: Frame) -> bool:
+    """Did another key than that of the frame on the record sign this one with its number, and is
+    one of the two revoked?"""
+    ruling = s.record.signer(shown.lane, shown.seq)
+    pair = None if ruling is None else ruling.public_key, signer(s.record, shown)
+    return pair[0] != pair[1] and any(
+        key is not None and revocation(s.keys, shown.lane, key) is not None for key in pair
+    )
+
+
+def _refusal(keys: KeyState, frame: Frame, key: bytes) -> KeyRevoked | None:
+    revoked = revocation(keys, frame.lane, key)
+    if revoked is None or frame.seq < revoked.cut:
+        return None
+    return KeyRevoked(lane=frame.lane, seq=frame.seq, key=revoked.key, from_seq=revoked.cut)
+
+
+# --- whose signature -----------------------------------------------------------------------------
+
+
+def signer(record: Record, frame: Frame) -> bytes | None:
+    """Which key signed a frame, of those that the lane's wallet delegated for its number, as far
+    as the record and the frame itself show; None where it is none of them."""
+    candidates = [
+        known.public_key
+        for known in reversed(record.delegations(frame.lane))
+        if known.from_seq <= frame.seq <= known.to_seq
+    ]
+    delegated = delegated_key(record, frame)
+    for key in candidates if delegated is None else [delegated, *candidates]:
+        with suppress(FrameError):
+            frame.verify(record.agreement.domain, key)
+            return key
+    return None
+
+
+def delegated_key(record: Record, frame: Frame) -> bytes | None:
+    """The key whose delegation a frame carries, or None."""
+    message = record.decoded(frame)
+    if isinstance(message, Logon | SessionKeyChange):
+        with suppress(DelegationRefused):
+            return delegation_in(record.agreement, frame, message).public_key
+    return None
+
+
+def key_in_force(
+    record: Record, lane: int, kept: Sequence[tuple[int, SecretKey]]
+) -> SecretKey | None:
+    """The kept key that signs the lane's next frame, as the record's delegations have it; before
+    the Logon the first one kept, None where there is none.
+
+    Raises JournalCorrupt where the frames name a key that was not kept.
+    """
+    known = record.delegation(lane)
+    if known is None:
+        return kept[0][1] if kept else None
+    for _, key in kept:
+        if key.public_key == known.public_key:
+            return key
+    raise JournalCorrupt(
+        "the session key in force is not in the journal",
+        custody=record.agreement.custody,
+        key=address_of(known.public_key),
+    )

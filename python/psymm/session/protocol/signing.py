@@ -1,0 +1,227 @@
+"""What every handler uses: sign a frame, send a text, end the connection, stop the session.
+
+A frame is signed only while `may_sign` holds. All conditions are here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psymm.errors import (
+    ClockBehind,
+    JournalRestored,
+    NotNow,
+    PeerViolation,
+    PSymmError,
+    SessionClosed,
+    clip,
+)
+from psymm.messages import (
+    BusinessMessageReject,
+    BusinessRejectReason,
+    Heartbeat,
+    Message,
+    encode_text,
+)
+from psymm.rulebook.inputs import has_come
+from psymm.rulebook.rules import MOST_UNCOVERED
+from psymm.session.protocol import keys, lifecycle, rejects
+from psymm.session.protocol.budget import SECOND
+from psymm.session.protocol.effects import (
+    Disconnect,
+    Effects,
+    FrameSent,
+    KeyDue,
+    SendFrame,
+    SendText,
+    Stopped,
+    StoreFrame,
+)
+from psymm.session.protocol.state import ConnectionState, SessionState, arm
+from psymm.session.protocol.status import SessionStatus
+from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.record import RecordedFrame
+
+MALFORMED_LIMIT: Final = 8
+"""Malformed texts or frames that one connection may carry before it is closed."""
+
+
+# --- may we sign? --------------------------------------------------------------------------------
+
+
+def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
+    """Why nothing may be signed now: NotNow or one of its kinds. None where it may."""
+    if s.connection is None:
+        return NotNow("there is no connection")
+    if s.recovery.health != "complete" or s.keys.key is None:
+        return NotNow("frames that our journal lost are still to be fetched")
+    if not s.synced:
+        return NotNow("the heads of both sides do not agree yet")
+    return clock_behind(s, now) or keys.ended(s, now)
+
+
+def may_sign(s: SessionState, now: int) -> bool:
+    """Whether anything may be signed now, if it is due."""
+    return s.error is None and refuses_to_sign(s, now) is None
+
+
+def must_sign(s: SessionState, now: int) -> None:
+    """Raises what keeps us from signing now."""
+    expect_own_journal(s)
+    refusal = refuses_to_sign(s, now)
+    if refusal is not None:
+        raise refusal
+
+
+def expect_open(s: SessionState) -> None:
+    """Raises SessionClosed, or the error that stopped the session."""
+    if s.error is not None:
+        raise s.error
+    if s.status is SessionStatus.CLOSED:
+        raise SessionClosed(custody=s.record.agreement.custody)
+
+
+def expect_own_journal(s: SessionState) -> None:
+    """As `expect_open`; raises JournalRestored too, where nothing is ever signed again."""
+    expect_open(s)
+    if s.recovery.health == "read-only":
+        raise JournalRestored(custody=s.record.agreement.custody)
+
+
+def clock_behind(s: SessionState, now: int) -> ClockBehind | None:
+    """Why nothing may be signed at this time: our lane would be dated with a time that stands
+    still, or is ahead of the present (`spec.md` 66)."""
+    last = s.record.heads[s.lane].sending_time
+    if last <= now or has_come(last, now, s.params.skew_ns):
+        return None
+    return ClockBehind(
+        last_ns=last,
+        now_ns=now,
+        ahead_s=(last - now) // SECOND,
+        skew_s=s.params.skew_ns / SECOND,
+    )
+
+
+def within_limit(s: SessionState) -> bool:
+    """Whether a frame other than a Heartbeat may be signed: the solver signs none while the
+    trader leaves too many uncovered (`spec.md` 67)."""
+    if s.lane == TRADER or s.rulebook is None:
+        return True
+    return s.record.heads[SOLVER].seq + 1 - s.rulebook.trader_covers <= MOST_UNCOVERED
+
+
+# --- covering ------------------------------------------------------------------------------------
+
+
+def coverable(s: SessionState) -> int:
+    """The highest peer frame that we may cover: none that is held back."""
+    return s.held[0].frame.seq - 1 if s.held else s.record.heads[s.peer].seq
+
+
+def is_uncovered(s: SessionState) -> bool:
+    """Is there a frame of the peer, more than a Heartbeat, that we may cover and have not?"""
+    for seq in range(s.record.heads[s.lane].peer_seq + 1, coverable(s) + 1):
+        entry = s.record.entry(s.peer, seq)
+        if entry is not None and type(entry.message) is not Heartbeat:
+            return True
+    return False
+
+
+def many_uncovered(s: SessionState) -> bool:
+    """Whether the solver may soon have to wait for a cover of ours."""
+    uncovered = coverable(s) - s.record.heads[s.lane].peer_seq
+    return s.lane == TRADER and uncovered >= MOST_UNCOVERED // 2
+
+
+def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
+    """A frame of the peer waits for our cover since then."""
+    connection.uncovered_since = since
+    arm(connection, since if many_uncovered(s) else since + s.params.cover_after_ns)
+
+
+def cover(s: SessionState, out: Effects, now: int) -> None:
+    """Sign a Heartbeat that covers all that came, if that is more than is covered already."""
+    begun = s.lifecycle.logons[s.lane] is not None
+    more = coverable(s) > s.record.heads[s.lane].peer_seq
+    if begun and more and may_sign(s, now):
+        sign(s, out, Heartbeat(), now)
+
+
+# --- signing -------------------------------------------------------------------------------------
+
+
+def sign(
+    s: SessionState, out: Effects, message: Message, now: int, *, covers: int | None = None
+) -> RecordedFrame:
+    """Sign what the rulebook is known to take: our lane's next frame.
+
+    covers: its peerSeq, by default all that is not held back.
+    """
+    if s.recovery.health != "complete" or s.keys.key is None:
+        raise JournalRestored(custody=s.record.agreement.custody)
+    entry = s.record.sign(
+        s.keys.key, s.lane, message, now, covers=coverable(s) if covers is None else covers
+    )
+    lifecycle.apply(s, entry)
+    out += (StoreFrame(entry), SendFrame(entry), FrameSent(entry))
+    if keys.number_due(s):
+        out.append(KeyDue())
+    if s.connection is not None:
+        s.connection.last_sent = now
+        s.connection.uncovered_since = None
+        if is_uncovered(s):
+            await_cover(s, s.connection, now)
+    if s.rulebook is not None:
+        for ruling in s.rulebook.arrived(entry):
+            rejects.queue(s, ruling)
+    return entry
+
+
+# --- texts, endings ------------------------------------------------------------------------------
+
+
+def send_text(s: SessionState, out: Effects, message: Message, now: int) -> None:
+    """Send a text on the connection, if there is one."""
+    if s.connection is not None:
+        out.append(SendText(encode_text(message)))
+        s.connection.last_sent = now
+
+
+def send_reject(s: SessionState, out: Effects, now: int, kind: str, why: str) -> None:
+    """Say in a text why something of the peer has no effect. kind: its MsgType, or what it is."""
+    send_text(
+        s,
+        out,
+        BusinessMessageReject(
+            ref_msg_type=kind,
+            business_reject_reason=BusinessRejectReason.OTHER,
+            text=clip(why),
+        ),
+        now,
+    )
+
+
+def report_malformed(s: SessionState, out: Effects, now: int, kind: str, why: str) -> None:
+    """Noise changes nothing: it is named to the peer, and the connection ends if it persists."""
+    s.malformed += 1
+    send_reject(s, out, now, kind, why)
+    if s.connection is not None:
+        s.connection.malformed += 1
+        if s.connection.malformed >= MALFORMED_LIMIT:
+            disconnect(s, out, PeerViolation("the peer keeps sending what is not valid", last=why))
+
+
+def disconnect(s: SessionState, out: Effects, error: PSymmError) -> None:
+    """End the connection. The first reason counts."""
+    if s.connection is not None and s.connection.closing is None:
+        s.connection.closing = error
+        out.append(Disconnect(error))
+
+
+def stop(s: SessionState, out: Effects, error: PSymmError) -> None:
+    """Sign nothing more in this custody. The journal keeps what happened."""
+    if s.error is None:
+        s.error = error
+        out.append(Stopped(error))
+        disconnect(s, out, error)
+        lifecycle.restate(s, out)

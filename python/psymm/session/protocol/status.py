@@ -1,0 +1,19 @@
+"""How far a custody's session has come."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SessionStatus(StrEnum):
+    """LOGON → VERIFYING → TRADING → SETTLING → CLOSED; SETTLING may go back to TRADING.
+
+    STOPPED can follow any but CLOSED, and is final for this process.
+    """
+
+    LOGON = "logon"
+    VERIFYING = "verifying"
+    TRADING = "trading"
+    SETTLING = "settling"
+    CLOSED = "closed"
+    STOPPED = "stopped"
