@@ -3,22 +3,18 @@
 `test_disabled_rules.py` plays every script with its rule off, and the script must fail. An entry
 replaces as little of the package as turns the rule off; what it replaces shows where the rule
 lives. Rules are off from where the script begins (`G`), for those in FROM_THE_START from before.
+
+Longer than 500 lines, since every one of the 237 scripts has its place in one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-import pytest
 import trio
-from psymm.session.collateral_exchange import CollateralExchange
-from psymm.session.gap_fill import GapFill
-from psymm.session.head_sync import HeadSync
-from psymm.session.holding import Holding
-from psymm.session.logon_sequence import LogonSequence
-from psymm.session.rejects import Rejects
+from everywhere import Off, after, all_of, around, before, instead, meanwhile, nothing, put, unless
 
 from psymm._core import Frame, JsonError
 from psymm.errors import (
@@ -46,61 +42,43 @@ from psymm.rulebook import orders, quotes, rules, settlement
 from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
 from psymm.session import handshake as handshake_module
-from psymm.session import head_sync as head_sync_module
-from psymm.session import protocol as protocol_module
 from psymm.session import solver as solver_module
 from psymm.session import trader as trader_module
 from psymm.session.collateral import ChainView
 from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import (
-    FrameViolation,
-    Lifecycle,
+    HeadSync,
     Resumed,
     SessionParams,
     SessionProtocol,
     SessionStatus,
+    TextReceived,
+    collateral,
+    dispatch,
+    frames,
+    gaps,
+    heads,
+    holding,
+    lifecycle,
+    logon,
+    rejects,
+    resume,
+    ruling,
+    signing,
 )
-from psymm.session.protocol.budget import PeerRate, _RateBucket
+from psymm.session.protocol.budget import PeerRate
 from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer, _Reception
 from psymm.session.trader import TraderSession
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.introduction import SignedIntroduction
-from psymm.transcript.journal import Journal
-from psymm.transcript.record import Record, RecordedFrame
+from psymm.transcript.journal import Change, Journal
 
-Off = Callable[[pytest.MonkeyPatch], None]
-
-
-# --- ways to turn a rule off --------------------------------------------------------------------
+LONG_AGO: Final = -(10**18)
 
 
-def put(owner: Any, name: str, stand_in: Any) -> Off:
-    """Something else in its place."""
-    return lambda patch: patch.setattr(owner, name, stand_in)
-
-
-def nothing(owner: Any, name: str, returns: Any = None) -> Off:
-    """It does nothing."""
-    return put(owner, name, lambda *given, **named: returns)
-
-
-def around(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Off:
-    """wrap(what was there) in its place."""
-    return put(owner, name, wrap(getattr(owner, name)))
-
-
-def all_of(*offs: Off) -> Off:
-    def off(patch: pytest.MonkeyPatch) -> None:
-        for each in offs:
-            each(patch)
-
-    return off
-
-
-def _unless(test: Callable[..., bool]) -> Callable[[Any], Any]:
-    return lambda was: lambda *given, **named: None if test(*given) else was(*given, **named)
+# --- kinds of rules -----------------------------------------------------------------------------
 
 
 def unnamed(*parts: str) -> Off:
@@ -115,20 +93,33 @@ def unnamed(*parts: str) -> Off:
 
     spoken = _Reception._noisy
     return all_of(
-        around(
-            SessionProtocol, "report_malformed", _unless(lambda self, now, kind, why: silent(why))
-        ),
+        unless(signing, "report_malformed", lambda s, out, now, kind, why: silent(why)),
         put(_Reception, "_noisy", quiet),
     )
+
+
+def named(test: Callable[..., bool]) -> Off:
+    """Such a frame, of a state and a frame, is noise."""
+
+    def wrap(was: Any) -> Any:
+        def receive(s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
+            if test(s, frame):
+                signing.report_malformed(s, out, now, "frame", "this number is taken")
+            else:
+                was(s, connection, out, frame, now)
+
+        return receive
+
+    return around(frames, "receive", wrap)
 
 
 def proved(*parts: str) -> Off:
     """Heads prove their sender although they do not, for one of these reasons."""
 
     def lenient(was: Any) -> Any:
-        def check(*given: Any, **named: Any) -> Any:
+        def check(*given: Any) -> Any:
             try:
-                return was(*given, **named)
+                return was(*given)
             except ResumeRefused as refused:
                 if not any(part in str(refused) for part in parts):
                     raise
@@ -137,59 +128,49 @@ def proved(*parts: str) -> Off:
         return check
 
     return all_of(
-        *(around(module, "check_resume", lenient) for module in (head_sync_module, solver_module)),
-        around(HeadSync, "proves", lenient),
+        around(resume, "check_resume", lenient),
+        around(solver_module, "check_resume", lenient),
+        around(resume, "check_proof", lenient),
     )
 
 
-def unproved(unless: Callable[[HeadSync, Any], bool]) -> Off:
-    """Heads of that kind prove nothing."""
+def unproved(test: Callable[..., bool]) -> Off:
+    """Such heads, of a state and a resume, prove nothing."""
 
-    def strict(was: Any) -> Any:
-        def proves(self: HeadSync, theirs: Any, challenge: bytes, now: int) -> None:
-            if not unless(self, theirs):
-                raise ResumeRefused
-            was(self, theirs, challenge, now)
+    def refuse(s: Any, theirs: Any, *_: Any) -> None:
+        if test(s, theirs):
+            raise ResumeRefused
 
-        return proves
-
-    return around(HeadSync, "proves", strict)
+    return before(resume, "check_proof", refuse)
 
 
 def goes_on(kind: type[PSymmError]) -> Off:
     """That error stops nothing."""
-    return around(SessionProtocol, "stop", _unless(lambda self, error: isinstance(error, kind)))
+    return unless(signing, "stop", lambda s, out, error: isinstance(error, kind))
 
 
 def stays(kind: type[PSymmError]) -> Off:
     """For that reason no connection is closed."""
-    return around(
-        SessionProtocol, "disconnect", _unless(lambda self, error: isinstance(error, kind))
-    )
+    return unless(signing, "disconnect", lambda s, out, error: isinstance(error, kind))
 
 
 def unsaid(kind: str) -> Off:
     """That text is never sent."""
-    return around(
-        SessionProtocol, "queue_text", _unless(lambda self, message, now: kind == message.MSG_TYPE)
-    )
+    return unless(signing, "send_text", lambda s, out, message, now: kind == message.MSG_TYPE)
 
 
 def allowed(rule: str) -> Off:
     """The session does not hear of that violation from the rulebook."""
 
-    def arrived(was: Any) -> Any:
-        def filtered(self: RulebookLedger, entry: Any) -> Sequence[FrameViolation]:
-            return [broken for broken in was(self, entry) if rule not in broken.rule]
-
-        return filtered
-
     def refuses(was: Any) -> Any:
-        def filtered(self: RulebookLedger, *given: Any) -> FrameViolation | None:
-            broken: FrameViolation | None = was(self, *given)
-            return None if broken is not None and rule in broken.rule else broken
+        def filtered(*given: Any, **named: Any) -> Any:
+            found = was(*given, **named)
+            return None if found is not None and rule in found.name else found
 
         return filtered
+
+    def arrived(was: Any) -> Any:
+        return lambda *given: [one for one in was(*given) if rule not in one.violation.name]
 
     return all_of(
         around(RulebookLedger, "arrived", arrived), around(RulebookLedger, "refuses", refuses)
@@ -210,7 +191,10 @@ def accepted(code: str) -> Off:
     return put(record_module, "decode", lenient)
 
 
-class _AnyVersion:
+# --- what is done instead -----------------------------------------------------------------------
+
+
+class AnyVersion:
     """Frames of every version are read as version 1."""
 
     @staticmethod
@@ -218,213 +202,107 @@ class _AnyVersion:
         return Frame.parse(data[:offset] + b"\x01" + data[offset + 1 :], offset)
 
 
-def _unchecked(opening: Any, frame: Frame, message: Any) -> Delegation:
+def unchecked(agreement: Any, frame: Frame, message: Any) -> Delegation:
     return Delegation(frame.lane, message.session_public_key, frame.seq, 2**63, 2**63)
 
 
-def _every_frame(self: SessionProtocol, frame: Frame, now: int) -> None:
-    self.report_malformed(now, "frame", "this number is taken")
-
-
-def _floor(self: SessionProtocol, now: int) -> int:
-    return self.record.head(self.lane).peer_seq
-
-
-def _one_more(was: Any) -> Any:
-    return lambda self, now: min(was(self, now), _floor(self, now) + 1)
-
-
-async def _kept_nowhere(*given: Any) -> None:
+async def asleep(*given: Any) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def _only_when_connected(was: Any) -> Any:
-    def keeps(self: Holding, entry: RecordedFrame, now: int) -> bool:
-        connected: bool = self._protocol._connected  # type: ignore[attr-defined]
-        return connected and bool(was(self, entry, now))
-
-    return keeps
+def told_otherwise(*given: Any) -> Resumed:
+    return Resumed(0, 0)
 
 
-def _needing_cover(was: Any) -> Any:
-    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
-        was(self, came, now)
-        self._uncovered_since = now
-
-    return frame
+def floor(s: Any) -> int:
+    return int(s.record.head(s.lane).peer_seq)
 
 
-def _no_sign_of_life(was: Any) -> Any:
-    def sign(self: SessionProtocol, message: Message, now: int, **given: Any) -> Any:
-        before = self.last_sent
-        entry = was(self, message, now, **given)
-        self.last_sent = before
-        return entry
-
-    return sign
+def needs_cover(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
+    connection.uncovered_since = now
 
 
-def _covering_all(was: Any) -> Any:
-    def sign(
-        self: SessionProtocol, message: Message, now: int, *, covers: int | None = None
-    ) -> Any:
-        return was(self, message, now)
-
-    return sign
+def log_out_too(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
+    if isinstance(s.record.decoded(frame), Logout):
+        signing.sign(s, out, Logout(), now)
 
 
-def _paid_late(was: Any) -> Any:
-    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
-        synced, self.head_sync.synced = self.head_sync.synced, False
-        was(self, came, now)
-        self.head_sync.synced = synced
-
-    return frame
-
-
-def _before_collateral(was: Any) -> Any:
-    def send(self: SessionProtocol, message: Message, now: int) -> Any:
-        state, self.state = self.state, SessionStatus.TRADING
-        try:
-            return was(self, message, now)
-        finally:
-            self.state = state
-
-    return send
+def no_longer_than_a_logon(effects: Any, self: SessionProtocol, now: int) -> None:
+    s, connection = self.state, self.state.connection
+    mine, theirs = s.lifecycle.logouts[s.lane], s.lifecycle.logouts[s.peer]
+    late = connection and now - connection.progress >= s.params.response_timeout_ns
+    if mine and not theirs and late:
+        signing.disconnect(s, effects, PeerSilent("the peer did not answer the Logout"))
 
 
-def _logout_unanswered(was: Any) -> Any:
-    def step(self: LogonSequence, now: int) -> Any:
-        logouts, peer = self._protocol.lifecycle.logouts, self._protocol.peer
-        theirs, logouts[peer] = logouts[peer], False
-        try:
-            return was(self, now)
-        finally:
-            logouts[peer] = theirs
+def both_logged_out(was: Any) -> Any:
+    def status_of(s: Any) -> SessionStatus:
+        out = s.error is None and all(s.lifecycle.logouts)
+        return SessionStatus.CLOSED if out else was(s)
 
-    return step
+    return status_of
 
 
-def _every_logout_answered(was: Any) -> Any:
-    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
-        was(self, came, now)
-        if isinstance(Record.decoded(came), Logout):
-            self.sign(Logout(), now)
-
-    return frame
+def queue_always(s: Any, guilty: Any, violation: Any) -> None:
+    s.rejects.append(Reject(ref_seq_num=guilty.frame.seq, violation=violation.name))
 
 
-def _no_longer_than_a_logon(was: Any) -> Any:
-    def tick(self: SessionProtocol, now: int) -> Any:
-        mine, theirs = (self.lifecycle.logouts[lane] for lane in (self.lane, self.peer))
-        if mine and not theirs and now - self.since >= self.params.response_timeout_ns:
-            self.disconnect(PeerSilent("the peer did not answer the Logout"))
-        return was(self, now)
-
-    return tick
+def forget_rejects(_: None, self: SessionProtocol, *given: Any) -> None:
+    self.state.rejects = []
 
 
-def _owed_always(self: Rejects, entry: Any, broken: FrameViolation) -> None:
-    if broken.lane == entry.frame.lane == self._protocol.peer:
-        self.queued.append(Reject(ref_seq_num=entry.frame.seq, violation=broken.rule))
+def reject_anew(_: None, self: SessionProtocol, *given: Any) -> None:
+    self.state.rejects = [
+        entry.message
+        for entry in self.record
+        if entry.frame.lane == self.lane and isinstance(entry.message, Reject)
+    ]
 
 
-def _to_the_end(was: Any) -> Any:
-    return lambda self, begin, end, now, lane: was(self, begin, 0, now, lane)
+def reject_rejects(effects: Any, self: SessionProtocol, text: str, now: int) -> None:
+    for effect in list(effects):
+        if isinstance(effect, TextReceived) and isinstance(effect.message, BusinessMessageReject):
+            signing.send_reject(self.state, effects, now, "j", "a reject")
 
 
-def _from_the_head(was: Any) -> Any:
-    return lambda self, begin, end, now, lane: was(
-        self, min(begin, self._protocol.record.head(lane).seq), 0, now, lane
-    )
+def ask_once(was: Any) -> Any:
+    asked: list[Any] = []
 
-
-def _as_often_as_asked(was: Any) -> Any:
-    def text(self: SessionProtocol, message: Message, now: int) -> None:
-        self.gap_fill._resent_at = [-(10**18), -(10**18)]
-        was(self, message, now)
-
-    return text
-
-
-def _rejects_answered(was: Any) -> Any:
-    def text(self: SessionProtocol, message: Message, now: int) -> None:
-        if isinstance(message, BusinessMessageReject):
-            self.queue_business_reject(now, "j", "a reject")
-        was(self, message, now)
-
-    return text
-
-
-def _heads_forgotten(was: Any) -> Any:
-    def resume(self: HeadSync, theirs: Any, now: int) -> None:
-        self.theirs = None
-        was(self, theirs, now)
-
-    return resume
-
-
-def _nothing_owed(was: Any) -> Any:
-    def begin(self: SessionProtocol, *given: Any, **named: Any) -> None:
-        was(self, *given, **named)
-        self.rejects.queued = []
-
-    return begin
-
-
-def _owed_anew(was: Any) -> Any:
-    def begin(self: SessionProtocol, *given: Any, **named: Any) -> None:
-        was(self, *given, **named)
-        self.rejects.queued = [
-            entry.message
-            for entry in self.record
-            if entry.frame.lane == self.lane and isinstance(entry.message, Reject)
-        ]
-
-    return begin
-
-
-def _read_anyhow(self: SessionProtocol, entry: Any, broken: Any) -> None:
-    self.lifecycle.apply(entry)
-
-
-def _asks_once(was: Any) -> Any:
-    def ask(self: Any, begin: int, now: int) -> None:
-        if not getattr(self, "asked_before", False):
-            self.asked_before = True
-            was(self, begin, now)
+    def ask(s: Any, *given: Any) -> None:
+        if s not in asked:
+            asked.append(s)
+            was(s, *given)
 
     return ask
 
 
-def _nothing_repeated(was: Any) -> Any:
-    return lambda self, now, *, repeated, size: was(self, now, repeated=False, size=size)
+def answer_at_once(s: Any, *given: Any) -> None:
+    s.resent_at[:] = [LONG_AGO, LONG_AGO]
 
 
-def _spent_for_good(self: _RateBucket, cost: float, now: int) -> bool:
-    self._left -= cost
-    return self._left >= 0
+def bring_at_once(s: Any, connection: Any, *given: Any) -> None:
+    connection.sent_again_at[:] = [LONG_AGO, LONG_AGO]
 
 
-def _heard_only(self: SessionProtocol, now: int) -> None:
-    self._last_heard = now
+def bring_and_forget(s: Any, connection: Any, *given: Any) -> None:
+    bring_at_once(s, connection)
+    connection.peer_heads = None
 
 
-def _time_must_move(was: Any) -> Any:
-    def frame(self: SessionProtocol, came: Frame, now: int) -> None:
-        if came.sending_time == self.record.head(self.peer).sending_time:
-            self.report_malformed(now, "frame", "the time stands still")
-        else:
-            was(self, came, now)
-
-    return frame
+def dispute_nothing(_: None, s: Any, connection: Any, *given: Any) -> None:
+    connection.dispute, connection.sync = None, HeadSync.PROVEN
 
 
-def _told_otherwise(*given: Any) -> Resumed:
-    return Resumed(0, 0)
+def prove_nothing(_: Any, self: SessionProtocol, *given: Any) -> None:
+    if not self.state.connection.proven:
+        self.state.connection.sync = HeadSync.PROVEN
 
 
-def _first_connection_keeps(was: Any) -> Any:
+def no_skew(s: Any, now: int) -> ClockBehind | None:
+    return ClockBehind() if now < s.record.head(s.lane).sending_time else None
+
+
+def first_connection_keeps(was: Any) -> Any:
     async def attach(self: SessionRunner, *given: Any, **named: Any) -> Any:
         if self.attached:
             await trio.sleep_forever()
@@ -433,58 +311,38 @@ def _first_connection_keeps(was: Any) -> Any:
     return attach
 
 
-def _unwound(status: OrderStatus) -> Callable[[Any], Any]:
+def unwound(status: OrderStatus) -> Callable[[Any], Any]:
     """A cancel or replacement undoes what its order became before."""
 
     def wrap(was: Any) -> Any:
         def ask(account: Any, said: Any) -> Any:
-            after, name = was(account, said), said.orig_cl_ord_id
+            account, name = was(account, said), said.orig_cl_ord_id
             if name not in account.ended_orders:
-                return after
-            positions = after.positions
+                return account
+            positions = account.positions
             for held in list(positions.values()):
                 if held.cl_ord_id == name:
                     positions = positions.without(held.position_id)
-            ended = after.ended_orders.put(name, status)
-            return replace(after, positions=positions, ended_orders=ended)
+            ended = account.ended_orders.put(name, status)
+            return replace(account, positions=positions, ended_orders=ended)
 
         return ask
 
     return wrap
 
 
-def _hits_withdrawn(was: Any) -> Any:
+def hits_withdrawn(was: Any) -> Any:
     def withdraw(account: Any, said: Any) -> Any:
-        after = was(account, said)
-        for order in list(after.orders.values()):
+        account = was(account, said)
+        for order in list(account.orders.values()):
             if order.quote_id == said.quote_id:
-                after = orders.end_order(after, order, OrderStatus.CANCELLED)
-        return after
+                account = orders.end_order(account, order, OrderStatus.CANCELLED)
+        return account
 
     return withdraw
 
 
-def _quote_kept(was: Any) -> Any:
-    return lambda account, said: (account, was(account, said)[1])
-
-
-def _stopping(self: HeadSync, error: Forked, places: Any, now: int) -> None:
-    self._protocol.stop(error)
-
-
-def _only_said(was: Any) -> Any:
-    def differ(self: HeadSync, error: Forked, places: Any, now: int) -> None:
-        was(self, error, places, now)
-        self.dispute = None
-
-    return differ
-
-
-def _as_often_as_lacking(was: Any) -> Any:
-    return lambda self, lane, begin, now: self._gap_fill.resend(begin, 0, now, lane)
-
-
-def _bound(was: Any) -> Any:
+def bound(was: Any) -> Any:
     """An introduction that is not signed passes for one that is."""
 
     def signed(theirs: Any) -> SignedIntroduction:
@@ -504,310 +362,332 @@ def _bound(was: Any) -> Any:
     return signed
 
 
-ANY_INTRODUCTION: Final = all_of(
-    nothing(SignedIntroduction, "verify"), around(handshake_module, "_signed", _bound)
-)
+# --- the rules ----------------------------------------------------------------------------------
+
 NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
-NOTHING_HELD: Final = nothing(Holding, "_must_wait", False)
-FORGOTTEN_HELD: Final = around(Holding, "keeps", _only_when_connected)
-NO_CITATION_WAITS: Final = nothing(Holding, "_waits_for_fact", False)
-NO_COVER: Final = put(SessionProtocol, "covers", _floor)
-NO_DELEGATION_CHECK: Final = put(record_module, "delegation_in", _unchecked)
-TWO_LOGOUTS_END_IT: Final = put(
-    Lifecycle, "over", property(lambda self: self.settled is not None or all(self.logouts))
+NO_RESEND: Final = nothing(gaps, "resend", 0)
+TO_THE_END: Final = instead(
+    gaps, "resend", lambda s, out, begin, end, lane: (s, out, begin, 0, lane)
 )
-NO_RESEND: Final = nothing(GapFill, "resend", 0)
-NO_ASKING: Final = nothing(GapFill, "ask")
-NO_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
-NO_LOGON_CHECK: Final = nothing(LogonSequence, "_logon_refusal")
-TEXTS_STOP: Final = put(HeadSync, "_differ", _stopping)
-NO_SYNC: Final = nothing(HeadSync, "try_sync")
+FROM_THE_HEAD: Final = instead(
+    gaps,
+    "resend",
+    lambda s, out, begin, end, lane: (s, out, min(begin, s.record.head(lane).seq), 0, lane),
+)
+ANY_INTRODUCTION: Final = all_of(
+    nothing(SignedIntroduction, "verify"), around(handshake_module, "_signed", bound)
+)
+ANY_TIME: Final = nothing(SignedIntroduction, "check_time")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
 ANY_VERSION: Final = all_of(
-    put(protocol_module, "Frame", _AnyVersion), put(solver_module, "Frame", _AnyVersion)
+    put(dispatch, "Frame", AnyVersion), put(solver_module, "Frame", AnyVersion)
 )
-DUPLICATES_NAMED: Final = put(SessionProtocol, "_again", _every_frame)
-LATE_CANCEL_WINS: Final = around(orders, "ask_cancel", _unwound(OrderStatus.CANCELLED))
-LATE_REPLACE_WINS: Final = around(orders, "ask_replace", _unwound(OrderStatus.REPLACED))
-
+ANY_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
+NO_SYNC: Final = nothing(resume, "try_sync")
+NO_LIMIT: Final = put(signing, "MALFORMED_LIMIT", 10**6)
+UNREPEATED: Final = around(
+    PeerRate,
+    "frame",
+    lambda was: lambda self, now, *, repeated, size: was(self, now, repeated=False, size=size),
+)
+NO_TIME_FOR_RATES: Final = all_of(
+    instead(PeerRate, "text", lambda self, characters, now: (self, characters, 0)),
+    around(PeerRate, "frame", lambda was: lambda self, now, **given: was(self, 0, **given)),
+)
+COVERS_ALL: Final = instead(
+    signing, "sign", lambda s, out, message, now, **covers: (s, out, message, now)
+)
+ONE_MORE: Final = around(signing, "coverable", lambda was: lambda s: min(was(s), floor(s) + 1))
+DIFFERING_STOPS: Final = put(
+    resume,
+    "open_dispute",
+    lambda s, connection, out, error, places, now: signing.stop(s, out, error),
+)
+NO_FACT: Final = Change(lambda base: None)
 
 FROM_THE_START: Final = frozenset({"logon-introduction-idle"})
 
-
-async def _asleep(*given: Any) -> None:
-    await trio.lowlevel.checkpoint()
-
-
-def _proven_at_once(was: Any) -> Any:
-    def reconnected(self: HeadSync, *given: Any, **named: Any) -> None:
-        was(self, *given, **named)
-        self.proven = True
-
-    return reconnected
-
-
-DISABLED: Final[dict[str, Off]] = {
-    "collateral-second-note": allowed("too-many-notes"),
-    "early-forgotten": put(SolverServer, "_forget_left_before", _asleep),
-    "early-frames": nothing(SessionProtocol, "_room_for", True),
-    "early-unsigned": put(CollateralExchange, "judged", True),
-    "business-before-collateral": allowed("trading-not-open"),
-    "business-covers": NO_COVER,
-    "business-reject-on-record": NO_COVER,
-    "business-same-id": allowed("id"),
-    "business-wrong-lane": allowed("wrong-lane"),
-    "cite-above-head": nothing(ChainView, "settles"),
-    "cite-denied-restart": put(Journal, "keep_fact", _kept_nowhere),
-    "cite-waits": NO_CITATION_WAITS,
-    "flood-allowance-returns": put(_RateBucket, "take", _spent_for_good),
-    "flood-frames": NO_RATE,
-    "flood-in-one-message": nothing(PeerRate, "frame", True),
-    "flood-resend-free": around(PeerRate, "frame", _nothing_repeated),
-    "flood-resume-free": around(PeerRate, "frame", _nothing_repeated),
-    "flood-test-requests": NO_RATE,
-    "flood-texts": stays(FloodingPeer),
-    "frame-wrong-custody": unnamed("wrong-custody"),
-    "frame-wrong-key": unnamed("bad-signature"),
-    "frame-wrong-lane": unnamed("wrong-lane"),
-    "frame-wrong-version": ANY_VERSION,
-    "malformed-empty": unnamed(""),
-    "malformed-flip-header": unnamed("bad-signature"),
-    "malformed-flip-lane-and-seq": unnamed("wrong-lane"),
-    "malformed-flip-signature": unnamed("bad-r-y"),
-    "malformed-in-the-middle": NO_ASKING,
-    "malformed-limit": put(protocol_module, "MALFORMED_LIMIT", 10**6),
-    "malformed-middle-form": NO_ASKING,
-    "malformed-tail": unnamed(""),
-    "malformed-texts-limit": put(protocol_module, "MALFORMED_LIMIT", 10**6),
-    "malformed-truncated": unnamed("truncated"),
-    "heartbeat-covers": put(SessionParams, "cover_after_ns", 10**18),
-    "heartbeat-covers-sooner": put(SessionParams, "cover_after_ns", 10**9),
-    "heartbeat-idle": unsaid("0"),
-    "heartbeat-needs-no-cover": around(SessionProtocol, "receive_frame", _needing_cover),
-    "heartbeat-not-after-traffic": around(SessionProtocol, "sign", _no_sign_of_life),
-    "heartbeat-several-covered": around(SessionProtocol, "covers", _one_more),
-    "introduction-collateral-changed": ANY_INTRODUCTION,
-    "introduction-expiry-changed": ANY_INTRODUCTION,
-    "introduction-far-ahead": nothing(SignedIntroduction, "check_time"),
-    "introduction-key-expired": nothing(SignedIntroduction, "check_time"),
-    "introduction-key-foreign": ANY_INTRODUCTION,
-    "introduction-late": nothing(SignedIntroduction, "check_time"),
-    "introduction-nonce-changed": ANY_INTRODUCTION,
-    "introduction-terms-changed": ANY_INTRODUCTION,
-    "introduction-unsigned": all_of(ANY_INTRODUCTION, nothing(SignedIntroduction, "check_time")),
-    "key-change": put(record_module, "SessionKeyChange", Logout),
-    "key-change-foreign": NO_DELEGATION_CHECK,
-    "key-change-late-range": NO_DELEGATION_CHECK,
-    "key-expires": nothing(Delegation, "check_frame"),
-    "leaving-covers": nothing(SessionProtocol, "_cover"),
-    "leaving-covers-nothing": around(SessionProtocol, "uncovered", lambda was: lambda self: True),
-    "logon-delegation-ends-wallet": NO_DELEGATION_CHECK,
-    "logon-delegation-expired": NO_DELEGATION_CHECK,
-    "logon-delegation-other-wallet": NO_DELEGATION_CHECK,
-    "logon-delegation-range": NO_DELEGATION_CHECK,
-    "logon-frames-first": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
-    "logon-heartbeat-long": NO_LOGON_CHECK,
-    "logon-heartbeat-zero": NO_LOGON_CHECK,
-    "logon-introduction-idle": put(solver_module, "SILENT_S", 10.0**6),
-    "logon-key-undelegated": NO_DELEGATION_CHECK,
-    "logon-order": around(SessionProtocol, "send", _before_collateral),
-    "logon-other-terms": NO_LOGON_CHECK,
-    "logon-same-again": DUPLICATES_NAMED,
-    "logon-text-before": unnamed("no session"),
-    "logon-timeout": stays(PeerSilent),
-    "logon-twice": allowed("already-logged-on"),
-    "logon-without-notes": NO_LOGON_CHECK,
-    "logon-wrong-custody": unnamed("custody"),
-    "logon-wrong-key": unnamed("key in force", "bad-signature"),
-    "logon-wrong-lane": all_of(ANY_FIRST_FRAME, unnamed("wrong-lane")),
-    "logon-wrong-version": ANY_VERSION,
-    "logout-answer-unsent-restart": TWO_LOGOUTS_END_IT,
-    "logout-answered": TWO_LOGOUTS_END_IT,
-    "logout-before-logon": all_of(ANY_FIRST_FRAME, unnamed("no-key")),
-    "logout-both-restart": TWO_LOGOUTS_END_IT,
-    "logout-crossing": around(SessionProtocol, "receive_frame", _every_logout_answered),
-    "logout-frames-after": allowed("logged-out"),
-    "logout-lost-answer": NO_RESEND,
-    "logout-own-business-after": allowed("logged-out"),
-    "logout-unanswered": around(SessionProtocol, "tick", _no_longer_than_a_logon),
-    "logout-unsolicited": around(LogonSequence, "step", _logout_unanswered),
-    "oversized-payload": unnamed("payload-too-long"),
-    "openings-lost": stays(PeerSilent),
-    "openings-other": stays(CollateralForeign),
-    "own-frame-back": put(SessionProtocol, "_own_frame", _every_frame),
-    "own-frame-unknown": goes_on(JournalBehind),
-    "payload-bad-hex": accepted("bad-hex"),
-    "payload-empty": accepted("not-object"),
-    "payload-empty-field": accepted("empty-value"),
-    "payload-empty-object": accepted("msgtype-not-first"),
-    "payload-exponent": accepted("bad-decimal"),
-    "payload-group-empty": accepted("bad-count"),
-    "payload-group-not-list": accepted("not-a-list"),
-    "payload-header-field": accepted("unknown-field"),
-    "payload-integer-too-large": accepted("bad-integer"),
-    "payload-lone-surrogate": accepted("lone-surrogate"),
-    "payload-long-decimal": accepted("bad-decimal"),
-    "payload-many-bad": all_of(
-        around(SessionProtocol, "receive_frame", _paid_late),
-        around(SessionProtocol, "sign", _covering_all),
-    ),
-    "payload-missing-field": accepted("missing-field"),
-    "payload-msgtype-not-first": accepted("msgtype-not-first"),
-    "payload-negative": accepted("bad-decimal"),
-    "payload-nested": accepted("not-a-string"),
-    "payload-not-json": accepted("not-json"),
-    "payload-not-object": accepted("not-object"),
-    "payload-not-utf8": accepted("not-utf8"),
-    "payload-null": accepted("not-a-string"),
-    "payload-number-not-string": accepted("not-a-string"),
-    "payload-padded-decimal": accepted("bad-decimal"),
-    "payload-padded-integer": accepted("bad-integer"),
-    "payload-reject-after-restart": around(SessionProtocol, "__init__", _nothing_owed),
-    "payload-rejected-once": around(SessionProtocol, "__init__", _owed_anew),
-    "payload-repeated-field": accepted("duplicate-key"),
-    "payload-repeated-msgtype": accepted("duplicate-key"),
-    "payload-resume-type": accepted("unknown-message"),
-    "payload-text-type": accepted("unknown-message"),
-    "payload-too-long": accepted("too-long"),
-    "payload-trailing": accepted("trailing-bytes"),
-    "payload-unknown-field": accepted("unknown-field"),
-    "payload-unknown-msgtype": accepted("unknown-message"),
-    "payload-without-msgtype": accepted("msgtype-not-first"),
-    "payload-wrong-enum": accepted("bad-enum"),
-    "peer-silent": stays(PeerSilent),
-    "peerdigest-other": goes_on(Forked),
-    "peerseq-back": goes_on(Forked),
-    "peerseq-beyond": goes_on(JournalBehind),
-    "previous-other": goes_on(Forked),
-    "race-both-send-at-once": put(quotes, "quote", NO_CHANGE),
-    "race-cancel-before-fill-seen": LATE_CANCEL_WINS,
-    "race-cancel-rest-after-part": put(orders, "ask_cancel", NO_CHANGE),
-    "race-cancel-seen-first": put(orders, "ask_cancel", NO_CHANGE),
-    "race-close-against-cancel": LATE_CANCEL_WINS,
-    "race-decline-against-cancel": LATE_CANCEL_WINS,
-    "race-expiry-fill-in-time": put(Replay, "_legal_time", lambda self, entry, covered: covered),
-    "race-expiry-fill-late": put(
-        Replay, "_legal_time", lambda self, entry, covered: entry.sending_time
-    ),
-    "race-expiry-order-late": put(rules, "_expire", lambda account: account),
-    "race-fill-after-cancel-seen": put(orders, "_CANCELLING", ()),
-    "race-fill-before-cancel-acknowledged": LATE_CANCEL_WINS,
-    "race-quote-cancelled-while-hit": put(quotes, "withdraw", NO_CHANGE),
-    "race-quote-hit-then-cancelled": around(quotes, "withdraw", _hits_withdrawn),
-    "race-replace-against-fill": LATE_REPLACE_WINS,
-    "race-replace-locked-against-fill": LATE_REPLACE_WINS,
-    "race-replace-part-filled": put(orders, "ask_replace", NO_CHANGE),
-    "race-replace-seen-first": put(orders, "ask_replace", NO_CHANGE),
-    "race-two-orders-one-quote": around(orders, "_priced", _quote_kept),
-    "race-two-parts-and-cancel": put(orders, "ask_cancel", NO_CHANGE),
-    "refused-for-good": nothing(TraderSession, "_expect_no_refusal"),
-    "refused-may-pass": all_of(
-        put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
-        put(trader_module, "_PASSING", ()),
-    ),
-    "reject-malformed": nothing(Rejects, "queue"),
-    "reject-not-rejected": put(Rejects, "queue", _owed_always),
-    "reject-told": put(protocol_module, "PeerRejected", _told_otherwise),
-    "resend-beyond-head": around(GapFill, "resend", _from_the_head),
-    "resend-byte-for-byte": NO_RESEND,
-    "resend-duplicates-inside": DUPLICATES_NAMED,
-    "resend-empty": around(GapFill, "resend", _to_the_end),
-    "resend-huge": NO_RESEND,
-    "resend-huge-begin": around(GapFill, "resend", _from_the_head),
-    "resend-mutual": NO_RESEND,
-    "resend-out-of-order": NO_ASKING,
-    "resend-part": around(GapFill, "resend", _to_the_end),
-    "resend-too-frequent": around(SessionProtocol, "_text", _as_often_as_asked),
-    "resend-without-end": unnamed("missing-field"),
-    "restart-violation-stays": put(SessionProtocol, "_read", _read_anyhow),
-    "resume-ahead": TEXTS_STOP,
-    "resume-ahead-shown": goes_on(JournalBehind),
-    "resume-before-logon": all_of(
-        NO_SYNC, put(solver_module, "nothing_yet", lambda custody: Heartbeat())
-    ),
-    "resume-both-behind": NO_RESEND,
-    "resume-end-behind": nothing(HeadSync, "announce_heads"),
-    "resume-equal": NO_SYNC,
-    "resume-flood": nothing(PeerRate, "text", True),
-    "resume-forked": TEXTS_STOP,
-    "resume-forked-below": TEXTS_STOP,
-    "resume-forked-live": around(HeadSync, "_differ", _only_said),
-    "resume-forked-ours": TEXTS_STOP,
-    "resume-forked-shown": goes_on(Equivocation),
-    "resume-frames-before-heads": nothing(SessionProtocol, "may_sign", True),
-    "resume-malformed-heads": NO_SYNC,
-    "resume-expired-key": proved("has expired"),
-    "resume-lies": stays(PeerSilent),
-    "resume-lies-often": around(HeadSync, "_bring", _as_often_as_lacking),
-    "resume-live": NO_RESEND,
-    "resume-new-key": unproved(
-        lambda self, theirs: (
-            theirs.session_public_key
-            in [one.public_key for one in self._protocol.record.delegations(self._protocol.peer)]
-        )
-    ),
-    "resume-nothing-before": all_of(
-        around(HeadSync, "reconnected", _proven_at_once), unnamed("no session")
-    ),
-    "resume-nothing-signed-disconnected": nothing(SessionProtocol, "_must_sign"),
-    "resume-old-key": proved("has followed"),
-    "resume-other-custody": unnamed("wrong-custody"),
-    "resume-other-wallet": proved("not delegated"),
-    "resume-peer-behind": NO_RESEND,
-    "resume-peer-forgot": stays(PeerBehind),
-    "resume-reflected": proved("challenge", "not delegated"),
-    "resume-replayed": proved("challenge"),
-    "resume-restart": NO_RESEND,
-    "resume-restart-unsent-logon": NO_SYNC,
-    "resume-timeout": stays(PeerSilent),
-    "resume-twice": all_of(
-        around(HeadSync, "receive", _heads_forgotten),
-        around(HeadSync, "_bring", _as_often_as_lacking),
-    ),
-    "resume-unknown-custody": unnamed("unknown-custody"),
-    "resume-unsigned": proved("not signed"),
-    "resume-wallet-key": unproved(lambda self, theirs: theirs.from_seq != 0),
-    "seq-duplicate": DUPLICATES_NAMED,
-    "seq-equivocation": goes_on(Equivocation),
-    "seq-equivocation-after-resume": goes_on(Equivocation),
-    "seq-gap-asked-again": nothing(GapFill, "ask_again"),
-    "seq-gap-filled": NO_ASKING,
-    "seq-gap-flood": nothing(PeerRate, "text", True),
-    "seq-gap-partly-filled": nothing(GapFill, "ask_again"),
-    "seq-gap-second": around(GapFill, "ask", _asks_once),
-    "seq-too-high": NO_ASKING,
-    "seq-too-low-noise": unnamed("number that is taken"),
-    "seq-zero": unnamed("bad-seq"),
-    "session-duplicate": around(SessionRunner, "attach", _first_connection_keeps),
-    "settle-other-payouts": allowed("wrong-payout"),
-    "settle-payee-covers": nothing(settlement, "_check_covers"),
-    "settle-payee-for-more": allowed("wrong-payee"),
-    "settle-payee-of-no-note": allowed("bad-inner"),
-    "settle-payee-signed-by-another": allowed("wrong-signature"),
-    "testrequest-again": put(SessionProtocol, "_heard", _heard_only),
-    "testrequest-answered": unsaid("0"),
-    "testrequest-when-silent": unsaid("1"),
-    "testrequest-without-id": unnamed("missing-field"),
-    "text-malformed": unnamed(""),
-    "text-record-type": unnamed("unknown-message"),
-    "text-reject-told": put(protocol_module, "TextReceived", _told_otherwise),
-    "text-rejects-not-answered": around(SessionProtocol, "_text", _rejects_answered),
-    "time-ahead": NOTHING_HELD,
-    "time-ahead-and-business": NOTHING_HELD,
-    "time-ahead-held": NOTHING_HELD,
-    "time-ahead-logout": NOTHING_HELD,
-    "time-ahead-restart": FORGOTTEN_HELD,
-    "time-back": goes_on(Forked),
-    "time-behind": NO_COVER,
-    "time-far-ahead": NOTHING_HELD,
-    "time-own-clock-back": nothing(SessionProtocol, "_clock_behind"),
-    "time-own-clock-back-little": put(
-        SessionProtocol,
-        "_clock_behind",
-        lambda self, now: ClockBehind() if now < self._now else None,
-    ),
-    "time-same": around(SessionProtocol, "receive_frame", _time_must_move),
-    "violation-own-refused": nothing(RulebookLedger, "refuses"),
+_BY_REASON: Final[dict[Callable[[Any], Off], dict[Any, str]]] = {
+    accepted: {
+        "bad-hex": "payload-bad-hex",
+        "not-object": "payload-empty payload-not-object",
+        "empty-value": "payload-empty-field",
+        "msgtype-not-first": "payload-empty-object payload-msgtype-not-first "
+        "payload-without-msgtype",
+        "bad-decimal": "payload-exponent payload-long-decimal payload-negative "
+        "payload-padded-decimal",
+        "bad-count": "payload-group-empty",
+        "not-a-list": "payload-group-not-list",
+        "unknown-field": "payload-header-field payload-unknown-field",
+        "bad-integer": "payload-integer-too-large payload-padded-integer",
+        "lone-surrogate": "payload-lone-surrogate",
+        "missing-field": "payload-missing-field",
+        "not-a-string": "payload-nested payload-null payload-number-not-string",
+        "not-json": "payload-not-json",
+        "not-utf8": "payload-not-utf8",
+        "duplicate-key": "payload-repeated-field payload-repeated-msgtype",
+        "unknown-message": "payload-resume-type payload-text-type payload-unknown-msgtype",
+        "too-long": "payload-too-long",
+        "trailing-bytes": "payload-trailing",
+        "bad-enum": "payload-wrong-enum",
+    },
+    unnamed: {
+        "": "malformed-empty malformed-tail text-malformed",
+        "bad-signature": "frame-wrong-key malformed-flip-header",
+        "bad-r-y": "malformed-flip-signature",
+        "custody": "logon-wrong-custody",
+        "missing-field": "resend-without-end testrequest-without-id",
+        "no session": "logon-text-before",
+        "number that is taken": "seq-too-low-noise",
+        "payload-too-long": "oversized-payload",
+        "bad-seq": "seq-zero",
+        "truncated": "malformed-truncated",
+        "unknown-custody": "resume-unknown-custody",
+        "unknown-message": "text-record-type",
+        "wrong-custody": "frame-wrong-custody resume-other-custody",
+        "wrong-lane": "frame-wrong-lane malformed-flip-lane-and-seq",
+    },
+    allowed: {
+        "already-logged-on": "logon-twice",
+        "too-many-notes": "collateral-second-note",
+        "trading-not-open": "business-before-collateral",
+        "id": "business-same-id",
+        "wrong-lane": "business-wrong-lane",
+        "logged-out": "logout-frames-after logout-own-business-after",
+        "wrong-payout": "settle-other-payouts",
+        "wrong-payee": "settle-payee-for-more",
+        "bad-inner": "settle-payee-of-no-note",
+        "wrong-signature": "settle-payee-signed-by-another",
+    },
+    goes_on: {
+        Equivocation: "resume-forked-shown seq-equivocation seq-equivocation-after-resume",
+        Forked: "peerdigest-other peerseq-back previous-other time-back",
+        JournalBehind: "own-frame-unknown peerseq-beyond resume-ahead-shown",
+    },
+    stays: {
+        CollateralForeign: "openings-other",
+        FloodingPeer: "flood-texts",
+        PeerSilent: "logon-timeout openings-lost peer-silent resume-lies resume-timeout",
+        PeerBehind: "resume-peer-forgot",
+    },
+    unsaid: {
+        "0": "heartbeat-idle testrequest-answered",
+        "1": "testrequest-when-silent",
+    },
 }
 
-__all__ = ["DISABLED", "FROM_THE_START", "Off"]
+_ROWS: Final[tuple[tuple[Off, str], ...]] = (
+    # What is not valid.
+    (unnamed("key in force", "bad-signature"), "logon-wrong-key"),
+    (all_of(ANY_FIRST_FRAME, unnamed("no-key")), "logon-frames-first logout-before-logon"),
+    (all_of(ANY_FIRST_FRAME, unnamed("wrong-lane")), "logon-wrong-lane"),
+    (ANY_VERSION, "frame-wrong-version logon-wrong-version"),
+    (NO_LIMIT, "malformed-limit malformed-texts-limit"),
+    (after(SessionProtocol, "receive_text", reject_rejects), "text-rejects-not-answered"),
+    (put(dispatch, "TextReceived", told_otherwise), "text-reject-told"),
+    # Introductions and Logons.
+    (
+        ANY_INTRODUCTION,
+        "introduction-collateral-changed introduction-expiry-changed introduction-key-foreign "
+        "introduction-nonce-changed introduction-terms-changed",
+    ),
+    (ANY_TIME, "introduction-far-ahead introduction-key-expired introduction-late"),
+    (all_of(ANY_INTRODUCTION, ANY_TIME), "introduction-unsigned"),
+    (put(solver_module, "SILENT_S", 10.0**6), "logon-introduction-idle"),
+    (
+        nothing(logon, "refuses_logon"),
+        "logon-heartbeat-long logon-heartbeat-zero logon-other-terms logon-without-notes",
+    ),
+    (
+        put(record_module, "delegation_in", unchecked),
+        "key-change-foreign key-change-late-range logon-delegation-ends-wallet "
+        "logon-delegation-expired logon-delegation-other-wallet logon-delegation-range "
+        "logon-key-undelegated",
+    ),
+    (
+        meanwhile(SessionProtocol, "send", lambda p, *_: p.state, "status", SessionStatus.TRADING),
+        "logon-order",
+    ),
+    (put(record_module, "SessionKeyChange", Logout), "key-change"),
+    (nothing(Delegation, "check_frame"), "key-expires"),
+    (nothing(TraderSession, "_expect_no_refusal"), "refused-for-good"),
+    (
+        all_of(
+            put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
+            put(trader_module, "_PASSING", ()),
+        ),
+        "refused-may-pass",
+    ),
+    # Collateral, and what costs a solver before there is any.
+    (put(SolverServer, "_forget_left_before", asleep), "early-forgotten"),
+    (nothing(frames, "has_room", True), "early-frames"),
+    (nothing(collateral, "is_judged", True), "early-unsigned"),
+    (ANY_RATE, "flood-frames flood-test-requests"),
+    (nothing(PeerRate, "frame", True), "flood-in-one-message"),
+    (nothing(PeerRate, "text", True), "resume-flood seq-gap-flood"),
+    (UNREPEATED, "flood-resend-free flood-resume-free"),
+    (NO_TIME_FOR_RATES, "flood-allowance-returns"),
+    # Numbers, gaps, resends.
+    (
+        named(lambda s, frame: frame.lane == s.peer and frame.seq <= s.record.head(s.peer).seq),
+        "logon-same-again resend-duplicates-inside seq-duplicate",
+    ),
+    (named(lambda s, frame: frame.lane == s.lane), "own-frame-back"),
+    (
+        nothing(gaps, "ask"),
+        "malformed-in-the-middle malformed-middle-form resend-out-of-order seq-gap-filled "
+        "seq-too-high",
+    ),
+    (nothing(gaps, "ask_again"), "seq-gap-asked-again seq-gap-partly-filled"),
+    (around(gaps, "ask", ask_once), "seq-gap-second"),
+    (
+        NO_RESEND,
+        "logout-lost-answer resend-byte-for-byte resend-huge resend-mutual resume-both-behind "
+        "resume-live resume-peer-behind resume-restart",
+    ),
+    (FROM_THE_HEAD, "resend-beyond-head resend-huge-begin"),
+    (TO_THE_END, "resend-empty resend-part"),
+    (before(gaps, "answer", answer_at_once), "resend-too-frequent"),
+    # Business on the record, rejects, times.
+    (put(signing, "coverable", floor), "business-covers business-reject-on-record time-behind"),
+    (
+        all_of(
+            meanwhile(frames, "receive", lambda s, c, *_: c, "sync", HeadSync.PROVEN), COVERS_ALL
+        ),
+        "payload-many-bad",
+    ),
+    (after(SessionProtocol, "__init__", forget_rejects), "payload-reject-after-restart"),
+    (after(SessionProtocol, "__init__", reject_anew), "payload-rejected-once"),
+    (nothing(rejects, "queue_for"), "reject-malformed"),
+    (put(rejects, "queue_for", queue_always), "reject-not-rejected"),
+    (put(ruling, "PeerRejected", told_otherwise), "reject-told"),
+    (
+        put(ruling, "read", lambda s, entry, violation: lifecycle.apply(s, entry)),
+        "restart-violation-stays",
+    ),
+    (nothing(RulebookLedger, "refuses"), "violation-own-refused"),
+    (
+        nothing(holding, "must_wait", False),
+        "time-ahead time-ahead-and-business time-ahead-held time-ahead-logout time-far-ahead",
+    ),
+    (unless(holding, "hold", lambda s, *_: s.connection is None, False), "time-ahead-restart"),
+    (nothing(signing, "clock_behind"), "time-own-clock-back"),
+    (put(signing, "clock_behind", no_skew), "time-own-clock-back-little"),
+    (
+        named(lambda s, frame: frame.sending_time == s.record.head(s.peer).sending_time),
+        "time-same",
+    ),
+    (nothing(RulebookLedger, "awaits", False), "cite-waits"),
+    (nothing(ChainView, "settles"), "cite-above-head"),
+    (nothing(Journal, "to_keep_fact", NO_FACT), "cite-denied-restart"),
+    # Heartbeats, silence, leaving, Logouts.
+    (put(SessionParams, "cover_after_ns", 10**18), "heartbeat-covers"),
+    (put(SessionParams, "cover_after_ns", 10**9), "heartbeat-covers-sooner"),
+    (after(frames, "receive", needs_cover), "heartbeat-needs-no-cover"),
+    (
+        meanwhile(signing, "sign", lambda s, *_: s.connection, "last_sent"),
+        "heartbeat-not-after-traffic",
+    ),
+    (ONE_MORE, "heartbeat-several-covered"),
+    (
+        all_of(
+            *(
+                meanwhile(SessionProtocol, name, lambda p, *_: p.state.connection, "test_sent")
+                for name in ("receive_text", "receive_batch")
+            )
+        ),
+        "testrequest-again",
+    ),
+    (nothing(signing, "cover"), "leaving-covers"),
+    (nothing(signing, "is_uncovered", True), "leaving-covers-nothing"),
+    (
+        around(lifecycle, "status_of", both_logged_out),
+        "logout-answer-unsent-restart logout-answered logout-both-restart",
+    ),
+    (after(frames, "receive", log_out_too), "logout-crossing"),
+    (after(SessionProtocol, "tick", no_longer_than_a_logon), "logout-unanswered"),
+    (
+        meanwhile(logon, "step", lambda s, *_: s.lifecycle, "logouts", [False, False]),
+        "logout-unsolicited",
+    ),
+    (around(SessionRunner, "attach", first_connection_keeps), "session-duplicate"),
+    # Resuming.
+    (NO_SYNC, "resume-equal resume-malformed-heads resume-restart-unsent-logon"),
+    (
+        all_of(NO_SYNC, put(solver_module, "nothing_yet", lambda custody: Heartbeat())),
+        "resume-before-logon",
+    ),
+    (DIFFERING_STOPS, "resume-ahead resume-forked resume-forked-below resume-forked-ours"),
+    (after(resume, "open_dispute", dispute_nothing), "resume-forked-live"),
+    (nothing(heads, "announce_heads"), "resume-end-behind"),
+    (nothing(signing, "may_sign", True), "resume-frames-before-heads"),
+    (nothing(signing, "must_sign"), "resume-nothing-signed-disconnected"),
+    (
+        all_of(after(SessionProtocol, "connected", prove_nothing), unnamed("no session")),
+        "resume-nothing-before",
+    ),
+    (before(resume, "on_resume", bring_at_once), "resume-lies-often"),
+    (before(resume, "on_resume", bring_and_forget), "resume-twice"),
+    (proved("challenge"), "resume-replayed"),
+    (proved("challenge", "not delegated"), "resume-reflected"),
+    (proved("has expired"), "resume-expired-key"),
+    (proved("has followed"), "resume-old-key"),
+    (proved("not delegated"), "resume-other-wallet"),
+    (proved("not signed"), "resume-unsigned"),
+    (
+        unproved(
+            lambda s, theirs: (
+                theirs.session_public_key
+                not in [one.public_key for one in s.record.delegations(s.peer)]
+            )
+        ),
+        "resume-new-key",
+    ),
+    (unproved(lambda s, theirs: theirs.from_seq == 0), "resume-wallet-key"),
+    # Races, and the rulebook's word on a settlement.
+    (put(quotes, "quote", NO_CHANGE), "race-both-send-at-once"),
+    (
+        around(orders, "ask_cancel", unwound(OrderStatus.CANCELLED)),
+        "race-cancel-before-fill-seen race-close-against-cancel race-decline-against-cancel "
+        "race-fill-before-cancel-acknowledged",
+    ),
+    (
+        around(orders, "ask_replace", unwound(OrderStatus.REPLACED)),
+        "race-replace-against-fill race-replace-locked-against-fill",
+    ),
+    (
+        put(orders, "ask_cancel", NO_CHANGE),
+        "race-cancel-rest-after-part race-cancel-seen-first race-two-parts-and-cancel",
+    ),
+    (put(orders, "ask_replace", NO_CHANGE), "race-replace-part-filled race-replace-seen-first"),
+    (
+        put(Replay, "_legal_time", lambda self, entry, covered: covered),
+        "race-expiry-fill-in-time",
+    ),
+    (
+        put(Replay, "_legal_time", lambda self, entry, covered: entry.sending_time),
+        "race-expiry-fill-late",
+    ),
+    (put(rules, "_expire", lambda account: account), "race-expiry-order-late"),
+    (put(orders, "_CANCELLING", ()), "race-fill-after-cancel-seen"),
+    (put(quotes, "withdraw", NO_CHANGE), "race-quote-cancelled-while-hit"),
+    (around(quotes, "withdraw", hits_withdrawn), "race-quote-hit-then-cancelled"),
+    (
+        around(
+            orders,
+            "_priced",
+            lambda was: lambda account, said: (account, was(account, said)[1]),
+        ),
+        "race-two-orders-one-quote",
+    ),
+    (nothing(settlement, "_check_covers"), "settle-payee-covers"),
+)
+
+DISABLED: Final = {name: off for off, names in _ROWS for name in names.split()} | {
+    name: turned_off(reason)
+    for turned_off, reasons in _BY_REASON.items()
+    for reason, names in reasons.items()
+    for name in names.split()
+}
+
+__all__ = ["DISABLED", "FROM_THE_START"]

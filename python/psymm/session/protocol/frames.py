@@ -57,7 +57,7 @@ def _next(
     endorsed: bool = False,
 ) -> None:
     """The frame that continues the peer's lane. endorsed: the wallet's next key builds on it."""
-    if not _has_room(s, frame):
+    if not has_room(s, frame):
         early = "too many frames before collateral was accepted"
         disconnect(s, out, OverBudget(early, frames=EARLY_FRAMES, bytes=EARLY_BYTES))
         return
@@ -93,7 +93,7 @@ def _beyond(
             _next(s, connection, out, each, now, endorsed=each is not frame)
 
 
-def _has_room(s: SessionState, frame: Frame) -> bool:
+def has_room(s: SessionState, frame: Frame) -> bool:
     """Whether a custody whose collateral is not accepted on both sides may hold this frame too,
     and the Rejects that are queued (`spec.md` 68)."""
     if s.lifecycle.accepted_at[0] and s.lifecycle.accepted_at[1]:

@@ -33,7 +33,7 @@ def step(s: SessionState, out: Effects, now: int) -> bool:
     if theirs is None:
         return s.lane == TRADER and collateral.send_openings(s, out, now)
     if s.lane == TRADER:
-        refusal = _refusal(s, theirs)
+        refusal = refuses_logon(s, theirs)
         if refusal is not None:
             stop(s, out, refusal)
             return False
@@ -53,7 +53,7 @@ def _log_on(s: SessionState, out: Effects, theirs: Logon | None, now: int) -> bo
     if s.lane == SOLVER:
         if theirs is None:
             return False
-        refusal = _refusal(s, theirs)
+        refusal = refuses_logon(s, theirs)
         if refusal is not None:
             send_reject(s, out, now, "A", str(refusal))
             stop(s, out, refusal)
@@ -103,7 +103,7 @@ def _cite(s: SessionState, out: Effects, now: int) -> bool:
     return True
 
 
-def _refusal(s: SessionState, logon: Logon) -> LogonRefused | None:
+def refuses_logon(s: SessionState, logon: Logon) -> LogonRefused | None:
     """Why the peer's Logon will not do, or None."""
     if logon.terms_hash != s.params.terms_hash:
         return LogonRefused(

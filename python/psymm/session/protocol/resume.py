@@ -136,7 +136,7 @@ def _compare(
             ours=s.record.digest(lane, seq),
             theirs=head_of(theirs, lane)[1],
         )
-        _dispute(s, connection, out, fork, differing, now)
+        open_dispute(s, connection, out, fork, differing, now)
         return
     restored = theirs.journal_status is JournalStatus.RESTORED
     if restored and not s.peer_restored:
@@ -157,7 +157,7 @@ def _compare(
             disconnect(s, out, unknown)
     elif covered > head:
         behind = BehindUnproved(custody=theirs.custody, theirs=covered, ours=head)
-        _dispute(s, connection, out, behind, [(s.lane, head)], now)
+        open_dispute(s, connection, out, behind, [(s.lane, head)], now)
     elif connection.synced:
         _show_again(s, connection, out, theirs)
     else:
@@ -236,7 +236,7 @@ def lacks_only_void(s: SessionState, connection: ConnectionState) -> bool:
     return others and head_of(theirs, s.lane)[0] < s.record.heads[s.lane].seq
 
 
-def _dispute(
+def open_dispute(
     s: SessionState,
     connection: ConnectionState,
     out: Effects,
