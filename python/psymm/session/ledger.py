@@ -268,14 +268,16 @@ class RulebookLedger:
         dry_run, self._dry_run = self._dry_run, None
         foretold = dry_run is not None and dry_run.entry == entry
         if entry.lane is Lane.TRADER:
-            self._replay, _ = self._replay.step_entry(entry)
+            replay, _ = self._replay.step_entry(entry)
+            ahead: Projection | None = None
             if foretold and dry_run is not None:
-                self._ahead = dry_run.after
+                ahead = dry_run.after
             elif self._ahead is not None:
-                try:
-                    self._ahead = self._ahead.and_then(entry)
-                except FactsBehind:
-                    self._ahead = None  # The frame is taken; what it comes to is asked for later.
+                ahead = self._ahead.and_then(entry)
+            elif isinstance(entry.message, ChainFact):
+                # What lies ahead of it must be known before it is pending: it may have to wait.
+                ahead = replay.look_ahead()
+            self._replay, self._ahead = replay, ahead
             return ()
         if foretold and dry_run is not None:
             self._replay, rulings = dry_run.after.replay, dry_run.after.rulings

@@ -1,0 +1,320 @@
+"""The session protocol driven by hand, as `protocol_pair` shows."""
+
+from __future__ import annotations
+
+import pytest
+from protocol_pair import (
+    AGREEMENT,
+    SESSION_KEYS,
+    TERMS,
+    WALLETS,
+    ProtocolPair,
+    note_of,
+    record_of,
+)
+from session_scene import CHAIN_ID, PSYMM, SECOND, TOKEN
+
+from psymm._core import SecretKey, sign_frame
+from psymm.custody.notes import Note, sole_custody
+from psymm.custody.planning import deadline_after
+from psymm.custody.settlement import Payee, propose_settlement
+from psymm.errors import Equivocation, NotNow, Refused
+from psymm.messages import (
+    ExecType,
+    ExecutionReport,
+    NewOrderSingle,
+    OrdType,
+    PositionEffect,
+    Quote,
+    QuoteRequest,
+    SettlementOutput,
+    Side,
+    encode,
+)
+from psymm.session.collateral import ChainView, Fact
+from psymm.session.party import params_of
+from psymm.session.protocol import (
+    Disconnect,
+    FrameReceived,
+    HealthChanged,
+    ImportFrame,
+    Resumed,
+    SessionStatus,
+    Stopped,
+    StoreEvidence,
+    StoreFact,
+    begin_session,
+)
+from psymm.session.settling import _message_of
+from psymm.terms import UNIT
+from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.delegation import Delegation
+from psymm.transcript.heads import Heads
+from psymm.transcript.resumption import PROVES_ONLY, ResumeSigner
+
+
+def order(pair: ProtocolPair, cl_ord_id: str) -> NewOrderSingle:
+    return NewOrderSingle(
+        cl_ord_id=cl_ord_id,
+        symbol="BTC-USD",
+        side=Side.BUY,
+        order_qty=UNIT // 100,
+        ord_type=OrdType.LIMIT,
+        position_effect=PositionEffect.OPEN,
+        expire_time=pair.now + 30 * SECOND,
+        price=50_000 * UNIT,
+    )
+
+
+def fill(exec_id: str, wanted: NewOrderSingle) -> ExecutionReport:
+    return ExecutionReport(
+        exec_id=exec_id,
+        cl_ord_id=wanted.cl_ord_id,
+        exec_type=ExecType.TRADE,
+        last_px=wanted.price,
+        last_qty=wanted.order_qty,
+    )
+
+
+def quote(pair: ProtocolPair, quote_id: str) -> Quote:
+    return Quote(
+        quote_id=quote_id,
+        symbol="BTC-USD",
+        valid_until_time=pair.now + 30 * SECOND,
+        bid_px=50_000 * UNIT,
+    )
+
+
+def trading() -> ProtocolPair:
+    pair = ProtocolPair()
+    pair.trade()
+    return pair
+
+
+def agree(pair: ProtocolPair) -> bool:
+    """Both have the same frames, on record and stored, and the same account."""
+    near, far = pair.sides
+    heads = [[side.protocol.record.head(lane) for lane in (0, 1)] for side in pair.sides]
+    stored = [[record_of(side.frames).head(lane) for lane in (0, 1)] for side in pair.sides]
+    same = heads[0] == heads[1] == stored[0] == stored[1]
+    return same and near.account.hash == far.account.hash
+
+
+def test_two_log_on_and_trade() -> None:
+    pair = trading()
+    for side in pair.sides:
+        assert side.protocol.status is SessionStatus.TRADING
+        assert list(side.protocol.peer_notes.values()) == [note_of(1 - side.lane)]
+
+    wanted = order(pair, "1")
+    pair.send(pair.trader, wanted)
+    pair.deliver()
+    assert pair.solver.heard(FrameReceived)[-1].entry.message == wanted
+
+    filled = fill("f", wanted)
+    pair.send(pair.solver, filled)
+    pair.deliver()
+    assert pair.trader.heard(FrameReceived)[-1].entry.message == filled
+    pair.pass_time(2 * SECOND)  # The trader covers the fill.
+    assert agree(pair)
+    (position,) = pair.trader.account.positions.values()
+    assert (position.quantity, position.entry_price) == (wanted.order_qty, wanted.price)
+
+
+def test_a_lost_connection_is_resumed() -> None:
+    pair = trading()
+    wanted = order(pair, "lost on the way")
+    pair.send(pair.trader, wanted)
+    pair.disconnect()
+    with pytest.raises(NotNow):
+        pair.send(pair.solver, fill("f", wanted))
+
+    pair.connect()
+    pair.deliver()
+    assert pair.trader.heard(Resumed) == [Resumed(repeated=1, received=0)]
+    assert pair.solver.heard(Resumed) == [Resumed(repeated=0, received=1)]
+    assert pair.solver.heard(FrameReceived)[-1].entry.message == wanted
+    pair.send(pair.solver, fill("f", wanted))
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+
+
+def test_a_restart_goes_on_from_what_was_stored() -> None:
+    pair = trading()
+    wanted = order(pair, "1")
+    pair.send(pair.trader, wanted)
+    for side in pair.sides:  # The order is on the trader's disk, and nowhere else.
+        pair.restart(side)
+        assert side.protocol.status is SessionStatus.TRADING
+    pair.connect()
+    pair.deliver()
+    pair.send(pair.solver, fill("f", wanted))
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+    assert len(pair.trader.account.positions) == 1
+
+
+@pytest.mark.parametrize("lane", [TRADER, SOLVER])
+def test_a_citation_waits_where_the_journal_lost_what_the_chain_said(lane: int) -> None:
+    pair = trading()
+    side, fact = pair.sides[lane], Fact(9, bytes(32), (), (b"\x01" * 32,))
+    pair.perform(pair.trader, pair.trader.protocol.output_occupied(fact, b"\x01" * 32, pair.now))
+    pair.deliver()
+    cited = pair.solver.protocol.cited
+    assert cited is not None
+    view = ChainView(9, 9, fact)
+    pair.perform(pair.solver, pair.solver.protocol.chain_says(cited, view, pair.now))
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+
+    side.stored = [one for one in side.stored if not isinstance(one, StoreFact)]
+    pair.restart(side)
+    assert side.protocol.cited == cited
+    pair.connect()
+    pair.deliver()
+    with pytest.raises(Refused, match="facts-behind"):
+        pair.send(side, order(pair, "1") if lane == TRADER else quote(pair, "1"))
+    pair.perform(side, side.protocol.chain_says(cited, view, pair.now))
+    pair.send(side, order(pair, "1") if lane == TRADER else quote(pair, "1"))
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+
+
+def test_a_gap_is_filled() -> None:
+    pair = trading()
+    pair.send(pair.trader, QuoteRequest(quote_req_id="1", symbol="BTC-USD", order_qty=UNIT))
+    pair.trader.sent.clear()  # The network loses it.
+    pair.send(pair.trader, QuoteRequest(quote_req_id="2", symbol="BTC-USD", order_qty=UNIT))
+    pair.deliver()
+    assert pair.solver.protocol.state.resends_asked == 1
+    asked = [one.entry.message for one in pair.solver.heard(FrameReceived)]
+    assert [one.quote_req_id for one in asked if isinstance(one, QuoteRequest)] == ["1", "2"]
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+
+
+def test_equivocation_stops_and_is_proven() -> None:
+    pair = trading()
+    first = pair.send(pair.solver, quote(pair, "1")).frame
+    pair.deliver()
+    second = sign_frame(
+        SESSION_KEYS[SOLVER],
+        AGREEMENT.domain,
+        first.custody,
+        first.lane,
+        first.seq,
+        first.previous,
+        first.peer_seq,
+        first.peer_digest,
+        first.sending_time,
+        encode(quote(pair, "2")),
+    )
+    pair.receive(pair.trader, second.raw)
+    (stopped,) = pair.trader.heard(Stopped)
+    assert isinstance(stopped.error, Equivocation)
+    assert pair.trader.heard(Disconnect) == [Disconnect(stopped.error)]
+    assert StoreEvidence(first, second) in pair.trader.stored
+    assert pair.trader.protocol.status is SessionStatus.STOPPED
+
+    pair.connect()
+    pair.deliver()
+    with pytest.raises(Equivocation):
+        pair.send(pair.trader, order(pair, "1"))
+
+
+def test_nothing_is_traded_while_a_settlement_may_be_mined() -> None:
+    pair = trading()
+    payees: list[Payee] = []
+    for side in pair.sides:
+        inner = Note(
+            sole_custody(WALLETS[side.lane].public_key),
+            TOKEN,
+            0,
+            (9 + side.lane).to_bytes(32, "big"),
+        ).inner
+        payees.append(Payee(inner, bytes(256)))
+        amount = side.account.payouts[side.lane]
+        pair.send(side, SettlementOutput(inner=inner, memo=bytes(256), amount=amount))
+        pair.deliver()
+        pair.pass_time(2 * SECOND)
+    settlement = propose_settlement(
+        [note_of(TRADER), note_of(SOLVER)],
+        (payees[0], payees[1]),
+        pair.solver.account.payouts,
+        proposer=SOLVER,
+        deadline=deadline_after(pair.now / SECOND, 1_800),
+    )
+    signature = WALLETS[SOLVER].sign(settlement.call.message(CHAIN_ID, PSYMM).digest())
+    proposal = _message_of(settlement, signature)
+    pair.send(pair.solver, proposal)
+    pair.deliver()
+    for side in pair.sides:
+        assert side.protocol.status is SessionStatus.SETTLING
+        assert side.protocol.options[-1] == proposal
+    with pytest.raises((NotNow, Refused)):
+        pair.send(pair.trader, order(pair, "1"))
+
+    # Past its deadline on chain nothing came of it, and trading goes on.
+    pair.pass_time(2_400 * SECOND)
+    for side in pair.sides:
+        pair.perform(side, side.protocol.proposal_expired(pair.now))
+        assert side.protocol.status is SessionStatus.TRADING
+    pair.send(pair.trader, order(pair, "1"))
+
+
+def test_the_same_inputs_give_the_same_effects() -> None:
+    runs = []
+    for _ in range(2):
+        pair = trading()
+        wanted = order(pair, "1")
+        pair.send(pair.trader, wanted)
+        pair.disconnect()
+        pair.connect()
+        pair.deliver()
+        pair.send(pair.solver, fill("f", wanted))
+        pair.pass_time(60 * SECOND)
+        runs.append([side.effects for side in pair.sides])
+    assert runs[0] == runs[1]
+    assert all(len(effects) > 40 for effects in runs[0])
+
+
+def test_a_session_without_a_rulebook_recovers_what_its_journal_lost() -> None:
+    pair = trading()
+    wanted = order(pair, "1")
+    pair.send(pair.trader, wanted)
+    pair.deliver()
+    pair.send(pair.solver, fill("f", wanted))
+    pair.pass_time(2 * SECOND)
+    pair.disconnect()
+
+    # The solver's journal keeps its first three frames, and knows how many there were.
+    kept, lost = pair.solver.frames[:3], pair.solver.frames[3:]
+    record = pair.solver.protocol.record
+    trader, solver = ((record.head(lane).seq, record.head(lane).digest) for lane in (0, 1))
+    pair.solver.stored = pair.solver.stored[:0]
+    pair.solver.protocol = begin_session(
+        record_of(kept),
+        None,
+        SOLVER,
+        params_of(TERMS, SOLVER),
+        now=pair.now,
+        health="recovering",
+        newest=Heads(trader, solver),
+    )
+    pair.solver.protocol.set_proving_key(proving_key(pair))
+    pair.connect()
+    pair.deliver()
+    imported = [one.entry.frame for one in pair.solver.stored if isinstance(one, ImportFrame)]
+    assert sorted(imported, key=bytes) == sorted((one.frame for one in lost), key=bytes)
+    assert pair.solver.heard(HealthChanged) == [HealthChanged("complete")]
+    assert pair.solver.protocol.record.head(TRADER) == record.head(TRADER)
+
+
+def proving_key(pair: ProtocolPair) -> ResumeSigner:
+    """A key that signs no frame: the wallet delegates it to prove who we are."""
+    key = SecretKey.from_bytes(bytes(31) + b"\x07")
+    delegation = Delegation(
+        SOLVER, key.public_key, PROVES_ONLY, PROVES_ONLY, pair.now + 3_600 * SECOND
+    )
+    signature = WALLETS[SOLVER].sign(delegation.message(AGREEMENT).digest())
+    return ResumeSigner(key, delegation, signature)
