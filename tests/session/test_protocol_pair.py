@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from protocol_pair import (
     AGREEMENT,
@@ -27,6 +29,7 @@ from psymm.messages import (
     PositionEffect,
     Quote,
     QuoteRequest,
+    Reject,
     SettlementOutput,
     Side,
     encode,
@@ -35,8 +38,10 @@ from psymm.session.collateral import ChainView, Fact
 from psymm.session.party import params_of
 from psymm.session.protocol import (
     Disconnect,
+    Effects,
     FrameReceived,
     HealthChanged,
+    HeldBack,
     ImportFrame,
     Resumed,
     SessionStatus,
@@ -44,6 +49,7 @@ from psymm.session.protocol import (
     StoreEvidence,
     StoreFact,
     begin_session,
+    signing,
 )
 from psymm.session.settling import _message_of
 from psymm.terms import UNIT
@@ -318,3 +324,32 @@ def proving_key(pair: ProtocolPair) -> ResumeSigner:
     )
     signature = WALLETS[SOLVER].sign(delegation.message(AGREEMENT).digest())
     return ResumeSigner(key, delegation, signature)
+
+
+def test_what_a_send_released_is_kept_whatever_is_wrong_with_its_message() -> None:
+    pair = trading()
+    pair.now += 10 * SECOND  # The trader's clock is ahead; the solver holds its order back.
+    bad = replace(order(pair, "1"), symbol="DOGE-USD")
+    pair.perform(pair.trader, sign_anyhow(pair, bad))
+    pair.now -= 10 * SECOND
+    pair.deliver()
+    assert len(pair.solver.heard(HeldBack)) == 1
+
+    pair.now += 10 * SECOND
+    with pytest.raises(AttributeError):
+        pair.send(pair.solver, None)  # type: ignore[arg-type]
+    pair.perform(pair.solver, pair.solver.protocol.tick(pair.now))
+    told = pair.solver.heard(FrameReceived)[-1]
+    assert told.entry.message == bad
+    assert told.violation is not None
+    reject = pair.solver.frames[-1].message
+    assert isinstance(reject, Reject)
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+
+
+def sign_anyhow(pair: ProtocolPair, message: NewOrderSingle) -> Effects:
+    """The trader signs what its own rulebook would refuse."""
+    effects: Effects = []
+    signing.sign(pair.trader.protocol.state, effects, message, pair.now)
+    return effects

@@ -109,7 +109,6 @@ _BESIDE_OPTIONS: Final = (
     BusinessMessageReject,
     ChainFact,
     Heartbeat,
-    Logon,
     Logout,
     Reject,
     Settlement,
@@ -520,10 +519,11 @@ class SessionProtocol:
         ruling.release(s, out, now)
         try:
             self._check_send(message, now)
-        except PSymmError:
+            entry = signing.sign(s, out, message, now)
+        except Exception:
+            # Whatever the application's message is: what was released may have signed a Reject.
             self._owed += self._leave(out)
             raise
-        entry = signing.sign(s, out, message, now)
         self._advance(out, now)
         return entry, self._leave(out)
 
