@@ -20,7 +20,7 @@ from psymm._core import SecretKey, sign_frame
 from psymm.custody.notes import Note, sole_custody
 from psymm.custody.planning import deadline_after
 from psymm.custody.settlement import Payee, propose_settlement
-from psymm.errors import Equivocation, NotNow, Refused
+from psymm.errors import Equivocation, Leaving, NotNow, OverBudget, Refused
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -30,6 +30,7 @@ from psymm.messages import (
     Quote,
     QuoteRequest,
     Reject,
+    SessionKeyChange,
     SettlementOutput,
     Side,
     encode,
@@ -43,12 +44,14 @@ from psymm.session.protocol import (
     HealthChanged,
     HeldBack,
     ImportFrame,
+    KeyRefused,
     Resumed,
     SessionStatus,
     Stopped,
     StoreEvidence,
     StoreFact,
     begin_session,
+    holding,
     signing,
 )
 from psymm.session.settling import _message_of
@@ -353,3 +356,58 @@ def sign_anyhow(pair: ProtocolPair, message: NewOrderSingle) -> Effects:
     effects: Effects = []
     signing.sign(pair.trader.protocol.state, effects, message, pair.now)
     return effects
+
+
+def test_nothing_is_read_and_no_time_kept_on_a_connection_that_is_being_ended() -> None:
+    pair = trading()
+    (left,) = pair.trader.protocol.leave(Leaving("later"), pair.now)
+    assert isinstance(left, Disconnect)
+    late = pair.send(pair.solver, quote(pair, "1"))
+    for message in (late.frame.raw, '{"MsgType":"1","TestReqID":"1"}', "noise"):
+        pair.receive(pair.trader, message)
+    assert pair.trader.protocol.record.head(SOLVER).seq == late.frame.seq - 1
+    assert not pair.trader.sent
+    beat = pair.trader.protocol.params.heartbeat_s * SECOND
+    assert pair.trader.protocol.next_tick(pair.now + 60 * SECOND) == pair.now + 60 * SECOND + beat
+
+    pair.disconnect()
+    pair.connect()
+    pair.deliver()
+    pair.pass_time(2 * SECOND)
+    assert agree(pair)
+
+
+def test_frames_that_a_new_key_endorses_count_among_those_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(holding, "MOST_AHEAD", 1)
+    pair = trading()
+    old, new = SESSION_KEYS[TRADER], SecretKey.from_bytes(bytes(31) + b"\x08")
+    head = pair.trader.protocol.record.head(TRADER).seq
+    revoked = {old.address: head + 1}
+    pair.perform(pair.solver, pair.solver.protocol.revocations_learned({}, revoked, pair.now))
+    pair.now += 10 * SECOND  # The trader's clock is ahead.
+    for number in range(4):
+        wanted = QuoteRequest(quote_req_id=str(number), symbol="BTC-USD", order_qty=UNIT)
+        pair.send(pair.trader, wanted)
+    change = Delegation(TRADER, new.public_key, head + 5, 10**6, pair.now + 3_600 * SECOND)
+    pair.perform(
+        pair.trader,
+        pair.trader.protocol.key_delegated(
+            new,
+            SessionKeyChange(
+                session_public_key=new.public_key,
+                from_seq=change.from_seq,
+                to_seq=change.to_seq,
+                expiry=change.expiry,
+                delegation_signature=WALLETS[TRADER].sign(change.message(AGREEMENT).digest()),
+            ),
+            pair.now,
+        ),
+    )
+    pair.now -= 10 * SECOND
+    pair.deliver()
+    assert len(pair.solver.heard(KeyRefused)) == 4
+    assert pair.solver.protocol.held_back == 2
+    (ended,) = pair.solver.heard(Disconnect)
+    assert isinstance(ended.reason, OverBudget)

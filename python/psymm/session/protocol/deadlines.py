@@ -207,7 +207,7 @@ def act(
 def next_due(s: SessionState, connection: ConnectionState | None, now: int) -> int:
     """When `act` should next be called, nanoseconds; never more than a heartbeat away."""
     beat = beat_ns(s)
-    if connection is None:
+    if connection is None or connection.closing is not None:
         return now + beat
     soonest = now + beat
     for row in ALL:

@@ -371,7 +371,7 @@ class SessionProtocol:
         s, out = self.state, self._enter(now, heard=True)
         connection = s.connection
         if connection is None or connection.closing is not None:
-            return out
+            return self._leave(out)
         if not s.rate.text(len(text), now):
             self._end_flood(out)
             return self._leave(out)
@@ -454,8 +454,8 @@ class SessionProtocol:
         """Frames of the peer, each judged by itself, and the noise after them if there is any."""
         s, out = self.state, self._enter(now, heard=True)
         connection = s.connection
-        if connection is None:
-            return out
+        if connection is None or connection.closing is not None:
+            return self._leave(out)
         ruling.release(s, out, now)
         if not connection.proven:
             why = "resume first: nothing proves who you are"

@@ -89,6 +89,9 @@ def _beyond(
         gaps.found(s, connection, out, frame)
         return
     for each in chain:
+        if (full := holding.full(s)) is not None:
+            disconnect(s, out, full)
+            return
         if s.error is None and each.seq == s.record.heads[s.peer].seq + 1:
             _next(s, connection, out, each, now, endorsed=each is not frame)
 
