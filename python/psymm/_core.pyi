@@ -40,7 +40,6 @@ __all__ = [
     "address_of",
     "dev_crs",
     "domain_separator",
-    "find_flip",
     "format_decimal",
     "keccak256",
     "locate_frame",
@@ -499,20 +498,6 @@ def survey_frames(
 def locate_frame(data: Buffer, offset: int, byte: int) -> tuple[int, int]:
     """The frame that holds a byte: how many frames are before it from ``offset`` on, and where it
     starts. Where bytes before are no frame, the place of the first of these. Borrows ``data``."""
-
-def find_flip(
-    data: Buffer,
-    offset: int,
-    domain: Buffer,
-    custody: Buffer,
-    keys: Sequence[tuple[int, int, Buffer]],
-) -> tuple[int, int] | None:
-    """The one bit to be flipped back for the frame at ``offset`` to be in form, of its custody and
-    signed by the key in force: (its byte's offset, 0 for the lowest bit to 7).
-
-    None if no single bit does it, or if the payload is longer than 4,096 bytes and the bit is in
-    there. Tries them all, which takes about 50 µs each. Borrows ``data``.
-    """
 
 @final
 class Schema:

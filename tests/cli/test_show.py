@@ -116,11 +116,12 @@ def show(*arguments: str, secrets: tuple[str, ...] = ()) -> Ran:
     return psymm("transcript", "show", *arguments, secrets=secrets)
 
 
-def test_a_frame_is_told_in_words_with_who_when_and_what_it_covers(shown: Path) -> None:
+def test_a_frame_is_shown_by_its_fields_with_who_when_and_what_it_covers(shown: Path) -> None:
     said = show(str(shown)).out
-    assert "o1: BUY 0.01 BTC-USD at 50000, expires in 30 s" in said
-    assert "e1: fills o1: 0.01 at 50000" in said
-    (line,) = [one for one in said.splitlines() if "e1: fills" in one]
+    assert "ClOrdID o1, Symbol BTC-USD, Side BUY, OrderQty 0.01, OrdType LIMIT" in said
+    assert "ExpireTime in 30 s, Price 50000" in said
+    fill = "ExecID e1, ClOrdID o1, ExecType TRADE, LastPx 50000, LastQty 0.01"
+    (line,) = [one for one in said.splitlines() if fill in one]
     assert line.split()[2:8] == ["←", "solver", "5", "covers", "4", "ExecutionReport"]
     assert "state: trading" in said
     assert "T        10 s: for so long either side can hold a frame back" in said
@@ -157,10 +158,11 @@ def test_a_reject_names_the_frame_that_it_rejects(shown: Path) -> None:
     (guilty,) = [
         one
         for one in events(show(str(shown), "--json"), "frame")
-        if "e3: fills nope" in str(one["words"])
+        if "ExecID e3, ClOrdID nope" in str(one["words"])
     ]
     assert first["rejects"] == {"lane": "solver", "seq": guilty["seq"]}
-    assert str(first["words"]).startswith(f"rejects solver {guilty['seq']} (MsgType 8)")
+    assert str(first["words"]).startswith(f"RefSeqNum solver {guilty['seq']}, ")
+    assert "RefMsgType 8" in str(first["words"])
 
 
 def test_what_parties_wrote_reaches_no_terminal_unescaped(shown: Path) -> None:
@@ -186,7 +188,7 @@ def test_frames_are_chosen_by_lane_type_seq_time_and_order(shown: Path) -> None:
     assert 0 < len(after) < len(everything)
     assert len(after) + len(chosen("--to", late)) >= len(everything)
     about = [str(one["words"]) for one in chosen("--order", "o1")]
-    assert [one.split(":")[0] for one in about] == ["o1", "e1", "c1"]
+    assert [one.split(",")[0] for one in about] == ["ClOrdID o1", "ExecID e1", "ClOrdID c1"]
     assert chosen("--order", "nobody's") == []
 
 

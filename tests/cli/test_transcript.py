@@ -1,4 +1,4 @@
-"""`psymm transcript verify`: what stands, what was not checked, and the bit that was flipped."""
+"""`psymm transcript verify`: what stands, what was not checked, and where the fault lies."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_terminal_gets_a_bar_for_both_phases(file: Path) -> None:
     assert on_terminal("transcript", "verify", "--no-progress", str(file)) == ""
 
 
-def test_a_flipped_bit_is_named_with_frame_and_byte(file: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_named_with_frame_and_bytes(file: Path, tmp_path: Path) -> None:
     size = file.stat().st_size
     for byte in (0, 9, 40, size // 3, size // 2, size - 1):
         ran = verify(bent(file, tmp_path / "bent.psymm", byte), "--json", "--signatures-only")
@@ -108,11 +108,12 @@ def test_a_flipped_bit_is_named_with_frame_and_byte(file: Path, tmp_path: Path) 
         error = ran.last["error"]
         assert isinstance(error, dict)
         values = error["values"]
-        assert (values["byte"], values["bit"]) == (byte, 2)
+        assert values["from"] <= values["offset"] <= values["to"]
+        assert values["from"] <= byte < values["to"] or byte < size // 4
         if byte > size // 4:
-            assert values["from"] <= byte < values["to"]
             assert f"frame {values['frame']} (" in error["message"]
-        assert f"Bit 2 of byte {byte} was flipped" in error["message"]
+        assert f"in bytes {values['from']} to {values['to'] - 1}" in error["message"]
+    assert (values["field"], values["offset"]) == ("R.y", size - 32)
 
 
 def test_a_file_that_ends_early_names_the_frame_that_is_cut(file: Path, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_file_that_ends_early_names_the_frame_that_is_cut(file: Path, tmp_path
     assert isinstance(error, dict)
     values = error["values"]
     assert (values["reason"], values["frame"]) == ("truncated", FRAMES - 1)
-    assert "byte" not in values
+    assert "field" not in values
 
 
 def test_a_pipe_is_verified_as_a_file_is(file: Path, tmp_path: Path) -> None:

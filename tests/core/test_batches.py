@@ -277,12 +277,3 @@ def test_a_byte_is_located_in_its_frame() -> None:
     assert _core.locate_frame(DATA, 0, start - 1) == (0, 0)
     assert _core.locate_frame(DATA, 0, start) == (1, start)
     assert _core.locate_frame(b"head" + DATA, 4, 4 + start) == (1, 4 + start)
-
-
-def test_a_flipped_bit_is_found() -> None:
-    start = _core.split_frames(DATA)[0].length
-    bent = bytearray(DATA)
-    bent[start + 50] ^= 4
-    assert _core.find_flip(bent, start, DOMAIN, CUSTODY, RULING) == (start + 50, 2)
-    bent[start + 51] ^= 4
-    assert _core.find_flip(bent, start, DOMAIN, CUSTODY, RULING) is None

@@ -17,9 +17,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from observer import STRATEGIES, Likeness
 from trading_floor import Run, run_pairs
-
-from psymm.observer import STRATEGIES, Likeness
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 
+from observer import FIRST_WRITE_GAS, Observation, ObservedMove, sorted_out
 from trading_floor import Pair, Party, Run
 
 from psymm._core import FIELD_MODULUS, LeanIMT
 from psymm.chain.calls import CtaCall, CtcCall
 from psymm.custody.notes import Note, sole_custody
-from psymm.observer import FIRST_WRITE_GAS, Observation, ObservedMove, sorted_out
 
 Edit = Callable[["Doctor"], None]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from observer import join, observe
 
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
@@ -13,7 +14,6 @@ from psymm.chain.devnet import Devnet
 from psymm.chain.errors import Reverted
 from psymm.chain.registry import Role
 from psymm.custody.moves import open_vault
-from psymm.observer import join, observe
 
 pytestmark = [pytest.mark.chain]
 

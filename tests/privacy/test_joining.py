@@ -27,9 +27,8 @@ from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import pytest
+from observer import STRATEGIES, Joined, Likeness, chance_of_hits, join
 from trading_floor import Run
-
-from psymm.observer import STRATEGIES, Joined, Likeness, chance_of_hits, join
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 

@@ -10,10 +10,9 @@ import math
 import pytest
 from bad_luck import unlucky
 from doctor import LEAKS, Doctor, Edit
+from observer import STRATEGIES, Joined, join
 from test_joining import LIMIT, rank
 from trading_floor import Run
-
-from psymm.observer import STRATEGIES, Joined, join
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 

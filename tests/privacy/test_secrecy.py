@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from observer import Observation
 from trading_floor import FEE, LOTS, Run
 
 from psymm.chain.calls import CtaCall
 from psymm.custody.notes import sole_custody
-from psymm.observer import Observation
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import trio
+from observer import Observation, observe
 
 from psymm._core import keccak256
 from psymm.api import (
@@ -39,7 +40,6 @@ from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.notes import Note, key_hash, sole_custody
 from psymm.custody.prover import Prover
-from psymm.observer import Observation, observe
 from psymm.relayer.sender import RelayerSender
 from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
 from psymm.relayer.store import Store

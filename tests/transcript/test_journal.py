@@ -38,7 +38,6 @@ from psymm.transcript.heads import Heads
 from psymm.transcript.high_water_mark import read_high_water_mark
 from psymm.transcript.journal import GROUP, QUICK_COMMIT_S, Journal, open_journal
 from psymm.transcript.reader import open_journal_reader
-from psymm.transcript.repair import repair_journal
 from psymm.transcript.replayed import read_record, verify_journal
 
 
@@ -628,124 +627,6 @@ async def test_a_write_that_fails_in_the_middle_of_a_commit_is_typed_and_ends_al
         record = await read_record(journal, Signers().opening)
         # The one whose commit failed half way may be there or not; it was never sent.
         assert record.head(TRADER).seq - int(durable[-1]) in (0, 1)
-
-
-# --- older versions -----------------------------------------------------------------------------
-
-VERSION_1 = """
-CREATE TABLE journal (
-  version INTEGER NOT NULL, id BLOB NOT NULL, owner TEXT, seal_check BLOB
-) STRICT;
-CREATE TABLE custodies (
-  custody BLOB PRIMARY KEY, lane INTEGER NOT NULL CHECK (lane IN (0, 1)),
-  chain_id INTEGER NOT NULL, contract TEXT NOT NULL, trader BLOB NOT NULL, solver BLOB NOT NULL,
-  terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, handshake BLOB NOT NULL,
-  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', frames INTEGER NOT NULL DEFAULT 0,
-  opened_ns INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE frames (
-  custody BLOB NOT NULL REFERENCES custodies, arrival INTEGER NOT NULL,
-  lane INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, raw BLOB NOT NULL,
-  sent INTEGER NOT NULL,
-  PRIMARY KEY (custody, arrival), UNIQUE (custody, lane, seq)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX outbox ON frames (custody, arrival) WHERE sent = 0;
-CREATE TABLE session_keys (
-  custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
-  sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE openings (
-  custody BLOB NOT NULL REFERENCES custodies, commitment BLOB NOT NULL, lane INTEGER NOT NULL,
-  sealed BLOB NOT NULL, PRIMARY KEY (custody, commitment)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE settlements (
-  custody BLOB NOT NULL REFERENCES custodies, digest BLOB NOT NULL, state TEXT NOT NULL,
-  sealed BLOB NOT NULL, PRIMARY KEY (custody, digest)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE equivocations (
-  custody BLOB NOT NULL REFERENCES custodies, lane INTEGER NOT NULL, seq INTEGER NOT NULL,
-  first BLOB NOT NULL, second BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE facts (
-  custody BLOB NOT NULL REFERENCES custodies, position INTEGER NOT NULL, fact TEXT NOT NULL,
-  PRIMARY KEY (custody, position)
-) STRICT, WITHOUT ROWID;
-"""
-
-
-def make_version_1(path: Path, *everyone: Signers) -> None:
-    base = sqlite3.connect(path)
-    base.execute("PRAGMA journal_mode = WAL")
-    base.executescript(VERSION_1)
-    base.execute("INSERT INTO journal VALUES (1, ?, NULL, NULL)", (b"\x05" * 16,))
-    for signers in everyone:
-        agreement, entries = signers.opening, signers.talk(9)
-        base.execute(
-            "INSERT INTO custodies VALUES (?,0,?,?,?,?,?,?,'',zeroblob(64),'open','',9,1)",
-            (
-                agreement.custody,
-                agreement.chain_id,
-                agreement.contract,
-                agreement.trader,
-                agreement.solver,
-                agreement.terms,
-                agreement.salt,
-            ),
-        )
-        for place, entry in enumerate(entries, 1):
-            frame = entry.frame
-            base.execute(
-                "INSERT INTO frames VALUES (?,?,?,?,?,?,0)",
-                (agreement.custody, place, frame.lane, frame.seq, entry.digest, frame.raw),
-            )
-    base.commit()
-    base.close()
-
-
-async def test_a_journal_of_version_1_is_brought_up_in_place(tmp_path: Path) -> None:
-    everyone = [Signers(1), Signers(2)]
-    make_version_1(tmp_path / "j.db", *everyone)
-    with pytest.raises(JournalVersion):
-        async with open_journal_reader(tmp_path / "j.db"):
-            pass
-    for _ in range(2):
-        async with open_journal(tmp_path / "j.db") as journal:
-            assert await verify_journal(journal) == 18
-            for signers in everyone:
-                heads = await journal.heads(signers.opening.custody)
-                for lane in (TRADER, SOLVER):
-                    head = signers.record.head(lane)
-                    assert heads.of(lane) == (head.seq, head.digest)
-    async with open_journal(tmp_path / "j.db") as journal:
-        entry = everyone[0].sign(TRADER, Heartbeat())
-        await journal.append([(entry.frame, entry.digest)], ours=TRADER)
-
-
-@pytest.mark.parametrize(
-    "damage", ["DELETE FROM frames WHERE seq = 3", "UPDATE custodies SET frames = 8"]
-)
-async def test_a_damaged_journal_of_version_1_is_not_brought_up_but_can_be_repaired(
-    tmp_path: Path, damage: str
-) -> None:
-    signers = Signers()
-    path = tmp_path / "j.db"
-    make_version_1(path, signers)
-    base = sqlite3.connect(path)
-    base.execute(damage)
-    base.commit()
-    base.close()
-    with pytest.raises(JournalCorrupt):
-        async with open_journal(path):
-            pass
-    base = sqlite3.connect(path)
-    assert base.execute("SELECT version FROM journal").fetchone() == (1,)
-    base.close()
-    result = repair_journal(path, [], 5)
-    assert result is not None
-    async with open_journal(path) as journal:
-        (held,) = await journal.custodies()
-        assert held.health == "read-only"
-        assert len(await read_record(journal, signers.opening)) in (4, 9)
 
 
 # --- backup -------------------------------------------------------------------------------------

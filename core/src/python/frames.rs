@@ -578,20 +578,3 @@ pub(crate) fn locate_frame(
         (survey.frames(), survey.offset())
     })
 }
-
-#[pyfunction]
-pub(crate) fn find_flip(
-    py: Python<'_>,
-    data: Held,
-    offset: usize,
-    domain: Octets,
-    custody: Octets,
-    keys: Vec<(u8, u64, Octets)>,
-) -> PyResult<Option<(usize, u8)>> {
-    let domain: Digest = domain.array("domain")?;
-    let custody: Digest = custody.array("custody")?;
-    let keys = ruling(&keys)?;
-    let bytes = data.as_slice();
-    let found = py.detach(|| transcript::find_flip(bytes, offset, &domain, &custody, &keys));
-    Ok(found.map(|flip| (flip.offset, flip.bit)))
-}

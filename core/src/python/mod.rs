@@ -17,8 +17,8 @@ mod _core {
 
     #[pymodule_export]
     use super::frames::{
-        PyFrame, PyHead, PyTranscript, PyTranscriptStart, PyTranscriptSummary, find_flip,
-        locate_frame, sign_frame, split_frames, survey_frames, verify_frames, verify_transcript,
+        PyFrame, PyHead, PyTranscript, PyTranscriptStart, PyTranscriptSummary, locate_frame,
+        sign_frame, split_frames, survey_frames, verify_frames, verify_transcript,
     };
     #[pymodule_export]
     use super::hashes::{

@@ -11,7 +11,6 @@
 //! arrival. All decide alike, byte for byte.
 
 mod chain;
-mod flip;
 mod loose;
 mod survey;
 #[cfg(test)]
@@ -21,7 +20,6 @@ mod whole;
 use core::fmt;
 
 pub use self::chain::{Head, Start, StartError};
-pub use self::flip::{Flip, find_flip};
 pub use self::loose::{LooseFrame, verify_frames, verify_frames_with};
 pub use self::survey::{Found, Reach, Survey};
 pub use self::whole::{

@@ -56,10 +56,6 @@ async def deliver_ended(
     return sum(one.agreement.custody not in left for one in owing)
 
 
-def _dialer(party: LocalParty, custody: JournalledCustody, tls: ssl.SSLContext | None) -> Dialer:
-    return dialer(custody.endpoint, tls, private=party.dials_private)
-
-
 async def _deliver(
     party: LocalParty, custody: JournalledCustody, dial: Dialer, backoff: Backoff | None
 ) -> None:

@@ -83,13 +83,8 @@ async def _check(screen: Screen, file: Path) -> None:
     from psymm.transcript.reader import open_journal_reader
     from psymm.transcript.repair import inspect
     from psymm.transcript.replayed import verify_journal
-    from psymm.transcript.tables import VERSION
 
     report = await trio.to_thread.run_sync(inspect, file)
-    if report.version is not None and report.version < VERSION:
-        # Its heads are made when it is first written to; till then its own check is what there is.
-        async with open_journal_reader(file):
-            pass
     for one in report.custodies:
         _show(screen, one)
     if not report.complete:

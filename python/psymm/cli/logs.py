@@ -23,6 +23,7 @@ from typing import Final
 
 from psymm.cli.output import json_line
 from psymm.errors import format_coins, printable
+from psymm.rate import TokenBucket
 
 BURST: Final = 100
 """Lines of one event that may come at once; PER_S more each second."""
@@ -70,7 +71,7 @@ class Allowance(logging.Filter):
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._now = now
-        self._left: OrderedDict[tuple[str, str, str], tuple[float, float]] = OrderedDict()
+        self._left: OrderedDict[tuple[str, str, str], TokenBucket] = OrderedDict()
         self._suppressed: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -89,12 +90,11 @@ class Allowance(logging.Filter):
 
     def _take(self, key: tuple[str, str, str], burst: int, per_s: float) -> bool:
         now = self._now()
-        tokens, since = self._left.pop(key, (float(burst), now))
-        tokens = min(float(burst), tokens + (now - since) * per_s)
-        self._left[key] = (tokens - 1 if tokens >= 1 else tokens, now)
-        while len(self._left) > MOST_ALLOWANCES:
+        bucket = self._left.setdefault(key, TokenBucket(per_s, burst, now))
+        self._left.move_to_end(key)
+        if len(self._left) > MOST_ALLOWANCES:
             self._left.popitem(last=False)
-        return tokens >= 1
+        return bucket.take(1, now)
 
 
 def start_logging(as_json: bool, level: str = "info") -> None:

@@ -187,14 +187,14 @@ def verify(
     Needs no chain, no Node and no trust in whoever gave the file. Exit code 0 only if every frame
     stands. What notes hold comes from the file's openings, each checked against its commitment;
     chain events are taken from the file, or else as the frames cite them. Where a frame does not
-    stand, it is named with the bytes in which the fault lies, and with the very bit if a single
-    one was flipped. Nobody may write to FILE meanwhile.
+    stand, it is named with the bytes in which the fault lies, and with the field where that is
+    known. Nobody may write to FILE meanwhile.
     """
     with mapped(file) as raw:
         try:
             _verify(screen, raw, threads, signatures_only, progress)
         except TranscriptFileError as refused:
-            raise _located(raw, refused) from None
+            raise _located(refused) from None
 
 
 def _verify(
@@ -262,10 +262,8 @@ def _checkpoint(parsed: TranscriptFile) -> Value:
     }
 
 
-def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
+def _located(refused: TranscriptFileError) -> CommandError:
     """The refusal with all that can be known of where the fault is."""
-    from psymm.session.report import find_flip
-
     first, after = refused.span
     values: dict[str, str | int | float | bool | None] = {
         "reason": refused.reason,
@@ -280,18 +278,13 @@ def _located(raw: bytes | mmap, refused: TranscriptFileError) -> CommandError:
         name = LANES[lane] if lane < len(LANES) else f"lane {lane}"
         values |= {"lane": name, "seq": seq}
         place += f" ({name} {seq})"
-    flip = find_flip(raw, refused)
-    if flip is not None:
-        values |= {"byte": flip.offset, "bit": flip.bit, "field": flip.where}
-        where = (
-            f"Bit {flip.bit} of byte {flip.offset} was flipped, in {flip.where}: with it turned "
-            "back this part of the file stands."
-        )
-    else:
-        where = f"The fault lies in bytes {first} to {after - 1}; no one flipped bit explains it."
+    where = f"The fault lies in bytes {first} to {after - 1}"
+    if isinstance(field := refused.values.get("field"), str):
+        values["field"] = field
+        where += f", {field}"
     return CommandError(
         refused.code,
-        f"{place}, byte {refused.offset}: {refused.reason}: {refused.words}. {where} Nothing "
+        f"{place}, byte {refused.offset}: {refused.reason}: {refused.words}. {where}. Nothing "
         "after it was judged; get the file again from where it was written.",
         Exit.JOURNAL,
         **values,

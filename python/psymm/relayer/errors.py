@@ -22,7 +22,6 @@ class RelayerRefusal(RelayerError):
     """A relayer's no. `known` finds the type of a code that came over the wire."""
 
     code = "refused"
-    retry_elsewhere: ClassVar[bool] = True
     known: ClassVar[dict[str, type[RelayerRefusal]]] = {}
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -97,20 +96,17 @@ class AlreadySpent(RelayerRefusal):
     code = "already-spent"
     what = "a nullifier of this call is spent"
     remedy = "Look on chain which move spent it; sending again cannot help"
-    retry_elsewhere = False
 
 
 class Conflict(RelayerRefusal):
     code = "conflict"
     what = "another call with one of these nullifiers or commitments is under way"
     remedy = "Wait until that one is mined or its deadline has passed"
-    retry_elsewhere = False
 
 
 class WouldRevert(RelayerRefusal):
     code = "would-revert"
     what = "the contract refuses this call"
-    retry_elsewhere = False
 
 
 class DidRevert(RelayerRefusal):

@@ -55,6 +55,7 @@ from psymm.chain.errors import (
 )
 from psymm.chain.raw import hash_of, read_signed
 from psymm.chain.transactions import Chain, Fees, Receipt, Sent, Signer
+from psymm.rate import TokenBucket
 from psymm.relayer.errors import (
     AlreadySpent,
     BadRequest,
@@ -97,7 +98,6 @@ from psymm.relayer.wire import (
 from psymm.sockets.admission import (
     Admission,
     AdmissionLimits,
-    Bucket,
     ConnectionSlot,
     block_of,
     network_of,
@@ -230,9 +230,10 @@ class _Caller:
     """
 
     share: int
-    requests: Bucket
-    bytes: Bucket
+    requests: TokenBucket
+    bytes: TokenBucket
     connections: int = 0
+    asked_at: float = 0.0
     under_way: set[int] = field(default_factory=set)
 
 
@@ -324,14 +325,12 @@ class RelayerService:
         return tuple(found)
 
     def _peer(self, block: str, share: int) -> _Caller:
-        if block not in self._known_peers:
-            requests, size = self._config.requests_per_minute, self._config.bytes_per_minute
-            self._known_peers[block] = _Caller(
-                share,
-                Bucket.full(requests * share / 60, requests * share),
-                Bucket.full(size * share / 60, size * share),
-            )
-        return self._known_peers[block]
+        def bucket(per_minute: int) -> TokenBucket:
+            most = per_minute * share
+            return TokenBucket(most / 60, most, trio.current_time())
+
+        requests, size = self._config.requests_per_minute, self._config.bytes_per_minute
+        return self._known_peers.setdefault(block, _Caller(share, bucket(requests), bucket(size)))
 
     async def _meet(
         self, request: WebSocketRequest, _stream: BoundedStream, name: str, place: ConnectionSlot
@@ -436,12 +435,12 @@ class RelayerService:
             await changed.wait()
 
     def _may_ask(self, peers: tuple[_Caller, ...], size: int) -> bool:
-        asked = [(peer.requests, 1) for peer in peers] + [(peer.bytes, size) for peer in peers]
-        if not all(bucket.covers(cost) for bucket, cost in asked):
+        now = trio.current_time()
+        for peer in peers:
+            peer.asked_at = now
+        if any(peer.requests.left(now) < 1 or peer.bytes.left(now) < size for peer in peers):
             return False
-        for bucket, cost in asked:
-            bucket.take(cost)
-        return True
+        return all(peer.requests.take(1, now) and peer.bytes.take(size, now) for peer in peers)
 
     def _forget_idle_peers(self) -> None:
         if len(self._known_peers) > 4 * self._config.connections:
@@ -449,7 +448,7 @@ class RelayerService:
             self._known_peers = {
                 name: peer
                 for name, peer in self._known_peers.items()
-                if peer.connections or peer.under_way or now - peer.requests.seen < 60
+                if peer.connections or peer.under_way or now - peer.asked_at < 60
             }
 
     # --- the offer -------------------------------------------------------------------------------

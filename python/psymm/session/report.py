@@ -32,7 +32,6 @@ from psymm.session.collateral import Fact, custody_of
 from psymm.session.reading import chain_facts
 from psymm.storage import translate_errors
 from psymm.terms import Terms, TermsError
-from psymm.transcript import flipped
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import BaseSnapshot, Point
 from psymm.transcript.encryption import JournalledOpening
@@ -43,7 +42,6 @@ from psymm.transcript.file import (
     open_file,
     verify_frames,
 )
-from psymm.transcript.flipped import Flip
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +107,6 @@ def verify_signatures(
     if file.starts_at is not None:
         account_of(file, file.starts_at, _terms(file))
     return verify_frames(file, threads=threads, progress=progress)
-
-
-def find_flip(raw: bytes | mmap, refused: TranscriptFileError) -> Flip | None:
-    """The one bit that was flipped in a file that `verify_signatures` or `replay` refuses, if one
-    was: as `transcript.flipped.find_flip`, the notes and facts included. Blocks, up to seconds.
-    """
-
-    def readable(file: TranscriptFile) -> None:
-        check_openings(file)
-        _facts_in(file)
-
-    return flipped.find_flip(raw, refused, readable)
 
 
 def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | None = None) -> Report:

@@ -56,6 +56,7 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
+from psymm.rate import TokenBucket
 from psymm.session.handshake import Host, Introduced, IntroductionKeys, check_greeting
 from psymm.session.party import LocalParty, load_session
 from psymm.session.protocol import Event, SessionStatus, StatusChanged
@@ -599,8 +600,7 @@ class _Reception:
         self._challenge: bytes | None = None
         self._theirs: dict[bytes, str] = {}
         self._noise = 0
-        self._allowance = float(TEXTS_PER_SECOND)
-        self._seen = trio.current_time()
+        self._texts = TokenBucket(TEXTS_PER_SECOND, TEXTS_PER_SECOND, trio.current_time())
 
     async def run(self, scope: trio.CancelScope) -> None:
         """scope: cancelled where the server leaves before this is a session."""
@@ -636,13 +636,7 @@ class _Reception:
         if size > MESSAGE_BYTES:
             raise MessageTooBig(size=size, most=MESSAGE_BYTES)
         self._place.read(size)
-        now = trio.current_time()
-        self._allowance = min(
-            float(TEXTS_PER_SECOND), self._allowance + (now - self._seen) * TEXTS_PER_SECOND
-        )
-        self._seen = now
-        self._allowance -= 1
-        if self._allowance < 0:
+        if not self._texts.spend(1, trio.current_time()):
             raise PeerViolation("too many messages", per_second=TEXTS_PER_SECOND)
 
     async def _receive(self, message: str | bytes) -> SessionRunner | None:

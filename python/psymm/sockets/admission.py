@@ -28,6 +28,7 @@ from typing import Final
 import trio
 
 from psymm.errors import FloodingPeer, TooManyConnections
+from psymm.rate import TokenBucket
 
 _REMEMBERED: Final = 4096
 """Addresses without a connection whose rates are remembered."""
@@ -86,47 +87,6 @@ class AdmissionStatistics:
 
 
 @dataclass
-class Bucket:
-    """A token bucket on trio's clock."""
-
-    per_second: float
-    most: float
-    left: float
-    seen: float
-
-    @classmethod
-    def full(cls, per_second: float, most: float) -> Bucket:
-        return cls(per_second, most, most, trio.current_time())
-
-    def covers(self, cost: float) -> bool:
-        self.refill()
-        return self.left >= cost
-
-    def take(self, cost: float) -> bool:
-        """Take `cost` if it is there."""
-        if not self.covers(cost):
-            return False
-        self.left -= cost
-        return True
-
-    def spend(self, cost: float) -> bool:
-        """Take `cost`, whether it is there or not; False where it was not. The debt is paid off
-        before anything else is given."""
-        self.refill()
-        self.left -= cost
-        return self.left >= 0
-
-    @property
-    def in_debt(self) -> bool:
-        return not self.covers(0)
-
-    def refill(self) -> None:
-        now = trio.current_time()
-        self.left = min(self.most, self.left + (now - self.seen) * self.per_second)
-        self.seen = now
-
-
-@dataclass
 class _Peer:
     """One address, or all of an IPv6 /48.
 
@@ -141,11 +101,11 @@ class _Peer:
 
     limited: bool
     share: int
-    arrivals: Bucket
-    connections: Bucket
-    noise: Bucket
-    bytes: Bucket
-    checks: Bucket
+    arrivals: TokenBucket
+    connections: TokenBucket
+    noise: TokenBucket
+    bytes: TokenBucket
+    checks: TokenBucket
     network: _Peer | None = None
     standing: int = 0
     strangers: int = 0
@@ -200,21 +160,24 @@ class ConnectionSlot:
 
     def read(self, size: int) -> None:
         """A message of `size` bytes is about to be parsed for a stranger. Raises FloodingPeer."""
+        now = trio.current_time()
         # Both are charged, whichever is in debt.
-        paid = [one.bytes.spend(size) for one in self._limited]
+        paid = [one.bytes.spend(size, now) for one in self._limited]
         if not all(paid):
             raise FloodingPeer("too many bytes from one address")
 
     def noise(self) -> None:
         """A message made no sense. Raises FloodingPeer where the address has sent too many, on
         whatever connections."""
-        paid = [one.noise.spend(1) for one in self._limited]
+        now = trio.current_time()
+        paid = [one.noise.spend(1, now) for one in self._limited]
         if not all(paid):
             raise FloodingPeer("too much noise from one address")
 
     def check(self) -> None:
         """The chain is about to be asked for a stranger. Raises FloodingPeer."""
-        if not all(one.checks.take(1) for one in self._limited):
+        now = trio.current_time()
+        if not all(one.checks.take(1, now) for one in self._limited):
             raise FloodingPeer("too many collateral checks for one address")
 
     @property
@@ -310,11 +273,11 @@ class Admission:
         self._provisional -= provisional
 
     def _admit_handshake(self, peer: _Peer) -> None:
-        limits = self.limits
+        limits, now = self.limits, trio.current_time()
         for one in peer.counted if peer.limited else ():
-            if not one.arrivals.take(1):
+            if not one.arrivals.take(1, now):
                 raise TooManyConnections("too often from one address", per_second=limits.per_second)
-            if one.noise.in_debt or one.bytes.in_debt:
+            if min(one.noise.left(now), one.bytes.left(now)) < 0:
                 raise TooManyConnections("too much noise from one address")
             most = limits.opening_per_address * one.share
             if len(one.handshakes) >= most:
@@ -339,7 +302,7 @@ class Admission:
         oldest.cancel()
 
     def _admit(self, peer: _Peer, place: ConnectionSlot) -> None:
-        limits = self.limits
+        limits, now = self.limits, trio.current_time()
         if self._closed is not None:
             raise TooManyConnections(self._closed)
         crowded = False
@@ -347,7 +310,7 @@ class Admission:
             most = limits.per_address * one.share
             if one.strangers >= most:
                 raise TooManyConnections("too many from one address", most=most)
-            if not one.connections.take(1):
+            if not one.connections.take(1, now):
                 raise TooManyConnections("too often from one address", per_second=limits.per_second)
             crowded = crowded or one.strangers >= most - most // 8
         strangers = self._standing - self._known - self._provisional
@@ -392,17 +355,21 @@ class Admission:
         return peer
 
     def _known_as(self, known: OrderedDict[str, _Peer], block: str, share: int) -> _Peer:
-        limits = self.limits
+        limits, now = self.limits, trio.current_time()
+
+        def bucket(per_second: float, most: float) -> TokenBucket:
+            return TokenBucket(per_second * share, most * share, now)
+
         peer = known.get(block)
         if peer is None:
             peer = known[block] = _Peer(
                 limits.limit_loopback or not _is_loopback(block),
                 share,
-                Bucket.full(limits.per_second * share, limits.burst * share),
-                Bucket.full(limits.per_second * share, limits.burst * share),
-                Bucket.full(limits.noise_per_second * share, limits.noise * share),
-                Bucket.full(limits.bytes_per_second * share, limits.bytes_at_once * share),
-                Bucket.full(limits.checks_per_second * share, limits.checks * share),
+                bucket(limits.per_second, limits.burst),
+                bucket(limits.per_second, limits.burst),
+                bucket(limits.noise_per_second, limits.noise),
+                bucket(limits.bytes_per_second, limits.bytes_at_once),
+                bucket(limits.checks_per_second, limits.checks),
             )
         known.move_to_end(block)
         return peer

@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from psymm.errors import FloodingPeer, MessageTooBig, PSymmError
+from psymm.rate import TokenBucket
 
 OPENING_BYTES: Final = 32 * 1024
 """The most that an HTTP request or response that opens a WebSocket may be long."""
@@ -42,24 +43,6 @@ class Bounds:
     fragments: int = 1024
 
 
-class _Allowance:
-    """A token bucket on trio's clock."""
-
-    def __init__(self, per_second: float) -> None:
-        self._rate = per_second
-        self._left = per_second * 2
-        self._seen = trio.current_time()
-
-    def refill(self) -> None:
-        now = trio.current_time()
-        self._left = min(self._rate * 2, self._left + (now - self._seen) * self._rate)
-        self._seen = now
-
-    def take(self) -> bool:
-        self._left -= 1
-        return self._left >= 0
-
-
 class BoundedStream(trio.abc.Stream):
     """`inner` with `bounds`. client: we are the one that opened the WebSocket.
 
@@ -84,8 +67,8 @@ class BoundedStream(trio.abc.Stream):
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
         self._taken = trio.Event()
-        self._small = _Allowance(bounds.small_frames)
-        self._controls = _Allowance(bounds.controls)
+        self._small = _twice_at_once(bounds.small_frames)
+        self._controls = _twice_at_once(bounds.controls)
         self._sending = False
 
     @property
@@ -95,7 +78,7 @@ class BoundedStream(trio.abc.Stream):
 
     def allow(self, small_frames: int) -> None:
         """Another rate of small frames from now on: what the session that begins here needs."""
-        self._small = _Allowance(small_frames)
+        self._small = _twice_at_once(small_frames)
 
     def took_message(self) -> None:
         """The oldest message was taken; there is room for more."""
@@ -174,8 +157,7 @@ class BoundedStream(trio.abc.Stream):
 
     def _count(self, data: bytes) -> None:
         """Walk over frames: headers are read, payloads are skipped."""
-        self._small.refill()
-        self._controls.refill()
+        now = trio.current_time()
         at, end, header = 0, len(data), self._header
         while at < end and self.fault is None:
             if self._payload_left:
@@ -189,10 +171,10 @@ class BoundedStream(trio.abc.Stream):
             header += data[at : at + step]
             at += step
             if len(header) == _header_bytes(header):
-                self._begin_frame(header)
+                self._begin_frame(header, now)
                 header.clear()
 
-    def _begin_frame(self, header: bytearray) -> None:
+    def _begin_frame(self, header: bytearray, now: float) -> None:
         size = header[1] & 0x7F
         if size == 126:
             size = int.from_bytes(header[2:4], "big")
@@ -201,13 +183,13 @@ class BoundedStream(trio.abc.Stream):
         self._payload_left = size
         self._finishes = False
         if header[0] & 0x08:
-            if not self._controls.take():
+            if not self._controls.spend(1, now):
                 self.fault = FloodingPeer("too many pings", per_second=self.bounds.controls)
         else:
             self._message += size
             self._fragments += 1
             self._finishes = bool(header[0] & 0x80)
-            if size < SMALL_BYTES and not self._small.take():
+            if size < SMALL_BYTES and not self._small.spend(1, now):
                 self.fault = FloodingPeer("too many small messages or fragments")
             elif self._fragments > self.bounds.fragments:
                 self.fault = FloodingPeer(
@@ -242,6 +224,10 @@ class BoundedStream(trio.abc.Stream):
                 return
             except trio.BusyResourceError:
                 return
+
+
+def _twice_at_once(per_second: float) -> TokenBucket:
+    return TokenBucket(per_second, per_second * 2, trio.current_time())
 
 
 def _header_bytes(header: bytearray) -> int:

@@ -12,7 +12,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from psymm._core import Frame, FrameError
 from psymm.errors import JournalCorrupt, Missing
 from psymm.transcript import pruning
 from psymm.transcript.agreement import SOLVER, CustodyAgreement
@@ -152,19 +151,6 @@ def lane_of(
             break
     rows.close()
     return frames
-
-
-def is_frame(custody: bytes, lane: int, seq: int, raw: object) -> bool:
-    """Whether the bytes are one frame, of that custody, lane and number."""
-    try:
-        frame = Frame.parse(raw) if isinstance(raw, bytes) else None
-    except FrameError:
-        return False
-    return (
-        frame is not None
-        and len(frame.raw) == len(raw)  # type: ignore[arg-type]
-        and (frame.custody, frame.lane, frame.seq) == (custody, lane, seq)
-    )
 
 
 def custody_row(

@@ -355,43 +355,27 @@ def _reach(known: Delegation | None) -> tuple[int, int, int] | None:
 
 # --- where a fault is ---------------------------------------------------------------------------
 
-_FIELDS: Final = (
-    (0, "version"),
-    (1, "custody"),
-    (33, "lane"),
-    (34, "seq"),
-    (42, "previous"),
-    (74, "peerSeq"),
-    (82, "peerDigest"),
-    (114, "sendingTime"),
-    (122, "the payload's length"),
-    (126, "payload"),
-)
-_TRAILER: Final = ((-97, "r"), (-65, "s"), (-33, "v"), (-32, "R.y"))
-# Of each fault that stands in some fields alone, the first byte and the one after the last.
-_SPANS: Final = {
-    "bad-version": (0, 1),
-    "bad-lane": (33, 34),
-    "wrong-custody": (1, 33),
-    "bad-seq": (33, 42),
-    "bad-previous": (42, 74),
-    "time-backwards": (114, 122),
-    "bad-peer-seq": (74, 82),
-    "ahead": (74, 82),
-    "bad-peer-digest": (82, 114),
-    "payload-too-long": (122, 126),
+# Of each fault that lies in one field: its name, its first byte and the one after its last.
+_FIELDS: Final = {
+    "bad-version": ("version", 0, 1),
+    "bad-lane": ("lane", 33, 34),
+    "wrong-custody": ("custody", 1, 33),
+    "bad-seq": ("lane or seq", 33, 42),
+    "bad-previous": ("previous", 42, 74),
+    "time-backwards": ("sendingTime", 114, 122),
+    "bad-peer-seq": ("peerSeq", 74, 82),
+    "ahead": ("peerSeq", 74, 82),
+    "bad-peer-digest": ("peerDigest", 82, 114),
+    "payload-too-long": ("the payload's length", 122, 126),
 }
-_TRAILER_SPANS: Final = {"bad-r": 32, "bad-s": 32, "high-s": 32, "bad-v": 1, "bad-r-y": 32}
+_TRAILER_FIELDS: Final = {
+    "bad-r": ("r", 32),
+    "bad-s": ("s", 32),
+    "high-s": ("s", 32),
+    "bad-v": ("v", 1),
+    "bad-r-y": ("R.y", 32),
+}
 _LENGTH_AT: Final = 122
-
-
-def field_at(file: TranscriptFile, frame_offset: int, byte: int) -> str:
-    """The name of the frame's field that a byte of the file is in."""
-    within = byte - frame_offset
-    payload = int.from_bytes(file.raw[frame_offset + 122 : frame_offset + 126])
-    after = frame_offset + _OVERHEAD + payload
-    trailer = [(after + back - frame_offset, name) for back, name in _TRAILER]
-    return [name for first, name in (*_FIELDS, *trailer) if first <= within][-1]
 
 
 def _start_of(file: TranscriptFile, bad: FrameError) -> int:
@@ -413,7 +397,7 @@ def _out_of_form(file: TranscriptFile, bad: FrameError) -> TranscriptFileError:
 
 def _not_following(file: TranscriptFile, bad: TranscriptError) -> TranscriptFileError:
     start = file.start + bad.offset
-    first, _ = _SPANS.get(bad.code, (0, 0))
+    _, first, _ = _FIELDS.get(bad.code, ("", 0, 0))
     return _at_fault(file, bad, bad.index, start, start + first, lane=bad.lane, seq=bad.seq)
 
 
@@ -431,17 +415,19 @@ def _at_fault(
         payload = int.from_bytes(file.raw[start + 122 : start + 126])
         if bad.code != "truncated":
             end = min(end, start + _OVERHEAD + payload)
-    if bad.code in _TRAILER_SPANS:
+    values: dict[str, object] = dict(place)
+    if bad.code in _TRAILER_FIELDS:
         # The trailer is where the length says, so that may be what is wrong.
-        span = (start + _LENGTH_AT, byte + _TRAILER_SPANS[bad.code])
-    elif bad.code in _SPANS:
-        first, last = _SPANS[bad.code]
+        values["field"], length = _TRAILER_FIELDS[bad.code]
+        span = (start + _LENGTH_AT, byte + length)
+    elif bad.code in _FIELDS:
+        values["field"], first, last = _FIELDS[bad.code]
         span = (start + first, start + last)
     else:
         span = (start, end)
     # What the core says of places counts from the first frame on, or says this once more.
     detail = str(bad).partition(": ")[2]
-    return TranscriptFileError(bad.code, detail, offset=byte, frame=index, span=span, **place)
+    return TranscriptFileError(bad.code, detail, offset=byte, frame=index, span=span, **values)
 
 
 def _seq(file: TranscriptFile, start: int) -> int:

@@ -35,7 +35,7 @@ from psymm.transcript.codec import reopen_logged_out
 from psymm.transcript.faults import as_journal_error, translate_journal_errors
 from psymm.transcript.heads import frame_digest, heads_of, is_bytes
 from psymm.transcript.high_water_mark import read_high_water_mark, write_high_water_mark
-from psymm.transcript.tables import VERSION, check_pages, create_tables, migrate, version_of
+from psymm.transcript.tables import VERSION, check_pages, create_tables, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def connect_writer(
 ) -> tuple[sqlite3.Connection, JournalIdentity]:
     """A checked connection that writes, for who holds the journal; lock: from `hold_journal`.
 
-    An empty file becomes a new journal if `create`, an older version's is brought up to this one.
+    An empty file becomes a new journal if `create`.
     Raises JournalCorrupt, JournalOlder, JournalVersion, StorageError, JournalError.
     """
     with translate_journal_errors(path):
@@ -259,7 +259,6 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
     mode = base.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise JournalError("this file system cannot hold a WAL journal", journal=path, mode=mode)
-    migrate(path, base)
     identity = _check(path, base)
     mark = read_high_water_mark(lock)
     if mark is not None and mark.lineage == identity.lineage and identity.frames < mark.frames:

@@ -191,10 +191,6 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
         base.execute("BEGIN")
     fault = _fault(path, base)
     own = _safely(base, "SELECT version, id, owner, seal_check, lineage, backup_ns FROM journal")
-    if not own:
-        # Version 1 had neither; it has no high-water mark, so nothing of it can be certain to be
-        # the newest.
-        own = _safely(base, "SELECT version, id, owner, seal_check, id, NULL FROM journal")
     identity = own[0] if len(own) == 1 else None
     if identity is not None and not (
         isinstance(identity[0], int) and is_bytes(identity[1], 16) and is_bytes(identity[4], 16)
@@ -214,10 +210,7 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
         version=None if identity is None else identity[0],
         identity=identity,
         backup_ns=None if identity is None else identity[5],
-        custodies=tuple(
-            _custody_report(base, custody, first=identity is not None and identity[0] == 1)
-            for custody in sorted(ids)
-        ),
+        custodies=tuple(_custody_report(base, custody) for custody in sorted(ids)),
         high_water_mark=mark,
         fault=fault,
     )
@@ -254,14 +247,10 @@ def _high_water_mark(path: Path) -> HighWaterMark | None:
         os.close(descriptor)
 
 
-def _custody_report(base: sqlite3.Connection, custody: bytes, *, first: bool) -> CustodyReport:
-    """first: of a journal of version 1, whose heads stood nowhere and whose frames had no
-    checksum, but a digest each."""
+def _custody_report(base: sqlite3.Connection, custody: bytes) -> CustodyReport:
     missing: list[Missing] = []
     rows = _safely(base, "SELECT * FROM custodies WHERE custody = ?", (custody,))
     row = tuple(rows[0]) if len(rows) == 1 else None
-    if row is not None and first:
-        row = (*row[:12], *row[13:])
     agreement = None if row is None else _opening(custody, row)
     if agreement is None:
         row = None
@@ -271,13 +260,10 @@ def _custody_report(base: sqlite3.Connection, custody: bytes, *, first: bool) ->
         for each in _safely(base, "SELECT * FROM heads WHERE custody = ?", (custody,))
         if (held := read_heads(each)) is not None and held.custody == custody
     ]
-    if not kept and not first:
+    if not kept:
         missing.append(Missing(custody, "heads"))
     heads = kept[0] if kept else None
-    if first:
-        frames = {} if agreement is None else _read_first(base, agreement)
-    else:
-        frames = _read_frames(base, custody, None if heads is None else heads.frames)
+    frames = _read_frames(base, custody, None if heads is None else heads.frames)
     health: Health = "complete" if heads is None else heads.health
     target = _safely(base, "SELECT * FROM recovering WHERE custody = ?", (custody,))
     if health == "recovering" and not target:
@@ -435,31 +421,6 @@ def _read_frames(
         frame = read_frame(custody, row)
         if frame is not None:
             found[frame.lane, frame.seq] = frame
-    return found
-
-
-def _read_first(
-    base: sqlite3.Connection, agreement: CustodyAgreement
-) -> dict[tuple[int, int], JournalledFrame]:
-    """Frames of version 1 whose bytes give the digest that was kept."""
-    found: dict[tuple[int, int], JournalledFrame] = {}
-    for arrival, lane, seq, digest, raw, sent in _both_ways(
-        base,
-        "frames",
-        "arrival, lane, seq, digest, raw, sent",
-        "arrival",
-        "custody = ?",
-        (agreement.custody,),
-    ):
-        with suppress(FrameError, TypeError):
-            frame = Frame.parse(raw)
-            if (
-                (frame.custody, frame.lane, frame.seq) == (agreement.custody, lane, seq)
-                and len(raw) == frame.length
-                and frame.digest(agreement.domain) == digest
-                and isinstance(arrival, int)
-            ):
-                found[lane, seq] = JournalledFrame(arrival, lane, seq, digest, raw, sent == 1)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A journal's tables, and how those of older versions become these.
+"""A journal's tables.
 
 `journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
 `custodies`, `heads`, `frames`, `session_keys`, `openings`, `settlements`, `equivocations`,
@@ -9,18 +9,12 @@ what was pruned before one, those of `psymm.transcript.pruning`.
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from psymm.errors import JournalCorrupt, Missing
+from psymm.errors import JournalCorrupt
 from psymm.transcript import pruning
-from psymm.transcript.codec import frame_checksum, is_frame
-from psymm.transcript.faults import translate_journal_errors
-from psymm.transcript.heads import Heads, HeldHeads, upsert_heads
 
 VERSION: Final = 2
 
@@ -109,75 +103,3 @@ def check_pages(path: Path, base: sqlite3.Connection) -> None:
     found = base.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise JournalCorrupt(str(found), journal=path)
-
-
-def migrate(path: Path, base: sqlite3.Connection) -> None:
-    """Bring an older journal up to this version, in one transaction or not at all.
-
-    Raises JournalCorrupt where its frames are not the ones that were written.
-    """
-    with translate_journal_errors(path):
-        version = version_of(path, base)
-        while version in _MIGRATIONS:
-            base.execute("BEGIN IMMEDIATE")
-            try:
-                _MIGRATIONS[version](path, base)
-                base.execute("UPDATE journal SET version = ?", (version + 1,))
-                base.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    base.execute("ROLLBACK")
-                raise
-            version += 1
-
-
-def _from_version_1(path: Path, base: sqlite3.Connection) -> None:
-    """Heads and checksums are added; what they are made from was all that there was to check."""
-    check_pages(path, base)
-    base.execute("ALTER TABLE journal ADD COLUMN lineage BLOB NOT NULL DEFAULT x''")
-    base.execute("ALTER TABLE journal ADD COLUMN backup_ns INTEGER")
-    base.execute("UPDATE journal SET lineage = ?", (secrets.token_bytes(16),))
-    base.execute("ALTER TABLE frames ADD COLUMN checksum BLOB NOT NULL DEFAULT x''")
-    known = {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
-    for statement in _SCHEMA.split(";"):
-        words = statement.split()
-        if words[:2] == ["CREATE", "TABLE"] and words[2] not in known:
-            base.execute(statement)
-    for custody, lane, stated in base.execute(
-        "SELECT custody, lane, frames FROM custodies"
-    ).fetchall():
-        heads: list[tuple[int, bytes]] = [(0, custody), (0, custody)]
-        held = 0
-        for arrival, of, seq, digest, raw in base.execute(
-            "SELECT arrival, lane, seq, digest, raw FROM frames WHERE custody = ? ORDER BY arrival",
-            (custody,),
-        ).fetchall():
-            held += 1
-            if arrival != held or of not in (0, 1) or seq != heads[of][0] + 1:
-                raise JournalCorrupt(
-                    "frames are missing",
-                    journal=path,
-                    custody=custody,
-                    missing=[Missing(custody, "frames", of, heads[of][0] + 1, seq - 1)],
-                )
-            if not is_frame(custody, of, seq, raw):
-                raise JournalCorrupt(
-                    "a frame in the journal is not the one it was",
-                    journal=path,
-                    custody=custody,
-                    missing=[Missing(custody, "frames", of, seq, seq)],
-                )
-            heads[of] = (seq, digest)
-            base.execute(
-                "UPDATE frames SET checksum = ? WHERE custody = ? AND arrival = ?",
-                (frame_checksum(custody, arrival, of, seq, digest, raw), custody, arrival),
-            )
-        if held != stated:
-            raise JournalCorrupt(
-                "frames are missing", journal=path, custody=custody, stated=stated, held=held
-            )
-        upsert_heads(base, HeldHeads(custody, lane, "complete", Heads(heads[0], heads[1]), held))
-    base.execute("ALTER TABLE custodies DROP COLUMN frames")
-
-
-_MIGRATIONS: Final[dict[int, Callable[[Path, sqlite3.Connection], None]]] = {1: _from_version_1}
