@@ -37,7 +37,7 @@ help:
 	@echo 'make bench-stages     where the time of a transcript goes'
 	@echo 'make bench-strangers  a neighbour that asks for quotes while twelve strangers send nonsense'
 	@echo 'make bench-session    sessions under load beside QuickFIX, in one table; QUICK=1, ONLY=…'
-	@echo 'make lint             ruff, mypy, clippy, rustfmt, forge fmt'
+	@echo 'make lint             ruff, mypy, imports, clippy, rustfmt, forge fmt'
 	@echo 'make clean            forget all that was built'
 	@echo 'VERBOSE=1 shows what each step prints; SEED=n gives the demo other amounts'
 
@@ -83,6 +83,7 @@ demo: setup
 lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
+	@$(STEP) 'imports' .venv/bin/lint-imports --no-cache
 	@$(STEP) 'rustfmt' bash -c 'cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check'
 	@$(STEP) 'clippy' cargo clippy --release --workspace --all-targets --all-features --quiet -- -D warnings
 	@$(STEP) 'clippy of the peers' bash -c 'cd benches/peers && cargo fmt --check && cargo clippy --release --quiet --target-dir ../../target/peers/default -- -D warnings'

@@ -616,7 +616,7 @@ def _assignment(table: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
 # --- strategies ---------------------------------------------------------------------------------
 
 
-def shared_words(observation: Observation) -> Likeness:
+def shared_words(observation: Observation) -> Likeness:  # noqa: C901
     """Bytes that few transactions share.
 
     Every window of 8 bytes at every offset of calldata, logs and signatures, and every aligned
@@ -625,6 +625,7 @@ def shared_words(observation: Observation) -> Likeness:
     positions have strategies of their own, and amounts are left out; addresses too, which
     `identities` follows.
     """
+    # Complex since three nested walks over all bytes share what they found.
     texts = [_private(observation, at) for at in range(len(observation.transactions))]
     shared: dict[bytes, set[int]] = defaultdict(set)
     seen: dict[int, int] = {}

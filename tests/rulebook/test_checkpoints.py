@@ -400,8 +400,9 @@ def test_it_is_so_too_where_dates_and_covers_are_false(seed: int) -> None:
     checkpoints_in(seed, honest=False)
 
 
-def checkpoints_in(seed: int, *, honest: bool = True) -> int:
+def checkpoints_in(seed: int, *, honest: bool = True) -> int:  # noqa: C901
     """Plays a history and begins anew at each of its checkpoints; how many there were."""
+    # Complex since each event that may happen has its case.
     rng = Random(seed)
     stated = [0, 0]
 

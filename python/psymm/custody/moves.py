@@ -768,15 +768,7 @@ class Vault:
         for sender in senders:
             try:
                 terms = await sender.terms(kind, token)
-                worth = amount or sum(one.amount for one in inputs or ())
-                allowed = worth // DEFAULT_FEE_PART if max_fee is None else max_fee
-                if not fee_on_top:
-                    allowed = min(allowed, amount)
-                if terms.fee > allowed:
-                    raise FeeTooHigh(terms.fee, allowed)
-                needed = amount + (terms.fee if fee_on_top else 0)
-                if inputs is not None and sum(one.amount for one in inputs) < needed:
-                    raise FundsTooLow(token, needed, sum(one.amount for one in inputs), 0)
+                needed = _needed(token, amount, terms.fee, fee_on_top, max_fee, inputs)
             except PSymmError as refused:
                 failed = refused
                 continue
@@ -956,6 +948,27 @@ class Vault:
         message = call.message(self.deployment.chain_id, self.deployment.psymm)
         signature = await self.wallet.sign_typed(message)
         return await self._prove_anew(move.id, plan, Signatures(signature, signature), call)
+
+
+def _needed(
+    token: str,
+    amount: int,
+    fee: int,
+    fee_on_top: bool,
+    max_fee: int | None,
+    inputs: Sequence[Note] | None,
+) -> int:
+    """What a move takes with a sender's fee. Raises FeeTooHigh, FundsTooLow."""
+    held = sum(one.amount for one in inputs or ())
+    allowed = (amount or held) // DEFAULT_FEE_PART if max_fee is None else max_fee
+    if not fee_on_top:
+        allowed = min(allowed, amount)
+    if fee > allowed:
+        raise FeeTooHigh(fee, allowed)
+    needed = amount + (fee if fee_on_top else 0)
+    if inputs is not None and held < needed:
+        raise FundsTooLow(token, needed, held, 0)
+    return needed
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,8 +270,9 @@ def force(account: Account, said: ForceAction) -> Account:
 # --- the solver's messages ---------------------------------------------------------------------
 
 
-def report(account: Account, said: ExecutionReport) -> Account:
+def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
     """8: what the solver does with an order."""
+    # Complex since every ExecType has its case, in the order of the specification.
     account = use_id(account, "ExecID", said.exec_id)
     if said.exec_type is not ExecType.TRADE:
         for name, value in (("LastPx", said.last_px), ("LastQty", said.last_qty)):

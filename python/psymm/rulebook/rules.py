@@ -111,7 +111,7 @@ def _expire(account: Account) -> Account:
     return replace(account, next_expiry=min(times, default=NEVER))
 
 
-def rule(
+def rule(  # noqa: C901
     account: Account,
     entry: RuledFrame,
     inputs: ReplayInputs,
@@ -121,6 +121,7 @@ def rule(
     """The account after the frame's message; ``named`` is what a UCP here may name. Raises Refused
     where it is a violation, FactsBehind where the inputs do not suffice to say.
     """
+    # Complex since every message of the vocabulary has its case; each is one call.
     said = entry.message
     if said is None:
         refuse("malformed", code=entry.malformed)

@@ -15,12 +15,11 @@ import trio
 
 from psymm.errors import PSymmError
 from psymm.rulebook import Account
-from psymm.session.protocol import NO_BUSINESS, Idle, SessionStatus
+from psymm.session.protocol import NO_BUSINESS, SECOND, Idle, SessionStatus
 from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
 
-SECOND: Final = 1_000_000_000
 AFTER_YOU_S: Final = 300
 """How long the trader leaves the offer to the solver."""
 AGAIN_S: Final = 3_600

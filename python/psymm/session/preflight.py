@@ -23,10 +23,10 @@ from psymm.messages import (
 from psymm.rulebook import Violation, first_order_fault, size_fault
 from psymm.session.handshake import Introduced
 from psymm.session.party import LocalParty
+from psymm.session.protocol import SECOND
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER
 
-SECOND: Final = 1_000_000_000
 BLOCK_AHEAD_S: Final = 15.0
 """By so much at most nodes take a block that is dated ahead of their clocks."""
 

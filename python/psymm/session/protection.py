@@ -29,9 +29,9 @@ from psymm.messages import (
 from psymm.private_files import create_private, sync_path, write_private
 from psymm.rulebook import Account, OrderStatus
 from psymm.rulebook.account import LiveOrder
+from psymm.session.protocol import SECOND
 from psymm.storage import DiskFull, translate_errors
 
-SECOND: Final = 1_000_000_000
 UNIT: Final = 10**18
 _OPEN: Final = (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_PENDING)
 

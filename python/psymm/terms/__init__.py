@@ -275,16 +275,19 @@ def _check(terms: Terms) -> None:
             unsound("a timeout is zero", timeout=span.name)
     if times.skew >= times.acknowledgement:
         unsound("the skew is not below the acknowledgement timeout")
-    oracle = terms.oracle
-    if len(oracle.signers) > _MAX_SIGNERS:
-        unsound("there are at most 16 oracle signers", signers=len(oracle.signers))
-    if len(set(oracle.signers)) != len(oracle.signers):
-        unsound("an oracle signer stands twice")
-    if not (1 if oracle.signers else 0) <= oracle.threshold <= len(oracle.signers):
-        unsound("the oracle's threshold is out of range", threshold=oracle.threshold)
+    _check_oracle(terms.oracle)
     for limit in dataclasses.fields(terms.limits):
         if getattr(terms.limits, limit.name) <= 0:
             unsound("a limit is zero", limit=limit.name)
+
+
+def _check_oracle(oracle: Oracle) -> None:
+    if len(oracle.signers) > _MAX_SIGNERS:
+        raise TermsUnsound("there are at most 16 oracle signers", signers=len(oracle.signers))
+    if len(set(oracle.signers)) != len(oracle.signers):
+        raise TermsUnsound("an oracle signer stands twice")
+    if not (1 if oracle.signers else 0) <= oracle.threshold <= len(oracle.signers):
+        raise TermsUnsound("the oracle's threshold is out of range", threshold=oracle.threshold)
 
 
 def _check_instrument(each: Instrument) -> None:

@@ -326,15 +326,10 @@ class Journal(JournalReader):
         """
         self._queue(_Write(changes, then, all(change.light for change in changes)))
 
-    async def restore(self, entries: Sequence[tuple[Frame, bytes]]) -> None:
-        """Make frames of one custody durable that the peer or a file shows and this journal lacks,
-        verified by the caller; ours count as sent. Raises JournalConflict, and where the custody
-        is whole: then nothing is lacking. Cancelled: all of them or none are kept."""
-        if entries:
-            await self.write(self.to_restore(entries))
-
     def to_restore(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
-        """See `restore`; of at least one entry."""
+        """Frames of one custody, at least one, that the peer or a file shows and this journal
+        lacks, verified by the caller; ours count as sent. Writing it raises JournalConflict, and
+        where the custody is whole: then nothing is lacking."""
         rows = [
             (frame.custody, frame.lane, frame.seq, digest, frame.raw, 1)
             for frame, digest in entries

@@ -1,0 +1,1 @@
+"""A session between a trader and a solver: the sans-IO protocol, and what runs it on trio."""
