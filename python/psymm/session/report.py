@@ -39,6 +39,7 @@ from psymm.transcript.file import (
     Progress,
     TranscriptFile,
     Verified,
+    bad_checkpoint,
     open_file,
     verify_frames,
 )
@@ -157,7 +158,7 @@ def account_of(file: TranscriptFile, starts_at: BaseSnapshot, terms: Terms) -> A
         account = restore(starts_at.account, terms, starts_at.point.account_hash)
         _, ruling = starts_at.check(file.agreement)
     except (AccountRefused, CheckpointRefused) as bad:
-        raise _bad_checkpoint(file, str(bad)) from None
+        raise bad_checkpoint(file, str(bad)) from None
     keys = [account.key_in_force(lane) for lane in Lane]
     if (
         account.custody != file.agreement.custody
@@ -165,13 +166,8 @@ def account_of(file: TranscriptFile, starts_at: BaseSnapshot, terms: Terms) -> A
         or [key and (key.public_key, key.from_seq) for key in keys]
         != [(known.public_key, since) for since, known in ruling]
     ):
-        raise _bad_checkpoint(file, "the account is of another custody, place or key")
+        raise bad_checkpoint(file, "the account is of another custody, place or key")
     return account
-
-
-def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
-    span = (12, file.start)
-    return TranscriptFileError("bad-checkpoint", detail, offset=12, span=span)
 
 
 def check_openings(file: TranscriptFile) -> None:

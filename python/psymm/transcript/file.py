@@ -268,7 +268,7 @@ def started(file: TranscriptFile) -> tuple[TranscriptStart | None, Keys]:
     try:
         start, ruling = file.starts_at.check(file.agreement)
     except CheckpointRefused as bad:
-        raise _bad_checkpoint(file, str(bad)) from None
+        raise bad_checkpoint(file, str(bad)) from None
     return start, tuple((known.lane, since, known.public_key) for since, known in ruling)
 
 
@@ -278,10 +278,11 @@ def _check_agreed(file: TranscriptFile, starts_at: BaseSnapshot) -> None:
     try:
         check_agreed(point, said)
     except CheckpointRefused as bad:
-        raise _bad_checkpoint(file, str(bad)) from None
+        raise bad_checkpoint(file, str(bad)) from None
 
 
-def _bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
+def bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
+    """Of what the file begins at."""
     span = (_START, file.start)
     return TranscriptFileError("bad-checkpoint", detail, offset=_START, span=span)
 
@@ -297,7 +298,7 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
         try:
             in_force = [known for _, known in file.starts_at.check(file.agreement)[1]]
         except CheckpointRefused as bad:
-            return (), file.start, _bad_checkpoint(file, str(bad))
+            return (), file.start, bad_checkpoint(file, str(bad))
     at, index = file.start, 0
     while True:
         reach = (_reach(in_force[0]), _reach(in_force[1]))
