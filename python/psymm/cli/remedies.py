@@ -164,7 +164,7 @@ def no_node() -> str:
     return f"export PSYMM_RPC={DEVNET_URL}"
 
 
-def _next(
+def _next(  # noqa: C901 - one line for each kind of error
     error: BaseException,
     home: DataDir,
     url: str | None,

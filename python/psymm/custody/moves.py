@@ -740,7 +740,7 @@ class Vault:
 
     # --- parts --------------------------------------------------------------------------------
 
-    async def _move(
+    async def _move(  # noqa: C901 - one sequence, read from top to bottom
         self,
         purpose: str,
         kind: str,

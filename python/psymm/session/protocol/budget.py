@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from psymm.rate import TokenBucket
+
 SECOND: Final = 1_000_000_000
 MOST_RESENT: Final = 20_000
 """Frames sent again for one request; who lacks more asks again."""
@@ -48,47 +50,30 @@ class Load:
     most_outgoing_bytes: int = OUTGOING_BYTES
 
 
-class _RateBucket:
-    def __init__(self, per_second: float, at_once: float) -> None:
-        self._rate = per_second
-        self._most = at_once
-        self._left = at_once
-        self._seen = 0
-
-    def take(self, cost: float, now: int) -> bool:
-        passed = max(now - self._seen, 0) / SECOND
-        self._left = min(self._most, self._left + passed * self._rate)
-        self._seen = now
-        self._left -= cost
-        return self._left >= 0
-
-    def give_back(self, cost: float) -> None:
-        self._left = min(self._most, self._left + cost)
-
-
 class PeerRate:
     """per_second: the terms' frames a second; texts count as frames, and long ones as several.
     Times in nanoseconds. A false answer ends the connection."""
 
     def __init__(self, per_second: int) -> None:
-        self._fresh = _RateBucket(per_second, per_second * 2)
-        self._repeated = _RateBucket(per_second * 10, MOST_RESENT)
+        self._fresh = TokenBucket(per_second, per_second * 2)
+        self._repeated = TokenBucket(per_second * 10, MOST_RESENT)
         bytes_per_second = per_second * FRAME_BYTES
-        self._fresh_bytes = _RateBucket(bytes_per_second, max(bytes_per_second * 2, BYTES_AT_ONCE))
-        self._repeated_bytes = _RateBucket(bytes_per_second * 10, 4 * MOST_RESENT_BYTES)
+        self._fresh_bytes = TokenBucket(bytes_per_second, max(bytes_per_second * 2, BYTES_AT_ONCE))
+        self._repeated_bytes = TokenBucket(bytes_per_second * 10, 4 * MOST_RESENT_BYTES)
 
     def pardon(self) -> None:
         """The text that came just now costs nothing."""
         self._fresh.give_back(1)
 
     def text(self, characters: int, now: int) -> bool:
-        return self._fresh.take(1 + characters // TEXT_BYTES, now)
+        return self._fresh.spend(1 + characters // TEXT_BYTES, now / SECOND)
 
     def frame(self, now: int, *, repeated: bool, size: int = 0) -> bool:
         """repeated: one that we lack, where a resume or a gap asked for it. size: its bytes."""
+        now_s = now / SECOND
         if repeated:
-            return self._repeated.take(1, now) and self._repeated_bytes.take(size, now)
-        return self._fresh.take(1, now) and self._fresh_bytes.take(size, now)
+            return self._repeated.spend(1, now_s) and self._repeated_bytes.spend(size, now_s)
+        return self._fresh.spend(1, now_s) and self._fresh_bytes.spend(size, now_s)
 
 
 __all__ = [
