@@ -51,7 +51,7 @@ from psymm.chain.artifacts import artifact
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, Devnet, open_devnet
-from psymm.chain.errors import TransactionReplaced
+from psymm.chain.errors import TransactionPending, TransactionReplaced
 from psymm.chain.registry import Role
 from psymm.chain.rpc import Rpc, own_deadline
 from psymm.chain.transactions import Chain
@@ -336,8 +336,11 @@ class Storm:
                 break
             except PSymmError as failed:
                 await self._weigh(f"{party.name}'s registration", failed)
-                if failed.code == "transaction-pending":
+                if isinstance(failed, TransactionPending) and await self.devnet.rpc.call(
+                    "eth_getTransactionByHash", failed.tx_hash
+                ):
                     break
+                # What no node ever got, nobody hands over any more: its owner registers again.
             finally:
                 party.node.heal()
         with own_deadline(), trio.fail_after(20 * PATIENCE_S):

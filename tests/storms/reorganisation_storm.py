@@ -49,7 +49,7 @@ from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.prover import Proof, Prover
 from psymm.custody.sending import DirectSender, Sender
 from psymm.custody.settlement import PlannedSettlement, propose_settlement
-from psymm.custody.store import DONE, FAILED, UNSPENT, Move
+from psymm.custody.store import DONE, UNSPENT, Move
 from psymm.errors import PSymmError
 from psymm.relayer.sender import RelayerSender
 from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
@@ -273,13 +273,14 @@ async def make(
     at: before the answer to such a call, the first `after` of them left out; None: nowhere.
     again: also when all is done.
     """
+    async with place.vault(place.alice) as vault:
+        known = {one.id for one in await vault.store.moves()}
     asked = [
         await MOVES[kind](place),
         await deposit(place),
         await deposit(place, owner=place.bob),
     ]
     async with place.vault(place.alice) as ours, place.vault(place.bob) as theirs:
-        known = {one.id for one in await ours.store.moves()}
         if at is not None:
             place.node.put(GOES_BACK, on=at, times=1, after=after, blocks=blocks)
         async with trio.open_nursery() as nursery:
@@ -289,12 +290,17 @@ async def make(
     if again:
         await place.node.go_back(blocks)
     await end_all(place)
-    async with place.vault(place.alice) as vault:
-        begun = [one for one in await vault.store.moves() if one.id not in known]
-        if all(one.status == FAILED for one in begun if one.purpose == asked[0].purpose):
-            # It was said to have failed, so its owner asks again. A settlement is written down when
-            # it is signed, so none is among those begun, and it is asked for each time.
-            await asked[0].do(vault)
+    for _ in range(4):
+        async with place.vault(place.alice) as vault:
+            moves = await vault.store.moves()
+            begun = [one for one in moves if one.id not in known]
+            if any(one.status == DONE for one in begun if one.purpose == asked[0].purpose):
+                break
+            # It was said to have failed, so its owner asks again.
+            await command(asked[0], vault)
+        await end_all(place)
+    else:
+        raise AssertionError(f"{kind} was not made in four more commands: {begun}")
     await judge(place)
 
 
