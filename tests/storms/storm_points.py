@@ -21,7 +21,7 @@ from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
 from psymm.session.solver import SolverServer
 from psymm.session.transport import WebSocket
-from psymm.transcript.journal import Journal
+from psymm.transcript.journal import Change, Journal
 from psymm.transcript.record import Record
 
 WRITES: Final = (
@@ -182,14 +182,12 @@ def _commit(reaper: Reaper) -> None:
     def wrapped(journal: Journal, batch: Sequence[Any], *rest: Any) -> Any:
         reaper.at("commit.before")
         if batch:
-            last, work = batch[-1], batch[-1].work
+            last = batch[-1]
 
-            def dying(base: Any) -> object:
-                done = work(base)
+            def dying(_: Any) -> None:
                 reaper.at("commit.inside")
-                return done
 
-            last.work = dying
+            last.changes = [*last.changes, Change(dying, light=True)]
         found = original(journal, batch, *rest)
         reaper.at("commit.after")
         return found
