@@ -14,7 +14,7 @@ import click
 import trio
 
 from psymm.cli.earlier import take_up
-from psymm.cli.exits import leaves
+from psymm.cli.exits import holds
 from psymm.cli.home import Home
 from psymm.cli.options import private_option
 from psymm.cli.output import Screen, format_amount, parse_amount
@@ -189,7 +189,7 @@ def _cut_short(stopped: BaseException) -> bool:
     does not answer."""
     from psymm.chain.errors import BadReply, ChainDown
 
-    return any(isinstance(one, KeyboardInterrupt | ChainDown | BadReply) for one in leaves(stopped))
+    return holds(stopped, KeyboardInterrupt, ChainDown, BadReply)
 
 
 def _say_under_way(stopped: BaseException, moves: Sequence[Move]) -> None:

@@ -12,7 +12,7 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit, leaves
+from psymm.cli.exits import CommandError, Exit, holds
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
@@ -142,7 +142,7 @@ async def _telling_calls(home: Home, deployment: Deployment, relayer: str) -> As
     try:
         yield
     except BaseException as error:
-        if home.relayer.exists() and any(isinstance(one, ChainDown) for one in leaves(error)):
+        if home.relayer.exists() and holds(error, ChainDown):
             with suppress(StoreError, StorageError):
                 owner = (deployment.chain_id, deployment.psymm, relayer)
                 with Store(home.relayer, *owner) as store:

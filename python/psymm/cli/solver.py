@@ -14,7 +14,7 @@ import click
 import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
-from psymm.cli.exits import CommandError, Exit, leaves
+from psymm.cli.exits import CommandError, Exit, holds
 from psymm.cli.home import Home
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
@@ -235,7 +235,7 @@ async def _telling_open(home: Home) -> AsyncIterator[None]:
     try:
         yield
     except BaseException as error:
-        if any(isinstance(one, ChainDown) for one in leaves(error)):
+        if holds(error, ChainDown):
             with trio.CancelScope(shield=True), suppress(JournalError, StorageError):
                 held = len(await _held(home))
                 shown = command("solver", "status", *home_words(home))

@@ -16,8 +16,7 @@ cost, so that an owner sees it and sets the fee accordingly.
 One task, the nonce lane, signs and sends calls one after the other; waiting for them happens beside
 it. A transaction is on disk before it is broadcast. One that is not mined in time is replaced with
 the same nonce and a higher fee, or, where the contract would refuse it by now, by an empty one, so
-the lane never blocks. After a restart every call under way is
-taken up where it was.
+the lane never blocks. After a restart every call under way is taken up where it was.
 """
 
 from __future__ import annotations
@@ -54,7 +53,8 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WalletWithoutGas,
 )
-from psymm.chain.raw import hash_of, read_signed
+from psymm.chain.raw import read_signed
+from psymm.chain.signing import hash_of
 from psymm.chain.transactions import (
     Chain,
     Fees,

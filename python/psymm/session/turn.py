@@ -3,7 +3,7 @@
 The order is the contract: whoever drives an engine makes `fetched` durable first (frames of either
 lane that the journal had lost), then `standing`, then `opened` and `facts`, then `entries`, in
 their order, and keeps `checkpoints`; then sends `repeats` and `sends` in theirs; then hands out
-`events`; then, if `hang_up` is set, closes the connection with that reason. `opened` and `facts`
+`events`. If `hang_up` is set, it closes the connection last, with that reason. `opened` and `facts`
 come first because `entries` rest on them: an accepted note cannot be settled without its opening,
 and the peer does not show that again. What is `aside` is taken off the disk before `entries` go on
 it: these may use the same numbers. Turns keep their order among each other in all of this.
