@@ -289,7 +289,7 @@ def test_a_command_that_is_interrupted_ends_in_order(
         expect_interrupted(process)
 
 
-DROPS = """
+PLACED = """
 import signal, sys
 from psymm.cli import main
 
@@ -297,15 +297,23 @@ class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
 
-signal.signal(signal.SIGUSR1, lambda *_: Finalized() and None)
+def from_a_string():
+    exec("signal.raise_signal(signal.SIGTERM)")
+
+signal.signal(signal.SIGUSR1, lambda *_: PLACE() and None)
 main()
 """
 
 
-def test_an_interrupt_that_comes_inside_a_finalizer_is_not_lost(tmp_path: Path) -> None:
-    """Python drops what is raised there; the command must not wait for its password for ever."""
-    drops = [sys.executable, "-c", DROPS]
-    with waiting_for_password(drops, tmp_path / "h") as (process, _):
+@pytest.mark.parametrize("place", ["Finalized", "from_a_string"])
+def test_an_interrupt_that_comes_where_python_treats_it_otherwise_ends_in_order(
+    tmp_path: Path, place: str
+) -> None:
+    """Inside a finalizer Python drops it; the command must not wait for its password for ever.
+    After one inside code from a string, a `python -m` kills itself at exit."""
+    (tmp_path / "placed.py").write_text(PLACED.replace("PLACE()", f"{place}()"))
+    program = ["env", f"PYTHONPATH={tmp_path}", sys.executable, "-m", "placed"]
+    with waiting_for_password(program, tmp_path / "h") as (process, _):
         process.send_signal(signal.SIGUSR1)
         expect_interrupted(process)
 
