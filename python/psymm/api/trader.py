@@ -838,8 +838,11 @@ def _policy_of(
         decimals=decimals if policy.decimals is None else policy.decimals,
     ).for_token(party.tokens)
     assert policy.decimals is not None  # noqa: S101
-    symbol = next((one.symbol for one in party.tokens if one.address == policy.token), None)
-    return policy, NamedToken(policy.token, policy.decimals, symbol)
+    return policy, NamedToken(policy.token, policy.decimals, _symbol_of(party, policy.token))
+
+
+def _symbol_of(party: LocalParty, token: str | None) -> str | None:
+    return next((one.symbol for one in party.tokens if one.address == token), None)
 
 
 def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
@@ -852,8 +855,8 @@ def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
 def _show_tokens(party: LocalParty, error: BaseException, token: NamedToken | None) -> None:
     """Have an error say amounts in whole tokens."""
     if isinstance(error, PSymmError) and token is not None:
-        known = [one.symbol for one in party.tokens if one.address == token.address]
-        error.in_tokens(token.decimals, token.symbol or (known or ["tokens"])[0])
+        symbol = token.symbol or _symbol_of(party, token.address)
+        error.in_tokens(token.decimals, symbol or "tokens")
 
 
 def _accept(

@@ -92,6 +92,10 @@ def main() -> None:
     # The command is through; an interrupt now would only add a traceback.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
+    # An interrupt that passed through code made from a string (a dataclass is, while its module is
+    # imported) is remembered: `python -m psymm` would kill itself at exit although it was caught.
+    # The next such code makes Python forget.
+    exec("")  # noqa: S102
     sys.exit(code)
 
 

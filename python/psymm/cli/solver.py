@@ -16,7 +16,7 @@ import trio
 from psymm.cli.chain_context import look_before_asking
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
 from psymm.cli.data_dir import DataDir
-from psymm.cli.exit_status import CommandError, Exit, leaves
+from psymm.cli.exit_status import CommandError, Exit, holds
 from psymm.cli.funds import Funds, SendingOptions, open_business, open_funds, sending_options
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
@@ -235,7 +235,7 @@ async def _telling_open(home: DataDir) -> AsyncIterator[None]:
     try:
         yield
     except BaseException as error:
-        if any(isinstance(one, ChainDown) for one in leaves(error)):
+        if holds(error, ChainDown):
             with trio.CancelScope(shield=True), suppress(JournalError, StorageError):
                 held = len(await _held(home))
                 shown = command("solver", "status", *home_words(home))

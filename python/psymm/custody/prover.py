@@ -92,7 +92,7 @@ class Prover:
         inputs: every parameter of the circuit by name, as its ABI in JSON takes it.  expected:
         the public inputs that the proof must be about.
         Raises Unprovable, ProverFailed, ProverMissing, CrsInvalid.  Cancelled: raises Cancelled;
-        the process is ended with the proof that was begun, and the next proof starts another.
+        the process ends, its proof unfinished; the next proof starts a new one.
         """
         async with self._lock:
             for attempt in (1, 2):
