@@ -152,6 +152,9 @@ class Prover:
                 stdout=subprocess.PIPE,
                 # Its complaints could quote what it was given.
                 stderr=subprocess.DEVNULL,
+                # A Ctrl-C goes to every process of the terminal's foreground group. This one ends
+                # when its input does, after the command has decided what to do about its move.
+                start_new_session=True,
                 env=environment,
             )
         except OSError as failed:
