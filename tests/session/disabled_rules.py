@@ -219,7 +219,7 @@ def floor(s: Any) -> int:
 
 
 def needs_cover(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
-    connection.uncovered_since = now
+    signing.await_cover(s, connection, now)
 
 
 def log_out_too(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
