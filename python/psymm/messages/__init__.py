@@ -9,8 +9,6 @@ may be sent now is the rulebook's business, not decided here.
 
 from __future__ import annotations
 
-from typing import cast
-
 from psymm._core import JsonError, Schema
 from psymm.messages.enums import (
     BusinessRejectReason,
@@ -107,6 +105,7 @@ from psymm.messages.wire import (
     GroupEntry,
     Message,
     from_mapping,
+    is_exact,
     message_types,
     schema_definition,
     to_mapping,
@@ -205,6 +204,7 @@ __all__ = [
     "decode_text",
     "encode",
     "encode_text",
+    "is_exact",
     "message_types",
     "schema_definition",
 ]
@@ -226,7 +226,7 @@ def decode(payload: bytes) -> Message:
     vocabulary in its one valid form; never anything else.
     """
     mapping = _RECORD.parse(payload)
-    return from_mapping(_RECORD_TYPES[cast(str, mapping["MsgType"])], mapping)
+    return from_mapping(_RECORD_TYPES[str(mapping["MsgType"])], mapping)
 
 
 def encode(message: Message) -> bytes:
@@ -247,7 +247,7 @@ def decode_text(text: str | bytes) -> Message:
     """The message that a WebSocket text is. Raises JsonError, as ``decode`` does."""
     payload = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     mapping = _TEXT.parse(payload)
-    return from_mapping(_TEXT_TYPES[cast(str, mapping["MsgType"])], mapping)
+    return from_mapping(_TEXT_TYPES[str(mapping["MsgType"])], mapping)
 
 
 def encode_text(message: Message) -> str:

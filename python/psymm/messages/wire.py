@@ -236,6 +236,31 @@ def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
     return made
 
 
+def is_exact(value: Message) -> bool:
+    """Whether each value has the very type that its bytes would be read as, so that to decode them
+    would give this message again. Not asked of groups: a message with entries is not exact."""
+    for attribute, kind in _types.get(type(value)) or _types_of(type(value)):
+        held = getattr(value, attribute)
+        if held is not None and type(held) is not kind:
+            return False
+    return True
+
+
+_types: dict[type, tuple[tuple[str, type | None], ...]] = {}
+_PYTHON = {"str": str, "int": int, "uint": int, "decimal": int, "udecimal": int}
+
+
+def _types_of(cls: type[Message]) -> tuple[tuple[str, type | None], ...]:
+    def kind(rule: FieldRule) -> type | None:
+        if rule.wire is None:
+            return rule.choices
+        return _PYTHON.get(rule.wire.kind, bytes)
+
+    made = tuple((rule.attribute, kind(rule)) for rule in field_rules(cls))
+    _types[cls] = made
+    return made
+
+
 def from_mapping(cls: type[M] | type[P], mapping: Mapping[str, Any]) -> M | P:
     """The inverse of ``to_mapping``, for a mapping that the core has parsed by the schema."""
     attributes, names, converters = _readers.get(cls) or _reader_of(cls)
