@@ -33,7 +33,9 @@ class TokenBucket:
 
     def spend(self, cost: float, now: float) -> bool:
         """Take `cost` in any case; False where it was not there. Time pays the debt off first."""
-        self._left = self.left(now) - cost
+        passed = max(now - self._seen, 0.0)
+        self._left = min(self._most, self._left + passed * self._per_second) - cost
+        self._seen = now
         return self._left >= 0
 
     def give_back(self, cost: float) -> None:

@@ -219,7 +219,7 @@ def floor(s: Any) -> int:
 
 
 def needs_cover(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
-    connection.uncovered_since = now
+    signing.await_cover(s, connection, now)
 
 
 def log_out_too(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
@@ -668,7 +668,7 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
         put(Replay, "_legal_time", lambda self, entry, covered: entry.sending_time),
         "race-expiry-fill-late",
     ),
-    (put(rules, "_expire", lambda account: account), "race-expiry-order-late"),
+    (put(rules, "_expire", lambda account, clock: account), "race-expiry-order-late"),
     (put(orders, "_CANCELLING", ()), "race-fill-after-cancel-seen"),
     (put(quotes, "withdraw", NO_CHANGE), "race-quote-cancelled-while-hit"),
     (around(quotes, "withdraw", hits_withdrawn), "race-quote-hit-then-cancelled"),

@@ -28,7 +28,7 @@ from psymm.rulebook.beforehand import first_order_fault, size_fault
 from psymm.rulebook.checkpoint import Difference, first_difference, restore
 from psymm.rulebook.inputs import ChainFacts, ChainPlace, ReplayInputs, RuledFrame, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
-from psymm.rulebook.persistent_map import PersistentMap
+from psymm.rulebook.persistent_map import PersistentMap, SmallMap
 from psymm.rulebook.sequence import Fault, Replay, Ruling, replay
 from psymm.rulebook.settlement import DEADLINE_STEP_S
 from psymm.rulebook.views import (
@@ -81,6 +81,7 @@ __all__ = [
     "RuledFrame",
     "Ruling",
     "SessionKey",
+    "SmallMap",
     "VerifiedFrame",
     "Violation",
     "balances",

@@ -43,6 +43,7 @@ from psymm.rulebook.checks import (
     traders_fee,
     use_id,
 )
+from psymm.rulebook.totals import with_order, with_position
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse, violated
 
@@ -131,7 +132,7 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
 
 def _send_open(account: Account, order: LiveOrder) -> Account:
     _check_openable(account)
-    if sum(o.opens for o in account.orders.values()) >= account.terms.limits.open_orders:
+    if account.totals.opening >= account.terms.limits.open_orders:
         refuse("too-many-orders", limit=account.terms.limits.open_orders)
     return _check_order(_with_order(account, order), order)
 
@@ -235,6 +236,7 @@ def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Accoun
     account = replace(
         account,
         orders=account.orders.without(order.cl_ord_id),
+        totals=with_order(account, order, None),
         ended_orders=account.ended_orders.put(order.cl_ord_id, OrderStatus.REPLACED),
     )
     made = replace(
@@ -385,6 +387,7 @@ def _open_position(
     account = replace(
         account,
         positions=account.positions.put(position.position_id, position),
+        totals=with_position(account, None, position),
         fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
     )
     check_fresh(account, order.symbol)
@@ -399,13 +402,14 @@ def _close_position(account: Account, order: LiveOrder, quantity: int, price: in
         refuse("partial-market-close", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     position = account.positions[order.position_id]
     rate = account.instrument(order.symbol).close_fee
-    left = replace(position, quantity=position.quantity - quantity)
-    table = account.positions
+    left, table = position.quantity - quantity, account.positions
+    reduced = replace(position, quantity=left) if left else None
     return replace(
         account,
-        positions=table.put(position.position_id, left)
-        if left.quantity
-        else table.without(position.position_id),
+        positions=table.without(position.position_id)
+        if reduced is None
+        else table.put(position.position_id, reduced),
+        totals=with_position(account, position, reduced),
         realised=account.realised + position.profit(price, quantity),
         fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
     )
@@ -443,6 +447,7 @@ def _with_order(account: Account, order: LiveOrder) -> Account:
     return replace(
         account,
         orders=account.orders.put(order.cl_ord_id, order),
+        totals=with_order(account, account.orders.get(order.cl_ord_id), order),
         next_expiry=min(account.next_expiry, order.expire_time),
     )
 
@@ -456,5 +461,6 @@ def end_order(account: Account, order: LiveOrder, status: OrderStatus) -> Accoun
         account,
         positions=positions,
         orders=account.orders.without(order.cl_ord_id),
+        totals=with_order(account, account.orders.get(order.cl_ord_id), None),
         ended_orders=account.ended_orders.put(order.cl_ord_id, status),
     )

@@ -86,14 +86,13 @@ def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
             clock=clock,
             bytes_sent=(trader, solver + entry.size),
         )
-    return settlement.release_freeze(_expire(account))
+    if clock > account.next_expiry:
+        account = _expire(account, clock)
+    return account if account.alive is None else settlement.release_freeze(account)
 
 
-def _expire(account: Account) -> Account:
+def _expire(account: Account, clock: int) -> Account:
     """Drop what has outlived its time; a quote, request or order dies once the clock is past it."""
-    if account.clock <= account.next_expiry:
-        return account
-    clock = account.clock
     requests, live = account.requests, account.quotes
     for request in account.requests.values():
         if request.expire_time < clock:
@@ -127,7 +126,7 @@ def rule(  # noqa: C901
         refuse("malformed", code=entry.malformed)
     if entry.unseen:
         refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
-    if beyond(account, entry) and not isinstance(said, m.Heartbeat):
+    if not isinstance(said, m.Heartbeat) and beyond(account, entry):
         refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
     _admit(account, entry, said)
     match said:
@@ -191,7 +190,10 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
         return
     if not account.logged_on[lane]:
         refuse("not-logged-on", lane=lane.name.lower())
-    _check_key(account, entry, said)
+    key = account.keys[lane][-1]
+    outside = entry.seq > key.to_seq or entry.sending_time > key.expiry
+    if outside and not isinstance(said, m.SessionKeyChange):
+        refuse("session-key-expired", seq=entry.seq, to_seq=key.to_seq, expiry=key.expiry)
     if isinstance(said, m.Reject | m.BusinessMessageReject):
         named = said.ref_seq_num
         if named is not None and not 1 <= named <= entry.peer_seq:
@@ -216,14 +218,6 @@ def _check_closes(account: Account, said: m.QuoteRequest | m.Quote) -> None:
     """After a Logout: a price can still close what is open in its symbol (`spec.md` 63)."""
     if not any(position.symbol == said.symbol for position in account.positions.values()):
         refuse("logged-out", msg_type=said.MSG_TYPE)
-
-
-def _check_key(account: Account, entry: RuledFrame, said: m.Message) -> None:
-    key = account.key_in_force(entry.lane)
-    if key is None or isinstance(said, m.SessionKeyChange):
-        return
-    if entry.seq > key.to_seq or entry.sending_time > key.expiry:
-        refuse("session-key-expired", seq=entry.seq, to_seq=key.to_seq, expiry=key.expiry)
 
 
 def _deadline(account: Account) -> int | None:

@@ -221,14 +221,12 @@ class Replay:
         """The entry as covering no more than its signer may have seen at its time."""
         if entry.lane is Lane.TRADER:
             floor = self.pending[-1].peer_seq if self.pending else self._trader_covers
-            newest = self._sent_at(entry.peer_seq) if entry.peer_seq > floor else NO_TIME
+            sent = self._sent_at
         else:
-            floor = self.account.trader_seq
-            newest = self._pending_at(entry.peer_seq) if entry.peer_seq > floor else NO_TIME
+            floor, sent = self.account.trader_seq, self._pending_at
         skew = self.terms.timeouts.skew
-        if has_come(newest, entry.sending_time, skew):
+        if entry.peer_seq <= floor or has_come(sent(entry.peer_seq), entry.sending_time, skew):
             return entry
-        sent = self._sent_at if entry.lane is Lane.TRADER else self._pending_at
         ahead = _first(
             floor + 1,
             entry.peer_seq,
@@ -243,6 +241,8 @@ class Replay:
     def _sent_at(self, seq: int) -> int:
         """The sendingTime of a solver frame that no trader frame in effect covers."""
         events = self._events
+        if events and events[-1].entry.lane is Lane.SOLVER and events[-1].entry.seq == seq:
+            return events[-1].entry.sending_time  # mostly it is the last
         after = _first(0, len(events), lambda i: events[i].before.solver_seq >= seq)
         return events[after - 1].entry.sending_time if after else NO_TIME
 
@@ -252,14 +252,18 @@ class Replay:
 
     def look_ahead(self) -> Projection:
         """As if the pending trader frames were covered now, in time."""
+        if not self.pending:
+            return Projection(self, (), self)
         at, rulings = replace(self, pending=())._take(self.pending, None)
         return Projection(at, tuple(rulings), self)
 
     def _covers_all_in_time(self, entry: RuledFrame) -> bool:
-        return all(
-            t.seq <= entry.peer_seq and self._legal_time(t, entry.sending_time) == t.sending_time
-            for t in self.pending
-        )
+        for pending in self.pending:
+            if pending.seq > entry.peer_seq:
+                return False
+            if self._legal_time(pending, entry.sending_time) != pending.sending_time:
+                return False
+        return True
 
     def preview(
         self,
@@ -325,10 +329,12 @@ class Replay:
         if entry.lane is Lane.SOLVER and entry.seq <= self._wallet_covers:
             return entry.sending_time
         limit = entry.sending_time + self.terms.timeouts.acknowledgement
-        noticed = self.facts.noticed.get((int(entry.lane), entry.seq))
-        if covered_at <= limit or (noticed is not None and noticed <= limit):
+        if covered_at <= limit:
             return entry.sending_time
-        return covered_at if noticed is None else min(covered_at, noticed)
+        noticed = self.facts.noticed.get((int(entry.lane), entry.seq))
+        if noticed is None:
+            return covered_at
+        return entry.sending_time if noticed <= limit else min(covered_at, noticed)
 
     def _decide(
         self, entries: Sequence[RuledFrame], rulings: list[Ruling]
@@ -349,10 +355,7 @@ class Replay:
                 if event.entry.lane is Lane.SOLVER:
                     if event.entry.seq > entry.peer_seq:
                         break
-                    # A UCP out of place is void and no fault (``spec.md`` 28): a replay that begins
-                    # at a checkpoint does not have what one from before it named.
-                    placed = not isinstance(event.entry.message, Checkpoint)
-                    if placed and event.first is not None and _rejects(entry, event.entry.seq):
+                    if event.first is not None and _is_fault(event, entry):
                         faults = (*faults, Fault(event.entry.seq, event.first))
                     legal = self._legal_time(event.entry, entry.sending_time)
                     if legal != event.legal_time != NO_TIME:
@@ -367,16 +370,34 @@ class Replay:
         rest = replace(self, account=account, _rejected=faults, _events=tuple(events[at:]))
         return rest, decided
 
-    def _finds_late(self, entry: RuledFrame) -> bool:
-        """Whether a solver frame that this one is the first to cover was late."""
-        for event in self._events:
+    def _take_in_time(self, entry: RuledFrame) -> tuple[Replay, list[Ruling]] | None:
+        """What ``_take`` gives for one trader frame in time; None where it decides that a solver
+        frame was late, which is seldom, and costs more."""
+        events, faults = self._events, self._rejected
+        at = end = 0
+        for event in events:
             if event.entry.lane is Lane.SOLVER:
                 if event.entry.seq > entry.peer_seq:
                     break
                 legal = self._legal_time(event.entry, entry.sending_time)
                 if legal != event.legal_time != NO_TIME:
-                    return True
-        return False
+                    return None
+                if event.first is not None and _is_fault(event, entry):
+                    faults = (*faults, Fault(event.entry.seq, event.first))
+                end = at + 1
+            at += 1
+        named, covers = self.named, self._trader_covers
+        if entry.peer_seq > covers:
+            covers, firm = entry.peer_seq, True
+            for event in events[end:]:
+                if event.shaken or (event.entry.unseen and event.entry.lane is Lane.TRADER):
+                    firm = False
+            named = self._named(covers, events, self.account, end, firm=firm)
+        taken = replace(
+            self, named=named, _trader_covers=covers, _rejected=faults, _events=events[at:]
+        )
+        rulings: list[Ruling] = []
+        return taken._apply(entry, entry.sending_time, rulings), rulings
 
     def _apply_again(self, events: list[_Event], late: set[int], rulings: list[Ruling]) -> Account:
         """The account after the events, from the first that is late on with its legal time."""
@@ -391,7 +412,10 @@ class Replay:
             )
             if violation != event.violation or i in late:
                 legal = event.legal_time or account.clock
-                rulings.append(_ruling(event.entry, legal, violation, again=True))
+                said = event.entry.message
+                rulings.append(
+                    Ruling(event.entry.lane, event.entry.seq, said, legal, violation, again=True)
+                )
             shaken = event.shaken or i > first
             events[i] = replace(event, before=before, violation=violation, shaken=shaken)
         return account
@@ -442,7 +466,9 @@ class Replay:
         account, violation = _ruled(
             self.account, entry, legal_time, self.inputs, self.facts, self.named
         )
-        rulings.append(_ruling(entry, legal_time or account.clock, violation))
+        rulings.append(
+            Ruling(entry.lane, entry.seq, entry.message, legal_time or account.clock, violation)
+        )
         event = _Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
         after = replace(self, account=account, _events=(*self._events, event))
         said = entry.message
@@ -487,10 +513,10 @@ class Projection:
         """With one more trader frame."""
         entry = self.since._seen(entry)
         since = replace(self.since, pending=(*self.since.pending, entry))
-        if self.replay._finds_late(entry):
+        taken = self.replay._take_in_time(entry)
+        if taken is None:
             return since.look_ahead()
-        at, rulings = self.replay._take((entry,), None)
-        return Projection(at, (*self.rulings, *rulings), since)
+        return Projection(taken[0], (*self.rulings, *taken[1]), since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,11 +546,12 @@ def _ruled(
         placed = advance(account, entry, NO_TIME)
         void = violated("dated-ahead", sent=entry.sending_time, seen=noticed)
         return checkpoint.overdue(placed, entry), void.violation
-    placed = advance(account, entry, legal_time)
+    account, violation = advance(account, entry, legal_time), None
     try:
-        return checkpoint.overdue(rule(placed, entry, inputs, facts, named), entry), None
+        account = rule(account, entry, inputs, facts, named)
     except RuleBroken as refused:
-        return checkpoint.overdue(placed, entry), refused.violation
+        violation = refused.violation
+    return account if account.offer is None else checkpoint.overdue(account, entry), violation
 
 
 def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
@@ -544,14 +571,13 @@ def _fault(refusal: CheckpointRefusal) -> Fault:
     return Fault(refusal.seq, found, refusal.lane)
 
 
-def _ruling(
-    entry: RuledFrame, legal_time: int, violation: Violation | None, *, again: bool = False
-) -> Ruling:
-    return Ruling(entry.lane, entry.seq, entry.message, legal_time, violation, again)
-
-
-def _rejects(entry: RuledFrame, seq: int) -> bool:
-    return isinstance(entry.message, Reject) and entry.message.ref_seq_num == seq
+def _is_fault(event: _Event, entry: RuledFrame) -> bool:
+    """Whether a trader frame rejects a solver frame that broke a rule. A UCP out of place is void
+    and no fault (``spec.md`` 28): a replay that begins at a checkpoint does not have what one from
+    before it named."""
+    said = entry.message
+    rejects = isinstance(said, Reject) and said.ref_seq_num == event.entry.seq
+    return rejects and not isinstance(event.entry.message, Checkpoint)
 
 
 def replay(

@@ -27,9 +27,9 @@ from psymm.session.protocol import (
     SessionParams,
     SessionStatus,
     begin_session,
+    checkpoints,
     key_in_force,
 )
-from psymm.session.protocol.checkpoints import MOST_HELD
 from psymm.session.runner import SessionRunner
 from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
@@ -117,7 +117,9 @@ def params_of(terms: Terms, lane: int) -> SessionParams:
         minimum_collateral=terms.minimum(1 - lane),
         frames_per_second=terms.limits.frames_per_second,
         checkpoint_frames=min(
-            MOST_HELD, terms.limits.frames // 2, terms.limits.bytes // (2 * MAX_PAYLOAD_BYTES)
+            checkpoints.MOST_HELD,
+            terms.limits.frames // 2,
+            terms.limits.bytes // (2 * MAX_PAYLOAD_BYTES),
         ),
     )
 

@@ -212,7 +212,8 @@ class SessionProtocol:
     @property
     def options(self) -> list[Settlement]:
         """What may still be mined; see `lifecycle.options`."""
-        return lifecycle.options(self.state.lifecycle)
+        life = self.state.lifecycle
+        return lifecycle.options(life) if life.offered or life.proposal else []
 
     @property
     def settled(self) -> ChainFact | None:
@@ -233,7 +234,8 @@ class SessionProtocol:
     @property
     def cited(self) -> Citation | None:
         """The frame that waits for our view of the chain, if one does."""
-        return holding.cited(self.state)
+        # While only business goes on, none waits.
+        return holding.cited(self.state) if self.state.attention else None
 
     @property
     def held_back(self) -> int:
@@ -250,7 +252,7 @@ class SessionProtocol:
     @property
     def final_ack_owed(self) -> bool:
         """The custody has ended, and its solver may lack frames of ours."""
-        return final_ack.is_owed(self.state)
+        return self.state.lifecycle.settled is not None and final_ack.is_owed(self.state)
 
     @property
     def acknowledged(self) -> int:
@@ -456,8 +458,9 @@ class SessionProtocol:
         connection = s.connection
         if connection is None or connection.closing is not None:
             return self._leave(out)
-        ruling.release(s, out, now)
-        if not connection.proven:
+        if s.held:
+            ruling.release(s, out, now)
+        if connection.sync is HeadSync.UNPROVEN:
             why = "resume first: nothing proves who you are"
             signing.report_malformed(s, out, now, "frame", why)
             return self._leave(out)
@@ -479,7 +482,7 @@ class SessionProtocol:
     def _is_within_rate(self, connection: ConnectionState, frame: Frame, now: int) -> bool:
         # A resume brings the peer's frames again, and may show us our own that we lack.
         s = self.state
-        asked_for = not connection.synced or (
+        asked_for = connection.sync is not HeadSync.SYNCED or (
             frame.lane == s.peer and frame.seq <= connection.gap.until
         )
         repeated = asked_for and frame.seq > s.record.heads[frame.lane].seq
@@ -516,7 +519,8 @@ class SessionProtocol:
         is signed then.
         """
         s, out = self.state, self._enter(now)
-        ruling.release(s, out, now)
+        if s.held:
+            ruling.release(s, out, now)
         try:
             self._check_send(message, now)
             entry = signing.sign(s, out, message, now)
@@ -536,7 +540,8 @@ class SessionProtocol:
         if violation is not None:
             refusal = LaneAtLimit if violation.name == LaneAtLimit.code else Refused
             raise refusal(str(violation), rule=violation.name, message=message.MSG_TYPE)
-        if lifecycle.options(s.lifecycle) and not isinstance(message, _BESIDE_OPTIONS):
+        options = s.lifecycle.proposal is not None or s.lifecycle.offered
+        if options and not isinstance(message, _BESIDE_OPTIONS):
             # The rulebook's clock may be past its deadline before the chain is, and a proposal that
             # the record refused binds us on chain all the same.
             raise NotNow("a settlement that we may have signed can still be mined")
@@ -777,6 +782,7 @@ class SessionProtocol:
             lifecycle.restate(s, out)
             checkpoints.take_effect(s, out)
             s.attention = not self._only_business()
+            keys.note_limits(s)
             if s.connection is not None:
                 s.connection.wake_at = 0  # Any deadline may have changed.
         return out

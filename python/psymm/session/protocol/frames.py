@@ -20,7 +20,7 @@ from psymm.session.protocol import gaps, holding, keys, recovery, revoked, rulin
 from psymm.session.protocol.budget import EARLY_BYTES, EARLY_FRAMES
 from psymm.session.protocol.effects import Effects, StoreEvidence, StoreFrame
 from psymm.session.protocol.signing import disconnect, report_malformed, stop
-from psymm.session.protocol.state import ConnectionState, SessionState
+from psymm.session.protocol.state import ConnectionState, HeadSync, SessionState
 from psymm.transcript.delegation import DelegationRefused
 
 _UNSIGNED: Final = ("bad-signature", "no-key")
@@ -39,7 +39,7 @@ def receive(
         _own(s, connection, out, frame, now)
     elif frame.seq <= s.record.heads[s.peer].seq:
         _again(s, out, frame, now)
-    elif (full := holding.full(s)) is not None:
+    elif s.held and (full := holding.full(s)) is not None:
         disconnect(s, out, full)
     elif frame.seq > s.record.heads[s.peer].seq + 1:
         _beyond(s, connection, out, frame, now)
@@ -57,11 +57,11 @@ def _next(
     endorsed: bool = False,
 ) -> None:
     """The frame that continues the peer's lane. endorsed: the wallet's next key builds on it."""
-    if not has_room(s, frame):
+    if not s.lifecycle.trading_open and not has_room(s, frame):
         early = "too many frames before collateral was accepted"
         disconnect(s, out, OverBudget(early, frames=EARLY_FRAMES, bytes=EARLY_BYTES))
         return
-    refused = None if endorsed else keys.refuses(s, frame)
+    refused = keys.refuses(s, frame) if s.keys.revoked and not endorsed else None
     if refused is not None:
         revoked.refuse(s, connection, out, frame, refused, now)
         return
@@ -74,7 +74,7 @@ def _next(
         return
     if connection.gap.due is not None:
         gaps.came(s, connection, frame.seq)
-    if not connection.synced:
+    if connection.sync is not HeadSync.SYNCED:
         connection.frames_fetched += 1
     out.append(StoreFrame(entry))
     ruling.on_recorded(s, out, entry, now)

@@ -76,11 +76,24 @@ def due(s: SessionState) -> tuple[int, int] | None:
 
 def number_due(s: SessionState) -> bool:
     """Whether our last frame was the one from which on another key is due."""
-    ruled = s.record.ruled_since(s.lane)
-    if s.keys.due_for != ruled:
-        found = due(s)
-        s.keys.due_for, s.keys.due_at = ruled, None if found is None else found[1]
+    if s.attention:
+        note_limits(s)
     return s.record.heads[s.lane].seq == s.keys.due_at
+
+
+def note_limits(s: SessionState) -> None:
+    """Keep how long our key in force signs, and from when on the next is due: of one key, these
+    never change, and another comes only while `SessionState.attention` is set."""
+    keys, known = s.keys, s.record.delegation(s.lane)
+    ruled = s.record.ruled_since(s.lane)
+    if keys.due_for != ruled:
+        found = due(s)
+        keys.due_for, keys.due_at = ruled, None if found is None else found[1]
+    keys.signs_until = keys.signs_to = 0
+    if known is None or keys.key is None or s.recovery.health != "complete":
+        return
+    if revocation(keys, s.lane, known.public_key) is None:
+        keys.signs_until, keys.signs_to = known.expiry, known.to_seq
 
 
 def prover(s: SessionState, now: int) -> ResumeSigner | None:

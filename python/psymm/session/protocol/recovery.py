@@ -164,5 +164,5 @@ def _conclude(s: SessionState, out: Effects) -> None:
 
 
 def _set_health(s: SessionState, out: Effects, health: Health) -> None:
-    s.recovery.health = health
+    s.recovery.health, s.attention = health, True
     out += (StoreHealth(health), HealthChanged(health))

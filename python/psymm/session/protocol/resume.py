@@ -248,7 +248,7 @@ def open_dispute(
     nothing more is signed on this connection, we show our frames at those places (of a lane and a
     number each), and it is left once the peer has had the time to show its own. What either side
     shows is signed, and stops the one it proves wrong."""
-    connection.sync = HeadSync.DISPUTED
+    connection.sync, s.attention = HeadSync.DISPUTED, True
     connection.dispute, connection.dispute_until = error, now + DISPUTE_NS
     arm(connection, connection.dispute_until)
     out.append(HeadsDiffer(error))

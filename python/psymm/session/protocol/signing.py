@@ -49,6 +49,18 @@ MALFORMED_LIMIT: Final = 8
 # --- may we sign? --------------------------------------------------------------------------------
 
 
+def signs_freely(s: SessionState, now: int) -> bool:
+    """Nothing but business goes on (`SessionState.attention`), our clock is right and our key in
+    force: the short answer, which is right nearly always where it is yes."""
+    head = s.record.heads[s.lane]
+    return (
+        not s.attention
+        and s.error is None
+        and head.sending_time <= now <= s.keys.signs_until
+        and head.seq < s.keys.signs_to
+    )
+
+
 def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
     """Why nothing may be signed now: NotNow or one of its kinds. None where it may."""
     if s.connection is None:
@@ -62,11 +74,13 @@ def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
 
 def may_sign(s: SessionState, now: int) -> bool:
     """Whether anything may be signed now, if it is due."""
-    return s.error is None and refuses_to_sign(s, now) is None
+    return signs_freely(s, now) or (s.error is None and refuses_to_sign(s, now) is None)
 
 
 def must_sign(s: SessionState, now: int) -> None:
     """Raises what keeps us from signing now."""
+    if signs_freely(s, now):
+        return
     expect_own_journal(s)
     refusal = refuses_to_sign(s, now)
     if refusal is not None:
@@ -129,8 +143,9 @@ def is_uncovered(s: SessionState) -> bool:
 
 def many_uncovered(s: SessionState) -> bool:
     """Whether the solver may soon have to wait for a cover of ours."""
-    uncovered = coverable(s) - s.record.heads[s.lane].peer_seq
-    return s.lane == TRADER and uncovered >= MOST_UNCOVERED // 2
+    if s.lane != TRADER:
+        return False
+    return coverable(s) - s.record.heads[s.lane].peer_seq >= MOST_UNCOVERED // 2
 
 
 def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
@@ -159,8 +174,9 @@ def sign(
     """
     if s.recovery.health != "complete" or s.keys.key is None:
         raise JournalRestored(custody=s.record.agreement.custody)
+    top = coverable(s)
     entry = s.record.sign(
-        s.keys.key, s.lane, message, now, covers=coverable(s) if covers is None else covers
+        s.keys.key, s.lane, message, now, covers=top if covers is None else covers
     )
     lifecycle.apply(s, entry)
     out += (StoreFrame(entry), SendFrame(entry), FrameSent(entry))
@@ -169,7 +185,7 @@ def sign(
     if s.connection is not None:
         s.connection.last_sent = now
         s.connection.uncovered_since = None
-        if is_uncovered(s):
+        if entry.frame.peer_seq < top and is_uncovered(s):
             await_cover(s, s.connection, now)
     if s.rulebook is not None:
         for ruling in s.rulebook.arrived(entry):
@@ -221,7 +237,7 @@ def disconnect(s: SessionState, out: Effects, error: PSymmError) -> None:
 def stop(s: SessionState, out: Effects, error: PSymmError) -> None:
     """Sign nothing more in this custody. The journal keeps what happened."""
     if s.error is None:
-        s.error = error
+        s.error, s.attention = error, True
         out.append(Stopped(error))
         disconnect(s, out, error)
         lifecycle.restate(s, out)
