@@ -141,7 +141,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 test-python: setup build/bench.stamp
 	$(PYTEST)
 	@echo '==> once more with PSYMM_BACKEND=portable'
-	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript
+	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript tests/journal
 
 test: lint test-core test-valgrind test-circuits test-contracts test-python
 

@@ -56,13 +56,14 @@ from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import SettlementRefused
+from psymm.journal.writer import open_journal
+from psymm.session.chain_facts import Mined, custody_of
 from psymm.session.clock import SystemClock
-from psymm.session.collateral import Mined, custody_of
 from psymm.session.party import LocalParty, journal_secret
 from psymm.terms import ChainRef, CollateralTerms, Instrument, Limits, Rates, Tariff, Terms
 from psymm.transcript.agreement import CustodyAgreement
-from psymm.transcript.journal import open_journal
-from psymm.wallet import KeyWallet, TypedMessage
+from psymm.typed_message import TypedMessage
+from psymm.wallet import KeyWallet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

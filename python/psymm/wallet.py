@@ -9,8 +9,7 @@ Nothing here prints, logs or raises a secret.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -18,69 +17,11 @@ import trio
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from psymm._core import SecretKey, address_of, keccak256
-from psymm._core import domain_separator as core_domain_separator
+from psymm._core import SecretKey, address_of
 from psymm.errors import UnsteadySigner, WalletError
 from psymm.keystores import open_keystore, seal_keystore
 from psymm.signatures import signature_by
-
-Scalar: TypeAlias = int | str | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TypedMessage:
-    """One EIP-712 struct under the domain `pSymm`, version 1.
-
-    fields: (name, type) in order; types: bytes32, address, string, bytes, uintN. values: bytes
-    of 32 for bytes32, checksummed str for address, int for uintN.
-    """
-
-    chain_id: int
-    contract: str
-    primary_type: str
-    fields: Sequence[tuple[str, str]]
-    values: Mapping[str, Scalar] = field(repr=False)
-
-    @property
-    def type_hash(self) -> bytes:
-        members = ",".join(f"{kind} {name}" for name, kind in self.fields)
-        return keccak256(f"{self.primary_type}({members})".encode())
-
-    @property
-    def domain(self) -> bytes:
-        return core_domain_separator(self.chain_id, bytes.fromhex(self.contract[2:]))
-
-    def digest(self) -> bytes:
-        """The 32 bytes that are signed: keccak256(0x1901 ‖ domain ‖ hashStruct)."""
-        struct = self.type_hash + b"".join(
-            _word(kind, self.values[name]) for name, kind in self.fields
-        )
-        return keccak256(b"\x19\x01" + self.domain + keccak256(struct))
-
-    def full_message(self) -> dict[str, object]:
-        """The JSON object that `eth_signTypedData_v4` and eth-account take."""
-        return {
-            "types": {
-                "EIP712Domain": [
-                    {"name": "name", "type": "string"},
-                    {"name": "version", "type": "string"},
-                    {"name": "chainId", "type": "uint256"},
-                    {"name": "verifyingContract", "type": "address"},
-                ],
-                self.primary_type: [{"name": name, "type": kind} for name, kind in self.fields],
-            },
-            "primaryType": self.primary_type,
-            "domain": {
-                "name": "pSymm",
-                "version": "1",
-                "chainId": self.chain_id,
-                "verifyingContract": self.contract,
-            },
-            "message": {
-                name: "0x" + value.hex() if isinstance(value, bytes) else value
-                for name, value in self.values.items()
-            },
-        }
+from psymm.typed_message import TypedMessage
 
 
 class Wallet(Protocol):
@@ -272,23 +213,3 @@ def read_password(descriptor: int) -> str:
 
 
 # --- EIP-712 words ----------------------------------------------------------------------------
-
-
-def _word(kind: str, value: Scalar) -> bytes:
-    if kind == "bytes32":
-        if not isinstance(value, bytes) or len(value) != 32:
-            raise ValueError("a bytes32 is 32 bytes")
-        return value
-    if kind == "address":
-        if not isinstance(value, str) or len(value) != 42:
-            raise ValueError("an address is a 0x string of 20 bytes")
-        return bytes(12) + bytes.fromhex(value[2:])
-    if kind.startswith("uint"):
-        if not isinstance(value, int) or not 0 <= value < 1 << int(kind[4:]):
-            raise ValueError(f"not a {kind}: {value!r}")
-        return value.to_bytes(32, "big")
-    if kind == "string" and isinstance(value, str):
-        return keccak256(value.encode())
-    if kind == "bytes" and isinstance(value, bytes):
-        return keccak256(value)
-    raise ValueError(f"no EIP-712 encoding here for {kind}")

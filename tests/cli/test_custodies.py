@@ -13,8 +13,8 @@ from custody_scene import Signers
 
 from psymm.cli.custodies import chosen
 from psymm.cli.exit_status import CommandError
+from psymm.journal.writer import open_journal
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.journal import open_journal
 
 CUSTODY = Signers().opening.custody.hex()
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transcript"))
 
 from custody_scene import Signers
 
+from psymm.journal.writer import open_journal
 from psymm.messages import Heartbeat
 from psymm.transcript.agreement import TRADER
-from psymm.transcript.journal import open_journal
 
 
 @pytest.fixture

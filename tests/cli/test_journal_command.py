@@ -24,11 +24,11 @@ from session_scene import Scene, SceneClock
 from test_resume import Lives, resumed
 
 from psymm.errors import SessionClosed
+from psymm.journal.reader import open_journal_reader
 from psymm.keystores import seal_keystore
 from psymm.session.protocol import SessionStatus
 from psymm.session.trader import dialer
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.reader import open_journal_reader
 
 
 @pytest.fixture(scope="module")

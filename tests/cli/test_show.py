@@ -26,6 +26,8 @@ from rogue import fall_silent, sign_unchecked
 from session_scene import SECOND, Scene, scene
 
 from psymm._core import Frame, SecretKey
+from psymm.journal.export import export
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -35,8 +37,7 @@ from psymm.messages import (
 )
 from psymm.terms import UNIT
 from psymm.transcript.agreement import CustodyAgreement
-from psymm.transcript.file import encode_file, export
-from psymm.transcript.journal import Journal, open_journal
+from psymm.transcript.file import encode_file
 from psymm.wallet import KeyWallet, save_keystore
 
 HOSTILE = "q\x1b[2J\u202e"

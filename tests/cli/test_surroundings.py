@@ -26,7 +26,7 @@ from test_key import Wallet
 from psymm._core import SecretKey
 from psymm.chain.deployment import Deployment
 from psymm.cli import run
-from psymm.transcript.journal import open_journal
+from psymm.journal.writer import open_journal
 from psymm.wallet import save_keystore
 
 PSYMM = [sys.executable, "-m", "psymm"]

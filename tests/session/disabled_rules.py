@@ -29,6 +29,7 @@ from psymm.errors import (
     PSymmError,
     ResumeRefused,
 )
+from psymm.journal.writer import Change, Journal
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
@@ -44,7 +45,7 @@ from psymm.rulebook.sequence import Replay
 from psymm.session import handshake as handshake_module
 from psymm.session import solver as solver_module
 from psymm.session import trader as trader_module
-from psymm.session.collateral import ChainView
+from psymm.session.chain_facts import ChainView
 from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import (
     HeadSync,
@@ -73,7 +74,6 @@ from psymm.session.trader import TraderSession
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.introduction import SignedIntroduction
-from psymm.transcript.journal import Change, Journal
 
 LONG_AGO: Final = -(10**18)
 

@@ -23,7 +23,8 @@ from psymm.errors import WalletError
 from psymm.nursery import open_block_nursery
 from psymm.session.key_rotator import Revocations
 from psymm.session.party import LocalParty
-from psymm.wallet import KeyWallet, TypedMessage
+from psymm.typed_message import TypedMessage
+from psymm.wallet import KeyWallet
 
 LIFE_S = 3600
 

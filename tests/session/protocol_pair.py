@@ -25,7 +25,7 @@ from psymm._core import SecretKey, keccak256
 from psymm.custody.notes import Note
 from psymm.messages import Logon, Message, NoteRef, encode_text
 from psymm.rulebook import Account
-from psymm.session.collateral import Fact, custody_of
+from psymm.session.chain_facts import Fact, custody_of
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import params_of
 from psymm.session.protocol import (

@@ -67,7 +67,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.collateral import custody_of
+from psymm.session.chain_facts import custody_of
 from psymm.session.handshake import DelegatedKey, Host, conclude_handshake, fresh_nonce, introduce
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import LocalParty, read_record

@@ -24,6 +24,7 @@ from psymm.custody.planning import Signatures
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import CollateralMissing, CollateralSpent, Disconnected, PSymmError
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import (
     ChainFact,
     ExecType,
@@ -42,7 +43,7 @@ from psymm.messages import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import Account
-from psymm.session.collateral import ChainView, Fact, Mined, custody_of
+from psymm.session.chain_facts import ChainView, Fact, Mined, custody_of
 from psymm.session.ledger import RulebookLedger
 from psymm.session.party import LocalParty, journal_secret
 from psymm.session.protocol import Effects, Event, FrameReceived, FrameSent, SessionStatus
@@ -63,9 +64,9 @@ from psymm.terms import (
     Timeouts,
 )
 from psymm.transcript.agreement import SOLVER, CustodyAgreement
-from psymm.transcript.journal import Journal, open_journal
 from psymm.transcript.resumption import challenge_for
-from psymm.wallet import KeyWallet, TypedMessage, Wallet
+from psymm.typed_message import TypedMessage
+from psymm.wallet import KeyWallet, Wallet
 
 CHAIN_ID = 31337
 PSYMM = "0x5FbDB2315678afecb367f032d93F642f64180aa3"

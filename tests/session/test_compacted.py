@@ -17,6 +17,7 @@ from trio.testing import MockClock
 
 from psymm._core import Frame
 from psymm.errors import Equivocation, JournalBehind, JournalRestored
+from psymm.journal.repair import inspect, repair_journal
 from psymm.messages import (
     Checkpoint,
     LaneCode,
@@ -36,7 +37,6 @@ from psymm.session.runner import SessionRunner
 from psymm.session.solver import SolverServer
 from psymm.terms import UNIT
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.repair import inspect, repair_journal
 
 Clock = MockClock
 

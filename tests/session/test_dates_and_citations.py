@@ -33,7 +33,7 @@ from psymm.messages import (
     encode,
 )
 from psymm.rulebook.rules import MOST_UNCOVERED
-from psymm.session.collateral import CITED_AHEAD, Fact
+from psymm.session.chain_facts import CITED_AHEAD, Fact
 from psymm.session.protocol import CitationWaits, HeldBack, OwnClockBehind, SessionStatus
 from psymm.session.runner import SessionRunner
 from psymm.terms import UNIT

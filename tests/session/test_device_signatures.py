@@ -12,7 +12,8 @@ from session_scene import CHAIN_ID, PSYMM
 from psymm._core import SecretKey
 from psymm.errors import SignatureMalformed, WrongSigner
 from psymm.signatures import signature_by
-from psymm.wallet import CallbackWallet, TypedMessage
+from psymm.typed_message import TypedMessage
+from psymm.wallet import CallbackWallet
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 MESSAGE = TypedMessage(CHAIN_ID, PSYMM, "X", (("a", "uint256"),), {"a": 1})

@@ -13,6 +13,7 @@ from session_scene import Scene, scene
 from test_resume import Lives, resumed
 from trio.testing import MockClock
 
+from psymm.journal.writer import Journal
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -26,7 +27,6 @@ from psymm.messages import (
 from psymm.session.protocol import Event, FrameReceived, ProvisionalFrame, SessionStatus
 from psymm.session.runner import BACKLOG
 from psymm.terms import UNIT
-from psymm.transcript.journal import Journal
 
 
 @contextmanager

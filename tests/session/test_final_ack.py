@@ -15,12 +15,12 @@ from trio.testing import MockClock
 from psymm._core import Frame
 from psymm.api import connect, deliver_ended
 from psymm.errors import Disconnected, Leaving, SessionClosed
+from psymm.journal.codec import JournalledFrame
+from psymm.journal.writer import Journal
 from psymm.messages import ChainFact, Heartbeat, Message, decode
 from psymm.session.party import load_session
 from psymm.session.protocol import Delivered, FrameSent, SessionStatus
 from psymm.session.trader import Backoff
-from psymm.transcript.codec import JournalledFrame
-from psymm.transcript.journal import Journal
 
 Clock = MockClock
 

@@ -36,7 +36,8 @@ from psymm.transcript.introduction import (
     introduction_message,
     key_message,
 )
-from psymm.wallet import KeyWallet, TypedMessage
+from psymm.typed_message import TypedMessage
+from psymm.wallet import KeyWallet
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "introduction.json").read_text())
 OTHER = "0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"

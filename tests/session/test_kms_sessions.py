@@ -11,9 +11,9 @@ from test_resume import resumed
 from trio.testing import MockClock
 
 from psymm.errors import JournalForeign
+from psymm.journal.writer import open_journal
 from psymm.session.party import journal_secret
 from psymm.session.protocol import SessionStatus
-from psymm.transcript.journal import open_journal
 from psymm.wallet import KeyWallet
 
 

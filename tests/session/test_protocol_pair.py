@@ -35,7 +35,7 @@ from psymm.messages import (
     Side,
     encode,
 )
-from psymm.session.collateral import ChainView, Fact
+from psymm.session.chain_facts import ChainView, Fact
 from psymm.session.party import params_of
 from psymm.session.protocol import (
     Disconnect,

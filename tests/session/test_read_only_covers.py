@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from psymm.custody.notes import Note, random_blinding, sole_custody
 from psymm.custody.settlement import Payee, payee_message
 from psymm.errors import PeerSilent, SettlementRefused
+from psymm.journal.backup import back_up
 from psymm.messages import (
     Heartbeat,
     JournalStatus,
@@ -26,7 +27,6 @@ from psymm.messages import (
 )
 from psymm.session.protocol import PeerRestored, SessionState, SessionStatus, heads, resume
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.backup import back_up
 
 MEMO = bytes(256)
 

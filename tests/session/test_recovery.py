@@ -19,6 +19,8 @@ from psymm.errors import (
     JournalRestored,
     SettlementRefused,
 )
+from psymm.journal.backup import back_up
+from psymm.journal.repair import inspect, repair_journal
 from psymm.messages import (
     BusinessMessageReject,
     ExecType,
@@ -45,9 +47,7 @@ from psymm.session.protocol import (
 from psymm.session.runner import SessionRunner
 from psymm.storage import StorageError
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.backup import back_up
 from psymm.transcript.record import Record
-from psymm.transcript.repair import inspect, repair_journal
 
 NAMES = ("trader.db", "solver.db")
 PAID = [1_999_899_750, 5_000_000_000]

@@ -19,13 +19,13 @@ from session_scene import (
 from trio.testing import MockClock
 
 from psymm.errors import JournalBehind, JournalError, NotNow
+from psymm.journal.writer import Change, Durable, Journal
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
 from psymm.session.party import load_session
 from psymm.session.protocol import HeadsDiffer, Resumed, SessionStatus, Stopped
 from psymm.session.solver import SolverServer
 from psymm.session.trader import ConnectionLost
 from psymm.terms import UNIT
-from psymm.transcript.journal import Change, Durable, Journal
 
 Clock = MockClock
 

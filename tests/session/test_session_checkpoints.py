@@ -17,6 +17,7 @@ from trio.testing import MockClock
 
 from psymm._core import Frame, keccak256
 from psymm.errors import AccountsDiffer, LaneAtLimit, NotNow
+from psymm.journal.export import export
 from psymm.messages import (
     AccountPart,
     Checkpoint,
@@ -47,7 +48,6 @@ from psymm.session.runner import SessionRunner
 from psymm.session.trader import ConnectionLost
 from psymm.terms import UNIT, Limits
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.file import export
 
 Clock = MockClock
 

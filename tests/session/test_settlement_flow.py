@@ -26,7 +26,7 @@ from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import PlannedSettlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
 from psymm.messages import ChainFact, Settlement, SettlementAcceptance, SettlementOutput
-from psymm.session.collateral import ChainView, Mined
+from psymm.session.chain_facts import ChainView, Mined
 from psymm.session.protocol import (
     CitationWaits,
     Delivered,

@@ -19,13 +19,13 @@ from psymm._core import JsonError
 from psymm.cli.logs import start_logging
 from psymm.custody.viewing import viewing_key
 from psymm.errors import JournalError
+from psymm.journal.writer import open_journal
 from psymm.messages import ExecType, ExecutionReport, Heartbeat, Reject, Side, decode, encode
 from psymm.rulebook.violation import CATALOGUE
 from psymm.session.party import journal_secret
 from psymm.session.protocol import SessionStatus
 from psymm.session.stats import EVENTS, REASONS, Traffic
 from psymm.terms import UNIT
-from psymm.transcript.journal import open_journal
 
 
 @pytest.fixture

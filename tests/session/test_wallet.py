@@ -18,10 +18,10 @@ from psymm.errors import (
     WrongPassword,
     WrongSigner,
 )
+from psymm.typed_message import TypedMessage
 from psymm.wallet import (
     CallbackWallet,
     KeyWallet,
-    TypedMessage,
     derive_secret,
     load_keystore,
     read_password,

@@ -48,6 +48,7 @@ from session_scene import (
 from psymm._core import Frame, SecretKey, keccak256
 from psymm.api import Session, connect
 from psymm.errors import Disconnected, HandshakeFailed, PSymmError
+from psymm.journal import writer
 from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
@@ -59,7 +60,6 @@ from psymm.session.solver import SolverServer
 from psymm.session.trader import Backoff, ConnectionLost
 from psymm.session.transport import Socket, WebSocket, over_streams
 from psymm.terms import ChainRef
-from psymm.transcript import journal
 from psymm.transcript.record import Record
 from psymm.wallet import KeyWallet
 
@@ -577,8 +577,8 @@ def run(
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
     scheduler._r.seed(seed)
     # Which commits go through a thread would follow the disk's pace, not the seed.
-    assert hasattr(journal, "QUICK_COMMIT_S")
-    journal.QUICK_COMMIT_S = float("inf")  # type: ignore[misc]
+    assert hasattr(writer, "QUICK_COMMIT_S")
+    writer.QUICK_COMMIT_S = float("inf")  # type: ignore[misc]
     with tempfile.TemporaryDirectory(prefix="storm-") as directory, _bare():
         return trio.run(
             partial(blow, seed, seconds, traders, Path(directory), log, flips),

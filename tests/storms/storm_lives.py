@@ -39,6 +39,7 @@ from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.custody.store import FAILED
 from psymm.errors import PSymmError
+from psymm.journal.writer import open_journal
 from psymm.relayer.sender import RelayerSender
 from psymm.session.clock import SystemClock
 from psymm.session.party import LocalParty, journal_secret
@@ -46,7 +47,6 @@ from psymm.session.protocol import CheckpointInForce, Event, Stopped
 from psymm.session.trader import Backoff, ConnectionLost
 from psymm.terms import ChainRef
 from psymm.transcript.agreement import TRADER
-from psymm.transcript.journal import open_journal
 from psymm.wallet import KeyWallet
 
 UNIT: Final = 10**6

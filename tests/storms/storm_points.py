@@ -19,9 +19,9 @@ import psymm.session.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
+from psymm.journal.writer import Change, Journal
 from psymm.session.solver import SolverServer
 from psymm.session.transport import WebSocket
-from psymm.transcript.journal import Change, Journal
 from psymm.transcript.record import Record
 
 WRITES: Final = (

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psymm.errors import TranscriptFileError
+from psymm.journal.export import export
+from psymm.journal.writer import open_journal
 from psymm.session.report import verify_bytes
-from psymm.transcript.agreement import TRADER
+from psymm.transcript.agreement import TRADER, JournalledOpening
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.encryption import JournalledOpening
-from psymm.transcript.file import encode_file, export, parse_file, verify_frames
-from psymm.transcript.journal import open_journal
+from psymm.transcript.file import encode_file, parse_file, verify_frames
 
 SIGNERS = Signers()
 ENTRIES = SIGNERS.talk(8)

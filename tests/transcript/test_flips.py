@@ -16,11 +16,10 @@ from psymm._core import Frame, FrameError, SecretKey, TranscriptError, sign_fram
 from psymm.custody.notes import Note
 from psymm.errors import TranscriptFileError
 from psymm.messages import Heartbeat
-from psymm.session.collateral import Fact, custody_of
+from psymm.session.chain_facts import Fact, custody_of
 from psymm.session.report import verify_signatures
-from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.agreement import SOLVER, TRADER, JournalledOpening
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import MAGIC, encode_file, open_file, verify_frames
 from psymm.transcript.record import Record
 

@@ -14,11 +14,11 @@ import pytest
 from psymm._core import SecretKey
 from psymm.cli.data_dir import DataDir
 from psymm.errors import FileNotPrivate, JournalError, KeystoreExists
+from psymm.journal.backup import back_up
+from psymm.journal.export import write_whole
+from psymm.journal.writer import open_journal
 from psymm.private_files import keep_database_private, keep_private, write_private
 from psymm.relayer.store import Store
-from psymm.transcript.backup import back_up
-from psymm.transcript.file import write_whole
-from psymm.transcript.journal import open_journal
 from psymm.wallet import load_keystore, save_keystore
 
 WORDS = "correct horse"

@@ -11,14 +11,14 @@ from custody_scene import Signers
 
 from psymm._core import SecretKey
 from psymm.errors import JournalConflict
+from psymm.journal.reader import open_journal_reader
+from psymm.journal.replayed import read_record, verify_journal
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat, QuoteRequest
 from psymm.session.protocol import key_in_force
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.codec import JournalledRevocation
-from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.reader import open_journal_reader
+from psymm.transcript.delegation import JournalledRevocation
 from psymm.transcript.record import RecordedFrame
-from psymm.transcript.replayed import read_record, verify_journal
 
 
 @asynccontextmanager

@@ -39,19 +39,20 @@ from psymm.errors import (
     SettlementRefused,
     TokenDiffers,
 )
+from psymm.journal.replayed import verify_journal
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import ChainFact, FactKind
 from psymm.nursery import open_block_nursery
+from psymm.session.chain_facts import ChainView, Fact, Mined, custody_of
 from psymm.session.clock import Clock, SystemClock
-from psymm.session.collateral import ChainView, Fact, Mined, custody_of
 from psymm.session.party import LocalParty, journal_secret
 from psymm.session.preflight import which_clock
 from psymm.session.runner import LOOK_UP_S
 from psymm.sockets.dialling import check_plain
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
-from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.replayed import verify_journal
-from psymm.wallet import CallbackWallet, KeyWallet, TypedMessage, Wallet
+from psymm.typed_message import TypedMessage
+from psymm.wallet import CallbackWallet, KeyWallet, Wallet
 
 LOOK_S: Final = 2.0
 """How old what we know of our funds may be when somebody asks us to put them up."""

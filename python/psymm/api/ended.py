@@ -14,10 +14,10 @@ import trio
 
 from psymm.api.client import Client
 from psymm.errors import JournalError, PSymmError
+from psymm.journal.codec import JournalledCustody
 from psymm.session.party import LocalParty
 from psymm.session.trader import Backoff, Dialer, TraderSession, dialer
 from psymm.storage import StorageError
-from psymm.transcript.codec import JournalledCustody
 
 log = logging.getLogger(__name__)
 

@@ -78,7 +78,8 @@ from psymm.sockets.serving import Tls
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
 from psymm.transcript.checkpoint import Point
-from psymm.wallet import TypedMessage, derive_secret
+from psymm.typed_message import TypedMessage
+from psymm.wallet import derive_secret
 
 log = logging.getLogger(__name__)
 

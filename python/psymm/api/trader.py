@@ -35,6 +35,7 @@ from psymm.errors import (
     SessionClosed,
     TermsChanged,
 )
+from psymm.journal.codec import JournalledCustody
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -62,7 +63,7 @@ from psymm.rulebook import (
     balances,
     positions,
 )
-from psymm.session.collateral import Mined
+from psymm.session.chain_facts import Mined
 from psymm.session.handshake import Introduced, fresh_nonce
 from psymm.session.idle import IdleEnd
 from psymm.session.ledger import RulebookLedger
@@ -106,7 +107,6 @@ from psymm.session.transport import GOODBYE_S
 from psymm.sockets.dialling import ask_each
 from psymm.terms import UNIT, Instrument, Terms
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.codec import JournalledCustody
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from psymm._core import FIELD_MODULUS, keccak256
 from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.errors import CallInvalid
-from psymm.wallet import Scalar, TypedMessage
+from psymm.typed_message import Scalar, TypedMessage
 
 MEMO_BYTES: Final = 256
 MAX_AMOUNT: Final = (1 << 128) - 1

@@ -21,7 +21,7 @@ from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, Reply
 from psymm.chain.transactions import Chain, Receipt, Signer
 from psymm.errors import BadEndpoint
 from psymm.sockets.endpoints import parse_endpoint
-from psymm.wallet import TypedMessage
+from psymm.typed_message import TypedMessage
 
 _PAGE: Final = 100
 _PAGES: Final = 4

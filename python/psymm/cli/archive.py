@@ -21,8 +21,8 @@ from psymm.cli.streams import somebody_can_answer
 from psymm.cli.transcript import unlock
 
 if TYPE_CHECKING:
+    from psymm.journal.writer import Journal
     from psymm.session.archive import Archived
-    from psymm.transcript.journal import Journal
 
 
 @click.command("archive", cls=Command)
@@ -108,7 +108,7 @@ async def _prune(screen: Screen, home: DataDir, custody: str) -> None:
 
 @asynccontextmanager
 async def _writer(home: DataDir, password: str | None) -> AsyncIterator[Journal]:
-    from psymm.transcript.journal import open_journal
+    from psymm.journal.writer import open_journal
 
     async with open_journal(home.journal, create=False) as held:
         if password is not None:

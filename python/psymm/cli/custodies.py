@@ -10,8 +10,8 @@ import click
 from psymm.cli.exit_status import CommandError, Exit
 
 if TYPE_CHECKING:
-    from psymm.transcript.codec import JournalledCustody
-    from psymm.transcript.reader import JournalReader
+    from psymm.journal.codec import JournalledCustody
+    from psymm.journal.reader import JournalReader
 
 P = ParamSpec("P")
 R = TypeVar("R")

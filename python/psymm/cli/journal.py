@@ -39,11 +39,11 @@ from psymm.errors import (
 from psymm.storage import StorageError
 
 if TYPE_CHECKING:
+    from psymm.journal.codec import JournalledCustody
+    from psymm.journal.repair import CustodyReport, JournalReport, RepairedCustody, RepairResult
+    from psymm.journal.writer import Journal
     from psymm.session.clock import Clock
-    from psymm.transcript.codec import JournalledCustody
     from psymm.transcript.heads import Health
-    from psymm.transcript.journal import Journal
-    from psymm.transcript.repair import CustodyReport, JournalReport, RepairedCustody, RepairResult
     from psymm.wallet import Wallet
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -80,9 +80,9 @@ def check(screen: Screen, home: DataDir, file: Path | None) -> None:
 
 
 async def _check(screen: Screen, file: Path) -> None:
-    from psymm.transcript.reader import open_journal_reader
-    from psymm.transcript.repair import inspect
-    from psymm.transcript.replayed import verify_journal
+    from psymm.journal.reader import open_journal_reader
+    from psymm.journal.repair import inspect
+    from psymm.journal.replayed import verify_journal
 
     report = await trio.to_thread.run_sync(inspect, file)
     for one in report.custodies:
@@ -169,7 +169,7 @@ def backup(screen: Screen, home: DataDir, file: Path) -> None:
     wallet signature, but never signs a frame in a custody that it holds, since the journal goes on
     after it. Nothing is overwritten. The keystore and notes need their own backup.
     """
-    from psymm.transcript.backup import back_up
+    from psymm.journal.backup import back_up
 
     now_ns = time.time_ns()
     made = back_up(home.journal, file, now_ns)
@@ -263,8 +263,8 @@ async def _repair(
     plain: bool,
     private: bool | None,
 ) -> None:
-    from psymm.transcript.journal import open_journal
-    from psymm.transcript.repair import repair_journal
+    from psymm.journal.repair import repair_journal
+    from psymm.journal.writer import open_journal
 
     path = home.journal
     result = await trio.to_thread.run_sync(repair_journal, path, sources, time.time_ns())

@@ -32,7 +32,7 @@ from psymm.cli.password import ask_password
 if TYPE_CHECKING:
     from psymm.chain.transactions import Receipt
     from psymm.cli.chain_context import ChainContext
-    from psymm.transcript.codec import JournalledCustody
+    from psymm.journal.codec import JournalledCustody
     from psymm.transcript.record import Record
 
 REVOCATION_GAS = 60_000
@@ -245,8 +245,8 @@ def _say(screen: Screen, wallet: str, revoked: str, from_seq: int, receipt: Rece
 
 async def _records(home: DataDir) -> list[tuple[JournalledCustody, Record, set[str]]]:
     """The journal's custodies, with their records and our revoked keys."""
-    from psymm.transcript.reader import open_journal_reader
-    from psymm.transcript.replayed import read_record
+    from psymm.journal.reader import open_journal_reader
+    from psymm.journal.replayed import read_record
 
     async with open_journal_reader(home.journal) as journal:
         return [
@@ -267,8 +267,8 @@ async def _in_force(home: DataDir, start: str) -> tuple[str, int]:
     """The address of our session key in force in the custody whose id begins so, and the number of
     our next frame."""
     from psymm._core import address_of
-    from psymm.transcript.reader import open_journal_reader
-    from psymm.transcript.replayed import read_record
+    from psymm.journal.reader import open_journal_reader
+    from psymm.journal.replayed import read_record
 
     async with open_journal_reader(home.journal) as journal:
         custody = await chosen(journal, start)

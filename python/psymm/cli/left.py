@@ -19,8 +19,8 @@ from psymm.errors import JournalError
 from psymm.storage import StorageError
 
 if TYPE_CHECKING:
+    from psymm.journal.writer import Journal
     from psymm.session.left import LeftOpen
-    from psymm.transcript.journal import Journal
 
 MOST: Final = 20
 """So many custodies are told one by one."""
@@ -99,9 +99,9 @@ async def telling_kept(
 async def _kept(journal: Path) -> list[LeftOpen]:
     """Our trades that have not ended; none where the file cannot be read, which what ended the
     command is graver than."""
+    from psymm.journal.reader import open_journal_reader
     from psymm.session.left import open_custodies
     from psymm.transcript.agreement import TRADER
-    from psymm.transcript.reader import open_journal_reader
 
     try:
         async with open_journal_reader(journal) as reader:

@@ -23,11 +23,11 @@ from psymm.cli.streams import output_failure
 from psymm.errors import TranscriptFileError, printable
 
 if TYPE_CHECKING:
+    from psymm.journal.codec import JournalledCustody
+    from psymm.journal.reader import JournalReader
     from psymm.session.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.agreement import CustodyAgreement
-    from psymm.transcript.codec import JournalledCustody
-    from psymm.transcript.reader import JournalReader
 
 _MOST_SHOWN: Final = 65_536
 _MOST_WORDS: Final = 400
@@ -187,7 +187,7 @@ def _show_file(printer: _Printer, file: Path) -> None:
 
 
 async def _show_journal(printer: _Printer, home: DataDir, start: str, follow: bool) -> None:
-    from psymm.transcript.reader import open_journal_reader
+    from psymm.journal.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         held = await chosen(journal, start)
@@ -206,7 +206,7 @@ async def _read_all(
     printer: _Printer, journal: JournalReader, held: JournalledCustody, reading: Reading
 ) -> None:
     from psymm._core import Frame
-    from psymm.transcript.tail import read_frames
+    from psymm.journal.tail import read_frames
 
     async with aclosing(read_frames(journal, held.agreement.custody)) as frames:
         async for one in frames:
@@ -216,8 +216,8 @@ async def _read_all(
 
 async def _follow(printer: _Printer, path: Path, held: JournalledCustody, reading: Reading) -> None:
     from psymm._core import Frame
-    from psymm.transcript.codec import JournalledFrame
-    from psymm.transcript.tail import tail
+    from psymm.journal.codec import JournalledFrame
+    from psymm.journal.tail import tail
 
     facts = 0
     async with aclosing(tail(path, held.agreement.custody)) as found:
@@ -233,9 +233,9 @@ async def _follow(printer: _Printer, path: Path, held: JournalledCustody, readin
 async def _learn_facts(
     printer: _Printer, path: Path, held: JournalledCustody, reading: Reading, known: int
 ) -> int:
+    from psymm.journal.reader import open_journal_reader
     from psymm.session.collateral import kept_facts
     from psymm.session.reading import chain_facts
-    from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(path) as journal:
         facts = await kept_facts(journal, held.agreement.custody)

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
     from psymm.cli.maker import Maker
     from psymm.cli.market import Market
+    from psymm.journal.codec import JournalledCustody
     from psymm.session.protection import KillSwitch
-    from psymm.transcript.codec import JournalledCustody
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -246,8 +246,8 @@ async def _telling_open(home: DataDir) -> AsyncIterator[None]:
 
 async def _held(home: DataDir) -> list[JournalledCustody]:
     """The custodies that are open. Raises JournalError, StorageError."""
+    from psymm.journal.reader import open_journal_reader
     from psymm.transcript.agreement import SOLVER
-    from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         rows = [row for row in await journal.custodies() if row.lane == SOLVER]
@@ -336,9 +336,9 @@ def status(screen: Screen, home: DataDir) -> None:
 
 
 async def _status(screen: Screen, home: DataDir) -> None:
+    from psymm.journal.reader import open_journal_reader
     from psymm.session.left import left_of
     from psymm.transcript.agreement import SOLVER, TRADER
-    from psymm.transcript.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         rows = [row for row in await journal.custodies() if row.lane == SOLVER]

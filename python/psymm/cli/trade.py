@@ -63,10 +63,10 @@ if TYPE_CHECKING:
     from psymm.api.trader import Indicative, Offer, Session, Settled
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import RegistryEntry
+    from psymm.journal.writer import Journal
     from psymm.session.left import LeftOpen
     from psymm.session.protocol import Event
     from psymm.session.trader import ConnectionLost
-    from psymm.transcript.journal import Journal
 
 
 def _share(_context: click.Context, _option: click.Parameter, text: str) -> Decimal:
@@ -374,7 +374,7 @@ async def _written(
 ) -> AsyncGenerator[_Report, None]:
     """Write the transcript after the session is left, however it ended, and print the result if
     nothing failed. Leaving signs a last cover, which belongs in the file."""
-    from psymm.transcript.file import export
+    from psymm.journal.export import export
 
     report = _Report()
     try:

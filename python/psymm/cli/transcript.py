@@ -27,11 +27,11 @@ from psymm.errors import TranscriptFileError
 from psymm.storage import translate_errors
 
 if TYPE_CHECKING:
+    from psymm.journal.reader import JournalReader
+    from psymm.journal.writer import Journal
     from psymm.session.report import Report
     from psymm.transcript.checkpoint import Point
     from psymm.transcript.file import TranscriptFile
-    from psymm.transcript.journal import Journal
-    from psymm.transcript.reader import JournalReader
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -50,7 +50,7 @@ def list_custodies(screen: Screen, home: DataDir) -> None:
 
 
 async def _list(screen: Screen, home: DataDir) -> None:
-    from psymm.transcript.reader import open_journal_reader
+    from psymm.journal.reader import open_journal_reader
 
     async with open_journal_reader(home.journal) as journal:
         held = await journal.custodies()
@@ -112,8 +112,8 @@ def export_file(
 @asynccontextmanager
 async def _open(home: DataDir, password: str | None) -> AsyncIterator[JournalReader]:
     """The journal: to be read beside a daemon, or unlocked where there is a password."""
-    from psymm.transcript.journal import open_journal
-    from psymm.transcript.reader import open_journal_reader
+    from psymm.journal.reader import open_journal_reader
+    from psymm.journal.writer import open_journal
 
     if password is None:
         async with open_journal_reader(home.journal) as reader:
@@ -141,7 +141,7 @@ async def unlock(journal: Journal, home: DataDir, password: str) -> None:
 async def _export(
     screen: Screen, home: DataDir, custody: str, password: str | None, since: bool, file: Path
 ) -> None:
-    from psymm.transcript.file import export
+    from psymm.journal.export import export
 
     async with _open(home, password) as journal:
         key = (await chosen(journal, custody)).agreement.custody

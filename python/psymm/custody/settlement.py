@@ -25,7 +25,7 @@ from psymm.custody.planning import (
     paired,
     shuffled,
 )
-from psymm.wallet import TypedMessage
+from psymm.typed_message import TypedMessage
 
 MAX_LIFE_S = 65 * 60
 """spec.md 21: shorter than any case, so at seizure a signed settlement is mined or dead."""

@@ -40,7 +40,8 @@ from psymm.chain.addresses import checksummed
 from psymm.chain.calls import MEMO_BYTES
 from psymm.custody.errors import MemoInvalid, NoteInvalid
 from psymm.custody.notes import TRADER, Custody, Note, sole_custody
-from psymm.wallet import TypedMessage, Wallet, derive_secret
+from psymm.typed_message import TypedMessage
+from psymm.wallet import Wallet, derive_secret
 
 CONTENT_BYTES: Final = 228
 _NONCE_BYTES: Final = 12

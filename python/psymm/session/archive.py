@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
+from psymm.journal import retention
+from psymm.journal.base_snapshot import base_snapshot_of, since
+from psymm.journal.codec import JournalledFrame
+from psymm.journal.export import write_whole
+from psymm.journal.retention import Pruned
+from psymm.journal.writer import Journal
 from psymm.session.base_account import account_at
 from psymm.storage import DiskFailed, translate_errors
 from psymm.terms import Terms, TermsError
-from psymm.transcript import pruning
-from psymm.transcript.agreement import CustodyAgreement
-from psymm.transcript.base_snapshot import base_snapshot_of, since
+from psymm.transcript.agreement import CustodyAgreement, JournalledOpening
 from psymm.transcript.checkpoint import BaseSnapshot, Point
-from psymm.transcript.codec import JournalledFrame
-from psymm.transcript.encryption import JournalledOpening
-from psymm.transcript.file import encode_file, parse_file, verify_frames, write_whole
-from psymm.transcript.journal import Journal
-from psymm.transcript.pruning import Pruned
+from psymm.transcript.file import encode_file, parse_file, verify_frames
+from psymm.transcript.retained import is_retained
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ async def _leaving(
     before = await journal.pruned(custody)
     try:
         account_at(journal, custody, Terms.parse(agreement.terms), point, account)
-        gone = pruning.leaving(
+        gone = retention.leaving(
             point, before, ((one.arrival, one.lane, one.seq, one.raw) for one in frames)
         )
     except (CheckpointRefused, TermsError) as bad:
@@ -99,7 +100,7 @@ async def _remove(
     frames: Sequence[JournalledFrame],
 ) -> Archived:
     leaves = [one for one in frames if one.arrival <= gone.arrivals]
-    retained = [one for one in leaves if pruning.is_retained(one.raw)]
+    retained = [one for one in leaves if is_retained(one.raw)]
     await journal.remove_frames(custody, gone, retained)
     return Archived(len(leaves), len(frames) - len(leaves), point)
 

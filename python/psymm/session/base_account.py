@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from psymm.errors import JournalCorrupt
+from psymm.journal.base_snapshot import first_checkpoint
+from psymm.journal.reader import JournalReader
 from psymm.rulebook import Account, AccountRefused, restore
 from psymm.terms import Terms
-from psymm.transcript.base_snapshot import first_checkpoint
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.reader import JournalReader
 
 
 def account_at(

@@ -23,6 +23,7 @@ from psymm.errors import (
     SessionKeyEnded,
     WalletError,
 )
+from psymm.journal.writer import Journal
 from psymm.messages import SessionKeyChange
 from psymm.nursery import start_task
 from psymm.session.clock import Clock
@@ -36,7 +37,6 @@ from psymm.session.protocol import (
 )
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.delegation import Delegation
-from psymm.transcript.journal import Journal
 from psymm.transcript.resumption import PROVES_ONLY, ResumeSigner
 from psymm.wallet import Wallet
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
+from psymm.journal.codec import JournalledCustody
+from psymm.journal.reader import JournalReader
+from psymm.journal.replayed import read_record
 from psymm.rulebook import Account, Lane
 from psymm.session.base_account import account_at
 from psymm.session.collateral import kept_facts
@@ -17,9 +20,6 @@ from psymm.session.ledger import RulebookLedger
 from psymm.session.runner import SessionRunner
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER, CustodyAgreement
-from psymm.transcript.codec import JournalledCustody
-from psymm.transcript.reader import JournalReader
-from psymm.transcript.replayed import read_record
 
 _EXACT: Final = Context(prec=60)
 

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Final
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
 from psymm.errors import CustodyStopped, JournalBehind, JournalCorrupt, Missing, TermsRefused
+from psymm.journal.codec import JournalledCustody
+from psymm.journal.replayed import read_record
+from psymm.journal.writer import Journal
 from psymm.messages import Logon, NoteRef
 from psymm.session.base_account import account_at
+from psymm.session.chain_facts import custody_of
 from psymm.session.clock import Clock
-from psymm.session.collateral import Collateral, custody_of, kept_facts
+from psymm.session.collateral import Collateral, kept_facts
 from psymm.session.key_rotator import KEY_LIFE_NS, KeyRotator, NoChain, Revocations
 from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import (
@@ -34,13 +38,11 @@ from psymm.session.runner import SessionRunner
 from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
-from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.delegation import Delegation
-from psymm.transcript.journal import Journal
 from psymm.transcript.record import Record
-from psymm.transcript.replayed import read_record
 from psymm.transcript.verifying import FrameVerifier
-from psymm.wallet import TypedMessage, Wallet, derive_secret
+from psymm.typed_message import TypedMessage
+from psymm.wallet import Wallet, derive_secret
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo

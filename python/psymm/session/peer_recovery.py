@@ -23,6 +23,9 @@ from psymm.errors import (
     ResumeRefused,
     UnknownCustody,
 )
+from psymm.journal.codec import JournalledCustody
+from psymm.journal.replayed import read_record
+from psymm.journal.writer import Journal
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
@@ -42,10 +45,7 @@ from psymm.session.transport import Socket
 from psymm.storage import StorageError
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
-from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.heads import Health
-from psymm.transcript.journal import Journal
-from psymm.transcript.replayed import read_record
 from psymm.transcript.resumption import challenge_for, check_resume
 from psymm.wallet import Wallet
 

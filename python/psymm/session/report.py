@@ -28,13 +28,12 @@ from psymm.rulebook import (
     Ruling,
     restore,
 )
-from psymm.session.collateral import Fact, custody_of
+from psymm.session.chain_facts import Fact, custody_of
 from psymm.session.reading import chain_facts
 from psymm.storage import translate_errors
 from psymm.terms import Terms, TermsError
-from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.agreement import CustodyAgreement, JournalledOpening
 from psymm.transcript.checkpoint import BaseSnapshot, Point
-from psymm.transcript.encryption import JournalledOpening
 from psymm.transcript.file import (
     Progress,
     TranscriptFile,

@@ -32,6 +32,9 @@ from psymm.errors import (
     SessionClosed,
     WalletError,
 )
+from psymm.journal.codec import CustodyState
+from psymm.journal.faults import JournalFailure
+from psymm.journal.writer import Change, Journal
 from psymm.messages import Message, Resume
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
@@ -75,11 +78,8 @@ from psymm.session.protocol.budget import (
 )
 from psymm.session.stats import SessionStats, Traffic
 from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
+from psymm.transcript.agreement import JournalledOpening
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.codec import CustodyState
-from psymm.transcript.encryption import JournalledOpening
-from psymm.transcript.faults import JournalFailure
-from psymm.transcript.journal import Change, Journal
 from psymm.transcript.record import RecordedFrame
 from psymm.transcript.verifying import FrameVerifier
 

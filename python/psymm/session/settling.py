@@ -66,7 +66,7 @@ from psymm.messages import Settlement as ProposalMessage
 from psymm.nursery import start_task
 from psymm.rulebook import Account, Lane
 from psymm.rulebook.account import NamedPayee
-from psymm.session.collateral import Mined
+from psymm.session.chain_facts import Mined
 from psymm.session.protocol import (
     NO_BUSINESS,
     SECOND,

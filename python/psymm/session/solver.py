@@ -37,6 +37,7 @@ from psymm.errors import (
     UnknownCustody,
     clip,
 )
+from psymm.journal.codec import JournalledCustody
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
@@ -69,7 +70,6 @@ from psymm.sockets.serving import Tls
 from psymm.storage import StorageError
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
-from psymm.transcript.codec import JournalledCustody
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.record import Record
 from psymm.transcript.resumption import challenge_for, check_resume, nothing_yet

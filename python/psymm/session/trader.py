@@ -27,6 +27,7 @@ from psymm.errors import (
     ServerBusy,
     SessionClosed,
 )
+from psymm.journal.codec import JournalledCustody
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
@@ -61,7 +62,6 @@ from psymm.session.runner import RunnerStatistics, SessionRunner
 from psymm.session.transport import Socket, dial
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.codec import JournalledCustody
 
 log = logging.getLogger(__name__)
 

@@ -89,3 +89,14 @@ def custody_id(trader: bytes, solver: bytes, terms_hash: bytes, salt: bytes) -> 
 def salt_of(trader_nonce: bytes, solver_nonce: bytes) -> bytes:
     """salt = H2(trader's nonce, solver's nonce)."""
     return poseidon2_hash([trader_nonce, solver_nonce])
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledOpening:
+    """A note's opening, ours or the peer's; whoever listed the note is `lane`."""
+
+    commitment: bytes
+    lane: int
+    token: str
+    amount: int
+    blinding: bytes = field(repr=False)

@@ -15,7 +15,7 @@ from psymm._core import Frame, SignatureError, address_of, recover
 from psymm.errors import PSymmError
 from psymm.messages import Logon, SessionKeyChange
 from psymm.transcript.agreement import CustodyAgreement
-from psymm.wallet import TypedMessage
+from psymm.typed_message import TypedMessage
 
 _FIELDS: Final = (
     ("wallet", "address"),
@@ -127,3 +127,14 @@ def delegation_in(
             signer=address_of(signer),
         )
     return delegation
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledRevocation:
+    """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
+    it can no longer sign for us, from_seq or what we had covered when we learnt of it."""
+
+    lane: int
+    key: str
+    from_seq: int
+    cut: int

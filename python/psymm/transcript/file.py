@@ -18,7 +18,6 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 from psymm._core import (
@@ -34,14 +33,10 @@ from psymm._core import (
 from psymm.addresses import checksum
 from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
-from psymm.private_files import write_private
 from psymm.strict_json import KeyTwice, loads
-from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.agreement import CustodyAgreement, JournalledOpening
 from psymm.transcript.checkpoint import BaseSnapshot, Point, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
-from psymm.transcript.encryption import JournalledOpening
-from psymm.transcript.journal import Journal
-from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
 
 MAGIC: Final = b"pSymmT1\n"
@@ -433,46 +428,6 @@ def _at_fault(
 
 def _seq(file: TranscriptFile, start: int) -> int:
     return int.from_bytes(file.raw[start + 34 : start + 42])
-
-
-# --- writing ------------------------------------------------------------------------------------
-
-
-async def export(
-    journal: JournalReader, custody: bytes, path: Path, *, since_checkpoint: bool = False
-) -> int:
-    """Write a custody's record to `path`, whole or not at all; returns the number of frames.
-
-    The file begins where the journal's frames do, or at the newest checkpoint in force where
-    `since_checkpoint` is set. Openings go in where the journal is unlocked. Raises
-    UnknownCustody, NoCheckpoint, JournalError, OSError.
-    Cancelled: raises Cancelled; nothing is written.
-    """
-    from trio.to_thread import run_sync
-
-    from psymm.transcript.base_snapshot import base_snapshot_of, newest_snapshot, since
-
-    held = await journal.custody(custody)
-    frames = await journal.frames(custody)
-    facts = await journal.facts(custody)
-    notes: list[JournalledOpening] = []
-    if isinstance(journal, Journal) and journal.unlocked:
-        notes = await journal.openings(custody)
-    starts_at = await (newest_snapshot if since_checkpoint else base_snapshot_of)(
-        journal, custody, frames
-    )
-    frames = since(starts_at, frames)
-    raw = encode_file(
-        held.agreement, [one.raw for one in frames], notes, facts, starts_at=starts_at
-    )
-    await run_sync(write_whole, path, raw)
-    return len(frames)
-
-
-def write_whole(path: Path, raw: bytes) -> None:
-    """Write a file whole or not at all; who could not read the directory cannot read it. Blocks.
-    Raises OSError."""
-    write_private(path, raw)
 
 
 # --- the opening's JSON -------------------------------------------------------------------------

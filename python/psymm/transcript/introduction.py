@@ -17,7 +17,7 @@ from typing import Final, Self
 from psymm._core import SignatureError, address_of, recover
 from psymm.errors import BadIntroduction
 from psymm.transcript.agreement import CustodyAgreement
-from psymm.wallet import TypedMessage
+from psymm.typed_message import TypedMessage
 
 MINUTE_NS: Final = 60 * 10**9
 INTRODUCTION_NS: Final = 10 * MINUTE_NS

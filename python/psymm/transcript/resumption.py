@@ -20,7 +20,7 @@ from psymm.errors import ResumeRefused
 from psymm.messages import JournalStatus, Logon, Resume, SessionKeyChange
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.delegation import Delegation
-from psymm.wallet import TypedMessage
+from psymm.typed_message import TypedMessage
 
 PROVES_ONLY: Final = 0
 """FromSeq and ToSeq of a key that rules no frame: they begin with 1."""

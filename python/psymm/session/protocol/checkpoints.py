@@ -24,8 +24,8 @@ from psymm.session.protocol.state import AGAIN_NS, Dispute, SessionState
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.pruning import retains
 from psymm.transcript.record import RecordedFrame
+from psymm.transcript.retained import retains
 
 log = logging.getLogger(__name__)
 

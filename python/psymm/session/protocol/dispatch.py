@@ -50,7 +50,7 @@ from psymm.messages import (
     TestRequest,
     decode_text,
 )
-from psymm.session.collateral import ChainView, Citation, Fact, Mined, Note
+from psymm.session.chain_facts import ChainView, Citation, Fact, Mined, Note
 from psymm.session.protocol import (
     checkpoints,
     collateral,
@@ -98,7 +98,7 @@ from psymm.session.protocol.state import (
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.codec import JournalledRevocation
+from psymm.transcript.delegation import JournalledRevocation
 from psymm.transcript.heads import Heads, Health
 from psymm.transcript.record import Record, RecordedFrame
 from psymm.transcript.resumption import ResumeSigner

@@ -14,8 +14,7 @@ from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.errors import JournalCorrupt, KeyRevoked, NotNow, SessionKeyEnded
 from psymm.messages import Logon, Message, SessionKeyChange
 from psymm.session.protocol.state import KeyState, SessionState
-from psymm.transcript.codec import JournalledRevocation
-from psymm.transcript.delegation import DelegationRefused, delegation_in
+from psymm.transcript.delegation import DelegationRefused, JournalledRevocation, delegation_in
 from psymm.transcript.record import Record
 from psymm.transcript.resumption import ResumeSigner
 

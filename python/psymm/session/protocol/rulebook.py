@@ -11,7 +11,7 @@ from typing import Protocol
 
 from psymm.messages import Checkpoint, Message
 from psymm.rulebook import Account, Ruling, Violation
-from psymm.session.collateral import Citation, Fact
+from psymm.session.chain_facts import Citation, Fact
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
 

@@ -33,12 +33,12 @@ from psymm.messages import (
     SettlementAcceptance,
 )
 from psymm.rulebook import Account
-from psymm.session.collateral import Mined, Note
+from psymm.session.chain_facts import Mined, Note
 from psymm.session.protocol.budget import SECOND, PeerRate
 from psymm.session.protocol.rulebook import Rulebook
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.codec import JournalledRevocation
+from psymm.transcript.delegation import JournalledRevocation
 from psymm.transcript.heads import Heads, Health
 from psymm.transcript.record import Record, RecordedFrame
 from psymm.transcript.resumption import ResumeSigner

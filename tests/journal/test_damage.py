@@ -22,13 +22,13 @@ from psymm.errors import (
     JournalRestored,
     Missing,
 )
+from psymm.journal.export import export
+from psymm.journal.reader import open_journal_reader
+from psymm.journal.repair import RepairedCustody, inspect, repair_journal
+from psymm.journal.replayed import read_record, verify_journal
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
 from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.file import export
-from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.reader import open_journal_reader
-from psymm.transcript.repair import RepairedCustody, inspect, repair_journal
-from psymm.transcript.replayed import read_record, verify_journal
 
 SEEDS = (1, 2)
 FRAMES = 30

@@ -8,20 +8,10 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-
-@dataclass(frozen=True, slots=True)
-class JournalledOpening:
-    """A note's opening, ours or the peer's; whoever listed the note is `lane`."""
-
-    commitment: bytes
-    lane: int
-    token: str
-    amount: int
-    blinding: bytes = field(repr=False)
+from psymm.transcript.agreement import JournalledOpening
 
 
 def encrypted_under(seal: AESGCM, bound_to: bytes, plain: bytes) -> bytes:

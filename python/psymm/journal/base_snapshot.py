@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from psymm._core import Frame, FrameError
 from psymm.errors import CheckpointRefused, JournalCorrupt, NoCheckpoint
+from psymm.journal.codec import JournalledFrame
+from psymm.journal.reader import JournalReader
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
-from psymm.transcript.codec import JournalledFrame
-from psymm.transcript.reader import JournalReader
 
 
 async def base_snapshot_of(

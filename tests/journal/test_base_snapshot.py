@@ -21,6 +21,11 @@ from psymm.errors import (
     NoCheckpoint,
     TranscriptFileError,
 )
+from psymm.journal.export import export
+from psymm.journal.repair import inspect, repair_journal
+from psymm.journal.replayed import read_record, verify_journal
+from psymm.journal.retention import Pruned
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
 from psymm.session.archive import archive, prune
 from psymm.session.base_account import first_account
@@ -28,12 +33,10 @@ from psymm.session.report import verify_bytes, verify_file
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot, may_be
-from psymm.transcript.file import encode_file, export, parse_file
-from psymm.transcript.journal import Journal, open_journal
-from psymm.transcript.pruning import Pruned
+from psymm.transcript.file import encode_file, parse_file
 from psymm.transcript.record import Record
-from psymm.transcript.repair import inspect, repair_journal
-from psymm.transcript.replayed import read_record, verify_journal
+
+ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 
 async def filled(journal: Journal, signers: Signers, rounds: int = 1) -> Point:
@@ -263,21 +266,21 @@ sys.path[:0] = sys.argv[3:]
 from pathlib import Path
 from custody_scene import Signers
 from psymm.session import archive as archiving
-from psymm.transcript import pruning
-from psymm.transcript.journal import open_journal
+from psymm.journal import retention
+from psymm.journal.writer import open_journal
 at = sys.argv[2]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if at == "written":
     archiving._remove = die
 elif at == "removing":
-    before = pruning.pruned_of
+    before = retention.pruned_of
     def pruned_of(base, custody):
         if base.in_transaction:
             base.execute("DELETE FROM frames WHERE arrival <= 3")
             die()
         return before(base, custody)
-    pruning.pruned_of = pruned_of
+    retention.pruned_of = pruned_of
 elif at == "writing":
     whole = archiving.write_whole
     archiving.write_whole = lambda path, raw: (whole(path, raw), die())
@@ -293,12 +296,12 @@ trio.run(main)
 async def test_killed_while_it_archives_the_journal_is_as_it_was_or_as_it_should_be(
     tmp_path: Path, at: str
 ) -> None:
-    signers, path, here = Signers(), tmp_path / "j.db", Path(__file__).parent
+    signers, path = Signers(), tmp_path / "j.db"
     custody = signers.opening.custody
     async with open_journal(path) as journal:
         await filled(journal, signers)
         whole = [one.raw for one in await journal.frames(custody)]
-    program = [sys.executable, "-c", KILLED, str(path), at, str(here), str(here.parent / "session")]
+    program = [sys.executable, "-c", KILLED, str(path), at, *ROOMS]
     ran = await trio.run_process(program, capture_stdout=True, check=False)
     assert ran.returncode == (0 if at == "never" else -signal.SIGKILL)
     async with open_journal(path) as journal:

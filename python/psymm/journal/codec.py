@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from psymm.errors import JournalCorrupt, Missing
-from psymm.transcript import pruning
+from psymm.journal import retention
+from psymm.journal.heads import read_heads
 from psymm.transcript.agreement import SOLVER, CustodyAgreement
-from psymm.transcript.heads import Health, read_heads
+from psymm.transcript.heads import Health
 from psymm.transcript.introduction import INTRODUCTION_BYTES, SignedIntroduction
 
 FRAMES: Final = "SELECT arrival, lane, seq, digest, raw, sent, checksum FROM frames"
@@ -53,17 +54,6 @@ class JournalledCustody:
     frames: int
     health: Health = "complete"
     introduction: SignedIntroduction | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class JournalledRevocation:
-    """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
-    it can no longer sign for us, from_seq or what we had covered when we learnt of it."""
-
-    lane: int
-    key: str
-    from_seq: int
-    cut: int
 
 
 def frame_checksum(
@@ -118,7 +108,7 @@ def frames_of(
             (custody, after, -1 if at_most is None else at_most),
         )
     ]
-    gone = pruning.pruned_of(base, custody).arrivals
+    gone = retention.pruned_of(base, custody).arrivals
     for place, frame in enumerate(frames, max(after, gone) + 1):
         if frame.arrival != place:
             raise JournalCorrupt("a frame is missing", journal=path, custody=custody, place=place)

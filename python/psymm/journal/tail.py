@@ -20,10 +20,10 @@ from psymm.errors import (
     JournalVersion,
     UnknownCustody,
 )
+from psymm.journal.codec import JournalledCustody, JournalledFrame
+from psymm.journal.connection import inode_of
+from psymm.journal.reader import JournalReader, open_journal_reader
 from psymm.storage import StorageError, translate_errors
-from psymm.transcript.codec import JournalledCustody, JournalledFrame
-from psymm.transcript.journal_file import inode_of
-from psymm.transcript.reader import JournalReader, open_journal_reader
 
 CHUNK: Final = 256
 """Frames in memory at once."""

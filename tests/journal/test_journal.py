@@ -29,16 +29,17 @@ from psymm.errors import (
     KnownCustody,
     UnknownCustody,
 )
+from psymm.journal.backup import back_up
+from psymm.journal.export import export
+from psymm.journal.high_water_mark import read_high_water_mark
+from psymm.journal.reader import open_journal_reader
+from psymm.journal.replayed import read_record, verify_journal
+from psymm.journal.writer import GROUP, QUICK_COMMIT_S, Journal, open_journal
 from psymm.messages import Heartbeat
-from psymm.transcript.agreement import SOLVER, TRADER
-from psymm.transcript.backup import back_up
-from psymm.transcript.encryption import JournalledOpening
-from psymm.transcript.file import export
+from psymm.transcript.agreement import SOLVER, TRADER, JournalledOpening
 from psymm.transcript.heads import Heads
-from psymm.transcript.high_water_mark import read_high_water_mark
-from psymm.transcript.journal import GROUP, QUICK_COMMIT_S, Journal, open_journal
-from psymm.transcript.reader import open_journal_reader
-from psymm.transcript.replayed import read_record, verify_journal
+
+ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 
 async def filled(journal: Journal, signers: Signers, frames: int = 6) -> None:
@@ -296,7 +297,7 @@ async def test_another_process_is_refused_and_a_killed_one_lets_go(tmp_path: Pat
     program = (
         "import sys, trio\n"
         "from pathlib import Path\n"
-        "from psymm.transcript.journal import open_journal\n"
+        "from psymm.journal.writer import open_journal\n"
         "async def main():\n"
         "    async with open_journal(Path(sys.argv[1])):\n"
         "        print('open', flush=True)\n"
@@ -323,7 +324,7 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from custody_scene import Signers
 from psymm.messages import Heartbeat
-from psymm.transcript.journal import open_journal
+from psymm.journal.writer import open_journal
 async def main():
     signers = Signers()
     async with open_journal(Path(sys.argv[1])) as journal:
@@ -340,9 +341,9 @@ trio.run(main)
 
 @pytest.mark.parametrize("kill_after", [1, 7, 23])
 async def test_what_was_reported_durable_survives_sigkill(tmp_path: Path, kill_after: int) -> None:
-    path, here = tmp_path / "j.db", Path(__file__).parent
+    path = tmp_path / "j.db"
     with subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", WRITER, str(path), str(here), str(here.parent / "session")],
+        [sys.executable, "-c", WRITER, str(path), *ROOMS],
         stdout=subprocess.PIPE,
     ) as writer:
         assert writer.stdout is not None
@@ -497,7 +498,7 @@ async def locked(path: Path) -> None:
 HOLDER = (
     "import sys, trio\n"
     "from pathlib import Path\n"
-    "from psymm.transcript.journal import open_journal\n"
+    "from psymm.journal.writer import open_journal\n"
     "async def main():\n"
     "    async with open_journal(Path(sys.argv[1])):\n"
     "        print('open', flush=True)\n"
@@ -586,7 +587,7 @@ from pathlib import Path
 from custody_scene import Signers
 from psymm.storage import DiskFull
 from psymm.messages import Heartbeat
-from psymm.transcript.journal import open_journal
+from psymm.journal.writer import open_journal
 async def main():
     signers = Signers()
     async with open_journal(Path(sys.argv[1])) as journal:
@@ -614,9 +615,9 @@ trio.run(main)
 async def test_a_write_that_fails_in_the_middle_of_a_commit_is_typed_and_ends_all_writing(
     tmp_path: Path,
 ) -> None:
-    path, here = tmp_path / "j.db", Path(__file__).parent
+    path = tmp_path / "j.db"
     ran = await trio.run_process(
-        [sys.executable, "-c", FULL, str(path), str(here), str(here.parent / "session")],
+        [sys.executable, "-c", FULL, str(path), *ROOMS],
         capture_stdout=True,
     )
     *durable, last = ran.stdout.decode().splitlines()

@@ -4,7 +4,7 @@
 `custodies`, `heads`, `frames`, `session_keys`, `openings`, `settlements`, `equivocations`,
 `facts`, `revocations`, `revoked_frames` (taken off the record because their key was
 revoked); `recovering` and `rescued` where frames are still to be fetched; of checkpoints, and of
-what was pruned before one, those of `psymm.transcript.pruning`.
+what was pruned before one, those of `psymm.journal.retention`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from psymm.errors import JournalCorrupt
-from psymm.transcript import pruning
+from psymm.journal import retention
 
 VERSION: Final = 2
 
@@ -80,7 +80,7 @@ CREATE TABLE rescued (
   raw BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
 ) STRICT, WITHOUT ROWID;
 """
-    + pruning.SCHEMA
+    + retention.SCHEMA
 )
 
 

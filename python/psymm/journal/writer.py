@@ -10,14 +10,14 @@ can derive. Without it the journal still verifies, exports and can be shown.
 
 What is kept is kept so that its loss is seen and named: the heads of every custody stand apart
 from its frames, each frame has a checksum that binds it to its place, and the high-water mark
-beside the file knows how many frames there were (`psymm.transcript.high_water_mark`).
+beside the file knows how many frames there were (`psymm.journal.high_water_mark`).
 
 Whether a custody may sign (its `Health`) is decided here, whatever is above: a journal that is a
 backup, or that was repaired without its newest heads, gives no session key and takes no frame of
 our own but those that the peer shows.
 
-Here is its writer. Its file is opened and checked in `psymm.transcript.journal_file`, its tables
-stand in `tables`, and it is read by `reader`.
+Here is its writer. Its file is opened and checked in `psymm.journal.connection`, its tables
+stand in `schema`, and it is read by `reader`.
 """
 
 from __future__ import annotations
@@ -48,15 +48,10 @@ from psymm.errors import (
     KnownCustody,
 )
 from psymm.histogram import Counts, Histogram
-from psymm.nursery import open_block_nursery
-from psymm.storage import StorageError
-from psymm.transcript import outbox, pruning
-from psymm.transcript.agreement import CustodyAgreement
-from psymm.transcript.checkpoint import Point
-from psymm.transcript.codec import (
+from psymm.journal import outbox, retention
+from psymm.journal.codec import (
     CustodyState,
     JournalledFrame,
-    JournalledRevocation,
     custody_row,
     custody_rows,
     drop_custody,
@@ -67,35 +62,32 @@ from psymm.transcript.codec import (
     update_introduction,
     update_state,
 )
-from psymm.transcript.encryption import (
-    JournalledOpening,
-    decrypted_openings,
-    decrypted_under,
-    encrypted_openings,
-    encrypted_under,
-    opening_rows,
-)
-from psymm.transcript.faults import JournalFailure, as_journal_error
-from psymm.transcript.heads import (
-    Heads,
-    Health,
-    HeldHeads,
-    frame_digest,
-    heads_of,
-    update_health,
-    upsert_heads,
-)
-from psymm.transcript.high_water_mark import write_high_water_mark
-from psymm.transcript.introduction import SignedIntroduction
-from psymm.transcript.journal_file import (
+from psymm.journal.connection import (
     JournalIdentity,
     connect_writer,
     hold_journal,
     inode_of,
     without_links,
 )
-from psymm.transcript.pruning import Pruned
-from psymm.transcript.reader import JournalReader, told_what_is_missing
+from psymm.journal.encryption import (
+    decrypted_openings,
+    decrypted_under,
+    encrypted_openings,
+    encrypted_under,
+    opening_rows,
+)
+from psymm.journal.faults import JournalFailure, as_journal_error
+from psymm.journal.heads import HeldHeads, frame_digest, heads_of, update_health, upsert_heads
+from psymm.journal.high_water_mark import write_high_water_mark
+from psymm.journal.reader import JournalReader, told_what_is_missing
+from psymm.journal.retention import Pruned
+from psymm.nursery import open_block_nursery
+from psymm.storage import StorageError
+from psymm.transcript.agreement import CustodyAgreement, JournalledOpening
+from psymm.transcript.checkpoint import Point
+from psymm.transcript.delegation import JournalledRevocation
+from psymm.transcript.heads import Heads, Health
+from psymm.transcript.introduction import SignedIntroduction
 
 T = TypeVar("T")
 
@@ -402,7 +394,7 @@ class Journal(JournalReader):
         self, custody: bytes, point: Point, account: Callable[[], bytes]
     ) -> Change:
         """See `keep_checkpoint`."""
-        return Change(lambda base: pruning.keep(base, custody, point, account()))
+        return Change(lambda base: retention.keep(base, custody, point, account()))
 
     async def remove_frames(
         self, custody: bytes, gone: Pruned, retained: Sequence[JournalledFrame]
@@ -410,7 +402,7 @@ class Journal(JournalReader):
         """Remove all frames that `gone` counts; `retained` are those of them that stay known.
         Cancelled: all are removed or none."""
         rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in retained]
-        await self._write(lambda base: pruning.remove(base, custody, gone, rows))
+        await self._write(lambda base: retention.remove(base, custody, gone, rows))
 
     async def forget_stranger(self, custody: bytes) -> bool:
         """Forget a custody of which only its trader spoke: ours is the solver's lane, and no note

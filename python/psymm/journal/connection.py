@@ -23,6 +23,12 @@ from psymm.errors import (
     JournalVersion,
     Missing,
 )
+from psymm.journal import retention
+from psymm.journal.codec import reopen_logged_out
+from psymm.journal.faults import as_journal_error, translate_journal_errors
+from psymm.journal.heads import frame_digest, heads_of, is_bytes
+from psymm.journal.high_water_mark import read_high_water_mark, write_high_water_mark
+from psymm.journal.schema import VERSION, check_pages, create_tables, version_of
 from psymm.private_files import (
     keep_database_private,
     keep_private,
@@ -30,12 +36,6 @@ from psymm.private_files import (
     sync_path,
 )
 from psymm.storage import DiskFull, DiskReadOnly, FileForbidden, storage_error, translate_errors
-from psymm.transcript import pruning
-from psymm.transcript.codec import reopen_logged_out
-from psymm.transcript.faults import as_journal_error, translate_journal_errors
-from psymm.transcript.heads import frame_digest, heads_of, is_bytes
-from psymm.transcript.high_water_mark import read_high_water_mark, write_high_water_mark
-from psymm.transcript.tables import VERSION, check_pages, create_tables, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,14 +296,14 @@ def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
             )
         frames = sum(_check_custody(path, base, custody) for custody in sorted(held))
         (every,) = base.execute("SELECT count(*) FROM frames").fetchone()
-        if every + sum(gone.arrivals for gone in pruning.all_pruned(base).values()) != frames:
+        if every + sum(gone.arrivals for gone in retention.all_pruned(base).values()) != frames:
             raise JournalCorrupt("there are frames of no custody", journal=path, frames=every)
         return JournalIdentity(journal_id, lineage, frames, inode_of(path.stat()))
 
 
 def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
     """How many frames there are, as many as the heads say; pruned ones count."""
-    kept, gone = heads_of(path, base, custody), pruning.pruned_of(base, custody)
+    kept, gone = heads_of(path, base, custody), retention.pruned_of(base, custody)
     held, highest = base.execute(
         "SELECT count(*), coalesce(max(arrival), 0) FROM frames WHERE custody = ?", (custody,)
     ).fetchone()

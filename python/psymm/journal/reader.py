@@ -11,24 +11,25 @@ from typing import Any, Self, TypeVar
 import trio
 
 from psymm.errors import JournalCorrupt, UnknownCustody
-from psymm.transcript import outbox, pruning
-from psymm.transcript.agreement import TRADER
-from psymm.transcript.checkpoint import Point
-from psymm.transcript.codec import (
+from psymm.journal import outbox, retention
+from psymm.journal.codec import (
     FRAMES,
     JournalledCustody,
     JournalledFrame,
-    JournalledRevocation,
     custody_of,
     custody_rows,
     frames_of,
     journalled,
     lane_of,
 )
-from psymm.transcript.faults import translate_journal_errors
-from psymm.transcript.heads import Heads, heads_of, recovering_of
-from psymm.transcript.journal_file import connect_reader, expect_journal
-from psymm.transcript.pruning import Pruned
+from psymm.journal.connection import connect_reader, expect_journal
+from psymm.journal.faults import translate_journal_errors
+from psymm.journal.heads import heads_of, recovering_of
+from psymm.journal.retention import Pruned
+from psymm.transcript.agreement import TRADER
+from psymm.transcript.checkpoint import Point
+from psymm.transcript.delegation import JournalledRevocation
+from psymm.transcript.heads import Heads
 
 T = TypeVar("T")
 
@@ -153,18 +154,18 @@ class JournalReader:
         """Checkpoints that were in force, with their accounts' documents: the one at which the
         frames that are left begin, if any are gone, and the newest last. Cancelled: raises
         Cancelled, nothing changed."""
-        return await self._read(lambda base: pruning.checkpoints_of(base, custody))
+        return await self._read(lambda base: retention.checkpoints_of(base, custody))
 
     async def pruned(self, custody: bytes) -> Pruned:
         """What is gone of a custody's frames. Cancelled: raises Cancelled, nothing changed."""
-        return await self._read(lambda base: pruning.pruned_of(base, custody))
+        return await self._read(lambda base: retention.pruned_of(base, custody))
 
     async def retained(self, custody: bytes) -> list[JournalledFrame]:
         """Of the frames that are gone, those that a session must still know, in order.
         Cancelled: raises Cancelled, nothing changed."""
         return await self._read(
             lambda base: [
-                JournalledFrame(*row, sent=True) for row in pruning.retained_of(base, custody)
+                JournalledFrame(*row, sent=True) for row in retention.retained_of(base, custody)
             ]
         )
 
@@ -257,7 +258,7 @@ class open_journal_reader:  # noqa: N801  (read as a function: `async with open_
 
 def told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
     """The same error with all that the damage has taken."""
-    from psymm.transcript.repair import inspect
+    from psymm.journal.repair import inspect
 
     report = inspect(path)
     values = {name: value for name, value in bad.values.items() if name != "missing"}

@@ -7,7 +7,7 @@ Where the line is. A party never signs one number twice, so a repaired custody s
 it is certain that no frame of ours is unknown. A peer cannot give that certainty: it could show our
 lane up to some frame and keep back the rest, and our next frame would be its proof of our guilt.
 Nor can the damaged file itself: a write-ahead log that lost its end reads as an earlier moment.
-The high-water mark can (`psymm.transcript.high_water_mark`): where the frames counted from what is
+The high-water mark can (`psymm.journal.high_water_mark`): where the frames counted from what is
 left are as many as it says that there can have been, then the heads that are left are the newest,
 since each of the numbers counted is at most the true one. Such a custody is `repairing` until all
 frames up to those heads are there, each with its signature, its place in the chain and at the end
@@ -34,12 +34,7 @@ from psymm.errors import (
     JournalCorrupt,
     Missing,
 )
-from psymm.messages import CollAsgnRespType, CollateralResponse
-from psymm.private_files import create_private, sync_path
-from psymm.storage import storage_error, translate_errors
-from psymm.transcript.agreement import CustodyAgreement
-from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
-from psymm.transcript.codec import (
+from psymm.journal.codec import (
     FRAMES,
     CustodyState,
     JournalledFrame,
@@ -49,25 +44,22 @@ from psymm.transcript.codec import (
     is_handshake,
     read_frame,
 )
+from psymm.journal.connection import expect_journal, hold_journal, open_read_only, without_links
+from psymm.journal.faults import translate_journal_errors
+from psymm.journal.heads import HeldHeads, is_bytes, read_heads, upsert_heads
+from psymm.journal.high_water_mark import HighWaterMark, read_high_water_mark, write_high_water_mark
+from psymm.journal.retention import Pruned
+from psymm.journal.schema import VERSION, create_tables
+from psymm.messages import CollAsgnRespType, CollateralResponse
+from psymm.private_files import create_private, sync_path
+from psymm.storage import storage_error, translate_errors
+from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
 from psymm.transcript.delegation import DelegationRefused
-from psymm.transcript.faults import translate_journal_errors
 from psymm.transcript.file import MAGIC as TRANSCRIPT
 from psymm.transcript.file import parse_file
-from psymm.transcript.heads import Heads, Health, HeldHeads, is_bytes, read_heads, upsert_heads
-from psymm.transcript.high_water_mark import (
-    HighWaterMark,
-    read_high_water_mark,
-    write_high_water_mark,
-)
-from psymm.transcript.journal_file import (
-    expect_journal,
-    hold_journal,
-    open_read_only,
-    without_links,
-)
-from psymm.transcript.pruning import Pruned
+from psymm.transcript.heads import Heads, Health
 from psymm.transcript.record import Record
-from psymm.transcript.tables import VERSION, create_tables
 
 _BESIDE: Final = (
     "session_keys",

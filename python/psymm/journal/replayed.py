@@ -8,15 +8,15 @@ from trio.to_thread import run_sync
 
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import CheckpointRefused, JournalCorrupt, TranscriptFileError
-from psymm.transcript import pruning
+from psymm.journal.base_snapshot import base_snapshot_of, since
+from psymm.journal.codec import JournalledFrame
+from psymm.journal.reader import JournalReader
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
-from psymm.transcript.base_snapshot import base_snapshot_of, since
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
-from psymm.transcript.codec import JournalledFrame
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import Verified, encode_file, parse_file, verify_frames
-from psymm.transcript.reader import JournalReader
 from psymm.transcript.record import Record
+from psymm.transcript.retained import is_retained
 
 
 async def read_record(journal: JournalReader, agreement: CustodyAgreement) -> Record:
@@ -58,7 +58,7 @@ def _read(
             custody=agreement.custody,
         ) from None
     for frame in frames:
-        if pruning.is_retained(frame.raw):
+        if is_retained(frame.raw):
             record.retain(frame)
     for lane in (TRADER, SOLVER):
         record.know(lane, [one for one in before if one[0].lane == lane])

@@ -22,9 +22,11 @@ import pytest
 import trio
 from test_disks import NOT_SAID, _file, _journal, _keystore, _notes, _read, _relayer, _tree
 
+from psymm.journal.backup import back_up
+from psymm.journal.repair import inspect
 from psymm.storage import StorageError
-from psymm.transcript.backup import back_up
-from psymm.transcript.repair import inspect
+
+ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 pytestmark = pytest.mark.skipif(
     not failing_disk.is_possible(), reason="the kernel of this system gives no errors on request"
@@ -141,10 +143,12 @@ def main(place: Path) -> None:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """Of each case: its code, its text, and what the same use says on a disk that is well."""
-    here = Path(__file__).parent
     ran = subprocess.run(
         [sys.executable, __file__, str(tmp_path_factory.mktemp("failing"))],
-        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent / 'session'}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *ROOMS)),
+        },
         stdout=subprocess.PIPE,
         check=True,
     )

@@ -28,15 +28,17 @@ from psymm.cli.exit_status import Exit
 from psymm.custody.store import open_store
 from psymm.custody.viewing import viewing_key
 from psymm.errors import JournalCorrupt
+from psymm.journal.backup import back_up
+from psymm.journal.reader import open_journal_reader
+from psymm.journal.repair import inspect, repair_journal
+from psymm.journal.writer import open_journal
 from psymm.private_files import write_private
 from psymm.relayer.store import Store
 from psymm.session.protection import KillSwitch
 from psymm.storage import DiskFull, DiskReadOnly, FileBusy, StorageError, translate_errors
-from psymm.transcript.backup import back_up
-from psymm.transcript.journal import open_journal
-from psymm.transcript.reader import open_journal_reader
-from psymm.transcript.repair import inspect, repair_journal
 from psymm.wallet import KeyWallet, save_keystore
+
+ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 NOT_SAID = ("damage", "delete", "repair")
 """Words that only a checksum or SQLite itself may bring about."""
@@ -88,7 +90,7 @@ import os, sys, trio
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from custody_scene import Signers
-from psymm.transcript.journal import open_journal
+from psymm.journal.writer import open_journal
 async def main():
     signers = Signers()
     async with open_journal(Path(sys.argv[1])) as journal:
@@ -105,11 +107,11 @@ trio.run(main)
 def healthy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal of 12 frames, whose writer was killed (all of them are in its write-ahead log) or
     closed it."""
-    home, here = tmp_path_factory.mktemp("healthy"), Path(__file__).parent
+    home = tmp_path_factory.mktemp("healthy")
     subprocess.run(
         [
             sys.executable, "-c", WRITER, str(home / "journal.db"),
-            request.param, str(here), str(here.parent / "session"),
+            request.param, *ROOMS,
         ],
         check=True,
     )  # fmt: skip

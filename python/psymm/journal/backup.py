@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psymm.errors import JournalError
+from psymm.journal.connection import connect_reader, expect_journal, without_links
+from psymm.journal.faults import translate_journal_errors
+from psymm.journal.heads import read_heads, upsert_heads
 from psymm.private_files import create_private, private_directory, sync_path
-from psymm.transcript.faults import translate_journal_errors
-from psymm.transcript.heads import Heads, read_heads, upsert_heads
-from psymm.transcript.journal_file import connect_reader, expect_journal, without_links
+from psymm.transcript.heads import Heads
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,136 @@
+"""A custody's heads as a journal keeps them, apart from its frames, and whether it may sign.
+
+A row of `heads` has a checksum of its own, so that frames that are gone are missed. The custody's
+`Health` is part of that row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, get_args
+
+from psymm.errors import JournalCorrupt, JournalRestored, Missing, UnknownCustody
+from psymm.transcript.heads import Heads, Health
+
+
+@dataclass(frozen=True, slots=True)
+class HeldHeads:
+    """A row of `heads`. lane: ours."""
+
+    custody: bytes
+    lane: int
+    health: Health
+    heads: Heads
+    frames: int = 0
+
+
+def upsert_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
+    """Write a custody's row of `heads`."""
+    base.execute(
+        "INSERT OR REPLACE INTO heads VALUES (?,?,?,?,?,?,?,?,?)",
+        (
+            held.custody,
+            held.lane,
+            held.health,
+            held.frames,
+            *held.heads.trader,
+            *held.heads.solver,
+            _heads_checksum(held),
+        ),
+    )
+
+
+def read_heads(row: Sequence[Any]) -> HeldHeads | None:
+    """A row of `heads` as it was written, or None where it is damaged."""
+    custody, lane, health, frames, trader_seq, trader_digest, solver_seq, solver_digest, kept = row
+    try:
+        if not all(is_bytes(one, 32) for one in (custody, trader_digest, solver_digest)):
+            return None
+        held = HeldHeads(
+            custody,
+            lane,
+            health,
+            Heads((trader_seq, trader_digest), (solver_seq, solver_digest)),
+            frames,
+        )
+        intact = health in get_args(Health) and _heads_checksum(held) == kept
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return None
+    return held if intact else None
+
+
+def heads_of(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
+    """A custody's row of `heads`. Raises UnknownCustody, JournalCorrupt where it is damaged."""
+    row = base.execute("SELECT * FROM heads WHERE custody = ?", (custody,)).fetchone()
+    if row is None:
+        raise UnknownCustody(custody=custody, journal=path)
+    held = read_heads(row)
+    if held is None or held.custody != custody:
+        raise JournalCorrupt(
+            "a custody's heads are damaged", journal=path, missing=[Missing(custody, "heads")]
+        )
+    return held
+
+
+def recovering_of(base: sqlite3.Connection, custody: bytes) -> Heads | None:
+    """The newest heads, where frames up to them are still to be fetched; else None."""
+    row = base.execute("SELECT * FROM recovering WHERE custody = ?", (custody,)).fetchone()
+    return None if row is None else Heads((row[1], row[2]), (row[3], row[4]))
+
+
+def update_health(path: Path, base: sqlite3.Connection, custody: bytes, health: Health) -> None:
+    """A custody being repaired is whole, or it turns out that it cannot be.
+
+    Raises JournalRestored if a restored one is to sign again, JournalCorrupt if frames up to the
+    newest heads are still missing, UnknownCustody.
+    """
+    held = heads_of(path, base, custody)
+    if held.health == "read-only" and health != "read-only":
+        raise JournalRestored(journal=path, custody=custody)
+    newest = recovering_of(base, custody)
+    if health == "complete" and newest is not None:
+        for lane in (0, 1):
+            seq, digest = newest.of(lane)
+            if (custody if seq == 0 else frame_digest(base, custody, lane, seq)) != digest:
+                reached = held.heads.of(lane)[0]
+                raise JournalCorrupt(
+                    "frames are still missing",
+                    journal=path,
+                    missing=[Missing(custody, "frames", lane, reached + 1, seq)],
+                )
+    if health != "recovering":
+        base.execute("DELETE FROM recovering WHERE custody = ?", (custody,))
+    if health == "complete":
+        base.execute("DELETE FROM rescued WHERE custody = ?", (custody,))
+    upsert_heads(base, replace(held, health=health))
+
+
+def frame_digest(base: sqlite3.Connection, custody: bytes, lane: int, seq: int) -> bytes | None:
+    """The digest in a frame's row, None where the frame is not there."""
+    row = base.execute(
+        "SELECT digest FROM frames WHERE custody = ? AND lane = ? AND seq = ?",
+        (custody, lane, seq),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def is_bytes(value: object, length: int) -> bool:
+    """Whether a column holds the bytes that were put there, as far as their number tells."""
+    return isinstance(value, bytes) and len(value) == length
+
+
+def _heads_checksum(held: HeldHeads) -> bytes:
+    body = b"".join(
+        (
+            held.custody,
+            bytes([held.lane]),
+            held.health.encode(),
+            held.frames.to_bytes(8),
+            *(seq.to_bytes(8) + digest for seq, digest in (held.heads.trader, held.heads.solver)),
+        )
+    )
+    return blake2b(body, digest_size=8).digest()

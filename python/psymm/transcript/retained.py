@@ -1,0 +1,58 @@
+"""The frames that a session must know for as long as it lives, however old they are.
+
+They are logons, keys, notes, settlements, chain facts, and the Rejects of such. A journal keeps
+them when it prunes the frames around them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psymm._core import Frame
+from psymm.messages import (
+    ChainFact,
+    CollateralAssignment,
+    CollateralResponse,
+    JsonError,
+    Logon,
+    Logout,
+    Message,
+    Reject,
+    SessionKeyChange,
+    Settlement,
+    SettlementAcceptance,
+    decode,
+)
+from psymm.transcript.checkpoint import may_be
+
+RETAINED: Final[tuple[type[Message], ...]] = (
+    Logon,
+    Logout,
+    SessionKeyChange,
+    CollateralAssignment,
+    CollateralResponse,
+    Settlement,
+    SettlementAcceptance,
+    ChainFact,
+)
+_TYPES: Final = frozenset(kind.MSG_TYPE for kind in RETAINED)
+_WRITTEN: Final = frozenset(kind.encode() for kind in (*_TYPES, Reject.MSG_TYPE))
+
+
+def retains(message: Message | None) -> bool:
+    """Whether a frame that says this is one that a session must know for as long as it lives; the
+    Reject of one is, too, since what was rejected has no effect."""
+    if isinstance(message, Reject):
+        return message.ref_msg_type in _TYPES
+    return isinstance(message, RETAINED)
+
+
+def is_retained(raw: bytes) -> bool:
+    """The same of a raw frame."""
+    payload = Frame.parse(raw).payload
+    if not may_be(payload, _WRITTEN):
+        return False
+    try:
+        return retains(decode(payload))
+    except JsonError:
+        return False
