@@ -16,9 +16,10 @@ import click
 
 from psymm.cli.exit_report import exit_report_of
 from psymm.cli.exit_status import Exit
-from psymm.cli.options import TYPED, Group
+from psymm.cli.options import Group
 from psymm.cli.output import Screen
 from psymm.cli.streams import output_failure, prepare_streams
+from psymm.cli.typed import TYPED
 from psymm.private_files import forbid_core_dumps
 
 AGAIN_S = 0.1

@@ -33,8 +33,9 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
-from psymm.cli.remedies import command, example_config, home_words, typed
+from psymm.cli.remedies import example_config, home_words
 from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
+from psymm.cli.typed import command, typed
 from psymm.errors import JournalError
 from psymm.storage import StorageError
 

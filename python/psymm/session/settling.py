@@ -15,8 +15,8 @@ fill after we signed a settlement with it. What a restored side knows of the acc
 other side. A peer that hides frames which it covered or signed would have to sign one of its
 numbers again to propose, and that is equivocation.
 
-`Stage` says how far the settlement is and `Step` what goes on towards it. `settlement_record` reads
-what is on the record, `settlement_documents` what the journal keeps.
+`SettlementStage` says how far the settlement is, `SettlementStep` what goes on towards it.
+`settlement_record` reads what is on the record, `settlement_documents` what the journal keeps.
 
 What is durable when: the planned settlement before our wallet signs it, our signature before it is
 sent, both signatures before the move is sent. So either side can continue after a crash, and the
@@ -96,7 +96,7 @@ LOOK_AGAIN_S: Final = 10.0
 """Between two looks at a clock that may be set, or at a chain that is down."""
 
 
-class Stage(Enum):
+class SettlementStage(Enum):
     """How far a settlement is, as this side sees it."""
 
     OPEN = auto()
@@ -107,7 +107,7 @@ class Stage(Enum):
     """On chain, and deep enough. It is final."""
 
 
-class Step(Enum):
+class SettlementStep(Enum):
     """What may go on beside other work, and only once at a time."""
 
     NAME = auto()
@@ -147,8 +147,8 @@ class SettlementFlow:
         self._record = SettlementRecord(runner, account)
         self._store = SettlementStore(runner)
         self._said: SettlementOutput | None = None
-        self._stage = Stage.OPEN
-        self._steps: set[Step] = set()
+        self._stage = SettlementStage.OPEN
+        self._steps: set[SettlementStep] = set()
         self._settlement: PlannedSettlement | None = None
         self._mined: Mined | None = None
         self._refused: str | None = None
@@ -175,7 +175,7 @@ class SettlementFlow:
                 self._begin(self._guarded, self._take_payee, said)
             case FrameReceived(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._record.is_alive(entry.frame.seq):
-                    self._enter(Stage.OPEN)
+                    self._enter(SettlementStage.OPEN)
                     self._begin(self._guarded, self._answer_proposal)
             case TextReceived(SettlementAcceptance() as said):
                 self._begin(self._guarded, self._take_beside, said)
@@ -193,8 +193,8 @@ class SettlementFlow:
                 self._begin(self._guarded, self._go_on)
             case _:
                 pass
-        if self._runner.protocol.options and Step.OUTLIVE not in self._steps:
-            self._begin(self._guarded, self._once, Step.OUTLIVE, self._outlive)
+        if self._runner.protocol.options and SettlementStep.OUTLIVE not in self._steps:
+            self._begin(self._guarded, self._once, SettlementStep.OUTLIVE, self._outlive)
         self._wake()
 
     def _resume(self) -> None:
@@ -209,20 +209,20 @@ class SettlementFlow:
 
     def _answer_soon(self) -> None:
         """Name our payee. Our own proposal is an answer, too."""
-        if self._stage is Stage.OPEN and Step.NAME not in self._steps:
-            self._begin(self._guarded, self._once, Step.NAME, self._name_ours)
+        if self._stage is SettlementStage.OPEN and SettlementStep.NAME not in self._steps:
+            self._begin(self._guarded, self._once, SettlementStep.NAME, self._name_ours)
 
     def _begin(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
         """A task of its own; none once what runs us has ended, since the next start goes on."""
         with suppress(SessionClosed):
             start_task(self._nursery, work, *given)
 
-    def _enter(self, stage: Stage) -> None:
-        if self._stage is not Stage.MINED:
+    def _enter(self, stage: SettlementStage) -> None:
+        if self._stage is not SettlementStage.MINED:
             self._stage = stage
 
     async def _once(
-        self, step: Step, work: Callable[..., Awaitable[_T]], *given: object
+        self, step: SettlementStep, work: Callable[..., Awaitable[_T]], *given: object
     ) -> _T | None:
         """Does a step, unless it goes on already."""
         if step in self._steps:
@@ -283,11 +283,11 @@ class SettlementFlow:
         if self._runner.protocol.health == "read-only":
             await self._ask_for_proposal()
             return await self._until_mined()
-        self._enter(Stage.PROPOSING)
+        self._enter(SettlementStage.PROPOSING)
         try:
             await self._propose()
         except BaseException:
-            self._enter(Stage.OPEN)
+            self._enter(SettlementStage.OPEN)
             raise
         return await self._until_mined()
 
@@ -306,10 +306,10 @@ class SettlementFlow:
         record. Unless we propose already, we do then, at our own fee, if we will."""
         if said.signature is None:
             raise SettlementRefused("a payee in a text needs the wallet's signature")
-        if self._stage is Stage.PROPOSING:
+        if self._stage is SettlementStage.PROPOSING:
             await self._put_on_record(said)
             return
-        self._enter(Stage.PROPOSING)
+        self._enter(SettlementStage.PROPOSING)
         try:
             if self._willing is not None and not await self._willing():
                 raise SettlementRefused("not now")
@@ -317,7 +317,7 @@ class SettlementFlow:
                 raise SettlementRefused("not trading", state=self._runner.protocol.status)
             await self._put_on_record(said)
         except BaseException:
-            self._enter(Stage.OPEN)
+            self._enter(SettlementStage.OPEN)
             raise
         await self.settle()
 
@@ -376,7 +376,7 @@ class SettlementFlow:
         if settlement is None:
             settlement = await self._planned(payouts)
         if settlement is None:
-            self._enter(Stage.OPEN)
+            self._enter(SettlementStage.OPEN)
             await self._wait(lambda: runner.protocol.proposal, "propose a settlement")
             return
         # Naming the payees took frames, too: what came of them is covered within moments.
@@ -503,8 +503,8 @@ class SettlementFlow:
     async def _until_mined(self) -> Mined:
         if self._runner.protocol.settled is not None:
             await self._go_on()
-        elif self._stage is Stage.PROPOSING and self._settlement is not None:
-            await self._once(Step.SEND, self._prove_and_send, self._settlement)
+        elif self._stage is SettlementStage.PROPOSING and self._settlement is not None:
+            await self._once(SettlementStep.SEND, self._prove_and_send, self._settlement)
 
         def ended() -> Mined | Literal["over"] | None:
             over = self._mined is None and not self._runner.protocol.options
@@ -565,16 +565,16 @@ class SettlementFlow:
     async def _answer_proposal(self) -> None:
         """Sign what the peer proposes, or say what differs. One at a time: its frame and a resume
         may both ask for it."""
-        if Step.CONSENT in self._steps:
+        if SettlementStep.CONSENT in self._steps:
             return
         answered = self._runner.protocol.proposal
         try:
-            settlement = await self._once(Step.CONSENT, self._consent)
+            settlement = await self._once(SettlementStep.CONSENT, self._consent)
         finally:
             if self._record.theirs_is_alive() and self._runner.protocol.proposal is not answered:
                 self._begin(self._guarded, self._answer_proposal)  # it came meanwhile
         if settlement is not None:
-            await self._once(Step.WATCH, self._watch, settlement)
+            await self._once(SettlementStep.WATCH, self._watch, settlement)
 
     async def _consent(self) -> PlannedSettlement | None:
         """The peer's proposal that is alive, with our signature on the record."""
@@ -661,7 +661,7 @@ class SettlementFlow:
                     await self._done(mined)
                     return
             self._settlement, self._refused = None, None
-            self._enter(Stage.OPEN)
+            self._enter(SettlementStage.OPEN)
             await runner.flush(runner.protocol.proposal_expired(runner.clock.now_ns()))
             self._changed.set()
 
@@ -669,7 +669,7 @@ class SettlementFlow:
         if self._mined is not None:
             return
         self._mined = mined
-        self._stage = Stage.MINED
+        self._stage = SettlementStage.MINED
         await self._runner.flush(
             self._runner.protocol.settlement_mined(mined, self._runner.clock.now_ns())
         )
@@ -689,8 +689,8 @@ class SettlementFlow:
             return
         settlement = await self._at_hand()
         if settlement is not None:
-            self._enter(Stage.PROPOSING)
-            await self._once(Step.SEND, self._prove_and_send, settlement)
+            self._enter(SettlementStage.PROPOSING)
+            await self._once(SettlementStep.SEND, self._prove_and_send, settlement)
 
     async def _at_hand(self) -> PlannedSettlement | None:
         """The settlement that is the proposal alive, if we or the journal have it."""
