@@ -8,7 +8,7 @@
 //!
 //! # Safety
 //! The methods are safe to call only where the instructions exist. Values of these types are
-//! made and used nowhere but in [`crate::secp256k1::kernels::Wide`], whose callers have seen
+//! made and used nowhere but in [`crate::secp256k1::backends::Wide`], whose callers have seen
 //! that the instructions are there; that is the reason every `SAFETY` below refers to.
 
 use core::arch::x86_64::{
