@@ -139,15 +139,14 @@ impl<K: Kernels> Buckets<K> {
         Ok(())
     }
 
-    /// Adds the points that are in the arena, in some of the windows.
-    fn add_in(&mut self, biased: &[u128], first: usize, last: usize) -> Result<(), Meeting> {
+    /// Sorts the points that are in the arena by bucket, for some of the windows, by counting. A
+    /// bucket's sum so far is one point more in it. Gives how much of the arena is used.
+    fn sort(&mut self, biased: &[u128], first: usize, last: usize) -> usize {
         let windows = self.windows;
         let buckets = windows.buckets();
-        let sums = &mut self.sums[first * buckets..last * buckets];
+        let sums = &self.sums[first * buckets..last * buckets];
         let arena = &mut self.arena;
         let mut used = FIXED + biased.len();
-
-        // Counting sort by bucket. A bucket's sum so far is one point more in it.
         let ends = &mut self.ends;
         ends.clear();
         ends.resize(sums.len(), 0);
@@ -192,31 +191,22 @@ impl<K: Kernels> Buckets<K> {
                 }
             }
         }
+        used
+    }
+
+    /// Adds the points that are in the arena, in some of the windows.
+    fn add_in(&mut self, biased: &[u128], first: usize, last: usize) -> Result<(), Meeting> {
+        let buckets = self.windows.buckets();
+        let mut used = self.sort(biased, first, last);
+        let sums = &mut self.sums[first * buckets..last * buckets];
+        let (arena, ends, sorted) = (&mut self.arena, &mut self.ends, &mut self.sorted);
 
         // Pairs, then pairs of pairs, until each bucket has one point.
         loop {
             let (left, right) = (&mut self.left, &mut self.right);
             left.clear();
             right.clear();
-            let next = used as u32;
-            let (mut from, mut to) = (0, 0);
-            for end in ends.iter_mut() {
-                let until = *end as usize;
-                while from + 1 < until {
-                    let sum = next + left.len() as u32;
-                    left.push(sorted[from]);
-                    right.push(sorted[from + 1]);
-                    sorted[to] = sum;
-                    from += 2;
-                    to += 1;
-                }
-                if from < until {
-                    sorted[to] = sorted[from];
-                    from += 1;
-                    to += 1;
-                }
-                *end = to as u32;
-            }
+            pair_up(ends, sorted, used as u32, left, right);
             if left.is_empty() {
                 break;
             }
@@ -271,6 +261,36 @@ impl<K: Kernels> Buckets<K> {
             }
         }
         total
+    }
+}
+
+/// Of each bucket's points, pairs to be added; their sums, to come from place `next` on, take their
+/// place, and one that is left over stays.
+#[inline(always)]
+fn pair_up(
+    ends: &mut [u32],
+    sorted: &mut [u32],
+    next: u32,
+    left: &mut Vec<u32>,
+    right: &mut Vec<u32>,
+) {
+    let (mut from, mut to) = (0, 0);
+    for end in ends {
+        let until = *end as usize;
+        while from + 1 < until {
+            let sum = next + left.len() as u32;
+            left.push(sorted[from]);
+            right.push(sorted[from + 1]);
+            sorted[to] = sum;
+            from += 2;
+            to += 1;
+        }
+        if from < until {
+            sorted[to] = sorted[from];
+            from += 1;
+            to += 1;
+        }
+        *end = to as u32;
     }
 }
 
