@@ -66,6 +66,7 @@ from psymm.session.protocol import (
     resume,
     ruling,
     signing,
+    views,
 )
 from psymm.session.protocol.budget import PeerRate
 from psymm.session.runner import SessionRunner
@@ -380,7 +381,7 @@ ANY_INTRODUCTION: Final = all_of(
 ANY_TIME: Final = nothing(SignedIntroduction, "check_time")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
 ANY_VERSION: Final = all_of(
-    put(dispatch, "Frame", AnyVersion), put(solver_module, "Frame", AnyVersion)
+    put(views, "Frame", AnyVersion), put(solver_module, "Frame", AnyVersion)
 )
 ANY_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
 NO_SYNC: Final = nothing(resume, "try_sync")

@@ -13,9 +13,10 @@ from psymm.terms import Instrument
 def use_id(account: Account, kind: str, name: str) -> Account:
     """Take a fresh id of a kind; an id is never used twice in a custody."""
     key = f"{kind}:{name}"
-    if key in account.used_ids:
+    used = account.used_ids.added(key, "used")
+    if used is None:
         refuse("duplicate-id", kind=kind, id=name)
-    return replace(account, used_ids=account.used_ids.put(key, "used"))
+    return replace(account, used_ids=used)
 
 
 def instrument_of(account: Account, symbol: str) -> Instrument:

@@ -146,11 +146,12 @@ def _check_openable(account: Account) -> None:
 
 def _check_order(account: Account, order: LiveOrder) -> Account:
     """The checks of an opening order that is already among the account's."""
-    instrument = account.instrument(order.symbol)
+    instrument = account.terms.by_symbol[order.symbol]
     check_notional(instrument, order.quantity, order.price)
     check_band(account, order.symbol, order.price)
     check_fresh(account, order.symbol)
-    fee = traders_fee(account, order.symbol, order.leaves, order.price, instrument.open_fee)
+    left = order.quantity - order.filled
+    fee = traders_fee(account, order.symbol, left, order.price, instrument.open_fee)
     check_margin(account, order.symbol, abs(fee))
     return account
 

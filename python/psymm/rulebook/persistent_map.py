@@ -67,10 +67,17 @@ class PersistentMap(Generic[K, V]):
         return (item for bucket in self._buckets for item in bucket.items())
 
     def put(self, key: K, value: V) -> PersistentMap[K, V]:
+        at = _hash(key) % len(self._buckets)
+        return self._with(at, {**self._buckets[at], key: value})
+
+    def added(self, key: K, value: V) -> PersistentMap[K, V] | None:
+        """With a new key; None where it is there already."""
+        at = _hash(key) % len(self._buckets)
+        bucket = self._buckets[at]
+        return None if key in bucket else self._with(at, {**bucket, key: value})
+
+    def _with(self, at: int, bucket: dict[K, V]) -> PersistentMap[K, V]:
         buckets = self._buckets
-        at = _hash(key) % len(buckets)
-        bucket = buckets[at].copy()
-        bucket[key] = value
         made: PersistentMap[K, V] = PersistentMap.__new__(PersistentMap)
         made._size = self._size - len(buckets[at]) + len(bucket)
         made._buckets = buckets[:at] + (bucket,) + buckets[at + 1 :]  # noqa: RUF005

@@ -1,7 +1,7 @@
 """One frame against one account: who may send it, when, and which rule it meets.
 
-``advance`` is what every frame does, in order or not: it uses its seq, moves the clock and lets
-expire what has expired. ``rule`` is what its message does, or the violation that it is.
+``judge`` is the one way in. ``advance`` is what every frame does, in order or not: it uses its seq,
+moves the clock and lets expire what has expired. ``rule`` is what its message does.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 from psymm import messages as m
 from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
 from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
-from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame
+from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, has_come
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import refuse, violated
+from psymm.rulebook.violation import RuleBroken, Violation, refuse, violated
 
 _TRADERS: Final = (
     m.QuoteRequest,
@@ -55,6 +55,8 @@ _AT_LIMIT: Final = (
     m.OraclePrice,
     m.Liquidation,
 )
+NO_TIME: Final = 0
+"""The legal time of a frame that moves no clock."""
 MOST_UNCOVERED: Final = 128
 """Solver frames that the trader does not cover, after which the solver signs only Heartbeats."""
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
@@ -64,6 +66,37 @@ def beyond(account: Account, entry: RuledFrame) -> bool:
     """Whether a frame is the solver's and more of that lane are uncovered with it than may be
     (``spec.md`` 67). Such a frame moves no clock, and only a Heartbeat is no violation."""
     return entry.lane is Lane.SOLVER and entry.seq - account.trader_covers > MOST_UNCOVERED
+
+
+def judge(
+    account: Account,
+    entry: RuledFrame,
+    legal_time: int,
+    inputs: ReplayInputs,
+    facts: ChainFacts,
+    named: checkpoint.Named,
+) -> tuple[Account, Violation | None]:
+    """The account after a frame, and the violation that the frame is, if it is one: then it keeps
+    its seq and moves the clock, no more. ``named`` is what a UCP here may name. Raises FactsBehind
+    where the facts do not suffice to say.
+
+    This is all that a replay knows of the rules.
+    """
+    noticed = facts.noticed.get((int(entry.lane), entry.seq)) if facts.noticed else None
+    violation: Violation | None = None
+    if noticed is not None and not has_come(
+        entry.sending_time, noticed, account.terms.timeouts.skew
+    ):
+        # The chain had it before its time could come (``spec.md`` 2).
+        account = advance(account, entry, NO_TIME)
+        violation = violated("dated-ahead", sent=entry.sending_time, seen=noticed).violation
+    else:
+        account = advance(account, entry, legal_time)
+        try:
+            account = rule(account, entry, inputs, facts, named)
+        except RuleBroken as refused:
+            violation = refused.violation
+    return account if account.offer is None else checkpoint.overdue(account, entry), violation
 
 
 def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
@@ -117,9 +150,7 @@ def rule(  # noqa: C901
     facts: ChainFacts,
     named: checkpoint.Named,
 ) -> Account:
-    """The account after the frame's message; ``named`` is what a UCP here may name. Raises Refused
-    where it is a violation, FactsBehind where the inputs do not suffice to say.
-    """
+    """The account after the frame's message. Raises RuleBroken where it is a violation."""
     # Complex since every message of the vocabulary has its case; each is one call.
     said = entry.message
     if said is None:

@@ -39,7 +39,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from psymm.messages import (
     Checkpoint,
@@ -53,13 +52,10 @@ from psymm.rulebook import checkpoint
 from psymm.rulebook.account import Account, CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, VerifiedFrame, has_come
-from psymm.rulebook.rules import advance, beyond, rule
+from psymm.rulebook.rules import NO_TIME, beyond, judge
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import FrameOutOfOrder, RuleBroken, Violation, violated
+from psymm.rulebook.violation import FrameOutOfOrder, Violation, violated
 from psymm.terms import Terms
-
-NO_TIME: Final = 0
-"""The legal time of a frame that moves no clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +403,7 @@ class Replay:
         account = events[first].before
         for i in range(first, len(events)):
             event, before = events[i], account
-            account, violation = _ruled(
+            account, violation = judge(
                 account, event.entry, event.legal_time, self.inputs, self.facts, event.named
             )
             if violation != event.violation or i in late:
@@ -461,9 +457,9 @@ class Replay:
     def _apply(
         self, entry: RuledFrame, legal_time: int, rulings: list[Ruling], *, shaken: bool = False
     ) -> Replay:
-        if beyond(self.account, entry):
+        if entry.lane is Lane.SOLVER and beyond(self.account, entry):
             legal_time = NO_TIME
-        account, violation = _ruled(
+        account, violation = judge(
             self.account, entry, legal_time, self.inputs, self.facts, self.named
         )
         rulings.append(
@@ -527,31 +523,6 @@ class DryRun:
     entry: RuledFrame
     after: Projection
     violation: Violation | None
-
-
-def _ruled(
-    account: Account,
-    entry: RuledFrame,
-    legal_time: int,
-    inputs: ReplayInputs,
-    facts: ChainFacts,
-    named: Named,
-) -> tuple[Account, Violation | None]:
-    """The account after a frame, and its violation if it is one."""
-    noticed = facts.noticed.get((int(entry.lane), entry.seq))
-    if noticed is not None and not has_come(
-        entry.sending_time, noticed, account.terms.timeouts.skew
-    ):
-        # The chain had it before its time could come (``spec.md`` 2): it keeps its seq, no more.
-        placed = advance(account, entry, NO_TIME)
-        void = violated("dated-ahead", sent=entry.sending_time, seen=noticed)
-        return checkpoint.overdue(placed, entry), void.violation
-    account, violation = advance(account, entry, legal_time), None
-    try:
-        account = rule(account, entry, inputs, facts, named)
-    except RuleBroken as refused:
-        violation = refused.violation
-    return account if account.offer is None else checkpoint.overdue(account, entry), violation
 
 
 def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:

@@ -82,6 +82,8 @@ def _check_covers(entry: RuledFrame, said: SettlementOutput) -> None:
 
 def forget_payees(account: Account) -> Account:
     """The account is another: what was named for it is off the record."""
+    if account.trader_payee is None and account.solver_payee is None:
+        return account
     return _with_payee(_with_payee(account, Lane.TRADER, None), Lane.SOLVER, None)
 
 

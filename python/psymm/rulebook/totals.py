@@ -22,6 +22,7 @@ from psymm.rulebook.account import (
 from psymm.rulebook.money import margins
 from psymm.rulebook.persistent_map import SmallMap
 from psymm.rulebook.value import replace
+from psymm.terms import Instrument
 
 
 def with_order(account: Account, old: LiveOrder | None, new: LiveOrder | None) -> Totals:
@@ -39,7 +40,7 @@ def with_order(account: Account, old: LiveOrder | None, new: LiveOrder | None) -
     instrument = account.terms.by_symbol[either.symbol]
     return replace(
         totals,
-        pending=_moved(totals.pending, margins(instrument, was), margins(instrument, now)),
+        pending=_moved(totals.pending, instrument, was, now),
         opening=totals.opening - before + after,
         exposure=_counted(totals.exposure, either.symbol, now - was),
     )
@@ -57,7 +58,7 @@ def with_position(account: Account, old: Position | None, new: Position | None) 
     opened = (0 if new is None else 1) - (0 if old is None else 1)
     return replace(
         totals,
-        locked=_moved(totals.locked, margins(instrument, was), margins(instrument, now)),
+        locked=_moved(totals.locked, instrument, was, now),
         upnl=totals.upnl + gained,
         held=_counted(totals.held, either.symbol, opened),
         exposure=_counted(totals.exposure, either.symbol, now - was),
@@ -87,12 +88,12 @@ def totals_of(account: Account) -> Totals:
     for order in account.orders.values():
         if order.opens:
             notional = order.leaves * order.price
-            pending = _moved(pending, (0, 0), margins(account.instrument(order.symbol), notional))
+            pending = _moved(pending, account.instrument(order.symbol), 0, notional)
             exposure = _counted(exposure, order.symbol, notional)
             opening += 1
     for position in account.positions.values():
         symbol, notional = position.symbol, position.quantity * position.entry_price
-        locked = _moved(locked, (0, 0), margins(account.instrument(symbol), notional))
+        locked = _moved(locked, account.instrument(symbol), 0, notional)
         exposure = _counted(exposure, symbol, notional)
         held = _counted(held, symbol, 1)
         upnl += position.profit(account.mark(position))
@@ -115,8 +116,16 @@ def _collateral(notes: Mapping[bytes, NoteState]) -> tuple[int, int]:
     return by_lane[Lane.TRADER], by_lane[Lane.SOLVER]
 
 
-def _moved(total: tuple[int, int], was: tuple[int, int], now: tuple[int, int]) -> tuple[int, int]:
-    return total[0] - was[0] + now[0], total[1] - was[1] + now[1]
+def _moved(total: tuple[int, int], instrument: Instrument, was: int, now: int) -> tuple[int, int]:
+    """A sum of margins once a notional has become another; 0 has none."""
+    trader, solver = total
+    if was:
+        less = margins(instrument, was)
+        trader, solver = trader - less[0], solver - less[1]
+    if now:
+        more = margins(instrument, now)
+        trader, solver = trader + more[0], solver + more[1]
+    return trader, solver
 
 
 def _counted(table: Mapping[str, int], symbol: str, more: int) -> Mapping[str, int]:

@@ -23,8 +23,9 @@ says what may be heard and signed on it. Notes of the peer go through `Verificat
 Durable when: see `effects`.
 """
 
+from psymm.session.protocol.beginning import begin_session
 from psymm.session.protocol.budget import SECOND
-from psymm.session.protocol.dispatch import FrameBatch, SessionProtocol, begin_session
+from psymm.session.protocol.dispatch import SessionProtocol
 from psymm.session.protocol.effects import (
     CheckpointInForce,
     CitationWaits,
@@ -82,6 +83,7 @@ from psymm.session.protocol.state import (
     SessionState,
 )
 from psymm.session.protocol.status import SessionStatus
+from psymm.session.protocol.views import FrameBatch, SessionView
 
 __all__ = [
     "NO_BUSINESS",
@@ -126,6 +128,7 @@ __all__ = [
     "SessionProtocol",
     "SessionState",
     "SessionStatus",
+    "SessionView",
     "StatusChanged",
     "Stopped",
     "StoreCheckpoint",

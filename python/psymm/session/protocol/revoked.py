@@ -6,13 +6,21 @@ have signed are kept as the peer shows them, and bind us once its signed frame c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import Forked, KeyRevoked
 from psymm.messages import Reject
 from psymm.session.protocol import holding, keys, lifecycle, rejects, ruling
-from psymm.session.protocol.effects import Effects, FramesRevoked, KeyRefused, RevokeFrames
+from psymm.session.protocol.effects import (
+    Effects,
+    FramesRevoked,
+    KeyDue,
+    KeyRefused,
+    RevokeFrames,
+    StoreRevocations,
+)
 from psymm.session.protocol.signing import (
     await_cover,
     disconnect,
@@ -82,6 +90,27 @@ def endorsed(
         return None
     connection.revoked_waiting = []
     return [*chain, frame]
+
+
+def on_learned(
+    s: SessionState,
+    out: Effects,
+    ours: Mapping[str, int],
+    theirs: Mapping[str, int],
+    now: int,
+) -> None:
+    """Know the session keys that each wallet revoked, all of them, fromSeq by address.
+
+    What the peer's revoked key signed and we have not covered leaves the record.
+    """
+    new = keys.learn(s.keys, s.lane, ours, 1)
+    floor = s.record.heads[s.lane].peer_seq + 1
+    if keys.learn(s.keys, s.peer, theirs, floor) or new:
+        out.append(StoreRevocations(tuple(s.keys.revoked.values())))
+        void = keys.void_from(s, s.peer)
+        if void is not None and s.error is None:
+            revoke_from(s, out, void, now)
+        out.append(KeyDue())
 
 
 def revoke_from(s: SessionState, out: Effects, seq: int, now: int) -> None:

@@ -10,17 +10,25 @@ from typing import Final
 from psymm.errors import (
     ClockBehind,
     JournalRestored,
+    LaneAtLimit,
     NotNow,
     PeerViolation,
     PSymmError,
+    Refused,
     SessionClosed,
     clip,
 )
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
+    ChainFact,
     Heartbeat,
+    Logout,
     Message,
+    Reject,
+    Settlement,
+    SettlementAcceptance,
+    SettlementOutput,
     encode_text,
 )
 from psymm.rulebook.inputs import has_come
@@ -41,6 +49,18 @@ from psymm.session.protocol.state import ConnectionState, SessionState, arm
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.record import RecordedFrame
+
+_BESIDE_OPTIONS: Final = (
+    BusinessMessageReject,
+    ChainFact,
+    Heartbeat,
+    Logout,
+    Reject,
+    Settlement,
+    SettlementAcceptance,
+    SettlementOutput,
+)
+"""What we sign while a signed settlement can still be mined: it changes no account."""
 
 MALFORMED_LIMIT: Final = 8
 """Malformed texts or frames that one connection may carry before it is closed."""
@@ -122,6 +142,23 @@ def within_limit(s: SessionState) -> bool:
     if s.lane == TRADER or s.rulebook is None:
         return True
     return s.record.heads[SOLVER].seq + 1 - s.rulebook.trader_covers <= MOST_UNCOVERED
+
+
+def check_message(s: SessionState, message: Message, now: int) -> None:
+    """Raises what keeps us from signing this message of the application: as `must_sign`, NotNow
+    before trading or beside a settlement, Refused where our own rulebook would."""
+    must_sign(s, now)
+    if s.status in (SessionStatus.LOGON, SessionStatus.VERIFYING) or s.rulebook is None:
+        raise NotNow("collateral is not yet accepted by both sides", status=s.status)
+    violation = s.rulebook.refuses(s.lane, message, now)
+    if violation is not None:
+        refusal = LaneAtLimit if violation.name == LaneAtLimit.code else Refused
+        raise refusal(str(violation), rule=violation.name, message=message.MSG_TYPE)
+    options = s.lifecycle.proposal is not None or s.lifecycle.offered
+    if options and not isinstance(message, _BESIDE_OPTIONS):
+        # The rulebook's clock may be past its deadline before the chain is, and a proposal that
+        # the record refused binds us on chain all the same.
+        raise NotNow("a settlement that we may have signed can still be mined")
 
 
 # --- covering ------------------------------------------------------------------------------------
