@@ -102,6 +102,9 @@ class Story:
         async def begun(stage: Scene) -> None:
             await resumed(stage, 0)
             await stage.desk.begun.wait()
+            # The solver's side agrees a message later.
+            while not stage.far.protocol.synced:  # noqa: ASYNC110
+                await trio.sleep(0.01)
             await work(stage)
 
         await self.lives.live(open_first=False, work=begun)

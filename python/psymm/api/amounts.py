@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from decimal import Context, Decimal
-from typing import Final, SupportsIndex, TypeAlias
+from typing import Final, TypeAlias
 
 from psymm.errors import PSymmError, clip
 
@@ -127,7 +127,9 @@ def _parts(value: object) -> tuple[int, int, bool]:
 
 def _integer(value: object) -> int | None:
     """An int, or what stands for one exactly, as NumPy's integers do."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:
         return operator.index(value)

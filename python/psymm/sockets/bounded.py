@@ -9,6 +9,7 @@ where it can be, and cut off; `fault` then says why.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ SMALL_BYTES: Final = 4096
 _TOO_BIG: Final = 1009
 _AGAINST_POLICY: Final = 1008
 _GOODBYE_S: Final = 1.0
+_READ_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class BoundedStream(trio.abc.Stream):
 
     status: what a server answered to our opening, 0 before. fault: why the peer was cut off, None
     while it behaves. ended: set once nothing can come any more, whoever ended it.
+
+    A plain TCP socket is read and written without trio's own stream: that takes a third of the
+    calls, and `send_now` never waits.
     """
 
     def __init__(self, inner: trio.abc.Stream, bounds: Bounds, *, client: bool) -> None:
@@ -70,6 +75,11 @@ class BoundedStream(trio.abc.Stream):
         self._small = _twice_at_once(bounds.small_frames)
         self._controls = _twice_at_once(bounds.controls)
         self._sending = False
+        self._turn = trio.Lock()
+        # What `send_now` has promised and the operating system has not taken yet.
+        self._rest = b""
+        tcp = inner.socket if isinstance(inner, trio.SocketStream) else None
+        self._tcp = tcp if os.name == "posix" else None
 
     @property
     def unread_bytes(self) -> int:
@@ -97,7 +107,10 @@ class BoundedStream(trio.abc.Stream):
         if self.fault is not None:
             raise trio.BrokenResourceError from None
         try:
-            data = bytes(await self._inner.receive_some(max_bytes))
+            if self._tcp is None:
+                data = bytes(await self._inner.receive_some(max_bytes))
+            else:
+                data = await _receive(self._tcp, max_bytes or _READ_BYTES)
         except BaseException:
             self.ended.set()
             raise
@@ -116,16 +129,45 @@ class BoundedStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As the inner stream's."""
-        self._sending = True
+        """As the inner stream's, behind what `send_now` left. Two callers take turns."""
+        async with self._turn:
+            self._sending = True
+            try:
+                rest, self._rest = self._rest, b""
+                await self._inner.send_all(rest + data if rest else data)
+            except BaseException:
+                # It may have been cut off half way: no close frame can follow.
+                self.ended.set()
+                raise
+            self._sending = False
+            self.sent += len(data)
+
+    def send_now(self, data: bytes | bytearray) -> bool:
+        """Hand bytes to the operating system without waiting. False: none of them were taken.
+
+        Where only some were, the rest is kept and goes before all that follows: see `unsent`.
+        Raises BrokenResourceError, ClosedResourceError.
+        """
+        if self._tcp is None or self._sending or self._rest or self._turn.locked():
+            return False
         try:
-            await self._inner.send_all(data)
-        except BaseException:
-            # It may have been cut off half way: no close frame can follow.
+            taken = os.write(self._tcp.fileno(), data)
+        except BlockingIOError:
+            return False
+        except OSError as gone:
             self.ended.set()
-            raise
-        self._sending = False
+            if self._tcp.fileno() < 0:
+                raise trio.ClosedResourceError from None
+            raise trio.BrokenResourceError from gone
         self.sent += len(data)
+        if taken < len(data):
+            self._rest = bytes(data[taken:])
+        return True
+
+    @property
+    def unsent(self) -> bool:
+        """`send_now` left something: `send_all`, of nothing if need be, takes it along."""
+        return bool(self._rest)
 
     async def wait_send_all_might_not_block(self) -> None:
         """As the inner stream's."""
@@ -210,7 +252,7 @@ class BoundedStream(trio.abc.Stream):
 
     async def _say_goodbye(self, fault: PSymmError) -> None:
         """A close frame, if nothing of ours is half sent."""
-        if self._sending or self._opening is not None:
+        if self._sending or self._rest or self._opening is not None:
             return
         code = _TOO_BIG if isinstance(fault, MessageTooBig) else _AGAINST_POLICY
         reason = fault.code.encode()[:100]
@@ -224,6 +266,27 @@ class BoundedStream(trio.abc.Stream):
                 return
             except trio.BusyResourceError:
                 return
+
+
+async def _receive(tcp: trio.socket.SocketType, most: int) -> bytes:
+    """What has come, at least a byte of it unless the peer has ended the stream.
+
+    Raises as `SocketStream.receive_some`. Cancelled: raises Cancelled, nothing was taken.
+    """
+    while True:
+        fileno = tcp.fileno()
+        if fileno < 0:
+            raise trio.ClosedResourceError
+        await trio.lowlevel.wait_readable(fileno)
+        if tcp.fileno() != fileno:
+            # Closed meanwhile: the number may be another socket's by now.
+            raise trio.ClosedResourceError
+        try:
+            return os.read(fileno, most)
+        except BlockingIOError:
+            continue
+        except OSError as gone:
+            raise trio.BrokenResourceError from gone
 
 
 def _twice_at_once(per_second: float) -> TokenBucket:
