@@ -4,6 +4,7 @@ use core::fmt;
 
 use super::layout::{MAX_PAYLOAD, VERSION};
 use crate::secp256k1::SignatureError;
+use crate::secp256k1::batch::ClaimFault;
 
 /// Why some bytes are not a frame, or a frame not its signer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ impl FrameError {
             FrameFault::BadSeq => "bad-seq",
             FrameFault::PayloadTooLong(_) => "payload-too-long",
             FrameFault::BadSignatureForm(error) => error.code(),
-            FrameFault::BadRY => "bad-r-y",
-            FrameFault::BadSignature => "bad-signature",
+            FrameFault::BadRY => ClaimFault::BadRY.code(),
+            FrameFault::BadSignature => ClaimFault::BadSignature.code(),
         }
     }
 }

@@ -42,7 +42,8 @@ pub struct Refusal {
 }
 
 impl ClaimFault {
-    /// The name by which programs tell the faults apart.
+    /// The name by which programs tell the faults apart: the same for one signature, for a frame
+    /// and for a transcript.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ use core::fmt;
 
 use crate::frame::FrameError;
 use crate::keccak::Digest;
+use crate::secp256k1::batch::ClaimFault;
 
 /// Why a frame does not follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl TranscriptError {
             Fault::Duplicate => "duplicate",
             Fault::BadSeq { .. } => "bad-seq",
             Fault::NoKey => "no-key",
-            Fault::BadSignature => "bad-signature",
+            Fault::BadSignature => ClaimFault::BadSignature.code(),
             Fault::Equivocation { .. } => "equivocation",
             Fault::BadPrevious { .. } => "bad-previous",
             Fault::TimeBackwards { .. } => "time-backwards",
