@@ -168,6 +168,7 @@ class Replay:
         entry = self._seen(entry)
         if entry.lane is Lane.TRADER:
             return replace(self, pending=(*self.pending, entry)), ()
+        # What was looked ahead is what now happens.
         if ahead is not None and self._covers_all_in_time(entry):
             told = list(ahead.rulings)
             return ahead.replay._apply(entry, entry.sending_time, told), tuple(told)
@@ -225,12 +226,7 @@ class Replay:
         return True
 
     def preview(
-        self,
-        lane: Lane,
-        message: Message,
-        sending_time: int,
-        *,
-        peer_seq: int | None = None,
+        self, lane: Lane, message: Message, sending_time: int, *, peer_seq: int | None = None
     ) -> Violation | None:
         """Whether a message would be in order if this lane signed it now; None if it would.
 
@@ -274,13 +270,11 @@ class Replay:
         undecided = at._events
         for entry, (named, shaken) in zip(entries, decided, strict=True):
             covers = max(at._trader_covers, entry.peer_seq)
-            at = replace(at, named=named, _trader_covers=covers)
-            if not undecided:
-                at = replace(at, _events=())  # nothing before this frame is ever applied again
-            legal = entry.sending_time
-            if covered_at is not None:
-                legal = self._legal_time(entry, covered_at)
-            at = at._apply(entry, legal, rulings, shaken=shaken)
+            # Where all is decided, nothing before this frame is ever applied again.
+            kept = at._events if undecided else ()
+            at = replace(at, named=named, _trader_covers=covers, _events=kept)
+            limit = entry.sending_time if covered_at is None else covered_at
+            at = at._apply(entry, self._legal_time(entry, limit), rulings, shaken=shaken)
         return at, rulings
 
     def _legal_time(self, entry: RuledFrame, covered_at: int) -> int:
@@ -324,6 +318,7 @@ class Replay:
                 at += 1
             covered.append(end)
         shaken_to = max((i + 1 for i, event in enumerate(events) if event.shaken), default=0)
+        # All lateness is known by now, so what rests on it is judged again only once.
         account = self._apply_again(events, {i for i in late if i >= 0}, rulings)
         decided = self._decided(entries, events, account, covered, late, shaken_to)
         rest = replace(self, account=account, _rejected=faults, _events=tuple(events[at:]))
@@ -472,6 +467,7 @@ class Projection:
         """With one more trader frame."""
         entry = self.since._seen(entry)
         since = replace(self.since, pending=(*self.since.pending, entry))
+        # Judged on top of what lies ahead already, so each pending frame is judged once.
         taken = self.replay._take_in_time(entry)
         if taken is None:
             return since.look_ahead()
