@@ -152,7 +152,7 @@ class RulebookLedger:
             entry = RuledFrame(
                 own,
                 heads[own] + 1,
-                heads[own.other] if covers is None else covers,
+                heads[1 - lane] if covers is None else covers,
                 now_ns,
                 len(encode(message)) if size is None else size,
                 message,

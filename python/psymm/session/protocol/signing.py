@@ -188,7 +188,9 @@ def many_uncovered(s: SessionState) -> bool:
 def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
     """A frame of the peer waits for our cover since then."""
     connection.uncovered_since = since
-    arm(connection, since if many_uncovered(s) else since + s.params.cover_after_ns)
+    due = since if many_uncovered(s) else since + s.params.cover_after_ns
+    if due < connection.wake_at:
+        arm(connection, due)
 
 
 def cover(s: SessionState, out: Effects, now: int) -> None:
