@@ -225,6 +225,7 @@ def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
     made: dict[str, object] = {}
     for rule in _rules.get(type(value)) or field_rules(type(value)):
         held = getattr(value, rule.attribute)
+        # An empty group and an absent one are the same on the wire: left out.
         if held is None or (rule.entries is not None and not held):
             continue
         if rule.entries is not None:

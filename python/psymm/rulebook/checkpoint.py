@@ -64,6 +64,7 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
         if (said.solver_seq, said.trader_seq) == (offer.solver_seq, offer.trader_seq):
             _check_hash(said, offer.account_hash)
             return _in_force(account, entry, offer)
+        # Two offers crossed. The solver's stands, and the trader's is left aside.
         if entry.lane is Lane.TRADER and entry.peer_seq < offer.seq:
             return account
     if offer is not None:
@@ -74,10 +75,12 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
     if (said.solver_seq, said.trader_seq) != (at.solver_seq, at.trader_seq):
         refuse("checkpoint-misplaced", solver_seq=at.solver_seq, trader_seq=at.trader_seq)
     _check_hash(said, at.hash)
+    # A state of checkpoints between the two would be lost to a replay that begins there.
     if at.offer is not None or at.checkpoint != account.checkpoint:
         refuse("checkpoint-misplaced", last=account.checkpoint and account.checkpoint.solver_seq)
     if at.ended or at.alive is not None or not all(at.logged_on):
         refuse("checkpoint-misplaced", ended=at.ended, logged_on=all(at.logged_on))
+    # Both sides know it, so it is no fault; but a replay from there would rule otherwise.
     if not named.firm:
         return account
     made = CheckpointOffer(
@@ -133,6 +136,7 @@ def overdue(account: Account, entry: RuledFrame) -> Account:
 
 def _refused(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
     """Once for each offer."""
+    # Every later frame of the lane is overdue as well, and one fault is enough.
     if any(one.lane is entry.lane and one.ref_seq == offer.seq for one in account.refusals):
         return account
     refusal = CheckpointRefusal(lane=entry.lane, seq=entry.seq, ref_seq=offer.seq)
@@ -186,6 +190,7 @@ def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
         whole = account.document()
     except (ValueError, TypeError, OverflowError) as bad:
         raise AccountRefused(f"a value is out of form: {str(bad)[:200]}") from None
+    # One account has one form, or the same hash could stand for two documents.
     if whole != document:
         raise AccountRefused("the bytes are not in their one form")
     if account.hash != account_hash:

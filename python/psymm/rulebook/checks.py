@@ -58,6 +58,7 @@ def check_band(account: Account, symbol: str, price: int) -> None:
 
 def check_fresh(account: Account, symbol: str) -> None:
     """No oracle price that a margin check of ``symbol`` rests on is older than its validity."""
+    # Without an oracle price all is marked at entry, which never grows old.
     if not account.prices:
         return
     validity = account.terms.oracle.validity
@@ -71,6 +72,7 @@ def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
     """Both sides have what their orders and positions need, and stay below the leverage of
     ``symbol``. ``fee`` is what a fill yet to come will cost the one who pays it."""
     totals, most = account.totals, account.terms.by_symbol[symbol].max_leverage
+    # Both sides are checked: a fill binds the solver as much as the trader.
     payer = fee_payer(account, symbol) if fee else None
     exposure = totals.exposure.get(symbol, 0)
     for lane in LANES:

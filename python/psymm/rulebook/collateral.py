@@ -75,6 +75,7 @@ def _set(flags: tuple[bool, bool], lane: Lane) -> tuple[bool, bool]:
 def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account:
     """The notes belong to the lane whose frame lists them; each is listed once."""
     notes = account.notes
+    # Two commitments of one nullifier are one note on chain, and would count twice here.
     nullifiers = {note.nullifier for note in notes.values()}
     for ref in refs:
         if ref.commitment in notes or ref.nullifier in nullifiers:
@@ -114,6 +115,7 @@ def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Ac
             refuse("note-not-listed", commitment=ref.commitment)
         if note.accepted:
             refuse("note-accepted", commitment=ref.commitment)
+        # With two, a settlement could spend only one, and the rest would be stuck.
         if any(each.accepted and each.lane is note.lane for each in notes.values()):
             refuse("too-many-notes", commitment=ref.commitment)
         if ref.token != bytes.fromhex(account.terms.collateral.token[2:]):
@@ -127,6 +129,7 @@ def disown(account: Account, entry: RuledFrame, said: Reject) -> Account:
     """3: a Reject of an AZ by the lane whose notes it accepts. Who listed a note knows what it
     holds: it counts for nothing then, and may be accepted anew (``spec.md`` 64). Once an order or
     a settlement rests on it that is too late."""
+    # From here on somebody relied on the amount.
     if account.orders or len(account.ended_orders) or account.proposals:
         return account
     notes = account.notes

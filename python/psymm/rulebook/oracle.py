@@ -59,6 +59,7 @@ def take_price(account: Account, said: OraclePrice) -> Account:
     if said.timestamp + oracle.validity < account.clock:
         refuse("price-stale", timestamp=said.timestamp, clock=account.clock)
     digest = price_digest(account.terms, instrument.feed, said.price, said.timestamp)
+    # Distinct signers: one that signs twice is no second voice.
     signed = signers_of(digest, (each.signature for each in said.signatures))
     agreed = len(signed & set(oracle.signers))
     if not oracle.signers or agreed < oracle.threshold:

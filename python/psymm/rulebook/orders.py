@@ -61,6 +61,7 @@ _CONFIRMS = {
 
 def send(account: Account, said: NewOrderSingle) -> Account:
     """D: an order to open or to close."""
+    # An id counts as used only where the order is in order: what is refused changes nothing.
     account = use_id(account, "ClOrdID", said.cl_ord_id)
     instrument = instrument_of(account, said.symbol)
     if said.expire_time < account.clock:
@@ -219,6 +220,8 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
         expire_time=said.expire_time,
     )
     replaced = _replaced(account, order, wanted)
+    # The checks of the replacement were done on the account as it would be, also where the solver
+    # is still to agree.
     if order.status is OrderStatus.PENDING:
         return replaced
     moved = replace(
@@ -350,6 +353,7 @@ def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
         refuse("fill-over-quantity", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     if not no_worse(order.side, price, order.price):
         refuse("fill-worse-than-price", last_px=decimal(price), price=decimal(order.price))
+    # The order shrinks before the position is there, so that margin counts the quantity once.
     after = _after_fill(account, order, quantity)
     if order.opens:
         return _open_position(after, order, said.exec_id, quantity, price)
@@ -371,6 +375,8 @@ def _after_fill(account: Account, order: LiveOrder, quantity: int) -> Account:
 def _open_position(
     account: Account, order: LiveOrder, exec_id: str, quantity: int, price: int
 ) -> Account:
+    # The solver's price is checked like an order's: it may be better than the trader's, and out of
+    # the band.
     _check_openable(account)
     check_band(account, order.symbol, price)
     if len(account.positions) >= account.terms.limits.positions:
@@ -399,6 +405,7 @@ def _open_position(
 def _close_position(account: Account, order: LiveOrder, quantity: int, price: int) -> Account:
     if order.position_id is None:
         raise AssertionError("a close without a position was let in")
+    # A market close without all of its quantity would leave a rest at no price.
     if order.ord_type is not OrdType.LIMIT and quantity != order.leaves:
         refuse("partial-market-close", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     position = account.positions[order.position_id]

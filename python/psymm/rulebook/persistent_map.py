@@ -46,16 +46,16 @@ class PersistentMap(Generic[K, V]):
     def __init__(self, items: Iterable[tuple[K, V]] = (), buckets: int = MANY) -> None:
         filled: list[dict[K, V]] = [{} for _ in range(buckets)]
         for key, value in items:
-            filled[_hash(key) % buckets][key] = value
+            filled[_place(key, buckets)][key] = value
         self._buckets = tuple(filled)
         self._digests: list[bytes | None] = [None] * buckets  # filled when asked for
         self._size = sum(map(len, filled))
 
     def get(self, key: K) -> V | None:
-        return self._buckets[_hash(key) % len(self._buckets)].get(key)
+        return self._buckets[_place(key, len(self._buckets))].get(key)
 
     def __contains__(self, key: K) -> bool:
-        return key in self._buckets[_hash(key) % len(self._buckets)]
+        return key in self._buckets[_place(key, len(self._buckets))]
 
     def __len__(self) -> int:
         return self._size
@@ -67,12 +67,12 @@ class PersistentMap(Generic[K, V]):
         return (item for bucket in self._buckets for item in bucket.items())
 
     def put(self, key: K, value: V) -> PersistentMap[K, V]:
-        at = _hash(key) % len(self._buckets)
+        at = _place(key, len(self._buckets))
         return self._with(at, {**self._buckets[at], key: value})
 
     def added(self, key: K, value: V) -> PersistentMap[K, V] | None:
         """With a new key; None where it is there already."""
-        at = _hash(key) % len(self._buckets)
+        at = _place(key, len(self._buckets))
         bucket = self._buckets[at]
         return None if key in bucket else self._with(at, {**bucket, key: value})
 
@@ -104,5 +104,5 @@ class PersistentMap(Generic[K, V]):
         return f"PersistentMap({dict(self.items())!r})"
 
 
-def _hash(key: str | bytes) -> int:
-    return zlib.crc32(key.encode() if isinstance(key, str) else key)
+def _place(key: str | bytes, buckets: int) -> int:
+    return zlib.crc32(key.encode() if isinstance(key, str) else key) % buckets

@@ -119,6 +119,7 @@ def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
             clock=clock,
             bytes_sent=(trader, solver + entry.size),
         )
+    # Before the message is ruled: what has expired by this frame can no longer be hit or filled.
     if clock > account.next_expiry:
         account = _expire(account, clock)
     return account if account.alive is None else settlement.release_freeze(account)
@@ -159,6 +160,7 @@ def rule(  # noqa: C901
         refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
     if not isinstance(said, m.Heartbeat) and beyond(account, entry):
         refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
+    # What the lane may send at all comes first: a message that may not be sent reads nothing.
     _admit(account, entry, said)
     match said:
         case m.Logon():
@@ -217,10 +219,12 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
     lane = entry.lane
     if isinstance(said, _SOLVERS if lane is Lane.TRADER else _TRADERS):
         refuse("wrong-lane", msg_type=said.MSG_TYPE, lane=lane.name.lower())
+    # It brings the key and the notes that all other checks ask for.
     if isinstance(said, m.Logon):
         return
     if not account.logged_on[lane]:
         refuse("not-logged-on", lane=lane.name.lower())
+    # A frame after the key's range is void, but the lane may still bring its next key.
     key = account.keys[lane][-1]
     outside = entry.seq > key.to_seq or entry.sending_time > key.expiry
     if outside and not isinstance(said, m.SessionKeyChange):
@@ -231,6 +235,7 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
             refuse("unknown-frame", ref_seq_num=named, covered=entry.peer_seq)
     if account.ended and not isinstance(said, (*_HARMLESS, m.Logout)):
         refuse("custody-ended", msg_type=said.MSG_TYPE)
+    # A signed settlement is an option on the account as it is, so nothing may change it.
     if account.alive is not None and not isinstance(said, _WHILE_FROZEN):
         refuse("frozen", msg_type=said.MSG_TYPE, deadline=_deadline(account))
     limits = account.terms.limits

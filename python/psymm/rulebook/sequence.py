@@ -37,63 +37,26 @@ ever ruled on an account that turned out not to be, or by a date in front of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from psymm.messages import (
     Checkpoint,
     JsonError,
     Message,
-    Reject,
     SettlementOutput,
     encode,
 )
 from psymm.rulebook import checkpoint
-from psymm.rulebook.account import Account, CheckpointRefusal, Lane
+from psymm.rulebook.account import Account, Lane
 from psymm.rulebook.checkpoint import Named
+from psymm.rulebook.events import Event, Fault, Ruling, fault_of, is_fault
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, VerifiedFrame, has_come
 from psymm.rulebook.rules import NO_TIME, beyond, judge
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import FrameOutOfOrder, Violation, violated
+from psymm.rulebook.violation import FrameOutOfOrder, Violation
 from psymm.terms import Terms
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """What became of a frame. ``again``: it was ruled before, and this replaces that, because a
-    frame that it rested on turned out to be late."""
-
-    lane: Lane
-    seq: int
-    message: Message | None
-    legal_time: int
-    violation: Violation | None
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A solver frame that broke a rule and that the trader's first covering frame rejects; or a
-    frame of either lane that refuses a right checkpoint."""
-
-    seq: int
-    violation: Violation
-    lane: Lane = Lane.SOLVER
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """A frame that took effect, with the account before it and how it was ruled: last, and at
-    first, when its sender could still have known better. ``shaken``: these may differ, since a
-    frame before it was late. ``named``: what a UCP may name there."""
-
-    entry: RuledFrame
-    legal_time: int
-    before: Account
-    violation: Violation | None
-    first: Violation | None
-    named: Named
-    shaken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +76,7 @@ class Replay:
     named: Named = field(default=checkpoint.UNKNOWN, repr=False)
     disputed: Account | None = field(default=None, repr=False)
     _rejected: tuple[Fault, ...] = ()
-    _events: tuple[_Event, ...] = field(default=(), repr=False)
+    _events: tuple[Event, ...] = field(default=(), repr=False)
     _trader_covers: int = 0
     _wallet_covers: int = 0
     _start: Account | None = field(default=None, repr=False)
@@ -144,7 +107,7 @@ class Replay:
     @property
     def faults(self) -> tuple[Fault, ...]:
         """The faults since the checkpoint in force."""
-        return (*self._rejected, *(_fault(refusal) for refusal in self.account.refusals))
+        return (*self._rejected, *(fault_of(refusal) for refusal in self.account.refusals))
 
     @property
     def agreed(self) -> Account | None:
@@ -205,6 +168,7 @@ class Replay:
         entry = self._seen(entry)
         if entry.lane is Lane.TRADER:
             return replace(self, pending=(*self.pending, entry)), ()
+        # What was looked ahead is what now happens.
         if ahead is not None and self._covers_all_in_time(entry):
             told = list(ahead.rulings)
             return ahead.replay._apply(entry, entry.sending_time, told), tuple(told)
@@ -223,12 +187,12 @@ class Replay:
         skew = self.terms.timeouts.skew
         if entry.peer_seq <= floor or has_come(sent(entry.peer_seq), entry.sending_time, skew):
             return entry
-        ahead = _first(
-            floor + 1,
-            entry.peer_seq,
-            lambda seq: not has_come(sent(seq), entry.sending_time, skew),
+        seen = bisect_left(
+            range(floor + 1, entry.peer_seq),
+            True,
+            key=lambda seq: not has_come(sent(seq), entry.sending_time, skew),
         )
-        return replace(entry, peer_seq=ahead - 1, unseen=entry.peer_seq)
+        return replace(entry, peer_seq=floor + seen, unseen=entry.peer_seq)
 
     def _pending_at(self, seq: int) -> int:
         """The sendingTime of a pending trader frame."""
@@ -239,7 +203,7 @@ class Replay:
         events = self._events
         if events and events[-1].entry.lane is Lane.SOLVER and events[-1].entry.seq == seq:
             return events[-1].entry.sending_time  # mostly it is the last
-        after = _first(0, len(events), lambda i: events[i].before.solver_seq >= seq)
+        after = bisect_left(events, seq, key=lambda event: event.before.solver_seq)
         return events[after - 1].entry.sending_time if after else NO_TIME
 
     def projected(self) -> Account:
@@ -262,12 +226,7 @@ class Replay:
         return True
 
     def preview(
-        self,
-        lane: Lane,
-        message: Message,
-        sending_time: int,
-        *,
-        peer_seq: int | None = None,
+        self, lane: Lane, message: Message, sending_time: int, *, peer_seq: int | None = None
     ) -> Violation | None:
         """Whether a message would be in order if this lane signed it now; None if it would.
 
@@ -311,13 +270,11 @@ class Replay:
         undecided = at._events
         for entry, (named, shaken) in zip(entries, decided, strict=True):
             covers = max(at._trader_covers, entry.peer_seq)
-            at = replace(at, named=named, _trader_covers=covers)
-            if not undecided:
-                at = replace(at, _events=())  # nothing before this frame is ever applied again
-            legal = entry.sending_time
-            if covered_at is not None:
-                legal = self._legal_time(entry, covered_at)
-            at = at._apply(entry, legal, rulings, shaken=shaken)
+            # Where all is decided, nothing before this frame is ever applied again.
+            kept = at._events if undecided else ()
+            at = replace(at, named=named, _trader_covers=covers, _events=kept)
+            limit = entry.sending_time if covered_at is None else covered_at
+            at = at._apply(entry, self._legal_time(entry, limit), rulings, shaken=shaken)
         return at, rulings
 
     def _legal_time(self, entry: RuledFrame, covered_at: int) -> int:
@@ -351,7 +308,7 @@ class Replay:
                 if event.entry.lane is Lane.SOLVER:
                     if event.entry.seq > entry.peer_seq:
                         break
-                    if event.first is not None and _is_fault(event, entry):
+                    if event.first is not None and is_fault(event, entry):
                         faults = (*faults, Fault(event.entry.seq, event.first))
                     legal = self._legal_time(event.entry, entry.sending_time)
                     if legal != event.legal_time != NO_TIME:
@@ -361,6 +318,7 @@ class Replay:
                 at += 1
             covered.append(end)
         shaken_to = max((i + 1 for i, event in enumerate(events) if event.shaken), default=0)
+        # All lateness is known by now, so what rests on it is judged again only once.
         account = self._apply_again(events, {i for i in late if i >= 0}, rulings)
         decided = self._decided(entries, events, account, covered, late, shaken_to)
         rest = replace(self, account=account, _rejected=faults, _events=tuple(events[at:]))
@@ -378,7 +336,7 @@ class Replay:
                 legal = self._legal_time(event.entry, entry.sending_time)
                 if legal != event.legal_time != NO_TIME:
                     return None
-                if event.first is not None and _is_fault(event, entry):
+                if event.first is not None and is_fault(event, entry):
                     faults = (*faults, Fault(event.entry.seq, event.first))
                 end = at + 1
             at += 1
@@ -395,7 +353,7 @@ class Replay:
         rulings: list[Ruling] = []
         return taken._apply(entry, entry.sending_time, rulings), rulings
 
-    def _apply_again(self, events: list[_Event], late: set[int], rulings: list[Ruling]) -> Account:
+    def _apply_again(self, events: list[Event], late: set[int], rulings: list[Ruling]) -> Account:
         """The account after the events, from the first that is late on with its legal time."""
         if not late:
             return self.account
@@ -419,7 +377,7 @@ class Replay:
     def _decided(
         self,
         entries: Sequence[RuledFrame],
-        events: Sequence[_Event],
+        events: Sequence[Event],
         account: Account,
         covered: Sequence[int],
         late: Sequence[int],
@@ -444,7 +402,7 @@ class Replay:
         return decided
 
     def _named(
-        self, covers: int, events: Sequence[_Event], account: Account, end: int, *, firm: bool
+        self, covers: int, events: Sequence[Event], account: Account, end: int, *, firm: bool
     ) -> Named:
         """The account after solver frame ``covers``, the last of the events up to ``end``; a trader
         frame has just come to cover it."""
@@ -465,7 +423,7 @@ class Replay:
         rulings.append(
             Ruling(entry.lane, entry.seq, entry.message, legal_time or account.clock, violation)
         )
-        event = _Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
+        event = Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
         after = replace(self, account=account, _events=(*self._events, event))
         said = entry.message
         if violation is None and isinstance(said, SettlementOutput) and said.ref_seq_num:
@@ -509,6 +467,7 @@ class Projection:
         """With one more trader frame."""
         entry = self.since._seen(entry)
         since = replace(self.since, pending=(*self.since.pending, entry))
+        # Judged on top of what lies ahead already, so each pending frame is judged once.
         taken = self.replay._take_in_time(entry)
         if taken is None:
             return since.look_ahead()
@@ -523,32 +482,6 @@ class DryRun:
     entry: RuledFrame
     after: Projection
     violation: Violation | None
-
-
-def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """The first number from ``low`` on for which it holds, as it does for all after it; ``high``
-    where it holds for none below."""
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _fault(refusal: CheckpointRefusal) -> Fault:
-    found = violated("checkpoint-refused", ref_seq=refusal.ref_seq).violation
-    return Fault(refusal.seq, found, refusal.lane)
-
-
-def _is_fault(event: _Event, entry: RuledFrame) -> bool:
-    """Whether a trader frame rejects a solver frame that broke a rule. A UCP out of place is void
-    and no fault (``spec.md`` 28): a replay that begins at a checkpoint does not have what one from
-    before it named."""
-    said = entry.message
-    rejects = isinstance(said, Reject) and said.ref_seq_num == event.entry.seq
-    return rejects and not isinstance(event.entry.message, Checkpoint)
 
 
 def replay(

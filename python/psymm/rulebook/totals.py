@@ -35,6 +35,7 @@ def with_order(account: Account, old: LiveOrder | None, new: LiveOrder | None) -
         return totals
     was = (old.quantity - old.filled) * old.price if old is not None and before else 0
     now = (new.quantity - new.filled) * new.price if new is not None and after else 0
+    # A lock, a cancel or a request changes no sum.
     if was == now and before == after:
         return totals
     instrument = account.terms.by_symbol[either.symbol]

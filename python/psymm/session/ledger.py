@@ -128,6 +128,7 @@ class RulebookLedger:
     def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
         """See `Rulebook.arrived`."""
         dry_run, self._dry_run = self._dry_run, None
+        # Mostly the frame is the one that was asked about just now, in the same state.
         if dry_run is not None and not self._waiting and _is_of(dry_run, entry):
             return self._move(dry_run.after, dry_run.entry.lane)
         self._waiting.append(entry)
@@ -151,7 +152,7 @@ class RulebookLedger:
             entry = RuledFrame(
                 own,
                 heads[own] + 1,
-                heads[own.other] if covers is None else covers,
+                heads[1 - lane] if covers is None else covers,
                 now_ns,
                 len(encode(message)) if size is None else size,
                 message,
@@ -294,6 +295,7 @@ class RulebookLedger:
     def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
         """The violations among rulings. What was ruled again fell with another's late frame:
         nobody's fault, nothing to reject."""
+        # After a trader frame too: it may be the one that covers the solver's UCP.
         if self._replay.account.checkpoint is not None:
             self._look_for_checkpoint()
         for one in rulings:
@@ -339,6 +341,7 @@ class RulebookLedger:
             )
             try:
                 rulings = self._step(ruled)
+            # Nothing has changed. It and all after it wait for `learn_fact`, in their order.
             except FactsBehind:
                 break
             self._waiting.popleft()

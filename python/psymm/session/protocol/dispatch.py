@@ -243,6 +243,7 @@ class SessionProtocol(SessionView):
         s, out = self.state, self._enter(now, steps=True)
         if s.connection is None or s.error is not None:
             return self._leave(out)
+        # Silence and disputes first: a connection that is being ended takes no more steps.
         deadlines.act(deadlines.BEFORE, s, s.connection, out, now)
         self._advance(out, now)
         deadlines.act(deadlines.AFTER, s, s.connection, out, now)
@@ -269,6 +270,7 @@ class SessionProtocol(SessionView):
             entry = signing.sign(s, out, message, now)
         except Exception:
             # Whatever the application's message is: what was released may have signed a Reject.
+            # Nothing is lost: these effects go first when the next input is entered.
             self._owed += self._leave(out)
             raise
         self._advance(out, now)
@@ -397,6 +399,7 @@ class SessionProtocol(SessionView):
             if heard:
                 connection.last_heard, connection.test_sent = now, None
         s.now = now
+        # Our own lane may lie ahead of our clock: the process ran elsewhere, or the clock was set.
         if s.clock_behind or s.record.heads[s.lane].sending_time > now:
             self._look_at_clock(out, now)
         return out
@@ -423,21 +426,28 @@ class SessionProtocol(SessionView):
             if s.rejects:
                 ruling.flush_rejects(s, out, now)
             return
+        # The order of what follows matters. First what was held back takes effect: it may change
+        # every answer below.
         ruling.release(s, out, now)
         if s.error is not None or connection is None:
             return
+        # Heads must agree before anything is signed; frames that came just now may have made them.
         if not connection.synced:
             resume.try_sync(s, connection, out, now)
+        # A new key goes first of all that is signed: the one in force may sign nothing any more.
         if s.recovery.health == "complete" and (
             connection.synced or resume.lacks_only_void(s, connection)
         ):
             self._change_key(out, now)
         if signing.may_sign(s, now) and signing.within_limit(s):
+            # A Reject must be the first frame of ours to cover what it rejects: before any other
+            # step.
             ruling.flush_rejects(s, out, now)
             while s.error is None and log_on.step(s, out, now):
                 pass
             collateral.await_openings(s, now)
             if s.lifecycle.logons[s.lane] is not None and signing.may_sign(s, now):
+                # The checkpoint last: it counts what was signed above, and reads the status.
                 lifecycle.restate(s, out)
                 checkpoints.advance(s, out, now)
                 checkpoints.compare(s, out, now)
@@ -460,6 +470,7 @@ class SessionProtocol(SessionView):
         s = self.state
         if s.attention:
             lifecycle.restate(s, out)
+            # Frames of business that follow skip all of this until something sets it again.
             checkpoints.take_effect(s, out)
             s.attention = not self._only_business()
             keys.note_limits(s)

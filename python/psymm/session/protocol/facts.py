@@ -14,6 +14,7 @@ def on_occupied(s: SessionState, out: Effects, fact: Fact, commitment: bytes, no
     would pay into it is alive any more."""
     if s.rulebook is None:
         return
+    # Our own rulebook first: it judges our citation like the peer's.
     if not s.rulebook.occupied(commitment):
         _learn(s, out, fact)
     if signing.may_sign(s, now):
@@ -35,12 +36,14 @@ def on_mined(s: SessionState, out: Effects, mined: Mined, now: int) -> None:
         spent = (proposal.nullifier0, proposal.nullifier1)
         inserted = (proposal.commitment0, proposal.commitment1)
         _learn(s, out, Fact(mined.block, mined.transaction, spent, inserted))
+        # Cited by `logon.step`, once something may be signed.
         s.mined = mined, now
 
 
 def on_view(s: SessionState, out: Effects, cited: Citation, view: ChainView) -> None:
     """What our own chain says of the frame that waits for it (`cited`). A citation that it does
     not bear out is false for good; one that it has not reached waits on."""
+    # The answer may be old: what waited was revoked, or another waits now.
     if holding.cited(s) == cited:
         true = view.settles(cited.said)
         denied = Fact(view.head, cited.said.transaction_hash, (), (), (cited.lane, cited.seq))

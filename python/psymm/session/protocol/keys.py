@@ -88,6 +88,7 @@ def note_limits(s: SessionState) -> None:
     if keys.due_for != ruled:
         found = due(s)
         keys.due_for, keys.due_at = ruled, None if found is None else found[1]
+    # 0 forbids: unless all of the following holds, the long way is asked.
     keys.signs_until = keys.signs_to = 0
     if known is None or keys.key is None or s.recovery.health != "complete":
         return
@@ -128,6 +129,7 @@ def take_next(s: SessionState, now: int) -> tuple[SecretKey, SessionKeyChange] |
     in_time = max(now, head.sending_time) <= change.expiry
     if holds and in_time and revocation(s.keys, s.lane, change.session_public_key) is None:
         return s.keys.next_key
+    # Its numbers or its time have passed while heads did not agree.
     s.keys.next_key = None
     return None
 
@@ -153,6 +155,7 @@ def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bo
     for key, from_seq in found.items():
         known = keys.revoked.get((lane, key))
         if known is None or known.from_seq != from_seq:
+            # What we have covered binds, whenever the key was revoked.
             cut = max(from_seq, floor)
             if known is not None and known.from_seq > from_seq:
                 cut = min(cut, known.cut)
@@ -174,6 +177,7 @@ def void_from(s: SessionState, lane: int) -> int | None:
 def refuses(s: SessionState, frame: Frame) -> KeyRevoked | None:
     """The lane's next frame, where the key that is to have signed it (the one it brings, or else
     the one in force) was revoked for its number."""
+    # Hardly ever is a key revoked, and to ask which one signed costs a signature check.
     if not any(lane == frame.lane for lane, _ in s.keys.revoked):
         return None
     delegated = delegated_key(s.record, frame)

@@ -82,6 +82,7 @@ def endorsed(
     if revoked is not None:
         refuse(s, connection, out, frame, revoked, now)
         return []
+    # The new key's frame names the digest of the last that waits, and so of them all.
     chain = waiting[: frame.seq - head - 1]
     digests = [one.digest(s.record.agreement.domain) for one in chain]
     if [one.previous for one in (*chain[1:], frame)] != digests:
@@ -106,6 +107,7 @@ def on_learned(
     new = keys.learn(s.keys, s.lane, ours, 1)
     floor = s.record.heads[s.lane].peer_seq + 1
     if keys.learn(s.keys, s.peer, theirs, floor) or new:
+        # Stored before frames go: a restart must not take them for valid again.
         out.append(StoreRevocations(tuple(s.keys.revoked.values())))
         void = keys.void_from(s, s.peer)
         if void is not None and s.error is None:
@@ -120,12 +122,15 @@ def revoke_from(s: SessionState, out: Effects, seq: int, now: int) -> None:
     )
     s.attention = True
     error = KeyRevoked(lane=s.peer, seq=seq, frames=len(gone))
+    # Derived anew from what is left, as after a restart.
     before, s.lifecycle = s.lifecycle, LifecycleState()
     s.record = s.record.without(s.peer, seq)
     s.rejects = [one for one in s.rejects if one.ref_seq_num < seq]
     s.held = type(s.held)(one for one in s.held if one.frame.seq < seq)
     s.void = {one for one in s.void if one < seq}
     again = s.rulebook is not None and not s.rulebook.drop(s.peer, seq)
+    # The rulebook could not take back what has had its effect, so it begins again, and all that is
+    # left arrives once more.
     if again:
         s.held.clear()
     read_record(s, out, arrive=again, now=now)

@@ -188,12 +188,15 @@ def many_uncovered(s: SessionState) -> bool:
 def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
     """A frame of the peer waits for our cover since then."""
     connection.uncovered_since = since
-    arm(connection, since if many_uncovered(s) else since + s.params.cover_after_ns)
+    due = since if many_uncovered(s) else since + s.params.cover_after_ns
+    if due < connection.wake_at:
+        arm(connection, due)
 
 
 def cover(s: SessionState, out: Effects, now: int) -> None:
     """Sign a Heartbeat that covers all that came, if that is more than is covered already."""
     begun = s.lifecycle.logons[s.lane] is not None
+    # A Heartbeat that covers nothing new would be covered in turn, for ever.
     more = coverable(s) > s.record.heads[s.lane].peer_seq
     if begun and more and may_sign(s, now):
         sign(s, out, Heartbeat(), now)
@@ -215,6 +218,7 @@ def sign(
     entry = s.record.sign(
         s.keys.key, s.lane, message, now, covers=top if covers is None else covers
     )
+    # Stored, sent, told, in this order: a frame that is sent is on disk first.
     lifecycle.apply(s, entry)
     out += (StoreFrame(entry), SendFrame(entry), FrameSent(entry))
     if keys.number_due(s):
@@ -222,8 +226,11 @@ def sign(
     if s.connection is not None:
         s.connection.last_sent = now
         s.connection.uncovered_since = None
+        # Mostly it covered all. A Reject covers no more than it must.
         if entry.frame.peer_seq < top and is_uncovered(s):
             await_cover(s, s.connection, now)
+    # A solver frame brings the trader's pending ones into effect, and one of these may be a
+    # violation.
     if s.rulebook is not None:
         for ruling in s.rulebook.arrived(entry):
             rejects.queue(s, ruling)
@@ -266,6 +273,7 @@ def report_malformed(s: SessionState, out: Effects, now: int, kind: str, why: st
 
 def disconnect(s: SessionState, out: Effects, error: PSymmError) -> None:
     """End the connection. The first reason counts."""
+    # What follows the first reason is mostly its consequence.
     if s.connection is not None and s.connection.closing is None:
         s.connection.closing = error
         out.append(Disconnect(error))
