@@ -124,7 +124,7 @@ class SettlementFlow:
         self._mined: Mined | None = None
         self._refused: str | None = None
         self._beside: SettlementAcceptance | None = None
-        self._changed = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
         runner.at_end.append(self._wake)
         if runner.protocol.synced:
             self._resume()  # Heads agreed before we listened: there is no event to come.
@@ -191,8 +191,8 @@ class SettlementFlow:
             start_task(self._nursery, work, *given)
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._changed:  # Most events come while nobody waits here.
+            self._changed.unpark_all()
 
     def _is_alive(self, seq: int) -> bool:
         alive = self._runner.protocol.proposal
@@ -704,7 +704,7 @@ class SettlementFlow:
                         return
                 self._settlement, self._proposing, self._refused = None, False, None
                 await runner.flush(runner.protocol.proposal_expired(runner.clock.now_ns()))
-                self._changed.set()
+                self._wake()
         finally:
             self._outliving = False
 
@@ -717,7 +717,7 @@ class SettlementFlow:
         )
         if self._settlement is not None:
             await self._keep(self._settlement, "mined", {})
-        self._changed.set()
+        self._wake()
 
     # --- after a break ----------------------------------------------------------------------
 
@@ -839,8 +839,7 @@ class SettlementFlow:
                     raise self._runner.protocol.error
                 if (over := self._runner.over) is not None:
                     raise over
-                changed = self._changed
-                await changed.wait()
+                await self._changed.park()
         raise PeerSilent(f"the other side did not {what}", waited_s=within_s)
 
 
