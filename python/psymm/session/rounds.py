@@ -113,7 +113,8 @@ class Inlet:
         self._rounds = rounds
         self._receiver = receiver
         self._item: Item | None = None
-        self._full = False
+        # The session had no room for more after what it received last.
+        self.full = False
         self._closed = False
         rounds.inlets += 1
         self._moved = trio.lowlevel.ParkingLot()
@@ -121,7 +122,7 @@ class Inlet:
     async def put(self, item: Item) -> None:
         """Leave a message, once the one before was received and there is room. After `close` it is
         thrown away. Cancelled: raises Cancelled, it was not left."""
-        while self._item is not None or self._full:
+        while self._item is not None or self.full:
             await self._moved.park()
         if self._closed:
             return
@@ -138,8 +139,8 @@ class Inlet:
 
     def open(self) -> None:
         """There is room again."""
-        if self._full:
-            self._full = False
+        if self.full:
+            self.full = False
             self._moved.unpark_all()
 
     def close(self) -> None:
@@ -148,7 +149,7 @@ class Inlet:
             self._closed = True
             self._rounds.inlets -= 1
         self._item = None
-        self._full = False
+        self.full = False
         self._moved.unpark_all()
 
     # --- for the round ------------------------------------------------------------------------
@@ -164,7 +165,7 @@ class Inlet:
         if item is None:
             return
         try:
-            self._full = not self._receiver.receive(item, now_ns) and not self._closed
+            self.full = not self._receiver.receive(item, now_ns) and not self._closed
         except Exception as bug:
             self._receiver.failed(bug)
         if self._moved:

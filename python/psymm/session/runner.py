@@ -97,7 +97,8 @@ LOOK_UP_AGAIN_S: Final = 10.0
 """Between two looks at our own chain for what the peer cites; and where it does not answer."""
 
 _STORES: Final = frozenset(get_args(Store))
-_SILENT: Final = _STORES | frozenset(get_args(Send))
+_SENDS: Final = frozenset(get_args(Send))
+_SILENT: Final = _STORES | _SENDS
 """Effects that are no events."""
 
 _SERVED: Final = (Delivered, VerifyCollateral, FundCollateral, KeyDue, HealthChanged, KeyChanged)
@@ -545,7 +546,9 @@ class SessionRunner:
 
     def perform(self, effects: Effects) -> None:
         """Carry effects out, after those before them."""
-        self._ask_chain()
+        state = self.protocol.state
+        if state.held or (state.rulebook is not None and state.rulebook.waits):
+            self._ask_chain()
         if effects:
             self._taken += 1
             if self._nursery is None:
@@ -555,7 +558,7 @@ class SessionRunner:
             # It is in the queue to the disk now, ahead of whatever is signed upon it.
             for offered in provisional(effects):
                 self._listener(offered)
-        connection = self.protocol.state.connection
+        connection = state.connection
         if connection is not None and connection.wake_at < self._due:
             self._poke.set()
 
@@ -662,7 +665,8 @@ class SessionRunner:
         """Send, tell, disconnect."""
         if self._nursery is not None and self._failed is None:
             try:
-                self._put(effects, read)
+                if not _SENDS.isdisjoint(map(type, effects)):
+                    self._put(effects, read)
                 for effect in effects:
                     if isinstance(effect, Disconnect):
                         self.disconnect(effect.reason)
@@ -684,8 +688,9 @@ class SessionRunner:
 
     def _finished(self, count: int) -> None:
         self._done += count
-        if self._connection is not None and self._taken - self._done <= BACKLOG:
-            self._connection.inlet.open()
+        standing = self._connection
+        if standing is not None and standing.inlet.full and self._taken - self._done <= BACKLOG:
+            standing.inlet.open()
         while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
             heappop(self._waiters)[2].wake()
 

@@ -25,7 +25,7 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, cast
 
 import trio
 
@@ -56,8 +56,12 @@ from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
     ChainFact,
+    ExecutionReport,
     FactKind,
     Heartbeat,
+    NewOrderSingle,
+    Quote,
+    QuoteRequest,
     SettlementAcceptance,
     SettlementKind,
     SettlementOutput,
@@ -72,6 +76,8 @@ from psymm.session.protocol import (
     SECOND,
     Event,
     FrameReceived,
+    FrameSent,
+    ProvisionalFrame,
     Resumed,
     SessionStatus,
     TextReceived,
@@ -89,6 +95,10 @@ LEAST_LIFE_S: Final = 120.0
 """A proposal that was cut short is taken up again if its deadline is at least this far away."""
 LOOK_AGAIN_S: Final = 10.0
 """Between two looks at a clock that may be set, or at a chain that is down."""
+
+_FRAMES: Final = (FrameReceived, FrameSent, ProvisionalFrame)
+_TRADING: Final = (QuoteRequest, Quote, NewOrderSingle, ExecutionReport)
+"""Messages with which no settlement begins, and nearly all that there are."""
 
 
 class SettlementFlow:
@@ -138,6 +148,9 @@ class SettlementFlow:
 
     def on_event(self, event: Event) -> None:
         """Does not block and does not raise."""
+        if type(event) in _FRAMES and type(cast("FrameReceived", event).entry.message) in _TRADING:
+            self._wake()
+            return
         match event:
             case FrameReceived(entry, None) if isinstance(entry.message, SettlementOutput):
                 if entry.message.signature is None:

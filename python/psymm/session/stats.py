@@ -203,14 +203,16 @@ class SessionStats:
         """A message came in, which the protocol has not seen yet."""
         if isinstance(message, str):
             self._counts["texts_in"] += 1
-        self._counts["bytes_in"] += _size(message)
+            message = message.encode("utf-8", "surrogatepass")
+        self._counts["bytes_in"] += len(message)
         self._notice()
 
     def wrote(self, message: str | bytes) -> None:
         """A message was handed to the network."""
         if isinstance(message, str):
             self._counts["texts_out"] += 1
-        self._counts["bytes_out"] += _size(message)
+            message = message.encode("utf-8", "surrogatepass")
+        self._counts["bytes_out"] += len(message)
         self._notice()
 
     def traffic(self) -> Traffic:
@@ -308,13 +310,6 @@ class SessionStats:
 
     def _log(self, level: int, event: str, **more: object) -> None:
         log.log(level, event, extra={"custody": self._custody, "lane": self._lane, **more})
-
-
-def _size(message: str | bytes) -> int:
-    """Bytes on the wire."""
-    if isinstance(message, str):
-        return len(message.encode("utf-8", "surrogatepass"))
-    return len(message)
 
 
 def reason_named(rule: str) -> str:

@@ -145,18 +145,18 @@ class BoundedStream(trio.abc.Stream):
             self._sending = False
             self.sent += len(data)
 
-    def send_now(self, data: bytes | bytearray) -> bool:
-        """Hand bytes to the operating system without waiting. False: none of them were taken.
+    def send_now(self, data: bytes | bytearray) -> int:
+        """Hand bytes to the operating system without waiting; returns how many it took.
 
-        Where only some were, the rest is kept and goes before all that follows: see `unsent`.
-        Raises BrokenResourceError, ClosedResourceError.
+        Where it took some of them, the rest is kept and goes before all that follows: `send_all`,
+        of nothing if need be, takes it along. Raises BrokenResourceError, ClosedResourceError.
         """
         if self._tcp is None or self._sending or self._rest:
-            return False
+            return 0
         try:
             taken = os.write(self._tcp.fileno(), data)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as gone:
             self.ended.set()
             if self._tcp.fileno() < 0:
@@ -165,12 +165,7 @@ class BoundedStream(trio.abc.Stream):
         self.sent += len(data)
         if taken < len(data):
             self._rest = bytes(data[taken:])
-        return True
-
-    @property
-    def unsent(self) -> bool:
-        """`send_now` left something: `send_all`, of nothing if need be, takes it along."""
-        return bool(self._rest)
+        return taken
 
     async def wait_send_all_might_not_block(self) -> None:
         """As the inner stream's."""
