@@ -117,13 +117,14 @@ class Inlet:
         self.full = False
         self._closed = False
         rounds.inlets += 1
+        self._parked = 0
         self._moved = trio.lowlevel.ParkingLot()
 
     async def put(self, item: Item) -> None:
         """Leave a message, once the one before was received and there is room. After `close` it is
         thrown away. Cancelled: raises Cancelled, it was not left."""
         while self._item is not None or self.full:
-            await self._moved.park()
+            await self._wait()
         if self._closed:
             return
         self._item = item
@@ -135,7 +136,14 @@ class Inlet:
     async def drained(self) -> None:
         """Wait until all that was left here is received. Cancelled: raises Cancelled."""
         while self._item is not None:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._parked += 1
+        try:
             await self._moved.park()
+        finally:
+            self._parked -= 1
 
     def open(self) -> None:
         """There is room again."""
@@ -168,5 +176,5 @@ class Inlet:
             self.full = not self._receiver.receive(item, now_ns) and not self._closed
         except Exception as bug:
             self._receiver.failed(bug)
-        if self._moved:
+        if self._parked:
             self._moved.unpark_all()

@@ -135,6 +135,7 @@ class SettlementFlow:
         self._refused: str | None = None
         self._beside: SettlementAcceptance | None = None
         self._changed = trio.lowlevel.ParkingLot()
+        self._waiting = 0
         runner.at_end.append(self._wake)
         if runner.protocol.synced:
             self._resume()  # Heads agreed before we listened: there is no event to come.
@@ -204,7 +205,7 @@ class SettlementFlow:
             start_task(self._nursery, work, *given)
 
     def _wake(self) -> None:
-        if self._changed:  # Most events come while nobody waits here.
+        if self._waiting:  # Most events come while nobody waits here.
             self._changed.unpark_all()
 
     def _is_alive(self, seq: int) -> bool:
@@ -852,7 +853,11 @@ class SettlementFlow:
                     raise self._runner.protocol.error
                 if (over := self._runner.over) is not None:
                     raise over
-                await self._changed.park()
+                self._waiting += 1
+                try:
+                    await self._changed.park()
+                finally:
+                    self._waiting -= 1
         raise PeerSilent(f"the other side did not {what}", waited_s=within_s)
 
 
