@@ -2,17 +2,26 @@
 
 `Sleeper`: one task that sleeps until it is woken, which costs half of an Event. `Deadlines`: one
 heap of moments and one task that wakes sleepers at theirs, in place of a cancel scope for each.
+`Workers`: tasks that run one short job after the other, in place of a task for each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
 import trio
 
+from psymm.nursery import start_task
+
+MOST_IDLE: Final = 64
+"""Workers that are kept for the next job."""
 _FEW: Final = 64
+
+Job = Callable[[trio.CancelScope], Awaitable[None]]
+"""Is given the scope that it runs in, and may be cancelled by."""
 
 
 class Sleeper:
@@ -73,3 +82,46 @@ class Deadlines:
             self._due = heap[0][0] if heap else float("inf")
             with trio.move_on_at(self._due):
                 await self._earlier.sleep()
+
+
+class _Worker(Sleeper):
+    __slots__ = ("job",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.job: Job | None = None
+
+
+class Workers:
+    """Tasks of one nursery. A job starts in the next turn of the scheduler, whoever runs it."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._idle: list[_Worker] = []
+
+    def start(self, job: Job) -> None:
+        """Raises SessionClosed where the nursery takes no task any more; nothing was started."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.asleep:  # else it was cancelled there
+                worker.job = job
+                worker.wake()
+                return
+        start_task(self._nursery, self._work, job)
+
+    async def _work(self, first: Job) -> None:
+        worker = _Worker()
+        job: Job | None = first
+        while True:
+            with trio.CancelScope() as scope:
+                # One scope for as long as no job was cancelled by it.
+                while not scope.cancel_called:
+                    if job is not None:
+                        given, job = job, None
+                        await given(scope)
+                        continue
+                    if len(self._idle) >= MOST_IDLE:
+                        return
+                    self._idle.append(worker)
+                    await worker.sleep()
+                    job = worker.job

@@ -37,6 +37,7 @@ from psymm.messages import (
 from psymm.session.protocol import (
     Effects,
     PeerRestored,
+    Resumed,
     SessionState,
     SessionStatus,
     Stopped,
@@ -103,8 +104,7 @@ class Story:
             await resumed(stage, 0)
             await stage.desk.begun.wait()
             # The solver's side agrees a message later.
-            while not stage.far.protocol.synced:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await stage.desk.listeners[0].until(lambda event: isinstance(event, Resumed) or None)
             await work(stage)
 
         await self.lives.live(open_first=False, work=begun)

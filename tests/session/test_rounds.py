@@ -133,11 +133,22 @@ async def test_nothing_more_is_taken_of_a_session_without_room_and_all_of_others
     assert [item for item, _ in full.received] == ["0", "1", "2"]
 
 
+async def test_the_only_connection_waits_for_no_round() -> None:
+    verifier = FrameVerifier()
+    rounds = Rounds(Disk(), Time(), verifier)
+    session = Session(rounds)
+    await session.inlet.put("text")
+    await session.inlet.put(FrameBatch([frame_of(1)], 0, None))
+    await session.inlet.put(FrameBatch([frame_of(2), frame_of(3)], 0, None))
+    assert [now for _, now in session.received] == [1, 2, 3]
+    assert verifier.statistics().sizes == {2: 1}
+
+
 async def test_nothing_is_received_while_too_much_stands_before_the_disk() -> None:
     disk = Disk()
     disk.shut = True
     rounds = Rounds(disk, Time(), FrameVerifier())
-    session = Session(rounds)
+    session, _ = Session(rounds), Session(rounds)
     await session.inlet.put("text")
     await settle()
     assert not session.received
@@ -165,7 +176,7 @@ async def test_of_a_connection_that_is_over_nothing_is_received_and_nobody_waits
     disk = Disk()
     disk.shut = True
     rounds = Rounds(disk, Time(), FrameVerifier())
-    session = Session(rounds)
+    session, _ = Session(rounds), Session(rounds)
     await session.inlet.put("one")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.inlet.put, "two")
@@ -181,7 +192,7 @@ async def test_a_reader_that_is_cancelled_leaves_nothing_and_the_next_goes_on() 
     disk = Disk()
     disk.shut = True
     rounds = Rounds(disk, Time(), FrameVerifier())
-    session = Session(rounds)
+    session, _ = Session(rounds), Session(rounds)
     await session.inlet.put("one")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.inlet.put, "two")

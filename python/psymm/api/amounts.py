@@ -68,16 +68,10 @@ def _decimal(value: int, places: int) -> Decimal:
     number = _integer(value)
     if number is None or number.bit_length() > _MOST_BITS:
         raise AmountInvalid(value, "is no integer of at most 256 bits")
-    return _shortest(Decimal(number).scaleb(-places, context=_EXACT))
-
-
-def _shortest(value: Decimal) -> Decimal:
-    """Without trailing zeros, and without an exponent above zero."""
-    plain = value.normalize(_EXACT)
-    exponent = plain.as_tuple().exponent
-    if isinstance(exponent, int) and exponent > 0:
-        return plain.quantize(Decimal(1), context=_EXACT)
-    return plain
+    whole, part = divmod(number, 10**places)
+    if not part:
+        return Decimal(whole)
+    return Decimal(number).scaleb(-places, context=_EXACT).normalize(_EXACT)
 
 
 def _units(value: Number, places: int) -> int:

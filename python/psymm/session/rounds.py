@@ -14,7 +14,6 @@ lockstep: all of them compute, then all wait for the disk.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 import trio
@@ -61,9 +60,22 @@ class Rounds:
         self._journal = journal
         self._clock = clock
         self._verifier = verifier
+        # How many connections there are.
+        self.inlets = 0
         self._waiting: deque[Inlet] = deque()
         self._running = False
         self._more = Sleeper()
+
+    async def receive_alone(self, inlet: Inlet) -> None:
+        """Receive at once what the only connection brings. Cancelled: raises Cancelled, and it may
+        or may not be received."""
+        await self._journal.yield_to_commit()
+        claims = inlet.claims()
+        if len(claims) != 1:
+            # Much may follow, and others are to have their turn.
+            await trio.lowlevel.checkpoint()
+            await self._verifier.prefetch(claims)
+        inlet.receive(self._clock.now_ns())
 
     def add(self, inlet: Inlet) -> None:
         """It holds a message; it is received in one of the next rounds."""
@@ -79,10 +91,11 @@ class Rounds:
                 if not self._waiting:
                     await self._more.sleep()
                 await self._journal.yield_to_commit()
-                inlets = [
-                    self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_TOGETHER))
-                ]
-                await self._verify(inlets)
+                inlets, claims = list[Inlet](), list[Claim]()
+                while self._waiting and len(inlets) < MOST_TOGETHER:
+                    inlets.append(self._waiting.popleft())
+                    claims += inlets[-1].claims()
+                await self._verifier.prefetch(claims)
                 now = self._clock.now_ns()
                 for inlet in inlets:
                     inlet.receive(now)
@@ -92,11 +105,6 @@ class Rounds:
         finally:
             self._running = False
 
-    async def _verify(self, inlets: Sequence[Inlet]) -> None:
-        claims = [claim for inlet in inlets for claim in inlet.claims()]
-        if claims:
-            await self._verifier.prefetch(claims)
-
 
 class Inlet:
     """Of one connection, from its reader to its session."""
@@ -105,35 +113,51 @@ class Inlet:
         self._rounds = rounds
         self._receiver = receiver
         self._item: Item | None = None
-        self._full = False
+        # The session had no room for more after what it received last.
+        self.full = False
         self._closed = False
+        rounds.inlets += 1
+        self._parked = 0
         self._moved = trio.lowlevel.ParkingLot()
 
     async def put(self, item: Item) -> None:
         """Leave a message, once the one before was received and there is room. After `close` it is
         thrown away. Cancelled: raises Cancelled, it was not left."""
-        while self._item is not None or self._full:
-            await self._moved.park()
-        if not self._closed:
-            self._item = item
+        while self._item is not None or self.full:
+            await self._wait()
+        if self._closed:
+            return
+        self._item = item
+        if self._rounds.inlets == 1:
+            await self._rounds.receive_alone(self)  # There is nothing to gather.
+        else:
             self._rounds.add(self)
 
     async def drained(self) -> None:
         """Wait until all that was left here is received. Cancelled: raises Cancelled."""
         while self._item is not None:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._parked += 1
+        try:
             await self._moved.park()
+        finally:
+            self._parked -= 1
 
     def open(self) -> None:
         """There is room again."""
-        if self._full:
-            self._full = False
+        if self.full:
+            self.full = False
             self._moved.unpark_all()
 
     def close(self) -> None:
         """The connection is over: nothing more is received."""
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._rounds.inlets -= 1
         self._item = None
-        self._full = False
+        self.full = False
         self._moved.unpark_all()
 
     # --- for the round ------------------------------------------------------------------------
@@ -149,8 +173,8 @@ class Inlet:
         if item is None:
             return
         try:
-            self._full = not self._receiver.receive(item, now_ns) and not self._closed
+            self.full = not self._receiver.receive(item, now_ns) and not self._closed
         except Exception as bug:
             self._receiver.failed(bug)
-        if self._moved:
+        if self._parked:
             self._moved.unpark_all()

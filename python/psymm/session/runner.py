@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Protocol, cast, get_args
 
 import trio
 
@@ -77,6 +77,7 @@ from psymm.session.protocol.budget import (
     OUTGOING_MESSAGES,
     Load,
 )
+from psymm.session.protocol.effects import Send, Store
 from psymm.session.rounds import Inlet, Item, Rounds
 from psymm.session.stats import SessionStats, Traffic
 from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket, WebSocket
@@ -95,22 +96,13 @@ LOOK_UP_S: Final = 2.0
 LOOK_UP_AGAIN_S: Final = 10.0
 """Between two looks at our own chain for what the peer cites; and where it does not answer."""
 
-_SILENT: Final = (
-    ImportFrame,
-    ResendCompacted,
-    RevokeFrames,
-    SendFrame,
-    SendText,
-    StoreCheckpoint,
-    StoreEvidence,
-    StoreFact,
-    StoreFrame,
-    StoreHealth,
-    StoreOpenings,
-    StoreRevocations,
-    StoreStatus,
-)
+_STORES: Final = frozenset(get_args(Store))
+_SENDS: Final = frozenset(get_args(Send))
+_SILENT: Final = _STORES | _SENDS
 """Effects that are no events."""
+
+_SERVED: Final = (Delivered, VerifyCollateral, FundCollateral, KeyDue, HealthChanged, KeyChanged)
+"""Events for which something is done here."""
 
 _JOURNAL_STATES: Final[dict[SessionStatus, CustodyState]] = {
     SessionStatus.LOGON: "open",
@@ -256,7 +248,7 @@ class SessionRunner:
         self.stats = SessionStats(
             protocol.record.agreement.custody, protocol.lane, clock, protocol.state
         )
-        self._on_event = self.stats.counting(on_event)
+        self._listener = on_event
         self.collateral_amount = collateral_amount
         self._rotator = rotator
         # What came before `run` did.
@@ -548,9 +540,15 @@ class SessionRunner:
 
     # --- effects ----------------------------------------------------------------------------
 
+    def _on_event(self, event: Event) -> None:
+        self.stats.on_event(event)
+        self._listener(event)
+
     def perform(self, effects: Effects) -> None:
         """Carry effects out, after those before them."""
-        self._ask_chain()
+        state = self.protocol.state
+        if state.held or (state.rulebook is not None and state.rulebook.waits):
+            self._ask_chain()
         if effects:
             self._taken += 1
             if self._nursery is None:
@@ -559,8 +557,8 @@ class SessionRunner:
                 self._write(effects)
             # It is in the queue to the disk now, ahead of whatever is signed upon it.
             for offered in provisional(effects):
-                self._on_event(offered)
-        connection = self.protocol.state.connection
+                self._listener(offered)
+        connection = state.connection
         if connection is not None and connection.wake_at < self._due:
             self._poke.set()
 
@@ -578,6 +576,8 @@ class SessionRunner:
         for effect in effects:
             if type(effect) is StoreFrame:
                 frames.append((effect.entry.frame, effect.entry.digest))
+                continue
+            if type(effect) not in _STORES:
                 continue
             found = self._change(effect)
             if found:
@@ -632,7 +632,7 @@ class SessionRunner:
             self._fail(failed)
         elif self._reading:
             self._behind.append(effects)
-        elif self._nursery is not None and any(type(one) is ResendCompacted for one in effects):
+        elif self._nursery is not None and ResendCompacted in map(type, effects):
             self._reading = True
             self._nursery.start_soon(self._read_and_fulfil, effects)
         else:
@@ -665,13 +665,16 @@ class SessionRunner:
         """Send, tell, disconnect."""
         if self._nursery is not None and self._failed is None:
             try:
-                self._put(effects, read)
+                if not _SENDS.isdisjoint(map(type, effects)):
+                    self._put(effects, read)
                 for effect in effects:
                     if isinstance(effect, Disconnect):
                         self.disconnect(effect.reason)
-                    elif not isinstance(effect, _SILENT):
-                        self._serve(effect)
-                        self._on_event(effect)
+                    elif type(effect) not in _SILENT:
+                        event = cast("Event", effect)
+                        if type(event) in _SERVED:
+                            self._serve(event)
+                        self._on_event(event)
             except Exception as bug:
                 # Of whoever listens. It ends this session, in `run`, and no other.
                 self._fail(bug)
@@ -685,8 +688,9 @@ class SessionRunner:
 
     def _finished(self, count: int) -> None:
         self._done += count
-        if self._connection is not None and self._taken - self._done <= BACKLOG:
-            self._connection.inlet.open()
+        standing = self._connection
+        if standing is not None and standing.inlet.full and self._taken - self._done <= BACKLOG:
+            standing.inlet.open()
         while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
             heappop(self._waiters)[2].wake()
 
@@ -704,7 +708,8 @@ class SessionRunner:
         socket, diverted = connection.socket, trio.Event()
 
         async def take(message: str | bytes) -> None:
-            await diverted.wait()
+            if not diverted.is_set():
+                await diverted.wait()
             await self._take(connection, message)
 
         already: list[str | bytes] = []

@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, cast
 
 import trio
 
@@ -57,7 +57,11 @@ from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
     ChainFact,
+    ExecutionReport,
     FactKind,
+    NewOrderSingle,
+    Quote,
+    QuoteRequest,
     SettlementAcceptance,
     SettlementOutput,
 )
@@ -70,6 +74,8 @@ from psymm.session.protocol import (
     SECOND,
     Event,
     FrameReceived,
+    FrameSent,
+    ProvisionalFrame,
     Resumed,
     SessionStatus,
     TextReceived,
@@ -94,6 +100,10 @@ LEAST_LIFE_S: Final = 120.0
 """A proposal that was cut short is taken up again if its deadline is at least this far away."""
 LOOK_AGAIN_S: Final = 10.0
 """Between two looks at a clock that may be set, or at a chain that is down."""
+
+_FRAMES: Final = (FrameReceived, FrameSent, ProvisionalFrame)
+_TRADING: Final = (QuoteRequest, Quote, NewOrderSingle, ExecutionReport)
+"""Messages with which no settlement begins, and nearly all that there are."""
 
 
 class SettlementStage(Enum):
@@ -153,7 +163,8 @@ class SettlementFlow:
         self._mined: Mined | None = None
         self._refused: str | None = None
         self._beside: SettlementAcceptance | None = None
-        self._changed = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
+        self._waiting = 0
         runner.at_end.append(self._wake)
         if runner.protocol.synced:
             self._resume()  # Heads agreed before we listened: there is no event to come.
@@ -167,6 +178,9 @@ class SettlementFlow:
 
     def on_event(self, event: Event) -> None:
         """Does not block and does not raise."""
+        if type(event) in _FRAMES and type(cast("FrameReceived", event).entry.message) in _TRADING:
+            self._wake()
+            return
         match event:
             case FrameReceived(entry, None) if isinstance(entry.message, SettlementOutput):
                 if entry.message.signature is None:
@@ -234,8 +248,8 @@ class SettlementFlow:
             self._steps.discard(step)
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._waiting:  # Most events come while nobody waits here.
+            self._changed.unpark_all()
 
     async def _guarded(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
         try:
@@ -663,7 +677,7 @@ class SettlementFlow:
             self._settlement, self._refused = None, None
             self._enter(SettlementStage.OPEN)
             await runner.flush(runner.protocol.proposal_expired(runner.clock.now_ns()))
-            self._changed.set()
+            self._wake()
 
     async def _done(self, mined: Mined) -> None:
         if self._mined is not None:
@@ -675,7 +689,7 @@ class SettlementFlow:
         )
         if self._settlement is not None:
             await self._store.keep(self._settlement, "mined", {})
-        self._changed.set()
+        self._wake()
 
     # --- after a break ----------------------------------------------------------------------
 
@@ -768,6 +782,9 @@ class SettlementFlow:
                     raise self._runner.protocol.error
                 if (over := self._runner.over) is not None:
                     raise over
-                changed = self._changed
-                await changed.wait()
+                self._waiting += 1
+                try:
+                    await self._changed.park()
+                finally:
+                    self._waiting -= 1
         raise PeerSilent(f"the other side did not {what}", waited_s=within_s)

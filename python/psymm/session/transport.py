@@ -133,17 +133,16 @@ class WebSocket:
     def send_now(self, message: str | bytes) -> bool:
         """Send without waiting. False: `send` it next, and nothing else before; what went already
         is not sent again. Never raises."""
-        if self._connection.closed is not None or self._stream.unsent:
+        if self._connection.closed is not None:
             return False
+        data = self._framing.send_data(message)
         try:
-            if not self._stream.send_now(self._framing.send_data(message)):
-                return False
+            taken = self._stream.send_now(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False  # `send` says so.
-        if self._stream.unsent:
+        if 0 < taken < len(data):
             self._half = message
-            return False
-        return True
+        return taken == len(data)
 
     def divert(self, take: Take) -> list[str | bytes]:
         """From now on messages are given to `take`, in the reader's task, in place of `receive`,

@@ -72,6 +72,7 @@ class BoundedStream(trio.abc.Stream):
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
         self._taken = trio.Event()
+        self._full = False
         self._small = _twice_at_once(bounds.small_frames)
         self._controls = _twice_at_once(bounds.controls)
         self._sending = False
@@ -94,15 +95,17 @@ class BoundedStream(trio.abc.Stream):
         """The oldest message was taken; there is room for more."""
         if self._unread:
             self._unread_bytes -= self._unread.popleft()
-            self._taken.set()
+            if self._full:
+                self._full = False
+                self._taken.set()
 
     # --- trio.abc.Stream ----------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As the inner stream's; raises BrokenResourceError once the peer has overstepped."""
         most = self.bounds.unread_bytes
-        while most is not None and self.unread_bytes > most and self._unread:
-            self._taken = trio.Event()
+        while most is not None and self._unread and self.unread_bytes > most:
+            self._full, self._taken = True, trio.Event()
             await self._taken.wait()
         if self.fault is not None:
             raise trio.BrokenResourceError from None
@@ -142,18 +145,18 @@ class BoundedStream(trio.abc.Stream):
             self._sending = False
             self.sent += len(data)
 
-    def send_now(self, data: bytes | bytearray) -> bool:
-        """Hand bytes to the operating system without waiting. False: none of them were taken.
+    def send_now(self, data: bytes | bytearray) -> int:
+        """Hand bytes to the operating system without waiting; returns how many it took.
 
-        Where only some were, the rest is kept and goes before all that follows: see `unsent`.
-        Raises BrokenResourceError, ClosedResourceError.
+        Where it took some of them, the rest is kept and goes before all that follows: `send_all`,
+        of nothing if need be, takes it along. Raises BrokenResourceError, ClosedResourceError.
         """
-        if self._tcp is None or self._sending or self._rest or self._turn.locked():
-            return False
+        if self._tcp is None or self._sending or self._rest:
+            return 0
         try:
             taken = os.write(self._tcp.fileno(), data)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as gone:
             self.ended.set()
             if self._tcp.fileno() < 0:
@@ -162,12 +165,7 @@ class BoundedStream(trio.abc.Stream):
         self.sent += len(data)
         if taken < len(data):
             self._rest = bytes(data[taken:])
-        return True
-
-    @property
-    def unsent(self) -> bool:
-        """`send_now` left something: `send_all`, of nothing if need be, takes it along."""
-        return bool(self._rest)
+        return taken
 
     async def wait_send_all_might_not_block(self) -> None:
         """As the inner stream's."""
@@ -209,10 +207,15 @@ class BoundedStream(trio.abc.Stream):
                 if not self._payload_left:
                     self._end_frame()
                 continue
-            step = min(_header_bytes(header) - len(header), end - at)
-            header += data[at : at + step]
-            at += step
-            if len(header) == _header_bytes(header):
+            # Two bytes say how long the header is.
+            many = _header_bytes(header) if len(header) > 1 else 2
+            while len(header) < many and at < end:
+                step = min(many - len(header), end - at)
+                header += data[at : at + step]
+                at += step
+                if len(header) >= 2:
+                    many = _header_bytes(header)
+            if len(header) == many:
                 self._begin_frame(header, now)
                 header.clear()
 
@@ -294,8 +297,6 @@ def _twice_at_once(per_second: float) -> TokenBucket:
 
 
 def _header_bytes(header: bytearray) -> int:
-    """How long the header is that begins so."""
-    if len(header) < 2:
-        return 2
+    """How long the header is that begins with these two bytes."""
     size = header[1] & 0x7F
     return 2 + {126: 2, 127: 8}.get(size, 0) + (4 if header[1] & 0x80 else 0)
