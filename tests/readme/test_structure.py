@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -12,6 +13,7 @@ import grimp
 import psymm
 
 (PACKAGE,) = map(Path, psymm.__path__)
+ARCHITECTURE = Path(__file__).parents[2] / "docs/architecture.md"
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -29,3 +31,30 @@ def test_no_two_classes_share_a_name() -> None:
                 found[node.name].append(str(path.relative_to(PACKAGE)))
     assert len(found) > 500
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def defined(path: Path) -> set[str]:
+    """Names of the functions and classes of a file, those in classes as `Class.name`."""
+    found: set[str] = set()
+
+    def look(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                found.add(prefix + node.name)
+            if isinstance(node, ast.ClassDef):
+                look(node.body, f"{prefix}{node.name}.")
+
+    look(ast.parse(path.read_bytes()).body, "")
+    return found
+
+
+def test_the_page_on_architecture_names_functions_that_exist() -> None:
+    page = ARCHITECTURE.read_text()
+    named = re.findall(r"`([\w/]+\.py)(?:::([\w.]+))?`", page)
+    assert len(named) > 40
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (PACKAGE / path).is_file() or (name and name not in defined(PACKAGE / path))
+    ]
+    assert missing == []
