@@ -3,24 +3,25 @@
 //! # Blinding
 //!
 //! To sign is to compute k·G for a secret nonce k. libsecp256k1 does this in constant time: no
-//! branch and no address depends on k. As a second line, against a compiler or a processor that
-//! leaks all the same, a context holds a random number b; it computes (k − b)·G + b·G, from random
-//! projective coordinates. What leaks then tells of k − b.
+//! branch and no address depends on k. It has a second line of defence, in case a compiler or a
+//! processor leaks all the same: a context holds a random number b, and computes (k − b)·G + b·G
+//! from random projective coordinates. What leaks then tells of k − b, not of k.
 //!
 //! The crate draws a new b after each signature, which costs as much as the signature itself, and
-//! none before a thread's first. We draw it before a thread's first signature, and before each
-//! sixteenth after it. This stays sound:
+//! none before a thread's first. We draw before a thread's first signature and before each
+//! sixteenth after it. This is sound, for these reasons:
 //!
-//! - No signature depends on b. Nonces are those of RFC 6979, so its bytes are the same for any b.
-//! - No two digests share a nonce, so there are no traces of one k to average. Who has one digest
-//!   signed many times gets at most sixteen of one k − b.
-//! - What becomes weaker is the second line alone: whoever could read bits of k − b would learn of
-//!   differences between sixteen nonces. That takes a leak in the code that is written and tested
-//!   to have none.
-//! - libsecp256k1 asks for one draw after a context is made and recommends more "before every few
-//!   computations"; Bitcoin Core draws once, when it starts.
+//! - No signature depends on b. Nonces follow RFC 6979, so any b gives the same bytes.
+//! - Each digest has its own nonce, so no attacker can average traces of one k. Repeated signing
+//!   of one digest shows at most sixteen traces of one k − b.
+//! - Only the second line becomes thinner. If bits of k − b leaked, sixteen signatures would show
+//!   differences between their nonces, and many such groups could give the key away; with one b for
+//!   each signature they would show nothing. This takes a leak in the first line: code that is
+//!   written and tested to have none.
+//! - libsecp256k1 asks for one draw when a context is made, and recommends more "before every few
+//!   computations". Bitcoin Core draws once, when it starts.
 //!
-//! A context belongs to one thread and is borrowed for one call, so no draw meets a signature.
+//! A context belongs to one thread and one call at a time, so a draw never meets a signature.
 
 use core::cell::Cell;
 use core::{fmt, ptr};
@@ -106,7 +107,7 @@ impl SecretKey {
         }
     }
 
-    /// Signs as the crate's own function does, but for the draw after it.
+    /// Signs as the crate's own function does, without the draw that it makes afterwards.
     fn sign_recoverable(
         &self,
         digest: &Digest,
@@ -139,7 +140,7 @@ impl SecretKey {
     fn blind(&self, digest: &Digest) {
         let mut seed = Zeroizing::new([0u8; 32]);
         if getrandom::fill(seed.as_mut()).is_err() {
-            // Nobody else knows this either; it is the crate's own seed.
+            // The seed that the crate uses: an attacker does not know it either.
             *seed = self.secret.to_secret_bytes();
             seed.iter_mut().zip(digest).for_each(|(s, d)| *s ^= d);
         }
@@ -167,21 +168,15 @@ thread_local! {
     static BLINDING: Blinding = const { Blinding(Cell::new(0)) };
 }
 
-/// Counts a thread's signatures down to its next draw.
+/// Counts the signatures that a thread made since its last draw.
 struct Blinding(Cell<u32>);
 
 impl Blinding {
     /// Whether the signature that follows needs another b first.
     fn is_due(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(
-            if left == 0 {
-                SIGNATURES_PER_BLINDING
-            } else {
-                left
-            } - 1,
-        );
-        left == 0
+        let made = self.0.get();
+        self.0.set((made + 1) % SIGNATURES_PER_BLINDING);
+        made == 0
     }
 }
 

@@ -5,6 +5,15 @@
 //! module never does, so that nobody but the signer can make a second form of a signature.
 //! Recovery ids 2 and 3 (x(R) = r + n) do not exist here, as they do not in Ethereum.
 //!
+//! Each module depends only on those before it:
+//!
+//! - one signature: `signature` and `key`, on libsecp256k1;
+//! - arithmetic on public values: `inverse`, `field`, `scalar`, `lanes`, `group`, `wide`;
+//! - algorithms over lanes of any width: `claim`, `rows`, `sums`, `recovery`;
+//! - `kernels` names these algorithms, `buckets` uses them by that name, `backends` compiles them
+//!   for each kind of lanes;
+//! - a batch of signatures: `equation`, then `batch`.
+//!
 //! Secrets touch nothing but libsecp256k1, are wiped when dropped, and never enter an error
 //! or a debug form.
 
