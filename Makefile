@@ -19,7 +19,7 @@ CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
 .PHONY: help setup demo test lint wheel library clean bench bench-stages bench-session bench-strangers mutate-circuits \
-        test-core test-circuits test-contracts test-python \
+        test-core test-circuits test-contracts test-python test-mutants \
         fuzz test-memory test-valgrind test-sanitizer soak
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo '                      MOVES=60 moves through faulty nodes, NODES=10 while the chain goes back;'
 	@echo '                      each of a fresh seed; SEED=n'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
+	@echo 'make test-mutants     the session scripts against MUTANTS=40 mutants of the protocol; SEED=n draws others'
 	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     where the time of a transcript goes'
 	@echo 'make bench-strangers  a neighbour that asks for quotes while twelve strangers send nonsense'
@@ -185,6 +186,9 @@ bench-strangers: build/core.stamp
 
 mutate-circuits: setup
 	node node/mutate.mjs
+
+test-mutants: build/core.stamp
+	@$(PY) tools/mutants.py $(if $(MUTANTS),--mutants $(MUTANTS)) $(if $(SEED),--seed $(SEED))
 
 wheel: setup
 	@$(STEP) 'wheel' .venv/bin/maturin build --release --out dist

@@ -63,9 +63,9 @@ _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
 
 
 def beyond(account: Account, entry: RuledFrame) -> bool:
-    """Whether a frame is the solver's and more of that lane are uncovered with it than may be
+    """Whether more of the solver's lane are uncovered with this frame of it than may be
     (``spec.md`` 67). Such a frame moves no clock, and only a Heartbeat is no violation."""
-    return entry.lane is Lane.SOLVER and entry.seq - account.trader_covers > MOST_UNCOVERED
+    return entry.seq - account.trader_covers > MOST_UNCOVERED
 
 
 def judge(
@@ -158,7 +158,8 @@ def rule(  # noqa: C901
         refuse("malformed", code=entry.malformed)
     if entry.unseen:
         refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
-    if not isinstance(said, m.Heartbeat) and beyond(account, entry):
+    beats = isinstance(said, m.Heartbeat)
+    if entry.lane is Lane.SOLVER and not beats and beyond(account, entry):
         refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
     # What the lane may send at all comes first: a message that may not be sent reads nothing.
     _admit(account, entry, said)

@@ -105,6 +105,7 @@ def import_own(s: SessionState, out: Effects, entry: RecordedFrame, now: int) ->
     # Our own frame covers these, so they bind, even where our clock is behind their dates.
     release_to(s, out, entry.frame.peer_seq, now)
     lifecycle.apply(s, entry)
+    s.attention = True  # It may have brought another key.
     out += (StoreFrame(entry), OwnFrameImported(entry))
     if s.rulebook is not None:
         rejects.queue_all(s, s.rulebook.arrived(entry))
