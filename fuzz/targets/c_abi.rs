@@ -2,6 +2,8 @@
 //! misaligned or too many. Codes and outputs are those of the core's own functions, nothing is
 //! written beyond a capacity, and nothing is a fault of the library (a panic inside ends the
 //! fuzzing before it becomes a code).
+//!
+//! It is long since each call has its cases, its arguments and its check here, side by side.
 
 #![no_main]
 // Of the tests' modules, only what random batches need is used here.

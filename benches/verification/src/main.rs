@@ -108,6 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// What the sections asked for come to: a line for each section, and a branch for what picks it.
 fn measure(peers: &str, place: &str, words: &[&str]) -> Result<Value, Box<dyn Error>> {
     let plan = Plan::new(words);
     let place = Place::new(Path::new(place))?;

@@ -71,7 +71,8 @@ pub(crate) enum Change {
 pub(crate) const CHANGES: usize = 20;
 
 impl Change {
-    /// The change of a kind, counted round all kinds, with whatever number it takes.
+    /// The change of a kind, counted round all kinds, with the number it takes:
+    /// a branch for each kind.
     pub(crate) fn numbered(kind: usize, which: usize) -> Self {
         match kind % CHANGES {
             0 => Self::FlipDigest(which),
@@ -115,7 +116,7 @@ static REMARKABLE: LazyLock<[[u8; 32]; 10]> = LazyLock::new(|| {
     ]
 });
 
-/// A claim after a change.
+/// A claim after a change: a branch for each kind.
 pub(crate) fn changed(case: Case, change: &Change) -> Case {
     let mut case = case;
     let base = |from: &usize| BASES[from % BASES.len()];
