@@ -29,8 +29,8 @@ from psymm.chain.errors import (
     TokenUnfit,
     WalletWithoutGas,
 )
-from psymm.chain.raw import hash_of
 from psymm.chain.rpc import Rpc
+from psymm.chain.signing import hash_of
 from psymm.chain.transactions import Chain, PendingTransaction
 from psymm.wallet import KeyWallet
 

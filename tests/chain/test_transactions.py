@@ -33,7 +33,7 @@ from psymm.chain.errors import (
     WrongChain,
 )
 from psymm.chain.rpc import Node, Rpc
-from psymm.chain.signing import signed
+from psymm.chain.signing import sign
 from psymm.chain.transactions import WAIT_S, Chain, Fees, Prepared, Sent
 from psymm.wallet import KeyWallet
 
@@ -62,7 +62,7 @@ async def test_a_signed_transaction_is_what_eth_account_signs_of_the_same_fields
     if address is not None:
         fields["to"] = address
     theirs = bytes(Account.sign_transaction(fields, key).raw_transaction)
-    assert await signed(wallet, 31337, nonce, plan) == theirs
+    assert (await sign(wallet, 31337, nonce, plan)).raw == theirs
 
 
 async def test_tasks_that_share_a_wallet_each_get_their_own_nonce(devnet: Devnet) -> None:

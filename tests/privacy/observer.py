@@ -42,7 +42,7 @@ from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import CHAIN_ID as DEVNET_CHAIN_ID
 from psymm.chain.errors import BadReply, CallInvalid
 from psymm.chain.reading import Log, log_of
-from psymm.chain.registry import Change, Role
+from psymm.chain.registry import RegistryChange, Role
 from psymm.chain.transactions import Chain
 from psymm.custody.notes import Custody, commitment, inner, key_hash, nullifier, sole_custody
 from psymm.imports import recursion_limit_kept
@@ -126,7 +126,7 @@ class Observation:
     transactions: tuple[ObservedTransaction, ...] = field(repr=False)
     deposits: tuple[Deposit, ...]
     moves: tuple[ObservedMove, ...]
-    registry: tuple[Change, ...]
+    registry: tuple[RegistryChange, ...]
     """The newest word on each entry, without those that were removed."""
     terms: tuple[bytes, ...] = ()
     """Hashes of terms: not on chain, but solvers show theirs to anybody who asks."""
@@ -287,7 +287,7 @@ def sorted_out(
     tree, made_by = LeanIMT(), dict[bytes, tuple[int, int]]()
     deposits: list[Deposit] = []
     moves: list[ObservedMove] = []
-    entries: dict[tuple[str, Role], Change] = {}
+    entries: dict[tuple[str, Role], RegistryChange] = {}
     for at, one in enumerate(transactions):
         if not one.succeeded:
             continue
@@ -393,12 +393,12 @@ def _event(abi: Abi, log: Log) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _change(block: int, values: Mapping[str, Any]) -> Change | None:
+def _change(block: int, values: Mapping[str, Any]) -> RegistryChange | None:
     try:
         role = Role(values["role"])
     except (KeyError, ValueError):
         return None
-    return Change(
+    return RegistryChange(
         block, role, values["account"], values.get("endpoint"), values.get("publicKey")
     )  # fmt: skip
 

@@ -446,7 +446,7 @@ async def test_sixty_three_silent_entries_do_not_hide_the_one_that_answers(
     ):
         wallet = honest.wallet
         party = RegistryEntry(wallet.address, Role.RELAYER, honest.endpoint, wallet.public_key, 0)
-        sender = RelayerSender(world.pool, listing([*crowd, party]), answer_timeout_s=0.5)
+        sender = RelayerSender(world.pool, listing([*crowd, party]), answer_timeout_s=5)
         assert (await sender.terms("cta", world.token)).relayer == wallet.address
         assert len(dialled) < IN_ALL
         # The next time those that were silent come last.
@@ -468,7 +468,7 @@ async def test_a_thousand_silent_entries_bury_no_relayer_that_served_before(
             return [wallet.address]
 
         listed = listing([*crowd, party])
-        sender = RelayerSender(world.pool, listed, known=known, answer_timeout_s=0.5)
+        sender = RelayerSender(world.pool, listed, known=known, answer_timeout_s=5)
         assert (await sender.terms("cta", world.token)).relayer == wallet.address
         assert len(dialled) < IN_ALL
         # Without one that answers, no more are dialled than may be, and few reasons are shown.

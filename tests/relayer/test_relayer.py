@@ -19,7 +19,8 @@ from trio_websocket import (
 from psymm.chain.calls import Call, CtaCall
 from psymm.chain.contracts import Token
 from psymm.chain.errors import ChainDown, ChainError, TransactionReplaced
-from psymm.chain.raw import hash_of, read_signed
+from psymm.chain.raw import read_signed
+from psymm.chain.signing import hash_of
 from psymm.chain.transactions import Sent
 from psymm.relayer.errors import (
     AlreadySpent,
