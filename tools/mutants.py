@@ -39,6 +39,8 @@ pytest_add_cli_args_test_selection = [
     "tests/session/test_settlement_flow.py",
     "tests/session/test_session_keys.py",
 ]
+timeout_multiplier = 2.0
+timeout_constant = 10.0
 use_git_change_detection = false
 """
 MUTANT: Final = re.compile(r"^(?:async )?\s*def (x\S+__mutmut_\d+)\(", re.MULTILINE)
