@@ -5,10 +5,10 @@
     make test-mutants SEED=7        others
 
 A mutant is `psymm.session.protocol` with one change that mutmut makes: a comparison turned, a
-number off by one, an argument left out. The session scripts and the protocol pair run against each
-until one fails. A mutant that none fails for survives: either a behaviour has no test, or the
-change makes no difference. Survivors of the second kind stand in `tests/session/survivors.txt` with
-the reason; any other makes this fail.
+number off by one, an argument left out. The session scripts, and the tests of the protocol pair, of
+settlements and of keys, run against each until one fails. A mutant that none fails for survives:
+either a behaviour has no test, or the change makes no difference. Survivors of the second kind
+stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
 
 It works on a copy in `build/mutants`, where mutmut finds the layout that it wants.
 """
@@ -36,7 +36,11 @@ pytest_add_cli_args = ["-n", "0", "-x", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = [
     "tests/session/test_protocol_pair.py",
     "tests/session/test_scripts.py",
+    "tests/session/test_settlement_flow.py",
+    "tests/session/test_session_keys.py",
 ]
+timeout_multiplier = 2.0
+timeout_constant = 10.0
 use_git_change_detection = false
 """
 MUTANT: Final = re.compile(r"^(?:async )?\s*def (x\S+__mutmut_\d+)\(", re.MULTILINE)

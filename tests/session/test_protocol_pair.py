@@ -20,10 +20,11 @@ from psymm._core import SecretKey, sign_frame
 from psymm.custody.notes import Note, sole_custody
 from psymm.custody.planning import deadline_after
 from psymm.custody.settlement import Payee, propose_settlement
-from psymm.errors import Equivocation, Leaving, NotNow, OverBudget, Refused
+from psymm.errors import Equivocation, KeyRevoked, Leaving, NotNow, OverBudget, Refused
 from psymm.messages import (
     ExecType,
     ExecutionReport,
+    Logon,
     NewOrderSingle,
     OrdType,
     PositionEffect,
@@ -34,6 +35,7 @@ from psymm.messages import (
     SettlementOutput,
     Side,
     encode,
+    encode_text,
 )
 from psymm.session.chain_facts import ChainView, Fact
 from psymm.session.party import params_of
@@ -263,12 +265,39 @@ def test_nothing_is_traded_while_a_settlement_may_be_mined() -> None:
     with pytest.raises((NotNow, Refused)):
         pair.send(pair.trader, order(pair, "1"))
 
+    # Before its deadline it may still be mined.
+    for side in pair.sides:
+        pair.perform(side, side.protocol.proposal_expired(pair.now))
+        assert side.protocol.status is SessionStatus.SETTLING
+
     # Past its deadline on chain nothing came of it, and trading goes on.
     pair.pass_time(2_400 * SECOND)
     for side in pair.sides:
         pair.perform(side, side.protocol.proposal_expired(pair.now))
         assert side.protocol.status is SessionStatus.TRADING
     pair.send(pair.trader, order(pair, "1"))
+
+
+def test_frames_of_a_revoked_key_of_ours_end_a_connection_on_which_heads_agreed() -> None:
+    """The peer covers frames that we did not sign: they are fetched on a connection that begins
+    with the comparison of heads."""
+    pair = trading()
+    trader, solver = (side.protocol for side in pair.sides)
+    head = trader.record.head(TRADER).seq
+    revoked = {SESSION_KEYS[TRADER].address: head + 1}
+    pair.perform(pair.trader, trader.revocations_learned(revoked, {}, pair.now))
+    assert trader.synced
+    logon, connection = solver.record.entry(SOLVER, 1), trader.state.connection
+    assert logon is not None
+    assert isinstance(logon.message, Logon)
+    assert connection is not None
+    prover = ResumeSigner.of(SESSION_KEYS[SOLVER], SOLVER, logon.message)
+    theirs = replace(solver.heads(), trader_seq=head + 1, trader_digest=bytes(32))
+    shown = prover.sign(AGREEMENT, connection.challenge, theirs)
+    pair.receive(pair.trader, encode_text(shown))
+    (ended,) = pair.trader.heard(Disconnect)
+    assert isinstance(ended.reason, KeyRevoked)
+    assert trader.error is None
 
 
 def test_the_same_inputs_give_the_same_effects() -> None:

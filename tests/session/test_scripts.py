@@ -1,5 +1,5 @@
 """Every session script, against the trader and the solver; after every frame the account is the one
-that the plain rulebook gives."""
+that the plain rulebook gives, and no short answer of the protocol differs from the long one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from plain_rulebook import check_every_frame
 from race_stage import play_race
 from script import Script, read_all
 from script_stage import play
+from short_answers import check_short_answers
 from trio.testing import MockClock
 
 SCRIPTS = read_all()
@@ -29,6 +30,7 @@ async def test_script(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_every_frame(monkeypatch)
+    check_short_answers(monkeypatch)
     await play(script, end, tmp_path)
 
 
@@ -42,7 +44,7 @@ async def test_race(
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checked = check_every_frame(monkeypatch)
+    checked, short = check_every_frame(monkeypatch), check_short_answers(monkeypatch)
     (tmp_path / "whole").mkdir()
     points = await play_race(script, tmp_path / "whole", cut=None)
     assert points, "nothing is ever in flight"
@@ -51,3 +53,4 @@ async def test_race(
         path.mkdir()
         await play_race(script, path, cut=cut)
     assert checked[0] > len(points)
+    assert short[0] > len(points)
