@@ -91,6 +91,7 @@ BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
 AT_ONCE: Final = 32
 """Frames of one message that are received before other sessions have their turn."""
+_NEVER: Final = 2**63
 SEND_S: Final = 20.0
 LOOK_UP_S: Final = 2.0
 LOOK_UP_AGAIN_S: Final = 10.0
@@ -206,6 +207,22 @@ class _Connection:
         self.inlet.close()
 
 
+class _Alarm:
+    """One moment at which a session looks at its deadlines; void once there is another."""
+
+    __slots__ = ("_runner",)
+
+    def __init__(self, runner: SessionRunner) -> None:
+        self._runner = runner
+
+    @property
+    def asleep(self) -> bool:
+        return self._runner.armed(self)
+
+    def wake(self) -> None:
+        self._runner.tick(self)
+
+
 class Guard(Protocol):
     """What may keep an application from signing a message."""
 
@@ -261,8 +278,9 @@ class SessionRunner:
         self._wake = trio.Event()
         self._waiters: list[tuple[int, int, Sleeper]] = []
         self._numbers = count()
-        self._poke = trio.Event()
+        # When the protocol is to look at its deadlines, by its clock, and what will have it do so.
         self._due = 0
+        self._alarm: _Alarm | None = None
         self.guard: Guard | None = None
         self.was_synced = False
         self._connection: _Connection | None = None
@@ -358,18 +376,19 @@ class SessionRunner:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(connection.send_queued)
+                    self._due = _NEVER
                     self.perform(
                         self.protocol.connected(
                             self.clock.now_ns(), fresh=fresh, challenge=challenge
                         )
                     )
-                    nursery.start_soon(self._keep_time)
                     await self._read_all(connection, first)
                     connection.scope.cancel()
             if connection.bug is not None:
                 raise connection.bug
         finally:
-            self._connection = None
+            self._connection = self._alarm = None
+            self._due = 0
             self.was_synced = self.protocol.synced
             connection.gone.set()
             reason = connection.reason or Disconnected()
@@ -560,7 +579,7 @@ class SessionRunner:
                 self._listener(offered)
         connection = state.connection
         if connection is not None and connection.wake_at < self._due:
-            self._poke.set()
+            self._arm(connection.wake_at)
 
     def _write(self, effects: Effects) -> None:
         changes = self._changes(effects)
@@ -769,16 +788,30 @@ class SessionRunner:
             self._connection.bug = bug
             self._connection.scope.cancel()
 
-    async def _keep_time(self) -> None:
-        """Tick when it is due. Most frames only put that off, and then nobody is woken."""
-        while True:
-            now = self.clock.now_ns()
-            self._poke = trio.Event()
-            self._due = self.protocol.next_tick(now)
-            with trio.move_on_after((self._due - now) / 1e9) as waited:
-                await self._poke.wait()
-            if waited.cancelled_caught:
-                self.perform(self.protocol.tick(self.clock.now_ns()))
+    # --- deadlines ------------------------------------------------------------------------------
+
+    def _arm(self, wake_at: int) -> None:
+        """Tick at that moment, or when the protocol says, where it does not know it yet. Most
+        frames only put that off, and then nothing is done here."""
+        now = self.clock.now_ns()
+        self._due = wake_at if wake_at > now else self.protocol.next_tick(now)
+        self._alarm = _Alarm(self)
+        due = trio.current_time() + (self._due - now) / 1e9
+        self._rounds.deadlines.add(due, self._alarm)
+
+    def tick(self, alarm: _Alarm) -> None:
+        """The moment has come."""
+        if self._alarm is not alarm:
+            return
+        self._alarm, self._due = None, _NEVER
+        try:
+            self.perform(self.protocol.tick(self.clock.now_ns()))
+        except Exception as bug:
+            self.failed(bug)
+
+    def armed(self, alarm: _Alarm) -> bool:
+        """Whether it still counts."""
+        return self._alarm is alarm
 
     async def keep_status(self, status: SessionStatus) -> None:
         """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
