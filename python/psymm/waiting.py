@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -52,17 +52,32 @@ class Sleeper:
         return trio.lowlevel.Abort.SUCCEEDED
 
 
+class Timed(Protocol):
+    """What `Deadlines` wakes: a Sleeper, or what acts at a moment."""
+
+    @property
+    def asleep(self) -> bool:
+        """False: nothing is to happen any more."""
+        ...
+
+    def wake(self) -> None:
+        """Must not block and not raise."""
+        ...
+
+
 class Deadlines:
-    """Wakes sleepers at their moments of trio's clock while `run` runs."""
+    """Wakes sleepers at their moments of trio's clock. Its task is a system task, from the first
+    moment on that it is given: it serves whatever scope they live in."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Sleeper]] = []
+        self._heap: list[tuple[float, int, Timed]] = []
         self._numbers = count()
         self._live = 0
         self._due = float("inf")
         self._earlier = Sleeper()
+        self._running = False
 
-    def add(self, at: float, sleeper: Sleeper) -> None:
+    def add(self, at: float, sleeper: Timed) -> None:
         """Wake `sleeper`, which is about to sleep, at that moment if it is still asleep then."""
         if len(self._heap) > _FEW + 2 * self._live:
             # Most were woken by what they waited for.
@@ -70,18 +85,26 @@ class Deadlines:
             heapify(self._heap)
             self._live = len(self._heap)
         heappush(self._heap, (at, next(self._numbers), sleeper))
-        if at < self._due:
+        if not self._running:
+            self._running = True
+            trio.lowlevel.spawn_system_task(self._run)
+        elif at < self._due:
             self._earlier.wake()
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            heap, now = self._heap, trio.current_time()
-            while heap and (heap[0][0] <= now or not heap[0][2].asleep):
-                heappop(heap)[2].wake()
-            self._due = heap[0][0] if heap else float("inf")
-            with trio.move_on_at(self._due):
-                await self._earlier.sleep()
+    async def _run(self) -> None:
+        try:
+            while True:
+                now, due = trio.current_time(), list[Timed]()
+                while self._heap and (self._heap[0][0] <= now or not self._heap[0][2].asleep):
+                    due.append(heappop(self._heap)[2])
+                for sleeper in due:
+                    if sleeper.asleep:
+                        sleeper.wake()
+                self._due = self._heap[0][0] if self._heap else float("inf")
+                with trio.move_on_at(self._due):
+                    await self._earlier.sleep()
+        finally:
+            self._running = False
 
 
 class _Worker(Sleeper):

@@ -166,7 +166,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else_notices(
 async def test_more_than_the_budget_for_a_peer_that_does_not_read_cuts_it_at_once(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.runner.OUTGOING_BYTES", 2_000)
+    monkeypatch.setattr("psymm.session.peer_connection.OUTGOING_BYTES", 2_000)
     async with beside(tmp_path) as hostile:
         standing = hostile.far._connection
         assert standing is not None

@@ -54,7 +54,6 @@ async def test_sleepers_are_woken_at_their_moments_and_not_before(
         woken[after_s] = trio.current_time()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(deadlines.run)
         began = trio.current_time()
         for after_s in (30, 10, 20, 10**6):
             nursery.start_soon(sleep, after_s)
@@ -69,7 +68,6 @@ async def test_what_was_woken_otherwise_leaves_the_heap(
 ) -> None:
     deadlines = Deadlines()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(deadlines.run)
         for _ in range(1000):
             sleeper = Sleeper()
             deadlines.add(trio.current_time() + 1000, sleeper)
@@ -79,7 +77,6 @@ async def test_what_was_woken_otherwise_leaves_the_heap(
         assert len(deadlines._heap) < 100
         await trio.sleep(2000)
         assert not deadlines._heap
-        nursery.cancel_scope.cancel()
 
 
 async def test_one_worker_runs_one_job_after_the_other() -> None:

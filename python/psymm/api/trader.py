@@ -550,7 +550,7 @@ class Settled:
 class _EventCache:
     """What the session's events left, for those who wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadlines: Deadlines) -> None:
         self.quotes: dict[str, QuoteMessage | QuoteRequestReject] = {}
         self.reports: dict[str, list[ExecutionReport]] = {}
         self.cancels: dict[str, OrderCancelReject] = {}
@@ -564,7 +564,7 @@ class _EventCache:
         self.state: SessionStatus | None = None
         self.settlement_flow: SettlementFlow | None = None
         self.listeners: list[Callable[[Event | ConnectionLost], None]] = []
-        self.deadlines = Deadlines()
+        self._deadlines = deadlines
         self._waiting: dict[_Wait, None] = {}
 
     def on_event(self, event: Event | ConnectionLost) -> None:
@@ -658,7 +658,7 @@ class _EventCache:
         wait = _Wait(found, even_closed)
         self._waiting[wait] = None
         if timeout_s < float("inf"):
-            self.deadlines.add(trio.current_time() + timeout_s, wait)
+            self._deadlines.add(trio.current_time() + timeout_s, wait)
         try:
             await wait.sleep()
         finally:
@@ -755,7 +755,7 @@ async def connect(
                 "note": "a custody keeps the terms that it began with; the policy is not asked",
             },
         )
-    events = _EventCache()
+    events = _EventCache(party.rounds.deadlines)
     if on_event is not None:
         events.listeners.append(on_event)
     trader = TraderSession(
@@ -812,7 +812,6 @@ async def _connected(
 
     opened: PSymmError | None = None
     async with open_block_nursery() as nursery:
-        nursery.start_soon(events.deadlines.run)
         session: Session | None = None
         try:
             with own_deadline(), trio.fail_after(timeout_s):

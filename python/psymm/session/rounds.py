@@ -21,7 +21,7 @@ import trio
 from psymm.session.clock import Clock
 from psymm.session.protocol import FrameBatch
 from psymm.transcript.verifying import Claim, FrameVerifier
-from psymm.waiting import Sleeper
+from psymm.waiting import Deadlines, Sleeper
 
 MOST_TOGETHER: Final = 32
 
@@ -54,7 +54,7 @@ class Committing(Protocol):
 
 class Rounds:
     """One party's. Its task is a system task: it serves sessions whatever the scope they live in,
-    and ends with the event loop."""
+    and ends with the event loop. deadlines: of all its sessions."""
 
     def __init__(self, journal: Committing, clock: Clock, verifier: FrameVerifier) -> None:
         self._journal = journal
@@ -65,6 +65,7 @@ class Rounds:
         self._waiting: deque[Inlet] = deque()
         self._running = False
         self._more = Sleeper()
+        self.deadlines = Deadlines()
 
     async def receive_alone(self, inlet: Inlet) -> None:
         """Receive at once what the only connection brings. Cancelled: raises Cancelled, and it may

@@ -26,7 +26,6 @@ from psymm.errors import (
     Leaving,
     NotNow,
     OverBudget,
-    PeerSilent,
     PeerViolation,
     PSymmError,
     SessionClosed,
@@ -40,6 +39,7 @@ from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
 from psymm.session.key_rotator import KeyRotator
 from psymm.session.ledger import RulebookLedger
+from psymm.session.peer_connection import PeerConnection
 from psymm.session.protocol import (
     Delivered,
     Disconnect,
@@ -73,8 +73,6 @@ from psymm.session.protocol import (
 from psymm.session.protocol.budget import (
     MOST_AHEAD,
     MOST_REPEATED_BYTES,
-    OUTGOING_BYTES,
-    OUTGOING_MESSAGES,
     Load,
 )
 from psymm.session.protocol.effects import Send, Store
@@ -91,7 +89,7 @@ BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
 AT_ONCE: Final = 32
 """Frames of one message that are received before other sessions have their turn."""
-SEND_S: Final = 20.0
+_NEVER: Final = 2**63
 LOOK_UP_S: Final = 2.0
 LOOK_UP_AGAIN_S: Final = 10.0
 """Between two looks at our own chain for what the peer cites; and where it does not answer."""
@@ -134,76 +132,20 @@ class RunnerStatistics:
     traffic: Traffic
 
 
-class _Connection:
-    """One that stands. outgoing: what its socket could not take at once, with its bytes.
+class _Alarm:
+    """One moment at which a session looks at its deadlines; void once there is another."""
 
-    reason: why it ends, once that is known. bug: what ends it where that is a bug.
-    """
+    __slots__ = ("_runner",)
 
-    def __init__(self, socket: Socket, inlet: Inlet, stats: SessionStats) -> None:
-        self.socket = socket
-        self.inlet = inlet
-        self.scope = trio.CancelScope()
-        self.outgoing: deque[str | bytes] = deque()
-        self.waiting_bytes = 0
-        self.reason: PSymmError | None = None
-        self.bug: Exception | None = None
-        self.gone = trio.Event()
-        self._stats = stats
-        # What stands between us and the peer may only be passed by where nothing is.
-        self._direct = socket if isinstance(socket, WebSocket) else None
-        self._ending = False
-        self._more = trio.Event()
+    def __init__(self, runner: SessionRunner) -> None:
+        self._runner = runner
 
-    def disconnect(self, reason: PSymmError) -> None:
-        if self.reason is None:
-            self.reason = reason
-        # What is queued still goes out: the sender ends the connection when it is through.
-        self._ending = True
-        self._more.set()
+    @property
+    def asleep(self) -> bool:
+        return self._runner.armed(self)
 
-    def put(self, message: str | bytes) -> None:
-        """Send a message, after those before it; what cannot go at once waits for the sender."""
-        if self._ending:
-            return
-        if not self.outgoing and self._direct is not None and self._direct.send_now(message):
-            self._stats.wrote(message)
-        elif self.waiting_bytes > OUTGOING_BYTES or len(self.outgoing) >= OUTGOING_MESSAGES:
-            self.reason = OverBudget(
-                "the peer does not read", messages=len(self.outgoing), bytes=self.waiting_bytes
-            )
-            self.scope.cancel()
-        else:
-            self.outgoing.append(message)
-            self.waiting_bytes += len(message)
-            self._more.set()
-
-    async def send_queued(self) -> None:
-        """Until the connection ends: send what waits, each message within SEND_S."""
-        try:
-            while self.outgoing or not self._ending:
-                while self.outgoing:
-                    message = self.outgoing[0]
-                    with trio.CancelScope(deadline=trio.current_time() + SEND_S) as late:
-                        await self.socket.send(message)
-                    if late.cancelled_caught:
-                        self.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
-                        return
-                    self.outgoing.popleft()
-                    self.waiting_bytes -= len(message)
-                    self._stats.wrote(message)
-                if not self._ending:
-                    self._more = trio.Event()
-                    await self._more.wait()
-        except (Disconnected, PeerViolation) as gone:
-            self.reason = self.reason or gone
-        finally:
-            self.scope.cancel()
-
-    def close(self) -> None:
-        """Nothing more comes or goes."""
-        self._ending = True
-        self.inlet.close()
+    def wake(self) -> None:
+        self._runner.tick(self)
 
 
 class Guard(Protocol):
@@ -261,11 +203,12 @@ class SessionRunner:
         self._wake = trio.Event()
         self._waiters: list[tuple[int, int, Sleeper]] = []
         self._numbers = count()
-        self._poke = trio.Event()
+        # When the protocol is to look at its deadlines, by its clock, and what will have it do so.
         self._due = 0
+        self._alarm: _Alarm | None = None
         self.guard: Guard | None = None
         self.was_synced = False
-        self._connection: _Connection | None = None
+        self._connection: PeerConnection | None = None
         self._connections = 0
         self._nursery: trio.Nursery | None = None
         self._failed: Exception | None = None
@@ -349,7 +292,7 @@ class SessionRunner:
             standing.reason = Disconnected("another connection took over this session")
             standing.scope.cancel()
             await standing.gone.wait()
-        connection = _Connection(socket, Inlet(self._rounds, self), self.stats)
+        connection = PeerConnection(socket, Inlet(self._rounds, self), self.stats)
         socket.allow(2 * self.protocol.params.frames_per_second + 100)
         self._connection = connection
         self._connections += 1
@@ -358,18 +301,19 @@ class SessionRunner:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(connection.send_queued)
+                    self._due = _NEVER
                     self.perform(
                         self.protocol.connected(
                             self.clock.now_ns(), fresh=fresh, challenge=challenge
                         )
                     )
-                    nursery.start_soon(self._keep_time)
                     await self._read_all(connection, first)
                     connection.scope.cancel()
             if connection.bug is not None:
                 raise connection.bug
         finally:
-            self._connection = None
+            self._connection = self._alarm = None
+            self._due = 0
             self.was_synced = self.protocol.synced
             connection.gone.set()
             reason = connection.reason or Disconnected()
@@ -560,7 +504,7 @@ class SessionRunner:
                 self._listener(offered)
         connection = state.connection
         if connection is not None and connection.wake_at < self._due:
-            self._poke.set()
+            self._arm(connection.wake_at)
 
     def _write(self, effects: Effects) -> None:
         changes = self._changes(effects)
@@ -703,7 +647,7 @@ class SessionRunner:
         if self._done < effects and (over := self.over) is not None:
             raise over
 
-    async def _read_all(self, connection: _Connection, first: Sequence[str | bytes]) -> None:
+    async def _read_all(self, connection: PeerConnection, first: Sequence[str | bytes]) -> None:
         """Until nothing more comes. What comes is received by the party's rounds."""
         socket, diverted = connection.socket, trio.Event()
 
@@ -732,7 +676,7 @@ class SessionRunner:
             await connection.inlet.drained()
             connection.reason = connection.reason or self.protocol.dispute or gone
 
-    async def _take(self, connection: _Connection, message: str | bytes) -> None:
+    async def _take(self, connection: PeerConnection, message: str | bytes) -> None:
         """Part by part, so that a long message keeps no other session waiting."""
         self.stats.read(message)
         if isinstance(message, str):
@@ -769,16 +713,30 @@ class SessionRunner:
             self._connection.bug = bug
             self._connection.scope.cancel()
 
-    async def _keep_time(self) -> None:
-        """Tick when it is due. Most frames only put that off, and then nobody is woken."""
-        while True:
-            now = self.clock.now_ns()
-            self._poke = trio.Event()
-            self._due = self.protocol.next_tick(now)
-            with trio.move_on_after((self._due - now) / 1e9) as waited:
-                await self._poke.wait()
-            if waited.cancelled_caught:
-                self.perform(self.protocol.tick(self.clock.now_ns()))
+    # --- deadlines ------------------------------------------------------------------------------
+
+    def _arm(self, wake_at: int) -> None:
+        """Tick at that moment, or when the protocol says, where it does not know it yet. Most
+        frames only put that off, and then nothing is done here."""
+        now = self.clock.now_ns()
+        self._due = wake_at if wake_at > now else self.protocol.next_tick(now)
+        self._alarm = _Alarm(self)
+        due = trio.current_time() + (self._due - now) / 1e9
+        self._rounds.deadlines.add(due, self._alarm)
+
+    def tick(self, alarm: _Alarm) -> None:
+        """The moment has come."""
+        if self._alarm is not alarm:
+            return
+        self._alarm, self._due = None, _NEVER
+        try:
+            self.perform(self.protocol.tick(self.clock.now_ns()))
+        except Exception as bug:
+            self.failed(bug)
+
+    def armed(self, alarm: _Alarm) -> bool:
+        """Whether it still counts."""
+        return self._alarm is alarm
 
     async def keep_status(self, status: SessionStatus) -> None:
         """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
