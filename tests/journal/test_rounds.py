@@ -8,14 +8,16 @@ from random import Random
 
 import pytest
 from custody_scene import Signers
-from lost_frames import bend
-from test_damage import copied
+from lost_frames import bend, lose
+from test_damage import changed, copied
 
-from psymm.errors import JournalCorrupt
+from psymm.errors import JournalCorrupt, JournalOlder, Missing
 from psymm.journal.codec import JournalledFrame
 from psymm.journal.committer import FOLD
 from psymm.journal.heads import heads_of, stored_heads
+from psymm.journal.inspection import inspect
 from psymm.journal.reader import open_journal_reader
+from psymm.journal.repair import repair_journal
 from psymm.journal.rounds import (
     MOST_BYTES,
     Damaged,
@@ -206,3 +208,77 @@ def stored_and_derived(path: Path, custody: bytes) -> tuple[int, int]:
     """Frames that a custody's row of heads counts, and how many there are."""
     with closing(sqlite3.connect(path, isolation_level=None)) as base:
         return stored_heads(path, base, custody).frames, heads_of(path, base, custody).frames
+
+
+async def test_rounds_that_are_lost_before_their_heads_were_folded_are_named(
+    tmp_path: Path,
+) -> None:
+    """Of a killed process; its newest heads are certain."""
+    every, path = [Signers(1), Signers(2)], tmp_path / "j.db"
+    custody = every[0].opening.custody
+    async with open_journal(path) as journal:
+        for signers in every:
+            await journal.open_custody(signers.opening, TRADER, 1)
+            for entry in signers.talk(9):
+                await journal.append([(entry.frame, entry.digest)])
+        copied(path, tmp_path / "died")
+    died = tmp_path / "died" / "j.db"
+    lose(died, f"arrival > 7 AND custody = x'{custody.hex()}'")
+    missing = (
+        Missing(custody, "frames", TRADER, 5, 5),
+        Missing(custody, "frames", SOLVER, 4, 4),
+    )
+    for opened in (open_journal(died), open_journal_reader(died)):
+        with pytest.raises(JournalCorrupt) as caught:
+            async with opened:
+                pass
+        assert [one for one in caught.value.missing if one.what == "frames"] == list(missing)
+    report = inspect(died)
+    assert (report.lost, report.frames, report.sound, report.newest) == (0, 16, False, True)
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM newer_heads", "UPDATE newer_heads SET heads = x'01'"]
+)
+async def test_rounds_that_are_lost_with_their_heads_are_counted(
+    tmp_path: Path, damage: str
+) -> None:
+    signers, path = Signers(), tmp_path / "j.db"
+    async with open_journal(path) as journal:
+        await journal.open_custody(signers.opening, TRADER, 1)
+        for entry in signers.talk(9):
+            await journal.append([(entry.frame, entry.digest)])
+        copied(path, tmp_path / "died")
+    died = tmp_path / "died" / "j.db"
+    lose(died, "arrival > 7")
+    changed(died, damage)
+    for opened in (open_journal(died), open_journal_reader(died)):
+        with pytest.raises(JournalOlder, match=r"held=7, were=9"):
+            async with opened:
+                pass
+    report = inspect(died)
+    assert (report.lost, report.frames, report.sound) == (2, 7, False)
+    result = repair_journal(died, [], 5)
+    assert result is not None
+    assert [one.health for one in result.custodies] == ["read-only"]
+
+
+async def test_heads_are_left_right_where_another_write_of_the_round_is_refused(
+    tmp_path: Path,
+) -> None:
+    signers, other, path = Signers(1), Signers(2), tmp_path / "j.db"
+    async with open_journal(path) as journal:
+        for one in (signers, other):
+            await journal.open_custody(one.opening, TRADER, 1)
+            await journal.append([(entry.frame, entry.digest) for entry in one.talk(2)])
+        failures: list[object] = []
+        for one in (signers, other):
+            entry = one.sign(TRADER, Heartbeat())
+            changes = [journal.to_append([(entry.frame, entry.digest)])] * (1 + (one is other))
+            journal.write_soon(changes, failures.append)
+        await journal.write()
+        assert [one is None for one in failures] == [True, False]
+        copied(path, tmp_path / "died")
+    async with open_journal(tmp_path / "died" / "j.db") as journal:
+        held = {one.agreement.custody: one.frames for one in await journal.custodies()}
+    assert held == {signers.opening.custody: 3, other.opening.custody: 2}

@@ -80,6 +80,7 @@ def _mark(path: Path, copy: sqlite3.Connection, now_ns: int) -> BackedUp:
         upsert_heads(copy, replace(held, health="read-only"))
         found.append((held.custody, held.heads))
         frames += held.frames
+    copy.execute("DELETE FROM newer_heads")
     copy.execute("DELETE FROM recovering")
     copy.execute("COMMIT")
     return BackedUp(frames, tuple(found))

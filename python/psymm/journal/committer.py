@@ -15,8 +15,8 @@ If any of this fails, nothing more is ever written: what the disk holds is then 
 opening the journal anew.
 
 Frames are one row for each write (`psymm.journal.rounds`). The heads that follow from them are kept
-in memory, and written beside the frames now and then (`FOLD`), at the end of every commit that is
-more than frames, and when the journal is closed.
+in memory. A commit leaves those that it moved in one row; they are folded into each custody's own
+row now and then (`FOLD`), in every commit that is more than frames, and when the journal is closed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from psymm.histogram import Counts, Histogram
 from psymm.journal.codec import HeldHeads
 from psymm.journal.connection import JournalIdentity
 from psymm.journal.faults import JournalFailure, as_journal_error
-from psymm.journal.heads import heads_of, upsert_heads
+from psymm.journal.heads import heads_of, insert_newer_heads, pack_heads, upsert_heads
 from psymm.journal.high_water_mark import write_high_water_mark
 from psymm.journal.reader import JournalReader
 from psymm.journal.rounds import Written, insert_frames
@@ -60,9 +60,7 @@ GROUP: Final = 8
 """Writes that may wait for a quick disk before whoever would add to them lets them go first; more
 where the disk is slow."""
 FOLD: Final = 64
-"""Commits of frames after which the heads are written beside them. Few enough that frames which are
-newer than their heads are still in SQLite's write-ahead log, where damage takes the end of the log
-and with it both."""
+"""Commits after which the heads are folded."""
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets of the statistics."""
@@ -147,6 +145,8 @@ class JournalCommitter(JournalReader):
         self._heads: dict[bytes, _Lanes] = {}
         # Custodies whose row of `heads` may be behind; cleared once a commit has folded them.
         self._moved: set[bytes] = set()
+        # Of these, those that the open transaction moved.
+        self._moving: set[bytes] = set()
         self._folded = False
         self._behind = trio.lowlevel.ParkingLot()
         self._in_thread = 0
@@ -280,6 +280,7 @@ class JournalCommitter(JournalReader):
                 write.failed = self._broken
             return False
         self._counted = self._frames
+        self._moving.clear()
         self._folded = self._commits % FOLD == 0
         try:
             self._check_in_place()
@@ -295,6 +296,8 @@ class JournalCommitter(JournalReader):
                 self._gather_apart(base, batch)
             if self._folded:
                 self._fold_heads(base)
+            elif self._moving:
+                self._leave_heads(base)
         except _FAILURES as failed:
             self._break(batch, failed)
             return False
@@ -401,17 +404,34 @@ class JournalCommitter(JournalReader):
         held.frames += len(frames)
         self._frames += len(frames)
         self._moved.add(custody)
+        self._moving.add(custody)
 
     def _fold_heads(self, base: sqlite3.Connection) -> None:
-        """Write the heads that moved into their table."""
+        """Write the heads that moved since they were folded into their table."""
         for custody in self._moved:
-            held = self._heads.get(custody)
-            if held is not None:
-                heads = Heads(held.heads[0], held.heads[1])
-                upsert_heads(base, HeldHeads(custody, held.lane, held.health, heads, held.frames))
-                continue
             with suppress(UnknownCustody):  # forgotten meanwhile
-                upsert_heads(base, heads_of(self.path, base, custody))
+                upsert_heads(base, self._heads_of(base, custody))
+        base.execute("DELETE FROM newer_heads")
+
+    def _leave_heads(self, base: sqlite3.Connection) -> None:
+        """Write the heads that this transaction moved, all in one row."""
+        moved = []
+        for custody in self._moving:
+            held = self._heads.get(custody)
+            if held is None:
+                # The cache was cleared since, by another's write that was refused.
+                known = heads_of(self.path, base, custody).heads
+                moved.append(pack_heads(custody, *known.trader, *known.solver))
+            else:
+                moved.append(pack_heads(custody, *held.heads[0], *held.heads[1]))
+        insert_newer_heads(base, b"".join(moved))
+
+    def _heads_of(self, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
+        held = self._heads.get(custody)
+        if held is None:
+            return heads_of(self.path, base, custody)
+        heads = Heads(held.heads[0], held.heads[1])
+        return HeldHeads(custody, held.lane, held.health, heads, held.frames)
 
     def _close(self) -> None:
         self._closed = True

@@ -30,6 +30,7 @@ from psymm.journal.heads import (
     frame_digest,
     heads_of,
     is_bytes,
+    read_newer_heads,
     stored_heads,
     upsert_heads,
 )
@@ -47,6 +48,7 @@ from psymm.private_files import (
     sync_path,
 )
 from psymm.storage import DiskFull, DiskReadOnly, FileForbidden, storage_error, translate_errors
+from psymm.transcript.heads import Heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,7 @@ def _fold_heads(path: Path, base: sqlite3.Connection) -> None:
         stored, newest = stored_heads(path, base, custody), heads_of(path, base, custody)
         if newest != stored:
             upsert_heads(base, newest)
+    base.execute("DELETE FROM newer_heads")
     base.execute("COMMIT")
 
 
@@ -337,27 +340,35 @@ def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
                 journal=path,
                 missing=[Missing(bytes(custody), lacks)],
             )
-        frames = sum(_check_custody(path, base, custody) for custody in sorted(held))
+        newer = read_newer_heads(base.execute("SELECT heads FROM newer_heads ORDER BY id"))
+        frames = sum(
+            _check_custody(path, base, custody, newer.get(custody)) for custody in sorted(held)
+        )
         (every,) = base.execute("SELECT coalesce(sum(frames), 0) FROM rounds").fetchone()
         if every + sum(gone.arrivals for gone in retention.all_pruned(base).values()) != frames:
             raise JournalCorrupt("there are frames of no custody", journal=path, frames=every)
         return JournalIdentity(journal_id, lineage, frames, inode_of(path.stat()))
 
 
-def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
-    """How many frames there are, as many as the heads say; pruned ones count."""
+def _check_custody(
+    path: Path, base: sqlite3.Connection, custody: bytes, newer: Heads | None
+) -> int:
+    """How many frames there are, as many as the heads say; pruned ones count. newer: what the last
+    commits say of the heads."""
     kept, gone = heads_of(path, base, custody), retention.pruned_of(base, custody)
     (held,) = base.execute(
         "SELECT coalesce(sum(frames), 0) FROM rounds WHERE custody = ?", (custody,)
     ).fetchone()
     highest = max(last_place(base, custody), gone.arrivals)
-    every = kept.heads.trader[0] + kept.heads.solver[0]
+    named, every = kept.heads, kept.heads.trader[0] + kept.heads.solver[0]
+    if newer is not None and newer.trader[0] + newer.solver[0] > every:
+        named, every = newer, newer.trader[0] + newer.solver[0]
     if not held + gone.arrivals == highest == kept.frames == every:
         raise JournalCorrupt(
-            "frames are missing", journal=path, custody=custody, stated=kept.frames, held=held
+            "frames are missing", journal=path, custody=custody, stated=every, held=held
         )
     for lane in (0, 1):
-        seq, digest = kept.heads.of(lane)
+        seq, digest = named.of(lane)
         last_digest = frame_digest(path, base, custody, lane, seq) if seq else custody
         if last_digest != digest:
             raise JournalCorrupt(

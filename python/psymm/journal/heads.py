@@ -1,24 +1,33 @@
 """A custody's heads as a journal keeps them, apart from its frames, and whether it may sign.
 
 A row of `heads` has a checksum of its own, so that frames that are gone are missed. The custody's
-`Health` is part of that row. The row is written again not with every frame but now and then, and
-when the journal is opened and closed; the newest heads are those of the row and of the frames after
-it.
+`Health` is part of that row. It is written again not with every frame but now and then, and when
+the journal is opened and closed: then the heads are folded. In between, each commit leaves one row
+in `newer_heads` with the heads that it moved.
+
+The heads that count follow from the frames: those of the row and of the frames after it. What
+`newer_heads` says is only compared with them, and names frames that are gone; a row of it that is
+damaged says nothing.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, get_args
+from struct import Struct
+from typing import Any, Final, get_args
 
 from psymm.errors import JournalCorrupt, JournalRestored, Missing, UnknownCustody
 from psymm.journal.codec import HeldHeads
 from psymm.journal.rounds import frame_of, iterate_frames
 from psymm.transcript.heads import Heads, Health
+
+_PACKED: Final = Struct(">32sQ32sQ32s")
+pack_heads: Final = _PACKED.pack
+"""Of custody, then seq and digest of the trader's and of the solver's head."""
 
 
 def upsert_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
@@ -91,6 +100,23 @@ def heads_of(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
     if frames == stored.frames:
         return stored
     return replace(stored, heads=Heads(heads[0], heads[1]), frames=frames)
+
+
+def insert_newer_heads(base: sqlite3.Connection, moved: bytes) -> None:
+    """Leave the heads that a commit moved, each as `pack_heads` gives them."""
+    check = blake2b(moved, digest_size=8).digest()
+    base.execute("INSERT INTO newer_heads (heads) VALUES (?)", (check + moved,))
+
+
+def read_newer_heads(rows: Iterable[tuple[object]]) -> dict[bytes, Heads]:
+    """By custody, what the last commits since the heads were folded say. rows: the column `heads`,
+    in the order of the commits."""
+    found: dict[bytes, Heads] = {}
+    for (row,) in rows:
+        if isinstance(row, bytes) and blake2b(row[8:], digest_size=8).digest() == row[:8]:
+            for custody, *heads in _PACKED.iter_unpack(row[8:]):
+                found[custody] = Heads((heads[0], heads[1]), (heads[2], heads[3]))
+    return found
 
 
 def recovering_of(base: sqlite3.Connection, custody: bytes) -> Heads | None:

@@ -17,7 +17,7 @@ from psymm._core import Frame, FrameError
 from psymm.errors import BadOpening, CheckpointRefused, Missing
 from psymm.journal.codec import CustodyState, JournalledFrame, is_handshake
 from psymm.journal.connection import expect_journal, mark_beside, open_read_only, without_links
-from psymm.journal.heads import is_bytes, read_heads
+from psymm.journal.heads import is_bytes, read_heads, read_newer_heads
 from psymm.journal.high_water_mark import HighWaterMark
 from psymm.journal.retention import Pruned
 from psymm.journal.rounds import SHORTEST, read_round
@@ -25,7 +25,7 @@ from psymm.messages import CollAsgnRespType, CollateralResponse
 from psymm.storage import storage_error
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
-from psymm.transcript.heads import Health
+from psymm.transcript.heads import Heads, Health
 from psymm.transcript.record import Record
 
 BESIDE: Final = (
@@ -191,7 +191,8 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
         if is_bytes(key, 32)
     }
     frames = _read_frames(base)
-    ids |= frames.keys()
+    newer = read_newer_heads(_safely(base, "SELECT heads FROM newer_heads ORDER BY id"))
+    ids |= frames.keys() | newer.keys()
     if mark is not None and (identity is None or mark.lineage != identity[4]):
         mark = None
     return JournalReport(
@@ -199,7 +200,8 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
         identity=identity,
         backup_ns=None if identity is None else identity[5],
         custodies=tuple(
-            _custody_report(base, custody, frames.get(custody, {})) for custody in sorted(ids)
+            _custody_report(base, custody, frames.get(custody, {}), newer.get(custody))
+            for custody in sorted(ids)
         ),
         high_water_mark=mark,
         fault=fault,
@@ -221,7 +223,10 @@ def _fault(path: Path, base: sqlite3.Connection) -> str:
 
 
 def _custody_report(
-    base: sqlite3.Connection, custody: bytes, frames: dict[tuple[int, int], JournalledFrame]
+    base: sqlite3.Connection,
+    custody: bytes,
+    frames: dict[tuple[int, int], JournalledFrame],
+    newer: Heads | None,
 ) -> CustodyReport:
     missing: list[Missing] = []
     rows = _safely(base, "SELECT * FROM custodies WHERE custody = ?", (custody,))
@@ -255,6 +260,8 @@ def _custody_report(
     for lane in (0, 1):
         last = max((seq for of, seq in frames if of == lane), default=0)
         seq, digest = (0, None) if heads is None else heads.heads.of(lane)
+        if newer is not None and newer.of(lane)[0] > seq:
+            seq, digest = newer.of(lane)
         if last > seq:
             seq, digest = last, frames[lane, last].digest
         count += seq

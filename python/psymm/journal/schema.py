@@ -1,10 +1,11 @@
 """A journal's tables.
 
 `journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
-`custodies`, `heads`, `session_keys`, `openings`, `settlements`, `equivocations`, `facts`,
-`revocations`, `revoked_frames` (taken off the record because their key was revoked); `recovering`
-and `rescued` where frames are still to be fetched; the frames, in `psymm.journal.rounds`; of
-checkpoints, and of what was pruned before one, those of `psymm.journal.retention`.
+`custodies`, `heads`, `newer_heads` (of the last commits), `session_keys`, `openings`,
+`settlements`, `equivocations`, `facts`, `revocations`, `revoked_frames` (taken off the record
+because their key was revoked); `recovering` and `rescued` where frames are still to be fetched; the
+frames, in `psymm.journal.rounds`; of checkpoints, and of what was pruned before one, those of
+`psymm.journal.retention`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ CREATE TABLE heads (
   frames INTEGER NOT NULL, trader_seq INTEGER NOT NULL, trader_digest BLOB NOT NULL,
   solver_seq INTEGER NOT NULL, solver_digest BLOB NOT NULL, checksum BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE newer_heads (id INTEGER PRIMARY KEY, heads BLOB NOT NULL) STRICT;
 CREATE TABLE session_keys (
   custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
   sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
