@@ -17,9 +17,9 @@ instant reopens with the same heads and never signs a second frame with one (cus
 
 What is derived: the newest heads are those of the table `heads` and of the frames after them. Each
 commit leaves the heads that it moved in one row beside the frames, so that a loss has a name; every
-64 commits, and when the journal is opened and closed, they are folded into the table. What was sent is not kept at
-all: peers that meet compare heads. Only for a custody that has ended, and whose peer need not come
-again, is it kept up to which frame the peer is known to have ours.
+64 commits, and when the journal is opened and closed, they are folded into the table. What was sent
+is not kept at all: peers that meet compare heads. Only for a custody that has ended, and whose peer
+need not come again, is it kept up to which frame the peer is known to have ours.
 
 States: a custody's `health` is `complete` (it may sign), `recovering` (frames up to heads that are
 known must still be fetched; then it is complete) or `read-only` (a backup, or repaired without
