@@ -282,3 +282,34 @@ async def test_heads_are_left_right_where_another_write_of_the_round_is_refused(
     async with open_journal(tmp_path / "died" / "j.db") as journal:
         held = {one.agreement.custody: one.frames for one in await journal.custodies()}
     assert held == {signers.opening.custody: 3, other.opening.custody: 2}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE rounds SET arrival = -1",
+        "UPDATE rounds SET frames = 1 << 62",
+        "UPDATE rounds SET frames = 0",
+        "UPDATE rounds SET body = x''",
+        "UPDATE rounds SET body = substr(body, 1, 60)",
+        "UPDATE rounds SET body = substr(body, 1, length(body) - 1)",
+        "UPDATE rounds SET custody = x'00'",
+        "UPDATE newer_heads SET heads = zeroblob(8)",
+    ],
+)
+async def test_a_round_whose_row_is_wrong_is_named_as_damage(tmp_path: Path, damage: str) -> None:
+    signers, path = Signers(), tmp_path / "j.db"
+    async with open_journal(path) as journal:
+        await journal.open_custody(signers.opening, TRADER, 1)
+        await journal.append([(one.frame, one.digest) for one in signers.talk(4)])
+    changed(path, damage)
+    if "newer_heads" not in damage:
+        for opened in (open_journal(path), open_journal_reader(path)):
+            with pytest.raises(JournalCorrupt):
+                async with opened:
+                    pass
+    assert inspect(path).frames in (0, 3, 4)
+    repair_journal(path, [], 5)
+    async with open_journal(path) as journal:
+        held = await journal.custodies()
+        assert [one.agreement for one in held] == [signers.opening]

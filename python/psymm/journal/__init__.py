@@ -5,11 +5,11 @@ One SQLite file in WAL mode with full synchronisation, one writer, any number of
 Who calls whom: a session makes `Change`s with the one `writer` and gives them to one write.
 `committer` gathers what one scheduling round wrote, makes it in one transaction and tells each
 caller once it is durable. `connection` opens, locks and checks the file; `schema` has its tables;
-`rounds` has the frames, one row for each write; `heads`, `codec`, `encryption` and `outbox` turn
-rows into values and back; `retention` keeps checkpoints and what is left of frames that were pruned
-before one. Above them, `base_snapshot`, `replayed`, `tail` and `export` read records out of it,
-`backup` copies it while its writer runs, `inspection` says what a damaged file still holds, and
-`repair` makes a new journal of that.
+`rounds` has the frames, one row for each write; `secret_store` has what only the wallet can open;
+`heads`, `codec`, `encryption` and `outbox` turn rows into values and back; `retention` keeps
+checkpoints and what is left of frames that were pruned before one. Above them, `base_snapshot`,
+`replayed`, `tail` and `export` read records out of it, `backup` copies it while its writer runs,
+`inspection` says what a damaged file still holds, and `repair` makes a new journal of that.
 
 What is durable when: a write is durable when the awaiting call returns, or when its `then` is
 called; all of its changes are, or none. A frame is sent only after that, so a process killed at any

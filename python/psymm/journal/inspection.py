@@ -7,6 +7,7 @@ and a row counts only if its checksum, digest or seal says that it is the one th
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ _DAMAGE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
 """What reading a damaged file raises; the last where SQLite's own words quote the damage."""
 
 
-_MISREAD: Final = (TypeError, ValueError, IndexError, OverflowError)
+_MISREAD: Final = (TypeError, ValueError, IndexError, OverflowError, struct.error)
 
 
 _BEYOND: Final = 4096

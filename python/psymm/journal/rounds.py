@@ -85,8 +85,8 @@ class Damaged(tuple[int, int, int]):
 def read_round(
     custody: bytes, arrival: int, frames: int, body: bytes
 ) -> Iterator[JournalledFrame | Damaged]:
-    """The frames of a round, one for each place. Raises TypeError, ValueError for a row of the
-    wrong shape."""
+    """The frames of a round, one for each place. Raises TypeError, ValueError,
+    struct.error for a row of the wrong shape."""
     at, end = 0, len(body)
     for place in range(arrival, arrival + frames):
         if at + _HEADER.size > end:
