@@ -84,6 +84,7 @@ lint: setup
 	@$(STEP) 'ruff' bash -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(STEP) 'mypy' .venv/bin/mypy
 	@$(STEP) 'imports' .venv/bin/lint-imports --no-cache
+	@$(STEP) 'modules of the core' $(PY) tools/rust_circles.py core/src
 	@$(STEP) 'rustfmt' bash -c 'cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check'
 	@$(STEP) 'clippy' cargo clippy --release --workspace --all-targets --all-features --quiet -- -D warnings
 	@$(STEP) 'clippy of the peers' bash -c 'cd benches/peers && cargo fmt --check && cargo clippy --release --quiet --target-dir ../../target/peers/default -- -D warnings'

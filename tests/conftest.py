@@ -33,6 +33,7 @@ from xdist.scheduler import LoadFileScheduling
 
 import psymm.chain.reaper
 from psymm.chain.artifacts import anvil_program, artifact
+from psymm.chain.contracts import ERC20
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import CHAIN_ID, ETHER, Devnet, open_devnet
 from psymm.chain.errors import ToolsMissing
@@ -219,6 +220,17 @@ def free_port() -> Iterator[Callable[[], int]]:
 def minting() -> Callable[[Devnet, Deployment, str, int], Awaitable[None]]:
     """`mint`, for a test that deploys on a chain of its own."""
     return mint
+
+
+@pytest.fixture
+async def own_deployment(own_devnet: Devnet) -> tuple[Deployment, KeyWallet]:
+    """Contracts on the test's own chain, and an owner of 100 units that the portal may take."""
+    owner = await own_devnet.new_account()
+    put = await deploy(own_devnet.chain, owner, test_token=TokenInfo("", "T", 6))
+    await mint(own_devnet, put, owner.address, 100)
+    allow = ERC20.function("approve").encode(put.portal, 100)
+    await own_devnet.chain.transact(owner, put.tokens[0].address, allow)
+    return put, owner
 
 
 async def mint(devnet: Devnet, deployment: Deployment, to: str, units: int) -> None:

@@ -120,6 +120,26 @@ fn digests_and_parsing(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn signing(criterion: &mut Criterion) {
+    let key = SecretKey::from_bytes(&[7; 32]).expect("it is below the order");
+    let payload = bytes(1, PAYLOAD);
+    let mut header = Header {
+        custody: [1; 32],
+        lane: 0,
+        seq: 0,
+        previous: [2; 32],
+        peer_seq: 0,
+        peer_digest: [1; 32],
+        sending_time: 1_790_000_000_000_000_000,
+    };
+    criterion.bench_function("sign a frame", |bencher| {
+        bencher.iter(|| {
+            header.seq += 1;
+            frame::sign(&key, &DOMAIN, black_box(&header), &payload)
+        });
+    });
+}
+
 fn signatures(criterion: &mut Criterion) {
     let made: Vec<(Vec<u8>, PublicKey)> = (0..4).map(frames).collect();
     let parts: Vec<_> = made
@@ -243,6 +263,7 @@ criterion_group!(
     kernels,
     keccak,
     digests_and_parsing,
+    signing,
     signatures,
     poseidon2,
     tree

@@ -172,7 +172,7 @@ _BY_SQLITE: Final[dict[int, type[StorageError]]] = {
 _HIDES_THE_CAUSE: Final = (_READONLY, _IOERR, _CANTOPEN)
 _IOERR_OF_CONTENT: Final = (_IOERR | 2 << 8, _IOERR | 32 << 8)
 """SHORT_READ: the file is shorter than its header says; DATA: a checksum is wrong. CORRUPTFS is
-none of them, whatever its name: so SQLite calls a read that the system answers with EIO."""
+not among them: it is how SQLite reports a read that failed with EIO."""
 
 _SQLITE_PATH_BYTES: Final = 500
 """SQLite takes paths of 512 bytes, the endings of the files beside it included."""

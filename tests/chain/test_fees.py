@@ -59,12 +59,18 @@ class Payment:
         assert len(self.recorded) == len(versions)
 
 
+async def paying(net: Devnet, rpc: Rpc, most_raised: int = 4) -> tuple[Payment, Prepared]:
+    """One that was handed over, and as what."""
+    chain = Chain(rpc, 31337, poll_s=0.01, most_raised=most_raised)
+    payment = Payment(net, chain, await net.new_account())
+    return payment, await payment.send()
+
+
 async def test_a_price_that_rises_above_the_fee_has_it_raised_and_the_payment_is_made_once(
     net: Devnet,
 ) -> None:
     async with KeepingPool(net.url) as rpc, trio.open_nursery() as nursery:
-        payment = Payment(net, Chain(rpc, 31337, poll_s=0.01), await net.new_account())
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc)
         nursery.start_soon(mining_at, net, 2 * plan.fees.max_wei)
         receipt = await payment.pending().wait()
         nursery.cancel_scope.cancel()
@@ -81,8 +87,7 @@ async def test_a_price_that_rises_above_the_fee_has_it_raised_and_the_payment_is
 
 async def test_a_pool_that_throws_out_what_pays_too_little_is_offered_more(net: Devnet) -> None:
     async with Rpc(net.url) as rpc, trio.open_nursery() as nursery:
-        payment = Payment(net, Chain(rpc, 31337, poll_s=0.01), await net.new_account())
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc)
         nursery.start_soon(mining_at, net, 2 * plan.fees.max_wei)
         receipt = await payment.pending().wait()
         nursery.cancel_scope.cancel()
@@ -92,8 +97,7 @@ async def test_a_pool_that_throws_out_what_pays_too_little_is_offered_more(net: 
 
 async def test_a_replacement_that_is_refused_as_too_cheap_is_raised_again(net: Devnet) -> None:
     async with KeepingPool(net.url, bump=100) as rpc, trio.open_nursery() as nursery:
-        payment = Payment(net, Chain(rpc, 31337, poll_s=0.01), await net.new_account())
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc)
         nursery.start_soon(mining_at, net, plan.fees.max_wei + 1)
         receipt = await payment.pending().wait()
         nursery.cancel_scope.cancel()
@@ -108,10 +112,7 @@ async def test_at_the_limit_it_says_what_is_offered_and_asked_and_waits_until_th
     net: Devnet, keeps: bool
 ) -> None:
     async with KeepingPool(net.url) if keeps else Rpc(net.url) as rpc:
-        payment = Payment(
-            net, Chain(rpc, 31337, poll_s=0.01, most_raised=3), await net.new_account()
-        )
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc, most_raised=3)
         asked, limit = 9 * plan.fees.max_wei, 3 * plan.fees.max_wei
         await mine_at(net, asked)
         pending = payment.pending()
@@ -134,8 +135,7 @@ async def test_at_the_limit_it_says_what_is_offered_and_asked_and_waits_until_th
 
 async def test_blocks_that_go_by_without_it_have_its_fee_raised(net: Devnet) -> None:
     async with KeepingPool(net.url, leaves_out=lambda one: one == rpc.given[0]) as rpc:
-        payment = Payment(net, Chain(rpc, 31337, poll_s=0.01), await net.new_account())
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc)
         pending = payment.pending()
         with pytest.raises(TransactionPending):
             await pending.wait(looks=LOOKS)
@@ -151,8 +151,7 @@ async def test_blocks_that_go_by_without_it_have_its_fee_raised(net: Devnet) -> 
 async def test_whichever_version_is_mined_is_the_payment(net: Devnet) -> None:
     """The node has taken the first one for a block when the second reaches it."""
     async with KeepingPool(net.url, leaves_out=lambda one: one != rpc.given[0]) as rpc:
-        payment = Payment(net, Chain(rpc, 31337, poll_s=0.01), await net.new_account())
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc)
         await mine_at(net, 2 * plan.fees.max_wei)
         with pytest.raises(TransactionPending):
             await payment.pending().wait(looks=LOOKS)
@@ -195,8 +194,7 @@ async def test_another_programs_transaction_with_the_nonce_is_not_outbid(net: De
 
 async def test_without_a_signer_it_waits_and_says_so(net: Devnet) -> None:
     async with KeepingPool(net.url) as rpc:
-        payment = Payment(net, Chain(rpc, 31337, poll_s=0.01), await net.new_account())
-        plan = await payment.send()
+        payment, plan = await paying(net, rpc)
         await mine_at(net, 2 * plan.fees.max_wei)
         with pytest.raises(TransactionUnderpriced) as short:
             await PendingTransaction(payment.chain, payment.recorded).wait(looks=LOOKS)

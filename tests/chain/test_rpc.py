@@ -176,7 +176,7 @@ async def test_the_callers_deadline_decides_how_long_a_node_is_asked(
             await rpc.chain_id()
         # By its name, in time: no longer than one pause before the caller gives up.
         assert given_s - 2.5 < trio.current_time() - began < given_s
-        # What waits by itself has its own way to look again.
+        # Inside one of our own waits, the deadline cuts no question short.
         began = trio.current_time()
         with own_deadline(), trio.fail_after(900), pytest.raises(NotAnswered):
             await rpc.chain_id()

@@ -156,6 +156,6 @@ def test_a_listed_token_that_changes_stops_what_uses_it_and_nothing_else(
     assert deployer.sent == sent
     assert error_of(deployer.run("deposit", "5", "--token", "THREE")) == ("token-unlisted", 2)
     assert deployer.run("deposit", "5", "--token", "TWO").code == 0
-    # Whoever means the token as it is now lists it anew.
+    # The token as it is now is listed by the same command.
     assert deployer.deploy("--token", changed).code == 0
     assert deployer.run("deposit", "5", "--token", "ONE").last["units"] == str(5 * 10**8)

@@ -13,6 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -244,32 +247,49 @@ def new_wallet(home: Path, fd: int) -> list[str]:
     return ["wallet", "new", "--light", "--home", str(home), "--password-fd", str(fd)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_interrupted_ends_in_order(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+@contextmanager
+def waiting_for_password(
+    program: Sequence[str], home: Path, before: Callable[[], object] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`wallet new` once it has its home, and where its password is to be written.
+
+    program: what runs `psymm`. before: runs in the process before that.
+    """
     read, write = os.pipe()
     process = subprocess.Popen(
-        [*PSYMM, *new_wallet(tmp_path / "h", read)],
+        [*program, *new_wallet(home, read)],
         pass_fds=[read],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        preexec_fn=before,
     )
-    while not (tmp_path / "h").exists():
+    while not home.exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    yield process, write
     os.close(write)
     os.close(read)
+
+
+def expect_interrupted(process: subprocess.Popen[bytes]) -> None:
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     assert is_named(err)
     assert b"[interrupted]" in err
 
 
-DROPS = """
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_interrupted_ends_in_order(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    default = partial(signal.signal, number, signal.SIG_DFL)
+    with waiting_for_password(PSYMM, tmp_path / "h", default) as (process, _):
+        process.send_signal(number)
+        expect_interrupted(process)
+
+
+PLACED = """
 import signal, sys
 from psymm.cli import main
 
@@ -277,51 +297,33 @@ class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
 
-signal.signal(signal.SIGUSR1, lambda *_: Finalized() and None)
+def from_a_string():
+    exec("signal.raise_signal(signal.SIGTERM)")
+
+signal.signal(signal.SIGUSR1, lambda *_: PLACE() and None)
 main()
 """
 
 
-def test_an_interrupt_that_comes_inside_a_finalizer_is_not_lost(tmp_path: Path) -> None:
-    """Python drops what is raised there; the command must not wait for its password for ever."""
-    read, write = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-c", DROPS, *new_wallet(tmp_path / "h", read)],
-        pass_fds=[read],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    while not (tmp_path / "h").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGUSR1)
-    out, err = process.communicate(timeout=60)
-    os.close(write)
-    os.close(read)
-    assert (process.returncode, out) == (130, b"")
-    assert is_named(err)
-    assert b"[interrupted]" in err
+@pytest.mark.parametrize("place", ["Finalized", "from_a_string"])
+def test_an_interrupt_that_comes_where_python_treats_it_otherwise_ends_in_order(
+    tmp_path: Path, place: str
+) -> None:
+    """Inside a finalizer Python drops it; the command must not wait for its password for ever.
+    After one inside code from a string, a `python -m` kills itself at exit."""
+    (tmp_path / "placed.py").write_text(PLACED.replace("PLACE()", f"{place}()"))
+    program = ["env", f"PYTHONPATH={tmp_path}", sys.executable, "-m", "placed"]
+    with waiting_for_password(program, tmp_path / "h") as (process, _):
+        process.send_signal(signal.SIGUSR1)
+        expect_interrupted(process)
 
 
 def test_a_hangup_that_a_parent_ignores_stays_ignored(tmp_path: Path) -> None:
-    read, write = os.pipe()
-    process = subprocess.Popen(
-        ["nohup", *PSYMM, *new_wallet(tmp_path / "h", read)],
-        pass_fds=[read],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    while not (tmp_path / "h").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGHUP)
-    os.write(write, b"pw\n")
-    os.close(write)
-    process.communicate(timeout=60)
-    os.close(read)
-    assert process.returncode == 0
+    with waiting_for_password(["nohup", *PSYMM], tmp_path / "h") as (process, password):
+        process.send_signal(signal.SIGHUP)
+        os.write(password, b"pw\n")
+        process.communicate(timeout=60)
+        assert process.returncode == 0
 
 
 def test_help_names_every_exit_code(home: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "storms"))
 from pools import KeepingPool, mine_at, mining_at
 from reorganisation_storm import ACCEPTS, Agreeing
 
-from psymm.chain.contracts import ERC20, Token
-from psymm.chain.deployment import Deployment, TokenInfo, deploy
+from psymm.chain.contracts import Token
+from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import Devnet
 from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
@@ -28,8 +28,6 @@ from psymm.errors import format_amount
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
-
-Minting = Callable[[Devnet, Deployment, str, int], Awaitable[None]]
 
 
 class Place:
@@ -67,12 +65,10 @@ class Place:
 
 
 @pytest.fixture
-async def place(own_devnet: Devnet, minting: Minting, tmp_path: Path) -> Place:
-    owner = await own_devnet.new_account()
-    put = await deploy(own_devnet.chain, owner, test_token=TokenInfo("", "T", 6))
-    await minting(own_devnet, put, owner.address, 100)
-    allow = ERC20.function("approve").encode(put.portal, 100)
-    await own_devnet.chain.transact(owner, put.tokens[0].address, allow)
+def place(
+    own_devnet: Devnet, own_deployment: tuple[Deployment, KeyWallet], tmp_path: Path
+) -> Place:
+    put, owner = own_deployment
     return Place(own_devnet, put, owner, tmp_path)
 
 

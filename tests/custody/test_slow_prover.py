@@ -81,3 +81,11 @@ async def test_a_prover_that_hangs_is_ended_by_who_cancels_and_the_next_proof_is
         go.touch()
         made = await prover.prove("ctc", {}, EXPECTED)
         assert made.public_inputs == tuple(EXPECTED)
+
+
+async def test_a_ctrl_c_at_the_terminal_does_not_reach_the_prover(slow: tuple[Path, Path]) -> None:
+    """A terminal sends it to the whole group; the command alone decides what ends."""
+    async with Prover() as prover:
+        await prover.start()
+        assert prover.pid is not None
+        assert os.getpgid(prover.pid) != os.getpgrp()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import trio
 
-from psymm.chain.contracts import ERC20, Token
-from psymm.chain.deployment import Deployment, TokenInfo, deploy
+from psymm.chain.contracts import Token
+from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import ETHER, Devnet
 from psymm.chain.errors import TransactionPending, WalletWithoutGas
 from psymm.chain.rpc import Rpc
@@ -29,8 +29,6 @@ from psymm.errors import PSymmError
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
-
-Minting = Callable[[Devnet, Deployment, str, int], Awaitable[None]]
 
 
 class Meddled:
@@ -77,12 +75,10 @@ class Place:
 
 
 @pytest.fixture
-async def place(own_devnet: Devnet, minting: Minting, tmp_path: Path) -> Place:
-    owner = await own_devnet.new_account()
-    put = await deploy(own_devnet.chain, owner, test_token=TokenInfo("", "T", 6))
-    await minting(own_devnet, put, owner.address, 100)
-    allow = ERC20.function("approve").encode(put.portal, 100)
-    await own_devnet.chain.transact(owner, put.tokens[0].address, allow)
+def place(
+    own_devnet: Devnet, own_deployment: tuple[Deployment, KeyWallet], tmp_path: Path
+) -> Place:
+    put, owner = own_deployment
     return Place(own_devnet, put, tmp_path, owner)
 
 

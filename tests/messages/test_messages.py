@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psymm import messages
-from psymm.messages import Flow, GroupEntry, JsonError, Message
+from psymm.messages import Flow, GroupEntry, JsonError, Message, QuoteRequest, Side
 from psymm.messages.wire import FieldRule, field_rules
 
 WORDS = st.text(
@@ -97,6 +97,17 @@ def test_a_message_on_the_record_survives_the_wire(name: str, data: st.DataObjec
     payload = messages.encode(value)
     assert messages.decode(payload) == value
     assert messages.encode(messages.decode(payload)) == payload
+    assert messages.is_exact(value) is not any(rule.entry for rule in field_rules(type(value)))
+
+
+def test_a_value_of_another_type_is_not_what_its_bytes_say() -> None:
+    """Its signer would rule it otherwise than who decodes it."""
+    exact = QuoteRequest(quote_req_id="q", symbol="BTC", order_qty=1, side=Side.BUY)
+    assert messages.is_exact(exact)
+    loose = QuoteRequest(quote_req_id="q", symbol="BTC", order_qty=1, side="1")  # type: ignore[arg-type]
+    assert messages.encode(loose) == messages.encode(exact)
+    assert not messages.is_exact(loose)
+    assert not messages.is_exact(dataclasses.replace(exact, order_qty=True))
 
 
 @pytest.mark.parametrize("name", sorted(TEXT))

@@ -99,8 +99,8 @@ def test_a_screen_each(files: Path, devnet_url: str, free_port: Callable[[], int
 
         port = str(free_port())
         common = [str(files / "deployment.json"), devnet_url]
-        start(stack, str(files / "solver.py"), str(files / "solver"), *common, port)
-        wait_for_port(int(port))
+        solver = start(stack, str(files / "solver.py"), str(files / "solver"), *common, port)
+        wait_for_port(solver, int(port))
         trader = subprocess.run(
             [sys.executable, str(files / "trader.py"), str(files / "trader"), *common, RECIPIENT],
             input=PASSWORD + "\n",
@@ -121,8 +121,9 @@ def test_a_screen_each(files: Path, devnet_url: str, free_port: Callable[[], int
     ]
 
 
-def wait_for_port(port: int) -> None:
+def wait_for_port(process: subprocess.Popen[str], port: int) -> None:
     for _ in range(6_000):
+        assert process.poll() is None, process.communicate()[0]
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

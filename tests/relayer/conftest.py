@@ -14,11 +14,16 @@ from pathlib import Path
 import pytest
 import trio
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "storms"))
+
+from reorganisation_storm import ACCEPTS
+
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
+from psymm.chain.devnet import Devnet
 from psymm.chain.registry import Registry, RegistryEntry, Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Receipt
@@ -61,6 +66,14 @@ def place() -> Iterator[Place]:
         yield Place(ready["endpoint"], trio.run(_deployed, ready["endpoint"]))
         devnet.stdin.close()
         assert devnet.wait(10) == 0
+
+
+@pytest.fixture
+async def own_world(own_devnet: Devnet) -> World:
+    """A chain of the test's own; a verifier that accepts everything stands in for proofs."""
+    deployment = await _deployed(own_devnet.url)
+    await own_devnet.rpc.call("anvil_setCode", deployment.cta_verifier, ACCEPTS)
+    return World(Place(own_devnet.url, deployment), own_devnet.chain)
 
 
 async def _deployed(url: str) -> Deployment:

@@ -66,6 +66,7 @@ from psymm.rulebook import (
     positions,
 )
 from psymm.rulebook.checkpoint import restore
+from psymm.rulebook.oracle import in_effect
 from psymm.rulebook.settlement import payee_digest, settlement_digest
 from psymm.terms import NANOSECONDS, UNIT, CollateralTerms, Limits, Rates
 
@@ -78,8 +79,7 @@ def priced(scene: Scene, symbol: str, price: str) -> None:
     """An oracle price in effect, as UPX leaves it (its signatures have their own tests)."""
     account = scene.account
     made = Price(price=dec(price), timestamp=account.clock)
-    account = replace(account, prices=account.prices.put(symbol, made))
-    scene.replay = replace(scene.replay, account=account)
+    scene.replay = replace(scene.replay, account=in_effect(account, symbol, made))
 
 
 # --- formulas ----------------------------------------------------------------------------------
@@ -137,9 +137,7 @@ def test_flagged_counts_pending_orders_and_liquidatable_does_not(scene: Scene) -
     allocated = dec("9899")
     room_flagged = allocated - dec("100") - dec("80")
     at_edge = replace(scene.account, realised=scene.account.realised - room_flagged + dec("20"))
-    account = replace(
-        at_edge, prices=at_edge.prices.put("BTC", Price(price=dec("990"), timestamp=0))
-    )
+    account = in_effect(at_edge, "BTC", Price(price=dec("990"), timestamp=0))
     assert account.upnl(T) == dec("-20")
     assert not account.flagged(T)
     worse = replace(account, realised=account.realised - 1)
@@ -188,9 +186,7 @@ def test_the_seeds_liquidation_trigger_is_the_design_s_flag(scene: Scene) -> Non
     scene.trade(limit("o", "1", "1000"))
     # flagged from −uPnL above 9,899 − 100 − 80; liquidatable from above 9,899 − 100
     account = replace(scene.account, realised=scene.account.realised - dec("9730"))
-    account = replace(
-        account, prices=account.prices.put("BTC", Price(price=dec("990"), timestamp=0))
-    )
+    account = in_effect(account, "BTC", Price(price=dec("990"), timestamp=0))
     assert account.flagged(T)
     assert not account.liquidatable(T)
 

@@ -25,13 +25,13 @@ class Count:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.rulings = 0
-        ruled = sequence_module._ruled
+        ruled = sequence_module.judge
 
         def counted(*given: object) -> object:
             self.rulings += 1
             return ruled(*given)  # type: ignore[arg-type]
 
-        patch.setattr(sequence_module, "_ruled", counted)
+        patch.setattr(sequence_module, "judge", counted)
 
 
 def beat(lane: Lane, seq: int, covers: int, at: int) -> RuledFrame:
@@ -174,7 +174,7 @@ def by_definition(frames: list[WrittenFrame]) -> tuple[object, ...]:
     scene = Scene()
     account, named = scene.account, scene.replay.named
     for one in order:
-        account, _ = sequence_module._ruled(
+        account, _ = sequence_module.judge(
             account, RuledFrame.read(one), legal(one), scene.replay.inputs, ChainFacts(), named
         )
     return account.hash, account.clock

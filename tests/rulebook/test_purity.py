@@ -15,6 +15,7 @@ SOURCES = sorted(Path(psymm.rulebook.__file__).parent.glob("*.py"))
 ALLOWED = {
     *(
         "__future__",
+        "bisect",
         "collections",
         "dataclasses",
         "enum",

@@ -67,6 +67,7 @@ from psymm.session.protocol import (
     resume,
     ruling,
     signing,
+    views,
 )
 from psymm.session.protocol.budget import PeerRate
 from psymm.session.runner import SessionRunner
@@ -220,7 +221,7 @@ def floor(s: Any) -> int:
 
 
 def needs_cover(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
-    connection.uncovered_since = now
+    signing.await_cover(s, connection, now)
 
 
 def log_out_too(_: None, s: Any, connection: Any, out: Any, frame: Frame, now: int) -> None:
@@ -381,7 +382,7 @@ ANY_INTRODUCTION: Final = all_of(
 ANY_TIME: Final = nothing(SignedIntroduction, "check_time")
 ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
 ANY_VERSION: Final = all_of(
-    put(dispatch, "Frame", AnyVersion), put(solver_module, "Frame", AnyVersion)
+    put(views, "Frame", AnyVersion), put(solver_module, "Frame", AnyVersion)
 )
 ANY_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
 NO_SYNC: Final = nothing(resume, "try_sync")
@@ -669,7 +670,7 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
         put(Replay, "_legal_time", lambda self, entry, covered: entry.sending_time),
         "race-expiry-fill-late",
     ),
-    (put(rules, "_expire", lambda account: account), "race-expiry-order-late"),
+    (put(rules, "_expire", lambda account, clock: account), "race-expiry-order-late"),
     (put(orders, "_CANCELLING", ()), "race-fill-after-cancel-seen"),
     (put(quotes, "withdraw", NO_CHANGE), "race-quote-cancelled-while-hit"),
     (around(quotes, "withdraw", hits_withdrawn), "race-quote-hit-then-cancelled"),

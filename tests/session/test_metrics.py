@@ -166,18 +166,16 @@ async def test_verification_batches_are_a_histogram_of_their_sizes(tmp_path: Pat
         sign_frame(key, domain, custody, 0, n, custody, 0, custody, n * SECOND, b"{}")
         for n in range(1, 8)
     ]
-    async with trio.open_nursery() as nursery:
-        for frame in frames:
-            nursery.start_soon(verifier.verify, domain, key.public_key, frame)
+    await verifier.prefetch([(domain, key.public_key, frame) for frame in frames])
     async with scene(tmp_path) as stage:
         samples = parsed(Metrics(stage.server, stage.solver.journal, verifier).text())
     statistics = verifier.statistics()
     name = "psymm_verification_batch_size"
-    assert value(samples, f"{name}_count") == statistics.alone + statistics.batches
+    assert value(samples, f"{name}_count") == statistics.batches == 1
     assert value(samples, f"{name}_sum") == 7
     counts = dict(buckets(samples, name))
-    assert counts[1.0] == statistics.alone
-    assert counts[1024.0] == counts[float("inf")] == statistics.alone + statistics.batches
+    assert (counts[4.0], counts[8.0]) == (0, 1)
+    assert counts[1024.0] == counts[float("inf")] == 1
     assert value(samples, "psymm_queue_depth", queue="verification") == 0
 
 

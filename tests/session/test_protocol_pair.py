@@ -54,7 +54,7 @@ from psymm.session.protocol import (
     holding,
     signing,
 )
-from psymm.session.settling import _message_of
+from psymm.session.settlement_documents import message_of
 from psymm.terms import UNIT
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.delegation import Delegation
@@ -254,7 +254,7 @@ def test_nothing_is_traded_while_a_settlement_may_be_mined() -> None:
         deadline=deadline_after(pair.now / SECOND, 1_800),
     )
     signature = WALLETS[SOLVER].sign(settlement.call.message(CHAIN_ID, PSYMM).digest())
-    proposal = _message_of(settlement, signature)
+    proposal = message_of(settlement, signature)
     pair.send(pair.solver, proposal)
     pair.deliver()
     for side in pair.sides:

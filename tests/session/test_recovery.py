@@ -39,6 +39,7 @@ from psymm.messages import (
 from psymm.session.protocol import (
     Effects,
     PeerRestored,
+    Resumed,
     SessionState,
     SessionStatus,
     Stopped,
@@ -104,6 +105,8 @@ class Story:
         async def begun(stage: Scene) -> None:
             await resumed(stage, 0)
             await stage.desk.begun.wait()
+            # The solver's side agrees a message later.
+            await stage.desk.listeners[0].until(lambda event: isinstance(event, Resumed) or None)
             await work(stage)
 
         await self.lives.live(open_first=False, work=begun)

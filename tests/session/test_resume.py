@@ -18,7 +18,7 @@ from session_scene import (
 )
 from trio.testing import MockClock
 
-from psymm.errors import JournalBehind, JournalError, NotNow
+from psymm.errors import Disconnected, JournalBehind, JournalError, NotNow
 from psymm.journal.committer import Change, Durable
 from psymm.journal.writer import Journal
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
@@ -108,7 +108,7 @@ async def test_both_sides_lost_frames_and_both_come_again(
         far_socket = stage.far._connection
         assert far_socket is not None
         # The solver's fill is journalled, then its connection is gone before it is sent.
-        far_socket.outgoing.close()
+        far_socket.disconnect(Disconnected())
         await stage.far.send(
             ExecutionReport(
                 exec_id="e1",

@@ -37,7 +37,8 @@ from psymm.messages import (
 from psymm.messages import Settlement as ProposalMessage
 from psymm.rulebook import Lane
 from psymm.session.protocol import SessionStatus
-from psymm.session.settling import SettlementFlow, _message_of
+from psymm.session.settlement_documents import message_of
+from psymm.session.settling import SettlementFlow
 from psymm.transcript.agreement import SOLVER, TRADER
 
 MEMO = bytes(256)
@@ -72,7 +73,7 @@ class Rogue:
 
     async def signed(self, settlement: PlannedSettlement, **changes: Any) -> ProposalMessage:
         message = settlement.call.message(CHAIN_ID, PSYMM)
-        said = _message_of(settlement, await self.stage.solver.wallet.sign_typed(message))
+        said = message_of(settlement, await self.stage.solver.wallet.sign_typed(message))
         return replace(said, **changes)
 
 
@@ -104,7 +105,7 @@ async def unsigned(rogue: Rogue) -> ProposalMessage:
 async def signed_by_the_trader(rogue: Rogue) -> ProposalMessage:
     settlement = rogue.plan()
     digest = settlement.call.message(CHAIN_ID, PSYMM)
-    return _message_of(settlement, await rogue.stage.trader.wallet.sign_typed(digest))
+    return message_of(settlement, await rogue.stage.trader.wallet.sign_typed(digest))
 
 
 async def in_a_year(rogue: Rogue) -> ProposalMessage:
@@ -364,7 +365,7 @@ async def test_no_wallet_signs_a_settlement_that_rests_on_a_fill_which_is_not_co
             deadline=deadline_after(now / SECOND, 1_800),
         )
         message = settlement.call.message(CHAIN_ID, PSYMM)
-        said = _message_of(settlement, await stage.trader.wallet.sign_typed(message))
+        said = message_of(settlement, await stage.trader.wallet.sign_typed(message))
         sign_unchecked(near, said, covers=covers, sending_time=now)
         await trio.sleep(20)
         assert not any(

@@ -257,7 +257,9 @@ async def test_a_proposal_cut_short_once_signed_is_taken_up_again_and_never_made
             if isinstance(entry.message, Settlement)
         ]
         (held,) = [
-            kept for kept in await near._kept() if kept.call.digest(CHAIN_ID, PSYMM) == signed[0]
+            kept
+            for kept in await near._store.kept()
+            if kept.call.digest(CHAIN_ID, PSYMM) == signed[0]
         ]
         assert held.call.commitments[0] == said.commitment0
         assert [lives.funds[lane].worth() for lane in (0, 1)] == [2_000_000_000, 5_000_000_000]

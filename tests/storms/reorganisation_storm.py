@@ -58,7 +58,8 @@ from psymm.wallet import KeyWallet
 
 DEPTH: Final = 64
 MOST_BLOCKS: Final = 400
-"""Then a new chain is begun: an anvil that goes back in one of some 900 has no contracts left."""
+"""A chain this long is replaced by a new one. At some 900 blocks, an anvil that goes back loses its
+contracts."""
 MINTED: Final = 10**9
 FEE: Final = 1
 ACCEPTS: Final = "0x60015f5260205ff3"

@@ -2,12 +2,11 @@
 //! to be computed, so no digest waits for another: each lane takes a frame through its three
 //! hashes (payload, struct, typed) and then the next frame. Payloads are hashed where they lie.
 
-use std::sync::LazyLock;
-
-use super::{FrameView, Header};
+use super::message::{AT_PAYLOAD, STRUCT, struct_message};
+use super::view::FrameView;
 use crate::cpu::{self, Backend};
 use crate::keccak::lanes::{self, MAX_LANES, Work};
-use crate::keccak::{Digest, keccak256, typed_message};
+use crate::keccak::{Digest, typed_message};
 
 /// The EIP-712 digests of many frames, in their order; faster than one by one.
 #[must_use]
@@ -58,33 +57,6 @@ pub fn digest_many_into_with(
         lanes: [const { Lane::IDLE }; MAX_LANES],
     };
     lanes::hash(backend, &mut work);
-}
-
-/// The bytes of an encoded `Message`: its type's hash and eight fields.
-const STRUCT: usize = 9 * 32;
-const AT_PAYLOAD: usize = 8 * 32;
-
-static TYPE_HASH: LazyLock<Digest> = LazyLock::new(|| {
-    keccak256(
-        b"Message(bytes32 custody,uint8 lane,uint64 seq,bytes32 previous,uint64 peerSeq,\
-          bytes32 peerDigest,uint64 sendingTime,bytes32 payload)",
-    )
-});
-
-/// `Message` as EIP-712 encodes it.
-#[inline]
-pub(super) fn struct_message(header: &Header, payload_hash: &Digest) -> [u8; STRUCT] {
-    let mut encoded = [0u8; STRUCT];
-    encoded[..32].copy_from_slice(&*TYPE_HASH);
-    encoded[32..64].copy_from_slice(&header.custody);
-    encoded[95] = header.lane;
-    encoded[120..128].copy_from_slice(&header.seq.to_be_bytes());
-    encoded[128..160].copy_from_slice(&header.previous);
-    encoded[184..192].copy_from_slice(&header.peer_seq.to_be_bytes());
-    encoded[192..224].copy_from_slice(&header.peer_digest);
-    encoded[248..256].copy_from_slice(&header.sending_time.to_be_bytes());
-    encoded[AT_PAYLOAD..].copy_from_slice(payload_hash);
-    encoded
 }
 
 /// Which of a frame's three hashes a lane is at.
@@ -161,7 +133,8 @@ impl Work for Frames<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{sign, split};
+    use crate::frame::{Header, sign, split};
+    use crate::keccak::keccak256;
     use crate::secp256k1::SecretKey;
     use proptest::prelude::*;
 

@@ -12,8 +12,9 @@
 
 use std::collections::HashMap;
 
+use super::fault::{JsonError, JsonFault};
 use super::lexer::{Cursor, fail_at};
-use super::{Field, Fields, JsonError, JsonFault, Kind, MAX_GROUP_DEPTH, Schema};
+use super::schema::{Field, Fields, Kind, MAX_GROUP_DEPTH, Schema};
 
 /// How deep the definition's own JSON may nest: three levels for a message, two for a group.
 const MAX_DEPTH: usize = 6 + 2 * MAX_GROUP_DEPTH;
@@ -214,20 +215,31 @@ fn field(node: Node, owner: &str, depth: usize) -> Result<Field, JsonError> {
             );
         }
     };
+    let kind = kind(&mut entries, &name, depth)?;
+    entries.finish()?;
+    Ok(Field {
+        name,
+        kind,
+        required,
+    })
+}
+
+/// What a field holds: a branch for each type that a definition may name.
+fn kind(entries: &mut Entries, name: &str, depth: usize) -> Result<Kind, JsonError> {
     let (at, kind) = entries.text("type", "a field needs a type")?;
-    let kind = match kind.as_str() {
+    Ok(match kind.as_str() {
         "str" => Kind::Str {
             max: entries.number("max", 256)?,
         },
         "enum" => Kind::Enum {
-            values: enum_values(&mut entries, &name)?,
+            values: enum_values(entries, name)?,
         },
         "int" => Kind::Int,
         "uint" => Kind::Uint,
         "decimal" => Kind::Decimal,
         "udecimal" => Kind::Udecimal,
         "hex" => match entries.number("length", 0)? {
-            0 => return fail_at(at, &name, JsonFault::BadSchema("hex needs a length")),
+            0 => return fail_at(at, name, JsonFault::BadSchema("hex needs a length")),
             length => Kind::Hex { length },
         },
         "hexdata" => Kind::HexData {
@@ -237,22 +249,16 @@ fn field(node: Node, owner: &str, depth: usize) -> Result<Field, JsonError> {
         "group" => {
             let (min, max) = (entries.number("min", 1)?, entries.number("max", 64)?);
             if min > max {
-                return fail_at(at, &name, JsonFault::BadSchema("min is above max"));
+                return fail_at(at, name, JsonFault::BadSchema("min is above max"));
             }
             let inner = entries.need("fields", "a group needs fields")?;
             Kind::Group {
-                fields: fields(inner, &name, depth + 1)?,
+                fields: fields(inner, name, depth + 1)?,
                 min,
                 max,
             }
         }
-        _ => return fail_at(at, &name, JsonFault::BadSchema("there is no such type")),
-    };
-    entries.finish()?;
-    Ok(Field {
-        name,
-        kind,
-        required,
+        _ => return fail_at(at, name, JsonFault::BadSchema("there is no such type")),
     })
 }
 

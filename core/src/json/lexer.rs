@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{JsonError, JsonFault};
+use super::decimal::parse_u64;
+use super::fault::{JsonError, JsonFault};
 
 /// A place in a JSON text.
 pub(super) struct Cursor<'a> {
@@ -192,7 +193,7 @@ impl<'a> Cursor<'a> {
         while let Some(b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-') = self.peek() {
             self.at += 1;
         }
-        match super::decimal::parse_u64(&self.text[start..self.at]) {
+        match parse_u64(&self.text[start..self.at]) {
             Some(number) => Ok(number),
             None => fail_at(
                 start,

@@ -1,8 +1,11 @@
 //! Messages: typed values from a payload and back.
 
+use std::borrow::Cow;
+
 use super::decimal::{format_decimal, parse_decimal, parse_u64, parse_u128};
+use super::fault::{JsonError, JsonFault};
 use super::lexer::{Cursor, fail_at, write_string};
-use super::{Field, Fields, JsonError, JsonFault, Kind, Schema};
+use super::schema::{Field, Fields, Kind, Schema};
 
 /// What a field holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,9 +134,14 @@ fn read_value(cursor: &mut Cursor<'_>, field: &Field) -> Result<Value, JsonError
     if text.is_empty() {
         return fail_at(at, &field.name, JsonFault::EmptyValue);
     }
-    let read = match &field.kind {
+    read_text(&field.kind, text).or_else(|fault| fail_at(at, &field.name, fault))
+}
+
+/// The value of a string that is not empty: a branch for each kind.
+fn read_text(kind: &Kind, text: Cow<'_, str>) -> Result<Value, JsonFault> {
+    match kind {
         Kind::Str { max } if text.len() > *max => Err(JsonFault::TooLong(*max)),
-        Kind::Str { .. } => return Ok(Value::Text(text.into_owned())),
+        Kind::Str { .. } => Ok(Value::Text(text.into_owned())),
         Kind::Enum { values } => {
             let known = values.iter().any(|value| *value == text);
             known
@@ -167,10 +175,9 @@ fn read_value(cursor: &mut Cursor<'_>, field: &Field) -> Result<Value, JsonError
             "N" => Ok(Value::Bool(false)),
             _ => Err(JsonFault::BadBool),
         },
-        // Groups went their own way above.
+        // Groups went their own way.
         Kind::Group { .. } => Err(JsonFault::NotAList),
-    };
-    read.or_else(|fault| fail_at(at, &field.name, fault))
+    }
 }
 
 fn read_group(

@@ -6,8 +6,8 @@ use core::arch::x86_64::{
     _mm256_storeu_si256, _mm256_unpackhi_epi64, _mm256_unpacklo_epi64, _mm256_xor_si256,
 };
 
-use super::lanes::{RATE, States, WORDS};
 use super::permutation::{Word, permute};
+use super::sponge::{RATE, States, WORDS, block};
 
 const LANES: usize = 4;
 
@@ -46,7 +46,7 @@ impl Word for Words {
     }
 }
 
-/// See [`super::lanes::Absorb`].
+/// See [`super::sponge::Absorb`].
 #[target_feature(enable = "avx2")]
 pub(super) fn absorb(states: &mut States<LANES>, fresh: u32, rests: &[&[u8]; LANES]) {
     for lane in 0..LANES {
@@ -58,16 +58,8 @@ pub(super) fn absorb(states: &mut States<LANES>, fresh: u32, rests: &[&[u8]; LAN
     }
     let mut last = [[0u8; RATE]; LANES];
     let mut blocks = [&[0u8; RATE]; LANES];
-    for ((block, padded), rest) in blocks.iter_mut().zip(&mut last).zip(rests) {
-        *block = match rest.first_chunk() {
-            Some(block) => block,
-            None => {
-                padded[..rest.len()].copy_from_slice(rest);
-                padded[rest.len()] = 0x01;
-                padded[RATE - 1] |= 0x80;
-                padded
-            }
-        };
+    for ((place, last), rest) in blocks.iter_mut().zip(&mut last).zip(rests) {
+        *place = block(rest, last);
     }
 
     let mut state = [Words(_mm256_set1_epi64x(0)); WORDS];

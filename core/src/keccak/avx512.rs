@@ -9,8 +9,8 @@ use core::arch::x86_64::{
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi64, _mm512_xor_si512,
 };
 
-use super::lanes::{RATE, States, WORDS};
 use super::permutation::{Word, permute};
+use super::sponge::{RATE, States, WORDS};
 
 const LANES: usize = 8;
 
@@ -57,7 +57,7 @@ fn low_bits(n: usize) -> u64 {
     if n < 64 { (1 << n) - 1 } else { u64::MAX }
 }
 
-/// See [`super::lanes::Absorb`].
+/// See [`super::sponge::Absorb`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn absorb(states: &mut States<LANES>, fresh: u32, rests: &[&[u8]; LANES]) {
     // A row is what one lane absorbs: words 0 to 7, 8 to 15, and 16 in the lower half.

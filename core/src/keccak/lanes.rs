@@ -3,25 +3,9 @@
 
 use core::array;
 
-use super::{Digest, portable};
+use super::portable;
+use super::sponge::{Absorb, AbsorbAlone, Digest, RATE, States, WORDS};
 use crate::cpu::{self, Backend};
-
-/// The bytes that Keccak-256 absorbs between two permutations.
-pub(super) const RATE: usize = 136;
-/// The words of a state.
-pub(super) const WORDS: usize = 25;
-
-/// Word by word, the states of `N` lanes.
-#[repr(C, align(64))]
-pub(super) struct States<const N: usize>(pub(super) [[u64; N]; WORDS]);
-
-/// Absorbs into a state the next block of what is left of a message, and permutes. What is shorter
-/// than a block is the message's end and takes the padding.
-pub(super) type AbsorbAlone = fn(&mut [u64; WORDS], &[u8]);
-
-/// Sets the lanes of a mask back to the empty sponge, then does for each lane and what is left of
-/// its message what [`AbsorbAlone`] does for one.
-pub(super) type Absorb<const N: usize> = fn(&mut States<N>, u32, &[&[u8]; N]);
 
 /// Where lanes find their messages and leave the digests.
 pub(crate) trait Work {

@@ -7,12 +7,12 @@ mod avx512;
 pub(crate) mod lanes;
 mod permutation;
 mod portable;
+mod sponge;
+
+pub use sponge::Digest;
 
 use crate::cpu::{self, Backend};
 use lanes::{MAX_LANES, Work};
-
-/// A Keccak-256 digest.
-pub type Digest = [u8; 32];
 
 /// The Keccak-256 digest of some bytes (Ethereum's padding, not that of SHA-3).
 #[must_use]

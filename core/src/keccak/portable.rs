@@ -1,8 +1,8 @@
 //! One state at a time: on any processor, and once more for those that have BMI1 and BMI2, where
 //! χ is an instruction shorter and a rotation leaves its source whole.
 
-use super::lanes::{RATE, WORDS};
 use super::permutation::{Word, permute};
+use super::sponge::{RATE, WORDS, block};
 
 impl Word for u64 {
     #[inline(always)]
@@ -26,12 +26,12 @@ impl Word for u64 {
     }
 }
 
-/// See [`super::lanes::AbsorbAlone`].
+/// See [`super::sponge::AbsorbAlone`].
 pub(super) fn absorb(state: &mut [u64; WORDS], rest: &[u8]) {
     absorb_with_any(state, rest);
 }
 
-/// See [`super::lanes::AbsorbAlone`].
+/// See [`super::sponge::AbsorbAlone`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "bmi1,bmi2")]
 pub(super) fn absorb_with_bmi(state: &mut [u64; WORDS], rest: &[u8]) {
@@ -41,16 +41,10 @@ pub(super) fn absorb_with_bmi(state: &mut [u64; WORDS], rest: &[u8]) {
 #[inline(always)]
 fn absorb_with_any(state: &mut [u64; WORDS], rest: &[u8]) {
     let mut last = [0u8; RATE];
-    let block = match rest.first_chunk::<RATE>() {
-        Some(block) => block,
-        None => {
-            last[..rest.len()].copy_from_slice(rest);
-            last[rest.len()] = 0x01;
-            last[RATE - 1] |= 0x80;
-            &last
-        }
-    };
-    for (word, bytes) in state.iter_mut().zip(block.as_chunks::<8>().0) {
+    for (word, bytes) in state
+        .iter_mut()
+        .zip(block(rest, &mut last).as_chunks::<8>().0)
+    {
         *word ^= u64::from_le_bytes(*bytes);
     }
     *state = permute(*state);

@@ -1,7 +1,18 @@
-//! The round constants, drawn by the Grain LFSR, and the diagonal of the inner matrix.
+//! The instance: its width and rounds, the round constants, drawn by the Grain LFSR, and the
+//! diagonal of the inner matrix.
 
-use super::{FULL_ROUNDS, PARTIAL_ROUNDS, WIDTH};
 use crate::field::Fr;
+
+/// The width of the permutation.
+pub const WIDTH: usize = 4;
+pub(super) const RATE: usize = 3;
+pub(super) const FULL_ROUNDS: usize = 8;
+pub(super) const PARTIAL_ROUNDS: usize = 56;
+
+/// What the capacity starts as for a number of inputs.
+pub(super) fn capacity(inputs: usize) -> Fr {
+    Fr::from_u128((inputs as u128) << 64)
+}
 
 /// The constants of one permutation, in the order of use.
 pub(super) struct RoundConstants {

@@ -15,16 +15,15 @@
 mod constants;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod limbs;
 mod scalar;
+
+pub use constants::WIDTH;
 
 use crate::cpu::{self, Backend};
 use crate::field::Fr;
-
-/// The width of the permutation.
-pub const WIDTH: usize = 4;
-const RATE: usize = 3;
-const FULL_ROUNDS: usize = 8;
-const PARTIAL_ROUNDS: usize = 56;
+use constants::{RATE, capacity};
 
 /// From how many permutations on eight lanes are quicker than one after the other: a whole
 /// vector takes as long as two.
@@ -65,11 +64,6 @@ pub fn hash_with(backend: Backend, inputs: &[Fr]) -> Fr {
 #[must_use]
 pub fn hash_pair(left: Fr, right: Fr) -> Fr {
     hash(&[left, right])
-}
-
-/// What the capacity starts as for a number of inputs.
-fn capacity(inputs: usize) -> Fr {
-    Fr::from_u128((inputs as u128) << 64)
 }
 
 /// Permutes many states, each in place; faster than one by one.

@@ -12,8 +12,7 @@
 //!   are below 1.32. The new first element with the next constant is below
 //!   1.32 + 2.36 + 1 = 4.68, trimmed to 2.68; the others below 1.27 + 2.36 = 3.63, trimmed to 2.
 
-use super::WIDTH;
-use super::constants::{INNER_DIAGONAL, ROUND_CONSTANTS};
+use super::constants::{INNER_DIAGONAL, ROUND_CONSTANTS, WIDTH};
 use crate::cpu::{self, Backend};
 use crate::field::{Fr, Residue};
 

@@ -141,10 +141,10 @@ pub(crate) fn verify_batch(
     let keys: &[[u8; 64]] = keys.records("public keys (x ‖ y)")?;
     let digests: &[Digest] = digests.records("digests")?;
     let signatures: &[Signature] = signatures.records("signatures (r ‖ s ‖ v)")?;
-    let r_ys: Option<&[[u8; 32]]> = match &r_ys {
-        Some(r_ys) => Some(r_ys.records("R.y coordinates")?),
-        None => None,
-    };
+    let r_ys: Option<&[[u8; 32]]> = r_ys
+        .as_ref()
+        .map(|r_ys| r_ys.records("R.y coordinates"))
+        .transpose()?;
     of_one_length("signatures", signatures.len(), digests.len())?;
     if let Some(r_ys) = r_ys {
         of_one_length("R.y coordinates", r_ys.len(), digests.len())?;
@@ -161,47 +161,52 @@ pub(crate) fn verify_batch(
             Some((0..keys.len()).collect())
         }
     };
-    Ok(py.detach(|| {
-        // Where each key stands among those that are points.
-        let mut points = Vec::with_capacity(keys.len());
-        let places: Vec<Option<usize>> = keys
-            .iter()
-            .map(|key| {
-                points.push(PublicKey::from_bytes(*key).ok()?);
-                Some(points.len() - 1)
-            })
-            .collect();
-        let mut refusals = Vec::new();
-        let mut claims = Vec::with_capacity(digests.len());
-        let mut claimed = Vec::with_capacity(digests.len());
-        for (index, (digest, signature)) in digests.iter().zip(signatures).enumerate() {
-            let key = key_indices.as_ref().map_or(0, |indices| indices[index]);
-            match places.get(key) {
-                None => refusals.push((index, "no-such-key")),
-                Some(None) => refusals.push((index, SignatureError::BadPublicKey.code())),
-                Some(Some(key)) => {
-                    claims.push(Claim {
-                        digest: *digest,
-                        signature,
-                        r_y: r_ys.map(|r_ys| &r_ys[index]),
-                        key: *key,
-                    });
-                    claimed.push(index);
-                }
+    let key_indices = key_indices.as_deref();
+    Ok(py.detach(|| refusals(keys, digests, signatures, key_indices, r_ys, threads)))
+}
+
+/// The signatures that do not hold, with what is wrong. Without indices all are of the one key.
+fn refusals(
+    keys: &[[u8; 64]],
+    digests: &[Digest],
+    signatures: &[Signature],
+    key_indices: Option<&[usize]>,
+    r_ys: Option<&[[u8; 32]]>,
+    threads: usize,
+) -> Vec<(usize, &'static str)> {
+    // Where each key stands among those that are points.
+    let mut points = Vec::with_capacity(keys.len());
+    let places: Vec<Option<usize>> = keys
+        .iter()
+        .map(|key| {
+            points.push(PublicKey::from_bytes(*key).ok()?);
+            Some(points.len() - 1)
+        })
+        .collect();
+    let mut refusals = Vec::new();
+    let mut claims = Vec::with_capacity(digests.len());
+    let mut claimed = Vec::with_capacity(digests.len());
+    for (index, (digest, signature)) in digests.iter().zip(signatures).enumerate() {
+        let key = key_indices.map_or(0, |indices| indices[index]);
+        match places.get(key) {
+            None => refusals.push((index, ClaimFault::NoSuchKey.code())),
+            Some(None) => refusals.push((index, SignatureError::BadPublicKey.code())),
+            Some(Some(key)) => {
+                claims.push(Claim {
+                    digest: *digest,
+                    signature,
+                    r_y: r_ys.map(|r_ys| &r_ys[index]),
+                    key: *key,
+                });
+                claimed.push(index);
             }
         }
-        for refusal in batch::verify_batch(&points, &claims, threads) {
-            let code = match refusal.fault {
-                ClaimFault::Form(error) => error.code(),
-                ClaimFault::BadRY => "bad-r-y",
-                ClaimFault::NoSuchKey => "no-such-key",
-                ClaimFault::BadSignature => "bad-signature",
-            };
-            refusals.push((claimed[refusal.index], code));
-        }
-        refusals.sort_unstable();
-        refusals
-    }))
+    }
+    for refusal in batch::verify_batch(&points, &claims, threads) {
+        refusals.push((claimed[refusal.index], refusal.fault.code()));
+    }
+    refusals.sort_unstable();
+    refusals
 }
 
 #[pyfunction]

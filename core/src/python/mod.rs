@@ -7,6 +7,7 @@ mod frames;
 mod hashes;
 mod keys;
 mod schema;
+mod transcripts;
 mod tree;
 
 use pyo3::prelude::*;
@@ -17,8 +18,7 @@ mod _core {
 
     #[pymodule_export]
     use super::frames::{
-        PyFrame, PyHead, PyTranscript, PyTranscriptStart, PyTranscriptSummary, locate_frame,
-        sign_frame, split_frames, survey_frames, verify_frames, verify_transcript,
+        PyFrame, locate_frame, sign_frame, split_frames, survey_frames, verify_frames,
     };
     #[pymodule_export]
     use super::hashes::{
@@ -29,6 +29,10 @@ mod _core {
     use super::keys::{PySecretKey, address_of, recover, recover_batch, verify, verify_batch};
     #[pymodule_export]
     use super::schema::{PySchema, format_decimal, parse_decimal};
+    #[pymodule_export]
+    use super::transcripts::{
+        PyHead, PyTranscript, PyTranscriptStart, PyTranscriptSummary, verify_transcript,
+    };
     #[pymodule_export]
     use super::tree::{PyLeanImt, PyMerkleProof};
 

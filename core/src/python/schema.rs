@@ -58,6 +58,7 @@ impl PySchema {
     }
 }
 
+/// Writes a record to a dict: a branch for each type.
 fn fill(dict: &Bound<'_, PyDict>, fields: &Fields, record: &Record) -> PyResult<()> {
     let py = dict.py();
     for (field, value) in fields.list().iter().zip(record) {
@@ -123,7 +124,7 @@ fn record(mapping: &Bound<'_, PyMapping>, fields: &Fields, is_message: bool) -> 
     Ok(record)
 }
 
-/// A Python value as the field's kind wants it. Ranges are the encoder's business.
+/// A Python value as the field's kind wants it: a branch for each kind. Ranges are the encoder's business.
 fn typed(value: &Bound<'_, PyAny>, field: &Field) -> PyResult<Value> {
     let name = &field.name;
     let wrong = || refusal(name, JsonFault::WrongType(field.kind.python_type()));

@@ -3,15 +3,14 @@
 use proptest::prelude::*;
 
 use crate::cpu::{self, Backend};
+use crate::secp256k1::buckets::{Buckets, Windows};
 use crate::secp256k1::field::{BETA, Fe, P};
 use crate::secp256k1::group::{GENERATOR, Projective};
 use crate::secp256k1::kernels::Kernels;
 use crate::secp256k1::lanes::{FieldLanes, MAX_WIDTH, Pair, ScalarLanes};
-use crate::secp256k1::libsecp256k1::{
-    PublicKey as LibPublicKey, Scalar as LibScalar, SecretKey as LibSecretKey,
-};
 use crate::secp256k1::scalar::{LAMBDA, N, Scalar};
-use crate::secp256k1::sums::{Buckets, Term, Windows};
+use crate::secp256k1::sums::Term;
+use ::secp256k1::{PublicKey as LibPublicKey, Scalar as LibScalar, SecretKey as LibSecretKey};
 
 /// Numbers below 2^256, with the edges of limbs and of both moduli drawn often.
 fn number() -> impl Strategy<Value = [u64; 4]> {
@@ -113,8 +112,8 @@ macro_rules! with_all_kernels {
         for backend in cpu::available() {
             match backend {
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx512 => $run::<crate::secp256k1::kernels::Wide>($($argument),*),
-                _ => $run::<crate::secp256k1::kernels::Narrow>($($argument),*),
+                Backend::Avx512 => $run::<crate::secp256k1::backends::Wide>($($argument),*),
+                _ => $run::<crate::secp256k1::backends::Narrow>($($argument),*),
             }
         }
     };

@@ -5,7 +5,7 @@
 //! [`Fe::reduced`] gives the one form. Everything runs in variable time on public values:
 //! secrets stay with libsecp256k1.
 
-use crate::secp256k1::inverse::{Modulus, invert_var};
+use crate::secp256k1::inverse::{Invertible, Modulus, invert_var};
 
 /// 2^256 − p.
 pub(crate) const FOLD: u64 = 0x1_0000_03d1;
@@ -122,6 +122,11 @@ impl Fe {
         if c == 1 { Self([r0, r1, r2, r3]) } else { self }
     }
 
+    /// The inverse; zero for zero.
+    pub(crate) fn invert(self) -> Self {
+        Self(invert_var(&self.reduced().0, &MODULUS))
+    }
+
     pub(crate) fn is_zero(self) -> bool {
         self.0 == [0; 4] || self.0 == P
     }
@@ -185,10 +190,22 @@ impl Fe {
         let (r3, c) = add_multiply(0, self.0[3], small, c);
         Self(fold_carry([r0, r1, r2, r3], c))
     }
+}
 
-    /// The inverse; zero for zero.
-    pub(crate) fn invert(self) -> Self {
-        Self(invert_var(&self.reduced().0, &MODULUS))
+impl Invertible for Fe {
+    const ONE: Self = Self::ONE;
+
+    #[inline]
+    fn mul(self, other: Self) -> Self {
+        Fe::mul(self, other)
+    }
+
+    fn is_zero(self) -> bool {
+        Fe::is_zero(self)
+    }
+
+    fn invert(self) -> Self {
+        Fe::invert(self)
     }
 }
 

@@ -202,3 +202,35 @@ pub(crate) fn invert_var(x: &[u64; 4], m: &Modulus) -> [u64; 4] {
     }
     from_signed62(&normalised(d, f[length - 1] < 0, m))
 }
+
+/// Numbers modulo a prime, for [`invert_each`].
+pub(crate) trait Invertible: Copy {
+    const ONE: Self;
+
+    fn mul(self, other: Self) -> Self;
+    fn is_zero(self) -> bool;
+    /// The inverse; zero for zero.
+    fn invert(self) -> Self;
+}
+
+/// `factor` over each of some values, by Montgomery's trick: one inversion and three products a
+/// value. `before` is room for as many values. Says whether it could: if any value is zero, all
+/// stay as they are.
+#[inline(always)]
+pub(crate) fn invert_each<T: Invertible>(values: &mut [T], before: &mut [T], factor: T) -> bool {
+    let mut product = T::ONE;
+    for (value, before) in values.iter().zip(before.iter_mut()) {
+        *before = product;
+        product = product.mul(*value);
+    }
+    if product.is_zero() {
+        return false;
+    }
+    let mut inverse = product.invert().mul(factor);
+    for (value, before) in values.iter_mut().zip(before.iter()).rev() {
+        let own = inverse.mul(*before);
+        inverse = inverse.mul(*value);
+        *value = own;
+    }
+    true
+}

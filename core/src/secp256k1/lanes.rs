@@ -4,7 +4,7 @@
 //! The algorithms in [`crate::secp256k1::group`], [`crate::secp256k1::sums`] and
 //! [`crate::secp256k1::rows`] are written once over these traits, so every width takes the
 //! same steps. All functions of an implementation are inlined into the kernels that enable the
-//! instructions; see [`crate::secp256k1::kernels`].
+//! instructions; see [`crate::secp256k1::backends`].
 
 use crate::secp256k1::field::Fe;
 use crate::secp256k1::scalar::Scalar;

@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use crate::secp256k1::field::{BETA, Fe};
 use crate::secp256k1::group::{GENERATOR, Projective};
+use crate::secp256k1::inverse::invert_each;
 use crate::secp256k1::lanes::{FieldLanes, MAX_WIDTH, Mask, NEGATIVE, Pair};
 use crate::secp256k1::rows::Rows;
 use crate::secp256k1::scalar::{Half, Scalar};
@@ -51,29 +52,25 @@ static GENERATORS: LazyLock<Vec<Pair>> = LazyLock::new(|| {
 
 /// The scalars of rows, their points being known: one inversion for all.
 pub(crate) fn halves(rows: &Rows) -> Vec<Halves> {
-    let count = rows.members.len();
-    let mut before = Vec::with_capacity(count);
-    let mut product = Scalar::ONE;
-    for row in 0..count {
-        before.push(product);
-        // r is below n, and not zero: its form was checked.
-        product = product.mul(Scalar(rows.points[row].x));
-    }
-    let mut inverse = product.invert();
-    let mut all = Vec::with_capacity(count);
-    for row in (0..count).rev() {
-        let one_over_r = inverse.mul(before[row]);
-        inverse = inverse.mul(Scalar(rows.points[row].x));
-        let Pair { x: s, y: z } = rows.scalars[row];
+    // Each r is below n, and not zero: its form was checked.
+    let mut inverses: Vec<Scalar> = rows.points.iter().map(|point| Scalar(point.x)).collect();
+    let mut before = vec![Scalar::ONE; inverses.len()];
+    let inverted = invert_each(&mut inverses, &mut before, Scalar::ONE);
+    debug_assert!(inverted, "no r is zero");
+    let halves = |(one_over_r, scalars): (Scalar, &Pair)| {
+        let Pair { x: s, y: z } = *scalars;
         let (g1, g2) = Scalar::reduce(z).mul(one_over_r).neg().split();
         let (r1, r2) = Scalar(s).mul(one_over_r).split();
-        all.push(Halves {
+        Halves {
             generator: [g1, g2],
             point: [r1, r2],
-        });
-    }
-    all.reverse();
-    all
+        }
+    };
+    inverses
+        .into_iter()
+        .zip(&rows.scalars)
+        .map(halves)
+        .collect()
 }
 
 /// The digits of a magnitude in base 256, least significant first.

@@ -1,12 +1,13 @@
 //! Claims in rows that lanes can load, and what is done to all rows alike: the points R, and
 //! the scalars of the batch's equation.
 
-use crate::secp256k1::batch::{Claim, ClaimFault};
+use crate::secp256k1::claim::{Claim, ClaimFault};
 use crate::secp256k1::field::{Fe, P, limbs_of};
 use crate::secp256k1::group::GENERATOR;
+use crate::secp256k1::inverse::invert_each;
 use crate::secp256k1::lanes::{FieldLanes, MAX_WIDTH, Pair, ScalarLanes};
 use crate::secp256k1::scalar::Scalar;
-use crate::secp256k1::{SignatureError, check_form};
+use crate::secp256k1::signature::{SignatureError, check_form};
 
 /// What is needed of claims in form, in rows that lanes can load.
 #[derive(Default)]
@@ -232,24 +233,20 @@ pub(crate) fn add_scalars<S: ScalarLanes>(
     }
 }
 
-/// R² over each lane.
+/// R² over each lane; no s is zero, its form was checked.
 #[inline(always)]
 fn invert_scalars<S: ScalarLanes>(values: S) -> S {
     let mut lanes = [Scalar::ONE; MAX_WIDTH];
+    for (lane, value) in lanes[..S::WIDTH].iter_mut().enumerate() {
+        *value = values.lane(lane);
+    }
     let mut before = [Scalar::ONE; MAX_WIDTH];
-    let mut product = Scalar::ONE;
-    for lane in 0..S::WIDTH {
-        lanes[lane] = values.lane(lane);
-        before[lane] = product;
-        product = product.mul(lanes[lane]);
-    }
-    let mut inverse = product.invert();
-    let r_squared = S::r_squared();
-    for lane in (0..S::WIDTH).rev() {
-        let own = inverse.mul(before[lane]);
-        inverse = inverse.mul(lanes[lane]);
-        lanes[lane] = own.mul(r_squared);
-    }
+    let inverted = invert_each(
+        &mut lanes[..S::WIDTH],
+        &mut before[..S::WIDTH],
+        S::r_squared(),
+    );
+    debug_assert!(inverted, "no product of s is zero");
     S::gather(&lanes)
 }
 

@@ -2,7 +2,7 @@
 //! halves by the curve's endomorphism. Variable time, for public values only.
 
 use crate::secp256k1::field::{add_carry, add_multiply, multiply_wide, subtract_borrow};
-use crate::secp256k1::inverse::{Modulus, invert_var};
+use crate::secp256k1::inverse::{Invertible, Modulus, invert_var};
 
 /// n, least significant limb first.
 pub(crate) const N: [u64; 4] = [
@@ -206,5 +206,22 @@ impl Scalar {
             negative,
             magnitude: u128::from(v.0[0]) | u128::from(v.0[1]) << 64,
         }
+    }
+}
+
+impl Invertible for Scalar {
+    const ONE: Self = Self::ONE;
+
+    #[inline]
+    fn mul(self, other: Self) -> Self {
+        Scalar::mul(self, other)
+    }
+
+    fn is_zero(self) -> bool {
+        Scalar::is_zero(self)
+    }
+
+    fn invert(self) -> Self {
+        Scalar::invert(self)
     }
 }

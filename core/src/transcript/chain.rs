@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use super::{Fault, KeyError};
+use super::fault::{Fault, KeyError};
 use crate::frame::FrameView;
 use crate::keccak::Digest;
 use crate::secp256k1::PublicKey;

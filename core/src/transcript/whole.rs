@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::chain::{Chain, Head, Start};
-use super::{Fault, KeyError, TranscriptError};
+use super::fault::{Fault, VerifyError};
+use super::gathered::{Gathered, Refused};
 use crate::cpu::{self, Backend};
 use crate::frame::{FrameError, FrameView, digest_many_with};
 use crate::keccak::Digest;
-use crate::secp256k1::batch::{Claim, ClaimFault, verify_batch_with};
-use crate::secp256k1::{PublicKey, verify as verify_one};
+use crate::secp256k1::PublicKey;
+use crate::secp256k1::batch::{ClaimFault, verify_batch_with};
 
 /// The most signatures in a batch, unless [`Options`] say otherwise.
 pub const WINDOW: usize = 65_536;
@@ -36,29 +37,6 @@ const BLOCK_BYTES: usize = 1 << 19;
 /// Fewer frames than this are not worth a thread.
 const FRAMES_PER_THREAD: usize = 256;
 const MOST_THREADS: usize = 256;
-
-/// Why a byte string is not a transcript.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifyError {
-    /// It does not hold frames back to back.
-    Frame(FrameError),
-    /// A frame does not follow.
-    Transcript(TranscriptError),
-    /// A key was refused.
-    Key(KeyError),
-}
-
-impl fmt::Display for VerifyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frame(error) => error.fmt(f),
-            Self::Transcript(error) => error.fmt(f),
-            Self::Key(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for VerifyError {}
 
 /// What a whole transcript came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,18 +223,6 @@ struct Block<'a> {
     offset: usize,
     frames: Vec<FrameView<'a>>,
     fault: Option<FrameError>,
-}
-
-/// Signatures on their way to a batch.
-#[derive(Default)]
-struct Gathered<'a> {
-    claims: Vec<Claim<'a>>,
-    keys: Vec<PublicKey>,
-    /// For each lane, which of the chain's keys was last met, and where it is in `keys`.
-    latest: [Option<(usize, usize)>; 2],
-    /// (its first claim, the index of its first frame, that frame's offset) of each block.
-    blocks: Vec<(usize, usize, usize)>,
-    bytes: usize,
 }
 
 struct Work<'a> {
@@ -450,92 +416,5 @@ impl<'a> Work<'a> {
             .fetch_add(gathered.claims.len(), Ordering::Relaxed);
         self.bytes.fetch_add(gathered.bytes, Ordering::Relaxed);
         gathered.clear();
-    }
-}
-
-/// What a frame is refused for while it is chained.
-enum Refused {
-    BadRY,
-    Transcript(Fault),
-}
-
-impl Refused {
-    fn at(self, index: usize, offset: usize, frame: &FrameView<'_>) -> VerifyError {
-        match self {
-            Self::BadRY => VerifyError::Frame(frame.bad_r_y(offset)),
-            Self::Transcript(fault) => VerifyError::Transcript(TranscriptError {
-                index,
-                offset,
-                lane: frame.lane(),
-                seq: frame.seq(),
-                fault,
-            }),
-        }
-    }
-}
-
-impl<'a> Gathered<'a> {
-    fn begin(&mut self, index: usize, offset: usize) {
-        self.blocks.push((self.claims.len(), index, offset));
-    }
-
-    /// Chains a frame, as if its signature held, and gathers its signature. Where it does not
-    /// follow, the signature is judged at once if that comes first.
-    fn follow(
-        &mut self,
-        chain: &mut Chain,
-        frame: &FrameView<'a>,
-        digest: Digest,
-    ) -> Result<(), Refused> {
-        let signature = frame.signature_in_place();
-        let place = match chain.place(frame, &digest) {
-            Ok(place) => place,
-            Err(_) if frame.check_r_y(0).is_err() => return Err(Refused::BadRY),
-            Err(fault) => return Err(Refused::Transcript(fault)),
-        };
-        if let Err(fault) = chain.follows(frame, &digest, &place) {
-            return Err(if frame.check_r_y(0).is_err() {
-                Refused::BadRY
-            } else if verify_one(&digest, signature, chain.key(&place)) {
-                Refused::Transcript(fault)
-            } else {
-                Refused::Transcript(Fault::BadSignature)
-            });
-        }
-        let key = match self.latest[place.lane] {
-            Some((met, key)) if met == place.key => key,
-            _ => {
-                self.keys.push(*chain.key(&place));
-                self.latest[place.lane] = Some((place.key, self.keys.len() - 1));
-                self.keys.len() - 1
-            }
-        };
-        self.claims.push(Claim {
-            digest,
-            signature,
-            r_y: Some(frame.r_y_in_place()),
-            key,
-        });
-        self.bytes += frame.raw().len();
-        chain.push(frame, digest);
-        Ok(())
-    }
-
-    /// The index and the offset of the frame that a claim is of.
-    fn find(&self, data: &[u8], claim: usize) -> (usize, usize) {
-        let after = self.blocks.partition_point(|(first, _, _)| *first <= claim);
-        let (first, index, mut offset) = self.blocks[after - 1];
-        for _ in first..claim {
-            offset += FrameView::bounds(data, offset).map_or(0, |frame| frame.raw().len());
-        }
-        (index + claim - first, offset)
-    }
-
-    fn clear(&mut self) {
-        self.claims.clear();
-        self.keys.clear();
-        self.latest = [None; 2];
-        self.blocks.clear();
-        self.bytes = 0;
     }
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from decimal import Context, Decimal
-from typing import Final, SupportsIndex, TypeAlias
+from typing import Final, TypeAlias
 
 from psymm.errors import PSymmError, clip
 
@@ -68,16 +68,10 @@ def _decimal(value: int, places: int) -> Decimal:
     number = _integer(value)
     if number is None or number.bit_length() > _MOST_BITS:
         raise AmountInvalid(value, "is no integer of at most 256 bits")
-    return _shortest(Decimal(number).scaleb(-places, context=_EXACT))
-
-
-def _shortest(value: Decimal) -> Decimal:
-    """Without trailing zeros, and without an exponent above zero."""
-    plain = value.normalize(_EXACT)
-    exponent = plain.as_tuple().exponent
-    if isinstance(exponent, int) and exponent > 0:
-        return plain.quantize(Decimal(1), context=_EXACT)
-    return plain
+    whole, part = divmod(number, 10**places)
+    if not part:
+        return Decimal(whole)
+    return Decimal(number).scaleb(-places, context=_EXACT).normalize(_EXACT)
 
 
 def _units(value: Number, places: int) -> int:
@@ -127,7 +121,9 @@ def _parts(value: object) -> tuple[int, int, bool]:
 
 def _integer(value: object) -> int | None:
     """An int, or what stands for one exactly, as NumPy's integers do."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:
         return operator.index(value)

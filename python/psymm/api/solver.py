@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Final
 
 import trio
@@ -79,6 +80,7 @@ from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
 from psymm.transcript.checkpoint import Point
 from psymm.typed_message import TypedMessage
+from psymm.waiting import Workers
 from psymm.wallet import derive_secret
 
 log = logging.getLogger(__name__)
@@ -362,6 +364,7 @@ class Solver:
         self._limits = limits
         self._disk_floor = disk_floor
         self._nursery: trio.Nursery | None = None
+        self._workers: Workers | None = None
         self._server: SolverServer | None = None
         self._dispatches: dict[bytes, _Dispatch] = {}
         self._leaving = False
@@ -508,6 +511,7 @@ class Solver:
     def run_callbacks(self, nursery: trio.Nursery) -> None:
         """Run callbacks in this nursery (`serve` does it by itself)."""
         self._nursery = nursery
+        self._workers = Workers(nursery)
         nursery.start_soon(self._watch_switch)
 
     # --- psymm.session.solver.Application -----------------------------------------------------
@@ -538,7 +542,7 @@ class Solver:
         return found
 
     def session(self, runner: SessionRunner) -> Callable[[Event], None]:
-        if self._nursery is None:
+        if self._nursery is None or self._workers is None:
             raise NotNow("the solver is not serving")
         ledger = runner.protocol.state.rulebook
         if not isinstance(ledger, RulebookLedger):
@@ -551,7 +555,7 @@ class Solver:
             self._caps,
             cancel_on_disconnect=self._cancel_on_disconnect,
         )
-        dispatch = _Dispatch(self, session, self._nursery)
+        dispatch = _Dispatch(self, session, self._nursery, self._workers)
         if runner.protocol.status not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
             # Else its trader only comes for what it lacks: there is nothing to trade.
             self.sessions[session.custody] = session
@@ -565,12 +569,19 @@ class Solver:
 
 
 class _Dispatch:
-    """Turns a session's events into callbacks, each in its own task."""
+    """Turns a session's events into callbacks, each in a task of its own while it runs."""
 
-    def __init__(self, solver: Solver, session: SolverSession, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        session: SolverSession,
+        nursery: trio.Nursery,
+        workers: Workers,
+    ) -> None:
         self._solver = solver
         self._session = session
         self._nursery = nursery
+        self._workers = workers
         self._running = 0
         self._callbacks: set[trio.CancelScope] = set()
         self._at_work: dict[str, trio.CancelScope] = {}
@@ -707,7 +718,7 @@ class _Dispatch:
         if halted is not None:
             self._start(lambda: asked.reject("halted"), None)
         elif self._session.runner.protocol.synced:
-            self._start(lambda: self._solver.on_quote_request(asked), asked.reject)
+            self._start(partial(self._solver.on_quote_request, asked), asked.reject)
         # Else it came again with a resume: who asked has given up, or asks anew.
 
     def _order(self, order: NewOrderSingle) -> None:
@@ -722,21 +733,15 @@ class _Dispatch:
         answer = self._solver.on_close if incoming.closes else self._solver.on_order
 
         async def work() -> None:
-            scope = trio.CancelScope()
-            self._at_work[order.cl_ord_id] = scope
             try:
-                with scope:
-                    await answer(incoming)
+                await answer(incoming)
             except NotNow:
                 # The connection went while it was worked on: it is looked at again after it.
                 if not self._session.runner.protocol.synced:
                     self._seen.discard(order.cl_ord_id)
                 raise
-            finally:
-                if self._at_work.get(order.cl_ord_id) is scope:
-                    del self._at_work[order.cl_ord_id]
 
-        self._start(work, incoming.decline)
+        self._start(work, incoming.decline, order.cl_ord_id)
 
     def _catch_up(self) -> None:
         """After a break or a restart: orders that nobody has looked at yet."""
@@ -764,12 +769,14 @@ class _Dispatch:
         self,
         answer: Callable[[], Awaitable[object]],
         decline: Callable[[str], Awaitable[None]] | None,
+        order: str | None = None,
     ) -> None:
+        """order: the one that it works on."""
         if self._solver.leaving:
             return
         with suppress(SessionClosed):  # once the solver has ended no callback begins
             busy = self._running >= MOST_AT_ONCE
-            start_task(self._nursery, self._run, answer, decline, busy)
+            self._workers.start(partial(self._run, answer, decline, busy, order))
             self._running += 1
 
     async def _run(
@@ -777,13 +784,17 @@ class _Dispatch:
         answer: Callable[[], Awaitable[object]],
         decline: Callable[[str], Awaitable[None]] | None,
         busy: bool,
+        order: str | None,
+        scope: trio.CancelScope,
     ) -> None:
-        scope = trio.CancelScope()
         self._callbacks.add(scope)
+        if order is not None and not busy:
+            self._at_work[order] = scope
         try:
-            with scope:
-                await self._answer(answer, decline, busy)
+            await self._answer(answer, decline, busy)
         finally:
+            if order is not None and self._at_work.get(order) is scope:
+                del self._at_work[order]
             self._callbacks.discard(scope)
             self._running -= 1
             if not self._running:

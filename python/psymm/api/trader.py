@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import trio
 
@@ -78,7 +78,6 @@ from psymm.session.preflight import (
 )
 from psymm.session.protocol import (
     SECOND,
-    Effects,
     Event,
     FrameReceived,
     FrameSent,
@@ -107,6 +106,7 @@ from psymm.session.transport import GOODBYE_S
 from psymm.sockets.dialling import ask_each
 from psymm.terms import UNIT, Instrument, Terms
 from psymm.transcript.checkpoint import Point
+from psymm.waiting import Deadlines, Sleeper
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class Order:
         """
         ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
         # The account may be ahead of the reports that we have heard of.
-        await self._session.runner.flush(Effects())
+        await self._session.runner.drain()
         fills = self.fills
         filled = sum((fill.quantity for fill in fills), Decimal(0))
         paid = sum((fill.price * fill.quantity for fill in fills), Decimal(0))
@@ -368,7 +368,8 @@ class Session:
         Cancelled: the request stays on the record; a quote that comes can still be hit."""
         await self._when_synced(timeout_s)
         request = self.next_id("r")
-        await self.runner.send(
+        # What is answered was durable: nothing is waited for twice.
+        self.runner.post(
             QuoteRequest(
                 quote_req_id=request,
                 symbol=symbol,
@@ -474,6 +475,8 @@ class Session:
 
     async def _when_synced(self, within_s: float) -> None:
         """Wait out a lost connection; nothing is signed between two of them."""
+        if self.runner.protocol.synced:
+            return
         synced = await self._events.until(lambda: self.runner.protocol.synced or None, within_s)
         if synced is None:
             lost = self._events.lost
@@ -561,7 +564,8 @@ class _EventCache:
         self.state: SessionStatus | None = None
         self.settlement_flow: SettlementFlow | None = None
         self.listeners: list[Callable[[Event | ConnectionLost], None]] = []
-        self._more = trio.Event()
+        self.deadlines = Deadlines()
+        self._waiting: dict[_Wait, None] = {}
 
     def on_event(self, event: Event | ConnectionLost) -> None:
         self.count += 1
@@ -632,23 +636,58 @@ class _EventCache:
                 pass
 
     def wake(self) -> None:
-        self._more.set()
-        self._more = trio.Event()
+        """Wake those who wait for what is there now. Nobody else has to look."""
+        for wait in list(self._waiting):
+            try:
+                wait.value = self._look(wait.found, wait.even_closed)
+            except Exception as error:
+                wait.error = error
+            if wait.value is not None or wait.error is not None:
+                del self._waiting[wait]
+                wait.wake()
 
     async def until(
         self, found: Callable[[], T | None], timeout_s: float, *, even_closed: bool = False
     ) -> T | None:
-        with trio.move_on_after(timeout_s):
-            while True:
-                value = found()
-                if value is not None:
-                    return value
-                if self.failed is not None:
-                    raise self.failed
-                if self.closed and not even_closed:
-                    raise SessionClosed()
-                await self._more.wait()
-        return None
+        """What `found` gives once it gives something; None after `timeout_s`. It is called with
+        each event. Raises what ended the session, and what `found` raises.
+        Cancelled: raises Cancelled."""
+        value = self._look(found, even_closed)
+        if value is not None or timeout_s <= 0:
+            return value
+        wait = _Wait(found, even_closed)
+        self._waiting[wait] = None
+        if timeout_s < float("inf"):
+            self.deadlines.add(trio.current_time() + timeout_s, wait)
+        try:
+            await wait.sleep()
+        finally:
+            self._waiting.pop(wait, None)
+        if wait.error is not None:
+            raise wait.error
+        return cast("T | None", wait.value)
+
+    def _look(self, found: Callable[[], T | None], even_closed: bool) -> T | None:
+        value = found()
+        if value is None:
+            if self.failed is not None:
+                raise self.failed
+            if self.closed and not even_closed:
+                raise SessionClosed()
+        return value
+
+
+class _Wait(Sleeper):
+    """Of one caller of `until`, and what came of it."""
+
+    __slots__ = ("error", "even_closed", "found", "value")
+
+    def __init__(self, found: Callable[[], object], even_closed: bool) -> None:
+        super().__init__()
+        self.found = found
+        self.even_closed = even_closed
+        self.value: object = None
+        self.error: Exception | None = None
 
 
 @asynccontextmanager
@@ -773,6 +812,7 @@ async def _connected(
 
     opened: PSymmError | None = None
     async with open_block_nursery() as nursery:
+        nursery.start_soon(events.deadlines.run)
         session: Session | None = None
         try:
             with own_deadline(), trio.fail_after(timeout_s):
@@ -838,8 +878,11 @@ def _policy_of(
         decimals=decimals if policy.decimals is None else policy.decimals,
     ).for_token(party.tokens)
     assert policy.decimals is not None  # noqa: S101
-    symbol = next((one.symbol for one in party.tokens if one.address == policy.token), None)
-    return policy, NamedToken(policy.token, policy.decimals, symbol)
+    return policy, NamedToken(policy.token, policy.decimals, _symbol_of(party, policy.token))
+
+
+def _symbol_of(party: LocalParty, token: str | None) -> str | None:
+    return next((one.symbol for one in party.tokens if one.address == token), None)
 
 
 def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
@@ -852,8 +895,8 @@ def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
 def _show_tokens(party: LocalParty, error: BaseException, token: NamedToken | None) -> None:
     """Have an error say amounts in whole tokens."""
     if isinstance(error, PSymmError) and token is not None:
-        known = [one.symbol for one in party.tokens if one.address == token.address]
-        error.in_tokens(token.decimals, token.symbol or (known or ["tokens"])[0])
+        symbol = token.symbol or _symbol_of(party, token.address)
+        error.in_tokens(token.decimals, symbol or "tokens")
 
 
 def _accept(

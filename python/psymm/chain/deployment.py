@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from psymm.chain.errors import (
 from psymm.chain.registry import Registry
 from psymm.chain.tokens import expect_unchanged, read_token, token_change, try_token
 from psymm.chain.transactions import Chain, Signer
+from psymm.nursery import all_of
 from psymm.private_files import write_private
 from psymm.storage import FileUnavailable, translate_errors
 from psymm.strict_json import loads
@@ -338,10 +340,12 @@ async def changed_tokens(chain: Chain, deployment: Deployment) -> list[TokenChan
 
     Raises what reading the chain raises.  Cancelled: raises Cancelled.
     """
-    found = [
-        await token_change(chain, one.address, one.symbol, one.decimals)
-        for one in deployment.tokens
-    ]
+    found = await all_of(
+        *(
+            partial(token_change, chain, one.address, one.symbol, one.decimals)
+            for one in deployment.tokens
+        )
+    )
     return [one for one in found if one is not None]
 
 

@@ -16,7 +16,7 @@ What decides is the chain: its blocks, their base fee, the account's count. No c
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -41,7 +41,7 @@ from psymm.chain.signing import Fees, Sent, Signer, sign
 from psymm.errors import PSymmError
 
 if TYPE_CHECKING:
-    from psymm.chain.reading import ChainReader, Receipt
+    from psymm.chain.reading import Block, ChainReader, Receipt
     from psymm.chain.transactions import Chain
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class PendingTransaction:
         """
         poll_s = self._chain.poll_s
         reason, pause_s = "", poll_s
-        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, WAIT_S)
         with own_deadline(), trio.move_on_after(timeout_s):
             for look in count(1) if looks is None else range(1, looks + 1):
                 try:
@@ -235,50 +235,66 @@ class PendingTransaction:
             asked, limit = await chain.fees(), chain.fee_limit(self._versions[0].prepared.fees)
             head = await chain.block()
             held = (await self._held() or short).prepared.fees
-            last: Fees | None = None
-            for attempt in count():
-                newest, bid = self.newest, None
-                if self._signer is not None:
-                    bid = held.raised(attempt, asked, limit)
-                if bid == last:
-                    bid = None
-                last, before = bid, newest.prepared.fees
-                if bid and bid.max_wei <= before.max_wei and bid.tip_wei <= before.tip_wei:
+            signer = self._signer
+            for bid in () if signer is None else _bids(held, asked, limit):
+                newest = self.newest
+                before = newest.prepared.fees
+                if bid.max_wei <= before.max_wei and bid.tip_wei <= before.tip_wei:
                     continue
-                offered = (bid or newest.prepared.fees).max_wei
-                self._since, known = head.number, self._short
-                self._short = {}
-                if bid is None or offered < head.base_fee_wei:
-                    self._short = {
-                        "offered_wei": offered,
-                        "base_fee_wei": head.base_fee_wei,
-                        "limit_wei": limit.max_wei,
-                        "nonce": newest.nonce,
-                    }
-                    if not known:
-                        log.warning("fee-at-limit", extra={"tx": newest.tx_hash, **self._short})
-                if self._signer is None or bid is None:
+                self._offered(bid, head, limit, most=False)
+                assert signer is not None  # noqa: S101 - without one there is no bid
+                if await self._replaced(newest, bid, signer):
                     return
-                dearer = await sign(
-                    self._signer, chain.chain_id, newest.nonce, replace(newest.prepared, fees=bid)
-                )
-                # What is recorded must be known here, too: mined, it would pass for somebody
-                # else's.
-                with trio.CancelScope(shield=True):
-                    if self._record is not None:
-                        await self._record(dearer)
-                    self._versions.append(dearer)
-                    log.info("fee-raised", extra={"tx": dearer.tx_hash, "max_wei": bid.max_wei})
-                    chain.replaced(newest, dearer)
-                    try:
-                        await chain.rpc.send(dearer.raw)
-                    except RpcError as refused:
-                        if await chain.is_known(dearer.tx_hash):
-                            return
-                        if refused.answer not in (Answer.FEE, Answer.NONCE_HELD):
-                            raise
-                    else:
-                        return
+            self._offered(self.newest.prepared.fees, head, limit, most=True)
+
+    def _offered(self, fees: Fees, head: Block, limit: Fees, *, most: bool) -> None:
+        """Count blocks anew from this offer; remember its figures if it is the most that may be
+        offered, or less than the newest block asks."""
+        self._since, known = head.number, self._short
+        self._short = {}
+        if most or fees.max_wei < head.base_fee_wei:
+            self._short = {
+                "offered_wei": fees.max_wei,
+                "base_fee_wei": head.base_fee_wei,
+                "limit_wei": limit.max_wei,
+                "nonce": self.newest.nonce,
+            }
+            if not known:
+                log.warning("fee-at-limit", extra={"tx": self.newest.tx_hash, **self._short})
+
+    async def _replaced(self, newest: Sent, bid: Fees, signer: Signer) -> bool:
+        """Sign, record and hand over a dearer version; False where the node wants more."""
+        chain = self._chain
+        dearer = await sign(
+            signer, chain.chain_id, newest.nonce, replace(newest.prepared, fees=bid)
+        )
+        # What is recorded must be known here, too: mined, it would pass for somebody else's.
+        with trio.CancelScope(shield=True):
+            if self._record is not None:
+                await self._record(dearer)
+            self._versions.append(dearer)
+            log.info("fee-raised", extra={"tx": dearer.tx_hash, "max_wei": bid.max_wei})
+            chain.replaced(newest, dearer)
+            try:
+                await chain.rpc.send(dearer.raw)
+            except RpcError as refused:
+                taken = await chain.is_known(dearer.tx_hash)
+                if not taken and refused.answer not in (Answer.FEE, Answer.NONCE_HELD):
+                    raise
+            else:
+                taken = True
+        return taken
+
+
+def _bids(held: Fees, asked: Fees, limit: Fees) -> Iterator[Fees]:
+    """What to offer instead of `held`, each time a node refuses the one before."""
+    last: Fees | None = None
+    for attempt in count():
+        bid = held.raised(attempt, asked, limit)
+        if bid is None or bid == last:
+            return
+        last = bid
+        yield bid
 
 
 async def miner_of(chain: ChainReader, sender: str, nonce: int, depth: int) -> str | None:

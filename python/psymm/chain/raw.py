@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from psymm._core import SignatureError, address_of, keccak256, recover
+from psymm._core import SignatureError, address_of, recover
 from psymm.addresses import checksum
-from psymm.chain.signing import Fees, Prepared, Sent
+from psymm.chain.signing import Fees, Prepared, Sent, hash_of
 from psymm.imports import recursion_limit_kept
-
-
-def hash_of(raw: bytes) -> str:
-    return "0x" + keccak256(raw).hex()
 
 
 def read_signed(raw: bytes) -> Sent:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -30,9 +30,7 @@ from psymm.chain.errors import (
     RpcError,
 )
 from psymm.chain.rpc import Rpc
-
-if TYPE_CHECKING:
-    from psymm.chain.transactions import Sent
+from psymm.chain.signing import Sent
 
 T = TypeVar("T")
 

@@ -56,7 +56,7 @@ class RegistryEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RegistryChange:
     """Something that happened in the registry.  party: None if the entry was removed."""
 
     block: int
@@ -183,7 +183,7 @@ class Registry(Contract):
             if party.role is role:
                 yield party
 
-    async def changes(self, first: int, last: int) -> AsyncIterator[Change]:
+    async def changes(self, first: int, last: int) -> AsyncIterator[RegistryChange]:
         """What was written and removed from block `first` to `last`, in order."""
         removed = self.abi.event("PartyRemoved").topic
         async for log in self.logs(first, last, "PartyUpdated", "PartyRemoved"):
@@ -194,7 +194,7 @@ class Registry(Contract):
                 role = Role(values["role"])
             except ValueError:
                 raise BadReply(self.chain.rpc.endpoint, "eth_getLogs", "an unknown role") from None
-            yield Change(
+            yield RegistryChange(
                 log.block, role, values["account"], values.get("endpoint"), values.get("publicKey")
             )
 

@@ -83,8 +83,11 @@ def callers_deadline() -> float:
     return math.inf if _own.get() else trio.current_effective_deadline()
 
 
-def time_left(default_s: float) -> float:
-    """How long a wait lasts: until the caller's deadline, or `default_s` where it set none."""
+def time_left(timeout_s: float | None, default_s: float) -> float:
+    """How long a wait lasts: `timeout_s` if given, else until the caller's deadline, else
+    `default_s`."""
+    if timeout_s is not None:
+        return timeout_s
     deadline = callers_deadline()
     return default_s if deadline == math.inf else max(0.0, deadline - trio.current_time())
 

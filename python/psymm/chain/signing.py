@@ -77,15 +77,17 @@ class Sent:
     prepared: Prepared
 
 
+def hash_of(raw: bytes) -> str:
+    """The hash that names a signed transaction."""
+    return "0x" + keccak256(raw).hex()
+
+
 async def sign(signer: Signer, chain_id: int, nonce: int, prepared: Prepared) -> Sent:
-    """Sign a transaction.  Raises like `signed`."""
-    raw = await signed(signer, chain_id, nonce, prepared)
-    return Sent("0x" + keccak256(raw).hex(), signer.address, nonce, raw, prepared)
+    """Sign an EIP-1559 transaction.
 
-
-async def signed(signer: Signer, chain_id: int, nonce: int, prepared: Prepared) -> bytes:
-    """The bytes of an EIP-1559 transaction with its signature.  Raises CallInvalid for what is no
-    signature, and what the signer raises."""
+    Raises CallInvalid for what is no signature, and what the signer raises.  Cancelled: raises
+    Cancelled; nothing was signed, or it is lost.
+    """
     with recursion_limit_kept():
         from eth_account.typed_transactions.typed_transaction import TypedTransaction
 
@@ -107,4 +109,5 @@ async def signed(signer: Signer, chain_id: int, nonce: int, prepared: Prepared) 
     fields["r"] = int.from_bytes(signature[:32], "big")
     fields["s"] = int.from_bytes(signature[32:64], "big")
     fields["v"] = signature[64] - 27
-    return TypedTransaction.from_dict(fields).encode()
+    raw = TypedTransaction.from_dict(fields).encode()
+    return Sent(hash_of(raw), signer.address, nonce, raw, prepared)

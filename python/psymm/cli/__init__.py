@@ -16,9 +16,10 @@ import click
 
 from psymm.cli.exit_report import exit_report_of
 from psymm.cli.exit_status import Exit
-from psymm.cli.options import TYPED, Group
+from psymm.cli.options import Group
 from psymm.cli.output import Screen
 from psymm.cli.streams import output_failure, prepare_streams
+from psymm.cli.typed import TYPED
 from psymm.private_files import forbid_core_dumps
 
 AGAIN_S = 0.1
@@ -92,6 +93,10 @@ def main() -> None:
     # The command is through; an interrupt now would only add a traceback.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
+    # An interrupt that passed through code made from a string (a dataclass is, while its module is
+    # imported) is remembered: `python -m psymm` would kill itself at exit although it was caught.
+    # The next such code makes Python forget.
+    exec("")  # noqa: S102
     sys.exit(code)
 
 

@@ -79,3 +79,8 @@ def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
+
+
+def holds(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Whether an error, or one inside an exception group, is of one of these kinds."""
+    return any(isinstance(leaf, kinds) for leaf in leaves(error))

@@ -22,7 +22,7 @@ from psymm.cli.chain_context import (
 )
 from psymm.cli.data_dir import DataDir
 from psymm.cli.earlier import finish_earlier
-from psymm.cli.exit_status import leaves
+from psymm.cli.exit_status import holds
 from psymm.cli.options import private_option
 from psymm.cli.output import Screen, format_amount, parse_amount
 from psymm.cli.tls import client_tls_option, trusted
@@ -198,7 +198,7 @@ def _cut_short(stopped: BaseException) -> bool:
     does not answer."""
     from psymm.chain.errors import BadReply, ChainDown
 
-    return any(isinstance(one, KeyboardInterrupt | ChainDown | BadReply) for one in leaves(stopped))
+    return holds(stopped, KeyboardInterrupt, ChainDown, BadReply)
 
 
 def _say_under_way(stopped: BaseException, moves: Sequence[Move]) -> None:

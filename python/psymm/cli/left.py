@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from psymm.cli.output import Screen
-from psymm.cli.remedies import LATER
+from psymm.cli.typed import LATER
 from psymm.errors import JournalError
 from psymm.storage import StorageError
 

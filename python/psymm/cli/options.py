@@ -22,7 +22,6 @@ from psymm.errors import JournalError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TYPED: Final = __name__ + ".typed"
 """Where the root's context keeps the command line as it was typed."""
 
 

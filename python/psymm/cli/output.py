@@ -175,7 +175,7 @@ def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
     if yes:
         return
     if not somebody_can_answer():
-        from psymm.cli.remedies import again
+        from psymm.cli.typed import again
 
         raise CommandError(
             "confirmation-needed",

@@ -13,7 +13,7 @@ import trio
 
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
 from psymm.cli.data_dir import DataDir
-from psymm.cli.exit_status import CommandError, Exit, leaves
+from psymm.cli.exit_status import CommandError, Exit, holds
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
@@ -144,7 +144,7 @@ async def _telling_calls(
     try:
         yield
     except BaseException as error:
-        if home.relayer.exists() and any(isinstance(one, ChainDown) for one in leaves(error)):
+        if home.relayer.exists() and holds(error, ChainDown):
             with suppress(RelayerStoreError, StorageError):
                 owner = (deployment.chain_id, deployment.psymm, relayer)
                 with Store(home.relayer, *owner) as store:

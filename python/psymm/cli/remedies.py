@@ -7,21 +7,17 @@ coins, and which solver or relayer to run is no question of a missing command.
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import click
-
 from psymm.cli.data_dir import DataDir, default_data_dir
 from psymm.cli.exit_status import CommandError, leaves
-from psymm.cli.options import TYPED
 from psymm.cli.output import format_amount
+from psymm.cli.typed import again, command, later, local, typed_or
 from psymm.errors import PSymmError
 
 if TYPE_CHECKING:
@@ -30,56 +26,6 @@ if TYPE_CHECKING:
 DEVNET: Final = 31337
 DEVNET_URL: Final = "http://127.0.0.1:8545"
 _WEI: Final = 10**18
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-
-
-def command(*words: str | Path) -> str:
-    """`psymm …` as a shell takes it, in letters that this terminal has."""
-    return " ".join(["psymm", *map(_quoted, words)])
-
-
-def _quoted(word: str | Path) -> str:
-    text = str(word)
-    with suppress(UnicodeEncodeError):
-        text.encode(getattr(sys.stderr, "encoding", None) or "ascii")
-        if text.isprintable():
-            return shlex.quote(text)
-    # A path is bytes, and not each is a letter, here or anywhere.
-    plain = (
-        chr(one) if 32 <= one < 127 and one not in b"\\'" else f"\\x{one:02x}"
-        for one in os.fsencode(text)
-    )
-    return f"$'{''.join(plain)}'"
-
-
-def typed(*more: str) -> str | None:
-    """The command that runs now, with more words. None where an address was typed that may be a
-    key."""
-    context = click.get_current_context(silent=True)
-    words = () if context is None else context.meta.get(TYPED, ())
-    if not words or any("://" in one and not _local(one.partition("=")[2] or one) for one in words):
-        return None
-    return command(*words, *more)
-
-
-def again(*more: str) -> str:
-    """How to repeat the command that runs now with more words."""
-    return typed_or(f"the same command with {' '.join(more)}", *more)
-
-
-LATER: Final = "Once the chain answers, go on with"
-
-
-def later() -> str:
-    """The way out where the chain does not answer: what a command did is kept, and it takes up
-    what was under way."""
-    return f"Nothing is lost. {LATER} {typed_or('the same command')}."
-
-
-def typed_or(words: str, *more: str) -> str:
-    """The command that runs now, with more words; where it cannot be shown, the first ones."""
-    shown = typed(*more)
-    return words if shown is None else f"`{shown}`"
 
 
 def home_words(home: DataDir) -> list[str]:
@@ -97,7 +43,7 @@ def node_words(url: str | None) -> list[str]:
     given = (url or "").split()
     agree = given[:1] == ["agree"]
     nodes = given[agree:]
-    if not all(map(_local, nodes)):
+    if not all(map(local, nodes)):
         return []
     return [*(word for one in nodes for word in ("--rpc", one)), *["--agree"] * agree]
 
@@ -188,12 +134,12 @@ def _next(  # noqa: C901 - one line for each kind of error
             return f"The home takes another node with `{command('deploy', '--check', *other)}`."
         case chain.NodesDisagree():
             return f"If they agree in a while, go on with {typed_or('the same command')}."
-        case chain.ChainDown() if url is not None and _local(url) and deployment is not None:
+        case chain.ChainDown() if url is not None and local(url) and deployment is not None:
             return (
                 "If it was `psymm devnet`, start it again with the `--state FILE` that it had:"
                 f" started anew, it has forgotten the contracts and what lies in them. {later()}"
             )
-        case chain.ChainDown() if url is not None and _local(url):
+        case chain.ChainDown() if url is not None and local(url):
             port = urlsplit(url).port
             words = ["devnet"] if port in (None, 8545) else ["devnet", "--port", str(port)]
             return f"Next, in another terminal: `{command(*words)}`."
@@ -237,15 +183,3 @@ def _tokens(deployment: Deployment, address: str, units: int) -> str | None:
         if one.address.lower() == address.lower():
             return format_amount(units, one.decimals)
     return None
-
-
-def _local(url: str) -> bool:
-    if len(url.split()) != 1:
-        return False  # several nodes, of which one may be another's
-    parts = urlsplit(url)
-    try:
-        _ = parts.port
-    except ValueError:
-        return False
-    bare = not parts.username and not parts.query and parts.path in ("", "/")
-    return parts.hostname in _LOOPBACK and bare

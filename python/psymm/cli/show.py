@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import OrderedDict
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -21,6 +25,7 @@ from psymm.cli.options import Command, home_option, json_option
 from psymm.cli.output import Screen, Value
 from psymm.cli.streams import output_failure
 from psymm.errors import TranscriptFileError, printable
+from psymm.storage import translate_errors
 
 if TYPE_CHECKING:
     from psymm.journal.codec import JournalledCustody
@@ -161,7 +166,6 @@ def show(
 
 
 def _show_file(printer: _Printer, file: Path) -> None:
-    from psymm.cli.transcript import mapped
     from psymm.session.reading import Reading
     from psymm.session.report import account_of, check_openings, known_facts
     from psymm.terms import Terms, TermsError
@@ -444,3 +448,20 @@ def _verdict(one: Ruled) -> str:
         at = format_timestamp(one.legal_time)
         return f"{name} is reversed, counting from {at} since it was covered late: {one.why}"
     return f"{name} stands, counting from {format_timestamp(one.legal_time)}"
+
+
+@contextmanager
+def mapped(file: Path) -> Iterator[bytes | mmap]:
+    """A file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
+    with translate_errors(file), file.open("rb") as opened:
+        state = os.fstat(opened.fileno())
+        if not S_ISREG(state.st_mode) or state.st_size == 0:
+            mapped: mmap | None = None
+            whole = opened.read()
+        else:
+            mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
+    if mapped is None:
+        yield whole
+        return
+    with mapped:
+        yield mapped

@@ -16,7 +16,7 @@ import trio
 from psymm.cli.chain_context import look_before_asking
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
 from psymm.cli.data_dir import DataDir
-from psymm.cli.exit_status import CommandError, Exit, leaves
+from psymm.cli.exit_status import CommandError, Exit, holds
 from psymm.cli.funds import Funds, SendingOptions, open_business, open_funds, sending_options
 from psymm.cli.listing import enter_registry
 from psymm.cli.logs import start_logging
@@ -33,8 +33,9 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen, format_amount
 from psymm.cli.password import ask_password
-from psymm.cli.remedies import command, example_config, home_words, typed
+from psymm.cli.remedies import example_config, home_words
 from psymm.cli.tls import ServerTls, endpoint_of, server_tls_options
+from psymm.cli.typed import command, typed
 from psymm.errors import JournalError
 from psymm.storage import StorageError
 
@@ -235,7 +236,7 @@ async def _telling_open(home: DataDir) -> AsyncIterator[None]:
     try:
         yield
     except BaseException as error:
-        if any(isinstance(one, ChainDown) for one in leaves(error)):
+        if holds(error, ChainDown):
             with trio.CancelScope(shield=True), suppress(JournalError, StorageError):
                 held = len(await _held(home))
                 shown = command("solver", "status", *home_words(home))

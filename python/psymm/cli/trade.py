@@ -47,7 +47,7 @@ from psymm.cli.options import (
 from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_amount, plain
 from psymm.cli.password import ask_password
 from psymm.cli.policy import load_policy
-from psymm.cli.remedies import command, home_words, other_node_words
+from psymm.cli.remedies import home_words, other_node_words
 from psymm.cli.scenario import (
     SLIPPAGE,
     Step,
@@ -57,6 +57,7 @@ from psymm.cli.scenario import (
     single_trades,
 )
 from psymm.cli.tls import trusted
+from psymm.cli.typed import command
 
 if TYPE_CHECKING:
     from psymm.api.policy import TraderPolicy

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
-from mmap import ACCESS_READ, mmap
+from mmap import mmap
 from pathlib import Path
-from stat import S_ISREG
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -22,9 +20,8 @@ from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen, Value, format_amount
 from psymm.cli.password import ask_password
 from psymm.cli.progress import progress_bar
-from psymm.cli.show import show
+from psymm.cli.show import mapped, show
 from psymm.errors import TranscriptFileError
-from psymm.storage import translate_errors
 
 if TYPE_CHECKING:
     from psymm.journal.reader import JournalReader
@@ -330,20 +327,3 @@ def _account(screen: Screen, report: Report) -> dict[str, Value]:
         "sides": sides,
         "violations": broken,
     }
-
-
-@contextmanager
-def mapped(file: Path) -> Iterator[bytes | mmap]:
-    """A file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
-    with translate_errors(file), file.open("rb") as opened:
-        state = os.fstat(opened.fileno())
-        if not S_ISREG(state.st_mode) or state.st_size == 0:
-            mapped: mmap | None = None
-            whole = opened.read()
-        else:
-            mapped = mmap(opened.fileno(), 0, access=ACCESS_READ)
-    if mapped is None:
-        yield whole
-        return
-    with mapped:
-        yield mapped

@@ -14,7 +14,8 @@ from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Group, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password, ask_secret
-from psymm.cli.remedies import command, home_words
+from psymm.cli.remedies import home_words
+from psymm.cli.typed import command
 
 if TYPE_CHECKING:
     from psymm._core import SecretKey

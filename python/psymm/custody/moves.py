@@ -267,7 +267,7 @@ class Vault:
         Reverted and what reading the chain raises.  Cancelled: raises Cancelled; once it was handed
         over, likewise.
         """
-        timeout_s = time_left(WAIT_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, WAIT_S)
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
             raise CallInvalid("amount", f"{amount} is not above 0 and below 2^128")
@@ -352,7 +352,7 @@ class Vault:
         funded with another amount, FundsTooLow, FeeTooHigh, ProverError and its kin, MoveFailed,
         and the last sender's error.  Cancelled: raises Cancelled; the move may still happen.
         """
-        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, MOVE_S)
         if custody.is_sole:
             raise NoteInvalid("custody", "funding goes into a custody of two")
         custody.lane_of(self.wallet.public_key)
@@ -441,7 +441,7 @@ class Vault:
         timeout_s: float | None = None,
     ) -> Moved:
         """CTC: make one note of one's two most valuable sole notes.  Raises like `fund`."""
-        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, MOVE_S)
         held = await self._spendable(token)
         if len(held) < 2:
             raise FundsTooLow(token, 0, sum(one.note.amount for one in held), 0)
@@ -486,7 +486,7 @@ class Vault:
         does not pay this recipient; known early only if no relayer is asked.  Cancelled: raises
         Cancelled; the move may still happen.
         """
-        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, MOVE_S)
         recipient = checksummed("recipient", recipient)
         await self.deployment.expect_token(self.chain, checksummed("token", token))
         if senders and all(isinstance(one, DirectSender) for one in senders):
@@ -630,7 +630,7 @@ class Vault:
         Either side may do this, and both at once; it happens once.  Raises ConsentInvalid,
         ProverError and its kin, MoveFailed, and the last sender's error.
         """
-        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, MOVE_S)
         place = (self.deployment.chain_id, self.deployment.psymm)
         settlement.consent(*place, trader=signatures.trader, solver=signatures.solver)
         await self.sign_settlement(settlement)
@@ -652,12 +652,12 @@ class Vault:
             # under: a reorganisation took that away. The settlement itself still can.
         call, prove_ms = await self._prove(settlement.plan, signatures)
         await self.store.update(move.id, SENT, details=call.to_json())
+        remake = partial(self._prove_anew, move.id, settlement.plan, signatures)
         for sender in senders:
             try:
                 call, receipt = await self._carrier.send_rooted(
-                    sender, move.id, "ctc", call,
-                    partial(self._prove_anew, move.id, settlement.plan, signatures),
-                )  # fmt: skip
+                    sender, move.id, "ctc", call, remake
+                )
             except PSymmError as refused:
                 failed = refused
                 if await self._carrier.happened(call):
@@ -678,7 +678,7 @@ class Vault:
 
         Raises NotSynchronised when the time is up, MoveFailed when its deadline has passed.
         """
-        timeout_s = time_left(MOVE_S) if timeout_s is None else timeout_s
+        timeout_s = time_left(timeout_s, MOVE_S)
         call = settlement.call
         with own_deadline(), trio.move_on_after(timeout_s):
             while True:
@@ -931,6 +931,9 @@ class Vault:
         not have the notes that it spends either."""
         if not await self._root_gone(call):
             return None
+        return await self._under_new_root(move, plan, signatures)
+
+    async def _under_new_root(self, move: int, plan: Plan, signatures: Signatures) -> Call:
         made, _ = await self._prove(plan, signatures)
         await self.store.update(move, SENT, details=made.to_json())
         log.info("move-proved-anew", extra={"move": move})
@@ -947,7 +950,7 @@ class Vault:
             return None
         message = call.message(self.deployment.chain_id, self.deployment.psymm)
         signature = await self.wallet.sign_typed(message)
-        return await self._prove_anew(move.id, plan, Signatures(signature, signature), call)
+        return await self._under_new_root(move.id, plan, Signatures(signature, signature))
 
 
 def _needed(

@@ -92,7 +92,7 @@ class Prover:
         inputs: every parameter of the circuit by name, as its ABI in JSON takes it.  expected:
         the public inputs that the proof must be about.
         Raises Unprovable, ProverFailed, ProverMissing, CrsInvalid.  Cancelled: raises Cancelled;
-        the process is ended with the proof that was begun, and the next proof starts another.
+        the process ends, its proof unfinished; the next proof starts a new one.
         """
         async with self._lock:
             for attempt in (1, 2):
@@ -152,6 +152,9 @@ class Prover:
                 stdout=subprocess.PIPE,
                 # Its complaints could quote what it was given.
                 stderr=subprocess.DEVNULL,
+                # A Ctrl-C goes to every process of the terminal's foreground group. This one ends
+                # when its input does, after the command has decided what to do about its move.
+                start_new_session=True,
                 env=environment,
             )
         except OSError as failed:

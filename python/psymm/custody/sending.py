@@ -227,7 +227,7 @@ class Carrier:
         more_gas: int = 0,
         depth: int = 1,
     ) -> Receipt | None:
-        ends = trio.current_time() + (time_left(WAIT_S) if timeout_s is None else timeout_s)
+        ends = trio.current_time() + time_left(timeout_s, WAIT_S)
         self._signers.setdefault(signer.address, signer)
 
         async def hand_over(record: Callable[[Sent], Awaitable[None]]) -> None:

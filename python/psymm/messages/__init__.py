@@ -9,9 +9,6 @@ may be sent now is the rulebook's business, not decided here.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import cast
-
 from psymm._core import JsonError, Schema
 from psymm.messages.enums import (
     BusinessRejectReason,
@@ -108,6 +105,7 @@ from psymm.messages.wire import (
     GroupEntry,
     Message,
     from_mapping,
+    is_exact,
     message_types,
     schema_definition,
     to_mapping,
@@ -206,17 +204,15 @@ __all__ = [
     "decode_text",
     "encode",
     "encode_text",
+    "is_exact",
     "message_types",
     "schema_definition",
 ]
 
 
-@cache
-def _schema(flow: Flow) -> Schema:
-    return Schema(schema_definition(flow))
-
-
-_CLASSES = {flow: message_types(flow) for flow in Flow}
+# By flow, and not in a table: an enum as a key costs a call for each look-up.
+_RECORD, _RECORD_TYPES = Schema(schema_definition(Flow.RECORD)), message_types(Flow.RECORD)
+_TEXT, _TEXT_TYPES = Schema(schema_definition(Flow.TEXT)), message_types(Flow.TEXT)
 
 
 # What is to be sent is encoded to be judged, and again to be signed: one value, the same bytes.
@@ -229,7 +225,8 @@ def decode(payload: bytes) -> Message:
     Raises JsonError (``code``, ``offset``) for bytes that are not one message of the record's
     vocabulary in its one valid form; never anything else.
     """
-    return _decoded(payload, Flow.RECORD)
+    mapping = _RECORD.parse(payload)
+    return from_mapping(_RECORD_TYPES[str(mapping["MsgType"])], mapping)
 
 
 def encode(message: Message) -> bytes:
@@ -241,7 +238,7 @@ def encode(message: Message) -> bytes:
     global _last
     held, payload = _last
     if held is not message:
-        payload = _encoded(message, Flow.RECORD)
+        payload = _RECORD.encode({"MsgType": message.MSG_TYPE} | to_mapping(message))
         _last = message, payload
     return payload
 
@@ -249,19 +246,10 @@ def encode(message: Message) -> bytes:
 def decode_text(text: str | bytes) -> Message:
     """The message that a WebSocket text is. Raises JsonError, as ``decode`` does."""
     payload = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return _decoded(payload, Flow.TEXT)
+    mapping = _TEXT.parse(payload)
+    return from_mapping(_TEXT_TYPES[str(mapping["MsgType"])], mapping)
 
 
 def encode_text(message: Message) -> str:
     """The text to send. Raises JsonError, as ``encode`` does."""
-    return _encoded(message, Flow.TEXT).decode()
-
-
-def _decoded(payload: bytes, flow: Flow) -> Message:
-    mapping = _schema(flow).parse(payload)
-    cls = _CLASSES[flow][cast(str, mapping["MsgType"])]
-    return from_mapping(cls, mapping)
-
-
-def _encoded(message: Message, flow: Flow) -> bytes:
-    return _schema(flow).encode({"MsgType": message.MSG_TYPE} | to_mapping(message))
+    return _TEXT.encode({"MsgType": message.MSG_TYPE} | to_mapping(message)).decode()

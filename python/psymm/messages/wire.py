@@ -223,8 +223,9 @@ def _fields(cls: type[Message] | type[GroupEntry]) -> list[dict[str, object]]:
 def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
     """The wire's view of a message: FIX names, absent fields left out, groups as lists."""
     made: dict[str, object] = {}
-    for rule in field_rules(type(value)):
+    for rule in _rules.get(type(value)) or field_rules(type(value)):
         held = getattr(value, rule.attribute)
+        # An empty group and an absent one are the same on the wire: left out.
         if held is None or (rule.entries is not None and not held):
             continue
         if rule.entries is not None:
@@ -236,29 +237,65 @@ def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
     return made
 
 
+def is_exact(value: Message) -> bool:
+    """Whether each value has the very type that its bytes would be read as, so that to decode them
+    would give this message again. Not asked of groups: a message with entries is not exact."""
+    for attribute, kind in _types.get(type(value)) or _types_of(type(value)):
+        held = getattr(value, attribute)
+        if held is not None and type(held) is not kind:
+            return False
+    return True
+
+
+_types: dict[type, tuple[tuple[str, type | None], ...]] = {}
+_PYTHON = {"str": str, "int": int, "uint": int, "decimal": int, "udecimal": int}
+
+
+def _types_of(cls: type[Message]) -> tuple[tuple[str, type | None], ...]:
+    def kind(rule: FieldRule) -> type | None:
+        if rule.wire is None:
+            return rule.choices
+        return _PYTHON.get(rule.wire.kind, bytes)
+
+    made = tuple((rule.attribute, kind(rule)) for rule in field_rules(cls))
+    _types[cls] = made
+    return made
+
+
 def from_mapping(cls: type[M] | type[P], mapping: Mapping[str, Any]) -> M | P:
     """The inverse of ``to_mapping``, for a mapping that the core has parsed by the schema."""
-    plain, others = _kinds.get(cls) or _kinds_of(cls)
-    made: dict[str, object] = {attribute: mapping.get(name) for attribute, name in plain}
-    for rule in others:
-        held = mapping.get(rule.name)
-        if rule.entries is not None and rule.entry is not None:
-            entry = rule.entry
-            made[rule.attribute] = tuple(from_mapping(entry, each) for each in held or ())
-        elif rule.choices is not None:
-            made[rule.attribute] = None if held is None else rule.choices(held)
+    attributes, names, converters = _readers.get(cls) or _reader_of(cls)
+    # No loop and no comprehension over the fields: this runs for every frame that arrives.
+    made: dict[str, Any] = dict(zip(attributes, map(mapping.get, names), strict=True))
+    for attribute, choices, entry in converters:
+        held = made[attribute]
+        if entry is not None:
+            made[attribute] = tuple(from_mapping(entry, each) for each in held or ())
+        elif held is not None:
+            made[attribute] = choices[held]
     return cls(**made)
 
 
-_kinds: dict[type, tuple[tuple[tuple[str, str], ...], tuple[FieldRule, ...]]] = {}
+_Reader = tuple[
+    tuple[str, ...],
+    tuple[str, ...],
+    tuple[tuple[str, Mapping[str, enum.StrEnum], type[GroupEntry] | None], ...],
+]
+_readers: dict[type, _Reader] = {}
 
 
-def _kinds_of(
-    cls: type[Message] | type[GroupEntry],
-) -> tuple[tuple[tuple[str, str], ...], tuple[FieldRule, ...]]:
-    """The fields that are taken as they are, (attribute, wire's name), and the others."""
+def _reader_of(cls: type[Message] | type[GroupEntry]) -> _Reader:
+    """All attributes, their names on the wire, and what converts those that are not taken as they
+    are: an enum's members by value, or the class of a group's entries."""
     rules = field_rules(cls)
-    others = tuple(each for each in rules if each.entries or each.choices)
-    plain = tuple((each.attribute, each.name) for each in rules if each not in others)
-    _kinds[cls] = plain, others
-    return plain, others
+    made = (
+        tuple(each.attribute for each in rules),
+        tuple(each.name for each in rules),
+        tuple(
+            (each.attribute, {one.value: one for one in each.choices or ()}, each.entry)
+            for each in rules
+            if each.choices or each.entry
+        ),
+    )
+    _readers[cls] = made
+    return made

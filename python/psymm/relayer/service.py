@@ -16,8 +16,7 @@ cost, so that an owner sees it and sets the fee accordingly.
 One task, the nonce lane, signs and sends calls one after the other; waiting for them happens beside
 it. A transaction is on disk before it is broadcast. One that is not mined in time is replaced with
 the same nonce and a higher fee, or, where the contract would refuse it by now, by an empty one, so
-the lane never blocks. After a restart every call under way is
-taken up where it was.
+the lane never blocks. After a restart every call under way is taken up where it was.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Final
@@ -53,8 +53,16 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WalletWithoutGas,
 )
-from psymm.chain.raw import hash_of, read_signed
-from psymm.chain.transactions import Chain, Fees, Receipt, Sent, Signer
+from psymm.chain.raw import read_signed
+from psymm.chain.signing import hash_of
+from psymm.chain.transactions import (
+    Chain,
+    Fees,
+    PendingTransaction,
+    Receipt,
+    Sent,
+    Signer,
+)
 from psymm.rate import TokenBucket
 from psymm.relayer.errors import (
     AlreadySpent,
@@ -673,7 +681,9 @@ class RelayerService:
                 )
             return await self._ended_by(number, receipt)
         except TransactionPending:
-            await self._replace(number, call, newest)
+            # While one before it is missing, no fee gets it mined.
+            if not await self._fill_gap(newest.nonce):
+                await self._replace(number, call, newest)
             return False
         except TransactionReplaced:
             # Another transaction has the nonce: an older one of ours, or another program's.
@@ -744,6 +754,28 @@ class RelayerService:
                 sent = read_signed(raw)
                 return await self._chain.wait(sent, depth=self._config.depth, doing="the call")
         return None
+
+    async def _fill_gap(self, nonce: int) -> bool:
+        """Whether transactions of ours before this nonce are not mined. Those of sends that have
+        ended went with a reorganisation: they are handed over again, the same bytes; where the
+        contract would refuse them by now, an empty one gets their nonce."""
+        mined = await self._chain.nonce(self._wallet.address)
+        if mined >= nonce:
+            return False
+        held: dict[int, tuple[Send, Sent]] = {}
+        for send in await trio.to_thread.run_sync(self._store.all):
+            held |= {sent.nonce: (send, sent) for sent in map(read_signed, send.transactions)}
+        for at in range(mined, nonce):
+            if at in held:
+                send, sent = held[at]
+                if send.state not in (SendState.MINED, SendState.FAILED):
+                    continue  # it is looked after itself
+                with suppress(RelayerRefusal):
+                    await self._judge_on(call_from_json(send.kind, send.call), "latest")
+                    await PendingTransaction(self._chain, [sent]).again()
+            log.info("filling-gap", extra={"nonce": at})
+            await self._chain.fill(self._wallet, at)
+        return True
 
     async def _replace(self, number: int, call: Call, newest: Sent) -> None:
         """The same call and nonce, for a quarter more a gas; but never for many times what the

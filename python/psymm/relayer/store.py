@@ -182,6 +182,10 @@ class Store:
         """QUEUED and SENT, oldest first."""
         return list(self._sends("state IN ('queued', 'sent') ORDER BY id", ()))
 
+    def all(self) -> list[Send]:
+        """Every send that is kept, oldest first."""
+        return list(self._sends("1 ORDER BY id", ()))
+
     def conflicting(self, marks: list[bytes], digest: bytes) -> Send | None:
         """A send of another call, under way, that uses up one of `marks`."""
         return next(

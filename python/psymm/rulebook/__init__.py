@@ -3,6 +3,30 @@
 Pure: no clock, no randomness, no floats, no network, no disk. The same frames, openings and facts
 of the chain give the same account on every machine. ``replay`` rules a whole history, ``Replay``
 one frame after the other; ``preview`` says whether a message would be in order now.
+
+Theory of operation.
+
+    sequence     ``Replay``: frames of two lanes in one order, each with its legal time
+    rules        ``judge``: one account and one frame give an account and perhaps a violation
+    orders, quotes, collateral, settlement, oracle, checkpoint
+                 what each message of the vocabulary does, one function each
+    checks       what several of them check: ids, ticks, margin, leverage
+    account      what is open and owed, and the formulas of both sides
+    totals       the sums over an account's tables, kept with each change
+    events       what a replay keeps of frames that it has ruled
+
+Calls go one way: ``Replay → judge → orders, quotes, … → checks, totals → account``. Nothing below
+``sequence`` knows of lanes that wait for each other, and nothing above ``rules`` of messages.
+
+Values. ``Account`` and ``Replay`` never change: a step gives another, which shares what is the
+same. So a frame can be judged before it is signed, and what came of it kept (``DryRun``) until the
+frame takes effect. A rule that is broken raises; ``judge`` catches it, and the frame then keeps its
+seq and moves the clock, no more.
+
+Pending, in effect, decided. A trader frame is *pending* until a solver frame covers it; it then
+takes effect just before that one. A solver frame is *in effect* as soon as it is there, taken as in
+time. It is *decided* once a trader frame in effect covers it: if it was late, it and all after it
+are judged again. What is decided never changes, and only that can a checkpoint name.
 """
 
 from __future__ import annotations
@@ -26,10 +50,11 @@ from psymm.rulebook.account import (
 )
 from psymm.rulebook.beforehand import first_order_fault, size_fault
 from psymm.rulebook.checkpoint import Difference, first_difference, restore
+from psymm.rulebook.events import Fault, Ruling
 from psymm.rulebook.inputs import ChainFacts, ChainPlace, ReplayInputs, RuledFrame, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
-from psymm.rulebook.persistent_map import PersistentMap
-from psymm.rulebook.sequence import Fault, Replay, Ruling, replay
+from psymm.rulebook.persistent_map import PersistentMap, SmallMap
+from psymm.rulebook.sequence import Replay, replay
 from psymm.rulebook.settlement import DEADLINE_STEP_S
 from psymm.rulebook.views import (
     BalanceView,
@@ -81,6 +106,7 @@ __all__ = [
     "RuledFrame",
     "Ruling",
     "SessionKey",
+    "SmallMap",
     "VerifiedFrame",
     "Violation",
     "balances",

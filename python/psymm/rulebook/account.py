@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
@@ -16,8 +17,8 @@ from typing import Final
 
 from psymm._core import keccak256
 from psymm.messages import OrdType, PositionEffect, Side
-from psymm.rulebook.money import UNIT, floor_product, share_up
-from psymm.rulebook.persistent_map import MANY, PersistentMap
+from psymm.rulebook.money import UNIT, floor_product, margins, share_up
+from psymm.rulebook.persistent_map import PersistentMap, SmallMap
 from psymm.terms import Instrument, Rates, Terms
 
 NEVER: Final = 2**64
@@ -32,6 +33,10 @@ class Lane(IntEnum):
     @property
     def other(self) -> Lane:
         return Lane.SOLVER if self is Lane.TRADER else Lane.TRADER
+
+
+LANES: Final = (Lane.TRADER, Lane.SOLVER)
+"""By number. A tuple, since each pass over an enum, and each look-up in one, is a call."""
 
 
 class OrderStatus(StrEnum):
@@ -225,6 +230,31 @@ class CheckpointRefusal:
     ref_seq: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What follows from an account's tables, kept so that no rule goes through them (see
+    ``totals``). Pairs are by lane."""
+
+    collateral: tuple[int, int] = (0, 0)
+    """Accepted notes, in token units."""
+    locked: tuple[int, int] = (0, 0)
+    """Σ (CVA + LF + MM) over open positions."""
+    pending: tuple[int, int] = (0, 0)
+    """Σ (CVA + LF + MM) over what orders have not filled yet."""
+    upnl: int = 0
+    """The trader's unrealised profit, each position floored."""
+    opening: int = 0
+    """How many orders open."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """How many positions are open, by symbol; none has 0."""
+    exposure: Mapping[str, int] = field(default_factory=dict)
+    """Notional of what is open or may open, by symbol, at 36 decimals; none is 0."""
+
+
+DERIVED: Final = frozenset(("next_expiry", "totals"))
+"""Fields of an account that follow from the others: neither hashed nor stored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """The state of a custody after trader frame ``trader_seq`` and solver frame ``solver_seq``.
@@ -246,36 +276,35 @@ class Account:
     logged_on: tuple[bool, bool] = (False, False)
     logged_out: tuple[bool, bool] = (False, False)
     keys: tuple[tuple[SessionKey, ...], tuple[SessionKey, ...]] = ((), ())
-    notes: PersistentMap[bytes, NoteState] = field(default_factory=PersistentMap)
-    requests: PersistentMap[str, OpenRequest] = field(default_factory=PersistentMap)
-    quotes: PersistentMap[str, LiveQuote] = field(default_factory=PersistentMap)
-    orders: PersistentMap[str, LiveOrder] = field(default_factory=PersistentMap)
-    ended_orders: PersistentMap[str, OrderStatus] = field(
-        default_factory=lambda: PersistentMap(MANY)
-    )
-    positions: PersistentMap[bytes, Position] = field(default_factory=PersistentMap)
-    used_ids: PersistentMap[str, str] = field(default_factory=lambda: PersistentMap(MANY))
-    prices: PersistentMap[str, Price] = field(default_factory=PersistentMap)
+    notes: SmallMap[bytes, NoteState] = field(default_factory=SmallMap)
+    requests: SmallMap[str, OpenRequest] = field(default_factory=SmallMap)
+    quotes: SmallMap[str, LiveQuote] = field(default_factory=SmallMap)
+    orders: SmallMap[str, LiveOrder] = field(default_factory=SmallMap)
+    ended_orders: PersistentMap[str, OrderStatus] = field(default_factory=PersistentMap)
+    positions: SmallMap[bytes, Position] = field(default_factory=SmallMap)
+    used_ids: PersistentMap[str, str] = field(default_factory=PersistentMap)
+    prices: SmallMap[str, Price] = field(default_factory=SmallMap)
     realised: int = 0
     fees: int = 0
     funding: int = 0
     trader_payee: NamedPayee | None = None
     solver_payee: NamedPayee | None = None
-    proposals: PersistentMap[bytes, LiveProposal] = field(default_factory=PersistentMap)
+    proposals: SmallMap[bytes, LiveProposal] = field(default_factory=SmallMap)
     alive: bytes | None = None
     ended: bool = False
     next_expiry: int = NEVER
+    totals: Totals = field(default_factory=Totals)
 
     # --- money -----------------------------------------------------------------------------
 
     def collateral(self, lane: Lane) -> int:
         """The lane's accepted notes, in token units."""
-        return sum(n.amount for n in self.notes.values() if n.accepted and n.lane is lane)
+        return self.totals.collateral[lane]
 
     def reserve(self, lane: Lane) -> int:
         """The part of the lane's collateral that PnL never reaches, in token units. Never more
         than its collateral, so that what is allocated is never negative to begin with."""
-        return min(self.terms.reserve(lane), self.collateral(lane))
+        return min(self.terms.reserves[lane], self.collateral(lane))
 
     def flow(self, lane: Lane) -> int:
         """Realised PnL, fees and funding of the lane, signed."""
@@ -284,7 +313,8 @@ class Account:
 
     def allocated(self, lane: Lane) -> int:
         """Collateral − reserve + realised PnL − fees + fees received ± funding."""
-        own = self.collateral(lane) - self.reserve(lane)
+        own = self.totals.collateral[lane]
+        own -= min(self.terms.reserves[lane], own)
         return own * self.terms.token_scale + self.flow(lane)
 
     def mark(self, position: Position) -> int:
@@ -294,11 +324,12 @@ class Account:
 
     def upnl(self, lane: Lane) -> int:
         """Unrealised profit of the lane, each position floored for the trader."""
-        traders = sum(p.profit(self.mark(p)) for p in self.positions.values())
+        traders = self.totals.upnl
         return traders if lane is Lane.TRADER else -traders
 
     def equity(self, lane: Lane) -> int:
-        return self.allocated(lane) + self.upnl(lane)
+        traders = self.totals.upnl
+        return self.allocated(lane) + (traders if lane is Lane.TRADER else -traders)
 
     def maintenance(self, lane: Lane) -> int:
         """Σ MM over open positions."""
@@ -309,18 +340,15 @@ class Account:
 
     def locked(self, lane: Lane) -> int:
         """Σ (CVA + LF + MM) over open positions."""
-        return sum(
-            self.margin(p.symbol, lane, p.quantity, p.entry_price) for p in self.positions.values()
-        )
+        return self.totals.locked[lane]
 
     def pending(self, lane: Lane) -> int:
         """Σ (CVA + LF + MM) over what orders have not filled yet."""
-        return sum(
-            self.margin(o.symbol, lane, o.leaves, o.price) for o in self.orders.values() if o.opens
-        )
+        return self.totals.pending[lane]
 
     def available_for_orders(self, lane: Lane) -> int:
-        return self.equity(lane) - self.locked(lane) - self.pending(lane)
+        totals = self.totals
+        return self.equity(lane) - totals.locked[lane] - totals.pending[lane]
 
     def health(self, lane: Lane) -> int:
         """(equity − MM) / (allocated − MM) at 18 decimals; 0 where allocated ≤ MM."""
@@ -347,8 +375,7 @@ class Account:
 
     def margin(self, symbol: str, lane: Lane, quantity: int, price: int) -> int:
         """CVA + LF + MM of a quantity at a price, each rounded up."""
-        rates = self.rates(symbol, lane)
-        return sum(share_up(quantity, price, rate) for rate in (rates.cva, rates.lf, rates.mm))
+        return margins(self.instrument(symbol), quantity * price)[lane]
 
     def rates(self, symbol: str, lane: Lane) -> Rates:
         instrument = self.instrument(symbol)
@@ -356,10 +383,7 @@ class Account:
 
     def instrument(self, symbol: str) -> Instrument:
         """The instrument of something that is open, so the terms have it."""
-        found = self.terms.instrument(symbol)
-        if found is None:
-            raise KeyError(symbol)
-        return found
+        return self.terms.by_symbol[symbol]
 
     # --- state -----------------------------------------------------------------------------
 
@@ -371,21 +395,23 @@ class Account:
     def since_checkpoint(self, lane: Lane) -> tuple[int, int]:
         """How many frames, and bytes of payload, the lane has sent since the checkpoint in force:
         what both would have to show of it."""
+        seq = self.trader_seq if lane is Lane.TRADER else self.solver_seq
         last = self.checkpoint
         if last is None:
-            return self.seqs[lane], self.bytes_sent[lane]
-        seqs = (last.trader_seq, last.solver_seq)
-        return self.seqs[lane] - seqs[lane], self.bytes_sent[lane] - last.bytes_sent[lane]
+            return seq, self.bytes_sent[lane]
+        counted = last.trader_seq if lane is Lane.TRADER else last.solver_seq
+        return seq - counted, self.bytes_sent[lane] - last.bytes_sent[lane]
 
     @property
     def trading_open(self) -> bool:
         """Both lanes have had collateral accepted up to the terms' minimum."""
-        return all(self.collateral(lane) >= max(1, self.terms.minimum(lane)) for lane in Lane)
+        (trader, solver), least = self.totals.collateral, self.terms.minima
+        return trader >= max(1, least[0]) and solver >= max(1, least[1])
 
     @property
     def flat(self) -> bool:
         """No position and no order is open."""
-        return not len(self.positions) and not len(self.orders)
+        return not self.positions and not self.orders
 
     @property
     def settlement(self) -> LiveProposal | None:
@@ -441,9 +467,9 @@ def _plain(value: object, *, whole: bool) -> object:
         return "0x" + value.hex()
     if isinstance(value, tuple):
         return [_plain(each, whole=whole) for each in value]
-    if isinstance(value, PersistentMap):
-        if value.grows and not whole:
-            return "0x" + value.digest().hex()
+    if isinstance(value, PersistentMap) and not whole:
+        return "0x" + value.digest().hex()
+    if isinstance(value, PersistentMap | SmallMap):
         return {
             ("0x" + key.hex() if isinstance(key, bytes) else key): _plain(each, whole=whole)
             for key, each in value.items()
@@ -452,8 +478,7 @@ def _plain(value: object, *, whole: bool) -> object:
         return {
             f.name: _plain(held, whole=whole)
             for f in dataclasses.fields(value)
-            # next_expiry only saves looking; it follows from what is open
-            if (held := getattr(value, f.name)) is not None and f.name != "next_expiry"
+            if f.name not in DERIVED and (held := getattr(value, f.name)) is not None
         }
     return value
 

@@ -6,7 +6,9 @@ from psymm._core import JsonError
 from psymm.messages import NewOrderSingle, encode
 from psymm.rulebook import checks, orders
 from psymm.rulebook.account import Account, Lane, NoteState
-from psymm.rulebook.persistent_map import PersistentMap
+from psymm.rulebook.persistent_map import SmallMap
+from psymm.rulebook.totals import with_notes
+from psymm.rulebook.value import replace
 from psymm.rulebook.violation import RuleBroken, Violation, refuse
 from psymm.terms import Terms
 
@@ -30,8 +32,9 @@ def first_order_fault(
         custody=bytes(32),
         terms=terms,
         clock=now,
-        notes=PersistentMap.of((note.commitment, note) for note in notes),
+        notes=SmallMap((note.commitment, note) for note in notes),
     )
+    account = replace(account, totals=with_notes(account, account.notes))
     try:
         encode(order)
         if not account.trading_open:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from psymm.messages import Checkpoint, Reject
 from psymm.rulebook.account import (
+    DERIVED,
     NEVER,
     Account,
     AgreedCheckpoint,
@@ -32,7 +33,8 @@ from psymm.rulebook.account import (
     Lane,
 )
 from psymm.rulebook.inputs import RuledFrame
-from psymm.rulebook.persistent_map import MANY, PersistentMap
+from psymm.rulebook.persistent_map import PersistentMap, SmallMap
+from psymm.rulebook.totals import totals_of
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import AccountRefused, refuse
 from psymm.strict_json import KeyTwice, loads
@@ -62,6 +64,7 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
         if (said.solver_seq, said.trader_seq) == (offer.solver_seq, offer.trader_seq):
             _check_hash(said, offer.account_hash)
             return _in_force(account, entry, offer)
+        # Two offers crossed. The solver's stands, and the trader's is left aside.
         if entry.lane is Lane.TRADER and entry.peer_seq < offer.seq:
             return account
     if offer is not None:
@@ -72,10 +75,12 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
     if (said.solver_seq, said.trader_seq) != (at.solver_seq, at.trader_seq):
         refuse("checkpoint-misplaced", solver_seq=at.solver_seq, trader_seq=at.trader_seq)
     _check_hash(said, at.hash)
+    # A state of checkpoints between the two would be lost to a replay that begins there.
     if at.offer is not None or at.checkpoint != account.checkpoint:
         refuse("checkpoint-misplaced", last=account.checkpoint and account.checkpoint.solver_seq)
     if at.ended or at.alive is not None or not all(at.logged_on):
         refuse("checkpoint-misplaced", ended=at.ended, logged_on=all(at.logged_on))
+    # Both sides know it, so it is no fault; but a replay from there would rule otherwise.
     if not named.firm:
         return account
     made = CheckpointOffer(
@@ -131,6 +136,7 @@ def overdue(account: Account, entry: RuledFrame) -> Account:
 
 def _refused(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
     """Once for each offer."""
+    # Every later frame of the lane is overdue as well, and one fault is enough.
     if any(one.lane is entry.lane and one.ref_seq == offer.seq for one in account.refusals):
         return account
     refusal = CheckpointRefusal(lane=entry.lane, seq=entry.seq, ref_seq=offer.seq)
@@ -184,6 +190,7 @@ def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
         whole = account.document()
     except (ValueError, TypeError, OverflowError) as bad:
         raise AccountRefused(f"a value is out of form: {str(bad)[:200]}") from None
+    # One account has one form, or the same hash could stand for two documents.
     if whole != document:
         raise AccountRefused("the bytes are not in their one form")
     if account.hash != account_hash:
@@ -191,7 +198,7 @@ def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
     times = [request.expire_time for request in account.requests.values()]
     times += [quote.valid_until for quote in account.quotes.values()]
     times += [order.expire_time for order in account.orders.values()]
-    return replace(account, next_expiry=min(times, default=NEVER))
+    return replace(account, next_expiry=min(times, default=NEVER), totals=totals_of(account))
 
 
 _DEEPEST: Final = 16
@@ -223,8 +230,8 @@ def _read(kind: Any, found: Any, path: str) -> Any:
     if origin in (UnionType, typing.Union):
         (kind,) = (arm for arm in args if arm is not type(None))
         return _read(kind, found, path)
-    if origin is PersistentMap:
-        return _table(args, found, path)
+    if origin in (PersistentMap, SmallMap):
+        return origin(_entries(args, found, path))
     if origin is tuple:
         entries = _a(list, found, path)
         kinds = [args[0]] * len(entries) if args[-1] is Ellipsis else args
@@ -265,7 +272,7 @@ def _numbered(kind: Callable[[int], object]) -> Callable[[str], object]:
 
 def _dataclass(kind: Any, found: Any, path: str) -> object:
     given = _a(dict, found, path)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "next_expiry"}
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in DERIVED}
     for name in given:
         if name not in fields:
             raise AccountRefused("an unknown field", field=f"{path}.{ascii(name)[1:-1][:80]}")
@@ -279,17 +286,10 @@ def _dataclass(kind: Any, found: Any, path: str) -> object:
     )
 
 
-def _table(args: tuple[Any, ...], found: Any, path: str) -> PersistentMap[Any, Any]:
-    given = _a(dict, found, path)
+def _entries(args: tuple[Any, ...], found: Any, path: str) -> Iterator[tuple[Any, Any]]:
     keys, values = args
-    grows = path in ("account.ended_orders", "account.used_ids")
-    return PersistentMap.of(
-        (
-            (_scalar(keys, key, path), _read(values, value, f"{path}.{ascii(key)[1:-1]}"))
-            for key, value in given.items()
-        ),
-        MANY if grows else 1,
-    )
+    for key, value in _a(dict, found, path).items():
+        yield _scalar(keys, key, path), _read(values, value, f"{path}.{ascii(key)[1:-1]}")
 
 
 def _a(kind: type, found: Any, path: str) -> Any:

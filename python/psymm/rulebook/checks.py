@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psymm.messages import Side
-from psymm.rulebook.account import Account, Lane
+from psymm.rulebook.account import LANES, Account, Lane
 from psymm.rulebook.money import UNIT, share_down, share_up
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse
@@ -13,13 +13,14 @@ from psymm.terms import Instrument
 def use_id(account: Account, kind: str, name: str) -> Account:
     """Take a fresh id of a kind; an id is never used twice in a custody."""
     key = f"{kind}:{name}"
-    if key in account.used_ids:
+    used = account.used_ids.added(key, "used")
+    if used is None:
         refuse("duplicate-id", kind=kind, id=name)
-    return replace(account, used_ids=account.used_ids.put(key, "used"))
+    return replace(account, used_ids=used)
 
 
 def instrument_of(account: Account, symbol: str) -> Instrument:
-    instrument = account.terms.instrument(symbol)
+    instrument = account.terms.by_symbol.get(symbol)
     if instrument is None:
         refuse("unknown-symbol", symbol=symbol)
     return instrument
@@ -57,9 +58,11 @@ def check_band(account: Account, symbol: str, price: int) -> None:
 
 def check_fresh(account: Account, symbol: str) -> None:
     """No oracle price that a margin check of ``symbol`` rests on is older than its validity."""
+    # Without an oracle price all is marked at entry, which never grows old.
+    if not account.prices:
+        return
     validity = account.terms.oracle.validity
-    symbols = {symbol} | {p.symbol for p in account.positions.values()}
-    for each in sorted(symbols):
+    for each in sorted({symbol, *account.totals.held}):
         price = account.prices.get(each)
         if price is not None and price.timestamp + validity < account.clock:
             refuse("price-stale", symbol=each, timestamp=price.timestamp, clock=account.clock)
@@ -68,27 +71,23 @@ def check_fresh(account: Account, symbol: str) -> None:
 def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
     """Both sides have what their orders and positions need, and stay below the leverage of
     ``symbol``. ``fee`` is what a fill yet to come will cost the one who pays it."""
-    payer = fee_payer(account, symbol)
-    for lane in Lane:
-        available = account.available_for_orders(lane) - (fee if lane is payer else 0)
+    totals, most = account.totals, account.terms.by_symbol[symbol].max_leverage
+    # Both sides are checked: a fill binds the solver as much as the trader.
+    payer = fee_payer(account, symbol) if fee else None
+    exposure = totals.exposure.get(symbol, 0)
+    for lane in LANES:
+        equity = account.equity(lane)
+        available = equity - totals.locked[lane] - totals.pending[lane]
+        if lane is payer:
+            available -= fee
         if available < 0:
             refuse("margin", lane=lane.name.lower(), short_by=decimal(-available))
-        exposure = _exposure(account, symbol)
-        allowed = account.instrument(symbol).max_leverage * account.equity(lane)
-        if exposure > allowed:
+        if exposure > most * equity:
             refuse("leverage", lane=lane.name.lower(), notional=decimal(exposure // UNIT))
 
 
-def _exposure(account: Account, symbol: str) -> int:
-    """Notional of what is open or may open in the instrument, at 36 decimals."""
-    held = sum(p.quantity * p.entry_price for p in account.positions.values() if p.symbol == symbol)
-    return held + sum(
-        o.leaves * o.price for o in account.orders.values() if o.opens and o.symbol == symbol
-    )
-
-
 def fee_payer(account: Account, symbol: str) -> Lane:
-    receiver = account.instrument(symbol).fee_receiver
+    receiver = account.terms.by_symbol[symbol].fee_receiver
     return Lane.TRADER if receiver == "solver" else Lane.SOLVER
 
 

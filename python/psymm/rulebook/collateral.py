@@ -18,6 +18,7 @@ from psymm.rulebook.account import Account, Lane, NoteState, OrderStatus, Sessio
 from psymm.rulebook.checks import use_id
 from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.orders import end_order
+from psymm.rulebook.totals import with_notes
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
 
@@ -74,6 +75,7 @@ def _set(flags: tuple[bool, bool], lane: Lane) -> tuple[bool, bool]:
 def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account:
     """The notes belong to the lane whose frame lists them; each is listed once."""
     notes = account.notes
+    # Two commitments of one nullifier are one note on chain, and would count twice here.
     nullifiers = {note.nullifier for note in notes.values()}
     for ref in refs:
         if ref.commitment in notes or ref.nullifier in nullifiers:
@@ -113,24 +115,28 @@ def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Ac
             refuse("note-not-listed", commitment=ref.commitment)
         if note.accepted:
             refuse("note-accepted", commitment=ref.commitment)
+        # With two, a settlement could spend only one, and the rest would be stuck.
         if any(each.accepted and each.lane is note.lane for each in notes.values()):
             refuse("too-many-notes", commitment=ref.commitment)
         if ref.token != bytes.fromhex(account.terms.collateral.token[2:]):
             refuse("note-wrong-token", commitment=ref.commitment, token=ref.token)
         taken = replace(note, accepted=True, amount=ref.amount, accepted_in=entry.seq)
         notes = notes.put(ref.commitment, taken)
-    return replace(account, notes=notes)
+    return replace(account, notes=notes, totals=with_notes(account, notes))
 
 
 def disown(account: Account, entry: RuledFrame, said: Reject) -> Account:
     """3: a Reject of an AZ by the lane whose notes it accepts. Who listed a note knows what it
     holds: it counts for nothing then, and may be accepted anew (``spec.md`` 64). Once an order or
     a settlement rests on it that is too late."""
-    if len(account.orders) or len(account.ended_orders) or len(account.proposals):
+    # From here on somebody relied on the amount.
+    if account.orders or len(account.ended_orders) or account.proposals:
         return account
     notes = account.notes
     for commitment, note in account.notes.items():
         if note.lane is entry.lane and note.accepted and note.accepted_in == said.ref_seq_num:
             void = replace(note, accepted=False, amount=0, accepted_in=0)
             notes = notes.put(commitment, void)
-    return account if notes is account.notes else replace(account, notes=notes)
+    if notes is account.notes:
+        return account
+    return replace(account, notes=notes, totals=with_notes(account, notes))

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from psymm._core import SignatureError, address_of, domain_separator, keccak256, recover
 from psymm.messages import OraclePrice
 from psymm.rulebook.account import Account, Price
+from psymm.rulebook.totals import with_price
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Terms
@@ -58,9 +59,18 @@ def take_price(account: Account, said: OraclePrice) -> Account:
     if said.timestamp + oracle.validity < account.clock:
         refuse("price-stale", timestamp=said.timestamp, clock=account.clock)
     digest = price_digest(account.terms, instrument.feed, said.price, said.timestamp)
+    # Distinct signers: one that signs twice is no second voice.
     signed = signers_of(digest, (each.signature for each in said.signatures))
     agreed = len(signed & set(oracle.signers))
     if not oracle.signers or agreed < oracle.threshold:
         refuse("unknown-signer", agreed=agreed, threshold=oracle.threshold)
-    price = Price(price=said.price, timestamp=said.timestamp)
-    return replace(account, prices=account.prices.put(said.symbol, price))
+    return in_effect(account, said.symbol, Price(price=said.price, timestamp=said.timestamp))
+
+
+def in_effect(account: Account, symbol: str, price: Price) -> Account:
+    """The account with the price in effect."""
+    return replace(
+        account,
+        prices=account.prices.put(symbol, price),
+        totals=with_price(account, symbol, price),
+    )

@@ -43,6 +43,7 @@ from psymm.rulebook.checks import (
     traders_fee,
     use_id,
 )
+from psymm.rulebook.totals import with_order, with_position
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse, violated
 
@@ -60,6 +61,7 @@ _CONFIRMS = {
 
 def send(account: Account, said: NewOrderSingle) -> Account:
     """D: an order to open or to close."""
+    # An id counts as used only where the order is in order: what is refused changes nothing.
     account = use_id(account, "ClOrdID", said.cl_ord_id)
     instrument = instrument_of(account, said.symbol)
     if said.expire_time < account.clock:
@@ -131,7 +133,7 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
 
 def _send_open(account: Account, order: LiveOrder) -> Account:
     _check_openable(account)
-    if sum(o.opens for o in account.orders.values()) >= account.terms.limits.open_orders:
+    if account.totals.opening >= account.terms.limits.open_orders:
         refuse("too-many-orders", limit=account.terms.limits.open_orders)
     return _check_order(_with_order(account, order), order)
 
@@ -145,11 +147,12 @@ def _check_openable(account: Account) -> None:
 
 def _check_order(account: Account, order: LiveOrder) -> Account:
     """The checks of an opening order that is already among the account's."""
-    instrument = account.instrument(order.symbol)
+    instrument = account.terms.by_symbol[order.symbol]
     check_notional(instrument, order.quantity, order.price)
     check_band(account, order.symbol, order.price)
     check_fresh(account, order.symbol)
-    fee = traders_fee(account, order.symbol, order.leaves, order.price, instrument.open_fee)
+    left = order.quantity - order.filled
+    fee = traders_fee(account, order.symbol, left, order.price, instrument.open_fee)
     check_margin(account, order.symbol, abs(fee))
     return account
 
@@ -217,6 +220,8 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
         expire_time=said.expire_time,
     )
     replaced = _replaced(account, order, wanted)
+    # The checks of the replacement were done on the account as it would be, also where the solver
+    # is still to agree.
     if order.status is OrderStatus.PENDING:
         return replaced
     moved = replace(
@@ -235,6 +240,7 @@ def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Accoun
     account = replace(
         account,
         orders=account.orders.without(order.cl_ord_id),
+        totals=with_order(account, order, None),
         ended_orders=account.ended_orders.put(order.cl_ord_id, OrderStatus.REPLACED),
     )
     made = replace(
@@ -347,6 +353,7 @@ def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
         refuse("fill-over-quantity", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     if not no_worse(order.side, price, order.price):
         refuse("fill-worse-than-price", last_px=decimal(price), price=decimal(order.price))
+    # The order shrinks before the position is there, so that margin counts the quantity once.
     after = _after_fill(account, order, quantity)
     if order.opens:
         return _open_position(after, order, said.exec_id, quantity, price)
@@ -368,6 +375,8 @@ def _after_fill(account: Account, order: LiveOrder, quantity: int) -> Account:
 def _open_position(
     account: Account, order: LiveOrder, exec_id: str, quantity: int, price: int
 ) -> Account:
+    # The solver's price is checked like an order's: it may be better than the trader's, and out of
+    # the band.
     _check_openable(account)
     check_band(account, order.symbol, price)
     if len(account.positions) >= account.terms.limits.positions:
@@ -385,6 +394,7 @@ def _open_position(
     account = replace(
         account,
         positions=account.positions.put(position.position_id, position),
+        totals=with_position(account, None, position),
         fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
     )
     check_fresh(account, order.symbol)
@@ -395,17 +405,19 @@ def _open_position(
 def _close_position(account: Account, order: LiveOrder, quantity: int, price: int) -> Account:
     if order.position_id is None:
         raise AssertionError("a close without a position was let in")
+    # A market close without all of its quantity would leave a rest at no price.
     if order.ord_type is not OrdType.LIMIT and quantity != order.leaves:
         refuse("partial-market-close", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     position = account.positions[order.position_id]
     rate = account.instrument(order.symbol).close_fee
-    left = replace(position, quantity=position.quantity - quantity)
-    table = account.positions
+    left, table = position.quantity - quantity, account.positions
+    reduced = replace(position, quantity=left) if left else None
     return replace(
         account,
-        positions=table.put(position.position_id, left)
-        if left.quantity
-        else table.without(position.position_id),
+        positions=table.without(position.position_id)
+        if reduced is None
+        else table.put(position.position_id, reduced),
+        totals=with_position(account, position, reduced),
         realised=account.realised + position.profit(price, quantity),
         fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
     )
@@ -443,6 +455,7 @@ def _with_order(account: Account, order: LiveOrder) -> Account:
     return replace(
         account,
         orders=account.orders.put(order.cl_ord_id, order),
+        totals=with_order(account, account.orders.get(order.cl_ord_id), order),
         next_expiry=min(account.next_expiry, order.expire_time),
     )
 
@@ -456,5 +469,6 @@ def end_order(account: Account, order: LiveOrder, status: OrderStatus) -> Accoun
         account,
         positions=positions,
         orders=account.orders.without(order.cl_ord_id),
+        totals=with_order(account, account.orders.get(order.cl_ord_id), None),
         ended_orders=account.ended_orders.put(order.cl_ord_id, status),
     )

@@ -1,10 +1,9 @@
-"""An immutable mapping that shares what did not change.
+"""Immutable mappings: an account is a new value after every frame, and shares what did not change.
 
-An account is a new value after every frame. What is open at one time is small, and its tables are
-copied whole: one bucket. The ids ever used and the orders ever ended grow with the custody, so
-their tables are split into many buckets, of which a change copies one, and they are hashed bucket
-by bucket, so that a hash after every frame costs what changed. Keys fall into buckets by CRC-32 and
-not by Python's salted hash, so that all processes agree.
+What is open at one time is small: a `SmallMap` is copied whole. The ids ever used and the orders
+ever ended grow with the custody: a `PersistentMap` is split into many buckets, of which a change
+copies one, and is hashed bucket by bucket, so that a hash after every frame costs what changed.
+Keys fall into buckets by CRC-32 and not by Python's salted hash, so that all processes agree.
 """
 
 from __future__ import annotations
@@ -22,35 +21,41 @@ MANY: Final = 256
 """Buckets of a table that grows with the custody."""
 
 
+class SmallMap(dict[K, V]):
+    """A mapping of a few entries. Never changed once made: `put` and `without` give a new one. A
+    `dict`, so that to read it costs no call of Python's."""
+
+    __slots__ = ()
+
+    def put(self, key: K, value: V) -> SmallMap[K, V]:
+        made = SmallMap(self)
+        made[key] = value
+        return made
+
+    def without(self, key: K) -> SmallMap[K, V]:
+        made = SmallMap(self)
+        made.pop(key, None)
+        return made
+
+
 class PersistentMap(Generic[K, V]):
-    """A mapping; ``put`` and ``without`` give a new one and leave this one as it is."""
+    """A mapping of many entries; ``put`` gives a new one and leaves this one as it is."""
 
     __slots__ = ("_buckets", "_digests", "_size")
 
-    def __init__(self, buckets: int = 1) -> None:
-        self._buckets: tuple[dict[K, V], ...] = ({},) * buckets
-        self._digests: list[bytes | None] = [None] * buckets  # filled when asked for
-        self._size = 0
-
-    @staticmethod
-    def of(items: Iterable[tuple[K, V]], buckets: int = 1) -> PersistentMap[K, V]:
-        """A table of many items at once."""
-        made: PersistentMap[K, V] = PersistentMap(buckets)
+    def __init__(self, items: Iterable[tuple[K, V]] = (), buckets: int = MANY) -> None:
         filled: list[dict[K, V]] = [{} for _ in range(buckets)]
         for key, value in items:
-            filled[made._bucket(key)][key] = value
-        made._buckets = tuple(filled)
-        made._size = sum(map(len, filled))
-        return made
+            filled[_place(key, buckets)][key] = value
+        self._buckets = tuple(filled)
+        self._digests: list[bytes | None] = [None] * buckets  # filled when asked for
+        self._size = sum(map(len, filled))
 
     def get(self, key: K) -> V | None:
-        return self._buckets[self._bucket(key)].get(key)
-
-    def __getitem__(self, key: K) -> V:
-        return self._buckets[self._bucket(key)][key]
+        return self._buckets[_place(key, len(self._buckets))].get(key)
 
     def __contains__(self, key: K) -> bool:
-        return key in self._buckets[self._bucket(key)]
+        return key in self._buckets[_place(key, len(self._buckets))]
 
     def __len__(self) -> int:
         return self._size
@@ -61,27 +66,24 @@ class PersistentMap(Generic[K, V]):
     def items(self) -> Iterator[tuple[K, V]]:
         return (item for bucket in self._buckets for item in bucket.items())
 
-    def values(self) -> Iterator[V]:
-        if len(self._buckets) == 1:
-            return iter(self._buckets[0].values())
-        return (value for bucket in self._buckets for value in bucket.values())
-
     def put(self, key: K, value: V) -> PersistentMap[K, V]:
-        at = self._bucket(key)
-        bucket = self._buckets[at].copy()
-        bucket[key] = value
-        return self._with(at, bucket)
+        at = _place(key, len(self._buckets))
+        return self._with(at, {**self._buckets[at], key: value})
 
-    def without(self, key: K) -> PersistentMap[K, V]:
-        at = self._bucket(key)
-        bucket = self._buckets[at].copy()
-        bucket.pop(key, None)
-        return self._with(at, bucket)
+    def added(self, key: K, value: V) -> PersistentMap[K, V] | None:
+        """With a new key; None where it is there already."""
+        at = _place(key, len(self._buckets))
+        bucket = self._buckets[at]
+        return None if key in bucket else self._with(at, {**bucket, key: value})
 
-    @property
-    def grows(self) -> bool:
-        """Whether it is one of those that grow with the custody."""
-        return len(self._buckets) > 1
+    def _with(self, at: int, bucket: dict[K, V]) -> PersistentMap[K, V]:
+        buckets = self._buckets
+        made: PersistentMap[K, V] = PersistentMap.__new__(PersistentMap)
+        made._size = self._size - len(buckets[at]) + len(bucket)
+        made._buckets = buckets[:at] + (bucket,) + buckets[at + 1 :]  # noqa: RUF005
+        made._digests = self._digests.copy()
+        made._digests[at] = None
+        return made
 
     def digest(self) -> bytes:
         """keccak256 over the buckets' own: each keccak256 of its entries as canonical JSON, an
@@ -93,26 +95,14 @@ class PersistentMap(Generic[K, V]):
                 self._digests[at] = keccak256(text.encode())
         return keccak256(b"".join(each or b"" for each in self._digests))
 
-    def _bucket(self, key: K) -> int:
-        if len(self._buckets) == 1:
-            return 0
-        return zlib.crc32(key.encode() if isinstance(key, str) else key) % len(self._buckets)
-
-    def _with(self, at: int, bucket: dict[K, V]) -> PersistentMap[K, V]:
-        made: PersistentMap[K, V] = PersistentMap.__new__(PersistentMap)
-        made._size = self._size - len(self._buckets[at]) + len(bucket)
-        if len(self._buckets) == 1:
-            made._buckets, made._digests = (bucket,), [None]
-            return made
-        made._buckets = self._buckets[:at] + (bucket,) + self._buckets[at + 1 :]  # noqa: RUF005
-        made._digests = self._digests.copy()
-        made._digests[at] = None
-        return made
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PersistentMap) and dict(self.items()) == dict(other.items())
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Table({dict(self.items())!r})"
+        return f"PersistentMap({dict(self.items())!r})"
+
+
+def _place(key: str | bytes, buckets: int) -> int:
+    return zlib.crc32(key.encode() if isinstance(key, str) else key) % buckets

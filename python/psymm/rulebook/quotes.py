@@ -60,6 +60,7 @@ def quote(account: Account, said: Quote) -> Account:
     for price in (said.bid_px, said.offer_px):
         if price is not None:
             check_price(instrument, price)
+    # A crossed quote could be hit on both sides for a sure gain.
     if said.bid_px is not None and said.offer_px is not None and said.bid_px > said.offer_px:
         refuse("quote-crossed", bid=decimal(said.bid_px), offer=decimal(said.offer_px))
     for size, price in ((said.bid_size, said.bid_px), (said.offer_size, said.offer_px)):
@@ -102,6 +103,7 @@ def withdraw(account: Account, said: QuoteCancel) -> Account:
         case QuoteCancelType.QUOTE:
             if said.quote_id is None:
                 refuse("missing-field", field="QuoteID")
+            # One that was hit or has expired may still be named: the two crossed.
             if f"QuoteID:{said.quote_id}" not in account.used_ids:
                 refuse("unknown-quote", quote_id=said.quote_id)
             names = [said.quote_id]

@@ -1,7 +1,7 @@
 """One frame against one account: who may send it, when, and which rule it meets.
 
-``advance`` is what every frame does, in order or not: it uses its seq, moves the clock and lets
-expire what has expired. ``rule`` is what its message does, or the violation that it is.
+``judge`` is the one way in. ``advance`` is what every frame does, in order or not: it uses its seq,
+moves the clock and lets expire what has expired. ``rule`` is what its message does.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 from psymm import messages as m
 from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
 from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
-from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame
+from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, has_come
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import refuse, violated
+from psymm.rulebook.violation import RuleBroken, Violation, refuse, violated
 
 _TRADERS: Final = (
     m.QuoteRequest,
@@ -55,6 +55,8 @@ _AT_LIMIT: Final = (
     m.OraclePrice,
     m.Liquidation,
 )
+NO_TIME: Final = 0
+"""The legal time of a frame that moves no clock."""
 MOST_UNCOVERED: Final = 128
 """Solver frames that the trader does not cover, after which the solver signs only Heartbeats."""
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
@@ -64,6 +66,37 @@ def beyond(account: Account, entry: RuledFrame) -> bool:
     """Whether a frame is the solver's and more of that lane are uncovered with it than may be
     (``spec.md`` 67). Such a frame moves no clock, and only a Heartbeat is no violation."""
     return entry.lane is Lane.SOLVER and entry.seq - account.trader_covers > MOST_UNCOVERED
+
+
+def judge(
+    account: Account,
+    entry: RuledFrame,
+    legal_time: int,
+    inputs: ReplayInputs,
+    facts: ChainFacts,
+    named: checkpoint.Named,
+) -> tuple[Account, Violation | None]:
+    """The account after a frame, and the violation that the frame is, if it is one: then it keeps
+    its seq and moves the clock, no more. ``named`` is what a UCP here may name. Raises FactsBehind
+    where the facts do not suffice to say.
+
+    This is all that a replay knows of the rules.
+    """
+    noticed = facts.noticed.get((int(entry.lane), entry.seq)) if facts.noticed else None
+    violation: Violation | None = None
+    if noticed is not None and not has_come(
+        entry.sending_time, noticed, account.terms.timeouts.skew
+    ):
+        # The chain had it before its time could come (``spec.md`` 2).
+        account = advance(account, entry, NO_TIME)
+        violation = violated("dated-ahead", sent=entry.sending_time, seen=noticed).violation
+    else:
+        account = advance(account, entry, legal_time)
+        try:
+            account = rule(account, entry, inputs, facts, named)
+        except RuleBroken as refused:
+            violation = refused.violation
+    return account if account.offer is None else checkpoint.overdue(account, entry), violation
 
 
 def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
@@ -86,14 +119,14 @@ def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
             clock=clock,
             bytes_sent=(trader, solver + entry.size),
         )
-    return settlement.release_freeze(_expire(account))
+    # Before the message is ruled: what has expired by this frame can no longer be hit or filled.
+    if clock > account.next_expiry:
+        account = _expire(account, clock)
+    return account if account.alive is None else settlement.release_freeze(account)
 
 
-def _expire(account: Account) -> Account:
+def _expire(account: Account, clock: int) -> Account:
     """Drop what has outlived its time; a quote, request or order dies once the clock is past it."""
-    if account.clock <= account.next_expiry:
-        return account
-    clock = account.clock
     requests, live = account.requests, account.quotes
     for request in account.requests.values():
         if request.expire_time < clock:
@@ -118,17 +151,16 @@ def rule(  # noqa: C901
     facts: ChainFacts,
     named: checkpoint.Named,
 ) -> Account:
-    """The account after the frame's message; ``named`` is what a UCP here may name. Raises Refused
-    where it is a violation, FactsBehind where the inputs do not suffice to say.
-    """
+    """The account after the frame's message. Raises RuleBroken where it is a violation."""
     # Complex since every message of the vocabulary has its case; each is one call.
     said = entry.message
     if said is None:
         refuse("malformed", code=entry.malformed)
     if entry.unseen:
         refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
-    if beyond(account, entry) and not isinstance(said, m.Heartbeat):
+    if not isinstance(said, m.Heartbeat) and beyond(account, entry):
         refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
+    # What the lane may send at all comes first: a message that may not be sent reads nothing.
     _admit(account, entry, said)
     match said:
         case m.Logon():
@@ -187,17 +219,23 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
     lane = entry.lane
     if isinstance(said, _SOLVERS if lane is Lane.TRADER else _TRADERS):
         refuse("wrong-lane", msg_type=said.MSG_TYPE, lane=lane.name.lower())
+    # It brings the key and the notes that all other checks ask for.
     if isinstance(said, m.Logon):
         return
     if not account.logged_on[lane]:
         refuse("not-logged-on", lane=lane.name.lower())
-    _check_key(account, entry, said)
+    # A frame after the key's range is void, but the lane may still bring its next key.
+    key = account.keys[lane][-1]
+    outside = entry.seq > key.to_seq or entry.sending_time > key.expiry
+    if outside and not isinstance(said, m.SessionKeyChange):
+        refuse("session-key-expired", seq=entry.seq, to_seq=key.to_seq, expiry=key.expiry)
     if isinstance(said, m.Reject | m.BusinessMessageReject):
         named = said.ref_seq_num
         if named is not None and not 1 <= named <= entry.peer_seq:
             refuse("unknown-frame", ref_seq_num=named, covered=entry.peer_seq)
     if account.ended and not isinstance(said, (*_HARMLESS, m.Logout)):
         refuse("custody-ended", msg_type=said.MSG_TYPE)
+    # A signed settlement is an option on the account as it is, so nothing may change it.
     if account.alive is not None and not isinstance(said, _WHILE_FROZEN):
         refuse("frozen", msg_type=said.MSG_TYPE, deadline=_deadline(account))
     limits = account.terms.limits
@@ -216,14 +254,6 @@ def _check_closes(account: Account, said: m.QuoteRequest | m.Quote) -> None:
     """After a Logout: a price can still close what is open in its symbol (`spec.md` 63)."""
     if not any(position.symbol == said.symbol for position in account.positions.values()):
         refuse("logged-out", msg_type=said.MSG_TYPE)
-
-
-def _check_key(account: Account, entry: RuledFrame, said: m.Message) -> None:
-    key = account.key_in_force(entry.lane)
-    if key is None or isinstance(said, m.SessionKeyChange):
-        return
-    if entry.seq > key.to_seq or entry.sending_time > key.expiry:
-        refuse("session-key-expired", seq=entry.seq, to_seq=key.to_seq, expiry=key.expiry)
 
 
 def _deadline(account: Account) -> int | None:

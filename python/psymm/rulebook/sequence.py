@@ -37,67 +37,26 @@ ever ruled on an account that turned out not to be, or by a date in front of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from psymm.messages import (
     Checkpoint,
     JsonError,
     Message,
-    Reject,
     SettlementOutput,
     encode,
 )
 from psymm.rulebook import checkpoint
-from psymm.rulebook.account import Account, CheckpointRefusal, Lane
+from psymm.rulebook.account import Account, Lane
 from psymm.rulebook.checkpoint import Named
+from psymm.rulebook.events import Event, Fault, Ruling, fault_of, is_fault
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, VerifiedFrame, has_come
-from psymm.rulebook.rules import advance, beyond, rule
+from psymm.rulebook.rules import NO_TIME, beyond, judge
 from psymm.rulebook.value import replace
-from psymm.rulebook.violation import FrameOutOfOrder, RuleBroken, Violation, violated
+from psymm.rulebook.violation import FrameOutOfOrder, Violation
 from psymm.terms import Terms
-
-NO_TIME: Final = 0
-"""The legal time of a frame that moves no clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """What became of a frame. ``again``: it was ruled before, and this replaces that, because a
-    frame that it rested on turned out to be late."""
-
-    lane: Lane
-    seq: int
-    message: Message | None
-    legal_time: int
-    violation: Violation | None
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A solver frame that broke a rule and that the trader's first covering frame rejects; or a
-    frame of either lane that refuses a right checkpoint."""
-
-    seq: int
-    violation: Violation
-    lane: Lane = Lane.SOLVER
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """A frame that took effect, with the account before it and how it was ruled: last, and at
-    first, when its sender could still have known better. ``shaken``: these may differ, since a
-    frame before it was late. ``named``: what a UCP may name there."""
-
-    entry: RuledFrame
-    legal_time: int
-    before: Account
-    violation: Violation | None
-    first: Violation | None
-    named: Named
-    shaken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +76,7 @@ class Replay:
     named: Named = field(default=checkpoint.UNKNOWN, repr=False)
     disputed: Account | None = field(default=None, repr=False)
     _rejected: tuple[Fault, ...] = ()
-    _events: tuple[_Event, ...] = field(default=(), repr=False)
+    _events: tuple[Event, ...] = field(default=(), repr=False)
     _trader_covers: int = 0
     _wallet_covers: int = 0
     _start: Account | None = field(default=None, repr=False)
@@ -148,7 +107,7 @@ class Replay:
     @property
     def faults(self) -> tuple[Fault, ...]:
         """The faults since the checkpoint in force."""
-        return (*self._rejected, *(_fault(refusal) for refusal in self.account.refusals))
+        return (*self._rejected, *(fault_of(refusal) for refusal in self.account.refusals))
 
     @property
     def agreed(self) -> Account | None:
@@ -209,6 +168,7 @@ class Replay:
         entry = self._seen(entry)
         if entry.lane is Lane.TRADER:
             return replace(self, pending=(*self.pending, entry)), ()
+        # What was looked ahead is what now happens.
         if ahead is not None and self._covers_all_in_time(entry):
             told = list(ahead.rulings)
             return ahead.replay._apply(entry, entry.sending_time, told), tuple(told)
@@ -221,20 +181,18 @@ class Replay:
         """The entry as covering no more than its signer may have seen at its time."""
         if entry.lane is Lane.TRADER:
             floor = self.pending[-1].peer_seq if self.pending else self._trader_covers
-            newest = self._sent_at(entry.peer_seq) if entry.peer_seq > floor else NO_TIME
+            sent = self._sent_at
         else:
-            floor = self.account.trader_seq
-            newest = self._pending_at(entry.peer_seq) if entry.peer_seq > floor else NO_TIME
+            floor, sent = self.account.trader_seq, self._pending_at
         skew = self.terms.timeouts.skew
-        if has_come(newest, entry.sending_time, skew):
+        if entry.peer_seq <= floor or has_come(sent(entry.peer_seq), entry.sending_time, skew):
             return entry
-        sent = self._sent_at if entry.lane is Lane.TRADER else self._pending_at
-        ahead = _first(
-            floor + 1,
-            entry.peer_seq,
-            lambda seq: not has_come(sent(seq), entry.sending_time, skew),
+        seen = bisect_left(
+            range(floor + 1, entry.peer_seq),
+            True,
+            key=lambda seq: not has_come(sent(seq), entry.sending_time, skew),
         )
-        return replace(entry, peer_seq=ahead - 1, unseen=entry.peer_seq)
+        return replace(entry, peer_seq=floor + seen, unseen=entry.peer_seq)
 
     def _pending_at(self, seq: int) -> int:
         """The sendingTime of a pending trader frame."""
@@ -243,7 +201,9 @@ class Replay:
     def _sent_at(self, seq: int) -> int:
         """The sendingTime of a solver frame that no trader frame in effect covers."""
         events = self._events
-        after = _first(0, len(events), lambda i: events[i].before.solver_seq >= seq)
+        if events and events[-1].entry.lane is Lane.SOLVER and events[-1].entry.seq == seq:
+            return events[-1].entry.sending_time  # mostly it is the last
+        after = bisect_left(events, seq, key=lambda event: event.before.solver_seq)
         return events[after - 1].entry.sending_time if after else NO_TIME
 
     def projected(self) -> Account:
@@ -252,22 +212,21 @@ class Replay:
 
     def look_ahead(self) -> Projection:
         """As if the pending trader frames were covered now, in time."""
+        if not self.pending:
+            return Projection(self, (), self)
         at, rulings = replace(self, pending=())._take(self.pending, None)
         return Projection(at, tuple(rulings), self)
 
     def _covers_all_in_time(self, entry: RuledFrame) -> bool:
-        return all(
-            t.seq <= entry.peer_seq and self._legal_time(t, entry.sending_time) == t.sending_time
-            for t in self.pending
-        )
+        for pending in self.pending:
+            if pending.seq > entry.peer_seq:
+                return False
+            if self._legal_time(pending, entry.sending_time) != pending.sending_time:
+                return False
+        return True
 
     def preview(
-        self,
-        lane: Lane,
-        message: Message,
-        sending_time: int,
-        *,
-        peer_seq: int | None = None,
+        self, lane: Lane, message: Message, sending_time: int, *, peer_seq: int | None = None
     ) -> Violation | None:
         """Whether a message would be in order if this lane signed it now; None if it would.
 
@@ -311,13 +270,11 @@ class Replay:
         undecided = at._events
         for entry, (named, shaken) in zip(entries, decided, strict=True):
             covers = max(at._trader_covers, entry.peer_seq)
-            at = replace(at, named=named, _trader_covers=covers)
-            if not undecided:
-                at = replace(at, _events=())  # nothing before this frame is ever applied again
-            legal = entry.sending_time
-            if covered_at is not None:
-                legal = self._legal_time(entry, covered_at)
-            at = at._apply(entry, legal, rulings, shaken=shaken)
+            # Where all is decided, nothing before this frame is ever applied again.
+            kept = at._events if undecided else ()
+            at = replace(at, named=named, _trader_covers=covers, _events=kept)
+            limit = entry.sending_time if covered_at is None else covered_at
+            at = at._apply(entry, self._legal_time(entry, limit), rulings, shaken=shaken)
         return at, rulings
 
     def _legal_time(self, entry: RuledFrame, covered_at: int) -> int:
@@ -325,10 +282,12 @@ class Replay:
         if entry.lane is Lane.SOLVER and entry.seq <= self._wallet_covers:
             return entry.sending_time
         limit = entry.sending_time + self.terms.timeouts.acknowledgement
-        noticed = self.facts.noticed.get((int(entry.lane), entry.seq))
-        if covered_at <= limit or (noticed is not None and noticed <= limit):
+        if covered_at <= limit:
             return entry.sending_time
-        return covered_at if noticed is None else min(covered_at, noticed)
+        noticed = self.facts.noticed.get((int(entry.lane), entry.seq))
+        if noticed is None:
+            return covered_at
+        return entry.sending_time if noticed <= limit else min(covered_at, noticed)
 
     def _decide(
         self, entries: Sequence[RuledFrame], rulings: list[Ruling]
@@ -349,10 +308,7 @@ class Replay:
                 if event.entry.lane is Lane.SOLVER:
                     if event.entry.seq > entry.peer_seq:
                         break
-                    # A UCP out of place is void and no fault (``spec.md`` 28): a replay that begins
-                    # at a checkpoint does not have what one from before it named.
-                    placed = not isinstance(event.entry.message, Checkpoint)
-                    if placed and event.first is not None and _rejects(entry, event.entry.seq):
+                    if event.first is not None and is_fault(event, entry):
                         faults = (*faults, Fault(event.entry.seq, event.first))
                     legal = self._legal_time(event.entry, entry.sending_time)
                     if legal != event.legal_time != NO_TIME:
@@ -362,23 +318,42 @@ class Replay:
                 at += 1
             covered.append(end)
         shaken_to = max((i + 1 for i, event in enumerate(events) if event.shaken), default=0)
+        # All lateness is known by now, so what rests on it is judged again only once.
         account = self._apply_again(events, {i for i in late if i >= 0}, rulings)
         decided = self._decided(entries, events, account, covered, late, shaken_to)
         rest = replace(self, account=account, _rejected=faults, _events=tuple(events[at:]))
         return rest, decided
 
-    def _finds_late(self, entry: RuledFrame) -> bool:
-        """Whether a solver frame that this one is the first to cover was late."""
-        for event in self._events:
+    def _take_in_time(self, entry: RuledFrame) -> tuple[Replay, list[Ruling]] | None:
+        """What ``_take`` gives for one trader frame in time; None where it decides that a solver
+        frame was late, which is seldom, and costs more."""
+        events, faults = self._events, self._rejected
+        at = end = 0
+        for event in events:
             if event.entry.lane is Lane.SOLVER:
                 if event.entry.seq > entry.peer_seq:
                     break
                 legal = self._legal_time(event.entry, entry.sending_time)
                 if legal != event.legal_time != NO_TIME:
-                    return True
-        return False
+                    return None
+                if event.first is not None and is_fault(event, entry):
+                    faults = (*faults, Fault(event.entry.seq, event.first))
+                end = at + 1
+            at += 1
+        named, covers = self.named, self._trader_covers
+        if entry.peer_seq > covers:
+            covers, firm = entry.peer_seq, True
+            for event in events[end:]:
+                if event.shaken or (event.entry.unseen and event.entry.lane is Lane.TRADER):
+                    firm = False
+            named = self._named(covers, events, self.account, end, firm=firm)
+        taken = replace(
+            self, named=named, _trader_covers=covers, _rejected=faults, _events=events[at:]
+        )
+        rulings: list[Ruling] = []
+        return taken._apply(entry, entry.sending_time, rulings), rulings
 
-    def _apply_again(self, events: list[_Event], late: set[int], rulings: list[Ruling]) -> Account:
+    def _apply_again(self, events: list[Event], late: set[int], rulings: list[Ruling]) -> Account:
         """The account after the events, from the first that is late on with its legal time."""
         if not late:
             return self.account
@@ -386,12 +361,15 @@ class Replay:
         account = events[first].before
         for i in range(first, len(events)):
             event, before = events[i], account
-            account, violation = _ruled(
+            account, violation = judge(
                 account, event.entry, event.legal_time, self.inputs, self.facts, event.named
             )
             if violation != event.violation or i in late:
                 legal = event.legal_time or account.clock
-                rulings.append(_ruling(event.entry, legal, violation, again=True))
+                said = event.entry.message
+                rulings.append(
+                    Ruling(event.entry.lane, event.entry.seq, said, legal, violation, again=True)
+                )
             shaken = event.shaken or i > first
             events[i] = replace(event, before=before, violation=violation, shaken=shaken)
         return account
@@ -399,7 +377,7 @@ class Replay:
     def _decided(
         self,
         entries: Sequence[RuledFrame],
-        events: Sequence[_Event],
+        events: Sequence[Event],
         account: Account,
         covered: Sequence[int],
         late: Sequence[int],
@@ -424,7 +402,7 @@ class Replay:
         return decided
 
     def _named(
-        self, covers: int, events: Sequence[_Event], account: Account, end: int, *, firm: bool
+        self, covers: int, events: Sequence[Event], account: Account, end: int, *, firm: bool
     ) -> Named:
         """The account after solver frame ``covers``, the last of the events up to ``end``; a trader
         frame has just come to cover it."""
@@ -437,13 +415,15 @@ class Replay:
     def _apply(
         self, entry: RuledFrame, legal_time: int, rulings: list[Ruling], *, shaken: bool = False
     ) -> Replay:
-        if beyond(self.account, entry):
+        if entry.lane is Lane.SOLVER and beyond(self.account, entry):
             legal_time = NO_TIME
-        account, violation = _ruled(
+        account, violation = judge(
             self.account, entry, legal_time, self.inputs, self.facts, self.named
         )
-        rulings.append(_ruling(entry, legal_time or account.clock, violation))
-        event = _Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
+        rulings.append(
+            Ruling(entry.lane, entry.seq, entry.message, legal_time or account.clock, violation)
+        )
+        event = Event(entry, legal_time, self.account, violation, violation, self.named, shaken)
         after = replace(self, account=account, _events=(*self._events, event))
         said = entry.message
         if violation is None and isinstance(said, SettlementOutput) and said.ref_seq_num:
@@ -487,10 +467,11 @@ class Projection:
         """With one more trader frame."""
         entry = self.since._seen(entry)
         since = replace(self.since, pending=(*self.since.pending, entry))
-        if self.replay._finds_late(entry):
+        # Judged on top of what lies ahead already, so each pending frame is judged once.
+        taken = self.replay._take_in_time(entry)
+        if taken is None:
             return since.look_ahead()
-        at, rulings = self.replay._take((entry,), None)
-        return Projection(at, (*self.rulings, *rulings), since)
+        return Projection(taken[0], (*self.rulings, *taken[1]), since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,57 +482,6 @@ class DryRun:
     entry: RuledFrame
     after: Projection
     violation: Violation | None
-
-
-def _ruled(
-    account: Account,
-    entry: RuledFrame,
-    legal_time: int,
-    inputs: ReplayInputs,
-    facts: ChainFacts,
-    named: Named,
-) -> tuple[Account, Violation | None]:
-    """The account after a frame, and its violation if it is one."""
-    noticed = facts.noticed.get((int(entry.lane), entry.seq))
-    if noticed is not None and not has_come(
-        entry.sending_time, noticed, account.terms.timeouts.skew
-    ):
-        # The chain had it before its time could come (``spec.md`` 2): it keeps its seq, no more.
-        placed = advance(account, entry, NO_TIME)
-        void = violated("dated-ahead", sent=entry.sending_time, seen=noticed)
-        return checkpoint.overdue(placed, entry), void.violation
-    placed = advance(account, entry, legal_time)
-    try:
-        return checkpoint.overdue(rule(placed, entry, inputs, facts, named), entry), None
-    except RuleBroken as refused:
-        return checkpoint.overdue(placed, entry), refused.violation
-
-
-def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """The first number from ``low`` on for which it holds, as it does for all after it; ``high``
-    where it holds for none below."""
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _fault(refusal: CheckpointRefusal) -> Fault:
-    found = violated("checkpoint-refused", ref_seq=refusal.ref_seq).violation
-    return Fault(refusal.seq, found, refusal.lane)
-
-
-def _ruling(
-    entry: RuledFrame, legal_time: int, violation: Violation | None, *, again: bool = False
-) -> Ruling:
-    return Ruling(entry.lane, entry.seq, entry.message, legal_time, violation, again)
-
-
-def _rejects(entry: RuledFrame, seq: int) -> bool:
-    return isinstance(entry.message, Reject) and entry.message.ref_seq_num == seq
 
 
 def replay(

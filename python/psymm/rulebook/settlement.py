@@ -82,6 +82,8 @@ def _check_covers(entry: RuledFrame, said: SettlementOutput) -> None:
 
 def forget_payees(account: Account) -> Account:
     """The account is another: what was named for it is off the record."""
+    if account.trader_payee is None and account.solver_payee is None:
+        return account
     return _with_payee(_with_payee(account, Lane.TRADER, None), Lane.SOLVER, None)
 
 
@@ -188,6 +190,7 @@ def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: Repla
 def _check_inputs(account: Account, said: Settlement) -> None:
     """Both inputs differ, and every accepted note is one of them. With a single note left, the
     other input is the circuit's empty one, whose nullifier only its makers can know."""
+    # All that was accepted must go in: what stayed behind could not be settled later.
     inputs = {said.nullifier0, said.nullifier1}
     notes = {n.nullifier for n in account.notes.values() if n.accepted and not n.spent}
     if len(inputs) != 2 or not notes or not notes <= inputs:
@@ -214,6 +217,7 @@ def _check_outputs(account: Account, proposer: Lane, said: Settlement) -> None:
             )
         outputs.append((_output(account, payee), payee.memo))
     stated = (said.commitment0, said.commitment1, said.memos)
+    # The order of outputs tells nothing, so both orders are right.
     for first, second in (outputs, outputs[::-1]):
         if stated == (first[0], second[0], keccak256(first[1] + second[1])):
             return
@@ -302,6 +306,7 @@ def cite(account: Account, entry: RuledFrame, said: ChainFact, facts: ChainFacts
         refuse("false-citation", cited=what, block=said.block_number)
     if not spends:
         return _occupied(account, what, place, facts)
+    # Also one that is past its deadline here: the chain's clock decides what was mined.
     for proposal in account.proposals.values():
         output = facts.inserted.get(proposal.commitments[0])
         if what in proposal.nullifiers and output == place:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 ADJUSTED_NS: Final = 1_000_000_000
@@ -30,11 +31,12 @@ class Clock(Protocol):
         ...
 
 
-def steady_ns() -> int:
-    """Nanoseconds of a clock that is never set and counts while the machine is suspended, where
-    the system has one."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic_ns() if boot is None else time.clock_gettime_ns(boot)
+_BOOT = getattr(time, "CLOCK_BOOTTIME", None)
+steady_ns: Final[Callable[[], int]] = (
+    time.monotonic_ns if _BOOT is None else partial(time.clock_gettime_ns, _BOOT)
+)
+"""Nanoseconds of a clock that is never set and counts while the machine is suspended, where the
+system has one."""
 
 
 class SystemClock:

@@ -8,7 +8,7 @@ signed. What the peer cites anew does not come here before it can be ruled, see 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from psymm.messages import ChainFact, Checkpoint, JsonError, Message, encode
 from psymm.rulebook import (
@@ -25,6 +25,7 @@ from psymm.rulebook import (
     Violation,
     checkpoint,
 )
+from psymm.rulebook.account import LANES
 from psymm.rulebook.sequence import DryRun, Projection
 from psymm.rulebook.value import replace
 from psymm.session.chain_facts import Citation, Fact
@@ -126,6 +127,10 @@ class RulebookLedger:
 
     def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
         """See `Rulebook.arrived`."""
+        dry_run, self._dry_run = self._dry_run, None
+        # Mostly the frame is the one that was asked about just now, in the same state.
+        if dry_run is not None and not self._waiting and _is_of(dry_run, entry):
+            return self._move(dry_run.after, dry_run.entry.lane)
         self._waiting.append(entry)
         return self._drain()
 
@@ -141,13 +146,13 @@ class RulebookLedger:
         """See `Rulebook.refuses`."""
         if self._waiting:
             return Violation(FactsBehind.code)
-        own = Lane(lane)
+        own = LANES[lane]
         heads = self._replay.heads
         try:
             entry = RuledFrame(
                 own,
                 heads[own] + 1,
-                heads[own.other] if covers is None else covers,
+                heads[1 - lane] if covers is None else covers,
                 now_ns,
                 len(encode(message)) if size is None else size,
                 message,
@@ -265,26 +270,38 @@ class RulebookLedger:
 
     def _step(self, entry: RuledFrame) -> Sequence[Ruling]:
         """The next frame. Raises as `Replay.step_entry`; nothing has changed then."""
-        dry_run, self._dry_run = self._dry_run, None
-        foretold = dry_run is not None and dry_run.entry == entry
         if entry.lane is Lane.TRADER:
             replay, _ = self._replay.step_entry(entry)
             ahead: Projection | None = None
-            if foretold and dry_run is not None:
-                ahead = dry_run.after
-            elif self._ahead is not None:
+            if self._ahead is not None:
                 ahead = self._ahead.and_then(entry)
             elif isinstance(entry.message, ChainFact):
                 # What lies ahead of it must be known before it is pending: it may have to wait.
                 ahead = replay.look_ahead()
             self._replay, self._ahead = replay, ahead
-            return ()
-        if foretold and dry_run is not None:
-            self._replay, rulings = dry_run.after.replay, dry_run.after.rulings
-        else:
-            self._replay, rulings = self._replay.step_entry(entry, self._ahead)
+            return self._found(())
+        self._replay, rulings = self._replay.step_entry(entry, self._ahead)
         self._ahead = None
-        return rulings
+        return self._found(rulings)
+
+    def _move(self, after: Projection, lane: Lane) -> Sequence[Ruling]:
+        """A frame arrived that was ruled when it was asked about: that is what became of it."""
+        if lane is Lane.TRADER:
+            self._replay, self._ahead = after.since, after
+            return self._found(())
+        self._replay, self._ahead = after.replay, None
+        return self._found(after.rulings)
+
+    def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
+        """The violations among rulings. What was ruled again fell with another's late frame:
+        nobody's fault, nothing to reject."""
+        # After a trader frame too: it may be the one that covers the solver's UCP.
+        if self._replay.account.checkpoint is not None:
+            self._look_for_checkpoint()
+        for one in rulings:
+            if one.violation is not None:
+                return [one for one in rulings if one.violation is not None and not one.again]
+        return ()
 
     def occupied(self, commitment: bytes) -> bool:
         """See `Rulebook.occupied`."""
@@ -304,16 +321,17 @@ class RulebookLedger:
                 denied=known.denied if fact.denied is None else known.denied | {fact.denied},
             )
         )
-        self._ahead = self._dry_run = None
+        self._ahead = None
         return self._drain()
 
     def _drain(self) -> Sequence[Ruling]:
+        self._dry_run = None
         broken: list[Ruling] = []
         while self._waiting:
             entry = self._waiting[0]
             bad = entry.bad_payload
             ruled = RuledFrame(
-                Lane(entry.frame.lane),
+                LANES[entry.frame.lane],
                 entry.frame.seq,
                 entry.frame.peer_seq,
                 entry.frame.sending_time,
@@ -323,14 +341,22 @@ class RulebookLedger:
             )
             try:
                 rulings = self._step(ruled)
+            # Nothing has changed. It and all after it wait for `learn_fact`, in their order.
             except FactsBehind:
                 break
             self._waiting.popleft()
-            self._look_for_checkpoint()
-            broken.extend(_violations(rulings))
+            broken.extend(rulings)
         return broken
 
 
-def _violations(rulings: Iterable[Ruling]) -> Iterable[Ruling]:
-    # What was ruled again fell with another's late frame: nobody's fault, nothing to reject.
-    return (one for one in rulings if one.violation is not None and not one.again)
+def _is_of(dry_run: DryRun, arrived: RecordedFrame) -> bool:
+    """Whether a dry run was of the very frame that arrived."""
+    entry, frame = dry_run.entry, arrived.frame
+    return (
+        entry.message is arrived.message
+        and entry.seq == frame.seq
+        and entry.lane == frame.lane
+        and entry.peer_seq == frame.peer_seq
+        and entry.sending_time == frame.sending_time
+        and entry.size == len(frame.payload)
+    )

@@ -150,7 +150,7 @@ def _verification(verifier: FrameVerifier) -> Iterator[Metric]:
     bounds = [1]
     while bounds[-1] < MAX_BATCH:
         bounds.append(bounds[-1] * 2)
-    sizes = {**statistics.sizes, 1: statistics.sizes.get(1, 0) + statistics.alone}
+    sizes = statistics.sizes
     counts = tuple(sizes.get(bound, 0) for bound in bounds)
     beyond = sum(sizes.values()) - sum(counts)
     yield _histogram(

@@ -31,9 +31,10 @@ from psymm.session.protocol import (
     SessionParams,
     SessionStatus,
     begin_session,
+    checkpoints,
     key_in_force,
 )
-from psymm.session.protocol.checkpoints import MOST_HELD
+from psymm.session.rounds import Rounds
 from psymm.session.runner import SessionRunner
 from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
@@ -57,7 +58,8 @@ class LocalParty:
     """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
     read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
     of all its sessions' frames. private: endpoints that others wrote down may lead to this machine
-    or a local network; None: on the development chain only. tokens: the deployment's."""
+    or a local network; None: on the development chain only. tokens: the deployment's. rounds: what
+    comes for its sessions together."""
 
     wallet: Wallet
     journal: Journal
@@ -71,6 +73,12 @@ class LocalParty:
     verifier: FrameVerifier = field(default_factory=FrameVerifier)
     private: bool | None = None
     tokens: tuple[TokenInfo, ...] = ()
+    rounds: Rounds = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # One for all sessions, of what is there already.
+        rounds = Rounds(self.journal, self.clock, self.verifier)
+        object.__setattr__(self, "rounds", rounds)
 
     @property
     def dials_private(self) -> bool:
@@ -119,7 +127,9 @@ def params_of(terms: Terms, lane: int) -> SessionParams:
         minimum_collateral=terms.minimum(1 - lane),
         frames_per_second=terms.limits.frames_per_second,
         checkpoint_frames=min(
-            MOST_HELD, terms.limits.frames // 2, terms.limits.bytes // (2 * MAX_PAYLOAD_BYTES)
+            checkpoints.MOST_HELD,
+            terms.limits.frames // 2,
+            terms.limits.bytes // (2 * MAX_PAYLOAD_BYTES),
         ),
     )
 
@@ -209,7 +219,7 @@ async def load_session(
         on_event,
         collateral_amount=custody.ours,
         rotator=rotator,
-        verifier=party.verifier,
+        rounds=party.rounds,
     )
     if protocol.ended and custody.state not in ("closed", "stopped"):
         # The process may have died between the frame that ended it and this.

@@ -91,7 +91,7 @@ async def fetch_missing(
     async with open_block_nursery() as nursery:
         await nursery.start(runner.run)
         reason = await runner.attach(socket, fresh=False, first=first, challenge=challenge)
-        await runner.flush([])
+        await runner.drain()
         nursery.cancel_scope.cancel()
     if protocol.health == "recovering":
         raise reason

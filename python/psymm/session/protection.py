@@ -7,6 +7,7 @@ and cancels, settlements and forced closes go on while the brakes are on.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -45,6 +46,8 @@ class KillSwitch:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
+        # It is looked at in every round, and a Path would write itself down each time.
+        self._path = "" if path is None else str(path)
         self._reason: str | None = None
         self._stamp: tuple[int, int] | None = None
 
@@ -54,7 +57,7 @@ class KillSwitch:
         if self.path is None:
             return self._reason
         try:
-            found = self.path.stat()
+            found = os.stat(self._path)
             stamp = (found.st_ino, found.st_mtime_ns)
             if self._reason is None or stamp != self._stamp:
                 lines = self.path.read_text("utf-8", "replace").splitlines()

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Protocol, cast, get_args
 
 import trio
 
@@ -47,6 +47,7 @@ from psymm.session.protocol import (
     Effect,
     Effects,
     Event,
+    FrameBatch,
     FundCollateral,
     HealthChanged,
     ImportFrame,
@@ -77,12 +78,15 @@ from psymm.session.protocol.budget import (
     OUTGOING_MESSAGES,
     Load,
 )
+from psymm.session.protocol.effects import Send, Store
+from psymm.session.rounds import Inlet, Item, Rounds
 from psymm.session.stats import SessionStats, Traffic
-from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket
+from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket, WebSocket
 from psymm.transcript.agreement import JournalledOpening
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
-from psymm.transcript.verifying import FrameVerifier
+from psymm.transcript.verifying import Claim, FrameVerifier
+from psymm.waiting import Sleeper
 
 BACKLOG: Final = 64
 """Turns that may wait for the journal before nothing more is read from the socket."""
@@ -93,22 +97,13 @@ LOOK_UP_S: Final = 2.0
 LOOK_UP_AGAIN_S: Final = 10.0
 """Between two looks at our own chain for what the peer cites; and where it does not answer."""
 
-_SILENT: Final = (
-    ImportFrame,
-    ResendCompacted,
-    RevokeFrames,
-    SendFrame,
-    SendText,
-    StoreCheckpoint,
-    StoreEvidence,
-    StoreFact,
-    StoreFrame,
-    StoreHealth,
-    StoreOpenings,
-    StoreRevocations,
-    StoreStatus,
-)
+_STORES: Final = frozenset(get_args(Store))
+_SENDS: Final = frozenset(get_args(Send))
+_SILENT: Final = _STORES | _SENDS
 """Effects that are no events."""
+
+_SERVED: Final = (Delivered, VerifyCollateral, FundCollateral, KeyDue, HealthChanged, KeyChanged)
+"""Events for which something is done here."""
 
 _JOURNAL_STATES: Final[dict[SessionStatus, CustodyState]] = {
     SessionStatus.LOGON: "open",
@@ -140,35 +135,76 @@ class RunnerStatistics:
     traffic: Traffic
 
 
-@dataclass
 class _Connection:
-    outgoing: trio.MemorySendChannel[str | bytes]
-    scope: trio.CancelScope
-    socket: Socket
-    waiting_bytes: int = 0
-    reason: PSymmError | None = field(default=None)
-    gone: trio.Event = field(default_factory=trio.Event)
+    """One that stands. outgoing: what its socket could not take at once, with its bytes.
+
+    reason: why it ends, once that is known. bug: what ends it where that is a bug.
+    """
+
+    def __init__(self, socket: Socket, inlet: Inlet, stats: SessionStats) -> None:
+        self.socket = socket
+        self.inlet = inlet
+        self.scope = trio.CancelScope()
+        self.outgoing: deque[str | bytes] = deque()
+        self.waiting_bytes = 0
+        self.reason: PSymmError | None = None
+        self.bug: Exception | None = None
+        self.gone = trio.Event()
+        self._stats = stats
+        # What stands between us and the peer may only be passed by where nothing is.
+        self._direct = socket if isinstance(socket, WebSocket) else None
+        self._ending = False
+        self._more = trio.Event()
 
     def disconnect(self, reason: PSymmError) -> None:
         if self.reason is None:
             self.reason = reason
         # What is queued still goes out: the sender ends the connection when it is through.
-        self.outgoing.close()
+        self._ending = True
+        self._more.set()
 
     def put(self, message: str | bytes) -> None:
-        try:
-            if self.waiting_bytes > OUTGOING_BYTES:
-                raise trio.WouldBlock
-            self.outgoing.send_nowait(message)
-            self.waiting_bytes += len(message)
-        except trio.WouldBlock:
-            waiting = self.outgoing.statistics().current_buffer_used
+        """Send a message, after those before it; what cannot go at once waits for the sender."""
+        if self._ending:
+            return
+        if not self.outgoing and self._direct is not None and self._direct.send_now(message):
+            self._stats.wrote(message)
+        elif self.waiting_bytes > OUTGOING_BYTES or len(self.outgoing) >= OUTGOING_MESSAGES:
             self.reason = OverBudget(
-                "the peer does not read", messages=waiting, bytes=self.waiting_bytes
+                "the peer does not read", messages=len(self.outgoing), bytes=self.waiting_bytes
             )
             self.scope.cancel()
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass
+        else:
+            self.outgoing.append(message)
+            self.waiting_bytes += len(message)
+            self._more.set()
+
+    async def send_queued(self) -> None:
+        """Until the connection ends: send what waits, each message within SEND_S."""
+        try:
+            while self.outgoing or not self._ending:
+                while self.outgoing:
+                    message = self.outgoing[0]
+                    with trio.CancelScope(deadline=trio.current_time() + SEND_S) as late:
+                        await self.socket.send(message)
+                    if late.cancelled_caught:
+                        self.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
+                        return
+                    self.outgoing.popleft()
+                    self.waiting_bytes -= len(message)
+                    self._stats.wrote(message)
+                if not self._ending:
+                    self._more = trio.Event()
+                    await self._more.wait()
+        except (Disconnected, PeerViolation) as gone:
+            self.reason = self.reason or gone
+        finally:
+            self.scope.cancel()
+
+    def close(self) -> None:
+        """Nothing more comes or goes."""
+        self._ending = True
+        self.inlet.close()
 
 
 class Guard(Protocol):
@@ -188,7 +224,7 @@ class SessionRunner:
     on the connection that went last. at_end: called once `run` is over, whatever ended it; must
     not block and not raise.
     on_event: called with every event, in order, after what caused it is durable; it must not
-    block and not raise. verifier: shared by all sessions of a process. `run` must be running for
+    block and not raise. rounds: shared by all sessions of a party. `run` must be running for
     anything to happen."""
 
     def __init__(
@@ -201,10 +237,10 @@ class SessionRunner:
         *,
         collateral_amount: int = 0,
         rotator: KeyRotator | None = None,
-        verifier: FrameVerifier | None = None,
+        rounds: Rounds | None = None,
     ) -> None:
         self.protocol = protocol
-        self.verifier = verifier or FrameVerifier()
+        self._rounds = rounds or Rounds(journal, clock, FrameVerifier())
         self.agreement = protocol.record.agreement
         self.lane = protocol.lane
         self.journal = journal
@@ -213,7 +249,7 @@ class SessionRunner:
         self.stats = SessionStats(
             protocol.record.agreement.custody, protocol.lane, clock, protocol.state
         )
-        self._on_event = self.stats.counting(on_event)
+        self._listener = on_event
         self.collateral_amount = collateral_amount
         self._rotator = rotator
         # What came before `run` did.
@@ -224,7 +260,7 @@ class SessionRunner:
         self._taken = 0
         self._done = 0
         self._wake = trio.Event()
-        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._waiters: list[tuple[int, int, Sleeper]] = []
         self._numbers = count()
         self._poke = trio.Event()
         self._due = 0
@@ -314,8 +350,7 @@ class SessionRunner:
             standing.reason = Disconnected("another connection took over this session")
             standing.scope.cancel()
             await standing.gone.wait()
-        sender, receiver = trio.open_memory_channel[str | bytes](OUTGOING_MESSAGES)
-        connection = _Connection(sender, trio.CancelScope(), socket)
+        connection = _Connection(socket, Inlet(self._rounds, self), self.stats)
         socket.allow(2 * self.protocol.params.frames_per_second + 100)
         self._connection = connection
         self._connections += 1
@@ -323,23 +358,24 @@ class SessionRunner:
         try:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send_all, socket, receiver, connection)
+                    nursery.start_soon(connection.send_queued)
                     self.perform(
                         self.protocol.connected(
                             self.clock.now_ns(), fresh=fresh, challenge=challenge
                         )
                     )
                     nursery.start_soon(self._keep_time)
-                    await self._read_all(socket, connection, first)
+                    await self._read_all(connection, first)
                     connection.scope.cancel()
+            if connection.bug is not None:
+                raise connection.bug
         finally:
             self._connection = None
             self.was_synced = self.protocol.synced
             connection.gone.set()
             reason = connection.reason or Disconnected()
             self.perform(self.protocol.disconnected())
-            sender.close()
-            receiver.close()
+            connection.close()
             with trio.CancelScope(shield=True):
                 code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
                 code = GOING_AWAY if isinstance(reason, Leaving) else code
@@ -371,7 +407,7 @@ class SessionRunner:
         sent, and mean to come back. Cancelled: what was not sent yet goes out on resuming."""
         standing = self._connection
         self.part(Leaving(reason))
-        await self.flush([])
+        await self.drain()
         if standing is not None:
             await standing.gone.wait()
 
@@ -419,7 +455,7 @@ class SessionRunner:
             account = ledger.account
             pending = len(account.requests) + len(account.quotes) + len(account.orders)
         return Load(
-            0 if standing is None else standing.outgoing.statistics().current_buffer_used,
+            0 if standing is None else len(standing.outgoing),
             0 if standing is None else standing.waiting_bytes,
             0 if standing is None else standing.socket.unread_bytes,
             self.uncovered,
@@ -436,7 +472,8 @@ class SessionRunner:
         will be sent (now or on resuming), but the caller does not learn its number.
         """
         entry, effects = self._signed(message)
-        await self.flush(effects)
+        self.perform(effects)
+        await self._until_done(self._taken)
         return entry
 
     def post(self, message: Message) -> RecordedFrame:
@@ -464,6 +501,10 @@ class SessionRunner:
         self.perform(effects)
         await self._until_done(self._taken)
 
+    async def drain(self) -> None:
+        """Wait until all that was begun before is durable and done."""
+        await self._until_done(self._taken)
+
     async def checkpoint(self) -> Point:
         """Have a checkpoint with the peer that counts all that is on the record now, but for
         Heartbeats at its end; returns it once it is in force and kept.
@@ -485,7 +526,7 @@ class SessionRunner:
             if protocol.status is SessionStatus.CLOSED:
                 raise SessionClosed(custody=self.agreement.custody)
             await self._until_done(self._done + 1)
-        await self.flush([])
+        await self.drain()
         return point
 
     async def log_out(self, reason: str) -> None:
@@ -500,9 +541,15 @@ class SessionRunner:
 
     # --- effects ----------------------------------------------------------------------------
 
+    def _on_event(self, event: Event) -> None:
+        self.stats.on_event(event)
+        self._listener(event)
+
     def perform(self, effects: Effects) -> None:
         """Carry effects out, after those before them."""
-        self._ask_chain()
+        state = self.protocol.state
+        if state.held or (state.rulebook is not None and state.rulebook.waits):
+            self._ask_chain()
         if effects:
             self._taken += 1
             if self._nursery is None:
@@ -511,8 +558,8 @@ class SessionRunner:
                 self._write(effects)
             # It is in the queue to the disk now, ahead of whatever is signed upon it.
             for offered in provisional(effects):
-                self._on_event(offered)
-        connection = self.protocol.state.connection
+                self._listener(offered)
+        connection = state.connection
         if connection is not None and connection.wake_at < self._due:
             self._poke.set()
 
@@ -530,6 +577,8 @@ class SessionRunner:
         for effect in effects:
             if type(effect) is StoreFrame:
                 frames.append((effect.entry.frame, effect.entry.digest))
+                continue
+            if type(effect) not in _STORES:
                 continue
             found = self._change(effect)
             if found:
@@ -575,7 +624,7 @@ class SessionRunner:
             self._fail(failed)
         elif self._reading:
             self._behind.append(effects)
-        elif self._nursery is not None and any(type(one) is ResendCompacted for one in effects):
+        elif self._nursery is not None and ResendCompacted in map(type, effects):
             self._reading = True
             self._nursery.start_soon(self._read_and_fulfil, effects)
         else:
@@ -608,13 +657,16 @@ class SessionRunner:
         """Send, tell, disconnect."""
         if self._nursery is not None and self._failed is None:
             try:
-                self._put(effects, read)
+                if not _SENDS.isdisjoint(map(type, effects)):
+                    self._put(effects, read)
                 for effect in effects:
                     if isinstance(effect, Disconnect):
                         self.disconnect(effect.reason)
-                    elif not isinstance(effect, _SILENT):
-                        self._serve(effect)
-                        self._on_event(effect)
+                    elif type(effect) not in _SILENT:
+                        event = cast("Event", effect)
+                        if type(event) in _SERVED:
+                            self._serve(event)
+                        self._on_event(event)
             except Exception as bug:
                 # Of whoever listens. It ends this session, in `run`, and no other.
                 self._fail(bug)
@@ -628,83 +680,86 @@ class SessionRunner:
 
     def _finished(self, count: int) -> None:
         self._done += count
+        standing = self._connection
+        if standing is not None and standing.inlet.full and self._taken - self._done <= BACKLOG:
+            standing.inlet.open()
         while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
-            heappop(self._waiters)[2].set()
+            heappop(self._waiters)[2].wake()
 
     async def _until_done(self, effects: int) -> None:
         """Wait until so many turns are carried out. Raises what ended the session."""
         if self._done < effects and self._failed is None:
-            done = trio.Event()
+            done = Sleeper()
             heappush(self._waiters, (effects, next(self._numbers), done))
-            await done.wait()
+            await done.sleep()
         if self._done < effects and (over := self.over) is not None:
             raise over
 
-    async def _read_all(
-        self, socket: Socket, connection: _Connection, first: Sequence[str | bytes]
-    ) -> None:
-        already = deque(first)
-        while True:
-            if already:
-                message = already.popleft()
-            else:
-                try:
-                    message = await socket.receive()
-                except (Disconnected, PeerViolation) as gone:
-                    connection.reason = connection.reason or self.protocol.dispute or gone
-                    return
-            self.stats.read(message)
-            await self._room()
-            if isinstance(message, str):
-                self.perform(self.protocol.receive_text(message, self.clock.now_ns()))
-            else:
-                await self._read_frames(message)
+    async def _read_all(self, connection: _Connection, first: Sequence[str | bytes]) -> None:
+        """Until nothing more comes. What comes is received by the party's rounds."""
+        socket, diverted = connection.socket, trio.Event()
 
-    async def _read_frames(self, message: bytes) -> None:
+        async def take(message: str | bytes) -> None:
+            if not diverted.is_set():
+                await diverted.wait()
+            await self._take(connection, message)
+
+        already: list[str | bytes] = []
+        for message in first:
+            if isinstance(message, str):
+                # Heads are compared before anything else can happen here.
+                self.stats.read(message)
+                self.receive(message, self.clock.now_ns())
+            else:
+                already.append(message)
+        if isinstance(socket, WebSocket):
+            already += socket.divert(take)
+        for message in already:
+            await self._take(connection, message)
+        diverted.set()
+        try:
+            while True:
+                await self._take(connection, await socket.receive())
+        except (Disconnected, PeerViolation) as gone:
+            await connection.inlet.drained()
+            connection.reason = connection.reason or self.protocol.dispute or gone
+
+    async def _take(self, connection: _Connection, message: str | bytes) -> None:
         """Part by part, so that a long message keeps no other session waiting."""
+        self.stats.read(message)
+        if isinstance(message, str):
+            await connection.inlet.put(message)
+            return
         offset = 0
         while offset < len(message):
             batch = self.protocol.batch_of(message, offset, AT_ONCE)
             offset = batch.end
-            key, frames = self.protocol.verifiable(batch)
-            if key is not None:
-                await self.verifier.prefetch(self.agreement.domain, key, frames)
-            else:
-                await trio.lowlevel.checkpoint()
-            await self.journal.yield_to_commit()
-            effects = self.protocol.receive_batch(batch, self.clock.now_ns())
-            over = any(isinstance(effect, Disconnect) for effect in effects)
-            self.perform(effects)
+            await connection.inlet.put(batch)
+
+    # --- psymm.session.rounds.Receiver ----------------------------------------------------------
+
+    def claims(self, batch: FrameBatch) -> list[Claim]:
+        """See `Receiver.claims`."""
+        key, frames = self.protocol.verifiable(batch)
+        if key is None:
+            return []
+        return [(self.agreement.domain, key, frame) for frame in frames]
+
+    def receive(self, item: Item, now_ns: int) -> bool:
+        """See `Receiver.receive`."""
+        if isinstance(item, str):
+            self.perform(self.protocol.receive_text(item, now_ns))
+        else:
+            self.perform(self.protocol.receive_batch(item, now_ns))
             if self.protocol.held_back > MOST_AHEAD:
                 self.disconnect(OverBudget("frames that are held back", most=MOST_AHEAD))
-                over = True
-            if over:
-                return
-            await self._room()
+        return self._taken - self._done <= BACKLOG
 
-    async def _room(self) -> None:
-        """Read no more while too much waits for the disk."""
-        if self._taken - self._done > BACKLOG:
-            await self._until_done(self._taken - BACKLOG)
-
-    async def _send_all(
-        self,
-        socket: Socket,
-        receiver: trio.MemoryReceiveChannel[str | bytes],
-        connection: _Connection,
-    ) -> None:
-        try:
-            async for message in receiver:
-                with trio.CancelScope(deadline=trio.current_time() + SEND_S) as late:
-                    await socket.send(message)
-                if late.cancelled_caught:
-                    connection.reason = PeerSilent("the peer does not read", waited_s=SEND_S)
-                    break
-                connection.waiting_bytes -= len(message)
-                self.stats.wrote(message)
-        except (Disconnected, PeerViolation) as gone:
-            connection.reason = connection.reason or gone
-        connection.scope.cancel()
+    def failed(self, bug: Exception) -> None:
+        """See `Receiver.failed`."""
+        if self._connection is not None:
+            self._connection.bug = bug
+            self._connection.scope.cancel()
 
     async def _keep_time(self) -> None:
         """Tick when it is due. Most frames only put that off, and then nobody is woken."""

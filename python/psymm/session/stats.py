@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Protocol
 
@@ -188,15 +188,6 @@ class SessionStats:
         self.last_out_ns: int | None = None
         self.covered_ns: int | None = None
 
-    def counting(self, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
-        """What counts and logs an event, and then tells `on_event`."""
-
-        def hear(event: Event) -> None:
-            self._hear(event)
-            on_event(event)
-
-        return hear
-
     def connected(self) -> None:
         self._counts["connections"] += 1
         self._log(logging.INFO, "connected", connection=self._counts["connections"])
@@ -210,12 +201,18 @@ class SessionStats:
 
     def read(self, message: str | bytes) -> None:
         """A message came in, which the protocol has not seen yet."""
-        self._count("in", message)
+        if isinstance(message, str):
+            self._counts["texts_in"] += 1
+            message = message.encode("utf-8", "surrogatepass")
+        self._counts["bytes_in"] += len(message)
         self._notice()
 
     def wrote(self, message: str | bytes) -> None:
         """A message was handed to the network."""
-        self._count("out", message)
+        if isinstance(message, str):
+            self._counts["texts_out"] += 1
+            message = message.encode("utf-8", "surrogatepass")
+        self._counts["bytes_out"] += len(message)
         self._notice()
 
     def traffic(self) -> Traffic:
@@ -231,13 +228,6 @@ class SessionStats:
             rejects_received=dict(self._named["rejects_received"]),
             disconnects=dict(self._named["disconnects"]),
         )
-
-    def _count(self, direction: str, message: str | bytes) -> None:
-        size = len(message)
-        if isinstance(message, str):
-            self._counts[f"texts_{direction}"] += 1
-            size = len(message.encode("utf-8", "surrogatepass"))
-        self._counts[f"bytes_{direction}"] += size
 
     def _notice(self) -> None:
         noises = self._noises
@@ -255,7 +245,8 @@ class SessionStats:
             if new > old:
                 self._log(level, name, count=new - old)
 
-    def _hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
+        """Counts and logs it."""
         match event:
             case FrameReceived(entry):
                 self._received(entry)
@@ -266,7 +257,8 @@ class SessionStats:
                     self._uncovered = (entry.frame.seq, now)
                 if isinstance(entry.message, Reject):
                     self._rejected(entry.message)
-                self._said(entry)
+                if type(entry.message) in _SAID:
+                    self._said(entry)
             case PeerRejected(reject):
                 code = reason_named(reject.violation)
                 self._named["rejects_received"][code] += 1
@@ -296,7 +288,8 @@ class SessionStats:
         if self._uncovered is not None and entry.frame.peer_seq >= self._uncovered[0]:
             self.covered_ns = now - self._uncovered[1]
             self._uncovered = None
-        self._said(entry)
+        if type(entry.message) in _SAID:
+            self._said(entry)
 
     def _rejected(self, reject: Reject) -> None:
         """Ours, of a frame of the peer's."""
@@ -307,10 +300,8 @@ class SessionStats:
         log.warning("violation", extra=extra)
 
     def _said(self, entry: RecordedFrame) -> None:
-        name = _SAID.get(type(entry.message))
-        if name is not None:
-            frame = entry.frame
-            log.info(name, extra={"custody": self._custody, "lane": frame.lane, "seq": frame.seq})
+        name, frame = _SAID[type(entry.message)], entry.frame
+        log.info(name, extra={"custody": self._custody, "lane": frame.lane, "seq": frame.seq})
 
     def _waits(self, name: str, entry: RecordedFrame) -> None:
         frame = entry.frame

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
 import trio
@@ -19,6 +19,7 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
+from wsproto.frame_protocol import FrameProtocol
 from wsproto.utilities import LocalProtocolError
 
 from psymm.errors import Disconnected, PeerLeft, PSymmError
@@ -70,8 +71,11 @@ class Socket(Protocol):
         ...
 
 
+Take = Callable[[str | bytes], Awaitable[None]]
+
+
 class WebSocket:
-    """A `Socket` over trio-websocket.
+    """A `Socket` over trio-websocket, with two shorter ways beside it: `send_now` and `divert`.
 
     remote: the peer's address. place: among the connections of the listener, without limits where
     we dialled.
@@ -88,6 +92,10 @@ class WebSocket:
         self.place = place or ConnectionSlot()
         self._connection = connection
         self._stream = stream
+        # Data messages without extensions are the same whoever frames them, so ours need not pass
+        # the connection's lock.
+        self._framing = FrameProtocol(connection.is_client, [])
+        self._half: str | bytes | None = None
 
     @property
     def unread_bytes(self) -> int:
@@ -101,7 +109,11 @@ class WebSocket:
     async def send(self, message: str | bytes) -> None:
         """See `Socket.send`."""
         try:
-            await self._connection.send_message(message)
+            if message is self._half:
+                self._half = None
+                await self._stream.send_all(b"")
+            else:
+                await self._connection.send_message(message)
         except ConnectionClosed as closed:
             raise self._disconnected(closed) from None
         except (OSError, LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -117,6 +129,36 @@ class WebSocket:
             raise self._disconnected(None) from None
         self._stream.took_message()
         return message
+
+    def send_now(self, message: str | bytes) -> bool:
+        """Send without waiting. False: `send` it next, and nothing else before; what went already
+        is not sent again. Never raises."""
+        if self._connection.closed is not None:
+            return False
+        data = self._framing.send_data(message)
+        try:
+            taken = self._stream.send_now(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False  # `send` says so.
+        if 0 < taken < len(data):
+            self._half = message
+        return taken == len(data)
+
+    def divert(self, take: Take) -> list[str | bytes]:
+        """From now on messages are given to `take`, in the reader's task, in place of `receive`,
+        which only raises at the end. While `take` waits, nothing more is read.
+
+        Returns what was received and not taken yet.
+        """
+        # The library hands messages over in a channel, which costs a turn of a task for each. It
+        # is closed as before when the connection ends.
+        connection, found = self._connection, list[str | bytes]()
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            while True:
+                found.append(connection._recv_channel.receive_nowait())
+                self._stream.took_message()
+        connection._send_channel = _Diverted(take, self._stream, connection._send_channel)  # type: ignore[assignment]  # all that the library's reader does with a channel
+        return found
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """See `Socket.aclose`."""
@@ -143,6 +185,24 @@ class WebSocket:
         if reason.code == GOING_AWAY:
             return PeerLeft(f"the peer left and means to come back: {said}")
         return Disconnected(f"the peer closed the connection: {said}", close_code=reason.code)
+
+
+class _Diverted:
+    """What takes the place of the channel between the library's reader and `receive`."""
+
+    def __init__(
+        self, take: Take, stream: BoundedStream, channel: trio.MemorySendChannel[str | bytes]
+    ) -> None:
+        self._take = take
+        self._stream = stream
+        self._channel = channel
+
+    async def send(self, message: str | bytes) -> None:
+        await self._take(message)
+        self._stream.took_message()
+
+    async def aclose(self) -> None:
+        await self._channel.aclose()
 
 
 @asynccontextmanager

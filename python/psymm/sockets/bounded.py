@@ -9,6 +9,7 @@ where it can be, and cut off; `fault` then says why.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ SMALL_BYTES: Final = 4096
 _TOO_BIG: Final = 1009
 _AGAINST_POLICY: Final = 1008
 _GOODBYE_S: Final = 1.0
+_READ_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class BoundedStream(trio.abc.Stream):
 
     status: what a server answered to our opening, 0 before. fault: why the peer was cut off, None
     while it behaves. ended: set once nothing can come any more, whoever ended it.
+
+    A plain TCP socket is read and written without trio's own stream: that takes a third of the
+    calls, and `send_now` never waits.
     """
 
     def __init__(self, inner: trio.abc.Stream, bounds: Bounds, *, client: bool) -> None:
@@ -67,9 +72,15 @@ class BoundedStream(trio.abc.Stream):
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
         self._taken = trio.Event()
+        self._full = False
         self._small = _twice_at_once(bounds.small_frames)
         self._controls = _twice_at_once(bounds.controls)
         self._sending = False
+        self._turn = trio.Lock()
+        # What `send_now` has promised and the operating system has not taken yet.
+        self._rest = b""
+        tcp = inner.socket if isinstance(inner, trio.SocketStream) else None
+        self._tcp = tcp if os.name == "posix" else None
 
     @property
     def unread_bytes(self) -> int:
@@ -84,20 +95,25 @@ class BoundedStream(trio.abc.Stream):
         """The oldest message was taken; there is room for more."""
         if self._unread:
             self._unread_bytes -= self._unread.popleft()
-            self._taken.set()
+            if self._full:
+                self._full = False
+                self._taken.set()
 
     # --- trio.abc.Stream ----------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As the inner stream's; raises BrokenResourceError once the peer has overstepped."""
         most = self.bounds.unread_bytes
-        while most is not None and self.unread_bytes > most and self._unread:
-            self._taken = trio.Event()
+        while most is not None and self._unread and self.unread_bytes > most:
+            self._full, self._taken = True, trio.Event()
             await self._taken.wait()
         if self.fault is not None:
             raise trio.BrokenResourceError from None
         try:
-            data = bytes(await self._inner.receive_some(max_bytes))
+            if self._tcp is None:
+                data = bytes(await self._inner.receive_some(max_bytes))
+            else:
+                data = await _receive(self._tcp, max_bytes or _READ_BYTES)
         except BaseException:
             self.ended.set()
             raise
@@ -116,16 +132,40 @@ class BoundedStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As the inner stream's."""
-        self._sending = True
+        """As the inner stream's, behind what `send_now` left. Two callers take turns."""
+        async with self._turn:
+            self._sending = True
+            try:
+                rest, self._rest = self._rest, b""
+                await self._inner.send_all(rest + data if rest else data)
+            except BaseException:
+                # It may have been cut off half way: no close frame can follow.
+                self.ended.set()
+                raise
+            self._sending = False
+            self.sent += len(data)
+
+    def send_now(self, data: bytes | bytearray) -> int:
+        """Hand bytes to the operating system without waiting; returns how many it took.
+
+        Where it took some of them, the rest is kept and goes before all that follows: `send_all`,
+        of nothing if need be, takes it along. Raises BrokenResourceError, ClosedResourceError.
+        """
+        if self._tcp is None or self._sending or self._rest:
+            return 0
         try:
-            await self._inner.send_all(data)
-        except BaseException:
-            # It may have been cut off half way: no close frame can follow.
+            taken = os.write(self._tcp.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as gone:
             self.ended.set()
-            raise
-        self._sending = False
+            if self._tcp.fileno() < 0:
+                raise trio.ClosedResourceError from None
+            raise trio.BrokenResourceError from gone
         self.sent += len(data)
+        if taken < len(data):
+            self._rest = bytes(data[taken:])
+        return taken
 
     async def wait_send_all_might_not_block(self) -> None:
         """As the inner stream's."""
@@ -167,10 +207,15 @@ class BoundedStream(trio.abc.Stream):
                 if not self._payload_left:
                     self._end_frame()
                 continue
-            step = min(_header_bytes(header) - len(header), end - at)
-            header += data[at : at + step]
-            at += step
-            if len(header) == _header_bytes(header):
+            # Two bytes say how long the header is.
+            many = _header_bytes(header) if len(header) > 1 else 2
+            while len(header) < many and at < end:
+                step = min(many - len(header), end - at)
+                header += data[at : at + step]
+                at += step
+                if len(header) >= 2:
+                    many = _header_bytes(header)
+            if len(header) == many:
                 self._begin_frame(header, now)
                 header.clear()
 
@@ -210,7 +255,7 @@ class BoundedStream(trio.abc.Stream):
 
     async def _say_goodbye(self, fault: PSymmError) -> None:
         """A close frame, if nothing of ours is half sent."""
-        if self._sending or self._opening is not None:
+        if self._sending or self._rest or self._opening is not None:
             return
         code = _TOO_BIG if isinstance(fault, MessageTooBig) else _AGAINST_POLICY
         reason = fault.code.encode()[:100]
@@ -226,13 +271,32 @@ class BoundedStream(trio.abc.Stream):
                 return
 
 
+async def _receive(tcp: trio.socket.SocketType, most: int) -> bytes:
+    """What has come, at least a byte of it unless the peer has ended the stream.
+
+    Raises as `SocketStream.receive_some`. Cancelled: raises Cancelled, nothing was taken.
+    """
+    while True:
+        fileno = tcp.fileno()
+        if fileno < 0:
+            raise trio.ClosedResourceError
+        await trio.lowlevel.wait_readable(fileno)
+        if tcp.fileno() != fileno:
+            # Closed meanwhile: the number may be another socket's by now.
+            raise trio.ClosedResourceError
+        try:
+            return os.read(fileno, most)
+        except BlockingIOError:
+            continue
+        except OSError as gone:
+            raise trio.BrokenResourceError from gone
+
+
 def _twice_at_once(per_second: float) -> TokenBucket:
     return TokenBucket(per_second, per_second * 2, trio.current_time())
 
 
 def _header_bytes(header: bytearray) -> int:
-    """How long the header is that begins so."""
-    if len(header) < 2:
-        return 2
+    """How long the header is that begins with these two bytes."""
     size = header[1] & 0x7F
     return 2 + {126: 2, 127: 8}.get(size, 0) + (4 if header[1] & 0x80 else 0)

@@ -226,22 +226,33 @@ class Terms:
         return keccak256(self.document)
 
     @cached_property
-    def _by_symbol(self) -> dict[str, Instrument]:
+    def by_symbol(self) -> dict[str, Instrument]:
+        """The instruments by their symbol."""
         return {each.symbol: each for each in self.instruments}
+
+    @cached_property
+    def minima(self) -> tuple[int, int]:
+        """The least collateral of trader and solver, in token units."""
+        return self.collateral.trader_minimum, self.collateral.solver_minimum
+
+    @cached_property
+    def reserves(self) -> tuple[int, int]:
+        """The penalty reserves of trader and solver, in token units."""
+        return self.collateral.trader_reserve, self.collateral.solver_reserve
 
     def instrument(self, symbol: str) -> Instrument | None:
         """The instrument of that symbol, if the terms have it."""
-        return self._by_symbol.get(symbol)
+        return self.by_symbol.get(symbol)
 
     def minimum(self, lane: int) -> int:
         """The least collateral of a lane, in token units."""
-        return (self.collateral.trader_minimum, self.collateral.solver_minimum)[lane]
+        return self.minima[lane]
 
     def reserve(self, lane: int) -> int:
         """The penalty reserve of a lane, in token units."""
-        return (self.collateral.trader_reserve, self.collateral.solver_reserve)[lane]
+        return self.reserves[lane]
 
-    @property
+    @cached_property
     def token_scale(self) -> int:
         """What one token unit is at 18 decimals."""
         return int(10 ** (18 - self.collateral.decimals))

@@ -11,7 +11,7 @@ wire, in either direction, gives another digest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from psymm._core import SignatureError, address_of, recover
@@ -93,7 +93,7 @@ class SignedIntroduction:
     key: 64 bytes. key_signature: the wallet's for the key; signature: the key's; 65 bytes each.
     """
 
-    nonce: bytes
+    nonce: bytes = field(repr=False)
     collateral: int
     sending_time: int
     expiry: int

@@ -20,7 +20,7 @@ from psymm._core import (
     TranscriptStart,
     sign_frame,
 )
-from psymm.messages import Logon, Message, SessionKeyChange, decode, encode
+from psymm.messages import Logon, Message, SessionKeyChange, decode, encode, is_exact
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
@@ -162,34 +162,39 @@ class Record:
         Raises TranscriptError (codes of the core; `ahead` where a frame it covers is not here
         yet), FrameError, DelegationRefused; then nothing has changed.
         """
-        message, bad = _decoded(frame)
+        return self._append(frame, *_decoded(frame))
+
+    def _append(
+        self, frame: Frame, message: Message | None, bad: JsonError | None = None
+    ) -> RecordedFrame:
+        lane, follows = frame.lane, frame.seq == self.heads[frame.lane].seq + 1
         delegation: Delegation | None = None
         if (
             isinstance(message, (Logon, SessionKeyChange))
             and frame.custody == self.agreement.custody
-            and frame.seq == self.head(frame.lane).seq + 1
+            and follows
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
             delegation = delegation_in(self.agreement, frame, message)
             frame.verify(self.agreement.domain, delegation.public_key)
-            self._transcript.set_key(frame.lane, frame.seq, delegation.public_key)
-        else:
-            in_force = self.delegation(frame.lane)
-            if in_force is not None and frame.seq == self.head(frame.lane).seq + 1:
+            self._transcript.set_key(lane, frame.seq, delegation.public_key)
+        elif follows:
+            known = self._delegations[lane]
+            if known:
                 try:
-                    in_force.check_frame(frame)
+                    known[-1].check_frame(frame)
                 except DelegationRefused:
                     # Its key's holder is to blame only if the frame is its own and right else.
                     self._transcript.check(frame)
                     raise
         digest = self._transcript.append(frame)
-        self.heads[frame.lane] = self._transcript.head(frame.lane)
+        self.heads[lane] = self._transcript.head(lane)
         if delegation is not None:
-            self._delegations[frame.lane].append(delegation)
-            self._ruling[frame.lane].append(frame.seq)
+            self._delegations[lane].append(delegation)
+            self._ruling[lane].append(frame.seq)
         entry = RecordedFrame(frame, digest, message, bad)
         self._entries.append(entry)
-        self._lanes[frame.lane].append(entry)
+        self._lanes[lane].append(entry)
         return entry
 
     def truncate_to(
@@ -265,8 +270,9 @@ class Record:
         then.
         """
         other = 1 - lane
-        mine = self.head(lane)
-        peer_seq = self.head(other).seq if covers is None else covers
+        mine = self.heads[lane]
+        peer_seq = self.heads[other].seq if covers is None else covers
+        payload = encode(message)
         frame = sign_frame(
             key,
             self.agreement.domain,
@@ -277,9 +283,10 @@ class Record:
             peer_seq,
             self.digest(other, peer_seq),
             max(now_ns, mine.sending_time),
-            encode(message),
+            payload,
         )
-        return self.append(frame)
+        # What was encoded here need not be decoded, unless its bytes might say something else.
+        return self._append(frame, message if is_exact(message) else decode(payload))
 
     def keys(self) -> list[tuple[int, int, bytes]]:
         """(lane, first frame, public key) of every key known, as the core's verifiers take

@@ -81,8 +81,10 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
     rulebook = s.rulebook
     if rulebook is None:
         return
+    # What came into force lets go of frames, and of the reason for another offer.
     take_effect(s, out)
     answer = rulebook.answer_due(s.lane)
+    # An offer that stands is answered first: while it does, no other is right.
     if answer is not None:
         if coverable(s) >= answer[1]:
             sign(s, out, answer[0], now)
@@ -92,6 +94,7 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
     if s.status is not SessionStatus.TRADING or rulebook.offer_stands():
         return
     offer = _offer(s, rulebook)
+    # A trader counts only what it covers: cover it, and there is something to offer.
     if offer is None and s.lane == TRADER and s.record.heads[TRADER].peer_seq < coverable(s):
         sign(s, out, Heartbeat(), now)
         offer = _offer(s, rulebook)
@@ -193,6 +196,7 @@ def on_rejected(
 
 
 def _show_account(s: SessionState, out: Effects, account: Account, now: int) -> None:
+    # Once for each account, or two ends would show each other theirs for ever.
     dispute = s.checkpoints.dispute
     if dispute is not None and dispute.ours.hash == account.hash:
         return
@@ -239,6 +243,7 @@ def on_account_part(s: SessionState, out: Effects, part: AccountPart, now: int) 
 def _name_difference(s: SessionState, out: Effects, dispute: Dispute) -> None:
     content = b"".join(dispute.parts[number] for number in sorted(dispute.parts))
     dispute.parts = {}
+    # Parts are texts: anybody between may have changed them.
     if keccak256(content) != dispute.their_hash:
         return
     try:

@@ -75,6 +75,7 @@ def on_openings(s: SessionState, out: Effects, message: NoteOpenings, now: int) 
         with suppress(NoteInvalid):
             note = Note(custody, token, shown.amount, shown.blinding)
             notes[note.commitment] = note
+    # A commitment hides its note, so only the right openings give it.
     if set(notes) != set(listed):
         misfit = CollateralForeign(listed=len(listed), shown=len(message.openings))
         send_reject(s, out, now, "A", str(misfit))
@@ -186,6 +187,7 @@ def step(s: SessionState, out: Effects, now: int) -> bool:
     """Answer for the peer's notes, or list ours. True where a frame was signed."""
     life, collateral = s.lifecycle, s.collateral
     if collateral.refusal is not None and not life.accepted_at[s.peer]:
+        # Said once on the record; the stop below ends the session with it.
         refusal, collateral.refusal = collateral.refusal, None
         _turn_down(s, out, refusal, now)
         stop(s, out, refusal)
@@ -208,6 +210,7 @@ def _trader_step(s: SessionState, out: Effects, now: int) -> bool:
 def _solver_step(s: SessionState, out: Effects, now: int) -> bool:
     life, collateral = s.lifecycle, s.collateral
     if peer_verified(s) and not collateral.notes and not collateral.funding:
+        # Money moves from here on; marked first, so that it moves once.
         collateral.funding = True
         out.append(FundCollateral())
         return False
@@ -234,6 +237,7 @@ def step_verify(s: SessionState, out: Effects) -> None:
         and not s.lifecycle.accepted_at[s.peer]
         and not peer_verified(s)
     ):
+        # Marked before it is asked: the next step must not ask the chain a second time.
         s.collateral.verification = Verification.RUNNING
         out.append(VerifyCollateral(shown))
 

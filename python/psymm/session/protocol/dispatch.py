@@ -14,39 +14,29 @@ are known to agree. Nothing here raises because of what the peer sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from secrets import token_bytes
 from typing import Final
 
-from psymm._core import Frame, FrameError, JsonError, SecretKey
+from psymm._core import Frame, JsonError, SecretKey
 from psymm.errors import (
-    AccountsDiffer,
     CollateralRefused,
     FloodingPeer,
-    LaneAtLimit,
     NotNow,
     PSymmError,
-    Refused,
 )
 from psymm.messages import (
     AccountPart,
     BusinessMessageReject,
-    ChainFact,
     CheckpointRequest,
-    FactKind,
     Heartbeat,
-    Logon,
     Logout,
     Message,
     NoteOpenings,
-    Reject,
     ResendRequest,
     Resume,
     SessionKeyChange,
     Settlement,
-    SettlementAcceptance,
-    SettlementOutput,
     TestRequest,
     decode_text,
 )
@@ -55,14 +45,12 @@ from psymm.session.protocol import (
     checkpoints,
     collateral,
     deadlines,
+    facts,
     final_ack,
     frames,
     gaps,
-    holding,
     keys,
     lifecycle,
-    recovery,
-    rejects,
     resume,
     revoked,
     ruling,
@@ -71,75 +59,35 @@ from psymm.session.protocol import (
 from psymm.session.protocol import (
     logon as log_on,
 )
-from psymm.session.protocol.budget import PeerRate
 from psymm.session.protocol.effects import (
     Effects,
     KeyChanged,
-    KeyDue,
     OwnClockBehind,
-    StoreFact,
     StoreOpenings,
-    StoreRevocations,
     TextReceived,
 )
-from psymm.session.protocol.heads import our_heads
-from psymm.session.protocol.rulebook import Rulebook
 from psymm.session.protocol.state import (
-    CollateralState,
     ConnectionState,
-    FinalAckState,
     HeadSync,
-    KeyState,
-    RecoveryState,
-    SessionParams,
     SessionState,
     arm,
 )
 from psymm.session.protocol.status import SessionStatus
-from psymm.transcript.agreement import SOLVER
+from psymm.session.protocol.views import FrameBatch, SessionView
 from psymm.transcript.checkpoint import Point
-from psymm.transcript.delegation import JournalledRevocation
-from psymm.transcript.heads import Heads, Health
-from psymm.transcript.record import Record, RecordedFrame
+from psymm.transcript.record import RecordedFrame
 from psymm.transcript.resumption import ResumeSigner
-
-_KEY_CHANGE: Final = b'{"MsgType":"UKY"'
-
-_BESIDE_OPTIONS: Final = (
-    BusinessMessageReject,
-    ChainFact,
-    Heartbeat,
-    Logout,
-    Reject,
-    Settlement,
-    SettlementAcceptance,
-    SettlementOutput,
-)
-"""What we sign while a signed settlement can still be mined: it changes no account."""
 
 _UNPROVEN: Final = (BusinessMessageReject, Heartbeat, Resume, TestRequest)
 """What is heard of a peer that has not proved itself on the connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrameBatch:
-    """Frames of one binary message."""
-
-    frames: Sequence[Frame]
-    end: int
-    """Where in the message they end."""
-    noise: FrameError | None
-    """Why what follows is no frame; the message is over then."""
-
-
-class SessionProtocol:
-    """One end of a custody's session.
-
-    state: what it knows; read it, and change it through the methods here only.
-    """
+class SessionProtocol(SessionView):
+    """One end of a custody's session. Its state is read through `SessionView`, and changed through
+    the methods here only."""
 
     def __init__(self, state: SessionState) -> None:
-        self.state = state
+        super().__init__(state)
         self._owed: Effects = []
         """Of an input that raised; they come with the next input's."""
         state.business_ns = max(state.record.starts_ns(lane) for lane in (0, 1))
@@ -149,175 +97,10 @@ class SessionProtocol:
         head = state.record.heads[state.lane].seq
         state.final_ack.told = 0 < head <= state.final_ack.acknowledged
 
-    # --- what it knows ---------------------------------------------------------------------------
-
-    @property
-    def lane(self) -> int:
-        """Ours: 0 trader, 1 solver."""
-        return self.state.lane
-
-    @property
-    def peer(self) -> int:
-        """The other lane."""
-        return self.state.peer
-
-    @property
-    def params(self) -> SessionParams:
-        return self.state.params
-
-    @property
-    def record(self) -> Record:
-        """All frames of both lanes that are held."""
-        return self.state.record
-
-    @property
-    def status(self) -> SessionStatus:
-        return self.state.status
-
-    @property
-    def error(self) -> PSymmError | None:
-        """What stopped the session."""
-        return self.state.error
-
-    @property
-    def synced(self) -> bool:
-        """Heads agree on the connection; only then is anything signed."""
-        return self.state.synced
-
-    @property
-    def health(self) -> Health:
-        """Of our journal. Nothing is signed unless it is complete."""
-        return self.state.recovery.health
-
-    @property
-    def notes(self) -> dict[bytes, Note]:
-        """Our notes with what they hold, by commitment."""
-        return self.state.collateral.notes
-
-    @property
-    def peer_notes(self) -> dict[bytes, Note]:
-        """The peer's notes that were verified, with what they hold, by commitment."""
-        return self.state.collateral.peer_notes
-
-    @property
-    def proposal(self) -> tuple[int, RecordedFrame, Settlement] | None:
-        """The settlement proposal that is alive: its lane, its frame, what it says."""
-        return self.state.lifecycle.proposal
-
-    @property
-    def acceptance(self) -> SettlementAcceptance | None:
-        """The other side's acceptance of the proposal that is alive."""
-        return self.state.lifecycle.acceptance
-
-    @property
-    def options(self) -> list[Settlement]:
-        """What may still be mined; see `lifecycle.options`."""
-        return lifecycle.options(self.state.lifecycle)
-
-    @property
-    def settled(self) -> ChainFact | None:
-        """The citation of the settlement that was mined."""
-        return self.state.lifecycle.settled
-
-    @property
-    def ended(self) -> bool:
-        """The custody has ended, and nothing of the record waits to be ruled."""
-        return lifecycle.ended(self.state)
-
-    @property
-    def dispute(self) -> PSymmError | None:
-        """What the heads that the peer showed on this connection would prove, if they were signed.
-        Nothing is signed on it any more."""
-        return None if self.state.connection is None else self.state.connection.dispute
-
-    @property
-    def cited(self) -> Citation | None:
-        """The frame that waits for our view of the chain, if one does."""
-        return holding.cited(self.state)
-
-    @property
-    def held_back(self) -> int:
-        """Frames of the peer that are held back, see `holding`."""
-        return len(self.state.held)
-
-    @property
-    def is_stranger(self) -> bool:
-        """We are the solver, and no collateral of either side is known to be in the custody."""
-        s = self.state
-        known = s.collateral.peer_notes or collateral.ours_at_stake(s)
-        return s.lane == SOLVER and not known
-
-    @property
-    def final_ack_owed(self) -> bool:
-        """The custody has ended, and its solver may lack frames of ours."""
-        return final_ack.is_owed(self.state)
-
-    @property
-    def acknowledged(self) -> int:
-        """The highest frame of our lane that the peer is known to have."""
-        return final_ack.acknowledged(self.state)
-
-    @property
-    def peer_restored(self) -> bool:
-        """Whether the peer's journal says that it is a backup."""
-        return self.state.peer_restored
-
-    @property
-    def decided(self) -> int:
-        """The highest solver frame that the trader covers, by its frames here or by its wallet."""
-        return 0 if self.state.rulebook is None else self.state.rulebook.decided
-
-    @property
-    def checkpoint(self) -> Point | None:
-        """The checkpoint in force."""
-        return self.state.checkpoints.point
-
-    @property
-    def accounts_differ(self) -> AccountsDiffer | None:
-        """Where the two sides' accounts were found to differ."""
-        return self.state.checkpoints.differs
-
-    def checkpoint_counts(self, target: tuple[int, int]) -> bool:
-        """Whether the checkpoint in force counts so many frames, the trader's and the solver's."""
-        return checkpoints.counts(self.state, target)
-
-    def expect_own_journal(self) -> None:
-        """Raises SessionClosed, the error that stopped the session, or JournalRestored where
-        nothing is ever signed again."""
-        signing.expect_own_journal(self.state)
-
-    def covers(self) -> int:
-        """The highest peer frame that we may cover."""
-        return signing.coverable(self.state)
-
-    def heads(self) -> Resume:
-        """Ours, as a resume states them, unsigned."""
-        return our_heads(self.state)
-
     def begin_at(self, point: Point) -> None:
         """This checkpoint is stored: nothing before it is held."""
         self.state.checkpoints.point = point
         checkpoints.compact(self.state, point)
-
-    # --- session keys ----------------------------------------------------------------------------
-
-    @property
-    def next_key(self) -> bytes | None:
-        """The public key that is to follow ours."""
-        found = self.state.keys.next_key
-        return None if found is None else found[0].public_key
-
-    def key_due(self) -> tuple[int, int] | None:
-        """From when on, nanoseconds, and from which number of ours on the next key is due."""
-        return keys.due(self.state)
-
-    def is_revoked(self, lane: int, public_key: bytes) -> bool:
-        """Whether a lane's wallet is known to have revoked a key."""
-        return keys.revocation(self.state.keys, lane, public_key) is not None
-
-    def resume_signer(self, now: int) -> ResumeSigner | None:
-        """What we can prove ourselves with on a new connection."""
-        return keys.prover(self.state, now)
 
     def set_proving_key(self, found: ResumeSigner) -> None:
         """A key that signs no frame, to prove ourselves where no other can."""
@@ -350,10 +133,6 @@ class SessionProtocol:
         self.state.attention = True
         self.state.connection = None
         return self._leave([])
-
-    def heads_proved(self, theirs: Resume, challenge: bytes, now: int) -> None:
-        """Whether heads are signed by the peer over `challenge`. Raises ResumeRefused."""
-        resume.check_proof(self.state, theirs, challenge, now)
 
     def leave(self, reason: PSymmError, now: int) -> Effects:
         """End the connection, and mean to come back. What the peer did is covered before: a fill
@@ -413,39 +192,6 @@ class SessionProtocol:
             case _:
                 out.append(TextReceived(message))
 
-    def batch_of(self, data: bytes, offset: int, most: int) -> FrameBatch:
-        """The next frames of a binary message, at most `most`. Changes nothing."""
-        found: list[Frame] = []
-        while offset < len(data) and len(found) < most:
-            try:
-                found.append(Frame.parse(data, offset))
-            except FrameError as bad:
-                return FrameBatch(found, len(data), bad)
-            offset += found[-1].length
-        return FrameBatch(found, offset, None)
-
-    def verifiable(self, batch: FrameBatch) -> tuple[bytes | None, list[Frame]]:
-        """The key in force for the peer's lane, and the frames of a batch that continue the lane
-        under it: what is worth verifying before it is received. Changes nothing."""
-        record, peer = self.state.record, self.state.peer
-        ruling_key = record.delegation(peer)
-        if ruling_key is None:
-            return None, []
-        found: list[Frame] = []
-        seq = record.heads[peer].seq
-        for frame in batch.frames:
-            seq += 1
-            if (
-                frame.lane != peer
-                or frame.seq != seq
-                or frame.custody != record.agreement.custody
-                # From a key change on, another key rules.
-                or frame.payload.startswith(_KEY_CHANGE)
-            ):
-                break
-            found.append(frame)
-        return ruling_key.public_key, found
-
     def receive_binary(self, data: bytes, now: int) -> Effects:
         """A WebSocket binary message of the peer: frames back to back, each judged by itself."""
         return self.receive_batch(self.batch_of(data, 0, len(data)), now)
@@ -456,8 +202,9 @@ class SessionProtocol:
         connection = s.connection
         if connection is None or connection.closing is not None:
             return self._leave(out)
-        ruling.release(s, out, now)
-        if not connection.proven:
+        if s.held:
+            ruling.release(s, out, now)
+        if connection.sync is HeadSync.UNPROVEN:
             why = "resume first: nothing proves who you are"
             signing.report_malformed(s, out, now, "frame", why)
             return self._leave(out)
@@ -479,7 +226,7 @@ class SessionProtocol:
     def _is_within_rate(self, connection: ConnectionState, frame: Frame, now: int) -> bool:
         # A resume brings the peer's frames again, and may show us our own that we lack.
         s = self.state
-        asked_for = not connection.synced or (
+        asked_for = connection.sync is not HeadSync.SYNCED or (
             frame.lane == s.peer and frame.seq <= connection.gap.until
         )
         repeated = asked_for and frame.seq > s.record.heads[frame.lane].seq
@@ -493,10 +240,10 @@ class SessionProtocol:
 
     def tick(self, now: int) -> Effects:
         """Do what has fallen due."""
-        s, out = self.state, self._enter(now)
-        self.state.attention = True
+        s, out = self.state, self._enter(now, steps=True)
         if s.connection is None or s.error is not None:
             return self._leave(out)
+        # Silence and disputes first: a connection that is being ended takes no more steps.
         deadlines.act(deadlines.BEFORE, s, s.connection, out, now)
         self._advance(out, now)
         deadlines.act(deadlines.AFTER, s, s.connection, out, now)
@@ -516,30 +263,18 @@ class SessionProtocol:
         is signed then.
         """
         s, out = self.state, self._enter(now)
-        ruling.release(s, out, now)
+        if s.held:
+            ruling.release(s, out, now)
         try:
-            self._check_send(message, now)
+            signing.check_message(s, message, now)
             entry = signing.sign(s, out, message, now)
         except Exception:
             # Whatever the application's message is: what was released may have signed a Reject.
+            # Nothing is lost: these effects go first when the next input is entered.
             self._owed += self._leave(out)
             raise
         self._advance(out, now)
         return entry, self._leave(out)
-
-    def _check_send(self, message: Message, now: int) -> None:
-        s = self.state
-        signing.must_sign(s, now)
-        if s.status in (SessionStatus.LOGON, SessionStatus.VERIFYING) or s.rulebook is None:
-            raise NotNow("collateral is not yet accepted by both sides", status=s.status)
-        violation = s.rulebook.refuses(s.lane, message, now)
-        if violation is not None:
-            refusal = LaneAtLimit if violation.name == LaneAtLimit.code else Refused
-            raise refusal(str(violation), rule=violation.name, message=message.MSG_TYPE)
-        if lifecycle.options(s.lifecycle) and not isinstance(message, _BESIDE_OPTIONS):
-            # The rulebook's clock may be past its deadline before the chain is, and a proposal that
-            # the record refused binds us on chain all the same.
-            raise NotNow("a settlement that we may have signed can still be mined")
 
     def send_text(self, message: Message, now: int) -> Effects:
         """Send a text. Raises NotNow without a connection."""
@@ -553,8 +288,7 @@ class SessionProtocol:
         """Make a checkpoint as soon as it can be; see `checkpoints.request`. Raises SessionClosed,
         or the error that stopped the session."""
         signing.expect_open(self.state)
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         target = checkpoints.request(self.state)
         self._advance(out, now)
         return target, self._leave(out)
@@ -563,32 +297,26 @@ class SessionProtocol:
         """Open nothing more, for good: a Logout frame. What is open can still be closed and the
         custody settled, on this connection and on later ones. Raises NotNow, SessionClosed."""
         signing.must_sign(self.state, now)
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         if not self.state.lifecycle.logouts[self.state.lane]:
             signing.sign(self.state, out, Logout(text=reason or None), now)
-        self._advance(out, now)
-        return self._leave(out)
+        return self._finish(out, now)
 
     # --- what was asked of the runtime -----------------------------------------------------------
 
     def collateral_funded(self, notes: Sequence[Note], now: int) -> Effects:
         """Our notes are in the tree; they are listed, and the peer's accepted, when it can be."""
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         collateral.on_funded(self.state, tuple(notes))
         out.append(StoreOpenings(self.state.lane, tuple(notes)))
-        self._advance(out, now)
-        return self._leave(out)
+        return self._finish(out, now)
 
     def collateral_verified(self, notes: Sequence[Note], now: int) -> Effects:
         """The chain has the peer's notes, unspent."""
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         collateral.on_verified(self.state, tuple(notes))
         out.append(StoreOpenings(self.state.peer, tuple(notes)))
-        self._advance(out, now)
-        return self._leave(out)
+        return self._finish(out, now)
 
     def collateral_failed(self) -> Effects:
         """Our chain, prover or funds failed us: they are asked again on the next connection."""
@@ -598,20 +326,16 @@ class SessionProtocol:
 
     def collateral_refused(self, error: CollateralRefused, now: int) -> Effects:
         """The peer's notes will not do: it is told why on the record, and the session stops."""
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         collateral.on_refused(self.state, error)
-        self._advance(out, now)
-        return self._leave(out)
+        return self._finish(out, now)
 
     def key_delegated(self, key: SecretKey, change: SessionKeyChange, now: int) -> Effects:
         """Our next session key, already stored, with its delegation: its UKY is signed as soon as
         heads agree."""
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         self.state.keys.next_key = (key, change)
-        self._advance(out, now)
-        return self._leave(out)
+        return self._finish(out, now)
 
     def revocations_learned(
         self, ours: Mapping[str, int], theirs: Mapping[str, int], now: int
@@ -620,105 +344,69 @@ class SessionProtocol:
 
         What the peer's revoked key signed and we have not covered leaves the record.
         """
-        s, out = self.state, self._enter(now)
-        self.state.attention = True
-        new = keys.learn(s.keys, s.lane, ours, 1)
-        floor = s.record.heads[s.lane].peer_seq + 1
-        if keys.learn(s.keys, s.peer, theirs, floor) or new:
-            out.append(StoreRevocations(tuple(s.keys.revoked.values())))
-            void = keys.void_from(s, s.peer)
-            if void is not None and s.error is None:
-                revoked.revoke_from(s, out, void, now)
-            out.append(KeyDue())
-            self._advance(out, now)
-        return self._leave(out)
+        out = self._enter(now, steps=True)
+        revoked.on_learned(self.state, out, ours, theirs, now)
+        return self._finish(out, now)
 
     def output_occupied(self, fact: Fact, commitment: bytes, now: int) -> Effects:
         """Our own chain has an output that a settlement would make: we cite it, and nothing that
         would pay into it is alive any more."""
-        s, out = self.state, self._enter(now)
-        self.state.attention = True
-        if s.rulebook is None:
-            return self._leave(out)
-        if not s.rulebook.occupied(commitment):
-            self._learn(out, fact)
-        if signing.may_sign(s, now):
-            citation = ChainFact(
-                fact_kind=FactKind.INSERTED,
-                block_number=fact.block,
-                transaction_hash=fact.transaction,
-                commitment=commitment,
-            )
-            if s.rulebook.refuses(s.lane, citation, now) is None:
-                signing.sign(s, out, citation, now)
-        self._advance(out, now)
-        return self._leave(out)
+        out = self._enter(now, steps=True)
+        facts.on_occupied(self.state, out, fact, commitment, now)
+        return self._finish(out, now)
 
     def settlement_mined(self, mined: Mined, now: int) -> Effects:
         """The settlement is on chain: the rulebook learns it, and we cite it, which closes the
         custody. Where heads do not agree now, it is cited once they do."""
-        s, out = self.state, self._enter(now)
-        self.state.attention = True
-        if s.lifecycle.proposal is not None:
-            proposal = s.lifecycle.proposal[2]
-            spent = (proposal.nullifier0, proposal.nullifier1)
-            inserted = (proposal.commitment0, proposal.commitment1)
-            self._learn(out, Fact(mined.block, mined.transaction, spent, inserted))
-            s.mined = mined, now
-        self._advance(out, now)
-        return self._leave(out)
+        out = self._enter(now, steps=True)
+        facts.on_mined(self.state, out, mined, now)
+        return self._finish(out, now)
 
     def chain_says(self, cited: Citation, view: ChainView, now: int) -> Effects:
         """What our own chain says of the frame that waits for it (`cited`). A citation that it does
         not bear out is false for good; one that it has not reached waits on."""
-        s, out = self.state, self._enter(now)
-        self.state.attention = True
-        if holding.cited(s) == cited:
-            true = view.settles(cited.said)
-            denied = Fact(view.head, cited.said.transaction_hash, (), (), (cited.lane, cited.seq))
-            fact = view.fact if true else denied
-            if true is not None and fact is not None:
-                self._learn(out, fact)
-        self._advance(out, now)
-        return self._leave(out)
+        out = self._enter(now, steps=True)
+        facts.on_view(self.state, out, cited, view)
+        return self._finish(out, now)
 
     def proposal_fell(self, proposal: Settlement, now: int) -> Effects:
         """A proposal of the peer's that we did not sign rested on a frame that turned out to be
         late, and is void: trading may go on."""
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         lifecycle.forget_unsigned(self.state.lifecycle, proposal)
-        self._advance(out, now)
-        return self._leave(out)
+        return self._finish(out, now)
 
     def proposal_expired(self, now: int) -> Effects:
         """What is past its deadline by now did not happen on chain: trading may go on."""
-        out = self._enter(now)
-        self.state.attention = True
+        out = self._enter(now, steps=True)
         lifecycle.expire(self.state.lifecycle, now)
-        self._advance(out, now)
-        return self._leave(out)
-
-    def _learn(self, out: Effects, fact: Fact) -> None:
-        if self.state.rulebook is not None:
-            rejects.queue_all(self.state, self.state.rulebook.learn_fact(fact))
-            out.append(StoreFact(fact.to_json()))
+        return self._finish(out, now)
 
     # --- the three steps of every input ----------------------------------------------------------
 
-    def _enter(self, now: int, *, heard: bool = False) -> Effects:
-        """Look at the clock. It may have been set back: what is timed by it begins anew then."""
+    def _enter(self, now: int, *, heard: bool = False, steps: bool = False) -> Effects:
+        """Look at the clock. It may have been set back: what is timed by it begins anew then.
+
+        heard: the peer sent something. steps: more than business may be due after this input.
+        """
         s, connection = self.state, self.state.connection
         out, self._owed = self._owed, []
+        if steps:
+            s.attention = True
         if connection is not None:
             if now < s.now:
                 _set_back(connection, now)
             if heard:
                 connection.last_heard, connection.test_sent = now, None
         s.now = now
+        # Our own lane may lie ahead of our clock: the process ran elsewhere, or the clock was set.
         if s.clock_behind or s.record.heads[s.lane].sending_time > now:
             self._look_at_clock(out, now)
         return out
+
+    def _finish(self, out: Effects, now: int) -> Effects:
+        self._advance(out, now)
+        return self._leave(out)
 
     def _look_at_clock(self, out: Effects, now: int) -> None:
         s = self.state
@@ -738,21 +426,28 @@ class SessionProtocol:
             if s.rejects:
                 ruling.flush_rejects(s, out, now)
             return
+        # The order of what follows matters. First what was held back takes effect: it may change
+        # every answer below.
         ruling.release(s, out, now)
         if s.error is not None or connection is None:
             return
+        # Heads must agree before anything is signed; frames that came just now may have made them.
         if not connection.synced:
             resume.try_sync(s, connection, out, now)
+        # A new key goes first of all that is signed: the one in force may sign nothing any more.
         if s.recovery.health == "complete" and (
             connection.synced or resume.lacks_only_void(s, connection)
         ):
             self._change_key(out, now)
         if signing.may_sign(s, now) and signing.within_limit(s):
+            # A Reject must be the first frame of ours to cover what it rejects: before any other
+            # step.
             ruling.flush_rejects(s, out, now)
             while s.error is None and log_on.step(s, out, now):
                 pass
             collateral.await_openings(s, now)
             if s.lifecycle.logons[s.lane] is not None and signing.may_sign(s, now):
+                # The checkpoint last: it counts what was signed above, and reads the status.
                 lifecycle.restate(s, out)
                 checkpoints.advance(s, out, now)
                 checkpoints.compare(s, out, now)
@@ -775,8 +470,10 @@ class SessionProtocol:
         s = self.state
         if s.attention:
             lifecycle.restate(s, out)
+            # Frames of business that follow skip all of this until something sets it again.
             checkpoints.take_effect(s, out)
             s.attention = not self._only_business()
+            keys.note_limits(s)
             if s.connection is not None:
                 s.connection.wake_at = 0  # Any deadline may have changed.
         return out
@@ -806,59 +503,3 @@ def _set_back(connection: ConnectionState, now: int) -> None:
     connection.progress = min(connection.progress, now)
     if connection.uncovered_since is not None:
         connection.uncovered_since = min(connection.uncovered_since, now)
-
-
-def begin_session(
-    record: Record,
-    rulebook: Rulebook | None,
-    lane: int,
-    params: SessionParams,
-    *,
-    now: int,
-    key: SecretKey | None = None,
-    logon: Logon | None = None,
-    kept: Iterable[SecretKey] = (),
-    revocations: Iterable[JournalledRevocation] = (),
-    health: Health = "complete",
-    newest: Heads | None = None,
-    spare: Iterable[Frame] = (),
-    announced: int = 0,
-    notes: Iterable[Note] = (),
-    peer_notes: Iterable[Note] = (),
-    stopped: PSymmError | None = None,
-    acknowledged: int = 0,
-) -> SessionProtocol:
-    """A session, new or out of a journal; the rulebook has seen no frame of the record yet.
-
-    key: ours, in force or for our Logon; None where nothing may be signed.
-    logon: ours, where it is still to be signed.
-    kept: all session keys of ours that the journal holds.
-    health, newest, spare: of a journal that lost frames: its newest heads, and loose frames.
-    announced: what the peer introduced, token units.
-    acknowledged: of a custody that had ended, our highest frame that the peer is known to have.
-    """
-    state = SessionState(
-        lane=lane,
-        params=params,
-        record=record,
-        rulebook=rulebook,
-        keys=KeyState(
-            key,
-            logon,
-            {one.public_key: one for one in kept},
-            {(one.lane, one.key): one for one in revocations},
-        ),
-        collateral=CollateralState(
-            {note.commitment: note for note in notes},
-            {note.commitment: note for note in peer_notes},
-            announced,
-        ),
-        recovery=RecoveryState(health, newest),
-        rate=PeerRate(params.frames_per_second),
-        now=now,
-        error=stopped,
-        final_ack=FinalAckState(acknowledged),
-    )
-    for frame in spare:
-        recovery.keep(state, frame)
-    return SessionProtocol(state)

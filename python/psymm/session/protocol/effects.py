@@ -421,10 +421,12 @@ may withdraw it, or let it lapse."""
 
 def provisional(effects: Effects) -> list[ProvisionalFrame]:
     """What may be told before it is durable."""
-    return [
-        ProvisionalFrame(effect.entry)
-        for effect in effects
-        if type(effect) is FrameReceived
-        and effect.violation is None
-        and type(effect.entry.message) in OFFERS
-    ]
+    found: list[ProvisionalFrame] = []
+    for effect in effects:
+        if (
+            type(effect) is FrameReceived
+            and effect.violation is None
+            and type(effect.entry.message) in OFFERS
+        ):
+            found.append(ProvisionalFrame(effect.entry))
+    return found

@@ -62,6 +62,7 @@ def advance(s: SessionState, connection: ConnectionState, out: Effects, now: int
     if connection.final_since is None:
         connection.final_since = now
         arm(connection, now + s.params.response_timeout_ns)
+    # The answer proves that all before the question was read.
     if connection.final_asked != head:
         connection.final_asked = head
         send_text(s, out, TestRequest(test_req_id=f"{_ASKED}{head}"), now)

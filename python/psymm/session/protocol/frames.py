@@ -20,7 +20,7 @@ from psymm.session.protocol import gaps, holding, keys, recovery, revoked, rulin
 from psymm.session.protocol.budget import EARLY_BYTES, EARLY_FRAMES
 from psymm.session.protocol.effects import Effects, StoreEvidence, StoreFrame
 from psymm.session.protocol.signing import disconnect, report_malformed, stop
-from psymm.session.protocol.state import ConnectionState, SessionState
+from psymm.session.protocol.state import ConnectionState, HeadSync, SessionState
 from psymm.transcript.delegation import DelegationRefused
 
 _UNSIGNED: Final = ("bad-signature", "no-key")
@@ -32,6 +32,7 @@ def receive(
     """Take one frame of the peer. Raises nothing because of what it says."""
     if frame.custody != s.record.agreement.custody:
         report_malformed(s, out, now, "frame", "wrong-custody: this connection serves another")
+    # While frames are lost, either lane is filled in its order, our own too.
     elif s.recovery.health != "complete" and frame.seq > s.record.heads[frame.lane].seq:
         recovery.keep(s, frame)
         recovery.merge(s, out, now)
@@ -39,7 +40,7 @@ def receive(
         _own(s, connection, out, frame, now)
     elif frame.seq <= s.record.heads[s.peer].seq:
         _again(s, out, frame, now)
-    elif (full := holding.full(s)) is not None:
+    elif s.held and (full := holding.full(s)) is not None:
         disconnect(s, out, full)
     elif frame.seq > s.record.heads[s.peer].seq + 1:
         _beyond(s, connection, out, frame, now)
@@ -57,25 +58,29 @@ def _next(
     endorsed: bool = False,
 ) -> None:
     """The frame that continues the peer's lane. endorsed: the wallet's next key builds on it."""
-    if not has_room(s, frame):
+    # Before collateral is accepted a stranger may cost us no more than this.
+    if not s.lifecycle.trading_open and not has_room(s, frame):
         early = "too many frames before collateral was accepted"
         disconnect(s, out, OverBudget(early, frames=EARLY_FRAMES, bytes=EARLY_BYTES))
         return
-    refused = None if endorsed else keys.refuses(s, frame)
+    refused = keys.refuses(s, frame) if s.keys.revoked and not endorsed else None
     if refused is not None:
         revoked.refuse(s, connection, out, frame, refused, now)
         return
     try:
         entry = s.record.append(frame)
     except (TranscriptError, FrameError, DelegationRefused) as bad:
+        # Nothing is on the record yet: the core checks number, link, time and signature at once.
         if _unfit(s, connection, out, frame, bad, now):
             # What it covers was imported just now.
             _next(s, connection, out, frame, now)
         return
+    # From here on the frame is on the record and binds its sender.
     if connection.gap.due is not None:
         gaps.came(s, connection, frame.seq)
-    if not connection.synced:
+    if connection.sync is not HeadSync.SYNCED:
         connection.frames_fetched += 1
+    # Stored before it is judged: what is signed because of it comes after it on disk.
     out.append(StoreFrame(entry))
     ruling.on_recorded(s, out, entry, now)
 
@@ -112,6 +117,7 @@ def _again(s: SessionState, out: Effects, frame: Frame, now: int) -> None:
         return
     first = s.record.digest(s.peer, frame.seq)
     digest = frame.digest(s.record.agreement.domain)
+    # Anybody could have written an unsigned frame: only a signed one proves anything.
     if keys.signer(s.record, frame) is None:
         report_malformed(s, out, now, "frame", "bad-signature on a number that is taken")
     elif digest != first:
@@ -144,6 +150,7 @@ def _unfit(
         if frame.seq == 1:
             disconnect(s, out, LogonRefused(str(bad)))
         return False
+    # A revoked key may be a thief's: what it signs is nobody's fault.
     void = keys.refuses_signer(s, frame)
     if void is not None:
         revoked.refuse(s, connection, out, frame, void, now)
@@ -153,6 +160,7 @@ def _unfit(
         why = f"{code} in frame {frame.lane}/{frame.seq}: {bad}"
         report_malformed(s, out, now, "frame", why)
         return False
+    # The peer covers frames of ours that we lack: a thief signed them, or our journal is old.
     if code == "ahead" and revoked.import_covered(s, connection, out, frame, now):
         return s.error is None
     if code == "ahead":

@@ -23,6 +23,7 @@ RESEND_TRIES: Final = 5
 
 def found(s: SessionState, connection: ConnectionState, out: Effects, frame: Frame) -> None:
     """A frame of the peer lies beyond a gap: the gap is asked for."""
+    # Only a frame that the peer signed says how far its lane goes.
     if frame.seq > connection.gap.until and keys.signer(s.record, frame) is not None:
         connection.gap.until = frame.seq
     ask(s, connection, out, s.record.heads[s.peer].seq + 1)
@@ -83,6 +84,7 @@ def answer(
 
 def resend_at_most(s: SessionState, out: Effects, begin: int, end: int, lane: int) -> int:
     """As `resend`; nothing within a second of the last time, for each lane."""
+    # By custody and not by connection: to dial anew is no way around it.
     if s.now - s.resent_at[lane] < AGAIN_NS:
         return 0
     s.resent_at[lane] = s.now

@@ -44,10 +44,12 @@ def cited(s: SessionState) -> Citation | None:
 
 def hold(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> bool:
     """Hold a frame of the peer back that has just come on the record, if it must wait."""
+    # We covered it, so it was judged; to hold it back now would change what we signed on.
     if entry.frame.seq <= s.record.heads[s.lane].peer_seq:
         return False
     if not s.held and not must_wait(s, entry, now):
         return False
+    # All after it too: our cover names a number, and covers all before that.
     s.held.append(entry)
     s.attention = True
     if s.connection is not None:

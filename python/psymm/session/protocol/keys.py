@@ -75,11 +75,25 @@ def due(s: SessionState) -> tuple[int, int] | None:
 
 def number_due(s: SessionState) -> bool:
     """Whether our last frame was the one from which on another key is due."""
-    ruled = s.record.ruled_since(s.lane)
-    if s.keys.due_for != ruled:
-        found = due(s)
-        s.keys.due_for, s.keys.due_at = ruled, None if found is None else found[1]
+    if s.attention:
+        note_limits(s)
     return s.record.heads[s.lane].seq == s.keys.due_at
+
+
+def note_limits(s: SessionState) -> None:
+    """Keep how long our key in force signs, and from when on the next is due: of one key, these
+    never change, and another comes only while `SessionState.attention` is set."""
+    keys, known = s.keys, s.record.delegation(s.lane)
+    ruled = s.record.ruled_since(s.lane)
+    if keys.due_for != ruled:
+        found = due(s)
+        keys.due_for, keys.due_at = ruled, None if found is None else found[1]
+    # 0 forbids: unless all of the following holds, the long way is asked.
+    keys.signs_until = keys.signs_to = 0
+    if known is None or keys.key is None or s.recovery.health != "complete":
+        return
+    if revocation(keys, s.lane, known.public_key) is None:
+        keys.signs_until, keys.signs_to = known.expiry, known.to_seq
 
 
 def prover(s: SessionState, now: int) -> ResumeSigner | None:
@@ -115,6 +129,7 @@ def take_next(s: SessionState, now: int) -> tuple[SecretKey, SessionKeyChange] |
     in_time = max(now, head.sending_time) <= change.expiry
     if holds and in_time and revocation(s.keys, s.lane, change.session_public_key) is None:
         return s.keys.next_key
+    # Its numbers or its time have passed while heads did not agree.
     s.keys.next_key = None
     return None
 
@@ -140,6 +155,7 @@ def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bo
     for key, from_seq in found.items():
         known = keys.revoked.get((lane, key))
         if known is None or known.from_seq != from_seq:
+            # What we have covered binds, whenever the key was revoked.
             cut = max(from_seq, floor)
             if known is not None and known.from_seq > from_seq:
                 cut = min(cut, known.cut)
@@ -161,6 +177,7 @@ def void_from(s: SessionState, lane: int) -> int | None:
 def refuses(s: SessionState, frame: Frame) -> KeyRevoked | None:
     """The lane's next frame, where the key that is to have signed it (the one it brings, or else
     the one in force) was revoked for its number."""
+    # Hardly ever is a key revoked, and to ask which one signed costs a signature check.
     if not any(lane == frame.lane for lane, _ in s.keys.revoked):
         return None
     delegated = delegated_key(s.record, frame)

@@ -100,8 +100,10 @@ def _apply(s: SessionState, entry: RecordedFrame) -> None:
             if lane == s.lane:
                 life.rejected.add(reject.ref_seq_num)
         case Settlement() as proposal:
+            # Our wallet's signature is out there even where the record refuses the proposal.
             if lane == s.lane:
                 life.offered.append(proposal)
+            # Of two that cross only the first is alive.
             if _comes_first(s, entry):
                 life.proposal = (lane, entry, proposal)
                 life.acceptance = None
@@ -123,6 +125,7 @@ def _answer(life: LifecycleState, lane: int, seq: int, answer: CollateralRespons
     life.accepted[1 - lane].update(
         ref.commitment for ref in answer.commitments if ref.commitment in listed
     )
+    # One acceptance may name several; trading waits for the last.
     complete = bool(listed) and life.accepted[1 - lane] >= set(listed)
     if complete and not life.accepted_at[1 - lane]:
         life.accepted_at[1 - lane] = seq
@@ -160,6 +163,7 @@ def restate(s: SessionState, out: Effects) -> None:
     status = status_of(s)
     if status is not s.status:
         s.status = status
+        # Stored before it is told, so that a restart never knows less than the application.
         if s.rulebook is not None:
             out.append(StoreStatus(status, s.error))
         out.append(StatusChanged(status))

@@ -30,6 +30,7 @@ def step(s: SessionState, out: Effects, now: int) -> bool:
     mine, theirs = s.lifecycle.logons[s.lane], s.lifecycle.logons[s.peer]
     if mine is None:
         return _log_on(s, out, theirs, now)
+    # The solver signs nothing before it has the notes, so the trader opens them first.
     if theirs is None:
         return s.lane == TRADER and collateral.send_openings(s, out, now)
     if s.lane == TRADER:
@@ -74,6 +75,7 @@ def _log_on(s: SessionState, out: Effects, theirs: Logon | None, now: int) -> bo
 def _step_out(s: SessionState, out: Effects, now: int) -> bool:
     """What ends a custody: the answer to a Logout, the citation, and its cover."""
     life = s.lifecycle
+    # A Logout is answered even while something is open: it forbids opening, no more.
     if life.logouts[s.peer] and not life.logouts[s.lane]:
         sign(s, out, Logout(), now)
         return True

@@ -37,6 +37,7 @@ MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
 
 def fall_behind(s: SessionState, out: Effects, error: JournalBehind) -> None:
     """Our journal is not the newest. One that was repaired is no better than a backup then."""
+    # Frames of ours that nobody showed may bind us: signing on would contradict them.
     if s.recovery.health == "recovering":
         _set_health(s, out, "read-only")
     stop(s, out, error)
@@ -55,6 +56,7 @@ def keep(s: SessionState, frame: Frame) -> None:
 
 def merge(s: SessionState, out: Effects, now: int) -> None:
     """Take all fetched frames that follow: each after those that it covers."""
+    # Each lane may wait for the other: turn by turn until neither moves.
     moved = True
     while moved and s.error is None:
         by_trader = _take_next(s, out, TRADER, now)
@@ -122,6 +124,7 @@ def _take(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> None
         if lane == s.lane and seq > newest:
             # Those were not the newest after all, and nothing repairs that.
             _set_health(s, out, "read-only")
+        # The journal kept the digest of its newest frame: this is another with its number.
         if seq == newest and digest != entry.digest:
             stop(s, out, Forked(custody=entry.frame.custody, lane=lane, seq=seq, ours=digest))
             return
@@ -159,10 +162,11 @@ def _conclude(s: SessionState, out: Effects) -> None:
     if s.recovery.health != "recovering" or newest is None or s.error is not None:
         return
     if all(s.record.heads[lane].seq >= newest.of(lane)[0] for lane in (TRADER, SOLVER)):
+        # Only now does the record say which of our keys is in force.
         keys.choose(s)
         _set_health(s, out, "complete")
 
 
 def _set_health(s: SessionState, out: Effects, health: Health) -> None:
-    s.recovery.health = health
+    s.recovery.health, s.attention = health, True
     out += (StoreHealth(health), HealthChanged(health))

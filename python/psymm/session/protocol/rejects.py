@@ -36,6 +36,7 @@ def judge(s: SessionState, entry: RecordedFrame) -> Violation | None:
         queue_for(s, entry, own)
     elif s.lane == SOLVER and entry.message is not None:
         # The trader's frame takes effect later. What is wrong with it by now is said at once.
+        # The trader learns of it now, and not with the next solver frame that covers it.
         own = s.rulebook.refuses(
             s.peer, entry.message, frame.sending_time, len(frame.payload), covers=frame.peer_seq
         )
@@ -70,6 +71,7 @@ def queue_all(s: SessionState, rulings: Iterable[Ruling]) -> None:
 def queue_for(s: SessionState, guilty: RecordedFrame, violation: Violation) -> None:
     """Remember to reject a frame of the peer. Never a Reject itself: that would not end."""
     seq, message = guilty.frame.seq, guilty.message
+    # Two ends would reject each other's Rejects without an end.
     if isinstance(message, Reject | Heartbeat) or seq in s.lifecycle.rejected:
         return
     if any(queued.ref_seq_num == seq for queued in s.rejects):

@@ -70,6 +70,7 @@ def on_resume(
     if theirs.challenge is not None:
         _on_challenge(s, connection, out, theirs.challenge, now)
         return
+    # Unsigned, and still safe: there is nothing of the solver's that we could lose.
     if s.error is None and _begins_anew(s, connection, theirs):
         connection.sync = HeadSync.SYNCED
         connection.frames_repeated += gaps.resend(s, out, 1, 0, s.lane)
@@ -82,6 +83,7 @@ def on_resume(
         return
     if connection.sync is HeadSync.UNPROVEN:
         connection.sync = HeadSync.PROVEN
+    # Only a proven peer is told why the session stopped.
     if s.error is not None:
         send_reject(s, out, now, "URS", str(s.error))
         disconnect(s, out, s.error)
@@ -127,6 +129,7 @@ def _compare(
         for lane, (seq, digest) in enumerate(_both(theirs))
         if seq <= s.record.heads[lane].seq and s.record.digest(lane, seq) != digest
     ]
+    # Both sides hold this number with another digest: somebody signed twice, or lies.
     if differing:
         lane, seq = differing[0]
         fork = ForkUnproved(
@@ -152,6 +155,7 @@ def _compare(
     elif covered > head and keys.compromised(s):
         # What the peer covered is shown to us and imported; what it did not, it revokes once it
         # knows. Until both are done, nothing is signed.
+        # While heads agree nothing is fetched; a new connection begins with the comparison.
         if connection.synced:
             unknown = KeyRevoked("frames of ours that we did not sign", theirs=covered)
             disconnect(s, out, unknown)
@@ -208,6 +212,7 @@ def try_sync(s: SessionState, connection: ConnectionState, out: Effects, now: in
     """Agree, where heads do."""
     if connection.sync in (HeadSync.SYNCED, HeadSync.DISPUTED):
         return
+    # The peer compares with what we show, so it must see ours before either may agree.
     if connection.shown_heads is None:
         announce_heads(s, out, now)
     theirs = connection.peer_heads
@@ -217,6 +222,7 @@ def try_sync(s: SessionState, connection: ConnectionState, out: Effects, now: in
     if not is_complete and s.record.heads[s.lane].seq < head_of(theirs, s.lane)[0]:
         return
     ours = our_heads(s)
+    # Frames came since: the peer agrees with our newest heads, or with none.
     if connection.shown_heads != ours:
         announce_heads(s, out, now)
     if same_heads(theirs, ours):
@@ -248,7 +254,7 @@ def open_dispute(
     nothing more is signed on this connection, we show our frames at those places (of a lane and a
     number each), and it is left once the peer has had the time to show its own. What either side
     shows is signed, and stops the one it proves wrong."""
-    connection.sync = HeadSync.DISPUTED
+    connection.sync, s.attention = HeadSync.DISPUTED, True
     connection.dispute, connection.dispute_until = error, now + DISPUTE_NS
     arm(connection, connection.dispute_until)
     out.append(HeadsDiffer(error))

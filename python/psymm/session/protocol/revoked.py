@@ -6,13 +6,21 @@ have signed are kept as the peer shows them, and bind us once its signed frame c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from psymm._core import Frame, FrameError, TranscriptError
 from psymm.errors import Forked, KeyRevoked
 from psymm.messages import Reject
 from psymm.session.protocol import holding, keys, lifecycle, rejects, ruling
-from psymm.session.protocol.effects import Effects, FramesRevoked, KeyRefused, RevokeFrames
+from psymm.session.protocol.effects import (
+    Effects,
+    FramesRevoked,
+    KeyDue,
+    KeyRefused,
+    RevokeFrames,
+    StoreRevocations,
+)
 from psymm.session.protocol.signing import (
     await_cover,
     disconnect,
@@ -74,6 +82,7 @@ def endorsed(
     if revoked is not None:
         refuse(s, connection, out, frame, revoked, now)
         return []
+    # The new key's frame names the digest of the last that waits, and so of them all.
     chain = waiting[: frame.seq - head - 1]
     digests = [one.digest(s.record.agreement.domain) for one in chain]
     if [one.previous for one in (*chain[1:], frame)] != digests:
@@ -84,6 +93,28 @@ def endorsed(
     return [*chain, frame]
 
 
+def on_learned(
+    s: SessionState,
+    out: Effects,
+    ours: Mapping[str, int],
+    theirs: Mapping[str, int],
+    now: int,
+) -> None:
+    """Know the session keys that each wallet revoked, all of them, fromSeq by address.
+
+    What the peer's revoked key signed and we have not covered leaves the record.
+    """
+    new = keys.learn(s.keys, s.lane, ours, 1)
+    floor = s.record.heads[s.lane].peer_seq + 1
+    if keys.learn(s.keys, s.peer, theirs, floor) or new:
+        # Stored before frames go: a restart must not take them for valid again.
+        out.append(StoreRevocations(tuple(s.keys.revoked.values())))
+        void = keys.void_from(s, s.peer)
+        if void is not None and s.error is None:
+            revoke_from(s, out, void, now)
+        out.append(KeyDue())
+
+
 def revoke_from(s: SessionState, out: Effects, seq: int, now: int) -> None:
     """Take the peer's frames from `seq` on off the record, as if they had never come."""
     gone = tuple(
@@ -91,12 +122,15 @@ def revoke_from(s: SessionState, out: Effects, seq: int, now: int) -> None:
     )
     s.attention = True
     error = KeyRevoked(lane=s.peer, seq=seq, frames=len(gone))
+    # Derived anew from what is left, as after a restart.
     before, s.lifecycle = s.lifecycle, LifecycleState()
     s.record = s.record.without(s.peer, seq)
     s.rejects = [one for one in s.rejects if one.ref_seq_num < seq]
     s.held = type(s.held)(one for one in s.held if one.frame.seq < seq)
     s.void = {one for one in s.void if one < seq}
     again = s.rulebook is not None and not s.rulebook.drop(s.peer, seq)
+    # The rulebook could not take back what has had its effect, so it begins again, and all that is
+    # left arrives once more.
     if again:
         s.held.clear()
     read_record(s, out, arrive=again, now=now)

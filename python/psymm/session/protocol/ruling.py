@@ -48,13 +48,16 @@ def take_effect(
             await_cover(s, connection, now - s.params.cover_after_ns if waited else now)
         elif s.lane == TRADER and many_uncovered(s):
             arm(connection, now)
+    # Judged before it is applied: a violation changes nothing.
     violation = judge(s, entry)
     read(s, entry, violation)
+    # Told after its own `StoreFrame`, so the application hears only what is durable.
     out.append(FrameReceived(entry, violation))
     if type(message) is Reject:
         rejected = s.record.entry(s.lane, message.ref_seq_num)
         out.append(PeerRejected(message, rejected))
         checkpoints.on_rejected(s, out, message, rejected, now)
+    # At once, so that no other frame of ours is the first to cover the violation.
     if s.rejects:
         flush_rejects(s, out, now)
 
@@ -75,6 +78,7 @@ def read(s: SessionState, entry: RecordedFrame, violation: Violation | None) -> 
     so that it is refused as what it is and not waited for."""
     if violation is not None:
         if entry.frame.seq != 1 or type(entry.message) is not Logon:
+            # Remembered, since a restart, or a frame that is revoked, applies the record again.
             s.void.add(entry.frame.seq)
             return
         s.bad_logon = LogonRefused(str(violation), rule=violation.name)
@@ -98,6 +102,7 @@ def release_to(s: SessionState, out: Effects, seq: int, now: int) -> None:
 
 def import_own(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> None:
     """A frame of our lane that this process did not sign is on the record: it binds us."""
+    # Our own frame covers these, so they bind, even where our clock is behind their dates.
     release_to(s, out, entry.frame.peer_seq, now)
     lifecycle.apply(s, entry)
     out += (StoreFrame(entry), OwnFrameImported(entry))
@@ -111,6 +116,8 @@ def flush_rejects(s: SessionState, out: Effects, now: int) -> None:
         if s.lifecycle.logons[s.lane] is None:
             return
         reject = s.rejects[0]
+        # Covers no more than it rejects: what comes after may be a violation with a Reject of its
+        # own.
         covers = max(reject.ref_seq_num, s.record.heads[s.lane].peer_seq)
         if covers > coverable(s):
             return

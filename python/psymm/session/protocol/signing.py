@@ -10,17 +10,25 @@ from typing import Final
 from psymm.errors import (
     ClockBehind,
     JournalRestored,
+    LaneAtLimit,
     NotNow,
     PeerViolation,
     PSymmError,
+    Refused,
     SessionClosed,
     clip,
 )
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,
+    ChainFact,
     Heartbeat,
+    Logout,
     Message,
+    Reject,
+    Settlement,
+    SettlementAcceptance,
+    SettlementOutput,
     encode_text,
 )
 from psymm.rulebook.inputs import has_come
@@ -42,11 +50,35 @@ from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.record import RecordedFrame
 
+_BESIDE_OPTIONS: Final = (
+    BusinessMessageReject,
+    ChainFact,
+    Heartbeat,
+    Logout,
+    Reject,
+    Settlement,
+    SettlementAcceptance,
+    SettlementOutput,
+)
+"""What we sign while a signed settlement can still be mined: it changes no account."""
+
 MALFORMED_LIMIT: Final = 8
 """Malformed texts or frames that one connection may carry before it is closed."""
 
 
 # --- may we sign? --------------------------------------------------------------------------------
+
+
+def signs_freely(s: SessionState, now: int) -> bool:
+    """Nothing but business goes on (`SessionState.attention`), our clock is right and our key in
+    force: the short answer, which is right nearly always where it is yes."""
+    head = s.record.heads[s.lane]
+    return (
+        not s.attention
+        and s.error is None
+        and head.sending_time <= now <= s.keys.signs_until
+        and head.seq < s.keys.signs_to
+    )
 
 
 def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
@@ -62,11 +94,13 @@ def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
 
 def may_sign(s: SessionState, now: int) -> bool:
     """Whether anything may be signed now, if it is due."""
-    return s.error is None and refuses_to_sign(s, now) is None
+    return signs_freely(s, now) or (s.error is None and refuses_to_sign(s, now) is None)
 
 
 def must_sign(s: SessionState, now: int) -> None:
     """Raises what keeps us from signing now."""
+    if signs_freely(s, now):
+        return
     expect_own_journal(s)
     refusal = refuses_to_sign(s, now)
     if refusal is not None:
@@ -110,6 +144,23 @@ def within_limit(s: SessionState) -> bool:
     return s.record.heads[SOLVER].seq + 1 - s.rulebook.trader_covers <= MOST_UNCOVERED
 
 
+def check_message(s: SessionState, message: Message, now: int) -> None:
+    """Raises what keeps us from signing this message of the application: as `must_sign`, NotNow
+    before trading or beside a settlement, Refused where our own rulebook would."""
+    must_sign(s, now)
+    if s.status in (SessionStatus.LOGON, SessionStatus.VERIFYING) or s.rulebook is None:
+        raise NotNow("collateral is not yet accepted by both sides", status=s.status)
+    violation = s.rulebook.refuses(s.lane, message, now)
+    if violation is not None:
+        refusal = LaneAtLimit if violation.name == LaneAtLimit.code else Refused
+        raise refusal(str(violation), rule=violation.name, message=message.MSG_TYPE)
+    options = s.lifecycle.proposal is not None or s.lifecycle.offered
+    if options and not isinstance(message, _BESIDE_OPTIONS):
+        # The rulebook's clock may be past its deadline before the chain is, and a proposal that
+        # the record refused binds us on chain all the same.
+        raise NotNow("a settlement that we may have signed can still be mined")
+
+
 # --- covering ------------------------------------------------------------------------------------
 
 
@@ -129,19 +180,23 @@ def is_uncovered(s: SessionState) -> bool:
 
 def many_uncovered(s: SessionState) -> bool:
     """Whether the solver may soon have to wait for a cover of ours."""
-    uncovered = coverable(s) - s.record.heads[s.lane].peer_seq
-    return s.lane == TRADER and uncovered >= MOST_UNCOVERED // 2
+    if s.lane != TRADER:
+        return False
+    return coverable(s) - s.record.heads[s.lane].peer_seq >= MOST_UNCOVERED // 2
 
 
 def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
     """A frame of the peer waits for our cover since then."""
     connection.uncovered_since = since
-    arm(connection, since if many_uncovered(s) else since + s.params.cover_after_ns)
+    due = since if many_uncovered(s) else since + s.params.cover_after_ns
+    if due < connection.wake_at:
+        arm(connection, due)
 
 
 def cover(s: SessionState, out: Effects, now: int) -> None:
     """Sign a Heartbeat that covers all that came, if that is more than is covered already."""
     begun = s.lifecycle.logons[s.lane] is not None
+    # A Heartbeat that covers nothing new would be covered in turn, for ever.
     more = coverable(s) > s.record.heads[s.lane].peer_seq
     if begun and more and may_sign(s, now):
         sign(s, out, Heartbeat(), now)
@@ -159,9 +214,11 @@ def sign(
     """
     if s.recovery.health != "complete" or s.keys.key is None:
         raise JournalRestored(custody=s.record.agreement.custody)
+    top = coverable(s)
     entry = s.record.sign(
-        s.keys.key, s.lane, message, now, covers=coverable(s) if covers is None else covers
+        s.keys.key, s.lane, message, now, covers=top if covers is None else covers
     )
+    # Stored, sent, told, in this order: a frame that is sent is on disk first.
     lifecycle.apply(s, entry)
     out += (StoreFrame(entry), SendFrame(entry), FrameSent(entry))
     if keys.number_due(s):
@@ -169,8 +226,11 @@ def sign(
     if s.connection is not None:
         s.connection.last_sent = now
         s.connection.uncovered_since = None
-        if is_uncovered(s):
+        # Mostly it covered all. A Reject covers no more than it must.
+        if entry.frame.peer_seq < top and is_uncovered(s):
             await_cover(s, s.connection, now)
+    # A solver frame brings the trader's pending ones into effect, and one of these may be a
+    # violation.
     if s.rulebook is not None:
         for ruling in s.rulebook.arrived(entry):
             rejects.queue(s, ruling)
@@ -213,6 +273,7 @@ def report_malformed(s: SessionState, out: Effects, now: int, kind: str, why: st
 
 def disconnect(s: SessionState, out: Effects, error: PSymmError) -> None:
     """End the connection. The first reason counts."""
+    # What follows the first reason is mostly its consequence.
     if s.connection is not None and s.connection.closing is None:
         s.connection.closing = error
         out.append(Disconnect(error))
@@ -221,7 +282,7 @@ def disconnect(s: SessionState, out: Effects, error: PSymmError) -> None:
 def stop(s: SessionState, out: Effects, error: PSymmError) -> None:
     """Sign nothing more in this custody. The journal keeps what happened."""
     if s.error is None:
-        s.error = error
+        s.error, s.attention = error, True
         out.append(Stopped(error))
         disconnect(s, out, error)
         lifecycle.restate(s, out)

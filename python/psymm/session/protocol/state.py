@@ -218,7 +218,13 @@ class KeyState:
     proving: ResumeSigner | None = None
     """A key that signs no frame, and proves who we are where no other can."""
     due_for: int = 0
+    """The frame that brought the key whose `due_at` this is."""
     due_at: int | None = None
+    """Our number from which on the next key is due."""
+    signs_until: int = 0
+    """Nanoseconds: the expiry of our key in force; 0 where it may not sign (`keys.note_limits`)."""
+    signs_to: int = 0
+    """The last number that our key in force may sign; 0 where it may not."""
 
 
 @dataclass(slots=True)
@@ -355,4 +361,5 @@ class SessionState:
     @property
     def synced(self) -> bool:
         """Heads agree on the connection; only then is anything signed."""
-        return self.connection is not None and self.connection.synced and self.error is None
+        connection = self.connection
+        return connection is not None and connection.sync is HeadSync.SYNCED and self.error is None

@@ -1,0 +1,58 @@
+"""What our own chain says, on its way to the rulebook and, as a citation, onto the record."""
+
+from __future__ import annotations
+
+from psymm.messages import ChainFact, FactKind
+from psymm.session.chain_facts import ChainView, Citation, Fact, Mined
+from psymm.session.protocol import holding, rejects, signing
+from psymm.session.protocol.effects import Effects, StoreFact
+from psymm.session.protocol.state import SessionState
+
+
+def on_occupied(s: SessionState, out: Effects, fact: Fact, commitment: bytes, now: int) -> None:
+    """Our own chain has an output that a settlement would make: we cite it, and nothing that
+    would pay into it is alive any more."""
+    if s.rulebook is None:
+        return
+    # Our own rulebook first: it judges our citation like the peer's.
+    if not s.rulebook.occupied(commitment):
+        _learn(s, out, fact)
+    if signing.may_sign(s, now):
+        citation = ChainFact(
+            fact_kind=FactKind.INSERTED,
+            block_number=fact.block,
+            transaction_hash=fact.transaction,
+            commitment=commitment,
+        )
+        if s.rulebook.refuses(s.lane, citation, now) is None:
+            signing.sign(s, out, citation, now)
+
+
+def on_mined(s: SessionState, out: Effects, mined: Mined, now: int) -> None:
+    """The settlement is on chain: the rulebook learns it, and we cite it, which closes the
+    custody. Where heads do not agree now, it is cited once they do."""
+    if s.lifecycle.proposal is not None:
+        proposal = s.lifecycle.proposal[2]
+        spent = (proposal.nullifier0, proposal.nullifier1)
+        inserted = (proposal.commitment0, proposal.commitment1)
+        _learn(s, out, Fact(mined.block, mined.transaction, spent, inserted))
+        # Cited by `logon.step`, once something may be signed.
+        s.mined = mined, now
+
+
+def on_view(s: SessionState, out: Effects, cited: Citation, view: ChainView) -> None:
+    """What our own chain says of the frame that waits for it (`cited`). A citation that it does
+    not bear out is false for good; one that it has not reached waits on."""
+    # The answer may be old: what waited was revoked, or another waits now.
+    if holding.cited(s) == cited:
+        true = view.settles(cited.said)
+        denied = Fact(view.head, cited.said.transaction_hash, (), (), (cited.lane, cited.seq))
+        fact = view.fact if true else denied
+        if true is not None and fact is not None:
+            _learn(s, out, fact)
+
+
+def _learn(s: SessionState, out: Effects, fact: Fact) -> None:
+    if s.rulebook is not None:
+        rejects.queue_all(s, s.rulebook.learn_fact(fact))
+        out.append(StoreFact(fact.to_json()))
