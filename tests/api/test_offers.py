@@ -25,14 +25,14 @@ async def test_a_request_is_answered_while_it_is_on_its_way_to_the_disk_and_once
         trading.maker.on_quote_request = counted  # type: ignore[method-assign]
         journal: Any = trading.maker.party.journal
         held: list[Any] = []
-        journal._queue = held.append
+        journal.write_soon = lambda *write: held.append(write)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trading.session.request_quote, "BTC-USD", "0.01", BUY)
             await trio.sleep(1)
             assert len(asked) == 1
-            del journal._queue
+            del journal.write_soon
             for write in held:
-                journal._queue(write)
+                journal.write_soon(*write)
         assert len(asked) == 1
         quote = await trading.session.request_quote("BTC-USD", "0.01", BUY)
         assert len(asked) == 2

@@ -31,7 +31,7 @@ def home(tmp_path: Path) -> Path:
             signers.talk(12)
             point, account = signers.agree()
             signers.sign(TRADER, Heartbeat())
-            await journal.append([(one.frame, one.digest) for one in signers.record], ours=TRADER)
+            await journal.append([(one.frame, one.digest) for one in signers.record])
             await journal.keep_checkpoint(signers.opening.custody, point, lambda: account)
 
     trio.run(fill)

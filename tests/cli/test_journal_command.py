@@ -20,6 +20,7 @@ from test_commands import PASSWORD, Ran, psymm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "session"))
 
+from lost_frames import lose
 from session_scene import Scene, SceneClock
 from test_resume import Lives, resumed
 
@@ -113,7 +114,7 @@ def test_a_whole_journal_is_said_to_be_whole(home: Path) -> None:
 
 
 def test_what_is_missing_is_named_and_is_exit_7(home: Path) -> None:
-    changed(home, "DELETE FROM frames WHERE lane = 1 AND seq IN (2, 3)")
+    lose(home / "journal.db", "lane = 1 AND seq IN (2, 3)")
     ran = journal("check", home)
     assert (ran.code, error(ran)["code"]) == (7, "journal-corrupt")
     (custody,) = lines(ran, "custody")
@@ -164,7 +165,7 @@ def test_a_backup_repairs_what_it_holds_and_the_damaged_file_is_kept(
     home: Path, tmp_path: Path
 ) -> None:
     assert journal("backup", home, str(tmp_path / "backup.db")).code == 0
-    changed(home, "DELETE FROM frames WHERE arrival BETWEEN 4 AND 6")
+    lose(home / "journal.db", "arrival BETWEEN 4 AND 6")
     damaged = (home / "journal.db").read_bytes()
     ran = journal("repair", home, "--offline")
     assert (ran.code, error(ran)["code"]) == (7, "still-missing")
@@ -194,7 +195,7 @@ def test_a_journal_that_is_in_use_is_not_repaired(home: Path) -> None:
 
 
 def test_without_its_mark_a_journal_is_repaired_but_signs_no_more(home: Path) -> None:
-    changed(home, "DELETE FROM frames WHERE arrival BETWEEN 4 AND 6")
+    lose(home / "journal.db", "arrival BETWEEN 4 AND 6")
     (home / "journal.db.lock").unlink()
     ran = journal("repair", home, "--offline")
     assert (ran.code, ran.last["complete"], ran.last["readOnly"]) == (0, 0, 1)
@@ -241,7 +242,7 @@ async def whole(home: Path) -> bool:
 def test_a_trader_gets_both_lanes_back_from_its_solver(
     traded: tuple[Lives, Path], home: Path, tmp_path: Path
 ) -> None:
-    changed(home, "DELETE FROM frames WHERE arrival > 3")
+    lose(home / "journal.db", "arrival > 3")
 
     async def work(stage: Scene) -> None:
         await resumed(stage, 0)
@@ -261,7 +262,7 @@ def test_a_solver_gets_both_lanes_back_from_a_trader_that_returns(
     traded: tuple[Lives, Path], tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     home = home_of(traded, SOLVER, tmp_path / "solver")
-    changed(home, "DELETE FROM frames WHERE arrival > 3")
+    lose(home / "journal.db", "arrival > 3")
     port = free_port()
 
     async def work(stage: Scene) -> None:
@@ -283,9 +284,9 @@ def test_a_solver_gets_both_lanes_back_from_a_trader_that_returns(
 def test_a_peer_that_cannot_be_reached_leaves_what_came_and_is_asked_again(
     home: Path, free_port: Callable[[], int]
 ) -> None:
+    lose(home / "journal.db", "arrival > 3")
     changed(
         home,
-        "DELETE FROM frames WHERE arrival > 3",
         f"UPDATE custodies SET endpoint = 'ws://127.0.0.1:{free_port()}'",
     )
     ran = journal("repair", home, "--wait", "5", "--password-fd", "{0}", secrets=(PASSWORD,))

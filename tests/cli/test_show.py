@@ -269,7 +269,7 @@ class Notebook:
             n = self._written
             raw = self.writer.logon(n) if n < 2 else self.writer.frame(n % 2, business(n, 200))
             frame = Frame.parse(raw)
-            await journal.append([(frame, frame.digest(self.writer.opening.domain))], ours=1)
+            await journal.append([(frame, frame.digest(self.writer.opening.domain))])
             self._written += 1
 
 

@@ -13,6 +13,7 @@ import trio
 from custody_scene import Signers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lost_frames import lose
 
 from psymm.errors import (
     CheckpointRefused,
@@ -22,7 +23,8 @@ from psymm.errors import (
     TranscriptFileError,
 )
 from psymm.journal.export import export
-from psymm.journal.repair import inspect, repair_journal
+from psymm.journal.inspection import inspect
+from psymm.journal.repair import repair_journal
 from psymm.journal.replayed import read_record, verify_journal
 from psymm.journal.retention import Pruned
 from psymm.journal.writer import Journal, open_journal
@@ -52,7 +54,7 @@ async def filled(journal: Journal, signers: Signers, rounds: int = 1) -> Point:
         signers.sign(TRADER, Heartbeat())
         entries = list(signers.record)[done:]
         done += len(entries)
-        await journal.append([(one.frame, one.digest) for one in entries], ours=TRADER)
+        await journal.append([(one.frame, one.digest) for one in entries])
         await journal.keep_checkpoint(custody, point, lambda account=account: account)  # type: ignore[misc]
     return point
 
@@ -90,7 +92,7 @@ async def test_pruned_it_opens_verifies_and_takes_the_next_frame(tmp_path: Path)
         assert record.head(SOLVER) == signers.record.head(SOLVER)
         entry = signers.sign(SOLVER, Heartbeat())
         assert record.append(entry.frame).digest == entry.digest
-        await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+        await journal.append([(entry.frame, entry.digest)])
         assert (await journal.custody(custody)).frames == held + 1
 
 
@@ -178,10 +180,7 @@ async def test_a_frame_missing_after_what_was_pruned_is_named(tmp_path: Path) ->
     async with open_journal(tmp_path / "j.db") as journal:
         await filled(journal, signers)
         await prune(journal, signers.opening.custody)
-    base = sqlite3.connect(tmp_path / "j.db")
-    base.execute("DELETE FROM frames WHERE arrival = (SELECT min(arrival) FROM frames)")
-    base.commit()
-    base.close()
+    lose(tmp_path / "j.db", "arrival = (SELECT min(arrival) FROM temp.frames)")
     with pytest.raises(JournalCorrupt, match="missing"):
         async with open_journal(tmp_path / "j.db"):
             pass
@@ -249,7 +248,7 @@ async def test_archives_of_one_custody_are_all_of_it(tmp_path: Path) -> None:
         await archive(journal, custody, tmp_path / "0.psymm")
         point, account = signers.agree()
         entries = list(signers.record)[(await journal.custody(custody)).frames :]
-        await journal.append([(one.frame, one.digest) for one in entries], ours=TRADER)
+        await journal.append([(one.frame, one.digest) for one in entries])
         await journal.keep_checkpoint(custody, point, lambda: account)
         await archive(journal, custody, tmp_path / "1.psymm")
         await export(journal, custody, tmp_path / "2.psymm")
@@ -277,7 +276,7 @@ elif at == "removing":
     before = retention.pruned_of
     def pruned_of(base, custody):
         if base.in_transaction:
-            base.execute("DELETE FROM frames WHERE arrival <= 3")
+            base.execute("DELETE FROM rounds WHERE arrival <= 3")
             die()
         return before(base, custody)
     retention.pruned_of = pruned_of
@@ -447,10 +446,7 @@ def change(path: Path, statement: str) -> None:
 async def test_a_pruned_journal_is_repaired_from_its_checkpoint_on(tmp_path: Path) -> None:
     signers = await pruned_journal(tmp_path)
     heads = [signers.record.head(lane).seq for lane in (TRADER, SOLVER)]
-    change(
-        tmp_path / "j.db",
-        f"DELETE FROM frames WHERE lane = {TRADER} AND seq = {heads[TRADER]}",  # noqa: S608
-    )
+    lose(tmp_path / "j.db", f"lane = {TRADER} AND seq = {heads[TRADER]}")
     report = inspect(tmp_path / "j.db")
     assert [(lack.lane, lack.first, lack.last) for lack in report.missing] == [
         (TRADER, heads[TRADER], heads[TRADER])

@@ -1,7 +1,5 @@
 """A damaged journal: seen, named, and repaired only as far as it is certain."""
 
-# ruff: noqa: S608  (statements that damage a journal are put together here)
-
 import os
 import shutil
 import sqlite3
@@ -13,6 +11,7 @@ import trio
 from custody_scene import Signers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from lost_frames import lose, swap
 
 from psymm._core import SecretKey
 from psymm.errors import (
@@ -23,8 +22,9 @@ from psymm.errors import (
     Missing,
 )
 from psymm.journal.export import export
+from psymm.journal.inspection import inspect
 from psymm.journal.reader import open_journal_reader
-from psymm.journal.repair import RepairedCustody, inspect, repair_journal
+from psymm.journal.repair import RepairedCustody, repair_journal
 from psymm.journal.replayed import read_record, verify_journal
 from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
@@ -44,8 +44,8 @@ async def filled(path: Path, frames: int = FRAMES) -> list[Signers]:
             await journal.open_custody(signers.opening, TRADER, 1)
             await journal.keep_session_key(custody, 1, SecretKey.generate())
             entries = signers.talk(frames)
-            await journal.append([(entry.frame, entry.digest) for entry in entries], ours=TRADER)
-            journal.mark_sent(custody, TRADER, 3)
+            await journal.append([(entry.frame, entry.digest) for entry in entries])
+            journal.mark_delivered(custody, 3)
     return every
 
 
@@ -78,7 +78,7 @@ def quoted(custody: bytes) -> str:
 async def test_missing_frames_are_named_by_custody_lane_and_number(tmp_path: Path) -> None:
     first, second = await filled(tmp_path / "j.db")
     where = f"custody = {quoted(first.opening.custody)} AND lane = 1 AND seq IN (4, 5, 6, 9)"
-    changed(tmp_path / "j.db", f"DELETE FROM frames WHERE {where}")
+    lose(tmp_path / "j.db", f"{where}")
     bad = await refused(tmp_path / "j.db")
     custody = first.opening.custody
     assert bad.missing == (
@@ -96,7 +96,7 @@ async def test_missing_frames_are_named_by_custody_lane_and_number(tmp_path: Pat
 async def test_frames_missing_at_the_end_are_known_from_the_heads(tmp_path: Path) -> None:
     first, _ = await filled(tmp_path / "j.db")
     custody = quoted(first.opening.custody)
-    changed(tmp_path / "j.db", f"DELETE FROM frames WHERE custody = {custody} AND arrival > 28")
+    lose(tmp_path / "j.db", f"custody = {custody} AND arrival > 28")
     assert (await refused(tmp_path / "j.db")).missing == (
         Missing(first.opening.custody, "frames", TRADER, 15, 15),
         Missing(first.opening.custody, "frames", SOLVER, 15, 15),
@@ -105,19 +105,7 @@ async def test_frames_missing_at_the_end_are_known_from_the_heads(tmp_path: Path
 
 async def test_frames_swapped_between_custodies_are_named(tmp_path: Path) -> None:
     one, other = await filled(tmp_path / "j.db")
-    first, second = quoted(one.opening.custody), quoted(other.opening.custody)
-    changed(
-        tmp_path / "j.db",
-        *(
-            f"UPDATE frames SET custody = {new}, arrival = arrival + {shift}"
-            f" WHERE custody = {old} AND arrival = {place}"
-            for old, new, shift, place in (
-                (first, "zeroblob(32)", 0, 7),
-                (second, first, 0, 7),
-                ("zeroblob(32)", second, 0, 7),
-            )
-        ),
-    )
+    swap(tmp_path / "j.db", 7, one.opening.custody, other.opening.custody)
     async with open_journal(tmp_path / "j.db") as journal:
         for signers in (one, other):
             with pytest.raises(JournalCorrupt) as caught:
@@ -163,7 +151,7 @@ async def test_a_truncated_log_and_an_older_copy_are_seen(tmp_path: Path) -> Non
     async with open_journal(path) as journal:
         await journal.open_custody(signers.opening, TRADER, 1)
         for entry in signers.talk(10):
-            await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+            await journal.append([(entry.frame, entry.digest)])
         copied(path, tmp_path / "crashed")
         shutil.copy(path, tmp_path / "older.db")
     crashed = tmp_path / "crashed" / "j.db"
@@ -226,8 +214,7 @@ async def test_damage_that_took_no_frame_is_repaired_at_once(tmp_path: Path) -> 
             record = await read_record(journal, signers.opening)
             assert [entry.digest for entry in record] == [entry.digest for entry in signers.record]
             assert await journal.session_keys(signers.opening.custody)
-            sent = await journal.frames(signers.opening.custody)
-            assert [frame.seq for frame in sent if not frame.sent] == list(range(4, 16))
+            assert (await journal.custody(signers.opening.custody)).delivered == 3
     assert result.damaged_file.exists()
 
 
@@ -239,14 +226,14 @@ async def test_frames_that_are_missing_come_from_a_file_and_it_signs_again(
     async with open_journal_reader(path) as journal:
         await export(journal, first.opening.custody, tmp_path / "peer.psymm")
     for lane in (0, 1):
-        changed(path, f"DELETE FROM frames WHERE lane = {lane} AND seq BETWEEN 5 AND 9")
+        lose(path, f"lane = {lane} AND seq BETWEEN 5 AND 9")
     result = repair_journal(path, [], 5)
     assert result is not None
     assert by_custody(result.custodies, first).health == "recovering"
     async with open_journal(path) as journal:
         entry = first.sign(TRADER, Heartbeat())
         with pytest.raises(JournalRestored):
-            await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+            await journal.append([(entry.frame, entry.digest)])
         with pytest.raises(JournalCorrupt, match="still missing"):
             await journal.set_health(first.opening.custody, "complete")
     result = repair_journal(path, [tmp_path / "peer.psymm"], 6)
@@ -270,8 +257,8 @@ async def test_a_source_that_shows_later_frames_of_ours_ends_all_signing(tmp_pat
     async with open_journal(peer) as journal:
         await journal.open_custody(first.opening, SOLVER, 1)
         entries = [(entry.frame, entry.digest) for entry in first.record]
-        await journal.append(entries, ours=SOLVER)
-    changed(path, "DELETE FROM frames WHERE seq = 7")
+        await journal.append(entries)
+    lose(path, "seq = 7")
     result = repair_journal(path, [peer], 5)
     assert result is not None
     assert by_custody(result.custodies, first).health == "read-only"
@@ -305,14 +292,14 @@ async def test_without_certainty_about_the_newest_heads_nothing_is_signed_again(
             raw[39] += 1
         raw[57:] = sha256(raw[:57]).digest()[:15]
         lock.write_bytes(bytes(raw))
-    changed(path, "DELETE FROM frames WHERE seq = 7")
+    lose(path, "seq = 7")
     result = repair_journal(path, [], 5)
     assert result is not None
     assert {one.health for one in result.custodies} == {"read-only"}
     async with open_journal(path) as journal:
         entry = every[0].sign(TRADER, Heartbeat())
         with pytest.raises((JournalRestored, JournalError)):
-            await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+            await journal.append([(entry.frame, entry.digest)])
 
 
 async def test_a_frame_that_is_forged_in_a_source_repairs_nothing(tmp_path: Path) -> None:
@@ -326,7 +313,7 @@ async def test_a_frame_that_is_forged_in_a_source_repairs_nothing(tmp_path: Path
     at = raw.index(frame.frame.raw)
     raw[at + 119] ^= 1
     (tmp_path / "peer.psymm").write_bytes(bytes(raw))
-    changed(path, "DELETE FROM frames WHERE seq = 7")
+    lose(path, "seq = 7")
     result = repair_journal(path, [tmp_path / "peer.psymm"], 5)
     assert result is not None
     repaired = by_custody(result.custodies, first)
@@ -349,7 +336,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signers
             for signers in every:
                 entries = [signers.sign(lane, Heartbeat()) for lane in (0, 1)]
                 for entry in entries:
-                    await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+                    await journal.append([(entry.frame, entry.digest)])
             copied(path / "made" / "j.db", path / "died")
         return every
 

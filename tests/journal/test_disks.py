@@ -29,8 +29,9 @@ from psymm.custody.store import open_store
 from psymm.custody.viewing import viewing_key
 from psymm.errors import JournalCorrupt
 from psymm.journal.backup import back_up
+from psymm.journal.inspection import inspect
 from psymm.journal.reader import open_journal_reader
-from psymm.journal.repair import inspect, repair_journal
+from psymm.journal.repair import repair_journal
 from psymm.journal.writer import open_journal
 from psymm.private_files import write_private
 from psymm.relayer.store import Store
@@ -96,7 +97,7 @@ async def main():
     async with open_journal(Path(sys.argv[1])) as journal:
         await journal.open_custody(signers.opening, 0, 1)
         entries = signers.talk(12)
-        await journal.append([(e.frame, e.digest) for e in entries], ours=0)
+        await journal.append([(e.frame, e.digest) for e in entries])
         if sys.argv[2] == "killed":
             os._exit(0)
 trio.run(main)

@@ -23,7 +23,7 @@ import trio
 from test_disks import NOT_SAID, _file, _journal, _keystore, _notes, _read, _relayer, _tree
 
 from psymm.journal.backup import back_up
-from psymm.journal.repair import inspect
+from psymm.journal.inspection import inspect
 from psymm.storage import StorageError
 
 ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 from custody_scene import Signers
+from lost_frames import bend, lose
 
 from psymm._core import SecretKey
 from psymm.errors import (
@@ -30,11 +31,12 @@ from psymm.errors import (
     UnknownCustody,
 )
 from psymm.journal.backup import back_up
+from psymm.journal.committer import GROUP, QUICK_COMMIT_S
 from psymm.journal.export import export
 from psymm.journal.high_water_mark import read_high_water_mark
 from psymm.journal.reader import open_journal_reader
 from psymm.journal.replayed import read_record, verify_journal
-from psymm.journal.writer import GROUP, QUICK_COMMIT_S, Journal, open_journal
+from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
 from psymm.transcript.agreement import SOLVER, TRADER, JournalledOpening
 from psymm.transcript.heads import Heads
@@ -45,7 +47,7 @@ ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "sessi
 async def filled(journal: Journal, signers: Signers, frames: int = 6) -> None:
     await journal.open_custody(signers.opening, TRADER, signers.now_ns)
     entries = [(entry.frame, entry.digest) for entry in signers.talk(frames)]
-    await journal.append(entries, ours=TRADER)
+    await journal.append(entries)
 
 
 async def test_what_was_appended_is_there_again_in_order_of_arrival(tmp_path: Path) -> None:
@@ -60,39 +62,28 @@ async def test_what_was_appended_is_there_again_in_order_of_arrival(tmp_path: Pa
         assert record.head(SOLVER) == signers.record.head(SOLVER)
 
 
-async def test_our_frames_are_unsent_until_they_are_marked(tmp_path: Path) -> None:
-    signers = Signers()
-    custody = signers.opening.custody
-    async with open_journal(tmp_path / "j.db") as journal:
-        await filled(journal, signers)
-        journal.mark_sent(custody, TRADER, 2)
-    async with open_journal(tmp_path / "j.db") as journal:
-        outbox = [
-            (frame.lane, frame.seq) for frame in await journal.frames(custody) if not frame.sent
-        ]
-        assert outbox == [(TRADER, 3)]
-
-
-async def test_frames_that_were_marked_and_did_not_arrive_count_as_unsent_again(
+async def test_of_a_custody_that_has_ended_it_is_known_whether_all_was_delivered(
     tmp_path: Path,
 ) -> None:
     signers = Signers()
     custody = signers.opening.custody
     async with open_journal(tmp_path / "j.db") as journal:
         await filled(journal, signers)
-        journal.mark_sent(custody, TRADER, 3)
-        await journal.set_state(custody, "open")
-        assert await journal.first_in_outbox(custody) is None
-        await journal.return_to_outbox(custody, TRADER, 1)
-        assert await journal.first_in_outbox(custody) == 2
         assert not await journal.undelivered()
+        await journal.keep_fact(custody, "{}")
         await journal.set_state(custody, "closed")
+        # The solver's last frame covers our last one but one.
+        assert [one.agreement.custody for one in await journal.undelivered()] == []
+        for _ in range(2):
+            await extended(journal, signers)
         assert [one.agreement.custody for one in await journal.undelivered()] == [custody]
-        # A mark that was on its way when they were found missing does not count.
-        journal.mark_sent(custody, TRADER, 3)
-        await journal.return_to_outbox(custody, TRADER, 2)
-        assert await journal.first_in_outbox(custody) == 2
-        journal.mark_sent(custody, TRADER, 3, soon=True)
+        journal.mark_delivered(custody, 4)
+    async with open_journal(tmp_path / "j.db") as journal:
+        assert (await journal.custody(custody)).delivered == 4
+        assert [one.agreement.custody for one in await journal.undelivered()] == [custody]
+        journal.mark_delivered(custody, 5)
+        # One that comes late takes nothing back.
+        journal.mark_delivered(custody, 3)
     async with open_journal(tmp_path / "j.db") as journal:
         assert not await journal.undelivered()
 
@@ -124,7 +115,7 @@ async def test_a_number_is_journalled_once_and_the_others_of_the_round_are_kept(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(filled_one, journal, others)
             with pytest.raises(JournalConflict):
-                await journal.append([(twice.frame, twice.digest)], ours=TRADER)
+                await journal.append([(twice.frame, twice.digest)])
         assert len(await journal.frames(signers.opening.custody)) == 6
         assert len(await journal.frames(others.opening.custody)) == 2
 
@@ -138,7 +129,7 @@ async def test_who_does_not_wait_is_told_in_the_order_of_asking(tmp_path: Path) 
         assert twice is not None
         journal.write_soon([], then=lambda bad: told.append(("a", bad is None)))
         journal.write_soon(
-            [journal.to_append([(twice.frame, twice.digest)], ours=TRADER)],
+            [journal.to_append([(twice.frame, twice.digest)])],
             then=lambda bad: told.append(("b", isinstance(bad, JournalConflict))),
         )
         journal.write_soon([], then=lambda bad: told.append(("c", bad is None)))
@@ -243,10 +234,10 @@ async def test_the_mark_bounds_every_commit_wherever_it_runs_and_leaves_out_what
         journal._connection.set_trace_callback(ran)
         first = [signers.sign(TRADER, Heartbeat()) for _ in range(3)]
         for entry in [first[0], first[0], *first[1:]]:
-            change = journal.to_append([(entry.frame, entry.digest)], ours=TRADER)
+            change = journal.to_append([(entry.frame, entry.digest)])
             journal.write_soon([change], then=told)
         with pytest.raises(JournalConflict):
-            await journal.append([(first[0].frame, first[0].digest)], ours=TRADER)
+            await journal.append([(first[0].frame, first[0].digest)])
         journal._commit_s = commit_s
         await extended(journal, signers)
         journal._connection.set_trace_callback(None)
@@ -264,7 +255,7 @@ def counted(journal: Journal) -> tuple[int, int | None]:
 async def extended(journal: Journal, signers: Signers) -> None:
     """One more frame of the trader's, journalled."""
     entry = signers.sign(TRADER, Heartbeat())
-    await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+    await journal.append([(entry.frame, entry.digest)])
 
 
 async def test_a_custody_ever_seen_is_refused(tmp_path: Path) -> None:
@@ -330,10 +321,10 @@ async def main():
     async with open_journal(Path(sys.argv[1])) as journal:
         await journal.open_custody(signers.opening, 0, 1)
         entries = signers.talk(2)
-        await journal.append([(e.frame, e.digest) for e in entries], ours=0)
+        await journal.append([(e.frame, e.digest) for e in entries])
         while True:
             entry = signers.sign(0, Heartbeat())
-            await journal.append([(entry.frame, entry.digest)], ours=0)
+            await journal.append([(entry.frame, entry.digest)])
             print(entry.frame.seq, entry.digest.hex(), flush=True)
 trio.run(main)
 """
@@ -365,7 +356,7 @@ async def test_cancelled_while_waiting_a_write_is_kept_whole_or_not_at_all(tmp_p
         entries = [(entry.frame, entry.digest) for entry in signers.talk(6)]
         with trio.CancelScope() as scope:
             scope.cancel()
-            await journal.append(entries, ours=TRADER)
+            await journal.append(entries)
         assert scope.cancelled_caught
     async with open_journal(tmp_path / "j.db") as journal:
         assert len(await journal.frames(signers.opening.custody)) in (0, 6)
@@ -382,10 +373,7 @@ async def test_a_missing_frame_is_named(tmp_path: Path) -> None:
     signers = Signers()
     async with open_journal(tmp_path / "j.db") as journal:
         await filled(journal, signers)
-    base = sqlite3.connect(tmp_path / "j.db")
-    base.execute("DELETE FROM frames WHERE lane = 0 AND seq = 2")
-    base.commit()
-    base.close()
+    lose(tmp_path / "j.db", "lane = 0 AND seq = 2")
     with pytest.raises(JournalCorrupt, match="missing"):
         async with open_journal(tmp_path / "j.db"):
             pass
@@ -395,13 +383,9 @@ async def test_a_changed_frame_is_named(tmp_path: Path) -> None:
     signers = Signers()
     async with open_journal(tmp_path / "j.db") as journal:
         await filled(journal, signers)
-    base = sqlite3.connect(tmp_path / "j.db")
-    (raw,) = base.execute("SELECT raw FROM frames WHERE lane = 1 AND seq = 2").fetchone()
-    bent = bytearray(raw)
-    bent[120] ^= 1
-    base.execute("UPDATE frames SET raw = ? WHERE lane = 1 AND seq = 2", (bytes(bent),))
-    base.commit()
-    base.close()
+    changed = signers.record.entry(SOLVER, 2)
+    assert changed is not None
+    bend(tmp_path / "j.db", changed.frame.raw, 120)
     async with open_journal(tmp_path / "j.db") as journal:
         with pytest.raises(JournalCorrupt, match="lane=1, seq=2"):
             await read_record(journal, signers.opening)
@@ -557,7 +541,7 @@ async def test_a_file_that_is_taken_away_while_in_use_takes_no_more_frames(
             (tmp_path / "j.db").touch()
         entry = signers.sign(TRADER, Heartbeat())
         with pytest.raises(JournalReplaced):
-            await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+            await journal.append([(entry.frame, entry.digest)])
         with pytest.raises(JournalReplaced):
             await journal.set_state(signers.opening.custody, "open")
 
@@ -574,7 +558,7 @@ async def test_the_frames_of_all_custodies_of_a_round_are_one_commit(tmp_path: P
         async with trio.open_nursery() as nursery:
             for signers in everyone:
                 entries = [(entry.frame, entry.digest) for entry in signers.talk(4)]
-                nursery.start_soon(partial(journal.append, entries, ours=TRADER))
+                nursery.start_soon(partial(journal.append, entries))
         after = journal.statistics()
         assert after.writes - before.writes == 50
         assert after.commits - before.commits == 1
@@ -593,7 +577,7 @@ async def main():
     async with open_journal(Path(sys.argv[1])) as journal:
         await journal.open_custody(signers.opening, 0, 1)
         entries = signers.talk(2)
-        await journal.append([(e.frame, e.digest) for e in entries], ours=0)
+        await journal.append([(e.frame, e.digest) for e in entries])
         print(entries[0].frame.seq, flush=True)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         size = Path(sys.argv[1] + "-wal").stat().st_size
@@ -602,7 +586,7 @@ async def main():
         for _ in range(60):
             entry = signers.sign(0, Heartbeat())
             try:
-                await journal.append([(entry.frame, entry.digest)], ours=0)
+                await journal.append([(entry.frame, entry.digest)])
                 assert not refused
                 print(entry.frame.seq, flush=True)
             except DiskFull as error:
@@ -642,7 +626,7 @@ async def test_a_backup_is_made_beside_the_writer_whole_marked_and_for_its_owner
         await filled(journal, signers)
         made = await trio.to_thread.run_sync(back_up, tmp_path / "j.db", target, 77)
         entry = signers.sign(TRADER, Heartbeat())
-        await journal.append([(entry.frame, entry.digest)], ours=TRADER)
+        await journal.append([(entry.frame, entry.digest)])
         assert made.frames == 6
         assert made.custodies == ((signers.opening.custody, Heads(*heads_of(signers, 6))),)
         before = target.read_bytes()
@@ -657,10 +641,10 @@ async def test_a_backup_is_made_beside_the_writer_whole_marked_and_for_its_owner
         assert await export(reader, signers.opening.custody, tmp_path / "shown.psymm") == 6
     async with open_journal(target) as opened:
         with pytest.raises(JournalRestored):
-            await opened.append([(entry.frame, entry.digest)], ours=TRADER)
+            await opened.append([(entry.frame, entry.digest)])
         await opened.open_custody(Signers(2).opening, TRADER, 1)
         fresh = [(each.frame, each.digest) for each in Signers(2).talk(2)]
-        await opened.append(fresh, ours=TRADER)
+        await opened.append(fresh)
 
 
 def heads_of(signers: Signers, frames: int) -> list[tuple[int, bytes]]:
@@ -674,10 +658,7 @@ def heads_of(signers: Signers, frames: int) -> list[tuple[int, bytes]]:
 async def test_a_backup_of_a_damaged_journal_is_not_made(tmp_path: Path) -> None:
     async with open_journal(tmp_path / "j.db") as journal:
         await filled(journal, Signers())
-    base = sqlite3.connect(tmp_path / "j.db")
-    base.execute("DELETE FROM frames WHERE seq = 2")
-    base.commit()
-    base.close()
+    lose(tmp_path / "j.db", "seq = 2")
     with pytest.raises(JournalCorrupt):
         back_up(tmp_path / "j.db", tmp_path / "backup.db", 1)
     assert not any("backup" in name for name in os.listdir(tmp_path))

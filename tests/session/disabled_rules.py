@@ -29,7 +29,8 @@ from psymm.errors import (
     PSymmError,
     ResumeRefused,
 )
-from psymm.journal.writer import Change, Journal
+from psymm.journal.committer import Change
+from psymm.journal.writer import Journal
 from psymm.messages import (
     BusinessMessageReject,
     BusinessRejectReason,

@@ -17,7 +17,8 @@ from trio.testing import MockClock
 
 from psymm._core import Frame
 from psymm.errors import Equivocation, JournalBehind, JournalRestored
-from psymm.journal.repair import inspect, repair_journal
+from psymm.journal.inspection import inspect
+from psymm.journal.repair import repair_journal
 from psymm.messages import (
     Checkpoint,
     LaneCode,

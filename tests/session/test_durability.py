@@ -33,13 +33,13 @@ from psymm.terms import UNIT
 def stuck(journal: Journal) -> Iterator[list[Any]]:
     """Nothing reaches the disk in this block; what was to be written is let go at its end."""
     held: list[Any] = []
-    journal._queue = held.append  # type: ignore[method-assign]
+    journal.write_soon = lambda *write: held.append(write)  # type: ignore[method-assign]
     try:
         yield held
     finally:
-        del journal._queue  # type: ignore[method-assign]
+        del journal.write_soon  # type: ignore[method-assign]
         for write in held:
-            journal._queue(write)
+            journal.write_soon(*write)
 
 
 def heard(events: list[Any], event: type, kind: type) -> int:
@@ -140,7 +140,7 @@ async def test_a_solver_that_dies_between_an_order_and_the_disk_is_offered_it_ag
         await stage.agreed()
         solver = stage.desk.listeners[0]
         held: list[Any] = []
-        stage.solver.journal._queue = held.append  # type: ignore[method-assign]
+        stage.solver.journal.write_soon = lambda *write: held.append(write)  # type: ignore[method-assign]
         sent = len(stage.wires[-1].sent)
         await stage.near.send(_order(stage))
         await solver.until(lambda event: True if isinstance(event, ProvisionalFrame) else None)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from lost_frames import lose
 from session_scene import ChainCollateral, Scene, found, proven, scene
 from test_resume import Lives, _request, resumed
 from trio.testing import MockClock
@@ -20,7 +21,8 @@ from psymm.errors import (
     SettlementRefused,
 )
 from psymm.journal.backup import back_up
-from psymm.journal.repair import inspect, repair_journal
+from psymm.journal.inspection import inspect
+from psymm.journal.repair import repair_journal
 from psymm.messages import (
     BusinessMessageReject,
     ExecType,
@@ -208,7 +210,7 @@ async def test_the_journal_itself_refuses_what_an_protocol_might_sign_with_a_bac
         last = restored.protocol.record.entry(TRADER, restored.protocol.record.head(TRADER).seq)
         assert last is not None
         with pytest.raises(JournalRestored):
-            await journal.append([(last.frame, last.digest)], ours=TRADER)
+            await journal.append([(last.frame, last.digest)])
 
     await story.second(force)
 
@@ -324,13 +326,6 @@ def heads_of_nothing(custody: bytes) -> Resume:
     return Resume(
         custody=custody, trader_seq=0, trader_digest=custody, solver_seq=0, solver_digest=custody
     )
-
-
-def lose(path: Path, where: str) -> None:
-    base = sqlite3.connect(path)
-    base.execute(f"DELETE FROM frames WHERE {where}")  # noqa: S608
-    base.commit()
-    base.close()
 
 
 @pytest.mark.parametrize("lane", [TRADER, SOLVER])

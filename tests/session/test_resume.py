@@ -19,7 +19,8 @@ from session_scene import (
 from trio.testing import MockClock
 
 from psymm.errors import Disconnected, JournalBehind, JournalError, NotNow
-from psymm.journal.writer import Change, Durable, Journal
+from psymm.journal.committer import Change, Durable
+from psymm.journal.writer import Journal
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
 from psymm.session.party import load_session
 from psymm.session.protocol import HeadsDiffer, Resumed, SessionStatus, Stopped

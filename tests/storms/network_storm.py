@@ -48,7 +48,7 @@ from session_scene import (
 from psymm._core import Frame, SecretKey, keccak256
 from psymm.api import Session, connect
 from psymm.errors import Disconnected, HandshakeFailed, PSymmError
-from psymm.journal import writer
+from psymm.journal import committer
 from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
@@ -577,8 +577,8 @@ def run(
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
     scheduler._r.seed(seed)
     # Which commits go through a thread would follow the disk's pace, not the seed.
-    assert hasattr(writer, "QUICK_COMMIT_S")
-    writer.QUICK_COMMIT_S = float("inf")  # type: ignore[misc]
+    assert hasattr(committer, "QUICK_COMMIT_S")
+    committer.QUICK_COMMIT_S = float("inf")  # type: ignore[misc]
     with tempfile.TemporaryDirectory(prefix="storm-") as directory, _bare():
         return trio.run(
             partial(blow, seed, seconds, traders, Path(directory), log, flips),

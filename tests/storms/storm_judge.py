@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from psymm._core import Frame
+from psymm.journal.rounds import frames_of
 from psymm.transcript.agreement import CustodyAgreement
 
 Key = tuple[bytes, int, int]
@@ -83,11 +84,6 @@ class Judge:
         for key in near.held.keys() ^ far.held.keys():
             raise StormFailed(f"one side holds {_show(key)} and the other does not")
 
-    def unsent(self, name: str) -> int:
-        """Frames that a side's journal counts as not yet handed to a socket."""
-        with closing(self._open(self.sides[name].journal)) as base:
-            return int(base.execute("SELECT count(*) FROM frames WHERE sent = 0").fetchone()[0])
-
     # --- reading ----------------------------------------------------------------------------
 
     @staticmethod
@@ -99,7 +95,7 @@ class Judge:
         if not side.journal.exists():
             return
         with closing(self._open(side.journal)) as base:
-            if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'frames'").fetchone():
+            if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'rounds'").fetchone():
                 return  # it died while it made its journal
             for row in base.execute(
                 "SELECT custody, chain_id, contract, trader, solver, terms, salt FROM custodies"
@@ -107,12 +103,10 @@ class Judge:
                 if row[0] not in self._domains:
                     self._domains[row[0]] = CustodyAgreement(*row[1:]).domain
             for custody, domain in self._domains.items():
-                for arrival, lane, seq, digest, raw in base.execute(
-                    "SELECT arrival, lane, seq, digest, raw FROM frames"
-                    " WHERE custody = ? AND arrival > ? ORDER BY arrival",
-                    (custody, side.read_to.get(custody, 0)),
-                ):
-                    side.read_to[custody] = arrival
+                after = side.read_to.get(custody, 0)
+                for held in frames_of(side.journal, base, custody, after, None):
+                    lane, seq, digest, raw = held.lane, held.seq, held.digest, held.raw
+                    side.read_to[custody] = held.arrival
                     frame = Frame.parse(raw)
                     if (frame.custody, frame.lane, frame.seq) != (custody, lane, seq):
                         raise StormFailed(f"the {name}'s journal misfiles {_show((custody, 0, 0))}")

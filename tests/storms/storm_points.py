@@ -19,7 +19,8 @@ import psymm.session.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
-from psymm.journal.writer import Change, Journal
+from psymm.journal.committer import Change
+from psymm.journal.writer import Journal
 from psymm.session.solver import SolverServer
 from psymm.session.transport import WebSocket
 from psymm.transcript.record import Record
@@ -41,7 +42,7 @@ def both(*names: str) -> tuple[str, ...]:
 
 
 TRADING: Final = (
-    *both("commit", "append", "mark_sent", "send-text", "send-frames", "load_session"),
+    *both("commit", "append", "send-text", "send-frames", "load_session"),
     "commit.inside",
     "sign.after",
     "receive-text.after",
@@ -71,7 +72,7 @@ SETTLING: Final = {
     "trader": (
         *both("keep_settlement", "store"),
         "proof.after",
-        *both("broadcast", "keep_fact", "set_state"),
+        *both("broadcast", "keep_fact", "set_state", "mark_delivered"),
     ),
     "solver": both("store", "keep_settlement", "keep_fact", "set_state"),
 }
@@ -80,7 +81,7 @@ WITHDRAWING: Final = (*both("store"), "proof.after", *both("broadcast"))
 """Points of a withdrawal, as they come."""
 OFTEN: Final = frozenset(
     {
-        *both("commit", "append", "mark_sent", "send-text", "send-frames", "store"),
+        *both("commit", "append", "send-text", "send-frames", "store"),
         "commit.inside",
         "sign.after",
         "receive-text.after",
@@ -126,7 +127,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(psymm.session.trader, "load_session", "load_session", reaper)
     _around(psymm.session.solver, "load_session", "load_session", reaper)
     _append(reaper)
-    _mark_sent(reaper)
+    _mark_delivered(reaper)
     _commit(reaper)
     _sign(reaper)
     _socket(reaper, tap)
@@ -163,17 +164,15 @@ def _append(reaper: Reaper) -> None:
     Journal.write_soon = wrapped  # type: ignore[method-assign]
 
 
-def _mark_sent(reaper: Reaper) -> None:
-    original = _original(Journal, "mark_sent")
+def _mark_delivered(reaper: Reaper) -> None:
+    original = _original(Journal, "mark_delivered")
 
-    def wrapped(
-        journal: Journal, custody: bytes, lane: int, seq: int, *, soon: bool = False
-    ) -> None:
-        reaper.at("mark_sent.before")
-        original(journal, custody, lane, seq, soon=soon)
-        reaper.at("mark_sent.after")
+    def wrapped(journal: Journal, custody: bytes, seq: int) -> None:
+        reaper.at("mark_delivered.before")
+        original(journal, custody, seq)
+        reaper.at("mark_delivered.after")
 
-    Journal.mark_sent = wrapped  # type: ignore[method-assign]
+    Journal.mark_delivered = wrapped  # type: ignore[method-assign]
 
 
 def _commit(reaper: Reaper) -> None:

@@ -37,7 +37,7 @@ def test_the_custody_is_recomputed_from_the_opening() -> None:
 async def test_a_journal_is_exported_as_the_same_bytes(tmp_path: Path) -> None:
     async with open_journal(tmp_path / "j.db") as journal:
         await journal.open_custody(SIGNERS.opening, TRADER, 1)
-        await journal.append([(entry.frame, entry.digest) for entry in ENTRIES], ours=TRADER)
+        await journal.append([(entry.frame, entry.digest) for entry in ENTRIES])
         assert await export(journal, SIGNERS.opening.custody, tmp_path / "t.psymm") == 8
     assert (tmp_path / "t.psymm").read_bytes() == RAW
 

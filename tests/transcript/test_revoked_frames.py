@@ -43,7 +43,7 @@ async def robbed(path: Path) -> AsyncGenerator[tuple[Journal, Signers, list[Reco
         entries += [stolen[-1], both(SOLVER, covered)]
     async with open_journal(path) as journal:
         await journal.open_custody(signers.opening, SOLVER, signers.now_ns)
-        await journal.append([(one.frame, one.digest) for one in entries], ours=SOLVER)
+        await journal.append([(one.frame, one.digest) for one in entries])
         yield journal, signers, stolen
 
 
@@ -63,7 +63,7 @@ async def test_what_is_revoked_is_off_the_record_and_still_there(tmp_path: Path)
         assert await verify_journal(journal) == len(left)
         # Their numbers are free for the wallet's next key.
         other = left.sign(signers.keys[TRADER], TRADER, Heartbeat(), signers.now_ns)
-        await journal.append([(other.frame, other.digest)], ours=SOLVER)
+        await journal.append([(other.frame, other.digest)])
     async with open_journal_reader(tmp_path / "j.db") as reader:
         assert len(await reader.revoked_frames(custody)) == 2
         assert len(await read_record(reader, signers.opening)) == len(left)

@@ -40,7 +40,8 @@ from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.journal.codec import JournalledCustody
-    from psymm.journal.repair import CustodyReport, JournalReport, RepairedCustody, RepairResult
+    from psymm.journal.inspection import CustodyReport, JournalReport
+    from psymm.journal.repair import RepairedCustody, RepairResult
     from psymm.journal.writer import Journal
     from psymm.session.clock import Clock
     from psymm.transcript.heads import Health
@@ -80,8 +81,8 @@ def check(screen: Screen, home: DataDir, file: Path | None) -> None:
 
 
 async def _check(screen: Screen, file: Path) -> None:
+    from psymm.journal.inspection import inspect
     from psymm.journal.reader import open_journal_reader
-    from psymm.journal.repair import inspect
     from psymm.journal.replayed import verify_journal
 
     report = await trio.to_thread.run_sync(inspect, file)

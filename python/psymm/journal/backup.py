@@ -17,7 +17,7 @@ from pathlib import Path
 from psymm.errors import JournalError
 from psymm.journal.connection import connect_reader, expect_journal, without_links
 from psymm.journal.faults import translate_journal_errors
-from psymm.journal.heads import read_heads, upsert_heads
+from psymm.journal.heads import heads_of, upsert_heads
 from psymm.private_files import create_private, private_directory, sync_path
 from psymm.transcript.heads import Heads
 
@@ -54,7 +54,7 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
                 # One file: a log beside it would be left behind when it is moved.
                 copy.execute("PRAGMA journal_mode = DELETE")
                 copy.execute("PRAGMA synchronous = EXTRA")
-                made = _mark(copy, now_ns)
+                made = _mark(target, copy, now_ns)
             with closing(connect_reader(draft)):
                 pass
             sync_path(draft)
@@ -70,17 +70,17 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
     return made
 
 
-def _mark(copy: sqlite3.Connection, now_ns: int) -> BackedUp:
+def _mark(path: Path, copy: sqlite3.Connection, now_ns: int) -> BackedUp:
     copy.execute("BEGIN IMMEDIATE")
     copy.execute("UPDATE journal SET backup_ns = ?, lineage = ?", (now_ns, secrets.token_bytes(16)))
     found: list[tuple[bytes, Heads]] = []
     frames = 0
-    for row in copy.execute("SELECT * FROM heads ORDER BY custody").fetchall():
-        held = read_heads(row)
-        assert held is not None  # noqa: S101  (checked as the source was opened)
+    for (custody,) in copy.execute("SELECT custody FROM heads ORDER BY custody").fetchall():
+        held = heads_of(path, copy, custody)
         upsert_heads(copy, replace(held, health="read-only"))
         found.append((held.custody, held.heads))
         frames += held.frames
+    copy.execute("DELETE FROM newer_heads")
     copy.execute("DELETE FROM recovering")
     copy.execute("COMMIT")
     return BackedUp(frames, tuple(found))

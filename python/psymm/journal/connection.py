@@ -26,8 +26,20 @@ from psymm.errors import (
 from psymm.journal import retention
 from psymm.journal.codec import reopen_logged_out
 from psymm.journal.faults import as_journal_error, translate_journal_errors
-from psymm.journal.heads import frame_digest, heads_of, is_bytes
-from psymm.journal.high_water_mark import read_high_water_mark, write_high_water_mark
+from psymm.journal.heads import (
+    frame_digest,
+    heads_of,
+    is_bytes,
+    read_newer_heads,
+    stored_heads,
+    upsert_heads,
+)
+from psymm.journal.high_water_mark import (
+    HighWaterMark,
+    read_high_water_mark,
+    write_high_water_mark,
+)
+from psymm.journal.rounds import last_place
 from psymm.journal.schema import VERSION, check_pages, create_tables, version_of
 from psymm.private_files import (
     keep_database_private,
@@ -36,6 +48,7 @@ from psymm.private_files import (
     sync_path,
 )
 from psymm.storage import DiskFull, DiskReadOnly, FileForbidden, storage_error, translate_errors
+from psymm.transcript.heads import Heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +152,12 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     StorageError, FileNotPrivate."""
     resolved = without_links(path)
     keep_database_private(resolved, create=False)
+    # First the high-water mark: its writer may run meanwhile.
+    mark = mark_beside(resolved)
     with translate_journal_errors(path):
         base = open_read_only(resolved)
     try:
-        _check(path, base)
+        _check_mark(path, _check(path, base), mark)
     except BaseException:
         base.close()
         raise
@@ -261,8 +276,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
         raise JournalError("this file system cannot hold a WAL journal", journal=path, mode=mode)
     identity = _check(path, base)
     mark = read_high_water_mark(lock)
-    if mark is not None and mark.lineage == identity.lineage and identity.frames < mark.frames:
-        raise JournalOlder(journal=path, held=identity.frames, were=mark.frames)
+    _check_mark(path, identity, mark)
     ours = mark is not None and mark.lineage == identity.lineage
     doubtful = not new and (not ours or (mark is not None and mark.doubtful))
     # Synced once, so that a high-water mark that says "closed in order" is none of an earlier
@@ -270,12 +284,44 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
     write_high_water_mark(lock, identity.lineage, identity.frames, doubtful=doubtful)
     os.fsync(lock)
     reopen_logged_out(base)
+    _fold_heads(path, base)
     return replace(identity, doubtful=doubtful)
+
+
+def _fold_heads(path: Path, base: sqlite3.Connection) -> None:
+    """Write the heads of custodies whose last life left frames after them."""
+    custodies = [row[0] for row in base.execute("SELECT custody FROM heads")]
+    base.execute("BEGIN IMMEDIATE")
+    for custody in custodies:
+        stored, newest = stored_heads(path, base, custody), heads_of(path, base, custody)
+        if newest != stored:
+            upsert_heads(base, newest)
+    base.execute("DELETE FROM newer_heads")
+    base.execute("COMMIT")
+
+
+def mark_beside(path: Path) -> HighWaterMark | None:
+    """The high-water mark beside a journal, where it can be read."""
+    try:
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return read_high_water_mark(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _check_mark(path: Path, identity: JournalIdentity, mark: HighWaterMark | None) -> None:
+    if mark is not None and mark.lineage == identity.lineage and identity.frames < mark.frames:
+        raise JournalOlder(journal=path, held=identity.frames, were=mark.frames)
 
 
 def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
     """SQLite's own pages, our version, that no number is missing in any lane, and the heads."""
-    with translate_journal_errors(path), _one_moment(base):
+    with translate_journal_errors(path), one_moment(base):
         version = version_of(path, base)
         if version != VERSION:
             raise JournalVersion(journal=path, version=version, known=VERSION)
@@ -294,36 +340,37 @@ def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
                 journal=path,
                 missing=[Missing(bytes(custody), lacks)],
             )
-        frames = sum(_check_custody(path, base, custody) for custody in sorted(held))
-        (every,) = base.execute("SELECT count(*) FROM frames").fetchone()
+        newer = read_newer_heads(base.execute("SELECT heads FROM newer_heads ORDER BY id"))
+        frames = sum(
+            _check_custody(path, base, custody, newer.get(custody)) for custody in sorted(held)
+        )
+        (every,) = base.execute("SELECT coalesce(sum(frames), 0) FROM rounds").fetchone()
         if every + sum(gone.arrivals for gone in retention.all_pruned(base).values()) != frames:
             raise JournalCorrupt("there are frames of no custody", journal=path, frames=every)
         return JournalIdentity(journal_id, lineage, frames, inode_of(path.stat()))
 
 
-def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
-    """How many frames there are, as many as the heads say; pruned ones count."""
+def _check_custody(
+    path: Path, base: sqlite3.Connection, custody: bytes, newer: Heads | None
+) -> int:
+    """How many frames there are, as many as the heads say; pruned ones count. newer: what the last
+    commits say of the heads."""
     kept, gone = heads_of(path, base, custody), retention.pruned_of(base, custody)
-    held, highest = base.execute(
-        "SELECT count(*), coalesce(max(arrival), 0) FROM frames WHERE custody = ?", (custody,)
+    (held,) = base.execute(
+        "SELECT coalesce(sum(frames), 0) FROM rounds WHERE custody = ?", (custody,)
     ).fetchone()
+    highest = max(last_place(base, custody), gone.arrivals)
+    named, every = kept.heads, kept.heads.trader[0] + kept.heads.solver[0]
+    if newer is not None and newer.trader[0] + newer.solver[0] > every:
+        named, every = newer, newer.trader[0] + newer.solver[0]
+    if not held + gone.arrivals == highest == kept.frames == every:
+        raise JournalCorrupt(
+            "frames are missing", journal=path, custody=custody, stated=every, held=held
+        )
     for lane in (0, 1):
-        seq, digest = kept.heads.of(lane)
-        count, last = base.execute(
-            "SELECT count(*), coalesce(max(seq), 0) FROM frames WHERE custody = ? AND lane = ?",
-            (custody, lane),
-        ).fetchone()
-        if count + gone.seqs[lane] != seq or last != seq:
-            raise JournalCorrupt(
-                "frames are missing",
-                journal=path,
-                custody=custody,
-                lane=lane,
-                held=count,
-                head=seq,
-            )
-        last_digest = frame_digest(base, custody, lane, seq)
-        if (custody if last_digest is None else last_digest) != digest:
+        seq, digest = named.of(lane)
+        last_digest = frame_digest(path, base, custody, lane, seq) if seq else custody
+        if last_digest != digest:
             raise JournalCorrupt(
                 "the last frame is not the one that the heads name",
                 journal=path,
@@ -331,17 +378,15 @@ def _check_custody(path: Path, base: sqlite3.Connection, custody: bytes) -> int:
                 lane=lane,
                 seq=seq,
             )
-    every = kept.heads.trader[0] + kept.heads.solver[0]
-    if not held + gone.arrivals == highest == kept.frames == every:
-        raise JournalCorrupt(
-            "frames are missing", journal=path, custody=custody, stated=kept.frames, held=held
-        )
     return kept.frames
 
 
 @contextmanager
-def _one_moment(base: sqlite3.Connection) -> Iterator[None]:
+def one_moment(base: sqlite3.Connection) -> Iterator[None]:
     """Everything read inside is of one moment, whatever the writer does meanwhile."""
+    if base.in_transaction:
+        yield
+        return
     base.execute("BEGIN")
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,14 @@ def translate_journal_errors(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as failed:
         raise as_journal_error(path, failed) from None
-    except (TypeError, ValueError, OverflowError, IndexError, BadOpening) as damaged:
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        IndexError,
+        struct.error,
+        BadOpening,
+    ) as damaged:
         raise JournalCorrupt(
             f"a row is not what was written there ({type(damaged).__name__})", journal=path
         ) from None

@@ -1,32 +1,33 @@
-"""Our frames that the journal does not count as sent.
+"""Whose last frames the peer may lack: custodies of ours, as their trader, that have ended.
 
-A frame counts once it was handed to a socket: what is lost on the way comes again on resuming. In
-a custody that has ended nobody resumes for its own sake, and a trader's frame counts only once its
-solver is known to have it.
+While a custody lasts, both sides show their heads when they meet and send again what is lacking,
+so nothing is kept of what was sent. After its end nobody need meet again, and no frame need cover
+the trader's last. What the solver's frames cover it has; of what else it is known to have, a
+custody keeps the highest number (`delivered`).
 """
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
+
+from psymm.journal.codec import JournalledCustody
+from psymm.journal.heads import heads_of
+from psymm.journal.rounds import frame_of
+from psymm.transcript.agreement import SOLVER, TRADER
+
+_PEER_SEQ: slice = slice(74, 82)
+"""Where a raw frame has the number of the other lane that it covers."""
 
 
-def unmark(base: sqlite3.Connection, custody: bytes, lane: int, after: int) -> None:
-    """Our frames after number `after` count as unsent again."""
-    base.execute(
-        "UPDATE frames SET sent = 0 WHERE custody = ? AND lane = ? AND seq > ?",
-        (custody, lane, after),
-    )
-
-
-def first_of(base: sqlite3.Connection, custody: bytes) -> int | None:
-    """The lowest number that counts as unsent, None where there is none."""
-    (seq,) = base.execute(
-        "SELECT min(seq) FROM frames WHERE custody = ? AND sent = 0", (custody,)
-    ).fetchone()
-    return None if seq is None else int(seq)
-
-
-def custodies_with(base: sqlite3.Connection) -> list[bytes]:
-    """The custodies that have such frames."""
-    found = base.execute("SELECT DISTINCT custody FROM frames WHERE sent = 0 ORDER BY custody")
-    return [row[0] for row in found]
+def is_undelivered(path: Path, base: sqlite3.Connection, custody: JournalledCustody) -> bool:
+    """Whether a custody has ended and its solver may lack frames of ours. Raises JournalCorrupt."""
+    if custody.lane != TRADER or custody.state != "closed":
+        return False
+    key = custody.agreement.custody
+    heads = heads_of(path, base, key).heads
+    if custody.delivered >= heads.trader[0]:
+        return False
+    last = frame_of(path, base, key, SOLVER, heads.solver[0])
+    covered = 0 if last is None else int.from_bytes(last.raw[_PEER_SEQ])
+    return covered < heads.trader[0]

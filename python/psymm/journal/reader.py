@@ -13,20 +13,16 @@ import trio
 from psymm.errors import JournalCorrupt, UnknownCustody
 from psymm.journal import outbox, retention
 from psymm.journal.codec import (
-    FRAMES,
     JournalledCustody,
     JournalledFrame,
     custody_of,
     custody_rows,
-    frames_of,
-    journalled,
-    lane_of,
 )
-from psymm.journal.connection import connect_reader, expect_journal
+from psymm.journal.connection import connect_reader, expect_journal, one_moment
 from psymm.journal.faults import translate_journal_errors
 from psymm.journal.heads import heads_of, recovering_of
 from psymm.journal.retention import Pruned
-from psymm.transcript.agreement import TRADER
+from psymm.journal.rounds import frame_of, frames_of, lane_of
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import JournalledRevocation
 from psymm.transcript.heads import Heads
@@ -87,13 +83,11 @@ class JournalReader:
 
     async def custodies(self) -> list[JournalledCustody]:
         """All custodies, oldest first. Cancelled: raises Cancelled, nothing changed."""
-        return await self._read(lambda base: [custody_of(row) for row in custody_rows(base)])
+        return await self._read(lambda base: self._custodies(base))
 
     async def custody(self, custody: bytes) -> JournalledCustody:
         """One custody. Raises UnknownCustody. Cancelled: raises Cancelled, nothing changed."""
-        found = await self._read(
-            lambda base: [custody_of(row) for row in custody_rows(base, custody)]
-        )
+        found = await self._read(lambda base: self._custodies(base, custody))
         if not found:
             raise UnknownCustody(custody=custody, journal=self.path)
         return found[0]
@@ -101,19 +95,19 @@ class JournalReader:
     async def undelivered(self) -> list[JournalledCustody]:
         """A trader's custodies that have ended, and whose solvers are not known to have all of our
         frames. Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
-        held = await self._read(
+        return await self._read(
             lambda base: [
-                custody_of(row)
-                for one in outbox.custodies_with(base)
-                for row in custody_rows(base, one)
+                one for one in self._custodies(base) if outbox.is_undelivered(self.path, base, one)
             ]
         )
-        return [one for one in held if one.lane == TRADER and one.state == "closed"]
 
-    async def first_in_outbox(self, custody: bytes) -> int | None:
-        """The lowest number of our frames that does not count as sent, or None. Cancelled: raises
-        Cancelled, nothing changed."""
-        return await self._read(lambda base: outbox.first_of(base, custody))
+    def _custodies(
+        self, base: sqlite3.Connection, custody: bytes | None = None
+    ) -> list[JournalledCustody]:
+        return [
+            custody_of(row, heads_of(self.path, base, row[0]))
+            for row in custody_rows(base, custody)
+        ]
 
     async def frames(
         self, custody: bytes, *, after: int = 0, at_most: int | None = None
@@ -129,16 +123,7 @@ class JournalReader:
     async def frame(self, custody: bytes, lane: int, seq: int) -> JournalledFrame | None:
         """One frame, or None. Raises JournalCorrupt if it is not what was written there.
         Cancelled: raises Cancelled, nothing changed."""
-        found = await self._read(
-            lambda base: [
-                journalled(self.path, custody, row)
-                for row in base.execute(
-                    FRAMES + " WHERE custody = ? AND lane = ? AND seq = ?",
-                    (custody, lane, seq),
-                )
-            ]
-        )
-        return found[0] if found else None
+        return await self._read(lambda base: frame_of(self.path, base, custody, lane, seq))
 
     async def lane(
         self, custody: bytes, lane: int, first: int, last: int, *, at_most_bytes: int
@@ -164,9 +149,7 @@ class JournalReader:
         """Of the frames that are gone, those that a session must still know, in order.
         Cancelled: raises Cancelled, nothing changed."""
         return await self._read(
-            lambda base: [
-                JournalledFrame(*row, sent=True) for row in retention.retained_of(base, custody)
-            ]
+            lambda base: [JournalledFrame(*row) for row in retention.retained_of(base, custody)]
         )
 
     async def facts(self, custody: bytes) -> list[str]:
@@ -258,7 +241,7 @@ class open_journal_reader:  # noqa: N801  (read as a function: `async with open_
 
 def told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
     """The same error with all that the damage has taken."""
-    from psymm.journal.repair import inspect
+    from psymm.journal.inspection import inspect
 
     report = inspect(path)
     values = {name: value for name, value in bad.values.items() if name != "missing"}
@@ -268,5 +251,5 @@ def told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
 
 
 def _guarded(path: Path, work: Callable[[sqlite3.Connection], T], base: sqlite3.Connection) -> T:
-    with translate_journal_errors(path):
+    with translate_journal_errors(path), one_moment(base):
         return work(base)

@@ -13,10 +13,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from psymm._core import Frame
 from psymm.errors import CheckpointRefused, JournalConflict
+from psymm.journal.rounds import delete_before
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import Point
 
@@ -127,6 +129,7 @@ def leaving(point: Point, before: Pruned, frames: Iterable[tuple[int, int, int, 
 
 
 def remove(
+    path: Path,
     base: sqlite3.Connection,
     custody: bytes,
     gone: Pruned,
@@ -148,7 +151,7 @@ def remove(
         "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?)",
         [(custody, *row) for row in retained],
     )
-    base.execute("DELETE FROM frames WHERE custody = ? AND arrival <= ?", (custody, gone.arrivals))
+    delete_before(path, base, custody, gone.arrivals + 1)
     base.execute(
         "INSERT OR REPLACE INTO pruned VALUES (?,?,?,?,?)",
         (custody, gone.arrivals, gone.trader_seq, gone.solver_seq, gone.starts_at),

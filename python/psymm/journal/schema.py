@@ -1,10 +1,11 @@
 """A journal's tables.
 
 `journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
-`custodies`, `heads`, `frames`, `session_keys`, `openings`, `settlements`, `equivocations`,
-`facts`, `revocations`, `revoked_frames` (taken off the record because their key was
-revoked); `recovering` and `rescued` where frames are still to be fetched; of checkpoints, and of
-what was pruned before one, those of `psymm.journal.retention`.
+`custodies`, `heads`, `newer_heads` (of the last commits), `session_keys`, `openings`,
+`settlements`, `equivocations`, `facts`, `revocations`, `revoked_frames` (taken off the record
+because their key was revoked); `recovering` and `rescued` where frames are still to be fetched; the
+frames, in `psymm.journal.rounds`; of checkpoints, and of what was pruned before one, those of
+`psymm.journal.retention`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from psymm.errors import JournalCorrupt
-from psymm.journal import retention
+from psymm.journal import retention, rounds
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 _SCHEMA: Final = (
     """
@@ -28,20 +29,15 @@ CREATE TABLE custodies (
   custody BLOB PRIMARY KEY, lane INTEGER NOT NULL CHECK (lane IN (0, 1)),
   chain_id INTEGER NOT NULL, contract TEXT NOT NULL, trader BLOB NOT NULL, solver BLOB NOT NULL,
   terms BLOB NOT NULL, salt BLOB NOT NULL, endpoint TEXT NOT NULL, handshake BLOB NOT NULL,
-  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', opened_ns INTEGER NOT NULL
+  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', opened_ns INTEGER NOT NULL,
+  delivered INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE heads (
   custody BLOB PRIMARY KEY REFERENCES custodies, lane INTEGER NOT NULL, health TEXT NOT NULL,
   frames INTEGER NOT NULL, trader_seq INTEGER NOT NULL, trader_digest BLOB NOT NULL,
   solver_seq INTEGER NOT NULL, solver_digest BLOB NOT NULL, checksum BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE frames (
-  custody BLOB NOT NULL REFERENCES custodies, arrival INTEGER NOT NULL,
-  lane INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, raw BLOB NOT NULL,
-  sent INTEGER NOT NULL, checksum BLOB NOT NULL,
-  PRIMARY KEY (custody, arrival), UNIQUE (custody, lane, seq)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX outbox ON frames (custody, arrival) WHERE sent = 0;
+CREATE TABLE newer_heads (id INTEGER PRIMARY KEY, heads BLOB NOT NULL) STRICT;
 CREATE TABLE session_keys (
   custody BLOB NOT NULL REFERENCES custodies, from_seq INTEGER NOT NULL, public_key BLOB NOT NULL,
   sealed BLOB NOT NULL, PRIMARY KEY (custody, from_seq)
@@ -80,6 +76,7 @@ CREATE TABLE rescued (
   raw BLOB NOT NULL, PRIMARY KEY (custody, lane, seq)
 ) STRICT, WITHOUT ROWID;
 """
+    + rounds.SCHEMA
     + retention.SCHEMA
 )
 

@@ -191,7 +191,7 @@ async def load_session(
         kept=[one for _, one in keys],
         stopped=_stopped(party, custody, record, terms),
         revocations=await journal.revocations(agreement.custody),
-        acknowledged=await _acknowledged(journal, custody, record),
+        acknowledged=custody.delivered,
         now=party.clock.now_ns(),
     )
     # In a thread, as the frames were read: a long history keeps nobody waiting.
@@ -251,14 +251,6 @@ def _stopped(
         if address_of(known.public_key) in revoked:
             return None
     return CustodyStopped(custody.reason)
-
-
-async def _acknowledged(journal: Journal, custody: JournalledCustody, record: Record) -> int:
-    """Of a custody that had ended, our highest frame before those that the peer may lack."""
-    if custody.state != "closed":
-        return 0
-    first = await journal.first_in_outbox(custody.agreement.custody)
-    return record.head(custody.lane).seq if first is None else first - 1
 
 
 def frames_in(rescued: Iterable[bytes]) -> Iterator[Frame]:

@@ -32,8 +32,9 @@ from psymm.errors import (
     WalletError,
 )
 from psymm.journal.codec import CustodyState
+from psymm.journal.committer import Change
 from psymm.journal.faults import JournalFailure
-from psymm.journal.writer import Change, Journal
+from psymm.journal.writer import Journal
 from psymm.messages import Message, Resume
 from psymm.session.clock import Clock
 from psymm.session.collateral import Collateral, Note
@@ -526,11 +527,11 @@ class SessionRunner:
             found = self._change(effect)
             if found:
                 if frames:
-                    changes.append(self.journal.to_append(frames, ours=self.lane))
+                    changes.append(self.journal.to_append(frames))
                     frames = []
                 changes += found
         if frames:
-            changes.append(self.journal.to_append(frames, ours=self.lane))
+            changes.append(self.journal.to_append(frames))
         return changes
 
     def _change(self, effect: Effect) -> list[Change]:
@@ -555,19 +556,10 @@ class SessionRunner:
                 raw = first if isinstance(first, int) else first.raw
                 return [journal.to_keep_evidence(custody, 1 - self.lane, raw, second.raw)]
             case StoreStatus(status):
-                return self._status_changes(status)
+                reason = str(self.protocol.error) if status is SessionStatus.STOPPED else ""
+                return [journal.to_set_state(custody, _JOURNAL_STATES[status], reason)]
             case _:
                 return []
-
-    def _status_changes(self, status: SessionStatus) -> list[Change]:
-        custody = self.agreement.custody
-        reason = str(self.protocol.error) if status is SessionStatus.STOPPED else ""
-        changes = [self.journal.to_set_state(custody, _JOURNAL_STATES[status], reason)]
-        if status is SessionStatus.CLOSED and self.protocol.final_ack_owed:
-            # The next process must know that the peer may lack our last frames.
-            after = self.protocol.acknowledged
-            changes.insert(0, self.journal.to_return_to_outbox(custody, self.lane, after))
-        return changes
 
     def _durable(self, effects: Effects, failed: JournalFailure | None) -> None:
         """What effects store is on disk: do the rest, unless frames that come before are still
@@ -740,7 +732,7 @@ class SessionRunner:
 
     async def keep_status(self, status: SessionStatus) -> None:
         """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
-        await self.journal.write(*self._status_changes(status))
+        await self.journal.write(*self._change(StoreStatus(status, self.protocol.error)))
 
     async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
         """Keep openings of notes of this custody. Cancelled: all are kept or none."""
@@ -748,7 +740,7 @@ class SessionRunner:
 
     def _put(self, effects: Effects, read: Mapping[ResendCompacted, Sequence[bytes]]) -> None:
         """Hand texts and frames to the socket's queue; neighbouring frames share a message."""
-        connection, burst, highest = self._connection, bytearray(), 0
+        connection, burst = self._connection, bytearray()
         if connection is None:
             return
         for effect in effects:
@@ -761,8 +753,6 @@ class SessionRunner:
             raws: Sequence[bytes] = ()
             if type(effect) is SendFrame:
                 raws = (effect.entry.frame.raw,)
-                if effect.entry.frame.lane == self.lane:
-                    highest = max(highest, effect.entry.frame.seq)
             elif type(effect) is ResendCompacted:
                 raws = read.get(effect, ())
             for raw in raws:
@@ -772,15 +762,13 @@ class SessionRunner:
                 burst += raw
         if burst:
             connection.put(bytes(burst))
-        if highest and not self.protocol.final_ack_owed:
-            self.journal.mark_sent(self.agreement.custody, self.lane, highest)
 
     def _serve(self, event: Event) -> None:
         if self._nursery is None:
             return
         match event:
             case Delivered(seq):
-                self.journal.mark_sent(self.agreement.custody, self.lane, seq, soon=True)
+                self.journal.mark_delivered(self.agreement.custody, seq)
             case VerifyCollateral(notes):
                 self._nursery.start_soon(self._verify, notes)
             case FundCollateral():

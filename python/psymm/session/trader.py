@@ -322,7 +322,7 @@ class TraderSession:
                     self._delivers = SessionClosed("the custody has ended")
                     if not runner.protocol.final_ack_owed:
                         held = runner.protocol.acknowledged
-                        runner.journal.mark_sent(runner.agreement.custody, TRADER, held, soon=True)
+                        runner.journal.mark_delivered(runner.agreement.custody, held)
                 await self._start(nursery, runner, task_status)
                 reason = Disconnected("not connected yet")
             await self._keep_up(runner, reason)

@@ -13,12 +13,11 @@ Whoever holds the file sees everything that was traded; it can spend nothing.
 
 from __future__ import annotations
 
-import json
 import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from psymm._core import (
     Frame,
@@ -30,24 +29,15 @@ from psymm._core import (
     survey_frames,
     verify_transcript,
 )
-from psymm.addresses import checksum
-from psymm.errors import BadOpening, CheckpointRefused, TranscriptFileError
+from psymm.errors import CheckpointRefused, TranscriptFileError
 from psymm.messages import Logon, SessionKeyChange
-from psymm.strict_json import KeyTwice, loads
 from psymm.transcript.agreement import CustodyAgreement, JournalledOpening
-from psymm.transcript.checkpoint import BaseSnapshot, Point, check_agreed
+from psymm.transcript.checkpoint import BaseSnapshot, check_agreed
 from psymm.transcript.delegation import Delegation, DelegationRefused, delegation_in
+from psymm.transcript.file_opening import MOST_BYTES, START, opening_json, read_opening
 from psymm.transcript.record import Record
 
 MAGIC: Final = b"pSymmT1\n"
-_START: Final = len(MAGIC) + 4
-_MAX_OPENING: Final = 1024 * 1024 * 1024
-_KEYS: Final = {"chainId", "contract", "trader", "solver", "termsHash", "salt", "terms"}
-_OPTIONAL: Final = {"notes", "facts", "checkpoint"}
-_CHECKPOINT: Final = {
-    *("account", "accountHash", "traderSeq", "solverSeq", "traderSaid", "solverSaid"),
-    *("carriers", "trader", "solver"),
-}
 _KEY_CARRIERS: Final = (b"A", b"UKY")
 _OVERHEAD: Final = 223
 
@@ -131,29 +121,7 @@ def encode_file(
 ) -> bytes:
     """The file's bytes; the same for the same record. starts_at: where `frames` begin after a
     checkpoint."""
-    document: dict[str, object] = {
-        "chainId": str(agreement.chain_id),
-        "contract": agreement.contract.lower(),
-        "trader": "0x" + agreement.trader.hex(),
-        "solver": "0x" + agreement.solver.hex(),
-        "termsHash": "0x" + agreement.terms_hash.hex(),
-        "salt": "0x" + agreement.salt.hex(),
-        "terms": "0x" + agreement.terms.hex(),
-        "notes": [
-            {
-                "lane": str(note.lane),
-                "commitment": "0x" + note.commitment.hex(),
-                "token": note.token.lower(),
-                "amount": str(note.amount),
-                "blinding": "0x" + note.blinding.hex(),
-            }
-            for note in sorted(notes, key=lambda note: note.commitment)
-        ],
-        "facts": list(facts),
-    }
-    if starts_at is not None:
-        document["checkpoint"] = _checkpoint_document(starts_at)
-    head = json.dumps(document, separators=(",", ":")).encode()
+    head = opening_json(agreement, notes, facts, starts_at)
     return MAGIC + len(head).to_bytes(4) + head + b"".join(frames)
 
 
@@ -180,41 +148,31 @@ def open_file(raw: bytes | mmap.mmap) -> TranscriptFile:
             offset=differs,
             span=(differs, len(MAGIC)),
         )
-    length = int.from_bytes(raw[len(MAGIC) : _START])
-    if len(raw) < _START or length > min(_MAX_OPENING, len(raw) - _START):
+    length = int.from_bytes(raw[len(MAGIC) : START])
+    if len(raw) < START or length > min(MOST_BYTES, len(raw) - START):
         raise TranscriptFileError(
             "truncated",
             "the opening's length goes beyond the file",
             offset=len(MAGIC),
-            span=(len(MAGIC), _START),
+            span=(len(MAGIC), START),
         )
-    start = _START + length
+    start = START + length
     try:
         return _opened(raw, start)
     except TranscriptFileError as bad:
-        bad.span = (_START, start)
+        bad.span = (START, start)
         raise
 
 
 def _opened(raw: bytes | mmap.mmap, start: int) -> TranscriptFile:
-    document = _json(bytes(raw[_START:start]))
-    agreement = _agreement(document)
-    stated = _hex(document, "termsHash", 32)
-    if stated != agreement.terms_hash:
-        raise TranscriptFileError(
-            "wrong-terms",
-            "the terms do not hash to what the opening states",
-            offset=_START,
-            stated=stated,
-            computed=agreement.terms_hash,
-        )
+    opening = read_opening(bytes(raw[START:start]))
     return TranscriptFile(
-        agreement=agreement,
-        notes=tuple(_note(entry) for entry in _list(document, "notes")),
-        facts=_facts(document),
+        agreement=opening.agreement,
+        notes=opening.notes,
+        facts=opening.facts,
         raw=raw,
         start=start,
-        starts_at=_base_snapshot(document) if "checkpoint" in document else None,
+        starts_at=opening.starts_at,
     )
 
 
@@ -278,8 +236,8 @@ def _check_agreed(file: TranscriptFile, starts_at: BaseSnapshot) -> None:
 
 def bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
     """Of what the file begins at."""
-    span = (_START, file.start)
-    return TranscriptFileError("bad-checkpoint", detail, offset=_START, span=span)
+    span = (START, file.start)
+    return TranscriptFileError("bad-checkpoint", detail, offset=START, span=span)
 
 
 def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError | None]:
@@ -428,142 +386,3 @@ def _at_fault(
 
 def _seq(file: TranscriptFile, start: int) -> int:
     return int.from_bytes(file.raw[start + 34 : start + 42])
-
-
-# --- the opening's JSON -------------------------------------------------------------------------
-
-
-def _refused(detail: str, at: int = 0) -> TranscriptFileError:
-    return TranscriptFileError("bad-opening", detail, offset=_START + at)
-
-
-def _json(raw: bytes) -> Mapping[str, Any]:
-    try:
-        document = loads(raw)
-    except KeyTwice:
-        raise _refused("a field stands twice") from None
-    except json.JSONDecodeError as bad:
-        at = len(bad.doc[: bad.pos].encode())
-        raise _refused("the opening is not JSON", at) from None
-    except UnicodeDecodeError as bad:
-        raise _refused("the opening is not UTF-8", bad.start) from None
-    except ValueError as bad:
-        raise _refused(f"the opening is not JSON: {bad}") from None
-    if not isinstance(document, dict):
-        raise _refused("the opening is not a JSON object")
-    if set(document) - _OPTIONAL != _KEYS:
-        odd = sorted((set(document) - _OPTIONAL) ^ _KEYS)
-        raise _refused(f"fields are missing or unknown: {', '.join(map(ascii, odd))[:200]}")
-    return document
-
-
-def _hex(document: Mapping[str, Any], name: str, length: int | None) -> bytes:
-    value = document.get(name)
-    if not isinstance(value, str) or not value.startswith("0x") or value != value.lower():
-        raise _refused(f"{name} is not a lower-case 0x string")
-    try:
-        decoded = bytes.fromhex(value[2:])
-    except ValueError:
-        raise _refused(f"{name} is not hexadecimal") from None
-    if length is not None and len(decoded) != length:
-        raise _refused(f"{name} is {len(decoded)} bytes, not {length}")
-    return decoded
-
-
-def _number(document: Mapping[str, Any], name: str) -> int:
-    """Every value is a string, and a number in its one form, so that no flip makes another."""
-    value = document.get(name)
-    if not isinstance(value, str) or not value.isascii() or not value.isdigit():
-        raise _refused(f"{name} is not a string of digits")
-    if len(value) > 78 or (value.startswith("0") and value != "0"):
-        raise _refused(f"{name} is not a number in its shortest form, or above 2^256")
-    return int(value)
-
-
-def _list(document: Mapping[str, Any], name: str) -> list[Any]:
-    value = document.get(name, [])
-    if not isinstance(value, list):
-        raise _refused(f"{name} is not a list")
-    return value
-
-
-def _facts(document: Mapping[str, Any]) -> tuple[str, ...]:
-    facts = _list(document, "facts")
-    if not all(isinstance(one, str) for one in facts):
-        raise _refused("a fact is not a string")
-    return tuple(facts)
-
-
-def _agreement(document: Mapping[str, Any]) -> CustodyAgreement:
-    from psymm._core import address_of
-
-    try:
-        agreement = CustodyAgreement(
-            chain_id=_number(document, "chainId"),
-            contract=checksum(_hex(document, "contract", 20)),
-            trader=_hex(document, "trader", 64),
-            solver=_hex(document, "solver", 64),
-            terms=_hex(document, "terms", None),
-            salt=_hex(document, "salt", 32),
-        )
-        for key in (agreement.trader, agreement.solver):
-            address_of(key)
-    except BadOpening as bad:
-        raise _refused(str(bad)) from None
-    except ValueError as bad:
-        raise _refused(f"a public key is no point: {bad}") from None
-    return agreement
-
-
-def _checkpoint_document(starts_at: BaseSnapshot) -> dict[str, object]:
-    point = starts_at.point
-    return {
-        "accountHash": "0x" + point.account_hash.hex(),
-        "traderSeq": str(point.trader_seq),
-        "solverSeq": str(point.solver_seq),
-        "traderSaid": str(point.said[0]),
-        "solverSaid": str(point.said[1]),
-        "carriers": ["0x" + raw.hex() for raw in starts_at.carriers],
-        "trader": "0x" + starts_at.trader.hex(),
-        "solver": ["0x" + raw.hex() for raw in starts_at.solver],
-        "account": starts_at.account.decode(),
-    }
-
-
-def _base_snapshot(document: Mapping[str, Any]) -> BaseSnapshot:
-    found = document["checkpoint"]
-    if not isinstance(found, dict) or set(found) != _CHECKPOINT:
-        raise _refused("the checkpoint's fields are missing or unknown")
-    carriers = [_hex({"carriers": each}, "carriers", None) for each in _list(found, "carriers")]
-    if len(carriers) != 2:
-        raise _refused("carriers are not two frames")
-    account = found["account"]
-    if not isinstance(account, str):
-        raise _refused("account is not a string")
-    return BaseSnapshot(
-        Point(
-            _hex(found, "accountHash", 32),
-            _number(found, "traderSeq"),
-            _number(found, "solverSeq"),
-            (_number(found, "traderSaid"), _number(found, "solverSaid")),
-        ),
-        account.encode("utf-8", "replace"),
-        (carriers[0], carriers[1]),
-        _hex(found, "trader", None),
-        tuple(_hex({"solver": each}, "solver", None) for each in _list(found, "solver")),
-    )
-
-
-def _note(entry: object) -> JournalledOpening:
-    if not isinstance(entry, dict):
-        raise _refused("a note is not an object")
-    amount = _number(entry, "amount")
-    if not 0 <= amount < 1 << 128 or _number(entry, "lane") not in (0, 1):
-        raise _refused("a note's amount or lane is out of range")
-    return JournalledOpening(
-        commitment=_hex(entry, "commitment", 32),
-        lane=_number(entry, "lane"),
-        token=checksum(_hex(entry, "token", 20)),
-        amount=amount,
-        blinding=_hex(entry, "blinding", 32),
-    )

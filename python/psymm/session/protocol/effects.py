@@ -40,7 +40,7 @@ from psymm.transcript.record import RecordedFrame
 
 @dataclass(frozen=True, slots=True)
 class StoreFrame:
-    """Append a frame of either lane. Ours counts as unsent until it was handed to a socket."""
+    """Append a frame of either lane."""
 
     entry: RecordedFrame
 

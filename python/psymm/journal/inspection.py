@@ -1,0 +1,448 @@
+"""What a journal's file still holds and what it lacks; nothing is changed.
+
+Reading stops at no damaged page: tables are read from both ends and their rows one by one between,
+and a row counts only if its checksum, digest or seal says that it is the one that was written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from psymm._core import Frame, FrameError
+from psymm.errors import BadOpening, CheckpointRefused, Missing
+from psymm.journal.codec import CustodyState, JournalledFrame, is_handshake
+from psymm.journal.connection import expect_journal, mark_beside, open_read_only, without_links
+from psymm.journal.heads import is_bytes, read_heads, read_newer_heads
+from psymm.journal.high_water_mark import HighWaterMark
+from psymm.journal.retention import Pruned
+from psymm.journal.rounds import SHORTEST, read_round
+from psymm.messages import CollAsgnRespType, CollateralResponse
+from psymm.storage import storage_error
+from psymm.transcript.agreement import CustodyAgreement
+from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
+from psymm.transcript.heads import Heads, Health
+from psymm.transcript.record import Record
+
+BESIDE: Final = (
+    "session_keys",
+    "openings",
+    "settlements",
+    "equivocations",
+    "facts",
+    "revocations",
+    "revoked_frames",
+    "checkpoints",
+    "pruned",
+    "retained",
+    "rescued",
+)
+"""Tables whose rows belong to one custody and are taken as they are."""
+
+
+OF_CHECKPOINTS: Final = ("checkpoints", "pruned", "retained")
+
+
+_DAMAGE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""What reading a damaged file raises; the last where SQLite's own words quote the damage."""
+
+
+_MISREAD: Final = (TypeError, ValueError, IndexError, OverflowError, struct.error)
+
+
+_BEYOND: Final = 4096
+"""Rounds that are looked for after one that cannot be read, where the last cannot be found."""
+
+
+_KEYS: Final = {
+    "session_keys": "from_seq",
+    "openings": "commitment",
+    "settlements": "digest",
+    "equivocations": "lane, seq",
+    "facts": "position",
+    "revocations": "lane, key",
+    "revoked_frames": "digest",
+    "checkpoints": "solver_seq",
+    "pruned": "custody",
+    "retained": "arrival",
+    "rescued": "lane, seq",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyReport:
+    """What a file holds of one custody.
+
+    row: of `custodies`, None where it is damaged. lane: ours, None where nothing says. heads: the
+    highest known number of each lane, with its digest where that is known. count: frames that the
+    journal held at least. frames: by lane and seq. beside: rows of the other tables.
+    """
+
+    custody: bytes
+    agreement: CustodyAgreement | None
+    row: tuple[Any, ...] | None = field(repr=False)
+    lane: int | None
+    health: Health
+    heads: tuple[tuple[int, bytes | None], tuple[int, bytes | None]]
+    count: int
+    frames: dict[tuple[int, int], JournalledFrame] = field(repr=False)
+    beside: dict[str, list[tuple[Any, ...]]] = field(repr=False)
+    missing: tuple[Missing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalReport:
+    """What a journal's file holds and lacks. fault: what SQLite says of the file as a whole, empty
+    where nothing. newest: whether the heads found are certainly the newest that there were."""
+
+    version: int | None
+    identity: tuple[Any, ...] | None = field(repr=False)
+    backup_ns: int | None
+    custodies: tuple[CustodyReport, ...]
+    high_water_mark: HighWaterMark | None
+    fault: str
+
+    @property
+    def frames(self) -> int:
+        return sum(len(one.frames) for one in self.custodies)
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        return tuple(lack for one in self.custodies for lack in one.missing)
+
+    @property
+    def lost(self) -> int:
+        """Frames that the high-water mark counts and of which nothing is left, not even their
+        numbers."""
+        if self.high_water_mark is None:
+            return 0
+        return max(0, self.high_water_mark.frames - sum(one.count for one in self.custodies))
+
+    @property
+    def newest(self) -> bool:
+        return self.high_water_mark is not None and self.high_water_mark.most == sum(
+            one.count for one in self.custodies
+        )
+
+    @property
+    def complete(self) -> bool:
+        return self.sound and not self.missing
+
+    @property
+    def sound(self) -> bool:
+        """As it was written; what is missing is being repaired, or will never be needed to sign."""
+        return not (
+            self.fault
+            or self.lost
+            or any(one.missing for one in self.custodies if one.health == "complete")
+        )
+
+
+def inspect(path: Path) -> JournalReport:
+    """Read a journal's file as far as it can be read; changes nothing.
+
+    Raises JournalError where there is none, StorageError where the machine does not let it be
+    read: that says nothing of what the file holds.
+    """
+    path = without_links(path)
+    expect_journal(path)
+    try:
+        base = open_read_only(path)
+    except (sqlite3.Error, OSError) as failed:
+        if (refused := storage_error(path, failed)) is not None:
+            raise refused from None
+        # Damaged from its first page on.
+        base = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+    with closing(base):
+        base.text_factory = _text
+        return _inspect(path, base)
+
+
+def _text(raw: bytes) -> str | bytes:
+    """Text of a damaged row may be none."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
+    # First the high-water mark, then one moment of the rest: its writer may run meanwhile.
+    mark = mark_beside(path)
+    with suppress(*_DAMAGE):
+        base.execute("BEGIN")
+    fault = _fault(path, base)
+    own = _safely(base, "SELECT version, id, owner, seal_check, lineage, backup_ns FROM journal")
+    identity = own[0] if len(own) == 1 else None
+    if identity is not None and not (
+        isinstance(identity[0], int) and is_bytes(identity[1], 16) and is_bytes(identity[4], 16)
+    ):
+        identity = None
+    if identity is None and not fault:
+        fault = "the journal's own row is damaged"
+    ids = {
+        key
+        for table in ("custodies", "heads", *BESIDE)
+        for (key,) in _both_ways(base, table, "DISTINCT custody", "custody", "", ())
+        if is_bytes(key, 32)
+    }
+    frames = _read_frames(base)
+    newer = read_newer_heads(_safely(base, "SELECT heads FROM newer_heads ORDER BY id"))
+    ids |= frames.keys() | newer.keys()
+    if mark is not None and (identity is None or mark.lineage != identity[4]):
+        mark = None
+    return JournalReport(
+        version=None if identity is None else identity[0],
+        identity=identity,
+        backup_ns=None if identity is None else identity[5],
+        custodies=tuple(
+            _custody_report(base, custody, frames.get(custody, {}), newer.get(custody))
+            for custody in sorted(ids)
+        ),
+        high_water_mark=mark,
+        fault=fault,
+    )
+
+
+def _fault(path: Path, base: sqlite3.Connection) -> str:
+    try:
+        base.execute("PRAGMA cell_size_check = ON")
+        found = base.execute("PRAGMA quick_check(1)").fetchone()
+        return "" if found == ("ok",) else str(found[0]) if found else "nothing can be read"
+    except sqlite3.Error as failed:
+        refused = storage_error(path, failed)
+        if refused is not None:
+            raise refused from None
+        return str(failed)
+    except UnicodeDecodeError:
+        return "the file's own description of its tables is damaged"
+
+
+def _custody_report(
+    base: sqlite3.Connection,
+    custody: bytes,
+    frames: dict[tuple[int, int], JournalledFrame],
+    newer: Heads | None,
+) -> CustodyReport:
+    missing: list[Missing] = []
+    rows = _safely(base, "SELECT * FROM custodies WHERE custody = ?", (custody,))
+    row = tuple(rows[0]) if len(rows) == 1 else None
+    agreement = None if row is None else _opening(custody, row)
+    if agreement is None:
+        row = None
+        missing.append(Missing(custody, "opening"))
+    kept = [
+        held
+        for each in _safely(base, "SELECT * FROM heads WHERE custody = ?", (custody,))
+        if (held := read_heads(each)) is not None and held.custody == custody
+    ]
+    if not kept:
+        missing.append(Missing(custody, "heads"))
+    heads = kept[0] if kept else None
+    health: Health = "complete" if heads is None else heads.health
+    target = _safely(base, "SELECT * FROM recovering WHERE custody = ?", (custody,))
+    if health == "recovering" and not target:
+        health = "read-only"
+    beside = {
+        table: [
+            tuple(each)
+            for each in _both_ways(base, table, "*", _KEYS[table], "custody = ?", (custody,))
+        ]
+        for table in BESIDE
+    }
+    gone = Pruned() if agreement is None else start_of(agreement, beside, frames)[0]
+    newest: list[tuple[int, bytes | None]] = []
+    count = 0
+    for lane in (0, 1):
+        last = max((seq for of, seq in frames if of == lane), default=0)
+        seq, digest = (0, None) if heads is None else heads.heads.of(lane)
+        if newer is not None and newer.of(lane)[0] > seq:
+            seq, digest = newer.of(lane)
+        if last > seq:
+            seq, digest = last, frames[lane, last].digest
+        count += seq
+        if health == "recovering" and target[0][1 + 2 * lane] > seq:
+            seq, digest = target[0][1 + 2 * lane : 3 + 2 * lane]
+        newest.append((seq, custody if seq == 0 else digest))
+        missing.extend(
+            Missing(custody, "frames", lane, first, end)
+            for first, end in _runs(
+                n for n in range(gone.seqs[lane] + 1, seq + 1) if (lane, n) not in frames
+            )
+        )
+    ours = heads.lane if heads is not None else None if row is None else row[1]
+    if ours in (0, 1) and newest[ours][0] and not beside["session_keys"]:
+        missing.append(Missing(custody, "session-keys"))
+    opened = {row[1] for row in beside["openings"]}
+    missing.extend(
+        Missing(custody, f"note 0x{note.hex()}") for note in _accepted(frames) if note not in opened
+    )
+    return CustodyReport(
+        custody,
+        agreement,
+        row,
+        ours if ours in (0, 1) else None,
+        health,
+        (newest[0], newest[1]),
+        count,
+        frames,
+        beside,
+        tuple(missing),
+    )
+
+
+def start_of(
+    agreement: CustodyAgreement,
+    beside: Mapping[str, Sequence[tuple[Any, ...]]],
+    candidates: Mapping[tuple[int, int], JournalledFrame],
+) -> tuple[Pruned, BaseSnapshot | None, list[JournalledFrame]]:
+    """Where the frames of a pruned custody begin, if all that the checkpoint rests on is there:
+    what is gone before it, and the frames up to it that are held.
+
+    Else everything is to be fetched from its first frame on; an archive has what was pruned.
+    """
+    gone = _gone(beside)
+    whole = (Pruned(), None, list[JournalledFrame]())
+    if not gone.arrivals or sum(gone.seqs) != gone.arrivals:
+        return whole
+    try:
+        for _, trader, solver, account_hash, *said, account in beside["checkpoints"]:
+            if solver != gone.starts_at:
+                continue
+            point = Point(account_hash, trader, solver, (said[0], said[1]))
+            before = [
+                candidates[lane, seq]
+                for lane in (0, 1)
+                for seq in range(gone.seqs[lane] + 1, point.seqs[lane] + 1)
+            ]
+            earlier = [Frame.parse(row[5]) for row in beside["retained"]]
+            starts_at = base_snapshot(
+                point, account, (*earlier, *(Frame.parse(held.raw) for held in before))
+            )
+            Record(agreement, starts_at)
+            before.sort(key=lambda held: held.arrival)
+            return gone, starts_at, before
+    except (KeyError, CheckpointRefused, FrameError, *_MISREAD):
+        return whole
+    return whole
+
+
+def _gone(beside: Mapping[str, Sequence[tuple[Any, ...]]]) -> Pruned:
+    """What was pruned of a custody, as far as its row can be read."""
+    for row in beside.get("pruned", ()):
+        if len(row) == 5 and all(isinstance(one, int) and one >= 0 for one in row[1:]):
+            return Pruned(*row[1:])
+    return Pruned()
+
+
+def _opening(custody: bytes, row: Sequence[Any]) -> CustodyAgreement | None:
+    try:
+        agreement = CustodyAgreement(row[2], row[3], row[4], row[5], row[6], row[7])
+        intact = (
+            agreement.custody == custody
+            and row[1] in (0, 1)
+            and isinstance(row[8], str)
+            and is_handshake(row[9])
+            and row[10] in get_args(CustodyState)
+            and isinstance(row[11], str)
+            and isinstance(row[13], int)
+        )
+    except (BadOpening, TypeError, ValueError, OverflowError):
+        return None
+    return agreement if intact else None
+
+
+def _accepted(frames: dict[tuple[int, int], JournalledFrame]) -> list[bytes]:
+    """Notes that a side accepted, so that both sides know their openings."""
+    found: list[bytes] = []
+    for held in frames.values():
+        if b'"AZ"' not in held.raw[126:160]:
+            continue
+        with suppress(FrameError):
+            said = Record.decoded(Frame.parse(held.raw))
+            if (
+                isinstance(said, CollateralResponse)
+                and said.coll_asgn_resp_type is CollAsgnRespType.ACCEPTED
+            ):
+                found.extend(one.commitment for one in said.commitments)
+    return found
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    first = last = None
+    for number in numbers:
+        if last is not None and number == last + 1:
+            last = number
+            continue
+        if first is not None and last is not None:
+            yield first, last
+        first = last = number
+    if first is not None and last is not None:
+        yield first, last
+
+
+def _read_frames(base: sqlite3.Connection) -> dict[bytes, dict[tuple[int, int], JournalledFrame]]:
+    """Every frame that is as it was written, by custody, and by lane and seq."""
+    found: dict[bytes, dict[tuple[int, int], JournalledFrame]] = {}
+    for custody, arrival, body in _read_rounds(base):
+        if not is_bytes(custody, 32) or not isinstance(body, bytes):
+            continue
+        frames = found.setdefault(custody, {})
+        with suppress(*_MISREAD):
+            # Its row may be wrong about how many there are.
+            for frame in read_round(custody, arrival, len(body) // SHORTEST, body):
+                if isinstance(frame, JournalledFrame):
+                    frames[frame.lane, frame.seq] = frame
+    return found
+
+
+def _read_rounds(base: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """The rounds from the first and from the last on, each up to one that cannot be read, and
+    those between one by one. Raises StorageError where the machine refuses."""
+    query = "SELECT id, custody, arrival, body FROM rounds"
+    last = 0
+    try:
+        for row in base.execute(query + " ORDER BY id"):
+            last = row[0]
+            yield row[1:]
+    except _DAMAGE as failed:
+        if (refused := storage_error(None, failed)) is not None:
+            raise refused from None
+    else:
+        return
+    first: int | None = None
+    for row in _safely(base, query + " WHERE id > ? ORDER BY id DESC", (last,)):
+        first = row[0]
+        yield row[1:]
+    for number in range(last + 1, last + _BEYOND if first is None else first):
+        for row in _safely(base, query + " WHERE id = ?", (number,)):
+            yield row[1:]
+
+
+def _safely(base: sqlite3.Connection, query: str, given: Sequence[Any] = ()) -> list[Any]:
+    """The rows up to the first that is damaged. Raises StorageError where the machine refuses: a
+    row that it does not give may be whole."""
+    found: list[Any] = []
+    try:
+        for row in base.execute(query, given):
+            found.append(row)
+    except _DAMAGE as failed:
+        if (refused := storage_error(None, failed)) is not None:
+            raise refused from None
+    return found
+
+
+def _both_ways(
+    base: sqlite3.Connection, table: str, what: str, key: str, where: str, given: Sequence[Any]
+) -> list[Any]:
+    """The rows from the first and from the last on, each up to one that cannot be read."""
+    limit = f" WHERE {where}" if where else ""
+    back = ", ".join(f"{one} DESC" for one in key.split(", "))
+    query = f"SELECT {what} FROM {table}{limit} ORDER BY "  # noqa: S608  (names of our own)
+    found = dict.fromkeys(_safely(base, query + key, given))
+    return list(found | dict.fromkeys(_safely(base, query + back, given)))

@@ -1,0 +1,178 @@
+"""What a journal keeps encrypted: session keys, openings of notes, settlements under way.
+
+AES-256-GCM under a key that only the wallet can derive. Without it the journal still verifies,
+exports and can be shown.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from psymm._core import SecretKey
+from psymm.errors import JournalCorrupt, JournalForeign, JournalRestored, JournalSealed
+from psymm.journal.committer import Change, JournalCommitter
+from psymm.journal.connection import JournalIdentity
+from psymm.journal.encryption import (
+    decrypted_openings,
+    decrypted_under,
+    encrypted_openings,
+    encrypted_under,
+    opening_rows,
+)
+from psymm.transcript.agreement import JournalledOpening
+
+
+class JournalSecrets(JournalCommitter):
+    """A journal's secrets, once it is unlocked."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        identity: JournalIdentity,
+        lock: int,
+        run_sync: Callable[..., Awaitable[Any]] = trio.to_thread.run_sync,
+    ) -> None:
+        super().__init__(path, connection, identity, lock, run_sync)
+        self._seal: AESGCM | None = None
+
+    async def unlock(self, owner: str, secret: bytes) -> None:
+        """Give the 32 bytes that seal this journal's secrets; owner is the wallet's address.
+
+        The first unlock binds the journal to them. Raises JournalForeign for another wallet's.
+        Cancelled: raises Cancelled; unlocking again is safe.
+        """
+        seal = AESGCM(secret)
+        row = await self._read(
+            lambda base: base.execute("SELECT owner, seal_check FROM journal").fetchone()
+        )
+        if row[0] is None:
+            check = encrypted_under(seal, self.id, b"pSymm journal")
+            await self._write(
+                lambda base: base.execute(
+                    "UPDATE journal SET owner = ?, seal_check = ?", (owner, check)
+                )
+            )
+        elif row[0] != owner:
+            raise JournalForeign(journal=self.path, owner=row[0], wallet=owner)
+        else:
+            try:
+                decrypted_under(seal, self.id, row[1])
+            except InvalidTag:
+                raise JournalForeign(
+                    "the wallet's secret does not open this journal", journal=self.path
+                ) from None
+        self._seal = seal
+
+    @property
+    def unlocked(self) -> bool:
+        return self._seal is not None
+
+    def _encryption(self) -> AESGCM:
+        if self._seal is None:
+            raise JournalSealed(journal=self.path)
+        return self._seal
+
+    async def keep_session_key(self, custody: bytes, from_seq: int, key: SecretKey) -> None:
+        """Keep our session key, sealed, under a place of its own: the seq from which on it may
+        come into force. Raises JournalSealed, JournalConflict where another has that place.
+        Cancelled: may be kept or not."""
+        sealed = encrypted_under(
+            self._encryption(), custody + from_seq.to_bytes(8), key.expose_secret_bytes()
+        )
+        await self._write(
+            lambda base: base.execute(
+                "INSERT INTO session_keys VALUES (?,?,?,?)",
+                (custody, from_seq, key.public_key, sealed),
+            )
+        )
+
+    async def session_keys(self, custody: bytes) -> list[tuple[int, SecretKey]]:
+        """Our session keys, (fromSeq, key) in order.
+
+        Raises JournalRestored where the custody must never sign again, JournalSealed,
+        JournalCorrupt.
+        """
+        if (await self.custody(custody)).health == "read-only":
+            raise JournalRestored(journal=self.path, custody=custody)
+        seal = self._encryption()
+        rows = await self._read(
+            lambda base: base.execute(
+                "SELECT from_seq, sealed FROM session_keys WHERE custody = ? ORDER BY from_seq",
+                (custody,),
+            ).fetchall()
+        )
+        try:
+            return [
+                (
+                    seq,
+                    SecretKey.from_bytes(decrypted_under(seal, custody + seq.to_bytes(8), sealed)),
+                )
+                for seq, sealed in rows
+            ]
+        except InvalidTag:
+            raise JournalCorrupt(
+                "a sealed session key does not open", journal=self.path, custody=custody
+            ) from None
+
+    async def keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> None:
+        """Keep openings of notes in a bilateral custody, sealed. Raises JournalSealed.
+        Cancelled: all kept or none."""
+        await self.write(self.to_keep_openings(custody, notes))
+
+    def to_keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> Change:
+        """See `keep_openings`."""
+        rows = encrypted_openings(self._encryption(), custody, notes)
+        return Change(
+            lambda base: base.executemany("INSERT OR REPLACE INTO openings VALUES (?,?,?,?)", rows)
+        )
+
+    async def openings(self, custody: bytes) -> list[JournalledOpening]:
+        """Openings kept for this custody. Raises JournalSealed, JournalCorrupt."""
+        seal = self._encryption()
+        rows = await self._read(lambda base: opening_rows(base, custody))
+        try:
+            return decrypted_openings(seal, custody, rows)
+        except InvalidTag:
+            raise JournalCorrupt(
+                "a sealed opening does not open", journal=self.path, custody=custody
+            ) from None
+
+    async def keep_settlement(
+        self, custody: bytes, digest: bytes, state: str, document: bytes
+    ) -> None:
+        """Keep a settlement under way and its state; document is sealed, it holds what proving
+        needs. Cancelled: may be kept or not."""
+        sealed = encrypted_under(self._encryption(), custody + digest, document)
+        await self._write(
+            lambda base: base.execute(
+                "INSERT OR REPLACE INTO settlements VALUES (?,?,?,?)",
+                (custody, digest, state, sealed),
+            )
+        )
+
+    async def settlements(self, custody: bytes) -> list[tuple[bytes, str, bytes]]:
+        """(digest, state, document) of settlements kept. Raises JournalSealed, JournalCorrupt."""
+        seal = self._encryption()
+        rows = await self._read(
+            lambda base: base.execute(
+                "SELECT digest, state, sealed FROM settlements WHERE custody = ?", (custody,)
+            ).fetchall()
+        )
+        try:
+            return [
+                (digest, state, decrypted_under(seal, custody + digest, sealed))
+                for digest, state, sealed in rows
+            ]
+        except InvalidTag:
+            raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
+
+    async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        await self.write(Change(work))
