@@ -33,7 +33,7 @@ from psymm.chain.errors import (
     WrongChain,
 )
 from psymm.chain.rpc import Node, Rpc
-from psymm.chain.signing import signed
+from psymm.chain.signing import sign
 from psymm.chain.transactions import WAIT_S, Chain, Fees, Prepared, Sent
 from psymm.wallet import KeyWallet
 
@@ -62,7 +62,7 @@ async def test_a_signed_transaction_is_what_eth_account_signs_of_the_same_fields
     if address is not None:
         fields["to"] = address
     theirs = bytes(Account.sign_transaction(fields, key).raw_transaction)
-    assert await signed(wallet, 31337, nonce, plan) == theirs
+    assert (await sign(wallet, 31337, nonce, plan)).raw == theirs
 
 
 async def test_tasks_that_share_a_wallet_each_get_their_own_nonce(devnet: Devnet) -> None:
@@ -227,7 +227,7 @@ async def test_fees_that_a_node_makes_up_are_neither_signed_nor_paid(
             return lie(answer) if name == method else answer
 
     async with Dear(devnet.url) as rpc:
-        with pytest.raises(BadReply, match="wei a gas"):
+        with pytest.raises(BadReply, match="wei per gas"):
             await Chain(rpc, 31337).transact(Watched(), payer.address, b"")
         assert not asked
         dear = Chain(rpc, 31337, most_tip_wei=1 << 60, most_fee_wei=1 << 60)
@@ -235,7 +235,7 @@ async def test_fees_that_a_node_makes_up_are_neither_signed_nor_paid(
 
 
 async def test_a_block_from_the_future_is_not_believed(devnet: Devnet) -> None:
-    """Deadlines are reckoned from it: a far one would lend a signature for years."""
+    """Deadlines start from it: one far ahead would keep a signature valid for years."""
 
     class Ahead(Rpc):
         async def call(self, name: str, *params: object) -> Any:
@@ -260,8 +260,8 @@ async def test_a_receipt_of_something_else_is_refused_by_name(
     mined = await devnet.chain.transact(payer, payer.address, b"")
 
     class Other(Rpc):
-        async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
-            answer = await super().said(node, method, params)
+        async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            answer = await super().raw_result(node, method, params)
             return {**answer, "transactionHash": hash_} if isinstance(answer, dict) else answer
 
     async with Other(devnet.url) as rpc:
