@@ -173,7 +173,7 @@ async def test_the_cost_of_a_round_trip_and_the_terms_are_shown(
     assert asked == [choice.policy]
     said = out.getvalue()
     # 10 · (0.2 + 0.1001)
-    assert "to buy 10 X and close it again at the prices shown costs 3.001" in said
+    assert "to buy 10 X and to close it at the prices shown costs 3.001" in said
     for part in ("0.2998 % of the notional", "penalty reserve", "by nobody but the solver", "T = "):
         assert part in said
     assert best.terms.hash.hex() in said

@@ -451,4 +451,4 @@ def test_a_long_transcript_is_shown_within_bounded_memory(tmp_path: Path) -> Non
 def test_a_frame_that_was_held_back_is_told_as_reversed(shown: Path) -> None:
     said = show(str(shown)).out
     (line,) = [one for one in said.splitlines() if "is reversed" in one]
-    assert "since it was covered late: order-not-live" in line
+    assert "it was covered late and counts from " in line

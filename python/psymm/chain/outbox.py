@@ -163,6 +163,7 @@ class Outbox:
                 return True  # it failed; sent again after a reorganisation, it might succeed
             if receipt is not None:
                 return head - receipt.block + 1 >= SETTLED
+        # The nonce is used, and by none of our versions. Only a deep block makes that final.
         if await chain.count(newest.sender, "latest") > newest.nonce:
             by = await miner_of(chain, newest.sender, newest.nonce, SETTLED)
             return by is not None and by not in {one.tx_hash for one in versions}
@@ -175,6 +176,7 @@ class Outbox:
     ) -> T | None:
         """Run `work` in a transaction of its own; None if there is no file."""
 
+        # The file is opened for each transaction: a command and a daemon of one home share it.
         def transaction() -> T | None:
             if not create and not self._path.exists():
                 return None

@@ -106,6 +106,8 @@ class RevocationWatch:
         last = self._head
         if last is not None and head.hash == last.hash:
             return
+        # A reorganisation may have removed the settled block. Then nothing read so far counts, and
+        # everything is read again from the registry's first block.
         follows = last is not None and head.parent == last.hash
         settled, settled_to, anchor = self._settled, self._settled_to, self._anchor
         if (
@@ -114,7 +116,10 @@ class RevocationWatch:
             and (head.number < settled_to or (await chain.block(settled_to)).hash != anchor)
         ):
             settled, settled_to, anchor = [], self._first - 1, None
+        # Blocks above the settled one are read again each time, so a reorganisation among them
+        # needs no bookkeeping.
         recent = [one async for one in self._registry.revocations(settled_to + 1, head.number)]
+        # In large steps, so that the file is not written for each block.
         moved = head.number - settled_to >= 2 * UNSETTLED
         if moved:
             settled_to = head.number - UNSETTLED
@@ -123,10 +128,13 @@ class RevocationWatch:
             recent = [one for one in recent if one.block > settled_to]
         known = (*settled, *recent)
         differs = known != (*self._settled, *self._recent)
+        # A new head alone can make a revocation deep enough for somebody, or no longer so.
         crossing = last is not None and (
             head.number < last.number
             or any(last.number - one.block + 1 < self._deepest for one in known)
         )
+        # Nothing is assigned before all questions are answered: after an error, what was known
+        # stays known.
         self._settled, self._settled_to, self._anchor = settled, settled_to, anchor
         self._recent, self._head = recent, head
         if moved and self._file is not None:

@@ -213,6 +213,7 @@ class Rpc:
                     return await self._both(method, params)
                 return await self._any(method, params)
             except ReplyTooLong:
+                # The same request gets the same answer; only the caller can ask for less.
                 raise
             except (ChainDown, BadReply) as trouble:
                 gone = trouble.reason == _NOT_THERE and (self._answered or deadline < math.inf)
@@ -278,6 +279,7 @@ class Rpc:
             except (ChainDown, BadReply) as trouble:
                 troubles.append(trouble)
                 continue
+            # A node without a receipt may lag, so None is the answer only if every node gives it.
             if answer is not None or method not in _FOUND:
                 self._first = self._nodes.index(node)
                 return answer
@@ -302,6 +304,7 @@ class Rpc:
             raise max(troubles, key=_weight)
         (one, first), (other, second) = answers
         if method == "eth_blockNumber":
+            # The lower head is the one that both have.
             return min(first, second, key=lambda head: int(head, 16))
         if method in _FOUND and (first is None or second is None):
             return None  # one of them lags, and one node alone proves nothing
@@ -327,6 +330,7 @@ class Rpc:
             else:
                 self._first = self._nodes.index(node)
                 return answer
+        # That node may have it, so the others' refusals do not decide.
         if lost is not None:
             raise lost
         held = [
@@ -338,6 +342,7 @@ class Rpc:
 
     async def _once(self, node: Node, method: str, params: Sequence[Any]) -> Any:
         """One node's checked answer to one request, after checking that it serves our chain."""
+        # Before the first other answer is used: a node that joined late may serve another chain.
         if self._chain_id is not None and node.serves is None and method != "eth_chainId":
             await self._once(node, "eth_chainId", ())
         answer = await self.raw_result(node, method, params)

@@ -280,6 +280,7 @@ class NoteStore:
                     if instead_of is None or holder not in _chain_of(database, instead_of):
                         raise NoteBusy(note.commitment, BUSY)
             stored = {**details, "_insteadOf": instead_of} if instead_of else details
+            # SQLite's integers have 64 bits, and a deadline in a call has 64 without a sign.
             last = None if deadline is None else min(deadline, (1 << 63) - 1)
             move = database.execute(
                 "INSERT INTO moves (kind, purpose, status, deadline, details) "
@@ -406,6 +407,7 @@ class NoteStore:
         def work(database: sqlite3.Connection) -> tuple[set[bytes], frozenset[int]]:
             leaves = tree.leaves
             scanned, last = database.execute("SELECT scanned, scanned_last FROM owner").fetchone()
+            # If the last scanned leaf is gone, a reorganisation replaced leaves: scan all again.
             known = scanned and scanned <= len(leaves) and leaves[scanned - 1].commitment == last
             found: set[bytes] = set()
             for leaf in leaves[scanned if known else 0 :]:
@@ -436,6 +438,7 @@ class NoteStore:
                 if self._settle(database, tree, move, chain_time_s)
             )
 
+        # The work runs in a thread; the tree must not change between its leaves and its nullifiers.
         async with tree.locked():
             found, taken_back = await self._do(work)
         held = [one for one in await self.notes() if one.note.commitment in found] if found else []
@@ -448,6 +451,7 @@ class NoteStore:
         if move.status == PLANNED or not move.outputs:
             return False
         status, reason = move.status, move.reason
+        # Outputs before inputs: a move that is done has spent its inputs itself.
         if all(tree.leaf(one) is not None for one in move.outputs):
             status, reason = DONE, ""
         elif any(tree.spent_block(one) is not None for one in move.inputs):
@@ -478,6 +482,7 @@ class NoteStore:
             except sqlite3.Error as failed:
                 raise _refused(self._path, failed) from None
 
+        # Shielded: a caller that is cancelled must still know whether the transaction is written.
         async with self._lock:
             with trio.CancelScope(shield=True):
                 done = await trio.to_thread.run_sync(transaction)

@@ -220,6 +220,8 @@ class Store:
                 "UPDATE sends SET state = ?, answer = ? WHERE id = ?",
                 (state, json.dumps(answer), number),
             )
+            # Old sends are deleted here, so the file stays bounded. Their children go first,
+            # because of the foreign keys.
             newest = self._db.execute("SELECT max(id) FROM sends").fetchone()[0]
             ended = "SELECT id FROM sends WHERE id <= ? AND state IN ('mined', 'failed')"
             for table in ("conflict_keys", "transactions"):
