@@ -1,5 +1,5 @@
-# Everything that a newcomer needs: `make demo` and `make test`. Each sets up what it needs, once.
-# Steps leave a stamp under build/, so that a second run does only what changed.
+# A newcomer needs two targets: `make demo` and `make test`. Each builds what it needs, once.
+# Steps leave a stamp under build/, so that a second run repeats only what changed.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -23,23 +23,23 @@ CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -n
         fuzz test-memory test-valgrind test-sanitizer soak
 
 help:
-	@echo 'make demo             a private trade, from discovery to withdrawal, on real parts'
-	@echo 'make test             every check of the project'
-	@echo 'make wheel            one wheel with everything inside, in dist/'
+	@echo 'make demo             a private trade, from discovery to withdrawal, with real proofs on a devnet'
+	@echo 'make test             all linters and tests'
+	@echo 'make wheel            one wheel with contracts, circuits and keys inside, in dist/'
 	@echo 'make library          libpsymm and its header for C, in build/library/'
 	@echo 'make fuzz             each fuzz target of the core for SECONDS=60 (needs a nightly Rust)'
-	@echo 'make test-memory      what is unsafe, under valgrind and (with a nightly) AddressSanitizer'
-	@echo 'make soak             NETWORK=30 hours of bad network, CRASH=5 storms of 1,000 kills, NODES=10 storms of'
-	@echo '                      MOVES=60 moves through faulty nodes, NODES=10 while the chain goes back;'
-	@echo '                      each of a fresh seed; SEED=n'
+	@echo 'make test-memory      the unsafe code under valgrind and (with a nightly Rust) AddressSanitizer'
+	@echo 'make soak             storms: NETWORK=30 on a bad network, CRASH=5 of 1,000 kills, NODES=10 of MOVES=60'
+	@echo '                      moves through faulty nodes, and NODES=10 with reorganisations;'
+	@echo '                      each storm has a fresh seed; SEED=n repeats one'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
 	@echo 'make test-mutants     the session scripts against MUTANTS=40 mutants of the protocol; SEED=n draws others'
-	@echo 'make bench            verification beside its peers, in one table; QUICK=1, FULL=0, ONLY=…'
-	@echo 'make bench-stages     where the time of a transcript goes'
-	@echo 'make bench-strangers  a neighbour that asks for quotes while twelve strangers send nonsense'
-	@echo 'make bench-session    sessions under load beside QuickFIX, in one table; QUICK=1, ONLY=…'
+	@echo 'make bench            verification compared with other libraries, in one table; QUICK=1, FULL=0, ONLY=…'
+	@echo 'make bench-stages     the time that each stage of verifying a transcript takes'
+	@echo 'make bench-strangers  one client that asks for quotes while twelve others send nonsense'
+	@echo 'make bench-session    sessions under load compared with QuickFIX, in one table; QUICK=1, ONLY=…'
 	@echo 'make lint             ruff, mypy, imports, clippy, rustfmt, forge fmt'
-	@echo 'make clean            forget all that was built'
+	@echo 'make clean            delete all build products'
 	@echo 'VERBOSE=1 shows what each step prints; SEED=n gives the demo other amounts'
 
 # --- setting up ------------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ lint: setup
 	@$(STEP) 'clippy of the peers' bash -c 'cd benches/peers && cargo fmt --check && cargo clippy --release --quiet --target-dir ../../target/peers/default -- -D warnings'
 	@$(STEP) 'forge fmt' bash -c 'cd contracts && $(FORGE) fmt --check'
 
-# The tests name each backend themselves. What only asks for the best one is run once more with
-# less allowed to it: all of the core's own tests, and what looks at the functions in front.
+# Some tests name their backend; all others use the best one. Those run again with each slower
+# backend: the core's unit tests, and the tests of the functions that choose a backend.
 FRONTS := portable_is_always environment the_front mixture digests
 
 test-core: build/core.stamp
@@ -104,8 +104,8 @@ test-core: build/core.stamp
 	    cargo test --release --quiet --features c --test paths -- $(FRONTS) || exit 1; \
 	done
 
-# The functions with unsafe blocks, through the tests that reach them; see tools/memory for the
-# long ones that valgrind is spared.
+# Checks the functions with unsafe blocks, through the tests that reach them. tools/memory lists
+# the long tests that valgrind skips.
 test-valgrind: build/core.stamp
 	@tools/memory valgrind
 
@@ -137,7 +137,7 @@ build/pool.stamp: build/contracts.stamp contracts/pool/make_pool.py
 test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
-# A test that fails is repeated alone by `pytest -n 0 <its name>`.
+# To repeat one failed test: `pytest -n 0 <its name>`.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-python: setup build/bench.stamp
@@ -154,7 +154,8 @@ NODES ?= $(if $(SEED),1,10)
 MOVES ?= 60
 
 # Each storm has a fresh seed and prints it. SEED=n repeats one storm of each kind; NETWORK=0,
-# CRASH=0 or NODES=0 leaves a kind out. All are blown, then those that failed are named.
+# CRASH=0 or NODES=0 leaves a kind out. A failure does not stop the rest; all failures are listed
+# at the end.
 soak: setup
 	@failed=; storm() { \
 	    seed=$(or $(SEED),$$(shuf -i 1-999999 -n 1)); echo "==> $$1, SEED=$$seed"; \
@@ -165,7 +166,7 @@ soak: setup
 	for n in $$(seq $(NODES)); do storm reorganisation_storm --moves $(MOVES); done; \
 	echo "$(NETWORK) network, $(CRASH) crash, $(NODES) node and reorganisation storms; failed:$${failed:- none}"; test -z "$$failed"
 
-# The Rust side of the bench; cargo knows what is stale.
+# The Rust side of the bench; cargo decides what to rebuild.
 build/bench.stamp: build/core.stamp $(shell find benches -type f -not -name '*.md')
 	@$(STEP) 'bench and its peers' $(PY) benches/verification.py --quick --build
 	@touch $@

@@ -1,8 +1,8 @@
-"""Builds libpsymm, the C face as a shared library that needs no Python, and its header.
+"""Builds libpsymm, the C interface as a shared library that needs no Python, and its header.
 
     python tools/c_library.py [DIRECTORY]        default: build/library
 
-Gives DIRECTORY/lib/libpsymm.so (or as the system calls it) and DIRECTORY/include/psymm.h.
+Writes DIRECTORY/lib/libpsymm.so (.dylib or .dll on other systems) and DIRECTORY/include/psymm.h.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# As cargo calls it, and as it is called here.
+# cargo's name of the library, and the name under which it is copied.
 NAMES = {"lib_core.so": "libpsymm.so", "lib_core.dylib": "libpsymm.dylib", "_core.dll": "psymm.dll"}
 
 
 def build(directory: Path) -> Path:
-    """Builds, and gives the library's path."""
+    """Build the library into a directory. Returns the path of the library."""
     cargo = ["cargo", "rustc", "--package", "psymm-core", "--release", "--lib"]
     what = ["--crate-type", "cdylib", "--features", "c", "--message-format", "json"]
     # The table of exported symbols stays; the names of all others are dead weight.

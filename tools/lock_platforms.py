@@ -2,9 +2,9 @@
 
     npm --prefix node install --package-lock-only --ignore-scripts && python tools/lock_platforms.py
 
-A mirror may lack the binaries of platforms that it does not serve; npm then leaves them out of the
-lockfile, and `npm ci` refuses a lockfile without them. Each is pinned to the version that its
-parent asks for; it has no integrity, since nobody here has seen its bytes.
+A mirror may lack the binaries of some platforms. npm then leaves these packages out of the
+lockfile, and `npm ci` refuses a lockfile without them. This script pins each to the version that
+its parent asks for, without an integrity hash, because its bytes are not available here.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Makes the development reference string for the build: build/crs/dev/bn254_g1.dat and _g2.dat.
 
     python tools/reference_string.py dev
-    python tools/reference_string.py ignition     nothing to make: Barretenberg fetches it
+    python tools/reference_string.py ignition     does nothing: Barretenberg fetches that string
 
-The development string comes from a secret that the core publishes, so anybody can forge proofs
-under it; contracts built with it refuse every chain but the devnet.
+The secret of the development string is in the core's source, so anybody can forge proofs under it.
+Contracts built with it refuse deposits on every chain except the devnet (chain id 31337).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ DEV = Path(__file__).resolve().parents[1] / "build" / "crs" / "dev"
 
 def main(kind: str) -> None:
     if kind == "ignition":
-        print("ignition: fetched and kept by Barretenberg")
+        print("ignition: Barretenberg fetches and keeps it")
         return
     if kind != "dev":
-        sys.exit(f"{kind}: a reference string is dev or ignition")
+        sys.exit(f"{kind}: the reference string must be dev or ignition")
     DEV.mkdir(parents=True, exist_ok=True)
     g1, g2 = dev_crs(POINTS)
     for name, content in (("bn254_g1.dat", g1), ("bn254_g2.dat", g2)):

@@ -1,1 +1,1 @@
-"""pSymm: private, symmetric OTC derivatives between two parties who trust nobody between them."""
+"""pSymm: private, symmetric OTC derivatives between two parties, with nobody between them."""

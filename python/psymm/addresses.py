@@ -1,4 +1,4 @@
-"""Addresses in the form with a checksum (EIP-55)."""
+"""Checksummed addresses (EIP-55)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ZERO_ADDRESS: Final = "0x" + "00" * 20
 
 
 def checksum(address: bytes) -> str:
-    """The form of 20 bytes that shows most mistypings by its capitals."""
+    """The checksummed form of 20 bytes, whose capitals reveal most typing errors."""
     digits = address.hex()
     digest = keccak256(digits.encode()).hex()
     pairs = zip(digits, digest, strict=False)

@@ -1,15 +1,15 @@
-"""The C ABI, from Python: what `include/psymm.h` says, over any buffer and without copies.
+"""The C ABI from Python: the functions of `include/psymm.h`, over any buffer and without copies.
 
-The functions are those of the header, which `header_path` gives to whoever compiles C against
-it; here are only types and exceptions. They are called through cffi in the very shared object
-that `psymm._core` is. `bytes`, `bytearray`, `memoryview`, `mmap` and numpy arrays are read where
-they are, if they are contiguous; nobody may write to them meanwhile, since other threads run
-during a call. Items are back to back: n digests are 32n bytes, n keys 64n, n signatures 65n.
-Bytes that are no whole number of items, or of fewer items than others, raise `ValueError`; what
-is no contiguous buffer raises `TypeError` or `ValueError`.
+The header documents the functions (`header_path` is for C compilers); this module adds types and
+exceptions. It calls them through cffi in the shared object of `psymm._core`. Contiguous `bytes`,
+`bytearray`, `memoryview`, `mmap` and numpy arrays are read in place. Other threads run during a
+call, and none may write to them. Items are stored back to back: n digests are 32n bytes, n keys
+64n, n signatures 65n. `ValueError` is raised if the length is not a multiple of the item's, or if
+two buffers hold different numbers of items; `TypeError` or `ValueError` if a buffer is not
+contiguous.
 
-`threads` is how many may work, the calling one included; 0 means one for each core. Refusals
-raise or are returned as each function says; `code` names them as `psymm._core` does.
+`threads` is the number of threads, the calling one included; 0 means one for each core. Refusals
+are raised or returned as each function says; `code` has the names of `psymm._core`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FaultPlace",
-    "Frame",
-    "Head",
+    "FrameFields",
+    "LaneHead",
     "RecoverRefusal",
     "Recovered",
     "Summary",
@@ -56,7 +56,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RecoverRefusal:
-    """A signature of a batch that does not hold, or gave no key."""
+    """A signature of a batch that is invalid, or that gives no key."""
 
     index: int
     code: str
@@ -66,18 +66,18 @@ class RecoverRefusal:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What many signatures gave."""
+    """The result of recovering many signatures."""
 
     keys: bytes
-    """64 bytes a signature; zeros where there is no key."""
+    """64 bytes for each signature; zeros if it gives no key."""
     addresses: bytes
-    """20 bytes a signature; zeros likewise."""
+    """20 bytes for each signature; zeros if it gives no key."""
     refusals: list[RecoverRefusal]
-    """Where there is none, and why."""
+    """The signatures without a key, and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class FrameFields:
     """The fields of a frame. Its payload is ``data[126 : 126 + payload_length]``."""
 
     length: int
@@ -103,28 +103,28 @@ class FaultPlace:
 
     code: str
     index: int
-    """How many frames came before."""
+    """The number of frames before it."""
     frame_offset: int
-    """Where it begins, in bytes."""
+    """The byte where the frame starts."""
     offset: int
-    """The byte at which it goes wrong: of a malformed frame the very field."""
+    """The byte of the fault; for a malformed frame, that of the field."""
     lane: int
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the frames of one buffer came to."""
+    """The result of verifying the frames of one buffer."""
 
     digests: bytes
-    """32 bytes for each frame that holds, up to the first that does not."""
+    """32 bytes for each valid frame, up to the first invalid one."""
     fault: FaultPlace | None
-    """The first that does not; None if all hold."""
+    """The first invalid frame; None if all are valid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """The last frame of a lane. Of an empty lane: the custody's id, and zeros."""
+class LaneHead:
+    """The last frame of a lane; for an empty lane, the custody's id and zeros."""
 
     seq: int
     digest: bytes
@@ -135,11 +135,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a whole transcript came to."""
+    """The result of verifying a whole transcript."""
 
     frames: int
-    heads: tuple[Head, Head]
-    """Of the trader's lane and the solver's."""
+    heads: tuple[LaneHead, LaneHead]
+    """The trader's lane and the solver's."""
 
 
 def include_dir() -> Path:
@@ -148,18 +148,18 @@ def include_dir() -> Path:
 
 
 def header_path() -> Path:
-    """The header, which is the specification."""
+    """The header, which specifies the ABI."""
     return include_dir() / "psymm.h"
 
 
 def library_path() -> Path:
-    """The shared object that exports the functions: the extension module's own file. A program
-    that has no Python in it links libpsymm instead."""
+    """The shared object that exports the functions, which is the extension module's file. A program
+    without Python links libpsymm instead."""
     return Path(str(_core.__file__))
 
 
 def abi_version() -> tuple[int, int]:
-    """Major and minor version of the ABI that the library has."""
+    """The library's ABI version: (major, minor)."""
     version: int = _library.psymm_abi_version()
     return divmod(version, 1 << 16)
 
@@ -170,12 +170,12 @@ def backend() -> str:
 
 
 def error_name(code: int) -> str:
-    """The name of a number of ``enum psymm_code``, such as ``bad-version``; else ``unknown``."""
+    """The name of an ``enum psymm_code``, such as ``bad-version``; otherwise ``unknown``."""
     return _text(_library.psymm_error_name(code))
 
 
 def error_message(code: int) -> str:
-    """What a number of ``enum psymm_code`` means, in a sentence."""
+    """The meaning of an ``enum psymm_code``, as a sentence."""
     text = _ffi.new("char[]", _library.psymm_error_message(code, _ffi.NULL, 0) + 1)
     _library.psymm_error_message(code, text, len(text))
     return _text(text)
@@ -194,10 +194,10 @@ def keccak256_many(messages: Sequence[Buffer]) -> bytes:
     return bytes(digests)
 
 
-def frame_parse(data: Buffer) -> Frame:
-    """The one frame that ``data`` begins with; the next, if any, starts ``length`` bytes on.
+def frame_parse(data: Buffer) -> FrameFields:
+    """The frame at the start of ``data``; the next one, if any, starts after ``length`` bytes.
 
-    Its signature is not verified. Raises `FrameError`.
+    The signature is not verified. Raises `FrameError`.
     """
     frame, fault = _ffi.new("psymm_frame *"), _ffi.new("psymm_fault *")
     with ExitStack() as borrowed:
@@ -205,7 +205,7 @@ def frame_parse(data: Buffer) -> Frame:
         code = _library.psymm_frame_parse(given, len(given), frame, fault)
     if code:
         _refuse(code, fault)
-    return Frame(
+    return FrameFields(
         length=frame.length,
         custody=bytes(frame.custody),
         lane=frame.lane,
@@ -252,11 +252,14 @@ def verify_batch(
     r_ys: Buffer | None = None,
     threads: int = 1,
 ) -> list[RecoverRefusal]:
-    """Which signatures do not hold, in their order: an empty list only if all do.
+    """The invalid signatures, in order; an empty list only if all are valid.
 
-    ``key_indices``: each signature's place among the keys, as native 32-bit numbers without a
-    sign; without it all are of key 0. ``r_ys``: 32 bytes a signature, the y of its point R,
-    which saves a square root each. Raises `SignatureError` ``bad-public-key`` if a key is none.
+    Args:
+        key_indices: the index of each signature's key, as native unsigned 32-bit numbers; None: all
+            are by key 0.
+        r_ys: 32 bytes for each signature, the y of its point R, which saves a square root each.
+
+    Raises `SignatureError` ``bad-public-key`` if a key is invalid.
     """
     refused = _ffi.new("size_t *")
     with ExitStack() as borrowed:
@@ -283,7 +286,7 @@ def verify_batch(
 
 
 def recover_batch(digests: Buffer, signatures: Buffer, *, threads: int = 1) -> Recovered:
-    """The keys and addresses that made many signatures: ecrecover for each, with low s only."""
+    """The keys and addresses that made the signatures: ecrecover for each, with low s only."""
     with ExitStack() as borrowed:
         over, count = _items(borrowed, "digests", digests, 32)
         keys, addresses = bytearray(64 * count), bytearray(20 * count)
@@ -306,11 +309,10 @@ def recover_batch(digests: Buffer, signatures: Buffer, *, threads: int = 1) -> R
 def verify_frames(
     buffers: Sequence[Buffer], domains: Buffer, keys: Buffer, *, threads: int = 1
 ) -> list[Verdict]:
-    """Verifies frames of many custodies as they came, in one batch, and gives one verdict a
-    buffer.
+    """Verify frames of many custodies in one batch; one verdict for each buffer.
 
-    Each buffer holds frames back to back of one domain (32 bytes of ``domains``) and one key
-    (64 bytes of ``keys``). Form and signatures are checked; what a frame follows from is not.
+    Each buffer holds frames back to back, of one domain (32 bytes of ``domains``) and one key (64
+    bytes of ``keys``). Form and signatures are checked, but not the hash chain.
     """
     with ExitStack() as borrowed:
         count = len(buffers)
@@ -330,12 +332,12 @@ def verify_frames(
         )
     if code not in (_library.PSYMM_OK, _library.PSYMM_REFUSED):
         _refuse(code)
-    told, start = [], 0
+    found, start = [], 0
     for verdict in verdicts:
         end = start + 32 * verdict.index
-        told.append(Verdict(bytes(digests[start:end]), _place(verdict) if verdict.code else None))
+        found.append(Verdict(bytes(digests[start:end]), _place(verdict) if verdict.code else None))
         start = end
-    return told
+    return found
 
 
 def verify_transcript(
@@ -346,12 +348,12 @@ def verify_transcript(
     *,
     threads: int = 1,
 ) -> Summary:
-    """Verifies the frames of a custody back to back. Keys are (lane, from seq, key).
+    """Verify the frames of a custody, stored back to back.  keys: (lane, from seq, key) each.
 
-    Raises as `psymm._core.verify_transcript` does: `FrameError` for a malformed frame, its
-    offset that of the very field; `TranscriptError` for one that does not follow or is not
-    signed by the key in force, its offset that of the frame; frames before it were right.
-    `SignatureError` ``bad-public-key`` if a key is none.
+    Raises like `psymm._core.verify_transcript`: `FrameError` for a malformed frame, with the
+    field's offset; `TranscriptError` for a frame that does not continue its lane or is not signed
+    by the key in force, with the frame's offset; all frames before it are valid.
+    `SignatureError` ``bad-public-key`` if a key is invalid.
     """
     summary, fault = _ffi.new("psymm_summary *"), _ffi.new("psymm_fault *")
     ruling = _ffi.new("psymm_lane_key[]", len(keys))
@@ -392,7 +394,7 @@ def _open() -> tuple[Any, Any]:
     theirs = divmod(library.psymm_abi_version(), 1 << 16)
     if ours[0] != theirs[0] or ours[1] > theirs[1]:
         raise ImportError(
-            f"psymm.h is of ABI {ours}, the extension module of {theirs}; install psymm again"
+            f"psymm.h has ABI {ours}, the extension module {theirs}; install psymm again"
         )
     return ffi, library
 
@@ -406,7 +408,7 @@ def _text(chars: Any) -> str:
 
 
 def _borrow(borrowed: ExitStack, data: Buffer) -> Any:
-    """A buffer's bytes where they are, held until the call is over even if it raises."""
+    """A buffer's bytes in place, held until the call is over."""
     return borrowed.enter_context(_ffi.from_buffer("uint8_t[]", data))
 
 
@@ -452,8 +454,8 @@ def _byte_strings(borrowed: ExitStack, strings: Sequence[Buffer]) -> tuple[Any, 
     return pointers, _ffi.new("size_t[]", [len(string) for string in given])
 
 
-def _head(head: Any) -> Head:
-    return Head(head.seq, bytes(head.digest), head.sending_time, head.peer_seq)
+def _head(head: Any) -> LaneHead:
+    return LaneHead(head.seq, bytes(head.digest), head.sending_time, head.peer_seq)
 
 
 def _place(fault: Any) -> FaultPlace:
@@ -462,7 +464,7 @@ def _place(fault: Any) -> FaultPlace:
 
 
 def _refuse(code: int, fault: Any = None) -> NoReturn:
-    """Raises what the core would raise for a code."""
+    """Raise what the core raises for a code."""
     said = error_message(code)
     error: CoreError
     if code == _library.PSYMM_BAD_PUBLIC_KEY or fault is None:

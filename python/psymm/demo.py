@@ -1,16 +1,16 @@
 """`python -m psymm.demo`: a private trade from discovery to withdrawal, on real parts.
 
-Starts a development chain, deploys the contracts with a token of six decimals, and runs a relayer,
-two solvers and a trader as processes of their own, each with its own home and wallet, which share
-nothing but the chain and sockets. Everything they do goes through the command line, so each line
-on the screen can be repeated by hand; the commands are kept in commands.log.
+It starts a development chain, deploys the contracts with a token of six decimals, and runs a
+relayer, two solvers and a trader. Each is a process with its own home and wallet; they share only
+the chain and sockets. Everything goes through the command line, so it can be repeated by hand; the
+commands are in commands.log.
 
-Prices are the closing values of real markets that ship inside the package `arch`. They move on
-with each firm quote and never with the clock, so that the outcome does not depend on how fast the
-machine is. SEED (an environment variable) chooses the amounts and the days; two runs with one SEED
-differ in keys, proofs and times. At the end stand three things: what each party gained and lost,
-what an observer of the chain saw, and the transcript with the command that verifies it. Any
-difference between tokens on chain and the rulebook's account is an error.
+Prices are closing values of real markets from the package `arch`. They advance with each firm quote
+and never with the clock, so the outcome does not depend on the machine's speed. SEED (an
+environment variable) chooses the amounts and the days; two runs with the same SEED differ in keys,
+proofs and times. The demo ends with three results: what each party gained and lost, what an
+observer of the chain saw, and the transcript with the command that verifies it. Any difference
+between the tokens on chain and the rulebook's account is an error.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ SYMBOL = "pUSD"
 VALUES_PER_QUOTE = 5
 RELAYER_FEE = "0.05"
 READY_S = 600
-"""After so long a daemon hangs; a busy machine needs less."""
+"""After this time we assume that a daemon hangs; even a busy machine needs less."""
 RUNS_DAYS = 300
-"""From now to the terms' end date."""
+"""The days from now to the terms' end date."""
 MARKETS = (
     ("SPX", "sp500:Close", "0.01", "0.001"),
     ("NDX", "nasdaq:Close", "0.01", "0.001"),
@@ -57,12 +57,12 @@ MARKETS = (
 
 
 class DemoError(Exception):
-    """A step of the demo did not do what it must; says which."""
+    """A step of the demo did not do what it must."""
 
 
 @dataclass
 class Stage:
-    """Where the demo runs and what it says."""
+    """The demo's directory, output and timings."""
 
     home: Path
     began: float = field(default_factory=time.monotonic)
@@ -94,7 +94,7 @@ class Stage:
 
 @dataclass
 class Actor:
-    """A party: a name, a home, and a password that only pipes ever see."""
+    """A party: a name, a home, and a password that is only passed through pipes."""
 
     stage: Stage
     name: str
@@ -112,7 +112,7 @@ class Actor:
         at_home: bool = True,
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
-        """Runs one command of the command line; its last JSON line. Raises DemoError."""
+        """Run one command and return its last JSON line. Raises DemoError."""
         last: dict[str, Any] = {}
         async with self._process(arguments, unlock, at_home) as (process, lines):
             async for line in lines:
@@ -136,7 +136,7 @@ class Actor:
         at_home: bool = True,
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Runs a daemon until the block ends; yields its ready line."""
+        """Run a daemon until the block ends; yields its ready line."""
         ready = trio.Event()
         first: dict[str, Any] = {}
 
@@ -172,7 +172,7 @@ class Actor:
     async def _process(
         self, arguments: Sequence[str], unlock: bool, at_home: bool
     ) -> AsyncIterator[tuple[trio.Process, AsyncIterator[dict[str, Any]]]]:
-        """A process of the command line, its output as JSON; dead at the end, whatever happens."""
+        """A command's process with its output as JSON; it is always ended."""
         read = -1
         home = ["--home", str(self.home)] if at_home else []
         self.stage.log_command([*arguments, *home])
@@ -212,12 +212,12 @@ async def _json_lines(process: trio.Process) -> AsyncIterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-# --- the play -----------------------------------------------------------------------------------
+# --- the demo -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """What SEED chooses. Money in whole tokens, quantities as the instruments count them."""
+    """What SEED chooses. Money is in whole tokens, quantities in units of the instruments."""
 
     first_day: datetime
     trader_deposit: int
@@ -231,7 +231,7 @@ class Amounts:
     @staticmethod
     def of(seed: int) -> Amounts:
         random = Random(seed)  # noqa: S311 - amounts of a demonstration, no secret
-        # 2018: the year in which all three markets went up and down by a tenth and more.
+        # In 2018 all three markets rose and fell by a tenth or more.
         first_day = datetime(2018, 1, 2, tzinfo=UTC) + timedelta(days=random.randrange(90))
         collateral = 50 * random.randint(160, 240)
         return Amounts(
@@ -276,7 +276,7 @@ lot = "{lot}"
 """
 
 LIFE_S = 600
-"""How long each order lives: far longer than any machine needs for it, so none expires."""
+"""How long each order lives: long enough on any machine, so none expires."""
 
 SCENARIO = """
 [[step]]
@@ -344,7 +344,7 @@ expires_in_s = {life}
 
 
 async def play(stage: Stage, seed: int) -> None:
-    """The whole demo. Raises DemoError at the first thing that is not as it must be."""
+    """The whole demo. Raises DemoError at the first wrong result."""
     amounts = Amounts.of(seed)
     owner, trader, relayer, solver, rival = (
         Actor(stage, name) for name in ("owner", "trader", "relayer", "solver", "rival")
@@ -381,7 +381,7 @@ async def _set_up(
     async with stage.timed("wallets"), trio.open_nursery() as nursery:
 
         async def make(actor: Actor) -> None:
-            # Long random passwords, so the slow way of sealing would only cost time.
+            # The passwords are long and random, so slow encryption would only cost time.
             made = await actor.run("wallet", "new", "--light")
             actor.address = str(made["address"])
             fund = ("devnet", "fund", actor.address, "--ether", "10", "--rpc", url)
@@ -439,7 +439,7 @@ async def _relayer(stage: Stage, url: str, relayer: Actor) -> AsyncIterator[None
 async def _solvers(
     stage: Stage, url: str, makers: tuple[Actor, Actor], amounts: Amounts
 ) -> AsyncIterator[None]:
-    """The solver, and a rival with a wider spread, whose quotes lose."""
+    """Run the solver, and a rival whose quotes lose because of its wider spread."""
     shown = ", ".join(f"{one[0]} = arch.data {one[1]}" for one in MARKETS)
     stage.line(
         f"prices: {shown}, from {amounts.first_day:%Y-%m-%d}, "
@@ -468,7 +468,7 @@ async def _solvers(
 async def _service(
     stage: Stage, url: str, actor: Actor, *arguments: str
 ) -> AsyncIterator[dict[str, Any]]:
-    """Runs a relayer or a solver until the block ends; yields its ready line."""
+    """Run a relayer or a solver until the block ends; yields its ready line."""
 
     def on_event(line: dict[str, Any]) -> None:
         if line.get("event") in ("quoted", "filled", "declined", "cancelled", "trouble"):
@@ -541,7 +541,7 @@ async def _trade(stage: Stage, trader: Actor, amounts: Amounts) -> dict[str, Any
     result = await trader.run(
         "trade", "--collateral", str(amounts.trader_collateral), "--token", SYMBOL,
         "--scenario", str(scenario), *place, "--yes", "--until-stdin-closes",
-        # The market that is replayed moves by much in the seconds that the funding takes.
+        # Each firm quote moves the replayed market by a week, so allow any slippage.
         "--slippage", "1", on_event=on_event,
     )  # fmt: skip
     stage.line(
@@ -565,7 +565,7 @@ async def _verified(stage: Stage, trader: Actor, result: dict[str, Any]) -> None
         )
     result["verified"] = verified
     stage.line(
-        f"{verified['frames']} frames: every signature, hash and delegation stands, "
+        f"{verified['frames']} frames: every signature, hash and delegation is valid, "
         f"{len(verified['violations'])} broken rules"
     )
     if verified["sides"]["trader"]["payout"] != result["payout"] or verified["violations"]:
@@ -575,8 +575,8 @@ async def _verified(stage: Stage, trader: Actor, result: dict[str, Any]) -> None
 async def _withdrawals(
     stage: Stage, trader: Actor, solver: Actor, result: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Both take most of it out, in round parts, to addresses that nobody has seen before. The rest
-    stays in custody: an odd amount would tell an observer what was won."""
+    """Both withdraw most of their tokens, in round parts, to fresh addresses. The rest stays in
+    custody, because an odd amount would show an observer what was won."""
     stage.title("Withdrawals, in parts, to fresh addresses")
     path = stage.home / "solver.psymm"
     await solver.run(
@@ -608,7 +608,7 @@ async def _withdrawals(
     return ends
 
 
-# --- what it came to ----------------------------------------------------------------------------
+# --- the results --------------------------------------------------------------------------------
 
 
 async def _ending(
@@ -620,7 +620,7 @@ async def _ending(
     result: dict[str, Any],
     ends: dict[str, dict[str, Any]],
 ) -> None:
-    """The three things at the end. Raises DemoError where chain and rulebook differ."""
+    """Print the three results. Raises DemoError if chain and rulebook differ."""
     relayer, trader, solver, _rival = actors
     contracts = Deployment.from_json(deployment)
     async with Rpc(url) as rpc:
@@ -662,7 +662,7 @@ async def _ending(
         )
         stage.title("What an observer of the chain saw")
         await _observe(chain, contracts, {one.address: one.name for one in actors}, result)
-    stage.title("The transcript, for those who were there")
+    stage.title("The transcript, for the two parties")
     for line in _how_to_verify(result["transcript"], stage.home / "commands.log"):
         print(f"  {line}")
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stage.timings)
@@ -670,9 +670,9 @@ async def _ending(
 
 
 def _how_to_verify(transcript: str, commands: Path) -> list[str]:
-    """The transcript's path, and commands that can be pasted as they are."""
+    """The transcript's path, and commands that can be pasted."""
     file = shlex.quote(os.path.relpath(transcript))
-    # The program may not be on the PATH of whoever ran `make demo`; this interpreter is there.
+    # `psymm` may not be on the PATH of the shell that ran `make demo`, but this interpreter exists.
     psymm = f"{shlex.quote(os.path.relpath(sys.executable))} -m psymm"
     return [
         file,
@@ -685,7 +685,7 @@ def _how_to_verify(transcript: str, commands: Path) -> list[str]:
 async def _observe(
     chain: Chain, contracts: Deployment, names: dict[str, str], result: dict[str, Any]
 ) -> None:
-    """Prints everything that the pool's events say, and makes sure of what they do not."""
+    """Print everything in the pool's events, and check that they contain no secret."""
     pool = contracts.pool(chain)
     events = {event.topic: event for event in pool.abi.events.values()}
     head = await chain.rpc.block_number()
@@ -740,14 +740,14 @@ def _name(address: str, names: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Runs the demo; its exit code."""
+    """Run the demo and return its exit code."""
     text = os.environ.get("SEED", "1")
     if not text.isdigit():
         print("SEED must be a whole number", file=sys.stderr)
         return 2
     runs = Path(os.environ.get("PSYMM_RUNS", "runs")).resolve()
     runs.mkdir(parents=True, exist_ok=True)
-    # Two demos may begin in one second. The directory is its owner's alone.
+    # Two demos may start in the same second. The directory gets mode 0700.
     home = Path(tempfile.mkdtemp(prefix=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-", dir=runs))
     stage = Stage(home)
     print(f"pSymm: a private trade, from discovery to withdrawal. SEED={text}, files in {home}")

@@ -1,8 +1,7 @@
-"""What can go wrong, each with a name (`code`), the values that caused it and what to do about it.
+"""The package's errors: each has a name (`code`), the values that caused it, and a remedy.
 
-Every error that crosses a room's boundary is a `PSymmError`. `code` is stable and meant for
-programs (logs, `--json`, Reject texts); `str()` is meant for people. No error ever holds a key,
-a password or a blinding.
+Every error that leaves a package is a `PSymmError`. `code` is stable and for programs (logs,
+`--json`, Reject texts); `str()` is for people. No error contains a key, a password or a blinding.
 """
 
 from __future__ import annotations
@@ -13,11 +12,15 @@ from typing import ClassVar, Final
 
 
 class PSymmError(Exception):
-    """Base of all errors of the package.
+    """The base of all errors of the package.
 
-    code: the stable name, kebab-case. values: what caused it, safe to print. amounts: which of them
-    are units of a token; `in_tokens` has people shown whole tokens instead. Those whose names end
-    in `_wei` are shown as coins.
+    Attributes:
+        code: the stable name, in kebab-case.
+        what: the message, unless `detail` is given.
+        remedy: what the user can do.
+        values: what caused it, safe to print. Those whose names end in `_wei` are shown as coins.
+        amounts: the names of values that are token units; after `in_tokens` people see them as
+            whole tokens.
     """
 
     code: ClassVar[str] = "error"
@@ -38,11 +41,11 @@ class PSymmError(Exception):
             said += f" ({shown})"
         if self.remedy:
             said += f". {self.remedy}"
-        # Words and values may be a peer's, and errors go to terminals and logs as they are.
+        # Texts and values may come from a peer, and errors are printed and logged unchanged.
         return printable(said, lines=False)
 
     def in_tokens(self, decimals: int, symbol: str) -> None:
-        """Have people shown amounts in whole tokens of that name. `values` stay as they are."""
+        """Show amounts to people in whole tokens. `values` do not change."""
         self._token = decimals, symbol
         for value in self.values.values():
             if isinstance(value, PSymmError):
@@ -78,15 +81,15 @@ def format_amount(units: int, decimals: int) -> str:
 
 
 def format_coins(wei: int) -> str:
-    """An amount of the chain's coin for people, exact; little, as of what gas costs, in gwei."""
+    """An exact amount of the chain's coin for people; small ones, such as gas prices, in gwei."""
     if abs(wei) < 10**15:
         return f"{format_amount(wei, 9)} gwei"
     return f"{format_amount(wei, 18)} ETH"
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    """`text` with what a terminal would obey (controls, escapes, marks of direction, lone
-    surrogates) written out as \\xNN, \\uNNNN or \\UNNNNNNNN. lines: line ends stay."""
+    """`text` with everything that controls a terminal (control characters, escapes, direction
+    marks, lone surrogates) written as \\xNN, \\uNNNN or \\UNNNNNNNN. lines: keep line ends."""
     if text.isprintable():
         return text
     return "".join(
@@ -102,16 +105,16 @@ def _escape(one: str) -> str:
 
 
 def clip(text: str, limit_bytes: int = 1000) -> str:
-    """Words that fit a message's text field, whatever they quote: cut by bytes of UTF-8."""
+    """A text cut to so many bytes of UTF-8, to fit a message's text field."""
     return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")
 
 
 class FileNotPrivate(PSymmError):
-    """A file that holds or will hold secrets is somebody else's, or a link."""
+    """A file for secrets is a link or belongs to somebody else."""
 
     code = "file-not-private"
-    what = "a file with secrets must be a plain file of its user's own"
-    remedy = "Nothing was read or written. Look who put it there"
+    what = "a file with secrets must be a regular file that belongs to its user"
+    remedy = "Nothing was read or written. Find out who put it there"
 
 
 # --- wallet ---------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class WalletError(PSymmError):
 class KeystoreUnreadable(WalletError):
     code = "keystore-unreadable"
     what = "the file is damaged, or is not a JSON keystore"
-    remedy = "Take a backup of it, or a file made by `psymm wallet new`, geth or another wallet"
+    remedy = "Use a backup of it, or a file made by `psymm wallet new`, geth or another wallet"
 
 
 class KeystoreUnsupported(WalletError):
@@ -132,7 +135,7 @@ class KeystoreUnsupported(WalletError):
     what = "the keystore has a form that is not supported"
     remedy = (
         "Supported are version 3 keystores with aes-128-ctr and scrypt or pbkdf2 (hmac-sha256). "
-        "Export the key again in the program that made the file"
+        "Export the key again from the program that made the file"
     )
 
 
@@ -144,25 +147,25 @@ class KeystoreMissing(KeystoreUnreadable):
 
 class KeystoreExists(WalletError):
     code = "keystore-exists"
-    what = "a file stands where the keystore should go"
+    what = "there is already a file at the keystore's path"
     remedy = "Choose another path; a keystore is never overwritten"
 
 
 class WrongPassword(WalletError):
     code = "wrong-password"
     what = "the password does not open this keystore"
-    remedy = "Try again; nothing was changed. Of a password file the first line counts"
+    remedy = "Try again; nothing was changed. Only the first line of a password file is read"
 
 
 class WrongSigner(WalletError):
     code = "wrong-signer"
-    what = "the signature that came back was not made by this wallet"
-    remedy = "Check which account the signing device has selected"
+    what = "the returned signature was not made by this wallet"
+    remedy = "Check which account is selected on the signing device"
 
 
 class SignatureMalformed(WalletError):
     code = "signature-malformed"
-    what = "the signature that came back has no form that is known here"
+    what = "the returned signature has an unknown form"
     remedy = (
         "Give bytes or hex text: r, s and v (0, 1, 27, 28 or EIP-155's); r and s, with or without "
         "EIP-2098's bit; or DER"
@@ -171,7 +174,7 @@ class SignatureMalformed(WalletError):
 
 class UnsteadySigner(WalletError):
     code = "unsteady-signer"
-    what = "the wallet signed one message twice and gave two signatures"
+    what = "the wallet gives a different signature each time for the same message"
     remedy = (
         "Its secrets cannot be derived from a signature. Make a keystore for them with "
         "`save_keystore`, back it up, and give CallbackWallet(..., secrets_key=await "
@@ -188,7 +191,7 @@ class JournalError(PSymmError):
 
 class JournalLocked(JournalError):
     code = "journal-locked"
-    what = "another process holds this journal"
+    what = "another process has this journal open"
     remedy = "Stop that process first; two writers could sign two frames with one number"
 
 
@@ -198,9 +201,16 @@ _MISSING_SHOWN: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a damaged journal lacks. custody: 32 bytes. what: `frames` (then lane, and first to last
-    are their numbers), `heads`, `opening` (of the custody), `session-keys`, `note` (an opening of
-    one of its notes), `custody` (its number; nothing of it can be read)."""
+    """Something that a damaged journal lacks.
+
+    Attributes:
+        custody: 32 bytes.
+        what: `frames`, `heads`, `opening` (of the custody), `session-keys`, `note` (the opening of
+            one of its notes) or `custody` (nothing of it can be read).
+        lane: of the missing frames.
+        first: number of the first missing frame.
+        last: number of the last missing frame.
+    """
 
     custody: bytes
     what: str
@@ -218,11 +228,11 @@ class Missing:
 
 
 class JournalCorrupt(JournalError):
-    """missing: all that is known to be lacking."""
+    """A damaged journal.  missing: everything that is known to be missing."""
 
     code = "journal-corrupt"
     what = "the journal does not hold what was written to it"
-    remedy = "Do not sign with it; `psymm journal repair` saves what is left and asks for the rest"
+    remedy = "Do not sign with it; `psymm journal repair` keeps what is left and fetches the rest"
 
     def __init__(
         self, detail: str = "", *, missing: Iterable[Missing] = (), **values: object
@@ -239,8 +249,8 @@ class JournalOlder(JournalCorrupt):
     code = "journal-older"
     what = "the journal holds fewer frames than it held before: it is an older copy, or cut off"
     remedy = (
-        "Put the newest file back, its -wal beside it; without it, `psymm journal repair` makes of "
-        "this one a journal that never signs where frames may be missing"
+        "Put the newest file back, together with its -wal. If it is lost, `psymm journal repair` "
+        "turns this one into a journal that never signs where frames may be missing"
     )
 
 
@@ -252,10 +262,10 @@ class JournalReplaced(JournalError):
 
 class JournalRestored(JournalError):
     code = "journal-restored"
-    what = "this custody comes from a backup or a repaired journal, and never signs a frame again"
+    what = "this custody comes from a backup or a repaired journal, so it never signs a frame again"
     remedy = (
-        "Frames signed since would get a second signature. Settle by wallet signature, show it to "
-        "the court, or put the newest journal back; new custodies may be opened"
+        "Numbers of frames signed since could be signed twice. Settle by wallet signature, show it "
+        "to the court, or put the newest journal back; new custodies can be opened"
     )
 
 
@@ -272,7 +282,7 @@ class JournalForeign(JournalError):
 
 class JournalSealed(JournalError):
     code = "journal-sealed"
-    what = "the journal's secrets are sealed"
+    what = "the journal's secrets are encrypted"
     remedy = "Unlock it with the wallet first"
 
 
@@ -283,7 +293,7 @@ class JournalClosed(JournalError):
 
 class JournalConflict(JournalError):
     code = "journal-conflict"
-    what = "a different frame is already journalled with this number"
+    what = "the journal already has a different frame with this number"
     remedy = "Nothing was sent; reopen the journal before signing again"
 
 
@@ -294,14 +304,14 @@ class UnknownCustody(JournalError):
 
 class KnownCustody(JournalError):
     code = "known-custody"
-    what = "this custody id was seen before"
-    remedy = "Meet again with a fresh nonce"
+    what = "this custody id was used before"
+    remedy = "Repeat the handshake with a fresh nonce"
 
 
 class CheckpointRefused(PSymmError):
     code = "checkpoint-refused"
-    what = "a record cannot begin at this checkpoint"
-    remedy = "Get it again from where it was written; nothing was taken from it"
+    what = "a record cannot start at this checkpoint"
+    remedy = "Get the file again from its source; nothing was taken from it"
 
 
 class NoCheckpoint(JournalError):
@@ -313,9 +323,12 @@ class NoCheckpoint(JournalError):
 class TranscriptFileError(PSymmError):
     """A `*.psymm` file that is refused.
 
-    reason: the stable name; words: the same for people; offset: the byte at which it goes wrong;
-    frame: the index from 0, None outside of the frames; span: from which byte on and before which
-    one the fault lies.
+    Attributes:
+        reason: the stable name.
+        words: the same for people.
+        offset: the byte at which the check failed.
+        frame: the frame's index from 0; None outside the frames.
+        span: the first byte of the fault and the byte after it.
     """
 
     code = "transcript-file"
@@ -341,7 +354,7 @@ class TranscriptFileError(PSymmError):
 
 class BadOpening(PSymmError):
     code = "bad-opening"
-    remedy = "Nothing can be verified or funded under it; ask the peer for the true one"
+    remedy = "Nothing can be verified or funded under it; ask the peer for the right one"
 
 
 # --- session --------------------------------------------------------------------------------
@@ -359,13 +372,13 @@ class HandshakeRefused(SessionError):
 
 class WrongParty(HandshakeRefused):
     code = "wrong-party"
-    what = "the peer is not who the registry says answers at this endpoint"
+    what = "the peer is not the party that the registry lists at this endpoint"
     remedy = "Nothing was funded. Read the registry again, or choose another solver"
 
 
 class NotRegistered(HandshakeRefused):
     code = "not-registered"
-    what = "this party is not in the registry with that role"
+    what = "this party is not in the registry with this role"
     remedy = "Nothing was funded. Choose a solver from the registry"
 
 
@@ -376,12 +389,15 @@ class TermsRefused(HandshakeRefused):
 class PolicyRefused(TermsRefused):
     """Terms that break a limit of our own policy (`spec.md` 62).
 
-    field: where in the terms, as their document spells it. value: what stands there. limit: ours.
+    Attributes:
+        field: the field's path in the terms' document.
+        value: the field's value.
+        limit: the policy's limit.
     """
 
     code = "policy-refused"
     what = "the terms break your policy"
-    remedy = "Nothing was funded. Choose another solver, or change the limit if you mean to"
+    remedy = "Nothing was funded. Choose another solver, or change your limit"
 
     def __init__(self, field: str, value: object, limit: object) -> None:
         self.field = field
@@ -391,67 +407,68 @@ class PolicyRefused(TermsRefused):
 
 
 class TermsChanged(TermsRefused):
-    """The terms at the handshake are not those that were shown at discovery (`spec.md` 62)."""
+    """The terms at the handshake differ from those shown at discovery (`spec.md` 62)."""
 
     code = "terms-changed"
-    what = "the solver shows other terms than when it was asked for prices"
-    remedy = "Nothing was funded. Ask again, and look at its terms"
+    what = "the solver's terms differ from those that it showed with its prices"
+    remedy = "Nothing was funded. Ask again, and check its terms"
 
 
 class TokenUnnamed(HandshakeRefused):
     code = "which-token"
-    what = "nobody says which token is put up, or how many decimals it has"
-    remedy = "Nothing was funded. Say so: TraderPolicy(token=…, decimals=…), or --token"
+    what = "the collateral's token, or its number of decimals, is not given"
+    remedy = "Nothing was funded. Give TraderPolicy(token=…, decimals=…), or --token"
 
 
 class BadIntroduction(HandshakeRefused):
     """The solver's introduction does not bind it to what we are about to fund (`spec.md` 61)."""
 
     code = "bad-introduction"
-    what = "the solver's introduction is not signed by it, or no longer in force"
+    what = "the solver's introduction is not signed by it, or has expired"
     remedy = (
-        "Nothing was funded. Meet again, over wss://; if it happens again, somebody changes what "
-        "is sent, or the solver's clock or yours is wrong"
+        "Nothing was funded. Try again over wss://. If it happens again, somebody is changing the "
+        "messages, or the solver's clock or yours is wrong"
     )
 
 
 class TokenDiffers(TermsRefused):
-    """The token of the terms is not the one that was named, or not what the chain has there."""
+    """The terms' token is not the named one, or differs from the contract on chain."""
 
     code = "token-differs"
-    what = "the terms are in another token than the one that was named"
+    what = "the terms use another token than the one that you named"
 
 
 class ClocksDiffer(HandshakeRefused):
-    """Two clocks that are farther apart than the terms' skew. by_s: seconds, above 0 where the
-    other one is ahead of ours."""
+    """Two clocks differ by more than the terms' skew.  by_s: seconds; above 0 if the other clock is
+    ahead of ours."""
 
     code = "clocks-differ"
-    what = "our clock and the other one are too far apart to trade"
-    remedy = "Nothing was funded. Set the clock that is wrong, then try again"
+    what = "our clock and the peer's differ too much to trade"
+    remedy = "Nothing was funded. Correct the wrong clock, then try again"
 
 
 class OrderUnfit(HandshakeRefused):
-    """An order that the terms, or the collateral, would not allow. `rule`: the rulebook's name."""
+    """An order that the terms or the collateral do not allow.  rule: its name in the rulebook."""
 
     code = "order-unfit"
     what = "the order does not fit the solver's terms"
     remedy = (
         "Nothing was funded. Change the order or the collateral, or choose another solver. Sizes "
-        "are in units of the instrument, prices and amounts in whole tokens of the collateral"
+        "are in units of the instrument, prices and amounts in whole collateral tokens"
     )
 
 
 class SolverUnable(HandshakeRefused):
-    """A solver that cannot take a new trader now, and may later."""
+    """A solver that cannot accept a new trader now, but may later."""
 
     code = "solver-unable"
-    what = "this solver takes no new trader now"
-    remedy = "Nothing was funded. Choose another solver, or come back later"
+    what = "this solver accepts no new trader now"
+    remedy = "Nothing was funded. Choose another solver, or try again later"
 
 
 class SolverFundsTooLow(SolverUnable):
-    """Our own notes do not cover what we would have to put up. How much there is, is not told."""
+    """Our notes do not cover the collateral that we would put up. The peer does not learn how much
+    there is."""
 
     code = "solver-funds-too-low"
     what = "the solver cannot put up its collateral now"
@@ -462,18 +479,19 @@ class LogonRefused(SessionError):
 
 
 class ResumeRefused(SessionError):
-    """What came on a connection does not prove that its sender is the custody's party."""
+    """The peer of a connection did not prove that it is the custody's party."""
 
     code = "resume-refused"
-    what = "nothing proves that the peer is this custody's party"
-    remedy = "Nothing was shown to it; whoever holds a session key or the wallet can resume"
+    what = "the peer did not prove that it is this custody's party"
+    remedy = "Nothing was shown to it; resuming needs a session key or the wallet"
 
 
 class PeerRefused(SessionError):
-    """The other side said no, in a text or a signed message; `detail` carries its words.
+    """The other party refused, in a text or a signed message; `detail` has its words.
 
-    final: it says that asking again changes nothing; passing: that it may pass. Neither: it does
-    not say.
+    Attributes:
+        final: it says that asking again is useless.
+        passing: it says that asking later may help. If neither is set, it does not say.
     """
 
     code = "peer-refused"
@@ -487,21 +505,24 @@ class PeerRefused(SessionError):
 
 
 class AttemptEnded(HandshakeRefused):
-    """A refusal that trying again does not change ended the attempt, and a custody stays open.
+    """A final refusal ended the attempt, and the custody stays open.  The journal keeps everything
+    that was signed.
 
-    reason: the refusal. custody: 32 bytes. The journal keeps all that was signed.
+    Attributes:
+        reason: the refusal.
+        custody: 32 bytes.
     """
 
     code = "attempt-ended"
     remedy = (
-        "Nothing more is tried now; the custody stays as it is in the journal. Once the reason is "
+        "It is not tried again; the custody stays unchanged in the journal. Once the reason is "
         "gone, go on with its --resume"
     )
 
     def __init__(self, reason: PSymmError, custody: bytes) -> None:
         self.reason = reason
         self.custody = custody
-        # Its remedy may say that nothing was funded, which holds for a first attempt alone.
+        # The refusal's remedy may say that nothing was funded, which is wrong here.
         said = reason.detail or reason.what
         super().__init__(f"{reason.code}: {said}", **{**reason.values, "custody": custody})
         self.amounts = reason.amounts
@@ -509,42 +530,42 @@ class AttemptEnded(HandshakeRefused):
 
 class Forked(SessionError):
     code = "forked"
-    what = "the two sides hold different frames with one number"
+    what = "the two parties have different frames with the same number"
     remedy = "Nothing more is signed; the evidence is in the journal"
 
 
 class Equivocation(Forked):
     code = "equivocation"
-    what = "the peer signed two frames with one number"
+    what = "the peer signed two frames with the same number"
     remedy = "Nothing more is signed; both frames are kept in the journal as proof of guilt"
 
 
 class JournalBehind(Forked):
     code = "journal-behind"
-    what = "the peer holds frames of ours that our journal lacks"
+    what = "the peer has frames of ours that our journal lacks"
     remedy = (
-        "This journal is not the newest; nothing more is signed with it. Restore the newest; or "
-        "settle by wallet signature with a backup made of this one (`psymm journal backup`)"
+        "This journal is not the newest, so nothing more is signed with it. Restore the newest; or "
+        "settle by wallet signature with a backup of this one (`psymm journal backup`)"
     )
 
 
 class ForkUnproved(Forked):
-    """As `Forked`, by the peer's unsigned word alone, which stops nothing."""
+    """Like `Forked`, but only an unsigned text of the peer says so, which stops nothing."""
 
-    what = "the heads that the peer shows are not ours"
-    remedy = "Nothing was signed on this connection; it is tried again, and signed frames decide"
+    what = "the peer's heads differ from ours"
+    remedy = "Nothing was signed on this connection. It is tried again, and signed frames decide"
 
 
 class BehindUnproved(JournalBehind):
-    """As `JournalBehind`, by the peer's unsigned word alone, which stops nothing."""
+    """Like `JournalBehind`, but only an unsigned text of the peer says so, which stops nothing."""
 
-    what = "the peer says that it holds frames of ours that our journal lacks"
+    what = "the peer says that it has frames of ours that our journal lacks"
     remedy = ForkUnproved.remedy
 
 
 class PeerBehind(SessionError):
     code = "peer-behind"
-    what = "the peer claims frames of its own that it does not show"
+    what = "the peer claims to have frames that it does not send"
 
 
 class PeerSilent(SessionError):
@@ -561,27 +582,27 @@ class Disconnected(SessionError):
 
 class BadEndpoint(Disconnected):
     code = "bad-endpoint"
-    what = "an endpoint is a ws:// or wss:// address"
-    remedy = "Read the registry again; nothing was sent"
+    what = "the endpoint is not a ws:// or wss:// address"
+    remedy = "Nothing was sent. Read the registry again"
 
 
 class PlainRefused(Disconnected):
-    """A ws:// endpoint on another machine (`spec.md` 61). Nothing was said to it."""
+    """A ws:// endpoint on another machine (`spec.md` 61). Nothing was sent to it."""
 
     code = "plain-refused"
-    what = "an unencrypted connection (ws://) to another machine is not used unless asked for"
+    what = "unencrypted connections (ws://) to other machines must be allowed explicitly"
     remedy = (
-        "Nothing was sent. Use a wss:// endpoint; to accept that everyone on the way reads and "
-        "changes what is sent, say plain=True, or --plain on the command line"
+        "Nothing was sent. Use a wss:// endpoint. To accept that everybody on the way can read and "
+        "change the messages, give plain=True, or --plain on the command line"
     )
 
 
 class PrivateAddress(Disconnected):
-    """An endpoint of the registry leads to this machine, a local network, or no machine at all."""
+    """An endpoint in the registry leads to this machine, a local network, or nowhere."""
 
     code = "private-address"
-    what = "the endpoint leads to an address that is not on the public internet"
-    remedy = "Nothing was sent. If it is meant, say --private-endpoints (private=True in Python)"
+    what = "the endpoint's address is not on the public internet"
+    remedy = "Nothing was sent. To allow it, give --private-endpoints (private=True in Python)"
 
 
 class Unreachable(Disconnected):
@@ -591,47 +612,48 @@ class Unreachable(Disconnected):
 
 
 class TlsRefused(Disconnected):
-    """The server could not prove who it is, or speaks no TLS. Nothing was said to it."""
+    """The server could not prove its identity, or does not use TLS. Nothing was sent to it."""
 
     code = "tls-refused"
     what = "the connection to the server is not safe"
-    remedy = "Nothing was sent. Check the endpoint's name, its certificate and the time of day"
+    remedy = "Nothing was sent. Check the endpoint's name, its certificate and your clock"
 
 
 class HandshakeFailed(Disconnected):
     code = "handshake-failed"
-    what = "the server ended the connection before a WebSocket stood"
+    what = "the server ended the connection during the WebSocket handshake"
     remedy = "Check that the endpoint is a solver's, and whether it is ws:// or wss://"
 
 
 class ServerBusy(Disconnected):
-    """HTTP 503 or 429. values: retry_after_s, 0 where the server names no time."""
+    """HTTP 503 or 429.  values: retry_after_s, 0 if the server gives no time."""
 
     code = "server-busy"
-    what = "the server takes no connection now"
+    what = "the server accepts no connections now"
     remedy = "Try again later"
 
 
 class PeerLeft(Disconnected):
-    """The peer closed on purpose (WebSocket code 1001): it ends its process, not the session."""
+    """The peer closed the connection on purpose (WebSocket code 1001): its process ends, not the
+    session."""
 
     code = "peer-left"
-    what = "the peer left and means to come back; the session is not over"
+    what = "the peer is shutting down and will be back; the session is not over"
     remedy = "Reconnect to resume; every frame is in the journal"
 
 
 class Leaving(Disconnected):
-    """We close on purpose and mean to come back; the peer is told so by WebSocket code 1001."""
+    """We close on purpose and will be back; WebSocket code 1001 says so to the peer."""
 
     code = "leaving"
-    what = "we leave; the session can be resumed"
+    what = "we are leaving; the session can be resumed"
     remedy = ""
 
 
 class TooManyConnections(SessionError):
     code = "too-many-connections"
-    what = "no further connection is taken now"
-    remedy = "Close others, or come back later"
+    what = "no more connections are accepted now"
+    remedy = "Close others, or try again later"
 
 
 class CertificateInvalid(PSymmError):
@@ -646,36 +668,36 @@ class SessionClosed(SessionError):
 
 class NotNow(SessionError):
     code = "not-now"
-    what = "this cannot be sent in the session's present state"
+    what = "the session's present state does not allow this"
 
 
 class ClockBehind(NotNow):
-    """Our own clock, seen from our own lane: it went back, or was ahead when we last signed."""
+    """Our clock went back, or was ahead when we last signed."""
 
     code = "clock-behind"
     what = "our lane's last frame is dated further ahead of our clock than the skew"
     remedy = (
-        "Nothing was signed: a date that stands still would be untrue. Set the clock right (NTP);"
-        " signing goes on once it has reached that date less the skew"
+        "Nothing was signed, because the frame's date would be false. Correct the clock (NTP);"
+        " signing continues once it reaches that date minus the skew"
     )
 
 
 class DatedAhead(SessionError):
-    """A frame of the peer that is held back until its time, and all after it."""
+    """A frame of the peer that is held back until its date, with all frames after it."""
 
     code = "dated-ahead"
     what = "the peer's frame is dated further ahead of our clock than the skew; it is held back"
     remedy = (
-        "Compare both clocks (NTP). It and all after it change nothing and are not covered before"
-        " their time. A lane dated far ahead is dead until then: close what is open by its orders'"
-        " lives, and leave the custody by a case"
+        "Compare both clocks (NTP). Before its date, this frame and all after it change nothing and"
+        " are not covered. If the date is far away, the lane cannot be used until then: let open"
+        " orders expire, and leave the custody by a court case"
     )
 
 
 class SessionKeyEnded(NotNow):
     code = "session-key-ended"
-    what = "our session key signs nothing more: its time or its numbers have run out"
-    remedy = "Nothing was signed. Let the wallet delegate the next key; the session then goes on"
+    what = "our session key can sign no more: it has expired or used its last number"
+    remedy = "Nothing was signed. Let the wallet delegate the next key; then the session continues"
 
 
 class KeyRevoked(NotNow):
@@ -683,11 +705,11 @@ class KeyRevoked(NotNow):
 
     code = "key-revoked"
     what = "the session key was revoked by its wallet"
-    remedy = "What it signs is not its party's word; the session goes on with the wallet's next key"
+    remedy = "Its signatures no longer bind the party; the session continues with the next key"
 
 
 class Refused(SessionError):
-    """Our own rulebook refuses what the application wanted to sign; nothing was signed."""
+    """Our own rulebook refuses what the application wants to sign; nothing was signed."""
 
     code = "refused"
     remedy = "Nothing was signed"
@@ -699,19 +721,19 @@ class LaneAtLimit(Refused):
     code = "lane-at-limit"
     what = "no more business can be signed before a checkpoint is in force"
     remedy = (
-        "Nothing was signed. Checkpoint, settle, or show the record to the court: a peer that does"
-        " not answer a right checkpoint is at fault"
+        "Nothing was signed. Make a checkpoint, settle, or show the record to the court: a peer"
+        " that does not answer a correct checkpoint is at fault"
     )
 
 
 class AccountsDiffer(SessionError):
-    """Both sides hold the same frames, but not the same account. Trading goes on."""
+    """Both parties have the same frames but different accounts. Trading continues."""
 
     code = "accounts-differ"
-    what = "the two sides' accounts after the same frames differ"
+    what = "the two parties' accounts after the same frames differ"
     remedy = (
-        "One side's rulebook has a fault; both run one version? Settle, or show the record to the"
-        " court"
+        "One party's rulebook has a bug. Check that both run the same version. Settle, or show the"
+        " record to the court"
     )
 
 
@@ -727,46 +749,46 @@ class FloodingPeer(PeerViolation):
 
 class MessageTooBig(PeerViolation):
     code = "message-too-big"
-    what = "the peer sends a message longer than any there is"
+    what = "the peer sends a message longer than any valid one"
 
 
 class OverBudget(PeerViolation):
-    """One session would hold more memory for its peer than it may."""
+    """A session would hold more memory for its peer than its budget allows."""
 
     code = "over-budget"
-    what = "the peer makes this session hold more than its budget"
+    what = "the peer makes this session hold more than its memory budget"
 
 
 class TradingHalted(SessionError):
-    """The solver's kill switch is on, or one of its own caps is reached."""
+    """The solver's kill switch is on, or one of its caps is reached."""
 
     code = "trading-halted"
     what = "this solver signs no quote and no fill now"
-    remedy = "Nothing was signed. Revive it, or wait until the cap's time has passed"
+    remedy = "Nothing was signed. Revive it, or wait until the cap's interval has passed"
 
 
 class CustodyStopped(SessionError):
     code = "custody-stopped"
-    what = "this custody was stopped for cause; nothing more is signed in it"
+    what = "this custody was stopped because of a fault; nothing more is signed in it"
     remedy = "Settle by wallet signature, or show the journal's evidence to the court"
 
 
 class Declined(SessionError):
     code = "declined"
-    what = "the other side declined; declining is free until an order is filled"
+    what = "the other party declined; nothing is owed until an order is filled"
 
 
 class NoSolver(SessionError):
     code = "no-solver"
     what = "no solver answered with terms and a price in time"
-    remedy = "See each solver's reason; widen the timeout or ask others"
+    remedy = "See each solver's reason; use a longer timeout or ask other solvers"
 
 
 # --- collateral -----------------------------------------------------------------------------
 
 
 class CollateralRefused(SessionError):
-    """Collateral that a side will not trade against."""
+    """Collateral that a party does not accept."""
 
     code = "collateral-refused"
     remedy = "Nothing of ours was put up against it"
@@ -784,7 +806,7 @@ class CollateralSpent(CollateralRefused):
 
 class CollateralTooSmall(CollateralRefused):
     code = "collateral-too-small"
-    what = "the notes are worth less than was promised or than the terms ask"
+    what = "the notes are worth less than was announced or than the terms require"
 
 
 class CollateralForeign(CollateralRefused):
@@ -794,12 +816,12 @@ class CollateralForeign(CollateralRefused):
 
 class CollateralWrongToken(CollateralRefused):
     code = "collateral-wrong-token"
-    what = "the note is in another token than the terms'"
+    what = "the note is in another token than that of the terms"
 
 
 class CollateralNotListed(CollateralRefused):
     code = "collateral-not-listed"
-    what = "the openings shown are not those of the notes that the signed frame lists"
+    what = "the openings do not match the notes that the signed frame lists"
 
 
 class SettlementRefused(SessionError):

@@ -1,4 +1,4 @@
-"""Counts of measured values in fixed buckets, for statistics that cost next to nothing."""
+"""Counts of measured values in fixed buckets, for cheap statistics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """bounds: each bucket's highest value, ascending. counts: how many values fell into each, and
-    last those above all bounds. total: the sum of all values, in the bounds' unit."""
+    """A histogram's counts.
+
+    Attributes:
+        bounds: each bucket's highest value, ascending.
+        counts: how many values fell into each bucket; the last is for values above all bounds.
+        total: the sum of all values, in the bounds' unit.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -23,7 +28,7 @@ class Counts:
 
 
 class Histogram:
-    """Raises ValueError for bounds that do not ascend."""
+    """Counts values in buckets.  Raises ValueError unless the bounds ascend."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         if not bounds or list(bounds) != sorted(set(bounds)):

@@ -1,4 +1,4 @@
-"""Libraries that are imported late, because they take long or change the interpreter."""
+"""Importing libraries that change the interpreter."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def recursion_limit_kept() -> Iterator[None]:
-    """Around an import of web3 or eth-account.
+    """Use around an import of web3 or eth-account, to restore the recursion limit.
 
-    A library under both raises the interpreter's recursion limit to 100,000, and with that whatever
-    calls itself without end would end this process instead of raising.
+    A dependency of both raises it to 100,000. Then endless recursion would crash this process
+    instead of raising RecursionError.
     """
     limit = sys.getrecursionlimit()
     try:

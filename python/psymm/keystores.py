@@ -1,10 +1,11 @@
-"""Version 3 keystores: sealing a key with a password, and opening what any program wrote.
+"""Version 3 keystores: encrypting a key with a password, and opening the files of any program.
 
-The file is a stranger's until the password has opened it. Its MAC covers the ciphertext alone, not
-the address and not the iv: so the address is always derived from the key, and what the file states
-must agree with it. eth-account does the cryptography and looks at few of the members, so the form
-is checked here: with `dklen` 16, for one, a MAC would be right under every password.
-Everything here blocks. `psymm.wallet.save_keystore` and `load_keystore` do it in a thread.
+The file is untrusted until the password has opened it. Its MAC covers only the ciphertext, not the
+address or the iv. So the address is always derived from the key, and an address in the file must
+equal it. eth-account does the cryptography but checks few of the members, so the form is checked
+here. For example, with `dklen` 16 a MAC could be right under every password.
+
+Everything here blocks; `psymm.wallet.save_keystore` and `load_keystore` run it in a thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _CHECKSUM: Final = "x-psymm-checksum"
 _MOST_KEYSTORE_BYTES: Final = 1 << 16
-# What a keystore may make us spend: four times the memory of the usual scrypt (n 2^18, r 8),
+# The most that a keystore may cost us: four times the memory of the usual scrypt (n 2^18, r 8),
 # eight times its time, and ten times the rounds of the usual pbkdf2.
 _MOST_SCRYPT_BYTES: Final = 1 << 30
 _MOST_SCRYPT_STEPS: Final = 1 << 24
@@ -45,7 +46,7 @@ _MOST_PBKDF2_ROUNDS: Final = 10_000_000
 
 
 def _accounts() -> type[Account]:
-    """eth-account, which takes long to import and so is imported when it is needed."""
+    """eth-account, imported on first use because that is slow."""
     with recursion_limit_kept():
         from eth_account import Account
 
@@ -89,20 +90,20 @@ def open_keystore(path: Path, password: str) -> SecretKey:
     try:
         key = SecretKey.from_bytes(secret)
     except ValueError:
-        raise KeystoreUnreadable("what it holds is no private key", path=path) from None
+        raise KeystoreUnreadable("its content is not a private key", path=path) from None
     finally:
         secret[:] = bytes(len(secret))
     if keystore.address is not None and key.address[2:].lower() != keystore.address:
-        # Not shown: whoever changed the file may want it to be paid to.
+        # The address is not shown: an attacker may have put it there to be paid.
         raise KeystoreUnreadable(
-            "it states an address that is not its key's; it was damaged, or changed", path=path
+            "its address is not that of its key; the file was damaged or changed", path=path
         )
     return key
 
 
 def _spellings(password: str) -> list[str]:
-    """The password as given, then in each of Unicode's normal forms, NFC first: keyboards and
-    programs write the same characters differently. Raises WalletError."""
+    """The password as given, then in each of Unicode's normal forms, NFC first, because keyboards
+    and programs encode the same characters differently. Raises WalletError."""
     try:
         password.encode()
     except UnicodeEncodeError:
@@ -112,8 +113,13 @@ def _spellings(password: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Keystore:
-    """A keystore in good form. crypto: as eth-account takes it. address: 40 hex digits that it
-    states, which nothing authenticates. whole: it is ours and its checksum fits."""
+    """A keystore whose form was checked.
+
+    Attributes:
+        crypto: in eth-account's form.
+        address: the 40 hex digits in the file, which nothing authenticates; None if it has none.
+        whole: it is one of ours and its checksum is right.
+    """
 
     crypto: dict[str, object] = field(repr=False)
     address: str | None
@@ -137,7 +143,7 @@ def _read_keystore(path: Path) -> _Keystore:
     found.expect("version", 3, "3")
     crypto = found.table("crypto")
     if _CHECKSUM in stored and stored[_CHECKSUM] != _checksum(stored):
-        raise KeystoreUnreadable("its checksum does not fit: it is damaged", path=path)
+        raise KeystoreUnreadable("its checksum is wrong: it is damaged", path=path)
     crypto.expect("cipher", "aes-128-ctr")
     kdf, given = crypto.expect("kdf", "scrypt", "pbkdf2"), crypto.table("kdfparams")
     given.expect("dklen", 32)
@@ -161,8 +167,8 @@ def _read_keystore(path: Path) -> _Keystore:
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """One object of a keystore. Each question raises KeystoreUnreadable where the member is missing
-    or malformed, and names it."""
+    """One object of a keystore. Each method raises KeystoreUnreadable naming the member if it is
+    missing or malformed."""
 
     members: dict[str, object] = field(repr=False)
     path: Path
@@ -194,7 +200,7 @@ class _Members:
         return found
 
     def hex(self, name: str, length: int | None = None) -> str:
-        """Hex digits of so many bytes (None: 1 to 256), in lower case and without 0x."""
+        """Hex digits of `length` bytes (None: 1 to 256), in lower case and without 0x."""
         found = unhex(self.members.get(name))
         if not found or len(found) > 256 or length not in (None, len(found)):
             raise self.damaged(name)
@@ -220,7 +226,7 @@ def _pbkdf2_cost(given: _Members) -> dict[str, object]:
 
 
 def _lower(value: object) -> object:
-    """With the members' names in lower case, as programs differ. Raises KeyTwice."""
+    """The value with members' names in lower case, because programs differ. Raises KeyTwice."""
     if not isinstance(value, dict):
         return value
     lowered = {name.lower(): _lower(one) for name, one in value.items()}
@@ -230,7 +236,7 @@ def _lower(value: object) -> object:
 
 
 def _checksum(keystore: Mapping[str, object]) -> str:
-    """Of what a keystore of ours seals, against damage. It tells a damaged file from a wrong
-    password; it is no authentication, since anybody can make it."""
+    """A checksum over a keystore's content, to tell damage from a wrong password. It authenticates
+    nothing, because anybody can compute it."""
     parts = [keystore.get("crypto"), keystore.get("address")]
     return keccak256(json.dumps(parts, sort_keys=True).encode()).hex()

@@ -1,9 +1,8 @@
-"""What trio's nurseries do not say in this package's words.
+"""Nurseries with plain errors instead of exception groups.
 
-`open_block_nursery`: who writes `async with connect(…)` wants to write `except Declined`, too.
-`start_task`: a nursery whose block is over takes no task, which is a session's end and no bug.
-`all_of`: what does not depend on each other is asked at once, and the first error is raised as it
-is.
+`open_block_nursery`: lets callers of `async with connect(…)` write `except Declined`.
+`start_task`: a closed nursery means that the session has ended; that is not a bug.
+`all_of`: runs independent calls at once and raises the first error, not a group of errors.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ _T = TypeVar("_T")
 
 @asynccontextmanager
 async def open_block_nursery() -> AsyncGenerator[trio.Nursery, None]:
-    """As `trio.open_nursery`, except that where the block raises an Exception, the tasks are
-    cancelled and that very exception is raised. What tasks raise still comes as a group.
+    """Like `trio.open_nursery`, but if the block raises an Exception, the tasks are cancelled and
+    that exception itself is raised. Errors of tasks still come as a group.
 
-    Cancelled: as `trio.open_nursery`.
+    Cancelled: like `trio.open_nursery`.
     """
     raised: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -43,20 +42,20 @@ def start_task(
     work: Callable[[Unpack[_Given]], Awaitable[object]],
     *given: *_Given,
 ) -> None:
-    """As `nursery.start_soon`, for callers that may outlive the nursery's block.
+    """`nursery.start_soon` for callers that may outlive the nursery.
 
-    Raises SessionClosed where the nursery takes no task any more; nothing was started.
+    Raises SessionClosed if the nursery is closed; nothing was started.
     """
     try:
         nursery.start_soon(work, *given)
-    except RuntimeError:  # the one that trio raises of a closed nursery
+    except RuntimeError:  # trio raises it for a closed nursery
         raise SessionClosed("what runs this session has ended; resume the custody") from None
 
 
 async def all_of(*works: Callable[[], Awaitable[_T]]) -> list[_T]:
-    """What each of `works` gives, in their order; all run at once.
+    """The results of all `works`, in order; they run at once.
 
-    Raises the first Exception that one of them raises; the others are cancelled.
+    Raises the first Exception of any of them and cancels the others.
     Cancelled: cancels all of them.
     """
     results: dict[int, _T] = {}

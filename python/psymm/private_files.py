@@ -1,11 +1,10 @@
-"""Files for their owner alone: keystores, journals, notes, sealed openings, and the process itself.
+"""Files that only their owner can read (keystores, journals, notes), and a process without dumps.
 
-Every file of this package that holds or may hold a secret is made 0600 and its directory 0700,
-whatever the umask, and is looked at again whenever it is opened: one of ours that others may read
-is tightened, one that belongs to somebody else, or is a link, is refused by name. A process that
-holds keys leaves no core dump.
+Each file that may hold a secret gets mode 0600 and its directory 0700, regardless of the umask. It
+is checked whenever it is opened: if others can read it, its mode is corrected; if it belongs to
+somebody else or is a link, it is refused. A process that holds keys leaves no core dump.
 
-Where the system knows no owners (Windows), files are left to the directory's own protection.
+On systems without owners (Windows), the directory's own protection must be enough.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _OWNERS: Final = hasattr(os, "geteuid")
 
 
 def private_directory(path: Path) -> None:
-    """Make a directory and its parents; new ones are for their owner alone. Raises StorageError."""
+    """Make a directory and its parents; new ones get mode 0700. Raises StorageError."""
     with translate_errors(path):
         missing = [one for one in (path, *path.parents) if not one.exists()]
         for one in reversed(missing):
@@ -41,10 +40,10 @@ def private_directory(path: Path) -> None:
 
 
 def create_private(path: Path) -> None:
-    """Make an empty file for its owner alone. Blocks. Raises FileExistsError, StorageError."""
+    """Make an empty file with mode 0600. Blocks. Raises FileExistsError, StorageError."""
     with translate_errors(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600))
-        path.chmod(0o600)  # whatever the umask
+        path.chmod(0o600)  # regardless of the umask
 
 
 def sync_path(path: Path) -> None:
@@ -58,9 +57,9 @@ def sync_path(path: Path) -> None:
 
 
 def keep_private(path: Path) -> None:
-    """Check a file, if it is there, and take from others what they may do with it.
+    """Check a file, if it exists, and remove the permissions of others.
 
-    Blocks. Raises FileNotPrivate: a link, no plain file, or somebody else's; and StorageError.
+    Blocks. Raises FileNotPrivate for a link, a special file, or somebody else's file; StorageError.
     """
     with translate_errors(path):
         _keep_private(path)
@@ -73,10 +72,10 @@ def _keep_private(path: Path) -> None:
         return
     if stat.S_ISLNK(found.st_mode):
         raise FileNotPrivate(
-            "it is a symbolic link; a secret is only read from the file itself", path=path
+            "it is a symbolic link; secrets are only read from the file itself", path=path
         )
     if not stat.S_ISREG(found.st_mode):
-        raise FileNotPrivate("it is no plain file", path=path)
+        raise FileNotPrivate("it is not a regular file", path=path)
     if not _OWNERS:
         return
     if found.st_uid != os.geteuid():
@@ -87,13 +86,14 @@ def _keep_private(path: Path) -> None:
             us=os.geteuid(),
         )
     if stat.S_IMODE(found.st_mode) & _OTHERS:
-        # By path and not by descriptor: to close one would drop the locks that SQLite holds.
+        # By path, not by descriptor: closing a descriptor would drop SQLite's locks on the file.
         path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
 
 
 def keep_database_private(path: Path, *, create: bool = True) -> None:
-    """`keep_private` for an SQLite file and what stands beside it; makes an empty one first if
-    there is none, so that SQLite finds it made for its owner. Blocks. Raises like it."""
+    """`keep_private` for an SQLite file and its companion files. First makes an empty private file
+    if there is none, because SQLite would make one that others can read. Blocks. Raises like
+    `keep_private`."""
     if create:
         private_directory(path.parent)
         with suppress(FileExistsError):
@@ -103,9 +103,9 @@ def keep_database_private(path: Path, *, create: bool = True) -> None:
 
 
 def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write a file that only its owner may read, whole or not at all, and durably. Blocks.
+    """Write a private file durably, whole or not at all. Blocks.
 
-    Raises FileExistsError unless `replace`, and StorageError; then nothing is left behind.
+    Raises FileExistsError unless `replace`, and StorageError; after an error nothing is left.
     """
     private_directory(path.parent)
     with translate_errors(path):
@@ -126,16 +126,16 @@ def _write_private(path: Path, content: bytes, replace: bool) -> None:
         if replace:
             draft.replace(path)
         else:
-            os.link(draft, path)  # unlike a rename, it refuses to replace what stands there
+            os.link(draft, path)  # unlike a rename, it fails if the path exists
     finally:
         draft.unlink(missing_ok=True)
     sync_path(path.parent)
 
 
 def forbid_core_dumps() -> None:
-    """From now on a crash of this process leaves no image of its memory, and on Linux no other
-    process of the same user can read it. The command line calls this first; a program that opens
-    wallets by itself should too. Does what the system allows, and raises nothing."""
+    """From now on a crash leaves no image of this process's memory, and on Linux no other process
+    of the same user can read it. The command line calls this first; programs that open wallets
+    should, too. Does what the system allows, and raises nothing."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

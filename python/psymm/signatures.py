@@ -1,4 +1,4 @@
-"""Signatures as devices, browsers and key services give them, read into the one form used here."""
+"""Converting signatures of devices, browsers and key services into the form used here."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD03641
 
 
 def signature_by(address: str, digest: bytes, answer: object) -> bytes:
-    """The signature in its one valid form (65 bytes r ‖ s ‖ v, low s, v 27 or 28), if it was made
-    by the key of `address` over `digest`.
+    """A signature in its only valid form (65 bytes r ‖ s ‖ v, low s, v 27 or 28), if the key of
+    `address` made it over `digest`.
 
-    answer: bytes-like or hex text, as devices give it: r ‖ s ‖ v with v 0, 1, 27, 28 or EIP-155's;
-    r ‖ s; r ‖ s with v in its top bit (EIP-2098); DER. s may be high.
+    answer: bytes-like or hex text in any form that devices use: r ‖ s ‖ v with v 0, 1, 27, 28 or
+    EIP-155's; r ‖ s; r ‖ s with v in its top bit (EIP-2098); DER. s may be high.
     Raises SignatureMalformed for any other form, WrongSigner if another key made it.
     """
     if isinstance(answer, str):
@@ -47,8 +47,8 @@ def signature_by(address: str, digest: bytes, answer: object) -> bytes:
 
 
 def _readings(raw: bytes) -> Iterator[tuple[int, int, bool]]:
-    """r, s and whether R's y is odd, for each form that `raw` may have. Which of them was meant
-    shows in whose signature it is."""
+    """r, s and whether R's y is odd, for each form that `raw` can have. The right one is the one
+    that recovers the wallet's key."""
     r, s, rest = int.from_bytes(raw[:32]), int.from_bytes(raw[32:64]), raw[64:]
     if len(raw) == 64:
         yield r, s & ~(1 << 255), bool(s >> 255)
@@ -56,7 +56,7 @@ def _readings(raw: bytes) -> Iterator[tuple[int, int, bool]]:
         yield r, s, True
     elif 64 < len(raw) <= 72:
         v = int.from_bytes(rest)
-        # EIP-155: v is twice the chain's id, and 35 or 36. Devices may give its last byte alone.
+        # EIP-155: v is twice the chain id plus 35 or 36. Some devices give only its last byte.
         if v in (0, 1, 27, 28) or v >= 35:
             yield r, s, v == 1 or (v > 1 and v % 2 == 0)
     with suppress(ValueError):
@@ -66,7 +66,7 @@ def _readings(raw: bytes) -> Iterator[tuple[int, int, bool]]:
 
 
 def unhex(text: object) -> bytes | None:
-    """The bytes of hex text, with or without 0x, in either case; None if it is none."""
+    """The bytes of hex text, with or without 0x, in either case; None if it is not hex."""
     if not isinstance(text, str) or not re.fullmatch("(?:0[xX])?(?:[0-9a-fA-F]{2})*", text):
         return None
     return bytes.fromhex(text[2:] if text[:2] in ("0x", "0X") else text)

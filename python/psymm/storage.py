@@ -1,12 +1,12 @@
-"""What the system and SQLite say where a file cannot be used, as typed errors: the one place.
+"""Typed errors for files that the system or SQLite refuses.
 
-A disk that is full or read-only, a file that is not ours, too many open files: all of these leave
-the file's content as it was. So they have a family of their own, and none of them speaks of damage.
-Only a checksum, or SQLite itself, can say that a file is damaged; for those `storage_error` gives
-None, and the file's own module finds the words.
+A full or read-only disk, somebody else's file, too many open files: none of these changes the
+file's content. So they are a family of errors of their own, and never reported as damage. Only a
+checksum, or SQLite itself, shows that a file is damaged. For those errors `storage_error` returns
+None, and the file's own module reports them.
 
-SQLite often hides the cause: it cannot open a database on a read-only file system, and reports a
-used-up quota as an input/output error. Then the directory is asked what is wrong with it.
+SQLite often hides the cause. It "cannot open" a database on a read-only file system, and reports an
+exhausted quota as an input/output error. In these cases the directory is examined for the cause.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from psymm.errors import PSymmError
 
 
 class StorageError(PSymmError):
-    """This machine cannot read or write a file. What was in the file before is still there."""
+    """This machine cannot read or write a file. The file's content is unchanged."""
 
     code = "storage"
     what = "the system refuses a file"
-    remedy = "What was in it is still there. Put right what the system names, then try again"
+    remedy = "The file's content is unchanged. Fix what the system reports, then try again"
 
     def __init__(self, path: Path | None = None, reason: str = "") -> None:
         self.path = path
@@ -39,7 +39,7 @@ class StorageError(PSymmError):
 
 
 def _shortened(path: str) -> str:
-    """A path that is too long for the system is too long for a line, too."""
+    """A path shortened for display; one that is too long for the system would fill the screen."""
     return path if len(path) <= 400 else f"{path[:150]}…{path[-150:]}"
 
 
@@ -48,7 +48,7 @@ class DiskFull(StorageError):
 
     code = "disk-full"
     what = "the disk is full"
-    remedy = "Nothing half written was kept. Make room, then try again"
+    remedy = "Nothing half-written was kept. Free some space, then try again"
 
 
 class DiskReadOnly(StorageError):
@@ -60,13 +60,13 @@ class DiskReadOnly(StorageError):
 class FileForbidden(StorageError):
     code = "file-forbidden"
     what = "the system does not allow this user to use the file"
-    remedy = "Look at the owner and mode of the file and of its directory (ls -ld)"
+    remedy = "Check the owner and mode of the file and of its directory (ls -ld)"
 
 
 class DiskFailed(StorageError):
     code = "disk-failed"
     what = "the disk reports an error"
-    remedy = "Look at the disk and at the system's log (dmesg), then try again"
+    remedy = "Check the disk and the system's log (dmesg), then try again"
 
 
 class FileBusy(StorageError):
@@ -78,18 +78,18 @@ class FileBusy(StorageError):
 class FileUnavailable(StorageError):
     code = "file-unavailable"
     what = "the file cannot be opened"
-    remedy = "Check that its path is there, and that no part of it was moved or unmounted"
+    remedy = "Check that its path exists, and that no part of it was moved or unmounted"
 
 
 class PathUnusable(StorageError):
     code = "path-unusable"
     what = "no file can be at this path"
-    remedy = "Choose another path, or clear the way to this one"
+    remedy = "Choose another path, or remove what is in the way"
 
 
 class TooManyFiles(StorageError):
     code = "too-many-open-files"
-    what = "no further file can be opened"
+    what = "no more files can be opened"
     remedy = "Close other programs, or raise the limit (ulimit -n)"
 
 
@@ -100,7 +100,7 @@ class OutOfMemory(StorageError):
 
 
 class NoHome(PSymmError):
-    """Nobody says where this user's files are."""
+    """The directory for this user's files is not known."""
 
     code = "no-home"
     what = "$HOME is not set, and the system does not know this user"
@@ -108,9 +108,9 @@ class NoHome(PSymmError):
 
 
 def user_directory(variable: str, *below: str) -> Path:
-    """$`variable`, an XDG base directory; where it is not set, `below` the user's home.
+    """$`variable`, an XDG base directory; if it is not set, `below` in the user's home.
 
-    Raises NoHome: a relative $HOME counts as none, since it names another place in each directory.
+    Raises NoHome, also for a relative $HOME, which would depend on the current directory.
     """
     chosen = os.environ.get(variable)
     if chosen:
@@ -151,8 +151,8 @@ _BY_ERRNO: Final[dict[int, type[StorageError]]] = {
     errno.ENOMEM: OutOfMemory,
 }
 
-# SQLite's primary result codes. They are numbers here, so that a command which opens no database
-# does not load SQLite.
+# SQLite's primary result codes, as numbers so that a command without a database need not load
+# SQLite.
 _FULL, _READONLY, _IOERR, _CANTOPEN, _PERM, _AUTH = 13, 8, 10, 14, 3, 23
 _BUSY, _LOCKED, _PROTOCOL, _NOMEM, _NOLFS = 5, 6, 15, 7, 22
 _ERROR = 1
@@ -171,21 +171,21 @@ _BY_SQLITE: Final[dict[int, type[StorageError]]] = {
 }
 _HIDES_THE_CAUSE: Final = (_READONLY, _IOERR, _CANTOPEN)
 _IOERR_OF_CONTENT: Final = (_IOERR | 2 << 8, _IOERR | 32 << 8)
-"""SHORT_READ: the file is shorter than its header says; DATA: a checksum is wrong. CORRUPTFS is
-not among them: it is how SQLite reports a read that failed with EIO."""
+"""SHORT_READ: the file is shorter than its header says; DATA: a checksum is wrong. CORRUPTFS is not
+included, because SQLite uses it for a read that failed with EIO."""
 
 _SQLITE_PATH_BYTES: Final = 500
-"""SQLite takes paths of 512 bytes, the endings of the files beside it included."""
+"""SQLite accepts paths of 512 bytes, including the suffixes of its companion files."""
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
 _PROBE_BYTES: Final = 65_536
 
 
 def storage_error(path: Path | None, failed: BaseException) -> StorageError | None:
-    """The typed error of what a call on the file at `path` raised.
+    """The typed error for an exception of a call on the file at `path`.
 
-    path: None where only `failed` knows it.
-    None: it is not the machine that refuses. Then SQLite speaks of the file's content
-    (SQLITE_CORRUPT, SQLITE_NOTADB and their kin), or `failed` is of another kind.
+    path: None if only `failed` knows it.
+    Returns None if the machine is not the cause: SQLite reports a problem with the file's content
+    (such as SQLITE_CORRUPT or SQLITE_NOTADB), or `failed` has nothing to do with files.
     """
     if isinstance(failed, StorageError):
         return failed
@@ -207,16 +207,16 @@ def storage_error(path: Path | None, failed: BaseException) -> StorageError | No
 
 
 def is_form_error(failed: BaseException) -> bool:
-    """SQLite does not know a table or a column: the file is sound, and is not of the form asked
-    for, as one that another version made."""
+    """Whether SQLite misses a table or column: the file is intact but of another form, such as that
+    of another version."""
     return getattr(failed, "sqlite_errorcode", None) == _ERROR
 
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Inside, what the system or SQLite refuses about the file at `path` becomes a StorageError.
+    """Inside, errors of the system or SQLite about the file at `path` become a StorageError.
 
-    Passes on what speaks of the content: sqlite3.DatabaseError, and FileExistsError.
+    FileExistsError and sqlite3 errors about the content pass unchanged.
     """
     try:
         yield
@@ -245,9 +245,9 @@ def _named(kind: type[StorageError], path: Path | None, number: int) -> StorageE
 
 
 def _cause(path: Path) -> int | None:
-    """The errno behind an error of SQLite at `path`, None where nothing is wrong with the place.
+    """The errno that caused an SQLite error at `path`; None if the directory is in order.
 
-    The database itself is not opened: to close it again would drop the locks that SQLite holds.
+    The database itself is not opened, because closing it would drop SQLite's locks.
     """
     directory = path.parent
     try:
@@ -272,8 +272,8 @@ def _cause(path: Path) -> int | None:
 
 
 def _open_as_many_as_sqlite() -> None:
-    """Raises OSError where so many files cannot be open at once: a database, those beside it, and
-    their directory."""
+    """Raises OSError if as many files as SQLite needs cannot be open at once: a database, its
+    companion files, and their directory."""
     opened: list[int] = []
     try:
         for _ in (*_BESIDE, "directory"):
@@ -299,7 +299,7 @@ def _size_limit_reached(path: Path) -> bool:
 
 
 def _write_probe(directory: Path) -> None:
-    """Write a little beside the database, and take it away: a quota shows itself only so."""
+    """Write and delete a small file next to the database, because a quota shows in no other way."""
     probe = directory / f".psymm-{secrets.token_hex(8)}"
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,8 +1,8 @@
-"""Strict JSON from strangers: texts and files that are not payloads, which the core reads.
+"""Strict JSON for untrusted texts and files. (The core reads payloads of frames.)
 
-Python's own reader takes more than JSON is (NaN, a key twice, UTF-16, half a surrogate pair), and
-its guard against nesting is the interpreter's recursion limit, which a library that eth-account
-imports raises to 100,000; with that, a few thousand brackets end the process instead of raising.
+Python's own reader accepts more than JSON: NaN, duplicate keys, UTF-16, half a surrogate pair. It
+limits nesting only by the interpreter's recursion limit, which a dependency of eth-account raises
+to 100,000. Then a few thousand brackets would crash the process instead of raising.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ MAX_NESTING: Final = 64
 
 
 class KeyTwice(ValueError):
-    """An object gives a key twice."""
+    """An object has a key twice."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"{key!a} stands twice")
+        super().__init__(f"{key!a} occurs twice")
         self.key = key
 
 
 def loads(text: bytes | bytearray | str, max_nesting: int = MAX_NESTING) -> Any:
-    """What a JSON text says.
+    """The value of a JSON text.
 
-    Raises ValueError for what is not JSON in UTF-8 (a JSONDecodeError or UnicodeDecodeError names
-    the place), is nested over the limit, holds half a surrogate pair, a number that no float
-    holds or that has more digits than Python reads; KeyTwice for an object with a key twice.
+    Raises ValueError if the text is not JSON in UTF-8 (a JSONDecodeError or UnicodeDecodeError has
+    the position), is nested too deeply, or contains half a surrogate pair, a number beyond a float,
+    or one with more digits than Python reads; KeyTwice for an object with a key twice.
     """
     raw = _encoded(text) if isinstance(text, str) else text
     decoded = text if isinstance(text, str) else text.decode()
     _check_nesting(raw, max_nesting)
     found = _DECODER.decode(decoded)
     if _SURROGATE.search(raw):
-        # A pair is one character, a half is none: it could not be written again.
+        # Half a pair is not a character and could not be encoded again.
         _encoded(json.dumps(found, ensure_ascii=False))
     return found
 
@@ -49,7 +49,7 @@ def _encoded(text: str) -> bytes:
 
 _OPEN: Final = b"[{"
 _NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
-# One that is not closed reaches to the end, so that all is read once whatever it is.
+# An unclosed string matches to the end, so the text is always scanned only once.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -79,7 +79,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     found = float(text)
     if found in (float("inf"), float("-inf")):
-        raise ValueError("a number that no float holds")
+        raise ValueError("a number beyond the range of a float")
     return found
 
 

@@ -16,8 +16,9 @@ Scalar: TypeAlias = int | str | bytes
 class TypedMessage:
     """One EIP-712 struct under the domain `pSymm`, version 1.
 
-    fields: (name, type) in order; types: bytes32, address, string, bytes, uintN. values: bytes
-    of 32 for bytes32, checksummed str for address, int for uintN.
+    Attributes:
+        fields: (name, type) in order; types: bytes32, address, string, bytes, uintN.
+        values: by name: 32 bytes for bytes32, a checksummed str for address, an int for uintN.
     """
 
     chain_id: int

@@ -1,9 +1,9 @@
-"""A wallet: whatever signs EIP-712 messages for a party's long-lived secp256k1 key.
+"""A wallet signs EIP-712 messages with a party's long-lived secp256k1 key.
 
-Two kinds: `KeyWallet` holds the key in the core's `SecretKey` (from an Ethereum version 3
-keystore, scrypt), `CallbackWallet` asks a function (hardware device, KMS, browser). Key bytes
-live only in the core and, for the moment of sealing or opening, in a bytearray that is wiped.
-Nothing here prints, logs or raises a secret.
+There are two kinds: `KeyWallet` holds the key in the core's `SecretKey` (from an Ethereum version 3
+keystore), `CallbackWallet` calls a function (hardware device, KMS, browser). Key bytes are only in
+the core and, while a keystore is written or opened, in a bytearray that is then wiped. Nothing here
+prints, logs or raises a secret.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from psymm.typed_message import TypedMessage
 
 
 class Wallet(Protocol):
-    """What the package asks of a wallet."""
+    """The interface of a wallet."""
 
     @property
     def address(self) -> str:
@@ -41,7 +41,7 @@ class Wallet(Protocol):
         """65 bytes r ‖ s ‖ v, low s, by this wallet's key over `message.digest()`.
 
         Raises WalletError. Cancelled: raises Cancelled; a device may still show the request, and
-        whatever it answers is thrown away.
+        its answer is dropped.
         """
         ...
 
@@ -68,7 +68,7 @@ class KeyWallet:
 
     @property
     def key(self) -> SecretKey:
-        """The core's key object, for those who sign transactions; it hides its bytes too."""
+        """The core's key object, which hides its bytes, too."""
         return self._key
 
     def sign_digest(self, digest: bytes) -> bytes:
@@ -90,14 +90,16 @@ SignFunction: TypeAlias = Callable[
 
 
 class CallbackWallet:
-    """A wallet behind a function: a hardware device, a key service, a person.
+    """A wallet that signs through a function: a hardware device, a key service, a person.
 
-    sign: given the EIP-712 object of `eth_signTypedData_v4` (None where a transaction is signed)
-    and the digest of 32 bytes, returns a signature in any form that `signature_by` reads.
-    secrets_key: a key on this machine from which the wallet's secrets (viewing, journal) are
-    derived instead of from its signatures. A wallet that signs differently each time, as KMS and
-    HSM do, needs one. It signs nothing for the wallet. Keep it as a keystore, and back that up:
-    without it notes cannot be found nor spent again.
+    Args:
+        public_key: 64 bytes, x ‖ y.
+        sign: gets the EIP-712 object of `eth_signTypedData_v4` (None for a transaction) and the
+            32-byte digest; returns a signature in any form that `signature_by` reads.
+        secrets_key: a local key from which the wallet's secrets (viewing, journal) are derived,
+            instead of from its signatures. A KMS or HSM, which signs differently each time, needs
+            one. It signs nothing for the wallet. Keep it in a keystore and back that up: without it
+            notes can be neither found nor spent.
     """
 
     __slots__ = ("_public_key", "_sign", "secrets_key")
@@ -125,23 +127,23 @@ class CallbackWallet:
         return signature_by(self.address, digest, await self._sign(message.full_message(), digest))
 
     async def sign_digest(self, digest: bytes) -> bytes:
-        """65 bytes over a transaction's digest, so that the wallet can pay for it. Raises and is
-        cancelled like `sign_typed`."""
+        """65 bytes over a transaction's digest, so that the wallet can pay for transactions. Raises
+        and is cancelled like `sign_typed`."""
         return signature_by(self.address, digest, await self._sign(None, digest))
 
     def __repr__(self) -> str:
         return f"CallbackWallet({self.address})"
 
 
-# --- secrets that a wallet's signature gives --------------------------------------------------
+# --- secrets derived from a wallet's signature ------------------------------------------------
 
 
 async def derive_secret(wallet: Wallet, message: TypedMessage, purpose: str) -> bytes:
-    """32 bytes that only this wallet can make again: HKDF-SHA256 of its signature.
+    """32 bytes that only this wallet can derive again: HKDF-SHA256 of its signature.
 
-    Of a wallet with a `secrets_key`, that key's signature is taken and the wallet's public key
-    added, so that one key serves several wallets. The signature is asked twice and refused
-    (UnsteadySigner) if the two differ. Cancelled: raises Cancelled, nothing is kept.
+    If the wallet has a `secrets_key`, that key signs instead and the wallet's public key is added,
+    so one secrets key can serve several wallets. The signature is requested twice; raises
+    UnsteadySigner if the two differ. Cancelled: raises Cancelled; nothing is kept.
     """
     signer, info = wallet, b"pSymm " + purpose.encode()
     if isinstance(wallet, CallbackWallet) and wallet.secrets_key is not None:
@@ -156,17 +158,17 @@ async def derive_secret(wallet: Wallet, message: TypedMessage, purpose: str) -> 
 # --- keystores --------------------------------------------------------------------------------
 
 SCRYPT_COST: Final = 1 << 18
-"""scrypt's n for new keystores: about a second and 256 MB."""
+"""scrypt's n for new keystores; takes about a second and 256 MB."""
 _MOST_PASSWORD_BYTES: Final = 4096
 
 
 async def save_keystore(
     path: Path, key: SecretKey, password: str, *, scrypt_cost: int = SCRYPT_COST
 ) -> None:
-    """Write a new version 3 keystore, readable by its owner only.
+    """Write a new version 3 keystore that only its owner can read.
 
     Raises KeystoreExists, StorageError. The file appears whole or not at all. Cancelled: the
-    thread finishes; the file may or may not stand.
+    thread finishes; the file may exist or not.
     """
     await trio.to_thread.run_sync(seal_keystore, path, key, password, scrypt_cost)
 
@@ -174,9 +176,9 @@ async def save_keystore(
 async def load_keystore(path: Path, password: str) -> KeyWallet:
     """Open a version 3 keystore (aes-128-ctr; scrypt, or pbkdf2 with hmac-sha256).
 
-    A password that is not ASCII is tried as given and in Unicode's four normal forms, since
-    programs and keyboards differ. The wallet's address is the key's; a file that states another
-    is refused.
+    A password that is not ASCII is tried as given and in Unicode's four normal forms, because
+    programs and keyboards differ. The wallet's address is derived from the key; a file with another
+    address is refused.
     Raises KeystoreUnreadable (damaged, or no keystore), KeystoreUnsupported (another cipher or key
     derivation, or one that would take too much memory or time), WrongPassword, FileNotPrivate,
     StorageError.
@@ -186,9 +188,9 @@ async def load_keystore(path: Path, password: str) -> KeyWallet:
 
 
 def read_password(descriptor: int) -> str:
-    """The password that waits on an open file descriptor: its first line. Blocks; closes it.
+    """The password from an open file descriptor: its first line. Blocks; closes the descriptor.
 
-    Raises WalletError where the descriptor is not open or gives nothing.
+    Raises WalletError if the descriptor is not open or has no data.
     """
     try:
         with os.fdopen(descriptor, "rb") as stream:
@@ -204,7 +206,7 @@ def read_password(descriptor: int) -> str:
             f"the password is longer than {_MOST_PASSWORD_BYTES} bytes", descriptor=descriptor
         )
     try:
-        password = line.rstrip(b"\r\n").decode("utf-8-sig")  # editors put a mark before UTF-8
+        password = line.rstrip(b"\r\n").decode("utf-8-sig")  # some editors add a byte order mark
     except UnicodeDecodeError:
         raise WalletError("the password is not UTF-8", descriptor=descriptor) from None
     if not password:

@@ -109,7 +109,7 @@ async def test_a_token_that_is_not_what_the_terms_say_is_refused(
         await check_token(devnet.chain, other(token=KeyWallet.generate().address), None)
     with pytest.raises(TokenDiffers, match="chain=6, terms=8"):
         await check_token(devnet.chain, other(decimals=8), None)
-    with pytest.raises(TokenDiffers, match="does not say its decimals"):
+    with pytest.raises(TokenDiffers, match="it is not an ERC-20 with decimals"):
         await check_token(devnet.chain, other(token=deployment.poseidon2), None)
     with pytest.raises(TokenDiffers, match="symbol"):
         await check_token(devnet.chain, terms, "USDC")
@@ -193,7 +193,7 @@ async def test_a_custody_that_is_funded_needs_no_funds_and_its_change_counts(
     (sender,) = await direct()
     handed, may_send = trio.Event(), trio.Event()
 
-    class Held:
+    class StoredNote:
         terms = sender.terms
 
         async def send(self, kind: str, call: Call) -> Receipt:
@@ -201,7 +201,7 @@ async def test_a_custody_that_is_funded_needs_no_funds_and_its_change_counts(
             await may_send.wait()
             return await sender.send(kind, call)
 
-    collateral = VaultCollateral(opened, [Held()])
+    collateral = VaultCollateral(opened, [StoredNote()])
     agreement = opening_of(terms, wallet)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(collateral.fund, agreement, 0, token, 5_000_000_000)

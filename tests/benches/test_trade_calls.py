@@ -15,7 +15,7 @@ import trio
 from test_sessions import bench
 
 from psymm.api import connect
-from psymm.transcript import journal
+from psymm.journal import committer
 
 MOST_CALLS: Final = 1_850
 """For a trade and side, of one session. Lower it when a trade becomes cheaper; raise it for no less
@@ -23,7 +23,14 @@ than a reason that is written here. A trade's own are some 1,700: a busy disk ad
 MOST_AROUND: Final = 850
 """Of these, all that is no protocol, rulebook, message, record or journal."""
 TRADES: Final = 30
-_INSIDE: Final = ("session/protocol/", "rulebook/", "messages/", "terms/", "transcript/")
+_INSIDE: Final = (
+    "session/protocol/",
+    "rulebook/",
+    "messages/",
+    "terms/",
+    "transcript/",
+    "journal/",
+)
 
 
 class Calls:
@@ -56,7 +63,7 @@ async def test_a_trade_costs_each_side_few_python_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Which commits go through a thread would follow the disk's pace.
-    monkeypatch.setattr(journal, "QUICK_COMMIT_S", float("inf"))
+    monkeypatch.setattr(committer, "QUICK_COMMIT_S", float("inf"))
     wallet = bench.KeyWallet.generate()
     async with (
         bench.party_of(tmp_path / "solver.db", wallet) as solver,

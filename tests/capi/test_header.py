@@ -1,4 +1,4 @@
-"""The header, the Rust behind it, the shared objects and the C program agree by name and type."""
+"""The header, its Rust code, the shared objects and the C program agree in names and types."""
 
 import re
 import shutil

@@ -78,7 +78,7 @@ class FaultyNode:
         return rule
 
     def heal(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         self._rules.clear()
 
     async def ask(self, method: str, *params: object) -> Any:
@@ -97,7 +97,7 @@ class FaultyNode:
             self._passing -= 1
 
     async def go_back(self, blocks: int) -> None:
-        """Throw away the newest blocks and all that is in them.
+        """Remove the newest blocks and everything in them.
 
         Alone, while anvil mines nothing: it takes blocks away one by one, and what it answers or
         mines meanwhile is of no chain.
@@ -207,7 +207,7 @@ class FaultyNode:
 
 
 async def _read(stream: trio.SocketStream, connection: h11.Connection) -> bytes | None:
-    """The body of the next message; None where the other side ends without one."""
+    """The body of the next message; None if the other side ends without one."""
     body = bytearray()
     while True:
         event = connection.next_event()

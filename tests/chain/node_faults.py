@@ -1,7 +1,7 @@
 """The faults of real nodes and gateways, one a line of `FAULTS`; `faulty_node` puts them on calls.
 
 Each is something that users of other projects reported of their nodes. A fault is a function of the
-proxy and one call: it gives the JSON-RPC answer, or raises the `Page` that stands in its place.
+proxy and one call: it gives the JSON-RPC answer, or raises the `Page` to answer with instead.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ Act: TypeAlias = "Callable[..., Awaitable[Json]]"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a node does to a call. methods: of which calls it is known; none means all.
+    """What a node does to a call. methods: the calls on which it was observed; none means all.
     batches: it is on calls in a batch only."""
 
     name: str
@@ -104,7 +104,7 @@ def refuses(code: int, *messages: str) -> Act:
 
 
 def shows(status: int, body: bytes, kind: str = "text/html", **headers: str) -> Act:
-    """A page, without passing the call on."""
+    """Answer with a web page, without forwarding the call."""
 
     async def act(node: FaultyNode, call: Call) -> Json:
         raise Page(status, body, kind, **headers)
@@ -208,7 +208,7 @@ def spans(code: int, *messages: str) -> Act:
 
 
 async def lags(node: FaultyNode, call: Call, *, blocks: int = 1) -> Json:
-    """A backend of the balancer that has not heard of the newest blocks."""
+    """A backend of the balancer that lacks the newest blocks."""
     head = max(0, int(await node.ask("eth_blockNumber"), 16) - blocks)
     method, params = call.method, list(call.params)
     if method == "eth_blockNumber":
@@ -247,7 +247,7 @@ async def lags(node: FaultyNode, call: Call, *, blocks: int = 1) -> Json:
 
 
 async def goes_back(node: FaultyNode, call: Call, *, blocks: int = 64) -> Json:
-    """Before the answer the chain throws away its newest blocks, with all that is in them."""
+    """Before the answer, the chain drops its newest blocks and everything in them."""
     head = int(await node.ask("eth_blockNumber"), 16)
     if blocks < head:
         await node.go_back(blocks)
@@ -286,7 +286,7 @@ _TABLE: Final[Sequence[Fault]] = (
     Fault("slow", ALL, is_slow),
     Fault("hanging", ALL, hangs),
     Fault("hanging-after", ALL, after(hangs)),
-    # What stands between us and the node.
+    # The proxy between us and the node.
     Fault("rate-limit-html", ALL, shows(429, _TOO_MANY, **{"retry-after": "1"})),
     Fault(
         "rate-limit-json",

@@ -51,7 +51,8 @@ async def do(devnet: Devnet, token: str, function: str, *values: object) -> None
 
 
 async def become(devnet: Devnet, token: str, other: str | None) -> None:
-    """Give a token the code of another one, as its issuer's upgrade does; None: no code."""
+    """Replace a token's code by another token's, as an upgrade by its issuer does; None: no
+    code."""
     code = "0x" if other is None else "0x" + (await devnet.chain.code(other)).hex()
     await devnet.rpc.call("anvil_setCode", token, code)
 

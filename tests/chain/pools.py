@@ -1,4 +1,5 @@
-"""A node's pool as geth keeps it: what pays too little for the next block waits in it.
+"""A node's pool that works like geth's: a transaction that pays too little for the next block waits
+in it.
 
 anvil throws such a transaction out, which is another habit of real nodes; `KeepingPool` hands a
 transaction on to anvil only once the next block's price lets it in.
@@ -69,22 +70,22 @@ class KeepingPool(Rpc):
 
     @property
     def versions(self) -> list[Given]:
-        """What was handed over, each once."""
+        """The transactions that were handed over, each once."""
         return list({one.hash: one for one in self.given}.values())
 
-    async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+    async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
         if method == SEND:
             self._take(read(params[0]))
         for one in list(self.kept.values()):
             if not self._leaves_out(one):
                 try:
-                    await super().said(node, SEND, [one.raw])
+                    await super().raw_result(node, SEND, [one.raw])
                 except RpcError as refused:
                     if "nonce too low" in refused.message:
                         del self.kept[one.nonce]
         if method == SEND:
             return read(params[0]).hash
-        answer = await super().said(node, method, params)
+        answer = await super().raw_result(node, method, params)
         if method == "eth_getTransactionByHash" and answer is None:
             return next((shown(one) for one in self.kept.values() if one.hash == params[0]), answer)
         if method == "eth_getTransactionCount" and params[1] == "pending":
@@ -122,14 +123,14 @@ def shown(one: Given) -> dict[str, object]:
 
 
 async def mine_at(net: Devnet, base_fee_wei: int, blocks: int = 1) -> None:
-    """Blocks that ask so much a gas."""
+    """Blocks with this base fee."""
     for _ in range(blocks):
         await net.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(base_fee_wei))
         await net.mine()
 
 
 async def mining_at(net: Devnet, base_fee_wei: int) -> None:
-    """Such blocks until it is cancelled."""
+    """Make such blocks until cancelled."""
     while True:
         await mine_at(net, base_fee_wei)
         await trio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A deployment: what is checked before its first contract, and what is left when it is cut off."""
+"""A deployment: the checks before its first contract, and its state after it was cut off."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_a_no_when_the_cost_is_shown_leaves_nothing_behind(
 
 @asynccontextmanager
 async def anvil(*options: str) -> AsyncIterator[tuple[Rpc, Chain]]:
-    """A development chain of other rules than `open_devnet` gives."""
+    """A development chain with other rules than those of `open_devnet`."""
     command = [
         sys.executable, "-I", str(psymm.chain.reaper.__file__), "Listening on",
         str(anvil_program()), "--host=127.0.0.1", "--port=0", f"--chain-id={CHAIN_ID}",
@@ -187,7 +187,7 @@ class Cut(Exception):
 async def test_a_deployment_that_was_cut_off_goes_on_with_what_it_sent(
     devnet: Devnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """Cut off once the node has the transaction, before anybody knows what became of it."""
+    """Cut off when the node has the transaction, before its result is known."""
     deployer, file = await devnet.new_account(), tmp_path / "deployment.json"
     waited = PendingTransaction.wait
     count = 0
@@ -320,7 +320,7 @@ async def test_a_file_of_another_chain_is_never_replaced(
     raw = {**deployment.to_json(), "chainId": 1, "crs": "ignition"}
     file.write_text(json.dumps(raw))
     deployer = await devnet.new_account()
-    with pytest.raises(DeploymentInvalid, match=r"is of chain 1, this is 31337"):
+    with pytest.raises(DeploymentInvalid, match=r"is for chain 1, this is 31337"):
         await deploy(devnet.chain, deployer, file=file)
     assert json.loads(file.read_text()) == raw
     assert await sent_by(devnet, deployer) == 0
@@ -394,7 +394,7 @@ async def test_a_record_that_is_none_is_named(
     record = tmp_path / "deployment.json.under-way"
     record.write_bytes(content)
     deployer = await devnet.new_account()
-    with pytest.raises(DeploymentInvalid, match="is no record of a deployment"):
+    with pytest.raises(DeploymentInvalid, match="is not the record of a deployment"):
         await deploy(devnet.chain, deployer, file=tmp_path / "deployment.json")
     assert await sent_by(devnet, deployer) == 0
     assert record.read_bytes() == content

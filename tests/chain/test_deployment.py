@@ -1,4 +1,4 @@
-"""The deployment file and what stands behind it: written, read, checked against the chain."""
+"""The deployment file: written, read, and checked against the chain."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_file_with_a_wrong_field_is_refused_by_its_name(
     raw = {**deployment.to_json(), field: value}
     with pytest.raises(DeploymentInvalid) as refused:
         Deployment.from_json(raw)
-    # A development string on another chain is the string's fault, whoever changed what.
+    # The error names the reference string, also if the chain id in the file was changed.
     expected = "crs" if field == "chainId" and value is not True and value == 1 else field
     assert refused.value.field == expected
 
@@ -142,7 +142,7 @@ async def test_development_proofs_are_for_the_development_chain_only(
             await deploy(other.chain, deployer)
         assert refused.value.field == "crs"
         assert await other.rpc.block_number() == 0
-        # The contracts say the same, whatever this program says.
+        # The contracts refuse it, too.
         for verifier in ("CtcVerifier", "CtaVerifier"):
             with pytest.raises(Reverted) as no:
                 await other.chain.transact(deployer, None, artifact(verifier).linked({}))
@@ -152,7 +152,7 @@ async def test_development_proofs_are_for_the_development_chain_only(
 
 
 class InRounds(Rpc):
-    """Answers once nobody has anything more to ask; counts how often that came to pass."""
+    """Answers when no task has anything more to ask; counts how often that happened."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -203,7 +203,13 @@ async def test_a_node_that_fails_in_the_middle_of_a_check_is_named(
     ("habits", "decimals", "field", "before", "now"),
     [
         (None, 6, "code", "an ERC-20 with 6 decimals", "there is no contract"),
-        (("NO_DECIMALS",), 6, "code", "an ERC-20 with 6 decimals", "does not say its decimals"),
+        (
+            ("NO_DECIMALS",),
+            6,
+            "code",
+            "an ERC-20 with 6 decimals",
+            "it is not an ERC-20 with decimals",
+        ),
         ((), 8, "decimals", "6", "8"),
         (("NO_SYMBOL",), 6, "symbol", "ODD", "0x"),
         (("PAUSED",), 6, "transfers", "exact", "'paused'"),

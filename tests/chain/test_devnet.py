@@ -1,4 +1,4 @@
-"""The development chain starts on a free port and is gone with whoever started it."""
+"""The development chain starts on a free port and ends with the process that started it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a node or its gateway does, a payment is made once, or said to be under way."""
+"""Whatever a node or its gateway does, a payment is made once, or reported as under way."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_table_has_at_least_twenty_faults() -> None:
 NOT_PAYING = {"batch-refused", "tip-floor", "wrong-chain", "unknown-block", "null-transaction"} | {
     one.name for one in FAULTS.values() if one.methods == LOGS
 }
-"""Faults of calls that a payment does not make, and those that have tests of their own below."""
+"""Faults of calls that a payment does not make, and faults with separate tests below."""
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - NOT_PAYING))
@@ -152,7 +152,8 @@ async def test_an_answer_that_is_always_lost_after_the_hand_over_costs_no_second
 async def test_a_node_that_never_shows_the_receipt_leaves_the_payment_under_way(
     devnet: Devnet, node: FaultyNode, fault: str
 ) -> None:
-    """What was handed over is said to be under way, with its hash, whatever the node's fault is."""
+    """Whatever the node's fault is, a move that was handed over is reported as under way, with its
+    hash."""
     payer, payee = await devnet.new_account(), KeyWallet.generate().address
     node.put(fault, on={"eth_getTransactionReceipt", "eth_getTransactionByHash"})
     async with through(node) as chain:
@@ -169,7 +170,7 @@ async def test_a_node_that_never_shows_the_receipt_leaves_the_payment_under_way(
 async def test_a_tip_below_the_nodes_floor_ends_with_the_nodes_words_or_a_higher_tip(
     devnet: Devnet, node: FaultyNode
 ) -> None:
-    """A node with a floor that no limit reaches: nothing is sent, and its words are shown."""
+    """A node whose minimum fee is above every limit: nothing is sent, and its message is shown."""
     payer, payee = await devnet.new_account(), KeyWallet.generate().address
     node.put("tip-floor")
     async with through(node) as chain:

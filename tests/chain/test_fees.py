@@ -60,7 +60,7 @@ class Payment:
 
 
 async def paying(net: Devnet, rpc: Rpc, most_raised: int = 4) -> tuple[Payment, Prepared]:
-    """One that was handed over, and as what."""
+    """A transaction that was handed over, and its purpose."""
     chain = Chain(rpc, 31337, poll_s=0.01, most_raised=most_raised)
     payment = Payment(net, chain, await net.new_account())
     return payment, await payment.send()
@@ -149,7 +149,7 @@ async def test_blocks_that_go_by_without_it_have_its_fee_raised(net: Devnet) -> 
 
 
 async def test_whichever_version_is_mined_is_the_payment(net: Devnet) -> None:
-    """The node has taken the first one for a block when the second reaches it."""
+    """The node has put the first one into a block when the second arrives."""
     async with KeepingPool(net.url, leaves_out=lambda one: one != rpc.given[0]) as rpc:
         payment, plan = await paying(net, rpc)
         await mine_at(net, 2 * plan.fees.max_wei)

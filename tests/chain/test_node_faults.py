@@ -1,4 +1,5 @@
-"""A payment through a node that answers wrongly: made once, and reported as what became of it."""
+"""A payment through a node that answers wrongly: it is made once, and its true result is
+reported."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ async def lost(rpc: Faulty, method: str, params: tuple[object, ...]) -> Any:
 
 
 async def malformed(rpc: Faulty, method: str, params: tuple[object, ...]) -> Any:
-    """It takes the transaction and never says so."""
+    """It accepts the transaction and never answers."""
     if rpc.asked.count(method) == 1:
         await rpc.truly(method, params)
     raise BadReply(rpc.endpoint, method, "not JSON")
@@ -275,13 +276,13 @@ async def test_a_pool_that_holds_anothers_transaction_with_our_nonce_is_waited_o
         offered = 0
         enough = trio.Event()
 
-        async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+        async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
             if method == "eth_getTransactionCount" and params[1] == "pending":
                 params = (params[0], "latest")
             self.offered += method == SEND
             if self.offered == 5:
                 self.enough.set()
-            return await super().said(node, method, params)
+            return await super().raw_result(node, method, params)
 
     async with Hiding(own_devnet.url) as rpc, trio.open_nursery() as nursery:
 

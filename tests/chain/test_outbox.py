@@ -28,19 +28,20 @@ KEY = "0x" + "11" * 20
 
 
 class Place:
-    """A chain of one test, and a home whose programs come and go."""
+    """A chain for one test, and a home whose programs start and end."""
 
     def __init__(self, net: Devnet, put: Deployment, owner: KeyWallet, home: Path) -> None:
         self.net, self.put, self.owner, self.file = net, put, owner, home / "outbox.sqlite"
 
     def program(self) -> tuple[Chain, Registry, Outbox]:
-        """A new one."""
+        """A new account."""
         outbox = Outbox(self.file)
         chain = Chain(self.net.rpc, self.net.chain.chain_id, poll_s=0.05, outbox=outbox)
         return chain, self.put.party_registry(chain), outbox
 
     async def go_back(self, blocks: int) -> None:
-        """All that was in these blocks is in no pool either."""
+        """The node drops the transactions of these blocks instead of putting them back into its
+        pool."""
         await self.net.rpc.call("evm_setAutomine", False)
         await self.net.rpc.call("anvil_reorg", blocks, [])
         await self.net.rpc.call("anvil_dropAllTransactions")
@@ -66,7 +67,7 @@ async def test_what_a_reorganisation_took_is_sent_again_in_its_order_by_another_
     chain, registry, outbox = place.program()
     assert await registry.get(Role.SOLVER, owner.address) is None
     assert await registry.revocation(owner.address, KEY) is None
-    await outbox.again(chain)
+    await outbox.rebroadcast(chain)
     found = await registry.get(Role.SOLVER, owner.address)
     assert found is not None
     assert found.endpoint == ENDPOINT
@@ -92,10 +93,10 @@ async def test_what_is_deep_is_forgotten_and_what_is_not_stays(place: Place) -> 
     chain, registry, outbox = place.program()
     await registry.revoke_key(place.owner, KEY, 7)
     await place.net.mine(SETTLED - 2)
-    await outbox.again(chain)
+    await outbox.rebroadcast(chain)
     assert len(await outbox.entries(chain.chain_id)) == 1
     await place.net.mine()
-    await outbox.again(chain)
+    await outbox.rebroadcast(chain)
     assert await outbox.entries(chain.chain_id) == {}
 
 
@@ -119,18 +120,18 @@ async def test_what_nothing_confirms_yet_is_taken_up_by_the_next_program(place: 
     await place.net.rpc.call("anvil_dropAllTransactions")
     await place.net.rpc.call("evm_setAutomine", True)
     chain, registry, outbox = place.program()
-    await outbox.again(chain)
+    await outbox.rebroadcast(chain)
     assert await chain.mined(pending.value.tx_hash) is not None
     assert await registry.revocation(place.owner.address, KEY) is not None
 
 
 async def test_a_nonce_of_what_was_lost_is_given_to_nothing_else(place: Place) -> None:
-    """Carrying on with moves fills gaps among an account's nonces: this is none."""
+    """Continuing moves fills gaps among an account's nonces; this is not a gap."""
     chain, registry, _ = place.program()
     await registry.revoke_key(place.owner, KEY, 7)
     await place.go_back(2)
     chain, registry, _ = place.program()
-    await chain.fill(place.owner, 0)
+    await chain.fill_nonce(place.owner, 0)
     assert await registry.revocation(place.owner.address, KEY) is not None
 
 
@@ -146,7 +147,7 @@ async def test_a_fee_that_became_too_low_is_raised_for_the_moves_that_wait_behin
     asked = 2 * first.prepared.fees.max_wei
     await mine_at(place.net, asked)
     chain, registry, _ = place.program()
-    await chain.fill(place.owner, 0)
+    await chain.fill_nonce(place.owner, 0)
     await mine_at(place.net, asked)
     assert await registry.revocation(place.owner.address, KEY) is not None
     assert await chain.count(place.owner.address, "latest") == 1

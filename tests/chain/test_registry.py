@@ -1,4 +1,5 @@
-"""The registry: own entries only, read in pages, nothing believed that does not check."""
+"""The registry: a party writes only its own entry; it is read in pages, and each entry is
+checked."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psymm.chain.registry import Registry, RegistryEntry, Role, in_turn
+from psymm.chain.registry import Registry, RegistryEntry, Role, asking_order
 from psymm.sockets.dialling import IN_ALL
 
 
@@ -11,7 +11,7 @@ def test_whom_to_ask_first() -> None:
         RegistryEntry(f"0x{at:040x}", Role.RELAYER, "ws://a/", bytes(64), 0) for at in range(10_000)
     ]
     served = parties[7_777].account
-    order = in_turn(parties, [served])
+    order = asking_order(parties, [served])
     assert order[0].account == served
     assert len(order) == len(parties)
     first = {party.account for party in order[:IN_ALL]}

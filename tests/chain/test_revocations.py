@@ -1,4 +1,5 @@
-"""Revoked session keys as the chain has them: by whom, from where on, how deep, and taken back."""
+"""Revoked session keys as read from the chain: by whom, from which frame, how deep, and reorganised
+away."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ async def test_a_revocation_counts_once_it_is_deep_enough(own_devnet: Devnet) ->
     seen = watch.version
     await own_devnet.mine(3)
     await watch.advance()
-    assert watch.version != seen, "whoever asked for that depth is told"
+    assert watch.version != seen, "a version changes for every reader of that depth"
     assert watch.of(wallet.address, 4) == {key: 5}
     assert watch.of(a_key(), 1) == {}
 

@@ -1,4 +1,5 @@
-"""Several nodes: what one does not answer another does, and what money depends on two must say."""
+"""Several nodes: if one does not answer, the next is asked; where money depends on it, two must
+agree."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from psymm.chain.errors import (
     LyingNode,
     NodesDisagree,
     NotAnswered,
-    NotKept,
     ReplyTooLong,
     RpcError,
+    StatePruned,
     TransactionPending,
     TransactionReplaced,
     WrongChain,
@@ -36,7 +37,7 @@ TRUTH = object()
 
 
 class Several(Rpc):
-    """Two addresses of one node; what each says goes through its own word first."""
+    """Two addresses of one node; each address can change the answers."""
 
     def __init__(self, url: str, first: Word, second: Word | None = None, **more: Any) -> None:
         port = url.rsplit(":", 1)[1]
@@ -44,13 +45,13 @@ class Several(Rpc):
         self._words = (first, second or (lambda *_: TRUTH))
         self.asked: list[tuple[int, str]] = []
 
-    async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+    async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
         at = int("localhost" in node.url)
         self.asked.append((at, method))
         word = self._words[at](method, params)
         if isinstance(word, Exception):
             raise word
-        return await super().said(node, method, params) if word is TRUTH else word
+        return await super().raw_result(node, method, params) if word is TRUTH else word
 
 
 def silent(method: str, params: Sequence[Any]) -> Any:
@@ -67,7 +68,7 @@ def only(name: str, word: Any) -> Word:
         ChainDown("http://first", "ReadError"),
         NotAnswered("http://first", "header not found"),
         BadReply("http://first", "eth_call", "not JSON"),
-        NotKept("http://first", "missing trie node"),
+        StatePruned("http://first", "missing trie node"),
         "0xnonsense",
     ],
 )
@@ -105,7 +106,7 @@ async def test_a_node_of_another_chain_is_never_used(devnet: Devnet) -> None:
     words: list[Word] = [silent]
     async with Several(devnet.url, lambda *_: TRUTH, lambda *one: words[0](*one)) as rpc:
         await Chain(rpc, CHAIN_ID).check()
-        rpc.pass_on()
+        rpc.prefer_next()
         words[0] = other
         with pytest.raises(WrongChain):
             await rpc.block_number()
@@ -165,8 +166,8 @@ async def test_two_that_do_not_agree_are_named(
     devnet: Devnet, deployment: Deployment, name: str
 ) -> None:
     class Other(Several):
-        async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
-            truth = await super().said(node, method, params)
+        async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            truth = await super().raw_result(node, method, params)
             if method != name or "localhost" not in node.url:
                 return truth
             return {
@@ -280,7 +281,7 @@ async def test_a_node_without_old_state_still_names_who_took_a_nonce(own_devnet:
 
     def word(method: str, params: Sequence[Any]) -> Any:
         old = method == "eth_getTransactionCount" and params[1] in map(hex, range(head - 5))
-        return NotKept("http://first", "missing trie node") if old else TRUTH
+        return StatePruned("http://first", "missing trie node") if old else TRUTH
 
     async with Several(own_devnet.url, word, word, backoff_s=0) as rpc:
         pruned = Chain(rpc, CHAIN_ID, poll_s=0.01)

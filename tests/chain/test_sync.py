@@ -1,4 +1,4 @@
-"""Following the tree: depth, restart, a chain that goes back, and a node that lies."""
+"""Following the tree: depth, restart, reorganisations, and a node that lies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ pytestmark = pytest.mark.chain
 
 
 class World:
-    """One's own chain with the contracts, and an account that deposits into random custodies."""
+    """A chain for this test with the contracts, and an account that deposits into random
+    custodies."""
 
     def __init__(self, devnet: Devnet, deployment: Deployment, account: KeyWallet) -> None:
         self.devnet, self.deployment, self.account = devnet, deployment, account
@@ -107,7 +108,7 @@ async def test_a_restart_goes_on_where_it_stopped(world: World, tmp_path: Path) 
 async def test_a_restart_through_a_node_that_lags_forgets_nothing(
     world: World, tmp_path: Path
 ) -> None:
-    """What was done would be told of once more, as if it were new."""
+    """Otherwise a finished move would be reported again, as if it were new."""
     for _ in range(2):
         await world.deposit()
     tree = await world.tree(path=tmp_path / "tree.sqlite")
@@ -212,11 +213,11 @@ async def test_many_that_look_at_once_cost_one_look(world: World) -> None:
 
     async with Counting(world.devnet.url) as rpc:
         tree = await world.tree(pool=Pool(Chain(rpc, 31337), world.pool.address))
-        await tree.look(60.0)
+        await tree.advance_if_older(60.0)
         once = Counting.calls
         async with trio.open_nursery() as nursery:
             for _ in range(100):
-                nursery.start_soon(tree.look, 60.0)
+                nursery.start_soon(tree.advance_if_older, 60.0)
         assert Counting.calls == once
         await tree.aclose()
 
@@ -228,8 +229,8 @@ class Liar(Rpc):
         super().__init__(url)
         self._lie = lie
 
-    async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
-        return self._lie(method, await super().said(node, method, params))
+    async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+        return self._lie(method, await super().raw_result(node, method, params))
 
 
 def without_last_log(method: str, answer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is asked of a token before anything rests on it: each kind works, or is refused by name."""
+"""Checks of a token before it is used: each kind works, or is refused by name."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ async def test_tokens_with_the_habits_of_real_ones_work(
         ("APPROVE_DOES_NOTHING", r"approving 1000000007 allows 0"),
         ("REBASES", r"it rebases"),
         ("GROWS_WITH_TIME", r"it rebases"),
-        ("NO_DECIMALS", r"does not say its decimals"),
-        ("VIEWS_BURN_GAS", r"does not say its decimals"),
+        ("NO_DECIMALS", r"it is not an ERC-20 with decimals"),
+        ("VIEWS_BURN_GAS", r"it is not an ERC-20 with decimals"),
     ],
 )
 async def test_tokens_that_cannot_be_held_are_refused_by_what_they_do(
@@ -84,7 +84,7 @@ async def test_what_is_no_token_is_refused(devnet: Devnet, deployment: Deploymen
     wallet = await devnet.new_account()
     with pytest.raises(TokenUnfit, match="no contract at this address"):
         await read_token(devnet.chain, wallet.address)
-    with pytest.raises(TokenUnfit, match="no ERC-20"):
+    with pytest.raises(TokenUnfit, match="not an ERC-20"):
         await read_token(devnet.chain, deployment.registry)
     # A wallet that delegates has code, and the token's answers to boot.
     code = "0xef0100" + deployment.tokens[0].address[2:]
@@ -163,7 +163,7 @@ async def test_where_no_balance_can_be_assumed_the_deployers_own_is_tried_with(
     owner = KeyWallet.generate().address
     monkeypatch.setattr(devnet.chain, "rpc", Plain(devnet.url, "eth_createAccessList"))
     facts = await read_token(devnet.chain, plain)
-    with pytest.raises(TokenUnfit, match=f"cannot be tried.*Give {owner} some"):
+    with pytest.raises(TokenUnfit, match=f"cannot be simulated.*Give {owner} some"):
         await try_token(devnet.chain, facts, owner)
     for token in (plain, fee):
         await do(devnet, token, "mint", owner, 1_000)

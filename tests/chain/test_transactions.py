@@ -227,7 +227,7 @@ async def test_fees_that_a_node_makes_up_are_neither_signed_nor_paid(
             return lie(answer) if name == method else answer
 
     async with Dear(devnet.url) as rpc:
-        with pytest.raises(BadReply, match="wei a gas"):
+        with pytest.raises(BadReply, match="wei per gas"):
             await Chain(rpc, 31337).transact(Watched(), payer.address, b"")
         assert not asked
         dear = Chain(rpc, 31337, most_tip_wei=1 << 60, most_fee_wei=1 << 60)
@@ -235,7 +235,7 @@ async def test_fees_that_a_node_makes_up_are_neither_signed_nor_paid(
 
 
 async def test_a_block_from_the_future_is_not_believed(devnet: Devnet) -> None:
-    """Deadlines are reckoned from it: a far one would lend a signature for years."""
+    """Deadlines start from it: one far ahead would keep a signature valid for years."""
 
     class Ahead(Rpc):
         async def call(self, name: str, *params: object) -> Any:
@@ -260,8 +260,8 @@ async def test_a_receipt_of_something_else_is_refused_by_name(
     mined = await devnet.chain.transact(payer, payer.address, b"")
 
     class Other(Rpc):
-        async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
-            answer = await super().said(node, method, params)
+        async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            answer = await super().raw_result(node, method, params)
             return {**answer, "transactionHash": hash_} if isinstance(answer, dict) else answer
 
     async with Other(devnet.url) as rpc:

@@ -165,11 +165,11 @@ def test_the_second_signal_ends_the_process_at_once(second: signal.Signals) -> N
 
 CLIENT = """
 import json, sys, trio
-from psymm.cli.daemon import end_early
+from psymm.cli.daemon import cancel_on_signal
 GOODBYE_S = float(sys.argv[1])
 async def main():
     try:
-        async with end_early(False, lambda: "Go on with that."):
+        async with cancel_on_signal(False, lambda: "Go on with that."):
             print(json.dumps({"event": "ready"}), flush=True)
             try:
                 await trio.sleep_forever()

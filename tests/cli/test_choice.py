@@ -173,7 +173,7 @@ async def test_the_cost_of_a_round_trip_and_the_terms_are_shown(
     assert asked == [choice.policy]
     said = out.getvalue()
     # 10 · (0.2 + 0.1001)
-    assert "to buy 10 X and close it again at the prices shown costs 3.001" in said
+    assert "to buy 10 X and to close it at the prices shown costs 3.001" in said
     for part in ("0.2998 % of the notional", "penalty reserve", "by nobody but the solver", "T = "):
         assert part in said
     assert best.terms.hash.hex() in said
@@ -218,7 +218,7 @@ async def test_a_solver_that_was_named_and_will_not_do_says_why(
 
 
 class Session:
-    """A session whose solver quotes what it likes."""
+    """A session whose solver quotes any price."""
 
     custody = bytes(32)
 
@@ -282,7 +282,7 @@ async def test_a_quote_is_hit_only_near_the_price_that_was_agreed_to(
 async def test_a_close_that_nobody_saw_a_price_for_is_held_against_the_entry(
     bid: str, sent: bool, agreed: dict[str, Indicative]
 ) -> None:
-    """In a session that goes on, and with a solver that showed one side only (spec.md 62)."""
+    """In a resumed session, and with a solver that showed only one side (spec.md 62)."""
     session: Any = Session(bid, "100")
     trading = Trading(session, Screen(True, io.StringIO()), agreed, Decimal("0.05"))
     refused = NoSolver if sent else CommandError

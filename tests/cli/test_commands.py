@@ -230,7 +230,7 @@ def test_a_command_without_a_deployment_says_how_to_get_one(tmp_path: Path) -> N
 
 
 def every_command() -> dict[str, click.Command]:
-    """All that can be run, by its words; a group that does something of its own is one, too."""
+    """All commands by their words, with the groups that do something themselves."""
     context = click.Context(root)
     found: dict[str, click.Command] = {}
     for name in root.list_commands(context):

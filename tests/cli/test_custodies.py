@@ -38,6 +38,6 @@ async def test_a_custody_is_named_by_the_start_of_its_id_and_by_the_side_that_on
         if found:
             assert (await chosen(journal, start, lane)).agreement == signers.opening
         else:
-            with pytest.raises(CommandError, match="0 custodies of the journal") as refused:
+            with pytest.raises(CommandError, match="0 custodies in the journal") as refused:
                 await chosen(journal, start, lane)
             assert refused.value.code == "no-such-custody"

@@ -1,4 +1,5 @@
-"""`psymm deploy`: nothing is sent before all is checked, and nothing that was sent is lost."""
+"""`psymm deploy`: everything is checked before anything is sent, and nothing that was sent is
+lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that is killed in the middle of a move, then repeated: the move is made once."""
+"""A command is killed in the middle of a move and repeated: the move happens once."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_a_deposit_that_was_cut_off_is_made_once_when_its_command_is_repea
     assert (done["earlier"], done["purpose"], done["units"]) == (True, "deposit", "31000000")
     assert len(set(home.node.handed)) == 1
     assert await home.held() == (MINTED - 31_000_000, 1)
-    # Asked once more, it is another deposit.
+    # MoveRequest once more, it is another deposit.
     again = await home.run(*deposit)
     assert again["available"] == "62000000"
     assert await home.held() == (MINTED - 62_000_000, 2)

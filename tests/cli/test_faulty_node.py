@@ -1,4 +1,5 @@
-"""`psymm deposit` through nodes that fail, as a user runs it: one transaction, the right words."""
+"""`psymm deposit` through nodes that fail, as a user runs it: one transaction, and correct
+output."""
 
 from __future__ import annotations
 
@@ -139,7 +140,7 @@ async def test_a_fee_that_the_node_refuses_is_shown_in_the_nodes_words(
 async def test_a_command_that_is_interrupted_says_what_it_has_sent(
     devnet: Devnet, token: str, node: FaultyNode, alice: Depositor
 ) -> None:
-    """So the owner does not do it again by other means; the next command takes it up."""
+    """So that the owner does not repeat it by other means; the next command continues it."""
     for fault in ("null-receipt", "null-transaction"):
         node.put(fault)
     ended: list[Ran] = []

@@ -47,7 +47,7 @@ class Terminal:
         return bare | {"PATH": found, "PYTHONUNBUFFERED": "1"} | self.variables
 
     def run(self, words: str, *, yes: bool = True) -> tuple[int, str]:
-        """Exit code and all that a command says. yes: to whether money may move."""
+        """Exit code and all output of a command. yes: agree that money may move."""
         if yes and words.startswith(ASKS):
             words += " --yes"
         ran = subprocess.run(
@@ -62,7 +62,7 @@ class Terminal:
         return ran.returncode, ran.stdout
 
     def interrupt(self, words: str, at: str) -> tuple[int, str]:
-        """The same at a terminal, with a Ctrl-C once it has said `at`, and another if need be."""
+        """The same at a terminal, with a Ctrl-C after the output `at`, and another if needed."""
         master, slave = pty.openpty()
         process = subprocess.Popen(
             self.command(words),
@@ -94,7 +94,7 @@ class Terminal:
         return process.wait(), said
 
     def start(self, words: str, ready: str = " ready at ") -> tuple[int, str]:
-        """The same of what goes on: 0 and what it said until it was ready, or how it ended."""
+        """The same for a daemon: 0 and its output until it was ready, or how it ended."""
         asked = words + " --yes" if words.startswith(ASKS) else words
         process = subprocess.Popen(
             self.command(asked),
@@ -134,7 +134,8 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 def follow(terminal: Terminal, words: str, port: int) -> list[str]:
-    """Does what errors say until `words` only needs a yes. The commands that worked, in turn."""
+    """Follow the errors' advice until `words` needs only a yes. Returns the commands that worked,
+    in order."""
     done: list[str] = []
     waiting = [words]
     for _ in range(60):
@@ -210,7 +211,7 @@ def test_each_error_names_the_next_command_until_only_a_yes_is_missing(
     assert (code, "note-store-locked" in said) == (7, True), said
     assert solver.poll() is None
 
-    # What came in beside it is what it trades with.
+    # The solver trades with what was deposited while it ran.
     code, said = terminal.start(f"{done[-1]} --yes", "collateral moves into custody")
     assert code == 0, said
     assert solver.poll() is None
@@ -335,8 +336,8 @@ WRONG = (
     ("deposit 0", "zero"),
     ("deposit 1.0000001", "the token has 6"),
     ("deposit -- -1", "not an amount"),
-    ("deposit 1 --rpc localhost:8545", "It is what --rpc says"),
-    ("deposit 1 --rpc http://h:99999", "its port is no port"),
+    ("deposit 1 --rpc localhost:8545", "It comes from --rpc"),
+    ("deposit 1 --rpc http://h:99999", "its port is not a number up to 65535"),
     ("deposit 1 --agree", "Next: `psymm deposit --help`"),
     ("devnet fund", "Next: `psymm devnet fund --help`"),
     ("registry list", "Next: `psymm registry list --help`"),

@@ -60,7 +60,7 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lives, Path]:
 
 
 def present() -> SceneClock:
-    """A scene's clock that goes with that of the command, which runs beside it."""
+    """A scene's clock that follows the clock of the command, which runs in another process."""
     clock = SceneClock()
     clock.offset_ns = time.time_ns() - clock.now_ns()
     return clock
@@ -68,7 +68,7 @@ def present() -> SceneClock:
 
 @pytest.fixture
 def home(traded: tuple[Lives, Path], tmp_path: Path) -> Path:
-    """A trader's home; the journal's high-water mark has its place beside it."""
+    """A trader's home; the journal's high-water mark is in the same directory."""
     return home_of(traded, TRADER, tmp_path / "home")
 
 
@@ -110,7 +110,7 @@ def test_a_whole_journal_is_said_to_be_whole(home: Path) -> None:
     assert (ran.code, ran.last["ok"], ran.last["custodies"]) == (0, True, 1)
     (custody,) = lines(ran, "custody")
     assert (custody["health"], custody["missing"]) == ("complete", [])
-    assert "every signature stands" in psymm("journal", "check", "--home", str(home)).out
+    assert "every signature is valid" in psymm("journal", "check", "--home", str(home)).out
 
 
 def test_what_is_missing_is_named_and_is_exit_7(home: Path) -> None:

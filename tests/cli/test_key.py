@@ -1,4 +1,5 @@
-"""`psymm key`: a session key is revoked on chain by its wallet, or by whoever brings its word."""
+"""`psymm key`: a wallet revokes a session key on chain, or anybody submits its signed
+revocation."""
 
 from __future__ import annotations
 
@@ -82,10 +83,10 @@ def test_another_wallet_brings_what_the_owner_signed(
     assert signed.code == 0, signed
     assert wallet.revocation(key) is None
     said = ("--wallet", wallet.address, "--key", key, "--from-seq")
-    bent = payer.run("bring", *said, "6", "--signature", str(signed.last["signature"]))
+    bent = payer.run("submit", *said, "6", "--signature", str(signed.last["signature"]))
     assert (bent.code, bent.last["error"]["code"]) == (2, "signature")  # type: ignore[index]
-    brought = payer.run("bring", *said, "7", "--signature", str(signed.last["signature"]))
-    assert brought.code == 0, brought
+    submitted = payer.run("submit", *said, "7", "--signature", str(signed.last["signature"]))
+    assert submitted.code == 0, submitted
     found = wallet.revocation(key)
     assert found is not None
     assert found.from_seq == 7

@@ -120,7 +120,7 @@ def test_what_is_remembered_for_it_is_bounded() -> None:
 
 
 def test_every_event_of_the_package_has_a_name_that_can_be_searched_for() -> None:
-    """Words that may change make no alarm: an event is a name, and what varies is in its fields."""
+    """Alarms need stable names: an event is a name, and everything variable is in its fields."""
     levels = {"debug", "info", "warning", "error", "exception", "critical"}
     found: list[str] = []
     for file in sorted(Path(psymm.__file__).parent.rglob("*.py")):

@@ -85,7 +85,11 @@ def test_the_same_configuration_gives_the_same_terms_whenever_it_is_read(tmp_pat
         ('spread_bps = "10"', 'spread_bps = "10"\nspeed = "2"', "speed"),
         ('kind = "replay"', 'kind = "random"', "random"),
         ('values_per_second = "2"', "", "values_per_quote"),
-        ('values_per_second = "2"', 'values_per_second = "2"\nvalues_per_quote = 2', "one of"),
+        (
+            'values_per_second = "2"',
+            'values_per_second = "2"\nvalues_per_quote = 2',
+            "either values_per_second or values_per_quote",
+        ),
         ('values_per_second = "2"', "values_per_quote = 0", "values_per_quote"),
         ('mm = "0.05"', 'mm = "-1"', "mm"),
         ('tick = "0.01"', 'tock = "0.01"', "tock"),

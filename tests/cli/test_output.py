@@ -1,4 +1,5 @@
-"""Amounts are exact in both directions, JSON is one object a line, and money waits for a yes."""
+"""Amounts are exact in both directions, JSON is one object per line, and money moves only after a
+yes."""
 
 import io
 import json

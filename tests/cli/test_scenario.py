@@ -68,7 +68,7 @@ def test_a_wrong_step_is_named(tmp_path: Path, old: str, new: str, named: str) -
 
 
 def test_two_steps_cannot_share_a_name(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="like an earlier one"):
+    with pytest.raises(CommandError, match="has the name of an earlier one"):
         read(tmp_path, GOOD.partition('[[step]]\ndo = "hold"')[0] * 2)
 
 

@@ -85,7 +85,7 @@ PASSWORD = "a password"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trader's home with the journal of that session, and `session.psymm` beside it."""
+    """A trader's home with the journal of that session, and `session.psymm` in it."""
     path = tmp_path_factory.mktemp("party") / "home"
     path.mkdir(mode=0o700)
 
@@ -125,7 +125,7 @@ def test_a_frame_is_shown_by_its_fields_with_who_when_and_what_it_covers(shown: 
     (line,) = [one for one in said.splitlines() if fill in one]
     assert line.split()[2:8] == ["←", "solver", "5", "covers", "4", "ExecutionReport"]
     assert "state: trading" in said
-    assert "T        10 s: for so long either side can hold a frame back" in said
+    assert "T        10 s: how long either party can hold a frame back" in said
 
 
 def test_every_frame_gets_the_ruling_that_it_got(shown: Path) -> None:
@@ -366,7 +366,7 @@ async def test_a_follower_neither_locks_the_writer_nor_keeps_its_checkpoints_wai
 
 
 async def lines_settled() -> None:
-    """The follower has read all and is between two looks."""
+    """The follower has read everything and waits before it looks again."""
     await trio.sleep(0.3)
 
 
@@ -452,4 +452,4 @@ def test_a_long_transcript_is_shown_within_bounded_memory(tmp_path: Path) -> Non
 def test_a_frame_that_was_held_back_is_told_as_reversed(shown: Path) -> None:
     said = show(str(shown)).out
     (line,) = [one for one in said.splitlines() if "is reversed" in one]
-    assert "since it was covered late: order-not-live" in line
+    assert "it was covered late and counts from " in line

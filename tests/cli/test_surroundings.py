@@ -33,7 +33,7 @@ PSYMM = [sys.executable, "-m", "psymm"]
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """`command` in a shell, where psymm is "$@"; what it says is not decoded."""
+    """`command` in a shell, where psymm is "$@"; its output is not decoded."""
     return subprocess.run(
         ["bash", "-c", command, "bash", *PSYMM],
         env={**os.environ, **environment},

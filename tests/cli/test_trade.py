@@ -104,7 +104,7 @@ async def market(tmp_path: Path) -> AsyncIterator[tuple[Stage, str, Actor, Actor
 
 @dataclass
 class Ended:
-    """A command that was cut short. said: its lines; err: its standard error."""
+    """A command that was cut off. said: its lines; err: its standard error."""
 
     code: int
     said: list[dict[str, Any]]
@@ -228,11 +228,11 @@ async def interrupted(trader: Actor, tmp_path: Path) -> str:
         trader, "funding", signals(signal.SIGINT), *trade(tmp_path, "--buy", "X=1")
     )
     (custody,) = (str(one["custody"]) for one in ended.named("funding"))
-    go_on = named_by(ended, 130, custody, "funding")
+    resume_command = named_by(ended, 130, custody, "funding")
 
     # In a custody that goes on, too, the price and the terms are told before an order is asked
     # about; and that it is still open, before all.
-    ended = await run_on(trader, *go_on, "--buy", "X=1")
+    ended = await run_on(trader, *resume_command, "--buy", "X=1")
     assert (ended.code, ended.error["code"]) == (2, "confirmation-needed")
     assert custody in [one["custody"] for one in ended.named("still-open")]
     assert ended.named("round-trip")[0]["quantity"] == "1"
@@ -242,33 +242,33 @@ async def interrupted(trader: Actor, tmp_path: Path) -> str:
 
     # Between a quote and its fill.
     ended = await cut_short(
-        trader, "quote", signals(signal.SIGTERM), *go_on, "--yes", "--buy", "X=1"
+        trader, "quote", signals(signal.SIGTERM), *resume_command, "--yes", "--buy", "X=1"
     )
     assert ended.named("holding-back")[0]["acknowledgementNs"] == str(10 * 10**9)
-    go_on = named_by(ended, 130, custody, "open")
+    resume_command = named_by(ended, 130, custody, "open")
 
     # A second signal does not wait for a goodbye, and says how to go on, too.
     ended = await cut_short(
         trader, "hold", signals(signal.SIGINT, signal.SIGTERM),
-        *go_on, "--yes", "--buy", "X=1", "--hold", "600",
+        *resume_command, "--yes", "--buy", "X=1", "--hold", "600",
     )  # fmt: skip
     assert (ended.code, ended.said[-1]["event"]) == (130, "hold")
-    assert f"`{shlex.join(('psymm', *go_on))}`" in ended.err
+    assert f"`{shlex.join(('psymm', *resume_command))}`" in ended.err
 
     scenario = tmp_path / "wrong.toml"
     scenario.write_text(
         '[[step]]\ndo = "order"\nname = "a"\nsymbol = "X"\nside = "buy"\n'
         'quantity = "1"\nexpect = "declined"\n'
     )
-    ended = await run_on(trader, *go_on, "--yes", "--scenario", str(scenario))
+    ended = await run_on(trader, *resume_command, "--yes", "--scenario", str(scenario))
     assert ended.error["code"] == "unexpected"
-    assert named_by(ended, 1, custody, "open") == go_on
+    assert named_by(ended, 1, custody, "open") == resume_command
     assert "0 orders" in ended.error["message"]
 
-    ended = await run_on(trader, *go_on, "--no-settle")
+    ended = await run_on(trader, *resume_command, "--no-settle")
     left = ended.said[-1]
     assert (ended.code, left["settled"]) == (0, False)
-    assert shlex.split(left["goOnWith"])[1:] == list(go_on)
+    assert shlex.split(left["resumeWith"])[1:] == list(resume_command)
     said: list[dict[str, Any]] = []
     show = ("transcript", "show", "--custody", custody)
     code, shown = await psymm(trader, *show, said=said, unlock=False)
@@ -329,26 +329,26 @@ async def settled_in_the_end(trader: Actor, custody: str, url: str) -> None:
 
         resumed = ("trade", *home, "--resume", custody, "--rpc", node.url)
         ended = await cut_short(trader, "settling", stop, *resumed)
-    go_on = named_by(ended, 3, custody)
+    resume_command = named_by(ended, 3, custody)
     # The node was for this command only; the one that comes next has the home's again.
-    assert go_on[-2:] == ("--rpc", node.url)
+    assert resume_command[-2:] == ("--rpc", node.url)
     assert "nothing is lost" in ended.error["message"].lower()
     # With that node there is nothing to be opened; what is open is said all the same.
-    ended = await run_on(trader, *go_on)
-    assert named_by(ended, 3, custody) == go_on
+    ended = await run_on(trader, *resume_command)
+    assert named_by(ended, 3, custody) == resume_command
     assert ended.error["code"] == "chain-down"
     assert "Nothing is lost" in ended.error["message"]
     assert "0 positions, 0 orders" in ended.error["message"]
     code, answer = await psymm(trader, "deposit", "1", "--yes", "--rpc", node.url)
     assert (code, code_of(answer)) == (3, "chain-down")
     assert "Once the chain answers, go on with `psymm deposit 1" in str(answer)
-    go_on = go_on[:-2]
-    ended = await cut_short(trader, "settling", signals(signal.SIGINT), *go_on)
-    assert named_by(ended, 130, custody) == go_on
-    ended = await run_on(trader, *go_on)
+    resume_command = resume_command[:-2]
+    ended = await cut_short(trader, "settling", signals(signal.SIGINT), *resume_command)
+    assert named_by(ended, 130, custody) == resume_command
+    ended = await run_on(trader, *resume_command)
     assert (ended.code, ended.said[-1].get("settled")) == (0, True), ended.said
     assert ended.said[-1]["custody"] == custody
-    ended = await run_on(trader, *go_on)
+    ended = await run_on(trader, *resume_command)
     assert (ended.code, ended.error["code"]) == (1, "session-closed")
 
 
@@ -372,13 +372,13 @@ async def withdrawn(trader: Actor) -> None:
 
 
 def named_by(ended: Ended, code: int, custody: str, state: str | None = None) -> tuple[str, ...]:
-    """What follows `psymm` in the command that goes on, which error and event name alike."""
+    """The arguments of the command that continues; error and event name the same ones."""
     assert ended.code == code, ended.said
     (left,) = ended.named("left-open")
     assert left["custody"] == custody
     assert state in (None, left["state"]), left
-    assert f"Go on with: `{left['goOnWith']}`" in ended.error["message"]
-    name, *words = shlex.split(left["goOnWith"])
+    assert f"Go on with: `{left['resumeWith']}`" in ended.error["message"]
+    name, *words = shlex.split(left["resumeWith"])
     assert name == "psymm"
     return tuple(words)
 

@@ -1,4 +1,4 @@
-"""`psymm transcript verify`: what stands, what was not checked, and where the fault lies."""
+"""`psymm transcript verify`: what is valid, what was not checked, and where the fault is."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_without_the_rulebook_it_says_what_was_not_checked(file: Path, threads: 
     assert ran.last["notChecked"] == ["rulebook", "chain facts"]
     said = verify(file, "--signatures-only", "--threads", threads)
     assert "not checked: the rulebook" in said.out
-    assert f"all {FRAMES} frames stand" in said.out
+    assert f"all {FRAMES} frames valid" in said.out
 
 
 def test_progress_is_shown_where_it_is_asked_for(file: Path) -> None:

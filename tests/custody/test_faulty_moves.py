@@ -1,4 +1,4 @@
-"""Deposits through nodes that fail: made once, or said to be under way and taken up later.
+"""Deposits through nodes that fail: made once, or reported as under way and continued later.
 
 Every move of every kind goes through all faults in `tests/storms/node_storm.py`; here stand the
 faults that users reported, one a test, with what must come of it.
@@ -120,7 +120,7 @@ async def test_a_deposit_through_a_faulty_node_is_made_once(
         again = Chain(rpc, 31337, poll_s=0.02)
         async with await open_vault(alice, deployment, again, home=tmp_path) as vault:
             assert await vault.resume() == []
-            assert await vault.ended() == [], "what was told of is told of again"
+            assert await vault.ended() == [], "a reported move is reported again"
     assert await standing(devnet, token, alice) == (50, 1 if permit else 2)
     assert node.met.total(), "the fault was on no call"
 
@@ -182,7 +182,7 @@ async def test_a_node_whose_floor_is_above_the_limit_ends_a_deposit_with_its_own
     funded_wallet,
     tmp_path: Path,
 ) -> None:
-    """Nothing was taken, so nothing is under way: the next node gets the deposit, once."""
+    """No node accepted it, so nothing is under way: the next node gets the deposit, once."""
     alice = await funded_wallet(units=150)
     async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
         node.put("tip-floor")

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a deposit: what it did not take is not sent."""
+"""A disk that fills up in the middle of a deposit: what could not be recorded is not sent."""
 
 from __future__ import annotations
 

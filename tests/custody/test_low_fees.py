@@ -1,4 +1,5 @@
-"""A move whose fee became too low is replaced under its nonce, over restarts, and happens once."""
+"""A move whose fee became too low is replaced with the same nonce, also after restarts, and happens
+once."""
 
 from __future__ import annotations
 
@@ -93,7 +94,7 @@ async def test_the_next_command_raises_the_fee_of_what_an_earlier_one_left(place
 async def test_a_version_that_is_mined_after_a_dearer_one_was_recorded_is_the_deposit(
     place: Place,
 ) -> None:
-    """A restart lies between, so the older one is known by what was written down."""
+    """A restart comes between, so the older one is known from the file."""
     before = await place.net.chain.count(place.owner.address, "latest")
     chosen: set[int] = {0}
     async with KeepingPool(
@@ -120,7 +121,7 @@ async def test_a_version_that_is_mined_after_a_dearer_one_was_recorded_is_the_de
 async def test_a_later_move_is_not_held_up_by_an_earlier_one_whose_fee_is_too_low(
     place: Place,
 ) -> None:
-    """Whose task has ended: the later one's task sees the earlier one through, too."""
+    """Its own task has ended, so the later one's task also finishes the earlier one."""
     await place.net.rpc.call("anvil_setCode", place.put.cta_verifier, ACCEPTS)
     recipient = KeyWallet.generate().address
     async with KeepingPool(place.net.url) as pool:

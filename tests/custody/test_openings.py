@@ -1,4 +1,4 @@
-"""Collateral that is missing, spent, too small, or of another custody or token is refused."""
+"""Collateral that is missing, spent, too small, or in another custody or token is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.chain, pytest.mark.proofs]
 
 
 class Overheard(Rpc):
-    """A node that keeps what it was asked."""
+    """A node that records its requests."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

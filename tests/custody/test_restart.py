@@ -1,4 +1,4 @@
-"""A vault that is stopped at any moment carries on, and nothing happens twice on chain."""
+"""A vault that is stopped at any moment continues later, and nothing happens twice on chain."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_a_funding_that_was_cut_short_happens_once(
             (held,) = await vault.store.notes(status=BUSY)
             assert held.note.amount == 100
             with pytest.raises(FundsTooLow):
-                await vault._gather(token, 101, [], None, 0, 0)
+                await vault._merge_until(token, 101, [], None, 0, 0)
         funded = await vault.fund(a_custody(alice, bob), token, 60, [sender])
         assert funded.moved is None
         assert (await vault.balance(token)).available == 40
@@ -185,7 +185,7 @@ async def test_counters_are_never_given_out_twice(tmp_path: Path) -> None:
 
 
 async def test_a_copy_of_the_file_gives_out_counters_of_its_own(tmp_path: Path) -> None:
-    """A backup that is brought back knows nothing of counters that were given out since."""
+    """A restored backup lacks the counters that were given out since it was made."""
     owner = KeyWallet.generate()
     view = await viewing_key(owner, 31337, "0x" + "11" * 20)
     path, backup = tmp_path / "notes.sqlite", tmp_path / "backup.sqlite"

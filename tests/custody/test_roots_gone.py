@@ -1,7 +1,7 @@
 """A reorganisation takes the root under which a relayed move was proved: the same move is proved
 anew, and is made and paid for once.
 
-A verifier that accepts everything stands in for proofs, as in `reorganisation_storm.py`.
+The verifier accepts every proof, as in `reorganisation_storm.py`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ async def test_a_root_that_comes_back_needs_no_new_proof(
 
 
 class Rewound:
-    """A relayer after whose first answer the chain goes back."""
+    """A relayer; after its first answer the chain is reorganised."""
 
     def __init__(self, place: Place, sender: Sender) -> None:
         self.place, self.sender, self.calls = place, sender, list[Call]()

@@ -1,4 +1,5 @@
-"""A proposal that differs by anything from what we compute ourselves is refused by its field."""
+"""A proposal that differs in any field from our own result is refused, and the error names the
+field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proof takes as long as it takes; who does not want to wait cancels."""
+"""A proof has no time limit of its own; the caller can cancel it."""
 
 from __future__ import annotations
 

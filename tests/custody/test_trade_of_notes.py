@@ -1,4 +1,4 @@
-"""The way of a collateral on real parts: deposit, fund, settle, withdraw, and what stays behind."""
+"""Collateral with real parts: deposit, fund, settle, withdraw, and the notes that are left."""
 
 from __future__ import annotations
 
@@ -326,8 +326,8 @@ async def test_one_large_note_serves_several_fundings_at_once(
 async def test_a_relayer_that_sends_late_after_all_has_made_the_withdrawal(
     token: str, funded_wallet, vault, direct, devnet: Devnet
 ) -> None:
-    """It says no, and sends while the next one is asked: told of a failure, its owner would pay
-    a second time, from other notes."""
+    """It refuses, and sends while the next one is asked: if a failure were reported, its owner
+    would pay a second time, from other notes."""
     alice = await funded_wallet(units=100)
     owner = await vault(alice)
     await owner.deposit(alice, token, 100)

@@ -1,4 +1,5 @@
-"""A move that was handed over stays under way until something is proved, and happens once."""
+"""A move that was handed over stays under way until the chain proves its result; it happens
+once."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Meddled:
 
 
 class Place:
-    """A chain of one test, whose blocks come when the test wants them."""
+    """A chain for one test, which makes blocks when the test asks for them."""
 
     def __init__(self, net: Devnet, put: Deployment, home: Path, owner: KeyWallet) -> None:
         self.net, self.put, self.home, self.owner = net, put, home, owner
@@ -59,7 +60,7 @@ class Place:
         return await open_vault(self.owner, self.put, self.net.chain, home=self.home, prover=prover)
 
     async def other_program(self) -> None:
-        """It pays with the same account, and knows nothing of this one."""
+        """Another program that pays with the same account and does not know about this one."""
         chain = Chain(self.net.rpc, self.net.chain.chain_id, poll_s=0.05)
         pay = await chain.prepare(self.owner.address, self.owner.address, b"", value_wei=1)
         await chain.send(self.owner, pay)
@@ -176,7 +177,7 @@ async def test_a_deposit_that_the_node_refused_is_not_sent_by_a_later_command(
     place: Place,
 ) -> None:
     class Emptied:
-        """Its coin is gone by the time that it has signed."""
+        """The account's coins are gone when the transaction is signed."""
 
         address = place.owner.address
 
@@ -284,7 +285,7 @@ async def test_a_deposit_whose_nonce_another_program_holds_ends_by_that_name_and
 
 
 async def test_two_homes_of_one_wallet_can_deposit_at_once(place: Place, tmp_path: Path) -> None:
-    """Each takes nonces of its own; what one cannot do it says, and can do it again."""
+    """Each gets its own nonces; one that fails says so and can be repeated."""
 
     async def one(home: Path) -> None:
         async with (

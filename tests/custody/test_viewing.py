@@ -1,4 +1,4 @@
-"""The viewing secret: steady, of one contract, and memos that nobody else opens or forges."""
+"""The viewing secret: deterministic, for one contract; nobody else can open or forge its memos."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_blindings_are_field_elements_and_differ_by_custody_and_counter(counter:
 
 @pytest.mark.parametrize("given_", VECTOR["memos"])
 def test_memos_made_long_ago_still_open(given_: dict) -> None:
-    """The layout is what wallets are rebuilt from, so it can never change under one version."""
+    """Wallets are rebuilt from this layout, so it can never change within a version."""
     key = ViewingKey(
         bytes.fromhex(VECTOR["viewingSecret"][2:]), OWNER.public_key,
         VECTOR["chainId"], VECTOR["contract"],

@@ -1,4 +1,4 @@
-"""A withdrawal that gives its owner away says by what, before it is sent."""
+"""A withdrawal that could reveal its owner is reported with the reason, before it is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEN = PublicMoves(((OWN, 5_000_000, 1), (RICH, 7_000_000, 2), *OTHERS), ((PAID,
 
 
 class Quiet:
-    """A tree in which nothing of ours stands."""
+    """A tree without anything of ours."""
 
     def leaf(self, commitment: bytes) -> None:
         return None

@@ -25,8 +25,8 @@ RECIPIENT = "0x00000000000000000000000000000000DeaDBeef"
 
 
 def block(name: str) -> str:
-    """The code that stands behind the marker of `name`."""
-    marker = rf"<!-- the tests run this block as it stands: {re.escape(name)} -->"
+    """The code after the marker of `name`."""
+    marker = rf"<!-- the tests run this block as printed: {re.escape(name)} -->"
     (code,) = re.findall(marker + r"\n```python\n(.*?)\n```\n", README.read_text(), re.DOTALL)
     assert isinstance(code, str)
     return code

@@ -70,7 +70,7 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture
 async def own_world(own_devnet: Devnet) -> World:
-    """A chain of the test's own; a verifier that accepts everything stands in for proofs."""
+    """A chain for one test, with a verifier that accepts every proof."""
     deployment = await _deployed(own_devnet.url)
     await own_devnet.rpc.call("anvil_setCode", deployment.cta_verifier, ACCEPTS)
     return World(Place(own_devnet.url, deployment), own_devnet.chain)

@@ -1,4 +1,4 @@
-"""What strangers, rivals and a hostile registry can do to a relayer and to its clients."""
+"""Attacks on a relayer and its clients by strangers, rivals and a hostile registry."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from psymm.chain.registry import RegistryEntry, Role
 from psymm.custody.moves import Vault
 from psymm.errors import PSymmError
 from psymm.relayer.errors import DeadlineTooFar, DeadlineTooNear, NoRelayer, TooManyRequests
-from psymm.relayer.sender import DEAR, RelayerSender
-from psymm.relayer.service import LONGEST_S
+from psymm.relayer.sender import MAX_FEE_MULTIPLE, RelayerSender
+from psymm.relayer.service import MAX_DEADLINE_S
 from psymm.relayer.store import KEPT, SendState, Store
 from psymm.relayer.wire import (
     AskTerms,
@@ -77,18 +77,18 @@ async def test_a_deadline_that_no_clock_reaches_is_refused_by_name(
 async def test_a_deadline_lies_between_a_minute_and_sixty_five(
     world: World, tmp_path: Path
 ) -> None:
-    """spec.md 21: what is signed is mined or dead long before a case could seize."""
+    """spec.md 21: a signed move is mined or expired long before a case could seize its notes."""
     now = (await world.chain.block()).timestamp_s
     async with running_relayer(world, tmp_path / "r.db") as relayer:
         for deadline, refusal in (
             (1, DeadlineTooNear),
             (now, DeadlineTooNear),
-            (now + LONGEST_S + 3600, DeadlineTooFar),
+            (now + MAX_DEADLINE_S + 3600, DeadlineTooFar),
         ):
             call = unproved(world, relayer.wallet.address, deadline=deadline)
             with pytest.raises(refusal):
                 await submitted(relayer.endpoint, world, call)
-    assert LONGEST_S == 65 * 60
+    assert MAX_DEADLINE_S == 65 * 60
 
 
 @pytest.mark.proofs
@@ -112,7 +112,7 @@ async def test_a_fault_at_one_request_is_answered_and_ends_no_other(
         async def broken(*_: object) -> None:
             raise ZeroDivisionError("on purpose")
 
-        monkeypatch.setattr(relayer.service, "_make_room", broken)
+        monkeypatch.setattr(relayer.service, "_check_capacity", broken)
         with pytest.raises(PSymmError, match="relayer-fault"):
             await submitted(relayer.endpoint, world, unproved(world, relayer.wallet.address))
         assert await still_serves(relayer)
@@ -317,7 +317,7 @@ async def test_gas_that_is_lost_to_a_rival_is_counted_and_logged(
             async def blind(call: Call, block: str, of: Running = relayer) -> None:
                 """A node that shows no other's pool."""
 
-            monkeypatch.setattr(relayer.service, "_judge_on", blind)
+            monkeypatch.setattr(relayer.service, "_simulate_on", blind)
         # Nor does the node, asked for the gas, know of the other.
         monkeypatch.setattr(
             world.chain, "prepare", partial(world.chain.prepare, gas_limit=2 * 10**6)
@@ -330,8 +330,8 @@ async def test_gas_that_is_lost_to_a_rival_is_counted_and_logged(
         await world.mining(True)
         await gone_through([winner, loser])
         won, lost = winner.service.statistics(), loser.service.statistics()
-        assert (won.mined, won.beaten, won.lost_wei) == (1, 0, 0)
-        assert (lost.mined, lost.failed, lost.beaten) == (0, 1, 1)
+        assert (won.mined, won.lost_races, won.lost_wei) == (1, 0, 0)
+        assert (lost.mined, lost.failed, lost.lost_races) == (0, 1, 1)
         assert lost.lost_wei == before - await world.chain.balance(loser.wallet.address) > 0
     (said,) = [one for one in caplog.records if one.getMessage() == "gas-lost"]
     assert said.levelno == logging.WARNING
@@ -350,10 +350,10 @@ async def test_a_dear_relayer_is_not_taken_where_a_cheaper_one_answers(
     ):
         for order in ("cheapest", "random"):
             sender = RelayerSender(world.pool, world.listed, order=order)  # type: ignore[arg-type]
-            assert sender.most("cta", world.token) is None, "nobody was asked"
+            assert sender.fee_limit("cta", world.token) is None, "nobody was asked"
             took = [(await sender.terms("cta", world.token)).relayer for _ in range(5)]
             assert took == [cheap.wallet.address] * 5
-            assert sender.most("cta", world.token) == DEAR * FEE
+            assert sender.fee_limit("cta", world.token) == MAX_FEE_MULTIPLE * FEE
         # Nor once the cheap one is gone: what was usual a moment ago is remembered.
         cheap.kill()
         with pytest.raises(NoRelayer) as none:
@@ -365,12 +365,12 @@ async def test_a_limit_that_was_shown_is_held(world: World, tmp_path: Path) -> N
     async with running_relayer(world, tmp_path / "a.db", register=True) as only:
         sender = RelayerSender(world.pool, world.listed)
         assert (await sender.terms("cta", world.token)).fee == FEE
-        sender.limit(world.token, FEE - 1)
+        sender.cap_fee(world.token, FEE - 1)
         with pytest.raises(NoRelayer) as none:
             await sender.terms("cta", world.token)
         assert "more than is paid" in str(none.value.values[only.wallet.address])
-        sender.limit(world.token, 10 * FEE)
-        assert sender.most("cta", world.token) == FEE - 1, "a limit is never raised"
+        sender.cap_fee(world.token, 10 * FEE)
+        assert sender.fee_limit("cta", world.token) == FEE - 1, "a limit is never raised"
 
 
 async def test_those_that_served_us_are_the_measure_and_cheap_strangers_lower_nothing(
@@ -390,7 +390,7 @@ async def test_those_that_served_us_are_the_measure_and_cheap_strangers_lower_no
         sender = RelayerSender(world.pool, world.listed, known=known)
         found = await sender.quotes("cta", world.token)
         assert [quote.fee for quote in found] == [1, 1, 4 * FEE]
-        assert sender.most("cta", world.token) == DEAR * 4 * FEE
+        assert sender.fee_limit("cta", world.token) == MAX_FEE_MULTIPLE * 4 * FEE
 
 
 async def test_a_relayer_that_cannot_pay_the_gas_is_left_out(world: World, tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def listing(parties: Sequence[RegistryEntry]) -> Callable[[], Awaitable[list[Reg
 
 @asynccontextmanager
 async def silent_crowd(many: int) -> AsyncIterator[tuple[list[RegistryEntry], list[str]]]:
-    """Entries whose relayers take connections and never answer, and who was dialled."""
+    """Entries whose relayers accept connections and never answer, and a list of those dialled."""
     dialled: list[str] = []
 
     async def silent(request: WebSocketRequest) -> None:

@@ -1,4 +1,4 @@
-"""A reorganisation takes what a relayer had mined: what it sends later does not wait for ever."""
+"""A reorganisation removes a relayer's mined transaction: its later ones do not wait for ever."""
 
 from __future__ import annotations
 

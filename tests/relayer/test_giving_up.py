@@ -1,4 +1,4 @@
-"""A relayer's transaction that waits while its call becomes void gives way to an empty one."""
+"""If a call becomes void while its transaction waits, an empty transaction replaces it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_call_that_became_void_while_it_waited_costs_no_failed_transacti
                     await other.withdraw(token, 30, rival, [DirectSender(pool, owner)])
             assert len(ended) == 1
             statistics = served.service.statistics()
-    assert (statistics.beaten, statistics.lost_wei) == (0, 0)
+    assert (statistics.lost_races, statistics.lost_wei) == (0, 0)
     erc20 = Token(chain, token)
     assert (await erc20.balance(rival), await erc20.balance(recipient)) == (30, 0)
     assert await chain.count(relayer.address, "latest") == 1

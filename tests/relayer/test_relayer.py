@@ -1,4 +1,5 @@
-"""A relayer sends what it was paid for, once, whatever happens to it; and says no by name."""
+"""A relayer sends each accepted call once, also after crashes and faults; each refusal has a
+name."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ async def asked(endpoint: str, message: str | bytes) -> str:
 
 
 async def submitted(endpoint: str, world: World, call: Call, **changes: object) -> SendProgress:
-    """The first word on a call; raises the relayer's refusal."""
+    """The first answer to a call; raises the relayer's refusal."""
     request = replace(Submit("1", CHAIN_ID, world.pool.address, call), **changes)  # type: ignore[arg-type]
     return decode_progress(await asked(endpoint, encode_request(request)), "1")
 
@@ -195,7 +196,7 @@ async def test_a_few_addresses_that_hold_every_connection_keep_nobody_out(
 
 
 async def _idle(port: int, address: str) -> None:
-    """Hold a connection from this address for as long as it is let."""
+    """Hold a connection from this address until the server closes it."""
     try:
         async with trio.open_nursery() as nursery:
             stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=address)
@@ -321,7 +322,7 @@ async def test_a_transaction_that_is_not_mined_is_replaced_under_the_same_nonce(
                 if len(sent) == 2:
                     replaced.set()
 
-            sender = RelayerSender(world.pool, world.listed, said=said)
+            sender = RelayerSender(world.pool, world.listed, on_progress=said)
             async with trio.open_nursery() as nursery:
 
                 async def mine_when_replaced() -> None:

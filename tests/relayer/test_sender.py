@@ -1,4 +1,4 @@
-"""The client gets its move mined past relayers that are dead, slow, lying or unwilling."""
+"""The client gets its move mined despite relayers that are dead, slow, lying or unwilling."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ async def test_fees_above_the_limit_are_not_paid_and_the_cheapest_comes_first(
 
 
 async def another_move(world: World) -> str:
-    """The hash of a true transaction that has nothing to do with any move."""
+    """The hash of a real transaction that belongs to no move."""
     owner = await world.wallet()
     return (await world.chain.transact(owner, owner.address, b"")).tx_hash
 

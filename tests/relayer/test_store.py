@@ -1,4 +1,4 @@
-"""A relayer's memory: what was taken on or signed is there after a crash."""
+"""A relayer's store: what was accepted or signed is there after a crash."""
 
 import sqlite3
 from pathlib import Path

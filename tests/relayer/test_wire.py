@@ -1,4 +1,4 @@
-"""What a client and a relayer say: every message has one form, all else is refused."""
+"""The messages between client and relayer: each has one form, and everything else is refused."""
 
 import json
 from dataclasses import replace
@@ -179,8 +179,8 @@ def test_two_calls_are_the_same_if_only_proof_and_root_differ() -> None:
 
 
 def test_a_call_uses_up_its_nullifiers_and_its_commitments() -> None:
-    assert ctc().marks == [word(2), word(3), word(4), word(5)]
-    assert cta().marks == [word(2), word(3), word(4)]
+    assert ctc().conflict_keys == [word(2), word(3), word(4), word(5)]
+    assert cta().conflict_keys == [word(2), word(3), word(4)]
 
 
 def test_what_a_refusal_names_is_short() -> None:

@@ -229,7 +229,7 @@ async def test_a_sealed_number_that_is_no_key_is_refused(tmp_path: Path) -> None
     ).encryptor()
     sealed = zero.update(bytes(32))
     crypto["ciphertext"], crypto["mac"] = sealed.hex(), keccak256(key[16:] + sealed).hex()
-    with pytest.raises(KeystoreUnreadable, match="no private key"):
+    with pytest.raises(KeystoreUnreadable, match="not a private key"):
         await opened(tmp_path / "k", store)
 
 

@@ -131,7 +131,7 @@ async def test_a_secret_is_not_read_or_written_through_a_link(tmp_path: Path) ->
 
 def test_a_pipe_is_no_file_for_a_secret(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "notes.sqlite")
-    with pytest.raises(FileNotPrivate, match="plain file"):
+    with pytest.raises(FileNotPrivate, match="regular file"):
         keep_private(tmp_path / "notes.sqlite")
     keep_private(tmp_path / "none at all")
 

@@ -27,8 +27,8 @@ ANSWERS = (
 
 
 def block(name: str) -> str:
-    """The commands that stand behind the marker of `name`."""
-    marker = rf"<!-- the tests run this block as it stands: {re.escape(name)} -->"
+    """The commands after the marker of `name`."""
+    marker = rf"<!-- the tests run this block as printed: {re.escape(name)} -->"
     (code,) = re.findall(marker + r"\n```sh\n(.*?)\n```\n", README.read_text(), re.DOTALL)
     assert isinstance(code, str)
     return code

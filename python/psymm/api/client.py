@@ -25,7 +25,7 @@ from psymm.chain.rpc import Rpc
 from psymm.chain.tokens import read_token
 from psymm.chain.transactions import Chain, Signer
 from psymm.custody.errors import FeeTooHigh, FundsTooLow, MoveFailed
-from psymm.custody.moves import DEFAULT_FEE_PART, Moved, Vault, open_vault
+from psymm.custody.moves import DEFAULT_FEE_PART, CompletedMove, Vault, open_vault
 from psymm.custody.notes import Custody, Note
 from psymm.custody.openings import verify_opening
 from psymm.custody.planning import Signatures
@@ -89,7 +89,7 @@ class VaultCollateral:
             return
         offer = await self.relayer(token, most_fee(terms, amount))
         balance = await vault.balance(token)
-        available = balance.available + await vault.coming(token)
+        available = balance.available + await vault.pending_change(token)
         if available < amount + offer.fee:
             raise FundsTooLow(token, amount + offer.fee, balance.available, balance.under_way)
 
@@ -120,7 +120,7 @@ class VaultCollateral:
                 await check_token(self._vault.chain, terms, listed[0].symbol if listed else None)
                 await self._vault.refresh()
                 balance = await self._vault.balance(token)
-                available = balance.available + await self._vault.coming(token)
+                available = balance.available + await self._vault.pending_change(token)
                 self._looked[token] = (trio.current_time(), available)
             for custody, other, promised in list(self._putting_up.values()):
                 if other == token and not await self._vault.is_funding(custody):
@@ -193,7 +193,7 @@ class VaultCollateral:
     async def look_up(self, cited: ChainFact) -> ChainView:
         """See `Collateral.look_up`. All sessions of the vault share one look."""
         tree = self._vault.tree
-        await tree.look(LOOK_UP_S / 2)
+        await tree.advance_if_older(LOOK_UP_S / 2)
         thing = cited.nullifier if cited.fact_kind is FactKind.SPENT else cited.commitment
         found = None
         if thing is not None:
@@ -306,7 +306,7 @@ class Client:
 
     async def withdraw(
         self, token: str, amount: int, recipient: str, *, max_fee: int | None = None
-    ) -> Moved:
+    ) -> CompletedMove:
         """Take `amount` token units out to any address, see `Vault.withdraw`."""
         moved = await self.vault.withdraw(token, amount, recipient, self.senders, max_fee=max_fee)
         await self.vault.store.report([moved.move])  # to the caller, now

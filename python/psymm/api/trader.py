@@ -21,7 +21,7 @@ from psymm._core import address_of
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.client import Client, known_solvers
 from psymm.api.policy import RoundTrip, TraderPolicy, fees_paid, round_trip
-from psymm.chain.registry import RegistryEntry, in_turn
+from psymm.chain.registry import RegistryEntry, asking_order
 from psymm.chain.rpc import own_deadline
 from psymm.errors import (
     Declined,
@@ -1029,7 +1029,7 @@ async def best_solver(
 
     ours = address_of(party.wallet.public_key)
     others = [entry for entry in solvers if address_of(entry.public_key) != ours]
-    left = await ask_each(in_turn(others, await known_solvers(party.journal)), ask)
+    left = await ask_each(asking_order(others, await known_solvers(party.journal)), ask)
     offers.sort(
         key=lambda offer: (offer.all_in if side is BUY else -offer.all_in, offer.entry.account)
     )

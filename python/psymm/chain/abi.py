@@ -1,8 +1,8 @@
-"""What a contract's ABI says: encoding calls, decoding results, events and refusals.
+"""A contract's ABI: encoding calls; decoding results, events and refusals.
 
-eth_abi and eth_utils do the work; this gives their errors our names and addresses their checksum.
-They take long to import, so that is done for the first value that is encoded or decoded.
-Values are Python's own: int, bool, str (checksummed addresses, text), bytes, lists and tuples.
+eth_abi and eth_utils do the work. This module turns their errors into ours and checksums addresses.
+Both are slow to import, so they are imported for the first value that is encoded or decoded.
+Values are plain Python: int, bool, str (checksummed addresses, text), bytes, lists and tuples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psymm.chain.errors import CallInvalid, Reverted
 
 
 class Function:
-    """A function, or a custom error, which is written like one.  Types have tuples written out."""
+    """A function, or a custom error, which has the same form.  Tuples are expanded in the types."""
 
     def __init__(self, entry: Any) -> None:
         from eth_utils.abi import function_abi_to_4byte_selector, get_abi_output_types
@@ -41,7 +41,7 @@ class Function:
 
 
 class EventKind:
-    """An event."""
+    """One kind of event."""
 
     def __init__(self, entry: Any) -> None:
         from eth_utils.abi import event_abi_to_log_topic
@@ -56,7 +56,7 @@ class EventKind:
         """The event's values by name.  Raises CallInvalid if topics or data do not fit."""
         if not topics or topics[0] != self.topic or len(topics) != 1 + len(self._indexed):
             raise CallInvalid(self.name, "the log's topics are not this event's")
-        # Those of more than a word would be hashes; our contracts index none such.
+        # An indexed value longer than a word would be its hash. Our contracts index none.
         found = _by_name(self.name, self._indexed, b"".join(topics[1:]))
         return found | _by_name(self.name, self._plain, data)
 
@@ -120,7 +120,7 @@ _SOLIDITYS: Final = Abi(
 
 
 class Refusals:
-    """Every custom error that any of our contracts can raise, and the language's own two."""
+    """Every custom error of our contracts, and Solidity's own two."""
 
     def __init__(self, abis: Iterable[Abi]) -> None:
         self._abis = (*abis, _SOLIDITYS)
@@ -130,7 +130,7 @@ class Refusals:
         return {selector: error for abi in self._abis for selector, error in abi.errors.items()}
 
     def decode(self, doing: str, data: bytes) -> Reverted:
-        """The named error that revert data stands for; never raises."""
+        """The named error in revert data; never raises."""
         if not data:
             return Reverted(doing, "a revert without a reason", {}, data=data)
         error = self._by_selector.get(data[:4])

@@ -1,4 +1,4 @@
-"""Addresses as callers and nodes write them."""
+"""Reading addresses that callers and nodes wrote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from psymm.chain.errors import CallInvalid
 
 
 def checksummed(field: str, address: object) -> str:
-    """The address in checksum form.  Raises CallInvalid if it is none."""
+    """The address in checksum form.  Raises CallInvalid if it is not an address."""
     if not isinstance(address, str) or len(address) != 42 or not address.startswith("0x"):
         raise CallInvalid(field, "an address is 0x and 40 hexadecimal digits")
     try:

@@ -1,4 +1,4 @@
-"""The compiled contracts and circuits that come with the package, and the place of Node's tools."""
+"""The compiled contracts and circuits that come with the package, and where Node's tools are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ CRS_KINDS: Final = ("dev", "ignition")
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One compiled contract.  links: library name → byte offsets of its address in the code."""
+    """One compiled contract.
+
+    Attributes:
+        links: by library, the byte offsets of its address in the code.
+    """
 
     name: str
     abi: Abi
@@ -86,8 +90,8 @@ def node_program() -> str:
 def anvil_program() -> Path:
     """The native program of anvil for this machine.  Raises ToolsMissing.
 
-    Not `.bin/anvil`: without npm's install scripts that is a Node program that starts the native
-    one, which would live on when only the first is killed.
+    `.bin/anvil` would not do. Without npm's install scripts it is a Node program that starts the
+    native one, and that one would survive when only the first is killed.
     """
     machine = platform.machine().lower()
     processor = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
@@ -103,8 +107,8 @@ def anvil_program() -> Path:
 def tools_directory(wanted: str) -> Path:
     """The directory of Node's tools that holds `node_modules/<wanted>`.
 
-    Looked for in $PSYMM_NODE; without it in the source checkout's `node`, then in psymm/node
-    under $XDG_DATA_HOME (~/.local/share).  Raises ToolsMissing naming the places.
+    It is looked for in $PSYMM_NODE. Without that, in the source checkout's `node`, then in
+    psymm/node under $XDG_DATA_HOME (~/.local/share).  Raises ToolsMissing with these places.
     """
     places: list[Path] = []
     if os.environ.get("PSYMM_NODE"):
@@ -133,5 +137,5 @@ def built_for() -> str:
     except (ValueError, KeyError, TypeError):
         kind = None
     if kind not in CRS_KINDS:
-        raise DeploymentInvalid("crs", f"{path} does not say which it is")
+        raise DeploymentInvalid("crs", f"{path} does not name a known reference string")
     return str(kind)

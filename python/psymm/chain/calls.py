@@ -1,10 +1,10 @@
-"""The two moves that take a proof, as the contract takes them, and what both keys sign for them.
+"""The two moves that need a proof: their calls to the contract, and what both wallets sign.
 
-A call is built in three steps: its public values, then both wallets' signatures over its EIP-712
-digest, then the proof, which shows those signatures without revealing them.
+A call is built in three steps: its public values; both wallets' signatures over its EIP-712 digest;
+the proof, which shows that the signatures exist without revealing them.
 
-`parts` lists a call's values by the names and in the order that the contract's struct has. Their
-kinds (_KINDS) say what each must be and how it is written in JSON and for the ABI.
+`parts` lists a call's values in the order of the contract's struct, by the struct's names. The kind
+of each (_KINDS) says how it is checked, and how it is written in JSON and for the ABI.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ _WHOLE: Final = re.compile("0|[1-9][0-9]{0,77}")
 
 
 class _Moves:
-    """What both calls have.
+    """What both calls have in common.
 
-    kind: "ctc" or "cta".  function: of the contract.  doing: what it is, for errors and logs.
+    Attributes:
+        kind: "ctc" or "cta".
+        function: the contract's function.
+        doing: what the call does, for errors and logs.
     """
 
     __slots__ = ()
@@ -44,23 +47,23 @@ class _Moves:
 
     @property
     def outputs(self) -> tuple[bytes, ...]:
-        """The commitments that it makes."""
+        """The commitments that the call inserts."""
         raise NotImplementedError
 
     @property
-    def marks(self) -> list[bytes]:
-        """Everything of it that the chain takes once only: nullifiers and commitments."""
+    def conflict_keys(self) -> list[bytes]:
+        """The nullifiers and commitments: what the chain accepts only once."""
         return [*self.nullifiers, *self.outputs]
 
     def parts(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def signed(self) -> Sequence[tuple[str, str, Scalar]]:
-        """Name, type and value of what is signed besides the nullifiers, in order."""
+        """Name, type and value of each signed member after the nullifiers, in order."""
         raise NotImplementedError
 
     def message(self, chain_id: int, contract: str) -> TypedMessage:
-        """What both wallets of the inputs' custody sign."""
+        """The EIP-712 message that both wallets of the inputs' custody sign."""
         spent = ((f"nullifier{at}", "bytes32", one) for at, one in enumerate(self.nullifiers))
         members = (*spent, *self.signed())
         return TypedMessage(
@@ -75,11 +78,11 @@ class _Moves:
         return self.message(chain_id, contract).digest()
 
     def abi_value(self) -> tuple[Any, ...]:
-        """The struct as the contract's ABI takes it."""
+        """The struct for the contract's ABI."""
         return tuple(_for_abi(_KINDS[name], value) for name, value in self.parts().items())
 
     def to_json(self) -> dict[str, Any]:
-        """As a relayer takes it: lower-case 0x hex, integers as decimal strings."""
+        """The call for a relayer: lower-case 0x hex, integers as decimal strings."""
         return {name: _for_json(value) for name, value in self.parts().items()}
 
     def _check(self) -> None:
@@ -97,9 +100,16 @@ class _Moves:
 class CtcCall(_Moves):
     """custodyToCustody: two notes in, two notes out.
 
-    root, nullifiers, commitments: bytes of 32.  memos: 256 bytes each.  fee: token units, paid to
-    the relayer.  No relayer: relayer and fee_token are the zero address and fee is 0.
-    deadline: seconds since the epoch.  proof: empty until it is made.
+    Attributes:
+        root: 32 bytes; the tree's root that the proof refers to.
+        nullifiers: 32 bytes each.
+        commitments: 32 bytes each.
+        relayer: who is paid the fee; the zero address if nobody.
+        fee_token: the zero address if there is no relayer.
+        fee: token units; 0 if there is no relayer.
+        deadline: seconds since the epoch.
+        memos: 256 bytes each.
+        proof: empty until the call is proved.
     """
 
     root: bytes
@@ -178,10 +188,14 @@ class CtcCall(_Moves):
 
 @dataclass(frozen=True, slots=True)
 class CtaCall(_Moves):
-    """custodyToAddress: two notes in, `amount` out of the custody, the change stays in it.
+    """custodyToAddress: two notes in, `amount` leaves the custody, the change stays in it.
 
-    The recipient gets amount − fee, the relayer gets fee, both in units of `token`.  Other fields
-    as in CtcCall; change: the commitment of what remains.
+    The recipient gets amount − fee, the relayer gets fee, both in units of `token`.  Fields that
+    are not listed are those of CtcCall.
+
+    Attributes:
+        change: 32 bytes; the commitment of what remains.
+        amount: token units that leave, fee included.
     """
 
     root: bytes
@@ -266,7 +280,7 @@ Call = CtcCall | CtaCall
 
 
 def call_from_json(kind: str, given: object) -> Call:
-    """A call off the wire.  Raises CallInvalid, also for an unknown kind."""
+    """A call read from JSON.  Raises CallInvalid, also for an unknown kind."""
     if kind == "ctc":
         return CtcCall.from_json(given)
     if kind == "cta":
@@ -294,7 +308,7 @@ _KINDS: Final = {
 
 
 def _expect(name: str, kind: str, value: Any) -> None:
-    """Raises CallInvalid unless a value is of its kind; addresses are seen to elsewhere."""
+    """Raises CallInvalid unless a value is of its kind; `checksummed` has checked addresses."""
     match kind:
         case "pair":
             for at in (0, 1):
@@ -332,7 +346,7 @@ def _for_json(value: Any) -> Any:
 
 
 def _read(given: object, names: Sequence[str]) -> dict[str, Any]:
-    """A call's parts out of JSON, and no others.  Raises CallInvalid."""
+    """Exactly the named parts of a call, from JSON.  Raises CallInvalid."""
     if not isinstance(given, dict):
         raise CallInvalid("call", "must be an object")
     for name in given:
@@ -345,7 +359,7 @@ def _read(given: object, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _part(name: str, kind: str, given: object) -> Any:
-    """A value in the form that a call takes it in, which then looks whether it is of its kind."""
+    """A value from JSON in the form that a call holds; the call itself checks its range."""
     if kind == "pair":
         if not isinstance(given, list) or len(given) != 2:
             raise CallInvalid(name, "must be a list of two")

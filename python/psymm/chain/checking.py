@@ -1,5 +1,5 @@
-"""A deployment compared with the chain: its contracts' code with what came with this package, and
-their wiring with each other.
+"""Comparing a deployment with the chain: the contracts' code with this package's artifacts, and
+their references to each other.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ CONTRACTS: Final = {
 }
 """The fields of a deployment that are addresses, and the contract at each."""
 _RUNS: Final = 6
-"""How often a creation is run at most."""
+"""The most often that a creation is simulated."""
 
 
 async def check(chain: Chain, deployment: Deployment) -> None:
     """Compare a deployment with the chain.  Raises WrongChain, DeploymentInvalid.
 
-    Checked: the chain's id, that each address holds the code that this package's artifacts give
-    and that the file says, that pool, portal and verifiers name each other, the domain.  Not the
-    tokens, which others can change: see `changed_tokens` and `Deployment.expect_token`.
+    Checks the chain's id; that the code at each address is that of this package's artifacts and of
+    the file; that pool, portal and verifiers name each other; the domain.  Tokens are not checked,
+    because others can change them: see `changed_tokens` and `Deployment.expect_token`.
     """
     if chain.chain_id != deployment.chain_id:
         raise DeploymentInvalid(
@@ -44,7 +44,7 @@ async def check(chain: Chain, deployment: Deployment) -> None:
         )
     await chain.check()
     deployment.expect_crs_fits()
-    # What does not depend on each other is asked at once: a node can take seconds to answer.
+    # Independent questions go out together: a node can take seconds to answer each.
     for wrong in await all_of(*(partial(_wrong_code, chain, deployment, n) for n in CONTRACTS)):
         if wrong is not None:
             raise wrong
@@ -71,8 +71,7 @@ async def check(chain: Chain, deployment: Deployment) -> None:
 
 
 async def _wrong_code(chain: Chain, deployment: Deployment, name: str) -> DeploymentInvalid | None:
-    """What differs between a contract's code on chain and what file and artifact say; None where
-    nothing does."""
+    """How a contract's code on chain differs from file and artifact; None if it does not."""
     address, contract = getattr(deployment, name), CONTRACTS[name]
     code = await chain.code(address)
     if not code:
@@ -91,11 +90,11 @@ async def _wrong_code(chain: Chain, deployment: Deployment, name: str) -> Deploy
 
 
 async def _same_code(chain: Chain, deployment: Deployment, contract: str, code: bytes) -> bool:
-    """Whether code on chain is what this package's artifact leaves there when it is deployed.
+    """Whether the code on chain is what deploying this package's artifact leaves there.
 
-    The creation is run by the node, without a transaction, from several senders.  Bytes that
-    differ between the runs are the contract's own address and what follows from it; all others
-    must be those on chain.  A wrong address in the former is for the wiring checks to find.
+    The node simulates the creation from several senders.  Bytes that differ between the runs hold
+    the contract's own address or follow from it; all others must equal those on chain.  The checks
+    of the references find a wrong address.
     """
     made = artifact(contract)
     values: tuple[object, ...] = ()
@@ -113,11 +112,12 @@ async def _same_code(chain: Chain, deployment: Deployment, contract: str, code: 
         try:
             run = await chain.simulate(None, data, doing=f"creating {contract}", sender=sender)
         except Reverted:
-            return False  # the pool asks its verifiers when it is made, and these are not ours
+            return False  # the pool calls its verifiers in its constructor, and these are not ours
         if len(run) != len(code):
             return False
         runs.append(run)
-        # No more runs than it takes. Another one is needed where two addresses share a byte.
+        # Stop as soon as every byte is explained. Where two senders' addresses happen to share a
+        # byte, it takes another run.
         if all(
             len(set(column)) > 1 or column[0] == found
             for *column, found in zip(*runs, code, strict=True)

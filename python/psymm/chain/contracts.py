@@ -24,7 +24,7 @@ from psymm.chain.transactions import Chain, Log, Receipt, Signer
 from psymm.signatures import signature_by
 
 MOST_DECIMALS: Final = 18
-"""Of a token: prices and amounts have 18 places everywhere."""
+"""A token's most decimals: prices and amounts have 18 places everywhere."""
 MOST_SYMBOL: Final = 32
 
 
@@ -33,10 +33,10 @@ _FIRST_WRITE_GAS: Final = 18_000
 
 
 def insertion_gas(size: int) -> int:
-    """How much more gas a leaf can take than now in a tree of `size` leaves.
+    """The extra gas that inserting a leaf into a tree of `size` leaves can take.
 
-    A place takes a hash for each bit of its number, and which place it gets is up to those who come
-    before it: a deposit that was estimated for one hash would run out of gas at the next.
+    Inserting costs one hash for each 1 bit of the leaf's position, and earlier transactions decide
+    the position. A deposit that was estimated at one hash would run out of gas one leaf later.
     """
     return size.bit_length() * _HASH_GAS + 2 * _FIRST_WRITE_GAS
 
@@ -66,7 +66,7 @@ class Contract:
         return self.chain.logs(self.address, [topics], first, last)
 
     def values(self, name: str, log: Log) -> dict[str, Any]:
-        """An event's values by name.  Raises BadReply if the log is none of that kind."""
+        """An event's values by name.  Raises BadReply if the log is of another kind."""
         try:
             return self.abi.event(name).decode(log.topics, log.data)
         except CallInvalid as bad:
@@ -89,7 +89,7 @@ class Pool(Contract):
         return int(await self.read("size", block=block))
 
     async def is_known_root(self, root: bytes, block: int | bytes | str = "latest") -> bool:
-        """Whether the tree had this root at some time; for good, unless the chain goes back."""
+        """Whether the tree ever had this root; only a reorganisation can undo that."""
         return bool(await self.read("isKnownRoot", int.from_bytes(root, "big"), block=block))
 
     async def is_spent(self, nullifier: bytes, block: int | bytes | str = "latest") -> bool:
@@ -119,7 +119,7 @@ class Pool(Contract):
     ) -> None:
         """Raises Reverted with the contract's own error if it would refuse the move now.
 
-        block: "pending" counts what the node has heard of, too.
+        block: "pending" also counts transactions in the node's pool.
         """
         await self.chain.simulate(
             self.address, self.move_data(call), doing=call.doing, sender=sender, block=block
@@ -128,7 +128,7 @@ class Pool(Contract):
     async def send_move(
         self, signer: Signer, call: Call, *, depth: int = 1, timeout_s: float | None = None
     ) -> Receipt:
-        """Send a finished move and wait for it; see Chain.transact."""
+        """Send a finished move and wait until it is mined; see Chain.transact."""
         return await self.chain.transact(
             signer,
             self.address,
@@ -195,8 +195,11 @@ class Permit:
 
 
 class Token(Contract):
-    """An ERC-20, read as of the newest block that is known: a view that lags would show too little,
-    and a deposit would be refused or approved twice for that."""
+    """An ERC-20, read at the newest block seen so far.
+
+    A lagging node would show too small a balance or allowance. Then a deposit would be refused, or
+    approved twice.
+    """
 
     def __init__(self, chain: Chain, address: str) -> None:
         super().__init__(chain, address, ERC20)
@@ -219,24 +222,29 @@ class Token(Contract):
                 raise AllowanceTooLow(self.address, owner, spender, allowed, amount)
 
     async def approvals(self, owner: str, spender: str, amount: int) -> list[bytes]:
-        """The calls that allow exactly `amount` where less is allowed; none where none is needed.
-        Some tokens refuse to change an allowance that is not zero, so it is set to zero first."""
+        """The calls after which `amount` is allowed; none if that much is allowed already.
+
+        Some tokens refuse to change an allowance that is not zero, so it is set to zero first.
+        """
         allowed = await self.allowance(owner, spender)
         steps = [] if allowed >= amount else [0, amount] if allowed else [amount]
         return [ERC20.function("approve").encode(spender, step) for step in steps]
 
     async def permit(self, signer: Signer, spender: str, amount: int, deadline: int) -> Permit:
-        """Sign an EIP-2612 permit.  Raises PermitMissing before anything is signed, and
-        SignatureMalformed or WrongSigner for an answer that is no signature of the signer."""
+        """Sign an EIP-2612 permit.
+
+        Raises PermitMissing before anything is signed; SignatureMalformed or WrongSigner if the
+        signer's answer is not its signature.
+        """
         domain, nonce = (
             await self._view("DOMAIN_SEPARATOR"),
             await self._view("nonces", signer.address),
         )
-        # A contract that takes any call, as wrapped coins do, gives nothing.
+        # Wrapped coins accept a call to any function and return nothing.
         for name, found in (("DOMAIN_SEPARATOR", domain), ("nonces", nonce)):
             if len(found) != 32:
                 raise PermitMissing(self.address, f"it has no {name}")
-        # DAI's permits have the same two views and sign other fields.
+        # DAI has the same two views, but its permits sign other fields.
         kind = await self._view("PERMIT_TYPEHASH")
         if len(kind) == 32 and kind != _PERMIT_TYPE_HASH:
             raise PermitMissing(self.address, "its permits are of another kind")
@@ -254,7 +262,7 @@ class Token(Contract):
         return Permit(deadline, signature[64], signature[:32], signature[32:64])
 
     async def _permit_domains(self) -> set[bytes]:
-        """The domains under which a permit can be for this token and chain alone."""
+        """The EIP-712 domains that bind a permit to this token and chain."""
         name, version = await self._permit_text("name"), await self._permit_text("version")
         place = encode_values("domain", ["uint256", "address"], [self.chain.chain_id, self.address])
         return {keccak256(_DOMAIN_TYPE_HASH + name + place)} | {
@@ -263,7 +271,7 @@ class Token(Contract):
         }
 
     async def _permit_text(self, name: str) -> bytes:
-        """The hash of a text that a view gives; of nothing where it gives none."""
+        """The hash of the text that a view returns; of the empty text if it returns none."""
         try:
             (text,) = ERC20.function(name).decode(await self._view(name))
         except CallInvalid:
@@ -271,7 +279,7 @@ class Token(Contract):
         return keccak256(str(text).encode("utf-8", "replace"))
 
     async def _view(self, name: str, *values: object) -> bytes:
-        """What a view gives, undecoded; nothing where the token has no such view."""
+        """What a view returns, undecoded; empty if the token has no such view."""
         call = ERC20.function(name).encode(*values)
         try:
             return await self.chain.simulate(
@@ -282,10 +290,10 @@ class Token(Contract):
 
 
 def symbol_of(answer: bytes) -> str:
-    """A symbol out of what `symbol()` returns, a string or, in older tokens, 32 bytes.
+    """The symbol that `symbol()` returned: a string or, in older tokens, 32 bytes.
 
-    Empty where it is not `fit_symbol`.  Nothing is cut out of it: what is left could be another
-    token's.
+    Empty unless `fit_symbol` accepts it.  Bad characters are not removed, because the rest could be
+    another token's symbol.
     """
     try:
         if len(answer) == 32:
@@ -298,10 +306,10 @@ def symbol_of(answer: bytes) -> str:
 
 
 def fit_symbol(text: str) -> bool:
-    """Whether a text names a token to people and looks like nothing else.
+    """Whether a symbol can be shown to people without being mistaken for another.
 
-    1 to 32 characters that print; no spaces at its ends, no marks that combine or forms that
-    print like other characters (Unicode's NFKC), nothing that starts like an address.
+    It has 1 to 32 printable characters, no spaces at its ends, no combining marks, no characters
+    that NFKC maps to others, and it does not start like an address.
     """
     return (
         0 < len(text) <= MOST_SYMBOL
@@ -326,7 +334,7 @@ ERC20: Final = Abi(
     [
         _function("balanceOf", "address", "uint256"),
         _function("allowance", "address address", "uint256"),
-        _function("approve", "address uint256", ""),  # some return nothing
+        _function("approve", "address uint256", ""),  # some tokens return nothing
         _function("transfer", "address uint256", ""),
         _function("symbol", "", "string"),
         _function("nonces", "address", "uint256"),

@@ -1,11 +1,12 @@
-"""What comes before and between the transactions of a deployment.
+"""The checks before a deployment's first transaction, and the record that lets it be resumed.
 
-Before the first: `expect_chain_fits` asks whether chain and node have what the contracts and this
-program use, `creation_gas` and `expect_affordable` whether the deployer can pay for all of it.
+Before the first transaction: `expect_chain_fits` checks that chain and node have what the contracts
+and this program use. `creation_gas` and `expect_affordable` check that the deployer can pay for all
+of it.
 
-Between them: `Creations` writes each signed transaction beside the deployment's file before the
-node is handed it. A command that is repeated after a failure finds what was mined, waits for what
-is under way with the same bytes, and sends only what is missing.
+Between transactions: `Creations` writes each signed transaction to a file before a node gets it.
+After a failure the command is simply repeated: it finds what was mined, waits for what is under way
+with the same bytes, and sends only what is missing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from psymm.private_files import write_private
 from psymm.storage import translate_errors
 from psymm.strict_json import loads
 
-# The creation ends by giving the byte 1 for code, if the instructions before are known.
+# Creation code that returns the byte 1, if the chain knows the instructions before it.
 _GIVE_ONE: Final = bytes.fromhex("600160005360016000f3")
 _OPCODES: Final = {
     "PUSH0 (Shanghai)": bytes.fromhex("5f50"),
@@ -51,14 +52,16 @@ _PRECOMPILES: Final = {
 }
 _IDENTITY: Final = "0x" + "00" * 19 + "04"
 _GAS_A_BYTE: Final = 216
-"""200 for a byte of code on chain and 16 for one of calldata."""
+"""200 for a byte of code on chain, and 16 for a byte of calldata."""
 _GAS_A_CREATION: Final = 100_000
 
 
 async def expect_chain_fits(chain: Chain) -> None:
-    """Raises ChainUnfit for a chain without our instructions or precompiles, or a node that gives
-    no logs, knows no calls at a block's hash, or is still synchronising; and what reading the chain
-    raises.  Cancelled: raises Cancelled."""
+    """Raises ChainUnfit if the chain lacks an instruction or precompile that we use, or if the node
+    serves no logs, takes no calls at a block's hash, or is still synchronising.
+
+    Also raises what reading the chain raises.  Cancelled: raises Cancelled.
+    """
     endpoint = chain.rpc.endpoint
     for name, code in _OPCODES.items():
         await _expect(chain, name, None, code + _GIVE_ONE, b"\1")
@@ -104,18 +107,18 @@ def creation(name: str, *values: object, poseidon2: str | None = None) -> bytes:
 
 
 async def creation_gas(chain: Chain, sender: str, creations: Mapping[str, bytes | int]) -> int:
-    """What gas several creations may take in all, by the node's estimates.
+    """The gas that several creations may take together, by the node's estimates.
 
-    creations: the data of each by name; for one that cannot be tried yet, because it needs another
-    one to be there, its length in bytes.  Raises Reverted where a contract would refuse to be made,
-    and what reading the chain raises.
+    creations: by name, the data of each. For one that cannot be simulated yet, because it needs
+    another contract first, its length in bytes.  Raises Reverted if a constructor would revert, and
+    what reading the chain raises.
     """
     gas, scale = 0, 1.0
     for data in creations.values():
         if isinstance(data, bytes):
             estimate = await chain.estimate(sender, None, data, doing="creating a contract")
             gas += estimate
-            # Some chains count their own costs on top.
+            # Some chains add costs of their own, so the others are scaled likewise.
             scale = max(scale, estimate / _rule(len(data)))
     gas += sum(int(_rule(one) * scale) for one in creations.values() if isinstance(one, int))
     return gas
@@ -126,8 +129,8 @@ def _rule(length: int) -> int:
 
 
 async def expect_affordable(chain: Chain, sender: str, gas: int) -> None:
-    """Raises WalletWithoutGas if the sender cannot pay for so much gas at the highest fee that is
-    signed, with the margin that each transaction is given."""
+    """Raises WalletWithoutGas unless the sender can pay for this gas, with the margin that each
+    transaction gets, at the highest fee that we would sign."""
     needed = chain.with_margin(gas) * (await chain.fees()).max_wei
     balance = await chain.balance(sender, at_least=needed)
     if balance < needed:
@@ -137,8 +140,10 @@ async def expect_affordable(chain: Chain, sender: str, gas: int) -> None:
 class Creations:
     """The contracts that a deployment creates, and the record of what it has sent for them.
 
-    file: where the deployment will be saved; the record stands beside it as `FILE.under-way`.
-    None: nothing is recorded.  progress: called with (contract, address, gas) after each.
+    Args:
+        file: where the deployment will be saved; the record is `FILE.under-way` in the same
+            directory. None: nothing is recorded.
+        progress: called with (contract, address, gas) after each contract.
     """
 
     def __init__(
@@ -158,14 +163,15 @@ class Creations:
 
     @property
     def under_way(self) -> bool:
-        """Whether a deployment to this file began and has not ended."""
+        """Whether a deployment to this file was started and has not ended."""
         return self._path is not None and self._path.exists()
 
     async def resume(self) -> None:
-        """Find out what became of an earlier attempt; what is under way is waited for.
+        """Find out how an earlier attempt ended, and wait for its transactions under way.
 
-        Raises TransactionPending where it is not mined in time, DeploymentInvalid for a record that
-        is none, and what reading the chain raises.  Cancelled: raises Cancelled; the record stays.
+        Raises TransactionPending if one is not mined in time, DeploymentInvalid if the record
+        cannot be read, and what reading the chain raises.  Cancelled: raises Cancelled; the record
+        stays.
         """
         newest = await self._chain.rpc.block_number()
         self.first_block = newest + 1
@@ -181,15 +187,15 @@ class Creations:
                 self._mined[key] = receipt
 
     def mined(self, name: str, data: bytes) -> str | None:
-        """The address that this very creation has, if an earlier attempt's was mined."""
+        """The address of this very creation, if an earlier attempt's was mined."""
         receipt = self._mined.get(_key(name, data))
         return None if receipt is None else receipt.contract
 
     async def put(self, name: str, data: bytes) -> str:
         """The address of a contract: created now, or by an earlier attempt.
 
-        Raises DeploymentInvalid where it has no code then, and what sending a transaction raises.
-        Cancelled: raises Cancelled; `resume` finds what was sent.
+        Raises DeploymentInvalid if there is no code afterwards, and what sending a transaction
+        raises.  Cancelled: raises Cancelled; `resume` finds what was sent.
         """
         key, doing = _key(name, data), f"deploying {name}"
         receipt = self._mined.get(key)
@@ -204,12 +210,12 @@ class Creations:
         return receipt.contract
 
     def finish(self) -> None:
-        """Forget the record: the deployment is saved and checked.  Blocks for a moment."""
+        """Delete the record, once the deployment is saved and checked.  Blocks for a moment."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     async def _record(self, key: str, sent: Sent) -> None:
-        """Beside its versions at lower fees: any of them can be mined."""
+        """Record a version; earlier ones at lower fees stay, because any of them can be mined."""
         older = [one for one in self._sent.get(key, ()) if one.nonce == sent.nonce]
         self._sent[key] = [*older, sent]
         if self._path is not None:
@@ -225,7 +231,7 @@ class Creations:
             write_private(self._path, json.dumps(kept).encode())
 
     async def _outcome(self, key: str) -> Receipt | None:
-        """What an earlier transaction came to; None if it failed or never can be mined."""
+        """An earlier transaction's receipt; None if it failed or can never be mined."""
         versions = self._sent[key]
         ours = versions[-1].sender == self._signer.address
         pending = PendingTransaction(
@@ -242,8 +248,9 @@ class Creations:
             return None
 
     async def _another_chain(self, sent: Sent) -> bool:
-        """Whether not even those before it are mined, which were when it was signed. A view that
-        lags says so once or twice, too."""
+        """Whether this is another chain than the one it was signed for: not even the account's
+        earlier transactions are mined. Asked several times, because a lagging node looks the same.
+        """
         for _ in range(_LOOKS):
             mined = await self._chain.count(sent.sender, "latest")
             if mined >= sent.nonce:
@@ -257,7 +264,7 @@ _LOOKS: Final = 5
 
 
 def _key(name: str, data: bytes) -> str:
-    """One creation: another package's code, or other values, are another."""
+    """The name of one creation; other code or other constructor values give another name."""
     return f"{name} {keccak256(data).hex()}"
 
 
@@ -277,7 +284,9 @@ def _read(path: Path, chain_id: int) -> tuple[int, dict[str, list[Sent]]]:
             for key, versions in kept["sent"].items()
         }
         if not all(sent.values()):
-            raise ValueError("something was sent, and nothing is there")
+            raise ValueError("an entry without a transaction")
         return int(kept["firstBlock"]), sent
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DeploymentInvalid(str(path), "is no record of a deployment; move it away") from None
+        raise DeploymentInvalid(
+            str(path), "is not the record of a deployment; move it away"
+        ) from None

@@ -1,6 +1,6 @@
-"""Putting the contracts on a chain, and the file that says where they are.
+"""Deploying the contracts, and the file with their addresses.
 
-`deployment.json` is what every other command reads.  It is not trusted: see `psymm.chain.checking`.
+Every other command reads `deployment.json`.  It is not trusted: see `psymm.chain.checking`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,13 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where one set of contracts is.  first_block: nothing of them is in an earlier one.
-    code_hashes: keccak256 of each contract's code on chain, by contract."""
+    """The addresses of one set of contracts.
+
+    Attributes:
+        crs: the reference string that the verifiers are for, "dev" or "ignition".
+        first_block: no event of these contracts is in an earlier block.
+        code_hashes: by contract, keccak256 of its code on chain, 0x hex.
+    """
 
     chain_id: int
     crs: str
@@ -73,7 +78,7 @@ class Deployment:
         return Registry(chain, self.registry)
 
     def token(self, name: str) -> TokenInfo:
-        """A token by symbol or address.  Raises TokenUnlisted naming those there are."""
+        """A token by symbol or address.  Raises TokenUnlisted with the list."""
         for one in self.tokens:
             if name == one.symbol or name.lower() == one.address.lower():
                 return one
@@ -81,8 +86,8 @@ class Deployment:
         raise TokenUnlisted(name, known)
 
     async def expect_token(self, chain: Chain, address: str) -> None:
-        """Raises TokenChanged where a listed token is no longer what is listed, and what reading
-        the chain raises.  What is not listed passes.  Cancelled: raises Cancelled."""
+        """Raises TokenChanged if a listed token is no longer as listed, and what reading the chain
+        raises.  A token that is not listed passes.  Cancelled: raises Cancelled."""
         for one in self.tokens:
             if one.address == address:
                 await expect_unchanged(chain, one.address, one.symbol, one.decimals)
@@ -138,7 +143,8 @@ class Deployment:
         return deployment
 
     def expect_crs_fits(self) -> None:
-        """Raises DeploymentInvalid if proofs could be forged there: the secret is published."""
+        """Raises DeploymentInvalid for the development string on any other chain: its secret is
+        published, so anybody could forge proofs there."""
         if self.crs == "dev" and self.chain_id != DEVNET_CHAIN_ID:
             raise DeploymentInvalid(
                 "crs",
@@ -149,7 +155,7 @@ class Deployment:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.  Blocks for one small file.
 
-        Raises DeploymentInvalid for what `load` would not read; StorageError.
+        Raises DeploymentInvalid if `load` would refuse it; StorageError.
         """
         self.from_json(self.to_json())
         write_private(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
@@ -178,21 +184,24 @@ async def deploy(
     agree: Callable[[int], None] | None = None,
     progress: Callable[[str, str, int], None] | None = None,
 ) -> Deployment:
-    """Deploy everything and check it, or take up what an earlier call began.
+    """Deploy everything and check it, or finish what an earlier call started.
 
-    All that can be known is checked before the first transaction: the chain, the node, each
-    token's transfers, the deployer's coins for the whole.
+    Everything that can be known is checked before the first transaction: the chain, the node, each
+    token's transfers, the deployer's coins for the whole deployment.
 
-    crs: what the verifiers in this package were built for; None takes the one that the package
-    says.  tokens: ERC-20s to list.  test_token: deploy one of that symbol and decimals
-    (development chain only; its address is ignored).  file: where the deployment is saved as soon
-    as its contracts stand; one that stands there already, on this chain, is taken up, and tokens
-    are added to it.  agree: called with the gas that is still to be paid for, after all checks;
-    what it raises ends the call.  progress: called with (contract, address, gas) after each.
+    Args:
+        crs: the reference string that the verifiers must be for; None: the one they are built for.
+        tokens: addresses of ERC-20s to list.
+        test_token: deploy one with this symbol and these decimals; its address is ignored.
+            Development chain only.
+        file: where the deployment is saved as soon as its contracts are on chain. If it holds one
+            on this chain already, that one is used, and tokens are added to it.
+        agree: called after all checks with the gas still to be paid; what it raises ends the call.
+        progress: called with (contract, address, gas) after each contract.
 
     Raises DeploymentInvalid, TokenUnfit, ChainUnfit and WalletWithoutGas before the first
-    transaction; TransactionPending and what sending raises.  Cancelled or failed after that:
-    with `file`, what was sent is recorded, and the same call goes on with it.
+    transaction; then TransactionPending and what sending raises.  Cancelled or failed after that:
+    with `file`, what was sent is recorded, and the same call continues from there.
     """
     await chain.check()
     _whole("chainId", chain.chain_id)
@@ -243,27 +252,27 @@ _TEST_NAME: Final = "pSymm test dollar"
 
 
 async def _standing(chain: Chain, file: Path | None, *, under_way: bool) -> Deployment | None:
-    """The deployment that a file names, if its contracts are on this chain; None to deploy.
+    """The deployment in a file, if its contracts are on this chain; None: deploy.
 
-    Raises DeploymentInvalid for one that must not be replaced.
+    Raises DeploymentInvalid if the file must not be replaced.
     """
     known = _saved(file)
     if known is None:
         return None
-    away = f"To deploy anew, use another home or move {file} away"
+    away = f"To deploy again, use another home or move {file} away"
     if known.chain_id != chain.chain_id:
         raise DeploymentInvalid(
-            "chainId", f"{file} is of chain {known.chain_id}, this is {chain.chain_id}. {away}"
+            "chainId", f"{file} is for chain {known.chain_id}, this is {chain.chain_id}. {away}"
         )
     missing = [name for name in _ADDRESSES if not await chain.code(getattr(known, name))]
     if not missing:
         return known
-    # A development chain that was begun anew has none of the contracts of the one before.
+    # A development chain that was restarted has none of the earlier one's contracts.
     if under_way or chain.chain_id == DEVNET_CHAIN_ID:
         return None
     raise DeploymentInvalid(
         camel(missing[0]),
-        f"{file} names a contract that this node does not show; it may be behind. {away}",
+        f"{file} names a contract that this node does not show; the node may lag. {away}",
     )
 
 
@@ -279,12 +288,12 @@ async def _expect_possible(
     test_data: bytes,
     agree: Callable[[int], None] | None,
 ) -> None:
-    """Raises what `deploy` raises before its first transaction, where one is still to be sent."""
+    """Raises what `deploy` raises before its first transaction, if one is still to be sent."""
     missing: dict[str, bytes | int] = {}
     if standing is None:
         at = {name: creations.mined(name, creation(name)) for name in _ALONE}
         missing = {name: creation(name) for name, address in at.items() if address is None}
-        # The pool asks its verifiers when it is made, so it cannot be tried before them.
+        # The pool's constructor calls its verifiers, so it cannot be simulated before they exist.
         pool: bytes | int = len(artifact("PSymm").bytecode) // 2
         if not missing:
             pool = _pool(at["CtcVerifier"], at["CtaVerifier"], at["Poseidon2"])
@@ -336,7 +345,7 @@ def _pool(ctc_verifier: str | None, cta_verifier: str | None, poseidon2: str | N
 
 
 async def changed_tokens(chain: Chain, deployment: Deployment) -> list[TokenChanged]:
-    """What is no longer so of the listed tokens, one finding for each that changed.
+    """One finding for each listed token that has changed.
 
     Raises what reading the chain raises.  Cancelled: raises Cancelled.
     """
@@ -351,7 +360,7 @@ async def changed_tokens(chain: Chain, deployment: Deployment) -> list[TokenChan
 
 _ADDRESSES: Final = tuple(CONTRACTS)
 _ALONE: Final = ("CtcVerifier", "CtaVerifier", "Poseidon2", "PartyRegistry")
-"""Those that are made without naming another."""
+"""The contracts whose creation names no other contract."""
 
 
 def _whole(name: str, given: object) -> int:
@@ -384,12 +393,10 @@ def _token(given: object) -> TokenInfo:
 
 def _named(info: TokenInfo) -> tuple[str, int]:
     """Symbol and decimals of a token, listed or to be made.  Raises DeploymentInvalid."""
-    # A token without a symbol is listed by its address's beginning, which no symbol may look like.
+    # A token without a symbol is listed by the start of its address; no symbol may look like one.
     unnamed = info.symbol == info.address[:10]
     if not isinstance(info.symbol, str) or not (unnamed or fit_symbol(info.symbol)):
-        raise DeploymentInvalid(
-            "tokens", f"a symbol is 1 to {MOST_SYMBOL} characters that can be shown"
-        )
+        raise DeploymentInvalid("tokens", f"a symbol has 1 to {MOST_SYMBOL} printable characters")
     if not 0 <= info.decimals <= MOST_DECIMALS:
         raise DeploymentInvalid("tokens", f"{info.symbol} has over {MOST_DECIMALS} decimals")
     return info.symbol, info.decimals

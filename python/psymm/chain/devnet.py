@@ -1,4 +1,4 @@
-"""A development chain: anvil from npm, on a free port, gone when its block ends.
+"""A development chain: anvil from npm on a free port, ended with the block that opened it.
 
 async with open_devnet() as devnet:
     chain = devnet.chain
@@ -34,7 +34,12 @@ _LISTENING: Final = re.compile(rb"Listening on (\S+):(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Devnet:
-    """A running development chain.  url: of its JSON-RPC; pid: of the process that keeps it."""
+    """A running development chain.
+
+    Attributes:
+        url: of its JSON-RPC.
+        pid: of the process that runs it.
+    """
 
     url: str
     port: int
@@ -57,7 +62,7 @@ class Devnet:
         await self.rpc.call("anvil_mine", hex(blocks), hex(interval_s))
 
     async def reorganise(self, depth: int) -> None:
-        """Throw the newest `depth` blocks away and put as many empty ones in their place."""
+        """Replace the newest `depth` blocks by as many empty ones."""
         await self.rpc.call("anvil_reorg", depth, [])
 
     async def snapshot(self) -> str:
@@ -65,7 +70,7 @@ class Devnet:
         return str(found)
 
     async def revert(self, snapshot: str) -> None:
-        """Go back to a snapshot; raises DevnetFailed if there is no such one any more."""
+        """Go back to a snapshot; raises DevnetFailed if it no longer exists."""
         if await self.rpc.call("evm_revert", snapshot) is not True:
             raise DevnetFailed(f"snapshot {snapshot} is gone")
 
@@ -79,10 +84,13 @@ async def open_devnet(
     start_timeout_s: float = 30.0,
     state: Path | None = None,
 ) -> AsyncIterator[Devnet]:
-    """Start anvil and yield it once it answers; kill it at the end, whatever the end is.
+    """Start anvil and yield it once it answers; it is always killed at the end.
 
-    port: 0 takes a free one.  block_time_s: None mines a block for each transaction.  state: a
-    file that the chain's state is read from, if it stands, and written to.
+    Args:
+        port: 0 takes a free one.
+        block_time_s: None mines a block for each transaction.
+        state: a file that the chain's state is read from, if it exists, and written to.
+
     Raises ToolsMissing, DevnetFailed.  If this process is killed, the chain dies with it.
     """
     program = anvil_program()
@@ -106,12 +114,12 @@ async def open_devnet(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        heard = bytearray()
+        output = bytearray()
         bound: int | None = None
         with trio.move_on_after(start_timeout_s):
-            bound = await _listening(process, heard)
+            bound = await _listening(process, output)
         if bound is None:
-            raise DevnetFailed(_last_words(heard) or "it did not start in time")
+            raise DevnetFailed(_last_lines(output) or "it did not start in time")
         url = f"http://127.0.0.1:{bound}"
         async with Rpc(url) as rpc:
             await _answers(rpc, start_timeout_s)
@@ -121,8 +129,8 @@ async def open_devnet(
 
 
 async def end_child(process: trio.Process) -> None:
-    """End a child that ends by itself when its standard input does; one that does not within
-    seconds is killed. Not cut short by cancellation."""
+    """Close a child's standard input, which is its signal to end, and kill it if it does not end
+    within seconds. Not cut short by cancellation."""
     with trio.CancelScope(shield=True):
         if process.stdin is not None:
             await process.stdin.aclose()
@@ -135,12 +143,12 @@ async def end_child(process: trio.Process) -> None:
             await process.stdout.aclose()
 
 
-async def _listening(process: trio.Process, heard: bytearray) -> int | None:
-    """The port that anvil says it listens on; None if it ends before it says so."""
+async def _listening(process: trio.Process, output: bytearray) -> int | None:
+    """The port that anvil says it listens on; None if it ends before that."""
     assert process.stdout is not None  # noqa: S101 - asked for when it was started
     async for piece in process.stdout:
-        heard += piece
-        found = _LISTENING.search(heard)
+        output += piece
+        found = _LISTENING.search(output)
         if found:
             return int(found[2])
     return None
@@ -158,6 +166,6 @@ async def _answers(rpc: Rpc, timeout_s: float) -> None:
     raise DevnetFailed("it listens and does not answer")
 
 
-def _last_words(heard: bytes | bytearray) -> str:
-    lines = bytes(heard).decode(errors="replace").strip().splitlines()
+def _last_lines(output: bytes | bytearray) -> str:
+    lines = bytes(output).decode(errors="replace").strip().splitlines()
     return " ".join(line.strip() for line in lines[-4:])

@@ -1,8 +1,8 @@
-"""What can go wrong between this package and a chain, one named type each.
+"""What can go wrong between this package and a chain, one type for each.
 
-Every error carries the values that caused it and says what the user can do.  None carries a
-key, a signature in the making, or the path or query of an RPC address, because providers put
-their customers' keys there.
+Every error carries the values that caused it and says what the user can do.  None carries a key, a
+signature, or the path or query of an RPC address, because providers put their customers' keys
+there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from psymm.chain.answers import classify
+from psymm.chain.node_errors import classify
 from psymm.errors import PSymmError
 
 _CLIP: Final = 200
@@ -23,7 +23,7 @@ class ChainError(PSymmError):
 
 
 class ChainDown(ChainError):
-    """The node did not answer, after all the attempts that a read is allowed."""
+    """The node did not answer, after all attempts of a read."""
 
     code = "chain-down"
     what = "the chain does not answer"
@@ -35,11 +35,11 @@ class ChainDown(ChainError):
         super().__init__(endpoint=endpoint, reason=reason)
 
 
-class NoAddress(ChainDown):
-    """What was given is no node's address.  It is not repeated, for it may hold a key."""
+class NodeAddressInvalid(ChainDown):
+    """A text is not a node's address.  The text is not shown, because it may hold a key."""
 
     code = "no-node-address"
-    what = "a node's address is not one"
+    what = "the node's address is not a URL"
     remedy = "Write it like http://127.0.0.1:8545"
 
     def __init__(self, reason: str) -> None:
@@ -48,24 +48,24 @@ class NoAddress(ChainDown):
 
 
 class NotAnswered(ChainDown):
-    """The node answered, but not what it was asked: it lags, is busy, limits requests, or what
-    came is a web page.  Asking again helps."""
+    """The node answered, but not the question: it lags, is busy, limits requests, or sent a web
+    page.  Asking again helps."""
 
     code = "chain-not-answered"
-    what = "the node does not answer what it is asked"
+    what = "the node does not answer the question"
     remedy = "Try again in a while; if that does not help, use another node"
 
 
-class NotKept(NotAnswered):
-    """The node has thrown away the state of a block that old.  Asking again seldom helps."""
+class StatePruned(NotAnswered):
+    """The node has pruned the state of a block that old.  Asking again seldom helps."""
 
     code = "chain-state-pruned"
     what = "the node keeps no state of a block that old"
-    remedy = "Name another node, too (--rpc may be given more than once): one that keeps all state"
+    remedy = "Add an archive node, which keeps all state (--rpc may be given more than once)"
 
 
 class BadReply(ChainError):
-    """The node answered with something that the protocol does not allow."""
+    """The node's answer breaks the protocol."""
 
     code = "chain-bad-reply"
     what = "the node's answer is not what the protocol allows"
@@ -79,18 +79,18 @@ class BadReply(ChainError):
 
 
 class NodesDisagree(BadReply):
-    """Two nodes answer differently what every honest node answers alike."""
+    """Two nodes differ on something that every honest node answers alike."""
 
     code = "chain-nodes-disagree"
     what = "two nodes contradict each other"
-    remedy = "One of them is wrong, or is on a branch that was thrown away. Find out which"
+    remedy = "One of them is wrong, or is on an abandoned branch. Find out which"
 
     def __init__(self, endpoint: str, other: str, method: str) -> None:
         super().__init__(f"{endpoint}, {other}", method, "their answers differ")
 
 
 class ReplyTooLong(BadReply):
-    """The node's answer is longer than any that is asked for."""
+    """The node's answer is longer than any that we accept."""
 
     code = "chain-reply-too-long"
 
@@ -98,7 +98,8 @@ class ReplyTooLong(BadReply):
 class RpcError(ChainError):
     """The node refused a request: JSON-RPC's error object in ``number``, ``message``, ``data``.
 
-    answer: what it means (`answers.py`).
+    Attributes:
+        kind: what the error means (`node_errors.py`).
     """
 
     code = "chain-refused"
@@ -109,7 +110,7 @@ class RpcError(ChainError):
         self.number = number
         self.message = message
         self.data = data
-        self.answer: Final = classify(method, number, message, data)
+        self.kind: Final = classify(method, number, message, data)
         super().__init__(method=method, number=number, message=clipped(message))
 
 
@@ -128,7 +129,12 @@ class WrongChain(ChainError):
 
 
 class Reverted(ChainError):
-    """A contract refused.  ``error`` is its custom error's name, ``values`` what it holds."""
+    """A contract refused.
+
+    Attributes:
+        error: the name of its custom error.
+        values: the error's arguments.
+    """
 
     code = "reverted"
 
@@ -139,7 +145,7 @@ class Reverted(ChainError):
         self.error = error
         self.data = data
         super().__init__(f"{doing} was refused by the contract with {error}")
-        # A node may give megabytes for a reason; numbers and short values stay what they are.
+        # A node may give megabytes as a reason; numbers and short values keep their type.
         self.values = {
             key: clipped(value) if len(str(value)) > _CLIP else value
             for key, value in values.items()
@@ -147,7 +153,7 @@ class Reverted(ChainError):
 
 
 class OutOfGas(ChainError):
-    """A transaction used all the gas that it was given."""
+    """A transaction used all of its gas limit."""
 
     code = "out-of-gas"
     remedy = "Send it again with a higher limit"
@@ -163,7 +169,7 @@ class WalletWithoutGas(ChainError):
 
     code = "wallet-without-gas"
     what = "the wallet cannot pay for the transaction"
-    remedy = "Send the wallet some of the chain's coin, or let a relayer send the move"
+    remedy = "Send some of the chain's coin to the wallet, or let a relayer send the move"
 
     def __init__(self, address: str, balance_wei: int, needed_wei: int) -> None:
         self.address = address
@@ -208,7 +214,7 @@ class TokenBalanceTooLow(ChainError):
 
 
 class TokenUnfit(ChainError):
-    """A token that pSymm cannot hold, or cannot hold for this wallet now.  reason: why."""
+    """A token that pSymm cannot hold, or cannot hold for this wallet now."""
 
     code = "token-unfit"
     remedy = "Nothing was signed and nothing was sent. Use another token"
@@ -220,7 +226,7 @@ class TokenUnfit(ChainError):
 
 
 class TokenUnlisted(ChainError):
-    """A token that the deployment does not list.  known: those that it lists."""
+    """A token that the deployment does not list.  known: the listed ones."""
 
     code = "token-unlisted"
     what = "the deployment lists no such token"
@@ -233,13 +239,16 @@ class TokenUnlisted(ChainError):
 class TokenChanged(TokenUnfit):
     """A token that is no longer what the deployment lists.
 
-    symbol: as listed.  field: `code`, `decimals`, `symbol` or `transfers`.  before, now: what that
-    was when the token was listed, and what it is.
+    Args:
+        symbol: as listed.
+        field: what changed: `code`, `decimals`, `symbol` or `transfers`.
+        before: the field's value when the token was listed.
+        now: its value now.
     """
 
     code = "token-changed"
     remedy = (
-        "What uses other tokens goes on. If it is still the token that you mean, list it as it is "
+        "Other tokens are not affected. If this is still the token that you want, list it as it is "
         "now: psymm deploy --token ADDRESS"
     )
 
@@ -277,7 +286,7 @@ class ChainUnfit(ChainError):
 
 
 class FeeRefused(ChainError):
-    """The node takes no transaction at this fee, nor at any that is paid.  Nothing was sent."""
+    """The node refuses this fee and every fee up to our limit.  Nothing was sent."""
 
     code = "fee-refused"
     what = "the node refuses the transaction's fee"
@@ -293,7 +302,8 @@ class FeeRefused(ChainError):
 class TransactionReplaced(ChainError):
     """Another transaction with this one's nonce is mined, so this one cannot be.
 
-    by: the hash of the other one.
+    Attributes:
+        by: the hash of the other one; empty if it is not known.
     """
 
     code = "transaction-replaced"
@@ -311,15 +321,16 @@ class TransactionReplaced(ChainError):
 
 
 class TransactionPending(ChainError):
-    """A transaction was handed over, and nothing proves yet what became of it.
+    """A transaction was handed over, and nothing proves its fate yet.
 
-    reason: what kept the node from answering, if it did not.
+    Attributes:
+        reason: the node's last error, if it did not answer.
     """
 
     code = "transaction-pending"
     remedy = (
-        "It may still be mined, so do not send its like again. The next command takes it up; "
-        "`psymm notes` shows what became of it"
+        "It may still be mined, so do not send the same again. The next command continues with it; "
+        "`psymm notes` shows how it ended"
     )
 
     def __init__(self, tx_hash: str, waited_s: float, reason: str = "", **figures: int) -> None:
@@ -336,28 +347,29 @@ class TransactionPending(ChainError):
         )
 
     def after(self, waited_s: float) -> TransactionPending:
-        """The same, waited for so long in all."""
+        """The same error with the total time waited."""
         return type(self)(self.tx_hash, waited_s, self.reason, **self.figures)
 
 
 class TransactionUnderpriced(TransactionPending):
-    """A transaction that blocks leave out for its fee, which is not raised further.
+    """A transaction whose fee is too low for the newest blocks and is not raised further.
 
-    figures: wei a gas. offered_wei: what it pays at most; base_fee_wei: what the newest block asks;
-    limit_wei: the most that may be offered for it; and its nonce.
+    Attributes:
+        figures: `offered_wei`, the most that it pays; `base_fee_wei`, what the newest block asks;
+            `limit_wei`, the most that may be offered (all wei per gas); and its `nonce`.
     """
 
     code = "transaction-underpriced"
     remedy = (
-        "Blocks leave it out, because its fee is too low. It is mined once they ask less, so do "
-        "not send its like again; the next command takes it up and offers more, up to the limit. "
-        "Later transactions of this account wait for it. To give it up, send yourself nothing "
-        "with this nonce at a higher fee, from the same wallet"
+        "Its fee is too low for the newest blocks. It is mined once they ask less, so do not send "
+        "the same again. The next command continues with it and offers more, up to the limit. "
+        "Later transactions of this account wait for it. To cancel it, send 0 to yourself with "
+        "this nonce at a higher fee, from the same wallet"
     )
 
 
 class LyingNode(ChainError):
-    """What the node says contradicts itself, so nothing that it says can be used."""
+    """The node contradicts itself, so nothing that it says can be used."""
 
     code = "lying-node"
     remedy = "Use another node"
@@ -376,10 +388,10 @@ class LyingNode(ChainError):
 
 
 class DeploymentInvalid(ChainError):
-    """A deployment file, or the contracts that it names, are not what they must be."""
+    """A deployment file, or a contract that it names, is not what it must be."""
 
     code = "deployment-invalid"
-    remedy = "Take the file from whoever deployed the contracts, or deploy them with `psymm deploy`"
+    remedy = "Get the file from the deployer of the contracts, or deploy them with `psymm deploy`"
 
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
@@ -388,11 +400,11 @@ class DeploymentInvalid(ChainError):
 
 
 class ArtifactMissing(ChainError):
-    """A compiled contract or circuit that should come with the package is not there."""
+    """A compiled contract or circuit that belongs to the package is missing."""
 
     code = "artifact-missing"
     what = "a file that comes with the package is missing"
-    remedy = "An installed wheel carries it; a source checkout makes it, as the README says"
+    remedy = "An installed wheel contains it; in a source checkout, run `make setup`"
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -424,7 +436,7 @@ class DevnetFailed(ChainError):
 
 
 class RegistrationInvalid(ChainError):
-    """A registry entry, ours or one that the chain shows, does not hold what it must."""
+    """A registry entry, ours or one on chain, has a field that it must not have."""
 
     code = "registration-invalid"
 
@@ -436,7 +448,7 @@ class RegistrationInvalid(ChainError):
 
 
 class CallInvalid(ChainError):
-    """A move's call, or a value on its way into one, has the wrong shape."""
+    """A move's call, or a value for one, has the wrong form."""
 
     code = "call-invalid"
 
@@ -447,11 +459,11 @@ class CallInvalid(ChainError):
 
 
 class NotSynchronised(ChainError):
-    """The tree does not show what was waited for within the time allowed."""
+    """The tree did not show what was waited for in time."""
 
     code = "not-synchronised"
     what = "the chain does not show it yet"
-    remedy = "Wait for more blocks; if it never comes, look at the transaction"
+    remedy = "Wait for more blocks; if that does not help, look up the transaction"
 
     def __init__(self, awaited: str, waited_s: float) -> None:
         self.awaited = awaited
@@ -460,6 +472,6 @@ class NotSynchronised(ChainError):
 
 
 def clipped(value: object) -> str:
-    """A value as text, short however long a node made it."""
+    """A value as text, cut to a fixed length."""
     text = "0x" + value.hex() if isinstance(value, bytes) else str(value)
     return text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"

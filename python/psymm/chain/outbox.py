@@ -1,13 +1,13 @@
-"""Transactions that are no moves (registry entries, revocations), until no reorganisation of a
-usual length can take them back.
+"""Transactions that are not moves (registry entries, revocations), kept until they are final.
 
-A move is in the file of notes, and is handed over again from there.  What else an account sends is
-recorded here before a node sees it, and handed over again, the same bytes in their order, whenever
-the chain and the pool have it no more.  It leaves the file once it is SETTLED blocks deep, or once
-the chain proves that it failed or that another transaction has its nonce.
+The note store keeps moves and hands them over again.  Everything else that an account sends is
+recorded here before a node sees it.  Whenever neither chain nor pool has it any more, the same
+bytes are handed over again, in the order of their nonces.  An entry leaves the file once it is
+SETTLED blocks deep, or once the chain proves that it failed or that another transaction has its
+nonce.
 
 The file belongs to a home, and several programs may use it at once: a command writes what a daemon
-then hands over again.
+later hands over again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SETTLED: Final = 64
-"""Blocks above a transaction, itself included, with which it leaves the file."""
+"""How many blocks deep, its own included, a transaction must be to leave the file."""
 POLL_S: Final = 2.0
 _VERSION: Final = 1
 _SCHEMA: Final = """
@@ -48,25 +48,25 @@ CREATE TABLE IF NOT EXISTS outbox (
 
 
 class OutboxInvalid(ChainError):
-    """The file of transactions under way is none that this version made."""
+    """The file of transactions under way was not made by this version."""
 
     code = "outbox-invalid"
     what = "the file of transactions under way is damaged, or of another version"
-    remedy = "Move it away; what it held may have to be sent anew"
+    remedy = "Move it away; what it held may have to be sent again"
 
 
 class Outbox:
-    """The file at `path`, which is made when something is recorded first."""
+    """The file at `path`, which is created by the first record."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def record(self, entry: int, chain_id: int, sent: Sent) -> None:
-        """Keep a signed transaction before a node sees it, beside its versions at lower fees.
+        """Store a signed transaction before a node sees it; versions at lower fees stay.
 
-        entry: any number that stands for what the transaction does.  Where another nonce was tried
-        for it before, that one was used already, and is forgotten.
-        Raises StorageError, OutboxInvalid.  Cancelled: kept, or not.
+        entry: any number that identifies the task.  Versions with another nonce are deleted: that
+        nonce was taken by another transaction.
+        Raises StorageError, OutboxInvalid.  Cancelled: it is stored, or not.
         """
 
         def work(database: sqlite3.Connection) -> None:
@@ -81,13 +81,13 @@ class Outbox:
         await self._do(work, create=True)
 
     async def forget(self, entry: int) -> None:
-        """What it does is done for good, or can no longer happen.  Raises like `record`."""
+        """Delete an entry that is final or can no longer be mined.  Raises like `record`."""
         await self._do(
             lambda database: database.execute("DELETE FROM outbox WHERE entry = ?", (entry,))
         )
 
     async def entries(self, chain_id: int) -> dict[int, list[Sent]]:
-        """What is under way on a chain, lower nonces first; versions oldest first.  Raises like
+        """The entries of a chain by nonce, the versions of each oldest first.  Raises like
         `record`."""
         rows = await self._do(
             lambda database: database.execute(
@@ -103,37 +103,36 @@ class Outbox:
             raise OutboxInvalid(path=self._path, reason=str(bad)) from None
         return found
 
-    async def again(self, chain: Chain, signer: Signer | None = None) -> None:
-        """Hand over what the chain has no more; forget what is settled.
+    async def rebroadcast(self, chain: Chain, signer: Signer | None = None) -> None:
+        """Hand over what the chain no longer has; delete what is final.
 
-        signer: raises the fees of what its account sent, where they have become too low.
-        Raises what reading the chain and the file raises.  Cancelled: what is left, the next time
-        finds.
+        signer: signs replacements where a fee of its own account has become too low.
+        Raises what reading the chain and the file raises.  Cancelled: the next call does the rest.
         """
         for entry, versions in (await self.entries(chain.chain_id)).items():
             if await self._is_settled(chain, entry, versions, signer):
                 await self.forget(entry)
 
     async def hand_over(self, chain: Chain, signer: Signer, nonce: int) -> bool:
-        """Hand over what has a nonce of the signer's account once more, dearer if need be; whether
-        there is such.  Raises like `again`."""
+        """Hand over the entry with this nonce of the signer's account again, at a higher fee if
+        needed; False if there is none.  Raises like `rebroadcast`."""
         for entry, versions in (await self.entries(chain.chain_id)).items():
             if (versions[-1].sender, versions[-1].nonce) == (signer.address, nonce):
-                await self._pending(chain, entry, versions, signer).again()
+                await self._pending(chain, entry, versions, signer).rebroadcast()
                 return True
         return False
 
     async def follow(
         self, chain: Chain, signer: Signer | None = None, poll_s: float = POLL_S
     ) -> None:
-        """`again` for ever, once for each new head; troubles are logged.  Cancelled: raises
+        """Run `rebroadcast` for each new head, for ever; errors are logged.  Cancelled: raises
         Cancelled."""
         seen = b""
         while True:
             try:
                 head = (await chain.block()).hash
                 if head != seen:
-                    await self.again(chain, signer)
+                    await self.rebroadcast(chain, signer)
                     seen = head
             except PSymmError as trouble:
                 log.warning("outbox-not-looked-at", extra={"code": trouble.code})
@@ -161,21 +160,23 @@ class Outbox:
             try:
                 receipt = await chain.receipt(one.tx_hash, sent=one)
             except (Reverted, OutOfGas):
-                return True  # what failed is not sent again, for it might not fail then
+                return True  # it failed; sent again after a reorganisation, it might succeed
             if receipt is not None:
                 return head - receipt.block + 1 >= SETTLED
+        # The nonce is used, and by none of our versions. Only a deep block makes that final.
         if await chain.count(newest.sender, "latest") > newest.nonce:
             by = await miner_of(chain, newest.sender, newest.nonce, SETTLED)
             return by is not None and by not in {one.tx_hash for one in versions}
         log.info("handed-over-again", extra={"tx": newest.tx_hash, "nonce": newest.nonce})
-        await self._pending(chain, entry, versions, signer).again()
+        await self._pending(chain, entry, versions, signer).rebroadcast()
         return False
 
     async def _do(
         self, work: Callable[[sqlite3.Connection], T], *, create: bool = False
     ) -> T | None:
-        """None where there is no file."""
+        """Run `work` in a transaction of its own; None if there is no file."""
 
+        # The file is opened for each transaction: a command and a daemon of one home share it.
         def transaction() -> T | None:
             if not create and not self._path.exists():
                 return None

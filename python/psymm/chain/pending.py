@@ -1,16 +1,21 @@
-"""Seeing one nonce's transaction through: waiting, handing it over again, raising its fee.
+"""One nonce's transaction until it is mined: waiting, handing it over again, raising its fee.
 
-A transaction whose fee has become too low waits for ever, and so do all later ones of its account.
-So it is replaced: the same call with the same nonce at a higher fee, again and again up to a limit.
-At most one of these versions can be mined, and whichever it is, it is the move.
+A transaction whose fee has become too low is never mined, and neither are the later ones of its
+account. So it is replaced: the same call with the same nonce at a higher fee, repeatedly up to a
+limit. At most one of these versions can be mined, and any of them makes the move.
 
-    waiting   the node has the newest version; the chain has had no reason to leave it out
+States:
+    waiting   the node has the newest version, and its fee is high enough
     missing   the node does not show it: the same bytes are handed over again
-    short     the newest block asks more than is offered, or blocks go by without it, and it is the
-              account's next: a dearer version is signed, recorded, then handed over
-    at limit  nothing more may be offered: it goes on waiting, and says what is offered and asked
+    short     the newest block asks more than is offered, or several blocks passed without it, and
+              it is the account's next: a version at a higher fee is signed, recorded, handed over
+    at limit  nothing more may be offered: it keeps waiting, and the error says why
 
-What decides is the chain: its blocks, their base fee, the account's count. No clock does.
+Only the chain moves it between states (its blocks, their base fee, the account's count); no clock
+does.
+
+Durable when: each version is recorded before a node sees it. From then until it is in `_versions`
+no cancellation can come between, or a mined version of ours would look like another program's.
 """
 
 from __future__ import annotations
@@ -24,18 +29,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from psymm.chain.answers import Answer
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
-    NotKept,
     OutOfGas,
     Reverted,
     RpcError,
+    StatePruned,
     TransactionPending,
     TransactionReplaced,
     TransactionUnderpriced,
 )
+from psymm.chain.node_errors import NodeErrorKind
 from psymm.chain.rpc import own_deadline, time_left
 from psymm.chain.signing import Fees, Sent, Signer, sign
 from psymm.errors import PSymmError
@@ -47,23 +52,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_S: Final = 180.0
-"""How long a transaction is waited for where nobody says."""
+"""How long to wait for a transaction if the caller sets no limit."""
 Record = Callable[[Sent], Awaitable[None]]
 
 PATIENCE_BLOCKS: Final = 12
-"""Blocks that may go by without a transaction that pays their base fee, before its tip is
+"""How many blocks may pass without a transaction that pays their base fee, before its tip is
 raised."""
 _READ_BACK: Final = 256
-"""Blocks that are read whole; nodes that keep only new state have that of 128."""
+"""The most blocks that are read one by one; nodes without old state keep that of 128."""
 
 
 class PendingTransaction:
-    """One nonce's transaction and what was sent in its place.
+    """One nonce's transaction with its replacements.  Tasks may share one.
 
-    versions: oldest first, all of one nonce and one call; at least one.  The oldest one's fee sets
-    the limit.  signer: signs dearer versions; None: none is made.  record: makes each of them
-    durable before a node sees it.
-    Tasks may share one.
+    Args:
+        versions: oldest first, at least one, all of one nonce and one call.  The oldest one's fee
+            sets the limit.
+        signer: signs replacements; None: the fee is never raised.
+        record: makes each replacement durable before a node sees it.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class PendingTransaction:
         self._signer = signer
         self._record = record
         self._versions = list(versions)
+        # Tasks share this object; only one of them may sign the next version.
         self._raising = trio.Lock()
         self._missing = 0
         self._since: int | None = None
@@ -85,7 +92,7 @@ class PendingTransaction:
 
     @property
     def newest(self) -> Sent:
-        """The dearest version."""
+        """The version with the highest fee."""
         return self._versions[-1]
 
     async def wait(
@@ -96,16 +103,20 @@ class PendingTransaction:
         looks: int | None = None,
         doing: str = "",
     ) -> Receipt:
-        """Wait until one of the versions is `depth` blocks deep; 1 means mined.  timeout_s: None
-        waits until the caller's deadline, or WAIT_S where it set none.  looks: for so many only, if
-        that is sooner.
+        """Wait until one of the versions is `depth` blocks deep.
 
-        Only the chain's own proof ends the wait, at that depth: a version's receipt, or another
+        Args:
+            depth: 1 means mined.
+            timeout_s: None waits until the caller's deadline, or WAIT_S if there is none.
+            looks: the most often that the chain is asked.
+            doing: what the transaction does, for errors.
+
+        Only a proof on chain at that depth ends the wait: a version's receipt, or another
         transaction with the nonce.  A node that does not answer, or answers nonsense, is asked
         again until the time is up.
 
         Raises Reverted, OutOfGas, TransactionReplaced, TransactionPending.  Cancelled: raises
-        Cancelled; the transaction lives on, and each version of it was recorded.
+        Cancelled; the transaction stays under way, and each version of it was recorded.
         """
         poll_s = self._chain.poll_s
         reason, pause_s = "", poll_s
@@ -116,22 +127,23 @@ class PendingTransaction:
                     receipt = await self._receipt(depth, doing, older=look % 3 == 1)
                     if receipt is not None:
                         return receipt
-                    # Not after each look: of two nodes that answer in turn, of which one lags, that
-                    # one would then be asked for every receipt.
+                    # Only every third time. Behind a load balancer that alternates between two
+                    # nodes, a fixed number of requests each round would send every receipt request
+                    # to the same node, which may be the lagging one.
                     if look % 3 == 0:
-                        await self._tend(depth)
+                        await self._check_unmined(depth)
                     reason, pause_s = "", poll_s
                 except (Reverted, OutOfGas, TransactionReplaced):
                     raise
                 except PSymmError as trouble:
-                    # Of the node; or of a signer or a disk that lets no fee be raised.
+                    # The node failed; or the signer or the disk did when the fee was to be raised.
                     reason, pause_s = str(trouble), min(2 * pause_s, max(10.0, poll_s))
                 await trio.sleep(pause_s)
         kind = TransactionUnderpriced if self._short else TransactionPending
         raise kind(self.newest.tx_hash, timeout_s, reason, **self._short)
 
     async def mined(self) -> str | None:
-        """The hash of the version that is mined, however deep; None where none is."""
+        """The hash of the version that is mined at any depth; None if none is."""
         for one in reversed(self._versions):
             if await self._chain.mined(one.tx_hash) is not None:
                 return one.tx_hash
@@ -141,14 +153,13 @@ class PendingTransaction:
         """Whether the node shows any version, waiting or mined."""
         return await self._held() is not None
 
-    async def again(self) -> None:
-        """Hand the newest version over once more, or a dearer one if the chain asks for that.
+    async def rebroadcast(self) -> None:
+        """Hand over the newest version again, or a replacement if its fee is too low.
 
-        What the node says of them proves nothing, so a refusal is not raised; raises what
-        `Rpc.call` raises else.
+        A node's refusal proves nothing, so it is not raised.  Raises what else `Rpc.call` raises.
         """
         with suppress(RpcError):
-            await self._give_again()
+            await self._resend_newest()
             await self._raise_if_short()
 
     # --- parts --------------------------------------------------------------------------------
@@ -161,14 +172,15 @@ class PendingTransaction:
         return None
 
     async def _receipt(self, depth: int, doing: str, *, older: bool) -> Receipt | None:
+        # The newest version is the likeliest to be mined; each question costs a round trip.
         for one in reversed(self._versions if older else self._versions[-1:]):
             receipt = await self._chain.receipt(one.tx_hash, doing=doing, sent=one, depth=depth)
             if receipt is not None:
                 return receipt
         return None
 
-    async def _tend(self, depth: int) -> None:
-        """What is done about a transaction that is not mined.
+    async def _check_unmined(self, depth: int) -> None:
+        """Act on a transaction that is not mined yet: hand it over again, or raise its fee.
 
         Raises TransactionReplaced if another one with its nonce is mined as deep.
         """
@@ -178,39 +190,42 @@ class PendingTransaction:
             await self._raise_if_short()
             return
         self._missing += 1
-        # Between two questions a block can come, so one odd answer proves nothing.
+        # A block can arrive between two requests, so a single odd answer proves nothing.
         if self._missing < 2:
             return
         self._missing = 0
         used = await self._chain.count(newest.sender, "latest")
         if used <= newest.nonce:
-            await self._give_again()
+            await self._resend_newest()
             return
+        # The count alone proves nothing: the node that answered may be on another branch. The hash
+        # of the block's own transaction is proof.
         by = await miner_of(self._chain, newest.sender, newest.nonce, depth)
         if by is not None and by not in {one.tx_hash for one in self._versions}:
             raise TransactionReplaced(newest.tx_hash, newest.sender, newest.nonce, by)
 
-    async def _give_again(self) -> None:
-        """The newest version's bytes once more; dearer ones where the node refuses its fee."""
+    async def _resend_newest(self) -> None:
+        """Send the newest version's bytes again; a replacement if the node refuses the fee."""
         newest, rpc = self.newest, self._chain.rpc
         try:
             try:
                 await rpc.send(newest.raw)
             except (ChainDown, BadReply):
+                # The same bytes again do no harm, even if the first request arrived.
                 await trio.sleep(self._chain.poll_s)
                 await rpc.send(newest.raw)
         except RpcError as refused:
-            short = refused.answer is Answer.FEE
-            if refused.answer is Answer.NONCE_HELD:
-                # By an older version of ours, which is to be replaced; or by another program's
-                # transaction, which is waited out.
+            short = refused.kind is NodeErrorKind.FEE
+            if refused.kind is NodeErrorKind.NONCE_HELD:
+                # An older version of ours holds the nonce and is to be replaced. Otherwise another
+                # program's transaction does, and we wait.
                 short = len(self._versions) > 1 and await self.is_known()
             if not short:
                 raise
             await self._raise(newest)
 
     async def _raise_if_short(self) -> None:
-        """A dearer version, if the chain leaves this one out."""
+        """Replace the newest version if its fee is too low for the chain."""
         newest = self.newest
         head = await self._chain.block()
         if self._since is None:
@@ -220,18 +235,20 @@ class PendingTransaction:
             self._short = {}
             return
         if await self._chain.count(newest.sender, "latest") != newest.nonce:
-            # Mined, or behind earlier ones: a higher fee would not help.
+            # It is mined, or waits for earlier ones: a higher fee would not help.
             self._since = head.number
             return
         await self._raise(newest)
 
     async def _raise(self, short: Sent) -> None:
-        """Put a dearer version in the place of one that is short, as often as the node wants more;
-        none at the limit."""
+        """Replace a version whose fee is too low, again for as long as the node asks for more, up
+        to the limit."""
         chain = self._chain
         async with self._raising:
             if self.newest is not short:
                 return  # another task was faster
+            # The limit comes from the first version, whose fee the user was shown. With the newest
+            # one it would grow with each replacement.
             asked, limit = await chain.fees(), chain.fee_limit(self._versions[0].prepared.fees)
             head = await chain.block()
             held = (await self._held() or short).prepared.fees
@@ -240,16 +257,17 @@ class PendingTransaction:
                 newest = self.newest
                 before = newest.prepared.fees
                 if bid.max_wei <= before.max_wei and bid.tip_wei <= before.tip_wei:
+                    # This bid, or a higher one, was signed before, and the node does not hold it.
                     continue
-                self._offered(bid, head, limit, most=False)
+                self._note_offer(bid, head, limit, most=False)
                 assert signer is not None  # noqa: S101 - without one there is no bid
                 if await self._replaced(newest, bid, signer):
                     return
-            self._offered(self.newest.prepared.fees, head, limit, most=True)
+            self._note_offer(self.newest.prepared.fees, head, limit, most=True)
 
-    def _offered(self, fees: Fees, head: Block, limit: Fees, *, most: bool) -> None:
-        """Count blocks anew from this offer; remember its figures if it is the most that may be
-        offered, or less than the newest block asks."""
+    def _note_offer(self, fees: Fees, head: Block, limit: Fees, *, most: bool) -> None:
+        """Start counting blocks from this offer.  Keep its figures for the error if it is the
+        most that may be offered, or less than the newest block asks."""
         self._since, known = head.number, self._short
         self._short = {}
         if most or fees.max_wei < head.base_fee_wei:
@@ -263,23 +281,24 @@ class PendingTransaction:
                 log.warning("fee-at-limit", extra={"tx": self.newest.tx_hash, **self._short})
 
     async def _replaced(self, newest: Sent, bid: Fees, signer: Signer) -> bool:
-        """Sign, record and hand over a dearer version; False where the node wants more."""
+        """Sign, record and hand over a replacement; False if the node asks for more."""
         chain = self._chain
-        dearer = await sign(
+        raised = await sign(
             signer, chain.chain_id, newest.nonce, replace(newest.prepared, fees=bid)
         )
-        # What is recorded must be known here, too: mined, it would pass for somebody else's.
+        # Recording it and adding it to `_versions` must not be separated by a cancellation: once
+        # mined, a version that is not listed would pass for another program's transaction.
         with trio.CancelScope(shield=True):
             if self._record is not None:
-                await self._record(dearer)
-            self._versions.append(dearer)
-            log.info("fee-raised", extra={"tx": dearer.tx_hash, "max_wei": bid.max_wei})
-            chain.replaced(newest, dearer)
+                await self._record(raised)
+            self._versions.append(raised)
+            log.info("fee-raised", extra={"tx": raised.tx_hash, "max_wei": bid.max_wei})
+            chain.note_replacement(newest, raised)
             try:
-                await chain.rpc.send(dearer.raw)
+                await chain.rpc.send(raised.raw)
             except RpcError as refused:
-                taken = await chain.is_known(dearer.tx_hash)
-                if not taken and refused.answer not in (Answer.FEE, Answer.NONCE_HELD):
+                taken = await chain.is_known(raised.tx_hash)
+                if not taken and refused.kind not in (NodeErrorKind.FEE, NodeErrorKind.NONCE_HELD):
                     raise
             else:
                 taken = True
@@ -287,7 +306,7 @@ class PendingTransaction:
 
 
 def _bids(held: Fees, asked: Fees, limit: Fees) -> Iterator[Fees]:
-    """What to offer instead of `held`, each time a node refuses the one before."""
+    """What to offer instead of `held`; the next one whenever a node refuses the last."""
     last: Fees | None = None
     for attempt in count():
         bid = held.raised(attempt, asked, limit)
@@ -298,12 +317,12 @@ def _bids(held: Fees, asked: Fees, limit: Fees) -> Iterator[Fees]:
 
 
 async def miner_of(chain: ChainReader, sender: str, nonce: int, depth: int) -> str | None:
-    """The hash of the transaction that is mined with a nonce, `depth` blocks deep; None while
-    the node shows none.
+    """The hash of the transaction mined with a nonce, `depth` blocks deep; None while the node
+    shows none.
 
-    The block is found by the account's count, looking back in growing steps from the head.
-    Where a node keeps no state that old, blocks are read one by one from there, at most
-    _READ_BACK.  Raises what `Rpc.call` raises.
+    The account's count finds the block: growing steps back from the head, then bisection.  If the
+    node has pruned the state, at most _READ_BACK blocks are read one by one.  Raises what
+    `Rpc.call` raises.
     """
     after = await chain.head() - depth + 1
     if after < 0 or await chain.count(sender, after) <= nonce:
@@ -319,7 +338,7 @@ async def miner_of(chain: ChainReader, sender: str, nonce: int, depth: int) -> s
                 after = middle
             else:
                 before = middle
-    except NotKept:
+    except StatePruned:
         before = max(-1, after - _READ_BACK)
     for number in range(after, before, -1):
         block: Any = await chain.rpc.eth.get_block(number, full_transactions=True)

@@ -1,4 +1,4 @@
-"""What a signed transaction says, read out of its bytes: they are all that a file keeps of it."""
+"""Reading a signed transaction back from its bytes, which are all that a file keeps of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from psymm.imports import recursion_limit_kept
 
 
 def read_signed(raw: bytes) -> Sent:
-    """The EIP-1559 transaction that these are the signed bytes of.  Raises ValueError."""
+    """The EIP-1559 transaction in these signed bytes.  Raises ValueError."""
     with recursion_limit_kept():
         from eth_account.typed_transactions.typed_transaction import TypedTransaction
         from hexbytes import HexBytes

@@ -1,7 +1,7 @@
-"""Reading a chain: headers, state, calls with their refusals, logs, receipts.
+"""Reading a chain: headers, state, calls and their reverts, logs, receipts.
 
-web3 asks and reads the answers (`Rpc.eth`); what is here is what it does not know: views that lag,
-ranges that a node finds too large, our contracts' errors.
+web3 encodes requests and decodes answers (`Rpc.eth`). This module adds what web3 does not handle:
+nodes that lag, block ranges that are too large for a node, our contracts' errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import trio
 
 from psymm.chain.abi import Abi, Refusals
 from psymm.chain.addresses import checksummed
-from psymm.chain.answers import Answer, revert_data
 from psymm.chain.artifacts import artifact, known_artifacts
 from psymm.chain.errors import (
     BadReply,
@@ -29,6 +28,7 @@ from psymm.chain.errors import (
     Reverted,
     RpcError,
 )
+from psymm.chain.node_errors import NodeErrorKind, revert_data
 from psymm.chain.rpc import Rpc
 from psymm.chain.signing import Sent
 
@@ -36,21 +36,21 @@ T = TypeVar("T")
 
 _LOG_SPAN: Final = 2_000
 MANY_BLOCKS: Final = 100_000
-"""After so many is looked whether a chain can have made them."""
+"""After this many blocks we check that a chain can have made them."""
 _BLOCKS_A_S: Final = 100
-"""Blocks a second that a chain makes at most; the quickest make about ten."""
+"""The most blocks per second that we believe; the fastest chains make about ten."""
 MOST_LOGS: Final = 1_000_000
-"""Logs of one question: no chain has gas for as many in the blocks of one."""
-LOOKS: Final = 6
-"""How often is looked before a view that shows less than others did is believed."""
+"""The most logs of one question; no chain has the gas for so many in its range of blocks."""
+HEAD_ATTEMPTS: Final = 6
+"""How often we ask before we believe a head that is lower than one seen before."""
 DEVELOPMENT_CHAIN: Final = 31_337
 MOST_AHEAD_S: Final = 900.0
-"""How far ahead of this machine's clock a block may be dated; no chain's are ahead by minutes."""
+"""How far ahead of this machine's clock a block's time may be; chains are ahead by seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One event log, as the node gave it and as the ABI decodes it."""
+    """One event log, not decoded yet."""
 
     address: str
     topics: tuple[bytes, ...]
@@ -63,7 +63,13 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined transaction.  cost_wei: what its gas cost; logs: all events, in order."""
+    """A mined transaction.
+
+    Attributes:
+        contract: the address of the contract that it created, if it did.
+        cost_wei: what its gas cost.
+        logs: all its events, in order.
+    """
 
     tx_hash: str
     block: int
@@ -87,11 +93,13 @@ class Block:
 
 
 class ChainReader:
-    """What is read of one chain; `psymm.chain.transactions.Chain` also sends.
+    """Reads one chain; `psymm.chain.transactions.Chain` also sends.
 
-    poll_s: pause between looks at the chain.
-    most_ahead_s: a block dated further ahead of this machine's clock is not believed; None:
-    MOST_AHEAD_S, but no limit on the development chain, whose owner moves its clock.
+    Args:
+        poll_s: the pause between two looks at the chain.
+        refusals: decodes reverts; None: those of all our contracts.
+        most_ahead_s: a block dated further ahead of this machine's clock is not believed. None:
+            MOST_AHEAD_S, but no limit on the development chain, whose owner moves its clock.
     """
 
     def __init__(
@@ -123,18 +131,19 @@ class ChainReader:
         return self._refusals
 
     async def check(self) -> None:
-        """Raises WrongChain if the node serves another chain.  Asks once only."""
+        """Raises WrongChain if the node serves another chain.  Asks only once."""
         if not self._chain_checked:
             await self.rpc.expect_chain(self.chain_id)
             self._chain_checked = True
 
     async def block(self, number: int | str = "latest") -> Block:
-        """A block's header.  Raises NotAnswered where the node does not have it."""
+        """A block's header.  Raises NotAnswered if the node does not have it."""
         found = await self.rpc.eth.get_block(number)
         ahead_s = found["timestamp"] - time.time()
         if ahead_s > self._most_ahead_s:
-            # Deadlines are reckoned from it: a far one lends our signature for years (`spec.md`
-            # 21), and one that seems to have passed frees notes that a move may still spend.
+            # Deadlines are computed from block times. A far one would make our signature valid for
+            # years (`spec.md` 21); one that seems to have passed would free notes that a move can
+            # still spend.
             raise BadReply(
                 self.rpc.endpoint,
                 "eth_getBlockByNumber",
@@ -156,15 +165,17 @@ class ChainReader:
     async def balance(self, address: str, *, at_least: int = 0) -> int:
         """The chain's coin that an address holds, in wei.
 
-        at_least: where less is found, the newest block that is known is asked, for the first
-        answer may be that of a view that lags."""
+        at_least: if the answer is lower, it is read again at the newest known block, because the
+        node may lag.
+        """
         found = int(await self.rpc.eth.get_balance(address))
         if found >= at_least:
             return found
         return int(await self.rpc.eth.get_balance(address, await self.head()))
 
     async def count(self, address: str, block: int | str) -> int:
-        """How many transactions of an account are mined by a block, or waiting ("pending")."""
+        """How many transactions of an account are mined up to a block; "pending" also counts those
+        in the pool."""
         return int(await self.rpc.eth.get_transaction_count(address, block))
 
     async def call(
@@ -175,9 +186,9 @@ class ChainReader:
         *values: object,
         block: int | bytes | str = "latest",
     ) -> Any:
-        """What a function returns: one value bare, several as a tuple, none as None.
+        """What a function returns: one value alone, several as a tuple, none as None.
 
-        block: a number, a hash (then exactly that block is meant) or a tag.
+        block: a number, a hash (exactly that block) or a tag.
         Raises Reverted, BadReply and what `Rpc.call` raises.
         """
         kind = abi.function(function)
@@ -186,7 +197,7 @@ class ChainReader:
         asked = kind.encode(*values)
         data = await self.simulate(to, asked, doing=function, block=block)
         if not data and kind.outputs and block == "latest":
-            # A view that lags does not know a contract that was put there just now.
+            # A lagging node does not know a contract that was deployed just now.
             data = await self.simulate(to, asked, doing=function, block=await self.head())
         if not data and kind.outputs:
             raise BadReply(self.rpc.endpoint, "eth_call", f"there is no contract at {to}")
@@ -212,8 +223,11 @@ class ChainReader:
     ) -> bytes:
         """Run a transaction without sending it.  Raises Reverted with the contract's own error.
 
-        overrides: what accounts hold instead for this run (`code`, `stateDiff`), by address; some
-        nodes know none, and say so or ignore them.  time_s: the block's time instead.
+        Args:
+            to: None simulates a creation.
+            overrides: by address, the account's `code` or `stateDiff` for this run. Some nodes do
+                not support it; they refuse or ignore it.
+            time_s: the block time for this run.
         """
         request: dict[str, str] = {"data": "0x" + data.hex()}
         if to is not None:
@@ -242,25 +256,25 @@ class ChainReader:
         except Reverted:
             if where != "latest":
                 raise
-        # A view that lags refuses what only newer blocks allow: asked of the newest block that is
-        # known, it says that it has no such block, and is asked again.
+        # A lagging node refuses what only newer blocks allow. Asked about the newest known block,
+        # it says that it does not have it, and `Rpc` asks again.
         return await run(hex(await self.head()))
 
     async def head(self) -> int:
         """The number of the newest block.
 
-        A view that lags behind what was seen before is asked again: the next answer may be another
-        backend's.  If all are behind, the chain went back.
+        An answer below what was seen before is asked for again: the next may come from another
+        backend.  If all answers are below it, the chain was reorganised.
         """
         if not self._head_asked:
-            # Of two nodes that answer in turn one may lag: by the second answer that is known.
+            # If two nodes answer in turn and one lags, the second answer shows it.
             await self.rpc.block_number()
             self._head_asked = True
         seen, pause_s = self.rpc.newest, self.poll_s
-        for _ in range(LOOKS - 1):
+        for _ in range(HEAD_ATTEMPTS - 1):
             if (found := await self.rpc.block_number()) >= seen:
                 return found
-            self.rpc.pass_on()
+            self.rpc.prefer_next()
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
         self.rpc.newest = await self.rpc.block_number()
@@ -277,9 +291,9 @@ class ChainReader:
     ) -> AsyncIterator[Log]:
         """Every log of a contract from block `first` to `last`, in the chain's order.
 
-        Asked for in ranges of at most `span` blocks, halved where the node says that is too much.
+        Read in ranges of at most `span` blocks, halved whenever the node says that is too much.
         Raises BadReply for a log that was not asked for, ReplyTooLong for more than MOST_LOGS,
-        LyingNode for blocks that no chain can have made.
+        LyingNode for more blocks than a chain can have made.
         """
         wanted: Any = {
             "address": checksummed("address", address),
@@ -302,7 +316,7 @@ class ChainReader:
                 wanted |= {"fromBlock": start, "toBlock": end}
                 logs = await self.rpc.eth.get_logs(wanted)
             except (RpcError, ReplyTooLong) as refused:
-                if isinstance(refused, RpcError) and refused.answer is not Answer.RANGE:
+                if isinstance(refused, RpcError) and refused.kind is not NodeErrorKind.RANGE:
                     raise
                 if end == start:
                     raise
@@ -320,8 +334,8 @@ class ChainReader:
             start = end + 1
 
     async def expect_made(self, first: int, last: int) -> None:
-        """Raises LyingNode where the times of two blocks leave no room for those between: a node
-        can name any head, but dates it no later than now."""
+        """Raises LyingNode if a chain cannot have made so many blocks in the time between these
+        two.  A node can claim any head, but its block times cannot be later than now."""
         if self._most_ahead_s == math.inf:
             return
         one, other = await self.block(first), await self.block(last)
@@ -343,15 +357,15 @@ class ChainReader:
         value_wei: int = 0,
         doing: str = "the transaction",
     ) -> int:
-        """The gas that a transaction would use now.  Raises Reverted where it would be refused."""
+        """The gas that a transaction would use now.  Raises Reverted if it would be refused."""
         request: Any = {"from": sender, "data": _hex(data), "value": value_wei}
         if to is not None:
             request["to"] = to
         estimate = self.rpc.eth.estimate_gas
         with suppress(Reverted):
             return int(await self._named(doing, estimate(request)))
-        # Raises where the newest known block refuses, too; else this view lags. Asked about that
-        # block, it says that it has none such, and is asked again.
+        # This raises if the newest known block refuses, too. Otherwise the node lags: asked about
+        # that block, it says that it does not have it, and `Rpc` asks again.
         head = await self.head()
         await self.simulate(to, data, doing=doing, block=head, sender=sender, value_wei=value_wei)
         with suppress(RpcError):  # some nodes take no block here
@@ -362,8 +376,9 @@ class ChainReader:
     async def receipt(
         self, tx_hash: str, *, doing: str = "", sent: Sent | None = None, depth: int = 1
     ) -> Receipt | None:
-        """The receipt of a transaction that is `depth` blocks deep, None while there is none.
+        """The receipt of a transaction, once it is `depth` blocks deep; None until then.
 
+        sent: the transaction itself, if known; with it the reason of a failure can be found.
         Raises Reverted or OutOfGas for one that failed and is as deep.
         """
         receipt = await self.mined(tx_hash)
@@ -380,7 +395,7 @@ class ChainReader:
             plan = sent.prepared
             if receipt.gas_used >= plan.gas_limit:
                 raise OutOfGas(doing, plan.gas_limit)
-            # That it failed is proven. Why, this node need not be able to tell.
+            # The failure is proven; the node may be unable to tell the reason.
             with suppress(ChainDown, BadReply, RpcError):
                 await self.simulate(
                     plan.to,
@@ -393,8 +408,8 @@ class ChainReader:
         raise Reverted(doing, "a revert that cannot be repeated", {"transaction": tx_hash})
 
     async def mined(self, tx_hash: str) -> Receipt | None:
-        """The receipt of a transaction, of success or failure, however deep; None while the node
-        shows none."""
+        """The receipt of a transaction at any depth, successful or not; None while the node shows
+        none."""
         found = await self.rpc.found(self.rpc.eth.get_transaction_receipt(tx_hash))
         if found is None:
             return None
@@ -417,7 +432,7 @@ class ChainReader:
         return await self.rpc.found(self.rpc.eth.get_transaction(tx_hash)) is not None
 
     async def _named(self, doing: str, answer: Awaitable[T]) -> T:
-        """An answer; what a contract refuses by its error's name."""
+        """The answer, with a contract's revert as Reverted."""
         try:
             return await answer
         except RpcError as refused:
@@ -427,15 +442,15 @@ class ChainReader:
         data = revert_data(refused.data)
         if data is not None:
             return self.refusals.decode(doing, data)
-        if refused.answer is Answer.REVERTED:
+        if refused.kind is NodeErrorKind.REVERTED:
             return Reverted(doing, "a revert without a reason", {})
-        if refused.answer is Answer.OUT_OF_GAS:
+        if refused.kind is NodeErrorKind.OUT_OF_GAS:
             return OutOfGas(doing, 0)
         return refused
 
 
 def log_of(found: Mapping[str, Any]) -> Log:
-    """A log as web3 gives it."""
+    """A log from web3's form."""
     return Log(
         found["address"],
         tuple(map(bytes, found["topics"])),

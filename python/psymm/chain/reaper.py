@@ -1,9 +1,9 @@
-"""Runs one program and kills it when whoever started it is gone.
+"""Runs one program and kills it when the parent process is gone.
 
-Started as `python reaper.py WORD PROGRAM ARGUMENT…` with a pipe on standard input.  The pipe
-closes when its holder ends, however it ends, and that is when the program is killed.  What the
-program says is passed on up to the line that holds WORD, and dropped from then on.  Exits with
-the program's exit code.
+It is started as `python reaper.py WORD PROGRAM ARGUMENT…` with a pipe on standard input.  The pipe
+closes when the parent ends, even by SIGKILL, and then the program is killed.  The program's output
+is passed on up to the line that holds WORD, and dropped after it.  Exits with the program's exit
+code.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     except (KeyboardInterrupt, OSError):
         pass
     finally:
-        # With everything that it has started itself.
+        # Its whole process group, so that its own children do not survive it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
         program.wait()

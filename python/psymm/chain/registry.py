@@ -1,8 +1,9 @@
-"""The public list of parties: who plays which role, where it answers, with which key; and the
-session keys that wallets revoked.
+"""The registry on chain: the public list of parties with role, endpoint and key, and the session
+keys that wallets revoked.
 
-Everybody can write there, so nothing read from it is trusted before it is checked: a public key
-must hash to its account, an endpoint must be an address that we would connect to.
+Anybody can write there, so everything read from it is checked: a public key must hash to its
+account, an endpoint must be an address that we would connect to. A flood of entries must not hide
+honest ones, so readers take a bounded sample (`candidates`, `asking_order`).
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from psymm.typed_message import TypedMessage
 
 _PAGE: Final = 100
 _PAGES: Final = 4
-"""Pages that are read at random beside the first."""
+"""How many random pages are read in addition to the first."""
 _MOST_LISTED: Final = 100_000
 _MOST_ENTRIES: Final = 1 << 32
-"""More than any chain has paid for, whatever a node says."""
+"""A bound on the count that a node reports; no chain has paid for so many entries."""
 _KNOWN: Final = 64
-"""Accounts that served before and are looked up one by one."""
+"""The most accounts that served us before and are looked up one by one."""
 
 
 class Role(IntEnum):
-    """As the contract numbers them."""
+    """The roles with the contract's numbers."""
 
     TRADER = 1
     SOLVER = 2
@@ -46,7 +47,12 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RegistryEntry:
-    """One entry.  updated_at: seconds since the epoch.  public_key: 64 bytes, of `account`."""
+    """One entry.
+
+    Attributes:
+        public_key: 64 bytes, x ‖ y, of `account`.
+        updated_at: seconds since the epoch.
+    """
 
     account: str
     role: Role
@@ -57,7 +63,7 @@ class RegistryEntry:
 
 @dataclass(frozen=True, slots=True)
 class RegistryChange:
-    """Something that happened in the registry.  party: None if the entry was removed."""
+    """One change in the registry.  endpoint, public_key: None if the entry was removed."""
 
     block: int
     role: Role
@@ -72,8 +78,14 @@ class RegistryChange:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A session key that its wallet took back.  from_seq: the first frame that it may no longer
-    sign; block: where that was set.  wallet, key: checksummed addresses."""
+    """A session key that its wallet revoked.
+
+    Attributes:
+        wallet: checksummed address.
+        key: checksummed address.
+        from_seq: the first frame that the key may no longer sign.
+        block: the block of the revocation.
+    """
 
     wallet: str
     key: str
@@ -123,12 +135,12 @@ class Registry(Contract):
         return int(await self.read("count", int(role)))
 
     async def list(self, role: Role, *, page: int = 100) -> AsyncIterator[RegistryEntry]:
-        """Every usable entry of a role, read in pages, all as of one block: whoever registers or
-        leaves meanwhile hides nobody.  Entries that are invalid are left out; `get` says what is
-        wrong with one.
+        """Every usable entry of a role, in pages read at one block, so that no registration or
+        removal meanwhile hides an entry.  Invalid entries are left out; `get` says what is wrong
+        with one.
 
-        Anybody can fill the registry, so take from this no more than is needed.  Raises
-        ReplyTooLong after the first _MOST_LISTED, BadReply where the node contradicts its count.
+        Anybody can fill the registry, so take only as many as needed.  Raises ReplyTooLong after
+        the first _MOST_LISTED, BadReply if the node contradicts its count.
         """
         block = (await self.chain.block()).hash
         count = int(await self.read("count", int(role), block=block))
@@ -148,12 +160,10 @@ class Registry(Contract):
             )
 
     async def candidates(self, role: Role, known: Collection[str] = ()) -> Sequence[RegistryEntry]:
-        """Usable entries of a role to choose from, all as of one block, and at most some hundred
-        however many there are.
+        """Up to a few hundred usable entries of a role, all at one block.
 
-        The first of the list, which registered before a flood came, others at random, and those of
-        `known`, accounts that served before: no flood can bury them.  `in_turn` says whom to ask
-        first.
+        They are the first page, whose entries registered before any flood; some random pages; and
+        `known`, the accounts that served us before.  `asking_order` says whom to ask first.
         """
         block = (await self.chain.block()).hash
         count = min(int(await self.read("count", int(role), block=block)), _MOST_ENTRIES)
@@ -184,7 +194,7 @@ class Registry(Contract):
                 yield party
 
     async def changes(self, first: int, last: int) -> AsyncIterator[RegistryChange]:
-        """What was written and removed from block `first` to `last`, in order."""
+        """All entries written or removed from block `first` to `last`, in order."""
         removed = self.abi.event("PartyRemoved").topic
         async for log in self.logs(first, last, "PartyUpdated", "PartyRemoved"):
             values = self.values(
@@ -205,8 +215,8 @@ class Registry(Contract):
     ) -> Receipt:
         """Revoke a session key of the signer's own wallet from frame `from_seq` on, for good.
 
-        What is revoked from there or earlier already stays as it is.  Raises what Chain.transact
-        raises.  Cancelled: it may still be mined.
+        An earlier revocation from the same or a lower frame stays in force.  Raises what
+        Chain.transact raises.  Cancelled: it may still be mined.
         """
         values = key, from_seq
         return await self.transact(
@@ -236,7 +246,7 @@ class Registry(Contract):
         )
 
     def revocation_message(self, wallet: str, key: str, from_seq: int) -> TypedMessage:
-        """What a wallet signs, so that anyone can bring its revocation."""
+        """What a wallet signs so that anyone can submit its revocation."""
         return TypedMessage(
             chain_id=self.chain.chain_id,
             contract=self.address,
@@ -248,7 +258,7 @@ class Registry(Contract):
     async def revocation(
         self, wallet: str, key: str, block: int | bytes | str = "latest"
     ) -> Revocation | None:
-        """Whether a wallet had revoked a key by that block; None if not."""
+        """The revocation of a key at that block; None if the wallet had not revoked it."""
         from_seq, number = await self.read("revocation", wallet, key, block=block)
         return Revocation(wallet, key, from_seq, number) if from_seq else None
 
@@ -263,15 +273,17 @@ class Registry(Contract):
         try:
             known = Role(role)
         except ValueError:
-            raise RegistrationInvalid("role", role, "is none that is known") from None
+            raise RegistrationInvalid("role", role, "is not a known role") from None
         checked_endpoint(endpoint)
         _checked_key(public_key, account)
         return RegistryEntry(account, known, endpoint, public_key, updated_at)
 
 
-def in_turn(entries: Sequence[RegistryEntry], known: Collection[str] = ()) -> list[RegistryEntry]:
-    """The order in which entries of a list should be asked: those of `known` first, then by turns
-    the first of the list and any other at random."""
+def asking_order(
+    entries: Sequence[RegistryEntry], known: Collection[str] = ()
+) -> list[RegistryEntry]:
+    """The order in which to ask entries: those of `known` first, then alternately the next of the
+    list and a random one."""
     first = [party for party in entries if party.account in known]
     old = [party for party in entries if party.account not in known]
     strangers = list(old)
@@ -283,7 +295,7 @@ def in_turn(entries: Sequence[RegistryEntry], known: Collection[str] = ()) -> li
 
 
 def checked_endpoint(endpoint: str) -> str:
-    """A websocket address that we would connect to, see `parse_endpoint`.
+    """A WebSocket address that we would connect to; see `parse_endpoint`.
 
     Raises RegistrationInvalid.
     """
@@ -300,6 +312,6 @@ def _checked_key(public_key: bytes, account: str) -> None:
     try:
         address = address_of(public_key)
     except ValueError:
-        raise RegistrationInvalid("public key", public_key, "is no point of the curve") from None
+        raise RegistrationInvalid("public key", public_key, "is not a point of the curve") from None
     if address != account:
         raise RegistrationInvalid("public key", public_key, f"belongs to {address}, not {account}")

@@ -1,8 +1,8 @@
-"""What a node's answer must hold, by method, and whether it answers what was asked.
+"""The shape of a node's answer, by method, and whether it answers the question.
 
-web3 turns answers into Python's values and is generous about it: "12" is 18 to it, a hash that is
-too long is cut. So each answer is held against its shape first, and only the members that are
-named here are passed on, each in one spelling, so that two nodes' answers can be compared.
+web3 converts answers leniently: it reads "12" as 18 and cuts a hash that is too long. So each
+answer is checked against its shape first. Only the members listed here are passed on, each in one
+spelling, so that two nodes' answers can be compared.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias
 Shape: TypeAlias = Callable[[Any], Any]
 
 MAX_NUMBER: Final = (1 << 63) - 1
-"""The highest block number, time of a block or nonce: what files and deadlines hold."""
-# The standard has no leading zeros, some nodes do; the number is the same.
+"""The highest block number, block time or nonce that our files and deadlines can hold."""
+# The standard forbids leading zeros, but some nodes send them.
 _QUANTITY: Final = re.compile(r"0x[0-9a-f]{1,64}", re.IGNORECASE)
 _BYTES: Final = re.compile(r"0x([0-9a-f]{2})*", re.IGNORECASE)
 
@@ -28,7 +28,7 @@ def quantity(found: Any) -> str:
 
 def height(found: Any) -> str:
     if int(quantity(found), 16) > MAX_NUMBER:
-        raise ValueError("no chain has such a block")
+        raise ValueError("a block number beyond any chain's")
     return quantity(found)
 
 
@@ -58,7 +58,7 @@ def listed(shape: Shape) -> Shape:
 
 
 def record(what: str, members: Mapping[str, Shape], optional: Mapping[str, Shape]) -> Shape:
-    """An object.  optional: members that are left out where they are null or missing."""
+    """An object.  optional: members that are left out if they are null or missing."""
 
     def check(found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
@@ -72,7 +72,7 @@ def record(what: str, members: Mapping[str, Shape], optional: Mapping[str, Shape
 
 def _kept(found: Any) -> bool:
     if found is not False:
-        raise ValueError("a log of a block that was thrown away")
+        raise ValueError("a log of an abandoned block")
     return False
 
 
@@ -166,14 +166,14 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "eth_maxPriorityFeePerGas": quantity,
     "eth_syncing": lambda found: found,
 }
-"""The methods that change nothing, so that asking twice is the same as asking once."""
+"""The methods that change nothing, so that they may be repeated."""
 
 
 def checked(method: str, params: Sequence[Any], found: Any) -> Any:
-    """What a method answered, without what nobody reads.
+    """An answer, checked, with only the members that we read.
 
-    Raises ValueError where it is not what the protocol allows or not what was asked for.  The
-    answer of a method that is not in SHAPES stays as it is.
+    Raises ValueError if it breaks the protocol or answers another question.  The answer to a method
+    that is not in SHAPES is returned unchanged.
     """
     answer = SHAPES.get(method, SHAPES["eth_syncing"])(found)
     match method:
@@ -202,7 +202,7 @@ def _expect_asked(wanted: Mapping[str, Any], logs: Sequence[Mapping[str, Any]]) 
 
 
 def _match(found: Sequence[str], wanted: Sequence[Any]) -> bool:
-    """Whether a log's topics are of those that were asked for."""
+    """Whether a log's topics match the filter."""
     return len(found) >= len(wanted) and all(
         one is None or topic in ([one] if isinstance(one, str) else one)
         for topic, one in zip(found, wanted, strict=False)

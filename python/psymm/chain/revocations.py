@@ -1,12 +1,13 @@
-"""Session keys that their wallets revoked, as the registry has it at a depth.
+"""Session keys that their wallets revoked, as the registry shows them at a depth.
 
-Every revocation is read, whoever's it is, with one query for each new block whatever the number of
-sessions: to ask for some wallets only would tell the node with whom we deal. What a reorganisation
-takes back is forgotten. A node that leaves a revocation out cannot be told from an honest one by
-asking it alone.
+All wallets' revocations are read, with one query for each new block: a query for some wallets would
+tell the node with whom we trade. A revocation that a reorganisation takes back no longer counts. A
+single node that leaves out a revocation cannot be told from an honest one.
 
-What is deep is kept in a file, so that a restart reads only what is new; where the file does not
-fit the chain, or cannot be read, all is read again from the registry's first block.
+Theory of operation. Revocations up to block `_settled_to` are kept in the file; its hash is the
+anchor. Those above, at least the newest UNSETTLED blocks, are read again whenever the head changes.
+If the anchor is no longer on the chain, or the file cannot be read, everything is read again from
+the registry's first block. So the file only saves time.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 2.0
 """Between two looks at the chain's head."""
 UNSETTLED: Final = 64
-"""Blocks below the head that are read anew each time; what is deeper is read again only where the
-chain went back that far."""
+"""How many of the newest blocks are read again each time; deeper ones only after a reorganisation
+that deep."""
 
 
 class RevocationWatch:
-    """Follows one registry from block `first_block` on; one task at a time may advance it.
+    """Follows one registry from block `first_block`; one task at a time may advance it.
 
-    file: where to keep what is deep; None keeps it in memory.
+    file: where deep revocations are kept; None keeps them in memory.
     """
 
     def __init__(
@@ -64,17 +65,17 @@ class RevocationWatch:
 
     @property
     def version(self) -> int:
-        """Changes whenever `of` may say something else than before."""
+        """Changes whenever the result of `of` may have changed."""
         return self._version
 
     @property
     def block(self) -> int:
-        """The head up to which was read; 0 before the first look."""
+        """The head at the last `advance`; 0 before the first."""
         return 0 if self._head is None else self._head.number
 
     def of(self, wallet: str, depth: int) -> dict[str, int]:
-        """A wallet's revoked keys that are at least `depth` blocks deep (1: mined): fromSeq by the
-        key's address."""
+        """A wallet's keys whose revocation is at least `depth` blocks deep (1: mined): by the key's
+        address, the first frame that it may no longer sign."""
         self._deepest = max(self._deepest, depth)
         found: dict[str, int] = {}
         for one in (*self._settled, *self._recent):
@@ -83,8 +84,8 @@ class RevocationWatch:
         return found
 
     def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Calls `on_change` whenever `version` changes, until what it returns is called.
-        `on_change` does not block and does not raise."""
+        """Call `on_change` whenever `version` changes; the returned function ends that.
+        `on_change` must not block or raise."""
         one = object()
         self._listeners[one] = on_change
 
@@ -94,9 +95,9 @@ class RevocationWatch:
         return stop
 
     async def advance(self) -> None:
-        """Take in what is new, or was taken back, since the last look.
+        """Take in what is new, or was taken back, since the last call.
 
-        Raises ChainError; what was known then stays. Cancelled: the same.
+        Raises ChainError; what was known stays known. Cancelled: likewise.
         """
         chain = self._registry.chain
         if self._head is None and self._file is not None:
@@ -105,6 +106,8 @@ class RevocationWatch:
         last = self._head
         if last is not None and head.hash == last.hash:
             return
+        # A reorganisation may have removed the settled block. Then nothing read so far counts, and
+        # everything is read again from the registry's first block.
         follows = last is not None and head.parent == last.hash
         settled, settled_to, anchor = self._settled, self._settled_to, self._anchor
         if (
@@ -113,7 +116,10 @@ class RevocationWatch:
             and (head.number < settled_to or (await chain.block(settled_to)).hash != anchor)
         ):
             settled, settled_to, anchor = [], self._first - 1, None
+        # Blocks above the settled one are read again each time, so a reorganisation among them
+        # needs no bookkeeping.
         recent = [one async for one in self._registry.revocations(settled_to + 1, head.number)]
+        # In large steps, so that the file is not written for each block.
         moved = head.number - settled_to >= 2 * UNSETTLED
         if moved:
             settled_to = head.number - UNSETTLED
@@ -122,10 +128,13 @@ class RevocationWatch:
             recent = [one for one in recent if one.block > settled_to]
         known = (*settled, *recent)
         differs = known != (*self._settled, *self._recent)
+        # A new head alone can make a revocation deep enough for somebody, or no longer so.
         crossing = last is not None and (
             head.number < last.number
             or any(last.number - one.block + 1 < self._deepest for one in known)
         )
+        # Nothing is assigned before all questions are answered: after an error, what was known
+        # stays known.
         self._settled, self._settled_to, self._anchor = settled, settled_to, anchor
         self._recent, self._head = recent, head
         if moved and self._file is not None:
@@ -136,10 +145,10 @@ class RevocationWatch:
                 on_change()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Advance now, then for ever; started once the first look is through.
+        """Advance for ever; `task_status` is set after the first time.
 
-        Raises ChainError of the first look alone: later ones are logged and tried again.
-        Cancelled: raises Cancelled, what is known stays.
+        Raises ChainError only from the first time; later errors are logged and tried again.
+        Cancelled: raises Cancelled; what was known stays known.
         """
         await self.advance()
         task_status.started()

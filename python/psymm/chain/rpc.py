@@ -1,12 +1,12 @@
-"""Questions to nodes over JSON-RPC, on trio: one answer that fits the question, or a named error.
+"""JSON-RPC to one or several nodes, on trio: an answer that fits the question, or a typed error.
 
-`Rpc` is what web3 asks through (`Rpc.eth`): each of its requests is one call here, with a bound on
-the answer's size and time, the table of what errors mean (`answers.py`) and the shapes of answers
+web3 asks through `Rpc` (`Rpc.eth`). Each of its requests is one call here, with limits on the
+answer's size and time, the table of what errors mean (`node_errors.py`) and the shapes of answers
 (`replies.py`). web3's own sessions, retries, caches and middleware are not used.
 
-What changes nothing is asked again, with growing pauses, where a node does not answer or answers
-something else; where there are several nodes, of each in turn. A transaction is handed to the
-first node that takes it. Anything else is sent once, to the first.
+A request that changes nothing is repeated, with growing pauses and at each node in turn, while a
+node does not answer or answers something else. A transaction goes to the first node that takes it.
+Anything else is sent once, to the first node.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from urllib.parse import urlsplit
 import trio
 
 from psymm.chain import replies
-from psymm.chain.answers import SEND, Answer
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
-    NoAddress,
+    NodeAddressInvalid,
     NodesDisagree,
     NotAnswered,
-    NotKept,
     ReplyTooLong,
     RpcError,
+    StatePruned,
     WrongChain,
     clipped,
 )
+from psymm.chain.node_errors import SEND, NodeErrorKind
 from psymm.imports import recursion_limit_kept
 from psymm.strict_json import loads
 
@@ -47,21 +47,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FOUND: Final = frozenset({"eth_getTransactionByHash", "eth_getTransactionReceipt"})
-"""Where null only means that this node has none, and another one may."""
+"""For these methods null only means that this node has none; another node may have it."""
 _WHERE: Final = {"eth_call": 1, "eth_getTransactionCount": 1, "eth_getBlockByNumber": 0}
-"""Which parameter names the block."""
+"""Which parameter is the block."""
 
 AGREE: Final = "agree"
-"""Among addresses: two nodes must give the same answers."""
+"""This word in a list of addresses means that two nodes must give the same answers."""
 MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
-"""Of one answer. Parsed, JSON takes up to thirty times its length. More logs than that are asked
-for in smaller ranges."""
+"""The limit for one answer. Parsed JSON takes up to thirty times its length. If logs exceed it,
+they are read in smaller ranges."""
 MAX_RESULT_BYTES: Final = 128 * 1024
-"""Of what a call returns; a page of the registry is half of it. Its parts may be named any number
-of times each, so it can decode to the square of its length."""
+"""The limit for a call's result; a page of the registry takes half of it. ABI offsets may point to
+the same part many times, so a result can decode to the square of its length."""
 _LONGEST_PAUSE_S: Final = 2.0
 _NOT_THERE: Final = "ConnectError"
-"""httpx's name for it."""
+"""httpx's name for a node that does not accept connections."""
 
 
 _own: ContextVar[bool] = ContextVar("own deadline", default=False)
@@ -69,8 +69,8 @@ _own: ContextVar[bool] = ContextVar("own deadline", default=False)
 
 @contextmanager
 def own_deadline() -> Iterator[None]:
-    """For our own waits, which look again by themselves: deadlines that are set inside are not the
-    caller's, so each question has its usual time."""
+    """For our own polling loops: deadlines set inside are not the caller's, so each request keeps
+    its usual time."""
     before = _own.set(True)
     try:
         yield
@@ -79,7 +79,7 @@ def own_deadline() -> Iterator[None]:
 
 
 def callers_deadline() -> float:
-    """Until when the caller waits, by trio's clock; infinity where it set no deadline."""
+    """The caller's deadline by trio's clock; infinity if it set none."""
     return math.inf if _own.get() else trio.current_effective_deadline()
 
 
@@ -93,49 +93,52 @@ def time_left(timeout_s: float | None, default_s: float) -> float:
 
 
 class Node:
-    """One node's address, and the part of it that is shown: paths, queries and user names often
-    are customers' keys."""
+    """One node's address, and the part of it that may be shown: path, query and user name are often
+    a customer's key."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise NoAddress("it must start with http:// or https:// and name a host")
+            raise NodeAddressInvalid("it must start with http:// or https:// and name a host")
         try:
             port = f":{parts.port}" if parts.port is not None else ""
         except ValueError:
-            raise NoAddress("its port is no port") from None
+            raise NodeAddressInvalid("its port is not a number up to 65535") from None
         self.url: Final = url
         self.serves: int | None = None
-        """The chain that it was seen to serve."""
+        """The chain id that it answered with, once it has been checked."""
         self.endpoint: Final = f"{parts.scheme}://{parts.hostname}{port}"
 
 
 def nodes_of(urls: str | Sequence[str], agree: bool = False) -> tuple[list[Node], bool]:
-    """The nodes at some addresses, and whether two must agree, as `Rpc` takes them.  Raises
-    NoAddress."""
+    """The nodes at these addresses, and whether two must agree; arguments as for `Rpc`.  Raises
+    NodeAddressInvalid."""
     given = dict.fromkeys(urls.split() if isinstance(urls, str) else urls)
     agree = agree or AGREE in given
     nodes = [Node(url) for url in given if url != AGREE]
     if not nodes or (agree and len(nodes) < 2):
-        raise NoAddress("two nodes are needed that agree" if agree else "there is none")
+        raise NodeAddressInvalid(
+            "two nodes are needed to compare answers" if agree else "there is none"
+        )
     return nodes, agree
 
 
 class Rpc:
     """A connection to one node, or to several of the same chain.  Safe to share between tasks.
 
-    urls: one http or https address, or several, the preferred first; a text may hold several with
-        spaces between, and the word AGREE for `agree`.
-    timeout_s: for one answer.
-    patience_s: for how long a node that is there, or was, is asked at least, where it does not
-        answer what it is asked, and the caller set no deadline.  Where it did (`trio.fail_after`
-        and its like), nodes that do not answer are asked until then, however near or far that is,
-        and what they said last is raised while there is still time.
-    read_attempts: how often in all it is asked where none was ever there or all answer nonsense.
-    backoff_s: the first pause; pauses double.
-    agree: answers about what is settled (state at a given block, logs, receipts, headers by
-        number) are asked of two nodes and must be equal, else NodesDisagree; the head is the
-        lower of the two.  Needs at least two nodes.
+    Args:
+        urls: one http or https address, or several, the preferred first. A text may hold several,
+            separated by spaces, and the word AGREE for `agree`.
+        timeout_s: for one answer.
+        read_attempts: how often a request is sent in all if no node ever answered, or all answer
+            nonsense.
+        backoff_s: the first pause between attempts; pauses double.
+        patience_s: without a caller's deadline, how long a node that answered before, or answers
+            something else, is asked again.  With one (`trio.fail_after` and its like), nodes are
+            asked until then, and their last error is raised just before it.
+        agree: two nodes must give equal answers about settled facts (state at a given block, logs,
+            receipts, headers by number), else NodesDisagree; the head is the lower of the two.
+            Needs at least two nodes.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class Rpc:
     ) -> None:
         self._nodes, agree = nodes_of(urls, agree)
         self.endpoint: Final = ", ".join(node.endpoint for node in self._nodes)
-        """What may be shown of the nodes' addresses."""
+        """The part of the nodes' addresses that may be shown."""
         self.agree: Final = agree
         self._timeout_s = timeout_s
         self._attempts = max(1, read_attempts)
@@ -185,15 +188,15 @@ class Rpc:
 
     @cached_property
     def eth(self) -> Any:
-        """web3's AsyncEth, asked through `call`.  Its methods raise what `call` raises, and
-        TransactionNotFound where a transaction or receipt is not there.
+        """web3's AsyncEth over `call`.  Its methods raise what `call` raises, and
+        TransactionNotFound if a transaction or receipt is not there.
 
-        Untyped: web3's own types for addresses, hashes and blocks would be casts everywhere.
+        Untyped: web3's own types for addresses, hashes and blocks would need casts everywhere.
         """
         return _web3(self)
 
     async def call(self, method: str, *params: Any) -> Any:
-        """The result of one request, as JSON holds it.
+        """The result of one request, as parsed JSON.
 
         Raises ChainDown, NotAnswered, BadReply, NodesDisagree, RpcError.  Cancelled:
         raises Cancelled; a request that changes the chain may or may not have arrived.
@@ -210,6 +213,7 @@ class Rpc:
                     return await self._both(method, params)
                 return await self._any(method, params)
             except ReplyTooLong:
+                # The same request gets the same answer; only the caller can ask for less.
                 raise
             except (ChainDown, BadReply) as trouble:
                 gone = trouble.reason == _NOT_THERE and (self._answered or deadline < math.inf)
@@ -223,23 +227,23 @@ class Rpc:
         raise AssertionError("unreachable")
 
     async def send(self, raw: bytes) -> None:
-        """Hand over a signed transaction, to the first node that takes it or has it already.
+        """Hand over a signed transaction to the first node that takes it or already has it.
 
-        Raises like `call`.  Where one node may have it and all others refuse it, nothing is
-        certain, and the former's trouble is raised.
+        Raises like `call`.  If one node may have it and all others refuse it, nothing is certain,
+        and that node's error is raised.
         """
         try:
             await self.call(SEND, "0x" + raw.hex())
         except RpcError as refused:
-            if refused.answer is not Answer.KNOWN:
+            if refused.kind is not NodeErrorKind.KNOWN:
                 raise
 
-    def pass_on(self) -> None:
-        """Ask the next node first from now on: this one's view lags."""
+    def prefer_next(self) -> None:
+        """From now on ask the next node first, because this one lags."""
         self._first = (self._first + 1) % len(self._nodes)
 
     async def found(self, answer: Awaitable[T]) -> T | None:
-        """What one of `eth`'s methods finds; None where the nodes show no such transaction."""
+        """The result of one of `eth`'s methods; None instead of TransactionNotFound."""
         from web3.exceptions import TransactionNotFound
 
         try:
@@ -256,8 +260,8 @@ class Rpc:
         return int(await self.eth.chain_id)
 
     async def expect_chain(self, chain_id: int) -> None:
-        """Raises WrongChain if a node serves another chain.  One that does not answer now is
-        asked before its first answer is used."""
+        """Raises WrongChain if a node serves another chain.  A node that does not answer now is
+        checked before its first answer is used."""
         self._chain_id = chain_id
         await self.chain_id()
 
@@ -275,6 +279,7 @@ class Rpc:
             except (ChainDown, BadReply) as trouble:
                 troubles.append(trouble)
                 continue
+            # A node without a receipt may lag, so None is the answer only if every node gives it.
             if answer is not None or method not in _FOUND:
                 self._first = self._nodes.index(node)
                 return answer
@@ -283,7 +288,7 @@ class Rpc:
         raise max(troubles, key=_weight)
 
     async def _both(self, method: str, params: Sequence[Any]) -> Any:
-        """The answer that two nodes give alike."""
+        """The answer on which two nodes agree."""
         answers: list[tuple[Node, Any]] = []
         troubles: list[ChainDown | BadReply] = []
         for node in self._in_turn():
@@ -299,11 +304,12 @@ class Rpc:
             raise max(troubles, key=_weight)
         (one, first), (other, second) = answers
         if method == "eth_blockNumber":
+            # The lower head is the one that both have.
             return min(first, second, key=lambda head: int(head, 16))
         if method in _FOUND and (first is None or second is None):
-            return None  # one of them lags, and what one alone shows is not proven
+            return None  # one of them lags, and one node alone proves nothing
         if isinstance(first, RpcError) and isinstance(second, RpcError):
-            if (first.answer, first.data) == (second.answer, second.data):
+            if (first.kind, first.data) == (second.kind, second.data):
                 raise first
         elif first == second:
             return first
@@ -316,7 +322,7 @@ class Rpc:
             try:
                 answer = await self._once(node, SEND, params)
             except RpcError as refused:
-                if refused.answer is Answer.KNOWN:
+                if refused.kind is NodeErrorKind.KNOWN:
                     raise
                 refusals.append(refused)
             except (ChainDown, BadReply) as trouble:
@@ -324,16 +330,22 @@ class Rpc:
             else:
                 self._first = self._nodes.index(node)
                 return answer
+        # That node may have it, so the others' refusals do not decide.
         if lost is not None:
             raise lost
-        held = [one for one in refusals if one.answer in (Answer.NONCE_USED, Answer.NONCE_HELD)]
+        held = [
+            one
+            for one in refusals
+            if one.kind in (NodeErrorKind.NONCE_USED, NodeErrorKind.NONCE_HELD)
+        ]
         raise (held or refusals)[0]
 
     async def _once(self, node: Node, method: str, params: Sequence[Any]) -> Any:
-        """What one node answers to one request, checked; also that it serves our chain."""
+        """One node's checked answer to one request, after checking that it serves our chain."""
+        # Before the first other answer is used: a node that joined late may serve another chain.
         if self._chain_id is not None and node.serves is None and method != "eth_chainId":
             await self._once(node, "eth_chainId", ())
-        answer = await self.said(node, method, params)
+        answer = await self.raw_result(node, method, params)
         self._answered = True
         if answer is None and method == "eth_getBlockByNumber":
             raise NotAnswered(node.endpoint, "it does not have that block, yet")
@@ -349,8 +361,8 @@ class Rpc:
             node.serves = self._chain_id
         return answer
 
-    async def said(self, node: Node, method: str, params: Sequence[Any]) -> Any:
-        """What one node says to one request, bounded in size and time, and not yet checked."""
+    async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+        """One node's result for one request, bounded in size and time but not checked."""
         error = (reply := await self._exchange(node, method, params)).get("error")
         if error is not None:
             if not isinstance(error, dict):
@@ -363,9 +375,9 @@ class Rpc:
                 message if isinstance(message, str) else "no reason given",
                 error.get("data"),
             )
-            if refused.answer is Answer.PRUNED:
-                raise NotKept(node.endpoint, clipped(refused.message))
-            if refused.answer is Answer.ELSEWHERE:
+            if refused.kind is NodeErrorKind.PRUNED:
+                raise StatePruned(node.endpoint, clipped(refused.message))
+            if refused.kind is NodeErrorKind.NOT_ANSWERED:
                 raise NotAnswered(node.endpoint, clipped(refused.message))
             raise refused
         if "result" not in reply:
@@ -398,14 +410,14 @@ class Rpc:
                             )
                     status = response.status_code
             except httpx.HTTPError as failed:
-                # The library's text can hold the whole address; its type says enough.
+                # The library's message can contain the whole address; the type says enough.
                 raise ChainDown(node.endpoint, type(failed).__name__) from None
         if limit.cancelled_caught:
             raise ChainDown(node.endpoint, f"no answer to {method} within {self._timeout_s:g} s")
         if status == 429 or status >= 500:
             raise NotAnswered(node.endpoint, f"HTTP status {status}")
         if 300 <= status < 400:
-            # Never followed: what is signed and which key is in the address would go elsewhere.
+            # Never followed: another host would get what we signed and the key in the address.
             raise NotAnswered(
                 node.endpoint, f"HTTP status {status}, it redirects: use the address it leads to"
             )
@@ -419,25 +431,25 @@ class Rpc:
             raise BadReply(node.endpoint, method, "not JSON") from None
         if not isinstance(reply, dict):
             raise BadReply(node.endpoint, method, "not a JSON-RPC answer")
-        # A node that could not even read the request answers with an error and a null id.
+        # A node that cannot parse the request answers with an error and a null id.
         unread = reply.get("id") is None and isinstance(reply.get("error"), dict)
         if not unread and (type(reply.get("id")) is not int or reply["id"] != number):
-            raise BadReply(node.endpoint, method, "an answer to another request than ours")
+            raise BadReply(node.endpoint, method, "an answer to another request")
         return reply
 
 
 def _passes(trouble: ChainDown | BadReply) -> bool:
-    """Whether waiting helps: the node is there, and says something else than what it was asked."""
+    """Whether waiting helps: the node is there, but answers something else."""
     return (
         isinstance(trouble, ChainDown)
-        and not isinstance(trouble, NotKept)
+        and not isinstance(trouble, StatePruned)
         and trouble.reason != _NOT_THERE
     )
 
 
 def _weight(trouble: ChainDown | BadReply) -> int:
-    """Which of several nodes' troubles counts: one that asking differently helps against, then
-    one that waiting does."""
+    """The rank of a node's error among several: first those that a smaller request avoids, then
+    those that waiting helps."""
     if isinstance(trouble, ReplyTooLong):
         return 3
     if _passes(trouble):
@@ -465,18 +477,18 @@ def _client() -> httpx.AsyncClient:
 
 
 def _web3(rpc: Rpc) -> Any:
-    """web3 over an Rpc.  Imported here: it takes most of a second."""
+    """web3 over an Rpc.  Imported here, because that takes most of a second."""
     with recursion_limit_kept():
         from web3 import AsyncWeb3
         from web3.providers.async_base import AsyncBaseProvider
         from web3.types import RPCEndpoint, RPCResponse
 
     class Provider(AsyncBaseProvider):
-        # A contract must not make us ask addresses of its choice (EIP-3668).
+        # A contract must not make us fetch URLs of its choice (EIP-3668).
         global_ccip_read_enabled = False
 
         async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
             return {"jsonrpc": "2.0", "id": 0, "result": await rpc.call(method, *params)}
 
-    # Without middleware: each would ask more, fill in or repeat what nobody sees here.
+    # No middleware: it would send, fill in or repeat requests without our knowledge.
     return AsyncWeb3(Provider(), middleware=[]).eth

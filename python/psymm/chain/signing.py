@@ -1,7 +1,7 @@
-"""A transaction before and after it is signed, and what it pays a gas.
+"""A transaction before and after it is signed, and its fees.
 
-It is signed through a `Signer`, which sees one digest and returns one signature, so that a key
-service or a device works as well as a key in memory.
+A `Signer` sees one digest and returns one signature, so a key service or a device works as well as
+a key in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psymm.imports import recursion_limit_kept
 
 
 class Signer(Protocol):
-    """What sends and pays for transactions: `psymm.wallet.KeyWallet` is one."""
+    """The account that sends and pays for transactions, such as `psymm.wallet.KeyWallet`."""
 
     @property
     def address(self) -> str:
@@ -25,22 +25,22 @@ class Signer(Protocol):
         ...
 
     def sign_digest(self, digest: bytes) -> bytes | Awaitable[bytes]:
-        """65 bytes r ‖ s ‖ v over 32 bytes, low s, v 27 or 28; or a promise of them."""
+        """65 bytes r ‖ s ‖ v over 32 bytes, low s, v 27 or 28; or an awaitable of them."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fees:
-    """Fees of one transaction, wei a gas (EIP-1559)."""
+    """Fees of one transaction, in wei per gas (EIP-1559)."""
 
     max_wei: int
     tip_wei: int
 
     def raised(self, attempt: int, least: Fees, most: Fees) -> Fees | None:
-        """What to offer instead of this, not below `least`, not above `most`: a quarter more, then
-        twice, four times… as much at each further attempt that a node refuses.
+        """The fees of a replacement, between `least` and `most`.
 
-        None where `most` leaves less room than the eighth that nodes demand of a replacement.
+        attempt: 0 offers a quarter more; 1, 2, … offer 2, 4, … times as much.  None if `most`
+        leaves less room than the eighth that nodes demand of a replacement.
         """
         by, of = (5, 4) if attempt == 0 else (2**attempt, 1)
         max_wei = min(max(self.max_wei * by // of + 1, least.max_wei), most.max_wei)
@@ -52,7 +52,7 @@ class Fees:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A transaction before it is signed: what it would cost at most, for showing."""
+    """A transaction before it is signed; `most_wei` is the most that it can cost."""
 
     sender: str
     to: str | None
@@ -68,7 +68,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A signed transaction, handed over or about to be; `raw` are its bytes."""
+    """A signed transaction.  raw: its bytes, as a node takes them."""
 
     tx_hash: str
     sender: str
@@ -78,15 +78,15 @@ class Sent:
 
 
 def hash_of(raw: bytes) -> str:
-    """The hash that names a signed transaction."""
+    """The hash of a signed transaction's bytes."""
     return "0x" + keccak256(raw).hex()
 
 
 async def sign(signer: Signer, chain_id: int, nonce: int, prepared: Prepared) -> Sent:
     """Sign an EIP-1559 transaction.
 
-    Raises CallInvalid for what is no signature, and what the signer raises.  Cancelled: raises
-    Cancelled; nothing was signed, or it is lost.
+    Raises CallInvalid if the signer returns no signature, and what the signer raises.  Cancelled:
+    raises Cancelled; a signature made meanwhile is dropped.
     """
     with recursion_limit_kept():
         from eth_account.typed_transactions.typed_transaction import TypedTransaction

@@ -1,13 +1,22 @@
-"""The tree as the chain has it: every note inserted, every nullifier spent, up to a depth.
+"""A copy of the chain's tree: every note inserted and every nullifier spent, up to a depth.
 
-Follows the pool's events with a confirmation depth, keeps the tree in the core's LeanIMT and in
-SQLite, goes back when the chain does, and believes none of it before its own root equals the
-contract's root in that very block.
+Theory of operation. `advance` reads the pool's events in ranges of blocks, oldest first, up to the
+confirmation depth. A range is taken in whole or not at all:
 
-A node that shows one false chain consistently cannot be told from an honest one by asking it
-alone; what is caught here is a node whose logs, headers and contract state disagree, or that
-leaves notes out. One that leaves out spent nullifiers alone is not: the contract keeps no sum of
-them, and to ask for one would name it.
+    1. read the last block's header, then the events
+    2. insert the leaves into the tree in memory
+    3. compare root and size with the contract's in that very block; read the header again
+    4. write the range to SQLite in one transaction, then update the other fields in memory
+
+An error before step 4 truncates the tree again. A reorganisation is noticed by the hashes of the
+blocks that were read (anchors): everything above the newest anchor that the chain still has is
+deleted, in the file first.
+
+Durable when: `advance` returns. The file is a cache; it can be made again from the chain.
+
+What is caught: a node whose logs, headers and contract state disagree, or that leaves out a note.
+What is not: a node that shows one false chain consistently, and one that leaves out only spent
+nullifiers. The contract keeps no sum of the nullifiers, and asking for one would reveal it.
 """
 
 from __future__ import annotations
@@ -39,7 +48,7 @@ T = TypeVar("T")
 _SPAN: Final = 2_000
 _TAKE_ATTEMPTS: Final = 4
 _ANCHORS: Final = 512
-"""How many blocks' hashes are kept; a chain that went back further is read from the start."""
+"""How many block hashes are kept; after a deeper reorganisation all is read from the start."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS origin (chain_id INTEGER, contract TEXT, first_block INTEGER);
 CREATE TABLE IF NOT EXISTS leaves (
@@ -51,18 +60,18 @@ CREATE TABLE IF NOT EXISTS anchors (block INTEGER PRIMARY KEY, hash BLOB NOT NUL
 
 
 class TreeCorrupt(ChainError):
-    """The file that keeps the tree does not hold what was written to it."""
+    """The tree's file does not hold what was written to it."""
 
     code = "tree-corrupt"
-    what = "the file that keeps the tree is damaged"
+    what = "the tree's file is damaged"
     remedy = "Delete the file; it is made again from the chain"
 
 
 class TreeForeign(TreeCorrupt):
-    """The file that keeps the tree is another deployment's, or another version's."""
+    """The tree's file belongs to another deployment or version."""
 
     code = "tree-foreign"
-    what = "the file that keeps the tree belongs to another deployment or version of psymm"
+    what = "the tree's file belongs to another deployment or version of psymm"
     remedy = "Use a home for each deployment (--home)"
 
 
@@ -78,10 +87,13 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class SyncProgress:
-    """What one step of following brought.
+    """What one call of `advance` changed.
 
-    rolled_back_to: the last block that still stands, where the chain had gone back; None
-    otherwise.  inserted, spent: what is new since.
+    Attributes:
+        block: the newest block that counts.
+        rolled_back_to: after a reorganisation, the last block that was kept; None otherwise.
+        inserted: the new leaves.
+        spent: the new nullifiers.
     """
 
     block: int
@@ -93,7 +105,10 @@ class SyncProgress:
 class TreeSync:
     """Follows one pool.  Open with `open_tree`; one task at a time may advance it.
 
-    depth: how deep a block must be to count; 1 counts the newest.
+    Args:
+        first_block: the block of the deployment.
+        depth: how deep a block must be to count; 1 counts the newest.
+        path: of the file, for errors.
     """
 
     def __init__(
@@ -126,12 +141,13 @@ class TreeSync:
 
     @property
     def block(self) -> int:
-        """The newest block that counts; before the first step, the one before the deployment."""
+        """The newest block that counts; before the first `advance`, the one before the
+        deployment."""
         return self._block
 
     @property
     def head(self) -> int:
-        """The newest block of the chain at the last look, deep or not."""
+        """The chain's newest block at the last `advance`, deep or not."""
         return self._head
 
     @property
@@ -166,12 +182,12 @@ class TreeSync:
     async def advance(self) -> SyncProgress:
         """Take in all blocks that are deep enough by now.
 
-        Raises LyingNode, with nothing of the false part kept, and what `Chain.logs` raises.
-        Cancelled: raises Cancelled; whole ranges of blocks are kept or not at all.
+        Raises LyingNode, which keeps nothing of the false range, and what `Chain.logs` raises.
+        Cancelled: raises Cancelled; each range of blocks is kept whole or not at all.
         """
         async with self._lock:
             await self.pool.chain.check()
-            # A new process has not seen the head yet; its file has, and must not be rolled back
+            # A new process has not seen any head, but its file has. It must not be rolled back
             # because the first node that answers lags.
             rpc = self.pool.chain.rpc
             rpc.newest = max(rpc.newest, self._block)
@@ -196,9 +212,9 @@ class TreeSync:
             self._looked = trio.current_time()
             return SyncProgress(self._block, rolled_back, tuple(inserted), tuple(spent))
 
-    async def look(self, within_s: float) -> None:
-        """Advance, unless that was done so recently: many who ask cost the node one answer.
-        Raises and is cancelled as `advance`."""
+    async def advance_if_older(self, within_s: float) -> None:
+        """`advance`, unless that was done in the last `within_s` seconds: many callers cost the
+        node one answer.  Raises and is cancelled like `advance`."""
         async with self._looking:
             if trio.current_time() - self._looked > within_s:
                 await self.advance()
@@ -206,11 +222,11 @@ class TreeSync:
     async def newest(self) -> tuple[set[bytes], set[bytes]]:
         """Commitments and nullifiers in blocks that are not deep enough to count yet.
 
-        All of them, so that the node does not learn which one is asked for.
+        All of them are read, so that the node does not learn which one matters.
         """
         head = await self.pool.chain.head()
         if head > self._head + _SPAN:
-            # Nothing was read of what is between, and the node may name any head.
+            # The blocks between were not read, and a node can claim any head.
             raise NotSynchronised(f"block {head}", 0)
         logs = [one async for one in self.pool.events(self._block + 1, head)]
         spends, inserts = self.pool.effects(logs)
@@ -219,10 +235,10 @@ class TreeSync:
     async def transaction_with(
         self, thing: bytes, *, spent: bool
     ) -> tuple[int, str, tuple[bytes, ...], tuple[bytes, ...]] | None:
-        """The block and hash of the transaction that spent a nullifier, or inserted a commitment,
-        with all that it spent and inserted; None if none that counts.
+        """Block and hash of the transaction that spent a nullifier, or inserted a commitment, with
+        all nullifiers and commitments of it; None if no such block counts yet.
 
-        Reads all of that block, so that the node does not learn which one is meant.
+        Reads all events of that block, so that the node does not learn which one matters.
         """
         leaf = self.leaf(thing)
         block = self._spent.get(thing) if spent else None if leaf is None else leaf.block
@@ -235,9 +251,9 @@ class TreeSync:
                 return block, tx_hash, tuple(spends), tuple(inserts)
         return None
 
-    def steady(self) -> trio.Lock:
-        """`async with tree.steady()`: nothing is taken in or rolled back meanwhile, so what is
-        asked of the tree inside, also from a thread, belongs together.  Not around `advance`."""
+    def locked(self) -> trio.Lock:
+        """`async with tree.locked()`: the tree does not change inside, so several reads, also from
+        a thread, are consistent.  Not around `advance`, which takes the same lock."""
         return self._lock
 
     async def aclose(self) -> None:
@@ -248,10 +264,12 @@ class TreeSync:
     # --- parts --------------------------------------------------------------------------------
 
     async def _take_patiently(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
-        """Like `_take`.  Behind one address can be nodes of which one has not heard of the newest
-        blocks and leaves their logs out; and asked for the newest block's state while it writes the
-        next one, a node may answer from between the two.  Only one that stays with it contradicts
-        itself."""
+        """`_take`, again after a contradiction.
+
+        One of several nodes behind an address may lack the newest blocks and leave out their logs.
+        A node may also mix the state of two blocks while it writes one.  So only a contradiction
+        that persists is a lie.
+        """
         chain = self.pool.chain
         for attempt in range(1, _TAKE_ATTEMPTS):
             try:
@@ -263,12 +281,14 @@ class TreeSync:
     async def _take(
         self, first: int, last: int, looks: int
     ) -> tuple[list[Leaf], list[bytes]] | None:
-        """Take in one range whole; None, with nothing kept, if the chain went back meanwhile.
+        """Take in one range; None, and nothing is kept, if the chain was reorganised meanwhile.
 
-        looks: how often the logs are asked for; the last answer counts. Where two nodes answer in
-        turn, the questions around it would else give this one to the same node at each attempt.
+        looks: how often the logs are asked for; the last answer counts. If two nodes answer in
+        turn, a fixed number of requests would send this one to the same node at every attempt.
         """
         chain, pool = self.pool.chain, self.pool
+        # The same header before and after all the reading proves that no reorganisation came
+        # between the logs and the state that they are compared with.
         before = await chain.block(last)
         leaves: list[Leaf] = []
         nullifiers: list[tuple[bytes, int]] = []
@@ -296,14 +316,18 @@ class TreeSync:
             if after.hash != before.hash:
                 self._tree.truncate(size)
                 return None
+            # The contract's own root proves that no leaf is missing, false or out of order. Nothing
+            # on chain proves the same of nullifiers.
             if count != len(self._tree):
                 raise self._lie(f"the number of leaves in block {last}", count, len(self._tree))
             if root != self._tree.root:
                 raise self._lie(f"the root in block {last}", root, self._tree.root)
             if any(nullifier in self._spent for nullifier, _ in nullifiers):
                 raise self._lie("a nullifier", "spent once", "spent twice")
+            # The file before memory: after a crash, memory is restored from the file.
             await self._thread(lambda: self._keep(leaves, nullifiers, anchors))
         except BaseException:
+            # The leaves were inserted in advance, to compare the root.
             self._tree.truncate(size)
             raise
         for leaf in leaves:
@@ -329,9 +353,9 @@ class TreeSync:
         try:
             return await self.pool.root(block_hash), await self.pool.size(block_hash)
         except (RpcError, NotAnswered, BadReply):
-            # Not every node takes a hash here, nor knows one of a block that a reorganisation took
-            # away: some then answer as if there were no contract. The header is compared again
-            # afterwards.
+            # Not every node accepts a block hash here, or knows that of an abandoned block; some
+            # then answer as if there were no contract. By number is safe: the caller compares the
+            # header again.
             return await self.pool.root(number), await self.pool.size(number)
 
     async def _roll_back(self) -> int | None:
@@ -339,23 +363,24 @@ class TreeSync:
         if self._block < self._first:
             return None
         head = await self.pool.chain.head()
-        stands = self._first - 1
+        common = self._first - 1
         for number in sorted(self._anchors, reverse=True):
             if number <= head:
                 block = await self.pool.chain.block(number)
                 if block.hash == self._anchors[number]:
-                    stands = number
+                    common = number
                     break
-        if stands == self._block:
+        if common == self._block:
             return None
-        await self._thread(lambda: self._forget(stands))
-        while self._leaves and self._leaves[-1].block > stands:
+        # The file first: if it fails, memory still agrees with it.
+        await self._thread(lambda: self._forget(common))
+        while self._leaves and self._leaves[-1].block > common:
             del self._positions[self._leaves.pop().commitment]
         self._tree.truncate(len(self._leaves))
-        self._spent = {one: block for one, block in self._spent.items() if block <= stands}
-        self._anchors = {one: hash_ for one, hash_ in self._anchors.items() if one <= stands}
-        self._block = stands
-        return stands
+        self._spent = {one: block for one, block in self._spent.items() if block <= common}
+        self._anchors = {one: hash_ for one, hash_ in self._anchors.items() if one <= common}
+        self._block = common
+        return common
 
     def _lie(self, about: str, expected: object, found: object) -> LyingNode:
         return LyingNode(self.pool.chain.rpc.endpoint, about, _shown(expected), _shown(found))
@@ -363,7 +388,7 @@ class TreeSync:
     # --- the file -----------------------------------------------------------------------------
 
     async def _thread(self, work: Callable[[], T]) -> T:
-        # Shielded: a write that is under way must not be forgotten half way.
+        # Shielded: once the file has the range, memory must take it in, too.
         with trio.CancelScope(shield=True):
             try:
                 done = await trio.to_thread.run_sync(work)
@@ -392,12 +417,12 @@ class TreeSync:
                 (_ANCHORS,),
             )
 
-    def _forget(self, stands: int) -> None:
+    def _forget(self, common: int) -> None:
         with self._database:
             for table in ("leaves", "spent", "anchors"):
                 self._database.execute(
                     f"DELETE FROM {table} WHERE block > ?",  # noqa: S608 - fixed names
-                    (stands,),
+                    (common,),
                 )
 
     def _restore(self) -> None:
@@ -421,9 +446,12 @@ class TreeSync:
 async def open_tree(
     pool: Pool, first_block: int, *, depth: int = 1, path: Path | None = None
 ) -> TreeSync:
-    """A follower of a pool that was deployed in `first_block`.
+    """The tree of a pool that was deployed in `first_block`.
 
-    path: the SQLite file that makes a restart quick; None keeps everything in memory.
+    Args:
+        depth: see TreeSync.
+        path: the SQLite file that makes a restart quick; None keeps everything in memory.
+
     Raises TreeCorrupt if the file is damaged, TreeForeign if it is another pool's, StorageError.
     """
 

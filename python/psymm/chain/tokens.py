@@ -1,16 +1,16 @@
-"""What a token is and does, asked of the chain before anything rests on it.
+"""Checking a token before we depend on it: what it says about itself, and what its transfers do.
 
-`read_token` asks what it says about itself, `expect_unchanged` whether that is what it said when it
-was listed. `try_token` and `try_deposit` let the node run a whole
-deposit and withdrawal with the real portal, in one `eth_call` that changes nothing: a holder's
-address is lent the code of `TokenTrial` (contracts/src/TokenTrial.sol), the portal's that of a
-`TokenPortal` which obeys it. What the portal would refuse on chain is refused there: tokens that
-take a fee, return false, are paused, bar the wallet or move other amounts than they are asked to.
+`read_token` reads its metadata; `expect_unchanged` compares that with the listing. `try_token` and
+`try_deposit` simulate a whole deposit and withdrawal with the real portal in one `eth_call`, which
+changes nothing. For that call a holder's address gets the code of `TokenTrial`
+(contracts/src/TokenTrial.sol), and the portal's address that of a `TokenPortal` which obeys it. So
+the simulation refuses what the portal would refuse on chain: tokens that take a fee, return false,
+are paused, block the wallet or move other amounts than asked.
 
-A token nobody has given us yet is tried with a balance that the node is told to assume. The place
-where a token keeps a balance differs; the node says which places `balanceOf` reads
-(`eth_createAccessList`), and one after another is overridden until the balance follows. The places
-that it reads for every holder alike show a token that rebases: the balance follows them, too.
+For a token that we do not own, the node is told to assume a balance. Tokens keep balances in
+different storage slots. The node says which slots `balanceOf` reads (`eth_createAccessList`), and
+these are overridden one after another until the balance follows. A slot that is read for every
+holder shows a rebasing token: its balances follow that slot, too.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from psymm.chain.transactions import Chain
 from psymm.errors import clip
 
 _DELEGATED: Final = b"\xef\x01\x00"
-"""How the code of a wallet begins that delegates to a contract (EIP-7702)."""
+"""The prefix of the code of a wallet that delegates to a contract (EIP-7702)."""
 _TRIED_TOKENS: Final = 1_000
 _MOST_PLACES: Final = 16
-"""So many places are looked at for a balance; an ERC-20 behind a proxy reads about four."""
+"""The most storage slots that are tried; an ERC-20 with a proxy reads about four."""
 _YEAR_S: Final = 365 * 86_400
 
 Place: TypeAlias = tuple[str, str]
@@ -51,7 +51,7 @@ Overrides: TypeAlias = dict[str, dict[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """What a token says about itself.  symbol: empty where it has none that can be shown."""
+    """A token's metadata.  symbol: empty if it has none that can be shown."""
 
     address: str
     decimals: int
@@ -59,19 +59,19 @@ class TokenFacts:
 
     @property
     def label(self) -> str:
-        """The symbol; without one, the address's beginning."""
+        """The symbol; without one, the start of the address."""
         return self.symbol or self.address[:10]
 
 
 async def read_token(chain: Chain, address: str) -> TokenFacts:
-    """What a token says about itself.
+    """A token's metadata.
 
-    Raises TokenUnfit: no contract, a wallet, no decimals or more than 18; CallInvalid for what is
-    no address; and what reading the chain raises.  Cancelled: raises Cancelled.
+    Raises TokenUnfit: no contract, a wallet, no decimals or more than 18; CallInvalid if the text
+    is not an address; and what reading the chain raises.  Cancelled: raises Cancelled.
     """
     address = checksummed("token", address)
     made = artifact("TokenFacts")
-    # At the newest block that is known: a view that lags may not know the token yet.
+    # At the newest known block, because a lagging node may not know the token yet.
     data = await chain.simulate(
         None,
         made.linked({}) + made.abi.encode_constructor(address),
@@ -89,7 +89,7 @@ async def read_token(chain: Chain, address: str) -> TokenFacts:
     if head == _DELEGATED:
         raise TokenUnfit(address, "it is a wallet that delegates to a contract (EIP-7702)")
     if len(decimals) < 32:
-        raise TokenUnfit(address, "it is no ERC-20: it does not say its decimals")
+        raise TokenUnfit(address, "it is not an ERC-20 with decimals")
     count = int.from_bytes(decimals[:32], "big")
     if count > MOST_DECIMALS:
         shown = str(count) if count < 256 else "over 255"
@@ -98,9 +98,9 @@ async def read_token(chain: Chain, address: str) -> TokenFacts:
 
 
 async def expect_unchanged(chain: Chain, address: str, label: str, decimals: int) -> TokenFacts:
-    """What a token says about itself, if it is what it was when it was listed.
+    """A token's metadata, if it equals what was listed.
 
-    label: its symbol as listed, see `TokenFacts.label`.  Raises TokenChanged, and what reading the
+    label: the symbol as listed; see `TokenFacts.label`.  Raises TokenChanged, and what reading the
     chain raises.  Cancelled: raises Cancelled.
     """
     try:
@@ -118,10 +118,10 @@ async def expect_unchanged(chain: Chain, address: str, label: str, decimals: int
 async def token_change(
     chain: Chain, address: str, label: str, decimals: int
 ) -> TokenChanged | None:
-    """What changed since a token was listed, its transfers tried, too; None where nothing did.
+    """What changed since a token was listed, its transfers included; None if nothing did.
 
-    Where this node cannot try transfers, nothing is said of them.  Raises what reading the chain
-    raises.  Cancelled: raises Cancelled.
+    Transfers are skipped if the node cannot simulate them.  Raises what reading the chain raises.
+    Cancelled: raises Cancelled.
     """
     try:
         await try_token(chain, await expect_unchanged(chain, address, label, decimals), None)
@@ -135,11 +135,11 @@ async def token_change(
 
 
 async def try_token(chain: Chain, token: TokenFacts, owner: str | None) -> None:
-    """Try a token before it is listed, without owning any of it.
+    """Simulate a token's transfers before it is listed, without owning any of it.
 
-    owner: whose own balance is tried with where the node cannot assume one; None: then nothing is
-    tried.  Raises TokenUnfit; ChainUnfit where this node cannot try it; and what reading the chain
-    raises.  Nothing is changed.  Cancelled: raises Cancelled.
+    owner: whose real balance is used if the node cannot assume one; None: then nothing is tried.
+    Raises TokenUnfit; ChainUnfit if the node cannot simulate it; and what reading the chain raises.
+    Cancelled: raises Cancelled.
     """
     holder, portal = _nobody(), _nobody()
     amount = _TRIED_TOKENS * 10**token.decimals + 7
@@ -153,31 +153,30 @@ async def try_token(chain: Chain, token: TokenFacts, owner: str | None) -> None:
         if amount == 0:
             raise TokenUnfit(
                 token.address,
-                "its transfers cannot be tried: this node finds no place where it keeps balances. "
-                f"Give {owner} some of it, or use another node",
+                "its transfers cannot be simulated: this node does not show where it stores "
+                f"balances. Give {owner} some of it, or use another node",
             )
     else:
         await _expect_still(chain, token.address, holder, state, shared)
     if not await _trial(chain, token.address, portal, holder, amount, state):
-        raise ChainUnfit(chain.rpc.endpoint, "eth_call with state overrides, to try tokens with")
+        raise ChainUnfit(chain.rpc.endpoint, "eth_call with state overrides, to test tokens")
 
 
 async def try_deposit(chain: Chain, token: str, portal: str, holder: str, amount: int) -> None:
-    """Try the deposit of an amount that its holder has, and its way back, with the portal as it
-    stands.
+    """Simulate the deposit and withdrawal of an amount that its holder has, with the real portal.
 
-    Raises TokenUnfit, and what reading the chain raises.  Where the node cannot try it, nothing
-    is said here, and the contract refuses later.  Cancelled: raises Cancelled.
+    Raises TokenUnfit, and what reading the chain raises.  If the node cannot simulate it, this
+    passes, and the contract refuses later.  Cancelled: raises Cancelled.
     """
     await _trial(chain, token, portal, holder, amount, {})
 
 
 async def try_payment(chain: Chain, token: str, portal: str, payee: str, amount: int) -> None:
-    """Try a payment out of the portal, as it stands.
+    """Simulate a payment out of the real portal.
 
-    It tells the node who will be paid how much. Only for payments that this node will be handed
-    anyway: others are private, and are tried by who sends them. Raises TokenUnfit, and what reading
-    the chain raises.  Cancelled: raises Cancelled.
+    The node learns who will be paid how much. So call this only for payments that we send through
+    this node anyway; for others, the relayer tries them. Raises TokenUnfit, and what reading the
+    chain raises.  Cancelled: raises Cancelled.
     """
     call = ERC20.function("transfer").encode(payee, amount)
     try:
@@ -191,7 +190,7 @@ async def try_payment(chain: Chain, token: str, portal: str, payee: str, amount:
 async def _trial(
     chain: Chain, token: str, portal: str, holder: str, amount: int, state: Overrides
 ) -> bool:
-    """Whether the node tried it; raises TokenUnfit where the token fails."""
+    """Whether the node simulated it; raises TokenUnfit if the token fails."""
     made = artifact("TokenTrial")
     trial = await chain.simulate(None, made.linked({}), doing="preparing the trial")
     # Bound to its creator, which is the holder here.
@@ -216,16 +215,18 @@ async def _trial(
 
 
 def _reason(refused: Reverted) -> str:
-    """Why a trial failed, in words."""
+    """Why a trial failed, for an error text."""
     values = refused.values
     if refused.error == "TokenMovedOtherAmount":
-        return _moved("it moves another amount than asked (a fee, or it rebases)", values)
+        return _moved("it moves another amount than asked (it takes a fee or rebases)", values)
     if refused.error == "HolderPaidOtherAmount":
         return _moved("a deposit takes another amount from its owner than asked", values, "before")
     if refused.error == "PayeeGotOtherAmount":
-        return _moved("a withdrawal pays another amount than asked (a fee)", values, "before")
+        return _moved(
+            "a withdrawal pays another amount than asked (it takes a fee)", values, "before"
+        )
     if refused.error == "TokenRefused":
-        # From the bytes: an error's values are cut for showing.
+        # From the raw data, because an error's values are shortened for display.
         _, selector, said = decode_values("", ["address", "bytes4", "bytes"], refused.data[4:])
         return f"{_SELECTORS.get(selector, 'a call')} is refused now{_words(said)}"
     if refused.error == "ApprovalRefused":
@@ -251,9 +252,9 @@ _SELECTORS: Final = {
 
 
 def _words(said: bytes) -> str:
-    """What a token answered, for the end of a sentence; it may be any text."""
+    """A token's revert data or answer, for the end of a sentence; it may hold any text."""
     if not said:
-        return ", without a reason (it may be paused, or bar this wallet or the portal)"
+        return ", without a reason (it may be paused, or block this wallet or the portal)"
     if said[:4] == bytes.fromhex("08c379a0"):
         try:
             (text,) = decode_values("Error", ["string"], said[4:])
@@ -266,12 +267,12 @@ def _words(said: bytes) -> str:
     return f" with 0x{said[:36].hex()}"
 
 
-# --- balances that are not there ----------------------------------------------------------------
+# --- assumed balances ---------------------------------------------------------------------------
 
 
 async def _balance_places(chain: Chain, token: str, holder: str) -> tuple[list[Place], list[Place]]:
-    """The places that balanceOf reads for a holder, its own first; and those that it reads for
-    every holder.  None where the node does not say."""
+    """The slots that balanceOf reads for a holder, its own first; and those that it reads for every
+    holder.  Both are empty if the node does not say."""
     mine = await _places(chain, token, holder)
     other = await _places(chain, token, _nobody())
     shared = [place for place in mine if place in other]
@@ -292,9 +293,9 @@ async def _places(chain: Chain, token: str, holder: str) -> list[Place]:
 async def _assumed(
     chain: Chain, token: str, holder: str, amount: int, places: list[Place]
 ) -> Overrides | None:
-    """Overrides under which a holder has an amount or more; None where no place does that."""
+    """Overrides under which a holder has at least an amount; None if no slot has that effect."""
     for place in places:
-        # Shares may count less than units, by far.
+        # A slot may hold shares, which can be worth far less than a unit each.
         for shift in (0, 64, 128):
             state = _with(place, (2 * amount) << shift)
             if (await _balance(chain, token, holder, state) or 0) >= amount:
@@ -305,7 +306,7 @@ async def _assumed(
 async def _balance(
     chain: Chain, token: str, holder: str, overrides: Overrides, time_s: int | None = None
 ) -> int | None:
-    """What balanceOf gives under overrides; None where it gives nothing, or the node knows none."""
+    """What balanceOf returns under overrides; None if it fails or the node supports none."""
     call = ERC20.function("balanceOf").encode(holder)
     try:
         data = await chain.simulate(
@@ -319,8 +320,8 @@ async def _balance(
 async def _expect_still(
     chain: Chain, token: str, holder: str, state: Overrides, shared: list[Place]
 ) -> None:
-    """Raises TokenUnfit for a token whose balances change without transfers: with time, or with a
-    number that is one for all holders (an index, a rate, a total)."""
+    """Raises TokenUnfit for a token whose balances change without transfers: over time, or with a
+    number that all holders share (an index, a rate, a total)."""
     before = await _balance(chain, token, holder, state)
     now_s = (await chain.block()).timestamp_s
     later = await _balance(chain, token, holder, state, now_s + _YEAR_S)
@@ -333,7 +334,7 @@ async def _expect_still(
             continue
         other = word * 2 if word < 1 << 255 else word // 2
         after = await _balance(chain, token, holder, _merged(state, _with(place, other)))
-        # An address that is doubled leads nowhere, and gives no balance or none at all.
+        # If the slot held an address, the doubled one leads nowhere: balance 0, or a failed call.
         changed = bool(after) and after != before
     if changed:
         raise TokenUnfit(
@@ -358,5 +359,5 @@ def _merged(one: Overrides, other: Overrides) -> Overrides:
 
 
 def _nobody() -> str:
-    """An address that nobody has used."""
+    """A random address, which nobody has used."""
     return checksummed("address", "0x" + secrets.token_hex(20))

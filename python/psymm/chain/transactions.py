@@ -1,4 +1,13 @@
-"""Sending transactions: nonces, fees and gas.  What becomes of them is `pending`'s."""
+"""Sending transactions: nonces, fees and gas.  `pending` waits for them and raises their fees.
+
+Nonces. Tasks that share an account queue up on its lock, so each transaction gets the next nonce
+and no gap appears. Another program can use the same account: `send` takes a new nonce only after
+the chain shows another transaction mined with the first one. So a transaction is never sent under
+two nonces that could both be mined.
+
+An error after `record` may still leave the transaction with a node. Only TransactionPending says
+so; all other errors of `send` and `transact` prove that the transaction does not happen.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from psymm.chain.abi import Refusals
-from psymm.chain.answers import Answer
 from psymm.chain.errors import (
     BadReply,
     CallInvalid,
@@ -23,8 +31,9 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WalletWithoutGas,
 )
+from psymm.chain.node_errors import NodeErrorKind
 from psymm.chain.pending import WAIT_S, PendingTransaction, Record, miner_of
-from psymm.chain.reading import LOOKS, Block, ChainReader, Log, Receipt
+from psymm.chain.reading import HEAD_ATTEMPTS, Block, ChainReader, Log, Receipt
 from psymm.chain.rpc import Rpc
 from psymm.chain.signing import Fees, Prepared, Sent, Signer, sign
 from psymm.errors import PSymmError
@@ -35,23 +44,26 @@ if TYPE_CHECKING:
 MAX_CODE_GAS_LIMIT: Final = 30_000_000
 _HAND_OVERS: Final = 4
 MOST_RAISED: Final = 4
-"""How far a fee is raised that is too low: what was shown before times this."""
+"""A fee is raised to at most this many times the one that was shown."""
 MOST_TIP_WEI: Final = 100 * 10**9
-"""The highest tip that is signed on a node's word, wei a gas. The base fee is the chain's own and
-only bounded by what is signed; a tip is paid whole, to whoever makes the block."""
+"""The highest tip, in wei per gas, that we sign because a node suggests it. The chain sets the base
+fee and charges no more than it is; a tip is always paid in full, to the block's producer."""
 MOST_FEE_WEI: Final = 10_000 * 10**9
-"""The highest base fee that is believed, wei a gas; higher than any chain of ours has had."""
+"""The highest base fee that we believe, in wei per gas; higher than any of our chains ever had."""
 
 
 class Chain(ChainReader):
     """One chain, read and written.
 
-    chain_id: checked before the first transaction is signed.  gas_margin: how much more gas than
-    estimated a transaction may use.  poll_s, most_ahead_s: see ChainReader.
-    most_tip_wei, most_fee_wei: a node that names a higher tip or base fee, wei a gas, is not
-    believed, and nothing is signed.  most_raised: a fee that turns out too low is raised to this
-    many times what was prepared, at most.  outbox: keeps what `transact` sends and nobody else
-    records.
+    Args:
+        chain_id: checked before the first transaction is signed.
+        gas_margin: the share of gas that a transaction may use above its estimate.
+        poll_s: see ChainReader.
+        most_tip_wei: wei per gas; if a node suggests a higher tip, nothing is signed.
+        most_fee_wei: wei per gas; if a node shows a higher base fee, nothing is signed.
+        most_raised: a fee that is too low is raised to at most this many times the prepared one.
+        most_ahead_s: see ChainReader.
+        outbox: keeps what `transact` sends if the caller gives no `record`.
     """
 
     def __init__(
@@ -90,10 +102,10 @@ class Chain(ChainReader):
     ) -> Prepared:
         """Estimate gas and fees.  Sends nothing.
 
-        more_gas: what it can use beyond the estimate and its margin, because of what others do
-        before it is mined; what is not used is not paid.
-        Raises Reverted where the contract would refuse, WalletWithoutGas where the sender
-        could not pay, BadReply for fees above what is paid.
+        more_gas: gas beyond the estimate and its margin that it may need because of what others do
+        before it is mined.  Unused gas is not paid.
+        Raises Reverted if the contract would refuse, WalletWithoutGas if the sender cannot pay,
+        BadReply for fees above our limits.
         """
         fees = await self.fees()
         if gas_limit is None:
@@ -106,11 +118,11 @@ class Chain(ChainReader):
         return prepared
 
     def with_margin(self, gas: int) -> int:
-        """The limit that is given where so much gas is estimated."""
+        """The gas limit for an estimate."""
         return math.ceil(gas * (1 + self._gas_margin))
 
     async def fees(self) -> Fees:
-        """Fees that are mined soon: a tip as the node suggests, room for the base fee to double."""
+        """Fees that will be mined soon: the tip that the node suggests, and twice the base fee."""
         block = await self.block()
         try:
             tip = int(await self.rpc.eth.max_priority_fee)
@@ -120,19 +132,19 @@ class Chain(ChainReader):
             raise BadReply(
                 self.rpc.endpoint,
                 "eth_maxPriorityFeePerGas",
-                f"a tip of {tip} wei a gas, above the {self._most_tip_wei} that are paid",
+                f"a tip of {tip} wei per gas, above the limit of {self._most_tip_wei}",
             )
         if block.base_fee_wei > self._most_fee_wei:
             raise BadReply(
                 self.rpc.endpoint,
                 "eth_getBlockByNumber",
-                f"a fee of {block.base_fee_wei} wei a gas, above the {self._most_fee_wei} that "
-                "are paid",
+                f"a base fee of {block.base_fee_wei} wei per gas, above the limit of "
+                f"{self._most_fee_wei}",
             )
         return Fees(2 * block.base_fee_wei + tip, tip)
 
     def fee_limit(self, prepared: Fees) -> Fees:
-        """The highest fees that are offered where these were prepared."""
+        """The highest fees that may be offered for a transaction prepared with these."""
         return Fees(self._most_raised * prepared.max_wei, self._most_tip_wei)
 
     async def send(
@@ -145,25 +157,27 @@ class Chain(ChainReader):
     ) -> Sent:
         """Sign and hand over a transaction; does not wait for it.
 
-        Tasks that share a signer queue up, so each gets its own nonce and none leaves a gap.
-        nonce: replace the transaction that has it; fees must be higher than that one's.
-        record: is given each signed transaction before the node is, to make it durable; what it
-        raises ends the sending.
-        A fee that the node refuses is raised, at most to `most_raised` times what was prepared,
-        with the same nonce; a given nonce's is the caller's to raise.
-        Programs that share a wallet each get a nonce of their own, unless they send the very same
-        bytes: then that is one transaction.  Another nonce is taken only after the chain showed
-        another transaction mined with the first one.
+        Args:
+            nonce: replace the transaction that has it.  The fees must be higher than that one's,
+                and the caller raises them if the node refuses.
+            record: awaited with each signed transaction before a node sees it, to make it durable.
+                What it raises ends the sending.
+
+        Without `nonce`, a fee that the node refuses is raised with the same nonce, to at most
+        `most_raised` times the prepared one.  Programs that share a wallet get different nonces,
+        unless they send the very same bytes: those are one transaction.  Another nonce is taken
+        only after the chain showed another transaction mined with the first one.
 
         Raises WalletWithoutGas, FeeRefused, Reverted, RpcError, WrongChain: the node did not take
-        it.  TransactionPending: it may have, and nothing proves it yet.  TransactionReplaced:
-        another one with the given nonce is mined.  ChainDown, BadReply: nothing was handed over.
+        it.  TransactionPending: it may have taken it.  TransactionReplaced: another one with the
+        given nonce is mined.  ChainDown, BadReply: nothing was handed over.
         Cancelled: raises Cancelled; what was recorded may have been handed over.
         """
         await self.check()
         if prepared.sender != signer.address:
             raise CallInvalid("sender", "prepared for another sender than the signer")
         limit = self.fee_limit(prepared.fees)
+        # Held until the node has it: two tasks must not get the same nonce.
         async with self._locks.setdefault(signer.address, trio.Lock()):
             taken, tx_hash, chosen, by = -1, "", 0, ""
             for _ in range(16):
@@ -174,28 +188,32 @@ class Chain(ChainReader):
                 sent = await sign(signer, self.chain_id, chosen, prepared)
                 tx_hash = sent.tx_hash
                 if nonce is None and self._last.get(signer.address) == (chosen, sent.tx_hash):
-                    # The node lags or forgot: these are the bytes of our last one, which would
-                    # then stand for two.  It gets that one again, and this one the next nonce.
+                    # The node lags or forgot, so it gave the nonce of our last transaction, and the
+                    # same call gives the same bytes: two calls would become one transaction.  Hand
+                    # the last one over again, and take the next nonce for this one.
                     with suppress(ChainError):
                         await self.rpc.send(sent.raw)
                     taken = chosen
                     continue
+                # Recorded first: after a crash, the same bytes are handed over again.
                 if record is not None:
                     await record(sent)
                 try:
                     by = await self._hand_over(sent)
                 except FeeRefused:
-                    dearer = _dearer(prepared.fees)
+                    raised = _raised_fees(prepared.fees)
                     if (
                         nonce is not None
-                        or dearer.max_wei > limit.max_wei
-                        or dearer.tip_wei > limit.tip_wei
+                        or raised.max_wei > limit.max_wei
+                        or raised.tip_wei > limit.tip_wei
                     ):
                         raise
-                    prepared = replace(prepared, fees=dearer)
+                    # The same nonce: at most one of the two versions can be mined.
+                    prepared = replace(prepared, fees=raised)
                     taken = chosen - 1
                     continue
                 except TransactionPending:
+                    # The node may have it, so the next transaction must not get this nonce.
                     if nonce is None:
                         self._last[signer.address] = (chosen, sent.tx_hash)
                     raise
@@ -205,7 +223,7 @@ class Chain(ChainReader):
                     return sent
                 if nonce is not None:
                     break
-                # Another program used this wallet meanwhile: look again.
+                # Another program used this account meanwhile: ask for the nonce again.
                 taken = chosen
             raise TransactionReplaced(tx_hash, signer.address, chosen, by)
 
@@ -217,8 +235,7 @@ class Chain(ChainReader):
         timeout_s: float | None = None,
         doing: str = "",
     ) -> Receipt:
-        """See one transaction through, as `PendingTransaction.wait` does; its fee stays as it
-        is."""
+        """Wait for one transaction like `PendingTransaction.wait`, without raising its fee."""
         pending = PendingTransaction(self, [sent])
         return await pending.wait(depth=depth, timeout_s=timeout_s, doing=doing)
 
@@ -236,14 +253,17 @@ class Chain(ChainReader):
         more_gas: int = 0,
         record: Record | None = None,
     ) -> Receipt:
-        """Prepare, send and wait until it is `depth` blocks deep, at a higher fee if need be.
-        timeout_s: as in `PendingTransaction.wait`.
+        """Prepare, send and wait until it is `depth` blocks deep, at a higher fee if needed.
 
-        Raises TransactionPending wherever a node may have the bytes and nothing proves their end.
+        Args:
+            timeout_s: as in `PendingTransaction.wait`.
+            record: as in `send`; None: the outbox records it.
+
+        Raises TransactionPending if a node may have the bytes and nothing proves their fate.
         Every other error means that this transaction does not happen: it was never signed, the node
-        refused it, it failed in a block, or another one took its nonce. A refused transaction's
-        nonce goes to this account's next one, so of the two at most one can be mined.
-        Cancelled: raises Cancelled; if `record` was called, the transaction may be mined.
+        refused it, it failed in a block, or another one took its nonce. The account's next
+        transaction gets a refused one's nonce, so at most one of the two can be mined.
+        Cancelled: raises Cancelled; if it was recorded, the transaction may be mined.
         """
         prepared = await self.prepare(
             signer.address,
@@ -265,7 +285,7 @@ class Chain(ChainReader):
             signed.append(sent)
 
         try:
-            # A hand-over that is not answered is waited for like one that is.
+            # Without an answer the node may still have it, so we wait all the same.
             with suppress(TransactionPending):
                 await self.send(signer, prepared, record=keep)
             versions = [one for one in signed if one.nonce == signed[-1].nonce]
@@ -274,6 +294,8 @@ class Chain(ChainReader):
         except TransactionPending:
             raise
         except PSymmError:
+            # It does not happen, so a restart must not send it. If the disk fails too, the first
+            # error is the one to report.
             if outbox is not None and signed:
                 with suppress(PSymmError):
                     await outbox.forget(entry)
@@ -284,13 +306,13 @@ class Chain(ChainReader):
     async def _nonce(self, address: str) -> int:
         pending = await self.count(address, "pending")
         last = self._last.get(address)
-        # Some nodes are slow to count what they hold, and some views lag.  Our own count rules
-        # while the node still knows the transaction that it rests on.  A chain can also go back;
-        # one look that does not show it proves that no more than a view that lags.
+        # Some nodes are slow to count their own pool, and some lag.  So our own count applies for
+        # as long as the node knows our last transaction.  It may also be gone for good, after a
+        # reorganisation; a lagging node looks the same, so one look is not enough to tell.
         pause_s = self.poll_s
         if last is None or last[0] < pending:
             return pending
-        for _ in range(LOOKS):
+        for _ in range(HEAD_ATTEMPTS):
             if await self.is_known(last[1]):
                 return last[0] + 1
             await trio.sleep(pause_s)
@@ -298,28 +320,29 @@ class Chain(ChainReader):
         return pending
 
     async def _hand_over(self, sent: Sent) -> str:
-        """Give signed bytes to the node; "" once it has them, else the hash of the transaction
+        """Give signed bytes to the node.  "" once it has them; else the hash of the transaction
         that is mined with their nonce.
 
-        Raises TransactionPending where neither is proven; what `send` names where the node
-        certainly did not take them.  Cancelled: raises Cancelled; the node may have them.
+        Raises TransactionPending if neither is proven, and what `send` lists if the node certainly
+        did not take them.  Cancelled: raises Cancelled; the node may have them.
         """
         began, lost, reason = trio.current_time(), False, ""
         for attempt in range(1, _HAND_OVERS + 1):
             try:
-                # Cut short, it could not be told whether the node has it.
+                # If a cancellation cut this short, nobody would know whether the node has it.
                 with trio.CancelScope(shield=True):
                     await self.rpc.send(sent.raw)
             except (ChainDown, BadReply) as trouble:
-                # It may or may not have arrived; the same bytes again can do no harm. Where every
-                # other request is refused, a look between two hand-overs would take the good turn.
+                # It may have arrived; sending the same bytes again does no harm. We look for it
+                # only every second time: if a gateway refuses every other request, a look between
+                # two hand-overs would use up the accepted one.
                 lost, reason = True, str(trouble)
                 with suppress(ChainDown, BadReply, RpcError):
                     if attempt % 2 == 0 and await self.is_known(sent.tx_hash):
                         return ""
             except RpcError as refused:
-                # A gateway can hand it to several nodes, or twice to one, and give any answer.
-                held = refused.answer in (Answer.NONCE_USED, Answer.NONCE_HELD)
+                # A gateway can pass it to several nodes, or twice to one, and return any answer.
+                held = refused.kind in (NodeErrorKind.NONCE_USED, NodeErrorKind.NONCE_HELD)
                 try:
                     if await self.is_known(sent.tx_hash):
                         return ""
@@ -339,28 +362,29 @@ class Chain(ChainReader):
         raise TransactionPending(sent.tx_hash, trio.current_time() - began, reason)
 
     async def _not_taken(self, sent: Sent, refused: RpcError) -> Exception:
-        if refused.answer is Answer.FEE:
+        if refused.kind is NodeErrorKind.FEE:
             fees = sent.prepared.fees
             return FeeRefused(refused.message, fees.max_wei, fees.tip_wei)
-        if refused.answer is Answer.COIN:
+        if refused.kind is NodeErrorKind.COIN:
             balance = await self.balance(sent.sender)
             return WalletWithoutGas(sent.sender, balance, sent.prepared.most_wei)
         return self._refusal("sending the transaction", refused)
 
     async def nonce(self, account: str) -> int:
-        """The nonce of an account's next transaction, mined ones counted."""
+        """The nonce after an account's mined transactions."""
         return await self.count(account, "latest")
 
-    def replaced(self, older: Sent, dearer: Sent) -> None:
-        """Take note that a dearer transaction stands for this one's nonce."""
+    def note_replacement(self, older: Sent, raised: Sent) -> None:
+        """Remember that a replacement now has this transaction's nonce."""
         if self._last.get(older.sender) == (older.nonce, older.tx_hash):
-            self._last[older.sender] = (dearer.nonce, dearer.tx_hash)
+            self._last[older.sender] = (raised.nonce, raised.tx_hash)
 
-    async def fill(self, signer: Signer, nonce: int) -> None:
-        """Give a nonce that no transaction has to an empty one, so that later ones can be mined.
+    async def fill_nonce(self, signer: Signer, nonce: int) -> None:
+        """Send an empty transaction with an unused nonce, so that later ones can be mined.
 
-        Does nothing where the node knows a transaction with it, or the outbox has one.  What the
-        node says to the empty one is not raised; raises what `prepare` raises.
+        If the outbox has a transaction with this nonce, that one is handed over instead.  Does
+        nothing if the node knows one.  A refusal by the node is not raised; raises what `prepare`
+        raises.
         """
         if self.outbox is not None and await self.outbox.hand_over(self, signer, nonce):
             return
@@ -368,11 +392,11 @@ class Chain(ChainReader):
         async with self._locks.setdefault(signer.address, trio.Lock()):
             if await self.count(signer.address, "pending") <= nonce:
                 empty = await sign(signer, self.chain_id, nonce, prepared)
-                await PendingTransaction(self, [empty]).again()
+                await PendingTransaction(self, [empty]).rebroadcast()
 
 
-def _dearer(fees: Fees) -> Fees:
-    """The next try after a node refused a fee: twice the tip, a quarter more in all."""
+def _raised_fees(fees: Fees) -> Fees:
+    """What to offer after a node refused a fee: twice the tip, and at least a quarter more."""
     tip_wei = max(2 * fees.tip_wei, 10**8)
     return Fees(max(fees.max_wei * 5 // 4, fees.max_wei + tip_wei - fees.tip_wei) + 1, tip_wei)
 

@@ -1,8 +1,23 @@
 """The command line: `psymm …`. Each command group is a module here, loaded when it is used.
 
-`main` is the entry point. Every way that a command can end is turned into one exit code and one
-error line here (`exit_status` has the codes, `exit_report` decides which error has which), so no
-traceback reaches a user and no exception's text is shown that is not meant to be.
+Theory of operation. `main` prepares the process (`streams`, core dumps, signals), `run` runs one
+command. Every end of a command becomes one exit code and at most one error line: `exit_report`
+maps an error to a code of `exit_status` and to words. So no traceback reaches a user, and no text
+of a foreign exception, which could contain a secret.
+
+A command has three phases:
+    1. everything that was typed is checked, then that wallet, deployment and node are known
+       (`chain_context.expect_ready`); only then is the password asked for
+    2. earlier moves that are under way are continued and reported (`earlier.finish_earlier`)
+    3. the cost is shown and confirmed (`output.confirm_cost`), and the command's own work starts
+
+Who calls whom: the commands (`deposit`, `trade`, `solver`, …) use `options` for shared options,
+`output.Screen` for everything that they print, `chain_context` and `funds` to open chain and vault,
+`daemon` to run until a signal. `remedies` and `left` add the next command to an error.
+
+Durable when: the command line itself keeps nothing but the files of `data_dir`. Vault, journal and
+outbox record each step before it has an effect, so a command can be killed at any time and
+repeated. SIGINT, SIGTERM and SIGHUP end a command in order; a second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -23,21 +38,21 @@ from psymm.cli.typed import TYPED
 from psymm.private_files import forbid_core_dumps
 
 AGAIN_S = 0.1
-"""An interrupt that Python dropped is raised again after this time."""
+"""The delay until an interrupt that Python dropped is raised again."""
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "devnet": ("psymm.cli.devnet", "A development chain on this machine."),
     "deploy": ("psymm.cli.deploy", "Deploy pSymm to a chain, or check a deployment."),
     "wallet": ("psymm.cli.wallet", "The wallet's keystore."),
     "registry": ("psymm.cli.registry", "Parties, their roles and endpoints."),
-    "deposit": ("psymm.cli.deposit", "Put tokens into one's own sole custody."),
+    "deposit": ("psymm.cli.deposit", "Put tokens into the wallet's own private custody."),
     "solver": ("psymm.cli.solver", "Run a market maker."),
     "trade": ("psymm.cli.trade", "Find a solver, fund, trade and settle."),
     "relayer": ("psymm.cli.relayer", "Run a relayer."),
     "notes": ("psymm.cli.notes", "The notes that the wallet owns."),
-    "withdraw": ("psymm.cli.withdraw", "Take tokens out, in parts, to any addresses."),
+    "withdraw": ("psymm.cli.withdraw", "Pay tokens out, in parts, to any addresses."),
     "key": ("psymm.cli.key", "Session keys: list them, revoke them on chain."),
-    "journal": ("psymm.cli.journal", "Check, back up, repair and thin out the journal."),
+    "journal": ("psymm.cli.journal", "Check, back up, repair, archive and prune the journal."),
     "transcript": ("psymm.cli.transcript", "Show and verify transcripts."),
     "docs": ("psymm.cli.docs", "The pages that came with this psymm, and examples."),
     "tools": ("psymm.cli.tools", "Node tools for proving and the devnet."),
@@ -45,7 +60,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class _Root(Group):
-    """Names every command, and imports a command's module only when it is run."""
+    """Lists every command, but imports a command's module only when it runs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[TYPED] = tuple(args)
@@ -73,12 +88,12 @@ class _Root(Group):
 def psymm() -> None:
     """Private, symmetric OTC derivatives between two parties, with nobody between them.
 
-    Everything of one wallet lives in its --home. With --json, commands print JSON lines.
+    Each wallet has a directory of its own, --home. With --json, commands print JSON lines.
     """
 
 
 def main() -> None:
-    """Runs the command line of this process and ends it."""
+    """Run the command line and end the process."""
     prepare_streams()
     forbid_core_dumps()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -89,28 +104,28 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
-        code = int(Exit.INTERRUPTED)  # a second one, while the first was being told
-    # The command is through; an interrupt now would only add a traceback.
+        code = int(Exit.INTERRUPTED)  # a second interrupt, while the first was being reported
+    # The command has finished; an interrupt now would only add a traceback.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
-    # An interrupt that passed through code made from a string (a dataclass is, while its module is
-    # imported) is remembered: `python -m psymm` would kill itself at exit although it was caught.
-    # The next such code makes Python forget.
+    # Python remembers an interrupt that passed through code compiled from a string, as importing a
+    # dataclass is. Then `python -m psymm` would kill itself at exit, although the interrupt was
+    # caught. Compiling and running any other string makes Python forget it.
     exec("")  # noqa: S102
     sys.exit(code)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """SIGTERM and SIGHUP end a command as SIGINT does: in order, and what is under way is kept."""
+    """SIGTERM and SIGHUP end a command like SIGINT: in order, and everything under way is kept."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt
-    # Trio delivers a SIGINT where it does no harm.
+    # Trio turns SIGINT into a KeyboardInterrupt at a safe point.
     signal.raise_signal(signal.SIGINT)
 
 
 def _dropped(what: sys.UnraisableHookArgs) -> None:
-    """An interrupt that came inside a finalizer or an import's lock is dropped by Python. It is
-    raised again in a moment, when that is over; else the command would wait on."""
+    """Raise an interrupt again that Python dropped because it came inside a finalizer or an import
+    lock. Otherwise the command would keep waiting."""
     if issubclass(what.exc_type, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     else:
@@ -118,7 +133,7 @@ def _dropped(what: sys.UnraisableHookArgs) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and gives its exit code. Raises nothing."""
+    """Run one command and return its exit code. Raises nothing."""
     screen = Screen("--json" in arguments)
     try:
         psymm.main(args=list(arguments), prog_name="psymm", standalone_mode=False)
@@ -135,7 +150,7 @@ def run(arguments: Sequence[str]) -> int:
     reason = "nobody reads it" if isinstance(failed, BrokenPipeError) else failed.strerror
     screen.error(
         "output",
-        f"The command is through, but its output could not be written: {reason}.",
+        f"The command finished, but its output could not be written: {reason}.",
         Exit.OUTPUT,
         {},
     )

@@ -1,4 +1,5 @@
-"""`psymm journal archive` and `prune`: frames before a checkpoint in force leave the journal."""
+"""`psymm journal archive` and `prune`: remove frames before the newest checkpoint from the
+journal."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.options import Command, home_option, json_option, password_option
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
-from psymm.cli.streams import somebody_can_answer
+from psymm.cli.streams import is_interactive
 from psymm.cli.transcript import unlock
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--openings",
     is_flag=True,
-    help="With the notes' openings, so that the account can be computed from the file alone; "
+    help="Include the notes' openings, so that the account can be computed from the file alone; "
     "needs the password.",
 )
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
@@ -47,8 +48,8 @@ def archive_frames(
 ) -> None:
     """Moves one custody's frames before its newest checkpoint to FILE.
 
-    FILE verifies by itself (`psymm transcript verify`) and is on the disk before a frame leaves
-    the journal. What the other side may still ask for stays. No daemon may hold the journal.
+    FILE can be verified alone (`psymm transcript verify`) and is on disk before a frame leaves the
+    journal. Frames that the other party may still ask for stay. Stop the daemon first.
     """
     if file.exists():
         raise CommandError("file-exists", f"{file} exists; choose another name.", Exit.USAGE)
@@ -62,11 +63,11 @@ def archive_frames(
 @custody_option
 @click.option("--yes", is_flag=True, help="Do not ask before the frames are removed.")
 def prune_frames(screen: Screen, home: DataDir, custody: str, yes: bool) -> None:
-    """Removes one custody's frames before its newest checkpoint, for good.
+    """Deletes one custody's frames before its newest checkpoint.
 
-    Both sides have signed the account at the checkpoint, so nothing is lost that a court would
-    ask for; but the trades before it can then be shown from this home no more. `psymm journal
-    archive` keeps them in a file. No daemon may hold the journal.
+    Both parties have signed the account at the checkpoint, so a court needs nothing before it. But
+    this home can no longer show the trades before it; `psymm journal archive` keeps them in a file.
+    Stop the daemon first.
     """
     if not yes:
         _confirm()
@@ -74,14 +75,13 @@ def prune_frames(screen: Screen, home: DataDir, custody: str, yes: bool) -> None
 
 
 def _confirm() -> None:
-    if not somebody_can_answer():
+    if not is_interactive():
         raise CommandError(
             "confirmation-needed",
-            "Frames would be removed for good and nobody is at the terminal to confirm it; add "
-            "--yes.",
+            "Frames would be deleted, and there is no terminal to confirm it; add --yes.",
             Exit.USAGE,
         )
-    click.echo("The frames before the checkpoint are removed for good.", err=True)
+    click.echo("The frames before the checkpoint will be deleted.", err=True)
     if not click.confirm("Go on?", err=True):
         raise CommandError("not-confirmed", "Nothing was removed.", Exit.REFUSED)
 
@@ -119,8 +119,8 @@ async def _writer(home: DataDir, password: str | None) -> AsyncIterator[Journal]
 def _say(screen: Screen, custody: bytes, done: Archived, what: str, **values: str) -> None:
     point = done.point
     screen.result(
-        f"{done.frames} frames of 0x{custody.hex()} {what}; {done.kept} are left, which begin at "
-        f"the checkpoint after trader {point.trader_seq} and solver {point.solver_seq}.",
+        f"{done.frames} frames of 0x{custody.hex()} {what}; {done.kept} are left, from the "
+        f"checkpoint after trader {point.trader_seq} and solver {point.solver_seq} on.",
         custody=custody,
         frames=done.frames,
         kept=done.kept,

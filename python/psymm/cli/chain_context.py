@@ -1,9 +1,9 @@
 """The chain and contracts that a home uses, opened and checked for one command.
 
-A home remembers the deployment file that it was last given and the first node, so that they need
-to be named once. Another node is for one command only, unless a deployment is given with it. The
-node's address is kept apart from the deployment, readable by its owner alone: it often is a
-customer's key, and a deployment is made to be shared.
+A home remembers the last deployment file and the first node, so they are named only once. Another
+node is used for one command only, unless a deployment is given with it. The node's address is in a
+file of its own that only its owner can read: it often contains a customer's key, while a deployment
+is made to be shared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from psymm.chain.checking import check
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo
-from psymm.chain.errors import NoAddress, WalletWithoutGas
+from psymm.chain.errors import NodeAddressInvalid, WalletWithoutGas
 from psymm.chain.outbox import Outbox
 from psymm.chain.registry import Registry
 from psymm.chain.rpc import Rpc, nodes_of
@@ -51,11 +51,11 @@ class ChainContext:
 async def open_chain_context(
     home: DataDir, deployment_file: Path | None, rpc_url: str | None
 ) -> AsyncIterator[ChainContext]:
-    """The home's deployment, or the one given, which the home then remembers.
+    """The home's deployment, or the given one, which the home then remembers.
 
-    Raises CommandError `no-deployment`, `no-rpc`; DeploymentInvalid where file and chain differ;
-    ChainDown, WrongChain. What ends the block is told the next command, where there is one.
-    Cancelled: the connection is closed.
+    Raises CommandError `no-deployment`, `no-rpc`; DeploymentInvalid if file and chain differ;
+    ChainDown, WrongChain. An error that ends the block gets the next command as a note, if there is
+    one. Cancelled: the connection is closed.
     """
     deployment = load_deployment(home, deployment_file, rpc_url)
     url = node_url(home, rpc_url)
@@ -66,21 +66,19 @@ async def open_chain_context(
             await check(chain, deployment)
             if deployment_file is not None:
                 home.adopt_deployment(deployment_file)
-            remember_node(home, rpc_url, anew=deployment_file is not None)
+            remember_node(home, rpc_url, replace=deployment_file is not None)
             try:
-                await outbox.again(chain)
-            except PSymmError as trouble:  # old work never stops new work
+                await outbox.rebroadcast(chain)
+            except PSymmError as trouble:  # an old transaction must not stop a new command
                 log.warning("outbox-not-looked-at", extra={"code": trouble.code})
             yield ChainContext(
                 deployment, chain, deployment.pool(chain), deployment.party_registry(chain)
             )
 
 
-def look_before_asking(
-    home: DataDir, deployment_file: Path | None, rpc_url: str | None
-) -> Deployment:
-    """The deployment, once all is there that is needed besides a password: a keystore and a node's
-    address, too. For before a password is asked for.
+def expect_ready(home: DataDir, deployment_file: Path | None, rpc_url: str | None) -> Deployment:
+    """The deployment, after checking that keystore and node address exist, too. Call it before the
+    password is asked for.
 
     Raises CommandError `no-wallet`, `no-deployment`, `no-rpc`; DeploymentInvalid.
     """
@@ -91,7 +89,7 @@ def look_before_asking(
 
 
 def expect_wallet(home: DataDir) -> None:
-    """Raises CommandError `no-wallet` (exit 6) where the home has no keystore."""
+    """Raises CommandError `no-wallet` (exit 6) if the home has no keystore."""
     if not home.keystore.exists():
         raise CommandError(
             "no-wallet",
@@ -117,15 +115,17 @@ def load_deployment(
 
 
 def token_of(deployment: Deployment, name: str | None) -> TokenInfo:
-    """The token of that symbol or address; with None, the deployment's only one. Raises
-    CommandError `which-token` (exit 2), TokenUnlisted."""
+    """The token with this symbol or address; None: the deployment's only token.
+
+    Raises CommandError `which-token` (exit 2), TokenUnlisted.
+    """
     if name is not None:
         return deployment.token(name)
     if len(deployment.tokens) != 1:
         raise CommandError(
             "which-token",
             f"The deployment lists {len(deployment.tokens)} tokens; name one with --token: "
-            + (", ".join(one.symbol for one in deployment.tokens) or "none is listed yet")
+            + (", ".join(one.symbol for one in deployment.tokens) or "none is listed")
             + ".",
             Exit.USAGE,
         )
@@ -133,15 +133,17 @@ def token_of(deployment: Deployment, name: str | None) -> TokenInfo:
 
 
 async def expect_coins(chain: Chain, address: str, cost: Cost) -> None:
-    """Raises WalletWithoutGas where this wallet must pay gas and has no coin at all: known before
-    anything is asked. Whether a little is enough, the transaction's own check says."""
+    """Raises WalletWithoutGas if this wallet must pay gas but has no coins, before the user is
+    asked to confirm. Whether a small balance is enough is checked with the transaction."""
     if cost.gas and not await chain.balance(address, at_least=1):
         raise WalletWithoutGas(address, 0, cost.gas * cost.gas_price_wei)
 
 
 def node_url(home: DataDir, given: str | None) -> str:
-    """The node: given, else the home's, else $PSYMM_RPC. Raises CommandError `no-rpc`, NoAddress
-    naming where the address stands that is none."""
+    """The node: the given one, else the home's, else $PSYMM_RPC.
+
+    Raises CommandError `no-rpc`, and NodeAddressInvalid with the source of the bad address.
+    """
     url, where = given, "--rpc"
     if url is None and home.rpc.exists():
         keep_private(home.rpc)
@@ -151,22 +153,22 @@ def node_url(home: DataDir, given: str | None) -> str:
     if url is not None:
         try:
             nodes_of(url)
-        except NoAddress as none:
-            none.add_note(f"It is what {where} says.")
+        except NodeAddressInvalid as none:
+            none.add_note(f"It comes from {where}.")
             raise
         return url
     raise CommandError(
         "no-rpc",
-        "No chain is named. Give --rpc URL once (the home remembers the first). For the "
-        f"development chain of this machine, next: `{no_node()}`.",
+        "No chain is named. Give --rpc URL once (the home remembers the first). For a "
+        f"development chain on this machine, next: `{no_node()}`.",
         Exit.USAGE,
     )
 
 
-def remember_node(home: DataDir, rpc_url: str | None, *, anew: bool) -> None:
-    """Keeps a node's address that was given and has answered: the home's first, or, `anew`, instead
-    of the one that it has."""
-    if rpc_url is not None and (anew or not home.rpc.exists()):
+def remember_node(home: DataDir, rpc_url: str | None, *, replace: bool) -> None:
+    """Store the address of a node that was given and has answered, if the home has none, or if
+    `replace`."""
+    if rpc_url is not None and (replace or not home.rpc.exists()):
         home.prepare()
         write_private(home.rpc, (rpc_url + "\n").encode())
 

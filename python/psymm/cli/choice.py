@@ -1,7 +1,7 @@
-"""Choosing a solver for `psymm trade`, and showing in a trader's words what it costs to trade.
+"""Choosing a solver for `psymm trade`, and showing a trader what a trade costs.
 
-All of it is shown before a person agrees, and the offer that is chosen binds the session to the
-terms that were shown, by their hash (`spec.md` 62).
+Everything is shown before the user agrees. The chosen offer binds the session to the terms that
+were shown, by their hash (`spec.md` 62).
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a choice depends on. collateral: whole tokens. plain_too: ws:// to other machines."""
+    """Chooses a solver.
+
+    Attributes:
+        collateral: whole tokens.
+        plain_too: also use ws:// to other machines.
+    """
 
     screen: Screen
     client: Client
@@ -40,10 +45,11 @@ class Choice:
     async def make(
         self, steps: Sequence[Step], named: str | None
     ) -> tuple[Offer, dict[str, Indicative]]:
-        """The solver that was named, or the one with the best price after fees for the first
-        order; and the prices that it shows, by symbol.
+        """The named solver, or the one with the best price after fees for the first order; and the
+        prices that it shows, by symbol.
 
-        Raises NoSolver, or why the one that was named will not do. Cancelled: raises Cancelled.
+        Raises NoSolver, or the reason why the named one cannot be used. Cancelled: raises
+        Cancelled.
         """
         orders = [step for step in steps if step.do == "order"]
         if not orders:
@@ -65,11 +71,11 @@ class Choice:
         self._terms(best.terms, orders[0].symbol, best.entry.account)
         return best, shown
 
-    async def again(
+    async def shown_again(
         self, entry: RegistryEntry, kept: Terms, steps: Sequence[Step]
     ) -> dict[str, Indicative]:
-        """For orders in a custody that goes on: the prices that its solver shows now, by symbol,
-        where it shows any, and the terms that the custody keeps. Cancelled: raises Cancelled."""
+        """The prices that the solver of an open custody shows now, by symbol, for more orders in
+        it; the custody's terms are shown, too. Cancelled: raises Cancelled."""
         orders = [step for step in steps if step.do == "order"]
         shown = await self._shown(entry, orders, await self._ask([entry], orders[0]), kept)
         self._terms(kept, orders[0].symbol, entry.account)
@@ -82,8 +88,11 @@ class Choice:
         ranking: Ranking,
         kept: Terms | None = None,
     ) -> dict[str, Indicative]:
-        """What a solver shows for each order. ranking: what it answered about the first one. kept:
-        the terms that the orders are under; None: its own now."""
+        """The prices that a solver shows for each order.
+
+        ranking: its answer for the first order. kept: the terms of the custody; None: the solver's
+        present terms.
+        """
         shown: dict[str, Indicative] = {}
         for step in orders:
             if step.symbol in shown:
@@ -145,7 +154,7 @@ class Choice:
         self.screen.event("unusable", f"{account}: {error}", solver=account, code=error.code)
 
     def _costs(self, terms: Terms, prices: Indicative, step: Step) -> None:
-        """What opening and closing the quantity asked costs at the prices shown."""
+        """Show what it costs to open and close the order's quantity at the prices shown."""
         from psymm.api.policy import round_trip
         from psymm.messages import Side
 
@@ -155,7 +164,7 @@ class Choice:
         if prices.bid is None or prices.ask is None:
             self.screen.event(
                 "round-trip",
-                f"{step.symbol}: only one price is shown, so what closing costs is not known",
+                f"{step.symbol}: only one price is shown, so the cost of closing is not known",
                 symbol=step.symbol,
                 cost=None,
             )
@@ -165,8 +174,8 @@ class Choice:
         quantity = plain(Decimal(step.quantity))
         self.screen.event(
             "round-trip",
-            f"to {step.side} {quantity} {step.symbol} and close it again at the prices shown costs "
-            f"{plain(cost.cost)}, which is {cost.share * 100:.4f} % of the notional, all in",
+            f"to {step.side} {quantity} {step.symbol} and to close it at the prices shown costs "
+            f"{plain(cost.cost)}, all in: {cost.share * 100:.4f} % of the notional",
             symbol=step.symbol,
             side=step.side,
             quantity=quantity,

@@ -1,4 +1,4 @@
-"""Files in TOML that a command is given: a market, a scenario."""
+"""Reading TOML files that a command is given: a market, a policy, a scenario."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from psymm.storage import translate_errors
 
 
 def read_toml(path: Path, refused: Callable[[str], CommandError]) -> dict[str, Any]:
-    """The file's tables. Raises StorageError; what `refused` makes of a file that is no TOML."""
+    """The file's tables. Raises StorageError, and the error of `refused` if it is not TOML."""
     try:
         with translate_errors(path):
             return tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        # The reader lets pass what int() and deep nesting raise in it.
+        # tomllib does not catch what int() and deep nesting raise inside it.
         raise refused(f"{path} is not TOML: {error}") from None

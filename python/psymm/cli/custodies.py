@@ -1,4 +1,4 @@
-"""Which custody of a home's journal a command is about: the one whose id begins as was given."""
+"""Finding a custody in a home's journal by the start of its id."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ LANES: Final = ("trader", "solver")
 
 
 def custody_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --custody; the command gets `custody`, for `chosen`."""
+    """Add --custody; the command gets `custody`, for `chosen`."""
     return click.option(
         "--custody", required=True, metavar="HEX", help="The custody's id, or its start."
     )(function)
 
 
 async def chosen(journal: JournalReader, start: str, lane: int | None = None) -> JournalledCustody:
-    """The one custody whose id begins so, in which the journal's owner is at `lane` if one is
-    given. Raises CommandError `no-such-custody`. Cancelled: raises Cancelled, nothing changed."""
+    """The only custody whose id starts with `start`.
+
+    lane: the lane of the journal's owner; None: either.
+    Raises CommandError `no-such-custody`. Cancelled: raises Cancelled.
+    """
     wanted = start.lower().removeprefix("0x")
     fits = [
         one
@@ -39,8 +42,8 @@ async def chosen(journal: JournalReader, start: str, lane: int | None = None) ->
         role = "" if lane is None else f", as {LANES[lane]},"
         raise CommandError(
             "no-such-custody",
-            f"{len(fits)} custodies of the journal{role} begin with {start}; "
-            "`psymm transcript list` shows them.",
+            f"{len(fits)} custodies in the journal{role} start with {start}; "
+            "`psymm transcript list` shows all.",
             Exit.USAGE,
         )
     return fits[0]

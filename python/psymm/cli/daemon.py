@@ -1,10 +1,10 @@
-"""What all daemons of pSymm do alike: say when they are ready, end on a signal, die with a parent.
+"""What all daemons of pSymm share: a ready line, shutdown on a signal or with the parent.
 
-A daemon prints one ready line with its role, endpoint and PID, so that whoever started it can wait
-for it. SIGINT, SIGTERM, or the end of standard input with --until-stdin-closes ends it: first it
-takes leave, in a bounded time, then its tasks are cancelled, sockets closed, and the process exits
-with 0. Whatever was under way is in the journal and is taken up at the next start. A second signal
-ends the process at once.
+A daemon prints one ready line with its role, endpoint and PID, so that a parent can wait for it.
+SIGINT or SIGTERM ends it; with --until-stdin-closes, so does the end of standard input. First it
+shuts down gracefully within a time limit; then its tasks are cancelled, its sockets closed, and the
+process exits with 0. Everything under way is in the journal and continues at the next start. A
+second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ R = TypeVar("R")
 Ready = Callable[..., None]
 Service = Callable[[Ready], Awaitable[None]]
 LEAVE_S: Final = 20.0
-"""How long taking leave may last, all together."""
+"""The time limit of a graceful shutdown."""
 
 
 def stdin_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --until-stdin-closes; the command gets `until_stdin_closes`."""
+    """Add --until-stdin-closes; the command gets `until_stdin_closes`."""
     return click.option(
         "--until-stdin-closes",
         is_flag=True,
@@ -48,11 +48,12 @@ def run_daemon(
     until_stdin_closes: bool,
     leave: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Runs `service` until it ends by itself, a signal comes, or standard input closes.
+    """Run `service` until it returns, a signal comes, or standard input closes.
 
-    `service` gets `ready(endpoint, **fields)`, to be called once when it can be used. Its errors
-    pass through; an end by signal is no error. leave: awaited before the service is cancelled, for
-    at most LEAVE_S.
+    Args:
+        service: gets `ready(endpoint, **fields)` and calls it once it can be used. Its errors pass
+            through; ending on a signal is not an error.
+        leave: awaited before the service is cancelled, for at most LEAVE_S.
     """
     trio.run(functools.partial(_run, screen, role, service, until_stdin_closes, leave))
 
@@ -64,7 +65,7 @@ def cannot_listen(
     reason = next((one.strerror for one in leaves(errors) if isinstance(one, OSError)), "")
     return CommandError(
         "cannot-listen",
-        f"{listen[0]}:{listen[1]} cannot be listened on: {reason}. Choose another with {option}.",
+        f"Cannot listen on {listen[0]}:{listen[1]}: {reason}. Choose another with {option}.",
         Exit.USAGE,
     )
 
@@ -87,17 +88,17 @@ async def _run(
         )
 
     ending = trio.Event()
-    with _hearing_signals(ending, screen, _daemons_last_words):
+    with _handle_signals(ending, screen, _daemon_second_signal):
         async with trio.open_nursery() as nursery:
             scope = nursery.cancel_scope
             if until_stdin_closes:
                 nursery.start_soon(_end_on_closed_stdin, ending)
-            nursery.start_soon(_take_leave, ending, leave, scope)
+            nursery.start_soon(_shut_down, ending, leave, scope)
             await service(ready)
             scope.cancel()
 
 
-async def _take_leave(
+async def _shut_down(
     ending: trio.Event, leave: Callable[[], Awaitable[None]] | None, scope: trio.CancelScope
 ) -> None:
     await ending.wait()
@@ -108,13 +109,17 @@ async def _take_leave(
 
 
 @asynccontextmanager
-async def end_early(with_stdin: bool, at_once: Callable[[], str]) -> AsyncIterator[None]:
-    """Cancels its block on SIGINT, on SIGTERM, or, `with_stdin`, when standard input closes, and
-    raises KeyboardInterrupt then: the block says goodbye and closes its journal. A second signal
-    ends the process at once, which loses nothing that was signed; `at_once` gives its last words.
+async def cancel_on_signal(with_stdin: bool, at_once: Callable[[], str]) -> AsyncIterator[None]:
+    """Cancel the block on SIGINT or SIGTERM and raise KeyboardInterrupt, so that it can leave its
+    session and close its journal. A second signal ends the process at once; everything signed is
+    on disk by then.
+
+    Args:
+        with_stdin: also cancel when standard input closes.
+        at_once: returns what to print at the second signal.
     """
     ending = trio.Event()
-    with _hearing_signals(ending, None, at_once), trio.CancelScope() as scope:
+    with _handle_signals(ending, None, at_once), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             if with_stdin:
                 nursery.start_soon(_end_on_closed_stdin, ending)
@@ -130,38 +135,39 @@ async def end_early(with_stdin: bool, at_once: Callable[[], str]) -> AsyncIterat
         raise KeyboardInterrupt
 
 
-def _daemons_last_words() -> str:
-    return "What was signed is kept, and the next start takes it up."
+def _daemon_second_signal() -> str:
+    return "Everything signed is on disk; the next start continues with it."
 
 
 @contextmanager
-def _hearing_signals(
+def _handle_signals(
     ending: trio.Event, screen: Screen | None, at_once: Callable[[], str]
 ) -> Iterator[None]:
-    """Sets `ending` at the first SIGINT or SIGTERM; the second one ends the process at once, also
-    while the block is being left. For inside trio.
+    """Set `ending` at the first SIGINT or SIGTERM; end the process at the second. Use inside trio.
 
-    screen: where the first is told. at_once: what is said at the second.
+    Args:
+        screen: reports the first signal, if given.
+        at_once: returns what to print at the second.
     """
     token = trio.lowlevel.current_trio_token()
-    heard = False
+    received = False
 
     def end(number: int) -> None:
         if screen is not None:
             screen.event("ending", f"{signal.Signals(number).name}: ending", signal=number)
         ending.set()
 
-    def hear(number: int, _frame: object) -> None:
-        nonlocal heard
-        if heard:
-            # Python's own buffers may be in the middle of a write.
+    def on_signal(number: int, _frame: object) -> None:
+        nonlocal received
+        if received:
+            # Not through Python's buffers, which may be in the middle of a write.
             with suppress(OSError):
                 os.write(2, f"\nInterrupted twice, ended at once. {at_once()}\n".encode())
             os._exit(Exit.INTERRUPTED)
-        heard = True
+        received = True
         token.run_sync_soon(end, number)
 
-    before = {one: signal.signal(one, hear) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,19 +1,19 @@
-"""A party's home: the directory with everything that belongs to one wallet.
+"""A party's home: the directory of one wallet.
 
     keystore.json     the wallet's key, encrypted (keystore v3)
     deployment.json   which chain and contracts this party uses, written by `psymm deploy`
     rpc.url           the node's address, which may be a customer's key
-    policy.toml       the limits within which this party trades, if it sets any
-    journal.db        frames, heads and moves under way: what must never be lost
+    policy.toml       this party's trading limits, if it sets any
+    journal.db        frames, heads and session keys: must never be lost
     notes.sqlite      the notes that the wallet owns, and its moves under way
-    revocations.json  session keys revoked on chain, as read from it
+    revocations.json  session keys revoked on chain (a cache)
     outbox.sqlite     registry entries and revocations that a reorganisation could still take back
-    tree.sqlite       all commitments of the chain, as read from it
-    beside/           notes.sqlite and tree.sqlite of deposits made while a daemon holds the notes
+    tree.sqlite       all commitments on chain (a cache)
+    side-vault/       notes.sqlite and tree.sqlite of deposits made while a daemon holds the notes
     relayer.db        a relayer's sends under way
     transcripts/      finished custodies, one *.psymm file each
 
-Directories are made for their owner alone (0700), files likewise (0600).
+Directories get mode 0700, files 0600.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class DataDir:
         return self.path / "journal.db"
 
     @property
-    def beside(self) -> Path:
-        return self.path / "beside"
+    def side_vault(self) -> Path:
+        return self.path / "side-vault"
 
     @property
     def relayer(self) -> Path:
@@ -71,9 +71,9 @@ class DataDir:
         return self.path / "transcripts"
 
     def prepare(self) -> None:
-        """Makes the directory, for its owner alone.
+        """Make the directory, for its owner alone.
 
-        Raises StorageError if it cannot be made, CommandError `home` (exit 2) if others may enter
+        Raises StorageError if it cannot be made, CommandError `home` (exit 2) if others can enter
         it.
         """
         private_directory(self.path)
@@ -82,12 +82,12 @@ class DataDir:
         if mode & 0o077:
             raise CommandError(
                 "home",
-                f"{self.path} can be entered by others (mode {mode:o}); run: chmod 700 {self.path}",
+                f"Others can enter {self.path} (mode {mode:o}); run: chmod 700 {self.path}",
                 Exit.USAGE,
             )
 
     def adopt_deployment(self, file: Path) -> None:
-        """Copies a deployment file into this home, so that later commands need not name it."""
+        """Copy a deployment file into this home, so that later commands need not name it."""
         self.prepare()
         with translate_errors(file):
             if not self.deployment.exists() or not self.deployment.samefile(file):

@@ -1,4 +1,4 @@
-"""`psymm deploy`: puts the contracts on a chain and writes the file that other commands read."""
+"""`psymm deploy`: deploys the contracts and writes the file that other commands read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TRANSACTIONS = 5
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    help="Where to write the file as well. [default: only deployment.json in the home]",
+    help="Also write the file here. [default: only deployment.json in the home]",
 )
 @click.option("--check", "only_check", is_flag=True, help="Only compare a deployment to its chain.")
 def deploy(
@@ -64,14 +64,16 @@ def deploy(
     out: Path | None,
     only_check: bool,
 ) -> None:
-    """Deploys pSymm and checks it: verifiers, reference string, addresses, wiring.
+    """Deploys pSymm and checks the result: verifiers, reference string, addresses.
 
-    There is no owner and no proxy: what is deployed stays as it is. The chain, the node, each
-    token's transfers and the wallet's coins are checked before anything is sent. A command that
-    failed half-way is repeated: it goes on with what stands. In a home whose contracts stand, it
-    adds tokens to the list, and lists a token anew that changed. With --check nothing is sent; the
-    deployment's file is compared with the code on chain and with this package. A listed token that
-    changed is a finding, and only what uses that token is refused.
+    The contracts have no owner and no proxy, so they never change. Before anything is sent, the
+    chain, the node, each token's transfers and the wallet's coins are checked. If the command fails
+    half-way, repeat it: it continues with what was sent. In a home with a deployment it adds tokens
+    to the list, or lists a changed token as it is now.
+
+    With --check nothing is sent: the file is compared with the code on chain and with this package.
+    A listed token that has changed is reported as a finding; only operations in that token are
+    refused.
     """
     if only_check:
         trio.run(_check, screen, home, deployment_file, rpc_url)
@@ -91,7 +93,9 @@ def _test_token(text: str | None) -> TokenInfo | None:
     symbol, _, decimals = text.partition(":")
     known = {str(count) for count in range(MOST_DECIMALS + 1)}
     if not (symbol.isascii() and symbol.isalnum() and fit_symbol(symbol)) or decimals not in known:
-        raise CommandError("usage", "--test-token is like pUSD:6, at most 18.", Exit.USAGE)
+        raise CommandError(
+            "usage", "Write --test-token like pUSD:6, with at most 18 decimals.", Exit.USAGE
+        )
     return TokenInfo(ZERO_ADDRESS, symbol, int(decimals))
 
 
@@ -149,20 +153,18 @@ async def _deploy(
             progress=deployed,
         )
         changed = await changed_tokens(chain, deployment)
-    remember_node(home, rpc_url, anew=True)
+    remember_node(home, rpc_url, replace=True)
     if out is not None:
         deployment.save(out)
-    done = "Deployed and checked" if sent else "Its contracts stood already; checked"
+    done = "Deployed and checked" if sent else "The contracts were deployed already; checked"
     _show(screen, deployment, changed, out or home.deployment, done)
 
 
 def _expect_writable(out: Path) -> None:
-    """Before money moves: a file that cannot be written is not worth a deployment's gas."""
+    """Raises CommandError if `out` cannot be written: better before the gas is paid than after."""
     place = out.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise CommandError(
-            "usage", f"--out: {place} is no directory that can be written to.", Exit.USAGE
-        )
+        raise CommandError("usage", f"--out: {place} is not a writable directory.", Exit.USAGE)
 
 
 async def _check(

@@ -1,4 +1,4 @@
-"""`psymm deposit`: brings tokens into one's own sole custody (ATC)."""
+"""`psymm deposit`: moves tokens into the wallet's own sole custody (ATC)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.chain_context import expect_coins, look_before_asking, token_of
+from psymm.cli.chain_context import expect_coins, expect_ready, token_of
 from psymm.cli.data_dir import DataDir
-from psymm.cli.earlier import Asked, finish_earlier, refuse_again
+from psymm.cli.earlier import MoveRequest, finish_earlier, report_repeated
 from psymm.cli.funds import BLOCK_S, OpenFunds, open_funds
 from psymm.cli.options import (
     Command,
@@ -55,19 +55,21 @@ def deposit(
 ) -> None:
     """Moves AMOUNT of a token from this wallet's account into its own private custody.
 
-    Works while a daemon runs on this home, which can use it as soon as it is on chain.
-    Everybody sees the account, the token and the amount, and nothing that happens to it later.
-    Deposit ahead of time, and a round amount: what it is for then does not show.
+    A daemon may run on this home; it can use the deposit as soon as it is on chain. Everybody sees
+    the account, the token and the amount, but not what happens to it later. Deposit round amounts,
+    and well before you use them, so that nobody can guess their purpose.
     """
-    info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
+    info = token_of(expect_ready(home, deployment_file, rpc_url), token)
     units = parse_amount(amount, info.decimals)
     password = ask_password(password_fd)
 
-    def beside() -> None:
-        screen.event("beside", "a daemon runs on this home; it finds the deposit by itself")
+    def on_daemon() -> None:
+        screen.event(
+            "daemon-running", "a daemon runs on this home; it will find the deposit on chain"
+        )
 
     opening = partial(
-        open_funds, home, deployment_file, rpc_url, password, proving=False, beside=beside
+        open_funds, home, deployment_file, rpc_url, password, proving=False, on_daemon=on_daemon
     )
     trio.run(_deposit, screen, opening, info, units, permit, yes)
 
@@ -79,9 +81,9 @@ async def _deposit(
 
     async with opening() as funds:
         earlier = await finish_earlier(screen, funds)
-        asked = Asked("deposit", info.address, units)
+        asked = MoveRequest("deposit", info.address, units)
         if asked in earlier:
-            refuse_again(screen, funds, asked, earlier[asked])
+            report_repeated(screen, funds, asked, earlier[asked])
             return
         await funds.context.deployment.expect_token(funds.context.chain, info.address)
         erc20 = Token(funds.context.chain, info.address)

@@ -55,7 +55,7 @@ def devnet(
     state: Path | None,
     until_stdin_closes: bool,
 ) -> None:
-    """Runs a development chain (anvil, chain id 31337) until it is told to end.
+    """Runs a development chain (anvil, chain id 31337) until a signal ends it.
 
     Contracts built with the development reference string work on this chain id only.
     """
@@ -80,7 +80,7 @@ def devnet(
 @click.argument("address", required=False)
 @click.option("--ether", default=None, metavar="N", help="Set the balance of the chain's coin.")
 @click.option("--token", default=None, help="A test token of the deployment, symbol or address.")
-@click.option("--amount", default=None, metavar="N", help="Make this much of the token.")
+@click.option("--amount", default=None, metavar="N", help="Mint this much of the token.")
 def fund(
     screen: Screen,
     home: DataDir,
@@ -92,9 +92,9 @@ def fund(
     token: str | None,
     amount: str | None,
 ) -> None:
-    """Gives ADDRESS, or the home's own wallet, coins or test tokens out of nothing.
+    """Gives ADDRESS, or the home's own wallet, new coins or test tokens.
 
-    Development chains only. The password is asked for only where no ADDRESS is given.
+    Development chains only. The password is asked for only if no ADDRESS is given.
     """
     if ether is None and amount is None:
         raise CommandError("usage", "Give --ether, or --token with --amount.", Exit.USAGE)
@@ -143,7 +143,7 @@ async def _fund(url: str, to: str, wei: int | None, minted: tuple[TokenInfo, int
             await rpc.call("anvil_setBalance", to, hex(wei))
         if minted is not None:
             info, units = minted
-            # Anybody may mint a test token; a throwaway wallet does, so no nonce of ours moves.
+            # Anybody may mint a test token. A throwaway wallet does it, so that our nonce stays.
             minter = KeyWallet.generate()
             await rpc.call("anvil_setBalance", minter.address, hex(10**18))
             await Chain(rpc, CHAIN_ID).transact(

@@ -1,4 +1,4 @@
-"""`psymm docs`: the pages that came with this psymm, and an example of a maker's configuration."""
+"""`psymm docs`: the documentation in this package, and an example maker configuration."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PAGES = {
 @json_option
 @click.argument("page", type=click.Choice(list(_PAGES)), required=False)
 def docs(screen: Screen, page: str | None) -> None:
-    """Prints a PAGE, or says which there are."""
+    """Prints a PAGE, or lists the pages."""
     if page is None:
         screen.table(("page", "about"), [(name, about) for name, (_, about) in _PAGES.items()])
         screen.result("", pages=list(_PAGES))
         return
     text = files("psymm").joinpath("docs", _PAGES[page][0]).read_text(encoding="utf-8")
     if page == "maker.toml":
-        # Terms that have ended, or that end in the far future, are refused.
+        # Terms that have ended, or end in the far future, are refused, so the date is computed.
         text = text.replace("{end_date}", f"{datetime.now(UTC).year + 2}-01-01")
     screen.result(text.rstrip("\n"), page=page, text=text)
 

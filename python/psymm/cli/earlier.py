@@ -1,8 +1,8 @@
-"""Earlier moves of a wallet: taken up before a command begins anything, reported, never repeated.
+"""A wallet's earlier moves: continued before a new command starts, reported, never repeated.
 
 A command that ends while its transaction waits leaves a move under way. The next command waits for
-it a little and says what became of it. Where that command asks for the same thing again, most
-likely the same money is meant, so it says what became of the first and begins nothing.
+it a little and reports how it ended. If that command asks for the same move again, the user most
+likely means the same money. So it reports the first move and starts nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an earlier move was for. recipient: of a withdrawal, else empty."""
+class MoveRequest:
+    """What a move is for.  recipient: of a withdrawal, else empty."""
 
     purpose: str
     token: str
@@ -33,30 +33,31 @@ class Asked:
 
 async def finish_earlier(
     screen: Screen, funds: Funds, senders: Sequence[Sender] = ()
-) -> dict[Asked, Move]:
-    """Carry on with earlier moves and say how each ended or that it is under way. The deposits
-    and withdrawals among them, by what they were for; those under way in front of those done.
+) -> dict[MoveRequest, Move]:
+    """Continue earlier moves and report how each ended, or that it is under way.
 
-    Deposits that were made beside a daemon are among them, unless another command is at that now.
-    Raises what reading the chain and the files raises, never what an old move ended with.
+    Returns the deposits, fundings and withdrawals that did not fail, by what they were for; a move
+    under way takes precedence over a finished one. Deposits in the side vault are included, unless
+    another command has it open. Raises what reading the chain and the files raises, never the error
+    that ended an old move.
     """
     from psymm.custody.errors import StoreLocked
 
     found = await _finish_earlier(screen, funds, funds.vault, senders)
-    if funds.left_beside is not None:
+    if funds.open_side_vault is not None:
         with suppress(StoreLocked):
-            async with await funds.left_beside() as beside:
-                found |= await _finish_earlier(screen, funds, beside, ())
-            await funds.vault.refresh()  # what was mined meanwhile is in the tree now
+            async with await funds.open_side_vault() as side_vault:
+                found |= await _finish_earlier(screen, funds, side_vault, ())
+            await funds.vault.refresh()  # take in what was mined meanwhile
     return found
 
 
 async def _finish_earlier(
     screen: Screen, funds: Funds, vault: Vault, senders: Sequence[Sender]
-) -> dict[Asked, Move]:
+) -> dict[MoveRequest, Move]:
     alive = await vault.resume(senders)
     ended = await vault.ended()
-    found: dict[Asked, Move] = {}
+    found: dict[MoveRequest, Move] = {}
     for move in [*ended, *alive]:
         if move.purpose not in ("deposit", "fund", "withdraw"):
             continue
@@ -75,9 +76,11 @@ async def _finish_earlier(
     return found
 
 
-def refuse_again(screen: Screen, funds: Funds, asked: Asked, move: Move) -> None:
-    """End a command that asks for what an earlier move does. Returns where that one is done, with
-    the command's result told; raises TransactionPending or MoveUnderWay where it is not."""
+def report_repeated(screen: Screen, funds: Funds, asked: MoveRequest, move: Move) -> None:
+    """Report an earlier move as the result of a command that asks for the same.
+
+    Raises TransactionPending or MoveUnderWay if the earlier move is not done.
+    """
     from psymm.chain.errors import TransactionPending
     from psymm.custody.errors import MoveUnderWay
 
@@ -86,8 +89,8 @@ def refuse_again(screen: Screen, funds: Funds, asked: Asked, move: Move) -> None
             raise TransactionPending(move.tx_hash, 0.0)
         raise MoveUnderWay(move.purpose, move.deadline)
     screen.result(
-        f"{_words(funds, asked)} is done: it was sent by an earlier command. Nothing new was "
-        "begun. To do the same once more, repeat the command.",
+        f"{_words(funds, asked)} is done: an earlier command sent it. Nothing new was started. To "
+        "do the same once more, repeat the command.",
         earlier=True,
         purpose=asked.purpose,
         token=asked.token,
@@ -97,26 +100,26 @@ def refuse_again(screen: Screen, funds: Funds, asked: Asked, move: Move) -> None
     )
 
 
-async def _asked(vault: Vault, move: Move) -> Asked:
+async def _asked(vault: Vault, move: Move) -> MoveRequest:
     from psymm.chain.addresses import checksummed
     from psymm.chain.calls import CtaCall
 
     if move.purpose == "withdraw":
         call = move.call
         if isinstance(call, CtaCall):
-            return Asked(
+            return MoveRequest(
                 move.purpose,
                 checksummed("token", call.token),
                 call.amount,
                 checksummed("recipient", call.recipient),
             )
     notes = [(await vault.store.note(one)).note for one in move.outputs]
-    # A funding makes two notes; what stays in the sole custody is its change.
+    # A funding makes two notes; the one in the sole custody is its change.
     made = [note for note in notes if note.custody.is_sole == (move.purpose == "deposit")]
-    return Asked(move.purpose, made[0].token, made[0].amount)
+    return MoveRequest(move.purpose, made[0].token, made[0].amount)
 
 
-def _words(funds: Funds, asked: Asked) -> str:
+def _words(funds: Funds, asked: MoveRequest) -> str:
     known = {one.address: one for one in funds.context.deployment.tokens}
     info = known.get(asked.token)
     amount = (

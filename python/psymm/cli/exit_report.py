@@ -1,8 +1,7 @@
-"""Which error ends a command with which exit code, name and words.
+"""Which exit code, name and message an error gives a command.
 
-Every error of the package has a place here by its family; an error without one is a bug, and is
-shown as such: its type and where it arose, never its text, which may quote what nobody chose to
-print.
+Every error of this package belongs to a family with an exit code. Any other error is a bug and is
+reported as one: with its type and traceback, but not its text, which could contain a secret.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from psymm.storage import storage_error
 
 @dataclass(frozen=True)
 class ExitReport:
-    """How a command ended. trace is empty unless it was a bug."""
+    """How a command ended.  trace: empty unless it was a bug."""
 
     exit: Exit
     code: str
@@ -33,8 +32,8 @@ class ExitReport:
 
 
 def exit_report_of(error: BaseException) -> ExitReport:
-    """The ending of a command that `error` came out of. Of a group, its gravest member's. What was
-    noted about it is said after it."""
+    """The report of an error: of a group, its gravest member's. The error's notes follow its
+    message."""
     reports = [_of_one(leaf) for leaf in leaves(error)]
     bugs = [one for one in reports if one.exit is Exit.INTERNAL]
     found = (bugs or [one for one in reports if one.exit is not Exit.INTERRUPTED] or reports)[0]
@@ -46,13 +45,13 @@ def exit_report_of(error: BaseException) -> ExitReport:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """The notes of an error and of all errors inside it, each once; they are this package's."""
+    """The notes of an error and of all errors inside it, each once."""
     found = list(getattr(error, "__notes__", ()))
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             found += notes_of(inner)
     if isinstance(error, click.Abort) and error.__cause__ is not None:
-        found += notes_of(error.__cause__)  # click makes one out of a KeyboardInterrupt
+        found += notes_of(error.__cause__)  # click raises Abort from a KeyboardInterrupt
     return list(dict.fromkeys(found))
 
 
@@ -88,7 +87,7 @@ def _of_one(error: BaseException) -> ExitReport:
 
 
 def _usage(error: click.ClickException) -> str:
-    """On one line, with the command that shows what there is."""
+    """A usage error on one line, with the --help command."""
     said = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
@@ -97,7 +96,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def family_of(kind: type[BaseException]) -> Exit:
-    """The exit code of a type of error of this package."""
+    """The exit code of an error type of this package."""
     from psymm import errors as base
     from psymm import storage
     from psymm.chain import errors as chain
@@ -115,7 +114,7 @@ def family_of(kind: type[BaseException]) -> Exit:
         (chain.CallInvalid, Exit.REFUSED),
         (chain.TokenUnfit, Exit.REFUSED),
         (chain.PermitMissing, Exit.REFUSED),
-        (chain.NoAddress, Exit.USAGE),
+        (chain.NodeAddressInvalid, Exit.USAGE),
         (chain.TokenUnlisted, Exit.USAGE),
         (chain.ChainError, Exit.CHAIN),
         (custody.FundsTooLow, Exit.FUNDS),
@@ -147,7 +146,7 @@ def family_of(kind: type[BaseException]) -> Exit:
 
 
 def _code(error: PSymmError) -> str:
-    """Its own stable name, or that of its type where the family names none."""
+    """The error's own code, or its type's name if it has none."""
     if error.code != PSymmError.code:
         return str(error.code)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(error).__name__).lower()

@@ -1,7 +1,6 @@
-"""What the exit codes of `psymm` mean, and which error ends a command with which code.
+"""The exit codes of `psymm`. Scripts rely on them, so a code never changes its meaning.
 
-The codes are a contract with scripts: a code never changes its meaning. Every command prints the
-table below in its --help.
+Every command prints the table below in its --help; `exit_report` maps errors to codes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes, one for each kind of trouble that a script would treat differently."""
+    """Exit codes, one for each kind of failure that a script would handle differently."""
 
     OK = 0
     REFUSED = 1
@@ -39,10 +38,10 @@ MEANINGS: dict[Exit, str] = {
     Exit.JOURNAL: "journal, store or transcript missing, locked or damaged",
     Exit.FUNDS: "not enough tokens, notes, allowance or gas",
     Exit.TOOLS: "Node or the npm tools are missing (psymm tools install)",
-    Exit.MACHINE: "this machine refuses: disk full or read-only, file not allowed, no memory",
-    Exit.OUTPUT: "the command is through, but its output could not be written",
+    Exit.MACHINE: "the system refuses: disk full or read-only, file not allowed, no memory",
+    Exit.OUTPUT: "the command finished, but its output could not be written",
     Exit.INTERNAL: "a bug in psymm; please report it",
-    Exit.INTERRUPTED: "interrupted (SIGINT, SIGTERM or SIGHUP); what was under way is kept",
+    Exit.INTERRUPTED: "interrupted (SIGINT, SIGTERM or SIGHUP); work under way is kept",
 }
 
 EPILOG = "\b\nExit codes:\n" + "\n".join(
@@ -51,7 +50,7 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(
 
 
 class CommandError(Exception):
-    """A command could not do what it was asked; carries its exit code and a stable name.
+    """A command failed; carries its exit code and a stable name.
 
     Args:
         code: lower-case words joined by hyphens, stable, for programs.
@@ -82,5 +81,5 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def holds(error: BaseException, *kinds: type[BaseException]) -> bool:
-    """Whether an error, or one inside an exception group, is of one of these kinds."""
+    """Whether an error, or one inside an exception group, is of one of these types."""
     return any(isinstance(leaf, kinds) for leaf in leaves(error))

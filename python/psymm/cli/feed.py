@@ -1,10 +1,9 @@
-"""Prices that a market maker quotes around: constant ones, or a real market series replayed.
+"""Prices that a market maker quotes around: constant ones, or a replayed real market series.
 
-A replay walks the recorded values in order and holds the last. It moves with the clock,
-`values_per_s` from the moment the feed is started, or with trade, `values_per_quote` after each
-firm quote: then prices do not depend on how fast the machine is. It never invents a price: what it
-says at any time was a price of that day. The series ship inside the PyPI package `arch` (extra
-`demo`).
+A replay goes through the recorded values in order and stays at the last. It advances with the
+clock, `values_per_s` from its start, or with trading, `values_per_quote` after each firm quote;
+then prices do not depend on the machine's speed. It never interpolates: every price is a recorded
+one. The series come from the PyPI package `arch` (extra `demo`).
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ class Feed(Protocol):
         ...
 
     def says(self, symbol: str, at_ns: int) -> str:
-        """Where that price comes from, for a person, e.g. `sp500 Close of 2018-10-04`."""
+        """The source of that price, for a person, e.g. `sp500 Close of 2018-10-04`."""
         ...
 
     def quoted(self) -> None:
-        """A firm quote was given; the next one may be at another price."""
+        """To be called after each firm quote; the next price may differ."""
         ...
 
 
 @dataclass(frozen=True)
 class ConstantFeed:
-    """The same price for ever."""
+    """Prices that never change."""
 
     prices: Mapping[str, int]
 
@@ -73,8 +72,14 @@ class Series:
 
 @dataclass
 class ReplayFeed:
-    """Series side by side, replayed from `started_ns` at `values_per_s`, and `values_per_quote`
-    further with each firm quote. quotes: how many were given."""
+    """Several series, replayed together.
+
+    Attributes:
+        started_ns: when the replay starts, nanoseconds since the epoch.
+        values_per_s: how far it advances with the clock.
+        values_per_quote: how far it advances with each firm quote.
+        quotes: how many quotes were given.
+    """
 
     series: Mapping[str, Series]
     started_ns: int
@@ -120,7 +125,7 @@ def load_series(name: str, first: date | None = None, last: date | None = None) 
             Exit.USAGE,
         ) from None
     if not module.isidentifier():
-        raise CommandError("no-series", f"{name!r} names no series of arch.data.", Exit.USAGE)
+        raise CommandError("no-series", f"{name!r} is not a series of arch.data.", Exit.USAGE)
     try:
         frame = import_module(f"arch.data.{module}").load()
     except (ImportError, AttributeError):
@@ -142,7 +147,7 @@ def load_series(name: str, first: date | None = None, last: date | None = None) 
         day = moment.date()
         if (first and day < first) or (last and day > last):
             continue
-        # Floats end here: the series were published with a few digits, so six keep them exactly.
+        # Floats end here. The series have few digits, so six decimals keep them exactly.
         price = Decimal(repr(float(value)))
         if price.is_finite() and price > 0:
             values.append((day, scaled(price.quantize(Decimal("0.000001"), ROUND_HALF_EVEN))))

@@ -1,4 +1,5 @@
-"""A home's money opened for one command: wallet, chain, prover, notes, and who sends its moves."""
+"""A home's money, opened for one command: wallet, chain, prover, notes, and the senders of
+moves."""
 
 from __future__ import annotations
 
@@ -42,18 +43,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PROOF_S = 5.0
-"""About what a proof takes on two cores, for estimates."""
+"""The time of a proof on two cores, for estimates."""
 _ORDER = "cheapest"
 BLOCK_S = 12.0
-"""About what a transaction waits on a public chain, for estimates."""
+"""The time until a transaction is mined on a public chain, for estimates."""
 
 
 @dataclass(frozen=True)
 class SendingOptions:
-    """What the command line says about who sends moves. max_fee: as typed, or None. tls_ca: the
-    authority of wss:// endpoints, None for the system's. plain: ws:// to other machines, too.
-    private: endpoints may lead to this machine or a local network; None: on the development
-    chain."""
+    """The command line's options about who sends moves.
+
+    Attributes:
+        order: "cheapest" or "random".
+        max_fee: as typed; None if it was not given.
+        direct: use the party's own account if no relayer sends the move.
+        tls_ca: the authority for wss:// endpoints; None: the system's.
+        plain: also use ws:// to other machines.
+        private: allow endpoints on this machine or a local network; None: only on the development
+            chain.
+    """
 
     order: str
     max_fee: str | None
@@ -63,7 +71,7 @@ class SendingOptions:
     private: bool | None = None
 
     def words(self) -> list[str | Path]:
-        """The same on a command line, without what is the default."""
+        """The options as words of a command line, without defaults."""
         found: list[str | Path] = []
         if self.order != _ORDER:
             found += ["--relayer-order", self.order]
@@ -85,13 +93,13 @@ class Funds:
     wallet: KeyWallet
     context: ChainContext
     vault: Vault
-    left_beside: OpenVault | None = None
-    """Opens the vault of deposits that were made beside a daemon; None where there were none, or
-    where that vault is this one."""
+    open_side_vault: OpenVault | None = None
+    """Opens the side vault, which has the deposits made while a daemon held the notes; None if
+    there is none, or if it is `vault`."""
     _relayers: dict[str, RelayerSender] = field(default_factory=dict)
 
     def token(self, name: str | None) -> TokenInfo:
-        """The token of that symbol or address; with None, the deployment's only one."""
+        """The token with this symbol or address; None: the deployment's only token."""
         return token_of(self.context.deployment, name)
 
     def relayers(self, options: SendingOptions, token: TokenInfo) -> RelayerSender:
@@ -99,7 +107,7 @@ class Funds:
         from psymm.chain.registry import RegistryEntry, Role
         from psymm.relayer.sender import RelayerSender
 
-        # One for the whole command: what it was shown, and who failed it, holds to its end.
+        # One for the whole command, so that agreed fees and failed relayers are remembered.
         made = self._relayers.get(token.address)
         if made is not None:
             return made
@@ -124,7 +132,7 @@ class Funds:
         return made
 
     def senders(self, options: SendingOptions, token: TokenInfo) -> tuple[Sender, ...]:
-        """Who is tried for a move, in order; one's own account last, and only with --direct."""
+        """The senders to try for a move, in order; the own account last, and only with --direct."""
         from psymm.custody.sending import DirectSender
 
         direct = DirectSender(self.context.pool, self.wallet) if options.direct else None
@@ -132,7 +140,7 @@ class Funds:
 
 
 OpenFunds: TypeAlias = Callable[[], AbstractAsyncContextManager[Funds]]
-"""`open_funds` with all that the command line says about what to open."""
+"""`open_funds` with its arguments from the command line."""
 
 
 @asynccontextmanager
@@ -144,13 +152,17 @@ async def open_funds(
     *,
     in_memory: bool = False,
     proving: bool = True,
-    beside: Callable[[], None] | None = None,
+    on_daemon: Callable[[], None] | None = None,
 ) -> AsyncIterator[Funds]:
-    """Opens wallet, chain and vault; all closed at the end, the prover's process too.
+    """Open wallet, chain and vault; all are closed at the end, the prover's process too.
 
-    in_memory: read everything from the chain again and leave the home's files alone. beside: for
-    commands that spend no note. Where a daemon holds the notes, it is called, and the vault is one
-    that knows of them by the chain alone; what comes into it, the daemon finds by its memo.
+    Args:
+        in_memory: read everything from the chain again and leave the home's files alone.
+        proving: whether the vault gets a prover.
+        on_daemon: for commands that spend no note. If a daemon holds the notes, this is called and
+            the side vault is opened, which knows the notes from the chain alone. The daemon finds
+            what is deposited there by its memo.
+
     Raises what opening them raises. Cancelled: closes them.
     """
     from psymm.custody.errors import StoreLocked
@@ -167,19 +179,21 @@ async def open_funds(
             proves = prover if proving else None
             place = None if in_memory else home.path
             opened = partial(open_vault, wallet, context.deployment, context.chain, prover=proves)
-            left = partial(opened, home=home.beside)
-            left_beside = left if place and (home.beside / "notes.sqlite").exists() else None
+            left = partial(opened, home=home.side_vault)
+            open_side_vault = (
+                left if place and (home.side_vault / "notes.sqlite").exists() else None
+            )
             try:
                 vault = await opened(home=place)
             except StoreLocked:
-                if beside is None:
+                if on_daemon is None:
                     raise
-                beside()
-                # Counters begin at a random number in each store, so those of two do not meet.
-                vault, left_beside = await left(), None
+                on_daemon()
+                # Each store's counters start at a random number, so two stores do not collide.
+                vault, open_side_vault = await left(), None
             async with vault:
                 try:
-                    yield Funds(wallet, context, vault, left_beside)
+                    yield Funds(wallet, context, vault, open_side_vault)
                 except BaseException as stopped:
                     if _cut_short(stopped):
                         with trio.CancelScope(shield=True):
@@ -194,27 +208,27 @@ async def open_funds(
 
 
 def _cut_short(stopped: BaseException) -> bool:
-    """Whether a command ends for what says nothing about its moves: an interrupt, or a chain that
-    does not answer."""
+    """Whether a command ended for a reason that says nothing about its moves: an interrupt, or a
+    chain that does not answer."""
     from psymm.chain.errors import BadReply, ChainDown
 
     return holds(stopped, KeyboardInterrupt, ChainDown, BadReply)
 
 
 def _say_under_way(stopped: BaseException, moves: Sequence[Move]) -> None:
-    """What a command that was cut short leaves on its way, in words."""
+    """Add a note for each sent move that a command leaves under way."""
     for move in moves:
         if move.status == "sent":
             sent = f" as {move.tx_hash}" if move.tx_hash else ""
             stopped.add_note(
-                f"The {move.purpose} was sent{sent}, not confirmed yet. The next command takes it "
-                "up; `psymm notes` shows what became of it."
+                f"The {move.purpose} was sent{sent}, not confirmed yet. The next command continues "
+                "with it; `psymm notes` shows how it ended."
             )
 
 
 async def _kept_moves(home: DataDir, wallet: KeyWallet, deployment: Deployment) -> list[Move]:
-    """The moves under way by the home's file alone, without a chain; none where it cannot be read
-    now, which what ended the command is graver than."""
+    """The moves under way according to the home's file, without a chain; none if it cannot be
+    read, because the error that ended the command matters more."""
     from psymm.custody.errors import CustodyError
     from psymm.custody.store import open_store
     from psymm.custody.viewing import viewing_key
@@ -237,7 +251,7 @@ async def _kept_moves(home: DataDir, wallet: KeyWallet, deployment: Deployment) 
 async def open_business(
     screen: Screen, funds: Funds, options: SendingOptions, token: TokenInfo, journal: Path
 ) -> AsyncIterator[Client]:
-    """Starts the prover, takes up the moves that were under way, and opens the journal.
+    """Start the prover, continue the moves under way, and open the journal.
 
     Raises what `finish_earlier` and `open_client_on` raise. Cancelled: closes the journal.
     """
@@ -245,7 +259,7 @@ async def open_business(
 
     senders = funds.senders(options, token)
     async with open_block_nursery() as nursery:
-        # The prover needs seconds to start; nobody should have to wait for it.
+        # The prover takes seconds to start, so it starts in the background.
         if funds.vault.prover is not None:
             nursery.start_soon(funds.vault.prover.start)
         await finish_earlier(screen, funds, senders)
@@ -264,10 +278,10 @@ async def open_business(
 async def fee_line(
     screen: Screen, funds: Funds, options: SendingOptions, kind: str, token: TokenInfo
 ) -> str | None:
-    """What a relayer will take for such a move, for showing; None if it will be sent directly.
+    """A relayer's fee for such a move, for display; None if the move will be sent directly.
 
-    No move of this command pays more than what is shown here at the most. Raises NoRelayer
-    unless --direct was given.
+    No move of this command pays more than the maximum shown here. Raises NoRelayer unless --direct
+    was given.
     """
     from psymm.relayer.errors import NoRelayer
     from psymm.relayer.wire import GAS
@@ -280,26 +294,26 @@ async def fee_line(
             raise
         screen.event(
             "no-relayer",
-            f"No relayer: {none}. Your own account will send, and everybody will see that.",
+            f"No relayer: {none}. Your own account will send it, and everybody will see that.",
         )
         return None
     least = min(quote.fee for quote in quotes)
-    most = relayers.most(kind, token.address)
+    most = relayers.fee_limit(kind, token.address)
     most = least if most is None else most
-    relayers.limit(token.address, most)
+    relayers.cap_fee(token.address, most)
     low, high = (format_amount(units, token.decimals) for units in (least, most))
     gas, price_wei = (
         GAS["ctc" if kind == "ctc" else "cta"],
         (await funds.context.chain.fees()).max_wei,
     )
     return (
-        f"{low} {token.symbol} for each move, the cheapest of {len(quotes)}, never above {high} "
+        f"{low} {token.symbol} for each move, the cheapest of {len(quotes)}, at most {high} "
         f"(a move costs a relayer up to {gas * price_wei / 10**18:.6f} ETH of gas)"
     )
 
 
 def sending_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --relayer-order, --max-fee, --direct, --tls-ca, --plain and --private-endpoints; the
+    """Add --relayer-order, --max-fee, --direct, --tls-ca, --plain and --private-endpoints; the
     command gets `sending`."""
 
     @click.option(
@@ -307,15 +321,15 @@ def sending_options(function: Callable[P, R]) -> Callable[P, R]:
         type=click.Choice(("random", "cheapest")),
         default=_ORDER,
         show_default=True,
-        help="Which of the registry's relayers to take: the cheapest, or any that is not dear.",
+        help="Which relayer to take: the cheapest, or any whose fee is within the limits.",
     )
     @click.option(
-        "--max-fee", default=None, metavar="AMOUNT", help="The most that a relayer may take a move."
+        "--max-fee", default=None, metavar="AMOUNT", help="The most to pay a relayer for one move."
     )
     @click.option(
         "--direct",
         is_flag=True,
-        help="If no relayer does it, send with this wallet; it then shows on chain.",
+        help="If no relayer sends it, send with this wallet, which then shows on chain.",
     )
     @client_tls_option
     @private_option

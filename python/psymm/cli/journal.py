@@ -1,5 +1,4 @@
-"""`psymm journal`: check the journal, back it up while it runs, and repair it when it is
-damaged."""
+"""`psymm journal`: check the journal, back it up while a daemon runs, and repair it."""
 
 from __future__ import annotations
 
@@ -52,13 +51,13 @@ _HEALTH = {
     "complete": "signs",
     "recovering": "signs again once its missing frames are fetched",
     "read-only": "never signs again; settles by wallet signature",
-    None: "its opening is lost; nothing of it could be taken over",
+    None: "its opening is lost, so nothing of it could be recovered",
 }
 
 
 @click.group(cls=Group)
 def journal() -> None:
-    """The journal, which must never be lost: check, backup, repair; archive, prune."""
+    """The journal, which must never be lost: check, back up, repair, archive, prune."""
 
 
 journal.add_command(archive_frames)
@@ -72,10 +71,11 @@ journal.add_command(prune_frames)
 @home_option
 @click.argument("file", type=_FILE, required=False)
 def check(screen: Screen, home: DataDir, file: Path | None) -> None:
-    """Says what the home's journal holds, or FILE, and whether it is whole.
+    """Shows what the home's journal, or FILE, holds, and whether it is complete.
 
-    Every page, checksum, head and signature is looked at; nothing is changed, and a daemon may run.
-    Exit code 0 only if nothing is missing; else what is missing is named: custody, lane, numbers.
+    Checks every page, checksum, head and signature. Nothing is changed, and a daemon may run. Exit
+    code 0 only if nothing is missing; otherwise the missing frames are named by custody, lane and
+    number.
     """
     trio.run(_check, screen, file or home.journal)
 
@@ -100,9 +100,11 @@ async def _check(screen: Screen, file: Path) -> None:
     async with open_journal_reader(file) as reader:
         frames = await verify_journal(reader)
     when = report.backup_ns
-    said = f"{len(report.custodies)} custodies, {frames} frames: whole, every signature stands."
+    said = (
+        f"{len(report.custodies)} custodies, {frames} frames: complete, every signature is valid."
+    )
     if when is not None:
-        said += f" A backup, made {_moment(when)}."
+        said += f" It is a backup, made {_timestamp(when)}."
     screen.result(
         said,
         ok=True,
@@ -148,11 +150,11 @@ def _damage(file: Path, report: JournalReport) -> str:
     if report.missing:
         said += ". Missing: " + "; ".join(str(lack) for lack in report.missing)
     if report.lost:
-        said += f". {report.lost} frames are gone of which nothing is left but their count"
-    return said + ". Stop what writes it, then: psymm journal repair."
+        said += f". {report.lost} frames are lost; only their count is known"
+    return said + ". Stop the daemon, then run: psymm journal repair."
 
 
-def _moment(when_ns: int) -> str:
+def _timestamp(when_ns: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when_ns / 1e9))
 
 
@@ -164,11 +166,12 @@ def _moment(when_ns: int) -> str:
 @home_option
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def backup(screen: Screen, home: DataDir, file: Path) -> None:
-    """Copies the journal to FILE as of one moment, while a daemon may write it.
+    """Copies the journal to FILE, consistently, even while a daemon writes it.
 
-    FILE is marked as a backup: it serves in court (transcript export, show, verify) and settles by
-    wallet signature, but never signs a frame in a custody that it holds, since the journal goes on
-    after it. Nothing is overwritten. The keystore and notes need their own backup.
+    FILE is marked as a backup. It can be exported, shown and verified for a court, and it settles
+    by wallet signature. But it never signs a frame in a custody that it holds, because the journal
+    continues after the backup. An existing FILE is not overwritten. Back up the keystore and the
+    notes, too.
     """
     from psymm.journal.backup import back_up
 
@@ -206,16 +209,16 @@ def backup(screen: Screen, home: DataDir, file: Path) -> None:
     type=_FILE,
     multiple=True,
     metavar="FILE",
-    help="Also take frames from this transcript, backup or other copy; may be given again.",
+    help="Also take frames from this transcript, backup or other copy; may be repeated.",
 )
-@click.option("--offline", is_flag=True, help="Ask no peer; what is missing stays missing.")
+@click.option("--offline", is_flag=True, help="Ask no peer; missing frames stay missing.")
 @click.option(
     "--listen",
     default=None,
     metavar="HOST:PORT",
     callback=host_and_port,
-    help="For a solver: where its traders will come back to. Its daemon, once it is started, asks "
-    "them as well.",
+    help="For a solver: the address to which its traders reconnect. Its daemon asks them, too, "
+    "once it runs.",
 )
 @click.option(
     "--wait",
@@ -223,7 +226,7 @@ def backup(screen: Screen, home: DataDir, file: Path) -> None:
     default=120.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the peers may take.",
+    help="How long to wait for the peers.",
 )
 @plain_option
 @private_option
@@ -238,15 +241,16 @@ def repair(
     plain: bool,
     private: bool | None,
 ) -> None:
-    """Makes a whole journal of a damaged one, as far as that is certain. Stop its daemon first.
+    """Repairs a damaged journal as far as that is certain. Stop its daemon first.
 
-    What can be read is taken into a new journal; the damaged file is kept beside it. Frames that
-    are missing come from --from files and from the peer, which is asked for both lanes, and each is
-    verified. The peer shows them to nobody but the custody's wallet, so the keystore's password is
-    asked for before the peer is. A custody signs again only if its newest heads are known here and
-    all frames up to them are there: a peer that showed a part only would else get two signatures
-    for one number. Every other custody is like one from a backup: it never signs, and settles by
-    wallet signature.
+    Everything readable goes into a new journal; the damaged file is kept next to it. Missing frames
+    come from --from files and from the peer, which is asked for both lanes; each frame is verified.
+    The peer shows them only to the custody's wallet, so the keystore's password is needed.
+
+    A custody signs again only if its newest heads are known here and all frames up to them are
+    present. Otherwise a peer that hides frames could get two signatures for one number. Any other
+    custody is treated like one from a backup: it never signs a frame, and settles by wallet
+    signature.
     """
     trio.run(
         partial(_repair, screen, home, password_fd, sources, offline, listen, wait, plain, private)
@@ -283,15 +287,15 @@ async def _repair(
     if left or lost:
         raise CommandError(
             "still-missing",
-            f"{len(left)} custodies still lack frames, of {lost} the opening is lost. What came is "
-            "kept. Run it again when the peer can be reached, or give --from FILE.",
+            f"{len(left)} custodies still lack frames; {lost} have lost their opening. The frames "
+            "that came are kept. Run this again when the peer can be reached, or give --from FILE.",
             Exit.JOURNAL,
             recovering=len(left),
             lost=lost,
             readOnly=restored,
         )
     if result is None and not lacking:
-        screen.result("The journal is whole; nothing was changed.", ok=True, repaired=False)
+        screen.result("The journal is complete; nothing was changed.", ok=True, repaired=False)
         return
     screen.result(
         f"Repaired: {len(held) - restored} custodies sign again, {restored} never will.",
@@ -374,7 +378,7 @@ async def _ask_peers(
                 port = await nursery.start(partial(listen_on, *listen, server.connection))
                 screen.event(
                     "listening",
-                    f"Waiting at {listen[0]}:{port} for {len(served)} traders to come back.",
+                    f"Waiting at {listen[0]}:{port} for {len(served)} traders to reconnect.",
                     port=port,
                     custodies=len(served),
                 )
@@ -391,7 +395,7 @@ async def _dial(
     plain: bool,
     private: bool | None,
 ) -> None:
-    """Ask a trader's solver again and again, until it has shown all or the time is up."""
+    """Ask a trader's solver repeatedly, until it has sent everything or the time is up."""
     from psymm.session.peer_recovery import fetch_missing
     from psymm.session.trader import Backoff
     from psymm.session.transport import dial

@@ -1,7 +1,7 @@
-"""`psymm key`: the session keys that the wallet delegated, and revoking them on chain.
+"""`psymm key`: lists the session keys that the wallet delegated, and revokes them on chain.
 
-A session rotates its key by itself, so there is no command for that: a new key comes into force
-by a frame, and frames are signed only where both sides' heads agree.
+There is no command to rotate a key, because sessions do it: a new key takes effect with a frame,
+and frames are signed only in a session whose heads agree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def key() -> None:
 @json_option
 @home_option
 def list_keys(screen: Screen, home: DataDir) -> None:
-    """Lists the session keys in force of the journal's custodies, beside a daemon if one runs."""
+    """Lists the session keys in force in the journal's custodies. A daemon may run."""
     trio.run(partial(_list, screen, home))
 
 
@@ -105,19 +105,19 @@ async def _list(screen: Screen, home: DataDir) -> None:
     "address",
     default=None,
     metavar="ADDRESS",
-    help="The session key itself, where the journal that knows it is lost.",
+    help="The session key itself, if the journal that knows it is lost.",
 )
 @click.option(
     "--from-seq",
     type=click.IntRange(min=1),
     default=None,
-    help="The first frame to take from it. [default: the next of the journal; 1 with --key]",
+    help="The first frame that it may no longer sign. [default: the journal's next; 1 with --key]",
 )
 @click.option(
     "--sign",
     "sign_only",
     is_flag=True,
-    help="Send nothing: print what anyone can bring with `psymm key bring`, gas paid by them.",
+    help="Send nothing: print the command by which anybody can submit it and pay the gas.",
 )
 def revoke(
     screen: Screen,
@@ -131,32 +131,34 @@ def revoke(
     from_seq: int | None,
     sign_only: bool,
 ) -> None:
-    """Revokes the session key of a custody on chain, for good.
+    """Revokes a custody's session key on chain, permanently.
 
-    What the other side covered before it could know stands. A running session changes its key by
-    itself as soon as the revocation is as deep as the terms ask.
+    Frames that the other party covered before it could know of the revocation stay valid. A running
+    session changes its key as soon as the revocation is as deep as the terms require.
     """
     if (custody is None) == (address is None):
-        raise CommandError("which-key", "Name either --custody or --key.", Exit.USAGE)
+        raise CommandError("which-key", "Give either --custody or --key.", Exit.USAGE)
 
     async def run() -> None:
         from psymm.chain.addresses import checksummed
-        from psymm.cli.chain_context import look_before_asking, open_chain_context, open_wallet
+        from psymm.cli.chain_context import expect_ready, open_chain_context, open_wallet
 
-        look_before_asking(home, deployment_file, rpc_url)
+        expect_ready(home, deployment_file, rpc_url)
         revoked, seq = address or "", 1
         if custody is not None:
             revoked, seq = await _in_force(home, custody)
         revoked, seq = checksummed("key", revoked), from_seq or seq
         wallet = await open_wallet(home, ask_password(password_fd))
         if revoked == wallet.address:
-            raise CommandError("wallets-own-key", "That is the wallet's address, no session key's.")
+            raise CommandError(
+                "wallets-own-key", "That is the wallet's own address, not a session key's."
+            )
         async with open_chain_context(home, deployment_file, rpc_url) as context:
             if sign_only:
                 message = context.registry.revocation_message(wallet.address, revoked, seq)
                 signature = await wallet.sign_typed(message)
                 screen.result(
-                    f"psymm key bring --wallet {wallet.address} --key {revoked} "
+                    f"psymm key submit --wallet {wallet.address} --key {revoked} "
                     f"--from-seq {seq} --signature 0x{signature.hex()}",
                     wallet=wallet.address,
                     key=revoked,
@@ -164,7 +166,7 @@ def revoke(
                     signature=signature,
                 )
                 return
-            action = f"Revoking {revoked} from frame {seq} on, for good"
+            action = f"Revoking {revoked} from frame {seq} on, permanently"
             await _confirm(screen, context, action, yes)
             receipt = await context.registry.revoke_key(wallet, revoked, seq)
         _say(screen, wallet.address, revoked, seq, receipt)
@@ -179,11 +181,11 @@ def revoke(
 @deployment_option
 @rpc_option
 @yes_option
-@click.option("--wallet", "owner", required=True, metavar="ADDRESS", help="Whose key it is.")
+@click.option("--wallet", "owner", required=True, metavar="ADDRESS", help="The key's wallet.")
 @click.option("--key", "address", required=True, metavar="ADDRESS", help="The session key.")
 @click.option("--from-seq", type=click.IntRange(min=1), required=True)
 @click.option("--signature", required=True, metavar="HEX", help="What that wallet signed.")
-def bring(
+def submit(
     screen: Screen,
     home: DataDir,
     password_fd: int | None,
@@ -195,15 +197,15 @@ def bring(
     from_seq: int,
     signature: str,
 ) -> None:
-    """Brings another wallet's signed revocation to the chain; this wallet pays the gas."""
+    """Submits a revocation that another wallet signed; this wallet pays the gas."""
 
     async def run() -> None:
         from psymm.chain.addresses import checksummed
-        from psymm.cli.chain_context import look_before_asking, open_chain_context, open_wallet
+        from psymm.cli.chain_context import expect_ready, open_chain_context, open_wallet
         from psymm.errors import WalletError
         from psymm.signatures import signature_by
 
-        look_before_asking(home, deployment_file, rpc_url)
+        expect_ready(home, deployment_file, rpc_url)
         whose, revoked = checksummed("wallet", owner), checksummed("key", address)
         wallet = await open_wallet(home, ask_password(password_fd))
         async with open_chain_context(home, deployment_file, rpc_url) as context:
@@ -213,11 +215,11 @@ def bring(
             except WalletError as bad:
                 raise CommandError(
                     "signature",
-                    f"--signature is not {whose}'s for this key and frame ({bad.code}); give what "
-                    "`psymm key revoke --sign` printed, with the same --key and --from-seq.",
+                    f"--signature is not {whose}'s for this key and frame ({bad.code}). Run the "
+                    "command that `psymm key revoke --sign` printed, unchanged.",
                     Exit.USAGE,
                 ) from None
-            action = f"Bringing {whose}'s revocation of {revoked} from frame {from_seq} on"
+            action = f"Submitting {whose}'s revocation of {revoked} from frame {from_seq} on"
             await _confirm(screen, context, action, yes)
             receipt = await context.registry.revoke_key_for(
                 wallet, whose, revoked, from_seq, signed
@@ -264,8 +266,7 @@ async def _records(home: DataDir) -> list[tuple[JournalledCustody, Record, set[s
 
 
 async def _in_force(home: DataDir, start: str) -> tuple[str, int]:
-    """The address of our session key in force in the custody whose id begins so, and the number of
-    our next frame."""
+    """The address of our session key in force in a custody, and the number of our next frame."""
     from psymm._core import address_of
     from psymm.journal.reader import open_journal_reader
     from psymm.journal.replayed import read_record

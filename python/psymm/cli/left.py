@@ -1,7 +1,7 @@
-"""What a command leaves open is its last word: which custodies, what lies there, how to go on.
+"""Reporting what a command leaves open: which custodies, what is in them, how to resume.
 
-How to go on is a whole command line, with the options that this command was given: the home, the
-token, who may send. It works when it is pasted into the shell that the command was typed into.
+The resume command is a whole command line with this command's options: the home, the token, the
+senders. It works when pasted into the same shell.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ if TYPE_CHECKING:
     from psymm.session.left import LeftOpen
 
 MOST: Final = 20
-"""So many custodies are told one by one."""
+"""The most custodies that are reported one by one."""
 
 
-GoOn = Callable[[bytes], str]
-"""The command line that goes on with a custody."""
+ResumeCommand = Callable[[bytes], str]
+"""The command line that resumes a custody."""
 
 
-def said_of(one: LeftOpen, go_on: GoOn) -> str:
-    """A custody in words, with the command that goes on with it here."""
-    return str(one).replace(one.command, f"`{go_on(one.custody)}`")
+def said_of(one: LeftOpen, resume_command: ResumeCommand) -> str:
+    """A custody in words, with the command that resumes it."""
+    return str(one).replace(one.command, f"`{resume_command(one.custody)}`")
 
 
 @contextmanager
-def last_words(go_on: GoOn) -> Iterator[list[LeftOpen]]:
-    """Whatever ends the block names the custodies in the list that it gives; for around trio."""
+def note_left_open(resume_command: ResumeCommand) -> Iterator[list[LeftOpen]]:
+    """Add a note for each custody in the yielded list to the error that ends the block. Use it
+    around `trio.run`."""
     left: list[LeftOpen] = []
     try:
         yield left
     except BaseException as error:
-        # The command that was typed may begin another one.
+        # Repeating the typed command would open another custody, so that advice is removed.
         if left and _forget_notes(error, LATER):
-            error.add_note("Nothing is lost: what was signed is kept. Once the chain answers:")
+            error.add_note("Nothing is lost: everything signed is kept. Once the chain answers:")
         for one in left:
-            # The session's own note knows neither the home nor the options.
+            # The session's own note lacks the home and the options.
             _forget_notes(error, one.custody.hex())
-            error.add_note(said_of(one, go_on))
+            error.add_note(said_of(one, resume_command))
         raise
 
 
 def _forget_notes(error: BaseException, words: str) -> bool:
-    """Takes the notes away that hold these words; whether there were any."""
+    """Remove the notes that contain these words. True if there were any."""
     notes = getattr(error, "__notes__", [])
     kept = [note for note in notes if words not in note]
     found = len(kept) < len(notes)
@@ -66,14 +67,18 @@ def _forget_notes(error: BaseException, words: str) -> bool:
 
 
 @asynccontextmanager
-async def telling_kept(
-    screen: Screen, journal: Path, resumed: str | None, left: list[LeftOpen], go_on: GoOn
+async def report_open_on_failure(
+    screen: Screen,
+    journal: Path,
+    resumed: str | None,
+    left: list[LeftOpen],
+    resume_command: ResumeCommand,
 ) -> AsyncIterator[Callable[[], None]]:
-    """Where an error or a signal ends the block before all is open that a trade needs: says which
-    of our trades are open, by the journal's file alone, and puts the one that was to be resumed
-    into `left`. The block calls what it gets once all is open.
+    """If the block ends before a trade can start, report the open trades from the journal's file
+    alone, and put the one to be resumed into `left`. The block calls the yielded function once
+    everything is open.
 
-    Raises what ends the block. Cancelled: the same is said.
+    Raises what ends the block. Cancelled: reports the same.
     """
     opened = False
 
@@ -90,15 +95,15 @@ async def telling_kept(
             prefix = None if resumed is None else resumed.lower().removeprefix("0x")
             meant = [one for one in kept if prefix and one.custody.hex().startswith(prefix)]
             left += meant
-            tell(screen, "still-open", [one for one in kept if one not in meant], go_on)
+            report(screen, "still-open", [one for one in kept if one not in meant], resume_command)
             if screen.as_json:
-                tell(screen, "left-open", meant, go_on)
+                report(screen, "left-open", meant, resume_command)
         raise
 
 
 async def _kept(journal: Path) -> list[LeftOpen]:
-    """Our trades that have not ended; none where the file cannot be read, which what ended the
-    command is graver than."""
+    """Our trades that have not ended; none if the file cannot be read, because the error that ended
+    the command matters more."""
     from psymm.journal.reader import open_journal_reader
     from psymm.session.left import open_custodies
     from psymm.transcript.agreement import TRADER
@@ -111,19 +116,23 @@ async def _kept(journal: Path) -> list[LeftOpen]:
 
 
 @asynccontextmanager
-async def telling_left(
-    screen: Screen, journal: Journal, resumed: str | None, left: list[LeftOpen], go_on: GoOn
+async def collect_left_open(
+    screen: Screen,
+    journal: Journal,
+    resumed: str | None,
+    left: list[LeftOpen],
+    resume_command: ResumeCommand,
 ) -> AsyncIterator[None]:
-    """Says at once which of our trades are still open, and if an error, a signal or the end of
-    standard input ends the block, puts into `left` those that were begun or resumed in it.
+    """Report at once which of our trades are open. If an error, a signal or the end of standard
+    input ends the block, put those that it opened or resumed into `left`.
 
-    resumed: the beginning of a custody's id. Raises JournalCorrupt. Cancelled: `left` is filled.
+    resumed: the start of a custody's id. Raises JournalCorrupt. Cancelled: `left` is filled.
     """
     from psymm.session.left import open_custodies
     from psymm.transcript.agreement import TRADER
 
     before = await open_custodies(journal, TRADER)
-    tell(screen, "still-open", before, go_on)
+    report(screen, "still-open", before, resume_command)
     known = {one.custody for one in before}
     prefix = None if resumed is None else resumed.lower().removeprefix("0x")
     try:
@@ -133,20 +142,22 @@ async def telling_left(
             try:
                 now = await open_custodies(journal, TRADER)
             except (JournalError, StorageError):
-                now = before  # what is wrong with the journal is said by what ended the block
+                now = before  # the error that ended the block reports the journal's problem
         for one in now:
             if one.custody not in known or (prefix and one.custody.hex().startswith(prefix)):
                 left.append(one)
                 if screen.as_json:
-                    tell(screen, "left-open", [one], go_on)
+                    report(screen, "left-open", [one], resume_command)
         raise
 
 
-def tell(screen: Screen, event: str, custodies: list[LeftOpen], go_on: GoOn) -> None:
-    """One event for each custody, the newest, and one that says how many more there are."""
+def report(
+    screen: Screen, event: str, custodies: list[LeftOpen], resume_command: ResumeCommand
+) -> None:
+    """One event for each of the newest custodies, and one with the number of all others."""
     for one in custodies[-MOST:]:
-        fields = one.fields() | {"goOnWith": go_on(one.custody)}
-        screen.event(event, said_of(one, go_on), **fields)
+        fields = one.fields() | {"resumeWith": resume_command(one.custody)}
+        screen.event(event, said_of(one, resume_command), **fields)
     more = len(custodies) - MOST
     if more > 0:
         screen.event(event, f"and {more} more: psymm transcript list shows all", more=more)

@@ -1,4 +1,4 @@
-"""Entering the registry from a daemon: only where the entry is missing or differs."""
+"""Registering from a daemon, only if the entry is missing or differs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ async def enter_registry(
     *,
     plain: bool,
 ) -> None:
-    """Enters the wallet with this role and endpoint, unless the registry says just that. plain:
-    list ws:// of another machine, too.
+    """Register the wallet with this role and endpoint, unless it is registered so already.
 
-    Raises PlainRefused, RegistrationInvalid, Reverted, WalletWithoutGas, and CommandError on a no.
+    plain: also allow ws:// on another machine.
+    Raises PlainRefused, RegistrationInvalid, Reverted, WalletWithoutGas, and CommandError if the
+    user declines.
     """
     from psymm.chain.errors import RegistrationInvalid
     from psymm.chain.registry import Role, checked_endpoint
@@ -44,7 +45,7 @@ async def enter_registry(
         screen.event("registered", f"Already registered as {role} at {endpoint}", role=role)
         return
     price = (await registry.chain.fees()).max_wei
-    action = f"Entering {wallet.address} as {role} at {endpoint}"
+    action = f"Registering {wallet.address} as {role} at {endpoint}"
     cost = Cost(REGISTRATION_GAS, price, 15.0)
     await expect_coins(registry.chain, wallet.address, cost)
     confirm_cost(screen, action, cost, yes)

@@ -1,13 +1,13 @@
-"""Logs of the daemons: one line an event, on standard error, as words or as JSON.
+"""The daemons' logs: one line for each event on standard error, as text or as JSON.
 
-A line has a time, a level, the logger's name, the event and the fields that the code gave through
-`extra`. Secrets have no way in: code that holds keys, blindings or passwords never passes them to a
-logger, and bytes of any kind are printed as their length, so that a mistake shows nothing. What a
-peer wrote cannot end a line or reach the terminal's controls.
+A line has a time, a level, the logger's name, the event, and the fields that the code passed in
+`extra`. Secrets stay out: code that holds keys, blindings or passwords never logs them, and bytes
+are printed as their length, so that a mistake shows nothing. A peer's text cannot end a line or
+control the terminal.
 
-Much of what is logged a peer can provoke, as often as it likes. So each event has an allowance, in
-all and for each custody; what is beyond it is not written but counted, and the next line of that
-event says how many were left out.
+A peer can provoke many of these events, as often as it likes. So each event has an allowance, in
+total and for each custody. Lines beyond it are counted but not written, and the event's next line
+has the count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from psymm.errors import format_coins, printable
 from psymm.rate import TokenBucket
 
 BURST: Final = 100
-"""Lines of one event that may come at once; PER_S more each second."""
+"""How many lines of one event may come at once; each second adds PER_S."""
 PER_S: Final = 1.0
 CUSTODY_BURST: Final = 20
 CUSTODY_PER_S: Final = 0.2
@@ -64,8 +64,8 @@ class _Line(logging.Formatter):
 
 
 class Allowance(logging.Filter):
-    """Lets each event through `BURST` times and then `PER_S` times a second; of one custody's
-    `CUSTODY_BURST` times and then `CUSTODY_PER_S`. Remembers no more than MOST_ALLOWANCES pairs.
+    """Passes each event BURST times and then PER_S times a second; for one custody CUSTODY_BURST
+    times and then CUSTODY_PER_S. Remembers at most MOST_ALLOWANCES allowances.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -75,7 +75,7 @@ class Allowance(logging.Filter):
         self._suppressed: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is written. `suppressed` on it says how many before it were not."""
+        """Whether the record is written. Its `suppressed` counts those before it that were not."""
         event = (record.name, str(record.msg))
         custody = str(getattr(record, "custody", ""))
         name = ".".join(event)
@@ -98,8 +98,8 @@ class Allowance(logging.Filter):
 
 
 def start_logging(as_json: bool, level: str = "info") -> None:
-    """Sends the package's logs to standard error. Called once, by the command line only."""
-    # A log that cannot be written must not write a traceback in its place.
+    """Send the package's logs to standard error. Only the command line calls this, once."""
+    # If a log line cannot be written, do not write a traceback instead.
     logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(as_json))

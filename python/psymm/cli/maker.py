@@ -1,8 +1,7 @@
-"""The built-in market maker: quotes around a feed, fills at its quotes, big orders in parts.
+"""The built-in market maker: quotes around a feed, fills at its quotes, large orders in parts.
 
-It holds no view: it buys a little below the feed and sells a little above it, declines what is too
-large for it, and fills a trader's own limit price as soon as its own quote reaches it. Hedging is
-its owner's business.
+It buys a little below the feed and sells a little above it. It declines orders that are too large,
+and fills a limit order as soon as its own quote reaches the limit. It does not hedge.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ BETWEEN_PARTS_S: Final = 0.3
 
 
 class Maker(Solver):
-    """See the module. screen: hears of everything that binds this solver."""
+    """The market maker.  screen: shows everything that binds this solver."""
 
     def __init__(
         self,
@@ -67,7 +66,8 @@ class Maker(Solver):
             return
         bid, ask = found
         source = self._market.feed.says(request.symbol, self._now())
-        # Whoever asks next is quoted the next price; until then this one stands, for limits too.
+        # The feed advances with each quote: the next request gets the next price, and until then
+        # limit orders are filled at this one.
         self._market.feed.quoted()
         await request.quote(
             bid=None if request.side is Side.BUY else bid,
@@ -84,7 +84,7 @@ class Maker(Solver):
         )
 
     def _prices(self, symbol: str) -> tuple[Decimal, Decimal] | None:
-        """What it buys and sells at now; None for an instrument that it does not make."""
+        """Our present bid and ask; None for an instrument that we do not trade."""
         instrument = self.terms.instrument(symbol)
         if instrument is None or symbol not in self._market.feed.symbols:
             return None
@@ -104,7 +104,7 @@ class Maker(Solver):
         limit = _decimal(self._market.style.decline_above)
         if order.quantity * order.price > limit:
             price = order.price  # an order that has ended has none
-            await order.decline(f"above {plain(limit)}, the most that is taken at once")
+            await order.decline(f"above {plain(limit)}, the largest order that is accepted")
             self._told(order, "declined", price)
             return
         await self._work(order)
@@ -113,7 +113,7 @@ class Maker(Solver):
         await self._work(order)
 
     async def _work(self, order: IncomingOrder) -> None:
-        """Fills an order at a price of ours that its trader accepts, until nothing is left."""
+        """Fill an order, in parts if needed, whenever its trader accepts our price."""
         while order.leaves > 0:
             price = self._acceptable(order)
             if price is None:
@@ -126,7 +126,7 @@ class Maker(Solver):
                 await trio.sleep(BETWEEN_PARTS_S)
 
     def _acceptable(self, order: IncomingOrder) -> Decimal | None:
-        """The price to fill at; None while the trader's limit and our quote do not meet."""
+        """The price to fill at; None while our quote does not reach the trader's limit."""
         if order.quote_id is not None:
             return order.price
         found = self._prices(order.symbol)
@@ -159,7 +159,7 @@ class Maker(Solver):
 
     async def on_idle(self, session: SolverSession, flat: bool) -> None:
         words = "settlement offered" if flat else "not flat, kept open"
-        self._say(session, "idle", f"no business for long: {words}", flat=str(flat).lower())
+        self._say(session, "idle", f"idle for long: {words}", flat=str(flat).lower())
 
     async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
         self._say(session, "trouble", str(error), code=error.code)

@@ -35,7 +35,7 @@
     lot = "0.001"
 
 Every amount is a string with a plain decimal, so that none is ever a float. Instruments may also
-say min_notional, max_notional, max_leverage, cva, lf, mm, open_fee, close_fee; the defaults are
+have min_notional, max_notional, max_leverage, cva, lf, mm, open_fee, close_fee; the defaults are
 below. Unknown keys are refused by name.
 """
 
@@ -137,9 +137,12 @@ _DEFAULTS: Final = {
 class Style:
     """How a maker quotes and fills. Money is scaled 1e18.
 
-    half_spread_bps: on each side of the feed's price. decline_above: notional of an order that is
-    turned down. fill_at_most, close_at_most: notional of one fill of an order that opens or
-    closes; what is left comes with the next.
+    Attributes:
+        half_spread_bps: on each side of the feed's price.
+        quote_life_ns: how long a quote is firm.
+        decline_above: orders of a larger notional are declined.
+        fill_at_most: the largest notional of one fill that opens; the rest follows in more fills.
+        close_at_most: the same for a fill that closes.
     """
 
     half_spread_bps: Decimal
@@ -162,7 +165,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Market:
-    """A configuration, read and checked."""
+    """A checked configuration.  collateral: token units for each trader."""
 
     terms: Terms
     feed: Feed
@@ -173,7 +176,7 @@ class Market:
 
 
 def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
-    """Reads a maker's configuration for a deployment. A replay starts at `now_ns`.
+    """Read a maker's configuration for a deployment. A replay starts at `now_ns`.
 
     Raises CommandError `bad-config` or `bad-policy` (exit 2) naming the key; TermsError for terms
     that are unsound; PolicyRefused for terms that harm the maker itself; TokenUnlisted for a
@@ -311,10 +314,10 @@ def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: i
     started = table.get("started")
     if started is not None:
         if not isinstance(started, datetime) or started.tzinfo is None:
-            raise _bad("feed.started is a moment with its zone, like 2026-01-01T00:00:00Z")
+            raise _bad("feed.started is a time with its zone, like 2026-01-01T00:00:00Z")
         now_ns = int(started.timestamp()) * NS
     if ("values_per_second" in table) == ("values_per_quote" in table):
-        raise _bad("[feed] of kind replay needs values_per_second or values_per_quote, one of them")
+        raise _bad("[feed] of kind replay needs either values_per_second or values_per_quote")
     if "values_per_quote" in table:
         return ReplayFeed(series, now_ns, Decimal(0), _whole(table, "values_per_quote", 1))
     return ReplayFeed(series, now_ns, _decimal(table, "values_per_second"))

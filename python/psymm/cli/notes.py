@@ -1,4 +1,4 @@
-"""`psymm notes`: what the wallet owns in pSymm, from its files or from the chain alone."""
+"""`psymm notes`: the wallet's notes, from its files or from the chain alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import trio
 
-from psymm.cli.chain_context import look_before_asking
+from psymm.cli.chain_context import expect_ready
 from psymm.cli.data_dir import DataDir
 from psymm.cli.earlier import finish_earlier
 from psymm.cli.funds import open_funds
@@ -31,11 +31,11 @@ from psymm.storage import StorageError
 @password_option
 @deployment_option
 @rpc_option
-@click.option("--all", "show_all", is_flag=True, help="Also those that are spent or empty.")
+@click.option("--all", "show_all", is_flag=True, help="Also show spent and empty notes.")
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="Read them from the chain with the key alone, and leave the home's files as they are.",
+    help="Find them on chain with the key alone, and leave the home's files unchanged.",
 )
 def notes(
     screen: Screen,
@@ -46,11 +46,11 @@ def notes(
     show_all: bool,
     rebuild: bool,
 ) -> None:
-    """Lists the notes that this wallet owns, and what can be spent.
+    """Lists this wallet's notes and how much of each token can be spent.
 
-    Notes of a custody with another party count as spendable only once it is settled.
+    Notes in a custody with another party can be spent only after its settlement.
     """
-    look_before_asking(home, deployment_file, rpc_url)
+    expect_ready(home, deployment_file, rpc_url)
     password = ask_password(password_fd)
     try:
         trio.run(
@@ -73,15 +73,21 @@ async def _notes(
     show_all: bool,
     rebuild: bool,
 ) -> None:
-    def beside() -> None:
+    def on_daemon() -> None:
         screen.event(
-            "beside",
-            "a daemon runs on this home: notes are shown as the chain has them, and what its moves "
-            "under way take is not known here",
+            "daemon-running",
+            "a daemon runs on this home: notes are shown as they are on chain, without the "
+            "daemon's moves under way",
         )
 
     async with open_funds(
-        home, deployment_file, rpc_url, password, in_memory=rebuild, proving=False, beside=beside
+        home,
+        deployment_file,
+        rpc_url,
+        password,
+        in_memory=rebuild,
+        proving=False,
+        on_daemon=on_daemon,
     ) as funds:
         if not rebuild:
             await finish_earlier(screen, funds)
@@ -91,7 +97,7 @@ async def _notes(
         balances = [await funds.vault.balance(token) for token in tokens]
         moves = await funds.vault.store.moves()
     coming = {made for move in moves if move.alive for made in move.outputs}
-    # What a move that failed would have made is expected for ever.
+    # The outputs of a failed move stay "expected" for ever, so they are not shown.
     never = {made for move in moves if move.status == "failed" for made in move.outputs} - coming
     shown = [
         one

@@ -1,7 +1,7 @@
-"""Options that many commands share, and the command class that ends every command in the same way.
+"""Options that commands share, and the classes of all commands and groups.
 
-A `Group`'s commands are `Command`s, whose --help ends with the exit codes. The decorators turn
-options into ready objects: `--json` into a `Screen`, `--home` into a `DataDir`.
+The --help of a `Command` ends with the exit codes. The decorators turn options into objects: --json
+into a `Screen`, --home into a `DataDir`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from psymm.errors import JournalError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-"""Where the root's context keeps the command line as it was typed."""
-
 
 class Command(click.Command):
-    """A command whose help ends with the table of exit codes, and that takes --password-fd."""
+    """A command whose help ends with the table of exit codes, and that accepts --password-fd."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,7 +34,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except CommandError as error:
-            # What is written wrong and does not say what to write instead is looked up.
+            # If a usage error does not name a command to run, point to the help.
             if error.exit is Exit.USAGE and "`" not in error.message:
                 error.add_note(f"Next: `{ctx.command_path} --help`.")
             raise
@@ -59,7 +57,7 @@ class Group(click.Group):
 
 
 def _take_password_fd(command: click.Command) -> None:
-    """Scripts give --password-fd to every command; one that asks for no password ignores it."""
+    """Let scripts give --password-fd to every command; one without a password ignores it."""
     if not any(one.name == "password_fd" for one in command.params):
         command.params.append(
             click.Option(
@@ -67,13 +65,13 @@ def _take_password_fd(command: click.Command) -> None:
                 type=click.IntRange(min=0),
                 metavar="N",
                 expose_value=False,
-                help="Not read: this command asks for no password.",
+                help="Ignored: this command needs no password.",
             )
         )
 
 
 def json_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --json; the command gets `screen`."""
+    """Add --json; the command gets `screen`."""
 
     @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
     @functools.wraps(function)
@@ -89,7 +87,7 @@ def json_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def home_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --home; the command gets `home`."""
+    """Add --home; the command gets `home`."""
 
     @click.option(
         "--home",
@@ -117,7 +115,7 @@ def home_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def password_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --password-fd; the command gets `password_fd`."""
+    """Add --password-fd; the command gets `password_fd`."""
     return click.option(
         "--password-fd",
         type=click.IntRange(min=0),
@@ -128,14 +126,14 @@ def password_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def yes_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --yes; the command gets `yes`."""
+    """Add --yes; the command gets `yes`."""
     return click.option(
         "--yes", is_flag=True, help="Do not ask before money moves (for daemons and scripts)."
     )(function)
 
 
 def deployment_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --deployment; the command gets `deployment_file` (None: the home's)."""
+    """Add --deployment; the command gets `deployment_file` (None: the home's)."""
     return click.option(
         "--deployment",
         "deployment_file",
@@ -146,22 +144,22 @@ def deployment_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def rpc_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --rpc and --agree; the command gets `rpc_url`, which holds all addresses as `Rpc` takes
-    them (None: the home's)."""
+    """Add --rpc and --agree; the command gets `rpc_url`, with all addresses in the form of `Rpc`
+    (None: the home's)."""
 
     @click.option(
         "--rpc",
         "rpc_urls",
         multiple=True,
         metavar="URL",
-        help="The chain's JSON-RPC endpoint. Given more than once, the next is asked where one "
-        "does not answer. The home keeps its first, and one that comes with --deployment. "
+        help="The chain's JSON-RPC endpoint. May be repeated: if one does not answer, the next is "
+        "asked. The home remembers the first one, or one given with --deployment. "
         "[default: the home's, else $PSYMM_RPC]",
     )
     @click.option(
         "--agree",
         is_flag=True,
-        help="With two --rpc or more: what money depends on is asked of two, which must agree.",
+        help="With two or more --rpc: two nodes must agree on everything that money depends on.",
     )
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -176,27 +174,27 @@ def rpc_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def private_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --private-endpoints; the command gets `private` (None: on the development chain)."""
+    """Add --private-endpoints; the command gets `private` (None: on the development chain)."""
     return click.option(
         "--private-endpoints",
         "private",
         is_flag=True,
         flag_value=True,
         default=None,
-        help="Dial endpoints of others also where they lead to this machine or a local network. "
-        "[default: on the development chain only]",
+        help="Also connect to others' endpoints on this machine or a local network. "
+        "[default: only on the development chain]",
     )(function)
 
 
 def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Adds --listen and --endpoint; the command gets `listen` (host, port) and `endpoint`."""
+    """Add --listen and --endpoint; the command gets `listen` (host, port) and `endpoint`."""
 
     def add(function: Callable[P, R]) -> Callable[P, R]:
         function = click.option(
             "--endpoint",
             default=None,
             metavar="URL",
-            help="The address that others reach this service at. [default: that of --listen]",
+            help="The address at which others reach this service. [default: that of --listen]",
         )(function)
         return click.option(
             "--listen",
@@ -211,14 +209,14 @@ def listen_option(port: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def metrics_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --metrics; the command gets `metrics` (host, port), or None."""
+    """Add --metrics; the command gets `metrics` (host, port), or None."""
     return click.option(
         "--metrics",
         default=None,
         metavar="HOST:PORT",
         callback=host_and_port,
-        help="Serve Prometheus metrics at http://HOST:PORT/metrics, to whoever asks: give a "
-        "loopback address. Port 0 takes a free one. [default: not at all]",
+        help="Serve Prometheus metrics at http://HOST:PORT/metrics. Anybody who reaches it can "
+        "read them, so give a loopback address. Port 0 takes a free one. [default: no metrics]",
     )(function)
 
 
@@ -228,7 +226,7 @@ _LONGEST_S: Final = 366 * 86_400.0
 def finite_seconds(
     _context: click.Context, _option: click.Parameter, value: float | None
 ) -> float | None:
-    """The callback of an option in seconds: no NaN, and not for ever."""
+    """The callback of an option in seconds: refuses NaN and more than a year."""
     if value is not None and not value <= _LONGEST_S:
         raise click.BadParameter("give a number of seconds, at most a year")
     return value
@@ -237,7 +235,7 @@ def finite_seconds(
 def host_and_port(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[str, int] | None:
-    """The callback of an option HOST:PORT, which is None where it is not given."""
+    """The callback of an option HOST:PORT; None if it is not given."""
     if text is None:
         return None
     host, _, port = text.rpartition(":")

@@ -1,13 +1,13 @@
-"""The one place through which commands speak: lines for a person, or JSON lines for a program.
+"""Everything that commands print: text for a person, or JSON lines for a program.
 
-With --json everything that a program reads is on standard output, one JSON object a line, and the
-last line is the result or `{"error": …}`. Without it, the same things are sentences. Prompts,
-progress of long waits and logs go to standard error in both.
+With --json everything for a program is on standard output, one JSON object in each line; the last
+line is the result or `{"error": …}`. Without it, the same things are sentences. In both, prompts,
+progress and logs go to standard error.
 
-Amounts of tokens and wei are decimal strings in JSON, since they pass 2^53; bytes are 0x hex.
+Amounts of tokens and wei are decimal strings in JSON, because they exceed 2^53; bytes are 0x hex.
 
-Whatever a peer, a file or a node wrote passes through `printable` on its way out, so nobody's text
-can move the cursor, colour the screen or reverse a line.
+All text passes through `printable`, so a peer's, file's or node's text cannot move the cursor,
+colour the screen or reverse a line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Final, TextIO
 import click
 
 from psymm.cli.exit_status import CommandError, Exit
-from psymm.cli.streams import output_failure, somebody_can_answer
+from psymm.cli.streams import is_interactive, output_failure
 from psymm.errors import format_amount as format_amount
 from psymm.errors import printable
 
@@ -33,11 +33,11 @@ Value = str | int | float | bool | None | bytes | Mapping[str, "Value"] | Sequen
 
 
 class Screen:
-    """Where a command's words go.
+    """Where a command prints.
 
     Args:
         as_json: JSON lines instead of sentences.
-        out: standard output unless told otherwise.
+        out: None: standard output.
     """
 
     def __init__(self, as_json: bool, out: TextIO | None = None) -> None:
@@ -50,22 +50,22 @@ class Screen:
             self._write(text)
 
     def event(self, name: str, text: str, /, **fields: Value) -> None:
-        """Something happened on the way: `{"event": name, …}`, or the sentence."""
+        """Something happened during the command: `{"event": name, …}`, or the sentence."""
         if self.as_json:
             self._write_json({"event": name, **fields})
         else:
             self._echo(printable(text, lines=False))
 
     def result(self, text: str, /, **fields: Value) -> None:
-        """The answer of the command: one JSON object, or the sentence(s)."""
+        """The command's result: one JSON object, or the text."""
         if self.as_json:
             self._write_json(fields)
         elif text:
             self._write(text)
 
     def error(self, code: str, message: str, exit: Exit, values: Mapping[str, Value]) -> None:
-        """How the command failed. A person reads it on standard error, and so does a program whose
-        standard output cannot be written."""
+        """The command's error. A person gets it on standard error; so does a program if standard
+        output cannot be written."""
         if self.as_json:
             body: dict[str, Value] = {"code": code, "message": message, "exit": int(exit)}
             if values:
@@ -75,7 +75,7 @@ class Screen:
             click.echo(printable(f"error: {message} [{code}]", lines=False), err=True)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Aligned columns for a person; nothing with --json, where `result` carries the same."""
+        """Aligned columns for a person; nothing with --json, because `result` has the same data."""
         if self.as_json:
             return
         lines = [list(header), *[list(row) for row in rows]]
@@ -105,11 +105,11 @@ class Screen:
 
 
 def json_line(body: object) -> str:
-    """One line of JSON, in which nothing stands that a terminal would obey."""
+    """One line of JSON without characters that control a terminal."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     if text.isprintable():
         return text
-    # What is not printable stands inside of strings, where JSON has escapes of its own.
+    # Unprintable characters can only be inside strings, where JSON has escapes for them.
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
@@ -126,13 +126,13 @@ def jsonable(value: Value) -> object:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a move will take, shown before it is made.
+    """The expected cost of a move, shown before it is made.
 
-    Args:
-        gas: units of gas that this wallet pays; 0 when a relayer sends.
-        gas_price_wei: what a unit costs now.
-        seconds: about how long it takes, proofs and confirmations together.
-        fee: a relayer's fee, already written with its token, or None.
+    Attributes:
+        gas: units of gas that this wallet pays; 0 if a relayer sends the move.
+        gas_price_wei: wei per unit now.
+        seconds: the approximate time, with proofs and confirmations.
+        fee: a relayer's fee in words, with its token; None if there is none.
     """
 
     gas: int
@@ -166,27 +166,26 @@ class Cost:
 
 
 def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
-    """Says what `action` costs and waits for a yes, before money moves.
+    """Show what `action` costs and ask for confirmation before money moves.
 
-    With `yes` it only says so. Raises CommandError `not-confirmed` (exit 1) on a no, and
-    `confirmation-needed` (exit 2) where there is nobody to ask.
+    With `yes` it only shows the cost. Raises CommandError `not-confirmed` (exit 1) if the user
+    declines, and `confirmation-needed` (exit 2) if there is no terminal.
     """
     screen.event("cost", f"{action}: {cost.sentence()}", action=action, **cost.fields())
     if yes:
         return
-    if not somebody_can_answer():
+    if not is_interactive():
         from psymm.cli.typed import again
 
         raise CommandError(
             "confirmation-needed",
-            "Money would move and nobody is at the terminal to confirm it. Next: "
-            f"{again('--yes')}.",
+            f"Money would move, and there is no terminal to confirm it. Next: {again('--yes')}.",
             Exit.USAGE,
         )
     if output_failure() is not None:
         raise CommandError(
             "cost-not-shown",
-            "What it costs could not be written to standard output, so nothing was sent.",
+            "The cost could not be written to standard output, so nothing was sent.",
         )
     with _asking():
         agreed = click.confirm("Go on?", err=True)
@@ -196,8 +195,8 @@ def confirm_cost(screen: Screen, action: str, cost: Cost, yes: bool) -> None:
 
 @contextmanager
 def _asking() -> Iterator[None]:
-    """A signal ends a question at once. Where trio receives signals, they would wait for the
-    answer: it runs nothing while somebody types."""
+    """Inside, a signal ends the question at once. Otherwise trio would handle it only after the
+    answer, because nothing else runs while the user types."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -213,14 +212,14 @@ def _asking() -> Iterator[None]:
 
 
 _MOST_DIGITS: Final = 78
-"""Of 2^256, above which no token counts."""
+"""The digits of 2^256, the most that a token can count."""
 
 
 def parse_amount(text: str, decimals: int) -> int:
     """Token units of a plain decimal such as `1000.5`.
 
-    Raises CommandError `bad-amount` (exit 2) for anything but digits with at most `decimals` of
-    them after one point, and for zero.
+    Raises CommandError `bad-amount` (exit 2) for zero, and unless the text is digits with at most
+    `decimals` of them after one point.
     """
     whole, point, fraction = text.partition(".")
     digits = whole + fraction
@@ -247,5 +246,5 @@ def parse_amount(text: str, decimals: int) -> int:
 
 
 def plain(number: Decimal | None) -> str:
-    """A decimal in its shortest form without an exponent, `-` for none."""
+    """A decimal in its shortest form without an exponent; `-` for None."""
     return "-" if number is None else f"{number.normalize():f}"

@@ -1,8 +1,8 @@
-"""Where secrets that a person types come from: a terminal, or a file descriptor. Nowhere else.
+"""Reading passwords and keys: from the terminal or a file descriptor, and nowhere else.
 
-A command line shows in `ps`, an environment in `/proc` and in crash reports; a descriptor that the
-parent opened shows in neither. A secret is read once, up to its first line feed, and the
-descriptor is closed.
+Command lines are visible in `ps`, environments in `/proc` and crash reports; a descriptor that the
+parent opened is in neither. A secret is read once, up to its first line feed, and the descriptor is
+closed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import click
 
 from psymm.cli.exit_status import CommandError, Exit
-from psymm.cli.streams import somebody_can_answer
+from psymm.cli.streams import is_interactive
 
 
 def ask_password(fd: int | None, confirm: bool = False) -> str:
@@ -22,8 +22,8 @@ def ask_password(fd: int | None, confirm: bool = False) -> str:
         fd: an open descriptor to read it from, or None to ask at the terminal.
         confirm: ask twice, for a keystore that is being made.
 
-    Raises CommandError, exit 6: `no-terminal`, `password-fd` (an output stream); WalletError if the
-    descriptor is closed, empty or not UTF-8. The password is in none of them.
+    Raises CommandError `no-terminal` or `password-fd` (exit 6; an output stream); WalletError if
+    the descriptor is closed, empty or not UTF-8. No error contains the password.
     """
     return ask_secret("Password", "--password-fd", fd, confirm)
 
@@ -33,7 +33,7 @@ def ask_secret(name: str, option: str, fd: int | None, confirm: bool = False) ->
     from psymm.wallet import read_password
 
     if fd is None:
-        if not somebody_can_answer():
+        if not is_interactive():
             raise CommandError(
                 "no-terminal",
                 f"There is no terminal to ask for the {name.lower()}; give it with {option} N.",
@@ -43,9 +43,9 @@ def ask_secret(name: str, option: str, fd: int | None, confirm: bool = False) ->
     if fd in (1, 2):
         raise CommandError(
             "password-fd",
-            f"Descriptor {fd} is an output; open another one, e.g. {option} 3 3<file.",
+            f"Descriptor {fd} is for output; open another one, e.g. {option} 3 3<file.",
             Exit.KEYSTORE,
             fd=fd,
         )
-    # Standard input may still be the leash of a daemon, so only a copy of it is closed.
+    # A daemon may use the end of standard input as its signal to end, so only a copy is closed.
     return read_password(os.dup(0) if fd == 0 else fd)

@@ -3,15 +3,15 @@
     open_fee = "0.001"               # highest fees, as shares of the notional
     close_fee = "0.001"
     round_trip_fee = "0.0015"
-    reserve = "0.05"                 # of what is put up
+    reserve = "0.05"                 # highest reserve, as a share of the collateral
     acknowledgement_s = 10           # longest T
     oracle_signers = ["0x…"]         # who may sign prices
     [feeds]
-    SPX = "sp500:Close"              # what prices an instrument, where it is not its own name
+    SPX = "sp500:Close"              # an instrument's price feed, if it differs from its symbol
 
-Keys are the fields of `psymm.api.policy.TraderPolicy`, whose docstring says what each limits; what
-is left out has its default. Token, decimals and symbols come from the command line. Shares are
-strings with a plain decimal. Unknown keys are refused by name.
+Keys are the fields of `psymm.api.policy.TraderPolicy`, and its docstring says what each one limits.
+Keys that are left out have their defaults. Token, decimals and symbols come from the command line.
+Shares are strings with a plain decimal. Unknown keys are refused by name.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ _SOLVERS: Final = ("least", "most", "ratio", "traders", "reserve", "relayer_cap"
 
 
 def load_policy(path: Path | None, max_fees: str | None) -> TraderPolicy:
-    """The policy in a file, or the defaults without one. max_fees: of a round trip, instead of the
-    file's. Raises CommandError `bad-policy` (exit 2) naming the key."""
+    """The policy in a file; without one, the defaults.
+
+    max_fees: the highest fees of a round trip; replaces the file's.
+    Raises CommandError `bad-policy` (exit 2) naming the key.
+    """
     from psymm.api.policy import TraderPolicy
 
     raw = {} if path is None else read_toml(path, _bad)
@@ -40,7 +43,7 @@ def load_policy(path: Path | None, max_fees: str | None) -> TraderPolicy:
     _known(raw, known)
     if max_fees is not None:
         raw["round_trip_fee"] = max_fees
-        # The sum bounds each of them.
+        # Each fee is at most their sum.
         raw["open_fee"] = raw["close_fee"] = max_fees
     for name, value in raw.items():
         kinds = {"feeds": dict, "oracle_signers": list}

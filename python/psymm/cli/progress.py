@@ -1,4 +1,4 @@
-"""Progress of long waits, on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work on standard error: a bar on a terminal, otherwise a line every 2 s."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Advance = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(label: str, size_bytes: int, shown: bool | None = None) -> Iterator[Advance]:
-    """Shows how far some work on frames is: a share, frames a second, the remaining time.
+    """Show the progress of work on frames: the share done, frames per second, the remaining time.
 
-    The work calls what this gives with the frames and bytes done so far. shown: None for only on
-    a terminal; True also elsewhere, there as lines.
+    The work calls the yielded function with the frames and bytes done so far.
+    shown: None: only on a terminal; True: also elsewhere, as lines.
     """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     if shown is False or (shown is None and not on_terminal):

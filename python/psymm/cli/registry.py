@@ -60,7 +60,7 @@ def _writer(name: str, doing: str) -> click.Command:
     return write
 
 
-_writer("register", "Enters this wallet with a role and an endpoint.")
+_writer("register", "Registers this wallet with a role and an endpoint.")
 _writer("update", "Changes this wallet's endpoint for a role.")
 
 
@@ -100,7 +100,7 @@ async def _write(
     from psymm.chain.registry import Role, checked_endpoint
     from psymm.cli.chain_context import (
         expect_coins,
-        look_before_asking,
+        expect_ready,
         open_chain_context,
         open_wallet,
     )
@@ -109,11 +109,11 @@ async def _write(
     if endpoint is not None:
         checked_endpoint(endpoint)
         await check_plain(endpoint, plain)
-    look_before_asking(home, deployment_file, rpc_url)
+    expect_ready(home, deployment_file, rpc_url)
     wallet = await open_wallet(home, ask_password(password_fd))
     async with open_chain_context(home, deployment_file, rpc_url) as context:
         price = (await context.chain.fees()).max_wei
-        action = f"Entering {wallet.address} as {role} at {endpoint}"
+        action = f"Registering {wallet.address} as {role} at {endpoint}"
         if endpoint is None:
             action = f"Removing {wallet.address} as {role}"
         cost = Cost(REGISTRATION_GAS, price, 15.0)
@@ -143,7 +143,7 @@ async def _write(
 def list_parties(
     screen: Screen, home: DataDir, deployment_file: Path | None, rpc_url: str | None, role: str
 ) -> None:
-    """Lists the parties of a role; entries that cannot be used are left out."""
+    """Lists the parties with a role; invalid entries are left out."""
     trio.run(partial(_list, screen, home, deployment_file, rpc_url, role))
 
 

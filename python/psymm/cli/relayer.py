@@ -53,17 +53,17 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="TOKEN=AMOUNT",
-    help="Take this token, and ask this much for a move. May be given for several tokens.",
+    help="Accept fees in this token, and ask this much for a move. May be repeated.",
 )
 @click.option(
     "--fee-per-eth",
     "rates",
     multiple=True,
     metavar="TOKEN=AMOUNT",
-    help="Also ask for the expected gas, at this much of the token for one ETH.",
+    help="Also charge the expected gas, at this much of the token for one ETH.",
 )
 @click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--register", is_flag=True, help="Enter the registry once it answers.")
+@click.option("--register", is_flag=True, help="Register in the registry once it listens.")
 @stdin_option
 def relayer(
     screen: Screen,
@@ -82,15 +82,15 @@ def relayer(
     register: bool,
     until_stdin_closes: bool,
 ) -> None:
-    """Sends other people's finished moves for a fee, until it is told to end.
+    """Sends other people's finished moves for a fee, until a signal ends it.
 
-    The wallet in --home pays the gas and gets the fees. What is under way survives a restart.
+    The wallet in --home pays the gas and gets the fees. Calls under way survive a restart.
     """
     start_logging(screen.as_json)
-    from psymm.cli.chain_context import look_before_asking
+    from psymm.cli.chain_context import expect_ready
 
     certificate = None if tls is None else tls.certificate()
-    deployment = look_before_asking(home, deployment_file, rpc_url)
+    deployment = expect_ready(home, deployment_file, rpc_url)
     prices = _prices(deployment, fees, rates)
     password = ask_password(password_fd)
 
@@ -101,7 +101,7 @@ def relayer(
 
         wallet = await open_wallet(home, password)
         async with (
-            _telling_calls(home, deployment, wallet.address),
+            _note_waiting_calls(home, deployment, wallet.address),
             open_chain_context(home, deployment_file, rpc_url) as context,
         ):
             taken = await _still_listed(screen, context, prices)
@@ -133,10 +133,10 @@ def relayer(
 
 
 @asynccontextmanager
-async def _telling_calls(
+async def _note_waiting_calls(
     home: DataDir, deployment: Deployment, relayer: str
 ) -> AsyncIterator[None]:
-    """Where the chain does not answer: how many calls of others wait in the home's file."""
+    """If the chain does not answer, add a note with the number of calls under way."""
     from psymm.chain.errors import ChainDown
     from psymm.relayer.errors import RelayerStoreError
     from psymm.relayer.store import Store
@@ -149,15 +149,15 @@ async def _telling_calls(
                 owner = (deployment.chain_id, deployment.psymm, relayer)
                 with Store(home.relayer, *owner) as store:
                     count = len(store.under_way())
-                error.add_note(f"{count} calls are under way; the next start takes them up.")
+                error.add_note(f"{count} calls are under way; the next start continues them.")
         raise
 
 
 async def _still_listed(
     screen: Screen, context: ChainContext, prices: dict[str, TokenPrice]
 ) -> dict[str, TokenPrice]:
-    """The prices in tokens that are what the deployment lists; the others are named. Raises
-    TokenChanged where none is left."""
+    """The prices of tokens that are unchanged since they were listed; the others are reported.
+    Raises TokenChanged if none is left."""
     from psymm.chain.errors import TokenChanged
 
     taken = dict(prices)
@@ -168,7 +168,7 @@ async def _still_listed(
             del taken[token]
             if not taken:
                 raise
-            screen.event("token-changed", f"not taken: {changed}", **changed.facts)
+            screen.event("token-changed", f"not accepted: {changed}", **changed.facts)
     return taken
 
 
@@ -190,7 +190,7 @@ def _amounts(deployment: Deployment, option: str, texts: tuple[str, ...]) -> dic
     for text in texts:
         name, sign, amount = text.partition("=")
         if not sign:
-            raise CommandError("usage", f"{option} is like pUSD=0.05, not {text!r}.", Exit.USAGE)
+            raise CommandError("usage", f"Write {option} like pUSD=0.05, not {text!r}.", Exit.USAGE)
         token = deployment.token(name)
         if token.address in found:
             raise CommandError("usage", f"{option} names {token.symbol} twice.", Exit.USAGE)

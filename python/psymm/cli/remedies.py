@@ -1,8 +1,8 @@
-"""The next command, where an error has one clear way out: what is missing is made by it.
+"""The next command, if an error has one clear remedy.
 
-Each is a whole command line that works when it is pasted into the shell that the failed one was
-typed into. Test tokens and daemons are named on the development chain only: elsewhere nobody makes
-coins, and which solver or relayer to run is no question of a missing command.
+Each is a whole command line that works when pasted into the same shell. Commands that mint test
+tokens or start daemons are suggested on the development chain only: elsewhere nobody can mint
+coins, and running a solver or relayer is the user's decision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WEI: Final = 10**18
 
 
 def home_words(home: DataDir) -> list[str]:
-    """--home, unless the home is the one that is taken anyway."""
+    """--home, unless it is the default home."""
     try:
         usual = home.path == default_data_dir()
     except RuntimeError:
@@ -38,8 +38,8 @@ def home_words(home: DataDir) -> list[str]:
 
 
 def node_words(url: str | None) -> list[str]:
-    """--rpc of nodes on this machine, and --agree. Others are not written out: an address may be a
-    key. url: all that were given, as `Rpc` takes them."""
+    """--rpc for nodes on this machine, and --agree. Other addresses are not shown, because they may
+    contain a key. url: all given addresses in the form of `Rpc`."""
     given = (url or "").split()
     agree = given[:1] == ["agree"]
     nodes = given[agree:]
@@ -49,7 +49,7 @@ def node_words(url: str | None) -> list[str]:
 
 
 def other_node_words(home: DataDir, rpc_url: str | None) -> list[str]:
-    """--rpc of a node that was given for this command and is not the home's."""
+    """--rpc for a node that was given for this command only."""
     kept = home.rpc.read_text().strip() if home.rpc.exists() else rpc_url
     return [] if rpc_url == kept else node_words(rpc_url)
 
@@ -71,10 +71,12 @@ def next_commands(
     chain_id: int | None,
     deployment: Deployment | None,
 ) -> Iterator[None]:
-    """What ends the block gets a note with the next command, where there is one, and its amounts
-    are shown in tokens of the deployment.
+    """Add the next command, if there is one, as a note to an error that ends the block, and show
+    its amounts in the deployment's tokens.
 
-    url: the node's; rpc_url: what the command line says, None where the home names it.
+    Args:
+        url: the node's address.
+        rpc_url: the address from the command line; None if the home's is used.
     """
     try:
         yield
@@ -102,7 +104,7 @@ def no_journal(home: DataDir) -> str:
 
 
 def example_config(path: Path) -> str:
-    """Writes the example of a market maker's configuration."""
+    """The command that writes the example of a market maker's configuration."""
     return f"psymm docs maker.toml > {shlex.quote(str(path))}"
 
 
@@ -125,19 +127,19 @@ def _next(  # noqa: C901 - one line for each kind of error
     here = [*home_words(home), *node_words(rpc_url)]
     made = chain_id == DEVNET
     match error:
-        case chain.NoAddress():
+        case chain.NodeAddressInvalid():
             return None
         case chain.WrongChain() if rpc_url is not None and home.rpc.exists():
-            return "Without --rpc, the home's own node is asked."
+            return "Without --rpc, the home's own node is used."
         case chain.WrongChain() if deployment is not None:
             other = ["--rpc", "URL", "--deployment", str(home.deployment)]
-            return f"The home takes another node with `{command('deploy', '--check', *other)}`."
+            return f"To change the home's node: `{command('deploy', '--check', *other)}`."
         case chain.NodesDisagree():
-            return f"If they agree in a while, go on with {typed_or('the same command')}."
+            return f"They may agree in a while; then go on with {typed_or('the same command')}."
         case chain.ChainDown() if url is not None and local(url) and deployment is not None:
             return (
-                "If it was `psymm devnet`, start it again with the `--state FILE` that it had:"
-                f" started anew, it has forgotten the contracts and what lies in them. {later()}"
+                "If it was `psymm devnet`, start it again with the same `--state FILE`; without"
+                f" it, the contracts and everything in them are lost. {later()}"
             )
         case chain.ChainDown() if url is not None and local(url):
             port = urlsplit(url).port
@@ -165,7 +167,7 @@ def _next(  # noqa: C901 - one line for each kind of error
             return f"Next: `{command('deposit', amount, *token, *here)}`."
         case chain.DeploymentInvalid() if made and "there is no contract" in error.reason:
             return (
-                "A development chain that is started anew has forgotten its contracts, unless"
+                "A restarted development chain has no contracts, unless"
                 f" `psymm devnet --state FILE` kept them. Next: `{no_deployment(home, rpc_url)}`."
             )
         case CommandError(code="no-solver") if made:
@@ -178,7 +180,7 @@ def _next(  # noqa: C901 - one line for each kind of error
 
 
 def _tokens(deployment: Deployment, address: str, units: int) -> str | None:
-    """Whole tokens of a token of the deployment; None for another."""
+    """Units as whole tokens; None for a token that the deployment does not list."""
     for one in deployment.tokens:
         if one.address.lower() == address.lower():
             return format_amount(units, one.decimals)

@@ -1,4 +1,4 @@
-"""A list of trades as data, and carrying it out in a session.
+"""A list of trades as data, and executing it in a session.
 
     [[step]]
     do = "order"            # at the solver's firm quote, or at a limit
@@ -7,20 +7,20 @@
     side = "buy"
     quantity = "2"
     limit_bps = "-200"      # a limit this far from the indicative price instead of a quote
-    cancel_after_s = 1.0    # ask to cancel what is left then
-    expect = "filled"       # how it must end; else the command fails
+    cancel_after_s = 1.0    # cancel what is left after this time
+    expect = "filled"       # how it must end; otherwise the command fails
     fills = 2               # how many fills it must have had
-    expires_in_s = 30.0           # how long its price or quote is waited for, and then how long it
-    lives [[step]]
-    do = "close"            # what the order named in `of` opened
+    expires_in_s = 30.0     # how long to wait for its price or quote, and then how long it lives
+    [[step]]
+    do = "close"            # close what the order named in `of` opened
     of = "a"
     quantity = "1"          # default: all of it
-    limit_bps = "100"       # as for an order; more than 0 is filled at once, maybe in parts
+    limit_bps = "100"       # as for an order; above 0 it is filled at once, maybe in parts
     [[step]]
     do = "hold"
     seconds = 2.0
 
-Unknown keys are refused by name, and so is a step that refers to an order that came to nothing.
+Unknown keys are refused by name, and so is a step that refers to an unknown order.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 BPS: Final = 10_000
 SLIPPAGE: Final = Decimal("0.05")
-"""How much worse a quote may be than the price shown before, unless said otherwise."""
+"""The default share by which a quote may be worse than the price shown before."""
 _MOST_DIGITS: Final = 40
-"""In front of the point: more than any amount of anything."""
+"""The most digits before the point, which no real amount needs."""
 _KEYS: Final = {
     "order": (
         "name symbol side quantity limit_bps cancel_after_s expect fills expires_in_s",
@@ -61,7 +61,7 @@ _KEYS: Final = {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do. What a kind does not use is None."""
+    """One step of a scenario; see the module. Fields that its kind does not use have defaults."""
 
     do: Literal["order", "close", "hold"]
     name: str = ""
@@ -78,7 +78,7 @@ class Step:
 
 
 def load_scenario(path: Path) -> list[Step]:
-    """Reads a scenario. Raises CommandError `bad-scenario` (exit 2) naming step and key."""
+    """Read a scenario. Raises CommandError `bad-scenario` (exit 2) naming step and key."""
     raw = read_toml(path, _bad)
     steps = raw.get("step")
     if set(raw) != {"step"} or not isinstance(steps, list) or not steps:
@@ -87,16 +87,16 @@ def load_scenario(path: Path) -> list[Step]:
     names: set[str] = set()
     for at, step in enumerate(found, 1):
         if step.do == "close" and step.of not in names:
-            raise _bad(f"step {at} closes {step.of!r}, which no earlier order is named")
+            raise _bad(f"step {at} closes {step.of!r}, but no earlier order has that name")
         if step.name in names:
-            raise _bad(f"step {at} is named {step.name!r} like an earlier one")
+            raise _bad(f"step {at} has the name of an earlier one, {step.name!r}")
         if step.name:
             names.add(step.name)
     return found
 
 
 def single_trades(buys: Sequence[str], sells: Sequence[str], hold_s: float) -> list[Step]:
-    """Orders of `SYMBOL=QUANTITY` each, a pause, and the close of all that they opened."""
+    """Orders of `SYMBOL=QUANTITY` each, a pause, and a close for each of them."""
     steps: list[Step] = []
     for side, texts in (("buy", buys), ("sell", sells)):
         for text in texts:
@@ -111,8 +111,7 @@ def single_trades(buys: Sequence[str], sells: Sequence[str], hold_s: float) -> l
 
 
 def planned_orders(steps: Sequence[Step]) -> list[PlannedOrder]:
-    """The orders of a scenario, to be checked before anything is funded; at about the price that
-    the solver shows, from which quotes and limits are made."""
+    """The orders of a scenario, to be checked before anything is funded."""
     from psymm.api.trader import planned
 
     return [
@@ -123,13 +122,16 @@ def planned_orders(steps: Sequence[Step]) -> list[PlannedOrder]:
 
 
 class Trading:
-    """Carries steps out in a session, one after the other, telling the screen of each.
+    """Executes steps in a session, one after the other, and shows each.
 
-    shown: the prices that were agreed to, by symbol. slippage: how much worse than those a price
-    may be and still be taken, as a share; an indicative price binds nobody, so without this bound a
-    solver could show a good price to be chosen and quote another. Where no price was agreed to,
-    which is so in a session that goes on, a close is held against the price at which its position
-    was opened, and an order against what the solver shows first, which the screen says.
+    An indicative price binds nobody: without a limit, a solver could show a good price to be chosen
+    and then quote another. So a price must be close to the one that the user agreed to. In a
+    resumed session the user agreed to none. There a close is compared with the price at which its
+    position was opened, and an order with the first price that the solver shows, which is printed.
+
+    Args:
+        shown: by symbol, the prices that the user agreed to.
+        slippage: the share by which a price may be worse than the agreed one.
     """
 
     def __init__(
@@ -147,8 +149,8 @@ class Trading:
         self._orders: dict[str, Order] = {}
 
     async def run(self, steps: Sequence[Step]) -> None:
-        """Raises CommandError `unexpected` (exit 1) where a step does not end as it must, and what
-        the session raises. Cancelled: what was sent stays as it is."""
+        """Raises CommandError `unexpected` (exit 1) if a step does not end as expected, and what
+        the session raises. Cancelled: orders that were sent stay open."""
         for step in steps:
             if step.do == "hold":
                 self._screen.event("hold", f"holding for {step.seconds:g} s", seconds=step.seconds)
@@ -159,7 +161,7 @@ class Trading:
                 await self._close(step)
 
     async def close_all(self) -> None:
-        """Closes every position that is open, at the solver's quotes."""
+        """Close every open position at the solver's quotes."""
         from psymm.errors import NotNow
 
         held = list(self._session.account.positions.values())
@@ -168,7 +170,7 @@ class Trading:
                 if position in self._session.account.positions:
                     await self._close_one(Step("close"), position, None)
             except NotNow:
-                # One whose fill turns out to have been covered too late never was.
+                # A position disappears if its fill was covered too late and is reversed.
                 if position in self._session.account.positions:
                     raise
 
@@ -204,7 +206,8 @@ class Trading:
         self._told(step, f"{step.side} {quantity} {step.symbol}", result)
 
     async def _limit(self, symbol: str, side: str, bps: Decimal, expires_in_s: float) -> Decimal:
-        """A limit that far from the indicative price: above 0 means more willing to trade."""
+        """A limit price at this distance from the indicative one; above 0 is more willing to
+        trade."""
         shown = await self._session.indicative(symbol, expires_in_s)
         price = shown.ask if side == "buy" else shown.bid
         instrument = self._session.terms.instrument(symbol)
@@ -262,15 +265,17 @@ class Trading:
         entry: Decimal | None,
         expires_in_s: float,
     ) -> None:
-        """Raises CommandError `quote-worse` for a price that is not near what was agreed to, and
-        `no-price` where there is nothing to hold it against. entry: of the position that it closes,
-        None where it opens one."""
+        """Raises CommandError `quote-worse` if a price is worse than the agreed one by more than
+        the slippage, and `no-price` if there is nothing to compare it with.
+
+        entry: the entry price of the position to close; None for an opening order.
+        """
         known, words = self._shown.get(symbol), "the price shown was"
         if known is None and entry is None:
             known = await self._first_shown(symbol, expires_in_s)
         agreed = None if known is None else known.ask if word == "buy" else known.bid
         if agreed is None:
-            # Nobody agreed to what it shows by now.
+            # The user has not agreed to what the solver shows now, so the entry price counts.
             agreed, words = entry, "the position was opened at"
         if quoted is None or agreed is None:
             raise CommandError(
@@ -282,7 +287,7 @@ class Trading:
             raise CommandError(
                 "quote-worse",
                 f"The price to {word} {symbol} is {plain(quoted)}, and {words} {plain(agreed)};"
-                f" --slippage allows {plain(self._slippage)} of it. Nothing was sent. The"
+                f" --slippage allows a share of {plain(self._slippage)}. Nothing was sent. The"
                 f" custody stays open: go on with --resume {custody} and another --slippage.",
                 Exit.REFUSED,
                 symbol=symbol,
@@ -291,7 +296,7 @@ class Trading:
             )
 
     async def _first_shown(self, symbol: str, expires_in_s: float) -> Indicative:
-        """What the solver shows first in a session that goes on; the screen says it once."""
+        """The first price that the solver shows in a resumed session; it is printed once."""
         if symbol not in self._first:
             first = self._first[symbol] = await self._session.indicative(symbol, expires_in_s)
             self._screen.event(
@@ -389,7 +394,7 @@ def _decimal(where: str, raw: Mapping[str, Any], name: str) -> Decimal | None:
     if value is None:
         return None
     try:
-        # Decimal takes digits of every script, and underscores; nobody means those.
+        # Decimal would also accept digits of other scripts, and underscores.
         if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value):
             number = Decimal(value)
             if number.is_finite() and number.adjusted() < _MOST_DIGITS:

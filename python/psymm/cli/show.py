@@ -1,4 +1,4 @@
-"""`psymm transcript show`: a custody's history readably, from a file or a journal, also live."""
+"""`psymm transcript show`: a custody's history in words, from a file or a journal, also live."""
 
 from __future__ import annotations
 
@@ -102,24 +102,26 @@ class Selection:
 @click.command(cls=Command)
 @json_option
 @home_option
-@click.option("--custody", metavar="HEX", help="Of this home's journal: its id, or its start.")
-@click.option("--follow", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option(
+    "--custody", metavar="HEX", help="A custody of this home's journal: id, or its start."
+)
+@click.option("--follow", is_flag=True, help="Keep printing new frames, until interrupted.")
 @click.option("--lane", type=click.Choice(LANES), help="Only this lane's frames.")
 @click.option(
     "--type",
     "types",
     multiple=True,
     metavar="TYPE",
-    help="Only this MsgType, by code or name: D, NewOrderSingle. May be given again.",
+    help="Only this MsgType, by code or name: D, NewOrderSingle. May be repeated.",
 )
 @click.option("--from", "first", type=_BoundType(), metavar="SEQ|TIME", help="From here on.")
 @click.option("--to", "last", type=_BoundType(), metavar="SEQ|TIME", help="Up to here.")
 @click.option(
     "--order",
     metavar="ID",
-    help="Only what is about this order: cancels, replacements, reports, rejects.",
+    help="Only frames about this order: cancels, replacements, reports, rejects.",
 )
-@click.option("--raw", is_flag=True, help="With each payload as it was sent, and all bytes as hex.")
+@click.option("--raw", is_flag=True, help="Also print each payload as sent, and all bytes as hex.")
 @click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
 )
@@ -136,13 +138,13 @@ def show(
     raw: bool,
     file: Path | None,
 ) -> None:
-    """Prints every frame of FILE, or of --custody in the journal: who, when, what it says, and
-    what became of it.
+    """Prints every frame of FILE, or of --custody in the journal: its sender, time, content, and
+    outcome.
 
-    Works beside a running daemon; --follow goes on with what it writes. A trader's frame takes
-    effect with the solver's frame that covers it, and its ruling is printed there. Of FILE nothing
-    is verified here (psymm transcript verify does). What parties wrote is printed with control
-    characters escaped. Times are UTC; without a zone, --from and --to are too.
+    A daemon may run; --follow keeps printing what it writes. A trader's frame takes effect with the
+    solver's frame that covers it, and its outcome is printed there. FILE is not verified here; use
+    psymm transcript verify. Control characters in the parties' texts are escaped. Times are UTC;
+    without a zone, --from and --to are too.
     """
     if (file is None) == (custody is None):
         raise CommandError("usage", "Give a FILE, or --custody of the journal.", Exit.USAGE)
@@ -174,13 +176,13 @@ def _show_file(printer: _Printer, file: Path) -> None:
     with mapped(file) as raw:
         parsed = open_file(raw)
         try:
-            begins = parsed.starts_at
+            starts_at = parsed.starts_at
             check_openings(parsed)
             terms = Terms.parse(parsed.agreement.terms)
             reading = Reading(
                 parsed.agreement,
                 known_facts(parsed)[0],
-                None if begins is None else account_of(parsed, begins, terms),
+                None if starts_at is None else account_of(parsed, starts_at, terms),
             )
         except TermsError as bad:
             raise TranscriptFileError("bad-terms", str(bad), offset=0) from None
@@ -290,7 +292,7 @@ class _Printer:
             f"trader   {agreement.wallet_address(0)}",
             f"solver   {agreement.wallet_address(1)}",
             f"terms    0x{agreement.terms_hash.hex()}",
-            f"T        {format_duration(t_ns)}: for so long either side can hold a frame back",
+            f"T        {format_duration(t_ns)}: how long either party can hold a frame back",
         )
         for line in text:
             self._screen.say(line)
@@ -298,18 +300,18 @@ class _Printer:
             self._screen.event("opening", "", **_identity(agreement), acknowledgementNs=str(t_ns))
 
     def journal(self, held: JournalledCustody) -> None:
-        """How the journal says that the custody stands."""
+        """The custody's state in the journal."""
         reason = f": {held.reason}" if held.reason else ""
         self._screen.event(
             "journal", f"journal: {held.state}{reason}", state=held.state, reason=held.reason
         )
 
     def frame(self, read: FrameRead) -> None:
-        """A frame, and what it brought about of what is shown."""
+        """Print a frame, and the rulings that it causes for frames that were printed."""
         from psymm.messages.formatting import format_timestamp
 
         if output_failure() is not None:
-            # As `head` ends: there is nobody to show the rest to.
+            # As when piped to `head`: nobody reads the rest.
             raise click.exceptions.Exit(0)
         frame = read.frame
         self._frames += 1
@@ -339,7 +341,7 @@ class _Printer:
             )
 
     def rulings(self, rulings: tuple[Ruled, ...], by: tuple[int, int] | None = None) -> None:
-        """What became of frames that are shown."""
+        """Print the rulings on frames that were printed."""
         mine = [one for one in rulings if (one.lane, one.seq) in self._shown]
         if self._screen.as_json:
             for one in mine:
@@ -410,7 +412,7 @@ class _Printer:
 _UNRULED: Final = {
     "before-checkpoint": " (the account of the checkpoint counts it already)",
     "facts-behind": " (what it cites of the chain is not in the journal yet)",
-    "frame-out-of-order": " (the record does not begin with its first frames, or has a gap)",
+    "frame-out-of-order": " (the record lacks its first frames, or has a gap)",
 }
 
 
@@ -446,13 +448,13 @@ def _verdict(one: Ruled) -> str:
         return f"{name} changes nothing: {one.why}"
     if one.outcome == "late":
         at = format_timestamp(one.legal_time)
-        return f"{name} is reversed, counting from {at} since it was covered late: {one.why}"
-    return f"{name} stands, counting from {format_timestamp(one.legal_time)}"
+        return f"{name} is reversed: it was covered late and counts from {at}: {one.why}"
+    return f"{name} is in effect, counting from {format_timestamp(one.legal_time)}"
 
 
 @contextmanager
 def mapped(file: Path) -> Iterator[bytes | mmap]:
-    """A file's bytes, mapped; read where it cannot be mapped, as a pipe or an empty file."""
+    """A file's bytes, mapped; read if it cannot be mapped, such as a pipe or an empty file."""
     with translate_errors(file), file.open("rb") as opened:
         state = os.fstat(opened.fileno())
         if not S_ISREG(state.st_mode) or state.st_size == 0:

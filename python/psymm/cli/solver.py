@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.chain_context import look_before_asking
+from psymm.cli.chain_context import expect_ready
 from psymm.cli.daemon import Ready, cannot_listen, run_daemon, stdin_option
 from psymm.cli.data_dir import DataDir
 from psymm.cli.exit_status import CommandError, Exit, holds
@@ -62,14 +62,14 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=1024,
     show_default=True,
-    help="The most that may be connected at once.",
+    help="The most connections at once.",
 )
 @click.option(
     "--per-address",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="The most from one address at once; loopback (a proxy here) is not limited.",
+    help="The most connections from one address; loopback (a local proxy) is not limited.",
 )
 @click.option(
     "--disk-floor",
@@ -77,12 +77,12 @@ if TYPE_CHECKING:
     default=256,
     show_default=True,
     metavar="MIB",
-    help="With less free disk than this no new trader is taken; those that trade go on.",
+    help="With less free disk than this no new trader is accepted; open sessions continue.",
 )
 @click.option(
     "--keep-quotes",
     is_flag=True,
-    help="Quotes outlive a lost connection, instead of being cancelled on resuming.",
+    help="Keep quotes when a connection is lost, instead of cancelling them on resuming.",
 )
 @metrics_option
 @click.option(
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Terms, prices and style (TOML; the module psymm.cli.market says which keys).",
 )
-@click.option("--register", is_flag=True, help="Enter the registry once it answers.")
+@click.option("--register", is_flag=True, help="Register in the registry once it listens.")
 @stdin_option
 @click.pass_context
 def solver(
@@ -114,12 +114,12 @@ def solver(
     register: bool,
     until_stdin_closes: bool,
 ) -> None:
-    """Quotes, fills and settles by itself, around the prices of its configuration.
+    """Runs a market maker that quotes, fills and settles around the prices of its configuration.
 
-    What it puts up for traders comes out of its sole custody (psymm deposit). Sessions survive a
-    restart: every frame is in the journal before it is sent. SIGTERM and SIGINT take leave:
-    callbacks end, quotes are withdrawn, and traders are told that it means to come back. SIGUSR1
-    throws the kill switch, as `psymm solver kill` does.
+    Its collateral comes from its sole custody (psymm deposit). Sessions survive a restart: every
+    frame is in the journal before it is sent. SIGTERM and SIGINT shut it down gracefully: callbacks
+    end, quotes are withdrawn, and traders learn that it will be back. SIGUSR1 turns the kill switch
+    on, like `psymm solver kill`.
     """
     if context.invoked_subcommand is not None:
         return
@@ -127,7 +127,7 @@ def solver(
         example = Path("maker.toml")
         raise CommandError(
             "usage",
-            f"Say with --config how to make markets. An example: `{example_config(example)}`.",
+            f"Give a configuration with --config. For an example: `{example_config(example)}`.",
             Exit.USAGE,
         )
     certificate = None if tls is None else tls.certificate()
@@ -137,7 +137,7 @@ def solver(
         )
     from psymm.cli.market import load_market
 
-    deployment = look_before_asking(home, deployment_file, rpc_url)
+    deployment = expect_ready(home, deployment_file, rpc_url)
     market = load_market(config, deployment, time.time_ns())
     start_logging(screen.as_json)
     password = ask_password(password_fd)
@@ -152,7 +152,7 @@ def solver(
         from psymm.sockets.admission import AdmissionLimits
 
         async with (
-            _telling_open(home),
+            _note_open_custodies(home),
             open_funds(home, deployment_file, rpc_url, password) as funds,
         ):
             token = funds.token(market.terms.collateral.token)
@@ -206,7 +206,7 @@ def solver(
                 )
 
     async def leave() -> None:
-        from psymm.cli.left import tell
+        from psymm.cli.left import report
         from psymm.session.left import left_of
         from psymm.transcript.agreement import SOLVER
 
@@ -218,7 +218,7 @@ def solver(
                 for row in await maker.party.journal.custodies()
                 if row.lane == SOLVER and row.state not in ("handshake", "closed")
             ]
-            tell(
+            report(
                 screen,
                 "left-open",
                 [left_of(row, accounts.get(row.agreement.custody)) for row in rows],
@@ -229,8 +229,8 @@ def solver(
 
 
 @asynccontextmanager
-async def _telling_open(home: DataDir) -> AsyncIterator[None]:
-    """Where the chain does not answer: how many custodies wait in the journal."""
+async def _note_open_custodies(home: DataDir) -> AsyncIterator[None]:
+    """If the chain does not answer, add a note with the number of open custodies."""
     from psymm.chain.errors import ChainDown
 
     try:
@@ -241,12 +241,12 @@ async def _telling_open(home: DataDir) -> AsyncIterator[None]:
                 held = len(await _held(home))
                 shown = command("solver", "status", *home_words(home))
                 if held:
-                    error.add_note(f"{held} custodies stay open as they are: `{shown}`.")
+                    error.add_note(f"{held} custodies stay open: `{shown}`.")
         raise
 
 
 async def _held(home: DataDir) -> list[JournalledCustody]:
-    """The custodies that are open. Raises JournalError, StorageError."""
+    """The open custodies. Raises JournalError, StorageError."""
     from psymm.journal.reader import open_journal_reader
     from psymm.transcript.agreement import SOLVER
 
@@ -256,7 +256,7 @@ async def _held(home: DataDir) -> list[JournalledCustody]:
 
 
 def _say_terms(screen: Screen, market: Market) -> None:
-    """What every trader is offered, in the words of the side that offers it."""
+    """Show the terms that every trader is offered, from the solver's point of view."""
     from psymm.api.words import own_terms_in_words
 
     words = own_terms_in_words(market.terms, market.collateral)
@@ -271,15 +271,15 @@ def _say_terms(screen: Screen, market: Market) -> None:
 async def _say_funds(
     screen: Screen, home: DataDir, funds: Funds, token: TokenInfo, market: Market
 ) -> None:
-    """What there is to put up, and how to get more where it is not enough for one trader."""
+    """Show the available collateral, and how to add more if it is not enough for one trader."""
     from psymm.api.client import most_fee
     from psymm.chain.errors import TokenChanged
 
     try:
         await funds.context.deployment.expect_token(funds.context.chain, token.address)
     except TokenChanged as changed:
-        # The custodies that are open are settled without the token's help.
-        screen.event("token-changed", f"no new trader is taken: {changed}", **changed.facts)
+        # Not an error: open custodies can be settled without moving the token.
+        screen.event("token-changed", f"no new trader is accepted: {changed}", **changed.facts)
 
     available = (await funds.vault.balance(token.address)).available
     screen.event(
@@ -294,8 +294,8 @@ async def _say_funds(
         more = command("deposit", format_amount(lacking, token.decimals), *home_words(home))
         screen.event(
             "funds-low",
-            "with a relayer's fee that is not enough for one trader: all are refused until there "
-            f"is more. Next, in another terminal: `{more}`.",
+            "with a relayer's fee that is not enough for one trader, so new traders are refused "
+            f"until there is more. Next, in another terminal: `{more}`.",
             lacking=str(lacking),
         )
 
@@ -315,13 +315,13 @@ async def _kill_on_signal(
 @solver.command()
 @json_option
 @home_option
-@click.option("--reason", default="by hand", show_default=True, help="Traders are told it, too.")
+@click.option("--reason", default="by hand", show_default=True, help="Also shown to traders.")
 def kill(screen: Screen, home: DataDir, reason: str) -> None:
-    """Throws the kill switch of the home's solver, running or not.
+    """Turns on the kill switch of the home's solver, whether it runs or not.
 
-    Within half a second all quotes are withdrawn and all that waits is declined; no quote and no
-    fill is signed until `psymm solver revive`, restarts included. Traders can still cancel, settle
-    and force their closes.
+    Within half a second all quotes are withdrawn and all waiting requests are declined. No quote
+    and no fill is signed until `psymm solver revive`, even after restarts. Traders can still
+    cancel, settle and force their closes.
     """
     switch = _switch_of(home)
     switch.kill(reason)
@@ -332,7 +332,7 @@ def kill(screen: Screen, home: DataDir, reason: str) -> None:
 @json_option
 @home_option
 def status(screen: Screen, home: DataDir) -> None:
-    """Shows the kill switch and the custodies that are open. Works beside the running solver."""
+    """Shows the kill switch and the open custodies. The solver may run."""
     trio.run(_status, screen, home)
 
 
@@ -395,5 +395,5 @@ def _switch_of(home: DataDir) -> KillSwitch:
     from psymm.session.protection import kill_switch_of
 
     if not home.path.is_dir():
-        raise CommandError("home", f"{home.path} is no party's home.", Exit.USAGE)
+        raise CommandError("home", f"{home.path} is not the home of a party.", Exit.USAGE)
     return kill_switch_of(home.journal)

@@ -1,11 +1,11 @@
-"""The process's standard streams, whatever they are: closed, full, a broken pipe, ASCII only.
+"""Making the standard streams safe: they may be closed, full, a broken pipe, or ASCII only.
 
-A command that moves money must not end half way because nobody reads what it says. So writing to
-standard output or standard error never raises: the first failure is remembered, what comes after
-it is dropped, and the exit code tells (`output_failure`, exit 11).
+A command that moves money must not stop half-way because nobody reads its output. So writing to
+standard output or standard error never raises: the first failure is stored, later output is
+dropped, and the exit code is 11 (`output_failure`).
 
-A descriptor from 0 to 2 that is closed would be given to the next file that is opened, and what a
-library prints would then be written into that file. So all three are opened before anything else.
+If a descriptor from 0 to 2 is closed, the next opened file would get it, and a library's output
+would go into that file. So all three are opened before anything else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLAIN: Final = {
 
 
 def prepare_streams() -> None:
-    """Make all three standard streams usable. Called once, before anything else is opened."""
+    """Make all three standard streams usable. Call it once, before anything else is opened."""
     for number in (0, 1, 2):
         with suppress(OSError):
             if _is_closed(number):
@@ -40,25 +40,25 @@ def prepare_streams() -> None:
     codecs.register_error("psymm-plain", _in_plain_letters)
     if sys.stdin is None:
         sys.stdin = io.StringIO()
-    sys.stdout = _lasting(sys.stdout, 1)
-    sys.stderr = _lasting(sys.stderr, 2)
+    sys.stdout = _fail_safe(sys.stdout, 1)
+    sys.stderr = _fail_safe(sys.stderr, 2)
 
 
 def output_failure() -> OSError | None:
-    """Why standard output could not be written, None while all of it was."""
+    """Why standard output could not be written; None if all of it was."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw.failed if isinstance(raw, _Lasting) else None
+    return raw.failed if isinstance(raw, _FailSafeOutput) else None
 
 
-def somebody_can_answer() -> bool:
-    """Standard input is a terminal."""
+def is_interactive() -> bool:
+    """Whether standard input is a terminal, so that somebody can answer a question."""
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
-class _Lasting(io.RawIOBase):
-    """A descriptor to write to that remembers its first failure instead of raising it."""
+class _FailSafeOutput(io.RawIOBase):
+    """An output descriptor that stores its first failure instead of raising it."""
 
     def __init__(self, descriptor: int, failed: OSError | None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Lasting(io.RawIOBase):
             try:
                 return os.write(self._descriptor, data)
             except BlockingIOError:
-                # Somebody who shares it made it so; it is waited for.
+                # Another process that shares the descriptor made it non-blocking, so wait.
                 waiting = select.poll()
                 waiting.register(self._descriptor, select.POLLOUT)
                 waiting.poll()
@@ -88,9 +88,9 @@ class _Lasting(io.RawIOBase):
         return len(data)
 
 
-def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
+def _fail_safe(stream: TextIO | None, descriptor: int) -> TextIO:
     closed = OSError(errno.EBADF, "it is closed") if stream is None else None
-    raw = _Lasting(descriptor, closed)
+    raw = _FailSafeOutput(descriptor, closed)
     return io.TextIOWrapper(
         io.BufferedWriter(cast(io.FileIO, raw)),  # typeshed wants more than BufferedWriter does
         encoding=(stream and stream.encoding) or "utf-8",
@@ -108,7 +108,7 @@ def _is_closed(descriptor: int) -> bool:
 
 
 def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
-    """What a terminal's encoding lacks, in letters that it has."""
+    """Replace characters that the terminal's encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

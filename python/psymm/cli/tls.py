@@ -1,6 +1,6 @@
-"""TLS on the command line: a daemon's certificate, and the authority that a client trusts.
+"""TLS options: a daemon's certificate, and the authority that a client trusts.
 
-A key's passphrase comes from a file or from the environment, never from the command line, which
+A key's passphrase comes from a file or the environment, never from the command line, which
 everybody on the machine can read.
 """
 
@@ -26,7 +26,7 @@ PASSWORD_VARIABLE = "PSYMM_TLS_PASSWORD"  # noqa: S105  (its name, not a passwor
 
 
 class ServerTls:
-    """What the command line says; files are read by `certificate`, within the service."""
+    """The TLS options of a daemon; `certificate` reads the files."""
 
     def __init__(self, chain: Path, key: Path, password: Path | None) -> None:
         self._chain = chain
@@ -34,7 +34,7 @@ class ServerTls:
         self._password = password
 
     def certificate(self) -> Certificate:
-        """Raises CertificateInvalid. Needs trio running; it is renewed when its files change."""
+        """The certificate, which is read again when its files change. Raises CertificateInvalid."""
         from psymm.sockets.tls import Certificate, password_file, password_variable
 
         given = self._password
@@ -48,14 +48,14 @@ class ServerTls:
 
 
 def server_tls_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --tls-cert, --tls-key, --tls-password-file; the command gets `tls` (None: plain ws)."""
+    """Add --tls-cert, --tls-key, --tls-password-file; the command gets `tls` (None: plain ws)."""
 
     @click.option(
         "--tls-cert",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         default=None,
         metavar="FILE",
-        help="Serve wss:// with this certificate chain (PEM). Read again when it is renewed.",
+        help="Serve wss:// with this certificate chain (PEM). It is read again when it changes.",
     )
     @click.option(
         "--tls-key",
@@ -88,16 +88,16 @@ def server_tls_options(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def plain_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --plain; the command gets `plain`."""
+    """Add --plain; the command gets `plain`."""
     return click.option(
         "--plain",
         is_flag=True,
-        help="Allow ws:// to other machines: everyone on the way reads and changes what is sent.",
+        help="Allow ws:// to other machines. Everybody on the way can read and change messages.",
     )(function)
 
 
 def client_tls_option(function: Callable[P, R]) -> Callable[P, R]:
-    """Adds --tls-ca and --plain; the command gets `tls_ca` and `plain`."""
+    """Add --tls-ca and --plain; the command gets `tls_ca` and `plain`."""
     function = plain_option(function)
     return click.option(
         "--tls-ca",
@@ -110,13 +110,13 @@ def client_tls_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def trusted(tls_ca: Path | None) -> ssl.SSLContext | None:
-    """The context for `tls_ca`; None: the system's authorities. Raises CertificateInvalid."""
+    """The TLS context for `tls_ca`; None: the system's authorities. Raises CertificateInvalid."""
     from psymm.sockets.tls import client_context
 
     return None if tls_ca is None else client_context(tls_ca)
 
 
 def endpoint_of(listen: tuple[str, int], port: int, tls: ServerTls | None) -> str:
-    """What others dial where the operator names nothing else."""
+    """The endpoint that others dial, unless the operator gives another."""
     host = f"[{listen[0]}]" if ":" in listen[0] else listen[0]
     return f"{'ws' if tls is None else 'wss'}://{host}:{port}/"

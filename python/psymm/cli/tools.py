@@ -1,7 +1,7 @@
-"""`psymm tools`: the npm packages that proving and the devnet need, as the lockfile has them.
+"""`psymm tools`: installs the npm packages that proving and the devnet need, as in the lockfile.
 
-Everything else of pSymm runs without Node. The packages go to $PSYMM_NODE, else psymm/node under
-the user's data directory (XDG), together with the scripts of the wheel, which import them.
+The rest of pSymm runs without Node. The packages go to $PSYMM_NODE, else to psymm/node under the
+user's data directory (XDG), with the wheel's scripts, which import them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OLDEST_NODE = 20
 
 
 def node_directory() -> Path:
-    """Where the npm packages are, or would be put."""
+    """The directory of the npm packages, whether it exists or not."""
     chosen = os.environ.get("PSYMM_NODE")
     return Path(chosen) if chosen else data_directory() / "node"
 
@@ -41,8 +41,8 @@ def tools() -> None:
 def install(screen: Screen) -> None:
     """Installs the npm packages of the lockfile that came with this psymm.
 
-    Needs node (20 or newer) and npm on the PATH, and the npm registry that npm is set up for.
-    Running it again brings an older installation to the right versions.
+    Needs node (20 or newer) and npm on the PATH, and the npm registry that npm is configured for.
+    Run it again to update an older installation.
     """
     node = _program("node")
     npm = _program("npm")
@@ -51,7 +51,7 @@ def install(screen: Screen) -> None:
     if not (source / "package-lock.json").is_file():
         raise CommandError(
             "no-artifacts",
-            f"{source} holds no package-lock.json: this psymm was not built whole. "
+            f"{source} has no package-lock.json, so this psymm was not built completely. "
             "Run `make setup` in a checkout, or install the wheel.",
             Exit.TOOLS,
         )
@@ -97,7 +97,7 @@ def _node_version(node: str) -> str:
     )
     match = re.fullmatch(r"v(\d+)\.\S+", ran.stdout.strip())
     if ran.returncode != 0 or match is None:
-        raise CommandError("no-node", f"{node} --version does not answer like Node.", Exit.TOOLS)
+        raise CommandError("no-node", f"{node} --version does not print a version.", Exit.TOOLS)
     if int(match.group(1)) < OLDEST_NODE:
         raise CommandError(
             "old-node",

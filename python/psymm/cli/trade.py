@@ -1,4 +1,4 @@
-"""`psymm trade`: finds solvers, takes the best, puts up collateral, trades, and settles."""
+"""`psymm trade`: finds solvers, chooses the best, puts up collateral, trades, and settles."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.chain_context import expect_coins, look_before_asking, token_of
+from psymm.cli.chain_context import expect_coins, expect_ready, token_of
 from psymm.cli.choice import Choice
 from psymm.cli.custodies import LANES, chosen
-from psymm.cli.daemon import end_early, stdin_option
+from psymm.cli.daemon import cancel_on_signal, stdin_option
 from psymm.cli.data_dir import DataDir
 from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.funds import (
@@ -32,7 +32,7 @@ from psymm.cli.funds import (
     open_funds,
     sending_options,
 )
-from psymm.cli.left import last_words, telling_kept, telling_left
+from psymm.cli.left import collect_left_open, note_left_open, report_open_on_failure
 from psymm.cli.logs import start_logging
 from psymm.cli.options import (
     Command,
@@ -82,8 +82,14 @@ def _share(_context: click.Context, _option: click.Parameter, text: str) -> Deci
 
 @dataclass(frozen=True)
 class TradeRequest:
-    """What the command line asks for, checked. units: what to put up, 0 where a custody is resumed.
-    policy: with the token and the symbols of the orders."""
+    """The checked command line.
+
+    Attributes:
+        units: the collateral in token units; 0 if a custody is resumed.
+        solver: the address of the chosen solver; None: the best.
+        resume: the start of the id of a custody to resume.
+        policy: the policy with the token and the symbols of the orders.
+    """
 
     steps: list[Step]
     token: TokenInfo
@@ -97,10 +103,10 @@ class TradeRequest:
     sending: SendingOptions
     yes: bool
     more: tuple[str | Path, ...]
-    """Words of this command line that also the command that goes on needs."""
+    """Words of this command line that the resume command needs, too."""
 
-    def go_on(self, custody: bytes) -> str:
-        """The command that goes on with a custody."""
+    def resume_command(self, custody: bytes) -> str:
+        """The command that resumes a custody."""
         return command("trade", "--resume", "0x" + custody.hex(), *self.more)
 
     @property
@@ -116,7 +122,7 @@ class TradeRequest:
 @rpc_option
 @yes_option
 @sending_options
-@click.option("--collateral", default=None, metavar="AMOUNT", help="What to put up.")
+@click.option("--collateral", default=None, metavar="AMOUNT", help="The collateral to put up.")
 @click.option("--token", default=None, help="Symbol or address. [default: the deployment's only]")
 @click.option(
     "--scenario",
@@ -133,10 +139,10 @@ class TradeRequest:
     default=0.0,
     metavar="SECONDS",
     callback=finite_seconds,
-    help="Before closing.",
+    help="How long to wait before closing.",
 )
-@click.option("--solver", default=None, metavar="ADDRESS", help="Take this one, not the best.")
-@click.option("--resume", default=None, metavar="CUSTODY", help="Go on with one of the journal.")
+@click.option("--solver", default=None, metavar="ADDRESS", help="Use this solver, not the best.")
+@click.option("--resume", default=None, metavar="CUSTODY", help="Resume a custody of the journal.")
 @click.option(
     "--policy",
     "policy_file",
@@ -150,7 +156,7 @@ class TradeRequest:
     "max_fees",
     default=None,
     metavar="SHARE",
-    help="The highest fees of opening and closing together: 0.003 is 0.3 % of the notional.",
+    help="The highest fees for opening and closing together: 0.003 is 0.3 % of the notional.",
 )
 @click.option(
     "--slippage",
@@ -160,12 +166,12 @@ class TradeRequest:
     callback=_share,
     help="How much worse a quote may be than the price shown before you agreed.",
 )
-@click.option("--no-settle", is_flag=True, help="Leave the custody open; --resume goes on.")
+@click.option("--no-settle", is_flag=True, help="Leave the custody open, for --resume.")
 @click.option(
     "--transcript",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    help="Where to write the record. [default: transcripts/ in the home]",
+    help="Where to write the transcript. [default: transcripts/ in the home]",
 )
 @stdin_option
 def trade(
@@ -191,19 +197,20 @@ def trade(
     transcript: Path | None,
     until_stdin_closes: bool,
 ) -> None:
-    """One whole session: discovery, collateral, trades, settlement.
+    """Runs a whole session: discovery, collateral, trades, settlement.
 
-    All solvers of the registry are asked for terms and an indicative price. Those whose terms break
-    the policy are named and left out; of the others the best price after fees is taken, and what it
-    costs is shown before anything moves. --yes agrees within the policy only.
+    Solvers in the registry are asked for terms and an indicative price. Those whose terms break the
+    policy are reported and left out. Of the others the one with the best price after fees is
+    chosen, and its cost is shown before anything moves. --yes agrees only within the policy.
 
-    The collateral comes out of this wallet's sole custody (psymm deposit) and the payout goes back
-    into it (psymm withdraw). Whatever happens, the journal knows how to go on: see --resume.
+    The collateral comes from this wallet's sole custody (psymm deposit) and the payout returns to
+    it (psymm withdraw). A session that was interrupted can be resumed from the journal: see
+    --resume.
     """
     if scenario_file is not None and (buys or sells):
         raise CommandError("usage", "Give --scenario, or --buy and --sell, not both.", Exit.USAGE)
     if resume is None and collateral is None:
-        raise CommandError("usage", "Say with --collateral what to put up.", Exit.USAGE)
+        raise CommandError("usage", "Give the collateral to put up: --collateral.", Exit.USAGE)
     if scenario_file is not None:
         steps = load_scenario(scenario_file)
     else:
@@ -217,7 +224,7 @@ def trade(
     named = None if solver is None else checksummed("solver", solver)
     found = policy_file or (home.policy if home.policy.exists() else None)
     policy = load_policy(found, max_fees)
-    info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
+    info = token_of(expect_ready(home, deployment_file, rpc_url), token)
     if sending.max_fee is not None:
         parse_amount(sending.max_fee, info.decimals)
     request = TradeRequest(
@@ -246,17 +253,18 @@ def trade(
     screen.event("started", f"trader, PID {os.getpid()}", pid=os.getpid())
 
     def at_once() -> str:
-        if begun:
-            return f"What was signed is kept. Go on with: `{request.go_on(begun[-1])}`"
+        if custodies:
+            shown = request.resume_command(custodies[-1])
+            return f"Everything signed is kept. Go on with: `{shown}`"
         shown = command("transcript", "list", *home_words(home))
-        return f"What was signed is kept; `{shown}` shows what is open."
+        return f"Everything signed is kept; `{shown}` shows the open custodies."
 
-    begun: list[bytes] = []
-    with last_words(request.go_on) as left:
+    custodies: list[bytes] = []
+    with note_left_open(request.resume_command) as left:
 
         async def run() -> None:
-            async with end_early(until_stdin_closes, at_once):
-                await _trade(screen, home, opening, request, begun, left)
+            async with cancel_on_signal(until_stdin_closes, at_once):
+                await _trade(screen, home, opening, request, custodies, left)
 
         trio.run(run)
 
@@ -266,7 +274,7 @@ async def _trade(
     home: DataDir,
     opening: OpenFunds,
     request: TradeRequest,
-    begun: list[bytes],
+    custodies: list[bytes],
     left: list[LeftOpen],
 ) -> None:
     from psymm.api.ended import deliver_ended
@@ -276,15 +284,17 @@ async def _trade(
     info, sending = request.token, request.sending
     tls = trusted(sending.tls_ca)
     async with (
-        telling_kept(screen, home.journal, request.resume, left, request.go_on) as all_is_open,
+        report_open_on_failure(
+            screen, home.journal, request.resume, left, request.resume_command
+        ) as all_is_open,
         opening() as funds,
         open_business(screen, funds, sending, info, home.journal) as client,
-        telling_left(screen, client.journal, request.resume, left, request.go_on),
+        collect_left_open(screen, client.journal, request.resume, left, request.resume_command),
         trio.open_nursery() as nursery,
     ):
         all_is_open()
-        # What an earlier run signed last may not have got through.
-        bringing = partial(deliver_ended, client, tls=tls, plain=sending.plain)
+        # The last frame of an ended custody may not have reached its solver in an earlier run.
+        delivering = partial(deliver_ended, client, tls=tls, plain=sending.plain)
         known = None
         amount = format_amount(request.units, info.decimals)
         choice = Choice(screen, client, request.policy, amount, tls, sending.plain)
@@ -292,31 +302,31 @@ async def _trade(
         if request.resume is not None:
             known = await chosen(client.journal, request.resume, LANES.index("trader"))
             if known.state == "closed":
-                await bringing()
+                await delivering()
                 raise CommandError(
                     "session-closed",
-                    "This custody was settled; nothing is left to go on with.",
+                    "This custody is settled; there is nothing to resume.",
                 )
-            begun.append(known.agreement.custody)
+            custodies.append(known.agreement.custody)
             entry = await client.solver(known.agreement.wallet_address(1))
             solver: Offer | RegistryEntry = entry
             units, policy = known.ours, None
             screen.event(
                 "terms-kept",
-                "the custody keeps the terms that it began with; the policy is not asked again",
+                "the custody keeps its terms; the policy is not applied again",
                 termsHash=known.agreement.terms_hash,
             )
             if request.orders:
                 choice = replace(choice, collateral=format_amount(units, info.decimals))
                 kept = Terms.parse(known.agreement.terms)
-                shown = await choice.again(entry, kept, request.steps)
+                shown = await choice.shown_again(entry, kept, request.steps)
                 _confirm_orders(screen, request)
         else:
             units, policy = request.units, request.policy
             await funds.context.deployment.expect_token(funds.context.chain, info.address)
             solver, shown = await choice.make(request.steps, request.solver)
             await _confirm(screen, funds, request)
-        await nursery.start(bringing)
+        await nursery.start(delivering)
         async with (
             _written(screen, home, client.journal, request) as report,
             connect(
@@ -328,7 +338,7 @@ async def _trade(
                 resume=known,
                 tls=tls,
                 plain=sending.plain,
-                on_event=partial(_on_event, screen, begun),
+                on_event=partial(_on_event, screen, custodies),
             ) as session,
         ):
             report.session = session
@@ -340,7 +350,7 @@ async def _trade(
             )
             screen.event(
                 "holding-back",
-                "either side can hold a frame back for at most T = "
+                "either party can hold a frame back for at most T = "
                 f"{session.acknowledgement_s:g} s; price it: psymm docs guarantees",
                 acknowledgementNs=str(session.terms.timeouts.acknowledgement),
             )
@@ -363,7 +373,7 @@ async def _session(
 
 @dataclass
 class _Report:
-    """What is to be said of a session once it is left."""
+    """What to report about a session once it is left."""
 
     session: Session | None = None
     settled: Settled | None = None
@@ -373,8 +383,8 @@ class _Report:
 async def _written(
     screen: Screen, home: DataDir, journal: Journal, request: TradeRequest
 ) -> AsyncGenerator[_Report, None]:
-    """Write the transcript after the session is left, however it ended, and print the result if
-    nothing failed. Leaving signs a last cover, which belongs in the file."""
+    """Write the transcript after the session is left, even after an error, and print the result if
+    there was none. Not earlier, because leaving signs a last cover, which belongs in the file."""
     from psymm.journal.export import export
 
     report = _Report()
@@ -401,11 +411,12 @@ def _print_result(
     from psymm.rulebook import Lane
 
     if settled is None:
+        resume = request.resume_command(session.custody)
         screen.result(
-            f"Left open. Go on with: `{request.go_on(session.custody)}`\nTranscript: {path}",
+            f"Left open. Go on with: `{resume}`\nTranscript: {path}",
             custody=session.custody,
             settled=False,
-            goOnWith=request.go_on(session.custody),
+            resumeWith=resume,
             frames=frames,
             transcript=str(path),
         )
@@ -432,13 +443,13 @@ def _print_result(
 
 
 def _policy(policy: TraderPolicy, steps: Sequence[Step], info: TokenInfo) -> TraderPolicy:
-    """The policy with what the command line names: the token, and the symbols of its orders."""
+    """The policy with the command line's token and the symbols of its orders."""
     symbols = tuple(dict.fromkeys(one.symbol for one in steps if one.symbol))
     return replace(policy, token=info.address, decimals=info.decimals, symbols=symbols)
 
 
 async def _confirm(screen: Screen, funds: Funds, request: TradeRequest) -> None:
-    """Says what putting up costs and asks, once all is there for it."""
+    """Show the cost of putting up collateral and ask, after checking the funds for it."""
     from psymm.custody.errors import FundsTooLow
 
     info = request.token
@@ -448,7 +459,7 @@ async def _confirm(screen: Screen, funds: Funds, request: TradeRequest) -> None:
     fee = await fee_line(screen, funds, request.sending, "ctc", info)
     price = (await funds.context.chain.fees()).max_wei
     action = f"Putting up {format_amount(request.units, info.decimals)} {info.symbol}"
-    # Own and the solver's funding, then the settlement: three proofs, three transactions.
+    # Our funding, the solver's, then the settlement: three proofs and three transactions.
     seconds = 3 * (PROOF_S + BLOCK_S)
     cost = Cost(0 if fee is not None else 2_400_000, price, seconds, fee)
     await expect_coins(funds.context.chain, funds.wallet.address, cost)
@@ -456,19 +467,19 @@ async def _confirm(screen: Screen, funds: Funds, request: TradeRequest) -> None:
 
 
 def _confirm_orders(screen: Screen, request: TradeRequest) -> None:
-    """Asks before orders are sent in a custody that holds collateral already."""
+    """Ask before sending orders in a custody that already holds collateral."""
     listed = ", ".join(f"{one.side} {plain(one.quantity)} {one.symbol}" for one in request.orders)
     action = f"Ordering in that custody: {listed}"
     confirm_cost(screen, action, Cost(0, 0, BLOCK_S if request.settle else 0.0), request.yes)
 
 
-def _on_event(screen: Screen, begun: list[bytes], event: Event | ConnectionLost) -> None:
+def _on_event(screen: Screen, custodies: list[bytes], event: Event | ConnectionLost) -> None:
     from psymm.session.protocol import FundingStarted, Idle, Resumed, StatusChanged, Stopped
     from psymm.session.trader import ConnectionLost
 
     match event:
         case FundingStarted(custody):
-            begun.append(custody)
+            custodies.append(custody)
             screen.event(
                 "funding",
                 f"all is checked; collateral moves into custody 0x{custody.hex()}",
@@ -486,7 +497,7 @@ def _on_event(screen: Screen, begun: list[bytes], event: Event | ConnectionLost)
             screen.event("resumed", "heads agree", repeated=repeated, received=received)
         case Idle(_, flat):
             words = "a settlement is offered" if flat else "positions or orders keep it open"
-            screen.event("idle", f"no business for long: {words}", flat=flat)
+            screen.event("idle", f"idle for long: {words}", flat=flat)
         case Stopped(error):
             screen.event("stopped", f"stopped: {error}", code=error.code)
         case _:

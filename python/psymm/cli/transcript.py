@@ -42,7 +42,7 @@ def transcript() -> None:
 @json_option
 @home_option
 def list_custodies(screen: Screen, home: DataDir) -> None:
-    """Lists the custodies in this home's journal. Works beside a running daemon."""
+    """Lists the custodies in this home's journal. A daemon may run."""
     trio.run(_list, screen, home)
 
 
@@ -81,14 +81,14 @@ async def _list(screen: Screen, home: DataDir) -> None:
 @click.option(
     "--openings",
     is_flag=True,
-    help="With the notes' openings, so that the account can be computed from the file alone; "
-    "needs the password, and no daemon that holds the journal.",
+    help="Include the notes' openings, so that the account can be computed from the file alone; "
+    "needs the password, and no running daemon.",
 )
 @click.option(
     "--since-checkpoint",
     "since",
     is_flag=True,
-    help="Only the newest checkpoint in force and the frames since.",
+    help="Only the newest checkpoint in force and the frames after it.",
 )
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def export_file(
@@ -100,15 +100,15 @@ def export_file(
     since: bool,
     file: Path,
 ) -> None:
-    """Writes one custody's record to FILE, all that the journal has. Whoever has the file sees all
-    that was traded."""
+    """Writes a custody's whole record in the journal to FILE, which shows everything that was
+    traded."""
     password = ask_password(password_fd) if openings else None
     trio.run(partial(_export, screen, home, custody, password, since, file))
 
 
 @asynccontextmanager
 async def _open(home: DataDir, password: str | None) -> AsyncIterator[JournalReader]:
-    """The journal: to be read beside a daemon, or unlocked where there is a password."""
+    """The journal: read-only, while a daemon may run; unlocked if there is a password."""
     from psymm.journal.reader import open_journal_reader
     from psymm.journal.writer import open_journal
 
@@ -162,18 +162,18 @@ transcript.add_command(show)
     default=0,
     show_default=True,
     metavar="N",
-    help="How many threads verify the signatures; 0 for one on each core.",
+    help="How many threads verify signatures; 0: one for each core.",
 )
 @click.option(
     "--signatures-only",
     is_flag=True,
-    help="Leave the rulebook out: no account, no violations. For files of millions of frames, "
-    "which the rulebook takes some 100 µs each.",
+    help="Skip the rulebook: no account, no violations. For files of millions of frames, of which "
+    "the rulebook takes about 100 µs each.",
 )
 @click.option(
     "--progress/--no-progress",
     default=None,
-    help="Show progress on standard error; without either, on a terminal only.",
+    help="Show progress on standard error. [default: only on a terminal]",
 )
 @click.argument("file", type=_FILE)
 def verify(
@@ -181,11 +181,10 @@ def verify(
 ) -> None:
     """Verifies FILE: delegations, hash chain, every signature, and the rulebook's account.
 
-    Needs no chain, no Node and no trust in whoever gave the file. Exit code 0 only if every frame
-    stands. What notes hold comes from the file's openings, each checked against its commitment;
-    chain events are taken from the file, or else as the frames cite them. Where a frame does not
-    stand, it is named with the bytes in which the fault lies, and with the field where that is
-    known. Nobody may write to FILE meanwhile.
+    Needs no chain, no Node and no trust in the source of the file. Exit code 0 only if every frame
+    is valid. The notes' amounts come from the file's openings, each checked against its commitment;
+    chain events come from the file, or else as the frames cite them. An invalid frame is named with
+    the bytes of the fault, and with the field if that is known. FILE must not change meanwhile.
     """
     with mapped(file) as raw:
         try:
@@ -208,15 +207,15 @@ def _verify(
     seconds = perf_counter() - began
     rate = f", {verified.frames / seconds:,.0f} frames/s" if verified.frames else ""
     if opened.starts_at is not None:
-        screen.say(f"begins   {_point(opened.starts_at.point)}; both lanes signed it")
-    screen.say(f"signatures, hash chain, delegations: all {verified.frames:,} frames stand{rate}")
+        screen.say(f"starts   {_point(opened.starts_at.point)}; both lanes signed it")
+    screen.say(f"signatures, hash chain, delegations: all {verified.frames:,} frames valid{rate}")
     for name, head in zip(LANES, verified.heads, strict=True):
         screen.say(f"{name:<8} head {head.seq} 0x{head.digest.hex()}")
     outcome: dict[str, Value]
     if signatures_only:
         screen.say(
             "not checked: the rulebook (margins, prices, fees, whether any frame breaks a rule) "
-            "and chain facts; leave --signatures-only out to check them"
+            "and chain facts; omit --signatures-only to check them"
         )
         outcome = {"account": None, "violations": None}
     else:
@@ -260,7 +259,7 @@ def _checkpoint(parsed: TranscriptFile) -> Value:
 
 
 def _located(refused: TranscriptFileError) -> CommandError:
-    """The refusal with all that can be known of where the fault is."""
+    """The refusal with everything that is known about the place of the fault."""
     first, after = refused.span
     values: dict[str, str | int | float | bool | None] = {
         "reason": refused.reason,
@@ -275,21 +274,21 @@ def _located(refused: TranscriptFileError) -> CommandError:
         name = LANES[lane] if lane < len(LANES) else f"lane {lane}"
         values |= {"lane": name, "seq": seq}
         place += f" ({name} {seq})"
-    where = f"The fault lies in bytes {first} to {after - 1}"
+    where = f"The fault is in bytes {first} to {after - 1}"
     if isinstance(field := refused.values.get("field"), str):
         values["field"] = field
         where += f", {field}"
     return CommandError(
         refused.code,
         f"{place}, byte {refused.offset}: {refused.reason}: {refused.words}. {where}. Nothing "
-        "after it was judged; get the file again from where it was written.",
+        "after it was checked; get the file again from its source.",
         Exit.JOURNAL,
         **values,
     )
 
 
 def _account(screen: Screen, report: Report) -> dict[str, Value]:
-    """The rulebook's account at the end of a transcript, as far as the file lets one compute it."""
+    """The rulebook's account at the end of a transcript, as far as the file is enough for it."""
     from psymm.rulebook import Lane, balances
 
     broken: list[Value] = [

@@ -18,7 +18,7 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 def command(*words: str | Path) -> str:
-    """`psymm …` as a shell takes it, in letters that this terminal has."""
+    """A `psymm` command quoted for a shell, in characters that this terminal has."""
     return " ".join(["psymm", *map(_quoted, words)])
 
 
@@ -28,7 +28,7 @@ def _quoted(word: str | Path) -> str:
         text.encode(getattr(sys.stderr, "encoding", None) or "ascii")
         if text.isprintable():
             return shlex.quote(text)
-    # A path is bytes, and not each is a letter, here or anywhere.
+    # A path may contain bytes that are no characters in this encoding, or in any.
     plain = (
         chr(one) if 32 <= one < 127 and one not in b"\\'" else f"\\x{one:02x}"
         for one in os.fsencode(text)
@@ -37,8 +37,7 @@ def _quoted(word: str | Path) -> str:
 
 
 def typed(*more: str) -> str | None:
-    """The command that runs now, with more words. None where an address was typed that may be a
-    key."""
+    """The running command with more words; None if an address was typed that may contain a key."""
     context = click.get_current_context(silent=True)
     words = () if context is None else context.meta.get(TYPED, ())
     if not words or any("://" in one and not local(one.partition("=")[2] or one) for one in words):
@@ -47,7 +46,7 @@ def typed(*more: str) -> str | None:
 
 
 def again(*more: str) -> str:
-    """How to repeat the command that runs now with more words."""
+    """How to repeat the running command with more words."""
     return typed_or(f"the same command with {' '.join(more)}", *more)
 
 
@@ -55,20 +54,20 @@ LATER: Final = "Once the chain answers, go on with"
 
 
 def later() -> str:
-    """The way out where the chain does not answer: what a command did is kept, and it takes up
-    what was under way."""
+    """The remedy if the chain does not answer: repeat the command, which continues what is under
+    way."""
     return f"Nothing is lost. {LATER} {typed_or('the same command')}."
 
 
 def typed_or(words: str, *more: str) -> str:
-    """The command that runs now, with more words; where it cannot be shown, the first ones."""
+    """The running command with more words; `words` if the command cannot be shown."""
     shown = typed(*more)
     return words if shown is None else f"`{shown}`"
 
 
 def local(url: str) -> bool:
     if len(url.split()) != 1:
-        return False  # several nodes, of which one may be another's
+        return False  # several nodes, of which one may be elsewhere
     parts = urlsplit(url)
     try:
         _ = parts.port

@@ -1,4 +1,4 @@
-"""`psymm wallet`: make, import and look at the keystore of a home."""
+"""`psymm wallet`: creates, imports and shows the keystore of a home."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def wallet() -> None:
-    """The wallet's keystore (version 3, as other Ethereum wallets read it)."""
+    """The wallet's keystore (version 3, readable by other Ethereum wallets)."""
 
 
 _LIGHT_COST = 1 << 12
@@ -36,11 +36,11 @@ _LIGHT_COST = 1 << 12
 @click.option(
     "--light",
     is_flag=True,
-    help="Seal it so that opening takes milliseconds, also for whoever guesses the password. "
-    "For throwaway wallets, or a password that is long and random.",
+    help="Encrypt it so that opening takes milliseconds, also for somebody who guesses passwords. "
+    "Only for throwaway wallets, or with a long random password.",
 )
 def new(screen: Screen, home: DataDir, password_fd: int | None, light: bool) -> None:
-    """Makes a new key and seals it with a password. Back it up: nobody else can."""
+    """Creates a new key and encrypts it with a password. Back it up: nobody else can."""
     from psymm._core import SecretKey
 
     _refuse_second(home)
@@ -58,7 +58,7 @@ def new(screen: Screen, home: DataDir, password_fd: int | None, light: bool) -> 
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=None,
-    help="A version 3 keystore of another program; its password is kept, and sealed anew.",
+    help="A version 3 keystore of another program; it is encrypted again with the same password.",
 )
 @click.option(
     "--key-fd",
@@ -70,7 +70,7 @@ def new(screen: Screen, home: DataDir, password_fd: int | None, light: bool) -> 
 def import_key(
     screen: Screen, home: DataDir, password_fd: int | None, file: Path | None, key_fd: int | None
 ) -> None:
-    """Takes over a key that exists: a keystore file, or a private key typed or piped in."""
+    """Imports an existing key: a keystore file, or a private key that is typed or piped in."""
     from psymm._core import CoreError, SecretKey
     from psymm.wallet import load_keystore
 
@@ -85,7 +85,7 @@ def import_key(
         return
     if key_fd is not None and key_fd == password_fd:
         raise CommandError(
-            "usage", "--key-fd and --password-fd need a descriptor each.", Exit.USAGE
+            "usage", "--key-fd and --password-fd need different descriptors.", Exit.USAGE
         )
     text = ask_secret("Private key", "--key-fd", key_fd)
     try:
@@ -93,7 +93,7 @@ def import_key(
     except (CoreError, ValueError):
         raise CommandError(
             "bad-key",
-            "That is no private key: 64 hex digits, more than zero and below the curve's order.",
+            "That is not a private key: 64 hex digits, above zero and below the curve's order.",
             Exit.KEYSTORE,
         ) from None
     _save(screen, home, key, ask_password(password_fd, confirm=True))
@@ -106,8 +106,8 @@ def import_key(
 def address(screen: Screen, home: DataDir, password_fd: int | None) -> None:
     """Shows the wallet's address, derived from its key.
 
-    It needs the password: what the keystore's file states can be changed by anyone who can write
-    it, and money would be sent there.
+    It needs the password: anybody who can write the keystore's file could change an address that it
+    states, and money would be sent there.
     """
     from psymm.cli.chain_context import expect_wallet
     from psymm.wallet import load_keystore
@@ -122,7 +122,7 @@ def address(screen: Screen, home: DataDir, password_fd: int | None) -> None:
 @home_option
 @password_option
 def public_key(screen: Screen, home: DataDir, password_fd: int | None) -> None:
-    """Shows address and public key (x‖y), as the registry needs them."""
+    """Shows the address and the public key (x‖y), as the registry needs it."""
     from psymm.cli.chain_context import expect_wallet
     from psymm.wallet import load_keystore
 
@@ -144,7 +144,7 @@ def _refuse_second(home: DataDir) -> None:
     if home.keystore.exists():
         exists = KeystoreExists(path=home.keystore)
         shown = command("wallet", "address", *home_words(home))
-        exists.add_note(f"`{shown}` shows whose it is; --home takes another directory.")
+        exists.add_note(f"`{shown}` shows its address; --home chooses another directory.")
         raise exists
 
 

@@ -1,4 +1,5 @@
-"""`psymm withdraw`: takes tokens out of one's sole custody (CTA), in parts, to any addresses."""
+"""`psymm withdraw`: pays tokens out of the wallet's sole custody (CTA), in parts, to any
+addresses."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from psymm.cli.chain_context import expect_coins, look_before_asking, token_of
+from psymm.cli.chain_context import expect_coins, expect_ready, token_of
 from psymm.cli.data_dir import DataDir
-from psymm.cli.earlier import Asked, finish_earlier, refuse_again
+from psymm.cli.earlier import MoveRequest, finish_earlier, report_repeated
 from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.funds import (
     BLOCK_S,
@@ -74,13 +75,13 @@ def withdraw(
     pause: float,
     parts: tuple[str, ...],
 ) -> None:
-    """Pays each AMOUNT to its ADDRESS; the last may be `rest`, for all that remains.
+    """Pays each AMOUNT to its ADDRESS; the last AMOUNT may be `rest`, for all that remains.
 
-    Everybody sees recipients, amounts and times, and not whose they were. The relayer's fee comes
-    out of each amount. Addresses that were never used, parts of common sizes and time between them
-    keep it that way; what would give you away is said before anything is sent.
+    Everybody sees recipients, amounts and times, but not who pays. The relayer's fee is taken from
+    each amount. To stay private, use fresh addresses, common amounts, and time between the parts.
+    Anything that could reveal you is shown before anything is sent.
     """
-    info = token_of(look_before_asking(home, deployment_file, rpc_url), token)
+    info = token_of(expect_ready(home, deployment_file, rpc_url), token)
     wanted = _wanted(info, parts)
     if sending.max_fee is not None:
         parse_amount(sending.max_fee, info.decimals)
@@ -100,7 +101,7 @@ async def _withdraw(
 ) -> None:
     async with opening() as funds:
         earlier = await finish_earlier(screen, funds, funds.senders(sending, info))
-        if _refused_again(screen, funds, info, wanted, earlier):
+        if _is_repeated(screen, funds, info, wanted, earlier):
             return
         await funds.context.deployment.expect_token(funds.context.chain, info.address)
         parts = await _parts(funds, info, wanted)
@@ -155,16 +156,16 @@ async def _withdraw(
         await funds.vault.acknowledge_ended()
 
 
-def _refused_again(
+def _is_repeated(
     screen: Screen,
     funds: Funds,
     info: TokenInfo,
     wanted: list[tuple[str, int | None]],
-    earlier: dict[Asked, Move],
+    earlier: dict[MoveRequest, Move],
 ) -> bool:
-    """Whether an earlier withdrawal does one of these parts; raises where it is under way.
+    """Whether an earlier withdrawal is one of these parts; raises if it is under way.
 
-    `rest` is a part of any amount: what it was then, is not to be found in the notes now.
+    `rest` matches any amount, because the notes no longer show what it was then.
     """
     for recipient, units in wanted:
         like = [
@@ -175,7 +176,7 @@ def _refused_again(
             and units in (None, asked.units)
         ]
         if like:
-            refuse_again(screen, funds, *like[-1])
+            report_repeated(screen, funds, *like[-1])
             return True
     return False
 
@@ -183,7 +184,7 @@ def _refused_again(
 async def _warn(
     screen: Screen, funds: Funds, info: TokenInfo, parts: list[tuple[str, int]]
 ) -> None:
-    """Says what in this withdrawal would give its owner away."""
+    """Show what in this withdrawal could reveal its owner."""
     from psymm.custody.warnings import public_moves, withdrawal_warnings
 
     deployment, vault = funds.context.deployment, funds.vault
@@ -202,8 +203,8 @@ async def _warn(
 
 
 def _wanted(info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int | None]]:
-    """(recipient, units) of each part, None for `rest`. Raises CommandError `usage`, `bad-amount`
-    (exit 2), CallInvalid for what is no address."""
+    """(recipient, units) of each part, with None for `rest`. Raises CommandError `usage`,
+    `bad-amount` (exit 2), CallInvalid for an invalid address."""
     from psymm.chain.addresses import checksummed
 
     found: list[tuple[str, int | None]] = []
@@ -222,7 +223,7 @@ def _wanted(info: TokenInfo, texts: tuple[str, ...]) -> list[tuple[str, int | No
 async def _parts(
     funds: Funds, info: TokenInfo, wanted: list[tuple[str, int | None]]
 ) -> list[tuple[str, int]]:
-    """The parts, `rest` being what is spendable beyond the others. Raises FundsTooLow."""
+    """The parts, with `rest` as what is spendable after the others. Raises FundsTooLow."""
     from psymm.custody.errors import FundsTooLow
 
     balance = await funds.vault.balance(info.address)

@@ -1,7 +1,7 @@
-"""The reference string that proofs are made with: which one this package needs, and where it is.
+"""The reference string that proofs need: which one this package uses, and where it is.
 
-`CRS_PATH` names its directory.  Unset, the development string is made here once, from its
-published secret, into a cache; Ignition's is fetched and kept by Barretenberg itself.
+`CRS_PATH` names its directory.  If it is not set, the development string is made here once, from
+its published secret, into a cache; Barretenberg itself fetches and keeps Ignition's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POINTS: Final = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Which string the verifiers of this package are for.  g2: its [x]₂, 128 bytes."""
+    """The reference string of this package's verifiers.  g2: its [x]₂, 128 bytes."""
 
     kind: str
     g2: bytes
@@ -45,23 +45,23 @@ def reference() -> Reference:
     except FileUnavailable:
         raise ArtifactMissing(str(path)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CrsInvalid(f"{path} does not say which string it is for") from None
+        raise CrsInvalid(f"{path} does not name its reference string") from None
     if kind not in ("dev", "ignition") or len(g2) != 128:
-        raise CrsInvalid(f"{path} does not say which string it is for")
+        raise CrsInvalid(f"{path} does not name its reference string")
     return Reference(kind, g2)
 
 
 def cache_directory() -> Path:
-    """Where this package keeps what can be made again: $XDG_CACHE_HOME/psymm. Raises NoHome."""
+    """The directory for files that can be made again: $XDG_CACHE_HOME/psymm. Raises NoHome."""
     return user_directory("XDG_CACHE_HOME", ".cache") / "psymm"
 
 
 async def crs_path() -> Path | None:
-    """The directory to give to the prover as CRS_PATH; None lets Barretenberg fetch Ignition's.
+    """The prover's CRS_PATH; None lets Barretenberg fetch Ignition's string.
 
-    Makes the development string where it is needed and missing (about 8 MB, seconds).  Raises
-    CrsInvalid, StorageError, NoHome.  Cancelled: the making finishes in its thread; the file
-    appears whole or not.
+    Makes the development string if it is needed and missing (about 8 MB, seconds).  Raises
+    CrsInvalid, StorageError, NoHome.  Cancelled: the thread finishes; the files appear whole or
+    not at all.
     """
     if os.environ.get("CRS_PATH"):
         return Path(os.environ["CRS_PATH"])
@@ -82,7 +82,7 @@ def _make_dev(wanted: Reference) -> Path:
         raise CrsInvalid("the verifiers are for another development string than this core makes")
     with translate_errors(kept):
         kept.mkdir(parents=True, exist_ok=True)
-        # The second file is what makes the first count, so it comes last.
+        # `_is_whole` trusts the directory only with the second file, so that one comes last.
         for name, content in (("bn254_g1.dat", g1), ("bn254_g2.dat", g2)):
             draft = kept / f".{name}.{os.getpid()}"
             try:

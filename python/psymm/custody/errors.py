@@ -1,4 +1,4 @@
-"""What can go wrong with notes and moves, one named type each.
+"""What can go wrong with notes and moves, one type for each.
 
 None carries a blinding, a viewing secret, a memo's content or a witness.
 """
@@ -26,7 +26,7 @@ class NoteInvalid(CustodyError):
 
 
 class MemoInvalid(CustodyError):
-    """A memo of the wrong length, or one that our key opens and that says nonsense."""
+    """A memo of the wrong length, or one that our key opens but whose content is invalid."""
 
     code = "memo-invalid"
 
@@ -40,7 +40,7 @@ class FundsTooLow(CustodyError):
 
     code = "funds-too-low"
     what = "the notes that can be spent now are worth less than the move needs"
-    remedy = "Deposit more, or wait until moves under way are done"
+    remedy = "Deposit more, or wait until the moves under way are done"
     amounts = ("needed", "available", "under_way")
 
     def __init__(self, token: str, needed: int, available: int, under_way: int) -> None:
@@ -100,10 +100,10 @@ class UnknownMove(CustodyError):
 
 
 class ConsentInvalid(CustodyError):
-    """A signature that should authorise a move is not by the key that it must be by."""
+    """A signature that should authorise a move was made by another key."""
 
     code = "consent-invalid"
-    what = "the signature over the move is not by the key that must sign it"
+    what = "the signature over the move was not made by the required key"
 
     def __init__(self, role: str, expected: str, found: str) -> None:
         self.role = role
@@ -113,7 +113,7 @@ class ConsentInvalid(CustodyError):
 
 
 class ProposalRefused(CustodyError):
-    """A settlement that the other side proposes differs from what we compute ourselves."""
+    """The other party's settlement proposal differs from what we compute."""
 
     code = "proposal-refused"
     remedy = "Nothing was signed"
@@ -126,10 +126,10 @@ class ProposalRefused(CustodyError):
 
 
 class DeadlinePassed(CustodyError):
-    """The move's deadline is over, or too near to prove and send before it."""
+    """The move's deadline has passed, or is too near for proving and sending."""
 
     code = "deadline-passed"
-    what = "the move's deadline is over or too near"
+    what = "the move's deadline has passed or is too near"
     remedy = "Make the move again with a later deadline"
 
     def __init__(self, deadline_s: int, now_s: int) -> None:
@@ -157,7 +157,7 @@ class ProverMissing(ProverError):
 
 
 class ProverFailed(ProverError):
-    """The prover died, or answered with something that is no proof of what was asked."""
+    """The prover died, or its answer is not the proof that was asked for."""
 
     code = "prover-failed"
     what = "the prover failed"
@@ -171,8 +171,7 @@ class ProverFailed(ProverError):
 class Unprovable(ProverError):
     """No proof exists: the witness breaks a constraint of the circuit.
 
-    With witnesses that this package builds that means that something on the way in was wrong,
-    such as a path under another root.
+    For a witness that this package built, an input was wrong, such as a path under another root.
     """
 
     code = "unprovable"
@@ -185,10 +184,10 @@ class Unprovable(ProverError):
 
 
 class CrsInvalid(ProverError):
-    """The reference string is missing or not the one that the verifiers are for."""
+    """The reference string is missing or does not belong to the verifiers."""
 
     code = "crs-invalid"
-    what = "the reference string is missing or is another than the verifiers'"
+    what = "the reference string is missing or does not belong to the verifiers"
     remedy = "Set CRS_PATH to its directory, or leave it unset to have one made or fetched"
 
     def __init__(self, reason: str) -> None:
@@ -214,13 +213,13 @@ class StoreForeign(NoteStoreError):
 
 
 class StoreVersion(NoteStoreError):
-    """The file is sound, and is none that this version made."""
+    """The file is intact, but this version did not make it."""
 
     code = "note-store-version"
     what = "the file of notes was made by another version of psymm, or is another file"
     remedy = (
-        "Use the version that made it, or name another file; `psymm notes --rebuild` finds what "
-        "the wallet owns from the chain alone"
+        "Use the version that made it, or name another file; `psymm notes --rebuild` finds the "
+        "wallet's notes from the chain alone"
     )
 
 
@@ -241,12 +240,12 @@ class StoreLocked(NoteStoreError):
 
 
 class MoveUnderWay(CustodyError):
-    """An earlier move like the one asked for was handed over, and nothing proves its end yet."""
+    """An earlier move of the same kind was handed over, and nothing proves its fate yet."""
 
     code = "move-under-way"
     remedy = (
-        "Nothing new was begun. `psymm notes` shows what became of it; after its deadline it can "
-        "no longer happen"
+        "Nothing new was started. `psymm notes` shows how it ended; after its deadline it can no "
+        "longer happen"
     )
 
     def __init__(self, purpose: str, deadline: int | None) -> None:

@@ -1,15 +1,23 @@
-"""A wallet's money in pSymm: deposit, fund, withdraw, settle, and carrying on after a restart.
+"""A wallet's money in pSymm: deposit, fund, merge, withdraw, settle, and resuming after a restart.
 
-A `Vault` joins a wallet with its notes, the tree, the prover and the contracts.  Each move is
-written down before anybody outside sees any of it, and what can be repeated is repeated as the
-same bytes: a deposit has one commitment and a move one pair of nullifiers, and the contract takes
-each once.  How a move reaches the chain and is seen through is `sending.Carrier`'s.
+A `Vault` joins a wallet with its notes, the tree, the prover and the contracts.  Each move goes
+through the same steps, and each step is durable before the next one starts:
 
-One file, though long: all moves choose notes, plan and prove by the same few methods, under the
-same locks.
+    1. choose notes and plan the outputs (`_select_notes`, under `_choosing`)
+    2. record the move as planned; from now on its notes are busy
+    3. sign and prove
+    4. record the proved call as sent; from now on it can happen
+    5. hand it to senders in turn, then wait until the tree shows it
 
-What a move gives away is for the caller to weigh: `withdrawal_warnings` names what would give the
-owner of a withdrawal away.
+A move that fails before step 4 frees its notes.  After it, only the chain or the deadline does.
+Repeating a move is safe: a deposit has one commitment and a call one pair of nullifiers, and the
+contract accepts each once.  `sending.MoveTracker` does step 5.
+
+This file is long because all moves share the methods that choose notes, plan and prove, and their
+locks.
+
+A move can reveal its owner by its amount, address or time.  The caller weighs that: see
+`warnings.withdrawal_warnings`.
 """
 
 from __future__ import annotations
@@ -61,8 +69,8 @@ from psymm.custody.planning import (
 )
 from psymm.custody.prover import Prover
 from psymm.custody.sending import (
-    Carrier,
     DirectSender,
+    MoveTracker,
     Sender,
     SendTerms,
 )
@@ -75,9 +83,9 @@ from psymm.custody.store import (
     SENT,
     SIGNED,
     UNSPENT,
-    Held,
     Move,
     NoteStore,
+    StoredNote,
     open_store,
 )
 from psymm.custody.viewing import ViewingKey, viewing_key
@@ -88,20 +96,25 @@ from psymm.wallet import CallbackWallet, KeyWallet, Wallet
 log = logging.getLogger(__name__)
 
 DEFAULT_FEE_PART: Final = 10
-"""A relayer's fee is at most the amount divided by this, where no limit is given."""
+"""Without another limit, a relayer's fee is at most the amount divided by this."""
 
 PROOF_TIME_S: Final = 30
-"""A move whose deadline is nearer than this is not begun."""
+"""A move whose deadline is nearer than this is not proved."""
 
 MOVE_S: Final = 300.0
-"""How long a proved move is waited for where nobody says."""
+"""How long to wait for a proved move if the caller sets no limit."""
 PATIENCE_S: Final = 20.0
-"""How long `resume` waits for old moves before the new command goes on."""
+"""How long `resume` waits for old moves before the new command continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Units of one token in sole notes.  under_way: in notes that a move under way spends."""
+    """Units of one token in sole notes.
+
+    Attributes:
+        available: in notes that can be spent now.
+        under_way: in notes that a move under way spends.
+    """
 
     token: str
     available: int
@@ -109,9 +122,15 @@ class Balance:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A move that is in the tree.  receipt: None where somebody else's sending of it won.
-    fee: token units paid to the relayer."""
+class CompletedMove:
+    """A move that is in the tree.
+
+    Attributes:
+        move: its number in the store.
+        receipt: None if the tree showed it without one, such as when the other party sent it.
+        fee: token units paid to the relayer.
+        prove_ms: how long the proof took.
+    """
 
     move: int
     receipt: Receipt | None
@@ -122,18 +141,18 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Funded:
-    """A note in a bilateral custody, made by `Vault.fund`.  moved: None where it stood before."""
+    """A note in a bilateral custody, made by `Vault.fund`.  moved: None if it existed before."""
 
     note: Note
-    moved: Moved | None
+    moved: CompletedMove | None
 
 
 class Vault:
-    """One wallet's notes on one deployment.  Open with `open_vault`; an `async with`.
+    """One wallet's notes on one deployment.  Open with `open_vault`, use in `async with`.
 
-    Moves that do not share notes can run at once, in several tasks.  They wait for the chain until
-    the caller's deadline (`trio.fail_after` and its like), or their own default where it set none;
-    timeout_s says otherwise.
+    Moves that do not share notes can run at once, in several tasks.  They wait for the chain for
+    `timeout_s`; without it until the caller's deadline (`trio.fail_after` and its like), or for
+    their own default if there is none.
     """
 
     def __init__(
@@ -152,15 +171,19 @@ class Vault:
         self.store: Final = store
         self.prover: Final = prover
         self.pool: Final[Pool] = tree.pool
-        self._carrier: Final = Carrier(
+        self._tracker: Final = MoveTracker(
             tree,
             store,
             wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None,
-            self._remade,
+            self._reprove_from_store,
         )
+        # One deposit at a time: all deposits of an account share its allowance and permit nonces.
         self._depositing = trio.Lock()
+        # Choosing notes and marking them busy is one step, or two tasks would choose the same note.
         self._choosing = trio.Lock()
+        # A settlement that is signed twice at once is recorded once.
         self._consenting = trio.Lock()
+        # By custody: two calls of `fund` at once must not make two notes.
         self._funders: dict[bytes, trio.Lock] = {}
 
     def __repr__(self) -> str:
@@ -173,7 +196,7 @@ class Vault:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the files.  Not cut short by cancellation.  The prover is its maker's to close."""
+        """Close the files, not the prover.  Not cut short by cancellation."""
         await self.store.aclose()
         await self.tree.aclose()
 
@@ -181,11 +204,11 @@ class Vault:
     def chain(self) -> Chain:
         return self.pool.chain
 
-    # --- looking ------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------
 
-    async def refresh(self) -> list[Held]:
-        """Take in new blocks; notes of ours that were found by their memos alone."""
-        return await self._carrier.refresh()
+    async def refresh(self) -> list[StoredNote]:
+        """Take in new blocks.  Returns notes of ours that only their memos revealed."""
+        return await self._tracker.refresh()
 
     async def balance(self, token: str) -> Balance:
         """As of the last refresh."""
@@ -196,13 +219,14 @@ class Vault:
             sum(held.note.amount for held in notes if held.status == BUSY),
         )
 
-    async def coming(self, token: str) -> int:
-        """Units that our own moves under way bring back into sole notes, as of the last refresh."""
+    async def pending_change(self, token: str) -> int:
+        """Units that our moves under way will return to sole notes, as of the last refresh."""
         made = {one for move in await self.store.moves(alive=True) for one in move.outputs}
         back: dict[int | None, int] = {}
         for held in await self.store.notes(token=token, custody=self.view.sole.id):
             if held.status == EXPECTED and held.note.commitment in made:
-                # Moves made one instead of another share a counter; one of them happens.
+                # Alternative versions of one move share a counter, and one of them happens. Count
+                # the smallest.
                 worth = held.note.amount
                 back[held.counter] = min(worth, back.get(held.counter, worth))
         return sum(back.values())
@@ -216,8 +240,7 @@ class Vault:
         )
 
     async def mined_in(self, call: Call) -> tuple[int, str] | None:
-        """Block and transaction hash in which a move happened; None if it has not, as deep as
-        this vault counts."""
+        """Block and transaction hash of a move; None until it is as deep as this vault counts."""
         commitment = call.outputs[0]
         if self.tree.leaf(commitment) is None:
             return None
@@ -225,7 +248,7 @@ class Vault:
         return None if found is None else found[:2]
 
     async def relayers_used(self) -> frozenset[str]:
-        """Accounts of the relayers that this wallet chose for a move which is in the tree."""
+        """Accounts of the relayers that this wallet named in a move that is in the tree."""
         return frozenset(
             move.call.relayer
             for move in await self.store.moves()
@@ -235,12 +258,12 @@ class Vault:
         )
 
     async def now_s(self) -> int:
-        """What a new deadline is reckoned from: the later of the chain's newest block and this
-        machine's clock, seconds."""
+        """The time that new deadlines start from, seconds: the later of the newest block's and
+        this machine's."""
         return max((await self.chain.block()).timestamp_s, int(time.time()))
 
     async def chain_time_s(self) -> int:
-        """What a deadline is judged by, here as by the contract: the chain's newest block."""
+        """The newest block's time, seconds; the contract judges deadlines by it, and so do we."""
         return (await self.chain.block()).timestamp_s
 
     # --- deposit ------------------------------------------------------------------------------
@@ -255,32 +278,35 @@ class Vault:
         approve: bool = True,
         timeout_s: float | None = None,
     ) -> Note:
-        """ATC: bring `amount` units of a token into one's own sole custody.
+        """ATC: deposit `amount` units of a token into the wallet's own sole custody.
 
-        signer: the account that holds the tokens and pays the gas; everybody sees it.  permit:
-        allow by signature (EIP-2612) in the same transaction.  approve: allow that amount in a
-        transaction of its own where needed; False raises AllowanceTooLow instead.
-        Returns when the note is in the tree.  Raises TransactionPending where it was handed over
-        and is not confirmed; `resume` carries it on.  Any other error means that this deposit does
+        Args:
+            signer: the account that holds the tokens and pays the gas; everybody sees it.
+            permit: allow the transfer by signature (EIP-2612) in the same transaction.
+            approve: send an approval first if one is needed; False raises AllowanceTooLow instead.
+
+        Returns when the note is in the tree.  Raises TransactionPending if it was handed over and
+        is not confirmed; `resume` continues with it.  Any other error means that this deposit does
         not happen: WrongChain, DeploymentInvalid, TokenBalanceTooLow, AllowanceTooLow, and
         TokenUnfit, TokenChanged or PermitMissing before anything is signed; WalletWithoutGas,
-        Reverted and what reading the chain raises.  Cancelled: raises Cancelled; once it was handed
-        over, likewise.
+        Reverted and what reading the chain raises.  Cancelled: raises Cancelled; once handed over,
+        the deposit stays under way.
         """
         timeout_s = time_left(timeout_s, WAIT_S)
         erc20 = Token(self.chain, checksummed("token", token))
         if not 0 < amount < 1 << 128:
             raise CallInvalid("amount", f"{amount} is not above 0 and below 2^128")
         portal = self.deployment.portal
-        # Asked again, though it was asked when all was opened: a chain's id can change, and what a
-        # development pool takes in on another chain could never be proved out again.
+        # Checked again, though it was checked at opening: a chain's id can change, and tokens in a
+        # development pool on another chain could be stolen with a forged proof.
         self.deployment.expect_crs_fits()
         await self.chain.rpc.expect_chain(self.deployment.chain_id)
         await self.deployment.expect_token(self.chain, erc20.address)
         await erc20.expect(signer.address, None, amount)
         await try_deposit(self.chain, erc20.address, portal, signer.address, amount)
         async with self._depositing:
-            await self._carrier.after_earlier(signer.address, timeout_s)
+            # Earlier deposits use up allowance and permit nonces that this one would count on.
+            await self._tracker.await_earlier(signer.address, timeout_s)
             signed: Permit | None = None
             if permit:
                 ends = deadline_after(await self.now_s())
@@ -289,9 +315,11 @@ class Vault:
                 await self._approve(signer, erc20, amount, timeout_s)
             else:
                 await erc20.expect(signer.address, portal, amount)
+            # The counter is on disk before its blinding is used, so no blinding is used twice.
             (counter,) = await self.store.reserve()
             note = self.view.note(self.view.sole, erc20.address, amount, counter)
             memo = self.view.seal(note, counter)
+            # The move is on disk before its transaction exists, so a restart finds it.
             data = self.pool.deposit_data(erc20.address, amount, note.inner, memo, signed)
             move = await self.store.begin(
                 "deposit",
@@ -301,7 +329,7 @@ class Vault:
                 deadline=None,
                 details={"data": "0x" + data.hex()},
             )
-            await self._carrier.transact(
+            await self._tracker.transact(
                 move,
                 signer,
                 self.pool.address,
@@ -310,11 +338,11 @@ class Vault:
                 timeout_s=timeout_s,
                 more_gas=insertion_gas(len(self.tree)),
             )
-        await self._carrier.in_tree(move, note.commitment, timeout_s)
+        await self._tracker.await_in_tree(move, note.commitment, timeout_s)
         return note
 
     async def _approve(self, signer: Signer, erc20: Token, amount: int, timeout_s: float) -> None:
-        """Allow the portal an amount where it is not allowed yet; a move like any other."""
+        """Approve the portal for an amount, if needed.  It is recorded as a move of its own."""
         for data in await erc20.approvals(signer.address, self.deployment.portal, amount):
             move = await self.store.begin(
                 "approve",
@@ -323,7 +351,7 @@ class Vault:
                 deadline=None,
                 details={"token": erc20.address, "data": "0x" + data.hex()},
             )
-            await self._carrier.transact(
+            await self._tracker.transact(
                 move, signer, erc20.address, data, doing="approving the portal", timeout_s=timeout_s
             )
             await self.store.update(move, DONE)
@@ -342,15 +370,21 @@ class Vault:
         timeout_s: float | None = None,
         top_up: bool = False,
     ) -> Funded:
-        """CTC: move `amount` from one's sole custody into a bilateral one, as one note.
+        """CTC: move `amount` from the sole custody into a bilateral one, as one note.
 
-        Once a custody is funded, calling it again returns the same note and moves nothing;
-        a funding that a restart interrupted is carried on first (`top_up` makes another note).
-        senders: tried in turn.  max_fee: the most that a relayer may take for each move, in
-        token units; None allows a tenth of the amount.  Notes are merged first where no two
-        are worth enough.  Returns when the note is in the tree.  Raises NoteInvalid where it was
-        funded with another amount, FundsTooLow, FeeTooHigh, ProverError and its kin, MoveFailed,
-        and the last sender's error.  Cancelled: raises Cancelled; the move may still happen.
+        If the custody is funded already, this returns that note and moves nothing; a funding that a
+        restart interrupted is finished first.  Notes are merged first if no two are worth enough.
+
+        Args:
+            senders: tried in turn.
+            max_fee: the most that a relayer may take for each move, in token units; None allows a
+                tenth of the amount.
+            expires_in_s: the least time until the move's deadline.
+            top_up: make another note even if the custody is funded.
+
+        Returns when the note is in the tree.  Raises NoteInvalid if it was funded with another
+        amount, FundsTooLow, FeeTooHigh, ProverError and its subclasses, MoveFailed, and the last
+        sender's error.  Cancelled: raises Cancelled; the move may still happen.
         """
         timeout_s = time_left(timeout_s, MOVE_S)
         if custody.is_sole:
@@ -359,14 +393,14 @@ class Vault:
         token = checksummed("token", token)
         async with self._funders.setdefault(custody.id, trio.Lock()):
             if not top_up:
-                before = await self._funding(custody, token, amount, senders, timeout_s)
+                before = await self._earlier_funding(custody, token, amount, senders, timeout_s)
                 if before is not None:
                     return before
-            return await self._fund(
+            return await self._fund_anew(
                 custody, token, amount, senders, max_fee, expires_in_s, timeout_s
             )
 
-    async def _fund(
+    async def _fund_anew(
         self,
         custody: Custody,
         token: str,
@@ -376,13 +410,17 @@ class Vault:
         expires_in_s: int,
         timeout_s: float,
     ) -> Funded:
+        # Reserved once, for the versions of all senders: each of them makes this same note.
         counters = await self.store.reserve(2)
         note = self.view.note(custody, token, amount, counters[0])
         memo = self.view.seal(note, counters[0])
 
-        def plan(inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int) -> _Made:
+        def plan(
+            inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int
+        ) -> _PlannedMove:
             left = inputs[0].amount + inputs[1].amount - amount - terms.fee
             change = self.view.note(self.view.sole, token, left, counters[1])
+            # In random order, so that observers cannot tell which output is the change.
             outputs = shuffled(
                 (
                     Output(note.inner, amount, memo),
@@ -390,7 +428,7 @@ class Vault:
                 )
             )
             made = CtcPlan(inputs, empty, outputs, terms.relayer, terms.fee, deadline)
-            return _Made(made, [(note, counters[0]), (change, counters[1])])
+            return _PlannedMove(made, [(note, counters[0]), (change, counters[1])])
 
         moved = await self._move(
             "fund", "ctc", token, amount, True, plan, senders, max_fee, expires_in_s, timeout_s,
@@ -398,7 +436,7 @@ class Vault:
         )  # fmt: skip
         return Funded(note, moved)
 
-    async def _funding(
+    async def _earlier_funding(
         self,
         custody: Custody,
         token: str,
@@ -406,7 +444,8 @@ class Vault:
         senders: Sequence[Sender],
         timeout_s: float,
     ) -> Funded | None:
-        """What an earlier call of `fund` for this custody made, or is still about to make."""
+        """The note of an earlier call of `fund` for this custody, waiting for it if it is under
+        way; None if there is none."""
         await self.refresh()
         moves = await self.store.moves(alive=True)
         for held in await self.store.notes(custody=custody.id, mine=True):
@@ -423,10 +462,12 @@ class Vault:
                     "amount", f"this custody was funded with {held.note.amount}, not {amount}"
                 )
             if held.position is None:
-                failed = await self._carrier.hand_over(waiting[-1], senders)
+                # All versions of this move spend the same notes, so at most one is mined. The
+                # newest one has the latest deadline.
+                failed = await self._tracker.hand_over(waiting[-1], senders)
                 if failed is not None:
                     raise failed
-                await self._carrier.in_tree(waiting[-1].id, commitment, timeout_s)
+                await self._tracker.await_in_tree(waiting[-1].id, commitment, timeout_s)
             await self.store.report(move.id for move in waiting)
             return Funded(held.note, None)
         return None
@@ -439,17 +480,20 @@ class Vault:
         max_fee: int | None = None,
         expires_in_s: int = 1_800,
         timeout_s: float | None = None,
-    ) -> Moved:
-        """CTC: make one note of one's two most valuable sole notes.  Raises like `fund`."""
+    ) -> CompletedMove:
+        """CTC: merge the two most valuable sole notes into one.  Raises like `fund`."""
         timeout_s = time_left(timeout_s, MOVE_S)
         held = await self._spendable(token)
         if len(held) < 2:
             raise FundsTooLow(token, 0, sum(one.note.amount for one in held), 0)
         counters = await self.store.reserve(2)
 
-        def plan(inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int) -> _Made:
+        def plan(
+            inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int
+        ) -> _PlannedMove:
             total = inputs[0].amount + inputs[1].amount - terms.fee
             made = self.view.note(self.view.sole, token, total, counters[0])
+            # A CTC has two outputs always; the second one is worth nothing here.
             rest = self.view.note(self.view.sole, token, 0, counters[1])
             outputs = shuffled(
                 (
@@ -458,7 +502,7 @@ class Vault:
                 )
             )
             move = CtcPlan(inputs, empty, outputs, terms.relayer, terms.fee, deadline)
-            return _Made(move, [(made, counters[0]), (rest, counters[1])])
+            return _PlannedMove(move, [(made, counters[0]), (rest, counters[1])])
 
         worth = held[0].note.amount + held[1].note.amount
         return await self._move(
@@ -478,30 +522,33 @@ class Vault:
         max_fee: int | None = None,
         expires_in_s: int = 1_800,
         timeout_s: float | None = None,
-    ) -> Moved:
-        """CTA: `amount` units leave one's sole custody; the recipient gets them less the fee.
+    ) -> CompletedMove:
+        """CTA: `amount` units leave the sole custody; the recipient gets them less the fee.
 
-        Returns when it is in the tree.  Raises like `fund`; FeeTooHigh also where the fee is
-        more than the amount.  TokenChanged before anything is signed.  TokenUnfit where the token
-        does not pay this recipient; known early only if no relayer is asked.  Cancelled: raises
-        Cancelled; the move may still happen.
+        Returns when it is in the tree.  Raises like `fund`; FeeTooHigh also if the fee exceeds the
+        amount; TokenChanged before anything is signed; TokenUnfit if the token does not pay this
+        recipient, which is known early only if no relayer is asked.  Cancelled: raises Cancelled;
+        the move may still happen.
         """
         timeout_s = time_left(timeout_s, MOVE_S)
         recipient = checksummed("recipient", recipient)
         await self.deployment.expect_token(self.chain, checksummed("token", token))
+        # Only if no relayer is asked: the trial would show recipient and amount to our node.
         if senders and all(isinstance(one, DirectSender) for one in senders):
             portal = self.deployment.portal
             await try_payment(self.chain, checksummed("token", token), portal, recipient, amount)
         (counter,) = await self.store.reserve()
 
-        def plan(inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int) -> _Made:
+        def plan(
+            inputs: tuple[Note, Note], empty: bool, terms: SendTerms, deadline: int
+        ) -> _PlannedMove:
             left = inputs[0].amount + inputs[1].amount - amount
             change = self.view.note(self.view.sole, token, left, counter)
             made = CtaPlan(
                 inputs, empty, change, self.view.seal(change, counter), amount, recipient,
                 terms.relayer, terms.fee, deadline,
             )  # fmt: skip
-            return _Made(made, [(change, counter)])
+            return _PlannedMove(made, [(change, counter)])
 
         return await self._move(
             "withdraw",
@@ -525,18 +572,18 @@ class Vault:
         *,
         max_fee: int | None = None,
         pause: Callable[[int], Awaitable[None]] | None = None,
-    ) -> list[Moved]:
+    ) -> list[CompletedMove]:
         """Several withdrawals, one after another: (recipient, amount) each.
 
-        pause: awaited with the number of parts done between two of them; waiting there for a
-        while, and for others to move, is what keeps the parts from being joined.  Raises like
-        `withdraw`; parts done before stay done.
+        pause: awaited between two parts with the number of parts done.  Waiting there for a while,
+        and until others have moved, keeps observers from linking the parts.  Raises like
+        `withdraw`; parts that are done stay done.
         """
         total = sum(amount for _, amount in parts)
         available = sum(held.note.amount for held in await self._spendable(token))
         if total > available:
             raise FundsTooLow(token, total, available, (await self.balance(token)).under_way)
-        done: list[Moved] = []
+        done: list[CompletedMove] = []
         for at, (recipient, amount) in enumerate(parts):
             if at and pause is not None:
                 await pause(at)
@@ -546,9 +593,9 @@ class Vault:
     # --- settle -------------------------------------------------------------------------------
 
     async def payee(self, token: str, amount: int) -> Payee:
-        """What to give the other side to be paid `amount` (after a fee that one bears).
+        """What the other party needs to pay us `amount`, which is after any fee that we bear.
 
-        The note is expected from now on and found when it is in the tree.
+        The note is in the store from now on, and is found once it is in the tree.
         """
         (counter,) = await self.store.reserve()
         note = self.view.note(self.view.sole, token, amount, counter)
@@ -556,12 +603,12 @@ class Vault:
         return Payee(note.inner, self.view.seal(note, counter))
 
     async def sign_settlement(self, settlement: PlannedSettlement) -> bytes:
-        """Sign a settlement: an option for the other side until its deadline.
+        """Sign a settlement.  The signature is an option for the other party until the deadline.
 
-        Our notes in it are busy from before the signature exists until it is mined or the
-        deadline has passed.  Signing one again gives the same signature.
-        Raises NoteBusy, DeadlinePassed, WalletError, and ProposalRefused where it does not pay
-        our payout into a note that our own memo opens, or could never be mined.  Cancelled: raises
+        Our notes in it are busy from before the signature exists until the settlement is mined or
+        its deadline has passed.  Signing one again gives the same signature.
+        Raises NoteBusy, DeadlinePassed, WalletError, and ProposalRefused if it does not pay our
+        payout into a note that our own memo opens, or could never be mined.  Cancelled: raises
         Cancelled; the notes stay busy until the deadline.
         """
         call = settlement.call
@@ -569,21 +616,23 @@ class Vault:
         if call.deadline <= now:
             raise DeadlinePassed(call.deadline, now)
         note, counter = self._own_output(settlement)
+        # All of this is on disk before the signature exists. From then on the other party can have
+        # the settlement mined, even if this process dies.
         await self.store.keep(note, counter)
         async with self._consenting:
             if await self._settling(call) is None:
-                await self._take_for(settlement)
+                await self._reserve_for(settlement)
         return await self.wallet.sign_typed(
             call.message(self.deployment.chain_id, self.deployment.psymm)
         )
 
-    async def _take_for(self, settlement: PlannedSettlement) -> None:
-        """Write down that our notes are the settlement's until its deadline."""
+    async def _reserve_for(self, settlement: PlannedSettlement) -> None:
+        """Record that our notes are busy for this settlement until its deadline."""
         call = settlement.call
         await self.tree.advance()
         for commitment in call.commitments:
-            # A commitment has one life: this settlement could never be mined, yet would keep the
-            # notes of both until its deadline.
+            # The contract accepts a commitment once. This settlement could never be mined, but
+            # would block both parties' notes until its deadline.
             if self.tree.leaf(commitment) is not None:
                 raise ProposalRefused("output", "a new note", "one that is on chain already")
         for note in settlement.plan.inputs:
@@ -599,8 +648,8 @@ class Vault:
         )
 
     def _own_output(self, settlement: PlannedSettlement) -> tuple[Note, int]:
-        """The note that a settlement pays us.  Our own word for it is not asked: it is opened
-        from the memo, as it will have to be after a loss of all files."""
+        """The note that a settlement pays us, with its counter.  It is opened from the memo, not
+        looked up in the store: after a loss of all files, the memo is all that we have."""
         plan = settlement.plan
         lane = plan.custody.lane_of(self.wallet.public_key)
         proposes = settlement.proposer == lane
@@ -623,12 +672,15 @@ class Vault:
         senders: Sequence[Sender],
         *,
         timeout_s: float | None = None,
-    ) -> Moved:
-        """Prove a settlement that both have signed and take it to the chain.
+    ) -> CompletedMove:
+        """Prove a settlement that both parties have signed, and send it.
 
-        senders: those whose relayer it names (`DirectSender` where it names none) in turn.
-        Either side may do this, and both at once; it happens once.  Raises ConsentInvalid,
-        ProverError and its kin, MoveFailed, and the last sender's error.
+        Either party may do this, or both at once; it happens once.
+
+        senders: tried in turn; those of the relayer that it names, or a `DirectSender` if it names
+        none.
+        Raises ConsentInvalid, ProverError and its subclasses, MoveFailed, and the last sender's
+        error.
         """
         timeout_s = time_left(timeout_s, MOVE_S)
         place = (self.deployment.chain_id, self.deployment.psymm)
@@ -636,45 +688,47 @@ class Vault:
         await self.sign_settlement(settlement)
         move = await self._settling(settlement.call)
         if move is None:
-            raise MoveFailed("settle", "the file lost it")
+            raise MoveFailed("settle", "it is not in the store")
         if move.status == DONE:
-            return Moved(move.id, None, settlement.call, settlement.plan.fee, 0)
+            return CompletedMove(move.id, None, settlement.call, settlement.plan.fee, 0)
         awaited = settlement.call.commitments[0]
         failed: PSymmError | None = None
         if move.sent is not None:
-            failed = await self._carrier.hand_over(move, ())
-            if failed is None or await self._carrier.happened(move.call):
-                await self._carrier.in_tree(move.id, awaited, timeout_s)
-                return Moved(move.id, None, move.call, move.call.fee, 0)
+            failed = await self._tracker.hand_over(move, ())
+            if failed is None or await self._tracker.is_made(move.call):
+                await self._tracker.await_in_tree(move.id, awaited, timeout_s)
+                return CompletedMove(move.id, None, move.call, move.call.fee, 0)
             if isinstance(failed, TransactionPending):
                 raise failed
-            # What was sent can no longer happen, most likely for the root that it was proved
-            # under: a reorganisation took that away. The settlement itself still can.
+            # The sent transaction can no longer succeed, most likely because a reorganisation
+            # removed the root of its proof. The settlement itself still can, with a new proof.
         call, prove_ms = await self._prove(settlement.plan, signatures)
+        # Recorded before any sender has the call, so that a restart hands over the same one.
         await self.store.update(move.id, SENT, details=call.to_json())
-        remake = partial(self._prove_anew, move.id, settlement.plan, signatures)
+        reprove = partial(self._reprove_if_root_gone, move.id, settlement.plan, signatures)
         for sender in senders:
             try:
-                call, receipt = await self._carrier.send_rooted(
-                    sender, move.id, "ctc", call, remake
+                call, receipt = await self._tracker.send_rooted(
+                    sender, move.id, "ctc", call, reprove
                 )
             except PSymmError as refused:
                 failed = refused
-                if await self._carrier.happened(call):
+                # A refusal proves nothing: the other party may have sent the settlement meanwhile.
+                if await self._tracker.is_made(call):
                     failed = None
                     receipt = None
                 elif isinstance(refused, TransactionPending):
                     raise
                 else:
                     continue
-            await self._carrier.in_tree(move.id, awaited, timeout_s)
-            return Moved(move.id, receipt, call, call.fee, prove_ms)
+            await self._tracker.await_in_tree(move.id, awaited, timeout_s)
+            return CompletedMove(move.id, receipt, call, call.fee, prove_ms)
         raise failed or MoveFailed("settle", "no sender was given")
 
     async def await_settlement(
         self, settlement: PlannedSettlement, *, timeout_s: float | None = None
     ) -> None:
-        """Wait until a settlement that the other side sends is in the tree.
+        """Wait until a settlement that the other party sends is in the tree.
 
         Raises NotSynchronised when the time is up, MoveFailed when its deadline has passed.
         """
@@ -685,13 +739,15 @@ class Vault:
                 await self.refresh()
                 if self.tree.leaf(call.commitments[0]) is not None:
                     return
-                if await self._carrier.counted_time_s() > call.deadline:
+                # By the time of the counted blocks: a newer block could still be replaced by one
+                # that contains the settlement.
+                if await self._tracker.counted_time_s() > call.deadline:
                     raise MoveFailed("settle", "its deadline has passed and nobody sent it")
                 await trio.sleep(self.chain.poll_s)
         raise NotSynchronised("settlement 0x" + call.commitments[0].hex(), timeout_s)
 
     async def _settling(self, call: CtcCall) -> Move | None:
-        """The move of exactly this settlement: what was signed is what tells them apart."""
+        """The move of this settlement.  Settlements are the same if what was signed is the same."""
         place = (self.deployment.chain_id, self.deployment.psymm)
         for move in await self.store.moves():
             if (
@@ -707,34 +763,34 @@ class Vault:
     async def resume(
         self, senders: Sequence[Sender] = (), *, patience_s: float = PATIENCE_S
     ) -> list[Move]:
-        """Carry on with what a restart interrupted; the moves that still are under way after.
+        """Continue with what a restart interrupted.  Returns the moves still under way.
 
-        What happened meanwhile is found in the tree.  A transaction that our own account signed is
-        waited for, and handed over again, the same bytes, where the node forgot it; a call that a
-        relayer got is handed over again, the same call.  All at once, for `patience_s` seconds: an
-        old move never ends the new command with an error of its own, and never holds it up longer.
+        The tree shows what happened meanwhile.  A transaction of our own account is waited for; if
+        the node forgot it, the same bytes are handed over again.  A call for a relayer is handed
+        over again unchanged.  All moves run at once, for at most `patience_s` seconds.  An old move
+        does not delay the new command longer, and its error does not end the command.
         Raises what reading the chain and the file raises.  Cancelled: raises Cancelled; the moves
         stay under way.
         """
         await self.refresh()
-        await self._carrier.resume(senders, patience_s)
+        await self._tracker.resume(senders, patience_s)
         await self.refresh()
         return await self.store.moves(alive=True)
 
     async def ended(self) -> list[Move]:
-        """Deposits, fundings and withdrawals that have ended and that their owner did not hear of
-        yet.  A deposit or withdrawal of this very run is one, too: see `acknowledge_ended`."""
+        """Deposits, fundings and withdrawals that have ended and are not reported to their owner
+        yet, also those of this run: see `acknowledge_ended`."""
         return [
-            await self._carrier.with_hash(move)
+            await self._tracker.with_mined_hash(move)
             for move in await self.store.moves(alive=False)
             if not move.reported and move.purpose in ("deposit", "fund", "withdraw")
         ]
 
     async def acknowledge_ended(self) -> None:
-        """Note that the owner has heard of all that has ended.
+        """Record that all ended moves are reported to their owner.
 
-        Called once he has: a command that is cut off before it says that money moved would be
-        repeated, and nothing would tell the next one that it was done.
+        Call it after the report. If it came first and the command were cut off between the two, the
+        owner would repeat the command, and the next one could not tell that it was done.
         """
         await self.store.report(move.id for move in await self.ended())
 
@@ -747,20 +803,22 @@ class Vault:
         token: str,
         amount: int,
         fee_on_top: bool,
-        plan: Callable[[tuple[Note, Note], bool, SendTerms, int], _Made],
+        plan: Callable[[tuple[Note, Note], bool, SendTerms, int], _PlannedMove],
         senders: Sequence[Sender],
         max_fee: int | None,
         expires_in_s: int,
         timeout_s: float,
         awaited: bytes | None,
         exactly: list[Note] | None = None,
-    ) -> Moved:
+    ) -> CompletedMove:
         """Choose notes, plan, sign, prove and send, with one sender after another."""
         if self.prover is None:
             raise CustodyError("this vault was opened without a prover, so it only looks")
         if not 0 <= amount < 1 << 128 or (amount == 0 and exactly is None):
             raise CallInvalid("amount", f"{amount} is not above 0 and below 2^128")
         token = checksummed("token", token)
+        # Chosen once, for all senders: their versions spend the same notes, so at most one of them
+        # can be mined.
         inputs: list[Note] | None = exactly
         failed: PSymmError | None = None
         before: int | None = None
@@ -775,17 +833,20 @@ class Vault:
             deadline = deadline_after(await self.now_s(), expires_in_s)
             while True:
                 if inputs is None:
-                    await self._gather(token, needed, senders, max_fee, expires_in_s, timeout_s)
+                    await self._merge_until(
+                        token, needed, senders, max_fee, expires_in_s, timeout_s
+                    )
                 async with self._choosing:
                     if inputs is None:
-                        inputs = await self._choose(token, needed)
+                        inputs = await self._select_notes(token, needed)
                     if inputs is None:
                         continue  # another task was faster
                     both, empty = paired(inputs)
                     if empty:
-                        await self.store.keep(both[1])  # to prove the move anew, if need be
+                        await self.store.keep(both[1])  # a new proof needs its blinding again
                     made = plan(both, empty, terms, deadline)
                     call = made.plan.call
+                    # From here on the notes are busy for every other task and command.
                     move = await self.store.begin(
                         kind,
                         purpose,
@@ -802,9 +863,12 @@ class Vault:
                 )
                 signatures = Signatures(signature, signature)
                 call, prove_ms = await self._prove(made.plan, signatures)
-                # From here on it can happen, whatever becomes of us.
+                # The order matters: recorded as sent, then sent. From here on it can happen even
+                # if this process dies.
                 await self.store.update(move, SENT, details=call.to_json())
             except BaseException as stopped:
+                # Nobody has seen this call, so its notes are free. Shielded, because the error may
+                # be a cancellation, which would also cancel the update.
                 with trio.CancelScope(shield=True):
                     await self.store.update(move, FAILED, reason=type(stopped).__name__)
                     await self.store.report([move])
@@ -812,34 +876,37 @@ class Vault:
             before = move
             handed.append((move, call, prove_ms))
             receipt: Receipt | None = None
-            remake = partial(self._prove_anew, move, made.plan, signatures)
+            reprove = partial(self._reprove_if_root_gone, move, made.plan, signatures)
             try:
-                call, receipt = await self._carrier.send_rooted(sender, move, kind, call, remake)
+                call, receipt = await self._tracker.send_rooted(sender, move, kind, call, reprove)
             except TransactionPending:
-                # Nobody else is asked: it may be mined, and the next command takes it up.
+                # Do not ask another sender: it may be mined, and the next command continues it.
                 raise
             except PSymmError as refused:
                 failed = refused
-                await self._carrier.give_up(move, sender, refused)
-                # One that was asked before, and said no, may have sent it all the same.
-                mined = [one for one in handed if await self._carrier.happened(one[1])]
+                await self._tracker.release_if_void(move, sender, refused)
+                # A sender that refused before may have sent its version all the same.
+                mined = [one for one in handed if await self._tracker.is_made(one[1])]
                 if not mined:
                     continue
                 move, call, prove_ms = mined[-1]
+            # If a reorganisation removes the move while we wait, this sender gets it again. An
+            # earlier sender's version that was mined is only waited for.
             relay = None
             if move == before:
-                relay = partial(self._carrier.send_rooted, sender, move, kind, call, remake)
-            await self._carrier.in_tree(move, awaited or call.outputs[0], timeout_s, relay)
+                relay = partial(self._tracker.send_rooted, sender, move, kind, call, reprove)
+            await self._tracker.await_in_tree(move, awaited or call.outputs[0], timeout_s, relay)
+            # A withdrawal stays unreported until its command has shown it: see `acknowledge_ended`.
             await self.store.report(
                 one for one, _, _ in handed if one != move or purpose != "withdraw"
             )
-            return Moved(move, receipt, call, call.fee, prove_ms)
+            return CompletedMove(move, receipt, call, call.fee, prove_ms)
         await self.store.report(one for one, _, _ in handed)
         if failed is None:
             raise MoveFailed(purpose, "no sender was given")
         raise failed
 
-    async def _gather(
+    async def _merge_until(
         self,
         token: str,
         needed: int,
@@ -850,13 +917,14 @@ class Vault:
     ) -> None:
         """Merge until two notes are worth enough.
 
-        What moves under way will bring back is waited for, so that one large note can serve
-        several moves at once.  Raises FundsTooLow before the first merge.
+        Waits for what moves under way will return, so that one large note can serve several moves
+        at once.  Raises FundsTooLow before the first merge.
         """
         ends = trio.current_time() + timeout_s
         while True:
             held = await self._spendable(token)
             amounts = [one.note.amount for one in held]
+            # A move spends two notes at most; the most valuable come first.
             if sum(amounts[:2]) >= needed:
                 return
             if sum(amounts) >= needed:
@@ -869,8 +937,8 @@ class Vault:
                 raise FundsTooLow(token, needed, sum(amounts), under_way)
             await trio.sleep(self.chain.poll_s)
 
-    async def _choose(self, token: str, needed: int) -> list[Note] | None:
-        """One or two notes that are worth enough, as little above it as can be; None: no two."""
+    async def _select_notes(self, token: str, needed: int) -> list[Note] | None:
+        """The one or two notes that exceed the need by the least; None if no two suffice."""
         held: list[Note] = [one.note for one in await self._spendable(token)]
         enough = [note for note in held if note.amount >= needed]
         if enough:
@@ -886,7 +954,7 @@ class Vault:
         best = min(pairs, key=lambda pair: pair[0].amount + pair[1].amount)
         return [*best]
 
-    async def _spendable(self, token: str) -> list[Held]:
+    async def _spendable(self, token: str) -> list[StoredNote]:
         """Sole notes that can be spent now, most valuable first."""
         await self.refresh()
         held = await self.store.notes(
@@ -895,11 +963,13 @@ class Vault:
         return sorted((one for one in held if one.note.amount), key=lambda one: -one.note.amount)
 
     async def _prove(self, plan: Plan, signatures: Signatures) -> tuple[Call, int]:
-        """The finished call, under the newest root."""
+        """Prove a plan under the newest root.  Returns the finished call and the time in ms."""
         if self.prover is None:
             raise CustodyError("this vault was opened without a prover, so it only looks")
         chain_id, contract = self.deployment.chain_id, self.deployment.psymm
         unproved = plan.call
+        # A proof takes seconds and much memory, so first check everything that would waste it: the
+        # deadline, the signatures, and that the notes are unspent.
         now = await self.chain_time_s()
         if unproved.deadline < now + PROOF_TIME_S:
             raise DeadlinePassed(unproved.deadline, now)
@@ -910,6 +980,8 @@ class Vault:
         for note in real:
             if self.tree.spent_block(note.nullifier) is not None:
                 raise NoteBusy(note.commitment, "spent")
+        # The signatures do not cover the root. So a move can be proved again under another root
+        # without asking the wallet, or the other party.
         paths = [self.tree.proof(note.commitment) for note in real]
         root = self.tree.root
         rooted: Call
@@ -924,33 +996,35 @@ class Vault:
         )
         return rooted.proved(made.proof), made.prove_ms
 
-    async def _prove_anew(
+    async def _reprove_if_root_gone(
         self, move: int, plan: Plan, signatures: Signatures, call: Call
     ) -> Call | None:
-        """See `sending.Remake`.  Raises DeadlinePassed, and NotSynchronised while the chain does
-        not have the notes that it spends either."""
+        """A `sending.Reprove`.  Raises DeadlinePassed, and NotSynchronised while the chain lacks
+        the notes that the move spends, too."""
         if not await self._root_gone(call):
             return None
-        return await self._under_new_root(move, plan, signatures)
+        return await self._reprove(move, plan, signatures)
 
-    async def _under_new_root(self, move: int, plan: Plan, signatures: Signatures) -> Call:
+    async def _reprove(self, move: int, plan: Plan, signatures: Signatures) -> Call:
         made, _ = await self._prove(plan, signatures)
+        # Recorded before it is sent, like the first proof.
         await self.store.update(move, SENT, details=made.to_json())
-        log.info("move-proved-anew", extra={"move": move})
+        log.info("move-reproved", extra={"move": move})
         return made
 
     async def _root_gone(self, call: Call) -> bool:
         return not await self.pool.is_known_root(call.root, await self.chain.head())
 
-    async def _remade(self, move: Move, call: Call) -> Call | None:
-        """The same for a move of which only the file is left; None also where that does not hold
-        all of its notes."""
+    async def _reprove_from_store(self, move: Move, call: Call) -> Call | None:
+        """The same for a move from an earlier run, rebuilt from the store; None also if the store
+        lacks one of its notes."""
         plan = plan_of(call, move.inputs, [held.note for held in await self.store.notes()])
+        # Without the other party's signature, a settlement cannot be proved here.
         if plan is None or not plan.custody.is_sole or not await self._root_gone(call):
             return None
         message = call.message(self.deployment.chain_id, self.deployment.psymm)
         signature = await self.wallet.sign_typed(message)
-        return await self._under_new_root(move.id, plan, Signatures(signature, signature))
+        return await self._reprove(move.id, plan, Signatures(signature, signature))
 
 
 def _needed(
@@ -961,7 +1035,8 @@ def _needed(
     max_fee: int | None,
     inputs: Sequence[Note] | None,
 ) -> int:
-    """What a move takes with a sender's fee. Raises FeeTooHigh, FundsTooLow."""
+    """The units that a move's inputs must hold, with a sender's fee. Raises FeeTooHigh,
+    FundsTooLow."""
     held = sum(one.amount for one in inputs or ())
     allowed = (amount or held) // DEFAULT_FEE_PART if max_fee is None else max_fee
     if not fee_on_top:
@@ -975,8 +1050,8 @@ def _needed(
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """A plan and the own notes that come out of it, with their counters."""
+class _PlannedMove:
+    """A plan and our own notes that it makes, with their counters."""
 
     plan: Plan
     outputs: list[tuple[Note, int | None]]
@@ -994,8 +1069,12 @@ async def open_vault(
 ) -> Vault:
     """Open a wallet's vault and bring it up to date.
 
-    home: the directory of its two files; None keeps all in memory.  view: where the viewing key
-    is at hand; else the wallet is asked for the signature.  depth: confirmations.
+    Args:
+        home: the directory of its two files; None keeps everything in memory.
+        prover: None: the vault only reads.
+        depth: how many blocks deep a note must be to count.
+        view: the viewing key, if it is known; otherwise the wallet signs to derive it.
+
     Raises WrongChain, StoreForeign, StoreLocked, StoreCorrupt, TreeCorrupt, UnsteadySigner.
     """
     await chain.check()
@@ -1009,7 +1088,7 @@ async def open_vault(
         raise NoteInvalid("viewing key", "is another wallet's or another deployment's")
     if home is not None:
         await trio.to_thread.run_sync(private_directory, home)
-    # The store first: who holds it writes the tree's file, too.
+    # The store first: its lock also protects the tree's file.
     store = await open_store(view, home / "notes.sqlite" if home else None)
     try:
         tree = await open_tree(

@@ -1,4 +1,4 @@
-"""Custodies, notes and what is computed from them: the formulas of the design's section 5.
+"""Custodies and notes, and the values computed from them: section 5 of the design.
 
     key(P)     = H4(x.hi, x.lo, y.hi, y.lo)             128-bit halves of the public key
     custodyId  = H5(key(trader), key(solver), terms.hi, terms.lo, salt)
@@ -49,7 +49,7 @@ class Custody:
             try:
                 address_of(key)
             except ValueError:
-                raise NoteInvalid(f"{name}'s key", "is no point of the curve") from None
+                raise NoteInvalid(f"{name}'s key", "is not a point of the curve") from None
         if len(self.terms_hash) != 32:
             raise NoteInvalid("terms' hash", "must be 32 bytes")
         field_element("salt", self.salt)
@@ -73,14 +73,14 @@ class Custody:
             return TRADER
         if public_key == self.solver:
             return SOLVER
-        raise NoteInvalid("key", "is neither party's of this custody")
+        raise NoteInvalid("key", "belongs to neither party of this custody")
 
     def other(self, public_key: bytes) -> bytes:
         return self.solver if self.lane_of(public_key) == TRADER else self.trader
 
 
 def sole_custody(public_key: bytes) -> Custody:
-    """One owner, nobody else's word needed."""
+    """The custody of one owner, who spends alone."""
     return Custody(public_key, public_key)
 
 
@@ -88,7 +88,9 @@ def sole_custody(public_key: bytes) -> Custody:
 class Note:
     """An amount of one token bound to a custody.  This is its full opening; keep it private.
 
-    token: checksummed address.  amount: token units, below 2^128.
+    Attributes:
+        token: checksummed address.
+        amount: token units, below 2^128.
     """
 
     custody: Custody
@@ -107,7 +109,7 @@ class Note:
 
     @cached_property
     def inner(self) -> bytes:
-        """What a payer needs to know to pay to this note."""
+        """What a payer needs in order to pay into this note."""
         return inner(self.custody.id, self.blinding)
 
     @cached_property
@@ -125,7 +127,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class NoteOpening:
-    """What one party shows the other of a note in their common custody (UOP)."""
+    """What one party shows the other about a note in their common custody (UOP)."""
 
     commitment: bytes
     token: str
@@ -136,7 +138,7 @@ class NoteOpening:
         """The note, if it is one of that custody.  Raises NoteInvalid if the commitment differs."""
         note = Note(custody, self.token, self.amount, self.blinding)
         if note.commitment != self.commitment:
-            raise NoteInvalid("commitment", "is not that of this opening in this custody")
+            raise NoteInvalid("commitment", "does not match this opening in this custody")
         return note
 
     def to_json(self) -> dict[str, str]:
@@ -186,7 +188,7 @@ def address_field(address: str) -> bytes:
 
 
 def field_element(name: str, value: object) -> bytes:
-    """The value if it is 32 bytes below the modulus.  Raises NoteInvalid, not showing it."""
+    """The value, if it is 32 bytes below the modulus.  Raises NoteInvalid, without the value."""
     if not isinstance(value, bytes) or len(value) != 32:
         raise NoteInvalid(name, "must be 32 bytes")
     if int.from_bytes(value, "big") >= FIELD_MODULUS:
@@ -200,7 +202,8 @@ def random_blinding() -> bytes:
 
 
 def empty_note(like: Note, blinding: bytes | None = None) -> Note:
-    """A note of nothing in the same custody and token: the second input of a move with one."""
+    """A note of amount 0 in the same custody and token: the second input of a move with one
+    note."""
     return Note(like.custody, like.token, 0, blinding or random_blinding())
 
 

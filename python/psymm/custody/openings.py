@@ -1,4 +1,4 @@
-"""Verifying the other side's collateral: what it shows of a note against what the chain shows."""
+"""Verifying the other party's collateral: its note openings against the chain."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from psymm.errors import (
 async def verify_opening(
     opening: NoteOpening, custody: Custody, token: str, tree: TreeSync
 ) -> Note:
-    """The note behind an opening, if it is good collateral in that custody and token.
+    """The note of an opening, if it is valid collateral in that custody and token.
 
-    Raises CollateralWrongToken, CollateralForeign (the commitment is not that of these values in
-    this custody), CollateralMissing (not in the tree at the depth that `tree` asks for),
-    CollateralSpent (its nullifier is spent, in the newest block already), and what reading the
-    chain raises.
+    Raises CollateralWrongToken, CollateralForeign (the opening does not give this commitment in
+    this custody), CollateralMissing (not in the tree at `tree`'s depth), CollateralSpent (its
+    nullifier is spent, even in the newest block only), and what reading the chain raises.
     """
     if opening.token != token:
         raise CollateralWrongToken(
@@ -43,7 +42,8 @@ async def verify_opening(
         raise CollateralMissing(
             commitment=note.commitment, looked_until_block=tree.block, depth=tree.depth
         )
-    # Depth protects against notes that vanish; a spending counts as soon as it is seen at all.
+    # The depth protects against notes that a reorganisation removes. A spent nullifier counts at
+    # any depth.
     _, just_spent = await tree.newest()
     if tree.spent_block(note.nullifier) is not None or note.nullifier in just_spent:
         raise CollateralSpent(commitment=note.commitment, nullifier=note.nullifier)
@@ -58,22 +58,25 @@ async def verify_collateral(
     minimum: int,
     tree: TreeSync,
 ) -> list[Note]:
-    """The notes behind a party's deposit proof.
+    """The notes of a party's deposit proof.
 
-    listed: (commitment, nullifier) of the notes that its signed frames list; the openings must
-    be of exactly these.  minimum: token units.  Raises CollateralNotListed, CollateralTooSmall
-    and what `verify_opening` raises.
+    Args:
+        listed: (commitment, nullifier) of each note in its signed frames; the openings must be of
+            exactly these.
+        minimum: token units.
+
+    Raises CollateralNotListed, CollateralTooSmall and what `verify_opening` raises.
     """
-    promised = dict(listed)
+    nullifiers = dict(listed)
     shown = [opening.commitment for opening in openings]
-    if len(set(shown)) != len(shown) or set(shown) != set(promised):
-        raise CollateralNotListed(listed=len(promised), shown=len(set(shown)))
+    if len(set(shown)) != len(shown) or set(shown) != set(nullifiers):
+        raise CollateralNotListed(listed=len(nullifiers), shown=len(set(shown)))
     notes: list[Note] = []
     for opening in openings:
         note = await verify_opening(opening, custody, token, tree)
-        if note.nullifier != promised[note.commitment]:
+        if note.nullifier != nullifiers[note.commitment]:
             raise CollateralForeign(
-                "the nullifier that was listed is not the note's", commitment=note.commitment
+                "the listed nullifier is not the note's", commitment=note.commitment
             )
         notes.append(note)
     total = sum(note.amount for note in notes)

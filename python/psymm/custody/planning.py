@@ -1,8 +1,7 @@
-"""A move between being wanted and being proved: public values, digest, witness.
+"""Plans of moves: from openings to the call that is signed and the witness that is proved.
 
-A plan is made of full openings and gives, without chain or clock, the call that both keys sign
-and the witness that the circuit takes.  The root is not part of what is signed, so a plan is
-proved under whatever root is newest then.
+A plan needs neither chain nor clock.  The root is not part of what is signed, so a plan can be
+proved under any root; that is the newest one at the time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,13 @@ DEADLINE_STEP_S: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A new note as its payer knows it.  inner: H2(custody id, blinding); memo: 256 bytes."""
+    """A new note as its payer knows it.
+
+    Attributes:
+        inner: H2(custody id, blinding).
+        amount: token units.
+        memo: 256 bytes.
+    """
 
     inner: bytes
     amount: int
@@ -44,13 +49,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """What both keys of the inputs' custody signed; in a sole custody the two are the same."""
+    """The signatures by both wallets of the inputs' custody; equal in a sole custody."""
 
     trader: bytes = field(repr=False)
     solver: bytes = field(repr=False)
 
     def check(self, custody: Custody, digest: bytes) -> None:
-        """Raises ConsentInvalid naming whose is not right."""
+        """Raises ConsentInvalid naming the party whose signature is wrong."""
         for role, signature, key in (
             ("trader", self.trader, custody.trader),
             ("solver", self.solver, custody.solver),
@@ -71,10 +76,14 @@ def check_consent(role: str, digest: bytes, signature: bytes, public_key: bytes)
 
 @dataclass(frozen=True, slots=True)
 class CtcPlan:
-    """Two notes of one custody in, two notes out, in the order in which the chain sees them.
+    """Two notes of one custody in, two notes out, in the order that the chain sees.
 
-    empty1: the second input is a note of nothing that is in no tree.  Raises NoteInvalid where
-    the amounts do not add up or the notes do not belong together.
+    Attributes:
+        empty1: the second input is a note of amount 0 that is in no tree.
+        fee: token units.
+        deadline: seconds since the epoch.
+
+    Raises NoteInvalid if the amounts do not add up or the notes do not belong together.
     """
 
     inputs: tuple[Note, Note]
@@ -90,7 +99,7 @@ class CtcPlan:
             field_element("output's inner hash", output.inner)
         paid = sum(one.amount for one in self.outputs) + self.fee
         if sum(one.amount for one in self.inputs) != paid:
-            raise NoteInvalid("amounts", "inputs are not outputs and fee together")
+            raise NoteInvalid("amounts", "the inputs do not equal the outputs and the fee")
 
     @property
     def custody(self) -> Custody:
@@ -120,7 +129,7 @@ class CtcPlan:
     def witness(
         self, call: CtcCall, digest: bytes, signatures: Signatures, paths: Sequence[MerkleProof]
     ) -> dict[str, Any]:
-        """The inputs of circuit `ctc`; secret.  paths: one for each input that is in the tree."""
+        """The inputs of circuit `ctc`; secret.  paths: one for each input in the tree."""
         return {
             "root": _hex(call.root),
             "nullifier0": _hex(call.nullifiers[0]),
@@ -138,7 +147,7 @@ class CtcPlan:
 
 @dataclass(frozen=True, slots=True)
 class CtaPlan:
-    """Two notes of one custody in, `amount` out to an address, the rest a new note of theirs."""
+    """Two notes of one custody in, `amount` out to an address, the rest in a new note."""
 
     inputs: tuple[Note, Note]
     empty1: bool
@@ -155,7 +164,7 @@ class CtaPlan:
         if self.change.custody != self.custody or self.change.token != self.token:
             raise NoteInvalid("change", "is in another custody or token than the inputs")
         if sum(one.amount for one in self.inputs) != self.change.amount + self.amount:
-            raise NoteInvalid("amounts", "inputs are not change and amount together")
+            raise NoteInvalid("amounts", "the inputs do not equal the change and the amount")
 
     @property
     def custody(self) -> Custody:
@@ -184,7 +193,7 @@ class CtaPlan:
     def witness(
         self, call: CtaCall, digest: bytes, signatures: Signatures, paths: Sequence[MerkleProof]
     ) -> dict[str, Any]:
-        """The inputs of circuit `cta`; secret.  paths: one for each input that is in the tree."""
+        """The inputs of circuit `cta`; secret.  paths: one for each input in the tree."""
         return {
             "root": _hex(call.root),
             "nullifier0": _hex(call.nullifiers[0]),
@@ -202,10 +211,10 @@ Plan = CtcPlan | CtaPlan
 
 
 def plan_of(call: Call, inputs: Collection[bytes], notes: Iterable[Note]) -> Plan | None:
-    """The plan that gave a call, from the notes that it spends and makes.
+    """The plan of a call, rebuilt from the notes that it spends and makes.
 
-    inputs: nullifiers of those that are in the tree.  None where a note is missing, as of a move
-    that also makes notes of somebody else.
+    inputs: nullifiers of the inputs that are in the tree.  None if a note is missing, such as one
+    that the move makes for somebody else.
     """
     known = list(notes)
     spent = {note.nullifier: note for note in known if note.nullifier in call.nullifiers}
@@ -233,9 +242,9 @@ def plan_of(call: Call, inputs: Collection[bytes], notes: Iterable[Note]) -> Pla
 
 
 def paired(notes: Sequence[Note], blinding: bytes | None = None) -> tuple[tuple[Note, Note], bool]:
-    """One or two notes as a move's inputs, in random order; whether the second is empty.
+    """A move's two inputs from one or two notes, and whether the second one is empty.
 
-    blinding: of the empty note, where it is not to be drawn here.
+    Two notes come in random order.  blinding: of the empty note; None draws one.
     """
     if len(notes) == 1:
         return (notes[0], empty_note(notes[0], blinding)), True
@@ -246,13 +255,13 @@ def paired(notes: Sequence[Note], blinding: bytes | None = None) -> tuple[tuple[
 
 
 def shuffled(two: Sequence[Any]) -> tuple[Any, Any]:
-    """Both in an order that says nothing."""
+    """Both in random order, which reveals nothing."""
     return (two[0], two[1]) if secrets.randbits(1) else (two[1], two[0])
 
 
 def deadline_after(now_s: float, expires_in_s: int = 1_800) -> int:
-    """A deadline at least `expires_in_s` away, on a full five minutes, so that it is no
-    fingerprint."""
+    """A deadline at least `expires_in_s` away, rounded up to five minutes, so that it identifies
+    nobody."""
     return math.ceil((now_s + expires_in_s) / DEADLINE_STEP_S) * DEADLINE_STEP_S
 
 

@@ -1,7 +1,7 @@
-"""The prover: a resident Node process that turns witnesses into proofs, asked over a pipe.
+"""The prover: a resident Node process that makes proofs from witnesses, over a pipe.
 
-Witnesses are secret.  They go over the process's standard input and nowhere else: not into a
-file, an argument, the environment, a log or an error.
+Witnesses are secret.  They go to the process's standard input and nowhere else: not into a file, an
+argument, the environment, a log or an error.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ from psymm.strict_json import loads
 log = logging.getLogger(__name__)
 
 SLOW_S: Final = 60.0
-"""After so long without a word of the process it is logged that it is still waited for."""
+"""After this time without output from the process, a warning is logged."""
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 _NODE_AT_LEAST: Final = (20, 11)
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A proof and what it took.  public_inputs: bytes of 32, in the circuit's order."""
+    """A proof and the time that it took.
+
+    Attributes:
+        public_inputs: 32 bytes each, in the circuit's order.
+    """
 
     proof: bytes
     public_inputs: tuple[bytes, ...]
@@ -48,11 +52,11 @@ class Proof:
 
 
 class Prover:
-    """Makes proofs one at a time; tasks that share it queue up.  An `async with`.
+    """Makes proofs one at a time; tasks that share it queue up.  Use in `async with`.
 
     The process starts with the first proof, or with `start`, and again after it died.  A proof has
-    no limit of time: how long it takes is the machine's affair, and a process that dies is noticed.
-    Who does not want to wait cancels.
+    no time limit, because its time depends on the machine and a dead process is noticed.  To stop
+    waiting, cancel.
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,7 @@ class Prover:
         self._lock = trio.Lock()
 
     def __repr__(self) -> str:
-        return f"Prover({'running' if self._running else 'at rest'})"
+        return f"Prover({'running' if self._running else 'stopped'})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,10 +93,12 @@ class Prover:
     async def prove(self, circuit: str, inputs: dict[str, Any], expected: list[bytes]) -> Proof:
         """A proof for a circuit, "ctc" or "cta".
 
-        inputs: every parameter of the circuit by name, as its ABI in JSON takes it.  expected:
-        the public inputs that the proof must be about.
-        Raises Unprovable, ProverFailed, ProverMissing, CrsInvalid.  Cancelled: raises Cancelled;
-        the process ends, its proof unfinished; the next proof starts a new one.
+        Args:
+            inputs: each parameter of the circuit by name, in the JSON form of its ABI.
+            expected: the public inputs that the proof must have.
+
+        Raises Unprovable, ProverFailed, ProverMissing, CrsInvalid.  Cancelled: raises Cancelled and
+        ends the process; the next proof starts a new one.
         """
         async with self._lock:
             for attempt in (1, 2):
@@ -101,7 +107,8 @@ class Prover:
                     answer = await self._ask(circuit, inputs)
                     break
                 except _Died:
-                    # It may have been killed between two proofs; one that kills it twice is bad.
+                    # It may have been killed between two proofs. A proof that kills it twice is
+                    # bad.
                     if attempt == 2:
                         raise ProverFailed("its process died") from None
         error = answer.get("error")
@@ -112,11 +119,11 @@ class Prover:
             shown = tuple(_word(one) for one in answer["publicInputs"])
             made = Proof(proof, shown, int(answer["witness_ms"]), int(answer["prove_ms"]))
         except (KeyError, ValueError, TypeError, AttributeError):
-            raise ProverFailed("its answer is no proof") from None
+            raise ProverFailed("its answer is not a proof") from None
         if list(shown) != list(expected):
             raise ProverFailed("it proved other public values than those asked for")
         if not proof or len(proof) % 32:
-            raise ProverFailed("its proof has a length that none has")
+            raise ProverFailed("its proof has an impossible length")
         return made
 
     async def aclose(self) -> None:
@@ -127,7 +134,7 @@ class Prover:
     # --- parts --------------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        """End the process and what it is at.  Not cut short by cancellation."""
+        """End the process and its unfinished proof.  Not cut short by cancellation."""
         if self._process is not None and self._running:
             self._process.terminate()
         await self.aclose()
@@ -150,7 +157,7 @@ class Prover:
                 [node, str(script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # Its complaints could quote what it was given.
+                # Its error output could quote the witness.
                 stderr=subprocess.DEVNULL,
                 # A Ctrl-C goes to every process of the terminal's foreground group. This one ends
                 # when its input does, after the command has decided what to do about its move.
@@ -201,11 +208,11 @@ class Prover:
             await self._process.stdin.send_all(line)
             answer = await self._line()
             if answer.get("id") != number:
-                raise ProverFailed("it answers what it was not asked")
+                raise ProverFailed("its answer belongs to another request")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Died from None
         except BaseException:
-            # Half a line, or an answer that nobody took, would spoil the next proof.
+            # A half-written line or an unread answer would corrupt the next proof.
             await self._end()
             raise
         return answer
@@ -221,9 +228,9 @@ class Prover:
                 try:
                     answer = loads(line)
                 except ValueError:
-                    raise ProverFailed("it said something that is not JSON") from None
+                    raise ProverFailed("its output is not JSON") from None
                 if not isinstance(answer, dict):
-                    raise ProverFailed("it said something that is no answer")
+                    raise ProverFailed("its output is not a JSON object")
                 return answer
             piece: bytes | bytearray = b""
             with trio.move_on_after(SLOW_S) as slow:
@@ -237,7 +244,7 @@ class Prover:
             self._heard += piece
             if len(self._heard) > MAX_LINE_BYTES:
                 await self.aclose()
-                raise ProverFailed("its answer is far too long")
+                raise ProverFailed("its answer is too long")
 
     @staticmethod
     def _refusal(circuit: str, error: dict[str, Any]) -> Exception:
@@ -261,7 +268,7 @@ _node_checked: set[str] = set()
 
 
 async def _installed() -> tuple[str, Path]:
-    """Node's path and the prover's.  Raises ProverMissing naming what is not there."""
+    """Node's path and the prover script's.  Raises ProverMissing naming what is missing."""
     try:
         node = node_program()
         place = tools_directory("@aztec/bb.js")
@@ -277,7 +284,7 @@ async def _installed() -> tuple[str, Path]:
         if not found or (int(found[1]), int(found[2])) < _NODE_AT_LEAST:
             raise ProverMissing(
                 f"Node {'.'.join(map(str, _NODE_AT_LEAST))} or later; "
-                f"there is {said.stdout.decode(errors='replace').strip()[:40]}"
+                f"found {said.stdout.decode(errors='replace').strip()[:40]}"
             )
         _node_checked.add(node)
     return node, script

@@ -1,11 +1,11 @@
-"""Finding everything a wallet owns from its key and the chain alone.
+"""Finding everything that a wallet owns, from its key and the chain alone.
 
-Each note's memo was sealed by its owner under a key that follows from one wallet signature.  So
-every memo in the tree is tried, and what opens is believed only if the commitment comes out the
-same.  The same search with the viewing secret alone is what an auditor sees; it can spend nothing.
+Each note's memo is sealed by its owner with a key that follows from one wallet signature.  The
+search tries every memo in the tree, and believes one that opens only if it gives the leaf's
+commitment.  An auditor runs the same search with the viewing secret alone, which can spend nothing.
 
-Not found this way: a note that a counterparty made in a common custody (its opening is in the
-journal), and a payout place that was given away and never paid.
+Not found this way: a counterparty's note in a common custody (its opening is in the journal), and a
+payee that we gave away and that was never paid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from psymm.wallet import Wallet
 
 @dataclass(frozen=True, slots=True)
 class FoundNote:
-    """One note of a wallet.  status: "unspent" or "spent"; spent_block: None while unspent."""
+    """One note of a wallet.
+
+    Attributes:
+        counter: see `viewing.ViewingKey.blinding`.
+        position: of its leaf, from 0.
+        block: in which it was inserted.
+        spent_block: None while it is unspent.
+    """
 
     note: Note
     counter: int
@@ -51,7 +58,7 @@ class Findings:
         return [one for one in self._unspent(token) if one.note.custody.is_sole]
 
     def bilateral(self, token: str | None = None) -> list[FoundNote]:
-        """Unspent notes of value in custodies with others; spending these takes both keys."""
+        """Unspent notes of value in custodies with others, which need both keys to be spent."""
         return [one for one in self._unspent(token) if not one.note.custody.is_sole]
 
     def balance(self, token: str) -> int:
@@ -60,7 +67,7 @@ class Findings:
 
     @property
     def next_counter(self) -> int:
-        """A counter above every one that is in the tree; 0 for an empty wallet."""
+        """A counter above all those in the tree; 0 for an empty wallet."""
         return max((one.counter for one in self.notes), default=-1) + 1
 
     def _unspent(self, token: str | None) -> list[FoundNote]:
@@ -74,7 +81,7 @@ class Findings:
 
 
 def search(view: ViewingKey, tree: TreeSync) -> Findings:
-    """Everything in the tree that a viewing secret opens.  Computes only; about 10 µs a leaf."""
+    """Everything in the tree that a viewing secret opens.  Only computes; about 10 µs per leaf."""
     found: list[FoundNote] = []
     for leaf in tree.leaves:
         own = view.find(leaf.commitment, leaf.memo)
@@ -107,11 +114,11 @@ async def recover(
     prover: Prover | None = None,
     depth: int = 1,
 ) -> tuple[Vault, Findings]:
-    """Rebuild a wallet from its key and the chain into new files.
+    """Rebuild a wallet's files from its key and the chain.
 
-    home: where no notes are kept yet; files that stand there are read, not overwritten.  The new
-    store draws new counters, so even moves that were under way when the old one was lost collide
-    with nothing.  Raises what `open_vault` raises.
+    home: a directory without notes; existing files are read, not overwritten.  The new store draws
+    new counters, so they do not collide with moves that were under way when the old store was lost.
+    Raises what `open_vault` raises.
     """
     vault = await open_vault(wallet, deployment, chain, home=home, prover=prover, depth=depth)
     return vault, search(vault.view, vault.tree)

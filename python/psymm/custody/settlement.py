@@ -1,9 +1,9 @@
-"""Settling a custody between its two parties: one CTC that pays both, or neither.
+"""Settling a custody: one CTC that pays both parties, or neither.
 
-Both know the full openings of the custody's notes.  Each gives the other only the inner hash and
-the sealed memo of the sole note that it wants to be paid into.  The proposer picks the orders at
-random, signs and shows the public values; the other computes everything again from what it knows
-itself and signs only if nothing differs.
+Both parties know the full openings of the custody's notes.  Each gives the other the inner hash and
+the sealed memo of the sole note into which it wants to be paid, and nothing more.  The proposer
+draws the order of inputs and outputs, signs, and shows the public values.  The other party computes
+the settlement again from its own knowledge and signs only if nothing differs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ from psymm.custody.planning import (
 from psymm.typed_message import TypedMessage
 
 MAX_LIFE_S = 65 * 60
-"""spec.md 21: shorter than any case, so at seizure a signed settlement is mined or dead."""
+"""Shorter than any court case (`spec.md` 21): when a custody is seized, a signed settlement is
+either mined or expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payee:
-    """What a party gives to be paid (UPY).  inner: H2(own sole custody id, blinding)."""
+    """What a party gives to be paid (UPY).
+
+    Attributes:
+        inner: H2(its sole custody's id, blinding).
+        memo: 256 bytes.
+    """
 
     inner: bytes
     memo: bytes = field(repr=False)
@@ -54,9 +60,12 @@ def payee_message(
     *,
     covers: int | None,
 ) -> TypedMessage:
-    """What a wallet signs to name its payee where it signs no frames. amount: token units that
-    the memo names. covers: the last solver frame that the trader's wallet covers with it; None for
-    the solver's wallet."""
+    """What a wallet signs to name its payee if it cannot sign frames.
+
+    Args:
+        amount: token units that the memo names.
+        covers: the last solver frame that the trader's wallet covers by this; None for the solver.
+    """
     return TypedMessage(
         chain_id,
         contract,
@@ -82,10 +91,13 @@ def payee_message(
 
 @dataclass(frozen=True, slots=True)
 class SettlementProposal:
-    """The public values of a settlement, and the proposer's signature (UST).
+    """The public values of a settlement (UST).
 
-    payouts: token units for trader and solver before the fee, which the proposer's bears.
-    empty_blinding: of the empty second input, where there is only one note; else None.
+    Attributes:
+        payouts: token units for trader and solver, before the fee.
+        fee: token units, taken from the proposer's payout.
+        deadline: seconds since the epoch.
+        empty_blinding: of the empty second input if there is only one note; else None.
     """
 
     nullifiers: tuple[bytes, bytes]
@@ -100,7 +112,7 @@ class SettlementProposal:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSettlement:
-    """A settlement with all that its two parties know of it.  proposer: its lane."""
+    """A settlement with everything that its two parties know about it.  proposer: a lane."""
 
     plan: CtcPlan
     payouts: tuple[int, int]
@@ -131,20 +143,20 @@ class PlannedSettlement:
         )
 
     def consent(self, chain_id: int, contract: str, *, trader: bytes, solver: bytes) -> Signatures:
-        """Both signatures, checked.  Raises ConsentInvalid naming whose is not right."""
+        """Both signatures, checked.  Raises ConsentInvalid naming the party whose one is wrong."""
         signatures = Signatures(trader, solver)
         signatures.check(self.custody, self.call.digest(chain_id, contract))
         return signatures
 
     def check_signature(self, chain_id: int, contract: str, lane: int, signature: bytes) -> None:
-        """Raises ConsentInvalid unless it is that lane's wallet's over this settlement."""
+        """Raises ConsentInvalid unless that lane's wallet signed this settlement so."""
         key = self.custody.trader if lane == TRADER else self.custody.solver
         role = "trader" if lane == TRADER else "solver"
         check_consent(role, self.call.digest(chain_id, contract), signature, key)
 
 
 def payout_after_fee(payout: int, fee: int, *, proposes: bool) -> int:
-    """What arrives in a party's note.  Raises FeeTooHigh if the proposer's payout is too small."""
+    """The amount of a party's new note.  Raises FeeTooHigh if it cannot bear the fee."""
     if not proposes:
         return payout
     if fee > payout:
@@ -162,10 +174,15 @@ def propose_settlement(
     fee: int = 0,
     deadline: int,
 ) -> PlannedSettlement:
-    """A settlement of all the custody's notes (one or two), with orders drawn at random.
+    """A settlement of all the custody's notes, in random order.
 
-    payees, payouts: trader's and solver's; payouts in token units, together worth the notes.
-    proposer: 0 or 1, who bears the fee.  Raises NoteInvalid, FeeTooHigh.
+    Args:
+        notes: one or two.
+        payees: the trader's and the solver's.
+        payouts: token units for trader and solver; together they equal the notes.
+        proposer: the lane that bears the fee, 0 or 1.
+
+    Raises NoteInvalid, FeeTooHigh.
     """
     inputs, empty = paired(notes)
     outputs = _outputs(payees, payouts, proposer, fee)
@@ -184,10 +201,10 @@ def accept_settlement(
     now_s: float,
     min_life_s: int = 60,
 ) -> PlannedSettlement:
-    """The settlement that the other side proposes, if it is the one that we compute ourselves.
+    """The other party's proposed settlement, if it equals the one that we compute.
 
-    notes, payees, payouts: our own knowledge, as for `propose_settlement`; of the proposal only
-    the two orders, relayer, fee and deadline are taken, within bounds.
+    notes, payees, payouts: our own knowledge, as for `propose_settlement`.  Only the two orders,
+    relayer, fee and deadline come from the proposal, within bounds.
     Raises ProposalRefused naming the field, FeeTooHigh, DeadlinePassed, NoteInvalid.
     """
     if proposal.payouts != payouts:

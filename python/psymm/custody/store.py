@@ -1,19 +1,18 @@
-"""The file of one wallet's notes and of its moves under way.
+"""The file of one wallet's notes and moves.
 
-Everything that decides about money is durable before it is used: a counter before the blinding
-that it gives, a move before anybody outside sees it.  What the chain shows is not written as
-history but compared, note by note, with the tree (`reconcile`), so a reorganisation needs no
-undoing.
+Everything that money depends on is durable before it is used: a counter before the blinding that it
+gives, a move before anybody outside sees it.  What the chain shows is not recorded as history:
+`reconcile` compares each note and move with the tree, so a reorganisation needs no undo.
 
 A note is
-    expected   not in the tree yet: the output of a move under way, or never to come
+    expected   not in the tree: the output of a move that is under way, or that failed
     unspent    in the tree, its nullifier is not spent, no move under way spends it
     busy       in the tree, and a move under way spends it
     spent      its nullifier is spent
 
 A move is
-    planned    nobody outside has seen anything of it; forgotten when the file is opened again
-    signed     somebody else holds our signature: it can happen until its deadline
+    planned    nobody outside has seen it; it fails when the file is opened again
+    signed     the other party holds our signature: it can happen until its deadline
     sent       handed to a relayer or to the chain: it can happen until its deadline
     done       its outputs are in the tree
     failed     it can no longer happen
@@ -82,8 +81,16 @@ CREATE INDEX IF NOT EXISTS inputs_of ON move_inputs (nullifier);
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A note in the file.  counter: None for the counterparty's.  block: where it was inserted."""
+class StoredNote:
+    """A note in the file.
+
+    Attributes:
+        status: EXPECTED, UNSPENT, BUSY or SPENT.
+        counter: None for a counterparty's note.
+        position: of its leaf; None while it is not in the tree.
+        block: in which it was inserted.
+        spent_block: in which it was spent.
+    """
 
     note: Note
     status: str
@@ -101,14 +108,21 @@ class Held:
 class Move:
     """A move in the file.
 
-    kind: "approve", "deposit", "ctc" or "cta".  purpose: "approve", "deposit", "fund", "merge",
-    "settle", "withdraw".  An approval makes no note, so its receipt alone ends it.
-    deadline: seconds since the epoch, None for a deposit.  details: what sends it again, public
-    values only: a call's JSON, or a transaction's data.
-    versions: the transactions that our own account signed for it, oldest first, all of one nonce:
-    the same call at rising fees. Empty where it signed none.  mined: the hash of the one that was
-    seen to be mined, where there are several.
-    reported: whether the wallet's owner was told how it ended.
+    Attributes:
+        kind: "approve", "deposit", "ctc" or "cta".
+        purpose: "approve", "deposit", "fund", "merge", "settle" or "withdraw".
+        status: PLANNED, SIGNED, SENT, DONE or FAILED.  An approval makes no note, so only its
+            receipt ends it.
+        deadline: seconds since the epoch; None for a deposit or approval.
+        details: public values that are enough to send it again: a call's JSON, or a transaction's
+            data.
+        versions: the transactions that our own account signed for it, oldest first: one call and
+            one nonce at rising fees.  Empty if it signed none.
+        mined: the hash of the mined version, if it was recorded.
+        reason: why it failed, or why it waits.
+        reported: whether its end was reported to the wallet's owner.
+        inputs: nullifiers.
+        outputs: commitments.
     """
 
     id: int
@@ -135,12 +149,12 @@ class Move:
 
     @property
     def tx_hash(self) -> str | None:
-        """Of the version that is mined, else of the newest."""
+        """The hash of the mined version, or of the newest if none is known to be mined."""
         return self.mined or (None if self.sent is None else self.sent.tx_hash)
 
     @property
     def call(self) -> Call:
-        """Raises StoreCorrupt if the file holds none for this move."""
+        """Raises StoreCorrupt if the file holds no valid call for this move."""
         try:
             return call_from_json(self.kind, self.details)
         except CallInvalid as bad:
@@ -180,11 +194,10 @@ class NoteStore:
     # --- counters -----------------------------------------------------------------------------
 
     async def reserve(self, how_many: int = 1) -> list[int]:
-        """Counters that were never given out before and never will be again.
+        """Counters that were never used before and never will be again.
 
-        Where they begin is drawn each time the file is opened, so that two copies of a wallet, a
-        backup brought back, and one rebuilt from the chain that knows nothing of moves that never
-        arrived, do not meet.
+        They start at a random number each time the file is opened. So two copies of a wallet, a
+        restored backup, or a store rebuilt from the chain never use the same counter twice.
         """
 
         def work(database: sqlite3.Connection) -> list[int]:
@@ -203,7 +216,7 @@ class NoteStore:
         status: str | None = None,
         custody: bytes | None = None,
         mine: bool | None = None,
-    ) -> list[Held]:
+    ) -> list[StoredNote]:
         """Notes, oldest in the tree first.  custody: a custody id."""
         found = await self._do(self._all_notes)
         return [
@@ -215,7 +228,7 @@ class NoteStore:
             and (mine is None or held.mine == mine)
         ]
 
-    async def note(self, commitment: bytes) -> Held:
+    async def note(self, commitment: bytes) -> StoredNote:
         """Raises UnknownNote."""
         for held in await self._do(self._all_notes):
             if held.note.commitment == commitment:
@@ -223,7 +236,7 @@ class NoteStore:
         raise UnknownNote(commitment)
 
     async def keep(self, note: Note, counter: int | None = None) -> None:
-        """Keep a note's opening; the counterparty's has no counter.  Again is the same as once."""
+        """Store a note's opening; a counterparty's note has no counter.  Idempotent."""
         await self._do(lambda database: self._insert(database, note, counter))
 
     # --- moves --------------------------------------------------------------------------------
@@ -241,11 +254,15 @@ class NoteStore:
         status: str = PLANNED,
         instead_of: int | None = None,
     ) -> int:
-        """Write a move down and take its inputs.  The move's number.
+        """Record a move and reserve its inputs.  Returns the move's number.
 
-        outputs: own new notes with their counters; other_outputs: commitments of others'.
-        instead_of: a move whose inputs this one may share; whichever is mined first wins.
-        Raises NoteBusy if an input is spent or another move under way takes it.
+        Args:
+            outputs: our new notes with their counters.
+            other_outputs: commitments of other parties' new notes.
+            instead_of: an earlier version of the same move, whose inputs this one shares; only one
+                of them can be mined.
+
+        Raises NoteBusy if an input is spent or another move under way spends it.
         """
 
         def work(database: sqlite3.Connection) -> int:
@@ -263,6 +280,7 @@ class NoteStore:
                     if instead_of is None or holder not in _chain_of(database, instead_of):
                         raise NoteBusy(note.commitment, BUSY)
             stored = {**details, "_insteadOf": instead_of} if instead_of else details
+            # SQLite's integers have 64 bits, and a deadline in a call has 64 without a sign.
             last = None if deadline is None else min(deadline, (1 << 63) - 1)
             move = database.execute(
                 "INSERT INTO moves (kind, purpose, status, deadline, details) "
@@ -288,7 +306,7 @@ class NoteStore:
         details: dict[str, Any] | None = None,
         reason: str = "",
     ) -> None:
-        """Write down how far a move is."""
+        """Record a move's status, and new details if given."""
 
         def work(database: sqlite3.Connection) -> None:
             if details is not None:
@@ -307,10 +325,10 @@ class NoteStore:
         await self._do(work)
 
     async def record(self, move: int, sent: Sent) -> None:
-        """Write a signed transaction down before a node sees it; the move is sent from then on.
+        """Record a signed transaction before a node sees it; the move is SENT from then on.
 
-        Earlier ones with its nonce stay, for any of them can be mined.  Those with another nonce
-        are bytes that the node did not take, because that nonce was used.
+        Earlier versions with the same nonce stay, because any of them can be mined.  Those with
+        another nonce are deleted: that nonce was taken, so no node has them.
         """
         plan = sent.prepared
 
@@ -340,8 +358,8 @@ class NoteStore:
 
         await self._do(work)
 
-    async def found_mined(self, move: int, tx_hash: str) -> None:
-        """Note which of a move's transactions is mined."""
+    async def record_mined(self, move: int, tx_hash: str) -> None:
+        """Record which of a move's transactions is mined."""
         await self._do(
             lambda database: database.execute(
                 "UPDATE transactions SET mined = (hash = ?) WHERE move = ?", (tx_hash, move)
@@ -349,13 +367,12 @@ class NoteStore:
         )
 
     async def report(self, moves: Iterable[int]) -> None:
-        """Note that the owner was told how these ended; those that are under way stay as they
-        are."""
-        told = [(one, DONE, FAILED) for one in moves]
+        """Record that the end of these moves was reported; those under way do not change."""
+        ended = [(one, DONE, FAILED) for one in moves]
 
         def work(database: sqlite3.Connection) -> None:
             database.executemany(
-                "UPDATE moves SET reported = 1 WHERE id = ? AND status IN (?, ?)", told
+                "UPDATE moves SET reported = 1 WHERE id = ? AND status IN (?, ?)", ended
             )
 
         await self._do(work)
@@ -376,18 +393,21 @@ class NoteStore:
 
     async def reconcile(
         self, tree: TreeSync, chain_time_s: int
-    ) -> tuple[list[Held], frozenset[int]]:
-        """Make the file agree with the tree; the notes that were found by their memos, and the
-        moves that were done and that the chain took back.
+    ) -> tuple[list[StoredNote], frozenset[int]]:
+        """Make the file agree with the tree.
 
-        Looks at leaves that were not seen before for memos of ours, places and spends every note
-        as the tree has it, and settles which moves are done and which can no longer happen.
-        chain_time_s: the newest counted block's time.
+        Returns the notes that only their memos revealed, and the numbers of moves that were done
+        and that a reorganisation took back.
+
+        New leaves are searched for our memos; each note gets its position and spent block from the
+        tree; each move becomes done, failed or sent again.  chain_time_s: the time of the newest
+        block that counts.
         """
 
         def work(database: sqlite3.Connection) -> tuple[set[bytes], frozenset[int]]:
             leaves = tree.leaves
             scanned, last = database.execute("SELECT scanned, scanned_last FROM owner").fetchone()
+            # If the last scanned leaf is gone, a reorganisation replaced leaves: scan all again.
             known = scanned and scanned <= len(leaves) and leaves[scanned - 1].commitment == last
             found: set[bytes] = set()
             for leaf in leaves[scanned if known else 0 :]:
@@ -418,7 +438,8 @@ class NoteStore:
                 if self._settle(database, tree, move, chain_time_s)
             )
 
-        async with tree.steady():
+        # The work runs in a thread; the tree must not change between its leaves and its nullifiers.
+        async with tree.locked():
             found, taken_back = await self._do(work)
         held = [one for one in await self.notes() if one.note.commitment in found] if found else []
         return held, taken_back
@@ -426,10 +447,11 @@ class NoteStore:
     def _settle(
         self, database: sqlite3.Connection, tree: TreeSync, move: Move, chain_time_s: int
     ) -> bool:
-        """Whether it was done and is under way again."""
+        """Update a move's status from the tree.  True if it was done and is under way again."""
         if move.status == PLANNED or not move.outputs:
             return False
         status, reason = move.status, move.reason
+        # Outputs before inputs: a move that is done has spent its inputs itself.
         if all(tree.leaf(one) is not None for one in move.outputs):
             status, reason = DONE, ""
         elif any(tree.spent_block(one) is not None for one in move.inputs):
@@ -437,11 +459,11 @@ class NoteStore:
         elif move.deadline is not None and chain_time_s > move.deadline:
             status, reason = FAILED, "its deadline has passed"
         elif move.status == DONE:
-            status, reason = SENT, ""  # the chain went back
+            status, reason = SENT, ""  # a reorganisation took it back
         elif move.status == FAILED and reason == "another move spent its notes":
-            status, reason = SENT, ""  # so it did here
+            status, reason = SENT, ""  # a reorganisation took the other move back
         if (status, reason) != (move.status, move.reason):
-            # What the chain takes back is under way again, and its next end is news.
+            # A move that is under way again will end again, and that end must be reported.
             told = move.reported and status == FAILED
             database.execute(
                 "UPDATE moves SET status = ?, reason = ?, reported = ? WHERE id = ?",
@@ -460,6 +482,7 @@ class NoteStore:
             except sqlite3.Error as failed:
                 raise _refused(self._path, failed) from None
 
+        # Shielded: a caller that is cancelled must still know whether the transaction is written.
         async with self._lock:
             with trio.CancelScope(shield=True):
                 done = await trio.to_thread.run_sync(transaction)
@@ -486,7 +509,7 @@ class NoteStore:
         return done.rowcount == 1
 
     def _read_note(self, commitment: bytes, row: tuple[Any, ...]) -> Note:
-        """The note of a row.  Hashing it again shows that the file is whole; once is enough."""
+        """The note of a row.  Hashing it detects damage; each row is hashed only once."""
         known = self._read.get(commitment)
         if known is not None and known[0] == row:
             return known[1]
@@ -499,7 +522,7 @@ class NoteStore:
         self._read[commitment] = (row, note)
         return note
 
-    def _all_notes(self, database: sqlite3.Connection) -> list[Held]:
+    def _all_notes(self, database: sqlite3.Connection) -> list[StoredNote]:
         busy = {
             nullifier
             for (nullifier,) in database.execute(
@@ -507,7 +530,7 @@ class NoteStore:
                 "WHERE status IN ('planned', 'signed', 'sent')"
             )
         }
-        found: list[Held] = []
+        found: list[StoredNote] = []
         for row in database.execute(
             "SELECT trader, solver, terms_hash, salt, token, amount, blinding, counter, position, "
             "block, spent_block, commitment FROM notes ORDER BY position IS NULL, position"
@@ -519,7 +542,7 @@ class NoteStore:
                 status = EXPECTED
             else:
                 status = BUSY if note.nullifier in busy else UNSPENT
-            found.append(Held(note, status, row[7], row[8], row[9], row[10]))
+            found.append(StoredNote(note, status, row[7], row[8], row[9], row[10]))
         return found
 
     @staticmethod
@@ -563,15 +586,15 @@ class NoteStore:
 
 
 async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
-    """Open or make the file of a wallet's notes; None keeps it in memory.
+    """Open or create the file of a wallet's notes; None keeps it in memory.
 
-    Moves that nobody outside had seen are forgotten, and their notes are free again.
+    Moves that nobody outside had seen become failed, and their notes are free again.
     Raises StoreForeign, StoreCorrupt, StoreLocked, StorageError.
     """
 
     def start() -> NoteStore:
         if path is not None:
-            # It holds blindings, so it is made for its owner's eyes before anything is in it.
+            # It will hold blindings, so it is made private before anything is in it.
             keep_database_private(path)
         try:
             database = sqlite3.connect(
@@ -594,14 +617,14 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
                     database.execute("INSERT INTO owner VALUES (?, ?, ?, ?, ?, 0, 0, 0, x'')", ours)
                 elif kept != ours:
                     raise StoreForeign(path=path)
-                # A copy of this file goes on from the same numbers, so nobody does.
+                # A copy of this file has the same numbers. So each opening draws new ones.
                 database.execute(
                     "UPDATE owner SET epoch = ?, used = ?",
                     (secrets.randbits(31), secrets.randbits(31)),
                 )
                 database.execute(
-                    "UPDATE moves SET status = 'failed', reason = 'interrupted before anybody "
-                    "saw it' WHERE status = 'planned'"
+                    "UPDATE moves SET status = 'failed', reason = 'interrupted before it was "
+                    "sent' WHERE status = 'planned'"
                 )
         except sqlite3.Error as failed:
             database.close()
@@ -651,7 +674,7 @@ def _details(kept: object) -> dict[str, Any]:
 
 
 def _chain_of(database: sqlite3.Connection, move: int) -> set[int]:
-    """A move and all those that it was made instead of."""
+    """A move and all its earlier versions."""
     found: set[int] = set()
     at: int | None = move
     while at is not None and at not in found:

@@ -1,6 +1,6 @@
 """The viewing secret, and what is derived from it: blindings and sealed memos.
 
-Whoever holds the viewing secret sees every note of its wallet and can spend none.
+The viewing secret shows every note of its wallet and can spend none.
 
     viewing secret  HKDF-SHA256 of one signature by the wallet, or by the secrets key of a wallet
                     whose signatures differ each time (psymm.wallet.derive_secret)
@@ -8,8 +8,8 @@ Whoever holds the viewing secret sees every note of its wallet and can spend non
                     contract (20) ‖ custody id (32) ‖ counter (8)), 64 bytes, mod the field
     memo key        HKDF-Expand-SHA256(viewing secret, "pSymm memo 1" ‖ chain id ‖ contract), 32
 
-A memo is 256 bytes that look random to everybody else: a random nonce (12), AES-256-GCM of 228
-bytes of content, tag (16); the additional data is chain id (8) ‖ contract (20).
+A memo is 256 bytes that look random to everybody else: a random nonce (12), 228 bytes of content
+encrypted with AES-256-GCM, tag (16). The additional data is chain id (8) ‖ contract (20).
 
     content offset  bytes
     0               1   version, 1
@@ -54,7 +54,7 @@ PURPOSE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MemoContent:
-    """What a memo says about a note of its maker."""
+    """The content of a memo: what its author needs to find the note again."""
 
     custody: Custody
     token: str
@@ -65,9 +65,11 @@ class MemoContent:
 
 @dataclass(frozen=True, slots=True)
 class ViewingKey:
-    """All that can be derived from a viewing secret, for one wallet on one contract.
+    """Everything derived from a viewing secret, for one wallet on one contract.
 
-    public_key: the wallet's, 64 bytes.  contract: the pool's checksummed address.
+    Attributes:
+        public_key: the wallet's, 64 bytes.
+        contract: the pool's checksummed address.
     """
 
     secret: bytes = field(repr=False)
@@ -88,8 +90,8 @@ class ViewingKey:
 
     @property
     def check(self) -> bytes:
-        """32 bytes by which a file of notes knows the viewing secret again. They tell nothing else
-        of it."""
+        """32 bytes by which a file of notes recognises the viewing secret; they reveal nothing
+        about it."""
         return HKDFExpand(SHA256(), 32, b"pSymm store 1" + self._place).derive(self.secret)
 
     @property
@@ -106,7 +108,7 @@ class ViewingKey:
         return Note(custody, token, amount, self.blinding(custody.id, counter))
 
     def seal(self, note: Note, counter: int) -> bytes:
-        """The memo of one's own note: 256 bytes.  Raises NoteInvalid if the key is no party's."""
+        """The memo of our own note, 256 bytes.  Raises NoteInvalid if we are no party to it."""
         lane = note.custody.lane_of(self.public_key)
         sole = note.custody.is_sole
         content = b"".join(
@@ -125,10 +127,9 @@ class ViewingKey:
         return nonce + self._memos.encrypt(nonce, content, self._place)
 
     def open(self, memo: bytes) -> MemoContent | None:
-        """What a memo says; None if it was not made with this key.
+        """A memo's content; None if it was not made with this key.
 
-        Raises MemoInvalid for a wrong length, and for one that was made with this key and makes
-        no sense.
+        Raises MemoInvalid for a wrong length, and for invalid content under this key.
         """
         if len(memo) != MEMO_BYTES:
             raise MemoInvalid(f"a memo is {MEMO_BYTES} bytes, not {len(memo)}")
@@ -139,7 +140,7 @@ class ViewingKey:
         if content[0] != _VERSION:
             raise MemoInvalid(f"version {content[0]} of a memo is not known here")
         if content[1] > 1 or content[174] > 1 or any(content[_USED:]):
-            raise MemoInvalid("its content is none that a memo can have")
+            raise MemoInvalid("its content has an impossible value")
         lane = content[174]
         try:
             if content[1] == 0:
@@ -163,10 +164,10 @@ class ViewingKey:
         )
 
     def find(self, commitment: bytes, memo: bytes) -> tuple[Note, int] | None:
-        """The note behind a leaf, with its counter, if it is this wallet's.
+        """The note of a leaf with its counter, if it is this wallet's.
 
-        A memo can be copied by anybody to another leaf, so only a commitment that comes out the
-        same counts.  Never raises for what others wrote.
+        Anybody can copy a memo to another leaf, so the note counts only if it gives the leaf's
+        commitment.  Never raises for what others wrote.
         """
         try:
             content = self.open(memo)
@@ -179,10 +180,10 @@ class ViewingKey:
 
 
 async def viewing_key(wallet: Wallet, chain_id: int, contract: str) -> ViewingKey:
-    """Ask the wallet for the signature (twice) and derive its viewing key for one contract.
+    """Ask the wallet for its signature, twice, and derive its viewing key for one contract.
 
-    Raises UnsteadySigner if the two signatures differ: notes could never be found again. A wallet
-    that signs so needs a secrets key, see `psymm.wallet.CallbackWallet`.
+    Raises UnsteadySigner if the two signatures differ: its notes could not be found again. Such a
+    wallet needs a secrets key; see `psymm.wallet.CallbackWallet`.
     """
     message = TypedMessage(
         chain_id, contract, "ViewingSecret", (("purpose", "string"),), {"purpose": PURPOSE}

@@ -1,7 +1,7 @@
-"""What would give the owner of a withdrawal away: amounts, addresses and timing.
+"""What can reveal the owner of a withdrawal: amounts, addresses and timing.
 
-The proofs hide which notes move.  What they cannot hide is what the owner chooses: an amount that
-only one deposit explains, an address that is known, a moment when nobody else moved.
+The proofs hide which notes move.  They cannot hide what the owner chooses: an amount that only one
+deposit explains, a known address, a time when nobody else moved.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from psymm.chain.sync import TreeSync
 from psymm.custody.notes import Note
 
 FEW: Final = 8
-"""Below this many others to hide among, a move hides little."""
+"""With fewer others than this to hide among, a move hides little."""
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
-    """One way in which a planned withdrawal gives its owner away.  code is for programs."""
+class PrivacyWarning:
+    """One way in which a planned withdrawal can reveal its owner.
+
+    Attributes:
+        code: for programs.
+        text: for people.
+    """
 
     code: str
     text: str
@@ -29,11 +34,11 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class PublicMoves:
-    """What everybody sees of a token: deposits and withdrawals, in the chain's order."""
+    """What everybody sees about a token: deposits and withdrawals, in the chain's order."""
 
     deposits: tuple[tuple[str, int, int], ...]
     withdrawals: tuple[tuple[str, int, int], ...]
-    """(account, amount, block) each; of a withdrawal, amount is what left, fee and all."""
+    """(account, amount, block) each; a withdrawal's amount includes the fee."""
 
 
 async def public_moves(pool: Pool, token: str, first_block: int, last_block: int) -> PublicMoves:
@@ -62,13 +67,16 @@ def withdrawal_warnings(
     seen: PublicMoves,
     tree: TreeSync,
     decimals: int,
-) -> list[Warned]:
-    """What a planned withdrawal, in parts, would give away.  Empty: nothing that is known here.
+) -> list[PrivacyWarning]:
+    """What a planned withdrawal could reveal.  Empty: no known problem.
 
-    parts: (recipient, amount in token units) each.  own: addresses that others know or can guess
-    to be the owner's.  notes: the owner's unspent sole notes of the token.  seen: what is public.
+    Args:
+        parts: (recipient, amount in token units) each.
+        own: addresses that others know, or can guess, to be the owner's.
+        notes: the owner's unspent sole notes of the token.
+        seen: the token's public deposits and withdrawals.
     """
-    warned: list[Warned] = []
+    warned: list[PrivacyWarning] = []
     mine = {address.lower() for address in own}
     depositors = {account.lower() for account, _, _ in seen.deposits}
     recipients = Counter(account.lower() for account, _, _ in seen.withdrawals)
@@ -80,30 +88,34 @@ def withdrawal_warnings(
         known = recipient.lower()
         if known in mine:
             warned.append(
-                Warned("own-address", f"{recipient} is known to be yours; use a fresh address")
+                PrivacyWarning(
+                    "own-address", f"{recipient} is known to be yours; use a fresh address"
+                )
             )
         elif known in depositors:
             warned.append(
-                Warned("depositor", f"{recipient} has deposited here itself; use a fresh address")
+                PrivacyWarning(
+                    "depositor", f"{recipient} has deposited here itself; use a fresh address"
+                )
             )
         elif recipients[known]:
             warned.append(
-                Warned(
+                PrivacyWarning(
                     "used-address",
-                    f"{recipient} was paid from here before, which joins the two payments",
+                    f"{recipient} was paid from here before, which links the two payments",
                 )
             )
         if deposit_amounts[amount]:
             warned.append(
-                Warned(
+                PrivacyWarning(
                     "amount-of-deposit",
-                    f"{amount} is exactly what was deposited {deposit_amounts[amount]} times; "
+                    f"exactly {amount} was deposited {deposit_amounts[amount]} times; "
                     "withdraw another amount",
                 )
             )
         if _digits(amount, decimals) > 3:
             warned.append(
-                Warned(
+                PrivacyWarning(
                     "odd-amount",
                     f"{amount} has so many digits that it can be recognised; "
                     "withdraw round amounts and leave the rest",
@@ -111,20 +123,24 @@ def withdrawal_warnings(
             )
     if deposit_amounts[total] and len(parts) > 1:
         warned.append(
-            Warned("sum-of-deposit", f"the parts add up to {total}, exactly what was deposited")
+            PrivacyWarning(
+                "sum-of-deposit", f"the parts add up to {total}, exactly what was deposited"
+            )
         )
     if notes and total == sum(note.amount for note in notes):
         warned.append(
-            Warned("everything", "all at once leaves nothing, so the parts add up to what you own")
+            PrivacyWarning("everything", "nothing is left, so the parts add up to all that you own")
         )
     if len(set(addresses)) < len(addresses):
-        warned.append(Warned("same-address", "two parts go to one address, which joins them"))
+        warned.append(
+            PrivacyWarning("same-address", "two parts go to one address, which links them")
+        )
     newest = max(
         (leaf.position for note in notes if (leaf := tree.leaf(note.commitment))), default=None
     )
     if newest is not None and len(tree) - 1 - newest < FEW:
         warned.append(
-            Warned(
+            PrivacyWarning(
                 "too-soon",
                 f"only {len(tree) - 1 - newest} notes were made since yours; "
                 "wait until others have moved",
@@ -133,17 +149,19 @@ def withdrawal_warnings(
     others = len(depositors - mine)
     if others < FEW:
         warned.append(
-            Warned("few-owners", f"only {others} others have deposited this token so far")
+            PrivacyWarning("few-owners", f"only {others} others have deposited this token so far")
         )
     if len(parts) > 1:
         warned.append(
-            Warned("in-a-row", "parts sent one right after another can be joined; let time pass")
+            PrivacyWarning(
+                "in-a-row", "parts sent right after one another can be linked; let time pass"
+            )
         )
     return warned
 
 
 def _digits(amount: int, decimals: int) -> int:
-    """How many digits of an amount carry news: all but zeros at the end."""
+    """How many digits of an amount are significant: all except zeros at the end."""
     text = str(amount).rstrip("0")
     whole = amount // 10**decimals
     return len(text) if amount % 10**decimals or whole == 0 else len(str(whole).rstrip("0"))

@@ -1,9 +1,24 @@
-"""The relayer: sends other people's finished moves and earns the fee that is bound in them.
+"""The relayer: sends other people's finished moves and earns the fee that they contain.
 
 A relayer sees what the chain will show anyway (nullifiers, commitments, proof) and the address of
-the socket that brought it. It cannot change a call, since the fee, its own address and every output
-are signed by the custody's owners; all that it can do is not to send, and then another is asked.
+the client's socket. It cannot change a call, because the custody's owners sign the fee, its address
+and every output. It can only fail to send the call, and then the client asks another relayer.
 
-`service` is the server, `sender` the client, `wire` what they say to each other, `store` what a
-server remembers across restarts.
+Theory of operation. `sender.RelayerSender` is the client: it asks several relayers for quotes, the
+vault signs and proves a call that names one of them, and the client submits the call and confirms
+on its own node that it was mined. `service.RelayerService` is the server. `wire` has the messages
+between them, `store` the server's file.
+
+A send in the server is
+    queued   accepted and on disk; no transaction is signed yet
+    sent     a signed transaction is on disk; a node may have it
+    mined    one of its transactions is mined at the configured depth
+    failed   refused, or its nonce was given up
+
+One task (the nonce lane) signs and hands over one send after the other. Each sent one has a task of
+its own that waits for it, raises its fee, or gives its nonce to an empty transaction.
+
+Durable when: a call before its client gets "queued"; each signed transaction before a node sees it.
+So after a crash every accepted call is either still to be sent, or its transactions are known and
+are handed over again as the same bytes.
 """

@@ -1,7 +1,7 @@
-"""Why a relayer refuses a call, and why a client gives up on relayers; one named type each.
+"""Why a relayer refuses a call, and why a client gives up on relayers; one type for each.
 
-A `RelayerRefusal` travels: the server sends its code, message and values, the client raises the
-same type again. The codes are part of the wire.
+The server sends a `RelayerRefusal`'s code, message and values, and the client raises the same type.
+So the codes are part of the wire format.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class RelayerError(PSymmError):
 
 
 class RelayerRefusal(RelayerError):
-    """A relayer's no. `known` finds the type of a code that came over the wire."""
+    """A relayer's refusal. known: by code, the type to raise for a refusal from the wire."""
 
     code = "refused"
     known: ClassVar[dict[str, type[RelayerRefusal]]] = {}
@@ -31,13 +31,13 @@ class RelayerRefusal(RelayerError):
 
 class BadRequest(RelayerRefusal):
     code = "bad-request"
-    what = "the request is not one of the relayer's vocabulary"
+    what = "the relayer does not know this request"
     remedy = "Compare the versions of the two programs"
 
 
 class TooManyRequests(RelayerRefusal):
     code = "too-many-requests"
-    what = "this address asks more than a relayer's limit for one peer"
+    what = "this address exceeds the relayer's limit for one peer"
     remedy = "Wait a little, or use another relayer"
 
 
@@ -60,12 +60,12 @@ class OtherContract(RelayerRefusal):
 class OtherRelayer(RelayerRefusal):
     code = "other-relayer"
     what = "the call names another relayer"
-    remedy = "Send it to the one it names, or send it yourself"
+    remedy = "Send it to the named relayer, or send it yourself"
 
 
 class TokenRefused(RelayerRefusal):
     code = "token-refused"
-    what = "this relayer takes no fee in this token"
+    what = "this relayer does not accept fees in this token"
 
 
 class FeeTooLow(RelayerRefusal):
@@ -82,26 +82,26 @@ class DeadlineTooNear(RelayerRefusal):
 
 class DeadlineTooFar(RelayerRefusal):
     code = "deadline-too-far"
-    what = "the deadline is further away than a relayer keeps a call"
+    what = "the deadline is further away than relayers accept"
     remedy = "Sign the call again with a nearer deadline"
 
 
 class RelayerFault(RelayerRefusal):
     code = "relayer-fault"
-    what = "the relayer failed at this request; the fault is its own"
+    what = "the relayer failed with an internal error"
     remedy = "Use another relayer"
 
 
 class AlreadySpent(RelayerRefusal):
     code = "already-spent"
     what = "a nullifier of this call is spent"
-    remedy = "Look on chain which move spent it; sending again cannot help"
+    remedy = "Find the move that spent it on chain; sending again does not help"
 
 
 class Conflict(RelayerRefusal):
     code = "conflict"
     what = "another call with one of these nullifiers or commitments is under way"
-    remedy = "Wait until that one is mined or its deadline has passed"
+    remedy = "Wait until that call is mined or its deadline has passed"
 
 
 class WouldRevert(RelayerRefusal):
@@ -112,7 +112,7 @@ class WouldRevert(RelayerRefusal):
 class DidRevert(RelayerRefusal):
     code = "did-revert"
     what = "the call was mined and reverted"
-    remedy = "Look whether its nullifiers were spent by another move"
+    remedy = "Check whether another move spent its nullifiers"
 
 
 class ChainTrouble(RelayerRefusal):
@@ -134,10 +134,10 @@ class Stale(RelayerRefusal):
 
 
 class NoRelayer(RelayerError):
-    """Every relayer was asked and none did it; `values` names each with its reason."""
+    """No relayer sent the move; `values` has each relayer's reason."""
 
     code = "no-relayer"
-    what = "no relayer of the registry sent this move"
+    what = "no relayer in the registry sent this move"
     remedy = "Try again later, or send it yourself (your wallet then shows as the sender)"
 
 
@@ -148,20 +148,20 @@ class RelayerDead(RelayerError):
 
 class RelayerLied(RelayerError):
     code = "relayer-lied"
-    what = "what the relayer says is not what the chain shows"
+    what = "the relayer's answer contradicts the chain"
 
 
 class SpentElsewhere(RelayerError):
     code = "spent-elsewhere"
-    what = "a nullifier of this move was spent by another transaction than any of its own"
-    remedy = "Look on chain which one; this move can never be mined"
+    what = "another move spent a nullifier of this one"
+    remedy = "Find that transaction on chain; this move can never be mined"
 
 
 class RelayerStoreError(RelayerError):
     code = "relayer-store"
-    what = "the relayer's file of sends under way cannot be used"
+    what = "the relayer's file of sends cannot be used"
 
 
 class RelayerConfigError(RelayerError):
     code = "relayer-config"
-    what = "the relayer's configuration is not usable"
+    what = "the relayer's configuration is invalid"

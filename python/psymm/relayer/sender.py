@@ -1,30 +1,28 @@
-"""The client of relayers: has a move sent by somebody else, whoever of the registry does it.
+"""The client of relayers: has a relayer from the registry send a move.
 
-It is a `psymm.custody.sending.Sender`: `terms` picks a relayer before a move is signed, since its
-address and fee are signed and proved with the call, and `send` hands the finished call over and
-sees it on chain. A relayer that is dead, slow, lies or refuses is passed over for a while, so a
-caller that asks for terms again, and makes the call anew, gets another one. All such calls spend
-the same notes, so at most one of them is ever mined.
+It is a `psymm.custody.sending.Sender`. `terms` picks a relayer before a move is signed, because its
+address and fee are signed and proved with the call. `send` submits the finished call and confirms
+it on chain. A relayer that is dead, slow, lies or refuses is skipped for a while. So a caller that
+asks for terms again gets another relayer, and makes the call again for that one. All these calls
+spend the same notes, so at most one of them is ever mined.
 
-A relayer's word is never enough and its silence proves nothing: what happened is read from the
-chain through the caller's own node.
+A relayer's answer is never trusted, and its silence proves nothing: the client reads from the
+chain, through its own node, what happened.
 
-A relayer learns the call, which becomes public anyway, and the address that the socket came from.
-Every conversation has its own socket and carries nothing but the call. Sending with one's own
-wallet shows who moves, so it happens only where the caller says so, by putting a `DirectSender`
-behind this one.
+Privacy. A relayer learns the call, which becomes public anyway, and the address of the socket. Each
+question has a socket of its own and contains nothing else. Sending from the party's own account
+reveals it, so that happens only if the caller adds a `DirectSender` after this sender.
 
-What is paid. Anybody can register and ask any fee, and nobody tells a client what gas costs in a
-token. So several relayers are asked and the cheapest is taken, never for more than `DEAR` times
-the fee that is usual: the lowest that a relayer asks which has served us before, or where none
-has, the middle of what was asked (the lower of two). Above that stand the caller's own limit
-(`max_fee`, and what `limit` was told) and the vault's share of the amount. A relayer whose account
-cannot pay the gas of a move is left out, so that a thousand names cost their owner a thousand
-times the gas.
+Price. Anybody can register and ask any fee, and nobody tells a client what gas costs in a token. So
+several relayers are asked and the cheapest is taken, but for at most MAX_FEE_MULTIPLE times the
+usual fee. The usual fee is the lowest of the relayers that served us before; without any, the
+median of what was asked (the lower of two). The caller's limits (`max_fee`, `cap_fee`) and the
+vault's share of the amount apply as well. A relayer whose account cannot pay a move's gas is left
+out, so a thousand fake relayers cost their owner the gas of a thousand moves.
 
-Who is asked. Relayers that have served us come first, so no flood of entries can bury them; of the
-others some are taken at random, see `in_turn` and `ask_each`. Once the first has answered, the
-others have `LINGER_S` more.
+Whom to ask. Relayers that served us come first, so a flood of entries cannot hide them. Some of the
+others are taken at random; see `asking_order` and `ask_each`. Once one has answered, the others
+have LINGER_S more.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
 from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPending
-from psymm.chain.registry import RegistryEntry, in_turn
+from psymm.chain.registry import RegistryEntry, asking_order
 from psymm.chain.rpc import own_deadline
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
@@ -75,34 +73,40 @@ from psymm.sockets.endpoints import private_allowed
 
 log = logging.getLogger(__name__)
 
-GOODBYE_S: Final = 2.0
+CLOSE_S: Final = 2.0
 QUOTE_S: Final = 5.0
-"""What one relayer has for connection and quote together."""
+"""The time for one relayer's connection and quote together."""
 LINGER_S: Final = 3.0
-"""How long others are waited for once one has quoted."""
-ENOUGH: Final = 8
-"""Quotes after which nobody else is asked."""
-DEAR: Final = 3
-"""A fee above this many times the usual one is not paid."""
-LOOKED_BACK: Final = 50_000
-"""Blocks that are searched for a move's transaction: days of any chain, and a call lives an hour.
-A node that hides the event would have us read its whole chain."""
+"""How long to wait for other quotes after the first."""
+ENOUGH_QUOTES: Final = 8
+"""After this many quotes nobody else is asked."""
+MAX_FEE_MULTIPLE: Final = 3
+"""The highest fee that is paid, as a multiple of the usual one."""
+SEARCHED_BLOCKS: Final = 50_000
+"""How many blocks are searched for a move's transaction: days on any chain, and a call lives an
+hour. Without a limit, a node that hides the event would make us read its whole chain."""
 _STEP: Final = 500
 _SEEN_AGAIN: Final = 3
-REMEMBERED_S: Final = 3600.0
-"""How long a quote counts for what is usual."""
+QUOTE_MEMORY_S: Final = 3600.0
+"""How long a quote counts for the usual fee."""
 _REASONS: Final = 8
 _STRANGERS: Final = 2
-"""Strangers that may fail before those come first that have served us."""
+"""After this many failed strangers, relayers that served us are preferred at any price."""
 
 Order = Literal["random", "cheapest"]
-Said = Callable[[SendProgress], None]
+OnProgress = Callable[[SendProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RelayerQuote:
-    """What one relayer asks for one move. fee: units of `token`; it holds until valid_until_s,
-    and a call's deadline must be at least min_deadline_s ahead when it arrives."""
+    """What one relayer asks for one move.
+
+    Attributes:
+        kind: "ctc" or "cta".
+        fee: units of `token`.
+        min_deadline_s: how far ahead a call's deadline must be when it arrives.
+        valid_until_s: until when the fee holds, seconds since the epoch.
+    """
 
     relayer: str
     endpoint: str
@@ -118,22 +122,21 @@ class RelayerSender:
 
     Args:
         pool: read through the caller's own node, never through a relayer.
-        relayers: gives the registry's relayers whenever asked.
-        order: whom to take: the cheapest, or any whose fee is not dear.
-        max_fee: the most to pay for a move, by token (checksummed); a token that is not named has
-            no limit but that on dear fees.
-        known: gives the accounts of relayers that have served us before, asked first and taken for
-            the measure of what is usual.
+        relayers: returns the registry's relayers.
+        order: which relayer to take: the cheapest, or any whose fee is within the limits.
+        max_fee: by token (checksummed), the most to pay for a move.
+        known: returns the accounts of relayers that served us before; they are asked first and
+            define the usual fee.
         at_most: how many relayers are tried for one move.
-        answer_timeout_s: for a connection, a quote, and the first word on a call.
+        answer_timeout_s: for a connection, a quote, and the first progress of a call.
         mined_timeout_s: from then until the call is mined.
-        avoid_s: how long a relayer that failed is passed over.
-        depth: how deep the transaction must be.
-        said: hears of each progress, for a screen.
-        tls: what wss:// relayers are verified with; by default the system's authorities. plain:
-        whether ws:// relayers on other machines are asked, too (`spec.md` 61).
-        private: endpoints may lead to this machine or a local network; None: on the development
-            chain only.
+        avoid_s: how long a relayer that failed is skipped.
+        depth: how many blocks deep the transaction must be.
+        on_progress: called with each progress, for display.
+        tls: verifies wss:// relayers; None: the system's authorities.
+        plain: also ask ws:// relayers on other machines (`spec.md` 61).
+        private: allow endpoints on this machine or a local network; None: only on the development
+            chain.
 
     May be shared by tasks. Keeps no connection between calls.
     """
@@ -151,7 +154,7 @@ class RelayerSender:
         mined_timeout_s: float = 120.0,
         avoid_s: float = 600.0,
         depth: int = 1,
-        said: Said | None = None,
+        on_progress: OnProgress | None = None,
         tls: ssl.SSLContext | None = None,
         plain: bool = False,
         private: bool | None = None,
@@ -165,7 +168,7 @@ class RelayerSender:
         self._mined_timeout_s = mined_timeout_s
         self._avoid_s = avoid_s
         self._depth = depth
-        self._said = said
+        self._on_progress = on_progress
         self._tls = tls
         self._plain = plain
         self._private = private_allowed(pool.chain.chain_id, private)
@@ -180,8 +183,8 @@ class RelayerSender:
         return f"RelayerSender({self._order})"
 
     def senders(self, direct: Sender | None = None) -> tuple[Sender, ...]:
-        """This one once for each relayer that may be tried, then `direct` if it is given: what
-        `Vault`'s moves take."""
+        """The senders for a `Vault`'s move: this one once for each relayer that may be tried, then
+        `direct` if it is given."""
         return (self,) * self._at_most if direct is None else ((self,) * self._at_most + (direct,))
 
     # --- psymm.custody.sending.Sender ------------------------------------------------------------
@@ -189,18 +192,18 @@ class RelayerSender:
     async def terms(self, kind: str, token: str) -> SendTerms:
         """The relayer that the next move of this kind should name, and its fee.
 
-        Raises NoRelayer with a reason for each, and what the registry raises. Cancelled: closes
+        Raises NoRelayer with each relayer's reason, and what the registry raises. Cancelled: closes
         its sockets.
         """
         quote = (await self.quotes(kind, token))[0]
         return SendTerms(quote.relayer, quote.fee)
 
     async def send(self, kind: str, call: Call) -> Receipt:
-        """Has a finished call sent by the relayer that it names, and sees it on chain.
+        """Submit a finished call to the relayer that it names, and confirm it on chain.
 
-        Raises the relayer's Refusal, RelayerDead, RelayerLied, SpentElsewhere, NoRelayer for a
-        call that names none, and what reading the chain raises; except after a Refusal the call
-        may still be mined until its deadline. Cancelled: the call may be mined.
+        Raises the relayer's RelayerRefusal, RelayerDead, RelayerLied, SpentElsewhere, NoRelayer for
+        a call that names none, and what reading the chain raises. After any of them except a
+        RelayerRefusal the call may still be mined until its deadline. Cancelled: likewise.
         """
         if call.relayer == ZERO_ADDRESS:
             raise NoRelayer("the call names no relayer")
@@ -209,6 +212,7 @@ class RelayerSender:
         except RelayerError as failed:
             self._failed[call.relayer] = (trio.current_time(), str(failed))
             log.info("relayer-failed", extra={"relayer": call.relayer, "code": failed.code})
+            # A relayer that failed or refused may have sent the call all the same.
             receipt = await self.mined(call)
             if receipt is None:
                 raise
@@ -217,15 +221,15 @@ class RelayerSender:
     # --- the same in steps -----------------------------------------------------------------------
 
     async def quotes(self, kind: str, token: str) -> list[RelayerQuote]:
-        """Quotes of relayers, in the order in which they should be tried.
+        """The quotes of usable relayers, in the order in which to try them.
 
-        Those that are dead, serve another contract, take another token, cannot pay the gas, ask
-        more than `most` allows or failed lately are left out. Raises NoRelayer with reasons if
-        none is left, and what reading the chain and the registry raises.
+        Left out are relayers that are dead, serve another contract, refuse the token, cannot pay
+        the gas, ask more than `fee_limit` allows, or failed recently. Raises NoRelayer with reasons
+        if none is left, and what reading the chain and the registry raises.
         """
         known = frozenset(await self._known()) if self._known is not None else frozenset()
         reasons: dict[str, Any] = {}
-        parties = self._worth_asking(in_turn(list(await self._relayers()), known), reasons)
+        parties = self._worth_asking(asking_order(list(await self._relayers()), known), reasons)
         found: list[RelayerQuote] = []
 
         async def ask(party: RegistryEntry) -> None:
@@ -233,6 +237,7 @@ class RelayerSender:
                 with trio.move_on_after(min(QUOTE_S, self._answer_timeout_s)) as late:
                     found.append(await self._quote(party, kind, token))
                     self._silent.pop(party.account, None)
+                    # With one quote at hand, slower relayers get only a little more time.
                     asking.deadline = min(asking.deadline, trio.current_time() + LINGER_S)
                 if late.cancelled_caught:
                     raise RelayerDead("it does not answer", endpoint=party.endpoint)
@@ -243,70 +248,73 @@ class RelayerSender:
 
         left: Sequence[RegistryEntry] = ()
         with trio.CancelScope() as asking:
-            left = await ask_each(parties, ask, enough=lambda: len(found) >= ENOUGH)
+            left = await ask_each(parties, ask, enough=lambda: len(found) >= ENOUGH_QUOTES)
         found = await self._usable(found, kind, token, known, reasons)
         if not found:
-            raise _nobody(reasons, len(left))
+            raise _no_relayer(reasons, len(left))
         for quote in found:
             self._endpoints[quote.relayer] = quote.endpoint
         return found
 
-    def most(self, kind: str, token: str) -> int | None:
-        """The most that is paid now for such a move, in token units; None before any relayer has
-        been asked, where the caller set no limit either."""
+    def fee_limit(self, kind: str, token: str) -> int | None:
+        """The most that we would pay for such a move now, in token units; None if no relayer was
+        asked yet and the caller set no limit."""
         fees = self._usual_fees(kind, token)
+        # The lower median, so that a minority of expensive relayers cannot raise the limit.
         usual = sorted(fees)[(len(fees) - 1) // 2] if fees else None
-        limits = [] if usual is None else [DEAR * usual]
+        limits = [] if usual is None else [MAX_FEE_MULTIPLE * usual]
         if token in self._max_fee:
             limits.append(self._max_fee[token])
         return min(limits, default=None)
 
-    def limit(self, token: str, fee: int) -> None:
-        """Pay no more than `fee` units for a move from now on: what was shown before a consent."""
+    def cap_fee(self, token: str, fee: int) -> None:
+        """From now on pay at most `fee` units for a move: the amount that the user agreed to."""
         self._max_fee[token] = min(fee, self._max_fee.get(token, fee))
 
     async def submit(self, call: Call, endpoint: str) -> Receipt:
-        """Has one finished call sent by the relayer at `endpoint`, and sees it on chain.
+        """Submit one finished call to the relayer at `endpoint`, and confirm it on chain.
 
-        Raises the relayer's Refusal, RelayerDead, RelayerLied. Cancelled: the call may be mined.
+        Raises the relayer's RelayerRefusal, RelayerDead, RelayerLied. Cancelled: the call may be
+        mined.
         """
         request = Submit("1", self._pool.chain.chain_id, self._pool.address, call)
         hash_: str | None = None
         async with self._conversation(endpoint) as socket:
-            await _say(socket, encode_request(request), endpoint, self._answer_timeout_s)
+            await _send_text(socket, encode_request(request), endpoint, self._answer_timeout_s)
             deadline = trio.current_time() + self._mined_timeout_s
             wait_s = self._answer_timeout_s
             while hash_ is None:
-                progress = decode_progress(await _hear(socket, endpoint, wait_s), request.id)
-                if self._said is not None:
-                    self._said(progress)
+                progress = decode_progress(
+                    await _receive_text(socket, endpoint, wait_s), request.id
+                )
+                if self._on_progress is not None:
+                    self._on_progress(progress)
                 if progress.status == "mined":
                     hash_ = progress.tx
                 wait_s = deadline - trio.current_time()
                 if hash_ is None and wait_s <= 0:
                     raise RelayerDead("the call was not mined in time", endpoint=endpoint)
-        return await self._seen_on_chain(call, hash_, endpoint)
+        return await self._confirm_on_chain(call, hash_, endpoint)
 
     async def mined(self, call: Call) -> Receipt | None:
-        """The receipt of the transaction that made this very move; None while it is unmade.
+        """The receipt of the transaction that made this move; None if it is not made.
 
-        Raises SpentElsewhere if its first nullifier was spent by something else, or so long ago
-        that no event of the last LOOKED_BACK blocks shows it; NotAnswered where it was spent by a
-        transaction that no node shows.
+        Raises SpentElsewhere if another move spent its first nullifier, or if no event of the last
+        SEARCHED_BLOCKS blocks shows who did; NotAnswered if no node shows the transaction.
         """
         nullifier, chain = call.nullifiers[0], self._pool.chain
         if not await self._pool.is_spent(nullifier):
             return None
-        tx_hash = await self._spender(nullifier, LOOKED_BACK)
-        # State, logs and receipts can come from views of which some lag.
+        tx_hash = await self._spender(nullifier, SEARCHED_BLOCKS)
+        # State, logs and receipts can come from different nodes, of which some lag.
         for look in range(_SEEN_AGAIN):
             if tx_hash is not None:
                 receipt = await chain.receipt(tx_hash)
-                if receipt is not None and self._does(receipt, call):
+                if receipt is not None and self._makes(receipt, call):
                     return receipt
                 if receipt is not None:
                     raise SpentElsewhere(nullifier=nullifier, tx=tx_hash)
-            chain.rpc.pass_on()
+            chain.rpc.prefer_next()
             await trio.sleep(chain.poll_s * 2**look)
             tx_hash = await self._spender(nullifier, _STEP) or tx_hash
         if tx_hash is None:
@@ -319,7 +327,7 @@ class RelayerSender:
         topic = self._pool.abi.event("NullifierSpent").topic
         last = await chain.head()
         oldest = max(0, last - back)
-        # Newest first: it was spent while we waited, or shortly before.
+        # Newest blocks first: it was spent while we waited, or shortly before.
         while last >= oldest:
             first = max(oldest, last - _STEP + 1)
             async for one in chain.logs(self._pool.address, [topic, nullifier], first, last):
@@ -332,7 +340,7 @@ class RelayerSender:
     def _worth_asking(
         self, parties: Sequence[RegistryEntry], reasons: dict[str, Any]
     ) -> list[RegistryEntry]:
-        """Without those that failed a move lately; who was silent lately comes last."""
+        """The entries without recently failed relayers; recently silent ones come last."""
         now = trio.current_time()
         for kept in (self._failed, self._silent):
             for account in [one for one, (at, _) in kept.items() if now - at >= self._avoid_s]:
@@ -361,32 +369,33 @@ class RelayerSender:
             else:
                 reasons[quote.relayer] = "its account cannot pay the gas of a move"
         self._serving = known
-        most = self.most(kind, token)
+        most = self.fee_limit(kind, token)
         fair = [quote for quote in able if most is None or quote.fee <= most]
         for quote in able:
             if most is not None and quote.fee > most:
                 reasons[quote.relayer] = RelayerError(
                     "it asks more than is paid", fee=quote.fee, most=most
                 )
-        # Equal ones in any order: the nearest answers first, which would always favour the same.
+        # Shuffle equal fees: in the order of the answers, the nearest relayer would always win.
         secrets.SystemRandom().shuffle(fair)
         if self._order == "cheapest":
             fair.sort(key=lambda quote: quote.fee)
         if sum(account not in known for account in self._failed) >= _STRANGERS:
-            # Strangers that ask little and then do nothing cost a proof each.
+            # Each stranger that asks little and then does nothing costs us a proof.
             fair.sort(key=lambda quote: quote.relayer not in known)
         return fair
 
     def _usual_fees(self, kind: str, token: str) -> list[int]:
-        """What fees are measured by: the lowest of those that served us, else all strangers'
-        but those that failed."""
+        """The fees that define the usual one: the lowest of relayers that served us; without any,
+        those of all strangers that did not fail."""
         now = trio.current_time()
         quoted = {
             relayer: fee
             for relayer, (at, fee) in self._quoted.get((kind, token), {}).items()
-            if now - at < REMEMBERED_S
+            if now - at < QUOTE_MEMORY_S
         }
         served = [fee for relayer, fee in quoted.items() if relayer in self._serving]
+        # The lowest: a relayer that served us once cannot raise the limit later.
         if served:
             return [min(served)]
         return [fee for relayer, fee in quoted.items() if relayer not in self._failed]
@@ -394,7 +403,7 @@ class RelayerSender:
     async def _can_pay(self, quote: RelayerQuote) -> bool:
         chain = self._pool.chain
         price = (await chain.fees()).max_wei
-        # Half of what it must have at the present price, which includes room for a doubling.
+        # Half, because `fees` already doubles the present base fee.
         return await chain.balance(quote.relayer) >= GAS[quote.kind] * price // 2
 
     async def _endpoint(self, relayer: str) -> str:
@@ -407,8 +416,10 @@ class RelayerSender:
     async def _quote(self, party: RegistryEntry, kind: str, token: str) -> RelayerQuote:
         endpoint = party.endpoint
         async with self._conversation(endpoint) as socket:
-            await _say(socket, encode_request(AskTerms("1")), endpoint, self._answer_timeout_s)
-            text = await _hear(socket, endpoint, self._answer_timeout_s)
+            await _send_text(
+                socket, encode_request(AskTerms("1")), endpoint, self._answer_timeout_s
+            )
+            text = await _receive_text(socket, endpoint, self._answer_timeout_s)
         return self._offer(decode_terms(text, "1"), party, kind, token)
 
     def _offer(
@@ -437,8 +448,8 @@ class RelayerSender:
             valid_until_s=terms.valid_until_s,
         )
 
-    async def _seen_on_chain(self, call: Call, tx_hash: str | None, endpoint: str) -> Receipt:
-        """The receipt, from our own node, if it really is this call's."""
+    async def _confirm_on_chain(self, call: Call, tx_hash: str | None, endpoint: str) -> Receipt:
+        """The receipt from our own node, after checking that it is this call's."""
         if tx_hash is None:
             raise RelayerLied("it says mined and names no transaction", endpoint=endpoint)
         seen = -1
@@ -447,22 +458,25 @@ class RelayerSender:
                 try:
                     receipt = await self._pool.chain.receipt(tx_hash, doing="the move")
                 except (Reverted, OutOfGas):
-                    # Any failed transaction can be named. A relayer whose own one failed says so.
+                    # A relayer whose transaction failed says so. This one names a failed
+                    # transaction as mined.
                     raise RelayerLied(
-                        "the transaction that it calls mined failed", tx=tx_hash, endpoint=endpoint
+                        "the transaction that it reports as mined has failed",
+                        tx=tx_hash,
+                        endpoint=endpoint,
                     ) from None
                 if receipt is not None:
-                    if not self._does(receipt, call):
+                    if not self._makes(receipt, call):
                         raise RelayerLied(
-                            "the transaction that it names is not this move",
+                            "the transaction that it names does not make this move",
                             tx=tx_hash,
                             endpoint=endpoint,
                         )
                     head = await self._pool.chain.rpc.block_number()
                     if head - receipt.block + 1 >= self._depth:
                         return receipt
-                    # It did its work; how deep that must be is our own wish, and takes its time:
-                    # as long as the chain grows, for one that stands still is waited for by name.
+                    # The relayer has done its work. The depth is our own requirement, so wait for
+                    # as long as the chain grows; if it does not, raise TransactionPending.
                     if head > seen:
                         seen = head
                         patience.deadline = trio.current_time() + self._mined_timeout_s
@@ -470,11 +484,13 @@ class RelayerSender:
         if seen >= 0:
             raise TransactionPending(tx_hash, self._mined_timeout_s)
         raise RelayerLied(
-            "the transaction that it calls mined is not on chain", tx=tx_hash, endpoint=endpoint
+            "the transaction that it reports as mined is not on chain",
+            tx=tx_hash,
+            endpoint=endpoint,
         )
 
-    def _does(self, receipt: Receipt, call: Call) -> bool:
-        """Whether a receipt spent exactly this call's notes and made exactly its outputs."""
+    def _makes(self, receipt: Receipt, call: Call) -> bool:
+        """Whether a transaction spent this call's notes and made its outputs."""
         spent, made = self._pool.effects(
             one for one in receipt.logs if one.address == self._pool.address
         )
@@ -486,8 +502,8 @@ class RelayerSender:
         )
 
 
-def _nobody(reasons: Mapping[str, Any], not_asked: int) -> NoRelayer:
-    """Why none will do, of each up to a few: a registry full of strangers fills no screen."""
+def _no_relayer(reasons: Mapping[str, Any], not_asked: int) -> NoRelayer:
+    """NoRelayer with the first few reasons, so that a full registry does not fill the screen."""
     shown = dict(list(reasons.items())[:_REASONS])
     if not reasons:
         shown = {"registry": "it lists no relayer"}
@@ -505,7 +521,7 @@ async def _conversation(
     plain: bool,
     private: bool,
 ) -> AsyncIterator[WebSocketConnection]:
-    """One socket for one question. Raises RelayerDead for whatever a broken peer can do to it."""
+    """One socket for one question. Raises RelayerDead for any failure of the peer or network."""
     bounds = Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None)
     try:
         with trio.move_on_after(timeout_s) as opening:
@@ -516,7 +532,7 @@ async def _conversation(
                 try:
                     yield socket
                 finally:
-                    with trio.move_on_after(GOODBYE_S, shield=True):
+                    with trio.move_on_after(CLOSE_S, shield=True):
                         await socket.aclose()
     except (
         Disconnected,
@@ -532,14 +548,16 @@ async def _conversation(
         raise RelayerDead("it does not answer", endpoint=endpoint)
 
 
-async def _say(socket: WebSocketConnection, text: str, endpoint: str, timeout_s: float) -> None:
+async def _send_text(
+    socket: WebSocketConnection, text: str, endpoint: str, timeout_s: float
+) -> None:
     with trio.move_on_after(timeout_s) as late:
         await socket.send_message(text)
     if late.cancelled_caught:
         raise RelayerDead("it does not read", endpoint=endpoint)
 
 
-async def _hear(socket: WebSocketConnection, endpoint: str, timeout_s: float) -> str:
+async def _receive_text(socket: WebSocketConnection, endpoint: str, timeout_s: float) -> str:
     with trio.move_on_after(timeout_s) as late:
         message = await socket.get_message()
     if late.cancelled_caught:

@@ -1,22 +1,24 @@
-"""The relayer's server: quotes its fee, takes finished calls, sends them and says how it went.
+"""The relayer's server: quotes its fee, accepts finished calls, sends them and reports progress.
 
-A call passes these gates in order, each with a refusal of its own: rates of requests and bytes;
-shape; chain; contract; relayer named; fee token taken; fee at least a quote that still holds;
-deadline far enough and within 65 minutes (`spec.md` 21); no other call under way that uses up one
-of its nullifiers or commitments; room in the queue, for all and for one address; and the contract's
-own verdict in a simulation. Then it is written down and its sender hears "queued".
+Admission. A call passes these checks in order, each with a refusal of its own: rates of requests
+and bytes; shape; chain; contract; the relayer that it names; the fee's token; a fee of at least a
+quote that still holds; a deadline that is far enough and within 65 minutes (`spec.md` 21); no other
+call under way with one of its nullifiers or commitments; space in the queue, in total and for the
+address; a simulation by the contract. Cheap checks come before the simulation, which costs the node
+a proof's verification. Then the call is on disk, and the client gets "queued".
 
-One note can be offered to several relayers, and one of them is paid. So the contract is asked
-again at the last moment before a call is broadcast, on the node's pending block: a move that the
-node has heard of and that spends the same note is a refusal, and costs nothing. What the node does
-not see (another node's pool, a private order flow, the same instant) cannot be known before; such a
-call is mined and reverts. That is counted (`Statistics.beaten`, `lost_wei`) and logged with its
-cost, so that an owner sees it and sets the fee accordingly.
+Races. A note can be offered to several relayers, and only one of them is paid. So the call is
+simulated again just before it is broadcast, on the node's pending block: if a move in the node's
+pool spends the same note, the call is refused and costs nothing. Moves that the node does not see
+(another node's pool, a private order flow, the same moment) cannot be known; then the call is mined
+and reverts. That is counted (`Statistics.lost_races`, `lost_wei`) and logged with its cost, so that
+the owner can set the fee accordingly.
 
-One task, the nonce lane, signs and sends calls one after the other; waiting for them happens beside
-it. A transaction is on disk before it is broadcast. One that is not mined in time is replaced with
-the same nonce and a higher fee, or, where the contract would refuse it by now, by an empty one, so
-the lane never blocks. After a restart every call under way is taken up where it was.
+Sending. One task, the nonce lane, signs and sends calls one after the other, so nonces have no
+gaps. Each sent call has a task that waits for it (`_track`). A transaction is on disk before it is
+broadcast. If it is not mined in time, it is replaced with the same nonce at a higher fee; if the
+contract would refuse it by now, by an empty transaction. So the lane never blocks. After a restart
+every call under way continues from its state on disk.
 """
 
 from __future__ import annotations
@@ -122,35 +124,36 @@ _GONE: Final = (
     trio.TooSlowError,
     trio.BrokenResourceError,
 )
-"""What a peer does that is gone, or does not read."""
+"""What a socket raises if the peer is gone or does not read."""
 
-_OFTEN: Final = 4096
-"""Connections a second from one address: what they ask is limited, not how often they come."""
+_CONNECTIONS_PER_S: Final = 4096
+"""Connections per second from one address: in effect unlimited, because requests are limited."""
 
-DEAREST: Final = 8
-"""A replacement pays at most this many times what the chain asks at that time."""
+MAX_REPLACEMENT_MULTIPLE: Final = 8
+"""A replacement pays at most this many times what the chain asks at the time."""
 
-LONGEST_S: Final = 65 * 60
-"""How far ahead a deadline may be (`spec.md` 21), so that what is under way ends."""
+MAX_DEADLINE_S: Final = 65 * 60
+"""How far ahead a deadline may be (`spec.md` 21), so that every call under way ends."""
 
 LOG_S: Final = 1.0
-"""Between two lines of the log on refusals of one kind."""
+"""The least time between two log lines for refusals of one kind."""
 PENALTY_S: Final = 0.5
-"""How long nothing more is read of a connection whose address asks too much."""
+"""How long a connection is not read after its address exceeded a rate."""
 SEND_S = 20.0
 """How long a peer may take to read one answer."""
 
-_JUDGED_AT_ONCE: Final = 4
-"""Simulations at once: each costs the node a proof's verification."""
+_SIMULATIONS_AT_ONCE: Final = 4
+"""The most simulations at once; each costs the node a proof's verification."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
-    """How a relayer prices its work in one token.
+    """How a relayer prices a move in one token.
 
-    flat: units asked for any move. units_per_eth: if above 0, the expected gas is added at the gas
-    price of the moment and this rate. The sum is rounded up to two digits, so that fees of one
-    hour look alike.
+    Attributes:
+        flat: units for any move.
+        units_per_eth: units for one ETH of gas. If above 0, the expected gas at the present price
+            is added, and the sum is rounded up to two digits, so that fees of one hour look alike.
     """
 
     flat: int
@@ -165,19 +168,25 @@ class TokenPrice:
 
 @dataclass(frozen=True, slots=True)
 class RelayerConfig:
-    """What a relayer's owner decides.
+    """A relayer's settings.
 
-    prices: by token address (checksummed); also the allow-list of fee tokens.
-    quote_life_s: how long a quoted fee is honoured.
-    min_deadline_s: how much time a call must leave.
-    queue: calls under way at once.
-    connections: at once. A quarter is kept for those whose call was taken; where strangers hold
-        the others, the address with most of them loses its oldest to one with fewer.
-    connections_per_peer, requests_per_minute, bytes_per_minute: for one address.
-    calls_per_peer: calls under way at once for one address.
-    addresses_per_network: how many times the share of one address an IPv6 /48 has.
-    replace_after_s: when an unmined transaction gets a higher fee.
-    depth: blocks until a call counts as mined.
+    Attributes:
+        prices: by token address (checksummed); also the list of accepted fee tokens.
+        quote_life_s: how long a quoted fee is honoured.
+        min_deadline_s: how far ahead a call's deadline must be.
+        queue: calls under way at once.
+        connections: at once. A quarter is reserved for clients whose call was accepted. If the
+            others are full, the address with the most connections loses its oldest one to an
+            address with fewer.
+        connections_per_peer: for one address.
+        requests_per_minute: for one address.
+        bytes_per_minute: for one address.
+        calls_per_peer: calls under way at once for one address.
+        addresses_per_network: an IPv6 /48 has this many times the share of one address.
+        requests_at_once: for one connection.
+        idle_s: a connection without requests is closed after this time.
+        replace_after_s: after this time an unmined transaction gets a higher fee.
+        depth: how many blocks deep a call must be to count as mined.
     """
 
     prices: Mapping[str, TokenPrice]
@@ -197,13 +206,13 @@ class RelayerConfig:
 
     def __post_init__(self) -> None:
         if not self.prices:
-            raise RelayerConfigError("no token is named in which fees are taken")
+            raise RelayerConfigError("no fee token is named")
         for token, price in self.prices.items():
             if price.flat < 0 or price.units_per_eth < 0:
-                raise RelayerConfigError("a fee is below zero", token=token)
+                raise RelayerConfigError("a fee is negative", token=token)
             if price.flat + price.units_per_eth == 0:
                 raise RelayerConfigError(
-                    "a fee of zero names no relayer, so it cannot be taken", token=token
+                    "the fee is zero; a call without a fee names no relayer", token=token
                 )
         for one in fields(self):
             if one.name != "prices" and getattr(self, one.name) <= 0:
@@ -212,10 +221,12 @@ class RelayerConfig:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts since the start, for the log and for tests.
+    """Counts since the start.
 
-    beaten: calls that were mined and reverted because another move had spent their note, in wei of
-    gas for nothing: lost_wei, which counts all that reverted.
+    Attributes:
+        taken: calls that were accepted.
+        lost_races: calls that reverted because another move had spent their note.
+        lost_wei: the gas cost of all calls that reverted.
     """
 
     connections: int = 0
@@ -224,17 +235,20 @@ class Statistics:
     mined: int = 0
     failed: int = 0
     gas_spent_wei: int = 0
-    beaten: int = 0
+    lost_races: int = 0
     lost_wei: int = 0
 
 
 @dataclass(slots=True)
 class _Caller:
-    """One address, or all of an IPv6 /48.
+    """One address, or a whole IPv6 /48.
 
-    share: how many addresses' shares it has.
-    requests, bytes: what it may still ask and send.
-    under_way: its calls.
+    Attributes:
+        share: how many single addresses it counts for.
+        requests: what it may still ask.
+        bytes: what it may still send.
+        asked_at: the time of its last request, by trio's clock.
+        under_way: the numbers of its calls.
     """
 
     share: int
@@ -248,7 +262,7 @@ class _Caller:
 class RelayerService:
     """One relayer: one wallet, one contract, one store.
 
-    Several tasks may use `statistics` and `terms`; `serve` is run once.
+    Several tasks may use `statistics` and `terms`; run `serve` once.
     """
 
     def __init__(
@@ -271,7 +285,7 @@ class RelayerService:
         self._changes: dict[int, trio.Event] = {}
         self._owners: dict[int, tuple[_Caller, ...]] = {}
         self._admission = trio.Lock()
-        self._judging = trio.CapacityLimiter(_JUDGED_AT_ONCE)
+        self._simulating = trio.CapacityLimiter(_SIMULATIONS_AT_ONCE)
         self._lane_in: trio.MemorySendChannel[int]
         self._lane_out: trio.MemoryReceiveChannel[int]
         self._lane_in, self._lane_out = trio.open_memory_channel(math.inf)
@@ -287,11 +301,11 @@ class RelayerService:
         tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serves until cancelled; `task_status` gets the port once sockets listen.
+        """Serve until cancelled; `task_status` gets the port once sockets listen.
 
-        Takes up what an earlier run left under way first. Raises WrongChain, ChainDown, OSError
-        where the address cannot be bound. Cancelled: closes all sockets; what is under way stays
-        in the store.
+        Resumes what an earlier run left under way first. Raises WrongChain, ChainDown, and OSError
+        if the address cannot be bound. Cancelled: closes all sockets; calls under way stay in the
+        store.
         """
         await self._chain.check()
         async with trio.open_nursery() as nursery:
@@ -303,7 +317,7 @@ class RelayerService:
                         serve_websockets,
                         host,
                         port,
-                        self._meet,
+                        self._serve_connection,
                         Admission(self._limits()),
                         bounds=Bounds(message_bytes=MAX_MESSAGE_BYTES, unread_bytes=None),
                         tls=tls,
@@ -314,18 +328,18 @@ class RelayerService:
     # --- peers -----------------------------------------------------------------------------------
 
     def _limits(self) -> AdmissionLimits:
-        """Loopback is one address like any other, as it is for requests."""
+        """The limits on connections; loopback counts as one address, as for requests."""
         return AdmissionLimits(
             connections=self._config.connections,
             per_address=self._config.connections_per_peer,
-            per_second=_OFTEN,
-            burst=_OFTEN,
+            per_second=_CONNECTIONS_PER_S,
+            burst=_CONNECTIONS_PER_S,
             addresses_per_network=self._config.addresses_per_network,
             limit_loopback=True,
         )
 
     def _peers(self, name: str) -> tuple[_Caller, ...]:
-        """What an address counts for: itself, and its IPv6 /48 if it has one."""
+        """Whose shares an address uses: its own, and that of its IPv6 /48 if it has one."""
         found = [self._peer(block_of(name), 1)]
         network = network_of(name)
         if network is not None:
@@ -340,7 +354,7 @@ class RelayerService:
         requests, size = self._config.requests_per_minute, self._config.bytes_per_minute
         return self._known_peers.setdefault(block, _Caller(share, bucket(requests), bucket(size)))
 
-    async def _meet(
+    async def _serve_connection(
         self, request: WebSocketRequest, _stream: BoundedStream, name: str, place: ConnectionSlot
     ) -> None:
         peers = self._peers(name)
@@ -348,15 +362,15 @@ class RelayerService:
             peer.connections += 1
         self._statistics.connections += 1
         try:
-            await self._listen(await request.accept(), peers, place)
+            await self._serve_requests(await request.accept(), peers, place)
         except* _GONE:
-            pass  # the peer is gone, or does not read: only its own connection ends
+            pass  # only this peer's connection ends
         finally:
             for peer in peers:
                 peer.connections -= 1
             self._forget_idle_peers()
 
-    async def _listen(
+    async def _serve_requests(
         self, socket: WebSocketConnection, peers: tuple[_Caller, ...], place: ConnectionSlot
     ) -> None:
         running = 0
@@ -368,7 +382,7 @@ class RelayerService:
             except _GONE:
                 raise
             except Exception:
-                # A fault of ours at one request must not end the requests of all others.
+                # A bug in one request must not end all the others.
                 log.exception("request-failed")
                 await self._refuse(socket, "", RelayerFault())
             finally:
@@ -383,11 +397,11 @@ class RelayerService:
                         continue
                     return
                 if not self._may_ask(peers, len(message)):
-                    # Not even parsed, so it has no id; and the next one is not read at once.
+                    # It is not parsed, so the refusal has no id. The pause slows the peer down.
                     await self._refuse(socket, "", TooManyRequests())
                     await trio.sleep(PENALTY_S)
                 elif isinstance(message, bytes):
-                    await self._refuse(socket, "", BadRequest("binary messages mean nothing here"))
+                    await self._refuse(socket, "", BadRequest("binary messages are not supported"))
                 elif running >= self._config.requests_at_once:
                     await self._refuse(socket, request_id(message), TooManyRequests())
                 else:
@@ -405,10 +419,10 @@ class RelayerService:
         try:
             request = decode_request(text)
             if isinstance(request, AskTerms):
-                await _say(socket, encode_terms(name, await self.terms()))
+                await _send_text(socket, encode_terms(name, await self.terms()))
                 return
             send = await self._admit(request, peers, place)
-            await self._follow(socket, name, send.id)
+            await self._stream_progress(socket, name, send.id)
         except RelayerRefusal as refusal:
             await self._refuse(socket, name, refusal)
         except ChainError as trouble:
@@ -421,13 +435,13 @@ class RelayerService:
         self._statistics.refused += 1
         now = trio.current_time()
         if now - self._logged.get(refusal.code, float("-inf")) >= LOG_S:
-            # Anybody may cause it: statistics count them all, the log is not theirs to fill.
+            # Anybody can cause refusals. Statistics count all of them; the log must not fill up.
             self._logged[refusal.code] = now
             log.info("refused", extra={"code": refusal.code})
-        await _say(socket, encode_answer(name, refusal_json(refusal)))
+        await _send_text(socket, encode_answer(name, refusal_json(refusal)))
 
-    async def _follow(self, socket: WebSocketConnection, name: str, number: int) -> None:
-        """Tells a client each state of a send that it has not heard, until the end."""
+    async def _stream_progress(self, socket: WebSocketConnection, name: str, number: int) -> None:
+        """Send a client each new state of a send until its end."""
         said: tuple[SendState, tuple[bytes, ...]] | None = None
         while True:
             changed = self._changes.setdefault(number, trio.Event())
@@ -436,7 +450,7 @@ class RelayerService:
                 return
             if said != (send.state, send.transactions):
                 said = (send.state, send.transactions)
-                await _say(socket, encode_answer(name, _word(send)))
+                await _send_text(socket, encode_answer(name, _progress_of(send)))
             if send.state in (SendState.MINED, SendState.FAILED):
                 self._changes.pop(number, None)
                 return
@@ -462,7 +476,7 @@ class RelayerService:
     # --- the offer -------------------------------------------------------------------------------
 
     async def terms(self) -> RelayerTerms:
-        """This moment's offer; its fees are honoured until it says. Raises ChainError."""
+        """The present offer; its fees are honoured until `valid_until_s`. Raises ChainError."""
         price_wei = 0
         if any(price.units_per_eth for price in self._config.prices.values()):
             price_wei = (await self._chain.fees()).max_wei
@@ -495,7 +509,7 @@ class RelayerService:
         ]
         return min(quoted)
 
-    # --- taking a call on ------------------------------------------------------------------------
+    # --- admission -------------------------------------------------------------------------------
 
     async def _admit(
         self, request: Submit, peers: tuple[_Caller, ...], place: ConnectionSlot
@@ -508,6 +522,8 @@ class RelayerService:
         if call.relayer != self._wallet.address:
             raise OtherRelayer(named=call.relayer, this=self._wallet.address)
         digest = identity(call)
+        # A client that lost its connection submits the same call again. It gets the earlier send,
+        # also if the fee or the capacity has changed since.
         known = await self._known(digest, call)
         if known is not None:
             return known
@@ -523,31 +539,41 @@ class RelayerService:
             raise DeadlineTooNear(
                 deadline=call.deadline, needed=now_s + self._config.min_deadline_s
             )
-        if call.deadline > now_s + LONGEST_S:
-            raise DeadlineTooFar(deadline=call.deadline, latest=now_s + LONGEST_S)
-        # Looked at before the simulation, which costs the node a proof's verification.
-        await self._make_room(call, digest, peers)
-        async with self._judging:
-            await self._judge(call)
+        if call.deadline > now_s + MAX_DEADLINE_S:
+            raise DeadlineTooFar(deadline=call.deadline, latest=now_s + MAX_DEADLINE_S)
+        # Before the simulation, which costs the node a proof's verification, and again after it,
+        # because other calls can come in meanwhile.
+        await self._check_capacity(call, digest, peers)
+        async with self._simulating:
+            await self._simulate(call)
+        # One call at a time from the last check to the store, so that two calls on one note, or two
+        # for the last place, do not both get in.
         async with self._admission:
             known = await self._known(digest, call)
             if known is not None:
                 return known
-            await self._make_room(call, digest, peers)
+            await self._check_capacity(call, digest, peers)
+            # On disk before the client hears "queued": from then on the relayer owes it a result.
             send = await trio.to_thread.run_sync(
-                self._store.add, digest, call.kind, call.to_json(), call.deadline, call.marks
+                self._store.add,
+                digest,
+                call.kind,
+                call.to_json(),
+                call.deadline,
+                call.conflict_keys,
             )
         for peer in peers:
             peer.under_way.add(send.id)
         self._owners[send.id] = peers
-        place.keep()  # not for a call that was known: everybody may send that again, for nothing
+        place.keep()  # not for a known call: anybody could repeat that one for nothing
         self._statistics.taken += 1
         log.info("taken", extra={"send": send.id, "kind": send.kind})
         self._lane_in.send_nowait(send.id)
         return send
 
     async def _known(self, digest: bytes, call: Call) -> Send | None:
-        """The same call, under way or mined: its sender gets the same answer again."""
+        """An earlier send of the same call that is under way or mined; its client gets the same
+        answer again."""
         last = await trio.to_thread.run_sync(self._store.last, digest)
         if last is None or last.state is SendState.FAILED:
             return None
@@ -555,28 +581,28 @@ class RelayerService:
             return None  # a reorganisation took it back
         return last
 
-    async def _make_room(self, call: Call, digest: bytes, peers: tuple[_Caller, ...]) -> None:
-        other = await trio.to_thread.run_sync(self._store.conflicting, call.marks, digest)
+    async def _check_capacity(self, call: Call, digest: bytes, peers: tuple[_Caller, ...]) -> None:
+        other = await trio.to_thread.run_sync(self._store.conflicting, call.conflict_keys, digest)
         if other is not None:
             raise Conflict(state=other.state.value)
         under_way = await trio.to_thread.run_sync(self._store.under_way)
         if len(under_way) >= self._config.queue:
             raise Busy(under_way=len(under_way))
         if any(len(peer.under_way) >= self._config.calls_per_peer * peer.share for peer in peers):
-            raise Busy("this address has as many calls under way as one may have")
+            raise Busy("this address has too many calls under way")
 
-    async def _judge(self, call: Call) -> None:
-        """The contract's own verdict, without sending, after all moves that the node has heard of.
+    async def _simulate(self, call: Call) -> None:
+        """Simulate a call after all moves in the node's pool.
 
         Raises AlreadySpent, WouldRevert and what reading the chain raises.
         """
         try:
-            await self._judge_on(call, "pending")
+            await self._simulate_on(call, "pending")
         except (RpcError, NotAnswered):
-            # Not every node shows a pending block.
-            await self._judge_on(call, "latest")
+            # Not every node serves a pending block.
+            await self._simulate_on(call, "latest")
 
-    async def _judge_on(self, call: Call, block: str) -> None:
+    async def _simulate_on(self, call: Call, block: str) -> None:
         for nullifier in call.nullifiers:
             if await self._pool.is_spent(nullifier, block):
                 raise AlreadySpent(nullifier=nullifier)
@@ -584,8 +610,8 @@ class RelayerService:
             await self._pool.simulate_move(call, self._wallet.address, block)
         except Reverted as refused:
             if block == "pending" and refused.error == "RootUnknown":
-                # The sender's node can have a block that this view has not heard of.
-                return await self._judge_on(call, "latest")
+                # The pending state may be built on an older block than the client's root.
+                return await self._simulate_on(call, "latest")
             raise WouldRevert(f"the contract refuses this call: {refused.error}") from None
         except OutOfGas:
             raise WouldRevert("the call runs out of gas") from None
@@ -595,18 +621,21 @@ class RelayerService:
 
     async def _resume(self, nursery: trio.Nursery) -> None:
         for send in await trio.to_thread.run_sync(self._store.under_way):
+            # With a transaction it has a nonce and must not get a second one.
             if send.transactions:
-                nursery.start_soon(self._see_through, send.id)
+                nursery.start_soon(self._track, send.id)
             else:
                 self._lane_in.send_nowait(send.id)
 
     async def _lane(self, nursery: trio.Nursery) -> None:
+        # One after the other: nonces are given in order, and a call is simulated after the one
+        # before it is in the node's pool.
         async for number in self._lane_out:
             if await self._start(number):
-                nursery.start_soon(self._see_through, number)
+                nursery.start_soon(self._track, number)
 
     async def _start(self, number: int) -> bool:
-        """Signs and sends one call. False where it ended before that."""
+        """Sign and send one call. False if it ended without being sent."""
         send = await self._get(number)
         call = call_from_json(send.kind, send.call)
         pause_s = 0.5
@@ -618,8 +647,8 @@ class RelayerService:
                     self._pool.move_data(call),
                     doing="the call",
                 )
-                # As late as can be: the same note may have been offered to others.
-                await self._judge(call)
+                # As late as possible: the same note may have been offered to other relayers.
+                await self._simulate(call)
                 await self._chain.send(self._wallet, prepared, record=partial(self._record, number))
             except RelayerRefusal as refusal:
                 await self._end(number, refusal)
@@ -629,10 +658,10 @@ class RelayerService:
                 await self._end(number, RelayerOutOfGas())
                 return False
             except Reverted as refused:
-                await self._end(number, await self._why(call, refused))
+                await self._end(number, await self._refusal_of(call, refused))
                 return False
             except ChainError as trouble:
-                # Sent or not, the store knows; and a call that is in time is worth another try.
+                # The store knows whether it was signed. If not, try again while there is time.
                 if (await self._get(number)).transactions:
                     return True
                 if time.time() + self._config.min_deadline_s / 2 > call.deadline:
@@ -646,27 +675,26 @@ class RelayerService:
             return True
 
     async def _record(self, number: int, sent: Sent) -> None:
-        """Keeps a signed transaction before the node hears of it."""
+        """Record a signed transaction before a node sees it."""
         await trio.to_thread.run_sync(self._store.signed, number, sent.raw)
         log.info("sent", extra={"send": number, "tx": sent.tx_hash, "nonce": sent.nonce})
 
-    async def _see_through(self, number: int) -> None:
-        """Waits until a sent call is mined; raises its fee, or takes a new nonce, if it must."""
+    async def _track(self, number: int) -> None:
+        """Wait until a sent call is mined; raise its fee or take a new nonce if needed."""
         pause_s = 0.5
         while True:
             try:
-                if await self._look_after(number):
+                if await self._check_send(number):
                     return
             except ChainError as trouble:
-                # What goes wrong while a failure is dealt with comes here too: one call's trouble
-                # must not end the others.
+                # Also for errors while another error is handled: one call must not end the others.
                 name = "chain-down" if isinstance(trouble, ChainDown) else "chain-trouble"
                 log.warning(name, extra={"error": type(trouble).__name__})
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 10.0)
 
-    async def _look_after(self, number: int) -> bool:
-        """One round of that; True at the call's end. Raises ChainError: worth another round."""
+    async def _check_send(self, number: int) -> bool:
+        """One round of `_track`; True if the call has ended. Raises ChainError: try again."""
         send = await self._get(number)
         call = call_from_json(send.kind, send.call)
         newest = read_signed(send.transactions[-1])
@@ -681,15 +709,16 @@ class RelayerService:
                 )
             return await self._ended_by(number, receipt)
         except TransactionPending:
-            # While one before it is missing, no fee gets it mined.
+            # While a lower nonce is missing, a higher fee does not help.
             if not await self._fill_gap(newest.nonce):
                 await self._replace(number, call, newest)
             return False
         except TransactionReplaced:
-            # Another transaction has the nonce: an older one of ours, or another program's.
+            # The nonce is taken by an older version of ours, or by another program.
             receipt = await self._first_mined(await self._get(number))
             if receipt is not None:
                 return await self._ended_by(number, receipt)
+            # Another program used the nonce. Send the call again unless its note is spent.
             if await self._pool.is_spent(call.nullifiers[0]):
                 await self._end(number, AlreadySpent(nullifier=call.nullifiers[0]))
             else:
@@ -700,7 +729,7 @@ class RelayerService:
                 f"the call was mined and reverted: {reason}", tx=newest.tx_hash
             )
             spent = await self._spent_of(call)
-            await self._count_loss(number, send, beaten=spent is not None)
+            await self._count_loss(number, send, lost_race=spent is not None)
             if spent is not None:
                 refusal = AlreadySpent(nullifier=spent)
             elif time.time() > call.deadline:
@@ -709,46 +738,48 @@ class RelayerService:
         return True
 
     async def _ended_by(self, number: int, receipt: Receipt) -> bool:
-        """True at the call's end: it was made, or its nonce was given up, and it is refused."""
+        """Act on a mined transaction of a call; True if the call has ended. It has not if only the
+        empty transaction was mined and the call could be sent again."""
         if receipt.to == self._wallet.address:
+            # The empty transaction took the nonce, but the call may be possible again.
             return not await self._start(number)
         await self._mined(number, receipt)
         return True
 
-    async def _why(self, call: Call, refused: Reverted) -> RelayerRefusal:
+    async def _refusal_of(self, call: Call, refused: Reverted) -> RelayerRefusal:
         spent = await self._spent_of(call)
         if spent is not None:
             return AlreadySpent(nullifier=spent)
         return WouldRevert(f"the contract refuses this call: {refused.error}")
 
     async def _spent_of(self, call: Call) -> bytes | None:
-        """A nullifier of a call that another move has spent."""
+        """A nullifier of the call that is spent; None if none is."""
         for nullifier in call.nullifiers:
             if await self._pool.is_spent(nullifier):
                 return nullifier
         return None
 
-    async def _count_loss(self, number: int, send: Send, *, beaten: bool) -> None:
-        """Gas that was paid for nothing is never unnoticed."""
+    async def _count_loss(self, number: int, send: Send, *, lost_race: bool) -> None:
+        """Count and log gas that was paid for nothing."""
         lost_wei = 0
         for raw in send.transactions:
             if (receipt := await self._chain.mined(hash_of(raw))) is not None:
                 lost_wei += receipt.cost_wei
         self._statistics.lost_wei += lost_wei
-        self._statistics.beaten += beaten
+        self._statistics.lost_races += lost_race
         log.warning(
             "gas-lost",
             extra={
                 "send": number,
-                "beaten": beaten,
+                "lost_race": lost_race,
                 "lost_wei": lost_wei,
-                "beaten_so_far": self._statistics.beaten,
+                "lost_races_so_far": self._statistics.lost_races,
                 "lost_wei_so_far": self._statistics.lost_wei,
             },
         )
 
     async def _first_mined(self, send: Send) -> Receipt | None:
-        """The receipt of whichever of a send's transactions was mined. Raises Reverted."""
+        """The receipt of the mined one among a send's transactions. Raises Reverted."""
         for raw in send.transactions:
             if await self._chain.mined(hash_of(raw)) is not None:
                 sent = read_signed(raw)
@@ -756,9 +787,9 @@ class RelayerService:
         return None
 
     async def _fill_gap(self, nonce: int) -> bool:
-        """Whether transactions of ours before this nonce are not mined. Those of sends that have
-        ended went with a reorganisation: they are handed over again, the same bytes; where the
-        contract would refuse them by now, an empty one gets their nonce."""
+        """Whether lower nonces of ours are not mined. Those of ended sends were taken back by a
+        reorganisation: the same bytes are handed over again; if the contract would refuse them by
+        now, an empty transaction takes their nonce."""
         mined = await self._chain.nonce(self._wallet.address)
         if mined >= nonce:
             return False
@@ -769,38 +800,41 @@ class RelayerService:
             if at in held:
                 send, sent = held[at]
                 if send.state not in (SendState.MINED, SendState.FAILED):
-                    continue  # it is looked after itself
+                    continue  # its own task tracks it
+                # If the contract refuses it by now, it would cost gas for nothing; the empty
+                # transaction below takes its nonce.
                 with suppress(RelayerRefusal):
-                    await self._judge_on(call_from_json(send.kind, send.call), "latest")
-                    await PendingTransaction(self._chain, [sent]).again()
+                    await self._simulate_on(call_from_json(send.kind, send.call), "latest")
+                    await PendingTransaction(self._chain, [sent]).rebroadcast()
             log.info("filling-gap", extra={"nonce": at})
-            await self._chain.fill(self._wallet, at)
+            await self._chain.fill_nonce(self._wallet, at)
         return True
 
     async def _replace(self, number: int, call: Call, newest: Sent) -> None:
-        """The same call and nonce, for a quarter more a gas; but never for many times what the
-        chain asks now, which the call's fee was not quoted for.
+        """Send the same call and nonce at a fee at least a quarter higher, but not for many times
+        what the chain asks now, which the quoted fee does not cover.
 
-        Nothing in its place where the contract would refuse the call by now: its root is gone after
-        a reorganisation, its note is spent, its deadline is over.
+        If the contract would refuse the call by now (a reorganisation removed its root, its note is
+        spent, its deadline has passed), send an empty transaction with the nonce instead.
         """
         old = newest.prepared.fees
         now = await self._chain.fees()
         fees = Fees(
             max(now.max_wei, old.max_wei * 5 // 4 + 1), max(now.tip_wei, old.tip_wei * 5 // 4 + 1)
         )
-        if fees.max_wei > now.max_wei * DEAREST:
+        if fees.max_wei > now.max_wei * MAX_REPLACEMENT_MULTIPLE:
+            # The chain does not ask for so much: a higher fee is not what the transaction lacks.
             log.warning("not-replaced", extra={"send": number, "nonce": newest.nonce})
             return
         plan, event = newest.prepared, "replacing"
         try:
-            await self._judge_on(call, "latest")
+            await self._simulate_on(call, "latest")
         except RelayerRefusal as refusal:
             if plan.data:
                 own = self._wallet.address
                 plan = await self._chain.prepare(own, own, b"", doing="giving a nonce up")
             event = "giving-up"
-            log.info("no-longer-taken", extra={"send": number, "code": refusal.code})
+            log.info("call-void", extra={"send": number, "code": refusal.code})
         log.info(event, extra={"send": number, "nonce": newest.nonce})
         await self._chain.send(
             self._wallet,
@@ -816,7 +850,7 @@ class RelayerService:
         word = SendProgress("mined", receipt.tx_hash, receipt.block, receipt.gas_used)
         await trio.to_thread.run_sync(self._store.end, number, SendState.MINED, progress_json(word))
         log.info("mined", extra={"send": number, "tx": receipt.tx_hash, "gas": receipt.gas_used})
-        self._over(number)
+        self._release(number)
 
     async def _end(self, number: int, refusal: RelayerRefusal) -> None:
         self._statistics.failed += 1
@@ -824,9 +858,9 @@ class RelayerService:
             self._store.end, number, SendState.FAILED, refusal_json(refusal)
         )
         log.warning("failed", extra={"send": number, "code": refusal.code})
-        self._over(number)
+        self._release(number)
 
-    def _over(self, number: int) -> None:
+    def _release(self, number: int) -> None:
         for peer in self._owners.pop(number, ()):
             peer.under_way.discard(number)
         self._wake(number)
@@ -843,13 +877,13 @@ class RelayerService:
             changed.set()
 
 
-async def _say(socket: WebSocketConnection, text: str) -> None:
-    """Raises TooSlowError for a peer that does not read; its connection then ends."""
+async def _send_text(socket: WebSocketConnection, text: str) -> None:
+    """Raises TooSlowError if the peer does not read, which ends its connection."""
     with trio.fail_after(SEND_S):
         await socket.send_message(text)
 
 
-def _word(send: Send) -> dict[str, object]:
+def _progress_of(send: Send) -> dict[str, object]:
     if send.state is SendState.QUEUED:
         return progress_json(SendProgress("queued"))
     if send.state is SendState.SENT:

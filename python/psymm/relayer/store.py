@@ -1,10 +1,10 @@
-"""A relayer's sends under way, in SQLite, so that a restart repeats none and forgets none.
+"""A relayer's sends, in SQLite, so that a restart neither repeats nor forgets one.
 
-A call is written before its sender hears "queued"; a signed transaction is written before it is
-broadcast. So after a crash at any instant a call that was accepted is either still to be sent, or
-its transactions are known and can be looked up and broadcast again, byte for byte.
+A call is on disk before its client gets "queued", a signed transaction before it is broadcast. So
+after a crash an accepted call is either still to be sent, or its transactions are known and can be
+looked up and broadcast again, byte for byte.
 
-All methods block for a disk write at most; the service calls them through a thread.
+All methods block for at most one disk write; the service calls them in a thread.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from psymm.strict_json import loads
 
 VERSION = 1
 KEPT = 1_000
-"""Sends that have ended and are still answered for; older ones leave, so no stream of calls fills
-the disk."""
+"""How many ended sends are kept to answer repeated calls; older ones are deleted, so that a stream
+of calls cannot fill the disk."""
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE sends (
@@ -42,10 +42,10 @@ CREATE TABLE sends (
 ) STRICT;
 CREATE INDEX sends_digest ON sends (digest);
 CREATE INDEX sends_state ON sends (state);
-CREATE TABLE marks (
-    mark TEXT NOT NULL,
+CREATE TABLE conflict_keys (
+    key TEXT NOT NULL,
     send INTEGER NOT NULL REFERENCES sends (id),
-    PRIMARY KEY (mark, send)
+    PRIMARY KEY (key, send)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE transactions (
     send INTEGER NOT NULL REFERENCES sends (id),
@@ -56,7 +56,7 @@ CREATE TABLE transactions (
 
 
 class SendState(StrEnum):
-    """Where a send is. QUEUED and SENT are under way; the others are its end."""
+    """The state of a send. QUEUED and SENT are under way; the others are final."""
 
     QUEUED = "queued"
     SENT = "sent"
@@ -66,11 +66,15 @@ class SendState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One call that a relayer took on.
+    """One call that a relayer accepted.
 
-    digest: the 32 bytes that the owners signed. call: the wire's JSON. answer: what the client is
-    told at the end (receipt or error), empty while under way. deadline: seconds since the epoch.
-    transactions: signed bytes; a replacement has the same nonce and a higher fee.
+    Attributes:
+        digest: `wire.identity` of the call, 32 bytes.
+        kind: "ctc" or "cta".
+        call: the wire's JSON.
+        deadline: seconds since the epoch.
+        answer: the last message to the client (mined, or an error); empty while under way.
+        transactions: signed bytes, oldest first; a replacement has the same nonce and a higher fee.
     """
 
     id: int
@@ -84,13 +88,13 @@ class Send:
 
 
 class Store:
-    """The file. One process at a time; another gets StoreError."""
+    """The file. Only one process can open it; another gets RelayerStoreError."""
 
     def __init__(self, path: Path, chain_id: int, contract: str, relayer: str) -> None:
-        """Opens or makes the file, for one relayer on one contract.
+        """Open or create the file, for one relayer on one contract.
 
-        Raises StorageError where the machine refuses; RelayerStoreError: damaged, of another
-        version, of another relayer or contract, or held by another process.
+        Raises StorageError if the system refuses; RelayerStoreError if the file is damaged, of
+        another version, relayer or contract, or open in another process.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -131,7 +135,7 @@ class Store:
                 row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
                 if row is None or row[0] != value:
                     raise RelayerStoreError(
-                        f"it belongs to another {name}; give this relayer a home of its own",
+                        f"it belongs to another {name}; use another home for this relayer",
                         path=self._path,
                         found=row[0] if row else None,
                         expected=value,
@@ -153,9 +157,14 @@ class Store:
         self.close()
 
     def add(
-        self, digest: bytes, kind: str, call: dict[str, object], deadline: int, marks: list[bytes]
+        self,
+        digest: bytes,
+        kind: str,
+        call: dict[str, object],
+        deadline: int,
+        conflict_keys: list[bytes],
     ) -> Send:
-        """Takes a call on, as QUEUED, with the nullifiers and commitments that it will use up."""
+        """Store an accepted call as QUEUED, with the nullifiers and commitments that it uses up."""
         with self._transaction():
             row = self._db.execute(
                 "INSERT INTO sends (digest, kind, call, deadline, state) VALUES (?, ?, ?, ?, ?)",
@@ -163,11 +172,12 @@ class Store:
             )
             number = row.lastrowid
             self._db.executemany(
-                "INSERT INTO marks VALUES (?, ?)", [(mark.hex(), number) for mark in set(marks)]
+                "INSERT INTO conflict_keys VALUES (?, ?)",
+                [(key.hex(), number) for key in set(conflict_keys)],
             )
         found = self.get(number or 0)
         if found is None:
-            raise RelayerStoreError("a send was not kept", path=self._path)
+            raise RelayerStoreError("a send was not stored", path=self._path)
         return found
 
     def get(self, number: int) -> Send | None:
@@ -183,36 +193,38 @@ class Store:
         return list(self._sends("state IN ('queued', 'sent') ORDER BY id", ()))
 
     def all(self) -> list[Send]:
-        """Every send that is kept, oldest first."""
+        """All stored sends, oldest first."""
         return list(self._sends("1 ORDER BY id", ()))
 
-    def conflicting(self, marks: list[bytes], digest: bytes) -> Send | None:
-        """A send of another call, under way, that uses up one of `marks`."""
+    def conflicting(self, conflict_keys: list[bytes], digest: bytes) -> Send | None:
+        """A send of another call, under way, that uses up one of `conflict_keys`."""
         return next(
             self._sends(
-                "state IN ('queued', 'sent') AND digest != ? AND id IN (SELECT send FROM marks "
-                "WHERE mark IN (SELECT value FROM json_each(?))) LIMIT 1",
-                (digest, json.dumps([mark.hex() for mark in marks])),
+                "state IN ('queued', 'sent') AND digest != ? AND id IN (SELECT send FROM "
+                "conflict_keys WHERE key IN (SELECT value FROM json_each(?))) LIMIT 1",
+                (digest, json.dumps([key.hex() for key in conflict_keys])),
             ),
             None,
         )
 
     def signed(self, number: int, raw: bytes) -> None:
-        """A transaction of this send exists and may be on its way from now on: SENT."""
+        """Store a signed transaction; the send is SENT from now on."""
         with self._transaction():
             self._db.execute("UPDATE sends SET state = ? WHERE id = ?", (SendState.SENT, number))
             self._db.execute("INSERT OR IGNORE INTO transactions VALUES (?, ?)", (number, raw))
 
     def end(self, number: int, state: SendState, answer: dict[str, object]) -> None:
-        """The send is MINED or FAILED, and this is what its sender is told from now on."""
+        """Mark a send as MINED or FAILED, with the client's answer from now on."""
         with self._transaction():
             self._db.execute(
                 "UPDATE sends SET state = ?, answer = ? WHERE id = ?",
                 (state, json.dumps(answer), number),
             )
+            # Old sends are deleted here, so the file stays bounded. Their children go first,
+            # because of the foreign keys.
             newest = self._db.execute("SELECT max(id) FROM sends").fetchone()[0]
             ended = "SELECT id FROM sends WHERE id <= ? AND state IN ('mined', 'failed')"
-            for table in ("marks", "transactions"):
+            for table in ("conflict_keys", "transactions"):
                 self._db.execute(
                     f"DELETE FROM {table} WHERE send IN ({ended})",  # noqa: S608  (constants)
                     (newest - KEPT,),
@@ -263,7 +275,7 @@ class Store:
                     yield
                     self._db.execute("COMMIT")
                 except BaseException:
-                    # A full disk may have ended the transaction already.
+                    # SQLite may have rolled back already, for example on a full disk.
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
@@ -273,5 +285,5 @@ class Store:
     def _refused(self, failed: sqlite3.Error | OverflowError) -> RelayerStoreError | StorageError:
         found = storage_error(self._path, failed)
         if isinstance(found, FileBusy):
-            return RelayerStoreError("another process holds it", path=self._path)
+            return RelayerStoreError("another process has it open", path=self._path)
         return found or RelayerStoreError(str(failed), path=self._path)

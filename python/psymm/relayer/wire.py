@@ -1,4 +1,4 @@
-"""What a client and a relayer say to each other: one JSON object a WebSocket text message.
+"""The messages between client and relayer: one JSON object in each WebSocket text message.
 
     → {"id":"1","method":"terms"}
     ← {"id":"1","terms":{"chainId":"31337","contract":"0x…","relayer":"0x…",
@@ -11,9 +11,9 @@
     ← {"id":"2","error":{"code":"fee-too-low","message":"…","values":{"quote":"50000"}}}
 
 Every value is a string; bytes are 0x hex in lower case, numbers plain decimals. A call has exactly
-the fields of the contract's struct. `id` is the client's and comes back unchanged, so one socket
-can carry several requests. Unknown or missing fields, duplicate keys and other types are refused as
-`bad-request`.
+the fields of the contract's struct. The client chooses `id`, and the answer repeats it, so one
+socket can carry several requests. Unknown or missing fields, duplicate keys and other types are
+refused as `bad-request`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from psymm.strict_json import KeyTwice, loads
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES: Final = 160 * 1024
-"""More than a call with the longest proof, in hex."""
+"""The longest message: more than a call with the longest proof, in hex."""
 GAS: Final[Mapping[str, int]] = {"ctc": 1_200_000, "cta": 1_200_000}
-"""What a move may take in gas, by which fees that follow the gas price are made and weighed
-(design section 8)."""
+"""The expected gas of a move, from which gas-based fees are computed and judged (design section 8).
+"""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,77}")
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]{40}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,32}")
 _EXACT: Final = ConfigDict(extra="forbid", alias_generator=to_camel)
-"""On the wire all members are strings: each type below reads one, and nothing else."""
+"""On the wire all members are strings; each type below reads a string and nothing else."""
 
 
 def _below(bits: int) -> BeforeValidator:
@@ -84,7 +84,7 @@ _Id: TypeAlias = Annotated[str, StringConstraints(pattern=f"^{_ID.pattern}$")]
 
 @dataclass(frozen=True, slots=True)
 class TokenFee:
-    """What a relayer asks in one token, in its units, for each kind of move."""
+    """A relayer's fee in one token, in units, for each kind of move."""
 
     __pydantic_config__: ClassVar = _EXACT
     token: _Address
@@ -97,8 +97,12 @@ class TokenFee:
 
 @dataclass(frozen=True, slots=True)
 class RelayerTerms:
-    """A relayer's offer. valid_until_s: seconds since the epoch up to which its fees hold.
-    min_deadline_s: how far ahead a call's deadline must be when it arrives."""
+    """A relayer's offer.
+
+    Attributes:
+        min_deadline_s: how far ahead a call's deadline must be when it arrives.
+        valid_until_s: until when its fees hold, seconds since the epoch.
+    """
 
     __pydantic_config__: ClassVar = _EXACT
     chain_id: _U64
@@ -109,7 +113,7 @@ class RelayerTerms:
     valid_until_s: Annotated[_U64, Field(alias="validUntil")]
 
     def fee(self, token: str, kind: str) -> int | None:
-        """The fee in `token`, None if the relayer does not take it."""
+        """The fee in `token`; None if the relayer does not accept it."""
         return next((one.of(kind) for one in self.fees if one.token == token), None)
 
 
@@ -133,7 +137,7 @@ Request = AskTerms | Submit
 
 @dataclass(frozen=True, slots=True)
 class SendProgress:
-    """Where a submitted call is: queued, sent (tx known) or mined (block and gas known)."""
+    """The state of a submitted call: queued, sent (tx known) or mined (block and gas known)."""
 
     __pydantic_config__: ClassVar = _EXACT
     status: Literal["queued", "sent", "mined"]
@@ -143,11 +147,11 @@ class SendProgress:
 
 
 _FIELDS: Final = {"queued": 1, "sent": 2, "mined": 4}
-"""How many of its members a progress has, in their order."""
+"""How many members a progress has in each state; they come in the order of the fields."""
 
 
 def identity(call: Call) -> bytes:
-    """32 bytes that two calls share if they do the same: everything but proof and root."""
+    """32 bytes that are equal for two calls of the same move; proof and root do not count."""
     body = {name: value for name, value in call.to_json().items() if name not in ("proof", "root")}
     return keccak256(json.dumps([call.kind, body], sort_keys=True).encode())
 
@@ -162,7 +166,7 @@ def encode_request(request: Request) -> str:
 
 
 def request_id(text: str) -> str:
-    """The id of a request that may otherwise be nonsense, '' if it has none."""
+    """The id of a request, even an invalid one; '' if it has none."""
     try:
         found = loads(text)
     except ValueError:
@@ -206,13 +210,14 @@ def encode_answer(id: str, body: Mapping[str, object]) -> str:
 
 
 def decode_terms(text: str, id: str) -> RelayerTerms:
-    """A relayer's terms. Raises the Refusal that it sent instead, or RelayerLied for nonsense."""
+    """A relayer's terms. Raises the RelayerRefusal that it sent, or RelayerLied for an invalid
+    answer."""
     return _answered(text, id, _terms)
 
 
 def _terms(body: dict[str, Any]) -> RelayerTerms:
     if list(body) != ["terms"]:
-        raise BadRequest("an answer that holds other than terms")
+        raise BadRequest("an answer with other members than terms")
     terms = _read(RelayerTerms, body["terms"])
     if len({one.token for one in terms.fees}) != len(terms.fees):
         raise BadRequest("a token has two fees")
@@ -220,7 +225,7 @@ def _terms(body: dict[str, Any]) -> RelayerTerms:
 
 
 def decode_progress(text: str, id: str) -> SendProgress:
-    """A relayer's word on a submitted call. Raises the Refusal that it sent, or RelayerLied."""
+    """The progress of a submitted call. Raises the RelayerRefusal that it sent, or RelayerLied."""
     return _answered(text, id, _progress)
 
 
@@ -240,16 +245,16 @@ def _load(text: str) -> dict[str, Any]:
     try:
         found = loads(text)
     except KeyTwice as bad:
-        raise BadRequest("a key stands twice", key=_brief(bad.key)) from None
+        raise BadRequest("a key occurs twice", key=_brief(bad.key)) from None
     except ValueError:
-        raise BadRequest("that is not JSON") from None
+        raise BadRequest("it is not JSON") from None
     if not isinstance(found, dict):
         raise BadRequest("the message must be a JSON object")
     return found
 
 
 def _answered(text: str, id: str, read: Callable[[dict[str, Any]], T]) -> T:
-    """What `read` makes of an answer. Raises the Refusal that it is, or RelayerLied."""
+    """An answer's content by `read`. Raises the RelayerRefusal in it, or RelayerLied."""
     try:
         body = _load(text)
         if (name := body.pop("id", None)) not in (id, ""):
@@ -258,7 +263,7 @@ def _answered(text: str, id: str, read: Callable[[dict[str, Any]], T]) -> T:
             return read(body)
         refusal = _refusal(body["error"])
     except BadRequest as nonsense:
-        raise RelayerLied(f"its answer makes no sense: {nonsense.detail}") from None
+        raise RelayerLied(f"its answer is invalid: {nonsense.detail}") from None
     raise refusal
 
 
@@ -269,7 +274,7 @@ def _refusal(error: object) -> RelayerRefusal:
     if not isinstance(code, str) or not isinstance(message, str) or not isinstance(values, dict):
         raise BadRequest("an error without code and message")
     family = RelayerRefusal.known.get(code, RelayerRefusal)
-    # What a stranger wrote goes to a person's terminal, so it is short and printable.
+    # A stranger wrote it and a person's terminal will show it, so it is shortened and printable.
     shown = {
         name: _printable(value)
         for name, value in list(values.items())[:8]
@@ -282,7 +287,7 @@ def _refusal(error: object) -> RelayerRefusal:
 
 
 def _read(kind: type[T], body: object) -> T:
-    """The object of that type. Raises BadRequest, naming the field."""
+    """An object of type `kind`. Raises BadRequest, naming the field."""
     try:
         found: T = _adapters()[kind].validate_python(body)
         return found
@@ -293,7 +298,7 @@ def _read(kind: type[T], body: object) -> T:
 
 
 def _members(of: object) -> dict[str, object]:
-    """As they go over the wire, without those that are not there."""
+    """The members for the wire, without those that are None."""
     adapter = _adapters()[type(of)]
     dumped: dict[str, object] = adapter.dump_python(of, by_alias=True, exclude_none=True)
     return dumped

@@ -58,7 +58,7 @@ class LeftOpen:
             "token": self.token,
             "positions": self.positions,
             "orders": self.orders,
-            "goOnWith": self.command,
+            "resumeWith": self.command,
         }
 
     def __str__(self) -> str:

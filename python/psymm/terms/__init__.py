@@ -1,8 +1,17 @@
-"""The terms: the one document that both parties accept at logon, known by its keccak256.
+"""The terms: the document that both parties accept at logon, identified by its keccak256.
+
+Theory of operation. The document is strict JSON; `document` reads and writes it from the
+dataclasses here, whose annotations say what each field is. A solver builds ``Terms`` in Python,
+which makes the document; a trader gets the bytes, and ``Terms.parse`` keeps exactly those for the
+hash. Both ways check each value's form, then the rules between values (``_check``). A ``Terms``
+never changes, so sessions under the same document share one object. Nothing here is stored: the
+bytes are in the custody's agreement, in journal and transcript.
 
 Prices, quantities, rates and notionals are integers scaled by 10**18, token amounts integers in
-token units, times integers in nanoseconds, addresses checksummed strings. ``Terms.parse`` is
-strict; every refusal is a ``TermsError`` that names the field.
+token units, times and durations integers in nanoseconds, addresses checksummed strings. Every
+refusal is a ``TermsError`` that names the field.
+
+Public API: ``Terms`` and its parts. Errors: ``TermsError`` and its subclasses.
 """
 
 from __future__ import annotations
@@ -72,8 +81,14 @@ _MAX_SIGNERS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainRef:
-    """Where the collateral lives. An event counts once it is ``confirmations`` blocks deep; 1 is
-    the block that holds it."""
+    """The chain and contracts of the collateral.
+
+    Attributes:
+        id: the chain id.
+        psymm: the pool contract.
+        registry: the registry contract.
+        confirmations: how many blocks deep an event must be to count; 1 is its own block.
+    """
 
     id: Whole
     psymm: Address
@@ -83,8 +98,15 @@ class ChainRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollateralTerms:
-    """The token, the least that each side must have accepted before trading opens, and the part
-    of each side's collateral that PnL never reaches (the penalty reserve), in token units."""
+    """The collateral's token and amounts; all amounts are token units.
+
+    Attributes:
+        decimals: of the token.
+        trader_minimum: the least collateral of the trader that must be accepted before trading.
+        solver_minimum: the same for the solver.
+        trader_reserve: the part of the trader's collateral that PnL never reaches, for penalties.
+        solver_reserve: the same for the solver.
+    """
 
     token: Address
     decimals: Whole
@@ -96,7 +118,13 @@ class CollateralTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What one side locks for a position, each as a share of its notional."""
+    """What one side locks for a position, as shares of its notional.
+
+    Attributes:
+        cva: credit valuation adjustment: what a liquidated side pays to the other.
+        lf: liquidation fee, for the side that liquidates.
+        mm: maintenance margin; at least cva + lf.
+    """
 
     cva: Decimal
     lf: Decimal
@@ -105,8 +133,24 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instrument:
-    """What can be traded. Fees are shares of a fill's notional, paid to ``fee_receiver`` by the
-    other side. At most ``max_leverage`` times a side's equity may be open in the instrument."""
+    """An instrument that can be traded.
+
+    Attributes:
+        tick: prices are multiples of it.
+        lot: quantities are multiples of it.
+        min_notional: of one order.
+        max_notional: of one order.
+        max_leverage: at most this many times a side's equity may be open in the instrument.
+        trader: what the trader locks.
+        solver: what the solver locks.
+        open_fee: a share of an opening fill's notional.
+        close_fee: a share of a closing fill's notional.
+        fee_receiver: the side that gets the fees from the other.
+        funding_epoch: the time between two funding payments.
+        funding_window: the part of an epoch in which the solver may choose the time of its funding.
+        funding_cap: the highest funding rate of one epoch.
+        feed: the oracle's name for the price.
+    """
 
     symbol: Text
     kind: KindName = "perpetual"
@@ -128,8 +172,18 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """All in nanoseconds. ``acknowledgement`` is the T of legal time; ``quote_life`` the longest
-    that a quote may live; ``idle_end`` how long a silent custody stays open."""
+    """Durations, in nanoseconds.
+
+    Attributes:
+        heartbeat: the time between two heartbeats of a silent party.
+        acknowledgement: the T of legal time.
+        skew: how far ahead of the receiver's clock a frame may be dated.
+        quote_life: the longest life of a quote.
+        force_cancel_cooldown: how long after a request a cancel can be forced.
+        force_close_cooldown: the same for a close.
+        settlement: how far ahead a settlement's deadline may be.
+        idle_end: after this time without business, a custody is offered its settlement.
+    """
 
     heartbeat: Seconds = 5 * NANOSECONDS
     acknowledgement: Seconds = 10 * NANOSECONDS
@@ -143,8 +197,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oracle:
-    """Who signs prices, how many must agree, and how long a price may be used. No signers: no
-    oracle price is ever in effect, and margin is reckoned at entry prices."""
+    """The price oracle. Without signers no oracle price is ever in effect, and margin is computed
+    at entry prices.
+
+    Attributes:
+        signers: whose signatures count.
+        threshold: how many signers must agree.
+        validity: how long a price may be used, nanoseconds.
+    """
 
     signers: tuple[Address, ...] = ()
     threshold: Whole = 0
@@ -153,8 +213,13 @@ class Oracle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """What the guilty side owes: for evidence in token units a byte, and for covering a frame
-    only after a notice. The relayer's fee for one move is at most ``relayer_cap`` token units."""
+    """Costs, in token units.
+
+    Attributes:
+        evidence_byte: what the guilty side pays for each byte of evidence.
+        notice: what a side pays for covering a frame only after a notice.
+        relayer_cap: the highest fee of a relayer for one move.
+    """
 
     evidence_byte: Whole = 0
     notice: Whole = 0
@@ -163,9 +228,18 @@ class Tariff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much may be open or sent. Frames and bytes are of one lane since the last checkpoint;
-    ``evidence_bytes`` bounds what a court is shown; ``price_band`` is the farthest that an
-    opening price may stand from the oracle's, as a share of it."""
+    """How much may be open or sent.
+
+    Attributes:
+        open_orders: at once.
+        open_quotes: at once.
+        positions: at once.
+        price_band: the share by which an opening price may differ from the oracle's.
+        frames_per_second: of one lane.
+        frames: of one lane since the last checkpoint.
+        bytes: of one lane since the last checkpoint.
+        evidence_bytes: the most that a court is shown.
+    """
 
     open_orders: Whole = 64
     open_quotes: Whole = 256
@@ -179,7 +253,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """The terms. ``document`` is the bytes that were hashed; two terms are equal iff it is."""
+    """The terms.
+
+    Attributes:
+        force_close_gap: the share of the price that a forced close costs.
+        end_date: nanoseconds since the epoch; from then on either side may close at the oracle's
+            price.
+        document: the bytes that are hashed. Two terms are equal iff their documents are.
+    """
 
     chain: ChainRef = field(compare=False)
     collateral: CollateralTerms = field(compare=False)
@@ -201,8 +282,8 @@ class Terms:
     def parse(document: bytes) -> Terms:
         """Terms from their bytes, which are kept for the hash. Raises TermsError.
 
-        While a value of the same bytes lives, it is given again: a thousand sessions under one
-        document hold it once.
+        While an object of the same bytes exists, it is returned again, so a thousand sessions under
+        one document share it.
         """
         known = _parsed.get(document)
         if known is not None:
@@ -296,7 +377,7 @@ def _check_oracle(oracle: Oracle) -> None:
     if len(oracle.signers) > _MAX_SIGNERS:
         raise TermsUnsound("there are at most 16 oracle signers", signers=len(oracle.signers))
     if len(set(oracle.signers)) != len(oracle.signers):
-        raise TermsUnsound("an oracle signer stands twice")
+        raise TermsUnsound("an oracle signer is listed twice")
     if not (1 if oracle.signers else 0) <= oracle.threshold <= len(oracle.signers):
         raise TermsUnsound("the oracle's threshold is out of range", threshold=oracle.threshold)
 

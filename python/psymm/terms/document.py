@@ -1,7 +1,7 @@
-"""The terms as a document: what each field is, and strict JSON to and from it.
+"""The terms as a document: the kinds of fields, and strict JSON to and from the dataclasses.
 
 Every scalar is a string: decimals plain and in their shortest form, times as decimal seconds,
-addresses as lower-case hex. Every field is present, none is unknown, none stands twice.
+addresses as lower-case hex. Every field is present, none is unknown, none occurs twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NANOSECONDS = 10**9
 
 
 class TermsError(PSymmError):
-    """Base of all refusals of terms. Nothing was accepted."""
+    """The base of all refusals of terms. Nothing was accepted."""
 
     code = "terms"
     remedy = "Ask the other side for terms that this version reads"
@@ -40,7 +40,7 @@ class TermsUnknownVersion(TermsError):
 
 class TermsUnknownField(TermsError):
     code = "terms-unknown-field"
-    what = "the terms carry a field that their version does not have"
+    what = "the terms have a field that their version does not know"
 
 
 class TermsMissingField(TermsError):
@@ -55,17 +55,17 @@ class TermsDuplicateKey(TermsError):
 
 class TermsBadValue(TermsError):
     code = "terms-bad-value"
-    what = "a value is not of its field's kind, or not in its one valid form"
+    what = "a value does not fit its field, or is not in its only valid form"
 
 
 class TermsUnsound(TermsError):
     code = "terms-unsound"
     what = "the terms contradict themselves or leave a party without protection"
-    remedy = "Do not trade under them; correct the values that are named"
+    remedy = "Do not trade under them; correct the named values"
 
 
 class Form:
-    """A kind of scalar: from its string and back."""
+    """A kind of scalar: reads its string and writes it."""
 
     def read(self, text: str) -> object:
         raise NotImplementedError
@@ -115,7 +115,7 @@ class _Decimal(Form):
 
 
 class _Seconds(_Decimal):
-    """A time or span in decimal seconds, held as nanoseconds."""
+    """A time or duration in decimal seconds, held as nanoseconds."""
 
     def read(self, text: str) -> int:
         scaled = super().read(text)
@@ -172,7 +172,7 @@ T = TypeVar("T")
 
 
 def key_of(attribute: str) -> str:
-    """The document's key of a Python attribute: ``min_notional`` is ``minNotional``."""
+    """The document's key for a Python attribute: ``minNotional`` for ``min_notional``."""
     first, *rest = attribute.split("_")
     return first + "".join(word.capitalize() for word in rest)
 

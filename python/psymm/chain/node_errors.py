@@ -1,9 +1,9 @@
-"""What a node's error means: one table, because each kind of node has its own words.
+"""What a node's error means: one table, because every node software words its errors differently.
 
-The number of a JSON-RPC error says little: geth uses -32000 for nearly all, besu gives one number
-to several.  So the words decide.  They are those of geth, erigon, nethermind, besu, reth, anvil and
-of the gateways of Infura and Alchemy, in lower case.  A contract can put any words into its
-refusal, so refusals by a contract are recognised first.
+The number of a JSON-RPC error says little: geth uses -32000 for nearly all of them, besu one number
+for several.  So the message decides.  The patterns match, in lower case, the messages of geth,
+erigon, nethermind, besu, reth, anvil, and of the gateways of Infura and Alchemy.  A contract can
+put any words into its revert reason, so reverts are recognised first.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from enum import Enum
 from typing import Final
 
 
-class Answer(Enum):
-    """What a node's error says about a request."""
+class NodeErrorKind(Enum):
+    """What a node's error means for a request."""
 
     REVERTED = "a contract refused"
-    OUT_OF_GAS = "the gas limit does not suffice"
-    ELSEWHERE = "the node speaks of something else: it lags, is busy, or limits how much is asked"
+    OUT_OF_GAS = "the gas limit is too low"
+    NOT_ANSWERED = "the node did not answer the question: it lags, is busy, or limits requests"
     PRUNED = "the node no longer has the state of a block that old"
     RANGE = "too many blocks or results at once"
     KNOWN = "the node has this very transaction already"
@@ -46,7 +46,7 @@ _LAGS: Final = (
     r"|(cannot|could not|can't) find (the )?(header|block)|sync is still"
     r"|(still|is|node) sync|after last accepted block|ahead of (the )?(chain|head)"
 )
-# A view that lags has no state of a newer block; these words are for older ones.
+# A lagging node has no state of a newer block; these words are about older ones.
 _PRUNED: Final = (
     r"missing trie node|state .*(pruned|is not available|unavailable|already discarded)|world state"
     r"|historical state|no state available|required historical|old data not available"
@@ -59,46 +59,47 @@ _TABLE: Final = tuple(
     (method, re.compile(words), answer)
     for method, words, answer in (
         (SEND, r"already ?known|already.?exists|already imported|known transaction"
-                r"|existing tx with same hash", Answer.KNOWN),
-        (SEND, r"replac|in.?flight transaction", Answer.NONCE_HELD),
+                r"|existing tx with same hash", NodeErrorKind.KNOWN),
+        (SEND, r"replac|in.?flight transaction", NodeErrorKind.NONCE_HELD),
         (SEND, r"nonce (is )?too low|old ?nonce|nonce.?already.?used|nonce .*below",
-         Answer.NONCE_USED),
-        # Its own earlier transactions are unknown to this node, which they are not to others.
-        (SEND, r"nonce (is )?too (high|distant|far)|nonce.?gap|noncetoofar", Answer.ELSEWHERE),
-        (SEND, r"pool is full|pool full|pool limit", Answer.ELSEWHERE),
-        (None, r"insufficient ?(funds|balance)|upfront cost exceeds", Answer.COIN),
+         NodeErrorKind.NONCE_USED),
+        # This node lacks the account's earlier transactions; others have them.
+        (SEND, r"nonce (is )?too (high|distant|far)|nonce.?gap|noncetoofar",
+         NodeErrorKind.NOT_ANSWERED),
+        (SEND, r"pool is full|pool full|pool limit", NodeErrorKind.NOT_ANSWERED),
+        (None, r"insufficient ?(funds|balance)|upfront cost exceeds", NodeErrorKind.COIN),
         (None, r"underpriced|fee ?too ?low|tip .*(minimum|below|too low)|less than block base fee"
                r"|below (current |the |block )*base ?fee|gas price (is )?(too low|below|less)"
                r"|below (configured |the )?minimum|priority fee .*(below|less|low|minimum)",
-         Answer.FEE),
-        (None, r"out ?of ?gas|gas required exceeds|intrinsic gas", Answer.OUT_OF_GAS),
-        (_LOGS, r"beyond current head", Answer.ELSEWHERE),
-        # Gateways word both limits alike, so what speaks of blocks or results is a range.
+         NodeErrorKind.FEE),
+        (None, r"out ?of ?gas|gas required exceeds|intrinsic gas", NodeErrorKind.OUT_OF_GAS),
+        (_LOGS, r"beyond current head", NodeErrorKind.NOT_ANSWERED),
+        # Gateways word rate limits and range limits alike. Blocks or results mean a range.
         (_LOGS, r"block range|range limit|response size|results|range is too|max(imum)? .*range",
-         Answer.RANGE),
-        (None, _PRUNED, Answer.PRUNED),
-        (None, _BUSY, Answer.ELSEWHERE),
-        (None, _LAGS, Answer.ELSEWHERE),
-        (_LOGS, _RANGE, Answer.RANGE),
+         NodeErrorKind.RANGE),
+        (None, _PRUNED, NodeErrorKind.PRUNED),
+        (None, _BUSY, NodeErrorKind.NOT_ANSWERED),
+        (None, _LAGS, NodeErrorKind.NOT_ANSWERED),
+        (_LOGS, _RANGE, NodeErrorKind.RANGE),
     )
 )  # fmt: skip
 
 
-def classify(method: str, number: int, message: str, data: object = None) -> Answer:
+def classify(method: str, number: int, message: str, data: object = None) -> NodeErrorKind:
     """What a JSON-RPC error (its code, message and data) means for a request."""
     said = message.lower()
     if "revert" in said or revert_data(data):
-        return Answer.REVERTED
+        return NodeErrorKind.REVERTED
     for only, words, answer in _TABLE:
         if only in (None, method) and words.search(said):
             return answer
     if number == 429 or (number == -32005 and method != SEND):
-        return Answer.ELSEWHERE  # EIP-1474: limit exceeded
-    return Answer.REFUSED
+        return NodeErrorKind.NOT_ANSWERED  # EIP-1474: limit exceeded
+    return NodeErrorKind.REFUSED
 
 
 def revert_data(data: object) -> bytes | None:
-    """A contract's refusal out of the places in which nodes put it; None if there is none."""
+    """A contract's revert data, from either place where nodes put it; None if there is none."""
     if isinstance(data, dict):
         data = data.get("data") or data.get("result")
     if isinstance(data, str) and data.startswith("0x"):
