@@ -57,9 +57,9 @@ from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import SettlementRefused
 from psymm.journal.writer import open_journal
-from psymm.session.chain_facts import Mined, custody_of
-from psymm.session.clock import SystemClock
-from psymm.session.party import LocalParty, journal_secret
+from psymm.session.protocol.chain_facts import Mined, custody_of
+from psymm.session.runtime.clock import SystemClock
+from psymm.session.runtime.party import LocalParty, journal_secret
 from psymm.terms import ChainRef, CollateralTerms, Instrument, Limits, Rates, Tariff, Terms
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.typed_message import TypedMessage

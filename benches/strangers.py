@@ -29,7 +29,7 @@ NONSENSE = ("{", "[" * 4000, '{"MsgType":"URS"}', b"\x01" * 2000, '{"MsgType":"1
 async def babble(port: int) -> None:
     """One stranger: says nonsense as fast as it may, and comes back whenever it is cut off."""
     from psymm.errors import PSymmError
-    from psymm.session.transport import dial
+    from psymm.session.runtime.transport import dial
 
     while True:
         try:

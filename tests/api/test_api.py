@@ -14,7 +14,7 @@ from psymm.errors import Declined, NotNow, Refused
 from psymm.journal.export import export
 from psymm.messages import Resume, decode_text, encode_text
 from psymm.session.protocol import SessionStatus
-from psymm.session.report import verify_file
+from psymm.session.runtime.report import verify_file
 
 
 async def test_a_quote_is_hit_and_filled_whole(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -40,9 +40,9 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.relayer.errors import NoRelayer
-from psymm.session.preflight import which_clock
 from psymm.session.protocol import SessionStatus
-from psymm.session.trader import Backoff
+from psymm.session.runtime.preflight import which_clock
+from psymm.session.runtime.trader import Backoff
 from psymm.terms import UNIT, CollateralTerms, Terms, Timeouts
 
 OTHER = "0x2260FAC5E5542a773Aa44fBCfeDf7C193bc2C599"

@@ -25,7 +25,7 @@ from psymm.custody.errors import FeeTooHigh
 from psymm.custody.moves import Vault
 from psymm.custody.sending import DirectSender, SendTerms
 from psymm.journal.export import export
-from psymm.session.report import verify_file
+from psymm.session.runtime.report import verify_file
 from psymm.terms import ChainRef, Terms
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.wallet import KeyWallet

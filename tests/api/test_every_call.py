@@ -38,8 +38,8 @@ from psymm.messages import (
     SymbolRef,
 )
 from psymm.session.protocol import SECOND, Effects, SessionStatus
-from psymm.session.runner import SessionRunner
-from psymm.session.solver import SolverServer
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.solver import SolverServer
 from psymm.wallet import KeyWallet
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "session"))

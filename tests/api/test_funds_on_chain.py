@@ -22,7 +22,7 @@ from psymm.custody.moves import Vault
 from psymm.custody.sending import DirectSender, SendTerms
 from psymm.errors import ClocksDiffer, TokenDiffers
 from psymm.relayer.errors import NoRelayer
-from psymm.session.chain_facts import custody_of
+from psymm.session.protocol.chain_facts import custody_of
 from psymm.terms import Terms
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.wallet import KeyWallet

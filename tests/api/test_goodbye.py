@@ -11,7 +11,7 @@ import trio
 from market import Scene, market
 from trio.testing import MockClock
 
-from psymm.session.transport import Socket
+from psymm.session.runtime.transport import Socket
 
 
 async def test_a_session_whose_solver_is_gone_is_left_at_once(

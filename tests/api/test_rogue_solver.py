@@ -39,8 +39,8 @@ from psymm.messages import (
     decode_text,
     encode_text,
 )
-from psymm.session.handshake import DelegatedKey, Host
-from psymm.session.transport import WebSocket, dial, listen
+from psymm.session.runtime.handshake import DelegatedKey, Host
+from psymm.session.runtime.transport import WebSocket, dial, listen
 from psymm.terms import UNIT, Terms
 from psymm.transcript.introduction import KEY_NS, key_message
 from psymm.wallet import KeyWallet

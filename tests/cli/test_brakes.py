@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from psymm.cli import psymm, run
-from psymm.session.protection import kill_switch_of
+from psymm.session.runtime.protection import kill_switch_of
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:

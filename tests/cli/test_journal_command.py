@@ -28,7 +28,7 @@ from psymm.errors import SessionClosed
 from psymm.journal.reader import open_journal_reader
 from psymm.keystores import seal_keystore
 from psymm.session.protocol import SessionStatus
-from psymm.session.trader import dialer
+from psymm.session.runtime.trader import dialer
 from psymm.transcript.agreement import SOLVER, TRADER
 
 

@@ -29,9 +29,9 @@ from psymm.journal.replayed import read_record, verify_journal
 from psymm.journal.retention import Pruned
 from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
-from psymm.session.archive import archive, prune
-from psymm.session.base_account import first_account
-from psymm.session.report import verify_bytes, verify_file
+from psymm.session.runtime.archive import archive, prune
+from psymm.session.runtime.base_account import first_account
+from psymm.session.runtime.report import verify_bytes, verify_file
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot, may_be
@@ -264,7 +264,7 @@ import sys, os, signal, trio
 sys.path[:0] = sys.argv[3:]
 from pathlib import Path
 from custody_scene import Signers
-from psymm.session import archive as archiving
+from psymm.session.runtime import archive as archiving
 from psymm.journal import retention
 from psymm.journal.writer import open_journal
 at = sys.argv[2]

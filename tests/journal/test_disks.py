@@ -35,7 +35,7 @@ from psymm.journal.repair import repair_journal
 from psymm.journal.writer import open_journal
 from psymm.private_files import write_private
 from psymm.relayer.store import Store
-from psymm.session.protection import KillSwitch
+from psymm.session.runtime.protection import KillSwitch
 from psymm.storage import DiskFull, DiskReadOnly, FileBusy, StorageError, translate_errors
 from psymm.wallet import KeyWallet, save_keystore
 

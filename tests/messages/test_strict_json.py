@@ -22,8 +22,8 @@ from psymm.messages import decode, decode_text
 from psymm.relayer.errors import BadRequest, RelayerLied
 from psymm.relayer.wire import decode_progress, decode_request, decode_terms, request_id
 from psymm.rulebook import AccountRefused, first_difference, restore
-from psymm.session.chain_facts import Fact
-from psymm.session.report import known_facts
+from psymm.session.protocol.chain_facts import Fact
+from psymm.session.runtime.report import known_facts
 from psymm.strict_json import MAX_NESTING, KeyTwice, loads
 from psymm.terms import Terms, TermsError
 from psymm.transcript.file import MAGIC, encode_file, parse_file

@@ -10,8 +10,8 @@ import pytest
 
 from psymm.chain.revocations import POLL_S
 from psymm.custody.planning import deadline_after
-from psymm.session.party import KEY_LIFE_NS
-from psymm.session.trader import Backoff
+from psymm.session.runtime.party import KEY_LIFE_NS
+from psymm.session.runtime.trader import Backoff
 from psymm.terms import Limits, Timeouts
 
 ROOT = Path(__file__).parents[2]

@@ -43,11 +43,6 @@ from psymm.messages import (
 from psymm.rulebook import orders, quotes, rules, settlement
 from psymm.rulebook.account import OrderStatus
 from psymm.rulebook.sequence import Replay
-from psymm.session import handshake as handshake_module
-from psymm.session import solver as solver_module
-from psymm.session import trader as trader_module
-from psymm.session.chain_facts import ChainView
-from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import (
     HeadSync,
     Resumed,
@@ -70,9 +65,14 @@ from psymm.session.protocol import (
     views,
 )
 from psymm.session.protocol.budget import PeerRate
-from psymm.session.runner import SessionRunner
-from psymm.session.solver import SolverServer, _Reception
-from psymm.session.trader import TraderSession
+from psymm.session.protocol.chain_facts import ChainView
+from psymm.session.runtime import handshake as handshake_module
+from psymm.session.runtime import solver as solver_module
+from psymm.session.runtime import trader as trader_module
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.solver import SolverServer, _Reception
+from psymm.session.runtime.trader import TraderSession
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.introduction import SignedIntroduction

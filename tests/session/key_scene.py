@@ -21,8 +21,8 @@ from session_scene import (
 
 from psymm.errors import WalletError
 from psymm.nursery import open_block_nursery
-from psymm.session.key_rotator import Revocations
-from psymm.session.party import LocalParty
+from psymm.session.runtime.key_rotator import Revocations
+from psymm.session.runtime.party import LocalParty
 from psymm.typed_message import TypedMessage
 from psymm.wallet import KeyWallet
 

@@ -16,7 +16,7 @@ import pytest
 from psymm._core import Frame
 from psymm.rulebook import Account, ChainFacts, Replay, Ruling
 from psymm.rulebook.totals import totals_of
-from psymm.session.ledger import RulebookLedger
+from psymm.session.runtime.ledger import RulebookLedger
 from psymm.transcript.record import RecordedFrame
 
 

@@ -25,9 +25,6 @@ from psymm._core import SecretKey, keccak256
 from psymm.custody.notes import Note
 from psymm.messages import Logon, Message, NoteRef, encode_text
 from psymm.rulebook import Account
-from psymm.session.chain_facts import Fact, custody_of
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import params_of
 from psymm.session.protocol import (
     Disconnect,
     Effect,
@@ -44,7 +41,10 @@ from psymm.session.protocol import (
     VerifyCollateral,
     begin_session,
 )
+from psymm.session.protocol.chain_facts import Fact, custody_of
 from psymm.session.protocol.effects import Store
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import params_of
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.record import Record, RecordedFrame

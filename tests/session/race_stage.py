@@ -29,10 +29,10 @@ from trio.testing import wait_all_tasks_blocked
 from psymm.errors import Disconnected, PSymmError
 from psymm.messages import decode
 from psymm.nursery import open_block_nursery
-from psymm.session.ledger import RulebookLedger
-from psymm.session.runner import SessionRunner
-from psymm.session.trader import Backoff
-from psymm.session.transport import Socket
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.trader import Backoff
+from psymm.session.runtime.transport import Socket
 from psymm.wallet import KeyWallet
 
 

@@ -11,7 +11,7 @@ from psymm._core import Frame, sign_frame
 from psymm.messages import Message, encode
 from psymm.session.protocol import SendFrame, SessionState, StoreFrame, signing
 from psymm.session.protocol.lifecycle import apply
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.transcript.record import RecordedFrame
 
 

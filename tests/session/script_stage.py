@@ -67,14 +67,20 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.chain_facts import custody_of
-from psymm.session.handshake import DelegatedKey, Host, conclude_handshake, fresh_nonce, introduce
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import LocalParty, read_record
 from psymm.session.protocol import SessionStatus, TextReceived
-from psymm.session.runner import SessionRunner
-from psymm.session.solver import SolverServer
-from psymm.session.trader import Backoff, TraderSession
+from psymm.session.protocol.chain_facts import custody_of
+from psymm.session.runtime.handshake import (
+    DelegatedKey,
+    Host,
+    conclude_handshake,
+    fresh_nonce,
+    introduce,
+)
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import LocalParty, read_record
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.trader import Backoff, TraderSession
 from psymm.terms import Limits, Terms, Timeouts
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement
 from psymm.transcript.delegation import Delegation, DelegationRefused

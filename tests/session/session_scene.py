@@ -43,15 +43,15 @@ from psymm.messages import (
 )
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import Account
-from psymm.session.chain_facts import ChainView, Fact, Mined, custody_of
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import LocalParty, journal_secret
 from psymm.session.protocol import Effects, Event, FrameReceived, FrameSent, SessionStatus
-from psymm.session.runner import SessionRunner
-from psymm.session.settling import SettlementFlow
-from psymm.session.solver import SolverServer
-from psymm.session.trader import Backoff, ConnectionLost, TraderSession
-from psymm.session.transport import Socket, over_streams
+from psymm.session.protocol.chain_facts import ChainView, Fact, Mined, custody_of
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import LocalParty, journal_secret
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.settlement import SettlementFlow
+from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.trader import Backoff, ConnectionLost, TraderSession
+from psymm.session.runtime.transport import Socket, over_streams
 from psymm.terms import (
     UNIT,
     ChainRef,
@@ -619,7 +619,7 @@ class Lives:
 
 async def verified(journal: Journal, custody: bytes) -> int:
     """The journal's frames verify from the first to the last; how many there are."""
-    from psymm.session.party import read_record
+    from psymm.session.runtime.party import read_record
 
     held = await journal.custody(custody)
     return len(await read_record(journal, held.agreement))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from psymm.session.chain_facts import Citation
 from psymm.session.protocol import SessionState, SessionStatus, SessionView, holding, keys, signing
+from psymm.session.protocol.chain_facts import Citation
 
 
 def check_short_answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:

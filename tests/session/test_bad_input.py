@@ -51,9 +51,9 @@ from psymm.messages import (
     Side,
     encode_text,
 )
-from psymm.session.handshake import Host, fresh_nonce
 from psymm.session.protocol import Event, Stopped
-from psymm.session.trader import ConnectionLost, shake_hands
+from psymm.session.runtime.handshake import Host, fresh_nonce
+from psymm.session.runtime.trader import ConnectionLost, shake_hands
 from psymm.terms import UNIT
 
 Clock = MockClock

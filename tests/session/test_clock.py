@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psymm.session.clock import LASTS_NS, SystemClock
+from psymm.session.runtime.clock import LASTS_NS, SystemClock
 
 SECOND = 1_000_000_000
 EPOCH = 1_790_000_000 * SECOND

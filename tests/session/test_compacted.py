@@ -29,13 +29,13 @@ from psymm.messages import (
     encode,
     encode_text,
 )
-from psymm.session.archive import prune
-from psymm.session.idle import IdleEnd
-from psymm.session.party import load_session
 from psymm.session.protocol import SessionStatus, Stopped, checkpoints, gaps
 from psymm.session.protocol.lifecycle import expire
-from psymm.session.runner import SessionRunner
-from psymm.session.solver import SolverServer
+from psymm.session.runtime.archive import prune
+from psymm.session.runtime.idle import IdleEnd
+from psymm.session.runtime.party import load_session
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.solver import SolverServer
 from psymm.terms import UNIT
 from psymm.transcript.agreement import SOLVER, TRADER
 

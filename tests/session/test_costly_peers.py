@@ -24,9 +24,9 @@ from psymm.messages import TestRequest as AskedForLife
 from psymm.nursery import open_block_nursery
 from psymm.session.protocol import Disconnect, Resumed, SessionProtocol, SessionStatus
 from psymm.session.protocol.budget import MOST_RESENT, OUTGOING_BYTES, PeerRate
-from psymm.session.runner import SessionRunner
-from psymm.session.trader import ConnectionLost, TraderSession
-from psymm.session.transport import Socket, over_streams
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.trader import ConnectionLost, TraderSession
+from psymm.session.runtime.transport import Socket, over_streams
 from psymm.terms import UNIT
 from psymm.wallet import KeyWallet
 
@@ -166,7 +166,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else_notices(
 async def test_more_than_the_budget_for_a_peer_that_does_not_read_cuts_it_at_once(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.peer_connection.OUTGOING_BYTES", 2_000)
+    monkeypatch.setattr("psymm.session.runtime.peer_connection.OUTGOING_BYTES", 2_000)
     async with beside(tmp_path) as hostile:
         standing = hostile.far._connection
         assert standing is not None
@@ -312,7 +312,7 @@ async def test_a_gap_that_is_more_than_one_resend_is_filled_in_parts(
 async def test_frames_from_too_far_ahead_are_bounded(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.session.runner.MOST_AHEAD", 3)
+    monkeypatch.setattr("psymm.session.runtime.runner.MOST_AHEAD", 3)
     async with scene(tmp_path) as stage:
         await stage.open()
         standing = stage.far._connection

@@ -33,9 +33,9 @@ from psymm.messages import (
     encode,
 )
 from psymm.rulebook.rules import MOST_UNCOVERED
-from psymm.session.chain_facts import CITED_AHEAD, Fact
 from psymm.session.protocol import CitationWaits, HeldBack, OwnClockBehind, SessionStatus
-from psymm.session.runner import SessionRunner
+from psymm.session.protocol.chain_facts import CITED_AHEAD, Fact
+from psymm.session.runtime.runner import SessionRunner
 from psymm.terms import UNIT
 from psymm.transcript.record import RecordedFrame
 

@@ -14,12 +14,12 @@ from trio.testing import MockClock
 from psymm._core import split_frames
 from psymm.api import IncomingOrder, IncomingQuoteRequest, Solver
 from psymm.messages import QuoteRequest
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import load_session
 from psymm.session.protocol import Event, FrameReceived, SessionStatus
-from psymm.session.runner import AT_ONCE
-from psymm.session.trader import TraderSession
-from psymm.session.transport import Socket
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import load_session
+from psymm.session.runtime.runner import AT_ONCE
+from psymm.session.runtime.trader import TraderSession
+from psymm.session.runtime.transport import Socket
 from psymm.terms import UNIT, Limits
 from psymm.transcript.record import Record
 

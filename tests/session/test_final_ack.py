@@ -18,9 +18,9 @@ from psymm.errors import Disconnected, Leaving, SessionClosed
 from psymm.journal.codec import JournalledFrame
 from psymm.journal.writer import Journal
 from psymm.messages import ChainFact, Heartbeat, Message, decode
-from psymm.session.party import load_session
 from psymm.session.protocol import Delivered, FrameSent, SessionStatus
-from psymm.session.trader import Backoff
+from psymm.session.runtime.party import load_session
+from psymm.session.runtime.trader import Backoff
 
 Clock = MockClock
 

@@ -32,7 +32,7 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Account, Lane, OrderStatus
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.terms import UNIT
 
 QUANTITY = UNIT // 10

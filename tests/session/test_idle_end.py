@@ -16,8 +16,8 @@ from market import Maker, Market, entry_of, market
 from session_scene import SECOND, Lives, make_terms
 
 from psymm.api import BUY, SolverSession, connect
-from psymm.session.idle import AFTER_YOU_S
 from psymm.session.protocol import Idle, SessionStatus
+from psymm.session.runtime.idle import AFTER_YOU_S
 from psymm.terms import Timeouts
 
 Clock = MockClock

@@ -17,7 +17,8 @@ from trio.testing import MockClock
 from psymm._core import SecretKey, keccak256
 from psymm.errors import BadIntroduction, HandshakeRefused, PSymmError, WalletError
 from psymm.messages import Introduction, TermsDocument, decode_text, encode_text
-from psymm.session.handshake import (
+from psymm.session.protocol import SessionStatus
+from psymm.session.runtime.handshake import (
     DelegatedKey,
     Host,
     Introduced,
@@ -26,8 +27,7 @@ from psymm.session.handshake import (
     fresh_nonce,
     introduce,
 )
-from psymm.session.protocol import SessionStatus
-from psymm.session.trader import shake_hands
+from psymm.session.runtime.trader import shake_hands
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.introduction import (
     INTRODUCTION_NS,

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from psymm.errors import JournalForeign
 from psymm.journal.writer import open_journal
-from psymm.session.party import journal_secret
 from psymm.session.protocol import SessionStatus
+from psymm.session.runtime.party import journal_secret
 from psymm.wallet import KeyWallet
 
 

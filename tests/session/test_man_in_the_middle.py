@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from psymm.errors import AttemptEnded
 from psymm.session.protocol import SessionStatus
-from psymm.session.transport import Socket
+from psymm.session.runtime.transport import Socket
 
 Bend = Callable[[str], list[str]]
 Hand = Callable[[str | bytes, str], list[str | bytes]]

@@ -14,10 +14,10 @@ from trio.testing import MockClock
 
 from psymm._core import SecretKey, sign_frame
 from psymm.messages import Reject, encode_text
-from psymm.session.handshake import fresh_nonce, introduce
-from psymm.session.metrics import Metrics
-from psymm.session.metrics_server import MOST_CONNECTIONS, serve_metrics
 from psymm.session.protocol import SessionStatus
+from psymm.session.runtime.handshake import fresh_nonce, introduce
+from psymm.session.runtime.metrics import Metrics
+from psymm.session.runtime.metrics_server import MOST_CONNECTIONS, serve_metrics
 from psymm.transcript.verifying import FrameVerifier
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -213,7 +213,7 @@ async def test_any_other_request_is_refused_and_the_next_scrape_works(
 async def test_clients_that_send_nothing_are_few_and_not_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("psymm.session.metrics_server.REQUEST_S", 0.5)
+    monkeypatch.setattr("psymm.session.runtime.metrics_server.REQUEST_S", 0.5)
     answer: Callable[[], bytes] = lambda: b"up 1\n"  # noqa: E731
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve_metrics, answer, "127.0.0.1", 0)

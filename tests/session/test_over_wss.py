@@ -18,8 +18,8 @@ from market import Maker, entry_of
 from psymm.api import BUY, connect
 from psymm.errors import PeerLeft, ServerBusy, TlsRefused
 from psymm.session.protocol import Resumed
-from psymm.session.trader import Backoff, ConnectionLost, dialer
-from psymm.session.transport import dial
+from psymm.session.runtime.trader import Backoff, ConnectionLost, dialer
+from psymm.session.runtime.transport import dial
 from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.tls import Certificate, client_context
 

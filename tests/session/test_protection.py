@@ -18,9 +18,9 @@ from psymm.api import BUY, FirmQuote, IncomingOrder, connect
 from psymm.errors import Declined, PeerLeft, Refused, TradingHalted
 from psymm.messages import ExecutionReport, QuoteCancel
 from psymm.messages import Quote as QuoteMessage
-from psymm.session.protection import Caps, KillSwitch
 from psymm.session.protocol import Resumed, SessionStatus
-from psymm.session.trader import ConnectionLost
+from psymm.session.runtime.protection import Caps, KillSwitch
+from psymm.session.runtime.trader import ConnectionLost
 from psymm.storage import PathUnusable
 
 Clock = MockClock

@@ -37,8 +37,6 @@ from psymm.messages import (
     encode,
     encode_text,
 )
-from psymm.session.chain_facts import ChainView, Fact
-from psymm.session.party import params_of
 from psymm.session.protocol import (
     Disconnect,
     Effects,
@@ -56,7 +54,9 @@ from psymm.session.protocol import (
     holding,
     signing,
 )
-from psymm.session.settlement_documents import message_of
+from psymm.session.protocol.chain_facts import ChainView, Fact
+from psymm.session.runtime.party import params_of
+from psymm.session.runtime.settlement_documents import message_of
 from psymm.terms import UNIT
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.delegation import Delegation

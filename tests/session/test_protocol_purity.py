@@ -15,9 +15,8 @@ FORBIDDEN = ("asyncio", "datetime", "socket", "sqlite3", "threading", "time", "t
 """What waits, reads a clock, or has input and output."""
 OUTSIDE = {
     "psymm.chain": {"psymm.chain.addresses"},
-    "psymm.custody": {"psymm.custody.errors"},
+    "psymm.custody": {"psymm.custody.errors", "psymm.custody.notes"},
     "psymm.journal": set(),
-    "psymm.session": {"psymm.session.chain_facts"},
     "psymm.transcript": {
         f"psymm.transcript.{module}"
         for module in (

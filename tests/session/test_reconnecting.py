@@ -21,8 +21,8 @@ from psymm.api import BUY
 from psymm.errors import Disconnected, PeerLeft, PeerSilent, ServerBusy, TlsRefused, Unreachable
 from psymm.messages import BusinessMessageReject, decode_text, encode_text
 from psymm.session.protocol import Resumed
-from psymm.session.trader import Backoff, ConnectionLost
-from psymm.session.transport import Socket, over_streams
+from psymm.session.runtime.trader import Backoff, ConnectionLost
+from psymm.session.runtime.transport import Socket, over_streams
 from psymm.transcript.resumption import nothing_yet
 
 Clock = MockClock

@@ -47,7 +47,7 @@ from psymm.session.protocol import (
     TextReceived,
     gaps,
 )
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.storage import StorageError
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.record import Record

@@ -22,10 +22,10 @@ from psymm.errors import Disconnected, JournalBehind, JournalError, NotNow
 from psymm.journal.committer import Change, Durable
 from psymm.journal.writer import Journal
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
-from psymm.session.party import load_session
 from psymm.session.protocol import HeadsDiffer, Resumed, SessionStatus, Stopped
-from psymm.session.solver import SolverServer
-from psymm.session.trader import ConnectionLost
+from psymm.session.runtime.party import load_session
+from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.trader import ConnectionLost
 from psymm.terms import UNIT
 
 Clock = MockClock

@@ -37,8 +37,8 @@ from psymm.messages import (
 from psymm.messages import Settlement as ProposalMessage
 from psymm.rulebook import Lane
 from psymm.session.protocol import SessionStatus
-from psymm.session.settlement_documents import message_of
-from psymm.session.settling import SettlementFlow
+from psymm.session.runtime.settlement import SettlementFlow
+from psymm.session.runtime.settlement_documents import message_of
 from psymm.transcript.agreement import SOLVER, TRADER
 
 MEMO = bytes(256)

@@ -7,7 +7,7 @@ import trio.testing
 
 from psymm._core import Frame, SecretKey, sign_frame
 from psymm.session.protocol import FrameBatch
-from psymm.session.rounds import MOST_TOGETHER, Inlet, Item, Rounds
+from psymm.session.runtime.rounds import MOST_TOGETHER, Inlet, Item, Rounds
 from psymm.transcript.verifying import Claim, FrameVerifier
 
 DOMAIN = b"\x05" * 32

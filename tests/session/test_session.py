@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from psymm.messages import Side
 from psymm.rulebook import Lane
-from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import SessionStatus
+from psymm.session.runtime.ledger import RulebookLedger
 from psymm.terms import UNIT
 
 

@@ -29,8 +29,6 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.rulebook import Lane
-from psymm.session.archive import archive, prune
-from psymm.session.party import load_session, read_record
 from psymm.session.protocol import (
     CheckpointInForce,
     Disagreed,
@@ -43,9 +41,11 @@ from psymm.session.protocol import (
     SendText,
     StoreFrame,
 )
-from psymm.session.report import verify_file
-from psymm.session.runner import SessionRunner
-from psymm.session.trader import ConnectionLost
+from psymm.session.runtime.archive import archive, prune
+from psymm.session.runtime.party import load_session, read_record
+from psymm.session.runtime.report import verify_file
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.trader import ConnectionLost
 from psymm.terms import UNIT, Limits
 from psymm.transcript.checkpoint import Point
 

@@ -49,8 +49,8 @@ from psymm.session.protocol import (
     Stopped,
     TextReceived,
 )
-from psymm.session.runner import SessionRunner
-from psymm.session.trader import ConnectionLost
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.trader import ConnectionLost
 from psymm.terms import Limits
 from psymm.transcript.delegation import Delegation, DelegationRefused
 

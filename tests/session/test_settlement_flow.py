@@ -26,7 +26,6 @@ from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import PlannedSettlement as Settlement_
 from psymm.errors import NotNow, PSymmError, SettlementRefused
 from psymm.messages import ChainFact, Settlement, SettlementAcceptance, SettlementOutput
-from psymm.session.chain_facts import ChainView, Mined
 from psymm.session.protocol import (
     CitationWaits,
     Delivered,
@@ -35,7 +34,8 @@ from psymm.session.protocol import (
     Resumed,
     SessionStatus,
 )
-from psymm.session.settling import ANSWER_S, SettlementFlow
+from psymm.session.protocol.chain_facts import ChainView, Mined
+from psymm.session.runtime.settlement import ANSWER_S, SettlementFlow
 from psymm.terms import Timeouts
 
 RELAYER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"

@@ -22,9 +22,9 @@ from psymm.errors import JournalError
 from psymm.journal.writer import open_journal
 from psymm.messages import ExecType, ExecutionReport, Heartbeat, Reject, Side, decode, encode
 from psymm.rulebook.violation import CATALOGUE
-from psymm.session.party import journal_secret
 from psymm.session.protocol import SessionStatus
-from psymm.session.stats import EVENTS, REASONS, Traffic
+from psymm.session.runtime.party import journal_secret
+from psymm.session.runtime.stats import EVENTS, REASONS, Traffic
 from psymm.terms import UNIT
 
 
@@ -85,7 +85,7 @@ async def test_a_sessions_life_is_logged_once_with_stable_names_and_fields(
         await trio.sleep(1)
         custody = "0x" + stage.near.agreement.custody.hex()
     for one in logged:
-        if one.name == "psymm.session.stats":
+        if one.name == "psymm.session.runtime.stats":
             assert str(one.msg) in EVENTS
             named = EVENTS[str(one.msg)].partition(":")[0].split(", ")
             assert {"custody", "lane"} <= set(named)

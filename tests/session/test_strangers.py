@@ -24,12 +24,12 @@ from psymm.messages import (
     decode_text,
     encode,
 )
-from psymm.session.handshake import conclude_handshake, fresh_nonce, introduce
 from psymm.session.protocol import SessionStatus
 from psymm.session.protocol.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
-from psymm.session.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S, _Reception
-from psymm.session.trader import converse
-from psymm.session.transport import Socket
+from psymm.session.runtime.handshake import conclude_handshake, fresh_nonce, introduce
+from psymm.session.runtime.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S, _Reception
+from psymm.session.runtime.trader import converse
+from psymm.session.runtime.transport import Socket
 from psymm.sockets.admission import Admission, AdmissionLimits, ConnectionSlot
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.resumption import ResumeSigner, challenge_for, nothing_yet
@@ -218,7 +218,7 @@ async def test_a_stranger_s_nonsense_is_parsed_a_few_messages_at_a_time(
         parsed += 1
         return decode_text(text)
 
-    monkeypatch.setattr("psymm.session.solver.decode_text", counted)
+    monkeypatch.setattr("psymm.session.runtime.solver.decode_text", counted)
     async with scene(tmp_path) as stage:
         await stage.nursery.start(stage.server.run)
         with trio.move_on_after(60):

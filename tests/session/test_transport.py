@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from psymm.errors import Disconnected, MessageTooBig, ServerBusy
-from psymm.session.transport import MAX_MESSAGE_BYTES, WebSocket, dial, listen, over_streams
+from psymm.session.runtime.transport import MAX_MESSAGE_BYTES, WebSocket, dial, listen, over_streams
 from psymm.sockets.admission import Admission, AdmissionLimits
 
 

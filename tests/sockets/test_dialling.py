@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from psymm.errors import BadEndpoint, HandshakeFailed, PrivateAddress
-from psymm.session.transport import dial
+from psymm.session.runtime.transport import dial
 from psymm.sockets.dialling import AT_ONCE, IN_ALL, ask_each
 from psymm.sockets.endpoints import (
     MAX_ADDRESSES,

@@ -13,7 +13,7 @@ from raw_peer import BINARY, CLOSE, MORE, PING, PONG, REQUEST, TEXT, RawPeer, fr
 from trio.testing import MockClock, memory_stream_pair
 
 from psymm.errors import FloodingPeer, MessageTooBig, PSymmError
-from psymm.session.transport import BOUNDS, WebSocket, dial, listen
+from psymm.session.runtime.transport import BOUNDS, WebSocket, dial, listen
 from psymm.sockets.admission import Admission, AdmissionLimits
 from psymm.sockets.bounded import BoundedStream, Bounds
 

@@ -14,7 +14,7 @@ from psymm.cli import run
 from psymm.errors import PlainRefused, Unreachable
 from psymm.relayer.errors import RelayerDead
 from psymm.relayer.sender import _conversation
-from psymm.session.transport import WebSocket, dial, listen
+from psymm.session.runtime.transport import WebSocket, dial, listen
 from psymm.sockets.dialling import check_plain
 
 ELSEWHERE = "192.0.2.1"  # RFC 5737: nobody's

@@ -22,7 +22,7 @@ from psymm.errors import (
     TlsRefused,
     Unreachable,
 )
-from psymm.session.transport import WebSocket, dial, listen
+from psymm.session.runtime.transport import WebSocket, dial, listen
 from psymm.sockets.tls import Certificate, client_context, password_file, password_variable
 
 

@@ -52,13 +52,13 @@ from psymm.journal import committer
 from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encode_text
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import LocalParty
 from psymm.session.protocol import CheckpointInForce, Event, Resumed, Stopped
-from psymm.session.runner import BACKLOG, SessionRunner
-from psymm.session.solver import SolverServer
-from psymm.session.trader import Backoff, ConnectionLost
-from psymm.session.transport import Socket, WebSocket, over_streams
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import LocalParty
+from psymm.session.runtime.runner import BACKLOG, SessionRunner
+from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.trader import Backoff, ConnectionLost
+from psymm.session.runtime.transport import Socket, WebSocket, over_streams
 from psymm.terms import ChainRef
 from psymm.transcript.record import Record
 from psymm.wallet import KeyWallet

@@ -41,10 +41,10 @@ from psymm.custody.store import FAILED
 from psymm.errors import PSymmError
 from psymm.journal.writer import open_journal
 from psymm.relayer.sender import RelayerSender
-from psymm.session.clock import SystemClock
-from psymm.session.party import LocalParty, journal_secret
 from psymm.session.protocol import CheckpointInForce, Event, Stopped
-from psymm.session.trader import Backoff, ConnectionLost
+from psymm.session.runtime.clock import SystemClock
+from psymm.session.runtime.party import LocalParty, journal_secret
+from psymm.session.runtime.trader import Backoff, ConnectionLost
 from psymm.terms import ChainRef
 from psymm.transcript.agreement import TRADER
 from psymm.wallet import KeyWallet

@@ -27,10 +27,10 @@ from psymm.api.trader import session_projected
 from psymm.errors import Declined, Disconnected, NotNow, PeerSilent, PSymmError, Refused
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus
-from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import SessionStatus, checkpoints
 from psymm.session.protocol.signing import is_uncovered
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.runner import SessionRunner
 from psymm.terms import (
     UNIT,
     ChainRef,

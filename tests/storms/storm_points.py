@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import trio
 
-import psymm.session.solver
-import psymm.session.trader
+import psymm.session.runtime.solver
+import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
 from psymm.journal.committer import Change
 from psymm.journal.writer import Journal
-from psymm.session.solver import SolverServer
-from psymm.session.transport import WebSocket
+from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.transport import WebSocket
 from psymm.transcript.record import Record
 
 WRITES: Final = (
@@ -124,8 +124,8 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(NoteStore, "_do", "store", reaper)
     _around(Prover, "prove", "proof", reaper)
     _around(SolverServer, "open", "accept", reaper)
-    _around(psymm.session.trader, "load_session", "load_session", reaper)
-    _around(psymm.session.solver, "load_session", "load_session", reaper)
+    _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
+    _around(psymm.session.runtime.solver, "load_session", "load_session", reaper)
     _append(reaper)
     _mark_delivered(reaper)
     _commit(reaper)

@@ -14,7 +14,7 @@ from psymm.messages import (
     QuoteRequest,
     SessionKeyChange,
 )
-from psymm.session.ledger import RulebookLedger
+from psymm.session.runtime.ledger import RulebookLedger
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement, salt_of
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import Delegation

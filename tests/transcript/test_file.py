@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from psymm.errors import TranscriptFileError
 from psymm.journal.export import export
 from psymm.journal.writer import open_journal
-from psymm.session.report import verify_bytes
+from psymm.session.runtime.report import verify_bytes
 from psymm.transcript.agreement import TRADER, JournalledOpening
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import encode_file, parse_file, verify_frames

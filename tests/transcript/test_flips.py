@@ -16,8 +16,8 @@ from psymm._core import Frame, FrameError, SecretKey, TranscriptError, sign_fram
 from psymm.custody.notes import Note
 from psymm.errors import TranscriptFileError
 from psymm.messages import Heartbeat
-from psymm.session.chain_facts import Fact, custody_of
-from psymm.session.report import verify_signatures
+from psymm.session.protocol.chain_facts import Fact, custody_of
+from psymm.session.runtime.report import verify_signatures
 from psymm.transcript.agreement import SOLVER, TRADER, JournalledOpening
 from psymm.transcript.delegation import DelegationRefused
 from psymm.transcript.file import MAGIC, encode_file, open_file, verify_frames

@@ -29,7 +29,7 @@ from psymm.api.trader import (
     planned,
 )
 from psymm.api.words import own_terms_in_words, terms_in_words
-from psymm.session.preflight import PlannedOrder
+from psymm.session.runtime.preflight import PlannedOrder
 
 __all__ = [
     "BUY",

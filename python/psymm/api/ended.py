@@ -15,8 +15,8 @@ import trio
 from psymm.api.client import Client
 from psymm.errors import JournalError, PSymmError
 from psymm.journal.codec import JournalledCustody
-from psymm.session.party import LocalParty
-from psymm.session.trader import Backoff, Dialer, TraderSession, dialer
+from psymm.session.runtime.party import LocalParty
+from psymm.session.runtime.trader import Backoff, Dialer, TraderSession, dialer
 from psymm.storage import StorageError
 
 log = logging.getLogger(__name__)

@@ -51,10 +51,6 @@ from psymm.messages import (
 )
 from psymm.nursery import start_task
 from psymm.rulebook import Account, LiveOrder, OrderStatus
-from psymm.session.idle import IdleEnd
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import LocalParty
-from psymm.session.protection import Caps, KillSwitch, Protection, kill_switch_of
 from psymm.session.protocol import (
     SECOND,
     Event,
@@ -71,9 +67,13 @@ from psymm.session.protocol import (
     Stopped,
     TextReceived,
 )
-from psymm.session.runner import RunnerStatistics, SessionRunner
-from psymm.session.settling import SettlementFlow
-from psymm.session.solver import DISK_FLOOR, ServerStatistics, SolverServer
+from psymm.session.runtime.idle import IdleEnd
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import LocalParty
+from psymm.session.runtime.protection import Caps, KillSwitch, Protection, kill_switch_of
+from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.settlement import SettlementFlow
+from psymm.session.runtime.solver import DISK_FLOOR, ServerStatistics, SolverServer
 from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
@@ -514,7 +514,7 @@ class Solver:
         self._workers = Workers(nursery)
         nursery.start_soon(self._watch_switch)
 
-    # --- psymm.session.solver.Application -----------------------------------------------------
+    # --- psymm.session.runtime.solver.Application -------------------------------------------------
 
     def collateral_for(self, trader: str, introduced: int) -> int:
         return self.policy.collateral_for(self.terms, self._collateral, trader, introduced)

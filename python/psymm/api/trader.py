@@ -63,19 +63,6 @@ from psymm.rulebook import (
     balances,
     positions,
 )
-from psymm.session.chain_facts import Mined
-from psymm.session.handshake import Introduced, fresh_nonce
-from psymm.session.idle import IdleEnd
-from psymm.session.ledger import RulebookLedger
-from psymm.session.party import LocalParty
-from psymm.session.preflight import (
-    NamedToken,
-    PlannedOrder,
-    Wanted,
-    check_clocks,
-    price_of,
-    prices_of,
-)
 from psymm.session.protocol import (
     SECOND,
     Event,
@@ -90,9 +77,22 @@ from psymm.session.protocol import (
     Stopped,
     TextReceived,
 )
-from psymm.session.runner import RunnerStatistics, SessionRunner
-from psymm.session.settling import SettlementFlow
-from psymm.session.trader import (
+from psymm.session.protocol.chain_facts import Mined
+from psymm.session.runtime.handshake import Introduced, fresh_nonce
+from psymm.session.runtime.idle import IdleEnd
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.party import LocalParty
+from psymm.session.runtime.preflight import (
+    NamedToken,
+    PlannedOrder,
+    Wanted,
+    check_clocks,
+    price_of,
+    prices_of,
+)
+from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.settlement import SettlementFlow
+from psymm.session.runtime.trader import (
     Backoff,
     ConnectionLost,
     Dialer,
@@ -102,7 +102,7 @@ from psymm.session.trader import (
     market_data,
     shake_hands,
 )
-from psymm.session.transport import GOODBYE_S
+from psymm.session.runtime.transport import GOODBYE_S
 from psymm.sockets.dialling import ask_each
 from psymm.terms import UNIT, Instrument, Terms
 from psymm.transcript.checkpoint import Point
@@ -720,9 +720,8 @@ async def connect(
     `planned`. plain: reach ws:// endpoints of other machines, too. on_event: hears every event.
     timeout_s: for all of handshake, funding and verifying.
 
-    What can be known before anything is funded is checked before (`psymm.session.preflight`):
-    token, policy, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails
-    there.
+    `psymm.session.runtime.preflight` checks what can be known before anything is funded: token,
+    policy, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails there.
     Raises TokenUnnamed, WrongParty, BadIntroduction, TermsRefused and its kin (TokenDiffers,
     TermsChanged, PolicyRefused), HandshakeRefused and its kin (ClocksDiffer, OrderUnfit),
     PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin, PeerSilent,

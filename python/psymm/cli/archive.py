@@ -23,7 +23,7 @@ from psymm.cli.transcript import unlock
 
 if TYPE_CHECKING:
     from psymm.journal.writer import Journal
-    from psymm.session.archive import Archived
+    from psymm.session.runtime.archive import Archived
 
 
 @click.command("archive", cls=Command)
@@ -89,7 +89,7 @@ def _confirm() -> None:
 async def _archive(
     screen: Screen, home: DataDir, custody: str, password: str | None, file: Path
 ) -> None:
-    from psymm.session.archive import archive
+    from psymm.session.runtime.archive import archive
 
     async with _writer(home, password) as held:
         key = (await chosen(held, custody)).agreement.custody
@@ -98,7 +98,7 @@ async def _archive(
 
 
 async def _prune(screen: Screen, home: DataDir, custody: str) -> None:
-    from psymm.session.archive import prune
+    from psymm.session.runtime.archive import prune
 
     async with _writer(home, None) as held:
         key = (await chosen(held, custody)).agreement.custody

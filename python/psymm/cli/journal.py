@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from psymm.journal.inspection import CustodyReport, JournalReport
     from psymm.journal.repair import RepairedCustody, RepairResult
     from psymm.journal.writer import Journal
-    from psymm.session.clock import Clock
+    from psymm.session.runtime.clock import Clock
     from psymm.transcript.heads import Health
     from psymm.wallet import Wallet
 
@@ -340,9 +340,9 @@ async def _ask_peers(
     plain: bool,
     private: bool | None,
 ) -> None:
-    from psymm.session.clock import SystemClock
-    from psymm.session.peer_recovery import RecoveryServer
-    from psymm.session.transport import listen as listen_on
+    from psymm.session.runtime.clock import SystemClock
+    from psymm.session.runtime.peer_recovery import RecoveryServer
+    from psymm.session.runtime.transport import listen as listen_on
 
     clock = SystemClock()
     left = {one.agreement.custody for one in lacking}
@@ -396,9 +396,9 @@ async def _dial(
     private: bool | None,
 ) -> None:
     """Ask a trader's solver repeatedly, until it has sent everything or the time is up."""
-    from psymm.session.peer_recovery import fetch_missing
-    from psymm.session.trader import Backoff
-    from psymm.session.transport import dial
+    from psymm.session.runtime.peer_recovery import fetch_missing
+    from psymm.session.runtime.trader import Backoff
+    from psymm.session.runtime.transport import dial
     from psymm.sockets.endpoints import private_allowed
     from psymm.terms import Terms
 

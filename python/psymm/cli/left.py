@@ -20,7 +20,7 @@ from psymm.storage import StorageError
 
 if TYPE_CHECKING:
     from psymm.journal.writer import Journal
-    from psymm.session.left import LeftOpen
+    from psymm.session.runtime.left import LeftOpen
 
 MOST: Final = 20
 """The most custodies that are reported one by one."""
@@ -105,7 +105,7 @@ async def _kept(journal: Path) -> list[LeftOpen]:
     """Our trades that have not ended; none if the file cannot be read, because the error that ended
     the command matters more."""
     from psymm.journal.reader import open_journal_reader
-    from psymm.session.left import open_custodies
+    from psymm.session.runtime.left import open_custodies
     from psymm.transcript.agreement import TRADER
 
     try:
@@ -128,7 +128,7 @@ async def collect_left_open(
 
     resumed: the start of a custody's id. Raises JournalCorrupt. Cancelled: `left` is filled.
     """
-    from psymm.session.left import open_custodies
+    from psymm.session.runtime.left import open_custodies
     from psymm.transcript.agreement import TRADER
 
     before = await open_custodies(journal, TRADER)

@@ -66,7 +66,7 @@ from psymm.cli.policy import solver_policy
 if TYPE_CHECKING:
     from psymm.api.policy import SolverPolicy
     from psymm.chain.deployment import Deployment
-    from psymm.session.protection import Caps
+    from psymm.session.runtime.protection import Caps
     from psymm.terms import Terms
 
 BPS: Final = 10_000
@@ -234,7 +234,7 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
 
 
 def _caps(raw: Mapping[str, Any]) -> Caps:
-    from psymm.session.protection import Caps
+    from psymm.session.runtime.protection import Caps
 
     notional = _text(raw, "notional_at_most", "0")
     return Caps(

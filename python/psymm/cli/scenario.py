@@ -42,7 +42,7 @@ from psymm.cli.output import Screen, plain
 if TYPE_CHECKING:
     from psymm.api.trader import Indicative, Order, OrderResult, Session
     from psymm.messages import Side
-    from psymm.session.preflight import PlannedOrder
+    from psymm.session.runtime.preflight import PlannedOrder
 
 BPS: Final = 10_000
 SLIPPAGE: Final = Decimal("0.05")

@@ -30,7 +30,7 @@ from psymm.storage import translate_errors
 if TYPE_CHECKING:
     from psymm.journal.codec import JournalledCustody
     from psymm.journal.reader import JournalReader
-    from psymm.session.reading import FrameRead, Reading, Ruled
+    from psymm.session.runtime.reading import FrameRead, Reading, Ruled
     from psymm.terms import Terms
     from psymm.transcript.agreement import CustodyAgreement
 
@@ -168,8 +168,8 @@ def show(
 
 
 def _show_file(printer: _Printer, file: Path) -> None:
-    from psymm.session.reading import Reading
-    from psymm.session.report import account_of, check_openings, known_facts
+    from psymm.session.runtime.reading import Reading
+    from psymm.session.runtime.report import account_of, check_openings, known_facts
     from psymm.terms import Terms, TermsError
     from psymm.transcript.file import open_file
 
@@ -240,8 +240,8 @@ async def _learn_facts(
     printer: _Printer, path: Path, held: JournalledCustody, reading: Reading, known: int
 ) -> int:
     from psymm.journal.reader import open_journal_reader
-    from psymm.session.collateral import kept_facts
-    from psymm.session.reading import chain_facts
+    from psymm.session.runtime.collateral import kept_facts
+    from psymm.session.runtime.reading import chain_facts
 
     async with open_journal_reader(path) as journal:
         facts = await kept_facts(journal, held.agreement.custody)
@@ -257,9 +257,9 @@ async def _until_signal(scope: trio.CancelScope) -> None:
 
 
 async def _reading(journal: JournalReader, held: JournalledCustody) -> Reading:
-    from psymm.session.base_account import first_account
-    from psymm.session.collateral import kept_facts
-    from psymm.session.reading import Reading, chain_facts
+    from psymm.session.runtime.base_account import first_account
+    from psymm.session.runtime.collateral import kept_facts
+    from psymm.session.runtime.reading import Reading, chain_facts
     from psymm.terms import Terms
 
     agreement = held.agreement

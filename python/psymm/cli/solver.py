@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from psymm.cli.maker import Maker
     from psymm.cli.market import Market
     from psymm.journal.codec import JournalledCustody
-    from psymm.session.protection import KillSwitch
+    from psymm.session.runtime.protection import KillSwitch
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -147,8 +147,8 @@ def solver(
 
     async def service(ready: Ready) -> None:
         from psymm.cli.maker import Maker
-        from psymm.session.metrics import Metrics
-        from psymm.session.metrics_server import serve_metrics
+        from psymm.session.runtime.metrics import Metrics
+        from psymm.session.runtime.metrics_server import serve_metrics
         from psymm.sockets.admission import AdmissionLimits
 
         async with (
@@ -207,7 +207,7 @@ def solver(
 
     async def leave() -> None:
         from psymm.cli.left import report
-        from psymm.session.left import left_of
+        from psymm.session.runtime.left import left_of
         from psymm.transcript.agreement import SOLVER
 
         for maker in makers:
@@ -338,7 +338,7 @@ def status(screen: Screen, home: DataDir) -> None:
 
 async def _status(screen: Screen, home: DataDir) -> None:
     from psymm.journal.reader import open_journal_reader
-    from psymm.session.left import left_of
+    from psymm.session.runtime.left import left_of
     from psymm.transcript.agreement import SOLVER, TRADER
 
     async with open_journal_reader(home.journal) as journal:
@@ -392,7 +392,7 @@ def revive(screen: Screen, home: DataDir) -> None:
 
 
 def _switch_of(home: DataDir) -> KillSwitch:
-    from psymm.session.protection import kill_switch_of
+    from psymm.session.runtime.protection import kill_switch_of
 
     if not home.path.is_dir():
         raise CommandError("home", f"{home.path} is not the home of a party.", Exit.USAGE)

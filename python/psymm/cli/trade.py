@@ -65,9 +65,9 @@ if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import RegistryEntry
     from psymm.journal.writer import Journal
-    from psymm.session.left import LeftOpen
     from psymm.session.protocol import Event
-    from psymm.session.trader import ConnectionLost
+    from psymm.session.runtime.left import LeftOpen
+    from psymm.session.runtime.trader import ConnectionLost
 
 
 def _share(_context: click.Context, _option: click.Parameter, text: str) -> Decimal:
@@ -475,7 +475,7 @@ def _confirm_orders(screen: Screen, request: TradeRequest) -> None:
 
 def _on_event(screen: Screen, custodies: list[bytes], event: Event | ConnectionLost) -> None:
     from psymm.session.protocol import FundingStarted, Idle, Resumed, StatusChanged, Stopped
-    from psymm.session.trader import ConnectionLost
+    from psymm.session.runtime.trader import ConnectionLost
 
     match event:
         case FundingStarted(custody):

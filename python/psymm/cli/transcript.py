@@ -26,7 +26,7 @@ from psymm.errors import TranscriptFileError
 if TYPE_CHECKING:
     from psymm.journal.reader import JournalReader
     from psymm.journal.writer import Journal
-    from psymm.session.report import Report
+    from psymm.session.runtime.report import Report
     from psymm.transcript.checkpoint import Point
     from psymm.transcript.file import TranscriptFile
 
@@ -124,7 +124,7 @@ async def _open(home: DataDir, password: str | None) -> AsyncIterator[JournalRea
 async def unlock(journal: Journal, home: DataDir, password: str) -> None:
     """Unlock a home's journal with its keystore's password. Raises WrongPassword,
     JournalForeign."""
-    from psymm.session.party import journal_secret
+    from psymm.session.runtime.party import journal_secret
     from psymm.wallet import load_keystore
 
     wallet = await load_keystore(home.keystore, password)
@@ -196,7 +196,7 @@ def verify(
 def _verify(
     screen: Screen, raw: bytes | mmap, threads: int, signatures_only: bool, shown: bool | None
 ) -> None:
-    from psymm.session.report import replay, verify_signatures
+    from psymm.session.runtime.report import replay, verify_signatures
     from psymm.transcript.file import open_file
 
     began = perf_counter()

@@ -1,9 +1,9 @@
 """Verifying frames before sessions append them: together, where several have come.
 
-A batch verifies a frame several times faster than one call each. Whoever gathers what came at one
-moment (`psymm.session.rounds`) has it verified here, and each frame remembers what verified it, so
-that the transcript does not do it again. Whether a frame is taken is the transcript's alone to say,
-so it cannot depend on whether, with whom or how its frame was verified here.
+A batch verifies a frame several times faster than one call each. `psymm.session.runtime.rounds`
+gathers what came at one moment and has it verified here. Each frame remembers what verified it, so
+the transcript does not do it again. Only the transcript decides whether a frame is taken, so that
+cannot depend on whether, with which others or how the frame was verified here.
 
 One verifier serves all sessions of a process. A signature that fails makes its whole batch
 slower, so a key under which one came is left to the transcript from then on: what one party sends

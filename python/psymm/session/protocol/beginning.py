@@ -11,11 +11,11 @@ from psymm.errors import (
 from psymm.messages import (
     Logon,
 )
-from psymm.session.chain_facts import Note
 from psymm.session.protocol import (
     recovery,
 )
 from psymm.session.protocol.budget import PeerRate
+from psymm.session.protocol.chain_facts import Note
 from psymm.session.protocol.dispatch import SessionProtocol
 from psymm.session.protocol.rulebook import Rulebook
 from psymm.session.protocol.state import (

@@ -42,7 +42,7 @@ from psymm.messages import (
     NoteRef,
 )
 from psymm.rulebook import Violation
-from psymm.session.chain_facts import Note, custody_of
+from psymm.session.protocol.chain_facts import Note, custody_of
 from psymm.session.protocol.effects import Effects, FundCollateral, VerifyCollateral
 from psymm.session.protocol.signing import (
     coverable,

@@ -40,7 +40,6 @@ from psymm.messages import (
     TestRequest,
     decode_text,
 )
-from psymm.session.chain_facts import ChainView, Citation, Fact, Mined, Note
 from psymm.session.protocol import (
     checkpoints,
     collateral,
@@ -59,6 +58,7 @@ from psymm.session.protocol import (
 from psymm.session.protocol import (
     logon as log_on,
 )
+from psymm.session.protocol.chain_facts import ChainView, Citation, Fact, Mined, Note
 from psymm.session.protocol.effects import (
     Effects,
     KeyChanged,

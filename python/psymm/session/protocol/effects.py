@@ -28,7 +28,7 @@ from psymm._core import Frame
 from psymm.errors import AccountsDiffer, PSymmError
 from psymm.messages import Message, NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject, Reject
 from psymm.rulebook import Account, Violation
-from psymm.session.chain_facts import Note
+from psymm.session.protocol.chain_facts import Note
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.delegation import JournalledRevocation

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from psymm.messages import ChainFact, FactKind
-from psymm.session.chain_facts import ChainView, Citation, Fact, Mined
 from psymm.session.protocol import holding, rejects, signing
+from psymm.session.protocol.chain_facts import ChainView, Citation, Fact, Mined
 from psymm.session.protocol.effects import Effects, StoreFact
 from psymm.session.protocol.state import SessionState
 

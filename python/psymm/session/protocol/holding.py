@@ -18,8 +18,8 @@ from __future__ import annotations
 from psymm.errors import DatedAhead, OverBudget
 from psymm.messages import ChainFact
 from psymm.rulebook.inputs import has_come
-from psymm.session.chain_facts import Citation
 from psymm.session.protocol.budget import MOST_AHEAD, SECOND
+from psymm.session.protocol.chain_facts import Citation
 from psymm.session.protocol.effects import CitationWaits, Effects, HeldBack
 from psymm.session.protocol.signing import send_reject
 from psymm.session.protocol.state import SessionState, arm

@@ -1,7 +1,7 @@
 """The rulebook as a session needs it: fed every frame in order of arrival.
 
-`psymm.session.ledger.RulebookLedger` is it. A session without one (a journal under repair) judges
-nothing and signs nothing.
+`psymm.session.runtime.ledger.RulebookLedger` implements it. A session without one (a journal under
+repair) judges nothing and signs nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from psymm.messages import Checkpoint, Message
 from psymm.rulebook import Account, Ruling, Violation
-from psymm.session.chain_facts import Citation, Fact
+from psymm.session.protocol.chain_facts import Citation, Fact
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
 

@@ -33,8 +33,8 @@ from psymm.messages import (
     SettlementAcceptance,
 )
 from psymm.rulebook import Account
-from psymm.session.chain_facts import Mined, Note
 from psymm.session.protocol.budget import SECOND, PeerRate
+from psymm.session.protocol.chain_facts import Mined, Note
 from psymm.session.protocol.rulebook import Rulebook
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.checkpoint import Point

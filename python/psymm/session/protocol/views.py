@@ -9,7 +9,6 @@ from typing import Final
 from psymm._core import Frame, FrameError
 from psymm.errors import AccountsDiffer, PSymmError
 from psymm.messages import ChainFact, Resume, Settlement, SettlementAcceptance
-from psymm.session.chain_facts import Citation, Note
 from psymm.session.protocol import (
     checkpoints,
     collateral,
@@ -20,6 +19,7 @@ from psymm.session.protocol import (
     resume,
     signing,
 )
+from psymm.session.protocol.chain_facts import Citation, Note
 from psymm.session.protocol.heads import our_heads
 from psymm.session.protocol.state import SessionParams, SessionState
 from psymm.session.protocol.status import SessionStatus

@@ -27,7 +27,7 @@ from psymm.rulebook import (
     RuledFrame,
     Ruling,
 )
-from psymm.session.chain_facts import Fact
+from psymm.session.protocol.chain_facts import Fact
 from psymm.terms import Terms
 from psymm.transcript.agreement import CustodyAgreement
 

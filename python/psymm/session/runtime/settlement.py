@@ -69,7 +69,6 @@ from psymm.messages import Settlement as ProposalMessage
 from psymm.nursery import start_task
 from psymm.rulebook import Account
 from psymm.rulebook.account import NamedPayee
-from psymm.session.chain_facts import Mined
 from psymm.session.protocol import (
     SECOND,
     Event,
@@ -80,15 +79,16 @@ from psymm.session.protocol import (
     SessionStatus,
     TextReceived,
 )
-from psymm.session.runner import SessionRunner
-from psymm.session.settlement_documents import (
+from psymm.session.protocol.chain_facts import Mined
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.settlement_documents import (
     SettlementStore,
     in_order,
     is_proposal,
     message_of,
     proposal_of,
 )
-from psymm.session.settlement_record import SettlementRecord
+from psymm.session.runtime.settlement_record import SettlementRecord
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
 

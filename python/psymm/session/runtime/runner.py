@@ -36,11 +36,6 @@ from psymm.journal.committer import Change
 from psymm.journal.faults import JournalFailure
 from psymm.journal.writer import Journal
 from psymm.messages import Message, Resume
-from psymm.session.clock import Clock
-from psymm.session.collateral import Collateral, Note
-from psymm.session.key_rotator import KeyRotator
-from psymm.session.ledger import RulebookLedger
-from psymm.session.peer_connection import PeerConnection
 from psymm.session.protocol import (
     Delivered,
     Disconnect,
@@ -77,9 +72,14 @@ from psymm.session.protocol.budget import (
     Load,
 )
 from psymm.session.protocol.effects import Send, Store
-from psymm.session.rounds import Inlet, Item, Rounds
-from psymm.session.stats import SessionStats, Traffic
-from psymm.session.transport import GOING_AWAY, MAX_BURST_BYTES, Socket, WebSocket
+from psymm.session.runtime.clock import Clock
+from psymm.session.runtime.collateral import Collateral, Note
+from psymm.session.runtime.key_rotator import KeyRotator
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.peer_connection import PeerConnection
+from psymm.session.runtime.rounds import Inlet, Item, Rounds
+from psymm.session.runtime.stats import SessionStats, Traffic
+from psymm.session.runtime.transport import GOING_AWAY, MAX_BURST_BYTES, Socket, WebSocket
 from psymm.transcript.agreement import JournalledOpening
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
@@ -680,7 +680,7 @@ class SessionRunner:
             offset = batch.end
             await connection.inlet.put(batch)
 
-    # --- psymm.session.rounds.Receiver ----------------------------------------------------------
+    # --- psymm.session.runtime.rounds.Receiver ----------------------------------------------------
 
     def claims(self, batch: FrameBatch) -> list[Claim]:
         """See `Receiver.claims`."""

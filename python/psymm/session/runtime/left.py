@@ -14,10 +14,10 @@ from psymm.journal.codec import JournalledCustody
 from psymm.journal.reader import JournalReader
 from psymm.journal.replayed import read_record
 from psymm.rulebook import Account, Lane
-from psymm.session.base_account import account_at
-from psymm.session.collateral import kept_facts
-from psymm.session.ledger import RulebookLedger
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.base_account import account_at
+from psymm.session.runtime.collateral import kept_facts
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.runner import SessionRunner
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER, CustodyAgreement
 

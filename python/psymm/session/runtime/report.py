@@ -28,8 +28,8 @@ from psymm.rulebook import (
     Ruling,
     restore,
 )
-from psymm.session.chain_facts import Fact, custody_of
-from psymm.session.reading import chain_facts
+from psymm.session.protocol.chain_facts import Fact, custody_of
+from psymm.session.runtime.reading import chain_facts
 from psymm.storage import translate_errors
 from psymm.terms import Terms, TermsError
 from psymm.transcript.agreement import CustodyAgreement, JournalledOpening

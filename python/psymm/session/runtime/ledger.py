@@ -28,7 +28,7 @@ from psymm.rulebook import (
 from psymm.rulebook.account import LANES
 from psymm.rulebook.sequence import DryRun, Projection
 from psymm.rulebook.value import replace
-from psymm.session.chain_facts import Citation, Fact
+from psymm.session.protocol.chain_facts import Citation, Fact
 from psymm.terms import Terms
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import Point

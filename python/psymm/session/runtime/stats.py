@@ -25,7 +25,6 @@ from psymm.messages import (
     SettlementOutput,
 )
 from psymm.rulebook.violation import CATALOGUE
-from psymm.session.clock import Clock
 from psymm.session.protocol import (
     CitationWaits,
     Disagreed,
@@ -41,6 +40,7 @@ from psymm.session.protocol import (
     StatusChanged,
     Stopped,
 )
+from psymm.session.runtime.clock import Clock
 from psymm.transcript.record import RecordedFrame
 
 log = logging.getLogger(__name__)

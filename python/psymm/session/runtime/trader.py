@@ -46,10 +46,6 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.handshake import Introduced, conclude_handshake, fresh_nonce, introduce
-from psymm.session.left import LeftOpen, left_of, left_open
-from psymm.session.party import LocalParty, accept_terms, load_session
-from psymm.session.preflight import Wanted, check_before_funding, check_clocks
 from psymm.session.protocol import (
     Delivered,
     Event,
@@ -58,8 +54,12 @@ from psymm.session.protocol import (
     Stopped,
     TextReceived,
 )
-from psymm.session.runner import RunnerStatistics, SessionRunner
-from psymm.session.transport import Socket, dial
+from psymm.session.runtime.handshake import Introduced, conclude_handshake, fresh_nonce, introduce
+from psymm.session.runtime.left import LeftOpen, left_of, left_open
+from psymm.session.runtime.party import LocalParty, accept_terms, load_session
+from psymm.session.runtime.preflight import Wanted, check_before_funding, check_clocks
+from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.transport import Socket, dial
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
 

@@ -172,7 +172,7 @@ class Protection:
     def statistics(self, now_ns: int) -> ProtectionStatistics:
         return ProtectionStatistics(self.killed, self.frozen(now_ns), self._halts)
 
-    # --- psymm.session.runner.Guard --------------------------------------------------------------
+    # --- psymm.session.runtime.runner.Guard -------------------------------------------------------
 
     def check(self, message: Message, now_ns: int) -> None:
         """Raises TradingHalted or NotNow for a quote, a last look or a fill that must not be."""

@@ -21,9 +21,9 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import Violation, first_order_fault, size_fault
-from psymm.session.handshake import Introduced
-from psymm.session.party import LocalParty
 from psymm.session.protocol import SECOND
+from psymm.session.runtime.handshake import Introduced
+from psymm.session.runtime.party import LocalParty
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER
 

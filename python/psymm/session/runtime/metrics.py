@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from psymm.histogram import Counts
 from psymm.journal.writer import Journal
 from psymm.session.protocol import SessionStatus
-from psymm.session.solver import SolverServer
+from psymm.session.runtime.solver import SolverServer
 from psymm.transcript.verifying import MAX_BATCH, FrameVerifier
 
 Labelled = Sequence[tuple[tuple[str, ...], float]]

@@ -14,7 +14,7 @@ from typing import Final
 import h11
 import trio
 
-from psymm.session.metrics import CONTENT_TYPE
+from psymm.session.runtime.metrics import CONTENT_TYPE
 
 MOST_CONNECTIONS: Final = 8
 REQUEST_S: Final = 5.0

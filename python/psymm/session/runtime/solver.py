@@ -58,13 +58,13 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.rate import TokenBucket
-from psymm.session.handshake import Host, Introduced, IntroductionKeys, check_greeting
-from psymm.session.party import LocalParty, load_session
 from psymm.session.protocol import Event, SessionStatus, StatusChanged
 from psymm.session.protocol.budget import EARLY_FRAMES
-from psymm.session.runner import RunnerStatistics, SessionRunner
-from psymm.session.stats import Traffic
-from psymm.session.transport import GOING_AWAY, Socket, WebSocket, listen
+from psymm.session.runtime.handshake import Host, Introduced, IntroductionKeys, check_greeting
+from psymm.session.runtime.party import LocalParty, load_session
+from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.stats import Traffic
+from psymm.session.runtime.transport import GOING_AWAY, Socket, WebSocket, listen
 from psymm.sockets.admission import Admission, AdmissionLimits, AdmissionStatistics, ConnectionSlot
 from psymm.sockets.serving import Tls
 from psymm.storage import StorageError

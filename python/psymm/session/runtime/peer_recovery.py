@@ -36,12 +36,12 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.nursery import open_block_nursery
-from psymm.session.clock import Clock
-from psymm.session.key_rotator import proving_key
-from psymm.session.party import frames_in, params_of
 from psymm.session.protocol import Event, HealthChanged, begin_session
-from psymm.session.runner import SessionRunner
-from psymm.session.transport import Socket
+from psymm.session.runtime.clock import Clock
+from psymm.session.runtime.key_rotator import proving_key
+from psymm.session.runtime.party import frames_in, params_of
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.transport import Socket
 from psymm.storage import StorageError
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER

@@ -20,7 +20,7 @@ from psymm.journal.codec import JournalledFrame
 from psymm.journal.export import write_whole
 from psymm.journal.retention import Pruned
 from psymm.journal.writer import Journal
-from psymm.session.base_account import account_at
+from psymm.session.runtime.base_account import account_at
 from psymm.storage import DiskFailed, translate_errors
 from psymm.terms import Terms, TermsError
 from psymm.transcript.agreement import CustodyAgreement, JournalledOpening

@@ -16,7 +16,7 @@ import trio
 from psymm.errors import PSymmError
 from psymm.rulebook import Account
 from psymm.session.protocol import NO_BUSINESS, SECOND, Idle, SessionStatus
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
 

@@ -19,12 +19,6 @@ from psymm.journal.codec import JournalledCustody
 from psymm.journal.replayed import read_record
 from psymm.journal.writer import Journal
 from psymm.messages import Logon, NoteRef
-from psymm.session.base_account import account_at
-from psymm.session.chain_facts import custody_of
-from psymm.session.clock import Clock
-from psymm.session.collateral import Collateral, kept_facts
-from psymm.session.key_rotator import KEY_LIFE_NS, KeyRotator, NoChain, Revocations
-from psymm.session.ledger import RulebookLedger
 from psymm.session.protocol import (
     SECOND,
     Event,
@@ -34,8 +28,14 @@ from psymm.session.protocol import (
     checkpoints,
     key_in_force,
 )
-from psymm.session.rounds import Rounds
-from psymm.session.runner import SessionRunner
+from psymm.session.protocol.chain_facts import custody_of
+from psymm.session.runtime.base_account import account_at
+from psymm.session.runtime.clock import Clock
+from psymm.session.runtime.collateral import Collateral, kept_facts
+from psymm.session.runtime.key_rotator import KEY_LIFE_NS, KeyRotator, NoChain, Revocations
+from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.rounds import Rounds
+from psymm.session.runtime.runner import SessionRunner
 from psymm.sockets.endpoints import private_allowed
 from psymm.terms import Terms, TermsError
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement

@@ -17,7 +17,7 @@ from psymm.errors import SettlementRefused
 from psymm.messages import Settlement as ProposalMessage
 from psymm.messages import SettlementKind
 from psymm.rulebook.account import NamedPayee
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.transcript.agreement import TRADER
 from psymm.transcript.record import RecordedFrame
 

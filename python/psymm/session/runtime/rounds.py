@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 import trio
 
-from psymm.session.clock import Clock
 from psymm.session.protocol import FrameBatch
+from psymm.session.runtime.clock import Clock
 from psymm.transcript.verifying import Claim, FrameVerifier
 from psymm.waiting import Deadlines, Sleeper
 

@@ -26,7 +26,6 @@ from psymm.errors import (
 from psymm.journal.writer import Journal
 from psymm.messages import SessionKeyChange
 from psymm.nursery import start_task
-from psymm.session.clock import Clock
 from psymm.session.protocol import (
     SECOND,
     Effects,
@@ -35,6 +34,7 @@ from psymm.session.protocol import (
     SessionProtocol,
     SessionStatus,
 )
+from psymm.session.runtime.clock import Clock
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.delegation import Delegation
 from psymm.transcript.resumption import PROVES_ONLY, ResumeSigner

@@ -32,7 +32,7 @@ from psymm.errors import (
     WrongParty,
 )
 from psymm.messages import Introduction, TermsDocument
-from psymm.session.clock import Clock
+from psymm.session.runtime.clock import Clock
 from psymm.transcript.agreement import CustodyAgreement, salt_of
 from psymm.transcript.introduction import (
     INTRODUCTION_NS,

@@ -9,9 +9,9 @@ import trio
 
 from psymm.errors import Disconnected, OverBudget, PeerSilent, PeerViolation, PSymmError
 from psymm.session.protocol.budget import OUTGOING_BYTES, OUTGOING_MESSAGES
-from psymm.session.rounds import Inlet
-from psymm.session.stats import SessionStats
-from psymm.session.transport import Socket, WebSocket
+from psymm.session.runtime.rounds import Inlet
+from psymm.session.runtime.stats import SessionStats
+from psymm.session.runtime.transport import Socket, WebSocket
 
 SEND_S: Final = 20.0
 """How long the peer may take to read one message."""

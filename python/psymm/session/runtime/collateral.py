@@ -17,7 +17,7 @@ from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.errors import JournalCorrupt, Missing
 from psymm.journal.reader import JournalReader
 from psymm.messages import ChainFact
-from psymm.session.chain_facts import ChainView, Fact, Mined
+from psymm.session.protocol.chain_facts import ChainView, Fact, Mined
 from psymm.terms import Terms
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.typed_message import TypedMessage

@@ -10,7 +10,7 @@ from psymm.messages import Heartbeat, SettlementOutput
 from psymm.rulebook import Account, Lane
 from psymm.rulebook.account import NamedPayee
 from psymm.session.protocol import NO_BUSINESS
-from psymm.session.runner import SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.transcript.agreement import SOLVER, TRADER
 
 
