@@ -300,7 +300,7 @@ async def solver_gone(
     scenario.write_text(
         '[[step]]\ndo = "order"\nname = "a"\nsymbol = "X"\nside = "buy"\nquantity = "1"\n'
         '[[step]]\ndo = "hold"\nseconds = 0.0\n'
-        '[[step]]\ndo = "close"\nof = "a"\nlife_s = 0.5\n'
+        '[[step]]\ndo = "close"\nof = "a"\nexpires_in_s = 0.5\n'
     )
     async with AsyncExitStack() as alive:
         ready = await alive.enter_async_context(_service(*serving))
