@@ -403,7 +403,7 @@ async def test_views_that_lag_do_not_make_a_move_somebody_elses(world: World) ->
     }  # fmt: skip
 
     class Lagging(Rpc):
-        async def said(self, node: Node, method: str, params: Sequence[object]) -> object:
+        async def raw_result(self, node: Node, method: str, params: Sequence[object]) -> object:
             if method in steady:
                 return steady[method]
             return late[method].pop(0) if len(late[method]) > 1 else late[method][0]

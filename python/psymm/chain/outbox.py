@@ -135,7 +135,7 @@ class Outbox:
                     await self.rebroadcast(chain, signer)
                     seen = head
             except PSymmError as trouble:
-                log.warning("outbox-not-looked-at", extra={"code": trouble.code})
+                log.warning("outbox-check-failed", extra={"code": trouble.code})
             await trio.sleep(poll_s)
 
     # --- parts --------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ async def open_chain_context(
             try:
                 await outbox.rebroadcast(chain)
             except PSymmError as trouble:  # an old transaction must not stop a new command
-                log.warning("outbox-not-looked-at", extra={"code": trouble.code})
+                log.warning("outbox-check-failed", extra={"code": trouble.code})
             yield ChainContext(
                 deployment, chain, deployment.pool(chain), deployment.party_registry(chain)
             )

@@ -9,11 +9,11 @@ commitment and, once it is spent, its nullifier. A wallet changes its notes by m
     withdraw (CTA)        tokens leave the sole custody for an address
 
 Who calls whom: `moves.Vault` chooses notes, has them planned (`planning`), signed and proved
-(`prover`), and passes the call to `sending.MoveTracker`, which hands it to a `Sender` (a relayer,
-or one's own account) and waits until `chain.sync.TreeSync` shows it. `store.NoteStore` keeps notes,
-moves and signed transactions. `viewing` derives blindings and seals memos, so `recovery` finds a
-wallet's notes from its key and the chain alone. `settlement` builds and checks the move that pays
-both parties; `openings` verifies the other party's collateral.
+(`prover`), and passes the call to `sending.MoveTracker`. The tracker hands it to a `Sender` (a
+relayer, or one's own account) and waits until `chain.sync.TreeSync` shows it. `store.NoteStore`
+keeps notes, moves and signed transactions. `viewing` derives blindings and seals memos, so
+`recovery` finds a wallet's notes from its key and the chain alone. `settlement` builds and checks
+the move that pays both parties; `openings` verifies the other party's collateral.
 
 States of notes and moves: see `store`. What the chain shows is not recorded as history: each
 refresh compares the store with the tree (`reconcile`), so a reorganisation needs no undo.

@@ -11,8 +11,8 @@ A move ends in one of these ways:
               stays recorded as sent, and the next command continues with it
 
 Reorganisations. `refresh` compares the store with the tree. Moves that were done and are gone again
-become sent, and their transactions are handed over in the order of their nonces, because a node
-mines none before the ones with lower nonces. An empty transaction fills a gap. If a reorganisation
+become sent. Their transactions are handed over in the order of their nonces, because a node mines
+none before the ones with lower nonces. An empty transaction fills a gap. If a reorganisation
 removed the root of a relayed call's proof, the call is proved again under the newest root
 (`Reprove`); it stays the same move, because the root is not part of what is signed.
 

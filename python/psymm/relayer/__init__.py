@@ -4,8 +4,8 @@ A relayer sees what the chain will show anyway (nullifiers, commitments, proof) 
 the client's socket. It cannot change a call, because the custody's owners sign the fee, its address
 and every output. It can only fail to send the call, and then the client asks another relayer.
 
-Theory of operation. `sender.RelayerSender` is the client: it asks several relayers for quotes, the
-vault signs and proves a call that names one of them, and the client submits the call and confirms
+Theory of operation. `sender.RelayerSender` is the client. It asks several relayers for quotes, and
+the vault signs and proves a call that names one of them. The client submits the call, then confirms
 on its own node that it was mined. `service.RelayerService` is the server. `wire` has the messages
 between them, `store` the server's file.
 
