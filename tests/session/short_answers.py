@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from psymm.session.collateral import Citation
+from psymm.session.chain_facts import Citation
 from psymm.session.protocol import SessionState, SessionStatus, SessionView, holding, keys, signing
 
 
