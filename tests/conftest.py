@@ -48,6 +48,11 @@ from psymm.wallet import KeyWallet
 settings.register_profile("psymm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("psymm")
 
+# A shell without job control starts its background jobs with SIGINT ignored, and so would every
+# command be that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 FundedWallet = Callable[..., Awaitable[KeyWallet]]
 OpenVault = Callable[..., Awaitable[Vault]]
 Direct = Callable[[], Awaitable[list[DirectSender]]]
