@@ -6,9 +6,9 @@
 
 A mutant is `psymm.session.protocol` with one change that mutmut makes: a comparison turned, a
 number off by one, an argument left out. The session scripts, and the tests of the protocol pair, of
-resuming, settlements and keys, run against each until one fails. A mutant that none fails for survives:
-either a behaviour has no test, or the change makes no difference. Survivors of the second kind
-stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
+resuming, settlements and keys, run against each until one fails. A mutant that none fails for
+survives: either a behaviour has no test, or the change makes no difference. Survivors of the second
+kind stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
 
 It works on a copy in `build/mutants`, where mutmut finds the layout that it wants.
 """
