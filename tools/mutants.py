@@ -1,14 +1,14 @@
 """Mutation testing of the session protocol: do its scripts notice when its code is wrong?
 
-    make test-mutants               forty mutants, drawn by a seed: some twenty minutes
+    make test-mutants               forty mutants, drawn by a seed: an hour on an idle machine
     make test-mutants MUTANTS=400   more
     make test-mutants SEED=7        others
 
 A mutant is `psymm.session.protocol` with one change that mutmut makes: a comparison turned, a
 number off by one, an argument left out. The session scripts, and the tests of the protocol pair, of
-settlements and of keys, run against each until one fails. A mutant that none fails for survives:
-either a behaviour has no test, or the change makes no difference. Survivors of the second kind
-stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
+resuming, settlements and keys, run against each until one fails. A mutant that none fails for
+survives: either a behaviour has no test, or the change makes no difference. Survivors of the second
+kind stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
 
 It works on a copy in `build/mutants`, where mutmut finds the layout that it wants.
 """
@@ -36,6 +36,8 @@ pytest_add_cli_args = ["-n", "0", "-x", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = [
     "tests/session/test_protocol_pair.py",
     "tests/session/test_scripts.py",
+    "tests/session/test_resume.py",
+    "tests/session/test_recovery.py",
     "tests/session/test_settlement_flow.py",
     "tests/session/test_session_keys.py",
 ]
