@@ -33,11 +33,10 @@ class TokenBucket:
 
     def spend(self, cost: float, now: float) -> bool:
         """Take `cost` in any case; False where it was not there. Time pays the debt off first."""
-        passed = now - self._seen
-        left = self._left + passed * self._per_second if passed > 0 else self._left
-        self._left = left = (left if left < self._most else self._most) - cost
+        passed = max(now - self._seen, 0.0)
+        self._left = min(self._most, self._left + passed * self._per_second) - cost
         self._seen = now
-        return left >= 0
+        return self._left >= 0
 
     def give_back(self, cost: float) -> None:
         """Undo a `take` or `spend`."""
