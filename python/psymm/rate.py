@@ -38,7 +38,7 @@ class TokenBucket:
         left = self._left + passed * self._per_second if passed > 0 else self._left
         self._left = left = (left if left < self._most else self._most) - cost
         self._seen = now
-        return left >= 0
+        return self._left >= 0
 
     def give_back(self, cost: float) -> None:
         """Undo a `take` or `spend`."""
