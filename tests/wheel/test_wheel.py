@@ -44,6 +44,7 @@ def test_it_holds_abis_bytecode_circuits_and_keys_and_no_node_modules(wheel: Pat
         "psymm/_core.pyi",
         "psymm/include/psymm.h",
         "psymm/docs/README.md",
+        "psymm/docs/architecture.md",
         "psymm/docs/guarantees.md",
         "psymm/docs/what-you-lose.md",
     ):
@@ -57,6 +58,7 @@ def test_it_shows_the_pages_that_it_came_with(installed: Run) -> None:
         ("readme", "README.md"),
         ("guarantees", "docs/guarantees.md"),
         ("what-you-lose", "docs/what-you-lose.md"),
+        ("architecture", "docs/architecture.md"),
     ):
         said = installed("psymm", "docs", page)
         assert said.returncode == 0, said.stderr

@@ -14,6 +14,7 @@ _PAGES = {
     "readme": ("README.md", "What pSymm is, and the way to a first trade."),
     "guarantees": ("guarantees.md", "What is promised, and the test that proves it."),
     "what-you-lose": ("what-you-lose.md", "What each loss costs, and the way out."),
+    "architecture": ("architecture.md", "How a frame, an order and a settlement pass the code."),
     "maker.toml": ("maker.toml", "An example for `psymm solver --config`."),
 }
 
