@@ -23,6 +23,7 @@ from psymm.journal.committer import Change
 from psymm.journal.writer import Journal
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.transport import WebSocket
+from psymm.sockets.bounded import BoundedStream
 from psymm.transcript.record import Record
 
 WRITES: Final = (
@@ -221,8 +222,32 @@ def _socket(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
         reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
         return message
 
+    now, divert = _original(WebSocket, "send_now"), _original(WebSocket, "divert")
+
+    def sending_now(socket: WebSocket, message: str | bytes) -> bool:
+        kind = "text" if isinstance(message, str) else "frames"
+        reaper.at(f"send-{kind}.before")
+        if not isinstance(message, str):
+            tap(message)
+        sent: bool = now(socket, message)
+        if sent:
+            reaper.at(f"send-{kind}.after")
+        return sent
+
+    def diverting(
+        socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]
+    ) -> list[str | bytes]:
+        async def taking(message: str | bytes) -> None:
+            reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
+            await take(message)
+
+        found: list[str | bytes] = divert(socket, taking)
+        return found
+
     WebSocket.send = sending  # type: ignore[method-assign]
     WebSocket.receive = receiving  # type: ignore[method-assign]
+    WebSocket.send_now = sending_now  # type: ignore[method-assign]
+    WebSocket.divert = diverting  # type: ignore[method-assign]
 
 
 def _wire(reaper: Reaper) -> None:
@@ -240,6 +265,16 @@ def _wire(reaper: Reaper) -> None:
         await original(stream, data)
 
     trio.SocketStream.send_all = wrapped  # type: ignore[method-assign]
+    now = _original(BoundedStream, "send_now")
+
+    def sending_now(stream: BoundedStream, data: bytes | bytearray) -> int:
+        if len(data) > 1 and reaper.due("wire.half"):
+            now(stream, data[: len(data) // 2])
+            reaper.die("wire.half")
+        taken: int = now(stream, data)
+        return taken
+
+    BoundedStream.send_now = sending_now  # type: ignore[method-assign]
 
 
 def _broadcast(reaper: Reaper) -> None:
