@@ -1,10 +1,12 @@
-"""Frames before a checkpoint in force leave the journal: into a file that verifies by itself, or
-for good.
+"""Moves frames before a checkpoint in force out of the journal: into a file that verifies without
+anything else, or for good.
 
 What the other side may still ask for stays: every frame after those that the checkpoint counts,
-and the few before them that a record needs to begin there. The file is whole and on the disk
-before a frame leaves the journal, and all of them leave in one commit, so a process that dies at
-any instant leaves the journal as it was or as it should be, and doing it again is safe.
+and the few before them that a record needs to begin there.
+
+What is durable when: the file is complete and on disk before any frame leaves the journal. All
+frames leave in one commit. So a process that dies at any moment leaves the journal either as it was
+or as it should be, and it is safe to repeat the command.
 """
 
 from __future__ import annotations
@@ -31,8 +33,13 @@ from psymm.transcript.retained import is_retained
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """frames: how many left the journal. kept: how many are left in it. point: the checkpoint at
-    which these begin."""
+    """What left the journal and what is still there.
+
+    Attributes:
+        frames: Frames that left the journal.
+        kept: Frames that are still in it.
+        point: The checkpoint at which the remaining frames begin.
+    """
 
     frames: int
     kept: int
@@ -40,14 +47,16 @@ class Archived:
 
 
 async def archive(journal: Journal, custody: bytes, path: Path) -> Archived:
-    """Write all frames that the journal holds of a custody to a transcript file at `path`, verify
-    it, and remove from the journal what its newest checkpoint in force makes needless.
+    """Write all frames that the journal holds of a custody to a transcript file, verify the file,
+    and remove from the journal what its newest checkpoint in force makes needless.
 
-    The file begins where the journal's frames do: at the first, or at the checkpoint before which
-    they were removed already; so the files of one custody, one after the other, are all of it. It
-    holds the notes' openings where the journal is unlocked. Raises NoCheckpoint,
-    UnknownCustody, JournalCorrupt where a frame does not stand, StorageError; then nothing has
-    left the journal. Cancelled: the file may be there; all that should leave has left, or nothing.
+    The file begins where the journal's frames begin: at the first frame, or at the checkpoint of
+    the last removal. So the files of one custody together are its whole transcript. A file holds
+    the notes' openings if the journal is unlocked.
+
+    Raises NoCheckpoint, UnknownCustody, JournalCorrupt if a frame is not valid, StorageError;
+    then nothing has left the journal.
+    Cancelled: the file may exist; all that should leave has left, or nothing.
     """
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -60,7 +69,7 @@ async def archive(journal: Journal, custody: bytes, path: Path) -> Archived:
 
 
 async def prune(journal: Journal, custody: bytes) -> Archived:
-    """As `archive`, without a file: what leaves is gone for good, from this side.
+    """As `archive`, without a file: on this side, what leaves is gone for good.
 
     Raises NoCheckpoint, UnknownCustody, JournalCorrupt. Cancelled: all has left, or nothing.
     """
@@ -73,7 +82,8 @@ async def prune(journal: Journal, custody: bytes) -> Archived:
 async def _leaving(
     journal: Journal, agreement: CustodyAgreement, frames: Sequence[JournalledFrame]
 ) -> tuple[Pruned, Point]:
-    """What can leave, once it is seen that the checkpoint's account is there whole."""
+    """What can leave. First checks that the checkpoint's account is complete: without it, the
+    remaining frames could not be ruled."""
     custody = agreement.custody
     checkpoints = await journal.checkpoints(custody)
     if not checkpoints:
@@ -117,7 +127,7 @@ def _write_verified(
     raw = encode_file(agreement, kept, notes, facts, starts_at=starts_at)
     verify_frames(parse_file(raw))
     write_whole(path, raw)
-    # What leaves the journal now is on the disk, or there is an error and it stays.
+    # Read the file back. Only what is really on disk may leave the journal.
     with translate_errors(path):
         if path.read_bytes() != raw:
             raise DiskFailed(path, "the file does not hold what was written to it")

@@ -1,4 +1,4 @@
-"""The account that a checkpoint in force stands for, out of a journal's bytes."""
+"""Restores the account of a checkpoint in force from a journal's bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from psymm.transcript.checkpoint import Point
 def account_at(
     journal: JournalReader, custody: bytes, terms: Terms, point: Point, document: bytes
 ) -> Account:
-    """The account of a journal's checkpoint. Raises JournalCorrupt where the document is not the
-    one that both lanes signed at that point."""
+    """The account of a journal's checkpoint. Raises JournalCorrupt if the document is not the one
+    that both lanes signed at that point."""
     try:
         account = restore(document, terms, point.account_hash)
     except AccountRefused as bad:
@@ -33,10 +33,10 @@ def account_at(
 
 
 async def first_account(journal: JournalReader, custody: bytes, terms: Terms) -> Account | None:
-    """The account that a custody's frames in the journal begin with; None where they begin with
-    the first of all.
+    """The account with which a custody's frames in the journal begin; None if they begin with the
+    very first frame.
 
-    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    Raises JournalCorrupt. Cancelled: raises Cancelled; nothing changed.
     """
     base = await first_checkpoint(journal, custody)
     return None if base is None else account_at(journal, custody, terms, *base)

@@ -1,13 +1,13 @@
-"""The session's clock: nanoseconds since the epoch, as the machine's time of day has them.
+"""The session's clock: nanoseconds since the epoch, from the machine's time of day.
 
-A lane's dates may never go back, and one dated far ahead is dead until then, so a time of day that
-is wrong for a moment must not be signed with. The time of day and a clock that only runs on (and
-counts while the machine is suspended) are compared at each look:
+A lane's dates must never go back, and a lane with a date far ahead cannot sign until then. So we
+must not sign with a time of day that is wrong for a moment. Each reading therefore compares the
+time of day with a steady clock, which nobody sets and which counts while the machine is suspended:
 
-- What both agree on is followed: also a jump over the hours that a machine was suspended.
-- A small difference is the time of day being adjusted (NTP), and is followed.
-- A jump that the steady clock did not see is followed, forward or back, once it has lasted. Until
-  then the time is carried on by the steady clock, so a jump ahead and back is never seen here.
+- If both agree, we follow. That includes a jump over the hours of a suspension.
+- A small difference is the time of day being adjusted (NTP). We follow.
+- A jump that the steady clock did not see is followed, forward or back, after it has lasted
+  LASTS_NS. Until then the steady clock carries the time on, so a jump ahead and back has no effect.
 
 After a jump back the session signs nothing until its lane's last date has come (`ClockBehind`).
 """
@@ -20,9 +20,9 @@ from functools import partial
 from typing import Final, Protocol
 
 ADJUSTED_NS: Final = 1_000_000_000
-"""A difference up to this is followed at once. Below every skew that terms are made with."""
+"""We follow a difference up to this at once. Below every skew that terms are made with."""
 LASTS_NS: Final = 30_000_000_000
-"""How long a jump must last to be followed."""
+"""How long a jump must last before we follow it."""
 
 
 class Clock(Protocol):
@@ -35,12 +35,12 @@ _BOOT = getattr(time, "CLOCK_BOOTTIME", None)
 steady_ns: Final[Callable[[], int]] = (
     time.monotonic_ns if _BOOT is None else partial(time.clock_gettime_ns, _BOOT)
 )
-"""Nanoseconds of a clock that is never set and counts while the machine is suspended, where the
-system has one."""
+"""Nanoseconds of a clock that is never set. It counts while the machine is suspended, if the system
+has such a clock."""
 
 
 class SystemClock:
-    """The machine's. wall, steady: where the two times are read, nanoseconds."""
+    """The machine's clock. wall, steady: the two clocks, in nanoseconds."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class SystemClock:
         self._wall = wall
         self._steady = steady
         self._offset = wall() - steady()
-        self._jump: tuple[int, int] | None = None  # to which offset, and since when
+        self._jump: tuple[int, int] | None = None  # To which offset, and since when (steady).
 
     def now_ns(self) -> int:
         steady = self._steady()

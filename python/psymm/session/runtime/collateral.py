@@ -1,8 +1,8 @@
 """What a session asks of custody: put up collateral, verify the peer's, and settle.
 
-`Collateral` is the one face between the session and notes, proofs and chain. The session decides
-when; whoever implements this decides how. Every method may take seconds (proofs) or longer
-(confirmations) and must survive being called again after a crash: a move is never made twice.
+`Collateral` is the only interface between the session and notes, proofs and chain. The session
+decides when; the implementation decides how. Every method may take seconds (proofs) or longer
+(confirmations). It must be safe to call again after a crash: no move is ever made twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from psymm.typed_message import TypedMessage
 
 async def kept_facts(journal: JournalReader, custody: bytes) -> list[Fact]:
     """The chain facts that the journal holds of a custody, in their order. Raises JournalCorrupt.
-    Cancelled: raises Cancelled, nothing changed."""
+    Cancelled: raises Cancelled; nothing changed."""
     try:
         return [Fact.from_json(text) for text in await journal.facts(custody)]
     except ValueError as bad:
@@ -42,78 +42,84 @@ class Collateral(Protocol):
     async def fund(
         self, agreement: CustodyAgreement, lane: int, token: str, amount: int
     ) -> Sequence[Note]:
-        """Move `amount` of our own into the bilateral custody; returns its notes once they are in
-        the tree as deep as the terms ask. Called again for one opening, it returns the same notes
-        and moves nothing. Raises PSymmError subclasses (no funds, chain down, no relayer …).
-        Cancelled: raises Cancelled; a move that was sent still happens and is found again.
+        """Move `amount` of our own into the bilateral custody. Returns its notes when they are in
+        the tree as deep as the terms demand. A second call for the same agreement returns the same
+        notes and moves nothing. Raises PSymmError subclasses (no funds, chain down, no relayer …).
+        Cancelled: raises Cancelled; a move that was sent still happens, and the next call finds it.
         """
         ...
 
     async def check(
         self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
     ) -> None:
-        """Whether `fund` would go through, as far as that can be known before anything moves: the
-        token is on chain as the terms have it, our notes cover `amount` and a sender's fee, a
-        sender answers with a fee within the terms' cap, and the chain's time fits ours.
+        """Check whether `fund` would succeed, as far as we can know before anything moves: the
+        token on chain matches the terms, our notes cover `amount` and a sender's fee, a sender
+        answers with a fee within the terms' cap, and the chain's time fits ours. Collateral that
+        was funded for this agreement before, or is on its way, needs no funds.
 
-        amount: token units. symbol: what the user calls the token, None for no name. now_ns: our
-        clock. What was funded for this opening before, or is under way, needs no funds. Raises
-        TokenDiffers, ClocksDiffer, FundsTooLow, FeeTooHigh, and what chain and senders raise.
-        Cancelled: raises Cancelled, nothing changed.
+        Raises TokenDiffers, ClocksDiffer, FundsTooLow, FeeTooHigh, and what chain and senders
+        raise.
+        Cancelled: raises Cancelled; nothing changed.
+
+        Args:
+            amount: Token units.
+            symbol: What the user calls the token; None for no name.
+            now_ns: Our clock.
         """
         ...
 
     async def check_funds(self, terms: Terms, amount: int) -> None:
-        """Whether `amount`, a fee on top, could be put up now beside all that is being put up.
+        """Check whether we could put up `amount` and a fee now, on top of all that is being put up.
         Raises FundsTooLow and what reading the chain raises. Cancelled: raises Cancelled."""
         ...
 
     async def verify(self, agreement: CustodyAgreement, notes: Sequence[Note]) -> None:
-        """The notes are in the tree, deep enough, and their nullifiers unspent.
+        """Check that the notes are in the tree, deep enough, and their nullifiers unspent.
 
-        That commitment and nullifier follow from the opening was checked before. Raises
-        CollateralMissing, CollateralSpent; other PSymmErrors where the chain does not answer.
-        Cancelled: raises Cancelled, nothing changed.
+        The caller has checked that commitment and nullifier follow from the opening. Raises
+        CollateralMissing, CollateralSpent; other PSymmErrors if the chain does not answer.
+        Cancelled: raises Cancelled; nothing changed.
         """
         ...
 
     async def payee(self, token: str, amount: int) -> Payee:
-        """A fresh place in our own sole custody for `amount`. Cancelled: a counter is skipped."""
+        """A fresh payee in our own sole custody for `amount`. Cancelled: a counter is skipped."""
         ...
 
     async def relayer(self, token: str, cap: int) -> SendTerms:
-        """The cheapest relayer that answers at most `cap` for a CTC, or no relayer (we send it
-        ourselves). Cancelled: raises Cancelled, nothing changed."""
+        """The cheapest relayer for a CTC that asks at most `cap`; without one, we send it
+        ourselves. Cancelled: raises Cancelled; nothing changed."""
         ...
 
     async def sign(self, settlement: PlannedSettlement) -> bytes:
-        """Our wallet's signature over it: an option for the peer until its deadline, so the notes
-        are busy until then. Signing it again gives the same. Cancelled: they stay busy."""
+        """Our wallet's signature over the settlement. The peer can use it until the deadline, so
+        the notes are reserved until then. Signing again gives the same signature. Cancelled: the
+        notes stay reserved."""
         ...
 
     async def sign_payee(self, message: TypedMessage) -> bytes:
-        """Our wallet's signature over `payee_message`, for who signs no frames. Raises WalletError.
-        Cancelled: raises Cancelled, nothing changed."""
+        """Our wallet's signature over `payee_message`, for a side that signs no frames. Raises
+        WalletError. Cancelled: raises Cancelled; nothing changed."""
         ...
 
     async def settle(self, settlement: PlannedSettlement, signatures: Signatures) -> Mined:
-        """Prove and send; returns once it is mined deep enough, by whomever it was sent.
+        """Prove and send. Returns when the settlement is mined deep enough, no matter who sent it.
 
         Raises PSymmErrors; calling again is safe. Cancelled: what was sent still happens.
         """
         ...
 
     async def look_up(self, cited: ChainFact) -> ChainView:
-        """What our own chain says now of what a frame cites. Asked every few seconds by each
-        session in which a citation waits, so it shares one look at the chain among them.
+        """What our own chain says now about what a frame cites. Every session with a waiting
+        citation asks every few seconds, so an implementation shares one look among them.
 
-        Raises PSymmErrors where the chain does not answer. Cancelled: nothing changed.
+        Raises PSymmErrors if the chain does not answer. Cancelled: nothing changed.
         """
         ...
 
     async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
-        """Waits until the settlement is mined deep enough, or returns None once the chain's time
-        is past its deadline and it is not. Cancelled: raises Cancelled, nothing changed."""
+        """Wait until the settlement is mined deep enough. Returns None if it is not and the
+        chain's time has passed its deadline. Cancelled: raises Cancelled; nothing changed."""
         ...
 
 

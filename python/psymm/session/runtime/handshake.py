@@ -1,13 +1,19 @@
-"""Handshake: introductions as text, until both sides know the custody's opening.
+"""The handshake: introductions as text, until both sides know the custody's agreement.
 
-The solver keeps nothing until the trader's Logon: its nonce is a keyed hash of who introduced
-itself and how, so one introduction always gives one custody, a trader that lost the connection
-while funding finds the same one again, and nobody can fill the solver's memory with greetings.
+The course: the trader introduces itself (`introduce`). The solver answers with its own
+introduction and its terms (`Host.answer`). The trader checks both (`conclude_handshake`). The next
+message is the trader's Logon, which is no longer part of the handshake.
 
-Who only looks around (no collateral) is answered without a signature: such terms and prices bind
-nobody. A trader that brings collateral gets the whole handshake signed (`spec.md` 61), with an
-introduction key that the solver's wallet delegates about once a week, so that a wallet in an HSM is
-not asked for each stranger. The trader demands afterwards that the terms are those that it saw.
+What is durable when: the solver keeps nothing until the trader's Logon. Its nonce is a keyed hash
+of the trader's introduction, so one introduction always leads to the same custody. A trader that
+loses the connection while it funds finds the same custody again, and strangers cannot fill the
+solver's memory. The trader keeps the agreement in its journal before it funds; `trader` does that.
+
+Signed or not: a trader that brings no collateral only looks around. It gets an unsigned answer,
+whose terms and prices bind nobody. A trader that brings collateral gets the whole handshake signed
+(`spec.md` 61). The solver signs with an introduction key. Its wallet delegates a new one about
+twice a week, so that a wallet in an HSM is not asked for each stranger. From then on the trader
+holds the solver to the terms that it saw.
 """
 
 from __future__ import annotations
@@ -47,9 +53,10 @@ log = logging.getLogger(__name__)
 
 VERSION: Final = "1"
 RETRY_NS: Final = 30 * 10**9
-"""How long a wallet that did not delegate is left alone: strangers must not make us pester it."""
+"""Nanoseconds during which we do not ask a wallet again that did not delegate a key. Strangers must
+not be able to make us pester it."""
 ASK_S: Final = 10.0
-"""How long a stranger waits for the wallet where no key is in force."""
+"""Seconds that a stranger waits for the wallet when no key is in force."""
 
 
 def fresh_nonce() -> bytes:
@@ -59,8 +66,12 @@ def fresh_nonce() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Introduced:
-    """What a handshake agreed. collaterals: (trader's, solver's) promise in token units. signed:
-    what the solver signed of it, None where the trader only looks around."""
+    """What a handshake agreed.
+
+    Attributes:
+        collaterals: What the trader and the solver promise, in token units.
+        signed: What the solver signed of it; None if the trader only looks around.
+    """
 
     agreement: CustodyAgreement
     collaterals: tuple[int, int]
@@ -79,7 +90,12 @@ def introduce(public_key: bytes, nonce: bytes, collateral: int) -> Introduction:
 
 @dataclass(frozen=True, slots=True)
 class DelegatedKey:
-    """An introduction key in memory. expiry: nanoseconds. signature: the wallet's."""
+    """An introduction key in memory.
+
+    Attributes:
+        expiry: Nanoseconds since the epoch.
+        signature: The wallet's, over key and expiry.
+    """
 
     key: SecretKey
     expiry: int
@@ -87,37 +103,46 @@ class DelegatedKey:
 
 
 class IntroductionKeys:
-    """The solver's introduction key: asked of its wallet at the start, and again once half of its
-    life is over. The key lives in memory only; a restart asks once more."""
+    """The solver's introduction key.
+
+    The wallet is asked at the start, and again when half of the key's life is over. The key lives
+    in memory only; after a restart the wallet is asked again.
+    """
 
     def __init__(self, wallet: Wallet, clock: Clock, chain_id: int, contract: str) -> None:
         self._wallet = wallet
         self._clock = clock
         self._place = (chain_id, contract)
         self._held: DelegatedKey | None = None
+        # `get` sets `_wanted`; `run` sets `_asked` when the wallet has answered or refused.
         self._wanted, self._asked = trio.Event(), trio.Event()
         self._not_before = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask the wallet whenever a key is due, until cancelled. Reports once it was asked."""
+        """Ask the wallet whenever a key is due, until cancelled. Reports started after the first
+        request."""
         await self._ask()
         task_status.started()
         while True:
             await self._wanted.wait()
+            # A new event before the request: a `get` that comes during it asks once more.
             self._wanted = trio.Event()
             await self._ask()
+            # Wake all who wait, whether we got a key or not; each looks at `_held` itself.
             self._asked.set()
             self._asked = trio.Event()
 
     async def get(self) -> DelegatedKey:
-        """The key to sign an introduction with now. Strangers go on being answered under the key
-        in force while the wallet takes its time over the next.
+        """The key to sign an introduction with now. While the wallet takes its time over the next
+        key, strangers are still answered with the current one.
 
-        Raises HandshakeRefused where the wallet does not delegate one; the log says why.
-        Cancelled: raises Cancelled, the wallet is asked all the same.
+        Raises HandshakeRefused if the wallet does not delegate one; the log says why.
+        Cancelled: raises Cancelled; the wallet is still asked.
         """
+        # Renew early, without waiting: the old key is good for the other half of its life.
         if self._left_ns() < KEY_NS // 2:
             self._wanted.set()
+        # The key must outlive the introduction that it signs. Only now must the stranger wait.
         if self._left_ns() < INTRODUCTION_NS:
             with trio.move_on_after(ASK_S):
                 await self._asked.wait()
@@ -129,6 +154,7 @@ class IntroductionKeys:
         return 0 if self._held is None else self._held.expiry - self._clock.now_ns()
 
     async def _ask(self) -> None:
+        # A failed request is not repeated for RETRY_NS, however many strangers come.
         now = self._clock.now_ns()
         if now < self._not_before:
             return
@@ -137,17 +163,23 @@ class IntroductionKeys:
         try:
             signature = await self._wallet.sign_typed(message)
         except Exception as failed:
-            # Whatever stands behind the wallet: sessions go on, and so does the key in force.
+            # Any error of the wallet's backend. Sessions and the current key are not affected.
             self._not_before = now + RETRY_NS
             code = failed.code if isinstance(failed, PSymmError) else type(failed).__name__
             log.error("introduction-key-failing", extra={"code": code})
             return
+        # Only a delegated key replaces the current one.
         self._held = DelegatedKey(key, expiry, signature)
 
 
 @dataclass(frozen=True)
 class Host:
-    """The solver's side of every handshake. secret: 32 bytes that outlive restarts."""
+    """The solver's side of every handshake.
+
+    Attributes:
+        terms: The terms' document.
+        secret: 32 bytes that stay the same across restarts. They key the nonces.
+    """
 
     public_key: bytes
     chain_id: int
@@ -162,12 +194,17 @@ class Host:
         key: DelegatedKey | None = None,
         now_ns: int = 0,
     ) -> tuple[Introduction, TermsDocument, Introduced]:
-        """Our introduction, the terms, and what was agreed by showing them. now_ns: our clock.
+        """Our introduction, the terms, and what we agree to by showing them.
 
-        key: signs it at `now_ns`; None leaves it unsigned, for who only looks around.
-        Raises HandshakeRefused for an unknown version, a nonce out of range, or ourselves.
+        Raises HandshakeRefused for an unknown version, a nonce out of range, or our own key.
+
+        Args:
+            collateral: What we promise, in token units.
+            key: Signs the introduction; None leaves it unsigned, for a trader that looks around.
+            now_ns: Our clock.
         """
         check_greeting(greeting)
+        # Both lanes would have the same key: each side could sign for the other.
         if greeting.public_key == self.public_key:
             raise HandshakeRefused(
                 "a custody with oneself is none", wallet=address_of(self.public_key)
@@ -175,8 +212,8 @@ class Host:
         terms_hash = keccak256(self.terms)
         keyed = hmac.new(
             self.secret,
-            # With what it brings: who repeats a trader's introduction with another amount meets
-            # another custody, in which the trader's Logon serves for nothing.
+            # The amount is part of the hash. If somebody replays a trader's introduction with
+            # another amount, another custody results, and the trader's Logon does not fit it.
             b"pSymm nonce"
             + greeting.public_key
             + greeting.nonce
@@ -184,7 +221,9 @@ class Host:
             + (greeting.collateral or 0).to_bytes(32, "big"),
             sha256,
         ).digest()
+        # The first byte is 0, so that the nonce is a field element.
         nonce = b"\0" + keyed[:31]
+        # Both nonces make the salt, so neither side alone chooses the custody's id.
         agreement = CustodyAgreement(
             self.chain_id,
             self.contract,
@@ -196,7 +235,7 @@ class Host:
         collaterals = (greeting.collateral or 0, collateral)
         signed = None
         if key is not None:
-            # It must not outlive the key that signs it.
+            # The introduction must not outlive the key that signs it.
             expiry = min(now_ns + INTRODUCTION_NS, key.expiry)
             nonces = (greeting.nonce, nonce)
             said = introduction_message(agreement, nonces, collaterals, now_ns, expiry)
@@ -226,11 +265,14 @@ def conclude_handshake(
     contract: str,
     expected: bytes | None,
 ) -> Introduced:
-    """The trader's conclusion. expected: the solver's key in the registry, None to accept any.
+    """The trader's checks at the end of the handshake. Nothing is funded yet.
 
-    Where ours brings collateral, the solver has signed all of it; whether in time is asked before
-    each funding. Raises WrongParty, TermsRefused, BadIntroduction, HandshakeRefused; nothing was
-    funded then.
+    If our introduction brings collateral, the solver has signed all of it. Whether the signature
+    is still in time is checked before each funding, not here.
+    Raises WrongParty, TermsRefused, BadIntroduction, HandshakeRefused.
+
+    Args:
+        expected: The solver's key in the registry; None accepts any.
     """
     check_greeting(theirs)
     if expected is not None and theirs.public_key != expected:
@@ -238,6 +280,7 @@ def conclude_handshake(
     if theirs.public_key == ours.public_key:
         raise HandshakeRefused("a custody with oneself is none")
     shown = keccak256(document.terms)
+    # The introduction is signed, the document is not: the hash ties them together.
     if theirs.terms_hash != shown:
         raise TermsRefused(
             "the terms shown are not those introduced",
@@ -252,6 +295,7 @@ def conclude_handshake(
         document.terms,
         salt_of(ours.nonce, theirs.nonce),
     )
+    # Unsigned answers are fine for looking around. Collateral moves on signed ones only.
     signed = None
     if ours.collateral:
         signed = _signed(theirs)
@@ -283,7 +327,7 @@ def _text_of(
 
 
 def _signed(theirs: Introduction) -> SignedIntroduction:
-    """What a solver's introduction says was signed. Raises BadIntroduction where it is unsigned."""
+    """What a solver's introduction says was signed. Raises BadIntroduction if it is unsigned."""
     if (
         theirs.sending_time is None
         or theirs.expiry is None
@@ -306,7 +350,7 @@ def _signed(theirs: Introduction) -> SignedIntroduction:
 
 
 def check_greeting(greeting: Introduction) -> None:
-    """What can be said of an introduction alone. Raises HandshakeRefused, BadOpening."""
+    """Check an introduction without context. Raises HandshakeRefused, BadOpening."""
     if greeting.version != VERSION:
         raise HandshakeRefused(
             "the peer speaks another version", theirs=greeting.version, ours=VERSION

@@ -1,9 +1,11 @@
-"""The idle runner: a custody without business for the terms' span is offered to be settled.
+"""IdleEnd: offers to settle a custody in which nothing happened for the terms' span.
 
-Counted from the last frame of business on the record, by its own time, so it survives restarts and
-both sides count alike; where all of it lies before the checkpoint that a process began at, from
-that checkpoint. The solver offers first and the trader a while after, so that two offers seldom
-cross. What is not flat is not settled but named, and stays open.
+The span counts from the last frame of business on the record, by the frame's own time. So it
+survives restarts, and both sides count alike. If all business lies before the checkpoint at which
+this process began, the span counts from that checkpoint.
+
+The solver offers first and the trader a while later, so that two offers rarely cross. A custody
+that is not flat cannot be settled: it is only reported and stays open.
 """
 
 from __future__ import annotations
@@ -21,18 +23,21 @@ from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
 
 AFTER_YOU_S: Final = 300
-"""How long the trader leaves the offer to the solver."""
+"""Seconds that the trader leaves the first offer to the solver."""
 AGAIN_S: Final = 3_600
-"""How long an offer that failed, or a custody that is not flat, waits for the next look."""
+"""Seconds until the next look, after an offer that failed or an account that was not flat."""
 LOOK_S: Final = 60.0
-"""The longest sleep: the clock may be set."""
+"""The longest sleep, in seconds: the clock may be set."""
 
 
 class IdleEnd:
-    """Watches one custody; `run` in a nursery.
+    """Watches one custody; start `run` in a nursery.
 
-    account: with frames that are not covered yet. settle: offers a settlement. told: hears `Idle`
-    when the span has passed. failed: hears why an offer came to nothing.
+    Args:
+        account: The account, with frames that are not covered yet.
+        settle: Offers a settlement.
+        told: Receives `Idle` when the span has passed.
+        failed: Receives the reason if an offer failed.
     """
 
     def __init__(
@@ -54,9 +59,9 @@ class IdleEnd:
         self._last = 0
 
     def last_business(self) -> int:
-        """Sending time of the last frame of business, nanoseconds; 0 before the first."""
+        """Sending time of the last frame of business, in nanoseconds; 0 before the first."""
         record = self._runner.protocol.record
-        # What left memory may have left it unseen here.
+        # A frame may have left memory before we saw it here; the protocol remembers its time.
         self._last = max(self._last, self._runner.protocol.state.business_ns)
         for lane in (0, 1):
             head = record.head(lane).seq
@@ -68,8 +73,8 @@ class IdleEnd:
         return self._last
 
     async def run(self) -> None:
-        """Until cancelled, or until the custody has ended. Cancelled: an offer that was signed
-        stays signed, as `SettlementFlow.settle` says."""
+        """Run until cancelled, or until the custody has ended. Cancelled: an offer that was signed
+        stays signed, as for `SettlementFlow.settle`."""
         not_before = 0
         while self._runner.protocol.status not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
             now = self._runner.clock.now_ns()
@@ -82,6 +87,7 @@ class IdleEnd:
                 self._runner.protocol.synced
                 and self._runner.protocol.status is SessionStatus.TRADING
             ):
+                # Before the offer, which may fail: it must not be repeated at once.
                 not_before = now + AGAIN_S * SECOND
                 await self._offer()
             else:

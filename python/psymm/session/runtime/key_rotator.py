@@ -1,9 +1,19 @@
-"""Rotates a session's key in time: asks the wallet for the next delegation well before the key in
-force ends, and keeps revocations known. What keys mean is `protocol.keys`.
+"""KeyRotator: renews a session's key in time, and keeps known which keys are revoked.
 
-A key is sealed in the journal before the wallet is asked, and signs its UKY itself; which key is in
-force is what the frames say, so a process that dies anywhere between the two goes on with the right
-one. A kept key that never came into force is taken for the next rotation.
+What keys mean is in `protocol.keys`. The course of one rotation:
+
+1. Take a key from the journal that no frame has named yet, or make one and keep it there.
+2. Ask the wallet to delegate it, well before the current key ends.
+3. Have the protocol sign the UKY, which the new key signs itself.
+4. Wait until the UKY is durable. The new key is then in force.
+
+What is durable when: the key, encrypted, before the wallet is asked. The frames say which key is
+in force. So a process that dies between any two steps continues with the right key, and a kept key
+that never came into force is used for the next rotation.
+
+Who calls whom: the runner calls `begin`, `run`, `prove`, `poke` and `changed`. The rotator asks
+the wallet in a task of its own (`_try`), so that a slow wallet delays nothing. One attempt runs at
+a time; `rotate` joins it. A failed attempt is repeated after a wait that doubles.
 """
 
 from __future__ import annotations
@@ -43,38 +53,39 @@ from psymm.wallet import Wallet
 log = logging.getLogger(__name__)
 
 KEY_LIFE_NS: Final = 30 * 86_400 * SECOND
-"""How long a session key is delegated for; a custody outlives it with a UKY."""
+"""How long a session key is delegated for. A custody lives longer, with a UKY."""
 PROVING_NS: Final = 86_400 * SECOND
 """How long a key that only proves who we are is delegated for."""
 FIRST_RETRY_S: Final = 60.0
 LAST_RETRY_S: Final = 3600.0
-"""Between two requests to a wallet that refuses: doubling from the first to the last."""
+"""Seconds between two requests to a wallet that refuses, doubling from the first to the last."""
 SIGNER_S: Final = 300.0
-"""How long a wallet may think before the application is told; it is not asked anew meanwhile."""
+"""Seconds after which we report a wallet that has not answered. We do not ask it again meanwhile.
+"""
 LOOK_AGAIN_S: Final = 3600.0
-"""Between two looks at a clock that may be set."""
+"""Seconds between two looks at a clock that may be set."""
 
 
 class Revocations(Protocol):
-    """Session keys that wallets revoked on chain; one for all sessions of a process."""
+    """Session keys that wallets revoked on chain. One object for all sessions of a process."""
 
     @property
     def version(self) -> int:
-        """Changes whenever `of` may say something else than before."""
+        """Changes whenever `of` may give another answer than before."""
         ...
 
     def of(self, wallet: str, depth: int) -> Mapping[str, int]:
-        """A wallet's revoked keys, as deep as `depth` demands: fromSeq by the key's address."""
+        """A wallet's revoked keys that are `depth` blocks deep: fromSeq by the key's address."""
         ...
 
     def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Calls `on_change` whenever `version` changes, until what it returns is called.
-        `on_change` does not block and does not raise."""
+        """Call `on_change` whenever `version` changes, until the caller calls the function that
+        this returns. `on_change` must not block and must not raise."""
         ...
 
 
 class NoChain:
-    """Revocations where there is no chain to read: none is ever seen."""
+    """Revocations without a chain to read: it never sees one."""
 
     version = 0
 
@@ -88,8 +99,8 @@ class NoChain:
 async def proving_key(
     wallet: Wallet, agreement: CustodyAgreement, lane: int, now: int
 ) -> ResumeSigner:
-    """A key that can sign no frame, delegated by the wallet to prove itself for a day. Held in
-    memory only. Raises WalletError. Cancelled: raises Cancelled."""
+    """A key that the wallet delegates for a day, to prove who we are and to sign no frame. It lives
+    in memory only. Raises WalletError. Cancelled: raises Cancelled."""
     key = SecretKey.generate()
     delegation = Delegation(lane, key.public_key, PROVES_ONLY, PROVES_ONLY, now + PROVING_NS)
     return ResumeSigner(key, delegation, await wallet.sign_typed(delegation.message(agreement)))
@@ -102,10 +113,14 @@ class _Attempt:
 
 
 class KeyRotator:
-    """Rotates one end's session key in time, and keeps both lanes' revocations known.
+    """Renews one side's session key in time, and keeps both lanes' revocations known.
 
-    depth: how deep a revocation must be to count. span: how many numbers a key is delegated for.
-    `run` must be running; the wallet is asked from a task of its own, so nothing waits for it.
+    Nothing happens unless `run` is running.
+
+    Args:
+        depth: How many blocks deep a revocation must be to count.
+        span: How many frame numbers a key is delegated for.
+        life_ns: How long a key is delegated for.
     """
 
     def __init__(
@@ -128,35 +143,45 @@ class KeyRotator:
         self._depth = depth
         self._span = span
         self._life_ns = life_ns
+        # What carries effects out and what receives events; `begin` sets both.
         self._take: Callable[[Effects], None] = lambda effects: None
         self._tell: Callable[[Event], None] = lambda event: None
         self._nursery: trio.Nursery | None = None
+        # `run` has ended, which is not the same as not having begun.
         self._stopped = False
         self._attempt: _Attempt | None = None
+        # Set and replaced whenever something changes that `run` or a rotation waits for.
         self._poked = trio.Event()
         self._in_force = b""
+        # The version of the revocations that we told the protocol last.
         self._seen = 0
         self._failures = 0
         self._retry_ns = 0
 
     def begin(self, take: Callable[[Effects], None], tell: Callable[[Event], None]) -> None:
-        """Know what is revoked by now, before the first connection. take: what carries turns out;
-        tell: hears events."""
+        """Learn what is revoked by now, before the first connection.
+
+        Args:
+            take: Carries effects out.
+            tell: Receives events.
+        """
         self._take, self._tell = take, tell
         self._learn()
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Keep the keys, once begun; until cancelled. nursery: where the wallet is asked."""
+        """Renew the key whenever it is due, until cancelled. nursery: where the wallet is asked."""
         self._nursery, self._stopped = nursery, False
         stop = self._revocations.listen(self.poke)
         try:
             while True:
+                # Before we look: a poke that comes while we look must not be lost.
                 poked = self._poked
                 if self._seen != self._revocations.version:
                     self._learn()
                 wait_s = self._wait_s()
                 if wait_s <= 0 and self._attempt is None:
                     self._start(nursery)
+                # While an attempt runs, its end pokes us.
                 with trio.move_on_after(LOOK_AGAIN_S if self._attempt else wait_s):
                     await poked.wait()
         finally:
@@ -164,12 +189,13 @@ class KeyRotator:
             stop()
 
     async def rotate(self) -> None:
-        """Put the next session key in force; returns once its UKY is durable and on its way, which
-        takes a connection.
+        """Put the next session key in force. Returns when its UKY is durable and on its way, which
+        needs a connection.
 
-        Joins a rotation that is under way. Raises WalletError (the wallet refuses; the key in
-        force stays), JournalError, SessionClosed, NotNow before the Logon, or the error that
-        stopped the session. Cancelled: it goes on by itself.
+        Joins a rotation in progress. Raises WalletError (the wallet refuses; the current key
+        stays), JournalError, SessionClosed, NotNow before the Logon, or the error that stopped the
+        session.
+        Cancelled: the rotation continues.
         """
         self._must_rotate()
         if self._nursery is None:
@@ -182,18 +208,20 @@ class KeyRotator:
             raise attempt.failed
 
     async def prove(self) -> None:
-        """Have something to prove ourselves with: asks the wallet only where no session key will
-        do. Raises WalletError. Cancelled: raises Cancelled, the wallet may be asked again."""
+        """Have a key to prove ourselves with. Asks the wallet only if no session key will do.
+        Raises WalletError. Cancelled: raises Cancelled; the wallet may be asked again."""
         protocol = self._protocol
         now = self._clock.now_ns()
         if protocol.resume_signer(now) is None:
+            # Our key may have ended, or its journal be restored. Then we sign no frame, but must
+            # still be able to resume.
             agreement = protocol.record.agreement
             try:
                 found = await proving_key(self._wallet, agreement, protocol.lane, now)
             except WalletError:
                 raise
             except Exception as failed:
-                # Whatever a signer of the application's raises.
+                # The application's signer may raise anything.
                 error = type(failed).__name__
                 raise WalletError("the wallet's signer failed", error=error) from None
             protocol.set_proving_key(found)
@@ -211,8 +239,10 @@ class KeyRotator:
     # --- revocations ------------------------------------------------------------------------
 
     def _learn(self) -> None:
+        # A journal with lost frames cannot judge which frames a revocation voids.
         if self._protocol.health != "complete":
             return
+        # Read the version first: a change that comes after it makes us look again.
         self._seen = self._revocations.version
         agreement, lane = self._protocol.record.agreement, self._protocol.lane
         ours, theirs = (
@@ -224,16 +254,18 @@ class KeyRotator:
     # --- rotation ---------------------------------------------------------------------------
 
     def _wait_s(self) -> float:
-        """Seconds until the next rotation is to begin."""
+        """Seconds until the next rotation must begin."""
         protocol, now = self._protocol, self._clock.now_ns()
         if protocol.health != "complete":
             return LOOK_AGAIN_S
         due = protocol.key_due()
         if due is None or protocol.error is not None or protocol.status is SessionStatus.CLOSED:
             return LOOK_AGAIN_S
+        # A key is delegated already and waits for a connection to sign its UKY.
         if protocol.next_key is not None:
             return LOOK_AGAIN_S
         when, number = due
+        # Keys end by time and by frame number. The number is near: begin now.
         if protocol.record.head(protocol.lane).seq >= number:
             when = now
         return min((max(when, self._retry_ns) - now) / SECOND, LOOK_AGAIN_S)
@@ -248,23 +280,26 @@ class KeyRotator:
 
     def _start(self, nursery: trio.Nursery) -> _Attempt:
         attempt = _Attempt(trio.Event())
+        # One statement after the other without waiting, so two attempts can never start.
         start_task(nursery, self._try, attempt)
         self._attempt = attempt
         return attempt
 
     async def _try(self, attempt: _Attempt) -> None:
-        # Who waits is told so where the session ends meanwhile.
+        # The result if the session ends meanwhile and cancels this task.
         attempt.failed = SessionClosed(custody=self._protocol.record.agreement.custody)
         try:
             await self._rotate()
         except PSymmError as failed:
             attempt.failed = failed
         except Exception as failed:
-            # Whatever a signer of the application's raises; its words may hold what is not ours.
+            # The application's signer may raise anything. Report the type only: the words may hold
+            # secrets.
             attempt.failed = WalletError("the wallet's signer failed", error=type(failed).__name__)
         else:
             attempt.failed = None
         finally:
+            # Clear it before waking the waiters: they may start the next attempt.
             self._attempt = None
             attempt.done.set()
         if attempt.failed is None:
@@ -284,9 +319,11 @@ class KeyRotator:
 
     async def _rotate(self) -> None:
         protocol = self._protocol
+        # A delegated key from an interrupted rotation only needs its UKY.
         if protocol.next_key is None:
             key = await self._kept_key()
             change = await self._delegated(key)
+            # The wallet may have taken hours. The session may have stopped since.
             self._must_rotate()
             self._take(protocol.key_delegated(key, change, self._clock.now_ns()))
             brought = key.public_key
@@ -295,16 +332,18 @@ class KeyRotator:
         while self._in_force != brought:
             await self._poked.wait()
             self._must_rotate()
+            # The delegation may run out unsigned, if no connection came in its time.
             known = protocol.record.delegation(protocol.lane)
             signed = known is not None and known.public_key == brought
             if not signed and protocol.next_key is None:
                 raise SessionKeyEnded("the delegation ran out before a connection came")
 
     async def _kept_key(self) -> SecretKey:
-        """A key that the journal holds and no frame has named yet, made and kept if there is none.
+        """A key that the journal holds and no frame has named yet. If there is none, make one and
+        keep it.
 
-        A record that begins at a checkpoint has forgotten the keys of before, and a former key may
-        be a thief's by now: only what was kept after the last that is named is new.
+        A record that begins at a checkpoint no longer knows earlier keys, and a thief may have one
+        of those by now. So only keys that were kept after the last named one count as new.
         """
         protocol, lane = self._protocol, self._protocol.lane
         custody = protocol.record.agreement.custody
@@ -315,13 +354,14 @@ class KeyRotator:
             if place > last and not protocol.is_revoked(lane, key.public_key):
                 return key
         key = SecretKey.generate()
+        # `place` orders the keys. It must be above all of them, and above what we have signed.
         place = max([protocol.record.head(lane).seq + 1, *(place + 1 for place, _ in kept)])
         await self._journal.keep_session_key(custody, place, key)
         return key
 
     async def _delegated(self, key: SecretKey) -> SessionKeyChange:
-        """The wallet's delegation of a key from our next frame on; tells the application where the
-        wallet takes its time."""
+        """The wallet's delegation of a key from our next frame on. Reports a wallet that takes its
+        time."""
         protocol = self._protocol
         seq = protocol.record.head(protocol.lane).seq + 1
         delegation = Delegation(
@@ -332,6 +372,7 @@ class KeyRotator:
             expiry=self._clock.now_ns() + self._life_ns,
         )
         async with trio.open_nursery() as nursery:
+            # A wallet may need a person. Remind the application as long as it does.
             nursery.start_soon(self._remind)
             signature = await self._wallet.sign_typed(delegation.message(protocol.record.agreement))
             nursery.cancel_scope.cancel()

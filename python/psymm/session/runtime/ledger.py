@@ -1,8 +1,15 @@
-"""The rulebook beside a session: every frame stepped in order of arrival, every wish previewed.
+"""RulebookLedger: connects a session to the rulebook.
 
-A frame of ours, or one that we covered, may cite what our journal has lost of the chain. It cannot
-be ruled then: it waits, with all after it, until `learn_fact`; meanwhile nothing of business is
-signed. What the peer cites anew does not come here before it can be ruled, see `Holding`.
+It steps every frame in order of arrival, and checks every message before we sign it.
+
+A frame may cite a chain fact that our journal has lost: a frame of ours, or one that we covered.
+The rulebook cannot rule it without the fact. Then it waits, with all later frames, until
+`learn_fact`; meanwhile we sign no business. A new citation of the peer's comes here only when it
+can be ruled; see `Holding`.
+
+States: `_replay` is what the rulebook has decided. `_ahead` is the projection with the trader's
+pending frames; `_dry_run` the result for the last message that was checked. Both are caches: they
+follow from `_replay`, and every change of it drops or updates them.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from psymm.transcript.record import RecordedFrame
 
 
 class RulebookLedger:
-    """The account of one custody as this process sees it."""
+    """The account of one custody, as this process sees it."""
 
     def __init__(
         self,
@@ -45,7 +52,7 @@ class RulebookLedger:
         facts: ChainFacts | None = None,
         starts_at: Account | None = None,
     ) -> None:
-        """starts_at: the account of the checkpoint that the record begins at."""
+        """starts_at: The account of the checkpoint at which the record begins."""
         self._begins = starts_at
         self._point: Point | None = None
         self._agreed: Account | None = None
@@ -55,30 +62,30 @@ class RulebookLedger:
             facts or ChainFacts(),
         )
         self._waiting: deque[RecordedFrame] = deque()
-        # Both follow from `_replay`, and are kept so that no frame is ruled twice: what its pending
-        # frames come to, and what the last message asked about would.
+        # Both follow from `_replay`. We keep them so that no frame is ruled twice: `_ahead` is the
+        # outcome with the pending frames, `_dry_run` that of the last message checked.
         self._ahead: Projection | None = None
         self._dry_run: DryRun | None = None
 
     @property
     def account(self) -> Account:
-        """After the last solver frame: the same on both sides."""
+        """After the last solver frame. It is the same on both sides."""
         return self._replay.account
 
     @property
     def projected(self) -> Account:
-        """As it will be once the trader's frames still pending are covered in time."""
+        """As it will be if the trader's pending frames are covered in time."""
         return self._look_ahead().replay.account
 
     @property
     def waits(self) -> bool:
-        """See `Rulebook.waits`."""
+        """Whether frames wait for a chain fact; see `Rulebook.waits`."""
         return bool(self._waiting)
 
     @property
     def cited(self) -> Citation | None:
-        """See `Rulebook.cited`. What waits may be the solver's frame that brings the trader's
-        citation into effect."""
+        """The citation that the first waiting frame needs; see `Rulebook.cited`. That frame may be
+        the solver's, which brings a citation of the trader's into effect."""
         if not self._waiting:
             return None
         first = self._waiting[0]
@@ -93,7 +100,7 @@ class RulebookLedger:
         return None
 
     def awaits(self, entry: RecordedFrame) -> bool:
-        """See `Rulebook.awaits`."""
+        """Whether a frame would have to wait for a chain fact; see `Rulebook.awaits`."""
         frame = entry.frame
         if entry.message is None:
             return False
@@ -108,12 +115,12 @@ class RulebookLedger:
 
     @property
     def trader_covers(self) -> int:
-        """See `Rulebook.trader_covers`."""
+        """How far the trader covers the solver's frames; see `Rulebook.trader_covers`."""
         return self._ahead_account().trader_covers
 
     @property
     def decided(self) -> int:
-        """See `Rulebook.decided`."""
+        """The last solver frame that is decided; see `Rulebook.decided`."""
         return self._look_ahead().replay.decided
 
     @property
@@ -126,9 +133,9 @@ class RulebookLedger:
         return tuple((fault.seq, fault.violation.name) for fault in self._replay.faults)
 
     def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
-        """See `Rulebook.arrived`."""
+        """Step a frame that is on the record now; see `Rulebook.arrived`."""
         dry_run, self._dry_run = self._dry_run, None
-        # Mostly the frame is the one that was asked about just now, in the same state.
+        # Usually this is the message that we checked just now, in the same state: reuse the result.
         if dry_run is not None and not self._waiting and _is_of(dry_run, entry):
             return self._move(dry_run.after, dry_run.entry.lane)
         self._waiting.append(entry)
@@ -143,7 +150,7 @@ class RulebookLedger:
         *,
         covers: int | None = None,
     ) -> Violation | None:
-        """See `Rulebook.refuses`."""
+        """The rule that a message would break, or None; see `Rulebook.refuses`."""
         if self._waiting:
             return Violation(FactsBehind.code)
         own = LANES[lane]
@@ -165,8 +172,8 @@ class RulebookLedger:
         return self._dry_run.violation
 
     def drop(self, lane: int, seq: int) -> bool:
-        """See `Rulebook.drop`. The trader's frames have not taken effect yet, so they go by
-        themselves; the solver's have, so all is ruled again."""
+        """Drop a lane's frames from `seq` on; see `Rulebook.drop`. The trader's have not taken
+        effect yet, so they simply go. The solver's have, so all is ruled again."""
         self._ahead = self._dry_run = None
         if lane == Lane.TRADER and not self._waiting:
             pending = tuple(one for one in self._replay.pending if one.seq < seq)
@@ -192,12 +199,12 @@ class RulebookLedger:
         return self._agreed
 
     def compact(self) -> None:
-        """See `Rulebook.compact`."""
+        """Begin at the agreed account from now on; see `Rulebook.compact`."""
         self._begins = self._agreed
 
     def _look_for_checkpoint(self) -> None:
-        """A checkpoint counts for good once each lane covers the other's UCP: what is covered stays
-        on the record, whatever key is revoked."""
+        """A checkpoint is final when each lane covers the other's UCP: covered frames stay on the
+        record, no matter which key is revoked."""
         replay = self._replay
         last = replay.account.checkpoint
         if last is None or (self._point is not None and last.said == self._point.said):
@@ -249,7 +256,7 @@ class RulebookLedger:
         return seen.offer is not None or last != (self._point and self._point.said)
 
     def _names_checkpoint(self) -> bool:
-        """Whether a frame that is pending may change what is offered or in force."""
+        """Whether a pending frame may change which checkpoint is offered or in force."""
         return any(type(entry.message) is Checkpoint for entry in self._replay.pending)
 
     def _ahead_account(self) -> Account:
@@ -269,14 +276,14 @@ class RulebookLedger:
         return self._ahead
 
     def _step(self, entry: RuledFrame) -> Sequence[Ruling]:
-        """The next frame. Raises as `Replay.step_entry`; nothing has changed then."""
+        """Step the next frame. Raises as `Replay.step_entry`; then nothing has changed."""
         if entry.lane is Lane.TRADER:
             replay, _ = self._replay.step_entry(entry)
             ahead: Projection | None = None
             if self._ahead is not None:
                 ahead = self._ahead.and_then(entry)
             elif isinstance(entry.message, ChainFact):
-                # What lies ahead of it must be known before it is pending: it may have to wait.
+                # Project before the frame is pending: the projection may have to wait for its fact.
                 ahead = replay.look_ahead()
             self._replay, self._ahead = replay, ahead
             return self._found(())
@@ -285,7 +292,7 @@ class RulebookLedger:
         return self._found(rulings)
 
     def _move(self, after: Projection, lane: Lane) -> Sequence[Ruling]:
-        """A frame arrived that was ruled when it was asked about: that is what became of it."""
+        """Take over a dry run: the frame that arrived is the message that we checked."""
         if lane is Lane.TRADER:
             self._replay, self._ahead = after.since, after
             return self._found(())
@@ -293,9 +300,9 @@ class RulebookLedger:
         return self._found(after.rulings)
 
     def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
-        """The violations among rulings. What was ruled again fell with another's late frame:
-        nobody's fault, nothing to reject."""
-        # After a trader frame too: it may be the one that covers the solver's UCP.
+        """The violations among rulings. We leave out what was ruled again because of another frame
+        that was late: that is nobody's fault, so there is nothing to reject."""
+        # After a trader frame too: it may cover the solver's UCP.
         if self._replay.account.checkpoint is not None:
             self._look_for_checkpoint()
         for one in rulings:
@@ -304,14 +311,15 @@ class RulebookLedger:
         return ()
 
     def occupied(self, commitment: bytes) -> bool:
-        """See `Rulebook.occupied`."""
+        """Whether an output is in the tree though no note was spent for it; see
+        `Rulebook.occupied`."""
         facts = self._replay.facts
         place = facts.inserted.get(commitment)
         notes = self._replay.account.notes.values()
         return place is not None and all(facts.spent.get(one.nullifier) != place for one in notes)
 
     def learn_fact(self, fact: Fact) -> Sequence[Ruling]:
-        """Know what one transaction did, or that our chain does not say what a frame cites."""
+        """Learn what one transaction did, or that our chain does not have what a frame cites."""
         place, known = ChainPlace(fact.block, fact.transaction), self._replay.facts
         self._replay = self._replay.with_facts(
             replace(
@@ -341,7 +349,7 @@ class RulebookLedger:
             )
             try:
                 rulings = self._step(ruled)
-            # Nothing has changed. It and all after it wait for `learn_fact`, in their order.
+            # Nothing has changed. This frame and all later ones wait for `learn_fact`, in order.
             except FactsBehind:
                 break
             self._waiting.popleft()
@@ -350,7 +358,7 @@ class RulebookLedger:
 
 
 def _is_of(dry_run: DryRun, arrived: RecordedFrame) -> bool:
-    """Whether a dry run was of the very frame that arrived."""
+    """Whether a dry run was of exactly the frame that arrived."""
     entry, frame = dry_run.entry, arrived.frame
     return (
         entry.message is arrived.message

@@ -1,7 +1,7 @@
-"""Custodies that stay open when a command, a session or a process ends, said in words and data.
+"""LeftOpen: custodies that stay open when a command, a session or a process ends.
 
-What lies in a custody of two comes out only by going on with it, so nobody is left without its id,
-what lies in it, what is open, and how to go on.
+Collateral in a bilateral custody comes out only by continuing with that custody. So we always tell
+the user its id, what is in it, what is open, and how to continue.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ _EXACT: Final = Context(prec=60)
 class LeftOpen:
     """A custody that has not ended.
 
-    lane: ours. state: the journal's, or the session's. put_up: what our side puts up, token units.
-    accepted: whether the account has it; before, it may lie there, be under way, or not have gone.
-    positions, orders: how many are open. These three are None where the account was not read.
+    Attributes:
+        lane: Ours.
+        state: The journal's, or the session's.
+        collateral: What our side puts up, in token units.
+        accepted: Whether the account counts our collateral. Before that, it may be in the custody,
+            on its way, or not sent. None if the account was not read.
+        positions: Open positions; None if the account was not read.
+        orders: Open orders; None if the account was not read.
     """
 
     custody: bytes
@@ -45,12 +50,12 @@ class LeftOpen:
 
     @property
     def command(self) -> str:
-        """What goes on with it."""
+        """The command that continues with it."""
         name = "psymm trade --resume" if self.lane == TRADER else "psymm solver, for"
         return f"{name} 0x{self.custody.hex()}"
 
     def fields(self) -> dict[str, str | int | None]:
-        """The same for a program."""
+        """The same, for a program."""
         return {
             "custody": "0x" + self.custody.hex(),
             "state": self.state,
@@ -77,7 +82,7 @@ class LeftOpen:
 
 
 def left_open(runner: SessionRunner) -> LeftOpen:
-    """Of a session in this process."""
+    """For a session in this process."""
     ledger = runner.protocol.state.rulebook
     account = ledger.projected if isinstance(ledger, RulebookLedger) else None
     return _of(
@@ -90,15 +95,15 @@ def left_open(runner: SessionRunner) -> LeftOpen:
 
 
 def left_of(row: JournalledCustody, account: Account | None = None) -> LeftOpen:
-    """By the journal's row, and the account where it is at hand."""
+    """From the journal's row, and the account if the caller has it."""
     return _of(row.agreement, row.lane, row.state, row.ours, account)
 
 
 async def open_custodies(journal: JournalReader, lane: int) -> list[LeftOpen]:
-    """All custodies of the journal at that lane into which collateral of ours may have gone and
-    that have not ended, oldest first, each with what is open by its account.
+    """All custodies at that lane into which collateral of ours may have gone and that have not
+    ended. Oldest first, each with what is open in its account.
 
-    Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+    Raises JournalCorrupt. Cancelled: raises Cancelled; nothing changed.
     """
     return [
         left_of(row, await account_of(journal, row))
@@ -108,7 +113,8 @@ async def open_custodies(journal: JournalReader, lane: int) -> list[LeftOpen]:
 
 
 async def account_of(journal: JournalReader, row: JournalledCustody) -> Account:
-    """What the journal's frames come to. Raises JournalCorrupt. Cancelled: raises Cancelled."""
+    """The account after all frames of the journal. Raises JournalCorrupt. Cancelled: raises
+    Cancelled."""
     agreement, terms = row.agreement, Terms.parse(row.agreement.terms)
     record = await read_record(journal, agreement)
     starts_at = None

@@ -1,9 +1,9 @@
 """A solver's statistics as Prometheus metrics, in the text exposition format 0.0.4.
 
-Everything is read at the moment of a scrape; nothing is counted twice for it. Labels have few
-values: lanes, directions, states, queues, and reasons from closed sets. No custody, peer, symbol,
-price or amount is ever a label or a value, so who reads the metrics learns how much is going on,
-not what.
+Everything is read when it is scraped; nothing is counted twice for it. Labels have few values:
+lanes, directions, states, queues, and reasons from closed sets. No custody, peer, symbol, price or
+amount is ever a label or a value. So a reader of the metrics learns how much is going on, but not
+what.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ from psymm.session.runtime.solver import SolverServer
 from psymm.transcript.verifying import MAX_BATCH, FrameVerifier
 
 Labelled = Sequence[tuple[tuple[str, ...], float]]
-"""Values by the values of their labels."""
+"""Each value with the values of its labels."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """journal: the server's. verifier: the one that its sessions share, where there is one."""
+    """All metrics of one server.
+
+    Args:
+        journal: The server's.
+        verifier: The one that its sessions share, if there is one.
+    """
 
     def __init__(
         self, server: SolverServer, journal: Journal, verifier: FrameVerifier | None = None
@@ -42,7 +47,7 @@ class Metrics:
         self._registry.register(_Solver(server, journal, verifier))
 
     def text(self) -> bytes:
-        """All metrics of this moment."""
+        """All metrics as they are now."""
         return generate_latest(self._registry)
 
 

@@ -1,8 +1,8 @@
-"""Serves metrics over HTTP, to whoever scrapes them: `GET /metrics`, nothing else.
+"""Serves metrics over HTTP: `GET /metrics` and nothing else.
 
-A port of its own, beside the sessions and without effect on them: a request is read up to a few
-kilobytes, answered in one piece and its connection closed; few are served at once, none for long.
-There is no authentication, so it belongs on a loopback or otherwise private address.
+It has its own port and no effect on sessions. We read a few kilobytes of request at most, answer in
+one piece and close the connection. Few connections are served at once, and none for long. There is
+no authentication, so bind it to a loopback or otherwise private address.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ async def serve_metrics(
     *,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve what `text` gives, until cancelled; reports the port.
+    """Serve what `text` returns, until cancelled; reports the port.
 
-    Raises OSError where the address cannot be bound. Never raises for what a client does.
+    Raises OSError if the address cannot be bound. Never raises for what a client does.
     Cancelled: connections close.
     """
     room = trio.CapacityLimiter(MOST_CONNECTIONS)

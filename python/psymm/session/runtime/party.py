@@ -1,7 +1,16 @@
-"""A party in this process: its wallet, journal, custody and clock; and how it takes up a custody.
+"""LocalParty: wallet, journal, custody and clock of this process, and how it loads a custody.
 
-`load_session` is the only way to a protocol: new or from the journal, the same steps in the same
-order.
+`load_session` is the only way to a `SessionProtocol`. New custodies and old ones take the same
+steps in the same order:
+
+1. Read the record and the notes' openings from the journal.
+2. Find our session keys. A custody without frames gets its first key and its Logon.
+3. Replay the frames through the rulebook and build the protocol, in a thread.
+4. Finish what a crash may have interrupted: the newest checkpoint and the custody's state.
+5. Build the key rotator and the runner. The caller starts the runner.
+
+What is durable when: a new session key is in the journal before the wallet delegates it. So no
+frame can ever be signed with a key that a restart would not find.
 """
 
 from __future__ import annotations
@@ -50,16 +59,25 @@ if TYPE_CHECKING:
 
 
 MAX_PAYLOAD_BYTES: Final = 8_192
-"""Of a frame (`spec.md` 10)."""
+"""The most of one frame (`spec.md` 10)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalParty:
-    """chain_id, contract (checksummed), registry: the only deployment it deals on. revocations:
-    read from that registry. key_life_ns: how long its session keys are delegated for. verifier:
-    of all its sessions' frames. private: endpoints that others wrote down may lead to this machine
-    or a local network; None: on the development chain only. tokens: the deployment's. rounds: what
-    comes for its sessions together."""
+    """What all sessions of one wallet on one deployment share.
+
+    Attributes:
+        chain_id: The only chain that it deals on.
+        contract: The PSymm contract there, checksummed.
+        registry: The registry there, checksummed.
+        revocations: Read from that registry.
+        key_life_ns: How long its session keys are delegated for.
+        verifier: Verifies the frames of all its sessions.
+        private: Whether endpoints that others wrote may lead to this machine or a local network.
+            None: on the development chain only.
+        tokens: The deployment's.
+        rounds: Receives for all its sessions together.
+    """
 
     wallet: Wallet
     journal: Journal
@@ -76,7 +94,7 @@ class LocalParty:
     rounds: Rounds = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # One for all sessions, of what is there already.
+        # All sessions share one `Rounds`, made from the fields above.
         rounds = Rounds(self.journal, self.clock, self.verifier)
         object.__setattr__(self, "rounds", rounds)
 
@@ -87,8 +105,8 @@ class LocalParty:
 
 
 async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
-    """The secret that seals this wallet's journals. Raises UnsteadySigner, WalletError.
-    Cancelled: raises Cancelled, nothing is kept."""
+    """The secret that encrypts this wallet's journals. Raises UnsteadySigner, WalletError.
+    Cancelled: raises Cancelled; nothing is kept."""
     message = TypedMessage(
         chain_id,
         contract,
@@ -100,7 +118,7 @@ async def journal_secret(wallet: Wallet, chain_id: int, contract: str) -> bytes:
 
 
 def accept_terms(party: LocalParty, document: bytes) -> Terms:
-    """Terms that are in order and of the deployment we deal on. Raises TermsRefused."""
+    """Check that the terms are valid and for our deployment. Raises TermsRefused."""
     try:
         terms = Terms.parse(document)
     except TermsError as bad:
@@ -117,7 +135,7 @@ def accept_terms(party: LocalParty, document: bytes) -> Terms:
 
 
 def params_of(terms: Terms, lane: int) -> SessionParams:
-    """What a session at `lane` reads of the terms."""
+    """What a session at `lane` needs of the terms."""
     return SessionParams(
         token=terms.collateral.token,
         terms_hash=terms.hash,
@@ -126,6 +144,8 @@ def params_of(terms: Terms, lane: int) -> SessionParams:
         skew_ns=terms.timeouts.skew,
         minimum_collateral=terms.minimum(1 - lane),
         frames_per_second=terms.limits.frames_per_second,
+        # Half of the terms' limits, counted as if every frame had the largest size: the two sides
+        # then have time to agree on a checkpoint before a limit stops them.
         checkpoint_frames=min(
             checkpoints.MOST_HELD,
             terms.limits.frames // 2,
@@ -141,15 +161,19 @@ async def load_session(
     *,
     notes: tuple[Note, ...] = (),
 ) -> SessionRunner:
-    """The running end of a custody that the journal knows, its frames replayed.
+    """The runner of a custody that the journal knows, with its frames replayed. It is not running
+    yet.
 
-    Where the journal has lost frames of it, the end fetches them from the peer and signs nothing
-    meanwhile; of a restored custody it never signs, whatever comes (JournalRestored from its
-    `send`), and settles by the wallet's signature.
+    If the journal has lost frames, the session fetches them from the peer and signs nothing until
+    it has them. A restored custody never signs frames (its `send` raises JournalRestored), and
+    settles with the wallet's signature.
 
-    notes: ours, funded just now (the trader's before its Logon). Raises JournalCorrupt where the
-    frames do not follow from one another, JournalSealed, TermsRefused, WalletError.
-    Cancelled: raises Cancelled; taking up again is safe.
+    Raises JournalCorrupt if the frames do not follow from one another, JournalSealed,
+    TermsRefused, WalletError.
+    Cancelled: raises Cancelled; loading again is safe.
+
+    Args:
+        notes: Ours, funded just now and not in the journal yet (the trader's before its Logon).
     """
     agreement, lane, journal = custody.agreement, custody.lane, party.journal
     terms = accept_terms(party, agreement.terms)
@@ -159,19 +183,25 @@ async def load_session(
     for kept in await journal.openings(agreement.custody):
         note = Note(custody_of(agreement), kept.token, kept.amount, kept.blinding)
         (ours if kept.lane == lane else theirs)[note.commitment] = note
+    # A journal that lost frames may know of newer ones. Count those too: a lane that has signed
+    # must not get a new first key, or it would sign a second Logon.
     newest = await journal.recovering_to(agreement.custody)
     signed = max(record.head(lane).seq, 0 if newest is None else newest.of(lane)[0])
     keys: list[tuple[int, SecretKey]] = []
+    # Read-only custodies sign nothing, so they need no key.
     if custody.health != "read-only":
         keys = await _session_keys(journal, agreement.custody, signed)
     key = key_in_force(record, lane, keys) if keys else None
+    # Only a lane that has never signed needs a Logon. This asks the wallet.
     logon: Logon | None = None
     if key is not None and signed == 0:
         logon = await _logon(party, agreement, lane, key, terms, tuple(ours.values()))
+    # A pruned journal begins at a checkpoint: the rulebook starts from its account.
     starts_at, account = record.starts_at, None
     if starts_at is not None:
         account = account_at(journal, agreement.custody, terms, starts_at.point, starts_at.account)
     ledger = RulebookLedger(agreement, terms, starts_at=account)
+    # Facts before frames: a frame that cites the chain can be ruled only if the fact is known.
     for fact in await kept_facts(journal, agreement.custody):
         ledger.learn_fact(fact)
     build = partial(
@@ -194,11 +224,11 @@ async def load_session(
         acknowledged=custody.delivered,
         now=party.clock.now_ns(),
     )
-    # In a thread, as the frames were read: a long history keeps nobody waiting.
+    # In a thread, as reading was: a long history must not delay other sessions.
     protocol = await journal.in_thread(build)
     point, agreed = ledger.point, ledger.agreed
     if point is not None and agreed is not None:
-        # The process may have died between the second UCP and this.
+        # The process may have died after the second UCP and before this write.
         await journal.keep_checkpoint(agreement.custody, point, agreed.document)
         protocol.begin_at(point)
     rotator = KeyRotator(
@@ -222,7 +252,7 @@ async def load_session(
         rounds=party.rounds,
     )
     if protocol.ended and custody.state not in ("closed", "stopped"):
-        # The process may have died between the frame that ended it and this.
+        # The process may have died after the frame that ended it and before this write.
         await runner.keep_status(SessionStatus.CLOSED)
     elif custody.state == "closed" and not protocol.ended:
         # An earlier version took two Logouts for the end.
@@ -233,20 +263,21 @@ async def load_session(
 def _stopped(
     party: LocalParty, custody: JournalledCustody, record: Record, terms: Terms
 ) -> CustodyStopped | None:
-    """Why this custody signs nothing more, or None.
+    """Why this custody signs nothing more; None if it does.
 
-    One that stopped because the peer showed frames of ours that we do not have goes on once our
-    wallet has revoked the key in force: they were a thief's, and are imported or void. Restored
-    from a backup it signs nothing, and may settle.
+    A custody that stopped because the peer showed frames of ours that we do not have continues
+    when our wallet has revoked the key in force. Those frames were then a thief's, and are imported
+    or void. If it was restored from a backup, it signs nothing but may settle.
     """
     if custody.state != "stopped":
         return None
     if custody.health == "read-only" and custody.reason.startswith(JournalBehind.code):
-        # A backup of a journal that was found to be behind is a backup like any other.
+        # A backup that was found to be behind is still a backup like any other.
         return None
     agreement, known = custody.agreement, record.delegation(custody.lane)
     if custody.reason.startswith(JournalBehind.code) and known is not None:
         wallet = agreement.wallet_address(custody.lane)
+        # As deep as the terms demand: a shallow revocation could be undone by a reorganisation.
         revoked = party.revocations.of(wallet, terms.chain.confirmations)
         if address_of(known.public_key) in revoked:
             return None
@@ -254,7 +285,7 @@ def _stopped(
 
 
 def frames_in(rescued: Iterable[bytes]) -> Iterator[Frame]:
-    """What is no frame any more is fetched like the rest."""
+    """Parse rescued frames. Those that no longer parse are fetched from the peer like the rest."""
     for raw in rescued:
         with suppress(FrameError):
             yield Frame.parse(raw)
@@ -263,15 +294,18 @@ def frames_in(rescued: Iterable[bytes]) -> Iterator[Frame]:
 async def _session_keys(
     journal: Journal, custody: bytes, signed: int
 ) -> list[tuple[int, SecretKey]]:
-    """Our session keys; a new one only where none has signed yet."""
+    """Our session keys. A new one is made only if none has signed yet."""
     keys = await journal.session_keys(custody)
     if not keys and signed:
+        # The peer has frames that the lost keys signed. A new first key and a second Logon would
+        # contradict them.
         raise JournalCorrupt(
             "the session keys that signed here are gone",
             journal=journal.path,
             missing=[Missing(custody, "session-keys")],
         )
     if not keys:
+        # Kept before it is used, so that a restart signs with the same key.
         keys = [(1, SecretKey.generate())]
         await journal.keep_session_key(custody, *keys[0])
     return keys
@@ -301,7 +335,7 @@ async def _logon(
         expiry=delegation.expiry,
         delegation_signature=signature,
         heart_bt_int=max(1, terms.timeouts.heartbeat // SECOND),
-        # The solver lists its notes later, once it has seen the trader's on chain.
+        # The solver lists its notes later, when it has seen the trader's on chain.
         notes=tuple(NoteRef(commitment=note.commitment, nullifier=note.nullifier) for note in notes)
         if lane == TRADER
         else (),

@@ -1,9 +1,17 @@
-"""Fetching from the peer what a repaired journal still lacks, over the session's own protocol.
+"""Peer recovery: fetch what a repaired journal still lacks from the peer.
 
-No session key is used: the wallet delegates a key that signs no frame, and that proves to the peer
-who is asking (`spec.md` 69). Frames of both lanes are asked for, each is verified as any frame is,
-and the custody is whole when the heads are reached that the journal knew to be its newest. Where
-the peer shows a frame of ours beyond them it is `restored` instead, for good.
+It speaks the session's own protocol, with a runner that signs no frame. The wallet delegates a key
+that signs no frame either; it only proves to the peer who is asking (`spec.md` 69).
+
+States of a custody: `recovering` until the heads are reached that the journal knew to be its
+newest; then `complete`. If the peer shows a frame of ours beyond those heads, the custody becomes
+`read-only` for good: our journal is a restored backup.
+
+Who calls whom: a trader dials and calls `fetch_missing`. A solver listens with `RecoveryServer`:
+traders reconnect anyway, and each that proves itself is asked for the missing frames.
+
+What is durable when: each frame is verified like any other and kept when it comes. An interrupted
+recovery continues from there.
 """
 
 from __future__ import annotations
@@ -63,17 +71,22 @@ async def fetch_missing(
     first: Sequence[str | bytes] = (),
     challenge: bytes | None = None,
 ) -> Health:
-    """Fetch a custody's missing frames over a connection to its peer; returns what it is then.
+    """Fetch a custody's missing frames from its peer; returns the custody's health after it.
 
-    wallet: proves whose custody it is. first: messages already read from it. challenge: ours, where
-    the peer was told one. Raises WalletError, and what ended it before it was whole: PeerSilent
-    where the peer shows no more, Forked, Disconnected, JournalError. What came is kept, and the
-    next call goes on from there. Cancelled: likewise.
+    Raises WalletError, and what ended the recovery before it was complete: PeerSilent if the peer
+    shows no more, Forked, Disconnected, JournalError. What came is kept, and the next call
+    continues from there.
+    Cancelled: raises Cancelled; what came is kept.
+
+    Args:
+        wallet: Proves whose custody it is.
+        first: Messages already read from the socket.
+        challenge: Ours, if the peer has it already.
     """
     agreement, lane = custody.agreement, custody.lane
     protocol = begin_session(
         await read_record(journal, agreement),
-        None,  # What was on the record before needs no ruling here.
+        None,  # No rulebook: frames already on the record need no ruling here.
         lane,
         params_of(Terms.parse(agreement.terms), lane),
         now=clock.now_ns(),
@@ -81,29 +94,35 @@ async def fetch_missing(
         newest=await journal.recovering_to(agreement.custody),
         spare=frames_in(await journal.rescued(agreement.custody)),
     )
+    # Without session keys we can still prove who we are, which the peer demands first.
     protocol.set_proving_key(await proving_key(wallet, agreement, lane, clock.now_ns()))
 
     def on_event(event: Event) -> None:
+        # The heads are reached, or we turned out to be behind them. Either way we are done here.
         if isinstance(event, HealthChanged):
             runner.disconnect(Leaving("repaired"))
 
+    # No collateral and no rotator: this runner must never sign or fund.
     runner = SessionRunner(protocol, journal, clock, None, on_event)
     async with open_block_nursery() as nursery:
         await nursery.start(runner.run)
         reason = await runner.attach(socket, fresh=False, first=first, challenge=challenge)
+        # Frames that came last may still wait for the disk.
         await runner.drain()
         nursery.cancel_scope.cancel()
+    # Look at the health, not at the reason: the peer may close just when we are complete.
     if protocol.health == "recovering":
         raise reason
     return protocol.health
 
 
 class RecoveryServer:
-    """The solver's side: traders come back by themselves, and are asked for what is missing once
-    they have proved themselves.
+    """The solver's side. Traders reconnect on their own; each that proves itself is asked for what
+    is missing.
 
-    wallet: proves us to them. ended: hears each custody that is repaired, and each attempt that
-    failed.
+    Args:
+        wallet: Proves us to the traders.
+        ended: Receives each custody that is repaired, and each attempt that failed.
     """
 
     def __init__(
@@ -117,11 +136,13 @@ class RecoveryServer:
         self._wallet = wallet
         self._clock = clock
         self._ended = ended
+        # Custodies in recovery. Two connections must not recover one custody at once.
         self._busy: set[bytes] = set()
 
     async def connection(self, socket: Socket) -> None:
-        """Serve one connection to its end. Never raises but Cancelled and JournalError."""
+        """Serve one connection to its end. Raises only Cancelled, JournalError and StorageError."""
         try:
+            # One challenge for each connection, so that no proof can be used twice.
             challenge = token_bytes(32)
             found: tuple[JournalledCustody, list[str | bytes]] | None = None
             with trio.move_on_after(GREETING_S):
@@ -137,14 +158,17 @@ class RecoveryServer:
     async def _greeted(
         self, socket: Socket, challenge: bytes
     ) -> tuple[JournalledCustody, list[str | bytes]] | None:
-        """The custody whose trader the peer proved to be, and the texts with which it did."""
+        """The custody whose trader the peer proved to be, and the texts that proved it. None if the
+        peer sent too much else."""
         asked: dict[bytes, str | bytes] = {}
         for _ in range(NOISE_LIMIT):
             raw = await socket.receive()
             try:
                 said = decode_text(raw) if isinstance(raw, str) else None
             except JsonError:
+                # Noise, counted like any other text that does not help.
                 said = None
+            # The peer proves itself in two texts: it asks for our challenge, then signs it.
             if isinstance(said, Resume) and said.challenge is not None:
                 asked.setdefault(said.custody, raw)
                 await socket.send(encode_text(challenge_for(said.custody, challenge)))
@@ -152,8 +176,10 @@ class RecoveryServer:
             if isinstance(said, Resume):
                 held = await self._lacking(said.custody)
                 if held is not None and self._proves(held, challenge, said):
+                    # The protocol has to see both texts again, in their order.
                     first = asked.get(said.custody)
                     return held, [raw] if first is None else [first, raw]
+            # Any other traffic is put off politely, so that a trader's client keeps trying.
             if isinstance(said, TestRequest):
                 await socket.send(encode_text(Heartbeat(test_req_id=said.test_req_id)))
             elif not isinstance(said, Heartbeat):
@@ -197,6 +223,7 @@ class RecoveryServer:
                 first=first,
                 challenge=challenge,
             )
+        # Our own disk failed, so no other custody can recover either: end the server.
         except (JournalError, StorageError):
             raise
         except PSymmError as failed:

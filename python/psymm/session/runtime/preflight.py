@@ -1,8 +1,8 @@
-"""What is checked before the irreversible step: before a trader's collateral moves.
+"""The checks before the irreversible step: before a trader's collateral moves.
 
-Once it lies in a custody of two it comes out by both signatures only, so whatever can be known
-before is asked before, in one order, and each check has an error of its own. What needs nobody
-comes first; the chain and the relayers come last. Nothing is written down meanwhile.
+Collateral in a bilateral custody comes out by both signatures only. So we check beforehand all that
+can be known, in a fixed order, and each check has its own error. Local checks come first, the chain
+and the relayers last. We write nothing down meanwhile.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER
 
 BLOCK_AHEAD_S: Final = 15.0
-"""By so much at most nodes take a block that is dated ahead of their clocks."""
+"""Nodes accept a block that is dated ahead of their clocks by at most this much."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedToken:
-    """The token that the user named. address: checksummed, None where only its decimals were
-    named. symbol: what the user calls it, None where it was named by its address alone."""
+    """The token that the user named.
+
+    Attributes:
+        address: Checksummed; None if only the decimals were named.
+        symbol: What the user calls it; None if it was named by its address alone.
+    """
 
     address: str | None
     decimals: int
@@ -43,8 +47,12 @@ class NamedToken:
 
 @dataclass(frozen=True, slots=True)
 class PlannedOrder:
-    """An order to open that is to be sent once trading is open. quantity and price: at 18
-    decimals; price None: at about what the solver shows."""
+    """An opening order to send when trading is open.
+
+    Attributes:
+        quantity: At 18 decimals.
+        price: At 18 decimals; None: at about what the solver shows.
+    """
 
     symbol: str
     side: Side
@@ -54,12 +62,14 @@ class PlannedOrder:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a trader says of its session before anything is funded.
+    """What a trader demands of its session before anything is funded.
 
-    token: None takes the terms' token, as long as the chain has it as the terms say. orders: those
-    that it means to send; the first is tried against the account as it will be, the others by
-    instrument and lot. accept: asked of introductions and terms; raises a HandshakeRefused where
-    they break the trader's own policy (`spec.md` 62).
+    Attributes:
+        token: None takes the terms' token, if the chain has it as the terms say.
+        orders: The orders that it means to send. The first is tried against the future account,
+            the others by instrument and lot only.
+        accept: Checks introductions and terms; raises a HandshakeRefused if they break the trader's
+            own policy (`spec.md` 62).
     """
 
     token: NamedToken | None = None
@@ -74,12 +84,15 @@ async def check_before_funding(
     wanted: Wanted,
     shown: MarketDataSnapshotFullRefresh | None,
 ) -> None:
-    """Every check, in order; returns where collateral may move. Clocks were compared while
-    handshake.
+    """Make every check, in order; collateral may move if this returns. The handshake has compared
+    the clocks already.
 
-    shown: the solver's price of the first order's symbol, None where no price is needed. Raises
-    TokenDiffers, HandshakeRefused, OrderUnfit, Declined (no price), and what `wanted.accept` and
-    `Collateral.check` raise. Cancelled: raises Cancelled, nothing changed.
+    Raises TokenDiffers, HandshakeRefused, OrderUnfit, Declined (no price), and what `wanted.accept`
+    and `Collateral.check` raise.
+    Cancelled: raises Cancelled; nothing changed.
+
+    Args:
+        shown: The solver's price of the first order's symbol; None if no price is needed.
     """
     if wanted.token is not None:
         check_token(terms, wanted.token)
@@ -100,7 +113,7 @@ async def check_before_funding(
 
 
 def check_clocks(off_ns: int, terms: Terms) -> None:
-    """Raises ClocksDiffer where the two clocks are certainly farther apart than the skew."""
+    """Raises ClocksDiffer if the two clocks certainly differ by more than the skew."""
     if abs(off_ns) > terms.timeouts.skew:
         by_s, skew_s = off_ns / SECOND, terms.timeouts.skew / SECOND
         raise ClocksDiffer(
@@ -112,11 +125,15 @@ def check_clocks(off_ns: int, terms: Terms) -> None:
 
 
 def which_clock(theirs_s: float, block_s: float, late_s: float | None) -> str:
-    """Which of two clocks is wrong, in words, as far as the chain's newest block can tell.
+    """Say which of two clocks is wrong, as far as the chain's newest block can tell.
 
-    theirs_s, block_s: how far the peer's clock and the block's time are ahead of ours. late_s: how
-    old the newest block of this chain may be; None where blocks are made only when asked for.
     A block is dated when it is made, so no right clock is behind it by more than a little.
+
+    Args:
+        theirs_s: By how much the peer's clock is ahead of ours.
+        block_s: By how much the block's time is ahead of ours.
+        late_s: How old the newest block of this chain may be; None if blocks are made only on
+            request.
     """
     clocks = (("our clock", block_s), ("the solver's clock", block_s - theirs_s))
     newest = "The chain's newest block is"
@@ -133,7 +150,7 @@ def which_clock(theirs_s: float, block_s: float, late_s: float | None) -> str:
 
 
 def check_token(terms: Terms, token: NamedToken) -> None:
-    """The terms' token is the one that was named. Raises TokenDiffers."""
+    """Check that the terms' token is the one that was named. Raises TokenDiffers."""
     theirs = terms.collateral
     if token.address not in (None, theirs.token):
         raise TokenDiffers(terms=theirs.token, named=token.address)
@@ -153,8 +170,8 @@ def check_orders(
     shown: MarketDataSnapshotFullRefresh | None,
     now: int,
 ) -> None:
-    """What is planned fits the terms, and the first of it the collaterals, by the rulebook's own
-    checks. Raises OrderUnfit, Declined where a price is needed and none is shown."""
+    """Check by the rulebook's own rules that the planned orders fit the terms, and that the first
+    fits the collaterals. Raises OrderUnfit, and Declined if a price is needed but none is shown."""
     for order in orders:
         _refuse(order, size_fault(terms, order.symbol, order.quantity))
     if not orders:
@@ -166,7 +183,7 @@ def check_orders(
         price = None if shown is None else price_of(shown, first.symbol, first.side)
         if price is None or instrument is None:
             raise Declined("the solver shows no price on that side", symbol=first.symbol)
-        # It binds nobody; a firm quote will be on the tick.
+        # This price binds nobody; a firm quote will be on the tick.
         price = max(instrument.tick, price - price % instrument.tick)
     said = NewOrderSingle(
         cl_ord_id="o1",
@@ -182,10 +199,10 @@ def check_orders(
 
 
 def prices_of(shown: MarketDataSnapshotFullRefresh) -> tuple[int | None, int | None]:
-    """The indicative bid and ask, at 18 decimals; None where one is not shown.
+    """The indicative bid and ask, at 18 decimals; None for a side that is not shown.
 
-    Raises Declined for two prices of one side: one could win the ranking and the other be what a
-    quote is measured by (`spec.md` 62).
+    Raises Declined for two prices of one side: the solver could win the ranking with one, and be
+    measured by the other (`spec.md` 62).
     """
     found: dict[MDEntryType, int] = {}
     for one in shown.no_md_entries:
@@ -196,8 +213,8 @@ def prices_of(shown: MarketDataSnapshotFullRefresh) -> tuple[int | None, int | N
 
 
 def price_of(shown: MarketDataSnapshotFullRefresh, symbol: str, side: Side) -> int | None:
-    """The indicative price at which one would trade, at 18 decimals; None where none is shown.
-    Raises as `prices_of`."""
+    """The indicative price at which we would trade, at 18 decimals; None if none is shown. Raises
+    as `prices_of`."""
     if shown.symbol != symbol:
         return None
     bid, ask = prices_of(shown)

@@ -1,8 +1,12 @@
 """A solver's own brakes: the kill switch, cancel-on-disconnect, and caps on what it fills.
 
-They stand between the application and its signature (`End.guard`), so no callback gets past them.
-The trader is owed nothing more than the terms say: declining is free until an order is filled,
-and cancels, settlements and forced closes go on while the brakes are on.
+They check each message between the application and its signature (`SessionRunner.guard`), so no
+callback gets past them. The trader has no claim beyond the terms: declining is free until an order
+is filled, and cancels, settlements and forced closes continue while the brakes are on.
+
+States: killed while the switch is on; frozen for an interval after a cap; after a break until what
+was quoted before the lost connection is cancelled. Any of them refuses quotes, last looks and
+fills. `stale`, `everything` and `quotes` give the messages that make the session safe again.
 """
 
 from __future__ import annotations
@@ -38,22 +42,25 @@ _OPEN: Final = (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_PENDI
 
 
 class KillSwitch:
-    """On while its file is there, so it outlives restarts and can be thrown from another process.
+    """A switch that is on while its file exists. So it survives restarts, and another process can
+    throw it.
 
-    path: the file; its first line is the reason. None: for this process only. A file that cannot
-    be read counts as on.
+    A file that cannot be read counts as on.
+
+    Args:
+        path: The file; its first line is the reason. None: for this process only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        # It is looked at in every round, and a Path would write itself down each time.
+        # Read in every round. A Path would build its string each time.
         self._path = "" if path is None else str(path)
         self._reason: str | None = None
         self._stamp: tuple[int, int] | None = None
 
     @property
     def reason(self) -> str | None:
-        """Why it is on, None while it is off. One look at the file system."""
+        """Why it is on; None while it is off. One look at the file system."""
         if self.path is None:
             return self._reason
         try:
@@ -69,8 +76,8 @@ class KillSwitch:
         return self._reason
 
     def kill(self, reason: str) -> None:
-        """Switch on, durably. Raises StorageError where the file cannot be written; it is on for
-        this process all the same only if it has no file."""
+        """Switch on, durably. Raises StorageError if the file cannot be written; the switch is
+        then not on. Without a file it is on for this process only."""
         words = (clip(" ".join(reason.split()), 200) or "killed") + "\n"
         if self.path is None:
             self._reason = words.strip()
@@ -78,13 +85,13 @@ class KillSwitch:
         try:
             write_private(self.path, words.encode())
         except DiskFull:
-            # The brake must work there, too: that the file is there is enough, and takes no room.
+            # The brake must work on a full disk too. The file need only exist, which takes no room.
             with suppress(FileExistsError):
                 create_private(self.path)
             sync_path(self.path.parent)
 
     def revive(self) -> None:
-        """Switch off, durably. Raises StorageError where the file cannot be removed."""
+        """Switch off, durably. Raises StorageError if the file cannot be removed."""
         self._reason = None
         if self.path is not None:
             with translate_errors(self.path):
@@ -93,16 +100,18 @@ class KillSwitch:
 
 
 def kill_switch_of(journal: Path | str) -> KillSwitch:
-    """The switch of the solver whose journal this is: a file beside it."""
+    """The switch of the solver with this journal: a file next to it."""
     return KillSwitch(Path(journal).with_suffix(".killed"))
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Market-maker protection, each for one session; None: no cap. Once one is reached, quotes
-    are withdrawn and nothing is filled until `interval_s` has passed.
+    """Market-maker protection for one session; None: no cap. When a cap is reached, quotes are
+    withdrawn, and nothing is filled until `interval_s` has passed.
 
-    fills, notional: in any `interval_s`; notional in whole quote units (price × quantity).
+    Attributes:
+        fills: Fills in any `interval_s`.
+        notional: Whole quote units (price × quantity) in any `interval_s`.
     """
 
     fills: int | None = None
@@ -112,8 +121,13 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class ProtectionStatistics:
-    """killed: the reason, None while trading. frozen: a cap was reached and its time is not over.
-    halts: signatures refused so far."""
+    """The state of the brakes.
+
+    Attributes:
+        killed: The reason; None while trading.
+        frozen: A cap was reached and its time is not over.
+        halts: Signatures refused so far.
+    """
 
     killed: str | None
     frozen: bool
@@ -121,11 +135,13 @@ class ProtectionStatistics:
 
 
 class Protection:
-    """The brakes of one session, a `Guard` of its end.
+    """The brakes of one session; a `Guard` of its runner.
 
-    account: of the session, as it will be with the trader's frames that are not covered yet.
-    connections: how many there have been so far, the standing one included. next_id: an id that
-    no earlier frame of ours has, by its first letters.
+    Args:
+        account: The session's account, with the trader's frames that are not covered yet.
+        connections: How many connections there have been, the current one included.
+        next_id: An id that no earlier frame of ours has, with the given prefix.
+        fresh: The custody has no frames yet.
     """
 
     def __init__(
@@ -147,7 +163,7 @@ class Protection:
         self._connections = connections
         self._next_id = next_id
         self._now_ns = now_ns
-        # A custody without frames has no quotes that a break could have made stale.
+        # Without frames there are no quotes that a break could have made stale.
         self._cleared = 1 if fresh else 0
         self._fills: deque[tuple[int, int]] = deque()
         self._frozen_until = 0
@@ -159,11 +175,11 @@ class Protection:
 
     @property
     def after_break(self) -> bool:
-        """Quotes from before a lost connection may still stand."""
+        """Whether quotes from before a lost connection may still be open."""
         return self.cancel_on_disconnect and self._cleared < self._connections()
 
     def cleared(self) -> None:
-        """What stood before the break is cancelled and declined, or there was nothing."""
+        """Everything from before the break is cancelled or declined, or there was nothing."""
         self._cleared = self._connections()
 
     def frozen(self, now_ns: int) -> bool:
@@ -195,7 +211,7 @@ class Protection:
             raise
 
     def signed(self, message: Message, now_ns: int) -> None:
-        """Counts what was signed."""
+        """Count what was signed."""
         if isinstance(message, ExecutionReport) and message.exec_type is ExecType.TRADE:
             self._fills.append((now_ns, _notional(message)))
 
@@ -215,18 +231,18 @@ class Protection:
             raise TradingHalted("a cap on fills is reached", interval_s=caps.interval_s, **over)
 
     # --- what to sign to be safe again ----------------------------------------------------------
-    # Each message is made when it is asked for, after the one before it was signed: ids follow the
-    # lane's head.
+    # Each message is made only when it is asked for, after the one before it was signed: ids follow
+    # the lane's head.
 
     def stale(self) -> Iterator[Message]:
-        """After a break: all quotes cancelled first, then the orders that hit one declined."""
+        """After a break: first cancel all quotes, then decline the orders that hit one."""
         account = self._account()
         hit = [order for order in _waiting(account) if order.quote_id is not None]
         yield from self._cancelled(account)
         yield from self._declined(hit, "the quote is of before a lost connection")
 
     def everything(self, why: str) -> Iterator[Message]:
-        """All quotes cancelled, all orders that wait declined, all requests rejected."""
+        """Cancel all quotes, decline all waiting orders, reject all requests."""
         account = self._account()
         yield from self._cancelled(account)
         yield from self._declined(_waiting(account), why)
@@ -238,12 +254,12 @@ class Protection:
             )
 
     def quotes(self) -> Iterator[Message]:
-        """All quotes cancelled."""
+        """Cancel all quotes."""
         yield from self._cancelled(self._account())
 
     def _cancelled(self, account: Account) -> Iterator[Message]:
-        # The rulebook's clock stands still while nobody speaks; past its time and T, no order can
-        # have hit a quote in time.
+        # The rulebook's clock does not advance while nobody sends. Beyond a quote's time plus T, no
+        # order can have hit it in time.
         dead = self._now_ns() - account.terms.timeouts.acknowledgement
         if any(quote.valid_until > dead for quote in account.quotes.values()):
             yield QuoteCancel(quote_cancel_type=QuoteCancelType.ALL)

@@ -1,8 +1,8 @@
-"""A transcript read for people, frame by frame: what each says, and what the rulebook makes of it.
+"""Reads a transcript for people, frame by frame: what each says, and how the rulebook rules it.
 
-Nothing is verified here: what is read was verified when it came into the journal, or is by
-`session.report`. No more is in memory than the rulebook's account and what is not yet decided, so
-a transcript of any length can be read while it is still being written.
+It verifies nothing. Frames were verified when they came into the journal, or are by
+`session.report`. Memory holds only the rulebook's account and what is not decided yet, so a
+transcript can have any length, and can be read while it is being written.
 """
 
 from __future__ import annotations
@@ -32,16 +32,20 @@ from psymm.terms import Terms
 from psymm.transcript.agreement import CustodyAgreement
 
 MOST_REMEMBERED: Final = 65_536
-"""Frames of which is remembered what they are about, for those that name them later."""
+"""Frames whose subject we remember, for later frames that name them."""
 
 Outcome = Literal["in-effect", "violation", "late"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ruled:
-    """What became of a frame. outcome: `late` where it changed nothing because it came to be late
-    (its own, or one that it rested on); rule: the violation's stable name, '' for none.
-    again: it was ruled before, otherwise."""
+    """What became of a frame.
+
+    Attributes:
+        outcome: `late` if it changed nothing because it, or one that it rested on, came too late.
+        rule: The violation's stable name; '' for none.
+        again: It was ruled before, with another outcome.
+    """
 
     lane: int
     seq: int
@@ -54,13 +58,16 @@ class Ruled:
 
 @dataclass(frozen=True, slots=True)
 class FrameRead:
-    """A frame and what it brings about.
+    """A frame and its effect.
 
-    message: None where the payload is not the vocabulary's. about: the orders that it is about,
-    by the id they first had. rejects: (lane, seq) of the frame that it rejects. rulings: in
-    order, those of frames that take effect with it, its own last. unruled: why it cannot be
-    ruled here, '' where it can; a trader's frame waits for a solver's that covers it.
-    stage: set where the custody enters another.
+    Attributes:
+        message: None if the payload is not of the vocabulary.
+        about: The orders that it is about, by the first id of each.
+        rejects: (lane, seq) of the frame that it rejects.
+        rulings: In order, of the frames that take effect with it; its own comes last.
+        unruled: Why it cannot be ruled here; '' if it can. A trader's frame has no ruling until a
+            solver's frame covers it.
+        stage: Set if the custody enters another stage.
     """
 
     index: int
@@ -77,8 +84,9 @@ class FrameRead:
 class Reading:
     """Reads one custody's frames in the order of their arrival.
 
-    starts_at: the account of the checkpoint that the
-    frames begin at; those that it counts already are read and not ruled.
+    Args:
+        starts_at: The account of the checkpoint at which the frames begin. Frames that it counts
+            already are read but not ruled.
     """
 
     def __init__(
@@ -105,28 +113,28 @@ class Reading:
 
     @property
     def account(self) -> Account | None:
-        """After the last frame that could be ruled; None where some could not."""
+        """After the last frame; None if some frames could not be ruled."""
         return None if self._unruled or self._waiting else self._replay.account
 
     @property
     def pending(self) -> tuple[int, ...]:
-        """Seqs of the trader's frames that no solver frame covers yet."""
+        """Numbers of the trader's frames that no solver frame covers yet."""
         return tuple(entry.seq for entry in self._replay.pending)
 
     @property
     def waits_for_chain(self) -> bool:
-        """A frame cites what is not among the facts yet; all after it wait with it."""
+        """Whether a frame cites an unknown fact. All later frames wait with it."""
         return bool(self._waiting)
 
     def learn_facts(self, facts: ChainFacts) -> tuple[Ruled, ...]:
-        """Know more of the chain; gives the rulings that waited for it."""
+        """Learn more of the chain; returns the rulings that waited for it."""
         if self._unruled:
             return ()
         self._replay = self._replay.with_facts(facts)
         return tuple(self._drain())
 
     def read(self, frame: Frame) -> FrameRead:
-        """The next frame. Raises nothing for what it says."""
+        """Read the next frame. Raises nothing for what it says."""
         message, code, at = _decoded(frame)
         if message is None:
             words = f"no message: {code} at byte {at} of the payload"
@@ -175,7 +183,7 @@ class Reading:
                     break
                 self._give_up("facts-behind")
             except RulebookError as unknown:
-                # From here on nothing can be ruled, only read.
+                # From here on we can only read, not rule.
                 self._give_up(unknown.code)
             else:
                 self._waiting.popleft()
@@ -189,7 +197,7 @@ class Reading:
     def _related(
         self, frame: Frame, message: Message | None, rejects: tuple[int, int] | None
     ) -> frozenset[str]:
-        """The orders that a frame is about, requests and replacements by the first one's id."""
+        """The orders that a frame is about; requests and replacements by the first one's id."""
         ids = orders_of(message)
         if rejects is not None:
             found = self._about.get(rejects, frozenset())
@@ -246,7 +254,7 @@ def _decoded(frame: Frame) -> tuple[Message | None, str, int]:
 
 
 def chain_facts(facts: Iterable[Fact]) -> ChainFacts:
-    """What the chain is known to have done, as the rulebook takes it."""
+    """What the chain is known to have done, in the rulebook's form."""
     spent: dict[bytes, ChainPlace] = {}
     inserted: dict[bytes, ChainPlace] = {}
     denied: set[tuple[int, int]] = set()

@@ -1,8 +1,8 @@
-"""What a transcript file proves: its cryptography, and the account that the rulebook gives.
+"""What a transcript file proves: its cryptography, and the account that the rulebook computes.
 
-Needs no chain and no trust in whoever gave the file. Amounts of notes come from the openings in
-the file, each checked against its commitment; what happened on chain is taken from the file's
-facts, or, where it has none, as the frames cite it (`chain_facts` says which).
+It needs no chain, and no trust in the source of the file. Amounts of notes come from the openings
+in the file; each is checked against its commitment. Chain facts come from the file, or, if it has
+none, from the frames' citations (`Report.chain_facts` says which).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from psymm.transcript.file import (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One frame and what became of it. ruling: None while it is pending or could not be ruled."""
+    """One frame and what became of it. ruling: None while pending, or if it cannot be ruled."""
 
     index: int
     offset: int
@@ -56,10 +56,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """chain_facts: `file`,
-    `cited` or `none`. faults: (seq, rule) of the solver's frames that the trader rejected, and of
-    frames of either that refuse a right checkpoint. starts_at: the checkpoint that the file begins
-    at, None where it begins with the first frame."""
+    """What a verified file says.
+
+    Attributes:
+        faults: (seq, rule) of the solver's frames that the trader rejected, and of frames of either
+            side that refuse a right checkpoint.
+        chain_facts: Where chain facts come from: `file`, `cited` or `none`.
+        starts_at: The checkpoint at which the file begins; None if with the first frame.
+    """
 
     agreement: CustodyAgreement
     verified: Verified
@@ -88,7 +92,7 @@ def verify_file(path: Path) -> Report:
 
 
 def verify_bytes(raw: bytes | mmap) -> Report:
-    """As `verify_file`, for its bytes, or the file mapped."""
+    """As `verify_file`, for the file's bytes, or the file mapped."""
     file = open_file(raw)
     return replay(file, verify_signatures(file))
 
@@ -96,9 +100,9 @@ def verify_bytes(raw: bytes | mmap) -> Report:
 def verify_signatures(
     file: TranscriptFile, *, threads: int = 1, progress: Progress | None = None
 ) -> Verified:
-    """All that needs no rulebook: delegations, hash chain, every signature, and that the notes'
-    openings give their commitments; of a file that begins at a checkpoint, that its account is the
-    one that both lanes signed. Blocks.
+    """Verify all that needs no rulebook: delegations, hash chain, every signature, and that the
+    notes' openings give their commitments. If the file begins at a checkpoint, also that its
+    account is the one that both lanes signed. Blocks.
 
     threads, progress: as for `transcript.file.verify_frames`. Raises TranscriptFileError with the
     frame and the byte.
@@ -110,10 +114,13 @@ def verify_signatures(
 
 
 def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | None = None) -> Report:
-    """What the rulebook makes of a verified file, frame by frame, some 100 µs each. Blocks.
+    """Rule a verified file frame by frame, about 100 µs each. Blocks.
 
-    progress: called after each frame with the frames and bytes that are through; what it raises
-    ends the work. Raises TranscriptFileError where terms or facts cannot be read.
+    Raises TranscriptFileError if terms or facts cannot be read.
+
+    Args:
+        progress: Called after each frame with the frames and bytes done so far. If it raises, the
+            work ends with that error.
     """
     terms = _terms(file)
     check_openings(file)
@@ -151,7 +158,7 @@ def _terms(file: TranscriptFile) -> Terms:
 
 
 def account_of(file: TranscriptFile, starts_at: BaseSnapshot, terms: Terms) -> Account:
-    """The account that the file begins with; its keys are those of the frames shown for them.
+    """The account with which the file begins. Its keys must be those of the frames shown for them.
     Raises TranscriptFileError `bad-checkpoint`."""
     try:
         account = restore(starts_at.account, terms, starts_at.point.account_hash)
@@ -170,8 +177,7 @@ def account_of(file: TranscriptFile, starts_at: BaseSnapshot, terms: Terms) -> A
 
 
 def check_openings(file: TranscriptFile) -> None:
-    """Raises TranscriptFileError where a note's opening in the file does not give its
-    commitment."""
+    """Raises TranscriptFileError if a note's opening in the file does not give its commitment."""
     custody = custody_of(file.agreement)
     for shown in file.notes:
         try:
@@ -192,7 +198,7 @@ def _bad_note(file: TranscriptFile, shown: JournalledOpening, detail: str) -> Tr
 
 
 def known_facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
-    """What the chain did, and whence that is known: as `Report.chain_facts`. Raises
+    """What the chain did, and where we know it from: as `Report.chain_facts`. Raises
     TranscriptFileError."""
     if file.facts:
         known = chain_facts(_facts_in(file))
@@ -208,7 +214,7 @@ def known_facts(file: TranscriptFile) -> tuple[ChainFacts, str]:
         if said.commitment is not None:
             inserted[said.commitment] = place
         for one in messages:
-            # A settlement's outputs are inserted where its inputs are spent.
+            # A settlement inserts its outputs in the transaction that spends its inputs.
             if isinstance(one, Settlement) and said.nullifier in (one.nullifier0, one.nullifier1):
                 inserted.update({one.commitment0: place, one.commitment1: place})
     return ChainFacts(_beyond(file, 0), spent, inserted), "cited" if cited else "none"
@@ -228,6 +234,6 @@ def _about_chain(file: TranscriptFile) -> list[ChainFact | Settlement]:
 
 
 def _beyond(file: TranscriptFile, highest: int) -> int:
-    """The facts are all there is: a citation that they do not hold is false, not early."""
+    """The file's facts are complete: a citation that they do not contain is false, not early."""
     cited = [one.block_number for one in _about_chain(file) if isinstance(one, ChainFact)]
     return max([highest, *cited], default=0)

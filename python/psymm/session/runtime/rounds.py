@@ -1,14 +1,21 @@
-"""Rounds: what comes on many connections at one moment is received together.
+"""Rounds: messages that arrive on many connections at one moment are received together.
 
-Each connection's reader leaves one message at a time in its `Inlet`: a text, or some frames of a
-binary message. One task of the party takes all that was left, a round: it reads the clock once,
-verifies all frames in one batch and has each session receive its own. What sessions store of it is
-one commit, since they write in one turn of the scheduler. A reader goes on reading while its
-message waits here, and waits itself where the one before has not been received yet: that is felt
-by the peer as backpressure.
+The way of a message:
 
-A round takes MOST_TOGETHER connections at most. Longer ones move this process and its peers in
+1. The connection's reader puts it into its `Inlet`, one at a time: a text, or some frames of a
+   binary message. The reader goes on reading.
+2. One task of the party (`Rounds._run`) takes what is in all inlets: a round. It reads the clock
+   once and verifies all frames in one batch.
+3. Each session receives its own. All sessions write in one scheduler step, so the journal makes
+   one commit of it.
+
+Backpressure: a reader waits if its previous message has not been received yet, or if the session
+has no room (`Inlet.full`). Then the peer's sending stalls, too.
+
+A round takes at most MOST_TOGETHER connections. Longer ones move this process and its peers in
 lockstep: all of them compute, then all wait for the disk.
+
+A single connection has nothing to share, so its reader receives directly (`receive_alone`).
 """
 
 from __future__ import annotations
@@ -32,35 +39,41 @@ class Receiver(Protocol):
     """A session that receives what its connection's inlet brings."""
 
     def claims(self, batch: FrameBatch) -> list[Claim]:
-        """What is worth verifying of a batch before it is received."""
+        """The signatures that are worth verifying before the batch is received."""
         ...
 
     def receive(self, item: Item, now_ns: int) -> bool:
-        """False: it has no room for more; `Inlet.open` follows once it has."""
+        """Receive an item. False: no room for more; `Inlet.open` follows when there is."""
         ...
 
     def failed(self, bug: Exception) -> None:
-        """`receive` raised this: a bug, which ends this connection and no other."""
+        """`receive` raised this. It is a bug, which ends this connection and no other."""
         ...
 
 
 class Committing(Protocol):
-    """What a round writes to."""
+    """The journal, as a round needs it."""
 
     async def yield_to_commit(self) -> None:
-        """Wait while much stands before the disk."""
+        """Wait while too much is queued for the disk."""
         ...
 
 
 class Rounds:
-    """One party's. Its task is a system task: it serves sessions whatever the scope they live in,
-    and ends with the event loop. deadlines: of all its sessions."""
+    """The rounds of one party.
+
+    Its task is a system task: it serves sessions in any scope, and ends with the event loop.
+
+    Attributes:
+        inlets: How many connections there are.
+        deadlines: Of all its sessions.
+    """
 
     def __init__(self, journal: Committing, clock: Clock, verifier: FrameVerifier) -> None:
         self._journal = journal
         self._clock = clock
         self._verifier = verifier
-        # How many connections there are.
+        # Each `Inlet` counts itself in and out.
         self.inlets = 0
         self._waiting: deque[Inlet] = deque()
         self._running = False
@@ -68,18 +81,18 @@ class Rounds:
         self.deadlines = Deadlines()
 
     async def receive_alone(self, inlet: Inlet) -> None:
-        """Receive at once what the only connection brings. Cancelled: raises Cancelled, and it may
-        or may not be received."""
+        """Receive at once what the only connection brings. Cancelled: raises Cancelled; the message
+        may or may not be received."""
         await self._journal.yield_to_commit()
         claims = inlet.claims()
         if len(claims) != 1:
-            # Much may follow, and others are to have their turn.
+            # More may follow at once, and other tasks must get their turn.
             await trio.lowlevel.checkpoint()
             await self._verifier.prefetch(claims)
         inlet.receive(self._clock.now_ns())
 
     def add(self, inlet: Inlet) -> None:
-        """It holds a message; it is received in one of the next rounds."""
+        """Note that an inlet holds a message. One of the next rounds receives it."""
         self._waiting.append(inlet)
         if not self._running:
             self._running = True
@@ -92,29 +105,31 @@ class Rounds:
                 if not self._waiting:
                     await self._more.sleep()
                 await self._journal.yield_to_commit()
+                # Wait if the disk is behind: what this round stores would only queue up.
                 inlets, claims = list[Inlet](), list[Claim]()
                 while self._waiting and len(inlets) < MOST_TOGETHER:
                     inlets.append(self._waiting.popleft())
                     claims += inlets[-1].claims()
                 await self._verifier.prefetch(claims)
                 now = self._clock.now_ns()
+                # One reading of the clock for all: they arrived at about the same moment.
                 for inlet in inlets:
                     inlet.receive(now)
                 if self._waiting:
-                    # Whoever answers, and whoever writes, has its turn between two rounds.
+                    # Let senders and the journal's writer run between two rounds.
                     await trio.lowlevel.checkpoint()
         finally:
             self._running = False
 
 
 class Inlet:
-    """Of one connection, from its reader to its session."""
+    """Where one connection's reader leaves messages for its session."""
 
     def __init__(self, rounds: Rounds, receiver: Receiver) -> None:
         self._rounds = rounds
         self._receiver = receiver
         self._item: Item | None = None
-        # The session had no room for more after what it received last.
+        # The session had no room after its last message.
         self.full = False
         self._closed = False
         rounds.inlets += 1
@@ -122,20 +137,21 @@ class Inlet:
         self._moved = trio.lowlevel.ParkingLot()
 
     async def put(self, item: Item) -> None:
-        """Leave a message, once the one before was received and there is room. After `close` it is
-        thrown away. Cancelled: raises Cancelled, it was not left."""
+        """Leave a message, after the one before was received and there is room. After `close` it is
+        dropped. Cancelled: raises Cancelled; the message was not left."""
         while self._item is not None or self.full:
             await self._wait()
         if self._closed:
             return
         self._item = item
+        # A lone connection skips the round: there is nothing to gather.
         if self._rounds.inlets == 1:
             await self._rounds.receive_alone(self)  # There is nothing to gather.
         else:
             self._rounds.add(self)
 
     async def drained(self) -> None:
-        """Wait until all that was left here is received. Cancelled: raises Cancelled."""
+        """Wait until all messages left here are received. Cancelled: raises Cancelled."""
         while self._item is not None:
             await self._wait()
 
@@ -153,7 +169,7 @@ class Inlet:
             self._moved.unpark_all()
 
     def close(self) -> None:
-        """The connection is over: nothing more is received."""
+        """The connection is over: receive nothing more."""
         if not self._closed:
             self._closed = True
             self._rounds.inlets -= 1
@@ -164,12 +180,13 @@ class Inlet:
     # --- for the round ------------------------------------------------------------------------
 
     def claims(self) -> list[Claim]:
-        """What is worth verifying of what was left here."""
+        """The signatures that are worth verifying of the message here."""
         item = self._item
         return [] if item is None or isinstance(item, str) else self._receiver.claims(item)
 
     def receive(self, now_ns: int) -> None:
-        """Have the session receive what was left here."""
+        """Have the session receive the message here."""
+        # Cleared first: after a bug in `receive`, no round may receive it again.
         item, self._item = self._item, None
         if item is None:
             return

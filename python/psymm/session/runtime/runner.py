@@ -1,10 +1,26 @@
-"""One end of a session, running: protocol, journal, socket and custody put together.
+"""SessionRunner: runs one side of a session. It joins protocol, journal, socket and custody.
 
-`perform` is the one place that carries effects out, in the order that `protocol.effects` promises:
-what is stored goes to the journal in one write; once that is durable, `_fulfil` sends and tells the
-rest in order. Lists follow one another through the journal, so they keep their order. What came
-together, of whatever session, is one commit. A connection may come and go; the runner lives on, and
-signs nothing between two of them.
+The protocol decides; the runner acts. Every call into the protocol returns a list of effects, and
+`perform` is the only place that carries effects out.
+
+The way of one list of effects:
+
+1. `perform` numbers it (`_taken`) and hands what it stores to the journal as one write.
+2. When that write is on disk, the journal calls `_durable`.
+3. `_fulfil` sends, reports events and disconnects, in the order that `protocol.effects` promises.
+   Then the list counts as done (`_done`), and callers that wait for it wake.
+
+What is durable when: nothing is sent, and no event is reported, before all that its list stores is
+on disk. `ProvisionalFrame` is the one exception: the listener sees it as soon as it is queued.
+The journal keeps the order of its writes, so lists are fulfilled in the order in which they were
+performed. All writes of one scheduler step, of all sessions, share one commit.
+
+Who calls whom: `attach` serves one connection. Its reader puts messages into an `Inlet`; the
+party's `Rounds` then call `receive`. The party's deadlines call `tick`. Commands (`send`,
+`checkpoint`, `log_out`) come from the application.
+
+States: a runner outlives its connections. Between two connections it signs nothing. It ends when
+it is cancelled, when the journal fails, or when a listener raises.
 """
 
 from __future__ import annotations
@@ -87,21 +103,22 @@ from psymm.transcript.verifying import Claim, FrameVerifier
 from psymm.waiting import Sleeper
 
 BACKLOG: Final = 64
-"""Turns that may wait for the journal before nothing more is read from the socket."""
+"""Lists of effects that may wait for the journal. Beyond that we stop reading the socket."""
 AT_ONCE: Final = 32
-"""Frames of one message that are received before other sessions have their turn."""
+"""Frames of one message that we receive before other sessions have their turn."""
 _NEVER: Final = 2**63
 LOOK_UP_S: Final = 2.0
 LOOK_UP_AGAIN_S: Final = 10.0
-"""Between two looks at our own chain for what the peer cites; and where it does not answer."""
+"""Seconds between two looks at our own chain for what the peer cites, and the longer wait if the
+chain does not answer."""
 
 _STORES: Final = frozenset(get_args(Store))
 _SENDS: Final = frozenset(get_args(Send))
 _SILENT: Final = _STORES | _SENDS
-"""Effects that are no events."""
+"""Effects that are not events."""
 
 _SERVED: Final = (Delivered, VerifyCollateral, FundCollateral, KeyDue, HealthChanged, KeyChanged)
-"""Events for which something is done here."""
+"""Events on which the runner itself acts, before the listener sees them."""
 
 _JOURNAL_STATES: Final[dict[SessionStatus, CustodyState]] = {
     SessionStatus.LOGON: "open",
@@ -115,10 +132,17 @@ _JOURNAL_STATES: Final[dict[SessionStatus, CustodyState]] = {
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatistics:
-    """connections: so far. frames: on the record. waiting: turns not yet durable. load: what is
-    held for the peer now. last_in_ns, last_out_ns: by our clock, when the last
-    frame of the peer's and of ours was durable, None before the first. covered_ns: how long the
-    peer took to cover the last frame of ours of which that was measured, both journals included.
+    """What a runner has done so far and what it holds now.
+
+    Attributes:
+        connections: Connections so far.
+        frames: Frames on the record.
+        waiting: Lists of effects that are not yet durable.
+        load: What we hold for the peer now.
+        last_in_ns: Our clock when the peer's last frame was durable; None before the first.
+        last_out_ns: Our clock when our last frame was durable; None before the first.
+        covered_ns: How long the peer took to cover the last frame of ours that we measured, both
+            journals included.
     """
 
     connections: int
@@ -134,7 +158,7 @@ class RunnerStatistics:
 
 
 class _Alarm:
-    """One moment at which a session looks at its deadlines; void once there is another."""
+    """One moment at which a session looks at its deadlines. A newer alarm voids it."""
 
     __slots__ = ("_runner",)
 
@@ -150,24 +174,31 @@ class _Alarm:
 
 
 class Guard(Protocol):
-    """What may keep an application from signing a message."""
+    """Can keep an application from signing a message."""
 
     def check(self, message: Message, now_ns: int) -> None:
-        """Raises the SessionError for which it is not signed."""
+        """Raises a SessionError if the message must not be signed."""
         ...
 
     def signed(self, message: Message, now_ns: int) -> None:
-        """It was signed."""
+        """The message was signed."""
         ...
 
 
 class SessionRunner:
-    """guard: asked before the application's messages are signed. was_synced: whether heads agreed
-    on the connection that went last. at_end: called once `run` is over, whatever ended it; must
-    not block and not raise.
-    on_event: called with every event, in order, after what caused it is durable; it must not
-    block and not raise. rounds: shared by all sessions of a party. `run` must be running for
-    anything to happen."""
+    """One side of a session, across its connections. Nothing happens unless `run` is running.
+
+    Attributes:
+        guard: Checks the application's messages before they are signed.
+        was_synced: Whether heads agreed on the connection that ended last.
+        at_end: Called when `run` ends, for any reason. Must not block and must not raise.
+
+    Args:
+        on_event: Receives every event, in order, after its cause is durable. Must not block and
+            must not raise.
+        collateral: None for a repair, which needs no custody.
+        rounds: Shared by all sessions of a party.
+    """
 
     def __init__(
         self,
@@ -194,17 +225,20 @@ class SessionRunner:
         self._listener = on_event
         self.collateral_amount = collateral_amount
         self._rotator = rotator
-        # What came before `run` did.
+        # Effects from before `run` started: there is no nursery to carry them out in yet.
         self._early: list[Effects] = []
-        # Durable, in order, and waiting for frames that are being read from the journal.
+        # Durable effects, in order, that wait until the journal has read frames to resend.
         self._behind: deque[Effects] = deque()
         self._reading = False
+        # Lists of effects performed and done, as running counts. Waiters sleep for a value of
+        # `_done`; the number beside it keeps equal entries of the heap comparable.
         self._taken = 0
         self._done = 0
         self._wake = trio.Event()
         self._waiters: list[tuple[int, int, Sleeper]] = []
         self._numbers = count()
-        # When the protocol is to look at its deadlines, by its clock, and what will have it do so.
+        # When the protocol must look at its deadlines next, by its own clock, and the alarm that
+        # makes it look.
         self._due = 0
         self._alarm: _Alarm | None = None
         self.guard: Guard | None = None
@@ -219,12 +253,12 @@ class SessionRunner:
     # --- life -------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write turns to the journal and carry them out; until cancelled.
+        """Carry effects out until cancelled.
 
-        Raises JournalError or StorageError if the journal fails: the session is then over for
+        Raises JournalError or StorageError if the journal fails; the session is then over for
         this process.
-        Cancelled: turns already taken are journalled or not as a whole; none is sent unless it
-        was journalled.
+        Cancelled: the journal holds each list of effects completely or not at all. We send
+        nothing that is not in the journal.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -232,13 +266,15 @@ class SessionRunner:
                 try:
                     await self._run(nursery, task_status)
                 finally:
-                    # From here on the nursery may close, and nothing may be begun in it.
+                    # From here on the nursery may close, so we must not start tasks in it.
                     self._nursery = None
         except BaseException as failed:
+            # trio wraps the cause in exception groups, one per nursery. `over` needs the cause.
             leaf = failed
             while isinstance(leaf, BaseExceptionGroup):
                 leaf = leaf.exceptions[0]
             self._failed = leaf if isinstance(leaf, PSymmError) else SessionClosed()
+            # Wake everybody who waits: their effects will never be done.
             self._finished(0)
             raise
         finally:
@@ -250,6 +286,8 @@ class SessionRunner:
         if self._rotator is not None:
             self._rotator.begin(self.perform, self._on_event)
             nursery.start_soon(self._rotator.run, nursery)
+        # Write in the order in which they were performed. `_nursery` is set by now, so any newer
+        # effects go to the journal after these.
         early, self._early = self._early, []
         for effects in early:
             self._write(effects)
@@ -261,11 +299,11 @@ class SessionRunner:
 
     @property
     def over(self) -> PSymmError | None:
-        """What ended `run`, None while it runs. Nothing happens in this session any more."""
+        """The error that ended `run`; None while it runs. After it, this session does nothing."""
         failed = self._failed
         if failed is None or isinstance(failed, PSymmError):
             return failed
-        # A bug of whoever listens; `run` raises that itself.
+        # A bug in a listener. `run` raises the bug itself.
         return SessionClosed(f"a listener failed ({type(failed).__name__})")
 
     async def attach(
@@ -276,24 +314,31 @@ class SessionRunner:
         first: Sequence[str | bytes] = (),
         challenge: bytes | None = None,
     ) -> PSymmError:
-        """Serve one connection until it is gone; returns why it went.
+        """Serve one connection until it ends; returns the reason.
 
-        fresh: the handshake was on it. first: messages already read from it. challenge: ours, if
-        the peer was told one on it already. A connection that stands is superseded: the caller has
-        verified that this one is the peer's (`proves`). Where no session key of ours can prove who
-        we are, the wallet is asked first, and its error returned. Cancelled: raises Cancelled; the
-        socket is closed.
+        The new connection replaces the current one: the caller has verified that it is the peer's
+        (`proves`). If no session key of ours can prove who we are, we ask the wallet first and
+        return its error.
+        Cancelled: raises Cancelled; the socket is closed.
+
+        Args:
+            fresh: The handshake took place on this connection.
+            first: Messages already read from the socket.
+            challenge: Ours, if we already sent one to the peer on this connection.
         """
         if self._rotator is not None:
             try:
                 await self._rotator.prove()
             except WalletError as failed:
                 return failed
+        # A custody has one connection. Wait until the old one has cleaned up, or both would feed
+        # the same protocol.
         while (standing := self._connection) is not None:
             standing.reason = Disconnected("another connection took over this session")
             standing.scope.cancel()
             await standing.gone.wait()
         connection = PeerConnection(socket, Inlet(self._rounds, self), self.stats)
+        # Twice the terms' rate: a peer that keeps to the terms must never hit this limit.
         socket.allow(2 * self.protocol.params.frames_per_second + 100)
         self._connection = connection
         self._connections += 1
@@ -302,6 +347,7 @@ class SessionRunner:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(connection.send_queued)
+                    # Until now `_due` was 0, which keeps alarms off. `perform` sets the first one.
                     self._due = _NEVER
                     self.perform(
                         self.protocol.connected(
@@ -313,6 +359,8 @@ class SessionRunner:
             if connection.bug is not None:
                 raise connection.bug
         finally:
+            # Clear the connection before the protocol learns of the loss. Its effects then find
+            # no socket, and nothing is signed until the next connection.
             self._connection = self._alarm = None
             self._due = 0
             self.was_synced = self.protocol.synced
@@ -321,6 +369,7 @@ class SessionRunner:
             self.perform(self.protocol.disconnected())
             connection.close()
             with trio.CancelScope(shield=True):
+                # 1008 says that the peer broke a rule; 1001, that we will be back.
                 code = 1000 if isinstance(reason, Disconnected | SessionClosed) else 1008
                 code = GOING_AWAY if isinstance(reason, Leaving) else code
                 await socket.aclose(code, (code == GOING_AWAY and reason.detail) or reason.code)
@@ -328,27 +377,27 @@ class SessionRunner:
         return reason
 
     def proves(self, theirs: Resume, challenge: bytes) -> None:
-        """Whether heads are signed by the peer over `challenge`. Raises ResumeRefused."""
+        """Check that the peer signed its heads over `challenge`. Raises ResumeRefused."""
         self.protocol.heads_proved(theirs, challenge, self.clock.now_ns())
 
     def disconnect(self, reason: PSymmError) -> None:
-        """Close the connection that stands, after what is queued on it."""
+        """Close the current connection after sending what is queued on it."""
         if self._connection is not None:
             self._connection.disconnect(reason)
 
     def part(self, reason: PSymmError) -> None:
-        """Close the connection that stands, for our own reason: once what the peer did is covered,
-        and that and all that was signed before is durable and sent. Does not block."""
+        """Close the current connection for a reason of our own. First we cover what the peer did,
+        and make durable and send all that we signed. Does not block."""
         if self._connection is None:
             return
         if self.over is not None:
-            self.disconnect(reason)  # Nothing is carried out any more.
+            self.disconnect(reason)  # Effects are no longer carried out.
         else:
             self.perform(self.protocol.leave(reason, self.clock.now_ns()))
 
     async def leave(self, reason: str = "") -> None:
-        """Close the connection that stands, with all that came covered and all that was signed
-        sent, and mean to come back. Cancelled: what was not sent yet goes out on resuming."""
+        """Close the current connection and mean to come back: cover all that came and send all
+        that we signed. Cancelled: what is not sent yet goes out on resuming."""
         standing = self._connection
         self.part(Leaving(reason))
         await self.drain()
@@ -357,13 +406,13 @@ class SessionRunner:
 
     @property
     def collateral(self) -> Collateral:
-        """Our notes, proofs and chain. A journal that is repaired needs none."""
+        """Our notes, proofs and chain. A repair has none and needs none."""
         assert self._collateral is not None  # noqa: S101
         return self._collateral
 
     @property
     def connections(self) -> int:
-        """How many there have been, the standing one included."""
+        """Connections so far, the current one included."""
         return self._connections
 
     @property
@@ -409,11 +458,12 @@ class SessionRunner:
     # --- commands -----------------------------------------------------------------------------
 
     async def send(self, message: Message) -> RecordedFrame:
-        """Sign a message; returns once it is durable and on its way.
+        """Sign a message; returns when it is durable and on its way.
 
-        Raises what `SessionProtocol.send` and the guard do, JournalError, and ValueError's kin
-        JsonError for a value that the vocabulary cannot carry. Cancelled: the frame is signed and
-        will be sent (now or on resuming), but the caller does not learn its number.
+        Raises what `SessionProtocol.send` and the guard raise, JournalError, and JsonError (a
+        ValueError) for a value that the vocabulary cannot carry.
+        Cancelled: the frame is signed and will be sent (now or on resuming), but the caller does
+        not learn its number.
         """
         entry, effects = self._signed(message)
         self.perform(effects)
@@ -421,8 +471,8 @@ class SessionRunner:
         return entry
 
     def post(self, message: Message) -> RecordedFrame:
-        """As `send`, without waiting: signed now, durable and on its way soon, before all that is
-        signed after it. Does not block."""
+        """Like `send`, without waiting: signed now; durable and sent soon, before all that is
+        signed later. Does not block."""
         entry, effects = self._signed(message)
         self.perform(effects)
         return entry
@@ -432,30 +482,32 @@ class SessionRunner:
         if self.guard is not None:
             self.guard.check(message, now)
         entry, effects = self.protocol.send(message, now)
+        # The guard counts what was really signed: `protocol.send` may still refuse.
         if self.guard is not None:
             self.guard.signed(message, now)
         return entry, effects
 
     async def send_text(self, message: Message) -> None:
-        """Send a text. Raises NotNow without a connection. Cancelled: it may or may not go."""
+        """Send a text. Raises NotNow without a connection. Cancelled: it may or may not be sent."""
         await self.flush(self.protocol.send_text(message, self.clock.now_ns()))
 
     async def flush(self, effects: Effects) -> None:
-        """Carry effects out, and wait until that and all before it is done."""
+        """Carry effects out; returns when they and all earlier ones are done."""
         self.perform(effects)
         await self._until_done(self._taken)
 
     async def drain(self) -> None:
-        """Wait until all that was begun before is durable and done."""
+        """Wait until all earlier effects are durable and done."""
         await self._until_done(self._taken)
 
     async def checkpoint(self) -> Point:
-        """Have a checkpoint with the peer that counts all that is on the record now, but for
-        Heartbeats at its end; returns it once it is in force and kept.
+        """Agree on a checkpoint with the peer and return it when it is in force and kept. It
+        counts all that is on the record now, except Heartbeats at the end.
 
-        Waits for as long as the peer does not answer, over lost connections. Raises
-        SessionClosed, AccountsDiffer where the two sides' accounts are found to differ, or the
-        error that stopped the session. Cancelled: it goes on being made.
+        Waits as long as the peer does not answer, across lost connections. Raises SessionClosed,
+        AccountsDiffer if the two sides find different accounts, or the error that stopped the
+        session.
+        Cancelled: the checkpoint is still made.
         """
         protocol = self.protocol
         target, effects = self.protocol.request_checkpoint(self.clock.now_ns())
@@ -469,7 +521,9 @@ class SessionRunner:
                 raise protocol.accounts_differ
             if protocol.status is SessionStatus.CLOSED:
                 raise SessionClosed(custody=self.agreement.custody)
+            # Any effect may have changed the answer: look again after the next one.
             await self._until_done(self._done + 1)
+        # In force is not yet kept: wait until the journal has it.
         await self.drain()
         return point
 
@@ -478,7 +532,7 @@ class SessionRunner:
         await self.flush(self.protocol.log_out(reason, self.clock.now_ns()))
 
     async def rotate_key(self) -> None:
-        """Put a new session key in force, see `KeyRotator.rotate`."""
+        """Put a new session key in force. Raises as `KeyRotator.rotate`."""
         if self._rotator is None:
             raise NotNow("nobody keeps this session's keys")
         await self._rotator.rotate()
@@ -490,7 +544,7 @@ class SessionRunner:
         self._listener(event)
 
     def perform(self, effects: Effects) -> None:
-        """Carry effects out, after those before them."""
+        """Carry effects out, after all earlier ones. Does not block."""
         state = self.protocol.state
         if state.held or (state.rulebook is not None and state.rulebook.waits):
             self._ask_chain()
@@ -500,7 +554,7 @@ class SessionRunner:
                 self._early.append(effects)
             else:
                 self._write(effects)
-            # It is in the queue to the disk now, ahead of whatever is signed upon it.
+            # The frame is queued for the disk now, ahead of anything that is signed because of it.
             for offered in provisional(effects):
                 self._listener(offered)
         connection = state.connection
@@ -509,16 +563,20 @@ class SessionRunner:
 
     def _write(self, effects: Effects) -> None:
         changes = self._changes(effects)
+        # Effects that store nothing may skip the journal, but only if no earlier list is still
+        # waiting for it: otherwise they would overtake.
         if changes or self._done < self._taken - 1:
             self.journal.write_soon(changes, partial(self._durable, effects))
         else:
             self._durable(effects, None)
 
     def _changes(self, effects: Effects) -> list[Change]:
-        """What effects store, as changes of the journal, in their order."""
+        """What the effects store, as changes of the journal, in their order."""
         changes: list[Change] = []
         frames: list[tuple[Frame, bytes]] = []
         for effect in effects:
+            # Neighbouring frames become one append. Any other change flushes them first, because
+            # the journal applies changes in the order given.
             if type(effect) is StoreFrame:
                 frames.append((effect.entry.frame, effect.entry.digest))
                 continue
@@ -562,8 +620,8 @@ class SessionRunner:
                 return []
 
     def _durable(self, effects: Effects, failed: JournalFailure | None) -> None:
-        """What effects store is on disk: do the rest, unless frames that come before are still
-        being read from the journal."""
+        """The effects' write is on disk. Carry out the rest, unless earlier effects still wait for
+        frames from the journal."""
         if failed is not None:
             self._fail(failed)
         elif self._reading:
@@ -575,7 +633,7 @@ class SessionRunner:
             self._fulfil(effects, {})
 
     async def _read_and_fulfil(self, effects: Effects) -> None:
-        """The same where frames are to be sent again that only the journal holds."""
+        """Read the frames to resend that only the journal still holds, then carry effects out."""
         found: dict[ResendCompacted, list[bytes]] = {}
         try:
             for effect in effects:
@@ -594,13 +652,15 @@ class SessionRunner:
         finally:
             self._reading = False
         self._fulfil(effects, found)
+        # A waiting list may need the journal too. It then sets `_reading`, and the rest waits on.
         while self._behind and not self._reading:
             self._durable(self._behind.popleft(), None)
 
     def _fulfil(self, effects: Effects, read: Mapping[ResendCompacted, Sequence[bytes]]) -> None:
-        """Send, tell, disconnect."""
+        """Send, report events and disconnect."""
         if self._nursery is not None and self._failed is None:
             try:
+                # Queue messages first: after a `disconnect` the connection takes no more.
                 if not _SENDS.isdisjoint(map(type, effects)):
                     self._put(effects, read)
                 for effect in effects:
@@ -608,11 +668,13 @@ class SessionRunner:
                         self.disconnect(effect.reason)
                     elif type(effect) not in _SILENT:
                         event = cast("Event", effect)
+                        # The runner acts first, so that the listener finds the rotator and the
+                        # journal up to date.
                         if type(event) in _SERVED:
                             self._serve(event)
                         self._on_event(event)
             except Exception as bug:
-                # Of whoever listens. It ends this session, in `run`, and no other.
+                # A bug in the listener. It ends this session, through `run`, and no other.
                 self._fail(bug)
                 return
         self._finished(1)
@@ -625,13 +687,14 @@ class SessionRunner:
     def _finished(self, count: int) -> None:
         self._done += count
         standing = self._connection
+        # The inlet closed at BACKLOG. The journal has caught up, so read from the socket again.
         if standing is not None and standing.inlet.full and self._taken - self._done <= BACKLOG:
             standing.inlet.open()
         while self._waiters and (self._waiters[0][0] <= self._done or self._failed is not None):
             heappop(self._waiters)[2].wake()
 
     async def _until_done(self, effects: int) -> None:
-        """Wait until so many turns are carried out. Raises what ended the session."""
+        """Wait until that many lists are carried out. Raises the error that ended the session."""
         if self._done < effects and self._failed is None:
             done = Sleeper()
             heappush(self._waiters, (effects, next(self._numbers), done))
@@ -640,10 +703,11 @@ class SessionRunner:
             raise over
 
     async def _read_all(self, connection: PeerConnection, first: Sequence[str | bytes]) -> None:
-        """Until nothing more comes. What comes is received by the party's rounds."""
+        """Read until nothing more comes. The party's rounds receive what is read."""
         socket, diverted = connection.socket, trio.Event()
 
         async def take(message: str | bytes) -> None:
+            # The library's reader may run before the messages read earlier are in the inlet.
             if not diverted.is_set():
                 await diverted.wait()
             await self._take(connection, message)
@@ -651,7 +715,7 @@ class SessionRunner:
         already: list[str | bytes] = []
         for message in first:
             if isinstance(message, str):
-                # Heads are compared before anything else can happen here.
+                # The heads come first. Nothing else may happen before we have compared them.
                 self.stats.read(message)
                 self.receive(message, self.clock.now_ns())
             else:
@@ -665,11 +729,13 @@ class SessionRunner:
             while True:
                 await self._take(connection, await socket.receive())
         except (Disconnected, PeerViolation) as gone:
+            # What arrived before the end still counts, so the rounds must have received it.
             await connection.inlet.drained()
+            # A dispute explains the loss better than the loss itself.
             connection.reason = connection.reason or self.protocol.dispute or gone
 
     async def _take(self, connection: PeerConnection, message: str | bytes) -> None:
-        """Part by part, so that a long message keeps no other session waiting."""
+        """Take a message in batches, so that a long one does not delay other sessions."""
         self.stats.read(message)
         if isinstance(message, str):
             await connection.inlet.put(message)
@@ -683,14 +749,14 @@ class SessionRunner:
     # --- psymm.session.runtime.rounds.Receiver ----------------------------------------------------
 
     def claims(self, batch: FrameBatch) -> list[Claim]:
-        """See `Receiver.claims`."""
+        """As `Receiver.claims`: signatures to verify together with those of other sessions."""
         key, frames = self.protocol.verifiable(batch)
         if key is None:
             return []
         return [(self.agreement.domain, key, frame) for frame in frames]
 
     def receive(self, item: Item, now_ns: int) -> bool:
-        """See `Receiver.receive`."""
+        """As `Receiver.receive`: False if too many lists of effects wait for the journal."""
         if isinstance(item, str):
             self.perform(self.protocol.receive_text(item, now_ns))
         else:
@@ -700,7 +766,7 @@ class SessionRunner:
         return self._taken - self._done <= BACKLOG
 
     def failed(self, bug: Exception) -> None:
-        """See `Receiver.failed`."""
+        """As `Receiver.failed`: the bug ends this connection; `attach` raises it."""
         if self._connection is not None:
             self._connection.bug = bug
             self._connection.scope.cancel()
@@ -708,8 +774,8 @@ class SessionRunner:
     # --- deadlines ------------------------------------------------------------------------------
 
     def _arm(self, wake_at: int) -> None:
-        """Tick at that moment, or when the protocol says, where it does not know it yet. Most
-        frames only put that off, and then nothing is done here."""
+        """Tick at `wake_at`, or at the protocol's next deadline if that moment has passed. Most
+        frames only postpone the deadline, and then nothing happens here."""
         now = self.clock.now_ns()
         self._due = wake_at if wake_at > now else self.protocol.next_tick(now)
         self._alarm = _Alarm(self)
@@ -717,7 +783,7 @@ class SessionRunner:
         self._rounds.deadlines.add(due, self._alarm)
 
     def tick(self, alarm: _Alarm) -> None:
-        """The moment has come."""
+        """The alarm's moment has come."""
         if self._alarm is not alarm:
             return
         self._alarm, self._due = None, _NEVER
@@ -727,24 +793,25 @@ class SessionRunner:
             self.failed(bug)
 
     def armed(self, alarm: _Alarm) -> bool:
-        """Whether it still counts."""
+        """Whether the alarm is still the current one."""
         return self._alarm is alarm
 
     async def keep_status(self, status: SessionStatus) -> None:
-        """Have the journal say how the session stands. Cancelled: it may or may not be kept."""
+        """Write the session's status to the journal. Cancelled: it may or may not be kept."""
         await self.journal.write(*self._change(StoreStatus(status, self.protocol.error)))
 
     async def keep_openings(self, lane: int, notes: Sequence[Note]) -> None:
-        """Keep openings of notes of this custody. Cancelled: all are kept or none."""
+        """Keep openings of this custody's notes. Cancelled: all are kept or none."""
         await self.journal.keep_openings(self.agreement.custody, _openings(lane, notes))
 
     def _put(self, effects: Effects, read: Mapping[ResendCompacted, Sequence[bytes]]) -> None:
-        """Hand texts and frames to the socket's queue; neighbouring frames share a message."""
+        """Queue texts and frames on the socket. Neighbouring frames share a message."""
         connection, burst = self._connection, bytearray()
         if connection is None:
             return
         for effect in effects:
             if type(effect) is SendText:
+                # A text must not overtake the frames before it.
                 if burst:
                     connection.put(bytes(burst))
                     burst.clear()
@@ -787,7 +854,7 @@ class SessionRunner:
             self._nursery.start_soon(self._look_up)
 
     async def _look_up(self) -> None:
-        """Ask our own chain of what the peer cites, for as long as that waits for it."""
+        """Ask our own chain about what the peer cites, as long as a frame waits for the answer."""
         try:
             while (cited := self.protocol.cited) is not None:
                 wait_s = LOOK_UP_S
@@ -797,6 +864,8 @@ class SessionRunner:
                     wait_s = LOOK_UP_AGAIN_S
                 else:
                     self.perform(self.protocol.chain_says(cited, view, self.clock.now_ns()))
+                # The answer may have released a frame, and another citation may wait now. That one
+                # is asked at once.
                 if self.protocol.cited == cited:
                     await trio.sleep(wait_s)
         finally:
@@ -823,7 +892,7 @@ class SessionRunner:
             self.perform(self.protocol.collateral_funded(notes, self.clock.now_ns()))
 
     def _give_up(self, failed: PSymmError) -> None:
-        """Something of our own failed (chain, proof, funds): the connection ends, the custody can
+        """Something of our own failed (chain, proof, funds). Close the connection. The custody can
         be resumed when it works again."""
         self.perform(self.protocol.collateral_failed())
         self._on_event(Stopped(failed))

@@ -1,10 +1,14 @@
 """SettlementFlow: how two sides turn a flat account into one CTC.
 
-The proposer states where it wants to be paid (UPY), and the other side does the same. The proposer
-signs the settlement (UST). Once the other side has signed too (USA), the proposer proves and sends
-it. The rulebook recomputes the outputs from both payees. The side that answers recomputes the rest
-from its own knowledge before it signs. If both begin at once and each payee assumes that its own
-side proposes, the trader yields: it names a payee for its whole payout, and the solver proposes.
+The usual course:
+
+1. The proposer names its payee (UPY), and the other side answers with its own.
+2. The proposer signs the settlement (UST). The rulebook recomputes the outputs from both payees.
+3. The other side recomputes the rest from its own knowledge, and signs (USA).
+4. The proposer proves the move and sends it. The other side watches the chain.
+
+If both begin at once, and each payee assumes that its own side proposes, the trader yields: it
+names a payee for its whole payout, and the solver proposes.
 
 A side with a restored journal signs no frames. Its UPY and USA are texts that its wallet signed,
 which is all that the chain asks for. The other side puts the UPY on its own lane's record
@@ -15,8 +19,12 @@ fill after we signed a settlement with it. What a restored side knows of the acc
 other side. A peer that hides frames which it covered or signed would have to sign one of its
 numbers again to propose, and that is equivocation.
 
-`SettlementStage` says how far the settlement is, `SettlementStep` what goes on towards it.
-`settlement_record` reads what is on the record, `settlement_documents` what the journal keeps.
+States: `SettlementStage` says how far the settlement is; `SettlementStep` names the tasks in
+progress. A step runs at most once at a time.
+
+Who calls whom: the application calls `settle`, the runner's listener calls `on_event`. Both start
+steps as tasks in `nursery`. Steps wait in `_wait`, which every event wakes. `SettlementRecord`
+reads what is on the record; `SettlementStore` reads and writes what the journal keeps.
 
 What is durable when: the planned settlement before our wallet signs it, our signature before it is
 sent, both signatures before the move is sent. So either side can continue after a crash, and the
@@ -95,37 +103,37 @@ from psymm.transcript.agreement import SOLVER, TRADER
 _T = TypeVar("_T")
 
 ANSWER_S: Final = 60.0
-"""How long the other side may take to show its output, and then to sign."""
+"""Seconds that the other side may take to name its payee, and then to sign."""
 LEAST_LIFE_S: Final = 120.0
-"""A proposal that was cut short is taken up again if its deadline is at least this far away."""
+"""Seconds. We resume an interrupted proposal if its deadline is at least this far away."""
 LOOK_AGAIN_S: Final = 10.0
-"""Between two looks at a clock that may be set, or at a chain that is down."""
+"""Seconds between two looks at a clock that may be set, or at a chain that is down."""
 
 _FRAMES: Final = (FrameReceived, FrameSent, ProvisionalFrame)
 _TRADING: Final = (QuoteRequest, Quote, NewOrderSingle, ExecutionReport)
-"""Messages with which no settlement begins, and nearly all that there are."""
+"""Messages that never begin a settlement. They are nearly all the traffic."""
 
 
 class SettlementStage(Enum):
     """How far a settlement is, as this side sees it."""
 
     OPEN = auto()
-    """Nothing of ours is under way; the peer may propose."""
+    """Nothing of ours is in progress; the peer may propose."""
     PROPOSING = auto()
-    """From `settle` on we name, plan, sign and send a proposal of our own."""
+    """From `settle` on: we name our payee, plan, sign and send a proposal of our own."""
     MINED = auto()
-    """On chain, and deep enough. It is final."""
+    """On chain and deep enough. It is final."""
 
 
 class SettlementStep(Enum):
-    """What may go on beside other work, and only once at a time."""
+    """A task in progress. Each runs at most once at a time."""
 
     NAME = auto()
     """Answer the peer's payee with ours."""
     CONSENT = auto()
     """Check and sign the peer's proposal."""
     WATCH = auto()
-    """Wait until what the peer sends is mined."""
+    """Wait until the peer's move is mined."""
     SEND = auto()
     """Wait for the peer's signature, prove and send."""
     OUTLIVE = auto()
@@ -133,9 +141,13 @@ class SettlementStep(Enum):
 
 
 class SettlementFlow:
-    """One custody's settlement, seen from one end. Feed it every event; it runs in `nursery`.
+    """One custody's settlement, seen from one side. Give it every event.
 
-    willing: asked when the peer wants to settle; False leaves it unanswered.
+    Args:
+        nursery: Where its tasks run.
+        account: The account, with frames that are not covered yet.
+        failed: Receives errors that no caller waits for.
+        willing: Decides whether we answer when the peer wants to settle. False: no answer.
     """
 
     def __init__(
@@ -156,39 +168,45 @@ class SettlementFlow:
         self._willing = willing
         self._record = SettlementRecord(runner, account)
         self._store = SettlementStore(runner)
+        # Our payee as a text. A text does not survive its connection, so we send it again.
         self._said: SettlementOutput | None = None
         self._stage = SettlementStage.OPEN
         self._steps: set[SettlementStep] = set()
         self._settlement: PlannedSettlement | None = None
         self._mined: Mined | None = None
         self._refused: str | None = None
+        # The peer's signature that came as a text, not on the record.
         self._beside: SettlementAcceptance | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._waiting = 0
         runner.at_end.append(self._wake)
         if runner.protocol.synced:
-            self._resume()  # Heads agreed before we listened: there is no event to come.
+            self._resume()  # Heads agreed before we listened, so no `Resumed` will come.
 
     @property
     def mined(self) -> Mined | None:
-        """Where the settlement was mined, once it is deep enough."""
+        """Where the settlement was mined, if it is deep enough."""
         return self._mined
 
     # --- events -----------------------------------------------------------------------------
 
     def on_event(self, event: Event) -> None:
-        """Does not block and does not raise."""
+        """Act on an event. Does not block and does not raise."""
+        # Fast path: trading messages only wake the steps that wait for the account to change.
         if type(event) in _FRAMES and type(cast("FrameReceived", event).entry.message) in _TRADING:
             self._wake()
             return
         match event:
             case FrameReceived(entry, None) if isinstance(entry.message, SettlementOutput):
+                # With a signature it is our own payee: our journal is restored, so the peer
+                # recorded it for us.
                 if entry.message.signature is None:
                     self._answer_soon()
             case TextReceived(SettlementOutput() as said) if self._runner.protocol.peer_restored:
                 self._begin(self._guarded, self._take_payee, said)
             case FrameReceived(entry, None) if isinstance(entry.message, ProposalMessage):
                 if self._record.is_alive(entry.frame.seq):
+                    # The peer was first. We answer its proposal and give ours up.
                     self._enter(SettlementStage.OPEN)
                     self._begin(self._guarded, self._answer_proposal)
             case TextReceived(SettlementAcceptance() as said):
@@ -203,17 +221,18 @@ class SettlementFlow:
             case Resumed():
                 self._resume()
             case FrameReceived(entry, None) if isinstance(entry.message, ChainFact):
-                # The peer saw it mined before we did: our own chain has the last word.
+                # The peer saw it mined before we did. We ask our own chain to be sure.
                 self._begin(self._guarded, self._go_on)
             case _:
                 pass
+        # As long as the chain may accept something that we signed, one task watches it.
         if self._runner.protocol.options and SettlementStep.OUTLIVE not in self._steps:
             self._begin(self._guarded, self._once, SettlementStep.OUTLIVE, self._outlive)
         self._wake()
 
     def _resume(self) -> None:
-        """Continue what was cut short, now that heads agree. A frame that is on the record causes
-        no second event, so an unanswered payee is looked for here."""
+        """Continue what was interrupted, now that heads agree. A frame that is already on the
+        record causes no second event, so look for an unanswered payee here."""
         lane, state = self._runner.lane, self._runner.protocol.status
         payee = self._record.payee
         if state in (SessionStatus.SETTLING, SessionStatus.CLOSED):
@@ -222,23 +241,24 @@ class SettlementFlow:
             self._answer_soon()
 
     def _answer_soon(self) -> None:
-        """Name our payee. Our own proposal is an answer, too."""
+        """Name our payee. If we are proposing ourselves, that is an answer too."""
         if self._stage is SettlementStage.OPEN and SettlementStep.NAME not in self._steps:
             self._begin(self._guarded, self._once, SettlementStep.NAME, self._name_ours)
 
     def _begin(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
-        """A task of its own; none once what runs us has ended, since the next start goes on."""
+        """Start a task. If the nursery has ended, start none: the next process continues."""
         with suppress(SessionClosed):
             start_task(self._nursery, work, *given)
 
     def _enter(self, stage: SettlementStage) -> None:
+        # Final: a late step must not reopen a settlement that is mined.
         if self._stage is not SettlementStage.MINED:
             self._stage = stage
 
     async def _once(
         self, step: SettlementStep, work: Callable[..., Awaitable[_T]], *given: object
     ) -> _T | None:
-        """Does a step, unless it goes on already."""
+        """Do a step, unless it is in progress already."""
         if step in self._steps:
             return None
         self._steps.add(step)
@@ -248,12 +268,14 @@ class SettlementFlow:
             self._steps.discard(step)
 
     def _wake(self) -> None:
-        if self._waiting:  # Most events come while nobody waits here.
+        if self._waiting:  # Most events come while nothing waits here.
             self._changed.unpark_all()
 
     async def _guarded(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
         try:
             await work(*given)
+        # Refusals go to the peer, so that it need not wait for its timeout. Trouble of our own
+        # (chain, wallet, journal) is no business of the peer's.
         except CustodyError as refused:
             await self._refuse(str(refused))
         except (SettlementRefused, Refused) as refused:
@@ -277,15 +299,16 @@ class SettlementFlow:
     # --- proposing --------------------------------------------------------------------------
 
     async def settle(self) -> Mined:
-        """Propose a settlement of the flat account, and see it mined. With a restored journal: ask
-        the other side to propose it, and sign what it proposes with the wallet.
+        """Propose a settlement of the flat account and wait until it is mined. With a restored
+        journal: ask the other side to propose, and sign its proposal with the wallet.
 
-        Raises NotNow where orders or positions are open or heads do not agree, SettlementRefused
-        with the peer's words, PeerSilent, and what custody raises.
-        Cancelled: raises Cancelled; what was signed stays signed, and goes on at the next start.
+        Raises NotNow if orders or positions are open or heads do not agree, SettlementRefused with
+        the peer's words, PeerSilent, and what custody raises.
+        Cancelled: raises Cancelled. What was signed stays signed, and the next process continues.
         """
         if self._mined is not None:
             return self._mined
+        # Something signed is out already. A second proposal could only compete with it.
         if (
             self._runner.protocol.status is SessionStatus.SETTLING
             or self._runner.protocol.settled is not None
@@ -306,7 +329,7 @@ class SettlementFlow:
         return await self._until_mined()
 
     async def _ask_for_proposal(self) -> None:
-        """Name our payee in a text; the other side, which knows that we cannot sign frames, then
+        """Name our payee in a text. The other side knows that we cannot sign frames, so it
         proposes."""
         runner = self._runner
         await self._name_payee(self._record.flat_payouts()[runner.lane])
@@ -316,13 +339,15 @@ class SettlementFlow:
             self._said = None
 
     async def _take_payee(self, said: SettlementOutput) -> None:
-        """The peer signs no frames, and names its payee with its wallet's signature: it goes on our
-        record. Unless we propose already, we do then, at our own fee, if we will."""
+        """Put the payee of a peer that signs no frames on our record. Then propose at our own fee,
+        if we are willing and are not proposing already."""
         if said.signature is None:
             raise SettlementRefused("a payee in a text needs the wallet's signature")
+        # `_planned` waits for this payee. A second `settle` here would propose twice.
         if self._stage is SettlementStage.PROPOSING:
             await self._put_on_record(said)
             return
+        # Set before the first await: a second text that comes meanwhile takes the branch above.
         self._enter(SettlementStage.PROPOSING)
         try:
             if self._willing is not None and not await self._willing():
@@ -336,6 +361,7 @@ class SettlementFlow:
         await self.settle()
 
     async def _put_on_record(self, said: SettlementOutput) -> None:
+        # The peer sends its text again on each connection. Record it only if it says anything new.
         known = self._record.payee(1 - self._runner.lane)
         covers = said.ref_seq_num or 0
         if (
@@ -346,10 +372,11 @@ class SettlementFlow:
             await self._runner.send(said)
 
     async def _take_beside(self, said: SettlementAcceptance) -> None:
-        """The peer's signature beside the record: taken if it is its wallet's over our proposal,
-        refused by name else; nothing of ours changes by it."""
+        """Take the peer's signature from a text, if it is its wallet's signature over our proposal.
+        Otherwise refuse it; nothing of ours changes."""
         runner, alive = self._runner, self._runner.protocol.proposal
         settlement = await self._at_hand()
+        # Check against the live proposal: a signature over an older one would not send the move.
         fits = (
             alive is not None and alive[0] == runner.lane and alive[1].frame.seq == said.ref_seq_num
         )
@@ -377,8 +404,8 @@ class SettlementFlow:
 
     async def _propose(self) -> None:
         runner, lane, record = self._runner, self._runner.lane, self._record
-        # Until the solver has covered an order of ours it may still fill it at an earlier time.
-        # A restored trader covers where it names its payee.
+        # Until the solver has covered an order of ours, it can still fill it as of an earlier
+        # time. A restored trader covers in the text that names its payee.
         await self._wait(
             lambda: (
                 (record.all_covered and (record.decided or runner.protocol.peer_restored)) or None
@@ -386,6 +413,8 @@ class SettlementFlow:
             "cover what we sent before",
         )
         payouts = record.flat_payouts()
+        # Resume an interrupted proposal. A new one would need other notes: the wallet reserves
+        # those of the old one until its deadline.
         settlement = await self._begun(payouts)
         if settlement is None:
             settlement = await self._planned(payouts)
@@ -393,25 +422,27 @@ class SettlementFlow:
             self._enter(SettlementStage.OPEN)
             await self._wait(lambda: runner.protocol.proposal, "propose a settlement")
             return
-        # Naming the payees took frames, too: what came of them is covered within moments.
+        # Naming the payees took frames too. They are covered within moments.
         await self._wait(
             lambda: (record.all_covered and record.decided) or None,
             "cover what was sent meanwhile",
         )
+        # The payees were named for these payouts. With others the peer would refuse.
         if record.flat_payouts() != payouts:
             raise NotNow("the account changed while the payees were named")
-        # Kept before it is signed: the wallet keeps its notes for this one until the deadline, so
-        # one that was cut short here is taken up again and never made anew.
+        # Keep it before signing. The wallet reserves its notes for this settlement until the
+        # deadline, so after a crash we must find this one again and not make another.
         await self._store.keep(settlement, "planned", {})
         signature = await self._signed(settlement)
+        # Keep our signature before it leaves: from then on the peer can send the move.
         await self._store.keep(settlement, "proposed", {lane: signature})
         if record.theirs_is_alive():
-            return  # it came first, and is answered elsewhere
+            return  # The peer proposed first; `_answer_proposal` deals with it.
         self._settlement = settlement
         await runner.send(message_of(settlement, signature))
 
     async def _begun(self, payouts: tuple[int, int]) -> PlannedSettlement | None:
-        """A proposal of ours that was cut short before it was on the record, and still holds."""
+        """A proposal of ours that was interrupted before it was on the record and is still good."""
         runner = self._runner
         said = {
             entry.message.commitment0
@@ -423,6 +454,7 @@ class SettlementFlow:
             None if one is None else one.inner for one in map(self._record.payee, (TRADER, SOLVER))
         }
         for kept in await self._store.kept():
+            # Same payouts, enough time, never sent, and for the payees that are on record.
             if (
                 kept.proposer == runner.lane
                 and kept.payouts == payouts
@@ -445,8 +477,10 @@ class SettlementFlow:
         )
         ours = self._record.payee(lane)
         if isinstance(theirs, NamedPayee):
+            # Our move would fail on chain if the peer's output exists there already.
             await self._check_free(self._output(theirs))
         else:
+            # We yield. Our payee assumed that we pay the fee, so name one for the whole payout.
             if not self._record.theirs_is_alive():
                 await self._name_payee(payouts[lane])
             return None
@@ -466,14 +500,15 @@ class SettlementFlow:
         )
 
     async def _name_payee(self, amount: int) -> None:
-        """Have our payee for `amount` on the record, or in a text where we sign no frames. One that
-        is there stays, since the peer may be signing for it; if a stolen key named it, our wallet
-        does not sign for what it cannot open."""
+        """Have our payee for `amount` on the record, or in a text if we sign no frames. Keep one
+        that is already there, since the peer may be signing for it. If a stolen key named that
+        payee, our wallet will not sign: it signs only for what it can open."""
         runner = self._runner
         known = self._record.payee(runner.lane)
         restored = runner.protocol.health == "read-only"
         covers = runner.protocol.covers() if restored and runner.lane == TRADER else None
         stands = covers is None or self._record.decided
+        # A fresh payee uses up a place of our custody, so ask for one only if we need it.
         if known is not None and known.amount == amount and stands:
             return
         payee = await runner.collateral.payee(self._terms.collateral.token, amount)
@@ -495,13 +530,13 @@ class SettlementFlow:
         await runner.send_text(self._said)
 
     async def _say_again(self, said: SettlementOutput) -> None:
-        """A text is lost with its connection."""
+        """Send our payee again: a text does not survive its connection."""
         with suppress(NotNow):
             await self._runner.send_text(said)
 
     async def _until_decided(self, said: ProposalMessage) -> None:
-        """Wait until the account that a proposal of the peer's rests on can change no more. Raises
-        SettlementRefused where the proposal falls with a late frame; it freezes nothing then."""
+        """Wait until the account under the peer's proposal can no longer change. Raises
+        SettlementRefused if a late frame voids the proposal; it then freezes nothing."""
         runner = self._runner
 
         def found() -> bool | None:
@@ -530,7 +565,7 @@ class SettlementFlow:
         return mined
 
     async def _prove_and_send(self, settlement: PlannedSettlement) -> None:
-        """Our proposal: once the peer has signed it, prove and send it."""
+        """Our proposal: when the peer has signed it, prove and send it."""
         runner, lane = self._runner, self._runner.lane
         deadline_ns = settlement.call.deadline * SECOND
         wait_s = max(1.0, (deadline_ns - runner.clock.now_ns()) / SECOND)
@@ -546,13 +581,14 @@ class SettlementFlow:
 
         accepted = await self._wait(answered, "sign the settlement", within_s=wait_s)
         if not isinstance(accepted, SettlementAcceptance):
-            return  # the peer's proposal crossed ours and came first; it is answered elsewhere
+            return  # The peer's proposal crossed ours and came first; it is answered elsewhere.
         own = await self._own_signature(settlement)
         pair = (own, accepted.signature) if lane == TRADER else (accepted.signature, own)
         agreement = runner.agreement
         signatures = settlement.consent(
             agreement.chain_id, agreement.contract, trader=pair[0], solver=pair[1]
         )
+        # Both signatures are kept before the move is sent. After a crash we send the same move.
         await self._store.keep(settlement, "signed", {TRADER: pair[0], SOLVER: pair[1]})
         await self._done(await runner.collateral.settle(settlement, signatures))
 
@@ -560,6 +596,7 @@ class SettlementFlow:
 
     async def _name_ours(self) -> None:
         runner, lane = self._runner, self._runner.lane
+        # Ask before anything is signed: from our payee on, the peer can propose.
         if self._willing is not None and not await self._willing():
             raise SettlementRefused("not now")
         theirs = self._record.payee(1 - lane)
@@ -577,8 +614,8 @@ class SettlementFlow:
         await self._name_payee(account.payouts[lane])
 
     async def _answer_proposal(self) -> None:
-        """Sign what the peer proposes, or say what differs. One at a time: its frame and a resume
-        may both ask for it."""
+        """Sign the peer's proposal, or say what differs. One at a time: both its frame and a resume
+        may ask for it."""
         if SettlementStep.CONSENT in self._steps:
             return
         answered = self._runner.protocol.proposal
@@ -586,17 +623,19 @@ class SettlementFlow:
             settlement = await self._once(SettlementStep.CONSENT, self._consent)
         finally:
             if self._record.theirs_is_alive() and self._runner.protocol.proposal is not answered:
-                self._begin(self._guarded, self._answer_proposal)  # it came meanwhile
+                self._begin(self._guarded, self._answer_proposal)  # A newer one came meanwhile.
         if settlement is not None:
             await self._once(SettlementStep.WATCH, self._watch, settlement)
 
     async def _consent(self) -> PlannedSettlement | None:
-        """The peer's proposal that is alive, with our signature on the record."""
+        """Put our signature on the record for the peer's live proposal, and return it."""
         runner, alive = self._runner, self._runner.protocol.proposal
         if alive is None or alive[0] == runner.lane:
             return None
         _, entry, said = alive
         settlement = await self._at_hand()
+        # After a crash the journal may know the settlement. We then sign the same again, or find
+        # that our acceptance is on the record already.
         if settlement is None:
             settlement, own = await self._agreed(said)
         elif runner.protocol.acceptance is None:
@@ -608,8 +647,9 @@ class SettlementFlow:
         return settlement
 
     async def _agreed(self, said: ProposalMessage) -> tuple[PlannedSettlement, bytes]:
-        """Recompute what the peer proposes, sign it, and keep both."""
+        """Recompute the peer's proposal, sign it, and keep both signatures."""
         runner, lane = self._runner, self._runner.lane
+        # First let the account settle: we must not sign payouts that a late fill could change.
         await self._until_decided(said)
         account = self._account()
         ours, theirs = self._record.payee(lane), self._record.payee(1 - lane)
@@ -625,14 +665,17 @@ class SettlementFlow:
             now_s=runner.clock.now_ns() / SECOND,
         )
         agreement = runner.agreement
+        # Check the peer's signature before we sign. With a bad one nobody could send the move, yet
+        # our own signature would reserve our notes.
         settlement.check_signature(agreement.chain_id, agreement.contract, 1 - lane, said.signature)
         await self._check_free(*settlement.call.commitments)
         own = await self._signed(settlement)
+        # Keep before we answer. From our answer on, the peer can send the move.
         await self._store.keep(settlement, "signed", {lane: own, 1 - lane: said.signature})
         return settlement, own
 
     async def _accept(self, seq: int, signature: bytes) -> None:
-        """Our wallet's signature: in a frame, or beside the record where we must sign none."""
+        """Send our wallet's signature: in a frame, or in a text if we must not sign frames."""
         answer = SettlementAcceptance(ref_seq_num=seq, signature=signature)
         if self._runner.protocol.health == "read-only":
             await self._runner.send_text(answer)
@@ -640,13 +683,13 @@ class SettlementFlow:
             await self._runner.send(answer)
 
     async def _watch(self, settlement: PlannedSettlement) -> None:
-        """The other side sends it; we wait for the chain, or for the deadline."""
+        """The other side sends the move. Wait until it is mined or its deadline passes."""
         mined = await self._seen(settlement)
         if mined is not None:
             await self._done(mined)
 
     async def _seen(self, settlement: PlannedSettlement) -> Mined | None:
-        """As `Collateral.wait_spent`; a chain that is down is asked again."""
+        """As `Collateral.wait_spent`, but ask again when the chain is down."""
         while True:
             try:
                 return await self._runner.collateral.wait_spent(settlement)
@@ -655,14 +698,15 @@ class SettlementFlow:
                 await trio.sleep(LOOK_AGAIN_S)
 
     async def _outlive(self) -> None:
-        """While anything is signed that may be mined: once its deadline has passed, on our clock
-        with the rulebook's skew and then on the chain's, see whether it was; if not, go on."""
+        """Watch everything that we signed until it can no longer be mined. A deadline must pass on
+        our clock, with the rulebook's skew added, and then on the chain's. If the move was not
+        mined, trading continues."""
         runner = self._runner
         while self._mined is None and (options := runner.protocol.options):
             last = max(option.deadline for option in options)
             left = last * SECOND + runner.protocol.params.skew_ns - runner.clock.now_ns()
             if left >= 0:
-                # In short steps: the system's clock may be set.
+                # Sleep in short steps: the system's clock may be set.
                 await trio.sleep(min(left / SECOND + 0.001, LOOK_AGAIN_S))
                 continue
             wanted = {option.commitment0 for option in options}
@@ -674,6 +718,7 @@ class SettlementFlow:
                     self._settlement = settlement
                     await self._done(mined)
                     return
+            # Nothing was mined and nothing can be. Release the account.
             self._settlement, self._refused = None, None
             self._enter(SettlementStage.OPEN)
             await runner.flush(runner.protocol.proposal_expired(runner.clock.now_ns()))
@@ -694,7 +739,7 @@ class SettlementFlow:
     # --- after a break ----------------------------------------------------------------------
 
     async def _go_on(self) -> None:
-        """Resumed while a settlement was alive: do what is left of it."""
+        """After a resume: do what is left of a live settlement."""
         runner, alive = self._runner, self._runner.protocol.proposal
         if alive is None or self._mined is not None:
             return
@@ -703,11 +748,12 @@ class SettlementFlow:
             return
         settlement = await self._at_hand()
         if settlement is not None:
+            # Both sides may send. The chain accepts the move once, so a repeat does no harm.
             self._enter(SettlementStage.PROPOSING)
             await self._once(SettlementStep.SEND, self._prove_and_send, settlement)
 
     async def _at_hand(self) -> PlannedSettlement | None:
-        """The settlement that is the proposal alive, if we or the journal have it."""
+        """The settlement behind the live proposal, if we or the journal have it."""
         alive = self._runner.protocol.proposal
         if self._settlement is None or not is_proposal(self._settlement, alive):
             await self._recall()
@@ -715,13 +761,14 @@ class SettlementFlow:
         return settlement if settlement is not None and is_proposal(settlement, alive) else None
 
     async def _recall(self) -> None:
-        """The settlement as the journal kept it."""
+        """Load the settlement from the journal."""
         alive = self._runner.protocol.proposal
         for kept, signatures in await self._store.kept_signed():
             if alive is None or not is_proposal(kept, alive):
                 continue
             self._settlement = kept
             theirs = signatures.get(str(1 - self._runner.lane))
+            # The peer's signature may have come as a text, which is not on the record.
             if alive[0] == self._runner.lane and theirs is not None:
                 self._beside = SettlementAcceptance(
                     ref_seq_num=alive[1].frame.seq, signature=bytes.fromhex(theirs)
@@ -730,14 +777,15 @@ class SettlementFlow:
     # --- parts ------------------------------------------------------------------------------
 
     def _output(self, payee: NamedPayee) -> bytes:
-        """The commitment of the note that pays a payee."""
+        """The commitment of the note that pays this payee."""
         return commitment(payee.inner, self._terms.collateral.token, payee.amount)
 
     async def _check_free(self, *outputs: bytes) -> None:
-        """A commitment has one life: a settlement whose output is in the tree could never be mined,
-        yet would freeze both sides until its deadline. So we sign nothing towards it, and cite what
-        our own chain says, which takes it off the record (`spec.md` 64). Raises SettlementRefused,
-        and what the chain raises where it does not answer."""
+        """Check that no output is in the tree already. A commitment can be inserted only once, so
+        such a settlement could never be mined, yet would freeze both sides until its deadline. We
+        sign nothing towards it, and cite what our own chain says, which takes it off the record
+        (`spec.md` 64). Raises SettlementRefused, and what the chain raises if it does not answer.
+        """
         runner = self._runner
         for one in outputs:
             asked = ChainFact(
@@ -747,6 +795,7 @@ class SettlementFlow:
                 commitment=one,
             )
             fact = (await runner.collateral.look_up(asked)).fact
+            # If the same transaction spent our notes, it is this very settlement, already mined.
             ours = {note.nullifier for note in self._store.notes().values()}
             if fact is not None and not ours.intersection(fact.spent):
                 await runner.flush(
@@ -771,6 +820,7 @@ class SettlementFlow:
         within_s: float = ANSWER_S,
         for_ever: bool = False,
     ) -> _T:
+        # Look before parking: the condition may hold already, and then no event will come.
         with trio.move_on_after(float("inf") if for_ever else within_s):
             while True:
                 value = found()

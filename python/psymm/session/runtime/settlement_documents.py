@@ -1,7 +1,7 @@
-"""A settlement as messages and as the document that the journal keeps of it.
+"""A settlement as messages, and as the document that the journal keeps.
 
-The journal keeps what proving needs, sealed, before a signature leaves: either side can then go on
-after a crash.
+The journal keeps, encrypted, what proving needs, before a signature leaves us. So either side can
+continue after a crash.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from psymm.transcript.record import RecordedFrame
 
 
 def in_order(lane: int, ours: NamedPayee, theirs: NamedPayee) -> tuple[Payee, Payee]:
-    """The trader's payee and the solver's. lane: ours."""
+    """The trader's payee and the solver's, in this order. lane: ours."""
     own, other = Payee(ours.inner, ours.memo), Payee(theirs.inner, theirs.memo)
     return (own, other) if lane == TRADER else (other, own)
 
@@ -50,7 +50,8 @@ def message_of(settlement: PlannedSettlement, signature: bytes) -> ProposalMessa
 def is_proposal(
     settlement: PlannedSettlement, alive: tuple[int, RecordedFrame, ProposalMessage] | None
 ) -> bool:
-    """Whether a settlement is the proposal alive. Two that cross may make the same notes."""
+    """Whether a settlement is the live proposal. Compares all of it: two proposals that cross may
+    create the same notes."""
     return (
         alive is not None
         and settlement.proposer == alive[0]
@@ -90,7 +91,7 @@ def document_of(settlement: PlannedSettlement, signatures: dict[int, bytes]) -> 
 
 
 def settlement_from(document: bytes, notes: dict[bytes, Note]) -> PlannedSettlement | None:
-    """The settlement again, where its notes are known."""
+    """The settlement from its document; None if its notes are not known."""
     raw = json.loads(document)
     inputs = [notes.get(bytes.fromhex(one)) for one in raw["inputs"]]
     if raw["empty"] is not None or inputs[0] is None or inputs[1] is None:
@@ -112,7 +113,7 @@ def settlement_from(document: bytes, notes: dict[bytes, Note]) -> PlannedSettlem
 
 
 class SettlementStore:
-    """What the journal of `runner` keeps of its settlements: each that our wallet signed."""
+    """What the journal of `runner` keeps of its settlements: all that our wallet signs."""
 
     def __init__(self, runner: SessionRunner) -> None:
         self._runner = runner
@@ -129,11 +130,11 @@ class SettlementStore:
         )
 
     async def kept(self) -> list[PlannedSettlement]:
-        """What the journal kept: all that our wallet signed."""
+        """All settlements in the journal."""
         return [settlement for settlement, _ in await self.kept_signed()]
 
     async def kept_signed(self) -> list[tuple[PlannedSettlement, dict[str, str]]]:
-        """The same with the signatures that were kept, in hex by lane."""
+        """The same, with the signatures kept for each: in hex, by lane."""
         found = [
             (settlement_from(document, self.notes()), json.loads(document)["signatures"])
             for _digest, _state, document in await self._runner.journal.settlements(

@@ -1,4 +1,4 @@
-"""What the record of a custody says about its settlement, seen from one lane. It only reads."""
+"""SettlementRecord: what the record says about a settlement, seen from one lane. It only reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psymm.transcript.agreement import SOLVER, TRADER
 
 
 class SettlementRecord:
-    """Payees, proposals and covers on the record of `runner`, and its account now."""
+    """Payees, proposals and covers on the record of `runner`, and its current account."""
 
     def __init__(self, runner: SessionRunner, account: Callable[[], Account]) -> None:
         self._runner = runner
@@ -30,15 +30,16 @@ class SettlementRecord:
         return alive is not None and alive[0] != self._runner.lane
 
     def payee(self, lane: int) -> NamedPayee | None:
-        """On the record now. The account's clock stands still between frames: with a proposal whose
-        time is over by ours, its payees go."""
+        """The lane's payee on the record now. The account's clock does not advance between frames.
+        So if a proposal has expired by our clock, we drop its payees here."""
         account = self._account()
         over = account.alive is not None and self._runner.protocol.proposal is None
         return None if over else account.payee(Lane(lane))
 
     def their_payee(self, payouts: tuple[int, int]) -> NamedPayee | Literal["proposes"] | None:
-        """The peer's payee for what our proposal would pay it; or it proposes itself: it has, or
-        its payee is made for less, and of two that begin at once the solver goes on."""
+        """The peer's payee for what our proposal would pay it. `proposes` if the peer proposes
+        itself: it has done so, or its payee is for less and we are the trader (of two sides that
+        begin at once, the solver proposes)."""
         lane, theirs = self._runner.lane, self.payee(1 - self._runner.lane)
         if self.theirs_is_alive():
             return "proposes"
@@ -48,7 +49,8 @@ class SettlementRecord:
 
     @property
     def all_covered(self) -> bool:
-        """The solver's frames take effect where they stand; the trader's once they are covered."""
+        """Whether the account includes all that we sent. The solver's frames take effect at once,
+        the trader's when they are covered."""
         record = self._runner.protocol.record
         covered = record.head(SOLVER).peer_seq
         sent = range(covered + 1, record.head(TRADER).seq + 1)
@@ -60,10 +62,10 @@ class SettlementRecord:
 
     @property
     def decided(self) -> bool:
-        """Whether the trader covers what the solver did: until then a fill may still turn out to
-        be late and void, so whoever holds a signature over an account that rests on it may choose
-        until the deadline. A trader whose journal was restored covers with its wallet; nobody's
-        word that it is restored counts for a cover."""
+        """Whether the trader covers what the solver did. Until then a fill may still turn out late
+        and void. A side that holds a signature over such an account could choose between the two
+        until the deadline. A trader with a restored journal covers with its wallet; a mere claim to
+        be restored covers nothing."""
         protocol = self._runner.protocol
         seqs = range(protocol.decided + 1, protocol.record.head(SOLVER).seq + 1)
         return all(

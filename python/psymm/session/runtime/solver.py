@@ -1,8 +1,23 @@
 """The solver's side: one server, many traders, none of whom can harm another.
 
-A connection begins with introductions, terms and indicative prices as text, which cost nothing to
-answer and leave nothing behind. The first valid Logon, or a proven resume of a custody in the
-journal (`spec.md` 69), turns it into a session.
+States of a connection:
+
+1. Reception (`_Reception`): introductions, terms and indicative prices, all as text. They cost
+   little to answer and leave nothing in memory or journal.
+2. Session: the first valid Logon opens a custody (`SolverServer.open`). A proven resume loads a
+   custody that is in the journal (`SolverServer.known`, `spec.md` 69). From then on the connection
+   belongs to a `SessionRunner`.
+
+Who calls whom: `listen` calls `connection`, which runs a `_Reception`. The reception asks the
+server, and hands its socket to `SessionRunner.attach`. Each session runs in a task of its own
+(`_keep`) in the server's nursery, so it outlives its connections.
+
+What is durable when: nothing before the Logon. `open` checks the Logon, then the journal keeps the
+custody, and only then does a session exist. A custody without collateral on chain is a stranger's.
+It leaves memory with its connection and the journal after FORGET_S.
+
+Failures: an error of one peer ends its connection. A bug that one peer triggers ends its session.
+Only a failing journal ends the server.
 """
 
 from __future__ import annotations
@@ -77,42 +92,43 @@ from psymm.transcript.resumption import challenge_for, check_resume, nothing_yet
 log = logging.getLogger(__name__)
 
 SILENT_S: Final = 60.0
-"""How long a connection without a session may say nothing: who funds sends heartbeats."""
+"""Seconds that a connection without a session may be silent. A trader that funds sends
+heartbeats."""
 INTRODUCED_S: Final = 1_800.0
-"""How long a connection may stand without a session: a trader funds in this time."""
+"""Seconds that a connection may live without a session. A trader funds in this time."""
 LEAVE_S: Final = 10.0
-"""How long goodbyes may take, all together."""
+"""Seconds that all goodbyes together may take."""
 TEXTS_PER_SECOND: Final = 50
 NOISE_LIMIT: Final = 8
 FORGET_S: Final = 300.0
-"""How long a custody without collateral stays on disk once its trader has left."""
+"""Seconds that a custody without collateral stays on disk after its trader has left."""
 MOST_LEFT: Final = 1024
-"""So many of them; then the one that was left first goes at once."""
+"""Custodies of that kind that we keep. Beyond that the one left first goes at once."""
 DISK_FLOOR: Final = 256 * 1024 * 1024
 MESSAGE_BYTES: Final = 64 * 1024
-"""The longest message that is read of a stranger."""
+"""The longest message that we read from a stranger."""
 PENALTY_S: Final = 2.0
-"""How long a connection that was cut off for nonsense is left standing before it is closed."""
+"""Seconds that a connection cut off for nonsense stays open before we close it."""
 LOG_S: Final = 1.0
-"""Between two lines of one kind that strangers can cause; statistics count them all."""
+"""Seconds between two log lines of one kind that strangers can cause. Statistics count them all."""
 MOST_CHALLENGES: Final = 4
-"""Custodies that one connection may ask us about before it is one of their sessions."""
+"""Custodies that one connection may ask about before it is a session's."""
 
 
 class Application(Protocol):
-    """What runs on top of the server: prices for everybody, and a listener for each session."""
+    """Runs on top of the server: prices for everybody, and a listener for each session."""
 
     async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
-        """Indicative prices. Raises PSymmError to refuse. Cancelled: the asker is gone."""
+        """Indicative prices. Raises PSymmError to refuse. Cancelled: the asker has left."""
         ...
 
     def collateral_for(self, trader: str, introduced: int) -> int:
-        """Our collateral against `introduced` token units of the trader with that address, whose
-        word for it is not signed yet. Raises HandshakeRefused."""
+        """Our collateral against `introduced` token units of the trader with that address. Nothing
+        proves yet that the trader is who it says. Raises HandshakeRefused."""
         ...
 
     def session(self, runner: SessionRunner) -> Callable[[Event], None]:
-        """A session begins (or is taken up again): returns what hears its events."""
+        """A session begins or is loaded again. Returns the listener for its events."""
         ...
 
 
@@ -124,11 +140,20 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """connections: standing now. sessions: in memory, connected or not. runners: each by its
-    custody. states: how many of them are in each state. waiting: their turns that are not yet
-    durable. outgoing: their messages that wait for a peer to read. refused: introductions, Logons
-    and connections refused before they were a session's, by error code. traffic: of all sessions
-    since the server began, those that left memory included. admission: who was let in."""
+    """What the server holds now, and what it has done since it began.
+
+    Attributes:
+        connections: Connections open now.
+        sessions: Sessions in memory, connected or not.
+        runners: Each session's statistics, by its custody.
+        states: How many sessions are in each state.
+        waiting: Lists of effects of all sessions that are not yet durable.
+        outgoing: Messages of all sessions that wait for a peer to read.
+        refused: Introductions, Logons and connections refused before they became a session's, by
+            error code.
+        traffic: Of all sessions since the server began, including those that have left memory.
+        admission: Which connections were let in.
+    """
 
     connections: int
     sessions: int
@@ -144,7 +169,9 @@ class ServerStatistics:
 class SolverServer:
     """Serves custodies under one set of terms; older custodies keep the terms they began with.
 
-    disk_floor: bytes that must be free beside the journal for a new custody to be taken.
+    Args:
+        secret: Keys the nonces of handshakes; see `Host`.
+        disk_floor: Bytes that must be free on the journal's disk before we open a new custody.
     """
 
     def __init__(
@@ -159,7 +186,9 @@ class SolverServer:
     ) -> None:
         self.admission = Admission(limits)
         self._disk_floor = disk_floor
+        # Each attached session's place among the connections.
         self._places: dict[bytes, ConnectionSlot] = {}
+        # When strangers left, by custody; trio's clock.
         self._left_at: dict[bytes, float] = {}
         self._party = party
         self._terms = terms
@@ -169,6 +198,7 @@ class SolverServer:
         self._keys = IntroductionKeys(party.wallet, party.clock, party.chain_id, party.contract)
         self._application = application
         self._sessions: dict[bytes, _Session] = {}
+        # Locks of custodies that a task is loading or forgetting now.
         self._busy: dict[bytes, trio.Lock] = {}
         self._connections = 0
         self._refused: Counter[str] = Counter()
@@ -176,6 +206,7 @@ class SolverServer:
         self._past = Traffic()
         self._nursery: trio.Nursery | None = None
         self._leaving: str | None = None
+        # Connections without a session. `leave` cancels them; sessions say goodbye themselves.
         self._receptions: set[trio.CancelScope] = set()
         self._done = trio.CancelScope()
 
@@ -187,10 +218,10 @@ class SolverServer:
         tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled, or until `leave` is through; reports the port.
+        """Serve until cancelled, or until `leave` has finished; reports the port.
 
-        Raises JournalError if the journal fails: nothing could be signed any more.
-        Cancelled: connections close, sessions can be resumed from the journal.
+        Raises JournalError if the journal fails: nothing can be signed any more.
+        Cancelled: connections close; sessions can be resumed from the journal.
         """
         with self._done:
             await self._serve(host, port, tls, task_status)
@@ -199,6 +230,7 @@ class SolverServer:
         self, host: str, port: int, tls: Tls | None, task_status: trio.TaskStatus[int]
     ) -> None:
         async with trio.open_nursery() as nursery:
+            # Sessions before the listener: a peer may resume with its first message.
             await nursery.start(self.run)
 
             async def start_listening(
@@ -216,9 +248,10 @@ class SolverServer:
             task_status.started(await nursery.start(start_listening))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep sessions alive, and take up those with a settlement under way; until cancelled."""
+        """Run the sessions until cancelled. First load those with a settlement in progress."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            # The first key before the first stranger, so that no handshake has to wait.
             await nursery.start(self._keys.run)
             log.info(
                 "serving",
@@ -232,9 +265,11 @@ class SolverServer:
             nursery.start_soon(self._forget_strangers)
             for custody in await self._party.journal.custodies():
                 early = custody.lane == SOLVER and custody.frames <= EARLY_FRAMES
+                # Only few frames: it may be a stranger's that its trader left before we stopped.
                 if early and custody.state in ("handshake", "open", "stopped"):
-                    # Whether it is a stranger's is looked up when its time is over.
+                    # `forget_stranger` finds out whether it is, when its time is over.
                     self._left_at[custody.agreement.custody] = trio.current_time()
+                # A settlement has deadlines, so it cannot wait until its trader comes back.
                 if custody.lane == SOLVER and custody.state == "settling":
                     try:
                         await self._load_session(custody)
@@ -250,14 +285,14 @@ class SolverServer:
             try:
                 await trio.sleep_forever()
             finally:
-                # From here on the nursery may close: no session is taken up in it.
+                # From here on the nursery may close: load no more sessions in it.
                 self._nursery = None
 
     @property
     def acknowledgement_s(self) -> float:
-        """T of the terms, seconds: for so long either side can hold a frame back and still have it
-        count from when it says that it was sent. What the price can do in that time belongs into
-        the price."""
+        """T of the terms, in seconds. For this long either side can hold a frame back and still
+        have it count from when it says that it was sent. Price in what the market can do in that
+        time."""
         return self._terms.timeouts.acknowledgement / 1e9
 
     def statistics(self) -> ServerStatistics:
@@ -275,30 +310,31 @@ class SolverServer:
         )
 
     def refused(self, error: PSymmError) -> None:
-        """Count that a peer was refused before it had a session, and log it now and then."""
+        """Count a peer that we refused before it had a session, and log it now and then."""
         self._refused[error.code] += 1
         self._log(logging.WARNING, "refused", {"code": error.code})
 
     def _log(self, level: int, name: str, values: dict[str, object]) -> None:
-        """What strangers can make us say is said once in LOG_S of each kind, and counted."""
+        """Log what strangers can cause, at most one line of each kind per LOG_S."""
         kind, now = (name, values.get("code")), trio.current_time()
         if now - self._logged.get(kind, float("-inf")) >= LOG_S:
             self._logged[kind] = now
             log.log(level, name, extra=values)
 
     def turn_away(self, reason: str) -> None:
-        """Take no connection and no session any more; those that stand go on."""
+        """Accept no more connections and sessions. Existing sessions continue."""
         self._leaving = reason
         self.admission.close(reason)
         for scope in self._receptions:
             scope.cancel()
 
     async def leave(self, reason: str = "the solver restarts") -> None:
-        """End on purpose, to come back: nobody new is taken, what is signed is flushed and sent,
-        and every peer is told by WebSocket code 1001. Then `serve` returns.
+        """End on purpose, meaning to come back. Accept nobody new, make durable and send all that
+        is signed, and tell every peer with WebSocket code 1001. Then `serve` returns.
 
-        No Logout is signed, after which nothing opens any more: the next process goes on from the
-        journal. At most LEAVE_S. Cancelled: connections are cut; nothing is lost.
+        We sign no Logout, because after a Logout nothing opens any more: the next process continues
+        from the journal. Takes at most LEAVE_S.
+        Cancelled: connections are cut; nothing is lost.
         """
         self.turn_away(reason)
         with trio.move_on_after(LEAVE_S):
@@ -310,14 +346,15 @@ class SolverServer:
     # --- connections ------------------------------------------------------------------------
 
     async def connection(self, socket: WebSocket | Socket) -> None:
-        """Serve one connection to its end. Never raises but Cancelled: whatever one peer does or
-        makes us do ends with its connection."""
+        """Serve one connection to its end. Raises only Cancelled: anything that one peer does, or
+        makes us do, ends with its connection."""
         self._connections += 1
         code, reason = 1000, ""
         scope = trio.CancelScope()
         self._receptions.add(scope)
         try:
             with scope:
+                # A connection may come in between `turn_away` and the end of the listener.
                 if self._leaving is not None:
                     scope.cancel()
                 await _Reception(self, socket).run(scope)
@@ -329,11 +366,12 @@ class SolverServer:
             self.refused(refused)
             await _refuse(socket, "session", str(refused), _reason_of(refused))
             if isinstance(refused, PeerViolation):
-                # Unread and unanswered it keeps its place: who is cut off comes back no sooner.
+                # Leave it unread and unanswered, still holding its place, so that a peer that we
+                # cut off cannot come back sooner.
                 await trio.sleep(PENALTY_S)
         except Exception as failed:
             log.exception("connection-failed", extra={"error": type(failed).__name__})
-            # A bug that one peer found must not take the others down; it is named, not shown.
+            # A bug that one peer found must not take the others down. Name it; do not show it.
             why = f"internal error ({type(failed).__name__})"
             await _refuse(socket, "session", why, BusinessRejectReason.NOT_AVAILABLE)
         finally:
@@ -343,12 +381,14 @@ class SolverServer:
                 await socket.aclose(code, reason)
 
     async def open(self, introduced: Introduced, frame: Frame) -> SessionRunner:
-        """A session for a custody whose first frame this is, checked before anything is kept.
+        """A session for a custody whose first frame this is. We check the frame before we keep
+        anything.
 
         Raises LogonRefused, KnownCustody, JournalError.
         """
         check_first(introduced.agreement, frame)
         agreement = introduced.agreement
+        # From this write on, a repeated Logon is a KnownCustody.
         await self._party.journal.open_custody(
             agreement,
             SOLVER,
@@ -359,7 +399,7 @@ class SolverServer:
         return await self._load_session(await self._party.journal.custody(agreement.custody))
 
     async def agreement_of(self, custody: bytes) -> CustodyAgreement | None:
-        """The opening of a custody that we hold, its history unread; None where there is none."""
+        """The agreement of a custody that we hold, without its history; None if we hold none."""
         session = self._sessions.get(custody)
         if session is not None:
             return session.runner.agreement
@@ -370,13 +410,13 @@ class SolverServer:
         return held.agreement if held.lane == SOLVER else None
 
     def is_strangers(self, custody: bytes) -> bool:
-        """Whether nothing has shown yet that anybody's collateral is in it."""
+        """Whether we have seen no collateral of anybody in this custody yet."""
         session = self._sessions.get(custody)
         return custody in self._left_at if session is None else session.runner.protocol.is_stranger
 
     @property
     def now_ns(self) -> int:
-        """By our clock."""
+        """Our clock."""
         return self._party.clock.now_ns()
 
     @property
@@ -385,7 +425,7 @@ class SolverServer:
         return self._terms.timeouts.skew
 
     async def known(self, custody: bytes) -> SessionRunner | None:
-        """The running end of a custody in the journal, or None where there is none.
+        """The runner of a custody in the journal; None if the journal has none.
 
         Raises JournalCorrupt and what `load_session` raises.
         """
@@ -402,24 +442,27 @@ class SolverServer:
 
     @asynccontextmanager
     async def _alone(self, custody: bytes) -> AsyncGenerator[None, None]:
-        """One task at a time takes a custody up or forgets it: it never has two ends. What is done
-        for one may wait for our wallet, so no other custody waits with it."""
+        """Let one task at a time load or forget a custody, so that it never has two runners. There
+        is one lock for each custody: loading may wait for our wallet, and others must not wait."""
         lock = self._busy.setdefault(custody, trio.Lock())
         async with lock:
             try:
                 yield
             finally:
+                # Drop the lock with its last user, or strangers could fill memory with locks.
                 if not lock.statistics().tasks_waiting:
                     del self._busy[custody]
 
     async def _load_session(self, custody: JournalledCustody) -> SessionRunner:
         key = custody.agreement.custody
         async with self._alone(key):
+            # Another task may have loaded it while we waited for the lock.
             if key in self._sessions:
                 return self._sessions[key].runner
             listeners: list[Callable[[Event], None]] = []
 
             def on_event(event: Event) -> None:
+                # A trader with a trading session must not lose its place to strangers.
                 if isinstance(event, StatusChanged) and event.status is SessionStatus.TRADING:
                     place = self._places.get(key)
                     if place is not None:
@@ -428,8 +471,11 @@ class SolverServer:
                     listener(event)
 
             runner = await load_session(self._party, custody, on_event)
+            # The server may have ended while we loaded.
             if self._nursery is None:
                 raise Disconnected("the server is not running")
+            # Only now: the application's `session` needs the runner, and `load_session` needs a
+            # listener. No event is lost, since the runner is not running yet.
             listeners.append(self._application.session(runner))
             self._left_at.pop(key, None)
             self._sessions[key] = _Session(runner, trio.CancelScope())
@@ -444,20 +490,22 @@ class SolverServer:
             with session.scope:
                 await session.runner.run(task_status=task_status)
         except* (JournalError, StorageError):
-            raise  # all sessions share the journal: nothing can be signed any more
+            raise  # All sessions share the journal: nothing can be signed any more.
         except* Exception as failed:
             log.exception(
                 "session-failed",
                 extra={"custody": "0x" + key.hex(), "error": type(failed.exceptions[0]).__name__},
             )
         finally:
+            # A newer session of this custody may have replaced ours.
             if self._sessions.get(key) is session:
                 del self._sessions[key]
                 self._past = Traffic.sum((self._past, session.runner.stats.traffic()))
 
     @contextmanager
     def placed(self, runner: SessionRunner, place: ConnectionSlot) -> Iterator[None]:
-        """Its connection has this place, which is safe from strangers once it trades."""
+        """Hold this place for the session's connection. It is safe from strangers when the session
+        trades."""
         key = runner.agreement.custody
         self._places[key] = place
         try:
@@ -467,13 +515,14 @@ class SolverServer:
                 del self._places[key]
 
     def engaged(self, scope: trio.CancelScope) -> None:
-        """This connection is a session now, which says goodbye by itself."""
+        """The connection belongs to a session now, which says goodbye on its own."""
         self._receptions.discard(scope)
 
     def gone(self, runner: SessionRunner) -> None:
-        """Its connection is over; a custody that has ended leaves memory, and a stranger's too."""
+        """A session's connection has ended. Drop ended custodies and strangers' from memory."""
         if runner.attached:
             return  # Another connection took over.
+        # The time counts from the first loss: coming and going does not prolong it.
         if runner.protocol.is_stranger:
             self._left_at.setdefault(runner.agreement.custody, trio.current_time())
         if runner.protocol.is_stranger or runner.protocol.status in (
@@ -483,9 +532,9 @@ class SolverServer:
             self.drop(runner)
 
     async def _forget_strangers(self) -> None:
-        """Have custodies leave the disk that their traders left before our chain had collateral of
-        theirs. We have signed nothing there but, at most, a refusal; a trader that comes back is
-        met as if it came for the first time (`spec.md` 68)."""
+        """Remove custodies from the disk that their traders left before collateral of theirs was on
+        chain. There we have signed a refusal at most. A trader that comes back is treated as new
+        (`spec.md` 68)."""
         while True:
             await trio.sleep(FORGET_S / 5)
             await self._forget_left_before(trio.current_time() - FORGET_S)
@@ -494,30 +543,31 @@ class SolverServer:
         for custody in [one for one, at in self._left_at.items() if at <= when]:
             async with self._alone(custody):
                 self._left_at.pop(custody, None)
+                # Its trader may have come back while we waited for the lock.
                 if custody not in self._sessions:
                     await self._party.journal.forget_stranger(custody)
 
     async def make_room(self) -> None:
-        """Before a new custody is taken. Raises SolverUnable where the disk is nearly full; what
-        trades goes on."""
+        """Check for room before we open a new custody. Raises SolverUnable if the disk is nearly
+        full. Existing sessions continue."""
         if self._disk_is_full():
             raise SolverUnable("the solver's disk is nearly full")
         if len(self._left_at) >= MOST_LEFT:
             await self._forget_left_before(min(self._left_at.values()))
 
     def _disk_is_full(self) -> bool:
-        """One system call, as quick as a look at the clock."""
+        """Whether less than the floor is free. One system call, about as quick as the clock."""
         try:
             free = disk_usage(Path(self._party.journal.path).parent).free
         except OSError:
-            return False  # The journal itself says so where it cannot write.
+            return False  # If the journal cannot write, it reports that itself.
         if free < self._disk_floor:
             self._log(logging.ERROR, "disk-nearly-full", {"free": free, "floor": self._disk_floor})
             return True
         return False
 
     def drop(self, runner: SessionRunner) -> None:
-        """Forget a session in memory; its journal stays."""
+        """Drop a session from memory; its journal stays."""
         session = self._sessions.get(runner.agreement.custody)
         if session is not None and session.runner is runner:
             session.scope.cancel()
@@ -525,12 +575,13 @@ class SolverServer:
     # --- texts before a session -------------------------------------------------------------
 
     async def handshake(self, greeting: Introduction) -> tuple[list[Message], Introduced]:
-        """Answer an introduction; signed where it brings collateral (`spec.md` 61). We promise only
-        collateral that we have: what is not there, or is being put up for others, is refused before
-        the trader funds. Nothing is kept for whoever introduces itself, so strangers cannot use it
-        up.
+        """Answer an introduction; signed if it brings collateral (`spec.md` 61).
 
-        Raises HandshakeRefused, SolverUnable. Cancelled: raises Cancelled, nothing is kept.
+        We promise only collateral that we have. If it is not there, or reserved for others, we
+        refuse before the trader funds. We keep nothing for an introduction, so strangers cannot use
+        our collateral up.
+
+        Raises HandshakeRefused, SolverUnable. Cancelled: raises Cancelled; nothing is kept.
         """
         check_greeting(greeting)
         offered = greeting.collateral or 0
@@ -547,6 +598,8 @@ class SolverServer:
         key = await self._keys.get() if offered else None
         now = self._party.clock.now_ns()
         said, document, introduced = self._host.answer(greeting, ours, key, now)
+        # For a custody that we already hold, our collateral is in it or on its way, so we must not
+        # demand free funds for it again.
         if ours and not await self._remembers(introduced.agreement.custody):
             try:
                 await self._party.collateral.check_funds(self._terms, ours)
@@ -556,7 +609,7 @@ class SolverServer:
         return [said, document], introduced
 
     async def _remembers(self, custody: bytes) -> bool:
-        """Whether a custody is ours already, so that what we put up there is under way or there."""
+        """Whether we hold this custody already, so that our collateral is in it or on its way."""
         if custody in self._sessions:
             return True
         try:
@@ -590,7 +643,7 @@ class SolverServer:
 
 
 class _Reception:
-    """A connection before it is a session."""
+    """A connection before it is a session's."""
 
     def __init__(self, server: SolverServer, socket: Socket) -> None:
         self._server = server
@@ -598,12 +651,17 @@ class _Reception:
         self._place = socket.place if isinstance(socket, WebSocket) else ConnectionSlot()
         self._introduced: Introduced | None = None
         self._challenge: bytes | None = None
+        # Texts with which the peer asked for our challenge, by custody. The session sees them too.
         self._theirs: dict[bytes, str] = {}
         self._noise = 0
         self._texts = TokenBucket(TEXTS_PER_SECOND, TEXTS_PER_SECOND, trio.current_time())
 
     async def run(self, scope: trio.CancelScope) -> None:
-        """scope: cancelled where the server leaves before this is a session."""
+        """Answer texts until the connection becomes a session's, then serve that session.
+
+        scope: Cancelled if the server leaves before that.
+        """
+        # Two limits: heartbeats prolong the silence, but not the time without a session.
         until = trio.current_time() + INTRODUCED_S
         with trio.move_on_after(SILENT_S) as idle:
             while True:
@@ -614,6 +672,7 @@ class _Reception:
                 if runner is not None:
                     idle.deadline = float("inf")
                     self._server.engaged(scope)
+                    # A frame is the Logon of a new custody; a text is a resume.
                     fresh = isinstance(message, bytes)
                     asked = self._theirs.get(runner.agreement.custody)
                     first = [message] if asked is None else [asked, message]
@@ -623,8 +682,8 @@ class _Reception:
                                 self._socket, fresh=fresh, first=first, challenge=self._challenge
                             )
                     except Exception:
-                        # A bug met half way: what is in memory is no longer to be trusted. The
-                        # next connection takes the custody up from its journal.
+                        # A bug struck half way, so we cannot trust what is in memory. The next
+                        # connection loads the custody from its journal.
                         self._server.drop(runner)
                         raise
                     finally:
@@ -632,7 +691,7 @@ class _Reception:
                     return
 
     def _pace(self, size: int) -> None:
-        """Before anything of a message is parsed. Raises PeerViolation."""
+        """Limit size and rate, before we parse anything. Raises PeerViolation."""
         if size > MESSAGE_BYTES:
             raise MessageTooBig(size=size, most=MESSAGE_BYTES)
         self._place.read(size)
@@ -648,6 +707,7 @@ class _Reception:
             await self._noisy("text", f"{bad.code} at byte {bad.offset}")
         except FrameError as bad:
             await self._noisy("frame", f"{bad.code} at byte {bad.offset}")
+        # These may be honest mistakes, so the connection may try again, up to NOISE_LIMIT.
         except (HandshakeRefused, LogonRefused, KnownCustody) as refused:
             self._server.refused(refused)
             await self._noisy("UHI", str(refused), _reason_of(refused))
@@ -665,8 +725,9 @@ class _Reception:
                 introduced=introduced.agreement.custody,
             )
         if await self._server.agreement_of(frame.custody) is not None:
-            # Whoever saw the Logon can send it again: it proves nothing on this connection.
+            # Anyone who saw the Logon can send it again: it proves nothing on this connection.
             raise KnownCustody("this custody has begun; resume it", custody=frame.custody)
+        # Both before `open`: a new custody costs a wallet's signature, disk and chain look-ups.
         self._place.check()
         await self._server.make_room()
         return await self._server.open(introduced, frame)
@@ -675,8 +736,9 @@ class _Reception:
         match message:
             case Introduction():
                 if message.collateral:
-                    self._place.check()  # Funds are looked at, and the handshake is signed.
+                    self._place.check()  # We look at funds and sign the handshake.
                 answers, introduced = await self._server.handshake(message)
+                # Only a signed handshake can be followed by a Logon.
                 self._introduced = introduced if message.collateral else None
                 for each in answers:
                     await self._say(each)
@@ -701,12 +763,14 @@ class _Reception:
         return None
 
     async def _resume(self, said: Resume) -> SessionRunner | None:
-        """A challenge, answered with ours whatever we know of the custody; or heads, which must be
-        signed over ours before its history is read, and before a connection that stands gives way.
+        """Answer a challenge with ours, for any custody, known or not. Heads must be signed over
+        our challenge before we read the custody's history, and before its current connection is
+        replaced.
         """
         if said.challenge is not None:
             if len(self._theirs) < MOST_CHALLENGES:
                 self._theirs.setdefault(said.custody, encode_text(said))
+            # One challenge per connection: all custodies asked about here share it.
             if self._challenge is None:
                 self._challenge = token_bytes(32)
             await self._say(challenge_for(said.custody, self._challenge))
@@ -714,6 +778,8 @@ class _Reception:
         met, server = self._introduced, self._server
         agreement = await server.agreement_of(said.custody)
         held = agreement is not None
+        # Not in the journal, but introduced on this connection: the agreement is enough to check
+        # the signature.
         if agreement is None and met is not None and met.agreement.custody == said.custody:
             agreement = met.agreement
         if agreement is None:
@@ -725,19 +791,19 @@ class _Reception:
                 raise ResumeRefused("ask for our challenge first")
             check_resume(agreement, TRADER, self._challenge, said, server.now_ns - server.skew_ns)
             if held and server.is_strangers(said.custody):
-                # Our wallet, journal and chain are asked again, as for a first Logon.
+                # Loading costs wallet, journal and chain as much as a first Logon does.
                 self._place.check()
             known = await server.known(said.custody) if held else None
             if known is not None:
                 known.proves(said, self._challenge)
                 if not known.protocol.is_stranger:
-                    # A Logon alone costs nothing, and its place none that is kept.
+                    # A Logon alone costs a stranger nothing, so it does not secure a place.
                     self._place.keep()
                 return known
         except ResumeRefused as refused:
             await self._noisy("URS", str(refused))
             return None
-        # Its Logon never reached us, and we keep nothing for a text. It begins anew.
+        # Its Logon never reached us, and we keep nothing for a text. The trader begins anew.
         await self._say(nothing_yet(said.custody))
         return None
 
@@ -755,7 +821,7 @@ class _Reception:
 
 
 def check_first(agreement: CustodyAgreement, frame: Frame) -> None:
-    """The frame is a Logon that this custody's trader signed. Raises LogonRefused."""
+    """Check that the frame is a Logon of this custody's trader. Raises LogonRefused."""
     try:
         entry = Record(agreement).append(frame)
     except (TranscriptError, FrameError, DelegationRefused) as bad:
@@ -765,14 +831,14 @@ def check_first(agreement: CustodyAgreement, frame: Frame) -> None:
 
 
 def _reason_of(refused: PSymmError) -> BusinessRejectReason:
-    """Whether the refused may try again: a machine reads the reason, not the words."""
+    """Tells the peer whether to try again. Programs read the reason, not the words."""
     if isinstance(refused, SolverUnable):
         return BusinessRejectReason.NOT_AVAILABLE
     if isinstance(refused, HandshakeRefused):
         return BusinessRejectReason.NOT_AUTHORIZED
     if isinstance(refused, LogonRefused | KnownCustody | PeerViolation):
         return BusinessRejectReason.OTHER
-    # Trouble of our own: disk, chain, wallet.
+    # Trouble of our own: disk, chain or wallet. It may pass.
     return BusinessRejectReason.NOT_AVAILABLE
 
 

@@ -1,8 +1,8 @@
 """What an operator sees of a session: counters, and one log line for each event that matters.
 
-Events have stable names (`EVENTS` has them all, with their fields); `custody`, `lane`, `seq` and
-`code` mean the same in each. What a peer wrote is never logged, only what it is called here: a
-code from a closed set. No line holds a key, a blinding, an opening, a price or a quantity.
+Events have stable names; `EVENTS` lists them with their fields. `custody`, `lane`, `seq` and
+`code` mean the same in each. We never log what a peer wrote, only our name for it: a code from a
+closed set. No line holds a key, a blinding, an opening, a price or a quantity.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "accounts-differ": "custody, lane, code: after the same frames; the application is told where",
     "stopped": "custody, lane, code: nothing more is signed in this custody",
 }
-"""Stable names of a session's log events and their fields. lane: of the frame where there is a
-seq, else ours; 0 trader, 1 solver."""
+"""Stable names of a session's log events, with their fields. lane: the frame's if there is a seq,
+else ours; 0 trader, 1 solver."""
 
 _FORM: Final = frozenset(
     (
@@ -98,7 +98,7 @@ _FORM: Final = frozenset(
     )
 )
 REASONS: Final = frozenset(CATALOGUE) | _FORM
-"""The names that a rule or a fault of form may have; a peer may write any other, which counts as
+"""The names that a rule or a fault of form may have. A peer may write any other; that counts as
 `other`."""
 
 _SAID: Final[Mapping[type, str]] = {
@@ -114,14 +114,20 @@ _SAID: Final[Mapping[type, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went over a session's connections, or over several sessions', since they began here.
+    """What went over the connections of one session or several, since they began here.
 
-    frames_in: the peer's that are on the record; frames_out: ours. bytes: of WebSocket messages,
-    both texts and frames, repeated ones too. texts: messages of text. malformed: texts or frames
-    that had no effect since they could not be read or had no place. resends_asked: by us, for a
-    gap. frames_resent: ours, for the peer's gaps and on resuming. rejects: by reason, a key of
-    REASONS or `other`; sent: of the peer's frames; received: of ours. disconnects: by the error
-    code of what ended the connection, `disconnected` where it simply went.
+    Attributes:
+        frames_in: The peer's frames on the record.
+        frames_out: Our frames on the record.
+        texts_in, texts_out: Messages of text.
+        bytes_in, bytes_out: Of WebSocket messages, texts and frames, repeated ones too.
+        malformed: Texts or frames without effect: unreadable or out of place.
+        resends_asked: By us, for a gap.
+        frames_resent: Ours, for the peer's gaps and on resuming.
+        rejects_sent: Of the peer's frames, by reason: a key of REASONS or `other`.
+        rejects_received: Of our frames, by reason.
+        disconnects: By the error code of what ended the connection; `disconnected` if it simply
+            closed.
     """
 
     connections: int = 0
@@ -140,12 +146,12 @@ class Traffic:
 
     @property
     def reconnects(self) -> int:
-        """Connections after the first; of one session only."""
+        """Connections after the first. For one session only."""
         return max(0, self.connections - 1)
 
     @staticmethod
     def sum(many: Iterable[Traffic]) -> Traffic:
-        """Of several sessions together."""
+        """The traffic of several sessions together."""
         numbers: Counter[str] = Counter()
         named: dict[str, Counter[str]] = {name: Counter() for name in _NAMED}
         for one in many:
@@ -173,7 +179,7 @@ class NoiseCounts(Protocol):
 
 
 class SessionStats:
-    """Of one session. custody: its id; lane: ours."""
+    """Counters and log lines of one session. custody: its id. lane: ours."""
 
     def __init__(self, custody: bytes, lane: int, clock: Clock, noises: NoiseCounts) -> None:
         self._custody = "0x" + custody.hex()
@@ -200,7 +206,7 @@ class SessionStats:
         self._log(level, "disconnected", code=reason.code)
 
     def read(self, message: str | bytes) -> None:
-        """A message came in, which the protocol has not seen yet."""
+        """A message came in. The protocol has not seen it yet."""
         if isinstance(message, str):
             self._counts["texts_in"] += 1
             message = message.encode("utf-8", "surrogatepass")
@@ -208,7 +214,7 @@ class SessionStats:
         self._notice()
 
     def wrote(self, message: str | bytes) -> None:
-        """A message was handed to the network."""
+        """We handed a message to the network."""
         if isinstance(message, str):
             self._counts["texts_out"] += 1
             message = message.encode("utf-8", "surrogatepass")
@@ -246,7 +252,7 @@ class SessionStats:
                 self._log(level, name, count=new - old)
 
     def on_event(self, event: Event) -> None:
-        """Counts and logs it."""
+        """Count and log an event."""
         match event:
             case FrameReceived(entry):
                 self._received(entry)
@@ -292,7 +298,7 @@ class SessionStats:
             self._said(entry)
 
     def _rejected(self, reject: Reject) -> None:
-        """Ours, of a frame of the peer's."""
+        """We rejected a frame of the peer's."""
         code = reason_named(reject.violation)
         self._named["rejects_sent"][code] += 1
         seq, lane = reject.ref_seq_num, 1 - self._lane
@@ -313,5 +319,5 @@ class SessionStats:
 
 
 def reason_named(rule: str) -> str:
-    """A rule's name as it may be counted and logged: `other` for what no rule is called."""
+    """A rule's name for counting and logging: `other` if no rule has that name."""
     return rule if rule in REASONS else "other"

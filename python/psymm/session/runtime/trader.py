@@ -1,4 +1,20 @@
-"""The trader's side of a session's life: meet, fund, log on, and come back after every break."""
+"""The trader's side of a session: handshake, funding, Logon, and reconnecting after every break.
+
+The course of `TraderSession.run`:
+
+1. New custody: dial, shake hands, check all that can be checked (`preflight`), fund, and attach.
+   The Logon goes out on the same connection.
+2. Known custody: load the session from the journal.
+3. `_keep_up`: reconnect with growing waits until the custody has ended, the session stops, the
+   application leaves, or the solver refuses us for good.
+
+Who calls whom: the application starts `run` and may call `leave`. The runner reports events to
+`_hear`, which passes them on and watches for refusals.
+
+What is durable when: the journal keeps the agreement, our nonce and the solver's signature, and
+then the state `funding`, before collateral moves. After a crash the same nonce gives the same
+custody, and funding again finds what has already moved.
+"""
 
 from __future__ import annotations
 
@@ -67,22 +83,23 @@ log = logging.getLogger(__name__)
 
 ANSWER_S: Final = 20.0
 STEADY_S: Final = 10.0
-"""A connection that stood this long with heads agreed was a good one: the next wait is short."""
+"""Seconds. A connection that lived this long with heads agreed was a good one, so the next wait is
+short."""
 FIRST_BACKOFF_S: Final = 0.25
 LAST_BACKOFF_S: Final = 30.0
 
 _FINAL: Final = (BusinessRejectReason.UNKNOWN_ID, BusinessRejectReason.NOT_AUTHORIZED)
-"""Refusals that asking again does not change."""
+"""Refusals that will not change if we ask again."""
 _PASSING: Final = (BusinessRejectReason.NOT_AVAILABLE, BusinessRejectReason.THROTTLED)
-"""Refusals that say that they pass; they are asked again for as long as our own side wants."""
+"""Refusals that say that they will pass. We ask again for as long as our own side wants."""
 _REFUSES: Final = ("UHI", "URS", "A", "session")
-"""What a refusal of us as a party names; others name one message, or noise."""
+"""The subjects of a refusal that refuses us as a party. Others refuse one message, or noise."""
 _FINALS: Final = 2
-"""So many final refusals in a row end the attempt: one alone may be of what the network
+"""Final refusals in a row that end the attempt. A single one may answer a message that the network
 malformed."""
 _REFUSALS: Final = 3
-"""A solver that has signed nothing yet, refuses us so many times in a row, and does not say that
-it passes, means it."""
+"""A solver that has signed nothing yet, refuses us this many times in a row, and does not say that
+it will pass, means it."""
 
 Dialer = Callable[[], AbstractAsyncContextManager[Socket]]
 
@@ -94,7 +111,7 @@ def dialer(
     plain: bool = False,
     private: bool = True,
 ) -> Dialer:
-    """How to reach an endpoint, again and again. plain, private: see `dial`."""
+    """How to reach an endpoint repeatedly. plain, private: as for `dial`."""
     return lambda: dial(endpoint, tls, plain=plain, private=private)
 
 
@@ -102,8 +119,9 @@ def dialer(
 class HandshakeResult:
     """The handshake is over: terms and custody are known, nothing is funded yet.
 
-    clock_off_ns: how far the peer's clock lies outside of the time that its answer took by ours,
-    above 0 where it is ahead. A round trip can hide no more than itself.
+    Attributes:
+        clock_off_ns: By how much the peer's clock lies outside the time that its answer took by
+            our clock; above 0 if it is ahead. A round trip can hide at most its own length.
     """
 
     introduced: Introduced
@@ -111,14 +129,14 @@ class HandshakeResult:
     clock_off_ns: int = 0
 
     def check_time(self, now_ns: int) -> None:
-        """Whether what the solver signed may still be funded against. Raises BadIntroduction."""
+        """Check that we may still fund against what the solver signed. Raises BadIntroduction."""
         if self.introduced.signed is not None:
             self.introduced.signed.check_time(now_ns, self.terms.timeouts.skew)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """The connection is gone; it is tried again in `retry_s` seconds."""
+    """The connection is gone; we try again in `retry_s` seconds."""
 
     reason: PSymmError
     retry_s: float
@@ -126,8 +144,13 @@ class ConnectionLost:
 
 @dataclass(frozen=True, slots=True)
 class TraderStatistics:
-    """losses: how often a connection went or a try to connect failed. failures: how many tries in
-    a row had come to nothing at the last loss. runner: None before the custody is funded."""
+    """What a trader session has been through.
+
+    Attributes:
+        losses: Connections lost and attempts to connect that failed.
+        failures: Attempts in a row that had failed at the last loss.
+        runner: None before the custody is funded.
+    """
 
     losses: int
     failures: int
@@ -136,11 +159,11 @@ class TraderStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits between attempts: doubling with jitter, from `first_s` to `last_s`."""
+    """Waits between attempts, in seconds: doubling with jitter, from `first_s` to `last_s`."""
 
     first_s: float = FIRST_BACKOFF_S
     last_s: float = LAST_BACKOFF_S
-    # Spreads out clients that lost one server together; guards nothing.
+    # Spreads out clients that lost a server together. It protects nothing.
     random: Random = field(default_factory=Random, repr=False)
 
     def wait_s(self, failures: int) -> float:
@@ -154,10 +177,13 @@ async def converse(
     *wanted: type[Message],
     keep: Callable[[Message], None] | None = None,
 ) -> list[Message]:
-    """Say something on a connection without a session and wait for one text of each kind.
+    """Send a text on a connection without a session and wait for one text of each wanted kind.
 
     Raises PeerRefused with the peer's words, PeerSilent after ANSWER_S, Disconnected.
     Cancelled: raises Cancelled; the answers may still come.
+
+    Args:
+        keep: Receives other texts that arrive meanwhile.
     """
     found: dict[type[Message], Message] = {}
     await socket.send(encode_text(said))
@@ -181,8 +207,8 @@ async def converse(
 
 
 def refusal(said: BusinessMessageReject) -> PeerRefused:
-    """A peer's no. By its reason's kind, not by its words, it may pass or not; a peer that lies
-    here can make us stop, which it could do by being silent."""
+    """A peer's refusal. Its reason, not its words, says whether it may pass. A peer that lies here
+    can make us stop, but it could do that by being silent, too."""
     reason = said.business_reject_reason
     words = said.text or "the peer gave no reason"
     return PeerRefused(words, final=reason in _FINAL, passing=reason in _PASSING)
@@ -191,12 +217,17 @@ def refusal(said: BusinessMessageReject) -> PeerRefused:
 async def shake_hands(
     party: LocalParty, socket: Socket, expected: bytes | None, collateral: int, nonce: bytes
 ) -> HandshakeResult:
-    """Introduce ourselves and learn the terms. collateral: token units; 0 looks around, and what
-    is shown then binds nobody. With collateral the solver has signed all of it (`spec.md` 61).
+    """Introduce ourselves and learn the terms.
 
-    expected: the solver's public key by the registry. Raises WrongParty, TermsRefused,
-    BadIntroduction, HandshakeRefused, PeerRefused, PeerSilent, Disconnected; nothing was funded.
-    Cancelled: raises Cancelled; nobody keeps anything.
+    Raises WrongParty, TermsRefused, BadIntroduction, HandshakeRefused, PeerRefused, PeerSilent,
+    Disconnected; nothing was funded.
+    Cancelled: raises Cancelled; neither side keeps anything.
+
+    Args:
+        expected: The solver's public key by the registry.
+        collateral: Token units. With 0 we look around, and the answer binds nobody. With
+            collateral the solver signs the whole handshake (`spec.md` 61).
+        nonce: A fresh one, or the journal's to find the same custody again.
     """
     ours = introduce(party.wallet.public_key, nonce, collateral)
     asked_ns = party.clock.now_ns()
@@ -221,9 +252,11 @@ async def shake_hands(
         )
     if theirs.sending_time is None:
         raise HandshakeRefused("the peer does not say what time it has")
+    # Positive only if the peer's time lies after our answer, negative only if before our question.
     off_ns = max(0, theirs.sending_time - answered_ns) - max(0, asked_ns - theirs.sending_time)
     handshake = HandshakeResult(introduced, terms, off_ns)
     handshake.check_time(answered_ns)
+    # To look around, a wrong clock does no harm.
     if collateral:
         check_clocks(off_ns, terms)
     return handshake
@@ -237,7 +270,7 @@ async def ask_price(socket: Socket, symbol: str) -> MarketDataSnapshotFullRefres
 
 
 def market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
-    """A question for bid and offer of some symbols. request: its id, which the answers name."""
+    """A request for bid and offer of some symbols. request: its id, which the answers name."""
     return MarketDataRequest(
         md_req_id=request,
         subscription_request_type=SubscriptionRequestType.SNAPSHOT,
@@ -253,9 +286,12 @@ def market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
 class TraderSession:
     """A trader's custody with one solver, across connections and restarts.
 
-    on_event: called with every event and `ConnectionLost`, see `SessionRunner`. expected: the
-    solver's key, without which nothing is funded. resume: a custody of the journal to take up again
-    instead of handshake anew. wanted: what is checked before anything is funded.
+    Args:
+        on_event: Receives every event and `ConnectionLost`; see `SessionRunner`.
+        expected: The solver's key. Without it we fund nothing.
+        collateral: Token units; ignored with `resume`.
+        resume: A custody of the journal to continue, instead of a new handshake.
+        wanted: What to check before anything is funded.
     """
 
     def __init__(
@@ -283,6 +319,7 @@ class TraderSession:
         self._custody = resume
         self._backoff = backoff or Backoff()
         self._left = trio.Event()
+        # Why to disconnect when the solver has our last frame, if we only wait for that.
         self._delivers: PSymmError | None = None
         self._losses = self._failures = 0
 
@@ -293,22 +330,25 @@ class TraderSession:
     async def run(
         self, *, task_status: trio.TaskStatus[SessionRunner] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Meet, fund, log on and serve, reconnecting until the session closes or stops.
+        """Shake hands, fund, log on and serve; reconnect until the session closes or stops.
 
-        One that has closed is over once the solver is known to have all that we signed, or could
-        not be brought it in as long as a session waits for an answer (`Journal.undelivered` names
-        it then). Of a custody that had ended before, nothing but that is done.
+        A closed session is over when the solver is known to have all that we signed, or when we
+        could not deliver it for as long as a session waits for an answer (`Journal.undelivered`
+        then names it). For a custody that had ended before, we only deliver.
 
-        Before anything is funded all is checked that can be (`preflight`). A refusal that trying
-        again would not change ends it with AttemptEnded, once there is a custody; a lost connection
-        and a solver that is busy are tried again.
+        Before funding we check all that can be checked (`preflight`). A refusal that will not
+        change raises AttemptEnded if there is a custody. We try again after a lost connection, or
+        if the solver is busy.
 
-        Reports the end once it exists (funded, frames replayed). Raises what handshake, checking
-        and funding raise, JournalError, and the error that stopped the session. Returns when it
-        closed. Cancelled: raises Cancelled; the journal can resume it.
+        Reports the runner when it exists (funded, frames replayed). Returns when the session
+        closed. Raises what handshake, checks and funding raise, JournalError, and the error that
+        stopped the session.
+        Cancelled: raises Cancelled; the journal can resume it.
         """
         async with open_block_nursery() as nursery:
             socket_first: Dialer = self._dial
+            # Without frames we may not have funded or logged on yet, so shake hands first. A
+            # journal that lost frames must not: the custody exists.
             if self._custody is None or (
                 self._custody.frames == 0 and self._custody.health == "complete"
             ):
@@ -324,6 +364,7 @@ class TraderSession:
                         held = runner.protocol.acknowledged
                         runner.journal.mark_delivered(runner.agreement.custody, held)
                 await self._start(nursery, runner, task_status)
+                # `_keep_up` makes the first connection.
                 reason = Disconnected("not connected yet")
             await self._keep_up(runner, reason)
             nursery.cancel_scope.cancel()
@@ -331,19 +372,19 @@ class TraderSession:
             raise runner.protocol.error
 
     def leave(self, reason: PSymmError) -> None:
-        """Cover what the solver did, close the connection and do not come back; the custody stays
-        as it is. One that has ended is left once the solver has what we signed last, or does not
-        take it."""
+        """Cover what the solver did, close the connection and do not reconnect. The custody stays
+        as it is. If it has ended, leave when the solver has our last frame or does not take it."""
         self._left.set()
         self._delivers = reason
+        # If the solver still lacks our last frame, `_hear` disconnects when it has it.
         if self.runner is not None and not (
             self.runner.attached and self.runner.protocol.final_ack_owed
         ):
             self.runner.part(reason)
 
     def left_open(self) -> LeftOpen | None:
-        """What stays open if nothing more is done here; None where there is no custody yet, or it
-        has ended."""
+        """What stays open if we do nothing more here; None if there is no custody yet, or if it has
+        ended."""
         if self.runner is not None:
             return None if self.runner.protocol.ended else left_open(self.runner)
         if self._custody is None:
@@ -372,7 +413,7 @@ class TraderSession:
         return runner.protocol.record.frames == 0
 
     async def _begin(self, socket: Socket) -> SessionRunner:
-        """Meet (or meet again, for a custody that was funded but never logged on) and fund."""
+        """Shake hands (again, for a custody that was funded but never logged on) and fund."""
         try:
             return await self._handshake_and_fund(socket)
         except (HandshakeRefused, PeerRefused, BadOpening) as refused:
@@ -384,14 +425,16 @@ class TraderSession:
         party, journal = self._party, self._party.journal
         known = self._custody
         if self._expected is None:
-            # Whoever answers could sign with a key of its own.
+            # Anyone who answers could sign with a key of its own.
             raise HandshakeRefused(
                 "nobody says whose key is to answer: give the solver's public key"
             )
+        # The same nonce and amount as before lead to the same custody.
         nonce = fresh_nonce() if known is None else known.nonce
         amount = self._collateral if known is None else known.ours
         handshake = await shake_hands(party, socket, self._expected, amount, nonce)
         agreement = handshake.introduced.agreement
+        # Collateral may be in the custody of the first handshake; in no other must we fund.
         if known is not None:
             _same_handshake(known, handshake.introduced)
         orders, shown = self._wanted.orders, None
@@ -404,6 +447,7 @@ class TraderSession:
             self._wanted,
             shown,
         )
+        # The journal before the chain: collateral must never be in a custody that we do not know.
         if known is None:
             await journal.open_custody(
                 agreement,
@@ -417,15 +461,17 @@ class TraderSession:
             )
             known = await journal.custody(agreement.custody)
         elif handshake.introduced.signed is not None:
+            # Keep the newer signature: the older one may have expired.
             await journal.keep_introduction(agreement.custody, handshake.introduced.signed)
-        # Checks and the journal may have taken their time; nothing is funded on words that no
-        # longer bind.
+        # The checks and the journal may have taken time. Do not fund on an introduction that has
+        # expired.
         handshake.check_time(party.clock.now_ns())
+        # From this state on, a restart assumes that collateral may have moved.
         await journal.set_state(agreement.custody, "funding")
         self._custody = known = await journal.custody(agreement.custody)
         self._on_event(FundingStarted(agreement.custody, amount))
         async with open_block_nursery() as nursery:
-            # As in a session, never more than one a second: the terms may say a nanosecond.
+            # As in a session, at most one a second: the terms may say a nanosecond.
             beat_s = max(1.0, handshake.terms.timeouts.heartbeat / 1e9)
             nursery.start_soon(_keep_alive, socket, beat_s)
             notes = tuple(
@@ -434,32 +480,36 @@ class TraderSession:
                 )
             )
             nursery.cancel_scope.cancel()
+        # The Logon names these notes, so the session needs them before its first frame.
         runner = await load_session(party, known, self._hear, notes=notes)
+        # Without the openings a restart could not settle.
         await runner.keep_openings(TRADER, notes)
         return runner
 
     def _turned_down(self, said: BusinessMessageReject) -> None:
-        """The solver has not resumed, or not begun, and refuses us as a party: nothing comes of
-        waiting on this connection."""
+        """The solver refuses us as a party before heads agree, or before it has signed anything.
+        Waiting on this connection is useless."""
         runner = self.runner
         if runner is None or said.ref_msg_type not in _REFUSES:
             return
+        # A refusal in a running session is about one message, so it changes nothing here.
         if not runner.protocol.synced or runner.protocol.record.head(SOLVER).seq == 0:
             runner.disconnect(refusal(said))
 
     def _expect_no_refusal(self, runner: SessionRunner, reason: PSymmError) -> None:
-        """Raises AttemptEnded where trying again would not change what ended the last try."""
+        """Raises AttemptEnded if trying again would not change what ended the last attempt."""
         if not isinstance(reason, PeerRefused | HandshakeRefused | BadOpening):
             self._refusals = self._finals = 0
             return
         if isinstance(reason, PeerRefused):
             final, passing = reason.final, reason.passing
         else:
-            # A clock may be set, and an introduction signed again.
+            # A clock may be set right, and an introduction may be signed again.
             final, passing = not isinstance(reason, ClocksDiffer | BadIntroduction), False
-        # Not counted together: noise on the line brings either kind now and then.
+        # Counted separately: noise on the line causes either kind now and then.
         self._finals = self._finals + 1 if final else 0
         self._refusals += not passing
+        # A solver that has signed is bound, so its passing trouble is worth waiting for.
         unanswered = not runner.protocol.record.head(SOLVER).seq
         if self._finals < _FINALS and not (unanswered and self._refusals >= _REFUSALS):
             return
@@ -469,6 +519,7 @@ class TraderSession:
         failures = 0
         closed_at: float | None = None
         while not self._left.is_set() and runner.protocol.status is not SessionStatus.STOPPED:
+            # The custody has ended. Only our last frame keeps us here, and not for ever.
             if runner.protocol.status is SessionStatus.CLOSED:
                 closed_at = trio.current_time() if closed_at is None else closed_at
                 given_up = (
@@ -488,6 +539,7 @@ class TraderSession:
                     "failures": failures,
                 },
             )
+            # A busy server says how long to stay away.
             if isinstance(reason, ServerBusy):
                 asked = reason.values.get("retry_after_s", 0)
                 wait_s += asked if isinstance(asked, int) else 0
@@ -498,11 +550,12 @@ class TraderSession:
             try:
                 async with self._dial() as socket:
                     if runner.protocol.record.head(SOLVER).seq == 0:
-                        # The solver keeps nothing before it has our Logon; remind it who we are.
+                        # The solver keeps nothing before our Logon, so introduce ourselves again.
                         await self._remind(socket, runner)
+                    # A connection was good if it lasted or brought frames.
                     before, began = runner.protocol.record.frames, trio.current_time()
                     reason = await runner.attach(socket, fresh=False)
-                    # Standing is not enough: a server that accepts and drops at once is down.
+                    # A connection alone is not enough: a server that accepts and drops is down.
                     steady = runner.was_synced and trio.current_time() - began >= STEADY_S
                     grown = runner.protocol.record.frames > before
                     failures = 0 if steady or grown else failures + 1
@@ -514,6 +567,7 @@ class TraderSession:
                 HandshakeRefused,
                 BadOpening,
             ) as refused:
+                # Of the peer or the network. All else (journal, wallet) ends `run`.
                 reason, failures = refused, failures + 1
 
     async def _remind(self, socket: Socket, runner: SessionRunner) -> None:
@@ -525,7 +579,7 @@ class TraderSession:
 
 
 def _same_handshake(known: JournalledCustody, again: Introduced) -> None:
-    """A solver that is met again is held to what it signed. Raises HandshakeRefused."""
+    """Hold a solver to what it signed in an earlier handshake. Raises HandshakeRefused."""
     if known.agreement != again.agreement:
         raise HandshakeRefused(
             "the solver does not remember this handshake: its terms or its key changed",
@@ -543,8 +597,8 @@ def _same_handshake(known: JournalledCustody, again: Introduced) -> None:
 
 
 async def _keep_alive(socket: Socket, beat_s: float) -> None:
-    """While we fund, the peer hears that we are there. A lost connection is found by the reader
-    that comes after."""
+    """Tell the peer that we are there while we fund. If the connection is lost, the next reader
+    finds out."""
     while True:
         try:
             await socket.send(encode_text(Heartbeat()))

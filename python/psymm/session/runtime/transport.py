@@ -1,7 +1,18 @@
-"""WebSockets as sessions use them: bounded in size and queue, and with one named error.
+"""WebSockets as sessions use them: bounded in size and queue, with one kind of error.
 
-trio-websocket's defaults (4 KiB receive buffer, a queue of one) slow a session down; ours are set
-here and nowhere else.
+trio-websocket's defaults (4 KiB receive buffer, a queue of one) slow a session down. All our
+settings are here and nowhere else.
+
+Two short cuts around the library save scheduler steps on the hot path. Both keep the order of
+messages:
+
+- `send_now` frames a message itself and writes it without waiting. If the socket takes only a part,
+  `send` must finish that message before anything else goes out.
+- `divert` gives incoming messages to a function in the library's reader task, in place of the
+  channel that `receive` reads.
+
+Errors: each way in which a connection can end becomes Disconnected, PeerLeft, or the PeerViolation
+for which `BoundedStream` cut the peer off.
 """
 
 from __future__ import annotations
@@ -37,10 +48,10 @@ from psymm.sockets.serving import (
 MAX_MESSAGE_BYTES: Final = 512 * 1024
 """Above the longest text there is: terms of 128 KiB in hexadecimal."""
 MAX_BURST_BYTES: Final = 256 * 1024
-"""Frames are sent back to back in messages up to this."""
+"""Frames are joined into messages of up to this size."""
 GOODBYE_S: Final = 5.0
 GOING_AWAY: Final = 1001
-"""RFC 6455's code of an end that leaves: here, one that will be back."""
+"""RFC 6455's code of a side that leaves. Here it means that the side will be back."""
 BOUNDS: Final = Bounds(message_bytes=MAX_MESSAGE_BYTES)
 
 
@@ -48,8 +59,8 @@ class Socket(Protocol):
     """A connection to a peer that carries texts and binary messages."""
 
     async def send(self, message: str | bytes) -> None:
-        """Raises as `receive`. Cancelled: the message may be cut off, so the socket is of no
-        further use."""
+        """Send a message. Raises as `receive`. Cancelled: the message may be cut off, so the socket
+        must not be used again."""
         ...
 
     async def receive(self) -> str | bytes:
@@ -59,11 +70,11 @@ class Socket(Protocol):
 
     @property
     def unread_bytes(self) -> int:
-        """Received and not yet taken by `receive`."""
+        """Bytes received that `receive` has not taken yet."""
         ...
 
     def allow(self, small_frames: int) -> None:
-        """How many short messages the peer may send a second from now on."""
+        """Set how many short messages the peer may send in a second from now on."""
         ...
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
@@ -75,10 +86,11 @@ Take = Callable[[str | bytes], Awaitable[None]]
 
 
 class WebSocket:
-    """A `Socket` over trio-websocket, with two shorter ways beside it: `send_now` and `divert`.
+    """A `Socket` over trio-websocket, with two short cuts: `send_now` and `divert`.
 
-    remote: the peer's address. place: among the connections of the listener, without limits where
-    we dialled.
+    Args:
+        remote: The peer's address.
+        place: Its place among the listener's connections; without limits if we dialled.
     """
 
     def __init__(
@@ -92,9 +104,10 @@ class WebSocket:
         self.place = place or ConnectionSlot()
         self._connection = connection
         self._stream = stream
-        # Data messages without extensions are the same whoever frames them, so ours need not pass
-        # the connection's lock.
+        # Messages without extensions look the same, no matter which object frames them. So ours
+        # need not take the connection's lock.
         self._framing = FrameProtocol(connection.is_client, [])
+        # The message of which `send_now` could write only a part.
         self._half: str | bytes | None = None
 
     @property
@@ -109,6 +122,7 @@ class WebSocket:
     async def send(self, message: str | bytes) -> None:
         """See `Socket.send`."""
         try:
+            # The stream already holds the whole message in its buffer: only flush it.
             if message is self._half:
                 self._half = None
                 await self._stream.send_all(b"")
@@ -127,32 +141,35 @@ class WebSocket:
             raise self._disconnected(closed) from None
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise self._disconnected(None) from None
+        # Frees the message's share of the limit on unread bytes.
         self._stream.took_message()
         return message
 
     def send_now(self, message: str | bytes) -> bool:
-        """Send without waiting. False: `send` it next, and nothing else before; what went already
-        is not sent again. Never raises."""
+        """Send without waiting. Never raises. False: call `send` with this message next, and send
+        nothing else before; bytes that are out already are not sent again."""
         if self._connection.closed is not None:
             return False
         data = self._framing.send_data(message)
         try:
             taken = self._stream.send_now(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False  # `send` says so.
+            return False  # `send` raises the reason.
+        # Nothing taken: `send` may start over. A part taken: the rest must follow.
         if 0 < taken < len(data):
             self._half = message
         return taken == len(data)
 
     def divert(self, take: Take) -> list[str | bytes]:
-        """From now on messages are given to `take`, in the reader's task, in place of `receive`,
-        which only raises at the end. While `take` waits, nothing more is read.
+        """From now on give messages to `take`, in the reader's task. `receive` then only raises at
+        the end. While `take` waits, we read nothing more.
 
-        Returns what was received and not taken yet.
+        Returns the messages that were received and not taken yet.
         """
-        # The library hands messages over in a channel, which costs a turn of a task for each. It
-        # is closed as before when the connection ends.
+        # The library passes messages through a channel, which costs a scheduler step for each. The
+        # channel still closes when the connection ends.
         connection, found = self._connection, list[str | bytes]()
+        # Empty the channel before we replace it, or messages would change their order.
         with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             while True:
                 found.append(connection._recv_channel.receive_nowait())
@@ -162,8 +179,10 @@ class WebSocket:
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """See `Socket.aclose`."""
+        # The goodbye waits for the peer's answer. A silent peer must not delay us for long.
         with trio.move_on_after(GOODBYE_S):
             try:
+                # RFC 6455 limits a close reason to 123 bytes.
                 await self._connection.aclose(code, reason.encode()[:120].decode(errors="ignore"))
             except (
                 ConnectionClosed,
@@ -175,7 +194,8 @@ class WebSocket:
                 return
 
     def _disconnected(self, closed: ConnectionClosed | None) -> PSymmError:
-        """Why the socket is gone: the peer's fault, else its own words."""
+        """Why the socket is gone: the peer's fault if there is one, else the peer's own words."""
+        # Our own finding comes first: a peer that we cut off may say anything.
         if self._stream.fault is not None:
             return self._stream.fault
         reason = None if closed is None else closed.reason
@@ -188,7 +208,7 @@ class WebSocket:
 
 
 class _Diverted:
-    """What takes the place of the channel between the library's reader and `receive`."""
+    """Replaces the channel between the library's reader and `receive`."""
 
     def __init__(
         self, take: Take, stream: BoundedStream, channel: trio.MemorySendChannel[str | bytes]
@@ -199,6 +219,7 @@ class _Diverted:
 
     async def send(self, message: str | bytes) -> None:
         await self._take(message)
+        # Only now is the message out of our hands, which lets the stream read more.
         self._stream.took_message()
 
     async def aclose(self) -> None:
@@ -213,12 +234,16 @@ async def dial(
     plain: bool = False,
     private: bool = True,
 ) -> AsyncGenerator[WebSocket, None]:
-    """Connect to ws:// or wss://; chain and host name of a wss:// server are verified. plain:
-    whether ws:// may go to another machine (`spec.md` 61). private: it may be on this machine or a
-    local network; False for what others wrote into the registry.
+    """Connect to ws:// or wss://. For wss:// we verify the server's chain and host name.
 
-    Raises Disconnected by its kinds, see `dial_websocket`. Leaving closes the connection.
+    Raises Disconnected and its subclasses; see `dial_websocket`. Leaving the block closes the
+    connection.
     Cancelled: the connection is closed.
+
+    Args:
+        plain: Whether ws:// may go to another machine (`spec.md` 61).
+        private: Whether it may be on this machine or a local network. False for endpoints that
+            others wrote into the registry.
     """
     async with dial_websocket(endpoint, bounds=BOUNDS, tls=tls, plain=plain, private=private) as (
         connection,
@@ -228,6 +253,7 @@ async def dial(
         try:
             yield socket
         finally:
+            # Shielded, or a cancelled caller would leave the socket open.
             with trio.CancelScope(shield=True):
                 await socket.aclose()
 
@@ -250,6 +276,7 @@ async def listen(
     async def welcome(
         request: WebSocketRequest, stream: BoundedStream, address: str, place: ConnectionSlot
     ) -> None:
+        # A peer that does not finish the upgrade must not hold its place for long.
         connection = None
         with trio.move_on_after(HANDSHAKE_S):
             try:
@@ -275,7 +302,7 @@ async def listen(
 async def over_streams(
     nursery: trio.Nursery, client: trio.abc.Stream, server: trio.abc.Stream
 ) -> tuple[WebSocket, WebSocket]:
-    """Both ends of a WebSocket over two ends of a stream, with the bounds used on the net."""
+    """Both sides of a WebSocket over two ends of a stream, with the limits used on the network."""
     accepted: list[WebSocket] = []
     near = BoundedStream(client, BOUNDS, client=True)
     far = BoundedStream(server, BOUNDS, client=False)
@@ -290,6 +317,7 @@ async def over_streams(
         )
         accepted.append(WebSocket(await request.accept(), far))
 
+    # Both sides must run at once: each waits for the other's half of the upgrade.
     async with trio.open_nursery() as handshake:
         handshake.start_soon(accept)
         connected = WebSocket(
