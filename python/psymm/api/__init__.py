@@ -1,4 +1,4 @@
-"""What applications use: a solver is a class with a few callbacks, a trader an `async with`."""
+"""What applications use: a solver subclasses `Solver`; a trader writes `async with connect(…)`."""
 
 from __future__ import annotations
 

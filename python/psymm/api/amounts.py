@@ -1,7 +1,7 @@
 """Numbers at the edge of the package: decimals outside, integers scaled by 10**18 inside.
 
-A number comes in exactly or not at all. Floats are refused: 0.1 is not a price. So are texts that
-Python reads as numbers and people may read otherwise (`1_000`, digits of other scripts, spaces).
+We take a number exactly or refuse it. Floats are refused: 0.1 is not a price. So are texts that
+Python reads as numbers but people may read otherwise (`1_000`, digits of other scripts, spaces).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Number: TypeAlias = Decimal | str | int
 """A price, quantity or amount: Decimal("50000.5"), "50000.5" or 50000."""
 
 _MOST_BITS: Final = 256
-"""Of a number in units; no contract counts higher."""
+"""The most bits of a number in units; no contract counts higher."""
 _MOST_DECIMALS: Final = 18
 _MOST_TEXT: Final = 400
 _EXACT: Final = Context(prec=_MOST_TEXT)
@@ -25,9 +25,9 @@ _TEXT: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4
 
 
 class AmountInvalid(PSymmError, TypeError, ValueError):
-    """A number that is none, or that cannot be taken exactly.
+    """Not a number, or not one that we can take exactly.
 
-    It is a TypeError and a ValueError, too, as Python's own conversions raise them.
+    It is also a TypeError and a ValueError, because Python's own conversions raise those.
     """
 
     code = "bad-amount"
@@ -40,19 +40,19 @@ class AmountInvalid(PSymmError, TypeError, ValueError):
 
 
 def scaled(value: Number) -> int:
-    """As an integer scaled by 10**18. Raises AmountInvalid for what is no finite decimal of at
-    most 18 places."""
+    """As an integer scaled by 10**18. Raises AmountInvalid unless the value is a finite decimal of
+    at most 18 places."""
     return _units(value, 18)
 
 
 def decimal_of(value: int) -> Decimal:
-    """From an integer scaled by 10**18. Raises AmountInvalid for what is none."""
+    """From an integer scaled by 10**18. Raises AmountInvalid if the value is not one."""
     return _decimal(value, 18)
 
 
 def token_units(value: Number, decimals: int) -> int:
     """Whole tokens as units of a token with that many decimals, 0 to 18. Raises AmountInvalid as
-    `scaled`, and below zero."""
+    `scaled` does, and below zero."""
     units = _units(value, _places(decimals))
     if units < 0:
         raise AmountInvalid(value, "is below zero, and an amount of tokens is not")
@@ -60,7 +60,7 @@ def token_units(value: Number, decimals: int) -> int:
 
 
 def tokens_of(units: int, decimals: int) -> Decimal:
-    """Units as whole tokens. Raises AmountInvalid for what is no integer."""
+    """Units as whole tokens. Raises AmountInvalid if the value is not an integer."""
     return _decimal(units, _places(decimals))
 
 
@@ -86,7 +86,7 @@ def _units(value: Number, places: int) -> int:
         return 0
     exponent += places
     if exponent < 0:
-        # Zeros at the end say nothing; anything else would be lost.
+        # Zeros at the end carry nothing. Any other digit would be lost.
         units, lost = divmod(digits, int(10 ** min(-exponent, _MOST_TEXT + 1)))
         if lost:
             raise AmountInvalid(value, f"has more than {places} decimal places")
@@ -120,14 +120,14 @@ def _parts(value: object) -> tuple[int, int, bool]:
 
 
 def _integer(value: object) -> int | None:
-    """An int, or what stands for one exactly, as NumPy's integers do."""
+    """An int, or what converts to one exactly, as NumPy's integers do."""
     if type(value) is int:
         return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:
         return operator.index(value)
-    except TypeError:  # an array of several
+    except TypeError:  # An array of several.
         return None
 
 

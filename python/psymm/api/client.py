@@ -1,6 +1,7 @@
-"""A client: one party with everything that it needs open: wallet, chain, vault, prover, journal.
+"""Client: one party with all that it needs open: wallet, chain, vault, prover and journal.
 
-`VaultCollateral` is how a session reaches the vault; `open_client` opens all of it from a home.
+`VaultCollateral` connects sessions to the vault. `open_client` opens everything from a home
+directory, and closes it in the reverse order.
 """
 
 from __future__ import annotations
@@ -55,35 +56,38 @@ from psymm.typed_message import TypedMessage
 from psymm.wallet import CallbackWallet, KeyWallet, Wallet
 
 LOOK_S: Final = 2.0
-"""How old what we know of our funds may be when somebody asks us to put them up."""
+"""Seconds for which we reuse what we know of our funds when a trader asks us to put them up."""
 MOST_CHECKS: Final = 8
-"""Notes of traders that are looked up on our chain at once, from however many addresses."""
+"""Notes of traders that we look up on our chain at once, for all traders together."""
 CHAIN_SKEW_S: Final = 600.0
-"""By how much the newest block may differ from our clock before nothing is funded."""
+"""Seconds by which the newest block may differ from our clock. Beyond that we fund nothing."""
 MADE_ON_DEMAND: Final = (31337,)
-"""Chains whose newest block may be of any age."""
+"""Chains that make blocks on demand, so the newest block may have any age."""
 
 
 class VaultCollateral:
-    """A session's `Collateral` on a vault. senders: who takes moves to the chain, in turn."""
+    """A session's `Collateral` on a vault. senders: send moves to the chain, tried in
+    order."""
 
     def __init__(self, vault: Vault, senders: Sequence[Sender]) -> None:
         self._vault = vault
         self._senders = tuple(senders)
-        # What is being put up, by custody: it counts before its move has taken notes, too.
+        # What we are putting up, by custody. It counts even before its move has taken notes.
         self._putting_up: dict[bytes, tuple[Custody, str, int]] = {}
         self._looking = trio.Lock()
         self._checking = trio.Semaphore(MOST_CHECKS)
+        # When we last read our funds, and what they were, by token.
         self._looked: dict[str, tuple[float, int]] = {}
 
     async def check(
         self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
     ) -> None:
-        """See `Collateral.check`."""
+        """As `Collateral.check`."""
         terms, vault = Terms.parse(agreement.terms), self._vault
         token = terms.collateral.token
         await check_token(vault.chain, terms, symbol)
         await self._check_time(now_ns)
+        # Collateral that is in the custody or on its way needs no free funds.
         await vault.refresh()
         if await vault.is_funding(custody_of(agreement)):
             return
@@ -94,10 +98,10 @@ class VaultCollateral:
             raise FundsTooLow(token, amount + offer.fee, balance.available, balance.under_way)
 
     async def _check_time(self, now_ns: int) -> None:
-        """The chain's newest block is about as old as it should be by our clock."""
+        """Check that the chain's newest block is about as old as it should be by our clock."""
         block_s = (await self._vault.chain.block()).timestamp_s
         ahead_s = block_s - now_ns / 1e9
-        # Development chains make a block when they are asked to.
+        # Development chains make blocks on demand.
         behind_s = 0.0 if self._vault.chain.chain_id in MADE_ON_DEMAND else -ahead_s
         if max(ahead_s, behind_s) > CHAIN_SKEW_S:
             raise ClocksDiffer(
@@ -108,20 +112,21 @@ class VaultCollateral:
             )
 
     async def check_funds(self, terms: Terms, amount: int) -> None:
-        """See `Collateral.check_funds`."""
+        """As `Collateral.check_funds`."""
         token = terms.collateral.token
         direct = all(isinstance(one, DirectSender) for one in self._senders)
         needed = amount + (0 if direct else most_fee(terms, amount))
         async with self._looking:
             looked, available = self._looked.get(token, (float("-inf"), 0))
             if trio.current_time() - looked > LOOK_S:
-                # Anybody may ask, so the chain and the file are not read for each.
+                # Anybody may ask, so we do not read chain and file for each request.
                 listed = [one for one in self._vault.deployment.tokens if one.address == token]
                 await check_token(self._vault.chain, terms, listed[0].symbol if listed else None)
                 await self._vault.refresh()
                 balance = await self._vault.balance(token)
                 available = balance.available + await self._vault.pending_change(token)
                 self._looked[token] = (trio.current_time(), available)
+            # Promises to other traders whose moves have not taken notes yet.
             for custody, other, promised in list(self._putting_up.values()):
                 if other == token and not await self._vault.is_funding(custody):
                     available -= promised
@@ -131,8 +136,9 @@ class VaultCollateral:
     async def fund(
         self, agreement: CustodyAgreement, lane: int, token: str, amount: int
     ) -> Sequence[Note]:
-        """See `Collateral.fund`."""
+        """As `Collateral.fund`."""
         most, custody = most_fee(Terms.parse(agreement.terms), amount), custody_of(agreement)
+        # From now on `check_funds` counts this amount as taken. Afterwards the notes show it.
         self._putting_up[custody.id] = (custody, token, amount)
         try:
             funded = await self._vault.fund(custody, token, amount, self._senders, max_fee=most)
@@ -142,18 +148,18 @@ class VaultCollateral:
         return [funded.note]
 
     async def verify(self, agreement: CustodyAgreement, notes: Sequence[Note]) -> None:
-        """See `Collateral.verify`."""
+        """As `Collateral.verify`."""
         custody = custody_of(agreement)
         for note in notes:
             async with self._checking:
                 await verify_opening(note.opening, custody, note.token, self._vault.tree)
 
     async def payee(self, token: str, amount: int) -> Payee:
-        """See `Collateral.payee`."""
+        """As `Collateral.payee`."""
         return await self._vault.payee(token, amount)
 
     async def relayer(self, token: str, cap: int) -> SendTerms:
-        """See `Collateral.relayer`. Raises the last sender's error where none will do."""
+        """As `Collateral.relayer`. Raises the last sender's error if none will do."""
         failed: PSymmError | None = None
         for sender in dict.fromkeys(self._senders):
             try:
@@ -168,15 +174,16 @@ class VaultCollateral:
         raise failed or SettlementRefused("nobody is named who sends moves to the chain")
 
     async def sign(self, settlement: PlannedSettlement) -> bytes:
-        """See `Collateral.sign`."""
+        """As `Collateral.sign`."""
         return await self._vault.sign_settlement(settlement)
 
     async def sign_payee(self, message: TypedMessage) -> bytes:
-        """See `Collateral.sign_payee`."""
+        """As `Collateral.sign_payee`."""
         return await self._vault.wallet.sign_typed(message)
 
     async def settle(self, settlement: PlannedSettlement, signatures: Signatures) -> Mined:
-        """See `Collateral.settle`."""
+        """As `Collateral.settle`."""
+        # The settlement names who is paid for sending it, so only senders of that kind fit.
         direct = settlement.call.relayer == ZERO_ADDRESS
         senders = [one for one in self._senders if isinstance(one, DirectSender) == direct]
         if not senders:
@@ -191,7 +198,7 @@ class VaultCollateral:
         return mined
 
     async def look_up(self, cited: ChainFact) -> ChainView:
-        """See `Collateral.look_up`. All sessions of the vault share one look."""
+        """As `Collateral.look_up`. All sessions of the vault share one look."""
         tree = self._vault.tree
         await tree.advance_if_older(LOOK_UP_S / 2)
         thing = cited.nullifier if cited.fact_kind is FactKind.SPENT else cited.commitment
@@ -206,7 +213,7 @@ class VaultCollateral:
         return ChainView(tree.head, tree.block, fact)
 
     async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
-        """See `Collateral.wait_spent`."""
+        """As `Collateral.wait_spent`."""
         try:
             await self._vault.await_settlement(settlement, timeout_s=float("inf"))
         except MoveFailed:
@@ -223,14 +230,14 @@ class VaultCollateral:
 
 
 def most_fee(terms: Terms, amount: int) -> int:
-    """The most for one move: the cap of the terms that both accepted, which may be far below the
-    vault's own share."""
+    """The most that one move may cost: the relayer cap of the terms that both accepted, which may
+    be far below the vault's own share."""
     return min(terms.tariff.relayer_cap, amount // DEFAULT_FEE_PART)
 
 
 async def check_token(chain: Chain, terms: Terms, symbol: str | None) -> None:
-    """The terms' token is a contract that counts as they say and has the name that it was called
-    by. One without a symbol has no other name than its address. Raises TokenDiffers, ChainError.
+    """Check on chain that the terms' token has the decimals and the symbol that they say. A token
+    without a symbol has no name but its address. Raises TokenDiffers, ChainError.
     Cancelled: raises Cancelled."""
     said = terms.collateral
     try:
@@ -255,7 +262,7 @@ async def check_token(chain: Chain, terms: Terms, symbol: str | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Everything of one party, open. `party` is what sessions take."""
+    """Everything of one party, open. Sessions take `party`."""
 
     wallet: Wallet
     deployment: Deployment
@@ -266,8 +273,8 @@ class Client:
     party: LocalParty
 
     async def solvers(self) -> Sequence[RegistryEntry]:
-        """Solvers of the registry to choose from, at most some hundred: those that we dealt with
-        before, and of the others the first listed and some at random, see `Registry.candidates`.
+        """Solvers of the registry to choose from, about a hundred at most: those that we dealt with
+        before, then the first ones listed and some at random; see `Registry.candidates`.
 
         Raises ChainError, JournalError. Cancelled: raises Cancelled.
         """
@@ -281,7 +288,7 @@ class Client:
         return entry
 
     async def which_clock(self, differ: ClocksDiffer) -> str:
-        """Which of the two clocks is wrong, in words, as far as the chain can tell.
+        """Say which of the two clocks is wrong, as far as the chain can tell.
 
         Raises ChainError. Cancelled: raises Cancelled.
         """
@@ -296,25 +303,29 @@ class Client:
     async def announce(
         self, endpoint: str, signer: Signer, role: Role = Role.SOLVER, *, plain: bool = False
     ) -> None:
-        """List ourselves in the registry, or update the entry. `signer` pays the gas and must be
-        the wallet's own account. plain: list a ws:// endpoint of another machine than this, which
-        nobody dials unless asked to (`spec.md` 61).
+        """List ourselves in the registry, or update our entry.
 
-        Raises PlainRefused, ChainError. Cancelled: it may still be mined."""
+        Raises PlainRefused, ChainError. Cancelled: it may still be mined.
+
+        Args:
+            signer: Pays the gas; must be the wallet's own account.
+            plain: Also list a ws:// endpoint of another machine. Nobody dials it unless asked to
+                (`spec.md` 61).
+        """
         await check_plain(endpoint, plain)
         await self.registry.register(signer, role, endpoint, self.wallet.public_key)
 
     async def withdraw(
         self, token: str, amount: int, recipient: str, *, max_fee: int | None = None
     ) -> CompletedMove:
-        """Take `amount` token units out to any address, see `Vault.withdraw`."""
+        """Pay `amount` token units out to any address; see `Vault.withdraw`."""
         moved = await self.vault.withdraw(token, amount, recipient, self.senders, max_fee=max_fee)
-        await self.vault.store.report([moved.move])  # to the caller, now
+        await self.vault.store.report([moved.move])  # The caller hears of it right here.
         return moved
 
 
 async def known_solvers(journal: Journal) -> frozenset[str]:
-    """Accounts of the solvers that the journal holds a custody with. Raises JournalError."""
+    """Accounts of the solvers with which the journal holds a custody. Raises JournalError."""
     return frozenset(
         one.agreement.wallet_address(SOLVER)
         for one in await journal.custodies()
@@ -333,20 +344,22 @@ async def open_client_on(
     clock: Clock | None = None,
     private: bool | None = None,
 ) -> AsyncGenerator[Client, None]:
-    """A client on a vault that is already open; opens, verifies and unlocks the journal, and
-    follows the revocations of session keys. private: see `open_client`.
+    """A client on a vault that is already open. Opens, verifies and unlocks the journal, and
+    follows the revocations of session keys. private: as for `open_client`.
 
-    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner, ChainError. Leaving closes
-    the journal, nothing else. Cancelled: what was queued for the journal is still written.
+    Raises JournalLocked, JournalCorrupt, JournalForeign, UnsteadySigner, ChainError. Leaving the
+    block closes the journal and nothing else. Cancelled: queued writes still reach the journal.
     """
     deployment = vault.deployment
     place = (deployment.chain_id, deployment.psymm)
     kept = journal.with_name("revocations.json")
     watch = RevocationWatch(registry, deployment.first_block, file=kept)
     async with open_journal(journal) as opened, open_block_nursery() as nursery:
+        # Verify before unlocking: a damaged journal must not be signed with.
         await verify_journal(opened)
         await opened.unlock(wallet.address, await journal_secret(wallet, *place))
         await nursery.start(watch.run)
+        # Transactions of an earlier run may still be waiting to be mined.
         if vault.chain.outbox is not None:
             own = wallet if isinstance(wallet, KeyWallet | CallbackWallet) else None
             nursery.start_soon(vault.chain.outbox.follow, vault.chain, own)
@@ -386,22 +399,24 @@ async def open_client(
     plain: bool = False,
     private: bool | None = None,
 ) -> AsyncGenerator[Client, None]:
-    """Open everything of a party: chain, contracts checked, vault, prover, journal.
+    """Open everything of a party: chain, checked contracts, vault, prover and journal.
 
-    rpc: the node's address, or several, see `Rpc`.
-    home: its directory (journal, notes).
-    relayers: which of the registry's to take, see `RelayerSender`.
-    direct:
-    where no relayer does it, send moves from the wallet's own account, which then shows on chain
-    (needs a `KeyWallet`, or a `CallbackWallet` whose function signs digests). depth: confirmations.
-    tls: what wss:// relayers are verified with.
-    plain: ask ws:// relayers on other machines, too.
-    private: endpoints of the registry may lead to this machine or a local network; None: on the
-    development chain only.
-    Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError. Cancelled: closes
-    all of it.
+    Raises ChainError, DeploymentInvalid, StoreError, JournalError, WalletError.
+    Cancelled: closes all of it.
+
+    Args:
+        rpc: The node's address, or several; see `Rpc`.
+        home: The directory of journal and notes.
+        relayers: Which of the registry's relayers to use; see `RelayerSender`.
+        direct: If no relayer sends a move, send it from the wallet's own account, which then shows
+            on chain. Needs a `KeyWallet`, or a `CallbackWallet` whose function signs digests.
+        depth: Confirmations.
+        tls: Verifies wss:// relayers.
+        plain: Also ask ws:// relayers on other machines.
+        private: Endpoints of the registry may lead to this machine or a local network. None: on
+            the development chain only.
     """
-    from psymm.relayer.sender import RelayerSender  # here, for it loads pydantic
+    from psymm.relayer.sender import RelayerSender  # Here, because it loads pydantic.
 
     home = Path(home)
     if not isinstance(deployment, Deployment):

@@ -1,7 +1,7 @@
-"""Custodies that have ended before their solver had the trader's last frame.
+"""Delivers the last frames of custodies that ended before their solver had them.
 
-Nobody goes on with such a custody, so a trader that starts again brings what is left of it first:
-else the solver's copy of it never ends.
+Nobody continues with such a custody. So a trader that starts again first delivers what is left of
+it; otherwise the solver's copy never ends.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ async def deliver_ended(
     backoff: Backoff | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> int:
-    """Dial the solver of every custody that has ended and bring it the frames that it may lack;
-    returns how many solvers have all now.
+    """Dial the solver of every custody that has ended and send it the frames that it may lack.
+    Returns how many solvers now have all.
 
-    Begin it before any session: of a custody that ends later, its own session takes care. Reports
-    how many there are once that is known. Each is tried for as long as a session waits for an
-    answer; what could not be brought then stays in `Journal.undelivered`. dial: how to reach
-    the solver of a custody, by default where it was met. plain: by ws:// to other machines, too.
-    Raises JournalError. Cancelled: raises Cancelled; what was not brought is brought next time.
+    Start it before any session; a custody that ends later is its own session's business. Reports
+    how many custodies there are as soon as it knows. Each is tried for as long as a session waits
+    for an answer. What could not be delivered by then stays in `Journal.undelivered`.
+    Raises JournalError. Cancelled: raises Cancelled; the rest is delivered next time.
+
+    Args:
+        plain: Whether ws:// may go to other machines.
+        dial: How to reach the solver of a custody; by default at its endpoint in the journal.
     """
     party = client.party if isinstance(client, Client) else client
     owing = await party.journal.undelivered()

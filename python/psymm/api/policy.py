@@ -1,12 +1,12 @@
 """What a party accepts (`spec.md` 62): a trader's limits on terms, a solver's limits on traders.
 
-A solver writes the terms and a trader reads them, so everything in them that can cost the trader
-money has a limit here, with a default that an honest solver keeps easily. The check comes before
-anything is journalled or funded, and names the field, its value and the limit. What a limit does
-not know (how good a price is, who stands behind an oracle) is shown instead: `psymm.api.words`.
+A solver writes the terms and a trader reads them. So everything in them that can cost the trader
+money has a limit here, with a default that an honest solver keeps easily. We check before anything
+is journalled or funded; the error names the field, its value and the limit. A limit cannot judge
+how good a price is, or who runs an oracle. `psymm.api.words` shows such things to the user.
 
-Shares are decimals: "0.002" is 0.2 %. Amounts in terms are token units; limits on them are shares
-of what the trader puts up, so that one policy serves every size.
+Shares are decimals: "0.002" is 0.2 %. Amounts in terms are token units. Limits on them are shares
+of what the trader puts up, so that one policy fits every size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DAY_S: Final = 86_400
 EVIDENCE_BYTES: Final = 884_736
-"""The most that a court is shown of one side (`spec.md` 10 and 27)."""
+"""The most evidence of one side that a court sees (`spec.md` 10 and 27)."""
 NOTICES: Final = 4
 _ADDRESS: Final = re.compile("0x[0-9a-fA-F]{40}")
 SYMBOL_BYTES: Final = 64
@@ -45,51 +45,60 @@ SYMBOL_BYTES: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraderPolicy:
-    """The limits within which a trader accepts terms. Raises ValueError for a limit out of form.
+    """The limits within which a trader accepts terms. Raises ValueError for a malformed limit.
 
-    token: symbol or address of what we put up; None: the deployment's only token.
-    decimals: the token's, None to take them from the deployment.
-    symbols: instruments that the terms must have. Where some are named only these are held to the
-        limits, and only these can be opened.
-    feeds: by symbol, the oracle's feed that prices it; a symbol that is not named has its own name.
+    Attributes:
+        token: Symbol or address of what we put up; None: the deployment's only token.
+        decimals: The token's; None: the deployment's.
+        symbols: Instruments that the terms must have. If some are named, only these must keep the
+            limits, and only these can be opened.
+        feeds: The oracle's feed that prices each symbol; a symbol that is not named has a feed of
+            its own name.
 
-    open_fee, close_fee, round_trip_fee: the highest fee of a fill that opens, of one that closes,
-        and both together, as shares of the notional, whoever receives them.
-    reserve: the most of what we put up that PnL never reaches.
-    tariff: the most of what we put up that evidence and notices can cost the guilty side.
-    relayer_cap: the most of what we put up that a relayer may take for one move.
-    solver_collateral: the least that the solver puts up, as a share of what we do: more than that
-        cannot be won.
+        open_fee: The highest fee of an opening fill, as a share of the notional, no matter who
+            receives it.
+        close_fee: The same, of a closing fill.
+        round_trip_fee: The same, of both together.
+        reserve: The most of what we put up that PnL never reaches.
+        tariff: The most of what we put up that evidence and notices can cost the guilty side.
+        relayer_cap: The most of what we put up that a relayer may take for one move.
+        solver_collateral: The least that the solver puts up, as a share of ours. We cannot win
+            more than that.
 
-    funding_per_day: the most that funding can take in a day, as a share of the notional.
-    funding_window_s: the longest that a solver may choose the moment of an epoch's funding.
-    price_band: the farthest that an opening price may stand from the oracle's.
-    force_close_gap: the most that a forced close costs.
-    spread: the most that the prices shown stand apart, as a share of the ask: a solver is chosen by
-        one of them, and what is open is closed at the other.
-    tick: the largest tick, as a share of the price shown: the next price may be so far away.
-    leverage: the highest maximum leverage.
-    margin: the most that is locked for a position of ours: CVA + LF + MM.
-    liquidation: the most that a liquidation costs us: CVA + LF.
-    symmetric_margin: whether the solver locks at least what we do.
+        funding_per_day: The most that funding can take in a day, as a share of the notional.
+        funding_window_s: The longest time in which a solver may choose the moment of an epoch's
+            funding.
+        price_band: The most by which an opening price may differ from the oracle's.
+        force_close_gap: The most that a forced close costs.
+        spread: The largest spread of the prices shown, as a share of the ask. A solver is chosen
+            by one price, but positions close at the other.
+        tick: The largest tick, as a share of the price shown: the next price may be that far away.
+        leverage: The highest maximum leverage.
+        margin: The most that is locked for a position of ours: CVA + LF + MM.
+        liquidation: The most that a liquidation costs us: CVA + LF.
+        symmetric_margin: Whether the solver must lock at least as much as we do.
 
-    shortest_life_s, longest_life_s: until the end date.
-    shortest_quote_s: the least that the terms let a quote live; none that dies on its way can be
-        hit.
-    acknowledgement_s: the longest T, for which either side can hold a frame back.
-    skew_s, heartbeat_s, settlement_s, cooldown_s: the longest of each timeout; cooldown_s of both
-        forced cancels and forced closes.
-    shortest_settlement_s: the shortest deadline of a settlement.
-    idle_end_s: the longest that a custody without business stays open.
-    confirmations: the most blocks that an event must be deep.
-    frames, frame_bytes, frames_per_second: the least that a lane may send between checkpoints, and
-        in a second.
-    positions, quotes: the most that may be open at once. A fill is a position and each takes its
-        own close; every frame is reckoned over all of them.
+        shortest_life_s: The shortest time until the end date.
+        longest_life_s: The longest time until the end date.
+        shortest_quote_s: The shortest quote life. A quote that expires on its way cannot be hit.
+        acknowledgement_s: The longest T, for which either side can hold a frame back.
+        skew_s: The longest skew.
+        heartbeat_s: The longest heartbeat interval.
+        settlement_s: The longest deadline of a settlement.
+        cooldown_s: The longest cooldown, of forced cancels and of forced closes.
+        shortest_settlement_s: The shortest deadline of a settlement.
+        idle_end_s: The longest that a custody without business stays open.
+        confirmations: The most blocks that an event must be deep.
+        frames: The least number of frames that a lane may send between checkpoints.
+        frame_bytes: The least number of bytes that a lane may send between checkpoints.
+        frames_per_second: The least number of frames that a lane may send in a second.
+        positions: The most positions open at once. Each fill is a position and takes its own
+            close; each frame is computed over all of them.
+        quotes: The most quotes open at once.
 
-    oracle_signers: addresses that may sign prices. Terms that name another are refused; terms
-        without an oracle are accepted unless `needs_oracle`.
-    oracle_validity_s: the longest that a price may be used.
+        oracle_signers: Addresses that may sign prices. We refuse terms that name another. We accept
+            terms without an oracle unless `needs_oracle`.
+        oracle_validity_s: The longest that a price may be used.
     """
 
     token: str | None = None
@@ -149,10 +158,11 @@ class TraderPolicy:
                 raise ValueError(f"{name} is a collection of strings")
 
     def for_token(self, tokens: Collection[TokenInfo]) -> TraderPolicy:
-        """This policy with token and decimals said: what the user named, as the deployment has it.
+        """This policy with token and decimals filled in: the token that the user named, as the
+        deployment lists it.
 
-        Raises TokenUnnamed where neither says which token it is or how many decimals it has, and
-        TokenDiffers where the deployment has other decimals.
+        Raises TokenUnnamed if neither says which token it is or how many decimals it has, and
+        TokenDiffers if the deployment has other decimals.
         """
         named = self.token
         found = [
@@ -186,8 +196,10 @@ class TraderPolicy:
     ) -> None:
         """Raises PolicyRefused for the first limit that the terms break.
 
-        collateral, solver_collateral: what each side puts up, token units; None leaves out the
-        limits that are a share of ours.
+        Args:
+            collateral: What we put up, in token units. None leaves out the limits that are shares
+                of it.
+            solver_collateral: What the solver puts up, in token units.
         """
         for broken in self.broken(
             terms, now_ns=now_ns, collateral=collateral, solver_collateral=solver_collateral
@@ -202,7 +214,7 @@ class TraderPolicy:
         collateral: int | None = None,
         solver_collateral: int | None = None,
     ) -> Iterator[PolicyRefused]:
-        """Every limit that the terms break; arguments as in `check`."""
+        """Every limit that the terms break. Arguments as in `check`."""
         yield from self._token(terms)
         yield from self._shares(terms, collateral, solver_collateral)
         yield from self._times(terms, now_ns)
@@ -228,8 +240,8 @@ class TraderPolicy:
                 yield from self._instrument(each, bool(terms.oracle.signers))
 
     def check_prices(self, instrument: Instrument, bid: Number | None, ask: Number | None) -> None:
-        """Holds what a solver shows to the limits that need a price; where it shows one side only,
-        the spread is not known. Raises PolicyRefused."""
+        """Check the prices that a solver shows against the limits that need a price. If it shows
+        one side only, the spread is not known. Raises PolicyRefused."""
         symbol = ascii(instrument.symbol)[1:-1]
         for price in (bid, ask):
             if price is not None and instrument.tick * UNIT > scaled(self.tick) * scaled(price):
@@ -331,7 +343,8 @@ class TraderPolicy:
         seen: set[str] = set()
         for each in terms.instruments:
             for name, text in (("symbol", each.symbol), ("feed", each.feed)):
-                # Letters of other alphabets look like these, and controls steer a terminal.
+                # Letters of other alphabets look like ASCII, and control characters can fool a
+                # terminal.
                 if not text.isascii() or not text.isprintable() or " " in text:
                     yield PolicyRefused(name, ascii(text), "printable ASCII without spaces")
             if len(each.symbol) > SYMBOL_BYTES:
@@ -348,7 +361,7 @@ class TraderPolicy:
     def _instrument(self, each: Instrument, priced: bool) -> Iterator[PolicyRefused]:
         symbol = ascii(each.symbol)[1:-1]
         ours, theirs = each.trader, each.solver
-        # A day that is begun may hold one epoch more than it is long.
+        # A day may touch one epoch more than fits into it.
         epochs = -(-DAY_S * NANOSECONDS // each.funding_epoch)
         for name, value, most in (
             ("openFee", each.open_fee, self.open_fee),
@@ -383,14 +396,15 @@ class TraderPolicy:
 class SolverPolicy:
     """Whom a solver trades with, and what it puts up against them.
 
-    least, most: what a trader must and may put up, whole tokens; None: the terms' minimum, and no
-        bound.
-    ratio: the most that we put up for one token of the trader's, so that a small trader does not
-        lock much of ours; never below the terms' minimum. None: always all that is set.
-    traders: addresses that may trade; None: anybody.
-    accept: asked last, with the trader's address and token units; False refuses.
-    reserve, relayer_cap: the most of our own collateral that our terms may hold back as penalty
-        reserve, and give to a relayer for one move.
+    Attributes:
+        least: The least that a trader must put up, in whole tokens; None: the terms' minimum.
+        most: The most that a trader may put up, in whole tokens; None: no limit.
+        ratio: The most that we put up for one token of the trader's, so that a small trader does
+            not lock up much of ours. Never below the terms' minimum. None: always the full amount.
+        traders: Addresses that may trade; None: anybody.
+        accept: Called last, with the trader's address and token units; False refuses.
+        reserve: The most of our own collateral that our terms may hold back as penalty reserve.
+        relayer_cap: The most of our own collateral that our terms may give a relayer for one move.
     """
 
     least: Number | None = None
@@ -402,9 +416,9 @@ class SolverPolicy:
     relayer_cap: Number = "0.02"
 
     def collateral_for(self, terms: Terms, ours: int, trader: str, offered: int) -> int:
-        """What we put up against a trader's `offered`, token units, at most `ours`.
+        """What we put up against a trader's `offered`, in token units; at most `ours`.
 
-        Raises HandshakeRefused where we do not trade with it.
+        Raises HandshakeRefused if we do not trade with it.
         """
         decimals = terms.collateral.decimals
         least = 0 if self.least is None else token_units(self.least, decimals)
@@ -430,7 +444,7 @@ class SolverPolicy:
         return max(terms.collateral.solver_minimum, min(ours, against))
 
     def check(self, terms: Terms, ours: int, now_ns: int) -> None:
-        """Whether our own terms are ones to trade under with `ours` token units.
+        """Check that our own terms are good enough to trade under with `ours` token units.
 
         Raises PolicyRefused.
         """
@@ -455,16 +469,20 @@ class SolverPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """What opening and closing a quantity costs at two prices that do not move. cost: in the
-    token; share: of the notional at which it opens. Both fees are in it."""
+    """What it costs to open and close a quantity at two prices that do not move, with both fees.
+
+    Attributes:
+        cost: In the token.
+        share: Of the notional at which it opens.
+    """
 
     cost: Decimal
     share: Decimal
 
 
 def fees_paid(instrument: Instrument) -> tuple[int, int]:
-    """What a trader pays on opening and on closing, shares at 18 decimals. What the solver pays it
-    counts as nothing: else a solver could promise a large one to be chosen."""
+    """What a trader pays on opening and on closing, as shares at 18 decimals. Fees that the solver
+    pays count as nothing: otherwise a solver could promise large ones to be chosen."""
     if instrument.fee_receiver == "trader":
         return 0, 0
     return instrument.open_fee, instrument.close_fee
@@ -479,14 +497,14 @@ def round_trip(
     spread = abs(scaled(ask) - scaled(bid))
     each = spread * UNIT + scaled(first) * opening + scaled(last) * closing
     notional = scaled(first) * UNIT
-    # Rounded up: a cost is never shown as less than it is.
+    # Round up: never show a cost as less than it is.
     cost = -(-each * scaled(quantity) // UNIT**2)
     share = -(-each * UNIT // notional) if notional else 0
     return RoundTrip(decimal_of(cost), decimal_of(share))
 
 
 def _tokens(terms: Terms, units: int) -> str:
-    """Units of the collateral in words."""
+    """Units of the collateral as words."""
     return f"{format_amount(units, terms.collateral.decimals)} tokens"
 
 

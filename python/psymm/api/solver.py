@@ -1,8 +1,20 @@
 """A solver as a class with a few callbacks.
 
-Override what you trade with; everything else (sessions, collateral, journal, settlement,
-reconnects) happens by itself. A callback that raises declines what it was asked, hurts nobody
-else, and is logged by its type.
+Override the callbacks that you trade with. Everything else (sessions, collateral, journal,
+settlement, reconnects) works without you. If a callback raises, what it was asked for is declined,
+other sessions are not affected, and the error's type is logged.
+
+Who calls whom: `SolverServer` calls `Solver.session` for each session and sends its events to a
+`_Dispatch`. The dispatch turns events into callbacks, each in a worker task. A callback answers
+through `IncomingQuoteRequest` or `IncomingOrder`, which sign with the session's runner. The
+session's `Protection` checks each signature, so a callback cannot get past the brakes.
+
+States that matter to a callback: while heads do not agree nothing can be signed. On `Resumed` the
+dispatch first signs what makes us safe again (`_resumed`), then looks at orders that still wait for
+an answer (`_catch_up`). After `leave` no callback begins.
+
+What is durable when: a callback may begin while the request is on its way to our disk. Its answer
+is written after the request, so a crash loses the answer or both, and never the request alone.
 """
 
 from __future__ import annotations
@@ -86,16 +98,17 @@ from psymm.wallet import derive_secret
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.5
-"""How often the kill switch is looked at while nothing is signed; each signature looks itself."""
+"""Seconds between two looks at the kill switch while nothing is signed. Each signature looks, too.
+"""
 LEAVE_S: Final = 5.0
-"""How long callbacks that are under way may take once the solver leaves."""
+"""Seconds that running callbacks may take after the solver begins to leave."""
 MOST_AT_ONCE: Final = 256
-"""Callbacks of one session that may run at once; what comes above is declined."""
+"""Callbacks of one session that may run at once. Beyond that we decline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What we would buy and sell at; None: not at all."""
+    """Prices at which we would buy and sell; None: not at all."""
 
     bid: Number | None
     ask: Number | None
@@ -140,17 +153,17 @@ class SolverSession:
 
     @property
     def account(self) -> Account:
-        """After our last frame; the trader's copy is the same."""
+        """After our last frame. The trader's copy is the same."""
         return self._ledger.account
 
     @property
     def projected(self) -> Account:
-        """With the trader's frames that we have not covered yet."""
+        """The account with the trader's frames that we have not covered yet."""
         return self._ledger.projected
 
     def order(self, cl_ord_id: str) -> IncomingOrder | None:
-        """An order by its id: one that is open, or was sent since the checkpoint that our record
-        begins at; None for any other."""
+        """An order by its id, if it is open or was sent after the checkpoint at which our record
+        begins; otherwise None."""
         for entry in self.runner.protocol.record:
             said = entry.message
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
@@ -159,36 +172,36 @@ class SolverSession:
         return None if live is None else IncomingOrder(self, _as_sent(live))
 
     async def checkpoint(self) -> Point:
-        """Agree with the trader on the account, so that no frame before it need be kept or shown.
+        """Agree with the trader on the account, so that earlier frames need not be kept or shown.
 
-        Returns the checkpoint once it is in force: one that counts all that either side has sent
-        by now, but for Heartbeats. The session makes one by itself well before the terms' limits.
-        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
-        long as the trader does not answer. Cancelled: it goes on being made.
+        Returns the checkpoint when it is in force. It counts all that either side has sent by now,
+        except Heartbeats. A session also makes one on its own, well before the terms' limits.
+        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits as long
+        as the trader does not answer. Cancelled: the checkpoint is still made.
         """
         return await self.runner.checkpoint()
 
     async def rotate_key(self) -> None:
-        """Put a new session key in force; without being asked, a session does so well before the
-        key in force ends. Returns once that is on the record, which takes a connection.
+        """Put a new session key in force. A session also does so on its own, well before the
+        current key ends. Returns when that is on the record, which needs a connection.
 
-        Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
-        error that stopped the session. Cancelled: it goes on by itself.
+        Raises WalletError (the wallet refuses; the current key stays), SessionClosed, or the error
+        that stopped the session. Cancelled: the rotation continues.
         """
         await self.runner.rotate_key()
 
     def statistics(self) -> RunnerStatistics:
-        """What went over this session's connections, and what waits."""
+        """What went over this session's connections, and what is waiting."""
         return self.runner.statistics()
 
     def next_id(self, kind: str) -> str:
-        """An id that no earlier frame of ours has: a function of our lane's head."""
+        """An id that no earlier frame of ours has: it follows from our lane's head."""
         return f"{kind}{self.runner.protocol.record.head(self.runner.lane).seq + 1}"
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingQuoteRequest:
-    """A trader's quote request. side: None asks for both."""
+    """A trader's quote request. side: None asks for both sides."""
 
     session: SolverSession = field(repr=False)
     request: QuoteRequest = field(repr=False)
@@ -228,7 +241,7 @@ class IncomingQuoteRequest:
         )
 
     async def reject(self, why: str = "") -> None:
-        """Do not quote; free. Raises NotNow. Cancelled: it may be signed."""
+        """Do not quote. That costs nothing. Raises NotNow. Cancelled: it may be signed."""
         await self.session.runner.send(
             QuoteRequestReject(
                 quote_req_id=self.request.quote_req_id,
@@ -240,7 +253,7 @@ class IncomingQuoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class IncomingOrder:
-    """A trader's order, to open or to close. side: as the trader trades."""
+    """A trader's order, to open or to close. side: from the trader's view."""
 
     session: SolverSession = field(repr=False)
     order: NewOrderSingle = field(repr=False)
@@ -267,7 +280,7 @@ class IncomingOrder:
 
     @property
     def quote_id(self) -> str | None:
-        """The quote it hits, None for an order at the trader's own price."""
+        """The quote that it hits; None for an order at the trader's own price."""
         return self.order.quote_id
 
     @property
@@ -280,14 +293,14 @@ class IncomingOrder:
 
     @property
     def leaves(self) -> Decimal:
-        """What is not filled, 0 once the order has ended."""
+        """What is not filled yet; 0 if the order has ended."""
         live = self.session.projected.orders.get(self.cl_ord_id)
         return Decimal(0) if live is None else decimal_of(live.leaves)
 
     async def fill(self, price: Number | None = None, quantity: Number | None = None) -> None:
-        """Fill all that is left, or `quantity` of it, at the order's price or a better one.
+        """Fill the rest of the order, or `quantity` of it, at the order's price or a better one.
 
-        Raises Refused (above what is left, worse than the price, margin …), NotNow.
+        Raises Refused (more than the rest, worse than the price, margin …), NotNow.
         Cancelled: the fill may be signed, and is sent then.
         """
         await self._report(
@@ -297,11 +310,11 @@ class IncomingOrder:
         )
 
     async def lock(self) -> None:
-        """Take a last look: the order is ours until its ExpireTime. Raises Refused, NotNow."""
+        """Take a last look: until its ExpireTime the order is ours. Raises Refused, NotNow."""
         await self._report(exec_type=ExecType.NEW)
 
     async def decline(self, why: str = "") -> None:
-        """Decline what is left; free until it is filled. Raises Refused, NotNow."""
+        """Decline the rest. That costs nothing until it is filled. Raises Refused, NotNow."""
         await self._report(
             exec_type=ExecType.REJECTED, ord_rej_reason=OrdRejReason.BROKER_OPTION, text=why or None
         )
@@ -331,13 +344,16 @@ class IncomingOrder:
 class Solver:
     """Subclass it, override the callbacks, `await serve(…)`.
 
-    terms: what every new custody is under. collateral: whole tokens that we put up against each
-    trader, at least the terms' minimum. policy: which traders, and what we put up against what.
-    cancel_on_disconnect: quotes do not outlive a lost connection: on resuming they are cancelled,
-    and orders that hit one meanwhile declined, before anything else is signed for the application.
-    caps: market-maker protection of each session. limits: who may connect. disk_floor: bytes that
-    must be free beside the journal for a new trader to be taken.
-    kill_switch: by default a file beside the journal.
+    Args:
+        terms: The terms of every new custody.
+        collateral: Whole tokens that we put up against each trader; at least the terms' minimum.
+        policy: Which traders we accept, and what we put up against what.
+        cancel_on_disconnect: Quotes do not outlive a lost connection. On resuming we cancel them,
+            and decline orders that hit one meanwhile, before we sign anything for the application.
+        caps: Market-maker protection of each session.
+        limits: Who may connect.
+        disk_floor: Bytes that must be free on the journal's disk before we accept a new trader.
+        kill_switch: By default a file next to the journal.
     """
 
     def __init__(
@@ -368,6 +384,7 @@ class Solver:
         self._server: SolverServer | None = None
         self._dispatches: dict[bytes, _Dispatch] = {}
         self._leaving = False
+        # Now, not with the first trader: bad terms of our own must stop us before we serve.
         self.policy.check(terms, self._collateral, self.party.clock.now_ns())
 
     # --- callbacks --------------------------------------------------------------------------
@@ -379,9 +396,9 @@ class Solver:
     async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
         """Answer with `request.quote(…)` or `request.reject()`.
 
-        This and `on_order` are called while what was asked is still on its way to our disk; the
-        answer goes out behind it. Before you do anything elsewhere on the strength of an order,
-        `await order.lock()` or `fill()`: when they return, it is on the record for good."""
+        This and `on_order` are called while the request is still on its way to our disk; the answer
+        follows it there. Before you act elsewhere because of an order, `await order.lock()` or
+        `fill()`: when they return, it is on the record for good."""
         await request.reject("no quotes here")
 
     async def on_order(self, order: IncomingOrder) -> None:
@@ -390,26 +407,26 @@ class Solver:
         await order.decline("no orders here")
 
     async def on_close(self, order: IncomingOrder) -> None:
-        """An order that closes (part of) a position; by default as `on_order`."""
+        """An order that closes a position or a part of it. By default as `on_order`."""
         await self.on_order(order)
 
     async def on_cancel(self, order: IncomingOrder) -> bool:
-        """The trader wants what is left cancelled: True agrees."""
+        """The trader wants to cancel the rest of an order; True agrees."""
         return True
 
     async def on_settle(self, session: SolverSession) -> bool:
-        """The trader wants to settle the flat account: True agrees."""
+        """The trader wants to settle the flat account; True agrees."""
         return True
 
     async def on_state(self, session: SolverSession, state: SessionStatus) -> None:
         """The session moved to another state."""
 
     async def on_idle(self, session: SolverSession, flat: bool) -> None:
-        """No business for as long as the terms allow. flat: a settlement is offered now; else
-        the custody stays open."""
+        """There was no business for as long as the terms allow. flat: we offer a settlement now;
+        otherwise the custody stays open."""
 
     async def on_failure(self, session: SolverSession, error: PSymmError) -> None:
-        """Something ended or hindered the session: the peer's fault, the chain, a refusal, a
+        """Something ended or hindered the session: the peer's fault, the chain, a refusal, or a
         wallet that does not delegate the next session key."""
 
     # --- running ----------------------------------------------------------------------------
@@ -422,11 +439,13 @@ class Solver:
         tls: Tls | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled, or until `leave` is through; reports the port. tls: serves
-        wss://, with a `Certificate` that may be renewed meanwhile.
+        """Serve until cancelled, or until `leave` has finished; reports the port.
 
         Raises JournalError, StorageError, WalletError.
         Cancelled: connections close; every session can be resumed.
+
+        Args:
+            tls: Serves wss://. A `Certificate` may be renewed meanwhile.
         """
         server = await self.server()
         async with trio.open_nursery() as nursery:
@@ -434,6 +453,7 @@ class Solver:
 
             async def listening(*, task_status: trio.TaskStatus[int]) -> None:
                 await server.serve(host, port, tls=tls, task_status=task_status)
+                # `leave` ends the server alone; end the callbacks' nursery with it.
                 nursery.cancel_scope.cancel()
 
             task_status.started(await nursery.start(listening))
@@ -441,12 +461,13 @@ class Solver:
     # --- brakes -------------------------------------------------------------------------------
 
     def kill(self, reason: str = "") -> None:
-        """Throw the kill switch: in every session all quotes are cancelled, and what waits is
-        declined, now or as soon as it can be signed; no quote and no fill is signed until
-        `revive`, restarts included. Cancels, settlements and forced closes go on.
+        """Throw the kill switch. In every session we cancel all quotes and decline what waits, now
+        or as soon as we can sign. Until `revive` we sign no quote and no fill, even after a
+        restart. Cancels, settlements and forced closes continue.
 
-        Raises StorageError where it cannot be made to last; nothing was cancelled then.
+        Raises StorageError if the switch cannot be made durable; then nothing was cancelled.
         """
+        # First the switch: from now on no callback can sign a new quote.
         self.kill_switch.kill(reason)
         for dispatch in list(self._dispatches.values()):
             dispatch.halt()
@@ -458,15 +479,19 @@ class Solver:
     async def leave(
         self, reason: str = "the solver restarts", *, within_s: float = LEAVE_S
     ) -> None:
-        """Stop on purpose, to be started again: no new connection, session or callback; callbacks
-        under way get `within_s` and are cancelled then; quotes are withdrawn (with
-        `cancel_on_disconnect`); all is flushed and sent, and peers are told that we mean to come
-        back. Then `serve` returns. Custodies stay as they are; nothing is logged out.
+        """Stop on purpose, meaning to start again. Then `serve` returns.
+
+        No new connection, session or callback begins. Running callbacks get `within_s` and are then
+        cancelled. With `cancel_on_disconnect` quotes are withdrawn. All that is signed is made
+        durable and sent, and peers learn that we mean to come back. Custodies stay as they are;
+        we log nobody out.
 
         Cancelled: connections are cut; every session can be resumed.
         """
         self._leaving = True
         server = await self.server()
+        # The order matters: first no new work, then let running work end, then withdraw quotes,
+        # because a running callback could still sign one.
         server.turn_away(reason)
         with trio.move_on_after(within_s):
             for dispatch in list(self._dispatches.values()):
@@ -476,7 +501,7 @@ class Solver:
         await server.leave(reason)
 
     async def _watch_switch(self) -> None:
-        """The switch may be thrown from another process."""
+        """Watch the switch, because another process may throw it."""
         was: str | None = None
         while True:
             now = self.kill_switch.reason
@@ -487,8 +512,8 @@ class Solver:
             await trio.sleep(LOOK_S)
 
     async def server(self) -> SolverServer:
-        """The server, for those who bring their own sockets; `nursery` must be set by `serve` or
-        `run_callbacks`. Asks the wallet for a signature the first time."""
+        """The server, for applications that bring their own sockets; they must call
+        `run_callbacks` first. Asks the wallet for a signature the first time."""
         if self._server is None:
             party = self.party
             message = TypedMessage(
@@ -509,7 +534,7 @@ class Solver:
         return None if self._server is None else self._server.statistics()
 
     def run_callbacks(self, nursery: trio.Nursery) -> None:
-        """Run callbacks in this nursery (`serve` does it by itself)."""
+        """Run callbacks in this nursery. `serve` does it for you."""
         self._nursery = nursery
         self._workers = Workers(nursery)
         nursery.start_soon(self._watch_switch)
@@ -557,7 +582,7 @@ class Solver:
         )
         dispatch = _Dispatch(self, session, self._nursery, self._workers)
         if runner.protocol.status not in (SessionStatus.CLOSED, SessionStatus.STOPPED):
-            # Else its trader only comes for what it lacks: there is nothing to trade.
+            # Otherwise its trader only comes for frames that it lacks: there is nothing to trade.
             self.sessions[session.custody] = session
             self._dispatches[session.custody] = dispatch
         return dispatch.on_event
@@ -569,7 +594,7 @@ class Solver:
 
 
 class _Dispatch:
-    """Turns a session's events into callbacks, each in a task of its own while it runs."""
+    """Turns one session's events into callbacks, each in a task of its own while it runs."""
 
     def __init__(
         self,
@@ -583,11 +608,13 @@ class _Dispatch:
         self._nursery = nursery
         self._workers = workers
         self._running = 0
+        # Scopes of running callbacks, and of those that work on an order, by its id.
         self._callbacks: set[trio.CancelScope] = set()
         self._at_work: dict[str, trio.CancelScope] = {}
         self._quiet = trio.Event()
+        # Orders that a callback has seen. `_catch_up` does not show them again.
         self._seen: set[str] = set()
-        # Frames that were answered as offers; they come again once they are durable.
+        # Frames that we answered when they were provisional. They come again when durable.
         self._early: set[int] = set()
         self._settlement_flow = SettlementFlow(
             session.runner,
@@ -614,9 +641,10 @@ class _Dispatch:
             await idle.run()
 
     def _over(self) -> None:
-        """The session has left memory, as each of a stranger's does (`spec.md` 68); nothing of it
-        stays here."""
+        """The session has left memory, as every stranger's does (`spec.md` 68). Keep nothing of it
+        here."""
         self._watch.cancel()
+        # A newer session of this custody may have replaced ours.
         if self._solver._dispatches.get(self._session.custody) is self:
             self._solver.sessions.pop(self._session.custody, None)
             del self._solver._dispatches[self._session.custody]
@@ -625,6 +653,8 @@ class _Dispatch:
         solver, session = self._solver, self._session
         self._settlement_flow.on_event(event)
         match event:
+            # Answer before the frame is durable, to save the time of a commit. The answer is
+            # written after it.
             case ProvisionalFrame(entry) if session.runner.protocol.synced:
                 self._early.add(entry.frame.seq)
                 self._offered(entry.message)
@@ -632,7 +662,7 @@ class _Dispatch:
                 if entry.frame.seq in self._early:
                     self._early.remove(entry.frame.seq)
                 else:
-                    # It came while heads did not agree, and nothing could be signed.
+                    # It came while heads did not agree, when nothing could be signed.
                     self._offered(entry.message)
                 if isinstance(entry.message, OrderCancelRequest):
                     request = entry.message
@@ -660,13 +690,13 @@ class _Dispatch:
     # --- brakes -------------------------------------------------------------------------------
 
     def halt(self) -> None:
-        """The kill switch was thrown: withdraw and decline all, now or once heads agree."""
+        """The kill switch was thrown: withdraw and decline all, now or when heads agree."""
         why = self._session.protection.killed
         if why is not None and self._session.runner.protocol.synced:
             self._post(self._session.protection.everything(clip(f"halted: {why}", 500)))
 
     def part(self) -> None:
-        """We leave: callbacks end, and quotes do not stand while we are away."""
+        """We leave: end the callbacks, and leave no quotes open while we are away."""
         for scope in self._callbacks:
             scope.cancel()
         protection = self._session.protection
@@ -674,16 +704,17 @@ class _Dispatch:
             self._post(protection.quotes())
 
     async def idle(self) -> None:
-        """Until no callback runs. Cancelled: raises Cancelled, nothing changed."""
+        """Wait until no callback runs. Cancelled: raises Cancelled; nothing changed."""
         while self._running:
             await self._quiet.wait()
 
     def _resumed(self) -> None:
-        """Heads agree again. What is signed first is what makes us safe; it is signed here, where
-        no callback can come between, and callbacks are kept from quotes and fills until then."""
+        """Heads agree again. First sign what makes us safe. No callback can come in between, since
+        nothing here waits, and callbacks cannot quote or fill until then."""
         protection = self._session.protection
         if protection.after_break:
-            # Whoever works on an order has a price of before the break in mind: asked anew.
+            # Callbacks that work on an order rely on prices from before the break. Cancel them; the
+            # orders are shown again.
             for name, scope in self._at_work.items():
                 scope.cancel()
                 self._seen.discard(name)
@@ -691,6 +722,7 @@ class _Dispatch:
             self.halt()
         elif protection.after_break:
             self._post(protection.stale())
+        # Only now may callbacks quote and fill again.
         protection.cleared()
         self._catch_up()
 
@@ -719,13 +751,13 @@ class _Dispatch:
             self._start(lambda: asked.reject("halted"), None)
         elif self._session.runner.protocol.synced:
             self._start(partial(self._solver.on_quote_request, asked), asked.reject)
-        # Else it came again with a resume: who asked has given up, or asks anew.
+        # Otherwise it was sent again on a resume. Its trader has given up by now, or asks again.
 
     def _order(self, order: NewOrderSingle) -> None:
         incoming = IncomingOrder(self._session, order)
         ready = self._session.runner.protocol.synced and not self._session.protection.after_break
         if not ready or self._solver.leaving:
-            return  # it is taken up once heads agree and what is stale is gone
+            return  # `_catch_up` shows it when heads agree and stale quotes are gone.
         self._seen.add(order.cl_ord_id)
         if self._session.protection.killed is not None:
             self._start(lambda: incoming.decline("halted"), None)
@@ -736,7 +768,7 @@ class _Dispatch:
             try:
                 await answer(incoming)
             except NotNow:
-                # The connection went while it was worked on: it is looked at again after it.
+                # The connection was lost during the callback. `_catch_up` shows the order again.
                 if not self._session.runner.protocol.synced:
                     self._seen.discard(order.cl_ord_id)
                 raise
@@ -744,7 +776,7 @@ class _Dispatch:
         self._start(work, incoming.decline, order.cl_ord_id)
 
     def _catch_up(self) -> None:
-        """After a break or a restart: orders that nobody has looked at yet."""
+        """After a break or a restart: show orders that no callback has seen yet."""
         orders = self._session.projected.orders
         record = self._session.runner.protocol.record
         if record.starts_at is not None:
@@ -758,7 +790,7 @@ class _Dispatch:
                 self._order(said)
 
     def _catch_up_older(self, orders: Iterable[LiveOrder]) -> None:
-        """Orders from before the checkpoint at which our record starts_at: the account has them."""
+        """Orders from before the checkpoint at which our record begins. The account has them."""
         messages = [entry.message for entry in self._session.runner.protocol.record]
         sent = {one.cl_ord_id for one in messages if isinstance(one, NewOrderSingle)}
         for order in orders:
@@ -771,10 +803,11 @@ class _Dispatch:
         decline: Callable[[str], Awaitable[None]] | None,
         order: str | None = None,
     ) -> None:
-        """order: the one that it works on."""
+        """Start a callback. order: the id of the order that it works on."""
         if self._solver.leaving:
             return
-        with suppress(SessionClosed):  # once the solver has ended no callback begins
+        with suppress(SessionClosed):  # No callback begins after the solver has ended.
+            # Too many run already. `_answer` then declines, which is quick.
             busy = self._running >= MOST_AT_ONCE
             self._workers.start(partial(self._run, answer, decline, busy, order))
             self._running += 1
@@ -813,7 +846,8 @@ class _Dispatch:
             elif decline is not None:
                 await decline("busy")
         except SessionError as refused:
-            # Nothing was signed: the session is between connections, or our own rulebook said no.
+            # Nothing was signed: we are between connections, or our own rulebook refused.
+            # A brake stopped this callback, so quotes that it gave earlier must go, too.
             if isinstance(refused, TradingHalted) and self._session.runner.protocol.synced:
                 self._post(self._session.protection.quotes())
             if self._session.runner.protocol.synced:
@@ -839,7 +873,8 @@ class _Dispatch:
             await self._session.runner.send_text(snapshot)
 
     async def _cancel(self, request: OrderCancelRequest) -> None:
-        """A pending order is cancelled by the request alone; a locked one, or a close, by us."""
+        """Answer a cancel request. A pending order is cancelled by the request alone; a locked one,
+        or a close, needs our answer."""
         session, asked_id = self._session, request.orig_cl_ord_id
         live = session.projected.orders.get(asked_id)
         order = session.order(asked_id)
@@ -876,7 +911,7 @@ _TO_ANSWER: Final = (OrderStatus.PENDING, OrderStatus.LOCKED, OrderStatus.CLOSE_
 
 
 def _as_sent(order: LiveOrder) -> NewOrderSingle:
-    """An order as the account has it, in the words that its trader would use."""
+    """An order of the account, as its trader's message."""
     return NewOrderSingle(
         cl_ord_id=order.cl_ord_id,
         symbol=order.symbol,

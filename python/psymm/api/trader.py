@@ -1,7 +1,14 @@
 """A trader's session: `async with connect(…) as session`, then quotes, orders, closes, settlement.
 
-The session lives through lost connections: what was signed is in the journal and is resumed. What
-waits for an answer goes on waiting until its own time is up.
+The session survives lost connections: what was signed is in the journal and is sent again. A call
+that waits for an answer keeps waiting until its own time is up.
+
+Who calls whom: `connect` runs a `TraderSession` in a nursery of its own. The session's events go
+through `_EventCache`, which keeps the answers and wakes the calls that wait for them
+(`_EventCache.until`). `Session` and `Order` are thin: they sign messages and read the account.
+
+States: `connect` yields when the session is trading or settling. Leaving its block closes the
+connection; the custody stays as it is. After that, calls that sign or wait raise.
 """
 
 from __future__ import annotations
@@ -113,7 +120,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 QUOTE_S: Final = 10.0
 SYNC_S: Final = 60.0
-"""How long settling waits for a connection that is lost."""
+"""Seconds that `settle` waits for a lost connection."""
 BUY, SELL = Side.BUY, Side.SELL
 _ENDS: Final = {
     OrderStatus.FILLED: "filled",
@@ -135,7 +142,7 @@ class Indicative:
 
 @dataclass(frozen=True, slots=True)
 class FirmQuote:
-    """A firm quote, to be hit once before `valid_until_ns`."""
+    """A firm quote. It can be hit once, before `valid_until_ns`."""
 
     quote_id: str
     symbol: str
@@ -166,7 +173,7 @@ class OrderResult:
 
 
 class Order:
-    """An order under way. `async for fill in order`, or `await order.result()`."""
+    """An order in progress: `async for fill in order`, or `await order.result()`."""
 
     def __init__(self, session: Session, sent: NewOrderSingle) -> None:
         self._session = session
@@ -186,10 +193,11 @@ class Order:
         return self._session.fills_of(self.cl_ord_id)
 
     async def __aiter__(self) -> AsyncIterator[Fill]:
-        """Fills as they come, until the order has ended. Cancelled: nothing is lost; the fills
-        are in `fills`."""
+        """Fills as they come, until the order has ended. Cancelled: nothing is lost; the fills are
+        in `fills`."""
         shown: list[Fill] = []
 
+        # An end counts too: without it the wait below would last until the order's last moment.
         def more() -> str | None:
             return self._end() or ("more" if len(self.fills) > len(shown) else None)
 
@@ -198,16 +206,17 @@ class Order:
             for fill in self.fills[len(shown) :]:
                 shown.append(fill)
                 yield fill
+            # The last fill and the end may come with one frame: show all fills before stopping.
             if found != "more" and len(self.fills) == len(shown):
                 return
 
     async def result(self) -> OrderResult:
-        """Wait until the order has ended: filled whole, declined, cancelled or expired.
+        """Wait until the order has ended: filled completely, declined, cancelled or expired.
 
         Raises the error that stopped the session. Cancelled: the order stays as it is.
         """
         ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
-        # The account may be ahead of the reports that we have heard of.
+        # The account may be ahead of the reports that we have received.
         await self._session.runner.drain()
         fills = self.fills
         filled = sum((fill.quantity for fill in fills), Decimal(0))
@@ -221,9 +230,9 @@ class Order:
         )
 
     async def cancel(self) -> OrderResult:
-        """Ask to cancel what is left; a pending order is cancelled by that alone.
+        """Ask to cancel the rest of the order. A pending order is cancelled by the request alone.
 
-        Raises Declined where the solver keeps it (a fill may be on its way), Refused, NotNow.
+        Raises Declined if the solver keeps the order (a fill may be on its way), Refused, NotNow.
         Cancelled: the request may have gone out.
         """
         session = self._session
@@ -247,12 +256,12 @@ class Order:
 
     @property
     def _last_moment_ns(self) -> int:
-        # A fill counts if it was sent in time and is covered within T: then nothing can come.
+        # A fill counts if it was sent in time and covered within T. After that none can come.
         return self.sent.expire_time + self._session.terms.timeouts.acknowledgement
 
 
 class Session:
-    """A custody with one solver, made by `connect`."""
+    """A custody with one solver; `connect` makes it."""
 
     def __init__(self, party: LocalParty, runner: SessionRunner, events: _EventCache) -> None:
         ledger = runner.protocol.state.rulebook
@@ -283,12 +292,12 @@ class Session:
 
     @property
     def account(self) -> Account:
-        """After the solver's last frame; the solver's copy is the same."""
+        """After the solver's last frame. The solver's copy is the same."""
         return self._ledger.account
 
     @property
     def balances(self) -> BalanceView:
-        """Ours by the account, in words of the terms."""
+        """Our balances by the account, in the terms' words."""
         return balances(self.account, Lane.TRADER)
 
     @property
@@ -297,13 +306,13 @@ class Session:
 
     @property
     def acknowledgement_s(self) -> float:
-        """T of the terms, seconds: for so long either side can hold a frame back and still have it
-        count from when it says that it was sent. What the price can do in that time belongs into
-        the price."""
+        """T of the terms, in seconds. For this long either side can hold a frame back and still
+        have it count from when it says that it was sent. Price in what the market can do in that
+        time."""
         return self.terms.timeouts.acknowledgement / SECOND
 
     def statistics(self) -> RunnerStatistics:
-        """What went over this session's connections, and what waits."""
+        """What went over this session's connections, and what is waiting."""
         return self.runner.statistics()
 
     @property
@@ -312,7 +321,7 @@ class Session:
         return self._events.losses
 
     def fills_of(self, cl_ord_id: str) -> tuple[Fill, ...]:
-        """All fills of an order that stand by the account, in order."""
+        """All fills of an order that are in the account, in order."""
         return tuple(
             Fill(decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0), said.exec_id)
             for said in self._events.reports.get(cl_ord_id, ())
@@ -327,14 +336,14 @@ class Session:
         return self._events.cancels.get(request)
 
     def next_id(self, kind: str) -> str:
-        """An id that no earlier frame of ours has: a function of our lane's head."""
+        """An id that no earlier frame of ours has: it follows from our lane's head."""
         return f"{kind}{self.runner.protocol.record.head(self.runner.lane).seq + 1}"
 
     async def next_change(
         self, found: Callable[[], T | None], *, until_ns: int | None = None
     ) -> T | None:
-        """Wait until `found` gives something, or the time has come (None). Raises the error that
-        stopped the session, SessionClosed. Cancelled: raises Cancelled."""
+        """Wait until `found` returns something, or until the time has come (then None). Raises the
+        error that stopped the session, SessionClosed. Cancelled: raises Cancelled."""
         return await self._events.until(found, self._seconds_to(until_ns))
 
     def _seconds_to(self, until_ns: int | None) -> float:
@@ -345,8 +354,8 @@ class Session:
     # --- trading ----------------------------------------------------------------------------
 
     async def indicative(self, symbol: str, timeout_s: float = QUOTE_S) -> Indicative:
-        """The solver's prices of the moment. Raises PeerSilent, NotNow, Declined where it shows two
-        of one side. Cancelled: the answer is thrown away."""
+        """The solver's current prices. Raises PeerSilent, NotNow, and Declined if it shows two
+        prices of one side. Cancelled: the answer is dropped."""
         request = f"v{self._events.count}"
         await self.runner.send_text(market_data(request, [symbol]))
         found = await self._events.until(
@@ -363,12 +372,15 @@ class Session:
         side: Side | None = None,
         timeout_s: float = QUOTE_S,
     ) -> FirmQuote:
-        """Ask for a firm quote. Raises Declined, PeerSilent, Refused, NotNow, and Disconnected
-        where the connection is lost and does not come back within `timeout_s`.
-        Cancelled: the request stays on the record; a quote that comes can still be hit."""
+        """Ask for a firm quote.
+
+        Raises Declined, PeerSilent, Refused, NotNow, and Disconnected if the connection is lost and
+        does not come back within `timeout_s`.
+        Cancelled: the request stays on the record, and its quote can still be hit.
+        """
         await self._when_synced(timeout_s)
         request = self.next_id("r")
-        # What is answered was durable: nothing is waited for twice.
+        # `post`, not `send`: an answer proves that the request was durable, so do not wait twice.
         self.runner.post(
             QuoteRequest(
                 quote_req_id=request,
@@ -405,15 +417,16 @@ class Session:
         quote: FirmQuote | None = None,
         expires_in_s: float = 30,
     ) -> Order:
-        """Send an order to open: at a limit `price`, or hitting a `quote` (or both). Raises
-        PolicyRefused for an instrument that the policy does not name, where it names some.
+        """Send an order to open: at a limit `price`, or hitting a `quote`, or both. Returns when it
+        is durable and on its way.
 
-        Returns once it is durable and on its way. Raises Refused (margin, tick, a quote that has
-        died …), NotNow, SessionClosed, and Disconnected where the connection is lost and does not
-        come back within `expires_in_s`; nothing was signed then. Cancelled: it may be signed.
+        Raises PolicyRefused if the policy names instruments and this is not one of them, Refused
+        (margin, tick, an expired quote …), NotNow, SessionClosed, and Disconnected if the
+        connection is lost and does not come back within `expires_in_s`. Then nothing was signed.
+        Cancelled: it may be signed.
         """
         if self.policy is not None and self.policy.symbols and symbol not in self.policy.symbols:
-            # Only the instruments that it names were held to its limits.
+            # We held only the named instruments to the policy's limits.
             raise PolicyRefused("symbol", symbol, ", ".join(self.policy.symbols))
         return await self._send(
             side, symbol, quantity, PositionEffect.OPEN, price, quote, None, expires_in_s
@@ -428,7 +441,7 @@ class Session:
         quantity: Number | None = None,
         expires_in_s: float = 30,
     ) -> Order:
-        """Send an order to close a position, or `quantity` of it. As `order`."""
+        """Send an order to close a position, or `quantity` of it. Raises as `order`."""
         key = _position_id(position)
         held = self.account.positions.get(key)
         if held is None:
@@ -474,7 +487,7 @@ class Session:
         return Order(self, order)
 
     async def _when_synced(self, within_s: float) -> None:
-        """Wait out a lost connection; nothing is signed between two of them."""
+        """Wait for a lost connection to come back; nothing is signed in between."""
         if self.runner.protocol.synced:
             return
         synced = await self._events.until(lambda: self.runner.protocol.synced or None, within_s)
@@ -489,17 +502,19 @@ class Session:
     # --- ending -----------------------------------------------------------------------------
 
     async def settle(self) -> Settled:
-        """Settle the flat account on chain: both are paid, or neither.
+        """Settle the flat account on chain: both sides are paid, or neither.
 
-        Raises NotNow where something is open, SettlementRefused, PeerSilent, Disconnected, and
-        what proving and sending raise. Cancelled: what was signed stays an option until its
-        deadline, and goes on when the session is resumed.
+        Raises NotNow if something is open, SettlementRefused, PeerSilent, Disconnected, and what
+        proving and sending raise.
+        Cancelled: what was signed can be used until its deadline, and continues when the session is
+        resumed.
         """
         if self._settlement_flow is None:
             raise NotNow("the session has ended")
         await self._when_synced(SYNC_S)
         mined = await self._settlement_flow.settle()
         payout = self.account.payouts[Lane.TRADER]
+        # The end is on chain already. Give both sides a few heartbeats to say so on the record.
         await self._events.until(
             lambda: True if self.state is SessionStatus.CLOSED else None,
             float(self.terms.timeouts.heartbeat / SECOND) * 4,
@@ -513,34 +528,39 @@ class Session:
         )
 
     async def checkpoint(self) -> Point:
-        """Agree with the solver on the account, so that no frame before it need be kept or shown.
+        """Agree with the solver on the account, so that earlier frames need not be kept or shown.
 
-        Returns the checkpoint once it is in force: one that counts all that either side has sent
-        by now, but for Heartbeats. The session makes one by itself well before the terms' limits.
-        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits for as
-        long as the solver does not answer. Cancelled: it goes on being made.
+        Returns the checkpoint when it is in force. It counts all that either side has sent by now,
+        except Heartbeats. A session also makes one on its own, well before the terms' limits.
+        Raises AccountsDiffer, SessionClosed, or the error that stopped the session. Waits as long
+        as the solver does not answer. Cancelled: the checkpoint is still made.
         """
         return await self.runner.checkpoint()
 
     async def rotate_key(self) -> None:
-        """Put a new session key in force; without being asked, a session does so well before the
-        key in force ends. Returns once that is on the record, which takes a connection.
+        """Put a new session key in force. A session also does so on its own, well before the
+        current key ends. Returns when that is on the record, which needs a connection.
 
-        Raises WalletError (the wallet refuses; the key in force goes on), SessionClosed, or the
-        error that stopped the session. Cancelled: it goes on by itself.
+        Raises WalletError (the wallet refuses; the current key stays), SessionClosed, or the error
+        that stopped the session. Cancelled: the rotation continues.
         """
         await self.runner.rotate_key()
 
     async def log_out(self, reason: str = "") -> None:
-        """Open nothing more, for good: orders that wait to open are cancelled. Positions stay to be
-        closed and the custody to be settled, here or after a resume. The solver logs out too.
-        Raises NotNow, SessionClosed. Cancelled: it may be signed."""
+        """Open nothing more, for good: orders that wait to open are cancelled. Positions can still
+        be closed and the custody settled, now or after a resume. The solver logs out too. Raises
+        NotNow, SessionClosed. Cancelled: it may be signed."""
         await self.runner.log_out(reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """payout: whole tokens before the relayer's fee; gain: over what we put up."""
+    """What a settlement paid.
+
+    Attributes:
+        payout: In whole tokens, before the relayer's fee.
+        gain: What the payout exceeds our collateral by.
+    """
 
     payout: Decimal
     gain: Decimal
@@ -548,7 +568,11 @@ class Settled:
 
 
 class _EventCache:
-    """What the session's events left, for those who wait."""
+    """What the session's events left, for the calls that wait.
+
+    States: `failed` once the session has stopped, `closed` once the custody has ended. Waiting
+    calls then raise, except those with `even_closed`.
+    """
 
     def __init__(self, deadlines: Deadlines) -> None:
         self.quotes: dict[str, QuoteMessage | QuoteRequestReject] = {}
@@ -576,6 +600,7 @@ class _EventCache:
                 self._received(entry.message)
             case TextReceived(MarketDataSnapshotFullRefresh() as said):
                 self.snapshots[said.md_req_id, said.symbol] = said
+                # Prices that nobody took must not fill memory.
                 if len(self.snapshots) > 1024:
                     del self.snapshots[next(iter(self.snapshots))]
             case PeerRejected(reject, _):
@@ -593,12 +618,13 @@ class _EventCache:
                 self.failed = error
             case Resumed() | _:
                 pass
+        # Before the listeners and waiting calls, so that they see the settlement's new state.
         if self.settlement_flow is not None and not isinstance(event, ConnectionLost):
             self.settlement_flow.on_event(event)
         for listener in self.listeners:
             listener(event)
         if not isinstance(event, FrameSent):
-            # Our own frame takes effect with the solver's next: nobody waits for it.
+            # Our own frame takes effect with the solver's next one: no call waits for it.
             self.wake()
 
     def _offered(self, message: Message | None) -> None:
@@ -620,14 +646,14 @@ class _EventCache:
                 pass
 
     def _undone(self, message: Message | None) -> None:
-        """The solver's revoked key said this: it is off the record."""
+        """A revoked key of the solver's signed this, so it is off the record."""
         match message:
             case QuoteMessage(quote_req_id=str(asked)):
                 self.quotes.pop(asked, None)
             case QuoteRequestReject():
                 self.quotes.pop(message.quote_req_id, None)
             case ExecutionReport():
-                # One that broke a rule was never noted.
+                # One that broke a rule was never kept.
                 with suppress(ValueError):
                     self.reports.get(message.cl_ord_id, []).remove(message)
             case OrderCancelReject():
@@ -636,7 +662,7 @@ class _EventCache:
                 pass
 
     def wake(self) -> None:
-        """Wake those who wait for what is there now. Nobody else has to look."""
+        """Wake the calls whose answer is here now. The others keep sleeping, at no cost."""
         for wait in list(self._waiting):
             try:
                 wait.value = self._look(wait.found, wait.even_closed)
@@ -649,9 +675,10 @@ class _EventCache:
     async def until(
         self, found: Callable[[], T | None], timeout_s: float, *, even_closed: bool = False
     ) -> T | None:
-        """What `found` gives once it gives something; None after `timeout_s`. It is called with
-        each event. Raises what ended the session, and what `found` raises.
+        """Return what `found` returns when that is not None; None after `timeout_s`. `found` is
+        called with each event. Raises what ended the session, and what `found` raises.
         Cancelled: raises Cancelled."""
+        # Look first: the answer may be here already, and then no event will come.
         value = self._look(found, even_closed)
         if value is not None or timeout_s <= 0:
             return value
@@ -678,7 +705,7 @@ class _EventCache:
 
 
 class _Wait(Sleeper):
-    """Of one caller of `until`, and what came of it."""
+    """One call of `until`, and its result."""
 
     __slots__ = ("error", "even_closed", "found", "value")
 
@@ -709,35 +736,44 @@ async def connect(
     orders: Sequence[PlannedOrder] = (),
     timeout_s: float = 600,
 ) -> AsyncGenerator[Session, None]:
-    """Meet a solver, put up `collateral` (whole tokens), and trade once both sides accepted.
+    """Meet a solver, put up `collateral`, and trade when both sides have accepted.
 
-    solver: an offer of `best_solver`, whose terms are then demanded by their hash; an entry of the
-    registry, whose key is demanded; or an endpoint with `expected`. policy: what the terms must
-    keep (`spec.md` 62), by default the defaults of `TraderPolicy`. token, decimals: the
-    collateral's, symbol or address, where the policy does not say them; they need not be said where
-    the deployment lists one token only. resume: a custody of the journal to go on with: its terms
-    are those that it began with, and the policy is not asked again. orders: what is to be sent, see
-    `planned`. plain: reach ws:// endpoints of other machines, too. on_event: hears every event.
-    timeout_s: for all of handshake, funding and verifying.
+    Before funding, `psymm.session.runtime.preflight` checks all that can be known: token, policy,
+    promises, clocks, orders, own funds, relayer. If a check fails, nothing is kept.
 
-    `psymm.session.runtime.preflight` checks what can be known before anything is funded: token,
-    policy, promises, clocks, orders, own funds, relayer. Nothing is kept of what fails there.
-    Raises TokenUnnamed, WrongParty, BadIntroduction, TermsRefused and its kin (TokenDiffers,
-    TermsChanged, PolicyRefused), HandshakeRefused and its kin (ClocksDiffer, OrderUnfit),
-    PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its kin, PeerSilent,
-    Disconnected, and what funding raises; AttemptEnded where a custody exists already and trying
-    again would not help. Leaving covers what the solver did, so that its fills stand, and closes
-    the connection, in at most six seconds, and at once where none stands; the custody stays as it
-    is and can be resumed: an error that leaves it open has a note that names it and what lies in
-    it.
-    Cancelled: the same.
+    Leaving the block covers what the solver did, so that its fills count, and closes the
+    connection: within six seconds, or at once if there is no connection. The custody stays as it is
+    and can be resumed. An error that leaves it open has a note with its id and what is in it.
+
+    Raises TokenUnnamed, WrongParty, BadIntroduction, TermsRefused and its subclasses (TokenDiffers,
+    TermsChanged, PolicyRefused), HandshakeRefused and its subclasses (ClocksDiffer, OrderUnfit),
+    PeerRefused, FundsTooLow, NoRelayer, FeeTooHigh, CollateralRefused and its subclasses,
+    PeerSilent, Disconnected, and what funding raises; AttemptEnded if a custody exists already and
+    trying again would not help.
+    Cancelled: as leaving the block.
+
+    Args:
+        solver: An offer of `best_solver`, and we demand its terms by their hash; or an entry of the
+            registry, and we demand its key; or an endpoint, with `expected`.
+        collateral: Whole tokens.
+        policy: What the terms must keep (`spec.md` 62). Default: `TraderPolicy()`.
+        expected: The solver's public key, for an endpoint.
+        resume: A custody of the journal to continue. It keeps the terms that it began with, and
+            the policy is not checked again.
+        plain: Also reach ws:// endpoints on other machines.
+        on_event: Receives every event.
+        decimals: The token's, if the policy does not say them.
+        token: The collateral's symbol or address, if the policy does not say it. Token and decimals
+            may both be left out if the deployment lists one token only.
+        orders: What you mean to send; see `planned`.
+        timeout_s: For handshake, funding and verifying together.
     """
     party = client.party if isinstance(client, Client) else client
     shown = solver.terms.hash if isinstance(solver, Offer) else None
     entry = solver.entry if isinstance(solver, Offer) else solver
     endpoint = entry if isinstance(entry, str) else entry.endpoint
     peer = expected if isinstance(entry, str) else entry.public_key
-    # What the caller names itself may be anywhere.
+    # An endpoint that the caller names itself may be anywhere.
     near = party.dials_private or isinstance(entry, str)
     amount, wanted = 0, Wanted()
     if resume is None:
@@ -799,12 +835,14 @@ async def _connected(
         except Exception as failed:
             while isinstance(failed, ExceptionGroup):
                 failed = failed.exceptions[0]
+            # Before the session exists, `nursery.start` raises the error to the caller. Later, the
+            # waiting calls do.
             if client.runner is None:
                 raise failed from None
             ended.append(failed)
             events.failed = failed if isinstance(failed, PSymmError) else Disconnected(str(failed))
         finally:
-            # It may have been closed before anything was heard of it.
+            # It may have ended before the cache received any event.
             events.closed |= client.runner is not None and client.runner.protocol.ended
             finished.set()
         events.wake()
@@ -828,6 +866,7 @@ async def _connected(
                     cache_failed,
                 )
                 nursery.start_soon(idle.run)
+                # A resumed custody may be settling already; then there is nothing to wait for.
                 await events.until(
                     lambda: (
                         True
@@ -844,13 +883,14 @@ async def _connected(
             if opened is None and session is not None:
                 yield session
         finally:
-            # Where no connection stands, there is nobody to say goodbye to.
+            # Without a connection there is nobody to say goodbye to.
             stands = client.runner is not None and client.runner.attached
             client.leave(Leaving())
+            # Shielded while connected: a cancelled caller still covers the solver's fills.
             with trio.move_on_after(GOODBYE_S + 1 if stands else 0, shield=stands):
                 await finished.wait()
             nursery.cancel_scope.cancel()
-            # Whoever still holds the session learns that nothing more comes of it.
+            # Calls that still wait on the session must learn that nothing more will come.
             events.failed = events.failed or SessionClosed("its block was left")
             events.wake()
     if opened is not None:
@@ -858,15 +898,15 @@ async def _connected(
 
 
 def planned(side: Side, symbol: str, quantity: Number, price: Number | None = None) -> PlannedOrder:
-    """An order for `connect` to check before anything is funded. price: the worst that would do;
-    None: at about what the solver shows. Raises as `scaled`."""
+    """An order for `connect` to check before funding. price: the worst acceptable one; None: about
+    what the solver shows. Raises as `scaled`."""
     return PlannedOrder(symbol, side, scaled(quantity), None if price is None else scaled(price))
 
 
 def _policy_of(
     party: LocalParty, policy: TraderPolicy | None, token: str | None, decimals: int | None
 ) -> tuple[TraderPolicy, NamedToken]:
-    """The policy with token and decimals said, and that token as the user calls it.
+    """The policy with token and decimals filled in, and that token as the user calls it.
 
     Raises TokenUnnamed, TokenDiffers."""
     policy = TraderPolicy() if policy is None else policy
@@ -891,7 +931,7 @@ def _token_of(resumed: JournalledCustody | None) -> NamedToken | None:
 
 
 def _show_tokens(party: LocalParty, error: BaseException, token: NamedToken | None) -> None:
-    """Have an error say amounts in whole tokens."""
+    """Make an error state amounts in whole tokens."""
     if isinstance(error, PSymmError) and token is not None:
         symbol = token.symbol or _symbol_of(party, token.address)
         error.in_tokens(token.decimals, symbol or "tokens")
@@ -904,7 +944,7 @@ def _accept(
     introduced: Introduced,
     terms: Terms,
 ) -> None:
-    """What a new handshake must keep before anything is kept or funded."""
+    """Check a new handshake against the offer and the policy, before anything is kept or funded."""
     if shown is not None and terms.hash != shown:
         raise TermsChanged(shown=shown, now=terms.hash)
     ours, theirs = introduced.collaterals
@@ -912,7 +952,7 @@ def _accept(
 
 
 def session_projected(runner: SessionRunner) -> Account:
-    """The trader's account with its pending frames."""
+    """The account with the trader's pending frames."""
     ledger = runner.protocol.state.rulebook
     if not isinstance(ledger, RulebookLedger):
         raise TypeError("a session runs on the rulebook")
@@ -920,7 +960,7 @@ def session_projected(runner: SessionRunner) -> Account:
 
 
 def cache_failed(error: PSymmError) -> None:
-    """A refusal while settling is raised by `settle` itself, to the one who waits there."""
+    """Does nothing: `settle` itself raises the refusals of a settlement to its caller."""
 
 
 # --- choosing -----------------------------------------------------------------------------------
@@ -928,10 +968,15 @@ def cache_failed(error: PSymmError) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A solver that answered. price: its indicative ask for a buy, bid for a sell. all_in: that
-    with both fees, by which offers are ranked: more for a buy, less for a sell. cost: of opening
-    and closing one unit at the prices shown, None where it shows one of them only. What the solver
-    would pay the trader counts as nothing."""
+    """The offer of a solver that answered.
+
+    Attributes:
+        price: Its indicative ask for a buy, bid for a sell.
+        all_in: The price with both fees, by which offers are ranked: more for a buy, less for a
+            sell.
+        cost: Of opening and closing one unit at the prices shown; None if only one is shown. Fees
+            that the solver would pay the trader count as nothing.
+    """
 
     entry: RegistryEntry
     terms: Terms = field(repr=False)
@@ -943,8 +988,13 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """All that were asked. offers: best first; failures: why the others are not there. not_asked:
-    how many more were given than are dialled for one question."""
+    """The result of asking several solvers.
+
+    Attributes:
+        offers: Best first.
+        failures: (account, error) of those that made no offer.
+        not_asked: How many more there were than we dial for one question.
+    """
 
     offers: tuple[Offer, ...]
     failures: tuple[tuple[str, PSymmError], ...]
@@ -952,7 +1002,7 @@ class Ranking:
 
     @property
     def best(self) -> Offer:
-        """Raises NoSolver."""
+        """The first offer. Raises NoSolver."""
         if not self.offers:
             said = "; ".join(f"{account}: {error}" for account, error in self.failures)
             if self.not_asked:
@@ -978,14 +1028,16 @@ async def best_solver(
 ) -> Ranking:
     """Ask solvers for terms and an indicative price, and rank them by price after fees.
 
-    Those that we dealt with before are asked first; 16 are dialled at once and 64 in all, each
-    for `timeout_s`. Only public addresses are dialled unless the party allows others.
+    We ask solvers first that we dealt with before. At most 16 are dialled at once and 64 in all,
+    each for `timeout_s`. Private addresses are dialled only if the party allows it. Give `connect`
+    the offer, so that the terms shown here are the terms there.
 
-    collateral: what is going to be put up, whole tokens, for the limits that are a share of it.
-    policy: as in `connect`; who breaks it is a failure and not ranked. Give `connect` the offer,
-    so that the terms shown here are the terms there.
-    Raises TokenUnnamed; never for what one solver does, which is in `failures`. Cancelled: raises
-    Cancelled; the connections are closed.
+    Raises TokenUnnamed, but nothing for what one solver does: that is in `failures`.
+    Cancelled: raises Cancelled; the connections are closed.
+
+    Args:
+        collateral: What you mean to put up, in whole tokens, for the limits that are shares of it.
+        policy: As in `connect`. A solver that breaks it is a failure and not ranked.
     """
     party = client.party if isinstance(client, Client) else client
     policy, named = _policy_of(party, policy, token, decimals)
@@ -1011,7 +1063,7 @@ async def best_solver(
                     said = await ask_price(socket, symbol)
             found = price_of(said, symbol, side)
             if not found:
-                # Nobody sells for nothing: such a price is shown to be ranked first.
+                # Nobody sells for nothing. A price of zero is only shown to be ranked first.
                 raise Declined("no price on that side", symbol=symbol)
             shown, price = _indicative(said), decimal_of(found)
             policy.check_prices(instrument, shown.bid, shown.ask)
@@ -1026,6 +1078,7 @@ async def best_solver(
             _show_tokens(party, failed, named)
             failures.append((entry.account, failed))
 
+    # A party that is both trader and solver must not choose itself.
     ours = address_of(party.wallet.public_key)
     others = [entry for entry in solvers if address_of(entry.public_key) != ours]
     left = await ask_each(asking_order(others, await known_solvers(party.journal)), ask)
@@ -1036,7 +1089,7 @@ async def best_solver(
 
 
 def _after_fees(instrument: Instrument, side: Side, price: Decimal) -> Decimal:
-    """The price with both fees, to 18 places and never better than it is."""
+    """The price with both fees, to 18 places, rounded against the trader."""
     fees = sum(fees_paid(instrument))
     if side is BUY:
         return decimal_of(-(-scaled(price) * (UNIT + fees) // UNIT))

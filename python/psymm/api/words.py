@@ -1,4 +1,4 @@
-"""Terms in the words of the side that agrees to them: what can cost it money, a line for each."""
+"""Terms in the words of the side that agrees to them: a line for each thing that can cost money."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from psymm.terms import NANOSECONDS, UNIT, Terms
 
 
 def terms_in_words(terms: Terms, symbol: str, solver: str = "") -> list[str]:
-    """What a trader agrees to, one line for each thing that can cost it money.
+    """What a trader agrees to: one line for each thing that can cost it money.
 
-    solver: its address, to say where it is among the oracle's signers.
+    solver: Its address, to say whether it is among the oracle's signers.
     """
     collateral, tariff, times = terms.collateral, terms.tariff, terms.timeouts
 
@@ -52,9 +52,9 @@ def terms_in_words(terms: Terms, symbol: str, solver: str = "") -> list[str]:
 
 
 def own_terms_in_words(terms: Terms, amount: int) -> list[str]:
-    """What a solver offers to every trader, and what it stands to lose by it.
+    """What a solver offers to every trader, and what it could lose by it.
 
-    amount: what it puts up for one trader, token units.
+    amount: What it puts up for one trader, in token units.
     """
     collateral, tariff, times = terms.collateral, terms.tariff, terms.timeouts
 
