@@ -1,2 +1,2 @@
-"""Sockets as daemons and clients of pSymm use them: who may connect, TLS, and what a connection
-may make this process receive. What is said on them is not known here."""
+"""Sockets for pSymm's daemons and clients: who may connect, TLS, and what a connection may make
+this process receive. This package does not know what is said on a connection."""

@@ -1,19 +1,28 @@
-"""Who may connect: how many at once, how many from one address at once and a second, and what one
-address may cost before any of its connections has proved whose it is (`spec.md` 68, 70).
+"""Admission: who may connect, and what an address may cost before it has proved itself (`spec.md`
+68, 70).
 
-An address is an IPv4 address or an IPv6 /64, which is what one peer has for itself. Many get an
-IPv6 /48, which is 65,536 of these, so all addresses of a /48 together are limited too, to a few
-times the share of one. Where the holder of most places loses one, a /48 is one holder. Loopback is
-not limited by address unless asked for: behind a proxy on the same machine everybody is loopback.
+Addresses: an address is an IPv4 address or an IPv6 /64, which is what one peer has to itself. Many
+peers get an IPv6 /48, which is 65,536 of these. So all addresses of a /48 together are limited too,
+to a few times the share of one. When we take a place from the largest holder, a /48 counts as one
+holder. Loopback is not limited by address unless asked for: behind a proxy on the same machine,
+everybody is loopback.
 
-A connection takes a place for its handshakes as soon as it is accepted, before a byte of it is
-read. Where these places are all taken, the address that holds most of them loses its oldest one to
-an address that holds fewer, and any address that has proved nothing loses one to an address that
-has. After its handshakes a connection takes a stranger's place. A quarter of all places, and an
-eighth of one address's, are kept from strangers: a connection that finds only those free has
-PROVE_S to prove that it belongs to a known custody (`ConnectionSlot.keep`), and is closed if it
-does not. Where strangers hold all places that a connection could take, the address with most of
-them loses its oldest to an address with fewer: a few addresses keep nobody out.
+States of a connection:
+
+1. Handshakes (`Admission.opening`). It takes a place as soon as it is accepted, before we read a
+   byte. If these places are all taken, the address with most of them loses its oldest to an
+   address with fewer. Any address that has proved nothing loses one to an address that has.
+2. Stranger (`Admission.standing`). After its handshakes it takes a stranger's place.
+3. Provisional. A quarter of all places, and an eighth of one address's, are kept from strangers. A
+   connection that finds only those free has PROVE_S to prove that it belongs to a known custody.
+   Otherwise it is closed.
+4. Known (`ConnectionSlot.keep`). It has proved itself. Its place is safe.
+
+If strangers hold all places that a connection could take, the address with most of them loses its
+oldest to an address with fewer. So a few addresses cannot keep everybody else out.
+
+A place is taken by cancelling its scope. The loser gives it back at its next checkpoint, so for a
+moment there is one connection more than allowed.
 """
 
 from __future__ import annotations
@@ -31,25 +40,31 @@ from psymm.errors import FloodingPeer, TooManyConnections
 from psymm.rate import TokenBucket
 
 _REMEMBERED: Final = 4096
-"""Addresses without a connection whose rates are remembered."""
+"""Addresses without a connection whose rates we remember."""
 PROVE_S: Final = 10.0
-"""How long a connection in a kept place has to prove itself."""
+"""Seconds that a connection in a kept place has to prove itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
     """Limits for all peers and for each address.
 
-    connections: at once, all peers; a quarter of them is kept for known custodies.
-    per_address: strangers' connections at once from one address.
-    per_second: new connections a second from one address, with `burst` at once.
-    opening: connections in their handshakes at once, all peers.
-    opening_per_address: the same from one address.
-    noise_per_second: messages without sense a second from one address, with `noise` at once.
-    bytes_per_second: bytes a second from one address's strangers, with `bytes_at_once` at once.
-    checks_per_second: introductions that bring collateral and collateral checks on the chain a
-        second for one address's strangers, with `checks` at once.
-    addresses_per_network: how many times the share of one address an IPv6 /48 has.
+    Attributes:
+        connections: Connections at once, all peers; a quarter is kept for known custodies.
+        per_address: Strangers' connections at once from one address.
+        per_second: New connections a second from one address.
+        burst: New connections at once from one address.
+        opening: Connections in their handshakes at once, all peers.
+        opening_per_address: Connections in their handshakes at once from one address.
+        noise: Meaningless messages at once from one address.
+        noise_per_second: Meaningless messages a second from one address.
+        bytes_at_once: Bytes at once from one address's strangers.
+        bytes_per_second: Bytes a second from one address's strangers.
+        checks: Introductions with collateral and collateral checks on the chain, at once, for one
+            address's strangers.
+        checks_per_second: The same, in a second.
+        addresses_per_network: How many times the share of one address an IPv6 /48 has.
+        limit_loopback: Whether loopback is limited by address, too.
     """
 
     connections: int = 1024
@@ -75,8 +90,16 @@ class AdmissionLimits:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
-    """standing, opening: now. admitted, refused: so far. addresses: with a connection now.
-    known: standing connections that proved themselves."""
+    """What admission has counted.
+
+    Attributes:
+        standing: Connections past their handshakes now.
+        opening: Connections in their handshakes now.
+        admitted: Connections let in so far.
+        refused: Connections refused so far.
+        addresses: Addresses with a connection now.
+        known: Connections now that have proved themselves.
+    """
 
     standing: int
     opening: int
@@ -90,13 +113,14 @@ class AdmissionStatistics:
 class _Peer:
     """One address, or all of an IPv6 /48.
 
-    limited: whether its limits are enforced.
-    share: how many addresses' shares it has.
-    network: the /48 that the address is in, in which all that it does is counted too.
-    strangers: its connections that have not proved themselves.
-    proved: one of them did.
-    handshakes: oldest first.
-    places: its strangers', oldest first.
+    Attributes:
+        limited: Whether its limits are enforced.
+        share: How many addresses' shares it has.
+        network: The /48 of the address, which also counts all that the address does.
+        strangers: Its connections that have not proved themselves.
+        proved: Whether one of its connections has.
+        handshakes: Oldest first.
+        places: Its strangers' places, oldest first.
     """
 
     limited: bool
@@ -119,19 +143,22 @@ class _Peer:
 
     @property
     def counted(self) -> tuple[_Peer, ...]:
-        """What its connections count for: the address itself, and its /48 if it has one."""
+        """Where its connections count: the address itself, and its /48 if it has one."""
         return (self,) if self.network is None else (self, self.network)
 
     @property
     def widest(self) -> _Peer:
-        """Who holds its places, where they are shared out."""
+        """The holder of its places when we compare holders."""
         return self if self.network is None else self.network
 
 
 class ConnectionSlot:
-    """A connection's place, for as long as it stands. `ConnectionSlot()` is one without limits.
+    """A connection's place for its lifetime. `ConnectionSlot()` has no limits.
 
-    provisional: it is one of those kept for known custodies, and not proved yet.
+    Attributes:
+        provisional: The place is one of those kept for known custodies, and nothing is proved yet.
+        known: The connection has proved itself.
+        scope: Cancelled to close the connection.
     """
 
     def __init__(self, peer: _Peer | None = None, admission: Admission | None = None) -> None:
@@ -142,40 +169,42 @@ class ConnectionSlot:
         self._admission = admission
 
     def keep(self) -> None:
-        """The connection belongs to a known custody: its place is safe from strangers."""
+        """The connection belongs to a known custody: its place is now safe from strangers."""
         if self._peer is not None and self._admission is not None and not self.known:
             for one in self._peer.counted:
                 one.strangers -= 1
             self._peer.proved = True
+            # No longer among the places that `_take_from_greediest` may take.
             self.leave()
             self._admission.keep(provisional=self.provisional)
         self.known, self.provisional = True, False
+        # A provisional place has a deadline of PROVE_S.
         self.scope.deadline = float("inf")
 
     def leave(self) -> None:
-        """It is no stranger's any more that may be taken from its address."""
+        """Remove the place from those that may be taken from its address."""
         if self._peer is not None and self in self._peer.places:
             for one in self._peer.counted:
                 one.places.remove(self)
 
     def read(self, size: int) -> None:
-        """A message of `size` bytes is about to be parsed for a stranger. Raises FloodingPeer."""
+        """We are about to parse a message of `size` bytes for a stranger. Raises FloodingPeer."""
         now = trio.current_time()
-        # Both are charged, whichever is in debt.
+        # Charge address and network, even if one of them is already in debt.
         paid = [one.bytes.spend(size, now) for one in self._limited]
         if not all(paid):
             raise FloodingPeer("too many bytes from one address")
 
     def noise(self) -> None:
-        """A message made no sense. Raises FloodingPeer where the address has sent too many, on
-        whatever connections."""
+        """A message made no sense. Raises FloodingPeer if the address has sent too many, over all
+        its connections."""
         now = trio.current_time()
         paid = [one.noise.spend(1, now) for one in self._limited]
         if not all(paid):
             raise FloodingPeer("too much noise from one address")
 
     def check(self) -> None:
-        """The chain is about to be asked for a stranger. Raises FloodingPeer."""
+        """We are about to ask the chain for a stranger. Raises FloodingPeer."""
         now = trio.current_time()
         if not all(one.checks.take(1, now) for one in self._limited):
             raise FloodingPeer("too many collateral checks for one address")
@@ -187,7 +216,7 @@ class ConnectionSlot:
 
 
 class Admission:
-    """Counts connections by address."""
+    """Counts connections by address, and decides who gets a place."""
 
     def __init__(self, limits: AdmissionLimits | None = None) -> None:
         self.limits = limits or AdmissionLimits()
@@ -198,7 +227,7 @@ class Admission:
         self._closed: str | None = None
 
     def close(self, reason: str) -> None:
-        """Admit nobody any more."""
+        """Admit nobody from now on."""
         self._closed = reason
 
     def statistics(self) -> AdmissionStatistics:
@@ -213,8 +242,8 @@ class Admission:
 
     @contextmanager
     def opening(self, address: str) -> Iterator[None]:
-        """A connection from `address` is in its handshakes for as long as the block, which is
-        cancelled where another address needs the place more. Raises TooManyConnections."""
+        """Count a connection from `address` in its handshakes, for as long as the block lasts. The
+        block is cancelled if another address needs the place more. Raises TooManyConnections."""
         peer = self._peer(address)
         try:
             self._admit_handshake(peer)
@@ -236,7 +265,7 @@ class Admission:
 
     @contextmanager
     def standing(self, address: str) -> Iterator[ConnectionSlot]:
-        """A connection from `address` for as long as the block. Raises TooManyConnections."""
+        """Hold a connection's place for as long as the block lasts. Raises TooManyConnections."""
         peer = self._peer(address)
         place = ConnectionSlot(peer, self)
         try:
@@ -268,7 +297,7 @@ class Admission:
             self._forget()
 
     def keep(self, *, provisional: bool) -> None:
-        """A stranger's connection proved itself; see `ConnectionSlot.keep`."""
+        """A stranger's connection has proved itself; see `ConnectionSlot.keep`."""
         self._known += 1
         self._provisional -= provisional
 
@@ -277,6 +306,7 @@ class Admission:
         for one in peer.counted if peer.limited else ():
             if not one.arrivals.take(1, now):
                 raise TooManyConnections("too often from one address", per_second=limits.per_second)
+            # An address in debt for noise or bytes must not start over with a new connection.
             if min(one.noise.left(now), one.bytes.left(now)) < 0:
                 raise TooManyConnections("too much noise from one address")
             most = limits.opening_per_address * one.share
@@ -285,6 +315,7 @@ class Admission:
         if self._opening < limits.opening:
             return
         others = [one for one in self._peers.values() if one.handshakes]
+        # First choice: an address that has proved nothing.
         if peer.proved:
             others = [one for one in others if not one.proved] or others
         greediest = max(
@@ -293,6 +324,8 @@ class Admission:
             default=peer,
         )
         held = len(peer.widest.handshakes)
+        # Between equals, only a holder of at least two more loses one. Otherwise two addresses
+        # could take places from each other for ever.
         least = 0 if peer.proved and not greediest.proved else held + 1
         if len(greediest.widest.handshakes) <= least:
             raise TooManyConnections("all places for handshakes are taken", most=limits.opening)
@@ -305,6 +338,7 @@ class Admission:
         limits, now = self.limits, trio.current_time()
         if self._closed is not None:
             raise TooManyConnections(self._closed)
+        # Crowded: only the last eighth of the address's own places is free.
         crowded = False
         for one in peer.counted if peer.limited else ():
             most = limits.per_address * one.share
@@ -317,6 +351,7 @@ class Admission:
         full = self._standing >= limits.connections
         if not crowded and not full and strangers < limits.connections - limits.kept:
             return
+        # First try a stranger's place from the largest holder. A kept place is the last resort.
         if not crowded and self._take_from_greediest(peer, provisional=False):
             return
         full = full or self._provisional >= limits.kept
@@ -326,10 +361,10 @@ class Admission:
         place.scope.deadline = trio.current_time() + PROVE_S
 
     def _take_from_greediest(self, peer: _Peer, *, provisional: bool) -> bool:
-        """Close the oldest stranger's connection, in a kept place or another, of the address that
-        has most of them; False where none has two more than this one. It gives its place back at
-        its next checkpoint; until then there is one more. Addresses of one /48 count together, and
-        of these the one with most loses it."""
+        """Close the oldest stranger's connection of the address that has most of them, in a kept
+        place if `provisional`, else in another. False if no address has at least two more than this
+        one. The place is free at the loser's next checkpoint. Addresses of one /48 count together;
+        among them, the one with most loses."""
 
         def held(one: _Peer) -> list[ConnectionSlot]:
             return [place for place in one.places if place.provisional == provisional]
@@ -349,7 +384,7 @@ class Admission:
         block, network = block_of(address), network_of(address)
         peer = self._known_as(self._peers, block, 1)
         if network is not None:
-            # While a connection of the address counts in it, this is the same one.
+            # While a connection of the address counts in it, this finds the same object.
             share = self.limits.addresses_per_network
             peer.network = self._known_as(self._networks, network, share)
         return peer
@@ -375,7 +410,8 @@ class Admission:
         return peer
 
     def _forget(self) -> None:
-        """Addresses that have been away longest, once there are too many."""
+        """Forget half of the idle addresses when there are too many. Those that have proved
+        something go last."""
         for known in (self._peers, self._networks):
             if len(known) <= _REMEMBERED + self._standing + self._opening:
                 continue
@@ -386,14 +422,14 @@ class Admission:
 
 
 def _leave_handshake(peer: _Peer, scope: trio.CancelScope) -> None:
-    """It is no handshake any more that may be taken from its address."""
+    """Remove a handshake from those that may be taken from its address."""
     if scope in peer.handshakes:
         for one in peer.counted:
             one.handshakes.remove(scope)
 
 
 def block_of(address: str) -> str:
-    """What one peer has for itself: an IPv4 address, an IPv6 /64."""
+    """What one peer has to itself: an IPv4 address or an IPv6 /64."""
     parsed = _parsed(address)
     if parsed is None:
         return address
@@ -403,7 +439,7 @@ def block_of(address: str) -> str:
 
 
 def network_of(address: str) -> str | None:
-    """The IPv6 /48 that an address is in; None of any other address, and of loopback."""
+    """The IPv6 /48 of an address; None for any other address, and for loopback."""
     parsed = _parsed(address)
     if isinstance(parsed, IPv6Address) and not parsed.is_loopback:
         return str(ip_network((int(parsed), 48), strict=False))

@@ -1,10 +1,16 @@
-"""A stream below a WebSocket that bounds what its peer can make us do.
+"""BoundedStream: a stream below a WebSocket that limits what its peer can make us do.
 
-The WebSocket library answers every ping, keeps every fragment and queues whole messages without
-asking what they cost, so headers are read here, on the way in: opening bytes, control frames,
-small frames and fragments are limited by rate, a message by its size and its number of fragments,
-and what was received but not yet taken by its bytes. Whoever oversteps is told by a close frame
-where it can be, and cut off; `fault` then says why.
+The WebSocket library answers every ping, keeps every fragment and queues whole messages, no matter
+what they cost. So we read the frame headers here, on the way in, and limit: opening bytes; the
+rates of control frames, small frames and fragments; a message's size and number of fragments; and
+the bytes received but not yet taken.
+
+States: first HTTP (`_opening` collects it, `_open`), then frames (`_count` walks over them), until
+the stream ends. If the peer oversteps, `fault` says why. We send a close frame if nothing of ours
+is half sent, and cut the connection.
+
+Backpressure: the session reports each message that it takes (`took_message`). If too many bytes
+are waiting, `receive_some` reads nothing more until then.
 """
 
 from __future__ import annotations
@@ -20,9 +26,9 @@ from psymm.errors import FloodingPeer, MessageTooBig, PSymmError
 from psymm.rate import TokenBucket
 
 OPENING_BYTES: Final = 32 * 1024
-"""The most that an HTTP request or response that opens a WebSocket may be long."""
+"""The longest HTTP request or response that may open a WebSocket."""
 SMALL_BYTES: Final = 4096
-"""Frames at least this long are bounded by their bytes, shorter ones by their number."""
+"""Frames of this size or more are limited by their bytes, smaller ones by their number."""
 _TOO_BIG: Final = 1009
 _AGAINST_POLICY: Final = 1008
 _GOODBYE_S: Final = 1.0
@@ -31,11 +37,16 @@ _READ_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a peer may do on one connection. Rates are a second, with twice that at once.
+    """What a peer may do on one connection. Rates are per second, with twice that at once.
 
-    unread_bytes: received messages that nobody has taken yet; then nothing more is read, which
-    the peer feels as backpressure. None: whoever takes them does not say so, and the WebSocket
-    library's queue is the only bound.
+    Attributes:
+        message_bytes: The longest message.
+        unread_bytes: Received messages that nobody has taken yet. Beyond that we stop reading,
+            and the peer's sending stalls. None: the reader does not report what it takes, and only
+            the WebSocket library's queue is limited.
+        small_frames: Frames shorter than SMALL_BYTES, a second.
+        controls: Control frames a second.
+        fragments: Fragments of one message.
     """
 
     message_bytes: int = 512 * 1024
@@ -46,13 +57,18 @@ class Bounds:
 
 
 class BoundedStream(trio.abc.Stream):
-    """`inner` with `bounds`. client: we are the one that opened the WebSocket.
-
-    status: what a server answered to our opening, 0 before. fault: why the peer was cut off, None
-    while it behaves. ended: set once nothing can come any more, whoever ended it.
+    """`inner` with `bounds`.
 
     A plain TCP socket is read and written without trio's own stream: that takes a third of the
     calls, and `send_now` never waits.
+
+    Attributes:
+        status: What a server answered to our opening; 0 before.
+        fault: Why we cut the peer off; None while it behaves.
+        ended: Set when nothing more can come, no matter which side ended it.
+
+    Args:
+        client: We opened the WebSocket.
     """
 
     def __init__(self, inner: trio.abc.Stream, bounds: Bounds, *, client: bool) -> None:
@@ -63,12 +79,15 @@ class BoundedStream(trio.abc.Stream):
         self._inner = inner
         self.bounds = bounds
         self._client = client
+        # Where we are in the incoming bytes: the HTTP opening (None after it), then the header
+        # collected so far, the rest of the payload, and size and fragments of the message.
         self._opening: bytearray | None = bytearray()
         self._header = bytearray()
         self._payload_left = 0
         self._message = 0
         self._fragments = 0
         self._finishes = False
+        # Sizes of messages that nobody has taken yet, oldest first.
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
         self._taken = trio.Event()
@@ -77,22 +96,22 @@ class BoundedStream(trio.abc.Stream):
         self._controls = _twice_at_once(bounds.controls)
         self._sending = False
         self._turn = trio.Lock()
-        # What `send_now` has promised and the operating system has not taken yet.
+        # What `send_now` has accepted and the operating system has not taken yet.
         self._rest = b""
         tcp = inner.socket if isinstance(inner, trio.SocketStream) else None
         self._tcp = tcp if os.name == "posix" else None
 
     @property
     def unread_bytes(self) -> int:
-        """Payload received that nobody has taken yet."""
+        """Bytes of payload received that nobody has taken yet."""
         return self._unread_bytes + self._message
 
     def allow(self, small_frames: int) -> None:
-        """Another rate of small frames from now on: what the session that begins here needs."""
+        """Set another rate of small frames, for the session that begins on this connection."""
         self._small = _twice_at_once(small_frames)
 
     def took_message(self) -> None:
-        """The oldest message was taken; there is room for more."""
+        """The oldest message was taken, so there is room for more."""
         if self._unread:
             self._unread_bytes -= self._unread.popleft()
             if self._full:
@@ -102,8 +121,9 @@ class BoundedStream(trio.abc.Stream):
     # --- trio.abc.Stream ----------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """As the inner stream's; raises BrokenResourceError once the peer has overstepped."""
+        """As the inner stream's. Raises BrokenResourceError when the peer has overstepped."""
         most = self.bounds.unread_bytes
+        # Wait for the reader only if it has a message to take. One message alone must fit.
         while most is not None and self._unread and self.unread_bytes > most:
             self._full, self._taken = True, trio.Event()
             await self._taken.wait()
@@ -132,14 +152,14 @@ class BoundedStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As the inner stream's, behind what `send_now` left. Two callers take turns."""
+        """As the inner stream's, after what `send_now` left. Two callers take turns."""
         async with self._turn:
             self._sending = True
             try:
                 rest, self._rest = self._rest, b""
                 await self._inner.send_all(rest + data if rest else data)
             except BaseException:
-                # It may have been cut off half way: no close frame can follow.
+                # A part may be out, so no close frame can follow.
                 self.ended.set()
                 raise
             self._sending = False
@@ -148,9 +168,10 @@ class BoundedStream(trio.abc.Stream):
     def send_now(self, data: bytes | bytearray) -> int:
         """Hand bytes to the operating system without waiting; returns how many it took.
 
-        Where it took some of them, the rest is kept and goes before all that follows: `send_all`,
-        of nothing if need be, takes it along. Raises BrokenResourceError, ClosedResourceError.
+        If it took only a part, we keep the rest, which goes before all that follows: call
+        `send_all` next, with nothing if need be. Raises BrokenResourceError, ClosedResourceError.
         """
+        # While something else is half sent, these bytes would land in the middle of it.
         if self._tcp is None or self._sending or self._rest:
             return 0
         try:
@@ -162,6 +183,7 @@ class BoundedStream(trio.abc.Stream):
             if self._tcp.fileno() < 0:
                 raise trio.ClosedResourceError from None
             raise trio.BrokenResourceError from gone
+        # All of it counts as sent: what the system has not taken is in `_rest` now.
         self.sent += len(data)
         if taken < len(data):
             self._rest = bytes(data[taken:])
@@ -180,7 +202,7 @@ class BoundedStream(trio.abc.Stream):
     # --- reading headers ----------------------------------------------------------------------
 
     def _open(self, data: bytes) -> None:
-        """HTTP until its blank line; what follows are frames, unless the opening was refused."""
+        """Collect HTTP until its blank line. Frames follow, unless the opening was refused."""
         opening = self._opening
         assert opening is not None  # noqa: S101
         opening += data
@@ -196,7 +218,7 @@ class BoundedStream(trio.abc.Stream):
         self._count(bytes(opening[end + 4 :]))
 
     def _count(self, data: bytes) -> None:
-        """Walk over frames: headers are read, payloads are skipped."""
+        """Walk over frames: read headers, skip payloads."""
         now = trio.current_time()
         at, end, header = 0, len(data), self._header
         while at < end and self.fault is None:
@@ -207,7 +229,7 @@ class BoundedStream(trio.abc.Stream):
                 if not self._payload_left:
                     self._end_frame()
                 continue
-            # Two bytes say how long the header is.
+            # The first two bytes say how long the header is.
             many = _header_bytes(header) if len(header) > 1 else 2
             while len(header) < many and at < end:
                 step = min(many - len(header), end - at)
@@ -254,13 +276,13 @@ class BoundedStream(trio.abc.Stream):
             self._finishes = False
 
     async def _say_goodbye(self, fault: PSymmError) -> None:
-        """A close frame, if nothing of ours is half sent."""
+        """Send a close frame, if nothing of ours is half sent."""
         if self._sending or self._rest or self._opening is not None:
             return
         code = _TOO_BIG if isinstance(fault, MessageTooBig) else _AGAINST_POLICY
         reason = fault.code.encode()[:100]
         body = code.to_bytes(2, "big") + reason
-        # A client masks; a mask of zeros changes nothing.
+        # A client must mask; a mask of zeros changes nothing.
         head = bytes((0x88, 0x80 | len(body), 0, 0, 0, 0) if self._client else (0x88, len(body)))
         with trio.move_on_after(_GOODBYE_S):
             try:
@@ -272,9 +294,9 @@ class BoundedStream(trio.abc.Stream):
 
 
 async def _receive(tcp: trio.socket.SocketType, most: int) -> bytes:
-    """What has come, at least a byte of it unless the peer has ended the stream.
+    """Read what has come: at least one byte, unless the peer has ended the stream.
 
-    Raises as `SocketStream.receive_some`. Cancelled: raises Cancelled, nothing was taken.
+    Raises as `SocketStream.receive_some`. Cancelled: raises Cancelled; nothing was taken.
     """
     while True:
         fileno = tcp.fileno()
@@ -282,7 +304,7 @@ async def _receive(tcp: trio.socket.SocketType, most: int) -> bytes:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(fileno)
         if tcp.fileno() != fileno:
-            # Closed meanwhile: the number may be another socket's by now.
+            # Closed meanwhile. Another socket may have this number by now.
             raise trio.ClosedResourceError
         try:
             return os.read(fileno, most)
@@ -297,6 +319,6 @@ def _twice_at_once(per_second: float) -> TokenBucket:
 
 
 def _header_bytes(header: bytearray) -> int:
-    """How long the header is that begins with these two bytes."""
+    """The length of the header that begins with these two bytes."""
     size = header[1] & 0x7F
     return 2 + {126: 2, 127: 8}.get(size, 0) + (4 if header[1] & 0x80 else 0)

@@ -1,8 +1,8 @@
-"""Connecting to ws:// and wss://: every way to fail has a type, and no peer can make us wait.
+"""Connecting to ws:// and wss://: each way to fail has a type, and no peer can make us wait.
 
-Solvers and relayers are dialled here and nowhere else. Whoever is dialled gets a handshake that
-names its own host and `/`; redirects are not followed. `ask_each` bounds what a registry full of
-strangers can make a client do.
+Solvers and relayers are dialled here and nowhere else. The opening handshake names the peer's own
+host and `/`. We do not follow redirects. `ask_each` limits what a registry full of strangers can
+make a client do.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from psymm.sockets.serving import HANDSHAKE_S, QUEUED_MESSAGES, RECEIVE_BYTES
 from psymm.sockets.tls import client_context
 
 AT_ONCE: Final = 16
-"""Entries of the registry that are dialled at once."""
+"""Entries of the registry that we dial at once."""
 IN_ALL: Final = 64
-"""Entries of the registry that are dialled for one question."""
+"""Entries of the registry that we dial for one question."""
 
 _BUSY: Final = (429, 503)
 _ADDRESS_S: Final = 5.0
-"""For one address of several that a name has."""
+"""Seconds for one of several addresses of a name."""
 
 T = TypeVar("T")
 
@@ -57,14 +57,16 @@ async def dial_websocket(
 ) -> AsyncGenerator[tuple[WebSocketConnection, BoundedStream], None]:
     """A WebSocket to ws:// or wss://.
 
-    tls: what a wss:// server is verified with, by default the system's authorities; the host name
-    is verified in any case. plain: whether ws:// may leave this machine (`spec.md` 61). private: it
-    may be on this machine or a local network; what comes from the registry is only dialled there
-    where the user asked for that.
-
-    Raises Disconnected by its kinds: BadEndpoint, PlainRefused, PrivateAddress, TlsRefused,
+    Raises a subclass of Disconnected: BadEndpoint, PlainRefused, PrivateAddress, TlsRefused,
     Unreachable (no such name, nobody listens), ServerBusy, HandshakeFailed; all within HANDSHAKE_S.
-    Leaving closes the socket without a goodbye. Cancelled: the same.
+    Leaving the block closes the socket without a goodbye. Cancelled: the same.
+
+    Args:
+        tls: Verifies a wss:// server; by default with the system's authorities. The host name is
+            verified in any case.
+        plain: Whether ws:// may leave this machine (`spec.md` 61).
+        private: Whether it may be on this machine or a local network. For endpoints from the
+            registry only if the user asked for that.
     """
     parts = parse_endpoint(endpoint)
     stream: trio.abc.AsyncResource | None = None
@@ -73,6 +75,7 @@ async def dial_websocket(
         async with open_block_nursery() as nursery:
             try:
                 opened: tuple[WebSocketConnection, BoundedStream] | None = None
+                # One limit for name, TCP, TLS and WebSocket together.
                 with trio.move_on_after(HANDSHAKE_S) as late:
                     tcp = stream = await _reach(parts, plain, private)
                     if parts.secure:
@@ -88,9 +91,10 @@ async def dial_websocket(
             finally:
                 nursery.cancel_scope.cancel()
     except ExceptionGroup as group:
-        # The library's reader: the server refused, or said what no WebSocket says.
+        # From the library's reader: the server refused, or sent what is not WebSocket.
         failed = _failure(endpoint, group)
     finally:
+        # The library may be in any state, so close below it, without a goodbye.
         if stream is not None:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
@@ -104,11 +108,13 @@ async def ask_each(
     *,
     enough: Callable[[], bool] = lambda: False,
 ) -> Sequence[T]:
-    """Awaits `ask` for each entry in turn: AT_ONCE of them at a time and IN_ALL altogether, so that
-    a registry with ten thousand entries makes nobody dial ten thousand hosts.
+    """Await `ask` for the entries, in their order. At most AT_ONCE run at a time and IN_ALL in all,
+    so that a registry with ten thousand entries makes nobody dial ten thousand hosts. Returns the
+    entries that were not asked. Cancelled: all calls in progress end.
 
-    `ask` bounds its own time and raises nothing that one entry can cause. No further entry is asked
-    once `enough` says so. Returns those that were not asked. Cancelled: all that is under way ends.
+    Args:
+        ask: Must limit its own time, and must not raise anything that one entry can cause.
+        enough: No further entry is asked when this returns True.
     """
     waiting = list(reversed(entries[:IN_ALL]))
 
@@ -123,8 +129,8 @@ async def ask_each(
 
 
 async def check_plain(endpoint: str, plain: bool) -> None:
-    """Whether an endpoint may be listed for others to dial, though everyone on the way reads and
-    changes what is sent: wss://, or ws:// at loopback, or `plain`.
+    """Check that an endpoint may be listed for others to dial. Everyone on the way can read and
+    change plain traffic, so it must be wss://, or ws:// at loopback, or `plain`.
 
     Raises BadEndpoint, PlainRefused, Unreachable. Cancelled: raises Cancelled.
     """
@@ -140,7 +146,7 @@ async def _reach(endpoint: Endpoint, plain: bool, private: bool) -> trio.SocketS
             with trio.move_on_after(_ADDRESS_S):
                 return await trio.open_tcp_stream(address, endpoint.port)
         except OSError as bad:
-            # trio raises an OSError around the one of the address that it tried.
+            # trio wraps the error of the address that it tried in an OSError.
             first = bad.__cause__
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
@@ -175,7 +181,7 @@ def _tls_refused(endpoint: str, why: BaseException | None) -> TlsRefused:
 async def _shake_hands(
     nursery: trio.Nursery, parts: Endpoint, bounded: BoundedStream
 ) -> WebSocketConnection | None:
-    """The WebSocket, or None where the connection ended before it stood."""
+    """The WebSocket; None if the connection ended before it was open."""
     connection: WebSocketConnection | None = None
     async with trio.open_nursery() as race:
 
@@ -183,6 +189,7 @@ async def _shake_hands(
             await bounded.ended.wait()
             race.cancel_scope.cancel()
 
+        # The library waits for an answer even after the stream has ended; `gone` ends that wait.
         race.start_soon(gone)
         connection = await wrap_client_stream(
             nursery,
@@ -233,7 +240,7 @@ def _failure(endpoint: str, group: ExceptionGroup) -> Disconnected:
 
 
 def _retry_after(rejected: ConnectionRejected) -> int:
-    """Seconds that the server asks for, 0 where it does not; never more than a minute."""
+    """Seconds that the server asks for, at most a minute; 0 if it does not say."""
     for name, value in rejected.headers:
         if name.lower() == b"retry-after" and value.isdigit():
             return min(int(value[:6]), 60)

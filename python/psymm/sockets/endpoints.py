@@ -1,10 +1,11 @@
-"""Which endpoints may be dialled: what is written in one, and which machine its name leads to.
+"""Endpoints that we may dial: what may be written in one, and to which machine its name may lead.
 
-Anybody can write an endpoint into the registry, and every client dials it. So an endpoint is a
-host and a port and nothing else, and it must lead to the public internet: an entry must not make
-clients knock at the services of their own machine or network. Names are resolved here, once; the
-addresses that were checked are those that are connected to, so a name cannot change its meaning
-between the two (DNS rebinding).
+Anybody can write an endpoint into the registry, and every client dials it. So an endpoint is a host
+and a port and nothing else, and it must lead to the public internet: an entry must not make clients
+knock at services of their own machine or network.
+
+We resolve a name here, once. We connect to the very addresses that we checked, so a name cannot
+change its meaning in between (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from psymm.errors import BadEndpoint, PlainRefused, PrivateAddress, Unreachable
 
 MAX_ENDPOINT_BYTES: Final = 256
 MAX_ADDRESSES: Final = 4
-"""Addresses of one name that are tried: a name with a thousand of them is no list of targets."""
+"""Addresses of one name that we try. A name with a thousand addresses is not a list of targets."""
 
 _DEVELOPMENT_CHAIN: Final = 31_337
 
 _RESOLVING: Final = 16
-"""Names that are resolved at once. A resolver's thread cannot be cut short: it keeps its place here
-to its end, though nobody waits for it any more, so that hostile name servers cannot take the
-threads that write the journal."""
+"""Names that we resolve at once. A resolver's thread cannot be cancelled. It keeps its place here
+to its end, even if nobody waits for it any more. So hostile name servers cannot use up the threads
+that write the journal."""
 _resolving: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("psymm-resolving")
 
 _Address = IPv4Address | IPv6Address
@@ -68,7 +69,7 @@ _PRIVATE: Final = tuple(
 )
 _PUBLIC_V6: Final = ip_network("2000::/3")
 _CARRY_V4: Final = (
-    # An IPv4 address stands in these bits from the right.
+    # Networks whose addresses carry an IPv4 address, and how many bits from the right.
     (ip_network("::ffff:0:0/96"), 0),
     (ip_network("64:ff9b::/96"), 0),  # NAT64
     (ip_network("2002::/16"), 80),  # 6to4
@@ -77,8 +78,13 @@ _CARRY_V4: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A ws:// or wss:// address taken apart. text: as it was written; secure: wss; netloc: host and
-    port as they were written, for the handshake."""
+    """A ws:// or wss:// address, parsed.
+
+    Attributes:
+        text: As it was written.
+        secure: wss.
+        netloc: Host and port as they were written, for the handshake.
+    """
 
     text: str
     secure: bool
@@ -88,7 +94,7 @@ class Endpoint:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """An endpoint: ws or wss, a host, an optional port, at most a `/` behind them.
+    """Parse an endpoint: ws or wss, a host, an optional port, and at most a `/` after them.
 
     No user name, path, query or fragment; printable ASCII of at most 256 bytes. Raises BadEndpoint
     with the reason.
@@ -127,10 +133,13 @@ def parse_endpoint(text: str) -> Endpoint:
 async def resolve(endpoint: Endpoint, *, plain: bool, private: bool) -> list[str]:
     """The addresses to connect to, at most MAX_ADDRESSES, as literals.
 
-    plain: ws:// may leave this machine. private: loopback and the addresses of local networks too.
-    Raises PlainRefused and PrivateAddress where the name leads elsewhere than it may, even in part:
-    another look-up may give another of its addresses. Raises Unreachable where there is no such
-    name. Cancelled: raises Cancelled.
+    Raises PlainRefused and PrivateAddress if any address of the name is one that we may not dial:
+    another look-up could return just that one. Raises Unreachable if there is no such name.
+    Cancelled: raises Cancelled.
+
+    Args:
+        plain: ws:// may leave this machine.
+        private: Loopback and local networks are allowed.
     """
     literal = _literal(endpoint.host)
     found = [str(literal)] if literal is not None else await _look_up(endpoint)
@@ -143,10 +152,11 @@ async def resolve(endpoint: Endpoint, *, plain: bool, private: bool) -> list[str
 
 
 def may_dial(address: str, *, private: bool) -> bool:
-    """Whether an address is one of the public internet; private: or of this machine or network.
+    """Whether an address is on the public internet; with `private`, also on this machine or
+    network.
 
-    Link-local, multicast and unspecified addresses and those where clouds keep credentials are
-    none in any case.
+    Link-local, multicast and unspecified addresses, and those where clouds keep credentials, are
+    never allowed.
     """
     parsed = _unwrapped(ip_address(address))
     if any(parsed in net for net in _NEVER) or getattr(parsed, "scope_id", None):
@@ -161,7 +171,7 @@ def may_dial(address: str, *, private: bool) -> bool:
 def private_allowed(chain_id: int, asked: bool | None) -> bool:
     """Whether endpoints of a registry may lead to this machine or a local network.
 
-    asked: what the user said; None: nothing, then only those of the development chain may.
+    asked: What the user said. None: nothing; then only those of the development chain may.
     """
     return chain_id == _DEVELOPMENT_CHAIN if asked is None else asked
 
@@ -182,12 +192,13 @@ async def _look_up(endpoint: Endpoint) -> list[str]:
                 endpoint.host, endpoint.port, type=trio.socket.SOCK_STREAM
             )
             answers.extend(str(answer[4][0]) for answer in found)
-        except Exception as none:  # a task of trio's own must not raise
+        except Exception as none:  # A system task must not raise: that would end the program.
             failed.append(none)
         finally:
             limiter.release_on_behalf_of(done)
             done.set()
 
+    # A system task outlives a cancelled caller, and so holds its place until the thread is done.
     await limiter.acquire_on_behalf_of(done)
     trio.lowlevel.spawn_system_task(look_up)
     await done.wait()
@@ -205,7 +216,7 @@ def _literal(host: str) -> _Address | None:
 
 
 def _unwrapped(address: _Address) -> _Address:
-    """The IPv4 address that an IPv6 one carries, if it does."""
+    """The IPv4 address that an IPv6 address carries, if any; otherwise the address itself."""
     if isinstance(address, IPv6Address):
         for net, bits in _CARRY_V4:
             if address in net:

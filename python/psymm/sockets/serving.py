@@ -1,8 +1,11 @@
 """Accepting WebSockets: admission, TLS, the handshake, and bugs kept to their own connection.
 
-The library's own server lets whatever its reader raises for one connection out of its nursery,
-where it ends all of them: a ping during the closing handshake is enough. Here each connection has
-a nursery of its own, and what the library raises in it ends that connection alone.
+The library's own server lets errors of one connection's reader out of its nursery, and they end
+all connections: a ping during the closing handshake is enough. Here each connection has a nursery
+of its own, and an error of the library ends that connection alone.
+
+The course of a connection (`_serve_one`): a place for its handshakes, TLS, the WebSocket request,
+a place among the connections, then `welcome` until its end.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ RETRY_AFTER_S = 5
 
 Tls = ssl.SSLContext | Certificate
 Welcome = Callable[[WebSocketRequest, BoundedStream, str, ConnectionSlot], Awaitable[None]]
-"""Accepts or rejects a request and serves it to its end; gets the peer's address and place."""
+"""Accepts or rejects a request, and serves it to its end. Receives the peer's address and place."""
 
 
 async def serve_websockets(
@@ -44,10 +47,12 @@ async def serve_websockets(
     nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; reports the port. nursery: where connections live; its own by
-    default, so that they end with it.
+    """Serve until cancelled; reports the port.
 
-    Raises OSError where the address cannot be bound, and what `welcome` raises.
+    Raises OSError if the address cannot be bound, and what `welcome` raises.
+
+    Args:
+        nursery: Where connections run. By default a nursery of its own, so that they end with it.
     """
     listeners = await trio.open_tcp_listeners(port, host=host)
     serve = partial(_serve_one, welcome=welcome, admission=admission, bounds=bounds, tls=tls)
@@ -81,7 +86,7 @@ async def _serve_one(
                     with admission.opening(address):
                         opened = await _open(nursery, tcp, bounds, tls)
                 except TooManyConnections:
-                    return  # Before its handshakes nobody is answered: that would cost us more.
+                    return  # Answer nobody before the handshakes: that would cost us more.
                 if opened is None:
                     return
                 request, bounded = opened
@@ -90,6 +95,7 @@ async def _serve_one(
                     with admission.standing(address) as place:
                         await welcome(request, bounded, address, place)
                 except TooManyConnections as refused:
+                    # The peer has shown some effort, so tell it when to come back.
                     with trio.move_on_after(HANDSHAKE_S):
                         await request.reject(
                             503,
@@ -99,7 +105,7 @@ async def _serve_one(
             finally:
                 nursery.cancel_scope.cancel()
     except ExceptionGroup as group:
-        # The library's reader: what it did not expect of this peer.
+        # From the library's reader: something that it did not expect of this peer.
         log.info("connection-broke-rules", extra={"error": type(group.exceptions[0]).__name__})
     finally:
         await trio.aclose_forcefully(stream)
@@ -108,7 +114,8 @@ async def _serve_one(
 async def _open(
     nursery: trio.Nursery, tcp: trio.SocketStream, bounds: Bounds, tls: Tls | None
 ) -> tuple[WebSocketRequest, BoundedStream] | None:
-    """Both handshakes within HANDSHAKE_S, or None: who does not finish them is not answered."""
+    """Do both handshakes within HANDSHAKE_S. None if the peer does not finish them; it gets no
+    answer."""
     stream: trio.abc.Stream = tcp
     with trio.move_on_after(HANDSHAKE_S):
         if tls is not None:
@@ -127,6 +134,7 @@ async def _open(
                 await bounded.ended.wait()
                 race.cancel_scope.cancel()
 
+            # The library waits for a request even after the stream has ended. `gone` ends that.
             race.start_soon(gone)
             request = await wrap_server_stream(
                 nursery,

@@ -1,7 +1,7 @@
-"""TLS for daemons and clients: at least version 1.2, chains and host names always verified.
+"""TLS for daemons and clients: version 1.2 or later; chains and host names are always verified.
 
-A server's certificate is read again when its files change, so that a renewed one serves the next
-connection while those that stand go on; a renewal that is broken is named and the old one kept.
+A server reads its certificate again when the files change. New connections get the renewed one,
+existing connections continue. If the renewal is broken, we log it and keep the old one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from psymm.errors import CertificateInvalid
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
-"""The files are looked at once in this time at most."""
+"""Seconds between two looks at the files, at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What changes when a file is replaced."""
+    """The properties of a file that change when it is replaced."""
 
     inode: int
     size: int
@@ -41,8 +41,14 @@ class _Stamp:
 class Certificate:
     """A server's certificate chain and key (PEM), as the files are now.
 
-    password: gives the key's passphrase where it has one; it is asked anew at each reading and
-    kept nowhere. Raises CertificateInvalid if the files cannot be used.
+    Raises CertificateInvalid if the files cannot be used.
+
+    Attributes:
+        renewals: How often the files were read again.
+
+    Args:
+        password: Returns the key's passphrase, if it has one. Called at each reading; the
+            passphrase is kept nowhere.
     """
 
     def __init__(
@@ -57,8 +63,8 @@ class Certificate:
         self._looked = trio.current_time()
 
     def context(self) -> ssl.SSLContext:
-        """For the next connection. Looks at the files; blocks for as long as reading them takes,
-        which is once for each renewal."""
+        """The context for the next connection. Looks at the files. Blocks while they are read,
+        which happens once for each renewal."""
         now = trio.current_time()
         if now - self._looked >= LOOK_S:
             self._looked = now
@@ -67,12 +73,13 @@ class Certificate:
 
     def _renew(self) -> None:
         try:
+            # The stamps before the contents: a change in between is seen at the next look.
             stamps = self._stamped()
             if stamps == self._stamps:
                 return
             context = self._read()
         except CertificateInvalid as bad:
-            # Half way through a renewal the two files do not fit; they will.
+            # In the middle of a renewal the two files do not match. They will at the next look.
             log.warning("certificate-not-renewed", extra={"code": bad.code})
             return
         self._stamps, self._context = stamps, context
@@ -102,7 +109,8 @@ class Certificate:
 
 
 def client_context(authority: Path | None = None) -> ssl.SSLContext:
-    """What a client verifies servers with: the system's authorities, or those of one file alone.
+    """A client's context: verifies servers with the system's authorities, or with those of one file
+    only.
 
     Raises CertificateInvalid if the file holds no certificate.
     """
@@ -119,7 +127,7 @@ def client_context(authority: Path | None = None) -> ssl.SSLContext:
 
 
 def password_file(path: Path) -> Callable[[], bytes]:
-    """The key's passphrase from a file's first line. Raises CertificateInvalid when it is read."""
+    """The key's passphrase, from a file's first line. Raises CertificateInvalid when it is read."""
 
     def read() -> bytes:
         try:
@@ -131,18 +139,19 @@ def password_file(path: Path) -> Callable[[], bytes]:
 
 
 def password_variable(name: str) -> Callable[[], bytes]:
-    """The key's passphrase from an environment variable."""
+    """The key's passphrase, from an environment variable."""
     return lambda: os.environb.get(name.encode(), b"")
 
 
 def _unknown() -> bytes:
-    """An encrypted key without a passphrase must fail, not ask at a terminal that nobody sees."""
+    """An encrypted key without a passphrase must fail. OpenSSL would ask at a terminal."""
     raise CertificateInvalid("the key is encrypted and no passphrase was given")
 
 
 def _close_to_others(key: Path) -> None:
-    """Takes a key from everybody's eyes. It may be a link, and root's or a group's, as tools that
-    renew certificates leave it. Raises CertificateInvalid where that is not ours to do, OSError."""
+    """Take read access to a key away from others. The file may be a link, and belong to root or a
+    group, as tools that renew certificates leave it. Raises CertificateInvalid if we may not do
+    that, OSError."""
     found = key.stat()
     if os.name != "posix" or not found.st_mode & 0o007:
         return
