@@ -350,6 +350,7 @@ async def play(stage: Stage, seed: int) -> None:
         Actor(stage, name) for name in ("owner", "trader", "relayer", "solver", "rival")
     )
     everybody = (owner, trader, relayer, solver, rival)
+    # The blocks nest in the order in which parts depend on each other: the chain ends last.
     async with _chain(stage, owner) as url:
         deployment = await _set_up(stage, url, everybody, amounts)
         stage.title("A relayer and two solvers enter the registry")

@@ -1,8 +1,11 @@
 """Waiting for one thing, at less cost than an Event or a cancel scope for each wait.
 
-`Sleeper`: one task that sleeps until it is woken, which costs half of an Event. `Deadlines`: one
-heap of moments and one task that wakes sleepers at theirs, in place of a cancel scope for each.
-`Workers`: tasks that run one short job after the other, in place of a task for each.
+- `Sleeper`: one task sleeps until it is woken. It costs half of an Event.
+- `Deadlines`: one heap of moments, and one task that wakes sleepers when theirs has come. It
+  replaces a cancel scope for each wait.
+- `Workers`: tasks that run one short job after another. They replace a task for each job.
+
+All of it runs in one thread, so nothing changes between two awaits.
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ import trio
 from psymm.nursery import start_task
 
 MOST_IDLE: Final = 64
-"""Workers that are kept for the next job."""
+"""Idle workers that we keep for the next jobs."""
 _FEW: Final = 64
 
 Job = Callable[[trio.CancelScope], Awaitable[None]]
-"""Is given the scope that it runs in, and may be cancelled by."""
+"""Receives the scope in which it runs, which may cancel it."""
 
 
 class Sleeper:
-    """One task at a time sleeps here."""
+    """A place where one task at a time can sleep."""
 
     __slots__ = ("_task",)
 
@@ -37,12 +40,13 @@ class Sleeper:
         return self._task is not None
 
     async def sleep(self) -> None:
-        """Until `wake`. Cancelled: raises Cancelled, and nobody is asleep here any more."""
+        """Sleep until `wake`. Cancelled: raises Cancelled; then nobody is asleep here."""
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def wake(self) -> None:
-        """Wake who sleeps here, if anybody does."""
+        """Wake the task that sleeps here, if there is one."""
+        # Cleared first, so that a second `wake` does not reschedule a task that is already running.
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
@@ -53,7 +57,7 @@ class Sleeper:
 
 
 class Timed(Protocol):
-    """What `Deadlines` wakes: a Sleeper, or what acts at a moment."""
+    """What `Deadlines` can wake: a Sleeper, or an object that acts when its moment comes."""
 
     @property
     def asleep(self) -> bool:
@@ -61,17 +65,18 @@ class Timed(Protocol):
         ...
 
     def wake(self) -> None:
-        """Must not block and not raise."""
+        """Must not block and must not raise."""
         ...
 
 
 class Deadlines:
-    """Wakes sleepers at their moments of trio's clock. Its task is a system task, from the first
-    moment on that it is given: it serves whatever scope they live in."""
+    """Wakes sleepers at their moments, by trio's clock. Its task is a system task, started with the
+    first moment: it serves sleepers in any scope."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timed]] = []
         self._numbers = count()
+        # Entries that were still asleep at the last cleaning, and the moment `_run` sleeps for.
         self._live = 0
         self._due = float("inf")
         self._earlier = Sleeper()
@@ -80,7 +85,8 @@ class Deadlines:
     def add(self, at: float, sleeper: Timed) -> None:
         """Wake `sleeper`, which is about to sleep, at that moment if it is still asleep then."""
         if len(self._heap) > _FEW + 2 * self._live:
-            # Most were woken by what they waited for.
+            # Most entries are dead: their sleepers were woken by what they waited for. Cleaning
+            # only when the heap has doubled keeps the cost per entry constant.
             self._heap = [one for one in self._heap if one[2].asleep]
             heapify(self._heap)
             self._live = len(self._heap)
@@ -88,6 +94,7 @@ class Deadlines:
         if not self._running:
             self._running = True
             trio.lowlevel.spawn_system_task(self._run)
+        # The task sleeps for a later moment: wake it, so that it looks again.
         elif at < self._due:
             self._earlier.wake()
 
@@ -95,6 +102,7 @@ class Deadlines:
         try:
             while True:
                 now, due = trio.current_time(), list[Timed]()
+                # Collect first, then wake: `wake` may add new moments to the heap.
                 while self._heap and (self._heap[0][0] <= now or not self._heap[0][2].asleep):
                     due.append(heappop(self._heap)[2])
                 for sleeper in due:
@@ -116,17 +124,18 @@ class _Worker(Sleeper):
 
 
 class Workers:
-    """Tasks of one nursery. A job starts in the next turn of the scheduler, whoever runs it."""
+    """Tasks of one nursery that run jobs. A job starts in the next scheduler step."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._idle: list[_Worker] = []
 
     def start(self, job: Job) -> None:
-        """Raises SessionClosed where the nursery takes no task any more; nothing was started."""
+        """Start a job. Raises SessionClosed if the nursery takes no more tasks; then nothing was
+        started."""
         while self._idle:
             worker = self._idle.pop()
-            if worker.asleep:  # else it was cancelled there
+            if worker.asleep:  # Otherwise it was cancelled while idle.
                 worker.job = job
                 worker.wake()
                 return
@@ -137,7 +146,7 @@ class Workers:
         job: Job | None = first
         while True:
             with trio.CancelScope() as scope:
-                # One scope for as long as no job was cancelled by it.
+                # One scope serves many jobs, until one of them is cancelled by it.
                 while not scope.cancel_called:
                     if job is not None:
                         given, job = job, None
