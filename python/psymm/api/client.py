@@ -217,6 +217,7 @@ class VaultCollateral:
         try:
             await self._vault.await_settlement(settlement, timeout_s=float("inf"))
         except MoveFailed:
+            # Its deadline has passed on chain.
             return None
         return await self._mined(settlement)
 

@@ -46,6 +46,7 @@ async def deliver_ended(
     party = client.party if isinstance(client, Client) else client
     owing = await party.journal.undelivered()
     task_status.started(len(owing))
+    # Each has a task of its own: a solver that does not answer delays no other.
     async with trio.open_nursery() as nursery:
         for custody in owing:
             near = party.dials_private
@@ -66,6 +67,7 @@ async def _deliver(
     try:
         await session.run()
     except* (JournalError, StorageError):
+        # Our own journal failed, so no other custody can be delivered either.
         raise
     except* PSymmError as refused:
         log.warning(

@@ -98,6 +98,7 @@ class TraderPolicy:
 
         oracle_signers: Addresses that may sign prices. We refuse terms that name another. We accept
             terms without an oracle unless `needs_oracle`.
+        needs_oracle: Whether the terms must have an oracle.
         oracle_validity_s: The longest that a price may be used.
     """
 
@@ -272,6 +273,7 @@ class TraderPolicy:
         if ours is None:
             return
         tariff = terms.tariff
+        # All that a case can cost: the evidence of one side, and the notices.
         penalties = tariff.evidence_byte * EVIDENCE_BYTES + NOTICES * tariff.notice
         for name, units, share in (
             ("collateral.traderReserve", terms.collateral.trader_reserve, self.reserve),

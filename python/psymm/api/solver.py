@@ -164,6 +164,7 @@ class SolverSession:
     def order(self, cl_ord_id: str) -> IncomingOrder | None:
         """An order by its id, if it is open or was sent after the checkpoint at which our record
         begins; otherwise None."""
+        # The record has the trader's own message. The account has all that a reply needs.
         for entry in self.runner.protocol.record:
             said = entry.message
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
@@ -226,6 +227,7 @@ class IncomingQuoteRequest:
         Raises Refused (off tick, crossed, too long …), NotNow. Cancelled: it may be signed.
         """
         runner = self.session.runner
+        # The rules refuse a longer life.
         life = min(int(valid_s * SECOND), self.session.terms.timeouts.quote_life)
         await runner.send(
             Quote(
@@ -553,6 +555,7 @@ class Solver:
             try:
                 prices = await self.on_prices(symbol)
             except Exception as failed:
+                # No price for this symbol; the others are still answered.
                 log.warning("on-prices-failed", extra={"error": type(failed).__name__})
                 prices = None
             entries = [] if prices is None else _entries(prices)
@@ -810,6 +813,7 @@ class _Dispatch:
             # Too many run already. `_answer` then declines, which is quick.
             busy = self._running >= MOST_AT_ONCE
             self._workers.start(partial(self._run, answer, decline, busy, order))
+            # Count it now, not when it runs, so that `idle` does not miss it.
             self._running += 1
 
     async def _run(
@@ -826,6 +830,7 @@ class _Dispatch:
         try:
             await self._answer(answer, decline, busy)
         finally:
+            # A later callback may work on this order by now.
             if order is not None and self._at_work.get(order) is scope:
                 del self._at_work[order]
             self._callbacks.discard(scope)
@@ -854,6 +859,7 @@ class _Dispatch:
                 await self._declined(decline, refused.code)
             self._failed(refused)
         except Exception as failed:
+            # A bug of the application's. The trader still gets an answer.
             log.exception("callback-failed", extra={"error": type(failed).__name__})
             await self._declined(decline, "internal error")
 
@@ -863,6 +869,7 @@ class _Dispatch:
         try:
             await decline(why)
         except PSymmError as refused:
+            # The order may have ended meanwhile.
             log.info("not-declined", extra={"error": refused.code})
 
     def _idle(self, idle: Idle) -> None:
@@ -878,6 +885,7 @@ class _Dispatch:
         session, asked_id = self._session, request.orig_cl_ord_id
         live = session.projected.orders.get(asked_id)
         order = session.order(asked_id)
+        # The order has ended meanwhile, or a newer request has replaced this one.
         if live is None or order is None or live.request_id != request.cl_ord_id:
             return
         if await self._solver.on_cancel(order):

@@ -240,6 +240,7 @@ class Order:
         await session.runner.send(
             OrderCancelRequest(cl_ord_id=request, orig_cl_ord_id=self.cl_ord_id)
         )
+        # Either may come first: the end of the order, or the solver's refusal to cancel.
         refused = await session.next_change(
             lambda: self._end() or session.cancel_refused(request),
             until_ns=self._last_moment_ns,
@@ -664,6 +665,7 @@ class _EventCache:
     def wake(self) -> None:
         """Wake the calls whose answer is here now. The others keep sleeping, at no cost."""
         for wait in list(self._waiting):
+            # `found` may raise. Its own call gets the error, and no other.
             try:
                 wait.value = self._look(wait.found, wait.even_closed)
             except Exception as error:
@@ -696,6 +698,7 @@ class _EventCache:
 
     def _look(self, found: Callable[[], T | None], even_closed: bool) -> T | None:
         value = found()
+        # An answer that is here counts, even after the session has ended.
         if value is None:
             if self.failed is not None:
                 raise self.failed
@@ -810,6 +813,7 @@ async def connect(
             yield session
     except BaseException as error:
         _show_tokens(party, error, wanted.token or _token_of(resume))
+        # The user must learn of collateral that stays in a custody.
         left = trader.left_open()
         if left is not None:
             error.add_note(str(left))
@@ -1082,6 +1086,7 @@ async def best_solver(
     ours = address_of(party.wallet.public_key)
     others = [entry for entry in solvers if address_of(entry.public_key) != ours]
     left = await ask_each(asking_order(others, await known_solvers(party.journal)), ask)
+    # Ties by account, so that the order does not depend on who answered first.
     offers.sort(
         key=lambda offer: (offer.all_in if side is BUY else -offer.all_in, offer.entry.account)
     )

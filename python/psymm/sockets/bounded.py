@@ -1,9 +1,12 @@
 """BoundedStream: a stream below a WebSocket that limits what its peer can make us do.
 
 The WebSocket library answers every ping, keeps every fragment and queues whole messages, no matter
-what they cost. So we read the frame headers here, on the way in, and limit: opening bytes; the
-rates of control frames, small frames and fragments; a message's size and number of fragments; and
-the bytes received but not yet taken.
+what they cost. So we read the frame headers here, on the way in, and limit:
+
+- the bytes of the opening,
+- the rates of control frames, small frames and fragments,
+- a message's size and its number of fragments,
+- the bytes received but not yet taken.
 
 States: first HTTP (`_opening` collects it, `_open`), then frames (`_count` walks over them), until
 the stream ends. If the peer oversteps, `fault` says why. We send a close frame if nothing of ours

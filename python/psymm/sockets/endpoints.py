@@ -1,7 +1,7 @@
 """Endpoints that we may dial: what may be written in one, and to which machine its name may lead.
 
 Anybody can write an endpoint into the registry, and every client dials it. So an endpoint is a host
-and a port and nothing else, and it must lead to the public internet: an entry must not make clients
+and a port and nothing else. It must lead to the public internet: an entry must not make clients
 knock at services of their own machine or network.
 
 We resolve a name here, once. We connect to the very addresses that we checked, so a name cannot
@@ -143,6 +143,7 @@ async def resolve(endpoint: Endpoint, *, plain: bool, private: bool) -> list[str
     """
     literal = _literal(endpoint.host)
     found = [str(literal)] if literal is not None else await _look_up(endpoint)
+    # Check all addresses, not only those that we will try.
     for address in found:
         if not (endpoint.secure or plain or _unwrapped(ip_address(address)).is_loopback):
             raise PlainRefused(endpoint=endpoint.text, address=address)

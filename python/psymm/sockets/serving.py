@@ -75,6 +75,7 @@ async def _serve_one(
     try:
         address = str(tcp.socket.getpeername()[0])
     except OSError:
+        # The peer has gone already.
         await trio.aclose_forcefully(tcp)
         return
     stream: trio.abc.Stream = tcp
@@ -103,6 +104,7 @@ async def _serve_one(
                             body=str(refused).encode()[:200],
                         )
             finally:
+                # The library's reader ends with its connection.
                 nursery.cancel_scope.cancel()
     except ExceptionGroup as group:
         # From the library's reader: something that it did not expect of this peer.

@@ -156,6 +156,7 @@ def _close_to_others(key: Path) -> None:
     if os.name != "posix" or not found.st_mode & 0o007:
         return
     if found.st_uid != os.geteuid():
+        # Only the owner can change the mode.
         raise CertificateInvalid(
             f"everybody on this machine may read the key; run: chmod o-rwx {key}", file=str(key)
         )

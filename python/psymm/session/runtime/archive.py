@@ -64,6 +64,7 @@ async def archive(journal: Journal, custody: bytes, path: Path) -> Archived:
     starts_at = await base_snapshot_of(journal, custody, frames)
     notes: list[JournalledOpening] = await journal.openings(custody) if journal.unlocked else []
     facts = await journal.facts(custody)
+    # The file must be on disk and verified before any frame leaves the journal.
     await journal.in_thread(_write_verified, path, held.agreement, starts_at, frames, notes, facts)
     return await _remove(journal, custody, gone, point, frames)
 

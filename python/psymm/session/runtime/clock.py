@@ -40,7 +40,12 @@ has such a clock."""
 
 
 class SystemClock:
-    """The machine's clock. wall, steady: the two clocks, in nanoseconds."""
+    """The machine's clock.
+
+    Args:
+        wall: Reads the time of day, in nanoseconds.
+        steady: Reads the steady clock, in nanoseconds.
+    """
 
     def __init__(
         self,
@@ -56,9 +61,12 @@ class SystemClock:
         steady = self._steady()
         offset = self._wall() - steady
         if abs(offset - self._offset) <= ADJUSTED_NS:
+            # Both clocks agree, or the time of day was adjusted a little: follow it.
             self._offset, self._jump = offset, None
         elif self._jump is None or abs(offset - self._jump[0]) > ADJUSTED_NS:
+            # A jump, or a jump to another time: wait whether it lasts.
             self._jump = offset, steady
         elif steady - self._jump[1] >= LASTS_NS:
+            # It has lasted: follow it.
             self._offset, self._jump = offset, None
         return steady + self._offset

@@ -52,10 +52,14 @@ class Collateral(Protocol):
     async def check(
         self, agreement: CustodyAgreement, amount: int, symbol: str | None, now_ns: int
     ) -> None:
-        """Check whether `fund` would succeed, as far as we can know before anything moves: the
-        token on chain matches the terms, our notes cover `amount` and a sender's fee, a sender
-        answers with a fee within the terms' cap, and the chain's time fits ours. Collateral that
-        was funded for this agreement before, or is on its way, needs no funds.
+        """Check whether `fund` would succeed, as far as we can know before anything moves:
+
+        - the token on chain matches the terms,
+        - our notes cover `amount` and a sender's fee,
+        - a sender answers with a fee within the terms' cap,
+        - the chain's time fits ours.
+
+        Collateral that was funded for this agreement before, or is on its way, needs no funds.
 
         Raises TokenDiffers, ClocksDiffer, FundsTooLow, FeeTooHigh, and what chain and senders
         raise.

@@ -121,6 +121,7 @@ class IntroductionKeys:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ask the wallet whenever a key is due, until cancelled. Reports started after the first
         request."""
+        # Once before we serve, so that the first strangers need not wait.
         await self._ask()
         task_status.started()
         while True:
@@ -146,6 +147,7 @@ class IntroductionKeys:
         if self._left_ns() < INTRODUCTION_NS:
             with trio.move_on_after(ASK_S):
                 await self._asked.wait()
+        # Look at the key itself: the wallet may have refused, or the wait may have run out.
         if self._held is None or self._left_ns() < INTRODUCTION_NS:
             raise SolverUnable("this solver cannot sign introductions now; try again later")
         return self._held

@@ -239,7 +239,7 @@ class KeyRotator:
     # --- revocations ------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        # A journal with lost frames cannot judge which frames a revocation voids.
+        # Only a complete journal can say which frames a revocation voids.
         if self._protocol.health != "complete":
             return
         # Read the version first: a change that comes after it makes us look again.

@@ -151,6 +151,7 @@ class RulebookLedger:
         covers: int | None = None,
     ) -> Violation | None:
         """The rule that a message would break, or None; see `Rulebook.refuses`."""
+        # The waiting frames may change any answer, so we can judge no business now.
         if self._waiting:
             return Violation(FactsBehind.code)
         own = LANES[lane]
@@ -174,12 +175,14 @@ class RulebookLedger:
     def drop(self, lane: int, seq: int) -> bool:
         """Drop a lane's frames from `seq` on; see `Rulebook.drop`. The trader's have not taken
         effect yet, so they simply go. The solver's have, so all is ruled again."""
+        # Both caches rest on the frames that go.
         self._ahead = self._dry_run = None
         if lane == Lane.TRADER and not self._waiting:
             pending = tuple(one for one in self._replay.pending if one.seq < seq)
             self._replay = replace(self._replay, pending=pending)
             return True
         self._waiting.clear()
+        # The facts stay: they are the chain's, not the frames'.
         self._replay = self._started(self._replay.inputs, self._replay.terms, self._replay.facts)
         return False
 
@@ -209,6 +212,7 @@ class RulebookLedger:
         last = replay.account.checkpoint
         if last is None or (self._point is not None and last.said == self._point.said):
             return
+        # Pending frames of the trader cover, too, before a solver's frame brings them into effect.
         covered = replay.pending[-1].peer_seq if replay.pending else replay.account.trader_covers
         agreed = replay.agreed
         if last.said[1] <= covered and agreed is not None:
@@ -264,6 +268,7 @@ class RulebookLedger:
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
         view = self._look_ahead().replay
+        # Only the accounts of checkpoints are kept: offered, named or disputed.
         known = (view.offered, self._replay.offered, view.named.account, self._replay.disputed)
         for account in known:
             if account is not None and account.seqs == (trader_seq, solver_seq):
@@ -280,6 +285,7 @@ class RulebookLedger:
         if entry.lane is Lane.TRADER:
             replay, _ = self._replay.step_entry(entry)
             ahead: Projection | None = None
+            # A trader's frame takes effect later, so the projection only grows by it.
             if self._ahead is not None:
                 ahead = self._ahead.and_then(entry)
             elif isinstance(entry.message, ChainFact):
@@ -329,6 +335,7 @@ class RulebookLedger:
                 denied=known.denied if fact.denied is None else known.denied | {fact.denied},
             )
         )
+        # The projection may have been made without this fact.
         self._ahead = None
         return self._drain()
 

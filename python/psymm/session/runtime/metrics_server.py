@@ -49,6 +49,7 @@ async def _answer(
     try:
         room.acquire_nowait()
     except trio.WouldBlock:
+        # Close at once rather than let requests queue up.
         await trio.aclose_forcefully(stream)
         return
     try:
@@ -91,6 +92,7 @@ async def _request(connection: h11.Connection, stream: trio.SocketStream) -> h11
 async def _say(
     connection: h11.Connection, stream: trio.SocketStream, status: int, body: bytes
 ) -> None:
+    # After a protocol error h11 may not allow an answer any more.
     if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
         return
     headers = [("Content-Length", str(len(body))), ("Connection", "close")]

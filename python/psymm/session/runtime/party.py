@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 MAX_PAYLOAD_BYTES: Final = 8_192
-"""The most of one frame (`spec.md` 10)."""
+"""The largest payload of a frame (`spec.md` 10)."""
 
 
 @dataclass(frozen=True, slots=True)

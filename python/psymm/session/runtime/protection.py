@@ -66,6 +66,7 @@ class KillSwitch:
         try:
             found = os.stat(self._path)
             stamp = (found.st_ino, found.st_mtime_ns)
+            # Read the reason again only if the file has changed.
             if self._reason is None or stamp != self._stamp:
                 lines = self.path.read_text("utf-8", "replace").splitlines()
                 self._reason, self._stamp = clip(lines[0] if lines else "killed", 200), stamp
@@ -194,6 +195,7 @@ class Protection:
         """Raises TradingHalted or NotNow for a quote, a last look or a fill that must not be."""
         fill = isinstance(message, ExecutionReport) and message.exec_type is ExecType.TRADE
         look = isinstance(message, ExecutionReport) and message.exec_type is ExecType.NEW
+        # Everything else is always allowed: it withdraws, declines or settles.
         if not (fill or look or isinstance(message, Quote)):
             return
         try:
@@ -227,6 +229,7 @@ class Protection:
             if filled + notional > caps.notional * UNIT:
                 over = {"notional": caps.notional}
         if over:
+            # Refuse for the whole interval from now on, not only this fill.
             self._frozen_until = now_ns + interval
             raise TradingHalted("a cap on fills is reached", interval_s=caps.interval_s, **over)
 

@@ -179,6 +179,7 @@ class Reading:
             try:
                 self._replay, rulings = self._replay.step_entry(self._waiting[0])
             except FactsBehind:
+                # Without a limit, one citation of an unknown fact could fill memory.
                 if len(self._waiting) < MOST_REMEMBERED:
                     break
                 self._give_up("facts-behind")

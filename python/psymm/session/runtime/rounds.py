@@ -3,7 +3,7 @@
 The way of a message:
 
 1. The connection's reader puts it into its `Inlet`, one at a time: a text, or some frames of a
-   binary message. The reader goes on reading.
+   binary message. The reader continues to read.
 2. One task of the party (`Rounds._run`) takes what is in all inlets: a round. It reads the clock
    once and verifies all frames in one batch.
 3. Each session receives its own. All sessions write in one scheduler step, so the journal makes

@@ -38,8 +38,8 @@ class SettlementRecord:
 
     def their_payee(self, payouts: tuple[int, int]) -> NamedPayee | Literal["proposes"] | None:
         """The peer's payee for what our proposal would pay it. `proposes` if the peer proposes
-        itself: it has done so, or its payee is for less and we are the trader (of two sides that
-        begin at once, the solver proposes)."""
+        itself: it has done so, or its payee is for less and we are the trader. Of two sides that
+        begin at once, the solver proposes."""
         lane, theirs = self._runner.lane, self.payee(1 - self._runner.lane)
         if self.theirs_is_alive():
             return "proposes"

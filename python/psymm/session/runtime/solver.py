@@ -803,7 +803,7 @@ class _Reception:
         except ResumeRefused as refused:
             await self._noisy("URS", str(refused))
             return None
-        # Its Logon never reached us, and we keep nothing for a text. The trader begins anew.
+        # Its Logon never reached us, and we keep nothing for a text. The trader begins again.
         await self._say(nothing_yet(said.custody))
         return None
 

@@ -119,8 +119,10 @@ class Traffic:
     Attributes:
         frames_in: The peer's frames on the record.
         frames_out: Our frames on the record.
-        texts_in, texts_out: Messages of text.
-        bytes_in, bytes_out: Of WebSocket messages, texts and frames, repeated ones too.
+        texts_in: Text messages received.
+        texts_out: Text messages sent.
+        bytes_in: Bytes of WebSocket messages received: texts and frames, repeated ones too.
+        bytes_out: The same, sent.
         malformed: Texts or frames without effect: unreadable or out of place.
         resends_asked: By us, for a gap.
         frames_resent: Ours, for the peer's gaps and on resuming.
@@ -179,7 +181,13 @@ class NoiseCounts(Protocol):
 
 
 class SessionStats:
-    """Counters and log lines of one session. custody: its id. lane: ours."""
+    """Counters and log lines of one session.
+
+    Args:
+        custody: Its id.
+        lane: Ours.
+        noises: What the protocol counts.
+    """
 
     def __init__(self, custody: bytes, lane: int, clock: Clock, noises: NoiseCounts) -> None:
         self._custody = "0x" + custody.hex()
@@ -236,6 +244,7 @@ class SessionStats:
         )
 
     def _notice(self) -> None:
+        # The protocol only counts. We log what was added since the last look.
         noises = self._noises
         now = (noises.malformed, noises.resends_asked, noises.frames_resent)
         if now == self._told:
@@ -291,6 +300,7 @@ class SessionStats:
     def _received(self, entry: RecordedFrame) -> None:
         self._counts["frames_in"] += 1
         self.last_in_ns = now = self._clock.now_ns()
+        # We measure one frame of ours at a time, which keeps the cost per frame constant.
         if self._uncovered is not None and entry.frame.peer_seq >= self._uncovered[0]:
             self.covered_ns = now - self._uncovered[1]
             self._uncovered = None

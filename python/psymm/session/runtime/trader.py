@@ -332,9 +332,9 @@ class TraderSession:
     ) -> None:
         """Shake hands, fund, log on and serve; reconnect until the session closes or stops.
 
-        A closed session is over when the solver is known to have all that we signed, or when we
-        could not deliver it for as long as a session waits for an answer (`Journal.undelivered`
-        then names it). For a custody that had ended before, we only deliver.
+        A closed session is over when the solver is known to have all that we signed. We try to
+        deliver it for as long as a session waits for an answer; after that `Journal.undelivered`
+        names the custody. For a custody that had ended before, we only deliver.
 
         Before funding we check all that can be checked (`preflight`). A refusal that will not
         change raises AttemptEnded if there is a custody. We try again after a lost connection, or
@@ -392,6 +392,7 @@ class TraderSession:
         return left_of(self._custody)
 
     def _hear(self, event: Event) -> None:
+        # The application sees the event before we act on it.
         self._on_event(event)
         if isinstance(event, TextReceived) and isinstance(event.message, BusinessMessageReject):
             self._turned_down(event.message)
@@ -479,6 +480,7 @@ class TraderSession:
                     agreement, TRADER, handshake.terms.collateral.token, amount
                 )
             )
+            # Funded: from here on the session sends its own heartbeats.
             nursery.cancel_scope.cancel()
         # The Logon names these notes, so the session needs them before its first frame.
         runner = await load_session(party, known, self._hear, notes=notes)
@@ -544,6 +546,7 @@ class TraderSession:
                 asked = reason.values.get("retry_after_s", 0)
                 wait_s += asked if isinstance(asked, int) else 0
             self._on_event(ConnectionLost(reason, wait_s))
+            # `leave` ends the wait at once.
             with trio.move_on_after(wait_s):
                 await self._left.wait()
                 return

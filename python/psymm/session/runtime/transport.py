@@ -112,15 +112,15 @@ class WebSocket:
 
     @property
     def unread_bytes(self) -> int:
-        """See `Socket.unread_bytes`."""
+        """Bytes received that `receive` has not taken yet."""
         return self._stream.unread_bytes
 
     def allow(self, small_frames: int) -> None:
-        """See `Socket.allow`."""
+        """Set how many short messages the peer may send in a second from now on."""
         self._stream.allow(small_frames)
 
     async def send(self, message: str | bytes) -> None:
-        """See `Socket.send`."""
+        """Send a message. Errors and cancellation as for `Socket.send`."""
         try:
             # The stream already holds the whole message in its buffer: only flush it.
             if message is self._half:
@@ -134,7 +134,7 @@ class WebSocket:
             raise self._disconnected(None) from None
 
     async def receive(self) -> str | bytes:
-        """See `Socket.receive`."""
+        """The next message. Errors and cancellation as for `Socket.receive`."""
         try:
             message = await self._connection.get_message()
         except ConnectionClosed as closed:
@@ -178,7 +178,7 @@ class WebSocket:
         return found
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
-        """See `Socket.aclose`."""
+        """Say goodbye and close, within GOODBYE_S. Never raises."""
         # The goodbye waits for the peer's answer. A silent peer must not delay us for long.
         with trio.move_on_after(GOODBYE_S):
             try:
@@ -223,6 +223,7 @@ class _Diverted:
         self._stream.took_message()
 
     async def aclose(self) -> None:
+        # The library closes its channel at the end, which wakes `receive`.
         await self._channel.aclose()
 
 
