@@ -142,6 +142,7 @@ class Workers:
         start_task(self._nursery, self._work, job)
 
     async def _work(self, first: Job) -> None:
+        """Run jobs until there are enough idle workers."""
         worker = _Worker()
         job: Job | None = first
         while True:

@@ -75,6 +75,7 @@ def _decimal(value: int, places: int) -> Decimal:
 
 
 def _units(value: Number, places: int) -> int:
+    """A number in units of 10**-places, exactly. Raises AmountInvalid."""
     number = _integer(value)
     if number is not None:
         digits, exponent, negative = abs(number), 0, number < 0

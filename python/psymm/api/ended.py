@@ -63,6 +63,7 @@ async def deliver_ended(
 async def _deliver(
     party: LocalParty, custody: JournalledCustody, dial: Dialer, backoff: Backoff | None
 ) -> None:
+    """Deliver to one solver. Logs a failure; raises only for our own journal."""
     session = TraderSession(party, dial, lambda event: None, resume=custody, backoff=backoff)
     try:
         await session.run()

@@ -547,6 +547,7 @@ class Solver:
         return self.policy.collateral_for(self.terms, self._collateral, trader, introduced)
 
     async def prices(self, request: MarketDataRequest) -> list[MarketDataSnapshotFullRefresh]:
+        """Indicative prices of the symbols asked for, or of all. Raises nothing for a callback."""
         symbols = [each.symbol for each in request.no_related_sym] or [
             each.symbol for each in self.terms.instruments
         ]
@@ -570,6 +571,7 @@ class Solver:
         return found
 
     def session(self, runner: SessionRunner) -> Callable[[Event], None]:
+        """Make the callbacks' side of a session; returns its listener."""
         if self._nursery is None or self._workers is None:
             raise NotNow("the solver is not serving")
         ledger = runner.protocol.state.rulebook
@@ -653,6 +655,7 @@ class _Dispatch:
             del self._solver._dispatches[self._session.custody]
 
     def on_event(self, event: Event) -> None:
+        """Turn an event into callbacks. Does not block and does not raise."""
         solver, session = self._solver, self._session
         self._settlement_flow.on_event(event)
         match event:
@@ -757,6 +760,8 @@ class _Dispatch:
         # Otherwise it was sent again on a resume. Its trader has given up by now, or asks again.
 
     def _order(self, order: NewOrderSingle) -> None:
+        """Show an order to its callback, if we may answer it now. Otherwise `_catch_up` shows it
+        later."""
         incoming = IncomingOrder(self._session, order)
         ready = self._session.runner.protocol.synced and not self._session.protection.after_break
         if not ready or self._solver.leaving:
@@ -824,6 +829,7 @@ class _Dispatch:
         order: str | None,
         scope: trio.CancelScope,
     ) -> None:
+        """Run one callback, and count it while it runs."""
         self._callbacks.add(scope)
         if order is not None and not busy:
             self._at_work[order] = scope
@@ -845,6 +851,7 @@ class _Dispatch:
         decline: Callable[[str], Awaitable[None]] | None,
         busy: bool,
     ) -> None:
+        """Call back. If that fails, or if we are busy, decline what was asked, and report it."""
         try:
             if not busy:
                 await answer()

@@ -469,6 +469,7 @@ class Session:
         position: bytes | None,
         expires_in_s: float,
     ) -> Order:
+        """Sign an order and return it; see `order` for what is raised."""
         if price is None and quote is None:
             raise ValueError("an order needs a price or a quote")
         await self._when_synced(expires_in_s)
@@ -593,6 +594,8 @@ class _EventCache:
         self._waiting: dict[_Wait, None] = {}
 
     def on_event(self, event: Event | ConnectionLost) -> None:
+        """Keep what an event brings, pass it on, and wake the calls that wait for it. The runner
+        takes an error here for a bug and ends the session."""
         self.count += 1
         match event:
             case ProvisionalFrame(entry):

@@ -302,6 +302,8 @@ class Admission:
         self._provisional -= provisional
 
     def _admit_handshake(self, peer: _Peer) -> None:
+        """Give a place for handshakes, from another address if need be. Raises
+        TooManyConnections."""
         limits, now = self.limits, trio.current_time()
         for one in peer.counted if peer.limited else ():
             if not one.arrivals.take(1, now):
@@ -335,6 +337,8 @@ class Admission:
         oldest.cancel()
 
     def _admit(self, peer: _Peer, place: ConnectionSlot) -> None:
+        """Give a place after the handshakes, from another address if need be. Raises
+        TooManyConnections."""
         limits, now = self.limits, trio.current_time()
         if self._closed is not None:
             raise TooManyConnections(self._closed)
@@ -390,6 +394,8 @@ class Admission:
         return peer
 
     def _known_as(self, known: OrderedDict[str, _Peer], block: str, share: int) -> _Peer:
+        """The record of an address or network, made if there is none. It becomes the last to be
+        forgotten."""
         limits, now = self.limits, trio.current_time()
 
         def bucket(per_second: float, most: float) -> TokenBucket:

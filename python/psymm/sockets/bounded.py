@@ -245,6 +245,7 @@ class BoundedStream(trio.abc.Stream):
                 header.clear()
 
     def _begin_frame(self, header: bytearray, now: float) -> None:
+        """Charge a frame by its header. Sets `fault` if the peer oversteps."""
         size = header[1] & 0x7F
         if size == 126:
             size = int.from_bytes(header[2:4], "big")

@@ -213,6 +213,7 @@ def _not_opened(endpoint: str, stream: BoundedStream) -> Disconnected:
 
 
 def _failure(endpoint: str, group: ExceptionGroup) -> Disconnected:
+    """The error for what the library's tasks raised."""
     first: Exception = group
     while isinstance(first, ExceptionGroup):
         first = first.exceptions[0]

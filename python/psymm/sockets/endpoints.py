@@ -178,6 +178,8 @@ def private_allowed(chain_id: int, asked: bool | None) -> bool:
 
 
 async def _look_up(endpoint: Endpoint) -> list[str]:
+    """All addresses of a name. Raises Unreachable. Cancelled: the look-up continues and holds its
+    place."""
     try:
         limiter = _resolving.get()
     except LookupError:

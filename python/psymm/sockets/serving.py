@@ -72,6 +72,7 @@ async def _serve_one(
     bounds: Bounds,
     tls: Tls | None,
 ) -> None:
+    """Serve one connection from its first byte to its end. Raises only what `welcome` raises."""
     try:
         address = str(tcp.socket.getpeername()[0])
     except OSError:

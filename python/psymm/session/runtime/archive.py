@@ -124,6 +124,8 @@ def _write_verified(
     notes: Sequence[JournalledOpening],
     facts: Sequence[str],
 ) -> None:
+    """Write the file, verify it, and read it back. Blocks. Raises TranscriptFileError,
+    StorageError."""
     kept = [one.raw for one in since(starts_at, frames)]
     raw = encode_file(agreement, kept, notes, facts, starts_at=starts_at)
     verify_frames(parse_file(raw))

@@ -26,6 +26,8 @@ LASTS_NS: Final = 30_000_000_000
 
 
 class Clock(Protocol):
+    """Where a session reads the time."""
+
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""
         ...
@@ -58,6 +60,7 @@ class SystemClock:
         self._jump: tuple[int, int] | None = None  # To which offset, and since when (steady).
 
     def now_ns(self) -> int:
+        """Nanoseconds since the epoch; see the module for how jumps are treated."""
         steady = self._steady()
         offset = self._wall() - steady
         if abs(offset - self._offset) <= ADJUSTED_NS:

@@ -156,6 +156,7 @@ class IntroductionKeys:
         return 0 if self._held is None else self._held.expiry - self._clock.now_ns()
 
     async def _ask(self) -> None:
+        """Ask the wallet to delegate a new key. Does not raise: the current key stays."""
         # A failed request is not repeated for RETRY_NS, however many strangers come.
         now = self._clock.now_ns()
         if now < self._not_before:
@@ -313,6 +314,7 @@ def _text_of(
     signed: SignedIntroduction | None,
     now_ns: int,
 ) -> Introduction:
+    """The solver's introduction as a message; unsigned without `signed`."""
     return Introduction(
         version=VERSION,
         public_key=public_key,

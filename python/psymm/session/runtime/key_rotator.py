@@ -286,6 +286,7 @@ class KeyRotator:
         return attempt
 
     async def _try(self, attempt: _Attempt) -> None:
+        """Run one attempt, and keep its result for all who wait for it."""
         # The result if the session ends meanwhile and cancels this task.
         attempt.failed = SessionClosed(custody=self._protocol.record.agreement.custody)
         try:
@@ -318,6 +319,7 @@ class KeyRotator:
             self._tell(KeyFailing(error, known.expiry, known.to_seq))
 
     async def _rotate(self) -> None:
+        """Have a key delegated and wait until it is in force. Raises what stops that."""
         protocol = self._protocol
         # A delegated key from an interrupted rotation only needs its UKY.
         if protocol.next_key is None:

@@ -340,6 +340,7 @@ class RulebookLedger:
         return self._drain()
 
     def _drain(self) -> Sequence[Ruling]:
+        """Step the waiting frames as far as the known facts allow. Returns the violations."""
         self._dry_run = None
         broken: list[Ruling] = []
         while self._waiting:

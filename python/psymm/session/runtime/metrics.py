@@ -63,6 +63,7 @@ class _Solver(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
+        """All metrics, read now."""
         server, journal = self._server.statistics(), self._journal.statistics()
         traffic = server.traffic
         yield _counter(
@@ -151,6 +152,7 @@ class _Solver(Collector):
 
 
 def _verification(verifier: FrameVerifier) -> Iterator[Metric]:
+    """The metrics of the shared frame verifier."""
     statistics = verifier.statistics()
     bounds = [1]
     while bounds[-1] < MAX_BATCH:

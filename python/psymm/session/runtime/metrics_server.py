@@ -46,6 +46,7 @@ async def serve_metrics(
 async def _answer(
     text: Callable[[], bytes], room: trio.CapacityLimiter, stream: trio.SocketStream
 ) -> None:
+    """Serve one connection, if there is room, for REQUEST_S at most."""
     try:
         room.acquire_nowait()
     except trio.WouldBlock:
@@ -62,6 +63,7 @@ async def _answer(
 
 
 async def _exchange(text: Callable[[], bytes], stream: trio.SocketStream) -> None:
+    """Read one request and answer it."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD_BYTES)
     try:
         request = await _request(connection, stream)

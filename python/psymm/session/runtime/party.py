@@ -319,6 +319,7 @@ async def _logon(
     terms: Terms,
     notes: tuple[Note, ...],
 ) -> Logon:
+    """Our Logon, with the wallet's delegation of the first session key. Raises WalletError."""
     delegation = Delegation(
         lane=lane,
         public_key=key.public_key,

@@ -211,6 +211,7 @@ class RecoveryServer:
     async def _recover(
         self, held: JournalledCustody, first: list[str | bytes], socket: Socket, challenge: bytes
     ) -> None:
+        """Recover one custody and report the outcome. Raises only for our own disk."""
         custody = held.agreement.custody
         self._busy.add(custody)
         try:

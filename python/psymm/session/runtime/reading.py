@@ -174,6 +174,7 @@ class Reading:
         )
 
     def _drain(self) -> list[Ruled]:
+        """Rule the waiting frames as far as the known facts allow."""
         found: list[Ruled] = []
         while self._waiting:
             try:

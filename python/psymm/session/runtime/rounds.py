@@ -100,6 +100,7 @@ class Rounds:
         self._more.wake()
 
     async def _run(self) -> None:
+        """Make rounds for as long as inlets hold messages, then sleep until one does."""
         try:
             while True:
                 if not self._waiting:

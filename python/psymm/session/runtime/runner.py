@@ -420,6 +420,7 @@ class SessionRunner:
         return self._connection is not None
 
     def statistics(self) -> RunnerStatistics:
+        """What the session has done so far and what it holds now."""
         return RunnerStatistics(
             self._connections,
             self.protocol.record.frames,
@@ -593,6 +594,7 @@ class SessionRunner:
         return changes
 
     def _change(self, effect: Effect) -> list[Change]:
+        """The changes of the journal for one effect; none if it stores nothing."""
         journal, custody = self.journal, self.agreement.custody
         match effect:
             case ImportFrame(entry):
@@ -831,6 +833,7 @@ class SessionRunner:
             connection.put(bytes(burst))
 
     def _serve(self, event: Event) -> None:
+        """Do what an event asks of the runner itself, in tasks of the session's nursery."""
         if self._nursery is None:
             return
         match event:

@@ -403,6 +403,8 @@ class SettlementFlow:
             )
 
     async def _propose(self) -> None:
+        """Plan, sign and send a proposal of ours, or wait for the peer's. The waits make sure that
+        no frame can still change the account that we sign."""
         runner, lane, record = self._runner, self._runner.lane, self._record
         # Until the solver has covered an order of ours, it can still fill it as of an earlier
         # time. A restored trader covers in the text that names its payee.
@@ -595,6 +597,7 @@ class SettlementFlow:
     # --- answering --------------------------------------------------------------------------
 
     async def _name_ours(self) -> None:
+        """Answer the peer's payee with ours, if we are willing and the account is flat."""
         runner, lane = self._runner, self._runner.lane
         # Ask before anything is signed: from our payee on, the peer can propose.
         if self._willing is not None and not await self._willing():
@@ -820,6 +823,14 @@ class SettlementFlow:
         within_s: float = ANSWER_S,
         for_ever: bool = False,
     ) -> _T:
+        """Wait until `found` returns something. It is called after each event.
+
+        Raises SettlementRefused with the peer's words, what ended or stopped the session, and
+        PeerSilent after `within_s`, unless `for_ever`.
+
+        Args:
+            what: What the other side must do, for the error.
+        """
         # Look before parking: the condition may hold already, and then no event will come.
         with trio.move_on_after(float("inf") if for_ever else within_s):
             while True:

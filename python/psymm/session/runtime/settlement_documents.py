@@ -29,6 +29,7 @@ def in_order(lane: int, ours: NamedPayee, theirs: NamedPayee) -> tuple[Payee, Pa
 
 
 def message_of(settlement: PlannedSettlement, signature: bytes) -> ProposalMessage:
+    """The UST of a settlement, with its proposer's signature."""
     call = settlement.call
     return ProposalMessage(
         ust_kind=SettlementKind.SETTLE,
@@ -60,6 +61,7 @@ def is_proposal(
 
 
 def proposal_of(said: ProposalMessage) -> SettlementProposal:
+    """What a UST proposes. Raises SettlementRefused if it states no payouts."""
     if said.trader_payout is None or said.solver_payout is None:
         raise SettlementRefused("the proposal states no payouts")
     return SettlementProposal(
@@ -74,6 +76,7 @@ def proposal_of(said: ProposalMessage) -> SettlementProposal:
 
 
 def document_of(settlement: PlannedSettlement, signatures: dict[int, bytes]) -> bytes:
+    """A settlement as the journal keeps it. signatures: Those that we have, by lane."""
     plan = settlement.plan
     return json.dumps(
         {
@@ -121,6 +124,12 @@ class SettlementStore:
     async def keep(
         self, settlement: PlannedSettlement, state: str, signatures: dict[int, bytes]
     ) -> None:
+        """Write a settlement to the journal; returns when it is durable.
+
+        Args:
+            state: How far it is: `planned`, `proposed`, `signed` or `mined`.
+            signatures: Those that we have, by lane.
+        """
         agreement = self._runner.agreement
         await self._runner.journal.keep_settlement(
             agreement.custody,

@@ -296,6 +296,7 @@ class SolverServer:
         return self._terms.timeouts.acknowledgement / 1e9
 
     def statistics(self) -> ServerStatistics:
+        """What the server holds now and has done so far."""
         ends = {key: session.runner.statistics() for key, session in self._sessions.items()}
         return ServerStatistics(
             connections=self._connections,
@@ -454,6 +455,7 @@ class SolverServer:
                     del self._busy[custody]
 
     async def _load_session(self, custody: JournalledCustody) -> SessionRunner:
+        """Load a custody and run its session, or return the one that is running already."""
         key = custody.agreement.custody
         async with self._alone(key):
             # Another task may have loaded it while we waited for the lock.
@@ -485,6 +487,7 @@ class SolverServer:
     async def _keep(
         self, key: bytes, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
+        """Run one session to its end, and keep its errors from other sessions."""
         session = self._sessions[key]
         try:
             with session.scope:
@@ -623,6 +626,7 @@ class SolverServer:
         return await self._application.prices(request)
 
     def instruments(self, request: SecurityListRequest) -> SecurityList:
+        """The terms' instruments, or the one that was asked for."""
         found = [
             SecurityEntry(
                 symbol=each.symbol,
@@ -714,6 +718,9 @@ class _Reception:
         return None
 
     async def _frame(self, data: bytes) -> SessionRunner:
+        """Open a session for the first frame of a custody that was introduced on this connection.
+        Raises LogonRefused, KnownCustody, FrameError, and what `SolverServer.open` and
+        `make_room` raise."""
         frame = Frame.parse(data)
         introduced = self._introduced
         if introduced is None:
@@ -733,6 +740,7 @@ class _Reception:
         return await self._server.open(introduced, frame)
 
     async def _text(self, message: Message) -> SessionRunner | None:
+        """Answer one text. Returns the runner if it resumed a session."""
         match message:
             case Introduction():
                 if message.collateral:

@@ -230,6 +230,7 @@ class SessionStats:
         self._notice()
 
     def traffic(self) -> Traffic:
+        """The counters so far."""
         given = {name: self._counts[name] for name in _NUMBERS}
         given |= {
             "malformed": self._noises.malformed,
@@ -244,6 +245,7 @@ class SessionStats:
         )
 
     def _notice(self) -> None:
+        """Log the noise and the gaps that the protocol has counted since the last call."""
         # The protocol only counts. We log what was added since the last look.
         noises = self._noises
         now = (noises.malformed, noises.resends_asked, noises.frames_resent)

@@ -423,6 +423,8 @@ class TraderSession:
             raise AttemptEnded(refused, self._custody.agreement.custody) from refused
 
     async def _handshake_and_fund(self, socket: Socket) -> SessionRunner:
+        """Shake hands, check, journal, fund, in this order: no step is safe before the one above it
+        is done. Raises as `run`."""
         party, journal = self._party, self._party.journal
         known = self._custody
         if self._expected is None:
@@ -518,6 +520,7 @@ class TraderSession:
         raise AttemptEnded(reason, runner.agreement.custody) from reason
 
     async def _keep_up(self, runner: SessionRunner, reason: PSymmError) -> None:
+        """Reconnect until there is no reason to. reason: why there is no connection now."""
         failures = 0
         closed_at: float | None = None
         while not self._left.is_set() and runner.protocol.status is not SessionStatus.STOPPED:
