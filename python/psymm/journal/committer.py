@@ -191,7 +191,7 @@ class JournalCommitter(JournalReader):
         Calls `then` once the changes are durable, or with the error that `write` would raise.
         Callbacks run in the order of these calls. Without changes, `then` still runs in its turn.
         """
-        # Never queued: after a failure nobody would take it from the queue in order.
+        # Fail at once: only reopening the journal can tell what the disk holds.
         if self._broken is not None:
             then(self._broken)
             return

@@ -239,7 +239,7 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
 
 def _fault(path: Path, base: sqlite3.Connection) -> str:
     try:
-        # Without this SQLite may follow damaged cells and return rows that were never written.
+        # SQLite then checks the cells of each page that it reads, and reports damage early.
         base.execute("PRAGMA cell_size_check = ON")
         found = base.execute("PRAGMA quick_check(1)").fetchone()
         return "" if found == ("ok",) else str(found[0]) if found else "nothing can be read"

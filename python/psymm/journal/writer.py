@@ -331,7 +331,7 @@ class Journal(JournalSecrets):
                 journal=path,
                 custody=custody,
             )
-        # Evidence first: the frames must never exist in neither table.
+        # In the same transaction as the removal: no crash may lose the evidence.
         base.executemany(
             "INSERT OR IGNORE INTO revoked_frames VALUES (?,?,?,?,?)",
             [(custody, digest, lane, seq, raw) for seq, digest, raw in rows],
