@@ -146,6 +146,7 @@ def _repaired(
     now_ns: int,
 ) -> RepairResult:
     draft = path.with_name(f".{path.name}.repaired-{now_ns}")
+    # Built apart: the damaged file is not touched before the draft is complete and synced.
     create_private(draft)
     try:
         return _made(draft, path, lock, report, identity, others, now_ns)
@@ -210,6 +211,7 @@ def _write_custody(
     row = one.row or next((other.row for other in held if other.row is not None), None)
     if agreement is None:
         return RepairedCustody(one.custody, None, one.lane, "", 0, one.missing)
+    # Our lane follows from the journal's owner, if the row that says it is damaged.
     lane = one.lane if one.lane is not None else _lane_of(agreement, owner)
     # The rest of the row is lost, but the agreement says what must not be lost.
     if row is None:

@@ -297,6 +297,7 @@ class Journal(JournalSecrets):
 
         def work(base: sqlite3.Connection) -> None:
             raw = first
+            # Only the journal still has a frame that a checkpoint compacted.
             if isinstance(raw, int):
                 frame = frame_of(self.path, base, custody, lane, raw)
                 if frame is None:

@@ -111,7 +111,7 @@ def _in_force(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Ac
         bytes_sent=offer.bytes_sent,
         said=said,
     )
-    # A fault stands until the next checkpoint that counts it (``spec.md`` 28).
+    # The checkpoint settles the faults that it counts (``spec.md`` 28).
     seqs = (offer.trader_seq, offer.solver_seq)
     refusals = tuple(one for one in account.refusals if one.seq > seqs[one.lane])
     return replace(account, checkpoint=agreed, offer=None, refusals=refusals)

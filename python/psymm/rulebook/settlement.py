@@ -267,6 +267,7 @@ def _check_fee(account: Account, said: Settlement, payout: int) -> None:
         stated = said.relayer != nothing and said.fee_token == token
     else:
         stated = said.relayer == nothing and said.fee_token == nothing
+    # The proposer pays the fee, so it cannot be more than the proposer gets.
     cap = min(account.terms.tariff.relayer_cap, payout)
     if not stated or said.fee > cap:
         refuse("wrong-fee", fee=_tokens(account, said.fee), cap=_tokens(account, cap))
@@ -291,6 +292,7 @@ def accept(account: Account, entry: RuledFrame, said: SettlementAcceptance) -> A
         or alive.accepted
     ):
         refuse("no-proposal", ref_seq_num=said.ref_seq_num)
+    # The account stays frozen: the settlement may be mined at any time now.
     accepted = replace(alive, accepted=True)
     return replace(account, proposals=account.proposals.put(account.alive, accepted))
 
