@@ -1,8 +1,8 @@
-"""Backups of a journal: made while its writer runs, whole, and marked so that they never sign.
+"""Backups of a journal: complete copies, made while its writer runs, that never sign.
 
-A backup is older than the journal from the next frame on. Whoever signed with it would sign
-numbers that are taken, so every custody in it is `restored` from the moment it is made: it serves
-in court and settles by wallet signature. New custodies may be opened with it.
+A backup is outdated from the journal's next frame on. Signing with it would reuse numbers, so every
+custody in it is `read-only` from the start. It serves as evidence in court, and its custodies
+settle by wallet signature. New custodies may be opened with it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from psymm.transcript.heads import Heads
 
 @dataclass(frozen=True, slots=True)
 class BackedUp:
-    """custodies: (id, heads) as they stand in the backup. frames: of all of them."""
+    """What a backup contains."""
 
     frames: int
+    """Of all custodies."""
     custodies: tuple[tuple[bytes, Heads], ...]
+    """(id, heads) of each."""
 
 
 def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
-    """Copy a journal to `target` as of one moment, for its owner alone (0600), synced.
+    """Copy a snapshot of a journal to `target`, readable by its owner only (0600), and sync it.
 
-    Its writer may run meanwhile, and waits for nothing. now_ns: when, which the backup states.
-    Raises JournalError if something stands at `target` or there is no journal, JournalCorrupt for
-    a journal that is damaged (a backup that lacks frames is not made), StorageError.
+    The writer may run meanwhile, and does not wait. `now_ns` is stored in the backup as its time.
+
+    Raises JournalError if `target` exists or there is no journal, JournalCorrupt if the journal is
+    damaged (no incomplete backup is made), StorageError.
     """
     journal = without_links(journal)
     expect_journal(journal)
@@ -51,13 +54,14 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
                 closing(sqlite3.connect(draft, isolation_level=None)) as copy,
             ):
                 source.backup(copy)
-                # One file: a log beside it would be left behind when it is moved.
+                # A single file: a separate log would be left behind when the backup is moved.
                 copy.execute("PRAGMA journal_mode = DELETE")
                 copy.execute("PRAGMA synchronous = EXTRA")
                 made = _mark(target, copy, now_ns)
             with closing(connect_reader(draft)):
                 pass
             sync_path(draft)
+            # A hard link, unlike a rename, fails if the target exists.
             try:
                 target.hardlink_to(draft)
             except FileExistsError:
@@ -71,6 +75,7 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
 
 
 def _mark(path: Path, copy: sqlite3.Connection, now_ns: int) -> BackedUp:
+    # A new lineage: the journal's high-water mark must not judge the backup.
     copy.execute("BEGIN IMMEDIATE")
     copy.execute("UPDATE journal SET backup_ns = ?, lineage = ?", (now_ns, secrets.token_bytes(16)))
     found: list[tuple[bytes, Heads]] = []

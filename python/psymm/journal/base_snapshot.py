@@ -1,4 +1,4 @@
-"""Where the frames that a journal holds begin: the first of all, or a checkpoint in force."""
+"""Where a custody's frames in the journal begin: at the first frame, or at a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot
 async def base_snapshot_of(
     journal: JournalReader, custody: bytes, frames: Sequence[JournalledFrame]
 ) -> BaseSnapshot | None:
-    """Where the frames that the journal holds begin; None for the first frame of all.
+    """The checkpoint at which the held frames begin; None if nothing was pruned.
 
     Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
     """
@@ -23,8 +23,9 @@ async def base_snapshot_of(
 
 
 async def first_checkpoint(journal: JournalReader, custody: bytes) -> tuple[Point, bytes] | None:
-    """The checkpoint at which the frames that the journal holds begin, and its account's document;
-    None where they begin with the first of all.
+    """The checkpoint at which the held frames begin, with its account's document.
+
+    None if nothing was pruned.
 
     Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
     """
@@ -42,15 +43,17 @@ async def first_checkpoint(journal: JournalReader, custody: bytes) -> tuple[Poin
 def since(
     starts_at: BaseSnapshot | None, frames: Sequence[JournalledFrame]
 ) -> list[JournalledFrame]:
-    """Those of a custody's frames that the account at its beginning does not count."""
+    """The frames that the checkpoint at the beginning does not count."""
     return [one for one in frames if starts_at is None or not starts_at.counts(one.lane, one.seq)]
 
 
 async def newest_snapshot(
     journal: JournalReader, custody: bytes, frames: Sequence[JournalledFrame]
 ) -> BaseSnapshot:
-    """The newest checkpoint in force, to begin at. Raises NoCheckpoint, JournalCorrupt.
-    Cancelled: raises Cancelled, nothing changed."""
+    """The newest checkpoint in force. Raises NoCheckpoint, JournalCorrupt.
+
+    Cancelled: raises Cancelled, nothing changed.
+    """
     checkpoints = await journal.checkpoints(custody)
     if not checkpoints:
         raise NoCheckpoint(custody=custody)

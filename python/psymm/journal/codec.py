@@ -1,4 +1,4 @@
-"""A journal's rows of custodies: what each says, and how a damaged one is told."""
+"""Rows of custodies in a journal: their content, and how damage to them is detected."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ CustodyState = Literal["handshake", "funding", "open", "settling", "closed", "st
 
 @dataclass(frozen=True, slots=True)
 class JournalledFrame:
-    """A frame as the journal holds it. arrival: its place in the custody, from 1."""
+    """A frame as the journal holds it."""
 
     arrival: int
+    """Its place in the custody, from 1."""
     lane: int
     seq: int
     digest: bytes
@@ -28,35 +29,42 @@ class JournalledFrame:
 
 @dataclass(frozen=True, slots=True)
 class HeldHeads:
-    """A custody's heads. lane: ours. frames: of both lanes, those that are gone included."""
+    """A custody's heads."""
 
     custody: bytes
     lane: int
+    """Ours."""
     health: Health
     heads: Heads
     frames: int = 0
+    """Of both lanes, including pruned ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalledCustody:
-    """A custody as the journal holds it. lane: ours. endpoint: the peer's, '' for a solver.
-    nonce: ours at the handshake. announced_collateral: what the peer said it would put up, token
-    units; ours: what we did. introduction: what the solver signed before we funded, where we are
-    the trader."""
+    """A custody as the journal holds it."""
 
     agreement: CustodyAgreement
     lane: int
+    """Ours."""
     endpoint: str
+    """The peer's; empty for a solver."""
     nonce: bytes = field(repr=False)
+    """Ours in the handshake."""
     ours: int
+    """What we announced as collateral, token units."""
     announced_collateral: int
+    """What the peer announced, token units."""
     state: CustodyState
     reason: str
+    """Why it is in this state; may be empty."""
     frames: int
+    """Of both lanes, including pruned ones."""
     health: Health = "complete"
     introduction: SignedIntroduction | None = field(default=None, repr=False)
+    """What the solver signed before we funded; None if we are the solver."""
     delivered: int = 0
-    """Our highest frame that the peer is known to have, apart from what its frames cover."""
+    """Our highest frame that the peer is known to have. Covers are not counted here."""
 
 
 def custody_row(
@@ -68,8 +76,11 @@ def custody_row(
     handshake: bytes = bytes(64),
     opened_ns: int = 0,
 ) -> tuple[Any, ...]:
-    """A row of `custodies`. handshake: our nonce (32 bytes), then what we put up and what the peer
-    promised, 16 bytes each; a trader's goes on with what the solver signed."""
+    """A row of `custodies`.
+
+    `handshake` is our nonce (32 bytes), then our and the peer's announced collateral (16 bytes
+    each). A trader's continues with what the solver signed.
+    """
     return (
         agreement.custody,
         lane,
@@ -111,12 +122,15 @@ _OF_A_CUSTODY: Final = (
     ),
     "custodies",
 )
-"""The tables with a custody's rows, those that others refer to last."""
+"""The tables with rows of a custody. Tables that others reference come last."""
 
 
 def is_strangers(base: sqlite3.Connection, custody: bytes) -> bool:
-    """Whether only its trader spoke in a custody, ours being the solver's lane: we signed nothing,
-    or refused its collateral and stopped; nothing was lost, and no note is known to be in it."""
+    """Whether the custody can be forgotten: only its trader spoke, and ours is the solver's lane.
+
+    We signed nothing, or only refused its collateral and stopped. The journal lost nothing of it,
+    and no note is known to be in it.
+    """
     found = base.execute(
         "SELECT c.lane, c.state, c.reason, h.health, h.solver_seq FROM custodies c"
         " JOIN heads h ON h.custody = c.custody WHERE c.custody = ?",
@@ -160,7 +174,7 @@ def update_delivered(base: sqlite3.Connection, custody: bytes, seq: int) -> None
 def update_introduction(
     base: sqlite3.Connection, custody: bytes, introduction: SignedIntroduction
 ) -> None:
-    """The solver has signed the same handshake again: only what it signed last is in force."""
+    """Store what the solver signed for the same handshake. Only its last signature counts."""
     ((handshake,),) = base.execute("SELECT handshake FROM custodies WHERE custody = ?", (custody,))
     base.execute(
         "UPDATE custodies SET handshake = ? WHERE custody = ?",
@@ -169,8 +183,10 @@ def update_introduction(
 
 
 def reopen_logged_out(base: sqlite3.Connection) -> None:
-    """Custodies that an earlier version called closed because both sides had logged out: none that
-    is settled is without the chain fact that says so, and all others can still be (`spec.md` 63).
+    """Reopen custodies that an earlier version closed because both sides had logged out.
+
+    Every settled custody has the chain fact that says so. All others can still be settled
+    (`spec.md` 63).
     """
     base.execute(
         "UPDATE custodies SET state = 'open' WHERE state = 'closed'"

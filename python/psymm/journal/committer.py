@@ -1,22 +1,22 @@
-"""The journal's commits: what one scheduling round wrote is made in one transaction.
+"""Group commit: all writes of one scheduling round become one transaction.
 
-A write is queued with what to call once it is durable. When the task that commits wakes, it lets
-everyone who can run add to the queue, takes all of it, and then, in this order:
+A write is queued with a callback. When the committing task wakes, it first lets every runnable task
+add to the queue. It then takes the whole queue, and
 
-1. looks whether the file at the path is still the one that it writes,
-2. carries the writes out in one transaction; a write that is refused is left out alone,
+1. checks that the file at the path is still the one that it writes,
+2. carries out the writes in one transaction, leaving out only writes that are refused,
 3. writes into the high-water mark how many frames there are and how many there will be,
-4. commits: the one wait for the disk,
+4. commits: the only wait for the disk,
 5. writes into the high-water mark how many frames there are now,
-6. tells each write.
+6. calls each write's callback.
 
-So nothing is told, and so nothing is sent, that the disk does not hold and the mark does not count.
-If any of this fails, nothing more is ever written: what the disk holds is then only known after
-opening the journal anew.
+So no callback reports, and nobody sends, a frame that the disk does not hold or the mark does not
+count. If any step fails, the journal is broken and writes nothing more: only reopening it can tell
+what the disk holds.
 
-Frames are one row for each write (`psymm.journal.rounds`). The heads that follow from them are kept
-in memory. A commit leaves those that it moved in one row; they are folded into each custody's own
-row now and then (`FOLD`), in every commit that is more than frames, and when the journal is closed.
+A write's frames are one row (`psymm.journal.rounds`). Their heads are kept in memory. Each commit
+leaves the heads that it moved in one row. They are folded into each custody's own row every `FOLD`
+commits, in every commit that contains more than frames, and when the journal is closed.
 """
 
 from __future__ import annotations
@@ -55,34 +55,33 @@ from psymm.transcript.heads import Heads, Health
 log = logging.getLogger(__name__)
 
 QUICK_COMMIT_S: Final = 0.001
-"""A disk that commits within this is waited for where we are."""
+"""If the disk commits within this time, commit in the event loop's own thread."""
 GROUP: Final = 8
-"""Writes that may wait for a quick disk before whoever would add to them lets them go first; more
-where the disk is slow."""
+"""How many writes may wait for a fast disk before further callers yield; more if it is slow."""
 FOLD: Final = 64
-"""Commits after which the heads are folded."""
+"""How many commits lie between two folds of the heads."""
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-"""Buckets of the statistics."""
+"""Buckets of the histograms."""
 
 
 Durable = Callable[[JournalFailure | None], None]
-"""Called in the event loop when a write is durable, or with why it never will be. Must not block
-and not raise."""
+"""Called in the event loop when a write is durable, or with the error if it never will be. It must
+not block or raise."""
 
 
 @dataclass(slots=True)
 class Change:
-    """Something to be written, made by a `to_…` of the journal and given to `write`."""
+    """One thing to write, made by a `to_…` method of the journal and passed to `write`."""
 
     work: Callable[[sqlite3.Connection], object]
     light: bool = False
-    """Short enough for the event loop's own thread, and changes heads by `_append` alone."""
+    """Fast enough for the event loop's own thread, and changes heads only through `_append`."""
 
 
 @dataclass(slots=True)
 class _Write:
-    """Changes that are made together or not at all."""
+    """Changes that are made together, or not at all."""
 
     changes: Sequence[Change]
     then: Durable
@@ -92,7 +91,7 @@ class _Write:
 
 @dataclass(slots=True)
 class _Lanes:
-    """A custody's heads after all that was written, an open transaction included."""
+    """A custody's heads after everything written, including an open transaction."""
 
     lane: int
     health: Health
@@ -102,15 +101,22 @@ class _Lanes:
 
 _Failure = sqlite3.Error | OSError | JournalFailure | UnicodeDecodeError
 _FAILURES: Final = (sqlite3.Error, OSError, JournalError, StorageError, UnicodeDecodeError)
-"""After which nothing more can be written."""
+"""Errors after which nothing more can be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """commits: made since opening; in_thread: of these, how many went through a thread. writes:
-    that they carried. waiting: not yet durable. commit_seconds: how long commits took, from the
-    first write to the disk's answer. commit_writes: how many writes each carried. broken: nothing
-    can be written any more. commit_s: how long the disk takes, the last commit counting a fifth.
+    """Statistics since the journal was opened.
+
+    Attributes:
+        commits: how many there were.
+        writes: how many writes they contained.
+        waiting: writes that are not durable yet.
+        commit_seconds: how long commits took, from the first write to the disk's answer.
+        commit_writes: how many writes each commit contained.
+        broken: whether nothing can be written any more.
+        in_thread: how many commits ran in a thread.
+        commit_s: a moving average of the disk's time; the last commit has a weight of one fifth.
     """
 
     commits: int
@@ -124,7 +130,7 @@ class JournalStatistics:
 
 
 class JournalCommitter(JournalReader):
-    """What gathers and commits the writes of a journal; `Journal` says what can be written."""
+    """Gathers and commits the writes of a journal. `Journal` says what can be written."""
 
     def __init__(
         self,
@@ -139,13 +145,13 @@ class JournalCommitter(JournalReader):
         self._identity = identity
         self._lock = lock
         self._file = os.fspath(path)
-        # In the file, an open transaction included; `_counted`: before that transaction.
+        # Frames in the file, including an open transaction; `_counted` excludes it.
         self._frames = self._counted = identity.frames
         self._waiting: list[_Write] = []
         self._heads: dict[bytes, _Lanes] = {}
         # Custodies whose row of `heads` may be behind; cleared once a commit has folded them.
         self._moved: set[bytes] = set()
-        # Of these, those that the open transaction moved.
+        # Those of them that the open transaction moved.
         self._moving: set[bytes] = set()
         self._folded = False
         self._behind = trio.lowlevel.ParkingLot()
@@ -164,8 +170,8 @@ class JournalCommitter(JournalReader):
     async def write(self, *changes: Change) -> None:
         """Make changes together; returns once they are durable.
 
-        Raises what each says, and StorageError where the disk refuses; then none of them is made.
-        Cancelled: raises Cancelled, all of them are made or none.
+        Raises the errors of the changes, and StorageError if the disk refuses. Then none of the
+        changes is made. Cancelled: raises Cancelled; either all changes are made, or none.
         """
         durable, failed = trio.Event(), list[JournalFailure]()
 
@@ -180,11 +186,12 @@ class JournalCommitter(JournalReader):
             raise failed[0]
 
     def write_soon(self, changes: Sequence[Change], then: Durable) -> None:
-        """`write` for a caller that does not wait: returns at once and calls `then` once the
-        changes are durable, or with the error that `write` would raise.
+        """`write` without waiting: returns at once.
 
-        Calls of `then` come in the order of these calls; without changes it is called in its turn.
+        Calls `then` once the changes are durable, or with the error that `write` would raise.
+        Callbacks run in the order of these calls. Without changes, `then` still runs in its turn.
         """
+        # Fail at once: only reopening the journal can tell what the disk holds.
         if self._broken is not None:
             then(self._broken)
             return
@@ -198,11 +205,11 @@ class JournalCommitter(JournalReader):
         self._wake.set()
 
     async def yield_to_commit(self) -> None:
-        """Wait where a group of writes stands before the disk, until it is through.
+        """Wait until a full group of writes is committed, if one is waiting for the disk.
 
-        For who is about to read and answer one of many frames that came at once: the first of them
-        are on their way while the others are read, instead of all waiting for the last. The longer
-        the disk takes, the larger a group. In the order of these calls. Cancelled: raises
+        Call it before reading and answering one of many frames that arrived together. Then the
+        first answers are sent while later frames are still read, instead of all waiting for the
+        last. Groups grow with the disk's latency. Callers resume in order. Cancelled: raises
         Cancelled, nothing changed.
         """
         many = len(self._waiting) >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
@@ -224,15 +231,15 @@ class JournalCommitter(JournalReader):
     # --- committing -------------------------------------------------------------------------
 
     async def _commit_rounds(self) -> None:
-        """Until closed: gather what one scheduling round wrote, and commit it.
+        """Gather the writes of each scheduling round and commit them, until closed.
 
-        What frames write takes microseconds, and then comes the disk. While that is quick, going
-        to a thread and back costs more than waiting for it; once it is slow, or anything longer is
-        to be written, the commit runs in a thread.
+        Writing frames takes microseconds; then comes the disk. While the disk is fast, a thread
+        costs more than the wait. If the disk is slow, or more than frames is to be written, the
+        commit runs in a thread.
         """
         while True:
             await self._wake.wait()
-            # Everyone who is runnable now gets to add to this commit.
+            # Every task that is runnable now may add to this commit.
             await trio.lowlevel.cancel_shielded_checkpoint()
             batch, self._waiting, self._wake = self._waiting, [], trio.Event()
             if batch:
@@ -240,6 +247,7 @@ class JournalCommitter(JournalReader):
                 light = True
                 for write in batch:
                     light = light and write.light
+                # Three ways: all in a thread; all here; or write here and wait in a thread.
                 if self._turn.locked() or not light:
                     await self._commit_in_thread(self._commit, batch)
                 elif self._commit_s <= QUICK_COMMIT_S:
@@ -250,18 +258,20 @@ class JournalCommitter(JournalReader):
                 self._commit_writes.observe(len(batch))
                 self._commits += 1
                 self._writes += len(batch)
+                # Only now: everything above is durable and counted.
                 for write in batch:
                     write.then(write.failed)
             if self._behind:
                 self._behind.unpark(count=GROUP)
                 if self._behind:
-                    # They need not have anything to write.
+                    # Wake again for them, because they may have nothing to write.
                     self._wake.set()
             if self._closed and not self._waiting:
                 self._behind.unpark_all()
                 return
 
     async def _commit_in_thread(self, work: Callable[..., object], *arguments: object) -> None:
+        # Shielded: a commit under way cannot be left half done.
         self._in_thread += 1
         with trio.CancelScope(shield=True):
             async with self._turn:
@@ -272,8 +282,10 @@ class JournalCommitter(JournalReader):
             self._finish(batch)
 
     def _gather(self, batch: Sequence[_Write]) -> bool:
-        """Write a round into an open transaction. False where the disk refuses: then none of it
-        is kept, and each write says so."""
+        """Write a round into an open transaction.
+
+        False if the disk refuses. Then nothing of the round is kept, and every write fails.
+        """
         base = self._connection
         if self._broken is not None:
             for write in batch:
@@ -283,12 +295,15 @@ class JournalCommitter(JournalReader):
         self._moving.clear()
         self._folded = self._commits % FOLD == 0
         try:
+            # Before writing: a replaced file would swallow the frames without an error.
             self._check_in_place()
             base.execute("BEGIN IMMEDIATE")
             try:
                 for write in batch:
                     self._carry_out(base, write)
             except (sqlite3.IntegrityError, JournalError):
+                # A write was refused. Start over with a savepoint for each write, which costs more.
+                # The cached heads include rolled-back frames, so drop them.
                 base.execute("ROLLBACK")
                 self._heads.clear()
                 self._frames = self._counted
@@ -304,7 +319,7 @@ class JournalCommitter(JournalReader):
         return True
 
     def _gather_apart(self, base: sqlite3.Connection, batch: Sequence[_Write]) -> None:
-        """One caller's mistake must not take the round's other writes with it."""
+        """Write a round so that one caller's refused write does not take the others with it."""
         for write in batch:
             base.execute("SAVEPOINT one")
             before = self._frames
@@ -324,19 +339,22 @@ class JournalCommitter(JournalReader):
     def _carry_out(self, base: sqlite3.Connection, write: _Write) -> None:
         for change in write.changes:
             if not change.light:
-                # It may read and write heads by itself.
+                # It may read and write rows of `heads` itself, so the rows must be current.
                 self._fold_heads(base)
                 self._heads.clear()
                 self._folded = True
             change.work(base)
 
     def _finish(self, batch: Sequence[_Write]) -> None:
-        """Commit what was gathered, the high-water mark around it: before anyone is told, and so
-        before anything is sent."""
+        """Commit what was gathered, with the high-water mark written before and after.
+
+        Both happen before any callback runs, and so before anything is sent.
+        """
         began = perf_counter()
         before, now = self._counted, self._frames
         known = self._identity
         try:
+            # If the process dies in the commit, either number of frames may be right.
             if now != before:
                 write_high_water_mark(
                     self._lock,
@@ -351,11 +369,13 @@ class JournalCommitter(JournalReader):
         except _FAILURES as failed:
             self._break(batch, failed)
         else:
+            # Only after the commit: a rolled-back fold has folded nothing.
             if self._folded:
                 self._moved.clear()
         self._commit_s += (perf_counter() - began - self._commit_s) / 5
 
     def _break(self, batch: Sequence[_Write], failed: _Failure) -> None:
+        # The commit may or may not be on disk. Every further write would build on a guess.
         self._broken = (
             failed
             if isinstance(failed, JournalError | StorageError)
@@ -368,8 +388,10 @@ class JournalCommitter(JournalReader):
             write.failed = self._broken
 
     def _check_in_place(self) -> None:
-        """The file at the path is the one that we write: else our frames go where nobody finds
-        them."""
+        """Check that the file at the path is the one that we write.
+
+        Otherwise our frames would go into a file that nobody finds.
+        """
         try:
             there = os.stat(self._file)
         except FileNotFoundError:
@@ -382,7 +404,15 @@ class JournalCommitter(JournalReader):
     def _append(
         self, custody: bytes, frames: Sequence[Written], shown: bool, base: sqlite3.Connection
     ) -> None:
-        """shown: by the peer or a file, not signed or received in a session of this journal."""
+        """Append frames, each the next of its lane.
+
+        Args:
+            custody: whose.
+            frames: in order of arrival.
+            shown: the peer or a file shows them; no session of this journal signed or received
+                them.
+            base: the open transaction.
+        """
         held = self._heads.get(custody)
         if held is None:
             read = heads_of(self.path, base, custody)
@@ -392,8 +422,10 @@ class JournalCommitter(JournalReader):
             self._heads[custody] = held
         if shown and held.health == "complete":
             raise JournalConflict("this custody lacks no frames", journal=self.path)
+        # A copy: if a later frame is refused, the cached heads must not have moved.
         heads = held.heads.copy()
         for lane, seq, digest, _ in frames:
+            # The last guard against signing a number twice: it does not trust the session.
             if not shown and lane == held.lane and held.health != "complete":
                 raise JournalRestored(journal=self.path, custody=custody)
             if seq != heads[lane][0] + 1:
@@ -407,19 +439,19 @@ class JournalCommitter(JournalReader):
         self._moving.add(custody)
 
     def _fold_heads(self, base: sqlite3.Connection) -> None:
-        """Write the heads that moved since they were folded into their table."""
+        """Write the heads that moved since the last fold into their table."""
         for custody in self._moved:
-            with suppress(UnknownCustody):  # forgotten meanwhile
+            with suppress(UnknownCustody):  # The custody was forgotten meanwhile.
                 upsert_heads(base, self._heads_of(base, custody))
         base.execute("DELETE FROM newer_heads")
 
     def _leave_heads(self, base: sqlite3.Connection) -> None:
-        """Write the heads that this transaction moved, all in one row."""
+        """Write the heads that this transaction moved into one row."""
         moved = []
         for custody in self._moving:
             held = self._heads.get(custody)
             if held is None:
-                # The cache was cleared since, by another's write that was refused.
+                # A refused write of another caller cleared the cache.
                 known = heads_of(self.path, base, custody).heads
                 moved.append(pack_heads(custody, *known.trader, *known.solver))
             else:
@@ -438,8 +470,10 @@ class JournalCommitter(JournalReader):
         self._wake.set()
 
     def _close_in_order(self) -> None:
-        """Leave heads beside the frames, and a high-water mark that is certain. Blocks. Where the
-        disk refuses, the next life derives the heads and has a lower bound."""
+        """Fold the heads, and write a high-water mark that is certain. Blocks.
+
+        If the disk refuses, the next process derives the heads, and the mark is a lower bound.
+        """
         if self._broken is not None:
             return
         base, known = self._connection, self._identity

@@ -1,7 +1,9 @@
-"""The journal's file: held by one writer alone, opened and checked, for writing or for reading.
+"""The journal's file: lock it for the one writer, open it, and check it.
 
-A second writer is refused by whatever path it comes. What is opened is checked against its own
-heads and against the high-water mark beside it: nothing is read past a loss.
+Opening for writing: `hold_journal` locks the lock file and the journal's inode, then
+`connect_writer` opens, checks and folds. Opening for reading: `connect_reader` opens and checks. A
+second writer is refused under any path. Both check the file against its own heads and against the
+high-water mark next to it. A journal that has lost frames does not open.
 """
 
 from __future__ import annotations
@@ -53,43 +55,46 @@ from psymm.transcript.heads import Heads
 
 @dataclass(frozen=True, slots=True)
 class JournalIdentity:
-    """What a journal is. lineage: of this file; a backup of it has another. frames: held, of all
-    custodies. inode: (device, number) of the file. doubtful: it was found without its high-water
-    mark."""
+    """What identifies a journal."""
 
     id: bytes
     lineage: bytes
+    """Of this file. A backup of it has another."""
     frames: int
+    """Of all custodies."""
     inode: tuple[int, int] = (0, 0)
+    """(device, number) of the file."""
     doubtful: bool = False
+    """Whether it was ever found without its high-water mark."""
 
 
 def without_links(path: Path) -> Path:
-    """The file's own path: SQLite names the write-ahead log after it. Raises StorageError."""
+    """The path without symbolic links. SQLite names the log after it. Raises StorageError."""
     with translate_errors(path):
         return path.resolve()
 
 
 def expect_journal(path: Path) -> None:
-    """Raises JournalError where there is no journal, StorageError where nobody can look."""
+    """Raises JournalError if there is no journal, StorageError if we cannot look."""
     with translate_errors(path):
         if not path.exists():
             raise JournalError("there is no journal here", path=path)
 
 
 _held: set[tuple[int, int]] = set()
-"""Journals that this process writes, by device and inode. Looked up before a file is opened: to
-close any descriptor of a file drops the locks that SQLite holds on it in this process."""
+"""Journals that this process writes, by device and inode. Check this before opening a file: closing
+any descriptor of a file drops the locks that SQLite holds on it in this process."""
 
 
 @contextmanager
 def hold_journal(path: Path, create: bool) -> Iterator[int]:
-    """Be the only writer of the journal at `path`, a path without links; gives the descriptor of
-    `<path>.lock`.
+    """Be the only writer of the journal at `path`, which has no links.
 
-    The journal's own inode is locked, so that no other path to it and no missing lock file lets a
-    second writer in. The kernel lets go when the process dies, however it dies.
-    Raises JournalLocked, StorageError, JournalError where there is none and not `create`.
+    Yields the descriptor of `<path>.lock`. The journal's own inode is locked, too, so that neither
+    another path nor a missing lock file admits a second writer. The kernel releases the locks when
+    the process dies.
+
+    Raises JournalLocked, StorageError, or JournalError if there is no journal and not `create`.
     """
     if not create:
         expect_journal(path)
@@ -108,7 +113,7 @@ def hold_journal(path: Path, create: bool) -> Iterator[int]:
             _locked(path, journal)
             inode = inode_of(os.fstat(journal))
             if os.fstat(journal).st_nlink != 1:
-                # Each name would have a write-ahead log of its own.
+                # SQLite would keep a separate write-ahead log for each name.
                 raise JournalError(
                     "the journal has more than one name (hard links); leave it one",
                     journal=path,
@@ -126,10 +131,10 @@ def hold_journal(path: Path, create: bool) -> Iterator[int]:
 def connect_writer(
     path: Path, create: bool, lock: int
 ) -> tuple[sqlite3.Connection, JournalIdentity]:
-    """A checked connection that writes, for who holds the journal; lock: from `hold_journal`.
+    """A checked connection for writing. The caller holds the journal with `lock`.
 
-    An empty file becomes a new journal if `create`.
-    Raises JournalCorrupt, JournalOlder, JournalVersion, StorageError, JournalError.
+    An empty file becomes a new journal if `create`. Raises JournalCorrupt, JournalOlder,
+    JournalVersion, StorageError, JournalError.
     """
     with translate_journal_errors(path):
         new = path.stat().st_size == 0
@@ -148,11 +153,13 @@ def connect_writer(
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A checked connection that only reads. Raises JournalCorrupt, JournalVersion, JournalError,
-    StorageError, FileNotPrivate."""
+    """A checked connection for reading.
+
+    Raises JournalCorrupt, JournalVersion, JournalError, StorageError, FileNotPrivate.
+    """
     resolved = without_links(path)
     keep_database_private(resolved, create=False)
-    # First the high-water mark: its writer may run meanwhile.
+    # The mark first: frames that a running writer adds later cannot look like a loss.
     mark = mark_beside(resolved)
     with translate_journal_errors(path):
         base = open_read_only(resolved)
@@ -165,16 +172,16 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, unchecked; path: without links.
+    """An unchecked connection for reading; `path` has no links.
 
-    SQLite wants to make files beside a database even to read it, and cannot on a disk that is
-    read-only or full. There it is read without them: nobody writes it, since a writer would have
-    made them. What its write-ahead log holds is read, too; to leave it out would show an earlier
-    moment as if it were the newest. Raises sqlite3.Error, OSError.
+    SQLite creates files next to a database even to read it, and cannot on a read-only or full disk.
+    Then it is read without them. That is safe, because nobody writes it: a writer would have
+    created them. Its write-ahead log is read, too; without it, an earlier moment would pass for the
+    newest. Raises sqlite3.Error, OSError.
     """
     base = _connected(path, "mode=ro")
     try:
-        # The first read is what opens the files beside it.
+        # SQLite opens the extra files at the first read.
         base.execute("PRAGMA schema_version").fetchone()
     except sqlite3.Error as failed:
         base.close()
@@ -199,7 +206,7 @@ def _connected(path: Path, how: str) -> sqlite3.Connection:
 
 
 def _nobody_writes(path: Path) -> bool:
-    """No process holds the journal for writing."""
+    """Whether no process holds the journal for writing."""
     if inode_of(path.stat()) in _held:
         return False
     descriptor = os.open(path, os.O_RDONLY)
@@ -213,7 +220,7 @@ def _nobody_writes(path: Path) -> bool:
 
 
 def inode_of(found: os.stat_result) -> tuple[int, int]:
-    """(device, number): what a file is, whatever its names."""
+    """(device, number): identifies a file independently of its names."""
     return found.st_dev, found.st_ino
 
 
@@ -221,7 +228,7 @@ def _opened(held: ExitStack, path: Path) -> int:
     new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     if new:
-        os.fchmod(descriptor, 0o600)  # whatever the umask
+        os.fchmod(descriptor, 0o600)  # The umask may have removed bits.
     held.callback(os.close, descriptor)
     return descriptor
 
@@ -239,14 +246,14 @@ def _free_here(path: Path) -> None:
 
 
 def _never_begun(base: sqlite3.Connection) -> bool:
-    """Its process died while it made the file: there is one page, and nothing in it."""
+    """Whether a process died while it created the file: there is one page without tables."""
     (pages,) = base.execute("PRAGMA page_count").fetchone()
     (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return bool(pages <= 1 and tables == 0)
 
 
 def _not_gone(path: Path, lock: int) -> None:
-    """No journal is begun where one with frames has been: numbers would be used twice."""
+    """Refuse to create a journal where one with frames has been: numbers would be reused."""
     mark = read_high_water_mark(lock)
     if mark is not None and mark.frames:
         raise JournalOlder(
@@ -257,7 +264,7 @@ def _not_gone(path: Path, lock: int) -> None:
 
 
 def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> JournalIdentity:
-    """Make the tables of a new journal, or check those that are there."""
+    """Create the tables of a new journal, or check existing ones. Then write the mark and fold."""
     if new:
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = FULL")
@@ -279,8 +286,8 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
     _check_mark(path, identity, mark)
     ours = mark is not None and mark.lineage == identity.lineage
     doubtful = not new and (not ours or (mark is not None and mark.doubtful))
-    # Synced once, so that a high-water mark that says "closed in order" is none of an earlier
-    # life's.
+    # Synced once: after a power loss, an old mark must not claim that the journal was closed in
+    # order.
     write_high_water_mark(lock, identity.lineage, identity.frames, doubtful=doubtful)
     os.fsync(lock)
     reopen_logged_out(base)
@@ -289,7 +296,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
 
 
 def _fold_heads(path: Path, base: sqlite3.Connection) -> None:
-    """Write the heads of custodies whose last life left frames after them."""
+    """Fold the heads of custodies with frames after their row of `heads`."""
     custodies = [row[0] for row in base.execute("SELECT custody FROM heads")]
     base.execute("BEGIN IMMEDIATE")
     for custody in custodies:
@@ -301,7 +308,7 @@ def _fold_heads(path: Path, base: sqlite3.Connection) -> None:
 
 
 def mark_beside(path: Path) -> HighWaterMark | None:
-    """The high-water mark beside a journal, where it can be read."""
+    """The high-water mark next to a journal; None if it cannot be read."""
     try:
         descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY)
     except OSError:
@@ -320,7 +327,7 @@ def _check_mark(path: Path, identity: JournalIdentity, mark: HighWaterMark | Non
 
 
 def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
-    """SQLite's own pages, our version, that no number is missing in any lane, and the heads."""
+    """Check SQLite's pages, our version, the heads, and that no lane misses a number."""
     with translate_journal_errors(path), one_moment(base):
         version = version_of(path, base)
         if version != VERSION:
@@ -353,8 +360,10 @@ def _check(path: Path, base: sqlite3.Connection) -> JournalIdentity:
 def _check_custody(
     path: Path, base: sqlite3.Connection, custody: bytes, newer: Heads | None
 ) -> int:
-    """How many frames there are, as many as the heads say; pruned ones count. newer: what the last
-    commits say of the heads."""
+    """Check a custody and return its number of frames, including pruned ones.
+
+    `newer` is what the last commits say about its heads.
+    """
     kept, gone = heads_of(path, base, custody), retention.pruned_of(base, custody)
     (held,) = base.execute(
         "SELECT coalesce(sum(frames), 0) FROM rounds WHERE custody = ?", (custody,)
@@ -383,7 +392,7 @@ def _check_custody(
 
 @contextmanager
 def one_moment(base: sqlite3.Connection) -> Iterator[None]:
-    """Everything read inside is of one moment, whatever the writer does meanwhile."""
+    """Read one consistent snapshot inside, even while the writer commits."""
     if base.in_transaction:
         yield
         return

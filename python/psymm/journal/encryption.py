@@ -1,6 +1,6 @@
-"""What a journal keeps sealed: AES-256-GCM under a key that only the wallet can derive.
+"""Encryption of a journal's secrets: AES-256-GCM under a key that only the wallet can derive.
 
-Each sealed value is bound to its place, so that none can stand in for another.
+Each ciphertext is bound to its place in the journal, so one cannot be swapped for another.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from psymm.transcript.agreement import JournalledOpening
 
 
 def encrypted_under(seal: AESGCM, bound_to: bytes, plain: bytes) -> bytes:
-    """nonce (12 bytes), ciphertext, tag. bound_to: the value's place; it opens nowhere else."""
+    """Nonce (12 bytes), ciphertext, tag. It decrypts only with the same place, `bound_to`."""
     nonce = secrets.token_bytes(12)
     return nonce + seal.encrypt(nonce, plain, bound_to)
 
 
 def decrypted_under(seal: AESGCM, bound_to: bytes, sealed: bytes) -> bytes:
-    """What was sealed. Raises InvalidTag for another key or place, and for damage."""
+    """The plaintext. Raises InvalidTag for another key or place, and for damage."""
     return seal.decrypt(sealed[:12], sealed[12:], bound_to)
 
 
 def encrypted_openings(
     seal: AESGCM, custody: bytes, notes: Sequence[JournalledOpening]
 ) -> list[tuple[bytes, bytes, int, bytes]]:
-    """Rows of `openings`. Inside a seal: blinding (32 bytes), token (20), amount (16, big-endian),
-    and the token once more as it was written."""
+    """Rows of `openings`.
+
+    A plaintext is blinding (32 bytes), token (20), amount (16, big-endian), and the token's
+    checksummed text.
+    """
     return [
         (
             custody,

@@ -1,4 +1,4 @@
-"""A custody's record out of the journal, as a transcript file."""
+"""Export a custody's record from the journal as a transcript file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from psymm.transcript.file import encode_file
 async def export(
     journal: JournalReader, custody: bytes, path: Path, *, since_checkpoint: bool = False
 ) -> int:
-    """Write a custody's record to `path`, whole or not at all; returns the number of frames.
+    """Write a custody's record to `path`, completely or not at all. Returns the number of frames.
 
-    The file begins where the journal's frames do, or at the newest checkpoint in force where
-    `since_checkpoint` is set. Openings go in where the journal is unlocked. Raises
-    UnknownCustody, NoCheckpoint, JournalError, OSError.
-    Cancelled: raises Cancelled; nothing is written.
+    The file begins where the journal's frames do, or at the newest checkpoint in force if
+    `since_checkpoint` is set. It includes openings if the journal is unlocked.
+
+    Raises UnknownCustody, NoCheckpoint, JournalError, OSError. Cancelled: raises Cancelled; nothing
+    is written.
     """
     held = await journal.custody(custody)
     frames = await journal.frames(custody)
@@ -42,6 +43,5 @@ async def export(
 
 
 def write_whole(path: Path, raw: bytes) -> None:
-    """Write a file whole or not at all; who could not read the directory cannot read it. Blocks.
-    Raises OSError."""
+    """Write a private file, completely or not at all. Blocks. Raises OSError."""
     write_private(path, raw)

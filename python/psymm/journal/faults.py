@@ -1,4 +1,4 @@
-"""What SQLite, the disk and a damaged row say while a journal is read or written, as our errors."""
+"""Translate errors of SQLite, the disk and damaged rows into the journal's errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ JournalFailure = JournalError | StorageError
 
 @contextmanager
 def translate_journal_errors(path: Path) -> Iterator[None]:
-    """Whatever damage makes of a row on its way to us has a name.
+    """Translate errors raised inside.
 
-    Inside, what the disk and SQLite raise becomes a StorageError or a JournalError, a row of the
-    wrong shape JournalCorrupt.
+    Errors of the disk and of SQLite become a StorageError or a JournalError. A row of the wrong
+    shape becomes JournalCorrupt.
     """
     try:
         yield
@@ -47,9 +47,9 @@ def translate_journal_errors(path: Path) -> Iterator[None]:
 def as_journal_error(
     path: Path, failed: sqlite3.Error | OSError | UnicodeDecodeError
 ) -> JournalFailure:
-    """Whether the machine refuses, another process writes, or the file is damaged."""
+    """The error that says whether the machine refuses, another process writes, or damage."""
     if isinstance(failed, UnicodeDecodeError):
-        # SQLite's words for what is wrong quote the damage.
+        # SQLite's message quotes the damaged bytes, so it is left out.
         return JournalCorrupt("the file is damaged", journal=path)
     found = storage_error(path, failed)
     if isinstance(found, FileBusy):

@@ -1,13 +1,12 @@
-"""A custody's heads as a journal keeps them, apart from its frames, and whether it may sign.
+"""A custody's heads in the journal, stored apart from its frames, and whether it may sign.
 
-A row of `heads` has a checksum of its own, so that frames that are gone are missed. The custody's
-`Health` is part of that row. It is written again not with every frame but now and then, and when
-the journal is opened and closed: then the heads are folded. In between, each commit leaves one row
-in `newer_heads` with the heads that it moved.
+Heads are stored apart so that a loss of frames is noticed. A row of `heads` has its own checksum
+and includes the custody's `Health`. It is rewritten ("folded") every few commits, and when the
+journal is opened and closed. In between, each commit leaves one row in `newer_heads` with the heads
+that it moved.
 
-The heads that count follow from the frames: those of the row and of the frames after it. What
-`newer_heads` says is only compared with them, and names frames that are gone; a row of it that is
-damaged says nothing.
+The valid heads are derived: those of the row, moved on by the frames after it. `newer_heads` is
+only compared with them, to name frames that are gone. A damaged row of it is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from psymm.transcript.heads import Heads, Health
 
 _PACKED: Final = Struct(">32sQ32sQ32s")
 pack_heads: Final = _PACKED.pack
-"""Of custody, then seq and digest of the trader's and of the solver's head."""
+"""Packs a custody id, then seq and digest of the trader's and of the solver's head."""
 
 
 def upsert_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
@@ -47,7 +46,7 @@ def upsert_heads(base: sqlite3.Connection, held: HeldHeads) -> None:
 
 
 def read_heads(row: Sequence[Any]) -> HeldHeads | None:
-    """A row of `heads` as it was written, or None where it is damaged."""
+    """The content of a row of `heads`; None if it is damaged."""
     custody, lane, health, frames, trader_seq, trader_digest, solver_seq, solver_digest, kept = row
     try:
         if not all(is_bytes(one, 32) for one in (custody, trader_digest, solver_digest)):
@@ -66,7 +65,7 @@ def read_heads(row: Sequence[Any]) -> HeldHeads | None:
 
 
 def stored_heads(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
-    """A custody's row of `heads`. Raises UnknownCustody, JournalCorrupt where it is damaged."""
+    """A custody's row of `heads`. Raises UnknownCustody, or JournalCorrupt if it is damaged."""
     row = base.execute("SELECT * FROM heads WHERE custody = ?", (custody,)).fetchone()
     if row is None:
         raise UnknownCustody(custody=custody, journal=path)
@@ -79,9 +78,9 @@ def stored_heads(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHe
 
 
 def heads_of(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
-    """A custody's heads: its row of `heads`, and the frames that were written after that.
+    """A custody's heads: its row of `heads`, moved on by the frames written after it.
 
-    Raises UnknownCustody, JournalCorrupt where the row or a frame is damaged, or one is missing.
+    Raises UnknownCustody, or JournalCorrupt if the row or a frame is damaged or missing.
     """
     stored = stored_heads(path, base, custody)
     heads, frames = [stored.heads.trader, stored.heads.solver], stored.frames
@@ -103,14 +102,16 @@ def heads_of(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
 
 
 def insert_newer_heads(base: sqlite3.Connection, moved: bytes) -> None:
-    """Leave the heads that a commit moved, each as `pack_heads` gives them."""
+    """Write the heads that a commit moved: concatenated results of `pack_heads`."""
     check = blake2b(moved, digest_size=8).digest()
     base.execute("INSERT INTO newer_heads (heads) VALUES (?)", (check + moved,))
 
 
 def read_newer_heads(rows: Iterable[tuple[object]]) -> dict[bytes, Heads]:
-    """By custody, what the last commits since the heads were folded say. rows: the column `heads`,
-    in the order of the commits."""
+    """The heads that commits since the last fold left, by custody.
+
+    `rows` is the column `heads`, in the order of the commits.
+    """
     found: dict[bytes, Heads] = {}
     for (row,) in rows:
         if isinstance(row, bytes) and blake2b(row[8:], digest_size=8).digest() == row[:8]:
@@ -120,15 +121,15 @@ def read_newer_heads(rows: Iterable[tuple[object]]) -> dict[bytes, Heads]:
 
 
 def recovering_of(base: sqlite3.Connection, custody: bytes) -> Heads | None:
-    """The newest heads, where frames up to them are still to be fetched; else None."""
+    """The heads up to which frames must still be fetched, or None."""
     row = base.execute("SELECT * FROM recovering WHERE custody = ?", (custody,)).fetchone()
     return None if row is None else Heads((row[1], row[2]), (row[3], row[4]))
 
 
 def update_health(path: Path, base: sqlite3.Connection, custody: bytes, health: Health) -> None:
-    """A custody being repaired is whole, or it turns out that it cannot be.
+    """Set the health of a custody under repair.
 
-    Raises JournalRestored if a restored one is to sign again, JournalCorrupt if frames up to the
+    Raises JournalRestored if a read-only one is to sign again, JournalCorrupt if frames up to the
     newest heads are still missing, UnknownCustody.
     """
     held = heads_of(path, base, custody)
@@ -155,13 +156,13 @@ def update_health(path: Path, base: sqlite3.Connection, custody: bytes, health: 
 def frame_digest(
     path: Path, base: sqlite3.Connection, custody: bytes, lane: int, seq: int
 ) -> bytes | None:
-    """A frame's digest, None where it is not there. Raises JournalCorrupt where it is damaged."""
+    """A frame's digest, or None. Raises JournalCorrupt if the frame is damaged."""
     frame = frame_of(path, base, custody, lane, seq)
     return None if frame is None else frame.digest
 
 
 def is_bytes(value: object, length: int) -> bool:
-    """Whether a column holds the bytes that were put there, as far as their number tells."""
+    """Whether a column holds bytes of this length."""
     return isinstance(value, bytes) and len(value) == length
 
 

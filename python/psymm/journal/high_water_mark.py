@@ -1,25 +1,26 @@
-"""The high-water mark beside a journal: how many frames were durable when it was last written to.
+"""The high-water mark next to a journal: how many frames were durable at its last commit.
 
-SQLite cannot tell that its last commits are gone: a lost, cut or bent write-ahead log, or an older
-copy put in the file's place, opens as a sound database of an earlier moment. So the number of
-frames that are durable is written, after every commit and before anything of it is sent, into
-`<journal>.lock`, which every writer holds anyhow; and before the commit, how many there will be. A
-journal with fewer frames than its high-water mark has lost some; one with as many as there can have
-been has lost none.
+SQLite cannot notice that its last commits are gone. A lost, truncated or damaged write-ahead log,
+or an older copy of the file, opens as a sound database of an earlier moment. So the writer stores
+the number of durable frames in `<journal>.lock`, which it holds open anyway. It writes the mark
+after every commit, before anything is sent. Before the commit it writes how many frames there will
+be.
 
-It costs no fsync, and so it is complete only where nothing of it can have been lost: closed in
-order (then it is synced), or written since the machine was started. Otherwise it is a lower bound,
-which can convict a journal but not acquit it. A journal that is found without its high-water mark
-may be an older one: it is opened, since somebody may only have deleted a lock file, but the
-high-water mark that it gets then stays a lower bound for good.
+- A journal with fewer frames than the mark has lost some.
+- A journal with as many frames as there can have been has lost none.
+
+The mark costs no fsync. So it is exact only if nothing of it can have been lost: the journal was
+closed in order (then the mark is synced), or the machine has not been restarted since. Otherwise it
+is a lower bound: it can prove a loss, but cannot exclude one. A journal without a mark may be an
+older copy. It is opened, because somebody may just have deleted the lock file, but its new mark
+stays a lower bound forever ("doubtful").
 
     8 bytes    "pSymmY1\\n"
-    16         the journal's lineage: another file's high-water mark says nothing about this one
-    8          frames that were durable, of all custodies, big-endian
-    8          the most that there can have been: more than that while a commit was under way
-    16         the boot during which it was written, zero where the system does not say
-    1          1 if the journal was closed in order; 2 more if it was ever found without its
-    high-water mark
+    16         the journal's lineage: a mark of another file says nothing about this one
+    8          durable frames of all custodies, big-endian
+    8          the most that there can have been: more than the former while a commit is under way
+    16         the id of the machine's boot; zero if the system does not tell
+    1          1 if the journal was closed in order; plus 2 if it was ever found without a mark
     15         the start of the SHA-256 of the bytes before
 """
 
@@ -37,17 +38,20 @@ _LENGTH: Final = 72
 
 @dataclass(frozen=True, slots=True)
 class HighWaterMark:
-    """lineage: whose. frames: that were durable at least. most: that there can have been, or None
-    where nothing says."""
+    """A high-water mark."""
 
     lineage: bytes
+    """The file that it belongs to."""
     frames: int
+    """How many frames were durable at least."""
     most: int | None
+    """How many there can have been at most; None if the mark is only a lower bound."""
     doubtful: bool = False
+    """Whether the journal was ever found without a mark."""
 
 
 def read_high_water_mark(descriptor: int) -> HighWaterMark | None:
-    """The high-water mark in an open file, or None where there is none, or it is damaged."""
+    """The high-water mark in an open file; None if there is none or it is damaged."""
     raw = os.pread(descriptor, _LENGTH, 0)
     if len(raw) != _LENGTH or raw[:8] != MAGIC or sha256(raw[:57]).digest()[:15] != raw[57:]:
         return None
@@ -67,10 +71,15 @@ def write_high_water_mark(
     closed: bool = False,
     doubtful: bool = False,
 ) -> None:
-    """Write it; synced only where the journal is `closed`.
+    """Write the mark. Synced only if `closed`. Raises OSError.
 
-    most: where a commit is about to begin, the frames that there will be. doubtful: whether there
-    may have been more before. Raises OSError.
+    Args:
+        descriptor: of the lock file.
+        lineage: the journal's.
+        frames: how many are durable.
+        most: how many there will be, if a commit is about to begin.
+        closed: whether the journal was closed in order.
+        doubtful: whether there may have been more frames before.
     """
     highest = frames if most is None else most
     body = (

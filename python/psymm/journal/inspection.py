@@ -1,7 +1,11 @@
-"""What a journal's file still holds and what it lacks; nothing is changed.
+"""Inspection: report what a journal's file still holds and what it lacks. Changes nothing.
 
-Reading stops at no damaged page: tables are read from both ends and their rows one by one between,
-and a row counts only if its checksum, digest or seal says that it is the one that was written.
+Reading does not stop at a damaged page. Each table is read from both ends, and rounds are also read
+one by one in between. A row counts only if its checksum, digest or seal proves that it is the one
+that was written. What is missing follows from comparing: heads say how many frames there were, and
+the high-water mark says how many there were in total.
+
+`repair` builds on the reports; opening a damaged journal adds `JournalReport.missing` to its error.
 """
 
 from __future__ import annotations
@@ -42,21 +46,21 @@ BESIDE: Final = (
     "retained",
     "rescued",
 )
-"""Tables whose rows belong to one custody and are taken as they are."""
+"""Tables whose rows belong to one custody and are copied as they are."""
 
 
 OF_CHECKPOINTS: Final = ("checkpoints", "pruned", "retained")
 
 
 _DAMAGE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
-"""What reading a damaged file raises; the last where SQLite's own words quote the damage."""
+"""Errors of reading a damaged file. UnicodeDecodeError: SQLite's message quotes the damage."""
 
 
 _MISREAD: Final = (TypeError, ValueError, IndexError, OverflowError, struct.error)
 
 
 _BEYOND: Final = 4096
-"""Rounds that are looked for after one that cannot be read, where the last cannot be found."""
+"""How many rounds to try after an unreadable one, if the last round cannot be found."""
 
 
 _KEYS: Final = {
@@ -78,9 +82,15 @@ _KEYS: Final = {
 class CustodyReport:
     """What a file holds of one custody.
 
-    row: of `custodies`, None where it is damaged. lane: ours, None where nothing says. heads: the
-    highest known number of each lane, with its digest where that is known. count: frames that the
-    journal held at least. frames: by lane and seq. beside: rows of the other tables.
+    Attributes:
+        agreement: None if its row is damaged.
+        row: of `custodies`; None if it is damaged.
+        lane: ours; None if nothing says.
+        heads: the highest known number of each lane, with its digest if that is known.
+        count: how many frames the journal held at least.
+        frames: the intact frames, by lane and seq.
+        beside: the rows of the other tables, by table.
+        missing: what is lost.
     """
 
     custody: bytes
@@ -97,8 +107,15 @@ class CustodyReport:
 
 @dataclass(frozen=True, slots=True)
 class JournalReport:
-    """What a journal's file holds and lacks. fault: what SQLite says of the file as a whole, empty
-    where nothing. newest: whether the heads found are certainly the newest that there were."""
+    """What a journal's file holds and lacks.
+
+    Attributes:
+        version: the schema's; None if the journal's own row is damaged.
+        identity: the journal's own row; None if it is damaged.
+        backup_ns: when it was made as a backup; None if it was not.
+        high_water_mark: the mark next to the file, if it belongs to it.
+        fault: what SQLite says about the file as a whole; empty if nothing.
+    """
 
     version: int | None
     identity: tuple[Any, ...] | None = field(repr=False)
@@ -117,14 +134,18 @@ class JournalReport:
 
     @property
     def lost(self) -> int:
-        """Frames that the high-water mark counts and of which nothing is left, not even their
-        numbers."""
+        """Frames that the high-water mark counts and of which not even the numbers are left."""
         if self.high_water_mark is None:
             return 0
         return max(0, self.high_water_mark.frames - sum(one.count for one in self.custodies))
 
     @property
     def newest(self) -> bool:
+        """Whether the heads found are certainly the newest that there were.
+
+        Each custody's count is at most the true one. So if their sum reaches the most that there
+        can have been, every count is the true one.
+        """
         return self.high_water_mark is not None and self.high_water_mark.most == sum(
             one.count for one in self.custodies
         )
@@ -135,7 +156,10 @@ class JournalReport:
 
     @property
     def sound(self) -> bool:
-        """As it was written; what is missing is being repaired, or will never be needed to sign."""
+        """Whether the journal is as it was written.
+
+        Frames may be missing only in custodies that are under repair or never sign again.
+        """
         return not (
             self.fault
             or self.lost
@@ -144,10 +168,10 @@ class JournalReport:
 
 
 def inspect(path: Path) -> JournalReport:
-    """Read a journal's file as far as it can be read; changes nothing.
+    """Read a journal's file as far as possible. Changes nothing.
 
-    Raises JournalError where there is none, StorageError where the machine does not let it be
-    read: that says nothing of what the file holds.
+    Raises JournalError if there is none. Raises StorageError if the machine refuses to read it,
+    which says nothing about the file's content.
     """
     path = without_links(path)
     expect_journal(path)
@@ -156,7 +180,7 @@ def inspect(path: Path) -> JournalReport:
     except (sqlite3.Error, OSError) as failed:
         if (refused := storage_error(path, failed)) is not None:
             raise refused from None
-        # Damaged from its first page on.
+        # Even the first page is damaged: connect without reading anything yet.
         base = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
     with closing(base):
         base.text_factory = _text
@@ -164,7 +188,7 @@ def inspect(path: Path) -> JournalReport:
 
 
 def _text(raw: bytes) -> str | bytes:
-    """Text of a damaged row may be none."""
+    """Text of a damaged row may not be UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -172,19 +196,22 @@ def _text(raw: bytes) -> str | bytes:
 
 
 def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
-    # First the high-water mark, then one moment of the rest: its writer may run meanwhile.
+    # The mark first, then one snapshot of the rest. A running writer then only adds frames between
+    # the two, which cannot look like a loss.
     mark = mark_beside(path)
     with suppress(*_DAMAGE):
         base.execute("BEGIN")
     fault = _fault(path, base)
     own = _safely(base, "SELECT version, id, owner, seal_check, lineage, backup_ns FROM journal")
     identity = own[0] if len(own) == 1 else None
+    # SQLite gives back damaged values without complaint, so check each shape.
     if identity is not None and not (
         isinstance(identity[0], int) and is_bytes(identity[1], 16) and is_bytes(identity[4], 16)
     ):
         identity = None
     if identity is None and not fault:
         fault = "the journal's own row is damaged"
+    # Any table may name a custody whose own row is damaged.
     ids = {
         key
         for table in ("custodies", "heads", *BESIDE)
@@ -194,6 +221,7 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
     frames = _read_frames(base)
     newer = read_newer_heads(_safely(base, "SELECT heads FROM newer_heads ORDER BY id"))
     ids |= frames.keys() | newer.keys()
+    # A mark of another file says nothing about this one.
     if mark is not None and (identity is None or mark.lineage != identity[4]):
         mark = None
     return JournalReport(
@@ -211,6 +239,7 @@ def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
 
 def _fault(path: Path, base: sqlite3.Connection) -> str:
     try:
+        # SQLite then checks the cells of each page that it reads, and reports damage early.
         base.execute("PRAGMA cell_size_check = ON")
         found = base.execute("PRAGMA quick_check(1)").fetchone()
         return "" if found == ("ok",) else str(found[0]) if found else "nothing can be read"
@@ -233,6 +262,7 @@ def _custody_report(
     rows = _safely(base, "SELECT * FROM custodies WHERE custody = ?", (custody,))
     row = tuple(rows[0]) if len(rows) == 1 else None
     agreement = None if row is None else _opening(custody, row)
+    # A row that does not give its own custody id cannot be trusted in any column.
     if agreement is None:
         row = None
         missing.append(Missing(custody, "opening"))
@@ -243,9 +273,11 @@ def _custody_report(
     ]
     if not kept:
         missing.append(Missing(custody, "heads"))
+    # Without the row nothing says that we may not sign; `repair` decides by the mark.
     heads = kept[0] if kept else None
     health: Health = "complete" if heads is None else heads.health
     target = _safely(base, "SELECT * FROM recovering WHERE custody = ?", (custody,))
+    # Without its target heads, nobody can say when the recovery is complete.
     if health == "recovering" and not target:
         health = "read-only"
     beside = {
@@ -259,6 +291,7 @@ def _custody_report(
     newest: list[tuple[int, bytes | None]] = []
     count = 0
     for lane in (0, 1):
+        # The highest number that anything names: row, newer heads, frames, recovery target.
         last = max((seq for of, seq in frames if of == lane), default=0)
         seq, digest = (0, None) if heads is None else heads.heads.of(lane)
         if newer is not None and newer.of(lane)[0] > seq:
@@ -269,6 +302,7 @@ def _custody_report(
         if health == "recovering" and target[0][1 + 2 * lane] > seq:
             seq, digest = target[0][1 + 2 * lane : 3 + 2 * lane]
         newest.append((seq, custody if seq == 0 else digest))
+        # What was pruned is gone on purpose.
         missing.extend(
             Missing(custody, "frames", lane, first, end)
             for first, end in _runs(
@@ -276,6 +310,7 @@ def _custody_report(
             )
         )
     ours = heads.lane if heads is not None else None if row is None else row[1]
+    # A lane with frames needs the key that signed them; note openings are needed to settle.
     if ours in (0, 1) and newest[ours][0] and not beside["session_keys"]:
         missing.append(Missing(custody, "session-keys"))
     opened = {row[1] for row in beside["openings"]}
@@ -301,13 +336,18 @@ def start_of(
     beside: Mapping[str, Sequence[tuple[Any, ...]]],
     candidates: Mapping[tuple[int, int], JournalledFrame],
 ) -> tuple[Pruned, BaseSnapshot | None, list[JournalledFrame]]:
-    """Where the frames of a pruned custody begin, if all that the checkpoint rests on is there:
-    what is gone before it, and the frames up to it that are held.
+    """Where the frames of a pruned custody begin, if everything that its checkpoint needs is there.
 
-    Else everything is to be fetched from its first frame on; an archive has what was pruned.
+    Otherwise all frames must be fetched from the first one on; an archive has what was pruned.
+
+    Returns:
+        What was pruned.
+        The checkpoint at which the rest begins; None if nothing was pruned.
+        The frames up to the checkpoint that are held.
     """
     gone = _gone(beside)
     whole = (Pruned(), None, list[JournalledFrame]())
+    # Each place is one frame of one lane, so the two counts must agree.
     if not gone.arrivals or sum(gone.seqs) != gone.arrivals:
         return whole
     try:
@@ -324,6 +364,7 @@ def start_of(
             starts_at = base_snapshot(
                 point, account, (*earlier, *(Frame.parse(held.raw) for held in before))
             )
+            # Raises if the record cannot begin there.
             Record(agreement, starts_at)
             before.sort(key=lambda held: held.arrival)
             return gone, starts_at, before
@@ -333,7 +374,7 @@ def start_of(
 
 
 def _gone(beside: Mapping[str, Sequence[tuple[Any, ...]]]) -> Pruned:
-    """What was pruned of a custody, as far as its row can be read."""
+    """What was pruned of a custody; nothing if its row cannot be read."""
     for row in beside.get("pruned", ()):
         if len(row) == 5 and all(isinstance(one, int) and one >= 0 for one in row[1:]):
             return Pruned(*row[1:])
@@ -358,9 +399,10 @@ def _opening(custody: bytes, row: Sequence[Any]) -> CustodyAgreement | None:
 
 
 def _accepted(frames: dict[tuple[int, int], JournalledFrame]) -> list[bytes]:
-    """Notes that a side accepted, so that both sides know their openings."""
+    """Commitments of accepted notes. Both sides must know the openings of these."""
     found: list[bytes] = []
     for held in frames.values():
+        # Cheap filter on the start of the payload; only an AZ accepts notes.
         if b'"AZ"' not in held.raw[126:160]:
             continue
         with suppress(FrameError):
@@ -387,14 +429,14 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _read_frames(base: sqlite3.Connection) -> dict[bytes, dict[tuple[int, int], JournalledFrame]]:
-    """Every frame that is as it was written, by custody, and by lane and seq."""
+    """Every intact frame, by custody, and by lane and seq."""
     found: dict[bytes, dict[tuple[int, int], JournalledFrame]] = {}
     for custody, arrival, body in _read_rounds(base):
         if not is_bytes(custody, 32) or not isinstance(body, bytes):
             continue
         frames = found.setdefault(custody, {})
         with suppress(*_MISREAD):
-            # Its row may be wrong about how many there are.
+            # The row may be wrong about the number of frames, so use the most that fit.
             for frame in read_round(custody, arrival, len(body) // SHORTEST, body):
                 if isinstance(frame, JournalledFrame):
                     frames[frame.lane, frame.seq] = frame
@@ -402,8 +444,11 @@ def _read_frames(base: sqlite3.Connection) -> dict[bytes, dict[tuple[int, int], 
 
 
 def _read_rounds(base: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """The rounds from the first and from the last on, each up to one that cannot be read, and
-    those between one by one. Raises StorageError where the machine refuses."""
+    """All readable rounds. Raises StorageError if the machine refuses to read.
+
+    Reads from the first and from the last round up to an unreadable one, then those in between one
+    by one.
+    """
     query = "SELECT id, custody, arrival, body FROM rounds"
     last = 0
     try:
@@ -415,6 +460,7 @@ def _read_rounds(base: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
             raise refused from None
     else:
         return
+    # The index may still lead to the rows behind the damage.
     first: int | None = None
     for row in _safely(base, query + " WHERE id > ? ORDER BY id DESC", (last,)):
         first = row[0]
@@ -425,8 +471,10 @@ def _read_rounds(base: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
 
 
 def _safely(base: sqlite3.Connection, query: str, given: Sequence[Any] = ()) -> list[Any]:
-    """The rows up to the first that is damaged. Raises StorageError where the machine refuses: a
-    row that it does not give may be whole."""
+    """The rows up to the first damaged one.
+
+    Raises StorageError if the machine refuses to read: a row that it withholds may be intact.
+    """
     found: list[Any] = []
     try:
         for row in base.execute(query, given):
@@ -440,9 +488,10 @@ def _safely(base: sqlite3.Connection, query: str, given: Sequence[Any] = ()) -> 
 def _both_ways(
     base: sqlite3.Connection, table: str, what: str, key: str, where: str, given: Sequence[Any]
 ) -> list[Any]:
-    """The rows from the first and from the last on, each up to one that cannot be read."""
+    """The rows from the first and from the last on, each up to an unreadable one."""
     limit = f" WHERE {where}" if where else ""
     back = ", ".join(f"{one} DESC" for one in key.split(", "))
     query = f"SELECT {what} FROM {table}{limit} ORDER BY "  # noqa: S608  (names of our own)
+    # A dict keeps the order and drops rows that were found twice.
     found = dict.fromkeys(_safely(base, query + key, given))
     return list(found | dict.fromkeys(_safely(base, query + back, given)))

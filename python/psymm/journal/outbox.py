@@ -1,9 +1,9 @@
-"""Whose last frames the peer may lack: custodies of ours, as their trader, that have ended.
+"""The outbox: ended custodies whose solver may lack our last frames, as their trader.
 
-While a custody lasts, both sides show their heads when they meet and send again what is lacking,
-so nothing is kept of what was sent. After its end nobody need meet again, and no frame need cover
-the trader's last. What the solver's frames cover it has; of what else it is known to have, a
-custody keeps the highest number (`delivered`).
+While a custody lasts, both sides compare heads on each connection and resend what is missing, so
+nothing is stored about what was sent. After its end there may be no more connection, and no frame
+need cover the trader's last one. The solver has what its frames cover. Beyond that, a custody
+stores the highest number that the solver is known to have (`delivered`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psymm.journal.rounds import frame_of
 from psymm.transcript.agreement import SOLVER, TRADER
 
 _PEER_SEQ: slice = slice(74, 82)
-"""Where a raw frame has the number of the other lane that it covers."""
+"""The place of peerSeq in a raw frame."""
 
 
 def is_undelivered(path: Path, base: sqlite3.Connection, custody: JournalledCustody) -> bool:

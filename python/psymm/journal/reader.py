@@ -1,4 +1,4 @@
-"""Reading a journal: beside its writer, from another process, or as its writer."""
+"""Read a journal: as its writer, or from another process while the writer runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class JournalReader:
-    """Reads a journal: by itself from another process while its writer runs, or as its writer."""
+    """Reads a journal: as its writer, or from another process while the writer runs."""
 
     def __init__(
         self,
@@ -50,28 +50,30 @@ class JournalReader:
             return found
 
     async def in_thread(self, work: Callable[..., T], *args: object) -> T:
-        """Run what blocks where the journal's own work runs. Cancelled: it is done all the same."""
+        """Run blocking work where the journal's own runs. Cancelled: it is still completed."""
         found: T = await self._run_sync(work, *args)
         return found
 
     async def backed_up_ns(self) -> int | None:
-        """When this file was made as a backup, nanoseconds since the epoch; None if it was not."""
+        """When this file was made as a backup, nanoseconds since the epoch; None if it is none."""
         row = await self._read(
             lambda base: base.execute("SELECT backup_ns FROM journal").fetchone()
         )
         return None if row is None or row[0] is None else int(row[0])
 
     async def heads(self, custody: bytes) -> Heads:
-        """The heads as they were kept apart from the frames. Raises UnknownCustody,
-        JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
+        """A custody's heads. Raises UnknownCustody, JournalCorrupt.
+
+        Cancelled: raises Cancelled, nothing changed.
+        """
         return (await self._read(lambda base: heads_of(self.path, base, custody))).heads
 
     async def recovering_to(self, custody: bytes) -> Heads | None:
-        """The newest heads, where frames up to them are still to be fetched; else None."""
+        """The heads up to which frames must still be fetched, or None."""
         return await self._read(lambda base: recovering_of(base, custody))
 
     async def rescued(self, custody: bytes) -> list[bytes]:
-        """Raw frames that outlived the damage but lack others before them, by lane and seq."""
+        """Raw frames that survived damage but follow missing ones, by lane and seq."""
         return await self._read(
             lambda base: [
                 bytes(row[0])
@@ -93,8 +95,10 @@ class JournalReader:
         return found[0]
 
     async def undelivered(self) -> list[JournalledCustody]:
-        """A trader's custodies that have ended, and whose solvers are not known to have all of our
-        frames. Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed."""
+        """Our ended custodies, as the trader, whose solver may lack frames of ours.
+
+        Raises JournalCorrupt. Cancelled: raises Cancelled, nothing changed.
+        """
         return await self._read(
             lambda base: [
                 one for one in self._custodies(base) if outbox.is_undelivered(self.path, base, one)
@@ -112,8 +116,7 @@ class JournalReader:
     async def frames(
         self, custody: bytes, *, after: int = 0, at_most: int | None = None
     ) -> list[JournalledFrame]:
-        """The custody's frames in order of arrival, those after place `after` that are
-        not pruned; the first `at_most` of them.
+        """At most `at_most` frames after place `after`, in order of arrival, without pruned ones.
 
         Raises JournalCorrupt if a place is missing or a frame is not what was written there.
         Cancelled: raises Cancelled.
@@ -128,32 +131,38 @@ class JournalReader:
     async def lane(
         self, custody: bytes, lane: int, first: int, last: int, *, at_most_bytes: int
     ) -> list[JournalledFrame]:
-        """Frames of a lane by number, `first` to `last`, those that are there; they end with the
-        one that makes `at_most_bytes` of raw frames full. Raises JournalCorrupt if one is not what
-        was written there. Cancelled: raises Cancelled, nothing changed."""
+        """The frames `first` to `last` of a lane that are held.
+
+        Stops after the frame that reaches `at_most_bytes` of raw frames. Raises JournalCorrupt if
+        one is not what was written there. Cancelled: raises Cancelled, nothing changed.
+        """
         return await self._read(
             lambda base: lane_of(self.path, base, custody, lane, (first, last), at_most_bytes)
         )
 
     async def checkpoints(self, custody: bytes) -> list[tuple[Point, bytes]]:
-        """Checkpoints that were in force, with their accounts' documents: the one at which the
-        frames that are left begin, if any are gone, and the newest last. Cancelled: raises
-        Cancelled, nothing changed."""
+        """Stored checkpoints with their accounts' documents, the newest last.
+
+        The first is the one at which the held frames begin, if any were pruned. Cancelled: raises
+        Cancelled, nothing changed.
+        """
         return await self._read(lambda base: retention.checkpoints_of(base, custody))
 
     async def pruned(self, custody: bytes) -> Pruned:
-        """What is gone of a custody's frames. Cancelled: raises Cancelled, nothing changed."""
+        """What was pruned of a custody. Cancelled: raises Cancelled, nothing changed."""
         return await self._read(lambda base: retention.pruned_of(base, custody))
 
     async def retained(self, custody: bytes) -> list[JournalledFrame]:
-        """Of the frames that are gone, those that a session must still know, in order.
-        Cancelled: raises Cancelled, nothing changed."""
+        """Pruned frames that a session must still know, in order.
+
+        Cancelled: raises Cancelled, nothing changed.
+        """
         return await self._read(
             lambda base: [JournalledFrame(*row) for row in retention.retained_of(base, custody)]
         )
 
     async def facts(self, custody: bytes) -> list[str]:
-        """Chain facts that were believed, in order, as JSON. Cancelled: raises Cancelled."""
+        """Learned chain facts, in order, as JSON. Cancelled: raises Cancelled."""
         return await self._read(
             lambda base: [
                 str(row[0])
@@ -164,7 +173,7 @@ class JournalReader:
         )
 
     async def revocations(self, custody: bytes) -> list[JournalledRevocation]:
-        """Revoked session keys of both lanes, as last kept. Cancelled: raises Cancelled."""
+        """Revoked session keys of both lanes, as last stored. Cancelled: raises Cancelled."""
         return await self._read(
             lambda base: [
                 JournalledRevocation(*row)
@@ -177,7 +186,7 @@ class JournalReader:
         )
 
     async def revoked_frames(self, custody: bytes) -> list[bytes]:
-        """Raw frames that were taken off the record because their key was revoked, by number."""
+        """Raw frames that left the record because their key was revoked, by number."""
         return await self._read(
             lambda base: [
                 bytes(row[0])
@@ -189,7 +198,7 @@ class JournalReader:
         )
 
     async def version(self) -> int:
-        """A number that changes when another process has written. Cancelled: raises Cancelled."""
+        """A number that changes when another process writes. Cancelled: raises Cancelled."""
         row = await self._read(lambda base: base.execute("PRAGMA data_version").fetchone())
         return int(row[0])
 
@@ -206,8 +215,11 @@ class JournalReader:
 
 
 class open_journal_reader:  # noqa: N801  (read as a function: `async with open_journal_reader(…)`)
-    """Open a journal for reading beside its writer. Raises JournalCorrupt naming what is missing,
-    JournalVersion, StorageError. Cancelled: raises Cancelled, nothing changed."""
+    """Open a journal for reading. Its writer may run.
+
+    Raises JournalCorrupt naming what is missing, JournalVersion, StorageError. Cancelled: raises
+    Cancelled, nothing changed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -240,7 +252,7 @@ class open_journal_reader:  # noqa: N801  (read as a function: `async with open_
 
 
 def told_what_is_missing(path: Path, bad: JournalCorrupt) -> JournalCorrupt:
-    """The same error with all that the damage has taken."""
+    """The same error, with everything that the damage has taken."""
     from psymm.journal.inspection import inspect
 
     report = inspect(path)

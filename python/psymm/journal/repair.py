@@ -1,15 +1,24 @@
-"""A new journal made of what is left of a damaged one, and of what other files hold.
+"""Repair: build a new journal from what is left of a damaged one, and from other files.
 
-Where the line is. A party never signs one number twice, so a repaired custody signs again only if
-it is certain that no frame of ours is unknown. A peer cannot give that certainty: it could show our
-lane up to some frame and keep back the rest, and our next frame would be its proof of our guilt.
-Nor can the damaged file itself: a write-ahead log that lost its end reads as an earlier moment.
-The high-water mark can (`psymm.journal.high_water_mark`): where the frames counted from what is
-left are as many as it says that there can have been, then the heads that are left are the newest,
-since each of the numbers counted is at most the true one. Such a custody is `recovering` until all
-frames up to those heads are there, each with its signature, its place in the chain and at the end
-the digest of the head; then it is complete. In every other case it is `read-only`: what the peer
-shows is taken as evidence, and nothing is ever signed.
+Which custodies may sign again. A party must never sign one number twice. So a repaired custody
+signs again only if no frame of ours can be unknown.
+
+- A peer cannot prove that. It could show our lane up to some frame and withhold the rest. Our next
+  frame would then be its proof of our guilt.
+- The damaged file cannot prove it. A write-ahead log that lost its end reads as an earlier moment.
+- The high-water mark can (`psymm.journal.high_water_mark`). It says how many frames there can have
+  been. Each number counted from the rest is at most the true one. So if the counts add up to the
+  mark, the remaining heads are the newest.
+
+If the mark proves it, the custody is `recovering` until all frames up to those heads are there.
+Each needs its signature and its place in the chain, and the last one the digest of the head. Then
+it is `complete`. In every other case it is `read-only`: it takes frames from the peer as evidence,
+and never signs.
+
+Durable when. The new journal is written to a draft and synced. The damaged file is copied aside
+before the draft replaces it. The new high-water mark is written last. The new file has a lineage of
+its own, so a crash before that leaves only a mark that says nothing about it. The journal's lock is
+held throughout.
 """
 
 from __future__ import annotations
@@ -66,7 +75,7 @@ _SEALED: Final = ("session_keys", "openings", "settlements")
 
 @dataclass(frozen=True, slots=True)
 class RepairedCustody:
-    """What became of one custody. frames: verified and in order. missing: still lacking."""
+    """The result for one custody."""
 
     custody: bytes
     health: Health | None
@@ -74,34 +83,49 @@ class RepairedCustody:
     lane: int | None
     endpoint: str
     frames: int
+    """How many are verified and in order."""
     missing: tuple[Missing, ...]
+    """What is still missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """damaged_file: where the damaged file was put."""
+    """The result of a repair."""
 
     damaged_file: Path
+    """Where the damaged file is kept."""
     custodies: tuple[RepairedCustody, ...]
 
 
 def repair_journal(path: Path, sources: Sequence[Path], now_ns: int) -> RepairResult | None:
-    """Make a new journal of what is left of a damaged one and of `sources`, in its place.
+    """Replace a damaged journal by a new one, made from its rest and from `sources`.
 
-    sources: transcript files, backups or other copies of the journal. The damaged file is kept
-    beside, `<journal>.damaged-<now_ns>`; nothing is overwritten. Custodies that lack frames up to
-    heads that are certainly their newest are `repairing`; see the module for which may sign.
-    None: the journal is sound, or no source is given for what it lacks; nothing was changed.
+    The damaged file is kept as `<journal>.damaged-<now_ns>`; nothing is overwritten. The module
+    says which custodies may sign again.
 
-    Raises JournalLocked while a process writes it, JournalCorrupt where not even the journal's own
-    row can be read, TranscriptFileError or JournalError for a source that is none, StorageError.
+    Args:
+        path: the journal.
+        sources: transcript files, backups or other copies of the journal.
+        now_ns: our clock, nanoseconds.
+
+    Returns:
+        None if the journal is sound, or lacks something and no source is given. Then nothing was
+            changed.
+
+    Raises:
+        JournalLocked: a process is writing the journal.
+        JournalCorrupt: not even the journal's own row can be read.
+        TranscriptFileError, JournalError: a source is not valid.
+        StorageError: the machine refuses.
     """
     path = without_links(path)
     with hold_journal(path, create=False) as lock:
         report = inspect(path)
+        # A sound journal that still recovers may gain frames from sources.
         if report.complete or (report.sound and not sources):
             return None
         identity = report.identity or _identity_of(sources)
+        # All sources are read before anything is written.
         owner = None if identity is None else identity[2]
         others = [one for source in sources for one in _read_source(source, owner)]
         if identity is None:
@@ -122,6 +146,7 @@ def _repaired(
     now_ns: int,
 ) -> RepairResult:
     draft = path.with_name(f".{path.name}.repaired-{now_ns}")
+    # Built apart: the damaged file is not touched before the draft is complete and synced.
     create_private(draft)
     try:
         return _made(draft, path, lock, report, identity, others, now_ns)
@@ -138,6 +163,7 @@ def _made(
     others: Sequence[CustodyReport],
     now_ns: int,
 ) -> RepairResult:
+    # A new lineage: the old mark must not judge this file, nor the new mark the damaged one.
     lineage = secrets.token_bytes(16)
     with closing(sqlite3.connect(draft, isolation_level=None)) as base:
         base.execute("PRAGMA synchronous = FULL")
@@ -148,6 +174,7 @@ def _made(
             (VERSION, identity[1], identity[2], identity[3], lineage, identity[5]),
         )
         known = {one.custody: one for one in report.custodies}
+        # A custody that only a source has may lack our newest frames.
         for other in others:
             known.setdefault(other.custody, replace(other, health="read-only"))
         outcome = [
@@ -155,13 +182,14 @@ def _made(
                 base,
                 one,
                 [other for other in others if other.custody == one.custody],
-                # A custody that only a source tells of has no heads that we knew.
+                # We never knew the heads of a custody that only a source has.
                 newest=report.newest and one in report.custodies,
                 owner=identity[2],
             )
             for one in known.values()
         ]
         base.execute("COMMIT")
+    # The order matters: new file on disk, old one safe, replace, then the mark that vouches for it.
     sync_path(draft)
     aside = _put_aside(path, now_ns)
     draft.replace(path)
@@ -183,10 +211,13 @@ def _write_custody(
     row = one.row or next((other.row for other in held if other.row is not None), None)
     if agreement is None:
         return RepairedCustody(one.custody, None, one.lane, "", 0, one.missing)
+    # Our lane follows from the journal's owner, if the row that says it is damaged.
     lane = one.lane if one.lane is not None else _lane_of(agreement, owner)
+    # The rest of the row is lost, but the agreement says what must not be lost.
     if row is None:
         row = custody_row(agreement, lane, "open")
     row = (row[0], lane, *row[2:])
+    # Our own frames win over a source's; all are verified below.
     candidates = {key: held for other in reversed(others) for key, held in other.frames.items()}
     candidates = _waiting(agreement, one) | candidates | one.frames
     gone, starts_at, before = start_of(agreement, one.beside, candidates)
@@ -200,17 +231,19 @@ def _write_custody(
         (record.head(0).seq, record.digest(0, record.head(0).seq)),
         (record.head(1).seq, record.digest(1, record.head(1).seq)),
     )
-    # What a source shows beyond the heads that we thought the newest says that they are not.
+    # If a source shows frames of ours beyond the newest heads, those were not the newest.
     beyond = heads.of(lane)[0] > one.heads[lane][0]
     missing = [
         Missing(one.custody, "frames", of, heads.of(of)[0] + 1, one.heads[of][0])
         for of in (0, 1)
         if heads.of(of)[0] < one.heads[of][0]
     ]
+    # A record that disagrees with a known digest belongs to another history.
     contradicts = any(
         not (seq > heads.of(of)[0] or digest is None or record.digest(of, seq) == digest)
         for of, (seq, digest) in enumerate(one.heads)
     )
+    # Without session keys, or with any doubt about the heads, it must never sign again.
     keys = _beside(one, others, "session_keys")
     lost_keys = not keys and one.heads[lane][0] > 0
     health: Health = "complete"
@@ -223,6 +256,7 @@ def _write_custody(
     upsert_heads(base, HeldHeads(one.custody, lane, health, heads, count))
     if kept:
         insert_frames(base, one.custody, gone.arrivals + 1, kept)
+    # These rows only make sense if the record really begins at the checkpoint.
     if starts_at is not None:
         for table in OF_CHECKPOINTS:
             for each in one.beside[table]:
@@ -242,7 +276,7 @@ def _write_custody(
         if table in (*OF_CHECKPOINTS, "rescued"):
             continue
         for each in _beside(one, others, table):
-            with suppress(sqlite3.IntegrityError):  # a damaged row of a table that has no seal
+            with suppress(sqlite3.IntegrityError):  # A damaged row of a table without a seal.
                 marks = ",".join("?" * len(each))
                 base.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", each)  # noqa: S608
     lacks = [lack for lack in one.missing if lack.what not in ("frames", "heads", "opening")]
@@ -254,9 +288,10 @@ def _write_custody(
 def _beside(
     one: CustodyReport, others: Sequence[CustodyReport], table: str
 ) -> list[tuple[Any, ...]]:
-    """Rows of ours first; a source's fill up what is lacking, the numbered ones only as a whole."""
+    """Our rows first, then a source's to fill gaps."""
     mine = one.beside.get(table, [])
     theirs = max((other.beside.get(table, []) for other in others), key=len, default=[])
+    # Facts are numbered, so two lists must not be mixed: take the longer one.
     if table == "facts":
         return mine if len(mine) >= len(theirs) else theirs
     return [*mine, *theirs]
@@ -268,10 +303,10 @@ def _replay(
     candidates: dict[tuple[int, int], JournalledFrame],
     starts_at: BaseSnapshot | None,
 ) -> tuple[Record, list[Frame]]:
-    """As many frames as follow from one another, each verified; and those that have to wait.
+    """The record of all frames that follow one another, each verified; and the frames left over.
 
-    In the order of arrival where that is known; a frame that comes from elsewhere goes where it is
-    first needed, since all that counts is that it comes after what it covers.
+    Frames come in their order of arrival if that is known. A frame from another source comes where
+    it is first needed: it only has to come after the frames that it covers.
     """
     record = Record(agreement, starts_at)
     reached = (record.head(0).seq, record.head(1).seq)
@@ -291,6 +326,7 @@ def _replay(
             try:
                 record.append(Frame.parse(held.raw))
             except TranscriptError as refused:
+                # "ahead": it covers a frame of the other lane that has not been placed yet.
                 if refused.code != "ahead":
                     del waiting[held.lane, held.seq]
                 continue
@@ -310,7 +346,7 @@ def _replay(
 def _waiting(
     agreement: CustodyAgreement, one: CustodyReport
 ) -> dict[tuple[int, int], JournalledFrame]:
-    """Frames that an earlier repairing left over because others before them were lacking."""
+    """Frames that an earlier repair left over because earlier ones were missing."""
     found: dict[tuple[int, int], JournalledFrame] = {}
     for _, lane, seq, raw in one.beside.get("rescued", []):
         with suppress(FrameError, TypeError):
@@ -326,7 +362,7 @@ def _lane_of(agreement: CustodyAgreement, owner: object) -> int:
 
 
 def _identity_of(sources: Sequence[Path]) -> tuple[Any, ...] | None:
-    """A journal's own row from a copy of it, where the damaged one's is lost."""
+    """The journal's own row from a copy, if the damaged file has lost it."""
     for source in sources:
         if not _is_transcript(source):
             report = inspect(source)
@@ -346,7 +382,7 @@ def _read_source(source: Path, owner: object) -> Iterator[CustodyReport]:
         if report.identity is None:
             raise JournalCorrupt(f"nothing of it can be read: {report.fault}", journal=source)
         for one in report.custodies:
-            # What another wallet has sealed opens for nobody here.
+            # Secrets of another wallet cannot be decrypted here.
             beside = dict(one.beside)
             if report.identity[2] != owner:
                 beside |= {table: [] for table in _SEALED}
@@ -383,8 +419,10 @@ def _read_source(source: Path, owner: object) -> Iterator[CustodyReport]:
 
 
 def _put_aside(path: Path, now_ns: int) -> Path:
-    """Copy the damaged file away, and move its write-ahead log, which must not be taken for the
-    new one's."""
+    """Copy the damaged file aside, and move its write-ahead log.
+
+    SQLite would otherwise apply the old log to the new file.
+    """
     aside = path.with_name(f"{path.name}.damaged-{now_ns}")
     create_private(aside)
     try:

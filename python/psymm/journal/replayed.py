@@ -1,4 +1,4 @@
-"""A journal read back: every frame checked as if it had just arrived, or all of them in bulk."""
+"""Read a journal back: check each frame as if it had just arrived, or all frames in bulk."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from psymm.transcript.retained import is_retained
 
 
 async def read_record(journal: JournalReader, agreement: CustodyAgreement) -> Record:
-    """A custody's record from the journal, every frame checked as if it had just arrived; from the
-    newest checkpoint in force on, where there is one. In a thread: a long one keeps nobody waiting.
+    """A custody's record from the journal, from the newest checkpoint in force on, if there is one.
+
+    Every frame is checked as if it had just arrived. Runs in a thread, so that a long record does
+    not block the event loop.
 
     Raises JournalCorrupt naming the frame. Cancelled: raises Cancelled, nothing changed.
     """
@@ -66,7 +68,7 @@ def _read(
 
 
 def _frame(journal: JournalReader, agreement: CustodyAgreement, held: JournalledFrame) -> Frame:
-    """A frame from before a checkpoint, whose digest was checked when it was journalled."""
+    """A frame from before a checkpoint. Its digest was checked when it was journalled."""
     try:
         frame = Frame.parse(held.raw)
     except FrameError as bad:
@@ -110,9 +112,9 @@ def _corrupt(
 async def verify_journal(journal: JournalReader) -> int:
     """Verify every custody of a journal: delegations, chain, signatures. Returns the frames.
 
-    Of a custody whose oldest frames are gone, what is left is verified from the checkpoint at which
-    it begins. The core does it in bulk, in a thread. Raises JournalCorrupt naming custody and
-    frame. Cancelled: raises Cancelled once the custody under way is through; nothing changed.
+    If old frames of a custody were pruned, the rest is verified from its checkpoint on. The core
+    verifies in bulk, in a thread. Raises JournalCorrupt naming custody and frame. Cancelled: raises
+    Cancelled after the current custody; nothing changed.
     """
     total = 0
     for held in await journal.custodies():

@@ -1,9 +1,9 @@
-"""What a journal keeps of checkpoints, and of frames before one that are no longer there.
+"""Retention: a journal's checkpoints, and what it keeps of frames that were pruned.
 
-Frames leave from the oldest arrival on, never one from between others, and never one that a
-record needs to begin at its checkpoint. Of what leaves, the few frames that a session must know
-for as long as it lives (logons, keys, notes, settlements, and the Rejects of such) are remembered
-in a table of their own.
+Pruning removes frames from the oldest arrival on, without holes, and never one that a record needs
+to begin at its checkpoint. A session must know a few kinds of frames for its whole life: logons,
+keys, notes, settlements, and Rejects of these. Pruned frames of these kinds are kept in a table of
+their own.
 
 All functions run in the journal's thread, within its transaction.
 """
@@ -42,14 +42,16 @@ CREATE TABLE retained (
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What is gone of a custody: arrivals, from the first on, and the lanes' frames up to.
-    starts_at: the solver_seq of the checkpoint at which what is left begins; 0 where nothing is
-    gone."""
+    """What was pruned of a custody."""
 
     arrivals: int = 0
+    """The first places, up to this one."""
     trader_seq: int = 0
+    """The trader's frames up to this one."""
     solver_seq: int = 0
+    """The solver's frames up to this one."""
     starts_at: int = 0
+    """The solver_seq of the checkpoint at which the rest begins; 0 if nothing was pruned."""
 
     @property
     def seqs(self) -> tuple[int, int]:
@@ -65,14 +67,16 @@ def pruned_of(base: sqlite3.Connection, custody: bytes) -> Pruned:
 
 
 def all_pruned(base: sqlite3.Connection) -> dict[bytes, Pruned]:
-    """By custody; of the others nothing is gone."""
+    """What was pruned, by custody. Custodies without pruned frames are left out."""
     rows = base.execute("SELECT custody, arrivals, trader_seq, solver_seq, begins FROM pruned")
     return {bytes(row[0]): Pruned(*row[1:]) for row in rows}
 
 
 def keep(base: sqlite3.Connection, custody: bytes, point: Point, account: bytes) -> None:
-    """Keep a checkpoint in force. Of those before it, only the one that what is left of the
-    frames begins at is still of use."""
+    """Store a checkpoint in force, and delete older ones that are not needed.
+
+    The one at which the held frames begin is still needed.
+    """
     base.execute(
         "INSERT OR IGNORE INTO checkpoints VALUES (?,?,?,?,?,?,?)",
         (custody, *point.seqs, point.account_hash, *point.said, account),
@@ -84,7 +88,7 @@ def keep(base: sqlite3.Connection, custody: bytes, point: Point, account: bytes)
 
 
 def checkpoints_of(base: sqlite3.Connection, custody: bytes) -> list[tuple[Point, bytes]]:
-    """Points with their accounts, the oldest first."""
+    """Checkpoints with their accounts' documents, the oldest first."""
     rows = base.execute(
         "SELECT account_hash, trader_seq, solver_seq, trader_said, solver_said, account"
         " FROM checkpoints WHERE custody = ? ORDER BY solver_seq",
@@ -96,7 +100,7 @@ def checkpoints_of(base: sqlite3.Connection, custody: bytes) -> list[tuple[Point
 def retained_of(
     base: sqlite3.Connection, custody: bytes
 ) -> list[tuple[int, int, int, bytes, bytes]]:
-    """Arrival, lane, seq, digest and bytes of frames that are gone."""
+    """Arrival, lane, seq, digest and bytes of pruned frames that are kept."""
     return base.execute(
         "SELECT arrival, lane, seq, digest, raw FROM retained WHERE custody = ? ORDER BY arrival",
         (custody,),
@@ -104,10 +108,10 @@ def retained_of(
 
 
 def leaving(point: Point, before: Pruned, frames: Iterable[tuple[int, int, int, bytes]]) -> Pruned:
-    """What is gone once a record begins at `point` and needs nothing older.
+    """What can be pruned if the record begins at `point`.
 
-    frames: (arrival, lane, seq, raw) of all that are held, in order. Raises CheckpointRefused
-    where what the record needs is not among them.
+    `frames` is (arrival, lane, seq, raw) of all held frames, in order. Raises CheckpointRefused if
+    a frame that the record needs is not among them.
     """
     held = list(frames)
     heads = (raw for _, lane, seq, raw in held if (lane, seq) == (TRADER, point.trader_seq))
@@ -135,9 +139,9 @@ def remove(
     gone: Pruned,
     retained: Sequence[tuple[int, int, int, bytes, bytes]],
 ) -> None:
-    """Remove the frames that `gone` counts; `retained` are rows of them that stay known.
+    """Remove the frames that `gone` counts, and keep the rows `retained` of them.
 
-    Raises JournalConflict where the checkpoint is no longer the newest; nothing is changed then.
+    Raises JournalConflict if the checkpoint is no longer the newest; then nothing has changed.
     """
     newest = base.execute(
         "SELECT max(solver_seq) FROM checkpoints WHERE custody = ?", (custody,)

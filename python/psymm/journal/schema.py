@@ -1,11 +1,20 @@
 """A journal's tables.
 
-`journal` (one row: version, id, the wallet's seal check, lineage, when it was backed up),
-`custodies`, `heads`, `newer_heads` (of the last commits), `session_keys`, `openings`,
-`settlements`, `equivocations`, `facts`, `revocations`, `revoked_frames` (taken off the record
-because their key was revoked); `recovering` and `rescued` where frames are still to be fetched; the
-frames, in `psymm.journal.rounds`; of checkpoints, and of what was pruned before one, those of
-`psymm.journal.retention`.
+journal         one row: version, id, owner, the wallet's seal check, lineage, time of backup
+custodies       one row for each custody
+heads           its heads and health, with a checksum
+newer_heads     the heads that the last commits moved
+session_keys, openings, settlements
+                encrypted (`psymm.journal.secret_store`)
+equivocations   pairs of frames that prove a fault of the peer
+facts           learned facts of the chain
+revocations     revoked session keys
+revoked_frames  frames that left the record because their key was revoked
+recovering      the heads up to which frames must be fetched
+rescued         frames that survived damage but follow missing ones
+rounds          the frames (`psymm.journal.rounds`)
+checkpoints, pruned, retained
+                `psymm.journal.retention`
 """
 
 from __future__ import annotations
@@ -82,13 +91,13 @@ CREATE TABLE rescued (
 
 
 def create_tables(base: sqlite3.Connection) -> None:
-    """An empty journal's tables, inside the transaction that stands."""
+    """Create the tables, within the open transaction."""
     for statement in _SCHEMA.split(";"):
         base.execute(statement)
 
 
 def version_of(path: Path, base: sqlite3.Connection) -> int:
-    """The version that a file says it has. Raises JournalCorrupt where it says none."""
+    """The version that a file states. Raises JournalCorrupt if it states none."""
     row = base.execute("SELECT version FROM journal").fetchall()
     if len(row) != 1 or not isinstance(row[0][0], int):
         raise JournalCorrupt("the journal's own row is missing", journal=path)
@@ -96,7 +105,7 @@ def version_of(path: Path, base: sqlite3.Connection) -> int:
 
 
 def check_pages(path: Path, base: sqlite3.Connection) -> None:
-    """SQLite's own structure. Raises JournalCorrupt with what SQLite says."""
+    """Check SQLite's own structure. Raises JournalCorrupt with SQLite's message."""
     found = base.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise JournalCorrupt(str(found), journal=path)

@@ -1,7 +1,7 @@
-"""What a journal keeps encrypted: session keys, openings of notes, settlements under way.
+"""The encrypted part of a journal: session keys, openings of notes, pending settlements.
 
-AES-256-GCM under a key that only the wallet can derive. Without it the journal still verifies,
-exports and can be shown.
+AES-256-GCM under a key that only the wallet can derive. Without it the journal can still be
+verified, exported and shown.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from psymm.transcript.agreement import JournalledOpening
 
 
 class JournalSecrets(JournalCommitter):
-    """A journal's secrets, once it is unlocked."""
+    """Reads and writes a journal's secrets after `unlock`."""
 
     def __init__(
         self,
@@ -44,10 +44,14 @@ class JournalSecrets(JournalCommitter):
         self._seal: AESGCM | None = None
 
     async def unlock(self, owner: str, secret: bytes) -> None:
-        """Give the 32 bytes that seal this journal's secrets; owner is the wallet's address.
+        """Set the 32-byte key of this journal's secrets.
 
-        The first unlock binds the journal to them. Raises JournalForeign for another wallet's.
+        The first unlock binds the journal to the wallet. Raises JournalForeign for another wallet.
         Cancelled: raises Cancelled; unlocking again is safe.
+
+        Args:
+            owner: the wallet's address.
+            secret: the key, derived by the wallet.
         """
         seal = AESGCM(secret)
         row = await self._read(
@@ -81,9 +85,11 @@ class JournalSecrets(JournalCommitter):
         return self._seal
 
     async def keep_session_key(self, custody: bytes, from_seq: int, key: SecretKey) -> None:
-        """Keep our session key, sealed, under a place of its own: the seq from which on it may
-        come into force. Raises JournalSealed, JournalConflict where another has that place.
-        Cancelled: may be kept or not."""
+        """Store our session key, encrypted. `from_seq`: the first frame that it may sign.
+
+        Raises JournalSealed, or JournalConflict if another key has this `from_seq`. Cancelled: it
+        may or may not be stored.
+        """
         sealed = encrypted_under(
             self._encryption(), custody + from_seq.to_bytes(8), key.expose_secret_bytes()
         )
@@ -97,8 +103,7 @@ class JournalSecrets(JournalCommitter):
     async def session_keys(self, custody: bytes) -> list[tuple[int, SecretKey]]:
         """Our session keys, (fromSeq, key) in order.
 
-        Raises JournalRestored where the custody must never sign again, JournalSealed,
-        JournalCorrupt.
+        Raises JournalRestored if the custody must never sign again, JournalSealed, JournalCorrupt.
         """
         if (await self.custody(custody)).health == "read-only":
             raise JournalRestored(journal=self.path, custody=custody)
@@ -123,19 +128,21 @@ class JournalSecrets(JournalCommitter):
             ) from None
 
     async def keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> None:
-        """Keep openings of notes in a bilateral custody, sealed. Raises JournalSealed.
-        Cancelled: all kept or none."""
+        """Store openings of a custody's notes, encrypted. Raises JournalSealed.
+
+        Cancelled: all are stored or none.
+        """
         await self.write(self.to_keep_openings(custody, notes))
 
     def to_keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> Change:
-        """See `keep_openings`."""
+        """The change that `keep_openings` writes."""
         rows = encrypted_openings(self._encryption(), custody, notes)
         return Change(
             lambda base: base.executemany("INSERT OR REPLACE INTO openings VALUES (?,?,?,?)", rows)
         )
 
     async def openings(self, custody: bytes) -> list[JournalledOpening]:
-        """Openings kept for this custody. Raises JournalSealed, JournalCorrupt."""
+        """The openings of this custody's notes. Raises JournalSealed, JournalCorrupt."""
         seal = self._encryption()
         rows = await self._read(lambda base: opening_rows(base, custody))
         try:
@@ -148,8 +155,10 @@ class JournalSecrets(JournalCommitter):
     async def keep_settlement(
         self, custody: bytes, digest: bytes, state: str, document: bytes
     ) -> None:
-        """Keep a settlement under way and its state; document is sealed, it holds what proving
-        needs. Cancelled: may be kept or not."""
+        """Store a pending settlement and its state. Cancelled: it may or may not be stored.
+
+        `document` holds what the proof needs, and is encrypted.
+        """
         sealed = encrypted_under(self._encryption(), custody + digest, document)
         await self._write(
             lambda base: base.execute(
@@ -159,7 +168,7 @@ class JournalSecrets(JournalCommitter):
         )
 
     async def settlements(self, custody: bytes) -> list[tuple[bytes, str, bytes]]:
-        """(digest, state, document) of settlements kept. Raises JournalSealed, JournalCorrupt."""
+        """(digest, state, document) of stored settlements. Raises JournalSealed, JournalCorrupt."""
         seal = self._encryption()
         rows = await self._read(
             lambda base: base.execute(

@@ -1,8 +1,9 @@
-"""A custody's frames as they come into a journal, read beside the daemon that writes it.
+"""Follow a custody's frames as they enter a journal, while a daemon writes it.
 
-Reading takes no lock that the writer would wait for and keeps no snapshot open between two looks,
-so the writer's checkpoints go on. The writer may stop, be killed and come back, and its file may
-be replaced (repaired, restored from a backup): the reader opens it again and goes on where it was.
+Reading takes no lock that the writer would wait for. It keeps no snapshot open between two polls,
+so SQLite's checkpoints are not blocked. The writer may stop, be killed and restart, and its file
+may be replaced (repaired, or restored from a backup): the reader then opens the file again and
+continues where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from psymm.journal.reader import JournalReader, open_journal_reader
 from psymm.storage import StorageError, translate_errors
 
 CHUNK: Final = 256
-"""Frames in memory at once."""
+"""How many frames are in memory at once."""
 POLL_S: Final = 0.2
 
 
@@ -47,11 +48,12 @@ async def read_frames(
 async def tail(
     path: Path, custody: bytes
 ) -> AsyncGenerator[JournalledFrame | JournalledCustody, None]:
-    """All frames of a custody, and then each as it comes; between them the custody itself, first
-    of all and whenever its state or reason has changed. Never ends by itself.
+    """All frames of a custody, and then each new one. Never ends.
 
-    Raises UnknownCustody, JournalCorrupt (a journal that lost frames already given included),
-    JournalVersion, StorageError. Cancelled: raises Cancelled, nothing changed.
+    Also yields the custody itself: first, and whenever its state or reason has changed.
+
+    Raises UnknownCustody, JournalCorrupt (also if the journal lost frames that were yielded
+    before), JournalVersion, StorageError. Cancelled: raises Cancelled, nothing changed.
     """
     after = 0
     shown: tuple[str, str] | None = None
@@ -84,11 +86,11 @@ async def tail(
         except (JournalCorrupt, JournalVersion, UnknownCustody):
             raise
         except JournalLocked:
-            await trio.sleep(POLL_S)  # a writer that was killed is being recovered from
+            await trio.sleep(POLL_S)  # SQLite recovers from a killed writer.
         except (JournalError, StorageError):
             if shown is None:
                 raise
-            await trio.sleep(POLL_S)  # on its way to being replaced
+            await trio.sleep(POLL_S)  # The file is being replaced.
 
 
 def _place(path: Path) -> tuple[int, int]:

@@ -1,11 +1,13 @@
-"""The journal as its one writer has it: what can be written.
+"""The journal's one writer: what can be written.
 
-Whether a custody may sign (its `Health`) is decided here, whatever is above: a journal that is a
-backup, or that was repaired without its newest heads, gives no session key and takes no frame of
-our own but those that the peer shows.
+The journal itself enforces whether a custody may sign (its `Health`), independently of the session.
+A backup, or a journal repaired without its newest heads, gives out no session key. It accepts no
+frame of our own lane except those that the peer shows.
 
-Each `to_…` makes a `Change`; several of them given to one `write` are made together. How writes
-become durable is `committer`'s; what of it is encrypted is `secret_store`'s.
+Each `to_…` method makes a `Change`. Changes passed to one `write` are made together, or not at all.
+So what must not be separated by a crash goes into one `write`: a frame with the opening that it
+relies on, a revocation with the frames that it removes. `committer` makes writes durable;
+`secret_store` encrypts.
 """
 
 from __future__ import annotations
@@ -83,10 +85,20 @@ class Journal(JournalSecrets):
         announced_collateral: int = 0,
         introduction: SignedIntroduction | None = None,
     ) -> None:
-        """Remember a new custody, state `handshake`; `lane` is ours. introduction: what the solver
-        signed, where we are the trader.
+        """Store a new custody, in state `handshake`.
 
-        Raises KnownCustody for an id ever seen before. Cancelled: it may or may not be kept.
+        Raises KnownCustody for an id that was ever seen before. Cancelled: it may or may not be
+        stored.
+
+        Args:
+            agreement: the custody's parties and terms.
+            lane: ours.
+            now_ns: our clock, nanoseconds.
+            endpoint: the peer's; empty for a solver.
+            nonce: ours in the handshake.
+            ours: what we announced as collateral, token units.
+            announced_collateral: what the peer announced, token units.
+            introduction: what the solver signed, if we are the trader.
         """
         if not await self._unknown(agreement.custody):
             raise KnownCustody(custody=agreement.custody)
@@ -101,9 +113,11 @@ class Journal(JournalSecrets):
             + (b"" if introduction is None else introduction.to_bytes()),
             opened_ns=now_ns,
         )
+        # The first frame of a lane links to the custody id, so that is the digest of number 0.
         nothing = (0, agreement.custody)
 
         def work(base: sqlite3.Connection) -> None:
+            # Both rows or none: a custody without heads counts as damaged.
             insert_custody(base, row)
             upsert_heads(
                 base, HeldHeads(agreement.custody, lane, "complete", Heads(nothing, nothing))
@@ -112,60 +126,74 @@ class Journal(JournalSecrets):
         await self._write(work)
 
     async def keep_introduction(self, custody: bytes, introduction: SignedIntroduction) -> None:
-        """Keep what the solver signed now that it is met again, in place of what was kept.
-        Cancelled: it may or may not be kept."""
+        """Replace the stored introduction by the one that the solver has just signed.
+
+        Cancelled: it may or may not be stored.
+        """
         await self._write(lambda base: update_introduction(base, custody, introduction))
 
     async def set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> None:
-        """Change a custody's state. Cancelled: it may or may not be kept."""
+        """Change a custody's state. Cancelled: it may or may not be stored."""
         await self.write(self.to_set_state(custody, state, reason))
 
     def to_set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> Change:
-        """See `set_state`."""
+        """The change that `set_state` writes."""
         return Change(lambda base: update_state(base, custody, state, reason))
 
     async def append(self, entries: Sequence[tuple[Frame, bytes]]) -> None:
         """Make frames of one custody durable, in this order of arrival.
 
-        entries: (frame, its digest). Returns once they are on disk. Raises JournalConflict if one
-        is not the next of its lane (none is kept then), JournalRestored for a frame of ours where
-        the custody must not sign, StorageError if the disk refuses (nothing more can be written;
-        reopen).
-        Cancelled: raises Cancelled, all of them or none are kept, and the order of arrival holds
-        for those that call later.
+        Returns once they are on disk. Cancelled: raises Cancelled; all of them are stored or none,
+        and later calls come later in the order of arrival.
+
+        Args:
+            entries: (frame, its digest).
+
+        Raises:
+            JournalConflict: a frame is not the next of its lane; none is stored.
+            JournalRestored: a frame is ours and the custody must not sign.
+            StorageError: the disk refuses; reopen the journal to write again.
         """
         if entries:
             await self.write(self.to_append(entries))
 
     def to_append(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
-        """See `append`; of at least one entry."""
+        """The change that `append` writes. Needs at least one entry."""
+        # Light: most commits are frames only, and should not need a thread.
         return Change(partial(self._append, *_written(self.path, entries), False), True)
 
     def to_restore(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
-        """Frames of one custody, at least one, that the peer or a file shows and this journal
-        lacks, verified by the caller. Writing it raises JournalConflict, and
-        where the custody is whole: then nothing is lacking."""
+        """Restore frames of one custody that the peer or a file shows and this journal lacks.
+
+        The caller has verified them. Needs at least one entry. Writing it raises JournalConflict,
+        also if the custody is complete: then it lacks nothing.
+        """
         return Change(partial(self._append, *_written(self.path, entries), True))
 
     async def set_health(self, custody: bytes, health: Health) -> None:
-        """A custody being repaired is whole, or it turns out that it cannot be.
+        """Set the health of a custody under repair.
 
-        Raises JournalRestored if a restored one is to sign again, JournalCorrupt if frames up to
-        the newest heads are still missing. Cancelled: it may or may not be kept.
+        Raises JournalRestored if a read-only one is to sign again, JournalCorrupt if frames up to
+        the newest heads are still missing. Cancelled: it may or may not be stored.
         """
         await self.write(self.to_set_health(custody, health))
 
     def to_set_health(self, custody: bytes, health: Health) -> Change:
-        """See `set_health`."""
+        """The change that `set_health` writes."""
         return Change(lambda base: update_health(self.path, base, custody, health))
 
     async def revoke_frames(
         self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
     ) -> None:
-        """Take frames off a custody's record, the lane's last ones, and keep them as evidence.
+        """Remove the last frames of a lane from the record, and keep them as evidence.
 
-        entries: (frame, digest), in order. Raises JournalConflict where they are not the lane's
-        last; then nothing has changed. Cancelled: all of them are off or none.
+        Raises JournalConflict if they are not the lane's last; then nothing has changed. Cancelled:
+        all of them are removed or none.
+
+        Args:
+            custody: its id.
+            lane: whose frames.
+            entries: (frame, digest), in order.
         """
         if entries:
             await self.write(self.to_revoke_frames(custody, lane, entries))
@@ -173,28 +201,29 @@ class Journal(JournalSecrets):
     def to_revoke_frames(
         self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
     ) -> Change:
-        """See `revoke_frames`; of at least one entry."""
+        """The change that `revoke_frames` writes. Needs at least one entry."""
         rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
         return Change(lambda base: self._revoke_frames(base, custody, lane, rows))
 
     def to_keep_revocations(
         self, custody: bytes, revoked: Sequence[JournalledRevocation]
     ) -> Change:
-        """Keep which session keys are revoked, in place of what was kept."""
+        """Store the revoked session keys. Replaces those stored before."""
         rows = [(custody, one.lane, one.key, one.from_seq, one.cut) for one in revoked]
 
         def work(base: sqlite3.Connection) -> None:
+            # Replaced as a whole: a reorganisation may undo a revocation.
             base.execute("DELETE FROM revocations WHERE custody = ?", (custody,))
             base.executemany("INSERT INTO revocations VALUES (?,?,?,?,?)", rows)
 
         return Change(work)
 
     async def keep_fact(self, custody: bytes, fact: str) -> None:
-        """Keep what the chain was seen to have done, as JSON. Cancelled: may be kept or not."""
+        """Store a fact of the chain, as JSON. Cancelled: it may or may not be stored."""
         await self.write(self.to_keep_fact(custody, fact))
 
     def to_keep_fact(self, custody: bytes, fact: str) -> Change:
-        """See `keep_fact`."""
+        """The change that `keep_fact` writes."""
         return Change(
             lambda base: base.execute(
                 "INSERT INTO facts SELECT ?, count(*) + 1, ? FROM facts WHERE custody = ?",
@@ -205,33 +234,45 @@ class Journal(JournalSecrets):
     async def keep_checkpoint(
         self, custody: bytes, point: Point, account: Callable[[], bytes]
     ) -> None:
-        """Keep a checkpoint in force; `account` gives the document, in the journal's thread.
-        Cancelled: may be kept or not."""
+        """Store a checkpoint in force. Cancelled: it may or may not be stored.
+
+        Args:
+            custody: its id.
+            point: the checkpoint.
+            account: makes the account's document, in the journal's thread.
+        """
         await self.write(self.to_keep_checkpoint(custody, point, account))
 
     def to_keep_checkpoint(
         self, custody: bytes, point: Point, account: Callable[[], bytes]
     ) -> Change:
-        """See `keep_checkpoint`."""
+        """The change that `keep_checkpoint` writes."""
+        # Called in the thread: the document of a large account takes long to make.
         return Change(lambda base: retention.keep(base, custody, point, account()))
 
     async def remove_frames(
         self, custody: bytes, gone: Pruned, retained: Sequence[JournalledFrame]
     ) -> None:
-        """Remove all frames that `gone` counts; `retained` are those of them that stay known.
-        Cancelled: all are removed or none."""
+        """Remove all frames that `gone` counts, except that `retained` ones stay known.
+
+        Cancelled: all are removed or none.
+        """
         rows = [(one.arrival, one.lane, one.seq, one.digest, one.raw) for one in retained]
         await self._write(lambda base: retention.remove(self.path, base, custody, gone, rows))
 
     async def forget_stranger(self, custody: bytes) -> bool:
-        """Forget a custody of which only its trader spoke: ours is the solver's lane, and no note
-        of either side is known to be in it (`spec.md` 68). False where that is not so; nothing has
-        changed then. Cancelled: it may or may not be forgotten."""
+        """Delete a custody in which only the trader spoke (`spec.md` 68).
+
+        Ours is the solver's lane, and no note of either side is known to be in it. Returns False if
+        that is not so; then nothing has changed. Cancelled: it may or may not be deleted.
+        """
         forgotten: list[bool] = []
 
         def work(base: sqlite3.Connection) -> None:
+            # Checked within the transaction: a note may have been stored meanwhile.
             forgotten[:] = [is_strangers(base, custody)]
             if forgotten[0]:
+                # Counted down in the same transaction: the mark must match the file.
                 self._frames -= drop_custody(base, custody)
                 self._moved.discard(custody)
 
@@ -239,24 +280,24 @@ class Journal(JournalSecrets):
         return forgotten[0]
 
     def mark_delivered(self, custody: bytes, seq: int) -> None:
-        """The peer is known to have our frames up to `seq`, though its frames do not cover them.
+        """Note that the peer has our frames up to `seq`, though its frames do not cover them.
 
-        Returns at once: where the mark is lost, the frames are brought once more, which harms
-        nobody.
+        Returns at once. If the note is lost, we resend the frames, which does no harm.
         """
         self.write_soon([Change(lambda base: update_delivered(base, custody, seq), True)], _ignore)
 
     def to_keep_evidence(
         self, custody: bytes, lane: int, first: bytes | int, second: bytes
     ) -> Change:
-        """Keep two frames of a lane, raw, that prove its signer wrong.
+        """Store two raw frames of a lane that prove its signer's fault.
 
-        first: its number instead, where a checkpoint compacted it; where it was pruned, the pair
-        is not kept: only an archive can prove it.
+        If a checkpoint compacted the first frame, `first` is its number, and the frame is read from
+        the journal. If it was pruned, nothing is stored: then only an archive can prove the fault.
         """
 
         def work(base: sqlite3.Connection) -> None:
             raw = first
+            # Only the journal still has a frame that a checkpoint compacted.
             if isinstance(raw, int):
                 frame = frame_of(self.path, base, custody, lane, raw)
                 if frame is None:
@@ -279,7 +320,9 @@ class Journal(JournalSecrets):
         lane: int,
         rows: Sequence[tuple[int, bytes, bytes]],
     ) -> None:
+        # Frames of the other lane that arrived later stay, so they move to earlier places.
         path, held = self.path, heads_of(self.path, base, custody)
+        # The caller's frames must be exactly the end of the lane.
         begins = frame_of(path, base, custody, lane, rows[0][0])
         tail = [] if begins is None else frames_of(path, base, custody, begins.arrival - 1, None)
         off = [(one.seq, one.digest) for one in tail if one.lane == lane]
@@ -289,11 +332,12 @@ class Journal(JournalSecrets):
                 journal=path,
                 custody=custody,
             )
+        # In the same transaction as the removal: no crash may lose the evidence.
         base.executemany(
             "INSERT OR IGNORE INTO revoked_frames VALUES (?,?,?,?,?)",
             [(custody, digest, lane, seq, raw) for seq, digest, raw in rows],
         )
-        # Places of arrival have no holes, and a frame's checksum binds it to its own.
+        # Write the others again: places have no holes, and a checksum binds a frame to its place.
         stay = [(one.lane, one.seq, one.digest, one.raw) for one in tail if one.lane != lane]
         delete_from(path, base, custody, begins.arrival)
         insert_frames(base, custody, begins.arrival, stay)
@@ -301,14 +345,17 @@ class Journal(JournalSecrets):
         before = frame_digest(path, base, custody, lane, seq)
         heads = [held.heads.trader, held.heads.solver]
         heads[lane] = (seq, custody if before is None else before)
+        # The row of heads is written at once: frames and heads must agree after this commit.
         left = held.frames - len(rows)
         upsert_heads(base, replace(held, heads=Heads(heads[0], heads[1]), frames=left))
         self._frames -= len(rows)
 
 
 def _written(path: Path, entries: Sequence[tuple[Frame, bytes]]) -> tuple[bytes, list[Written]]:
-    """The custody that the frames name, and what is written of each. Raises JournalConflict where
-    they name several."""
+    """The custody of the frames, and what to write for each.
+
+    Raises JournalConflict if the frames are of several custodies.
+    """
     custody = entries[0][0].custody
     frames: list[Written] = []
     for frame, digest in entries:
@@ -319,7 +366,7 @@ def _written(path: Path, entries: Sequence[tuple[Frame, bytes]]) -> tuple[bytes,
 
 
 def _ignore(failed: JournalFailure | None) -> None:
-    """Nobody waits for this."""
+    """The callback of a write that nobody waits for."""
 
 
 @asynccontextmanager
@@ -329,21 +376,30 @@ async def open_journal(
     create: bool = True,
     run_sync: Callable[..., Awaitable[Any]] = trio.to_thread.run_sync,
 ) -> AsyncGenerator[Journal, None]:
-    """Open the journal for writing; alone. Verifies SQLite's own structure, all numbers and heads,
-    and that no frame of the high-water mark is gone. An older version's is brought up to this one.
+    """Open the journal for writing, as its only writer.
 
-    run_sync: where the disk's work runs; a thread unless a test on a mock clock says otherwise.
+    Checks SQLite's own structure, all numbers and heads, and that no frame of the high-water mark
+    is gone. Cancelled inside: queued writes are still committed, then the journal is closed.
 
-    Raises JournalLocked if any other process (or this one) writes it, by whatever path;
-    JournalCorrupt naming what is missing, JournalOlder, JournalVersion, StorageError,
-    JournalError if it is not there and `create` is False.
-    Cancelled inside: writes that were queued are still committed, then it is closed.
+    Args:
+        path: the journal.
+        create: whether to create it if it is not there.
+        run_sync: where disk work runs: a thread, unless a test on a mock clock replaces it.
+
+    Raises:
+        JournalLocked: another process (or this one) writes it, under any path.
+        JournalCorrupt: it is damaged; names what is missing.
+        JournalOlder: frames that the mark counts are gone.
+        JournalVersion: another version wrote it.
+        StorageError: the machine refuses.
+        JournalError: it is not there and `create` is False.
     """
     path = without_links(path)
     with hold_journal(path, create) as lock:
         try:
             connection, identity = await run_sync(connect_writer, path, create, lock)
         except JournalCorrupt as bad:
+            # The lock is still held, so the inspection sees the file that failed.
             raise await run_sync(told_what_is_missing, path, bad) from None
         with closing(connection):
             journal = Journal(path, connection, identity, lock, run_sync)
@@ -353,11 +409,11 @@ async def open_journal(
                     yield journal
                 finally:
                     journal._close()
+            # After the last commit: only then is the count of frames final.
             journal._close_in_order()
 
 
 async def _committer(journal: Journal) -> None:
-    # Shielded: a write that was queued is committed even while everything is being cancelled;
-    # _close() ends it.
+    # Shielded: queued writes are committed even during cancellation. `_close` ends the loop.
     with trio.CancelScope(shield=True):
         await journal._commit_rounds()

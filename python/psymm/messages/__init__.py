@@ -1,10 +1,15 @@
 """The vocabulary of pSymm: FIX semantics in FIX's JSON encoding, typed, to and from bytes.
 
-``decode`` and ``encode`` serve payloads of frames (on the record), ``decode_text`` and
-``encode_text`` WebSocket text (off the record). What a payload means is decided by the core's
-strict parser, from the schema that ``schema_definition`` gives as data; every refusal is a
-``psymm._core.JsonError`` with a ``code`` and an ``offset``. Whether a message that is well formed
-may be sent now is the rulebook's business, not decided here.
+    record      messages that frames carry: signed, they bind their sender
+    text        messages of WebSocket texts: unsigned, they bind nobody
+    enums       the enumerated values
+    wire        how a class declares a message, and the schema made from these classes
+    formatting  messages as text for people
+
+``decode`` and ``encode`` handle payloads of frames; ``decode_text`` and ``encode_text`` handle
+WebSocket texts. The core's strict parser reads a payload by the schema that ``schema_definition``
+gives as data. Every refusal is a ``psymm._core.JsonError`` with a ``code`` and an ``offset``.
+Whether a well-formed message may be sent now is for the rulebook to decide.
 """
 
 from __future__ import annotations
@@ -210,17 +215,18 @@ __all__ = [
 ]
 
 
-# By flow, and not in a table: an enum as a key costs a call for each look-up.
+# Separate names instead of a table: an enum as a key costs a call for each look-up.
 _RECORD, _RECORD_TYPES = Schema(schema_definition(Flow.RECORD)), message_types(Flow.RECORD)
 _TEXT, _TEXT_TYPES = Schema(schema_definition(Flow.TEXT)), message_types(Flow.TEXT)
 
 
-# What is to be sent is encoded to be judged, and again to be signed: one value, the same bytes.
+# A message is encoded once to be judged and once to be signed. Keep the last result, so that it
+# is encoded only once.
 _last: tuple[Message | None, bytes] = (None, b"")
 
 
 def decode(payload: bytes) -> Message:
-    """The message that a frame's payload is.
+    """Decode a frame's payload.
 
     Raises JsonError (``code``, ``offset``) for bytes that are not one message of the record's
     vocabulary in its one valid form; never anything else.
@@ -230,7 +236,7 @@ def decode(payload: bytes) -> Message:
 
 
 def encode(message: Message) -> bytes:
-    """The payload's bytes, canonical: MsgType first, then the schema's order, no whitespace.
+    """Encode a payload canonically: MsgType first, then the schema's order, no whitespace.
 
     Raises JsonError if a value is out of its type's range, or if ``message`` may not be on the
     record (code ``unknown-message``).
@@ -244,12 +250,12 @@ def encode(message: Message) -> bytes:
 
 
 def decode_text(text: str | bytes) -> Message:
-    """The message that a WebSocket text is. Raises JsonError, as ``decode`` does."""
+    """Decode a WebSocket text. Raises JsonError, as ``decode`` does."""
     payload = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     mapping = _TEXT.parse(payload)
     return from_mapping(_TEXT_TYPES[str(mapping["MsgType"])], mapping)
 
 
 def encode_text(message: Message) -> str:
-    """The text to send. Raises JsonError, as ``encode`` does."""
+    """Encode a WebSocket text. Raises JsonError, as ``encode`` does."""
     return _TEXT.encode({"MsgType": message.MSG_TYPE} | to_mapping(message)).decode()

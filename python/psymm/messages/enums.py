@@ -41,7 +41,7 @@ class ExecType(StrEnum):
     EXPIRED = "C"
     """States that the order's ExpireTime has passed."""
     TRADE = "F"
-    """Fills the order, whole or in part."""
+    """Fills the order, in full or in part."""
 
 
 class OrdRejReason(StrEnum):
@@ -98,7 +98,7 @@ class QuoteCancelType(StrEnum):
 
 
 class QuoteRespType(StrEnum):
-    """QuoteRespType (694). To hit a quote, send an order: there is one way to do it."""
+    """QuoteRespType (694). To hit a quote, send an order; there is no other way."""
 
     PASS = "6"  # noqa: S105
 
@@ -217,9 +217,9 @@ class SettlementKind(StrEnum):
     SETTLE = "settle"
     """Ends the custody: both parties' notes in, two sole-custody notes out."""
     RELEASE = "release"
-    """Pays an amount out of one lane's collateral, the rest stays."""
+    """Pays an amount out of one lane's collateral; the rest stays."""
     MERGE = "merge"
-    """Turns two notes of the custody into one."""
+    """Merges two notes of the custody into one."""
 
 
 class ForceKind(StrEnum):
@@ -230,7 +230,7 @@ class ForceKind(StrEnum):
 
 
 class FactKind(StrEnum):
-    """What of the chain a UCF cites."""
+    """The kind of chain fact that a UCF cites."""
 
     SPENT = "spent"
     """A nullifier was spent in that transaction."""
@@ -239,14 +239,14 @@ class FactKind(StrEnum):
 
 
 class JournalStatus(StrEnum):
-    """What a journal is good for, where it is not the newest of its custody."""
+    """What a journal may do if it is not the newest of its custody."""
 
     RESTORED = "restored"
-    """A backup, or repaired: its owner signs no frame with it, only settlements with the wallet."""
+    """A backup, or repaired. Its owner signs no frames, only settlements with the wallet."""
 
 
 class LaneCode(StrEnum):
-    """A lane, where a payload names one."""
+    """A lane, as payloads name it."""
 
     TRADER = "0"
     SOLVER = "1"

@@ -1,8 +1,8 @@
-"""Messages on the record, readable: every field by FIX's name, in the order of the wire.
+"""Format recorded messages for people: every field by its FIX name, in wire order.
 
-One renderer reads the vocabulary's own field rules, so a new message is shown without a line here.
-What a peer wrote (ids, symbols, texts) is shown as it is; whoever prints it on a terminal must
-escape it. No message holds a secret, so neither does its text.
+One renderer works from the vocabulary's own field rules, so new messages need no code here. Values
+that a peer chose (ids, symbols, texts) are not escaped: escape the result before printing it on a
+terminal. No message contains a secret, so the result contains none.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from psymm.messages.wire import FieldRule, GroupEntry, Message, field_rules
 _LANES: Final = ("trader", "solver")
 _SECOND: Final = 1_000_000_000
 _LONGEST_HEX: Final = 64
-"""Bytes of the longest hex that is shown, shortened; signatures and memos tell nobody anything."""
+"""Longer hex values are left out: signatures and memos mean nothing to people. Bytes."""
 
 
 def format_message(message: Message, lane: int, at_ns: int, decimals: int = 0) -> str:
-    """A message's fields, as `ClOrdID o1, Symbol BTC-USD, Side BUY`.
+    """A message's fields, such as `ClOrdID o1, Symbol BTC-USD, Side BUY`.
 
-    lane: its sender's.
-    at_ns: its frame's sendingTime; later times are shown as spans from it.
-    decimals: the collateral token's; amounts are in whole tokens then.
+    Args:
+        message: the message.
+        lane: its sender's.
+        at_ns: its frame's sendingTime, nanoseconds; other times are shown relative to it.
+        decimals: of the collateral token; then amounts are in whole tokens.
     """
     return _Renderer(lane, at_ns, decimals).fields(message)
 
@@ -36,7 +38,7 @@ def format_timestamp(at_ns: int) -> str:
 
 
 def format_duration(ns: int) -> str:
-    """A span in seconds, minutes, hours or days, whichever is shorter to read: `30 s`, `1.5 h`."""
+    """A duration in the unit that reads best, from seconds to days: `30 s`, `1.5 h`."""
     for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if abs(ns) >= 2 * unit * _SECOND:
             return f"{_number(ns * 100 // (unit * _SECOND), 2)} {name}"
@@ -44,7 +46,7 @@ def format_duration(ns: int) -> str:
 
 
 def orders_of(message: Message | None) -> tuple[str, ...]:
-    """The ids of the orders that a message is about, its own first."""
+    """The ids of the orders that a message concerns, its own order first."""
     found = (getattr(message, name, None) for name in ("cl_ord_id", "orig_cl_ord_id"))
     return tuple(one for one in found if isinstance(one, str))
 
@@ -63,7 +65,7 @@ class _Renderer:
         return ", ".join(f"{name} {text}" for name, text in parts if text)
 
     def _value(self, rule: FieldRule, held: Any) -> str:
-        """Empty for what is left out."""
+        """A value as text; empty if it is left out."""
         if rule.entries is not None:
             return self._group(held)
         if rule.choices is not None:

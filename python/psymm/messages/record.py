@@ -1,8 +1,8 @@
 """Messages on the record: payloads of signed frames.
 
-Times are integers of nanoseconds since the epoch (``Deadline`` alone is in seconds, because a
-contract reads it). Prices and quantities are integers scaled by 10**18. What the frame's header
-carries (seq, peerSeq, sendingTime) has no field here.
+Times are integers in nanoseconds since the epoch, except ``Deadline``: it is in seconds, because a
+contract reads it. Prices and quantities are integers scaled by 10**18. Values in the frame's header
+(seq, peerSeq, sendingTime) have no field here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from psymm.messages.wire import (
 
 @group_entry
 class NoteRef(GroupEntry):
-    """A note as a frame may name it: never its blinding."""
+    """A note as frames name it. Its blinding never appears in a frame."""
 
     commitment: Digest
     nullifier: Digest
@@ -67,7 +67,7 @@ class NoteRef(GroupEntry):
 
 @group_entry
 class AcceptedNote(GroupEntry):
-    """A note that is accepted, with what it holds."""
+    """An accepted note, with what it holds."""
 
     commitment: Digest
     token: Address
@@ -76,7 +76,7 @@ class AcceptedNote(GroupEntry):
 
 @group_entry
 class OracleSignature(GroupEntry):
-    """One oracle signer's word on a price."""
+    """One oracle signer's signature of a price."""
 
     signature: Signature
 
@@ -106,11 +106,11 @@ class SymbolPrice(GroupEntry):
 
 @message("A", Flow.RECORD)
 class Logon(Message):
-    """A lane's first frame: the terms, the session key and the notes it puts up.
+    """A lane's first frame: the terms, its session key and its notes.
 
-    The delegation is ``SessionKey(wallet, key, custody, lane, fromSeq, toSeq, expiry)`` signed by
-    the wallet; wallet, custody and lane are those of the custody and the frame, so they are not
-    repeated; ``key`` is the address of ``SessionPublicKey``. HeartBtInt is in seconds.
+    The delegation is ``SessionKey(wallet, key, custody, lane, fromSeq, toSeq, expiry)``, signed by
+    the wallet. Wallet, custody and lane are not repeated: they are those of the custody and the
+    frame. ``key`` is the address of ``SessionPublicKey``. HeartBtInt is in seconds.
     """
 
     terms_hash: Digest
@@ -125,7 +125,7 @@ class Logon(Message):
 
 @message("5", Flow.RECORD)
 class Logout(Message):
-    """Nothing more is opened. What is open can be closed, and the custody settled."""
+    """From now on nothing opens. What is open can be closed, and the custody settled."""
 
     text: Note | None = None
 
@@ -143,7 +143,7 @@ class Reject(Message):
 
 @message("j", Flow.RECORD, Flow.TEXT)
 class BusinessMessageReject(Message):
-    """The message is in order, but its receiver does not serve it."""
+    """The message is valid, but its receiver does not serve it."""
 
     ref_msg_type: Word
     business_reject_reason: BusinessRejectReason
@@ -154,14 +154,14 @@ class BusinessMessageReject(Message):
 
 @message("0", Flow.RECORD, Flow.TEXT)
 class Heartbeat(Message):
-    """As text: alive. As a frame: covers what is not yet covered, and needs no cover itself."""
+    """As a text: a sign of life. As a frame: a cover that needs no cover itself."""
 
     test_req_id: Id | None = None
 
 
 @message("UKY", Flow.RECORD)
 class SessionKeyChange(Message):
-    """A new session key, from this frame on, which it signs itself. Delegation as in Logon."""
+    """A new session key, in force from this frame on, which it signs. Delegation as in Logon."""
 
     session_public_key: PublicKey
     from_seq: Count
@@ -175,7 +175,7 @@ class SessionKeyChange(Message):
 
 @message("R", Flow.RECORD)
 class QuoteRequest(Message):
-    """The trader asks for a quote; no side asks for both."""
+    """The trader asks for a quote; without a side, for both sides."""
 
     quote_req_id: Id
     symbol: Symbol
@@ -186,8 +186,11 @@ class QuoteRequest(Message):
 
 @message("S", Flow.RECORD)
 class Quote(Message):
-    """The solver quotes. A quote can be hit once, by an order whose legal time is no later than
-    ``ValidUntilTime``; a size left out does not bound the quantity."""
+    """The solver quotes. A quote can be hit once.
+
+    The order's legal time must not be later than ``ValidUntilTime``. Without a size the quantity is
+    not limited.
+    """
 
     quote_id: Id
     symbol: Symbol
@@ -219,7 +222,7 @@ class QuoteCancel(Message):
 
 @message("AJ", Flow.RECORD)
 class QuoteResponse(Message):
-    """The trader passes on a quote, which ends it."""
+    """The trader declines a quote, which ends it."""
 
     quote_resp_id: Id
     quote_id: Id
@@ -252,7 +255,7 @@ class NewOrderSingle(Message):
 
 @message("AB", Flow.RECORD)
 class NewOrderMultileg(Message):
-    """Several legs filled together or not at all."""
+    """Several legs that are filled together or not at all."""
 
     cl_ord_id: Id
     order_qty: Positive
@@ -273,8 +276,8 @@ class OrderCancelRequest(Message):
 class OrderCancelReplaceRequest(Message):
     """The trader asks to replace price, quantity and life of the order ``OrigClOrdID``.
 
-    ``OrderQty`` is the whole quantity, what is filled already included. Once replaced, the order
-    is known by ``ClOrdID``.
+    ``OrderQty`` is the whole quantity, including what is filled already. After the replacement the
+    order is known by ``ClOrdID``.
     """
 
     cl_ord_id: Id
@@ -297,10 +300,10 @@ class OrderCancelReject(Message):
 
 @message("8", Flow.RECORD)
 class ExecutionReport(Message):
-    """The solver's word on an order: see ``ExecType``.
+    """What the solver does with an order: see ``ExecType``.
 
-    A trade carries ``LastPx`` and ``LastQty``. ``CumQty`` and ``LeavesQty`` follow from the
-    record; where they are stated, they must be right.
+    A trade carries ``LastPx`` and ``LastQty``. ``CumQty`` and ``LeavesQty`` are optional, because
+    they follow from the record; if stated, they must be right.
     """
 
     exec_id: Id
@@ -317,7 +320,7 @@ class ExecutionReport(Message):
 
 @message("UFC", Flow.RECORD)
 class ForceAction(Message):
-    """The trader forces a cancel that went unanswered, or a close that went unfilled."""
+    """The trader forces an unanswered cancel or an unfilled close."""
 
     force_kind: ForceKind
     cl_ord_id: Id
@@ -330,7 +333,7 @@ class ForceAction(Message):
 
 @message("AX", Flow.RECORD)
 class CollateralRequest(Message):
-    """Asks the other side to put up more."""
+    """Asks the other side for more collateral."""
 
     coll_req_id: Id
     coll_asgn_reason: CollAsgnReason
@@ -340,7 +343,7 @@ class CollateralRequest(Message):
 
 @message("AY", Flow.RECORD)
 class CollateralAssignment(Message):
-    """The sender puts up notes; they belong to its lane."""
+    """The sender lists notes as its lane's collateral."""
 
     coll_asgn_id: Id
     coll_asgn_reason: CollAsgnReason
@@ -350,7 +353,7 @@ class CollateralAssignment(Message):
 
 @message("AZ", Flow.RECORD)
 class CollateralResponse(Message):
-    """The sender accepts, by name, notes that the other lane listed, or says why it will not."""
+    """The sender accepts named notes that the other lane listed, or says why it refuses."""
 
     coll_resp_id: Id
     coll_asgn_resp_type: CollAsgnRespType
@@ -375,15 +378,18 @@ class Checkpoint(Message):
 
 @message("UPY", Flow.RECORD, Flow.TEXT)
 class SettlementOutput(Message):
-    """Where a settlement is to pay its sender: H2(its sole custody's id, blinding), the sealed memo
-    and the amount that the memo names, after the fee if the sender is to propose. Enough to prove
-    with, too little to see it spent.
+    """Where a settlement is to pay the sender (`spec.md` 64).
 
-    With ``Signature``, the wallet's over the same, it is the payee of whose wallet signed it: who
-    must not sign frames says it as a text, and the other side puts it on the record as it is.
+    ``Inner`` is H2(id of the sender's sole custody, blinding). ``Memo`` is encrypted. ``Amount`` is
+    what the memo names, after the fee if the sender will propose. This is enough for a proof, but
+    too little to notice when the note is spent.
 
-    ``RefSeqNum`` stands where the trader's wallet signs, and only there: the last of the solver's
-    frames that it covers so. All up to it stand as they were sent, and no later cover voids any.
+    With ``Signature``, a wallet's over these values, it names the payee of that wallet's lane. A
+    side that must not sign frames sends it as a text, and the other side puts it on the record
+    unchanged.
+
+    ``RefSeqNum`` is set only if the trader's wallet signs: it covers the solver's frames up to that
+    one. They all count as sent in time, and no later cover can void one.
     """
 
     inner: Digest
@@ -420,8 +426,10 @@ class Settlement(Message):
 
 @message("USA", Flow.RECORD, Flow.TEXT)
 class SettlementAcceptance(Message):
-    """The other wallet's signature over the CTC that frame ``RefSeqNum`` of the other lane
-    proposes. As a text from who must not sign frames: what binds is the wallet's signature."""
+    """The other wallet's signature over the CTC that the other lane's frame ``RefSeqNum`` proposes.
+
+    A side that must not sign frames sends it as a text: the wallet's signature is what binds.
+    """
 
     ref_seq_num: Count
     signature: Signature

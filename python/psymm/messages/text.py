@@ -1,8 +1,8 @@
-"""Messages off the record: WebSocket text. It binds nobody, but for a solver's introduction of
-collateral, which is signed (`spec.md` 61).
+"""Messages off the record: WebSocket texts.
 
-Introductions, resuming, terms, openings, indicative prices, and reports that the rulebook can
-derive. Units are as in ``psymm.messages.record``.
+They are unsigned and bind nobody. One exception: a solver's introduction that answers a trader with
+collateral is signed (`spec.md` 61). Texts carry introductions, resumes, terms, openings, indicative
+prices, and reports that the rulebook can derive. Units are as in ``psymm.messages.record``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from psymm.messages.wire import (
 
 @group_entry
 class NoteOpeningEntry(GroupEntry):
-    """What makes a commitment recomputable. The blinding stays out of repr and logs."""
+    """A note's opening, from which its commitment follows. ``repr`` and logs omit the blinding."""
 
     commitment: Digest
     blinding: Digest = dataclasses.field(repr=False)
@@ -109,13 +109,16 @@ class MDChange(GroupEntry):
 
 @message("UHI", Flow.TEXT)
 class Introduction(Message):
-    """Who is speaking, with a nonce for the custody's salt. ``Collateral`` is what the sender
-    will put up, in token units. ``Version`` is a word, so that an unknown one can be named.
+    """Introduces the sender, with a nonce for the custody's salt.
 
-    A solver's answer to a trader that brings collateral is signed: ``Signature`` by
-    ``IntroductionKey``, which the solver's wallet delegates with ``KeySignature``
-    (``psymm.transcript.introduction`` says over what). ``SendingTime``, the solver's clock, lets
-    a trader whose clock is another find out before it funds."""
+    ``Collateral`` is what the sender will put up, in token units. ``Version`` is text, so that an
+    error can name an unknown one.
+
+    A solver's answer to a trader that brings collateral is signed: ``Signature`` is made with
+    ``IntroductionKey``, which the solver's wallet delegates with ``KeySignature``.
+    ``psymm.transcript.introduction`` defines what they cover. ``SendingTime`` is the solver's
+    clock, so that a trader notices a wrong clock before it funds.
+    """
 
     version: Word
     public_key: PublicKey
@@ -132,18 +135,21 @@ class Introduction(Message):
 
 @message("URS", Flow.TEXT)
 class Resume(Message):
-    """Both heads as the sender has them, signed over the receiver's challenge (`spec.md` 69); the
-    digest of seq 0 is the custody's id.
+    """The sender's heads, signed over the receiver's challenge (`spec.md` 69).
 
-    With ``Challenge`` it only asks: the receiver signs its heads over these 32 random bytes, and
-    the heads beside it say nothing. Without ``Challenge`` and unsigned, with both heads at 0, it
-    says that the sender holds nothing of the custody.
+    The digest of seq 0 is the custody's id.
 
-    ``JournalStatus`` says that the sender's journal is not its newest: it takes what the receiver
-    shows of both lanes, and signs no frame.
+    With ``Challenge`` it only asks the receiver to sign its heads over these 32 random bytes; the
+    heads in it mean nothing. Without ``Challenge``, unsigned and with both heads at 0, it says that
+    the sender holds nothing of the custody.
 
-    ``SessionPublicKey`` made ``Signature``; the other three and ``DelegationSignature`` are its
-    delegation by the sender's wallet, from 0 to 0 where the key may sign no frame."""
+    ``JournalStatus`` says that the sender's journal is not its newest: the sender takes frames of
+    both lanes from the receiver, and signs none.
+
+    ``SessionPublicKey`` made ``Signature``. ``FromSeq``, ``ToSeq``, ``Expiry`` and
+    ``DelegationSignature`` are the wallet's delegation of that key. Its range is 0 to 0 if the key
+    may sign no frames.
+    """
 
     custody: Digest
     trader_seq: Count
@@ -169,8 +175,11 @@ class TestRequest(Message):
 
 @message("2", Flow.TEXT)
 class ResendRequest(Message):
-    """Asks for the frames of ``Lane``, the receiver's own where it names none, from ``BeginSeqNo``
-    to ``EndSeqNo``; 0 is no end. Who asks for its own lane has lost them."""
+    """Asks for frames of ``Lane`` from ``BeginSeqNo`` to ``EndSeqNo``; 0 means no end.
+
+    Without ``Lane`` it means the receiver's own. A side that has lost frames also asks for its own
+    lane.
+    """
 
     begin_seq_no: Count
     end_seq_no: Count
@@ -179,16 +188,20 @@ class ResendRequest(Message):
 
 @message("UCQ", Flow.TEXT)
 class CheckpointRequest(Message):
-    """The solver asks the trader to cover its frame ``SolverSeq``, so that a checkpoint can count
-    it."""
+    """The solver asks the trader to cover its frame ``SolverSeq``.
+
+    A checkpoint can then count that frame.
+    """
 
     solver_seq: Count
 
 
 @message("UCA", Flow.TEXT)
 class AccountPart(Message):
-    """A part of the canonical account as the sender has it after the frames named, shown where
-    the two sides' hashes differ. Parts count from 1."""
+    """A part of the sender's canonical account after the named frames. Parts count from 1.
+
+    It is sent if the two sides' hashes differ.
+    """
 
     solver_seq: Count
     trader_seq: Count
@@ -207,7 +220,7 @@ class TermsDocument(Message):
 
 @message("UOP", Flow.TEXT)
 class NoteOpenings(Message):
-    """The openings of notes that the sender's frames have listed."""
+    """The openings of notes that the sender's frames list."""
 
     openings: Annotated[tuple[NoteOpeningEntry, ...], Entries(16, some=True)]
 
@@ -313,7 +326,7 @@ class PositionReport(Message):
 
 @message("BA", Flow.TEXT)
 class CollateralReport(Message):
-    """The receiver can compare ``AccountHash`` with its own account after the same frames.
+    """A lane's balances. The receiver can compare ``AccountHash`` with its own after these frames.
 
     ``TotalNetValue`` (900) is the equity and ``MarginExcess`` (899) what is available for orders,
     both of ``Lane``.

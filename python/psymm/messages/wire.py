@@ -1,9 +1,12 @@
-"""How a frozen dataclass declares a message: the types of the wire, and the schema made from them.
+"""How a frozen dataclass declares a message: wire types, and the schema made from them.
 
-A message class is the one place where its fields are declared. From it come both the typed
-Python value and the schema that the core's strict parser is given (``schema_definition``), so
-the two cannot drift apart. A field is named in Python's way (``cl_ord_id``) and in FIX's on the
-wire (``ClOrdID``).
+A message class is the only place that declares its fields. Both the typed Python value and the
+schema for the core's strict parser (``schema_definition``) come from it, so they cannot drift
+apart. A field has a Python name (``cl_ord_id``) and a FIX name on the wire (``ClOrdID``).
+
+A value on its way: ``to_mapping`` → the core encodes by the schema; the core parses by the schema →
+``from_mapping``. Rules, types and readers are derived from a class once and cached, because these
+functions run for every frame.
 """
 
 from __future__ import annotations
@@ -18,20 +21,21 @@ from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 
 class Flow(enum.Enum):
-    """Where a message may stand."""
+    """Where a message may be used."""
 
     RECORD = "record"
-    """Payload of a signed frame: it binds its sender for good."""
+    """The payload of a signed frame: it binds its sender."""
     TEXT = "text"
-    """WebSocket text: unsigned, binds nobody."""
+    """A WebSocket text: unsigned, it binds nobody."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wire:
-    """A type of the wire, as the core's schema names it."""
+    """A wire type, as the core's schema names it."""
 
     kind: str
     limits: tuple[tuple[str, int], ...] = ()
+    """Further keys of the schema, such as ("max", 64)."""
 
 
 def _string(max_bytes: int) -> Wire:
@@ -43,11 +47,11 @@ def _hex(length_bytes: int) -> Wire:
 
 
 Id = Annotated[str, _string(64)]
-"""An identifier that its sender chose, unique among its own; 1 to 64 bytes of UTF-8."""
+"""An identifier that its sender chose, unique among its own of that kind; 1 to 64 UTF-8 bytes."""
 Symbol = Annotated[str, _string(64)]
 """An instrument's symbol, as in the terms."""
 Note = Annotated[str, _string(1024)]
-"""Words for people; no rule reads them."""
+"""Text for people; no rule reads it."""
 Word = Annotated[str, _string(64)]
 """A short name: of a violation, of a message type."""
 Count = Annotated[int, Wire("int")]
@@ -55,7 +59,7 @@ Count = Annotated[int, Wire("int")]
 Nanoseconds = Annotated[int, Wire("int")]
 """Nanoseconds since the epoch."""
 Seconds = Annotated[int, Wire("int")]
-"""Seconds: a span (HeartBtInt), or since the epoch where a contract reads it (Deadline)."""
+"""Seconds: a duration (HeartBtInt), or since the epoch (Deadline, which a contract reads)."""
 Units = Annotated[int, Wire("uint")]
 """An amount of a token in its smallest unit, below 2**128."""
 Amount = Annotated[int, Wire("decimal")]
@@ -71,7 +75,7 @@ PublicKey = Annotated[bytes, _hex(64)]
 Signature = Annotated[bytes, _hex(65)]
 """65 bytes: r, s, v; s low, v 27 or 28."""
 Memo = Annotated[bytes, _hex(256)]
-"""256 bytes: the sealed memo of a note."""
+"""256 bytes: the encrypted memo of a note."""
 Piece = Annotated[bytes, Wire("hexdata", (("max", 65_536),))]
 """Up to 64 KiB of bytes: a part of something longer."""
 Document = Annotated[bytes, Wire("hexdata", (("max", 131_072),))]
@@ -80,11 +84,12 @@ Document = Annotated[bytes, Wire("hexdata", (("max", 131_072),))]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entries:
-    """A repeating group of at most ``max`` entries. ``some``: at least one is required; otherwise
-    none is allowed, and stands on the wire as the field left out."""
+    """A repeating group."""
 
     max: int
+    """The most entries."""
     some: bool = False
+    """Whether at least one is required. If not, an empty group is left out on the wire."""
 
 
 class GroupEntry:
@@ -94,7 +99,7 @@ class GroupEntry:
 
 
 class Message:
-    """Base of all messages. ``MSG_TYPE`` is FIX's MsgType (35), ``FLOWS`` where it may stand."""
+    """Base of all messages. ``MSG_TYPE`` is FIX's MsgType (35), ``FLOWS`` where it may be used."""
 
     __slots__ = ()
     MSG_TYPE: ClassVar[str]
@@ -140,7 +145,17 @@ def message_types(flow: Flow) -> Mapping[str, type[Message]]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FieldRule:
-    """One field of a message or entry, read from its class."""
+    """One field of a message or entry, derived from its class.
+
+    Attributes:
+        attribute: its Python name.
+        name: its FIX name.
+        wire: its wire type, for plain values.
+        choices: its enum, if it is one.
+        entries: its limits, if it is a group.
+        entry: the class of the group's entries.
+        required: whether it must be on the wire.
+    """
 
     attribute: str
     name: str
@@ -155,7 +170,7 @@ _SPELLING = {"id": "ID", "md": "MD"}
 
 
 def wire_name(attribute: str) -> str:
-    """FIX's name of a Python attribute: ``cl_ord_id`` is ``ClOrdID``."""
+    """The FIX name of a Python attribute: ``cl_ord_id`` gives ``ClOrdID``."""
     return "".join(_SPELLING.get(word, word.capitalize()) for word in attribute.split("_"))
 
 
@@ -221,11 +236,11 @@ def _fields(cls: type[Message] | type[GroupEntry]) -> list[dict[str, object]]:
 
 
 def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
-    """The wire's view of a message: FIX names, absent fields left out, groups as lists."""
+    """A message as the core encodes it: FIX names, no absent fields, groups as lists."""
     made: dict[str, object] = {}
     for rule in _rules.get(type(value)) or field_rules(type(value)):
         held = getattr(value, rule.attribute)
-        # An empty group and an absent one are the same on the wire: left out.
+        # An empty group has the same form as an absent one, so that each message has one encoding.
         if held is None or (rule.entries is not None and not held):
             continue
         if rule.entries is not None:
@@ -238,8 +253,11 @@ def to_mapping(value: Message | GroupEntry) -> dict[str, object]:
 
 
 def is_exact(value: Message) -> bool:
-    """Whether each value has the very type that its bytes would be read as, so that to decode them
-    would give this message again. Not asked of groups: a message with entries is not exact."""
+    """Whether decoding the message's bytes would certainly give an equal message.
+
+    True if each value has exactly the type that decoding gives. A message with groups is never
+    exact.
+    """
     for attribute, kind in _types.get(type(value)) or _types_of(type(value)):
         held = getattr(value, attribute)
         if held is not None and type(held) is not kind:
@@ -265,7 +283,7 @@ def _types_of(cls: type[Message]) -> tuple[tuple[str, type | None], ...]:
 def from_mapping(cls: type[M] | type[P], mapping: Mapping[str, Any]) -> M | P:
     """The inverse of ``to_mapping``, for a mapping that the core has parsed by the schema."""
     attributes, names, converters = _readers.get(cls) or _reader_of(cls)
-    # No loop and no comprehension over the fields: this runs for every frame that arrives.
+    # No Python loop over the fields: this runs for every frame that arrives.
     made: dict[str, Any] = dict(zip(attributes, map(mapping.get, names), strict=True))
     for attribute, choices, entry in converters:
         held = made[attribute]
@@ -285,8 +303,10 @@ _readers: dict[type, _Reader] = {}
 
 
 def _reader_of(cls: type[Message] | type[GroupEntry]) -> _Reader:
-    """All attributes, their names on the wire, and what converts those that are not taken as they
-    are: an enum's members by value, or the class of a group's entries."""
+    """All attributes, their FIX names, and the converters of enums and groups.
+
+    A converter is an enum's members by value, or the class of a group's entries.
+    """
     rules = field_rules(cls)
     made = (
         tuple(each.attribute for each in rules),

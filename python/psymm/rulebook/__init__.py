@@ -1,8 +1,8 @@
 """The rulebook: the deterministic account of a custody.
 
-Pure: no clock, no randomness, no floats, no network, no disk. The same frames, openings and facts
-of the chain give the same account on every machine. ``replay`` rules a whole history, ``Replay``
-one frame after the other; ``preview`` says whether a message would be in order now.
+It is pure: no clock, no randomness, no floats, no network, no disk. The same frames, openings and
+facts of the chain give the same account on every machine. ``replay`` rules a whole history,
+``Replay`` one frame at a time; ``preview`` says whether a message would be in order now.
 
 Theory of operation.
 
@@ -10,23 +10,26 @@ Theory of operation.
     rules        ``judge``: one account and one frame give an account and perhaps a violation
     orders, quotes, collateral, settlement, oracle, checkpoint
                  what each message of the vocabulary does, one function each
-    checks       what several of them check: ids, ticks, margin, leverage
+    checks       shared checks: ids, ticks, margin, leverage
     account      what is open and owed, and the formulas of both sides
-    totals       the sums over an account's tables, kept with each change
+    totals       the sums over an account's tables, updated with each change
     events       what a replay keeps of frames that it has ruled
 
 Calls go one way: ``Replay → judge → orders, quotes, … → checks, totals → account``. Nothing below
-``sequence`` knows of lanes that wait for each other, and nothing above ``rules`` of messages.
+``sequence`` knows that lanes wait for each other. Nothing above ``rules`` knows messages.
 
-Values. ``Account`` and ``Replay`` never change: a step gives another, which shares what is the
-same. So a frame can be judged before it is signed, and what came of it kept (``DryRun``) until the
-frame takes effect. A rule that is broken raises; ``judge`` catches it, and the frame then keeps its
-seq and moves the clock, no more.
+Values. ``Account`` and ``Replay`` are immutable: a step returns a new one, which shares what is
+unchanged. So a frame can be judged before it is signed, and the result (``DryRun``) kept until the
+frame takes effect. A broken rule raises, and ``judge`` catches it: the frame then keeps its seq and
+moves the clock, and changes nothing else.
 
-Pending, in effect, decided. A trader frame is *pending* until a solver frame covers it; it then
-takes effect just before that one. A solver frame is *in effect* as soon as it is there, taken as in
-time. It is *decided* once a trader frame in effect covers it: if it was late, it and all after it
-are judged again. What is decided never changes, and only that can a checkpoint name.
+Pending, in effect, decided. A trader frame is *pending* until a solver frame covers it; it takes
+effect just before that one. A solver frame is *in effect* at once, and counts as in time for now.
+It is *decided* once a trader frame in effect covers it: if it was late, it and all frames after it
+are judged again. What is decided never changes, and a checkpoint can name only that.
+
+Durable: nothing here. The journal keeps frames, facts and checkpoint accounts; a replay of these
+gives the same state again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The account of a custody: what is open, what is owed, and the formulas of both sides.
 
-An ``Account`` is a value. Money, prices and quantities are integers scaled by 10**18; note
-amounts and payouts are in token units; times are nanoseconds. Flows of money are kept once, as
-the trader's; the solver has their negation, so nothing is made or lost.
+An ``Account`` is immutable. Money, prices and quantities are integers scaled by 10**18; note
+amounts and payouts are in token units; times are nanoseconds. Flows of money are kept once, as the
+trader's; the solver's are their negation, so no money is created or lost (``spec.md`` 60).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Lane(IntEnum):
 
 
 LANES: Final = (Lane.TRADER, Lane.SOLVER)
-"""By number. A tuple, since each pass over an enum, and each look-up in one, is a call."""
+"""By number. A tuple, because iterating over an enum is much slower."""
 
 
 class OrderStatus(StrEnum):
-    """Where an order stands. The last five are ends."""
+    """The status of an order. In the last five the order has ended."""
 
     PENDING = "pending"
     LOCKED = "locked"
@@ -57,7 +57,7 @@ class OrderStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """What a locked order becomes if the solver agrees."""
+    """The new values of a locked order, if the solver agrees."""
 
     cl_ord_id: str
     quantity: int
@@ -67,8 +67,17 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveOrder:
-    """A live order. ``side`` is the trader's. ``since`` is the clock at its last change of
-    status, ``request_id`` the ClOrdID of the open cancel or replace request."""
+    """A live order.
+
+    Attributes:
+        side: the trader's.
+        price: the limit, or the quote's price.
+        since: the clock at its last change of status.
+        position_id: the position that it closes.
+        quote_id: the quote that it hit.
+        request_id: the ClOrdID of the open cancel or replace request.
+        replacement: what the open replace request asks for.
+    """
 
     cl_ord_id: str
     symbol: str
@@ -88,7 +97,7 @@ class LiveOrder:
 
     @property
     def leaves(self) -> int:
-        """What is not filled yet."""
+        """The quantity that is not filled yet."""
         return self.quantity - self.filled
 
     @property
@@ -98,7 +107,14 @@ class LiveOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """An open position. ``side`` is the trader's: BUY is long."""
+    """An open position.
+
+    Attributes:
+        side: the trader's: BUY is long.
+        opened_at: the clock at its fill.
+        cl_ord_id: the order that opened it.
+        close_order: the ClOrdID of the order that closes it, if one is open.
+    """
 
     position_id: bytes
     symbol: str
@@ -141,8 +157,15 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteState:
-    """A note that a lane listed. ``amount`` is 0 until the other lane's frame ``accepted_in`` has
-    accepted it and stated what it holds."""
+    """A note that a lane listed.
+
+    Attributes:
+        lane: the lane that listed it.
+        accepted: whether the other lane accepted it.
+        amount: what it holds, by its acceptance; 0 before that.
+        accepted_in: the other lane's frame that accepted it; 0 before that.
+        spent: whether a citation names it as spent.
+    """
 
     commitment: bytes
     nullifier: bytes
@@ -173,8 +196,13 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedPayee:
-    """Where a lane wants a settlement of the flat account to pay it. ``amount``: what the memo
-    names, in token units."""
+    """Where a settlement of the flat account is to pay a lane.
+
+    Attributes:
+        inner: the inner hash of the output note.
+        memo: the whole memo.
+        amount: what the memo names, in token units.
+    """
 
     inner: bytes
     memo: bytes
@@ -183,7 +211,18 @@ class NamedPayee:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveProposal:
-    """A settlement that a wallet has signed."""
+    """A settlement that a wallet has signed.
+
+    Attributes:
+        lane: the proposer's.
+        seq: the proposing frame.
+        nullifiers: its two inputs.
+        commitments: its two outputs.
+        payouts: the trader's and the solver's, before the fee, in token units.
+        fee: the relayer's, in token units, paid by the proposer.
+        deadline_s: seconds since the epoch.
+        accepted: whether the other wallet has signed, too.
+    """
 
     lane: Lane
     seq: int
@@ -197,9 +236,17 @@ class LiveProposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointOffer:
-    """A right UCP that the other lane has not answered yet. It names the account after solver
-    frame ``solver_seq``; ``bytes_sent`` is what both lanes had sent by then. ``covered_at`` is the
-    clock when the other lane first covered it."""
+    """A valid UCP that the other lane has not answered yet.
+
+    Attributes:
+        lane: who offers.
+        seq: the frame of the offer.
+        account_hash: of the account that it names.
+        solver_seq: the named account is the one after this solver frame.
+        trader_seq: the trader's last frame in that account.
+        bytes_sent: what each lane had sent by then.
+        covered_at: the clock when the other lane first covered the offer.
+    """
 
     lane: Lane
     seq: int
@@ -212,7 +259,7 @@ class CheckpointOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgreedCheckpoint:
-    """A checkpoint in force; ``said`` is the seqs of the trader's and the solver's UCP."""
+    """A checkpoint in force. ``said``: the seqs of the trader's and of the solver's UCP."""
 
     account_hash: bytes
     solver_seq: int
@@ -223,7 +270,7 @@ class AgreedCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRefusal:
-    """Frame ``seq`` of ``lane`` refuses the right UCP in frame ``ref_seq`` of the other lane."""
+    """Frame ``seq`` of ``lane`` refuses the valid UCP in frame ``ref_seq`` of the other lane."""
 
     lane: Lane
     seq: int
@@ -232,35 +279,55 @@ class CheckpointRefusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What follows from an account's tables, kept so that no rule goes through them (see
-    ``totals``). Pairs are by lane."""
+    """Sums over an account's tables, so that rules need not go through them; see ``totals``.
+
+    Pairs are by lane.
+    """
 
     collateral: tuple[int, int] = (0, 0)
     """Accepted notes, in token units."""
     locked: tuple[int, int] = (0, 0)
     """Σ (CVA + LF + MM) over open positions."""
     pending: tuple[int, int] = (0, 0)
-    """Σ (CVA + LF + MM) over what orders have not filled yet."""
+    """Σ (CVA + LF + MM) over the unfilled part of opening orders."""
     upnl: int = 0
     """The trader's unrealised profit, each position floored."""
     opening: int = 0
-    """How many orders open."""
+    """How many live orders would open a position."""
     held: Mapping[str, int] = field(default_factory=dict)
-    """How many positions are open, by symbol; none has 0."""
+    """How many positions are open, by symbol. Symbols with 0 are left out."""
     exposure: Mapping[str, int] = field(default_factory=dict)
-    """Notional of what is open or may open, by symbol, at 36 decimals; none is 0."""
+    """Notional of positions and opening orders, by symbol, at 36 decimals. No 0 entries."""
 
 
 DERIVED: Final = frozenset(("next_expiry", "totals"))
-"""Fields of an account that follow from the others: neither hashed nor stored."""
+"""Fields of an account that are derived from the others: neither hashed nor stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """The state of a custody after trader frame ``trader_seq`` and solver frame ``solver_seq``.
 
-    ``trader_covers`` is the last solver frame that the trader covers. ``bytes_sent`` counts both
-    lanes' payloads from their first frame on.
+    Pairs are by lane. Field names are part of the account's hash.
+
+    Attributes:
+        trader_covers: the last solver frame that the trader covers.
+        clock: the maximum of all legal times so far.
+        bytes_sent: each lane's payload bytes from its first frame on.
+        checkpoint: the one in force.
+        offer: the unanswered UCP.
+        refusals: refused checkpoints since the one in force.
+        keys: each lane's session keys; the last one is in force.
+        ended_orders: how each ended order ended.
+        used_ids: every id ever used.
+        realised: the trader's realised PnL.
+        fees: the trader's fees; negative if it paid.
+        funding: the trader's funding.
+        proposals: every settlement ever proposed, by its first commitment.
+        alive: the first commitment of the live proposal.
+        ended: whether no accepted note is unspent.
+        next_expiry: no request, quote or order expires before this time.
+        totals: sums over the tables.
     """
 
     custody: bytes
@@ -302,8 +369,10 @@ class Account:
         return self.totals.collateral[lane]
 
     def reserve(self, lane: Lane) -> int:
-        """The part of the lane's collateral that PnL never reaches, in token units. Never more
-        than its collateral, so that what is allocated is never negative to begin with."""
+        """The part of the lane's collateral that PnL never reaches, in token units.
+
+        At most its collateral, so that the allocated balance does not start negative.
+        """
         return min(self.terms.reserves[lane], self.collateral(lane))
 
     def flow(self, lane: Lane) -> int:
@@ -343,7 +412,7 @@ class Account:
         return self.totals.locked[lane]
 
     def pending(self, lane: Lane) -> int:
-        """Σ (CVA + LF + MM) over what orders have not filled yet."""
+        """Σ (CVA + LF + MM) over the unfilled part of opening orders."""
         return self.totals.pending[lane]
 
     def available_for_orders(self, lane: Lane) -> int:
@@ -361,12 +430,14 @@ class Account:
         return self.upnl(lane) < -room
 
     def liquidatable(self, lane: Lane) -> bool:
-        """Whether it would be, once flagged and its pending orders cancelled."""
+        """Whether it is liquidatable once its pending orders are cancelled (``spec.md`` 53)."""
         return self.upnl(lane) < -(self.allocated(lane) - self.maintenance(lane))
 
     @property
     def payouts(self) -> tuple[int, int]:
         """What a settlement pays trader and solver, in token units; together, all collateral."""
+        # The trader's payout is floored; the remainder, at most one unit, is the solver's
+        # (``spec.md`` 60).
         scale = self.terms.token_scale
         trader, solver = self.allocated(Lane.TRADER), self.allocated(Lane.SOLVER)
         clamped = max(0, min(trader, trader + solver))
@@ -382,7 +453,7 @@ class Account:
         return instrument.trader if lane is Lane.TRADER else instrument.solver
 
     def instrument(self, symbol: str) -> Instrument:
-        """The instrument of something that is open, so the terms have it."""
+        """The instrument of an open order or position. The terms have it."""
         return self.terms.by_symbol[symbol]
 
     # --- state -----------------------------------------------------------------------------
@@ -393,8 +464,10 @@ class Account:
         return self.trader_seq, self.solver_seq
 
     def since_checkpoint(self, lane: Lane) -> tuple[int, int]:
-        """How many frames, and bytes of payload, the lane has sent since the checkpoint in force:
-        what both would have to show of it."""
+        """The lane's frames and payload bytes since the checkpoint in force.
+
+        That is what a side would have to show in court (``spec.md`` 10).
+        """
         seq = self.trader_seq if lane is Lane.TRADER else self.solver_seq
         last = self.checkpoint
         if last is None:
@@ -404,7 +477,7 @@ class Account:
 
     @property
     def trading_open(self) -> bool:
-        """Both lanes have had collateral accepted up to the terms' minimum."""
+        """Whether both lanes' accepted collateral reaches the terms' minimum."""
         (trader, solver), least = self.totals.collateral, self.terms.minima
         return trader >= max(1, least[0]) and solver >= max(1, least[1])
 
@@ -415,15 +488,15 @@ class Account:
 
     @property
     def settlement(self) -> LiveProposal | None:
-        """The proposal that is alive: from its signature until mined or its deadline passed."""
+        """The live proposal. It lives from its signature until it is mined or out of time."""
         return None if self.alive is None else self.proposals[self.alive]
 
     def payee(self, lane: Lane) -> NamedPayee | None:
-        """The lane's payee on the record; while a proposal is alive, the one that it pays."""
+        """The lane's payee on the record. A live proposal pays this one."""
         return self.trader_payee if lane is Lane.TRADER else self.solver_payee
 
     def status_of(self, cl_ord_id: str) -> OrderStatus | None:
-        """Where an order stands, ended ones included; None if it was never sent."""
+        """The status of an order, live or ended; None if it was never sent."""
         order = self.orders.get(cl_ord_id)
         return self.ended_orders.get(cl_ord_id) if order is None else order.status
 
@@ -434,14 +507,19 @@ class Account:
     # --- identity --------------------------------------------------------------------------
 
     def canonical(self) -> bytes:
-        """The account as bytes, the same on every machine: JSON, keys sorted, no whitespace,
-        integers as decimal strings, bytes as hex, the terms by their hash. The tables that only
-        grow (ended orders, used ids) stand by their digest."""
+        """The account as bytes that are the same on every machine.
+
+        JSON with sorted keys and no whitespace; integers are decimal strings, bytes are hex. The
+        terms are replaced by their hash, and the tables that only grow (ended orders, used ids) by
+        their digest.
+        """
         return _json(_plain(self, whole=False))
 
     def document(self) -> bytes:
-        """``canonical()`` with the tables that only grow written out, so that
-        ``rulebook.checkpoint.restore`` can make the account from it."""
+        """``canonical()`` with the growing tables written out.
+
+        ``rulebook.checkpoint.restore`` makes the account from it.
+        """
         return _json(_plain(self, whole=True))
 
     @cached_property
@@ -484,8 +562,8 @@ def _plain(value: object, *, whole: bool) -> object:
 
 
 def position_id(custody: bytes, cl_ord_id: str, exec_id: str) -> bytes:
-    """A position's id: keccak256 of the custody and the ids of its order and its fill, each with
-    its length, so that no two pairs run together."""
+    """A position's id: keccak256 of the custody and the ids of its order and its fill."""
+    # With their lengths, so that no two pairs of ids give the same bytes.
     parts = [part.encode() for part in (cl_ord_id, exec_id)]
     sized = b"".join(len(part).to_bytes(2, "big") + part for part in parts)
     return keccak256(b"psymm-position" + custody + sized)

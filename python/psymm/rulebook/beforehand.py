@@ -1,4 +1,4 @@
-"""What the rules would say of an order in a custody that is still to be opened."""
+"""Check an order against the rules before its custody exists."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from psymm.terms import Terms
 def first_order_fault(
     terms: Terms, collaterals: tuple[int, int], order: NewOrderSingle, now: int
 ) -> Violation | None:
-    """The violation that `order` would be as the first of a custody, or None. collaterals: what
-    trader and solver put up, token units. now: nanoseconds since the epoch."""
+    """The violation if `order` were the first of a custody, or None.
+
+    Args:
+        terms: the custody's.
+        collaterals: what trader and solver put up, token units.
+        order: the order.
+        now: nanoseconds since the epoch.
+    """
     notes = (
         NoteState(
             commitment=bytes([lane]),
@@ -48,7 +54,7 @@ def first_order_fault(
 
 
 def size_fault(terms: Terms, symbol: str, quantity: int) -> Violation | None:
-    """What is wrong with an order's instrument or quantity, whatever the account; or None."""
+    """The violation in an order's instrument or quantity, for any account; or None."""
     try:
         instrument = checks.instrument_of(Account(custody=bytes(32), terms=terms), symbol)
         checks.check_quantity(instrument, quantity)

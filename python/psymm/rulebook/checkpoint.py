@@ -1,13 +1,15 @@
-"""Checkpoints: a UCP of one lane offers one, a UCP of the other that names the same puts it in
-force; and the account, restored from its bytes.
+"""Checkpoints: an offer and an answer by UCP frames. Also: restore an account from its bytes.
 
-A UCP names the account after the last solver frame that the trader covers where the UCP takes
-effect: its solver frame, what that frame covers, and the account's hash. At most one offer stands
-at a time, and it stands until it is answered, however late. An offer of the trader's that crosses
-one of the solver's is left aside: the solver's lane sequences, so its offer came first.
+A UCP of one lane offers a checkpoint. A UCP of the other lane that names the same puts it in force.
 
-Refusing a right offer is a fault: a Reject that names it, or any frame of the lane that covered
-it, more than T after that on the rulebook's clock, while it is unanswered.
+A UCP names the account after the last solver frame that the trader covers, at the place where the
+UCP takes effect. It states that solver frame, what the frame covers, and the account's hash. At
+most one offer is open at a time, and it stays open until it is answered, at any time. If offers
+cross, the solver's counts and the trader's is ignored: the solver's lane sequences, so its offer
+came first.
+
+Refusing a valid offer is a fault (``spec.md`` 28). A lane refuses by a Reject that names the offer,
+or by any frame more than T after it covered the offer, on the rulebook's clock, without an answer.
 """
 
 from __future__ import annotations
@@ -43,12 +45,13 @@ from psymm.terms import Terms
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The account that an offer may name here. ``account`` is None where it lies before the
-    checkpoint that a replay began at, so that nothing named can be in force any more. ``firm``:
-    no frame after it was ruled before it was final, or by the date of one before it."""
+    """The account that an offer may name here."""
 
     account: Account | None
+    """None if it lies before the checkpoint at which the replay began. No such UCP can matter."""
     firm: bool
+    """Whether a replay from this account gives the same rulings. It does if no frame after it was
+    judged before it was final, or by the date of a frame before it."""
 
 
 UNKNOWN: Final = Named(None, False)
@@ -64,7 +67,7 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
         if (said.solver_seq, said.trader_seq) == (offer.solver_seq, offer.trader_seq):
             _check_hash(said, offer.account_hash)
             return _in_force(account, entry, offer)
-        # Two offers crossed. The solver's stands, and the trader's is left aside.
+        # Two offers crossed: ignore the trader's. It is no violation, since it could not know.
         if entry.lane is Lane.TRADER and entry.peer_seq < offer.seq:
             return account
     if offer is not None:
@@ -75,12 +78,12 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
     if (said.solver_seq, said.trader_seq) != (at.solver_seq, at.trader_seq):
         refuse("checkpoint-misplaced", solver_seq=at.solver_seq, trader_seq=at.trader_seq)
     _check_hash(said, at.hash)
-    # A state of checkpoints between the two would be lost to a replay that begins there.
+    # A replay from there would lack an offer or checkpoint made between the two frames.
     if at.offer is not None or at.checkpoint != account.checkpoint:
         refuse("checkpoint-misplaced", last=account.checkpoint and account.checkpoint.solver_seq)
     if at.ended or at.alive is not None or not all(at.logged_on):
         refuse("checkpoint-misplaced", ended=at.ended, logged_on=all(at.logged_on))
-    # Both sides know it, so it is no fault; but a replay from there would rule otherwise.
+    # Valid, so no fault; but a replay from there would rule differently, so it cannot be in force.
     if not named.firm:
         return account
     made = CheckpointOffer(
@@ -108,13 +111,14 @@ def _in_force(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Ac
         bytes_sent=offer.bytes_sent,
         said=said,
     )
+    # The checkpoint settles the faults that it counts (``spec.md`` 28).
     seqs = (offer.trader_seq, offer.solver_seq)
     refusals = tuple(one for one in account.refusals if one.seq > seqs[one.lane])
     return replace(account, checkpoint=agreed, offer=None, refusals=refusals)
 
 
 def rejected(account: Account, entry: RuledFrame, said: Reject) -> Account:
-    """3: a Reject changes nothing, but to reject a right offer is to refuse it."""
+    """3: a Reject changes nothing, except that a Reject of a valid offer refuses it."""
     offer = account.offer
     if offer is None or offer.lane is entry.lane or said.ref_seq_num != offer.seq:
         return account
@@ -122,8 +126,7 @@ def rejected(account: Account, entry: RuledFrame, said: Reject) -> Account:
 
 
 def overdue(account: Account, entry: RuledFrame) -> Account:
-    """After each frame: whether its lane has covered an offer, and for how long it has let it
-    stand."""
+    """After each frame: note that its lane covered the offer, or that its answer is overdue."""
     offer = account.offer
     if offer is None or offer.lane is entry.lane or entry.peer_seq < offer.seq:
         return account
@@ -135,19 +138,19 @@ def overdue(account: Account, entry: RuledFrame) -> Account:
 
 
 def _refused(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
-    """Once for each offer."""
-    # Every later frame of the lane is overdue as well, and one fault is enough.
+    """Record the refusal of an offer, once for each offer."""
+    # Every later frame of the lane is overdue, too, and one fault is enough.
     if any(one.lane is entry.lane and one.ref_seq == offer.seq for one in account.refusals):
         return account
     refusal = CheckpointRefusal(lane=entry.lane, seq=entry.seq, ref_seq=offer.seq)
     return replace(account, refusals=(*account.refusals, refusal))
 
 
-# --- what a lane can say ------------------------------------------------------------------------
+# --- what a lane can send -----------------------------------------------------------------------
 
 
 def answer(account: Account, lane: Lane) -> Checkpoint | None:
-    """The UCP that this lane owes the other's offer."""
+    """The UCP with which this lane answers the other's offer, or None."""
     offer = account.offer
     if offer is None or offer.lane is lane:
         return None
@@ -159,7 +162,7 @@ def answer(account: Account, lane: Lane) -> Checkpoint | None:
 
 
 def offer(account: Account, named: Named) -> Checkpoint | None:
-    """The UCP that would be a right offer after this account; None where none would."""
+    """The UCP that would be a valid offer after this account, or None."""
     at = named.account
     if at is None or not named.firm or account.offer is not None or at.offer is not None:
         return None
@@ -178,7 +181,8 @@ MOST_BYTES: Final = 2**30
 def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
     """The account that ``Account.document`` wrote, whose hash is ``account_hash``.
 
-    The bytes may be anybody's. Raises AccountRefused unless they are that account in its one form.
+    The bytes are not trusted. Raises AccountRefused unless they are that account in its canonical
+    form.
     """
     if len(document) > MOST_BYTES:
         raise AccountRefused("too long", bytes=len(document))
@@ -190,7 +194,7 @@ def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
         whole = account.document()
     except (ValueError, TypeError, OverflowError) as bad:
         raise AccountRefused(f"a value is out of form: {str(bad)[:200]}") from None
-    # One account has one form, or the same hash could stand for two documents.
+    # An account has one form only; otherwise one hash could belong to two documents.
     if whole != document:
         raise AccountRefused("the bytes are not in their one form")
     if account.hash != account_hash:
@@ -222,8 +226,7 @@ def _hints(cls: type) -> Mapping[str, Any]:
 
 
 def _read(kind: Any, found: Any, path: str) -> Any:
-    """A value of a type's hint from its JSON. Whether that was its one form is seen by writing it
-    again."""
+    """A value of a hinted type from its JSON. `restore` checks the form by writing it again."""
     if kind is Terms:
         return found
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -277,7 +280,7 @@ def _dataclass(kind: Any, found: Any, path: str) -> object:
         if name not in fields:
             raise AccountRefused("an unknown field", field=f"{path}.{ascii(name)[1:-1][:80]}")
     for name in fields:
-        # What may be None has None by default, and is left out then.
+        # A field that may be None has the default None, and is left out then.
         if name not in given and type(None) not in typing.get_args(_hints(kind)[name]):
             raise AccountRefused("a field is missing", field=f"{path}.{name}")
     hints = _hints(kind)
@@ -303,18 +306,20 @@ def _a(kind: type, found: Any, path: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first field, in the canonical order, in which two accounts differ. ``field``: its path;
-    ``ours``, ``theirs``: its values as JSON, "absent" where it is not there."""
+    """The first field, in canonical order, in which two accounts differ."""
 
     field: str
+    """Its path."""
     ours: str
+    """Its value as JSON, or "absent"."""
     theirs: str
+    """Its value as JSON, or "absent"."""
 
 
 def first_difference(ours: bytes, theirs: bytes) -> Difference | None:
-    """Where two canonical accounts differ; None where they are the same.
+    """The first difference of two canonical accounts; None if they are the same.
 
-    ``theirs`` may be anything. Raises AccountRefused where it is no JSON object.
+    ``theirs`` is not trusted. Raises AccountRefused if it is not a JSON object.
     """
     return _differs(_load(ours), _load(theirs), "")
 

@@ -11,7 +11,7 @@ from psymm.terms import Instrument
 
 
 def use_id(account: Account, kind: str, name: str) -> Account:
-    """Take a fresh id of a kind; an id is never used twice in a custody."""
+    """Use a fresh id. An id of a kind is never used twice in a custody."""
     key = f"{kind}:{name}"
     used = account.used_ids.added(key, "used")
     if used is None:
@@ -48,7 +48,7 @@ def check_notional(instrument: Instrument, quantity: int, price: int) -> None:
 
 
 def check_band(account: Account, symbol: str, price: int) -> None:
-    """The price stands within the terms' band around the oracle's, where there is one."""
+    """Check that a price is within the terms' band around the oracle's, if there is one."""
     oracle = account.prices.get(symbol)
     if oracle is None:
         return
@@ -57,8 +57,8 @@ def check_band(account: Account, symbol: str, price: int) -> None:
 
 
 def check_fresh(account: Account, symbol: str) -> None:
-    """No oracle price that a margin check of ``symbol`` rests on is older than its validity."""
-    # Without an oracle price all is marked at entry, which never grows old.
+    """Check that no price used in a margin check of ``symbol`` is too old (``spec.md`` 43)."""
+    # Without any oracle price, positions are marked at entry, which does not age.
     if not account.prices:
         return
     validity = account.terms.oracle.validity
@@ -69,10 +69,15 @@ def check_fresh(account: Account, symbol: str) -> None:
 
 
 def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
-    """Both sides have what their orders and positions need, and stay below the leverage of
-    ``symbol``. ``fee`` is what a fill yet to come will cost the one who pays it."""
+    """Check both sides' margin, and their leverage in ``symbol``.
+
+    Args:
+        account: the account with the order or position in it.
+        symbol: the instrument.
+        fee: what a future fill will cost its payer.
+    """
     totals, most = account.totals, account.terms.by_symbol[symbol].max_leverage
-    # Both sides are checked: a fill binds the solver as much as the trader.
+    # Both sides, because a fill binds the solver as much as the trader.
     payer = fee_payer(account, symbol) if fee else None
     exposure = totals.exposure.get(symbol, 0)
     for lane in LANES:
@@ -92,7 +97,7 @@ def fee_payer(account: Account, symbol: str) -> Lane:
 
 
 def traders_fee(account: Account, symbol: str, quantity: int, price: int, rate: int) -> int:
-    """The fee of a fill as the trader's flow, floored towards −∞: negative where it pays."""
+    """The fee of a fill as the trader's flow, floored towards −∞; negative if it pays."""
     if fee_payer(account, symbol) is Lane.TRADER:
         return -share_up(quantity, price, rate)
     return share_down(quantity, price, rate)

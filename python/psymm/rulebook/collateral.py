@@ -24,7 +24,7 @@ from psymm.rulebook.violation import refuse
 
 
 def log_on(account: Account, entry: RuledFrame, said: Logon) -> Account:
-    """A: the lane is on, with its first session key and its notes listed."""
+    """A: log a lane on, with its first session key and its notes."""
     if account.logged_on[entry.lane]:
         refuse("already-logged-on", lane=entry.lane.name.lower())
     if said.terms_hash != account.terms.hash:
@@ -35,7 +35,7 @@ def log_on(account: Account, entry: RuledFrame, said: Logon) -> Account:
 
 
 def log_out(account: Account, entry: RuledFrame, _said: Logout) -> Account:
-    """5: nothing new is opened from here on; what waited to be opened is cancelled."""
+    """5: from now on nothing opens (``spec.md`` 63). Opening orders are cancelled."""
     for order in list(account.orders.values()):
         if order.opens:
             account = end_order(account, order, OrderStatus.CANCELLED)
@@ -43,7 +43,7 @@ def log_out(account: Account, entry: RuledFrame, _said: Logout) -> Account:
 
 
 def change_key(account: Account, entry: RuledFrame, said: SessionKeyChange) -> Account:
-    """UKY: the delegation's key rules from this frame on."""
+    """UKY: the delegated key is in force from this frame on."""
     return _take_key(account, entry, said)
 
 
@@ -73,9 +73,9 @@ def _set(flags: tuple[bool, bool], lane: Lane) -> tuple[bool, bool]:
 
 
 def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account:
-    """The notes belong to the lane whose frame lists them; each is listed once."""
+    """List notes of a lane. Each note can be listed once."""
     notes = account.notes
-    # Two commitments of one nullifier are one note on chain, and would count twice here.
+    # Two commitments with one nullifier are one note on chain, but would count twice here.
     nullifiers = {note.nullifier for note in notes.values()}
     for ref in refs:
         if ref.commitment in notes or ref.nullifier in nullifiers:
@@ -87,8 +87,11 @@ def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account
 
 
 def assign(account: Account, entry: RuledFrame, said: CollateralAssignment) -> Account:
-    """AY: the sender lists its notes, if its Logon did not. Beside one that it has listed, another
-    could not be accepted (see ``respond``), and whoever has put up its own would wait for it."""
+    """AY: the sender lists its notes, if its Logon did not.
+
+    A lane cannot list a second note: it could not be accepted (see ``respond``), and the other side
+    would wait for it in vain.
+    """
     account = use_id(account, f"CollAsgnID{entry.lane:d}", said.coll_asgn_id)
     after = list_notes(account, entry.lane, said.notes)
     for note in account.notes.values():
@@ -98,9 +101,11 @@ def assign(account: Account, entry: RuledFrame, said: CollateralAssignment) -> A
 
 
 def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Account:
-    """AZ: the notes named count as the other lane's collateral from here on, each with what its
-    acceptor says that it holds. One note a lane, for as long as merging is not in force: a
-    settlement has two inputs, and collateral that could not be settled would be stuck."""
+    """AZ: accept the other lane's notes as collateral, at the stated amounts.
+
+    One note for each lane, until merging is in force: a settlement has two inputs, so a further
+    note would be stuck.
+    """
     account = use_id(account, f"CollRespID{entry.lane:d}", said.coll_resp_id)
     if said.coll_asgn_resp_type is CollAsgnRespType.REJECTED:
         if said.commitments:
@@ -115,7 +120,7 @@ def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Ac
             refuse("note-not-listed", commitment=ref.commitment)
         if note.accepted:
             refuse("note-accepted", commitment=ref.commitment)
-        # With two, a settlement could spend only one, and the rest would be stuck.
+        # A settlement could spend only one of two, and the other would be stuck.
         if any(each.accepted and each.lane is note.lane for each in notes.values()):
             refuse("too-many-notes", commitment=ref.commitment)
         if ref.token != bytes.fromhex(account.terms.collateral.token[2:]):
@@ -126,10 +131,12 @@ def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Ac
 
 
 def disown(account: Account, entry: RuledFrame, said: Reject) -> Account:
-    """3: a Reject of an AZ by the lane whose notes it accepts. Who listed a note knows what it
-    holds: it counts for nothing then, and may be accepted anew (``spec.md`` 64). Once an order or
-    a settlement rests on it that is too late."""
-    # From here on somebody relied on the amount.
+    """3: the lane that listed a note rejects its acceptance.
+
+    Only that lane knows what the note holds. The note then counts for nothing, and may be accepted
+    again (``spec.md`` 64).
+    """
+    # Too late once an order or a settlement relied on the amount.
     if account.orders or len(account.ended_orders) or account.proposals:
         return account
     notes = account.notes

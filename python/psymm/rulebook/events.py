@@ -1,4 +1,4 @@
-"""What a replay keeps of the frames that it has ruled."""
+"""Records that a replay keeps of the frames that it has ruled."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from psymm.rulebook.violation import Violation, violated
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What became of a frame. ``again``: it was ruled before, and this replaces that, because a
-    frame that it rested on turned out to be late."""
+    """The outcome of a frame."""
 
     lane: Lane
     seq: int
     message: Message | None
     legal_time: int
+    """Nanoseconds."""
     violation: Violation | None
     again: bool = False
+    """Whether it replaces an earlier ruling, because an earlier frame turned out to be late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A solver frame that broke a rule and that the trader's first covering frame rejects; or a
-    frame of either lane that refuses a right checkpoint."""
+    """A fault (``spec.md`` 28).
+
+    Either a solver frame that broke a rule and that the trader's first covering frame rejects, or a
+    frame of either lane that refuses a valid checkpoint.
+    """
 
     seq: int
     violation: Violation
@@ -36,17 +40,20 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A frame that took effect, with the account before it and how it was ruled: last, and at
-    first, when its sender could still have known better. ``shaken``: these may differ, since a
-    frame before it was late. ``named``: what a UCP may name there."""
+    """A frame that took effect."""
 
     entry: RuledFrame
     legal_time: int
     before: Account
+    """The account before the frame."""
     violation: Violation | None
+    """Its latest ruling."""
     first: Violation | None
+    """Its first ruling: the violation that its sender could have avoided."""
     named: Named
+    """What a UCP may name there."""
     shaken: bool = False
+    """Whether a frame before it turned out to be late, so that the two rulings may differ."""
 
 
 def fault_of(refusal: CheckpointRefusal) -> Fault:
@@ -55,9 +62,11 @@ def fault_of(refusal: CheckpointRefusal) -> Fault:
 
 
 def is_fault(event: Event, entry: RuledFrame) -> bool:
-    """Whether a trader frame rejects a solver frame that broke a rule. A UCP out of place is void
-    and no fault (``spec.md`` 28): a replay that begins at a checkpoint does not have what one from
-    before it named."""
+    """Whether a trader frame rejects a solver frame that broke a rule.
+
+    A misplaced UCP is void but no fault (``spec.md`` 28): a replay from a checkpoint lacks what an
+    earlier UCP named.
+    """
     said = entry.message
     rejects = isinstance(said, Reject) and said.ref_seq_num == event.entry.seq
     return rejects and not isinstance(event.entry.message, Checkpoint)

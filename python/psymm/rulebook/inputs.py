@@ -1,4 +1,4 @@
-"""What the rulebook is given: verified frames, openings of notes, and facts of the chain."""
+"""The inputs of the rulebook: verified frames, openings of notes, and facts of the chain."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from psymm.rulebook.account import Lane
 
 
 def has_come(sending_time: int, at: int, skew: int) -> bool:
-    """Whether a frame of that time can be known at ``at``, all in nanoseconds, by clocks that
-    differ by no more than the skew. Whether a session takes a frame now and whether a frame covers
-    another are both decided here, so live and in court alike (``spec.md`` 66)."""
+    """Whether a frame of that time can be known at ``at``, if clocks differ by at most the skew.
+
+    Both "may a session take this frame now" and "can this frame cover that one" are decided here,
+    so that a live session and a court agree (``spec.md`` 66). All in nanoseconds.
+    """
     return sending_time <= at + skew
 
 
 class VerifiedFrame(Protocol):
-    """A frame whose place, links, time and signature hold; ``psymm._core.Frame`` is one."""
+    """A frame whose place, links, time and signature were verified, like ``psymm._core.Frame``."""
 
     @property
     def lane(self) -> int: ...
@@ -34,9 +36,16 @@ class VerifiedFrame(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RuledFrame:
-    """A frame as the rules read it. ``message`` is None where the payload is malformed, and
-    ``malformed`` then says how. ``size`` is the payload's length in bytes. ``unseen`` is the
-    peerSeq that it states where its signer cannot have seen that frame at its time, else 0."""
+    """A frame as the rules read it.
+
+    Attributes:
+        peer_seq: the last frame of the other lane that it covers.
+        sending_time: nanoseconds.
+        size: the payload's length in bytes.
+        message: None if the payload is malformed.
+        malformed: the code of what is wrong with the payload.
+        unseen: the peerSeq that it states, if its signer cannot have seen that frame; else 0.
+    """
 
     lane: Lane
     seq: int
@@ -49,7 +58,7 @@ class RuledFrame:
 
     @staticmethod
     def read(frame: VerifiedFrame) -> RuledFrame:
-        """Decode a frame once; a payload that is no message keeps its place."""
+        """Decode a frame. A malformed payload keeps its seq."""
         message: Message | None = None
         malformed: str | None = None
         try:
@@ -69,16 +78,17 @@ class RuledFrame:
 
 @dataclass(frozen=True, slots=True)
 class ReplayInputs:
-    """A custody's opening: its id, and the public keys (64 bytes) of the trader's and the solver's
-    wallets, which sign settlements."""
+    """The parties of a custody."""
 
     custody: bytes
+    """Its id."""
     wallets: tuple[bytes, bytes]
+    """The 64-byte public keys of the trader's and the solver's wallets, which sign settlements."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainPlace:
-    """Where on chain something happened."""
+    """The place of an event on chain."""
 
     block: int
     transaction: bytes
@@ -86,11 +96,15 @@ class ChainPlace:
 
 @dataclass(frozen=True, slots=True)
 class ChainFacts:
-    """What the chain says, complete up to ``block`` at the depth that the terms demand.
+    """Facts of the chain, complete up to ``block`` with the confirmations of the terms.
 
-    ``noticed`` holds the block time in nanoseconds at which a frame's bytes were first on chain,
-    by (lane, seq). ``denied``: frames, by (lane, seq), whose citation was found to be false when
-    they came (``spec.md`` 65); one that came true later stays so.
+    Attributes:
+        block: the newest block with enough confirmations.
+        spent: where each nullifier was spent.
+        inserted: where each commitment was inserted.
+        noticed: by (lane, seq), the block time in nanoseconds of a frame's first notice.
+        denied: (lane, seq) of frames whose citation was false on arrival (``spec.md`` 65). It stays
+            false, even if it came true later.
     """
 
     block: int = 0

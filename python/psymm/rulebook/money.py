@@ -1,7 +1,7 @@
-"""Integers scaled by 10**18, and which way each of them is rounded.
+"""Arithmetic on integers scaled by 10**18, and the direction of each rounding (``spec.md`` 60).
 
-Money is computed once, for the trader, floored towards −∞; the solver has its negation. What is
-locked, and what a fee costs the one who pays, is rounded up.
+Money is computed once, for the trader, and floored towards −∞; the solver gets its negation. Locked
+margin is rounded up, and so is a fee for its payer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def floor_product(a: int, b: int) -> int:
 
 
 def share_up(quantity: int, price: int, rate: int) -> int:
-    """quantity·price·rate at 18 decimals, rounded up; one rounding for both products."""
+    """quantity·price·rate at 18 decimals, rounded up once."""
     return -(-quantity * price * rate // _SQUARE)
 
 
@@ -31,7 +31,7 @@ def share_down(quantity: int, price: int, rate: int) -> int:
 
 def margins(instrument: Instrument, notional: int) -> tuple[int, int]:
     """CVA + LF + MM of a notional at 36 decimals, each rounded up, for trader and solver."""
-    # Written out: it is worked out for every order and position that changes.
+    # Written out for speed: every change of an order or position needs it.
     trader, solver = instrument.trader, instrument.solver
     return (
         -(-notional * trader.cva // _SQUARE)

@@ -1,8 +1,8 @@
 """Oracle prices: what a signer signs, and when a price comes into effect.
 
-A signer signs EIP-712 ``OraclePrice(string feed,uint256 price,uint64 timestamp)`` under pSymm's
-domain; price at 18 decimals, timestamp in nanoseconds. A price is signed for a feed and not for a
-custody, so one signature serves every custody of that contract.
+An oracle signer signs EIP-712 ``OraclePrice(string feed,uint256 price,uint64 timestamp)`` under
+pSymm's domain; price at 18 decimals, timestamp in nanoseconds. A price belongs to a feed and not to
+a custody, so one signature serves every custody of that contract.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def price_digest(terms: Terms, feed: str, price: int, timestamp_ns: int) -> byte
 
 
 def signers_of(digest: bytes, signatures: Iterable[bytes]) -> set[str]:
-    """The distinct addresses whose valid signatures of ``digest`` are given."""
+    """The distinct addresses that signed ``digest``."""
     found: set[str] = set()
     for signature in signatures:
         try:
@@ -44,7 +44,7 @@ def signers_of(digest: bytes, signatures: Iterable[bytes]) -> set[str]:
 
 
 def take_price(account: Account, said: OraclePrice) -> Account:
-    """UPX: the price comes into effect for everything after it."""
+    """UPX: a price comes into effect for all later frames."""
     instrument = account.terms.instrument(said.symbol)
     if instrument is None:
         refuse("unknown-symbol", symbol=said.symbol)
@@ -59,7 +59,7 @@ def take_price(account: Account, said: OraclePrice) -> Account:
     if said.timestamp + oracle.validity < account.clock:
         refuse("price-stale", timestamp=said.timestamp, clock=account.clock)
     digest = price_digest(account.terms, instrument.feed, said.price, said.timestamp)
-    # Distinct signers: one that signs twice is no second voice.
+    # Count distinct signers: a second signature of one signer adds nothing.
     signed = signers_of(digest, (each.signature for each in said.signatures))
     agreed = len(signed & set(oracle.signers))
     if not oracle.signers or agreed < oracle.threshold:

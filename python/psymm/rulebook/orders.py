@@ -1,9 +1,19 @@
 """Orders: from request to position, and from position to closed.
 
-An order is pending when it takes effect. The solver may lock it (its last look), fill it whole or
-in parts, or decline it, which is free until it is filled. A cancel takes a pending order at once
-and asks for one that is locked; a close always asks, since a close is never locked. Every fill of
-an opening order is a position of its own.
+The states of an order that opens:
+
+    PENDING → LOCKED → (filled)     the solver's last look (8, New), then its fills (8, Trade)
+    PENDING → CANCELLED             a cancel (F) of a pending order needs no answer
+    LOCKED → CANCEL_PENDING         a cancel of a locked order asks the solver
+    LOCKED → REPLACE_PENDING        a replacement (G) of a locked order asks, too
+
+An order that closes starts at CLOSE_PENDING and is never locked. A cancel of it always asks
+(CANCEL_CLOSE_PENDING). The solver may decline any order free of charge until it is filled. A cancel
+that the solver does not answer can be forced after a cooldown (``force``). An order ends FILLED,
+CANCELLED, DECLINED, EXPIRED or REPLACED.
+
+Every fill of an opening order creates a position of its own. Messages of the two sides may cross: a
+message about an order that has ended meanwhile changes nothing, and is no violation.
 """
 
 from __future__ import annotations
@@ -53,7 +63,7 @@ _CONFIRMS = {
     ExecType.CANCELED: OrderStatus.CANCELLED,
     ExecType.REPLACED: OrderStatus.REPLACED,
 }
-"""Reports that may also confirm how an order has already ended; they then change nothing."""
+"""Reports that may confirm how an order has already ended. They then change nothing."""
 
 
 # --- the trader's messages ---------------------------------------------------------------------
@@ -61,7 +71,7 @@ _CONFIRMS = {
 
 def send(account: Account, said: NewOrderSingle) -> Account:
     """D: an order to open or to close."""
-    # An id counts as used only where the order is in order: what is refused changes nothing.
+    # A refused order leaves its id unused: a refusal discards this whole account.
     account = use_id(account, "ClOrdID", said.cl_ord_id)
     instrument = instrument_of(account, said.symbol)
     if said.expire_time < account.clock:
@@ -92,7 +102,7 @@ def send(account: Account, said: NewOrderSingle) -> Account:
 
 
 def _priced(account: Account, said: NewOrderSingle) -> tuple[Account, int]:
-    """The order's price, and the account with the quote that it hits used up."""
+    """The order's price, and the account without the quote that the order hits."""
     if said.quote_id is None:
         if said.ord_type is OrdType.PREVIOUSLY_QUOTED:
             refuse("missing-field", field="QuoteID")
@@ -105,6 +115,7 @@ def _priced(account: Account, said: NewOrderSingle) -> tuple[Account, int]:
     if quote is None:
         refuse("unknown-quote", quote_id=said.quote_id)
     price = _hit(quote, said)
+    # A quote can be hit only once.
     return replace(account, quotes=account.quotes.without(said.quote_id)), price
 
 
@@ -133,8 +144,10 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
 
 def _send_open(account: Account, order: LiveOrder) -> Account:
     _check_openable(account)
+    # Limits bound the account's size, which must fit into evidence (`spec.md` 11).
     if account.totals.opening >= account.terms.limits.open_orders:
         refuse("too-many-orders", limit=account.terms.limits.open_orders)
+    # Checked with the order in place: margin must count it.
     return _check_order(_with_order(account, order), order)
 
 
@@ -146,7 +159,7 @@ def _check_openable(account: Account) -> None:
 
 
 def _check_order(account: Account, order: LiveOrder) -> Account:
-    """The checks of an opening order that is already among the account's."""
+    """Check an opening order that is already in the account."""
     instrument = account.terms.by_symbol[order.symbol]
     check_notional(instrument, order.quantity, order.price)
     check_band(account, order.symbol, order.price)
@@ -169,19 +182,23 @@ def _send_close(account: Account, order: LiveOrder) -> Account:
         refuse("close-mismatch", quantity=decimal(order.quantity), open=decimal(position.quantity))
     if position.close_order is not None:
         refuse("close-pending", cl_ord_id=position.close_order)
+    # One close at a time: the position names it, so that two cannot close it twice.
     account = _with_order(account, replace(order, status=OrderStatus.CLOSE_PENDING))
     held = replace(position, close_order=order.cl_ord_id)
     return replace(account, positions=account.positions.put(position.position_id, held))
 
 
 def ask_cancel(account: Account, said: OrderCancelRequest) -> Account:
-    """F: cancels a pending order at once, asks for a locked one or a close. One that has ended
-    meanwhile is left as it ended: the request crossed its end."""
+    """F: cancel a pending order at once; ask the solver to cancel a locked order or a close.
+
+    If the order has ended meanwhile, the request crossed its end and changes nothing.
+    """
     account = use_id(account, "ClOrdID", said.cl_ord_id)
     order = _live_or_crossed(account, said.orig_cl_ord_id)
     if order is None:
         return account
     match order.status:
+        # The solver has promised nothing yet, so it need not agree.
         case OrderStatus.PENDING:
             return end_order(account, order, OrderStatus.CANCELLED)
         case OrderStatus.CLOSE_PENDING:
@@ -197,7 +214,7 @@ def ask_cancel(account: Account, said: OrderCancelRequest) -> Account:
 
 
 def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
-    """G: replaces a pending order at once, asks for a locked one."""
+    """G: replace a pending order at once; ask the solver to replace a locked one."""
     account = use_id(account, "ClOrdID", said.cl_ord_id)
     order = _live_or_crossed(account, said.orig_cl_ord_id)
     if order is None:
@@ -220,8 +237,8 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
         expire_time=said.expire_time,
     )
     replaced = _replaced(account, order, wanted)
-    # The checks of the replacement were done on the account as it would be, also where the solver
-    # is still to agree.
+    # `_replaced` has checked the replacement on the account as it would be. That is needed even if
+    # the solver still has to agree.
     if order.status is OrderStatus.PENDING:
         return replaced
     moved = replace(
@@ -235,8 +252,9 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
 
 
 def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Account:
-    """The account with the order replaced, if the replacement passes an order's checks."""
+    """The account with the order replaced. Raises if the replacement fails an order's checks."""
     _check_openable(account)
+    # The old order leaves first, so that margin does not count both.
     account = replace(
         account,
         orders=account.orders.without(order.cl_ord_id),
@@ -258,7 +276,7 @@ def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Accoun
 
 
 def force(account: Account, said: ForceAction) -> Account:
-    """UFC: a cancel that went unanswered for longer than the cooldown is forced."""
+    """UFC: force a cancel that the solver has not answered within the cooldown."""
     if said.force_kind is ForceKind.CLOSE:
         refuse("not-yet-in-force", force_kind=said.force_kind)
     account = use_id(account, "ClOrdID", said.cl_ord_id)
@@ -278,7 +296,7 @@ def force(account: Account, said: ForceAction) -> Account:
 
 def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
     """8: what the solver does with an order."""
-    # Complex since every ExecType has its case, in the order of the specification.
+    # Complex because every ExecType has its case, in the order of the specification.
     account = use_id(account, "ExecID", said.exec_id)
     if said.exec_type is not ExecType.TRADE:
         for name, value in (("LastPx", said.last_px), ("LastQty", said.last_qty)):
@@ -289,6 +307,7 @@ def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
         status = account.ended_orders.get(said.cl_ord_id)
         if status is None:
             refuse("unknown-order", cl_ord_id=said.cl_ord_id)
+        # The report crossed the end of the order that it confirms.
         if _CONFIRMS.get(said.exec_type) is status:
             return account
         refuse("order-not-live", cl_ord_id=said.cl_ord_id, status=status)
@@ -303,10 +322,12 @@ def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
         case ExecType.NEW:
             if order.status is not OrderStatus.PENDING:
                 refuse("order-not-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+            # A lock is a promise to fill, so prices and margin must hold now (`spec.md` 43).
             check_fresh(account, order.symbol)
             check_margin(account, order.symbol)
             locked = replace(order, status=OrderStatus.LOCKED, since=account.clock)
             return _with_order(account, locked)
+        # The solver may cancel only on request; otherwise it declines (Rejected).
         case ExecType.CANCELED:
             if order.status not in _CANCELLING:
                 refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
@@ -314,6 +335,7 @@ def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
         case ExecType.REPLACED:
             if order.replacement is None:
                 refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
+            # A fill or the clock may have overtaken the request meanwhile.
             if order.replacement.quantity <= order.filled:
                 refuse(
                     "off-lot",
@@ -328,11 +350,12 @@ def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
         case ExecType.TRADE:
             return _fill(account, order, said)
         case ExecType.EXPIRED:
+            # The clock ends orders (`rules._expire`); a live order has not expired.
             raise violated("not-expired", expire_time=order.expire_time, clock=account.clock)
 
 
 def _leaves_after(order: LiveOrder, said: ExecutionReport, filled: int) -> tuple[int, ...]:
-    """What LeavesQty may say: nothing is left of an order that the report ends."""
+    """The allowed values of LeavesQty: 0 if the report ends the order."""
     if said.exec_type in (ExecType.CANCELED, ExecType.REJECTED):
         return (0,)
     if said.exec_type is ExecType.REPLACED and order.replacement is not None:
@@ -353,7 +376,7 @@ def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
         refuse("fill-over-quantity", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     if not no_worse(order.side, price, order.price):
         refuse("fill-worse-than-price", last_px=decimal(price), price=decimal(order.price))
-    # The order shrinks before the position is there, so that margin counts the quantity once.
+    # Shrink the order before the position exists, so that margin counts the quantity once.
     after = _after_fill(account, order, quantity)
     if order.opens:
         return _open_position(after, order, said.exec_id, quantity, price)
@@ -361,10 +384,11 @@ def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
 
 
 def _after_fill(account: Account, order: LiveOrder, quantity: int) -> Account:
-    """What is left of the order: pending again, or cancelled where its cancel was asked for."""
+    """The order after a fill: pending again, or cancelled if a cancel was requested."""
     left = replace(order, filled=order.filled + quantity)
     if not left.leaves:
         return end_order(account, left, OrderStatus.FILLED)
+    # The partial fill answers the open cancel request: the rest is cancelled.
     if order.status in _CANCELLING:
         return end_order(account, left, OrderStatus.CANCELLED)
     if order.status is OrderStatus.LOCKED:
@@ -375,8 +399,7 @@ def _after_fill(account: Account, order: LiveOrder, quantity: int) -> Account:
 def _open_position(
     account: Account, order: LiveOrder, exec_id: str, quantity: int, price: int
 ) -> Account:
-    # The solver's price is checked like an order's: it may be better than the trader's, and out of
-    # the band.
+    # A fill may be better than the order's price, and so may be out of the band (`spec.md` 49).
     _check_openable(account)
     check_band(account, order.symbol, price)
     if len(account.positions) >= account.terms.limits.positions:
@@ -397,6 +420,7 @@ def _open_position(
         totals=with_position(account, None, position),
         fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
     )
+    # Checked last, with the position and its fee in the account.
     check_fresh(account, order.symbol)
     check_margin(account, order.symbol)
     return account
@@ -405,11 +429,12 @@ def _open_position(
 def _close_position(account: Account, order: LiveOrder, quantity: int, price: int) -> Account:
     if order.position_id is None:
         raise AssertionError("a close without a position was let in")
-    # A market close without all of its quantity would leave a rest at no price.
+    # A partial fill of a market close would leave a rest that has no price.
     if order.ord_type is not OrdType.LIMIT and quantity != order.leaves:
         refuse("partial-market-close", last_qty=decimal(quantity), leaves_qty=decimal(order.leaves))
     position = account.positions[order.position_id]
     rate = account.instrument(order.symbol).close_fee
+    # Closing needs no margin (`spec.md` 48), so nothing is checked here.
     left, table = position.quantity - quantity, account.positions
     reduced = replace(position, quantity=left) if left else None
     return replace(
@@ -424,8 +449,10 @@ def _close_position(account: Account, order: LiveOrder, quantity: int, price: in
 
 
 def refuse_request(account: Account, said: OrderCancelReject) -> Account:
-    """9: a cancel or replace request is refused. For an order that has ended it changes nothing:
-    it only says that the request came too late."""
+    """9: the solver refuses a cancel or replace request.
+
+    For an order that has ended it changes nothing: the request only came too late.
+    """
     order = _live_or_crossed(account, said.orig_cl_ord_id)
     if order is None:
         if f"ClOrdID:{said.cl_ord_id}" not in account.used_ids:
@@ -444,7 +471,7 @@ def refuse_request(account: Account, said: OrderCancelReject) -> Account:
 
 
 def _live_or_crossed(account: Account, cl_ord_id: str) -> LiveOrder | None:
-    """The live order, or None where it has ended; one that was never sent is refused."""
+    """The live order; None if it has ended. Refuses an order that was never sent."""
     order = account.orders.get(cl_ord_id)
     if order is None and cl_ord_id not in account.ended_orders:
         refuse("unknown-order", cl_ord_id=cl_ord_id)
@@ -461,10 +488,11 @@ def _with_order(account: Account, order: LiveOrder) -> Account:
 
 
 def end_order(account: Account, order: LiveOrder, status: OrderStatus) -> Account:
-    """The order ends; a position that it would have closed is open again."""
+    """End an order. A position that it would have closed is free for another close."""
     positions = account.positions
     if order.position_id is not None and (held := positions.get(order.position_id)) is not None:
         positions = positions.put(order.position_id, replace(held, close_order=None))
+    # How it ended stays known, so that a crossing message about it is no violation.
     return replace(
         account,
         positions=positions,

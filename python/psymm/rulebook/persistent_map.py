@@ -1,9 +1,9 @@
-"""Immutable mappings: an account is a new value after every frame, and shares what did not change.
+"""Immutable mappings: each frame gives a new account, which shares what did not change.
 
-What is open at one time is small: a `SmallMap` is copied whole. The ids ever used and the orders
-ever ended grow with the custody: a `PersistentMap` is split into many buckets, of which a change
-copies one, and is hashed bucket by bucket, so that a hash after every frame costs what changed.
-Keys fall into buckets by CRC-32 and not by Python's salted hash, so that all processes agree.
+A `SmallMap` holds what is open at one time. It is small, so a change copies it whole. A
+`PersistentMap` holds what grows with the custody: used ids and ended orders. It is split into
+buckets; a change copies one bucket, and a hash recomputes only changed buckets. CRC-32 assigns keys
+to buckets, because Python's own hash is salted and differs between processes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from psymm._core import keccak256
 K = TypeVar("K", bound=str | bytes)
 V = TypeVar("V")
 MANY: Final = 256
-"""Buckets of a table that grows with the custody."""
+"""Buckets of a `PersistentMap`."""
 
 
 class SmallMap(dict[K, V]):
-    """A mapping of a few entries. Never changed once made: `put` and `without` give a new one. A
-    `dict`, so that to read it costs no call of Python's."""
+    """A mapping of a few entries. Never modify it: `put` and `without` return a new one.
+
+    It is a `dict`, so that reading it costs no Python call.
+    """
 
     __slots__ = ()
 
@@ -39,7 +41,7 @@ class SmallMap(dict[K, V]):
 
 
 class PersistentMap(Generic[K, V]):
-    """A mapping of many entries; ``put`` gives a new one and leaves this one as it is."""
+    """A mapping of many entries. ``put`` returns a new one."""
 
     __slots__ = ("_buckets", "_digests", "_size")
 
@@ -71,7 +73,7 @@ class PersistentMap(Generic[K, V]):
         return self._with(at, {**self._buckets[at], key: value})
 
     def added(self, key: K, value: V) -> PersistentMap[K, V] | None:
-        """With a new key; None where it is there already."""
+        """The mapping with a new key; None if the key exists."""
         at = _place(key, len(self._buckets))
         bucket = self._buckets[at]
         return None if key in bucket else self._with(at, {**bucket, key: value})
@@ -86,8 +88,11 @@ class PersistentMap(Generic[K, V]):
         return made
 
     def digest(self) -> bytes:
-        """keccak256 over the buckets' own: each keccak256 of its entries as canonical JSON, an
-        object from key to ``str(value)``, keys sorted. Only for keys and values that are text."""
+        """keccak256 over the digests of all buckets, for text keys and values.
+
+        A bucket's digest is keccak256 of its entries as canonical JSON: an object from key to
+        ``str(value)``, keys sorted.
+        """
         for at, bucket in enumerate(self._buckets):
             if self._digests[at] is None:
                 plain = {str(key): str(value) for key, value in bucket.items()}

@@ -1,4 +1,4 @@
-"""Quote requests and quotes: asked, answered, withdrawn, passed on, hit once."""
+"""Quote requests and quotes. A quote lives until it is hit, withdrawn, declined or expired."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psymm.rulebook.violation import decimal, refuse
 
 
 def ask(account: Account, said: QuoteRequest) -> Account:
-    """R: a request lives until it is refused or its time has passed, at most a quote's life."""
+    """R: a request lives until it is refused or expires, at most as long as a quote."""
     instrument = instrument_of(account, said.symbol)
     check_quantity(instrument, said.order_qty)
     longest = account.clock + account.terms.timeouts.quote_life
@@ -49,7 +49,7 @@ def decline_request(account: Account, said: QuoteRequestReject) -> Account:
 
 
 def quote(account: Account, said: Quote) -> Account:
-    """S: a quote stands until it is hit, withdrawn, passed on, or its time has passed."""
+    """S: a quote lives until it is hit, withdrawn, declined, or expires."""
     instrument = instrument_of(account, said.symbol)
     if said.quote_req_id is not None:
         request = account.requests.get(said.quote_req_id)
@@ -60,7 +60,7 @@ def quote(account: Account, said: Quote) -> Account:
     for price in (said.bid_px, said.offer_px):
         if price is not None:
             check_price(instrument, price)
-    # A crossed quote could be hit on both sides for a sure gain.
+    # A crossed quote could be hit on both sides for a certain profit.
     if said.bid_px is not None and said.offer_px is not None and said.bid_px > said.offer_px:
         refuse("quote-crossed", bid=decimal(said.bid_px), offer=decimal(said.offer_px))
     for size, price in ((said.bid_size, said.bid_px), (said.offer_size, said.offer_px)):
@@ -92,7 +92,7 @@ def quote(account: Account, said: Quote) -> Account:
 
 
 def withdraw(account: Account, said: QuoteCancel) -> Account:
-    """Z: the quotes named end. One that was hit before stays hit."""
+    """Z: withdraw the named quotes. A quote that was hit before stays hit."""
     match said.quote_cancel_type:
         case QuoteCancelType.ALL:
             names = list(account.quotes)
@@ -103,7 +103,7 @@ def withdraw(account: Account, said: QuoteCancel) -> Account:
         case QuoteCancelType.QUOTE:
             if said.quote_id is None:
                 refuse("missing-field", field="QuoteID")
-            # One that was hit or has expired may still be named: the two crossed.
+            # A quote that was hit or has expired may be named: the messages crossed.
             if f"QuoteID:{said.quote_id}" not in account.used_ids:
                 refuse("unknown-quote", quote_id=said.quote_id)
             names = [said.quote_id]
@@ -114,7 +114,7 @@ def withdraw(account: Account, said: QuoteCancel) -> Account:
 
 
 def pass_on(account: Account, said: QuoteResponse) -> Account:
-    """AJ: the trader does not want the quote; it ends. One that has ended is left as it is."""
+    """AJ: the trader declines a quote, which ends. One that has ended does not change."""
     if f"QuoteID:{said.quote_id}" not in account.used_ids:
         refuse("unknown-quote", quote_id=said.quote_id)
     account = use_id(account, "QuoteRespID", said.quote_resp_id)

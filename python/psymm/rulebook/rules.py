@@ -1,7 +1,8 @@
-"""One frame against one account: who may send it, when, and which rule it meets.
+"""One frame against one account: who may send it, when, and which rule applies.
 
-``judge`` is the one way in. ``advance`` is what every frame does, in order or not: it uses its seq,
-moves the clock and lets expire what has expired. ``rule`` is what its message does.
+``judge`` is the only entry point. ``advance`` is what every frame does, even one that breaks a
+rule: it uses its seq, moves the clock and expires what is out of time. ``rule`` is what its message
+does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SOLVERS: Final = (
     m.ExecutionReport,
 )
 _HARMLESS: Final = (m.Heartbeat, m.Reject, m.BusinessMessageReject, m.CollateralRequest)
-"""They change nothing, so nothing but a lane's own state can forbid them."""
+"""Messages that change nothing, so that only the state of their own lane can forbid them."""
 _WHILE_FROZEN: Final = (
     *_HARMLESS,
     m.Logout,
@@ -56,15 +57,17 @@ _AT_LIMIT: Final = (
     m.Liquidation,
 )
 NO_TIME: Final = 0
-"""The legal time of a frame that moves no clock."""
+"""The legal time of a frame that does not move the clock."""
 MOST_UNCOVERED: Final = 128
-"""Solver frames that the trader does not cover, after which the solver signs only Heartbeats."""
+"""Most uncovered solver frames; beyond them only Heartbeats are valid (``spec.md`` 67)."""
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
 
 
 def beyond(account: Account, entry: RuledFrame) -> bool:
-    """Whether more of the solver's lane are uncovered with this frame of it than may be
-    (``spec.md`` 67). Such a frame moves no clock, and only a Heartbeat is no violation."""
+    """Whether this solver frame is beyond the limit of uncovered frames (``spec.md`` 67).
+
+    Such a frame does not move the clock, and is a violation unless it is a Heartbeat.
+    """
     return entry.seq - account.trader_covers > MOST_UNCOVERED
 
 
@@ -76,18 +79,31 @@ def judge(
     facts: ChainFacts,
     named: checkpoint.Named,
 ) -> tuple[Account, Violation | None]:
-    """The account after a frame, and the violation that the frame is, if it is one: then it keeps
-    its seq and moves the clock, no more. ``named`` is what a UCP here may name. Raises FactsBehind
-    where the facts do not suffice to say.
+    """Judge one frame.
 
-    This is all that a replay knows of the rules.
+    A frame that breaks a rule keeps its seq and moves the clock, and changes nothing else. This is
+    all that a replay knows of the rules.
+
+    Args:
+        account: the account before the frame.
+        entry: the frame.
+        legal_time: as ``sequence`` decided it; ``NO_TIME`` leaves the clock alone.
+        inputs: the custody's id and wallets.
+        facts: what is known of the chain.
+        named: what a UCP may name here.
+
+    Returns:
+        The account after the frame, and its violation or None.
+
+    Raises FactsBehind if the facts do not suffice.
     """
     noticed = facts.noticed.get((int(entry.lane), entry.seq)) if facts.noticed else None
     violation: Violation | None = None
     if noticed is not None and not has_come(
         entry.sending_time, noticed, account.terms.timeouts.skew
     ):
-        # The chain had it before its time could come (``spec.md`` 2).
+        # Noticed on chain before its own date could come, so it is void (``spec.md`` 2). Its date
+        # must not move the clock.
         account = advance(account, entry, NO_TIME)
         violation = violated("dated-ahead", sent=entry.sending_time, seen=noticed).violation
     else:
@@ -96,12 +112,15 @@ def judge(
             account = rule(account, entry, inputs, facts, named)
         except RuleBroken as refused:
             violation = refused.violation
+    # After every frame, valid or not: each one shows whether its lane leaves an offer unanswered.
     return account if account.offer is None else checkpoint.overdue(account, entry), violation
 
 
 def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
-    """The frame takes its place: seq, counts, the clock (the running maximum of legal times), and
-    whatever the clock has passed."""
+    """Let a frame take its place: seq, byte counts, clock, and what the clock expires.
+
+    The clock is the maximum of all legal times so far, so it never goes back.
+    """
     trader, solver = account.bytes_sent
     clock = max(account.clock, legal_time)
     if entry.lane is Lane.TRADER:
@@ -119,14 +138,14 @@ def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
             clock=clock,
             bytes_sent=(trader, solver + entry.size),
         )
-    # Before the message is ruled: what has expired by this frame can no longer be hit or filled.
+    # Before the message is judged: what has expired by now can no longer be hit or filled.
     if clock > account.next_expiry:
         account = _expire(account, clock)
     return account if account.alive is None else settlement.release_freeze(account)
 
 
 def _expire(account: Account, clock: int) -> Account:
-    """Drop what has outlived its time; a quote, request or order dies once the clock is past it."""
+    """Drop quotes, requests and orders whose time is before the clock."""
     requests, live = account.requests, account.quotes
     for request in account.requests.values():
         if request.expire_time < clock:
@@ -151,17 +170,18 @@ def rule(  # noqa: C901
     facts: ChainFacts,
     named: checkpoint.Named,
 ) -> Account:
-    """The account after the frame's message. Raises RuleBroken where it is a violation."""
-    # Complex since every message of the vocabulary has its case; each is one call.
+    """The account after the frame's message. Raises RuleBroken if it is a violation."""
+    # Complex because every message of the vocabulary has its case; each is one call.
     said = entry.message
     if said is None:
         refuse("malformed", code=entry.malformed)
+    # It claims to cover a frame that its signer cannot have seen (``spec.md`` 66).
     if entry.unseen:
         refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
     beats = isinstance(said, m.Heartbeat)
     if entry.lane is Lane.SOLVER and not beats and beyond(account, entry):
         refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
-    # What the lane may send at all comes first: a message that may not be sent reads nothing.
+    # Permission first: a message that the lane may not send now must not be looked at further.
     _admit(account, entry, said)
     match said:
         case m.Logon():
@@ -185,6 +205,7 @@ def rule(  # noqa: C901
         case m.QuoteResponse():
             return quotes.pass_on(account, said)
         case m.NewOrderSingle():
+            # Payees were named for the flat account, which an order ends.
             return settlement.forget_payees(orders.send(account, said))
         case m.OrderCancelRequest():
             return orders.ask_cancel(account, said)
@@ -216,16 +237,16 @@ def rule(  # noqa: C901
 
 
 def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
-    """Whether this lane may send this message now, whatever it says."""
+    """Check that this lane may send this kind of message now. Raises RuleBroken."""
     lane = entry.lane
     if isinstance(said, _SOLVERS if lane is Lane.TRADER else _TRADERS):
         refuse("wrong-lane", msg_type=said.MSG_TYPE, lane=lane.name.lower())
-    # It brings the key and the notes that all other checks ask for.
+    # The Logon brings the key and the notes that the checks below need.
     if isinstance(said, m.Logon):
         return
     if not account.logged_on[lane]:
         refuse("not-logged-on", lane=lane.name.lower())
-    # A frame after the key's range is void, but the lane may still bring its next key.
+    # A frame beyond the key's range is void, but its lane may still bring the next key.
     key = account.keys[lane][-1]
     outside = entry.seq > key.to_seq or entry.sending_time > key.expiry
     if outside and not isinstance(said, m.SessionKeyChange):
@@ -234,11 +255,13 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
         named = said.ref_seq_num
         if named is not None and not 1 <= named <= entry.peer_seq:
             refuse("unknown-frame", ref_seq_num=named, covered=entry.peer_seq)
+    # A settled custody has nothing left to change.
     if account.ended and not isinstance(said, (*_HARMLESS, m.Logout)):
         refuse("custody-ended", msg_type=said.MSG_TYPE)
-    # A signed settlement is an option on the account as it is, so nothing may change it.
+    # A signed settlement is an option on the account as it is, so nothing may change the account.
     if account.alive is not None and not isinstance(said, _WHILE_FROZEN):
         refuse("frozen", msg_type=said.MSG_TYPE, deadline=_deadline(account))
+    # At the limit only what lets the lane checkpoint or end is allowed (``spec.md`` 10).
     limits = account.terms.limits
     frames, sent = account.since_checkpoint(lane)
     if (frames > limits.frames or sent > limits.bytes) and not isinstance(said, _AT_LIMIT):
@@ -252,7 +275,7 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
 
 
 def _check_closes(account: Account, said: m.QuoteRequest | m.Quote) -> None:
-    """After a Logout: a price can still close what is open in its symbol (`spec.md` 63)."""
+    """After a Logout a quote is allowed only to close what is open in its symbol (`spec.md` 63)."""
     if not any(position.symbol == said.symbol for position in account.positions.values()):
         refuse("logged-out", msg_type=said.MSG_TYPE)
 

@@ -1,20 +1,29 @@
-"""Settlement: payees named, proposed on a flat account, accepted, and ended by a fact of the chain.
+"""Settlement: name payees, propose on a flat account, accept, cite the chain.
 
-A signed settlement is an option, so at most one is alive, and while it is nothing may change the
-account. The fee of the relayer comes out of the proposer's payout; the payouts stated are before
-that fee.
+The steps:
 
-A proposal is alive only if it can be mined as the account has it: both payees stand on the record
-(UPY), and commitments, memos and the proposer's signature are computed again from them. What
-differs is a violation and freezes nothing (``spec.md`` 64). So the whole memo stands on the record,
-not its hash: what is signed is the hash of both memos together, which two hashes do not give.
+    UPY     each side names its payee (``name_payee``)
+    UST     a side proposes; its wallet has signed (``propose``). The account is frozen
+    USA     the other side accepts; both wallets have signed (``accept``)
+    UCF     a frame cites the mined settlement (``cite``). The custody has ended
 
-Whether the tree has an output already is known to the chain alone, and may change after any frame.
-It counts once a frame cites it (UCF, ``inserted``): a payee of that output is off the record, and a
-proposal with it is dead. So session and judge rule one input.
+A signed settlement is an option on the account as it is. So at most one is alive, and nothing may
+change the account meanwhile. It dies when its deadline and the skew have passed
+(``release_freeze``), or when a cited fact shows that it can no longer be mined. The relayer's fee
+comes out of the proposer's payout; the stated payouts are before that fee.
 
-Payees are of the flat account as it is: an order takes them off the record, and so does the end of
-the proposal that they were for.
+A proposal comes alive only if it can be mined for this account. Both payees must be on the record,
+and commitments, memos and the proposer's signature are computed again from them. If anything
+differs, the proposal is a violation and freezes nothing (``spec.md`` 64). The record holds each
+whole memo, because the wallets sign the hash of both memos together, and two separate hashes would
+not give that.
+
+Only the chain knows whether the tree already has an output, and that may change at any time. It
+counts once a frame cites it (UCF, ``inserted``): then a payee of that output leaves the record, and
+a proposal with it is dead. So session and judge rule on the same input.
+
+Payees belong to the flat account as it is. A new order removes them, and so does the end of the
+proposal that they were for.
 """
 
 from __future__ import annotations
@@ -38,29 +47,34 @@ from psymm.rulebook.violation import FactsBehind, refuse
 from psymm.terms import NANOSECONDS, Terms
 
 DEADLINE_STEP_S = 300
-"""Deadlines are rounded up to this many seconds, so that they do not tell sessions apart."""
+"""Deadlines are multiples of this, in seconds, so that they cannot tell sessions apart."""
 
 
 def name_payee(
     account: Account, entry: RuledFrame, said: SettlementOutput, inputs: ReplayInputs
 ) -> Account:
-    """UPY: the sender's payee, in place of the one before. With a signature it is the other lane's,
-    whose wallet signed it: a party whose journal was restored signs no frames. The trader's wallet
-    then covers for it (``sequence``): an account whose fills may still be void is nothing to settle
-    on."""
+    """UPY: set the sender's payee.
+
+    With a wallet's signature it is the other lane's payee: a party whose journal was restored signs
+    no frames. The trader's wallet then also covers (``sequence``), because nobody can settle an
+    account whose fills may still become void.
+    """
     lane = entry.lane
     _check_covers(entry, said)
     if said.signature is not None:
         lane = lane.other
         digest = payee_digest(account.terms, account.custody, lane, said)
         _check_signed(digest, said.signature, inputs.wallets[lane])
+    # Open positions would change the payouts that the payee's amount is made for.
     if not account.flat:
         refuse("not-flat", positions=len(account.positions), orders=len(account.orders))
     if not 0 < int.from_bytes(said.inner, "big") < FIELD_MODULUS:
         refuse("bad-inner", inner=said.inner)
     other = account.payee(lane.other)
+    # Equal inner hashes and amounts would give one commitment, which the tree takes only once.
     if other is not None and other.inner == said.inner:
         refuse("same-payee", inner=said.inner)
+    # Its amount is the payout less a relayer's fee that nobody knows yet.
     most = account.payouts[lane]
     if not most - account.terms.tariff.relayer_cap <= said.amount <= most:
         refuse("wrong-payee", amount=_tokens(account, said.amount), payout=_tokens(account, most))
@@ -81,7 +95,7 @@ def _check_covers(entry: RuledFrame, said: SettlementOutput) -> None:
 
 
 def forget_payees(account: Account) -> Account:
-    """The account is another: what was named for it is off the record."""
+    """Remove both payees: the account that they were named for has changed."""
     if account.trader_payee is None and account.solver_payee is None:
         return account
     return _with_payee(_with_payee(account, Lane.TRADER, None), Lane.SOLVER, None)
@@ -96,7 +110,7 @@ def _with_payee(account: Account, lane: Lane, payee: NamedPayee | None) -> Accou
 
 
 def payee_digest(terms: Terms, custody: bytes, lane: Lane, said: SettlementOutput) -> bytes:
-    """What a wallet signs to name its payee where it signs no frame (EIP-712)."""
+    """The EIP-712 digest that a wallet signs to name its payee without a frame."""
     return _typed(
         terms,
         b"Payee(bytes32 custody,uint8 lane,bytes32 inner,bytes32 memo,uint256 amount,"
@@ -111,7 +125,7 @@ def payee_digest(terms: Terms, custody: bytes, lane: Lane, said: SettlementOutpu
 
 
 def settlement_digest(terms: Terms, said: Settlement) -> bytes:
-    """What both wallets sign for a settlement: the contract's CustodyToCustody (EIP-712)."""
+    """The EIP-712 digest that both wallets sign: the contract's CustodyToCustody."""
     return _typed(
         terms,
         b"CustodyToCustody(bytes32 nullifier0,bytes32 nullifier1,bytes32 commitment0,"
@@ -148,8 +162,10 @@ def _check_signed(digest: bytes, signature: bytes, wallet: bytes) -> None:
 
 
 def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: ReplayInputs) -> Account:
-    """UST: a settlement comes alive: the one that account and payees give, signed by its
-    proposer's wallet. Release and merge have their own issue."""
+    """UST: a settlement comes alive, if it is exactly what account and payees give.
+
+    Its proposer's wallet has signed it. Releases and merges are not in force yet.
+    """
     if said.ust_kind is not SettlementKind.SETTLE:
         refuse("not-yet-in-force", ust_kind=said.ust_kind)
     if not account.flat:
@@ -159,6 +175,7 @@ def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: Repla
             refuse("missing-field", field=name)
     if said.amount is not None:
         refuse("field-not-allowed", field="Amount")
+    # Both sides compute the payouts; a proposal only repeats them.
     payouts = account.payouts
     if (said.trader_payout, said.solver_payout) != payouts:
         refuse(
@@ -168,6 +185,7 @@ def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: Repla
     _check_fee(account, said, payouts[entry.lane])
     _check_deadline(account, said.deadline)
     _check_outputs(account, entry.lane, said)
+    # The signature last: it costs more than all checks above.
     _check_signed(
         settlement_digest(account.terms, said), said.signature, inputs.wallets[entry.lane]
     )
@@ -180,6 +198,7 @@ def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: Repla
         fee=said.fee,
         deadline_s=said.deadline,
     )
+    # Kept by commitment even after it dies: the chain may still have mined it.
     return replace(
         account,
         proposals=account.proposals.put(said.commitment0, proposal),
@@ -188,9 +207,12 @@ def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: Repla
 
 
 def _check_inputs(account: Account, said: Settlement) -> None:
-    """Both inputs differ, and every accepted note is one of them. With a single note left, the
-    other input is the circuit's empty one, whose nullifier only its makers can know."""
-    # All that was accepted must go in: what stayed behind could not be settled later.
+    """Check that both inputs differ and that every accepted note is one of them.
+
+    With a single note left, the other input is the circuit's empty note. Only the two parties can
+    know its nullifier, so it cannot be checked here.
+    """
+    # Every accepted note must go in: one left behind could not be settled later.
     inputs = {said.nullifier0, said.nullifier1}
     notes = {n.nullifier for n in account.notes.values() if n.accepted and not n.spent}
     if len(inputs) != 2 or not notes or not notes <= inputs:
@@ -200,8 +222,10 @@ def _check_inputs(account: Account, said: Settlement) -> None:
 
 
 def _check_outputs(account: Account, proposer: Lane, said: Settlement) -> None:
-    """Commitments and memos are those of both payees, in either order: which output is whose
-    stays between the two."""
+    """Check that commitments and memos are those of both payees, in either order.
+
+    Which output belongs to whom stays between the two sides.
+    """
     outputs: list[tuple[bytes, bytes]] = []
     for lane in Lane:
         payee = account.payee(lane)
@@ -217,7 +241,7 @@ def _check_outputs(account: Account, proposer: Lane, said: Settlement) -> None:
             )
         outputs.append((_output(account, payee), payee.memo))
     stated = (said.commitment0, said.commitment1, said.memos)
-    # The order of outputs tells nothing, so both orders are right.
+    # Both orders are valid, so that the chain does not see which output is whose.
     for first, second in (outputs, outputs[::-1]):
         if stated == (first[0], second[0], keccak256(first[1] + second[1])):
             return
@@ -238,16 +262,19 @@ def _output(account: Account, payee: NamedPayee) -> bytes:
 def _check_fee(account: Account, said: Settlement, payout: int) -> None:
     nothing = bytes(20)
     token = bytes.fromhex(account.terms.collateral.token[2:])
+    # The contract wants zero addresses without a fee, and the token of the fee with one.
     if said.fee:
         stated = said.relayer != nothing and said.fee_token == token
     else:
         stated = said.relayer == nothing and said.fee_token == nothing
+    # The proposer pays the fee, so it cannot be more than the proposer gets.
     cap = min(account.terms.tariff.relayer_cap, payout)
     if not stated or said.fee > cap:
         refuse("wrong-fee", fee=_tokens(account, said.fee), cap=_tokens(account, cap))
 
 
 def _check_deadline(account: Account, deadline_s: int) -> None:
+    # A signed settlement must be dead or mined before a seizure can happen (``spec.md`` 21).
     latest = account.clock + account.terms.timeouts.settlement + DEADLINE_STEP_S * NANOSECONDS
     at = deadline_s * NANOSECONDS
     if deadline_s % DEADLINE_STEP_S or not account.clock < at <= latest:
@@ -255,7 +282,7 @@ def _check_deadline(account: Account, deadline_s: int) -> None:
 
 
 def accept(account: Account, entry: RuledFrame, said: SettlementAcceptance) -> Account:
-    """USA: both wallets have signed."""
+    """USA: the other side accepts the live proposal; both wallets have now signed."""
     alive = account.settlement
     if (
         account.alive is None
@@ -265,13 +292,16 @@ def accept(account: Account, entry: RuledFrame, said: SettlementAcceptance) -> A
         or alive.accepted
     ):
         refuse("no-proposal", ref_seq_num=said.ref_seq_num)
+    # The account stays frozen: the settlement may be mined at any time now.
     accepted = replace(alive, accepted=True)
     return replace(account, proposals=account.proposals.put(account.alive, accepted))
 
 
 def release_freeze(account: Account) -> Account:
-    """A proposal is alive until its deadline and the skew have passed on the rulebook's clock:
-    the chain's clock may run behind by that much."""
+    """End a proposal once its deadline and the skew have passed on the rulebook's clock.
+
+    The chain's clock may run behind by as much as the skew.
+    """
     alive = account.settlement
     if alive is None:
         return account
@@ -280,17 +310,17 @@ def release_freeze(account: Account) -> Account:
 
 
 def _dead(account: Account) -> Account:
-    """The proposal that was alive can be mined no more."""
+    """The account without its live proposal, which can no longer be mined."""
     return forget_payees(replace(account, alive=None))
 
 
 def cite(account: Account, entry: RuledFrame, said: ChainFact, facts: ChainFacts) -> Account:
-    """UCF: the chain says what the frame cites, and the account follows.
+    """UCF: a frame cites a fact of the chain, and the account follows.
 
-    What counts is the transaction: after a reorganisation it may stand in another block
-    (``spec.md`` 16). A settlement counts as mined if its input's nullifier was spent and its output
-    inserted in the transaction cited, whether or not its deadline has passed here. Raises
-    FactsBehind if the facts do not reach the block cited.
+    The transaction counts, not the block: a reorganisation may move it (``spec.md`` 16). A
+    settlement counts as mined if the cited transaction spent its input and inserted its output,
+    even if its deadline has passed here. Raises FactsBehind if the facts do not reach the cited
+    block (``spec.md`` 65).
     """
     spends = said.fact_kind is FactKind.SPENT
     what = said.nullifier if spends else said.commitment
@@ -300,31 +330,37 @@ def cite(account: Account, entry: RuledFrame, said: ChainFact, facts: ChainFacts
         refuse("field-not-allowed", field="Commitment" if spends else "Nullifier")
     place = (facts.spent if spends else facts.inserted).get(what)
     denied = (int(entry.lane), entry.seq) in facts.denied
+    # Unknown is not false: wait until the facts reach the block. A denial is final.
     if place is None and not denied and said.block_number > facts.block:
         raise FactsBehind(cited=said.block_number, known=facts.block)
     if place is None or denied or place.transaction != said.transaction_hash:
         refuse("false-citation", cited=what, block=said.block_number)
     if not spends:
         return _occupied(account, what, place, facts)
-    # Also one that is past its deadline here: the chain's clock decides what was mined.
+    # Dead proposals count, too: the chain's clock decides what was mined.
     for proposal in account.proposals.values():
         output = facts.inserted.get(proposal.commitments[0])
         if what in proposal.nullifiers and output == place:
             return replace(_dead(_spent(account, proposal.nullifiers)), ended=True)
     if not any(note.nullifier == what for note in account.notes.values()):
         refuse("unknown-note", nullifier=what)
-    # Spent by a move that stands in no frame in force: a seizure, or one that both wallets signed
-    # although the rules had refused its proposal. Without notes there is nothing to trade against.
+    # Spent by something that no valid frame names: a seizure, or a settlement that both wallets
+    # signed although the rules had refused it. The custody ends when no accepted note is unspent
+    # (``spec.md`` 63).
     account = _spent(account, (what,))
     gone = all(note.spent for note in account.notes.values() if note.accepted)
     return replace(_dead(account), ended=True) if gone else account
 
 
 def _occupied(account: Account, commitment: bytes, place: ChainPlace, facts: ChainFacts) -> Account:
-    """The tree has this commitment, and takes it no second time: nothing can be paid into it but
-    by the settlement that put it there."""
+    """The tree has this commitment and takes it only once.
+
+    So a payee or proposal with this output can no longer be paid, except by the settlement that
+    inserted it.
+    """
     alive = account.settlement
     if alive is not None:
+        # If the same transaction spent its input, the settlement itself created the output.
         mined = facts.spent.get(alive.nullifiers[0]) == place
         return _dead(account) if commitment in alive.commitments and not mined else account
     for lane in Lane:

@@ -1,8 +1,7 @@
-"""A changed copy of a value: what `dataclasses.replace` gives, at a quarter of its price.
+"""`replace`: like `dataclasses.replace`, but about four times as fast.
 
-The rules make a new account out of an old one several times a frame, so this is where their time
-went. A frozen dataclass without checks of its own is nothing but its fields; they are copied as
-they are.
+The rules derive a new account several times for each frame, and this used to dominate their time. A
+frozen dataclass without checks of its own is only its fields, so they can be copied directly.
 """
 
 from __future__ import annotations
@@ -16,13 +15,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """names: of the fields. slotted: they are in slots, not in a dict. checked: making one does
-    more than to set fields."""
+    """What `replace` needs to know about a class."""
 
     names: tuple[str, ...]
+    """Its fields."""
     known: frozenset[str]
+    """The same, for look-ups."""
     slotted: bool
+    """Whether the fields are in slots, not in a dict."""
     checked: bool
+    """Whether creating one does more than set fields; then `dataclasses.replace` is used."""
 
 
 _shapes: dict[type, _Shape] = {}
@@ -46,7 +48,7 @@ def replace(value: T, **changes: Any) -> T:
     if len(held) == len(shape.names):
         made.__dict__.update(held, **changes)
     else:
-        # What was worked out of the old fields (a cached property) is not the new value's.
+        # Leave out cached properties: they belong to the old fields.
         made.__dict__.update({name: held[name] for name in shape.names}, **changes)
     return made
 

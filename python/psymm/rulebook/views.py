@@ -11,7 +11,7 @@ from psymm.rulebook.account import Account, Lane
 
 @dataclass(frozen=True, slots=True)
 class PositionView:
-    """One position, as ``lane`` has it: the trader's long is the solver's short."""
+    """One position as a lane sees it: the trader's long is the solver's short."""
 
     position_id: str
     symbol: str
@@ -42,8 +42,7 @@ class OrderView:
 
 @dataclass(frozen=True, slots=True)
 class BalanceView:
-    """One side's balances. Collateral, reserve and payout are in whole tokens, the rest too, at
-    18 decimals."""
+    """One side's balances, in whole tokens at 18 decimals; ``payout_units`` in token units."""
 
     lane: str
     collateral: str

@@ -1,6 +1,6 @@
-"""The named ways in which a frame can break the rules, each with what to do about it.
+"""The catalogue of violations: what is wrong with a frame, and what its sender can do.
 
-A violation by either lane changes nothing in the account; the frame keeps its place.
+A violation by either lane changes nothing in the account; the frame keeps its seq.
 """
 
 from __future__ import annotations
@@ -224,15 +224,13 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule: its name (a key of ``CATALOGUE``, or the code of a payload that cannot be
-    read) and the values that broke it.
-
-    Sizes are decimals in units of the instrument; prices, notionals and amounts in whole tokens of
-    the collateral; times nanoseconds.
-    """
+    """A broken rule."""
 
     name: str
+    """A key of ``CATALOGUE``, or the code of an unreadable payload."""
     values: tuple[tuple[str, str], ...] = ()
+    """The values that broke it. Quantities are decimals in units of the instrument; prices,
+    notionals and amounts in whole tokens of the collateral; times in nanoseconds."""
 
     @property
     def what(self) -> str:
@@ -266,12 +264,12 @@ def violated(rule: str, /, **values: object) -> RuleBroken:
 
 
 def refuse(rule: str, /, **values: object) -> NoReturn:
-    """Leave the rule: the frame breaks it."""
+    """Raise a violation: the frame breaks this rule."""
     raise violated(rule, **values)
 
 
 def decimal(value: int) -> str:
-    """An integer scaled by 10**18 as people write it; of any size."""
+    """An integer of any size, scaled by 10**18, as a decimal for people."""
     return format_amount(value, 18)
 
 
@@ -280,7 +278,7 @@ def _shown(value: object) -> str:
 
 
 class RulebookError(PSymmError):
-    """The rulebook was not given what it needs to rule; nothing was ruled, nothing changed."""
+    """The rulebook lacks an input that it needs. Nothing was ruled, and nothing changed."""
 
     code = "rulebook"
 
@@ -292,7 +290,7 @@ class FrameOutOfOrder(RulebookError):
 
 
 class AccountRefused(RulebookError):
-    """Bytes that are not the account they should be; ``reason`` says how."""
+    """Bytes are not the account that they should be; ``reason`` says why."""
 
     code = "account-refused"
     what = "these bytes are not the account that was agreed"

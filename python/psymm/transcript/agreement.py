@@ -1,4 +1,4 @@
-"""The opening of a custody: what both parties agreed on before their first frame.
+"""The agreement of a custody: what both parties agreed on before their first frame.
 
 custodyId = H5(key(trader), key(solver), terms.hi, terms.lo, salt); key(P) = H4 of the 128-bit
 halves of x and y (design section 5).
@@ -25,10 +25,17 @@ SOLVER: Final = 1
 
 @dataclass(frozen=True)
 class CustodyAgreement:
-    """chain_id; contract: checksummed address of PSymm; trader, solver: public keys of 64 bytes;
-    terms: the document's bytes; salt: 32 bytes, a field element.
+    """A custody's parties and terms.
 
-    Raises BadOpening where a part has the wrong length or is not a field element.
+    Raises BadOpening if a part has the wrong length or is not a field element.
+
+    Attributes:
+        chain_id: of the chain with the contract.
+        contract: the checksummed address of PSymm.
+        trader: the wallet's public key, 64 bytes.
+        solver: the same for the solver.
+        terms: the document's bytes.
+        salt: 32 bytes, a field element.
     """
 
     chain_id: int
@@ -60,7 +67,7 @@ class CustodyAgreement:
 
     @cached_property
     def domain(self) -> bytes:
-        """The EIP-712 domain separator that its frames are signed under."""
+        """The EIP-712 domain separator under which its frames are signed."""
         return domain_separator(self.chain_id, bytes.fromhex(self.contract[2:]))
 
     def wallet_key(self, lane: int) -> bytes:
@@ -93,7 +100,7 @@ def salt_of(trader_nonce: bytes, solver_nonce: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class JournalledOpening:
-    """A note's opening, ours or the peer's; whoever listed the note is `lane`."""
+    """A note's opening, ours or the peer's. `lane` is the lane that listed the note."""
 
     commitment: bytes
     lane: int

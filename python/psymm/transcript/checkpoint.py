@@ -1,10 +1,15 @@
-"""A checkpoint in force as the transcript needs it: what a record can begin at.
+"""A checkpoint in force, as the transcript needs it: a place where a record can begin.
 
-Both UCPs are signed and lie after the frames that they name, so what is here is proven by what
-follows: the account's bytes by the hash that both named, the heads by the frames after them. The
-solver's frames reach back to the one after the last that the trader's head covers, since the
-trader's next frame may cover any of them. The keys in force are shown by the frames that carry
-their delegations.
+Both UCPs are signed and come after the frames that they name. So later frames prove what is here:
+the hash in both UCPs proves the account's bytes, and the frames after the heads prove the heads.
+
+A base snapshot contains
+
+- the trader's head,
+- the solver's frames from the first one that this head does not cover, because the trader's next
+  frame may cover any of them,
+- the frames that carry the delegations of the keys in force,
+- the account's document.
 """
 
 from __future__ import annotations
@@ -27,13 +32,15 @@ Ruling = tuple[int, Delegation]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a checkpoint in force is: the account's hash, the last frames of each lane that it
-    counts, and the seqs of the two UCPs, the trader's first."""
+    """A checkpoint in force."""
 
     account_hash: bytes
     trader_seq: int
+    """The trader's last frame that it counts."""
     solver_seq: int
+    """The solver's last frame that it counts."""
     said: tuple[int, int]
+    """The seqs of the trader's and of the solver's UCP."""
 
     @property
     def seqs(self) -> tuple[int, int]:
@@ -42,21 +49,20 @@ class Point:
 
 @dataclass(frozen=True)
 class BaseSnapshot:
-    """Where a record begins. account: the document of the rulebook's account.
-
-    carriers: raw frames that carry the keys in force, of the trader at its head, of the solver at
-    the first of `solver`. trader: the raw frame of its head; solver: raw frames in a row up to its
-    head.
-    """
+    """A place where a record can begin. Frames are raw."""
 
     point: Point
     account: bytes = field(repr=False)
+    """The document of the rulebook's account."""
     carriers: tuple[bytes, bytes] = field(repr=False)
+    """Frames that carry the keys in force: at the trader's head, and at the first of `solver`."""
     trader: bytes = field(repr=False)
+    """The trader's head."""
     solver: tuple[bytes, ...] = field(repr=False)
+    """The solver's frames up to its head, without a gap."""
 
     def counts(self, lane: int, seq: int) -> bool:
-        """Whether the checkpoint's account counts that frame."""
+        """Whether the checkpoint counts this frame."""
         return seq <= self.point.seqs[lane]
 
     @cached_property
@@ -65,11 +71,11 @@ class BaseSnapshot:
         return tuple(_exactly(raw) for raw in self.solver)
 
     def check(self, agreement: CustodyAgreement) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
-        """The core's start and the delegations in force there, each with the frame from which on
-        it rules.
+        """Check everything that can be checked without later frames.
 
-        Raises CheckpointRefused where frames are out of form, of another custody or place, do not
-        link, are not signed by the key in force, or where a key was not delegated.
+        Returns the core's start, and each lane's delegation in force with the frame that brought
+        it. Raises CheckpointRefused if a frame is malformed, belongs elsewhere, does not link or is
+        not signed by the key in force, or if a key was not delegated.
         """
         try:
             return self._checked(agreement)
@@ -103,7 +109,7 @@ class BaseSnapshot:
 
 
 def _signed(agreement: CustodyAgreement, frames: Sequence[Frame], ruling: Ruling) -> Ruling:
-    """Checks the signatures of a lane's frames in a row; the delegation in force at the last."""
+    """Check the signatures of a lane's frames. Returns the delegation in force at the last."""
     since, known = ruling
     for frame in frames:
         message = _message(frame)
@@ -138,9 +144,10 @@ def _carried(agreement: CustodyAgreement, lane: int, raw: bytes, head: int) -> R
 
 
 def base_snapshot(point: Point, account: bytes, frames: Iterable[Frame]) -> BaseSnapshot:
-    """Where a record can begin, out of a custody's frames in their order; more may be given.
+    """Build a base snapshot from a custody's frames, given in their order.
 
-    Raises CheckpointRefused where one that it needs is not among them.
+    Frames that it does not need are ignored. Raises CheckpointRefused if one that it needs is
+    missing.
     """
     carriers: tuple[list[Frame], list[Frame]] = ([], [])
     trader: Frame | None = None
@@ -180,14 +187,17 @@ _MSG_TYPE: Final = re.compile(rb'\{"MsgType":"([^"\\]*)"')
 
 
 def may_be(payload: bytes, msg_types: frozenset[bytes]) -> bool:
-    """Whether a payload may be of one of these types. Only a parser can tell where it is not
-    written in the usual form, which nobody is bound to."""
+    """Whether a payload may be of one of these types.
+
+    A cheap test. True also if the payload is not written in the usual form, which no rule requires:
+    then only a parser can tell.
+    """
     found = _MSG_TYPE.match(payload)
     return found is None or found[1] in msg_types
 
 
 def check_agreed(point: Point, said: Sequence[Frame]) -> None:
-    """That the two UCPs are among frames whose signatures stand, and name this very point.
+    """Check that both UCPs are among these verified frames and name this point.
 
     Raises CheckpointRefused.
     """

@@ -1,9 +1,9 @@
-"""Session keys: what a wallet signs to let a short-lived key sign frames for it.
+"""Delegations: what a wallet signs to let a short-lived session key sign frames for it.
 
 `SessionKey(address wallet,address key,bytes32 custody,uint8 lane,uint64 fromSeq,uint64 toSeq,
-uint64 expiry)`, EIP-712 under the pSymm domain; expiry in nanoseconds, compared with a frame's
-sendingTime. A key rules from the Logon or UKY that carries its delegation, whose range must hold
-that frame: it may begin earlier, since a wallet may take its time to sign while frames go on.
+uint64 expiry)`, EIP-712 under the pSymm domain; expiry is in nanoseconds, compared with a frame's
+sendingTime. A key is in force from the Logon or UKY that carries its delegation. The delegated
+range must include that frame. It may begin earlier, because frames go on while a wallet signs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIELDS: Final = (
 
 
 class DelegationRefused(PSymmError):
-    """A frame whose session key its wallet did not delegate; `reason` is the stable name."""
+    """The wallet did not delegate a frame's session key; `reason` is the stable name."""
 
     code = "delegation-refused"
     remedy = "The frame is not its party's word; nothing was changed"
@@ -41,13 +41,15 @@ class DelegationRefused(PSymmError):
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """public_key: 64 bytes; expiry: nanoseconds since the epoch."""
+    """What a wallet delegates to a session key."""
 
     lane: int
     public_key: bytes
+    """64 bytes."""
     from_seq: int
     to_seq: int
     expiry: int
+    """Nanoseconds since the epoch."""
 
     def message(self, agreement: CustodyAgreement) -> TypedMessage:
         """What the lane's wallet signs."""
@@ -116,7 +118,7 @@ def delegation_in(
         signer = recover(delegation.message(agreement).digest(), message.delegation_signature)
     except SignatureError as bad:
         raise DelegationRefused("bad-signature", str(bad), lane=frame.lane) from None
-    except ValueError as bad:  # the session key is no point, so it has no address
+    except ValueError as bad:  # The session key is not a curve point, so it has no address.
         raise DelegationRefused("bad-key", str(bad), lane=frame.lane) from None
     if signer != wallet:
         raise DelegationRefused(
@@ -131,10 +133,12 @@ def delegation_in(
 
 @dataclass(frozen=True, slots=True)
 class JournalledRevocation:
-    """A session key that its wallet revoked on chain. key: its address. cut: the first frame that
-    it can no longer sign for us, from_seq or what we had covered when we learnt of it."""
+    """A session key that its wallet revoked on chain (`spec.md` 38)."""
 
     lane: int
     key: str
+    """Its address."""
     from_seq: int
+    """The first frame that the wallet revokes."""
     cut: int
+    """The first void frame: from_seq, or later if we had covered more when we learned of it."""

@@ -1,14 +1,19 @@
-"""The transcript file (`*.psymm`): a custody's whole record in one file, for keeping and showing.
+"""The transcript file (`*.psymm`): a custody's whole record in one file, to keep and to show.
 
     8 bytes       "pSymmT1\\n"
     4 bytes       n, big-endian
-    n bytes       JSON: chainId, contract, trader, solver, termsHash, salt, terms; and, so that
-                  the rulebook can be replayed, notes (openings) and facts (chain facts); and,
-                  where the frames begin after a checkpoint in force, that checkpoint: its
-                  account, what both UCPs say, and the frames that the first ones rest on
+    n bytes       JSON: chainId, contract, trader, solver, termsHash, salt, terms. For a replay
+                  of the rulebook: notes (openings) and facts (chain facts). If the frames begin
+                  after a checkpoint in force: that checkpoint, with its account, the content of
+                  both UCPs, and the frames that the first ones need
     to the end    frames back to back in order of arrival
 
-Whoever holds the file sees everything that was traded; it can spend nothing.
+The file shows everything that was traded to anyone who has it, but cannot be used to spend
+anything.
+
+Verification has two passes. `delegated_keys` finds the frames that carry keys and checks the
+wallets' signatures. Then the core checks links and signatures of all frames in one pass. Errors
+name the first bad frame, the byte and the field.
 """
 
 from __future__ import annotations
@@ -47,11 +52,15 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class TranscriptFile:
-    """A file whose opening is read; its frames are read where they are asked for.
+    """A file whose opening has been read. Its frames are read on demand.
 
-    raw: the file's bytes, or the file mapped; start: the offset of the first frame; facts: JSON
-    texts, opaque here; starts_at: the checkpoint after which its frames begin, None for the first
-    of all.
+    Attributes:
+        agreement: the custody's.
+        notes: openings.
+        facts: JSON texts, opaque here.
+        raw: the file's bytes, or the mapped file.
+        start: the offset of the first frame.
+        starts_at: the checkpoint after which its frames begin; None for the first frame.
     """
 
     agreement: CustodyAgreement
@@ -71,8 +80,10 @@ class TranscriptFile:
             index += 1
 
     def carrying(self, *msg_types: bytes) -> Iterator[Frame]:
-        """The frames whose payload may be of one of these types, without a look at the others.
-        Raises TranscriptFileError."""
+        """The frames whose payload may be of one of these types; the core skips the others.
+
+        Raises TranscriptFileError.
+        """
         at, index = self.start, 0
         while True:
             try:
@@ -98,17 +109,19 @@ class TranscriptFile:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Where each of `frames` starts. Raises TranscriptFileError."""
+        """The offset of each of `frames`. Raises TranscriptFileError."""
         return tuple(offset for offset, _ in self._all)
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What the cryptography of a transcript proves. keys: (lane, fromSeq, public key)."""
+    """What the cryptography of a transcript proves."""
 
     frames: int
+    """How many there are."""
     heads: tuple[Head, Head]
     keys: Keys
+    """(lane, fromSeq, public key) of each session key."""
 
 
 def encode_file(
@@ -119,22 +132,26 @@ def encode_file(
     *,
     starts_at: BaseSnapshot | None = None,
 ) -> bytes:
-    """The file's bytes; the same for the same record. starts_at: where `frames` begin after a
-    checkpoint."""
+    """The file's bytes; equal records give equal bytes.
+
+    `starts_at` is the checkpoint after which `frames` begin; None for the first frame.
+    """
     head = opening_json(agreement, notes, facts, starts_at)
     return MAGIC + len(head).to_bytes(4) + head + b"".join(frames)
 
 
 def parse_file(raw: bytes) -> TranscriptFile:
-    """Read the form of the file and of all its frames. Raises TranscriptFileError with the byte,
-    and the frame if in one."""
+    """Parse the file and all its frames.
+
+    Raises TranscriptFileError with the byte, and the frame if the fault is in one.
+    """
     file = open_file(raw)
     _ = file.frames
     return file
 
 
 def open_file(raw: bytes | mmap.mmap) -> TranscriptFile:
-    """Read the opening alone. The file may be mapped; it stays so for as long as it is used.
+    """Read only the opening. A mapped file must stay mapped while the result is used.
 
     Raises TranscriptFileError with the byte.
     """
@@ -179,12 +196,16 @@ def _opened(raw: bytes | mmap.mmap, start: int) -> TranscriptFile:
 def verify_frames(
     file: TranscriptFile, *, threads: int = 1, progress: Progress | None = None
 ) -> Verified:
-    """Delegations, chain and signatures of the whole file, by the core in one pass; of one that
-    begins at a checkpoint, that both lanes signed it too.
+    """Verify delegations, links and signatures of the whole file.
 
-    threads: 0 for one on each core. progress: called now and then with the frames and bytes that
-    are through; what it raises ends the work. Raises TranscriptFileError naming the first frame
-    that does not stand, and the byte.
+    If it begins at a checkpoint, also verify that both lanes signed that. Raises
+    TranscriptFileError naming the first bad frame and the byte.
+
+    Args:
+        file: the file.
+        threads: how many the core may use; 0 means one for each core.
+        progress: called regularly with the frames and bytes verified so far. If it raises, the
+            verification ends.
     """
     keys, end, fault = delegated_keys(file)
     first, known = started(file)
@@ -204,6 +225,7 @@ def verify_frames(
     except FrameError as bad:
         bad.offset += file.start
         raise _out_of_form(file, bad) from None
+    # The frames before the fault are sound, so this is the first fault.
     if fault is not None:
         raise fault
     if file.starts_at is not None:
@@ -235,14 +257,19 @@ def _check_agreed(file: TranscriptFile, starts_at: BaseSnapshot) -> None:
 
 
 def bad_checkpoint(file: TranscriptFile, detail: str) -> TranscriptFileError:
-    """Of what the file begins at."""
+    """The error for a bad checkpoint in the file's opening."""
     span = (START, file.start)
     return TranscriptFileError("bad-checkpoint", detail, offset=START, span=span)
 
 
 def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError | None]:
-    """The session keys that the file's frames carry, each wallet's signature checked; up to which
-    byte they suffice to judge the frames; and what is wrong with the frame there, if anything."""
+    """Find the session keys in the file's frames and check each wallet's signature.
+
+    Returns:
+        The keys.
+        The offset up to which they suffice to judge the frames.
+        The fault of the frame at that offset, or None.
+    """
     keys: list[tuple[int, int, bytes]] = []
     in_force: list[Delegation | None] = [None, None]
     heads = [0, 0]
@@ -268,12 +295,12 @@ def delegated_keys(file: TranscriptFile) -> tuple[Keys, int, TranscriptFileError
         except TranscriptFileError as bad_r_y:
             return tuple(keys), at, bad_r_y
         message = Record.decoded(frame) if why == "message" else None
-        # A frame that is not its lane's next brings no key and is held against none, as on a
-        # record; the core says what is wrong with it.
+        # As on a record, a frame that is not its lane's next brings no key and is checked against
+        # none. The core reports its fault.
         follows = frame.seq == heads[frame.lane] + 1
         heads[frame.lane] = frame.seq
-        # Of a frame beyond its key's reach the core may find more; of a key that was never
-        # delegated it knows nothing.
+        # The core may find another fault in a frame beyond its key's range, so it judges that
+        # frame, too. It cannot judge a frame whose key was never delegated.
         end = at
         try:
             if (
@@ -309,7 +336,7 @@ def _reach(known: Delegation | None) -> tuple[int, int, int] | None:
 
 # --- where a fault is ---------------------------------------------------------------------------
 
-# Of each fault that lies in one field: its name, its first byte and the one after its last.
+# For each fault in a single field: the field's name, its first byte and the byte after its last.
 _FIELDS: Final = {
     "bad-version": ("version", 0, 1),
     "bad-lane": ("lane", 33, 34),
@@ -344,7 +371,7 @@ def _parsed(file: TranscriptFile, offset: int, index: int) -> Frame:
 
 
 def _out_of_form(file: TranscriptFile, bad: FrameError) -> TranscriptFileError:
-    """Of an error whose offset is the file's."""
+    """The error for a malformed frame; `bad.offset` is an offset in the file."""
     index, start = locate_frame(file.raw, file.start, bad.offset)
     return _at_fault(file, bad, index, start, bad.offset)
 
@@ -371,7 +398,7 @@ def _at_fault(
             end = min(end, start + _OVERHEAD + payload)
     values: dict[str, object] = dict(place)
     if bad.code in _TRAILER_FIELDS:
-        # The trailer is where the length says, so that may be what is wrong.
+        # The length field says where the trailer is, so that field may be wrong instead.
         values["field"], length = _TRAILER_FIELDS[bad.code]
         span = (start + _LENGTH_AT, byte + length)
     elif bad.code in _FIELDS:
@@ -379,7 +406,7 @@ def _at_fault(
         span = (start + first, start + last)
     else:
         span = (start, end)
-    # What the core says of places counts from the first frame on, or says this once more.
+    # Drop the core's prefix: its places count from the first frame, or repeat what is said here.
     detail = str(bad).partition(": ")[2]
     return TranscriptFileError(bad.code, detail, offset=byte, frame=index, span=span, **values)
 

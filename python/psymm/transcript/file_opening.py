@@ -1,6 +1,6 @@
-"""A transcript file's opening: the JSON document before its frames.
+"""The opening of a transcript file: the JSON document before its frames.
 
-Every value is a string and has one form, so that no change of a byte gives another reading.
+Every value is a string in one canonical form, so that no changed byte can pass unnoticed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ _CHECKPOINT: Final = {
     *("carriers", "trader", "solver"),
 }
 START: Final = 12
-"""Where it begins in the file: after 8 bytes that name the format, and its length."""
+"""The opening's offset in the file: after 8 bytes that name the format, and its length."""
 MOST_BYTES: Final = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class FileOpening:
-    """What a file's opening says. facts: JSON texts, opaque here. starts_at: the checkpoint after
-    which the frames begin, None for the first of all."""
+    """The content of a file's opening."""
 
     agreement: CustodyAgreement
     notes: tuple[JournalledOpening, ...] = field(repr=False)
     facts: tuple[str, ...]
+    """JSON texts, opaque here."""
     starts_at: BaseSnapshot | None
+    """The checkpoint after which the frames begin; None for the first frame."""
 
 
 def opening_json(
@@ -44,7 +45,7 @@ def opening_json(
     facts: Sequence[str],
     starts_at: BaseSnapshot | None,
 ) -> bytes:
-    """The opening's bytes; the same for the same record."""
+    """The opening's bytes; equal records give equal bytes."""
     document: dict[str, object] = {
         "chainId": str(agreement.chain_id),
         "contract": agreement.contract.lower(),
@@ -129,7 +130,7 @@ def _hex(document: Mapping[str, Any], name: str, length: int | None) -> bytes:
 
 
 def _number(document: Mapping[str, Any], name: str) -> int:
-    """Every value is a string, and a number in its one form, so that no flip makes another."""
+    """A number in its shortest form, so that no changed byte gives the same number."""
     value = document.get(name)
     if not isinstance(value, str) or not value.isascii() or not value.isdigit():
         raise _refused(f"{name} is not a string of digits")

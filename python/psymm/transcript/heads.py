@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 Health = Literal["complete", "recovering", "read-only"]
-"""Whether a custody may sign. whole: yes. repairing: frames up to its newest heads, which are
-known, are still to be fetched; then it is whole. restored: from a backup, or repaired without its
-newest heads being known; it serves in court and settles by wallet signature, and never signs a
-frame."""
+"""Whether a custody may sign.
+
+complete: yes.
+recovering: not yet. Its newest heads are known, and frames up to them must still be fetched.
+read-only: never. It comes from a backup, or was repaired and its newest heads are not known. It
+serves as evidence in court and settles by wallet signature.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """(seq, digest) of each lane; the digest of seq 0 is the custody's id."""
+    """(seq, digest) of each lane's head; the digest of seq 0 is the custody's id."""
 
     trader: tuple[int, bytes]
     solver: tuple[int, bytes]

@@ -1,12 +1,12 @@
-"""What a solver signs before a trader funds (`spec.md` 61), and the key that it signs with.
+"""Introductions: what a solver signs before a trader funds (`spec.md` 61).
 
 `Introduction(bytes32 custody,bytes32 termsHash,bytes32 traderNonce,bytes32 solverNonce,
 uint128 traderCollateral,uint128 solverCollateral,uint64 sendingTime,uint64 expiry)` by the
 introduction key, which the solver's wallet delegates with
 `IntroductionKey(address wallet,address key,uint64 expiry)`; both EIP-712 under the pSymm domain,
 times in nanoseconds since the epoch. The custody id binds both wallets' keys, the terms and the
-salt; so one signature covers both introductions and the terms, and a byte that was changed on the
-wire, in either direction, gives another digest.
+salt. So one signature covers both introductions and the terms: a byte changed on the wire, in
+either direction, gives another digest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from psymm.typed_message import TypedMessage
 
 MINUTE_NS: Final = 60 * 10**9
 INTRODUCTION_NS: Final = 10 * MINUTE_NS
-"""How long our own signed introductions may be funded against."""
+"""How long our own signed introductions are valid for funding."""
 INTRODUCTION_MOST_NS: Final = 60 * MINUTE_NS
-"""The longest that a trader accepts: an agreement for later is none of this protocol's."""
+"""The longest validity that a trader accepts. The protocol has no agreements for later."""
 KEY_NS: Final = 7 * 24 * 60 * MINUTE_NS
-"""How long our own introduction keys are delegated for."""
+"""How long our own introduction keys are valid."""
 KEY_MOST_NS: Final = 31 * 24 * 60 * MINUTE_NS
-"""The longest that a trader accepts: who steals such a key passes for the solver until then."""
+"""The longest validity that a trader accepts. A thief of the key can pose as the solver so long."""
 
 _KEY_FIELDS: Final = (("wallet", "address"), ("key", "address"), ("expiry", "uint64"))
 _FIELDS: Final = (
@@ -46,7 +46,7 @@ INTRODUCTION_BYTES: Final = 32 + 16 + 8 + 8 + 64 + 8 + 65 + 65
 def key_message(
     chain_id: int, contract: str, wallet: bytes, key: bytes, expiry: int
 ) -> TypedMessage:
-    """What a solver's wallet signs for its introduction key. wallet, key: 64 bytes each."""
+    """What a solver's wallet signs for its introduction key. Both keys are 64 bytes."""
     return TypedMessage(
         chain_id=chain_id,
         contract=contract,
@@ -63,8 +63,15 @@ def introduction_message(
     sending_time: int,
     expiry: int,
 ) -> TypedMessage:
-    """What the introduction key signs. nonces, collaterals: the trader's, the solver's.
-    sending_time: the solver's clock."""
+    """What the introduction key signs.
+
+    Args:
+        agreement: the custody's.
+        nonces: the trader's and the solver's.
+        collaterals: the trader's and the solver's, token units.
+        sending_time: by the solver's clock, nanoseconds.
+        expiry: until when the trader may fund, nanoseconds.
+    """
     return TypedMessage(
         chain_id=agreement.chain_id,
         contract=agreement.contract,
@@ -85,27 +92,34 @@ def introduction_message(
 
 @dataclass(frozen=True, slots=True)
 class SignedIntroduction:
-    """The solver's part of a signed handshake; what else it signed is the opening, the trader's
-    nonce and the trader's collateral.
+    """The solver's part of a signed handshake. Times are nanoseconds by the solver's clock.
 
-    nonce: the solver's. collateral: the solver's, token units. sending_time, expiry, key_expiry:
-    nanoseconds, by the solver's clock.
-    key: 64 bytes. key_signature: the wallet's for the key; signature: the key's; 65 bytes each.
+    The signature also covers the agreement, the trader's nonce and the trader's collateral.
     """
 
     nonce: bytes = field(repr=False)
+    """The solver's."""
     collateral: int
+    """The solver's, token units."""
     sending_time: int
     expiry: int
     key: bytes
+    """The introduction key, 64 bytes."""
     key_expiry: int
     key_signature: bytes
+    """The wallet's, for the key; 65 bytes."""
     signature: bytes
+    """The key's; 65 bytes."""
 
     def verify(self, agreement: CustodyAgreement, nonce: bytes, collateral: int) -> None:
-        """Whether the solver of this opening agreed to it. nonce, collateral: the trader's.
+        """Check that the solver agreed to this handshake.
 
-        Raises BadIntroduction, which names what does not fit.
+        Raises BadIntroduction, which names what does not match.
+
+        Args:
+            agreement: the custody's.
+            nonce: the trader's.
+            collateral: the trader's, token units.
         """
         wallet = agreement.solver
         if self.key == wallet:
@@ -136,7 +150,7 @@ class SignedIntroduction:
         )
 
     def check_time(self, now_ns: int, skew_ns: int) -> None:
-        """Whether the trader may begin to fund now. Raises BadIntroduction."""
+        """Check that the trader may start to fund now. Raises BadIntroduction."""
         for name, expiry, most in (
             ("introduction", self.expiry, INTRODUCTION_MOST_NS),
             ("introduction key", self.key_expiry, KEY_MOST_NS),
@@ -158,7 +172,7 @@ class SignedIntroduction:
                 )
 
     def to_bytes(self) -> bytes:
-        """As a journal keeps it: always of one length."""
+        """The form in which a journal stores it, of fixed length."""
         return (
             self.nonce
             + self.collateral.to_bytes(16)
@@ -195,7 +209,7 @@ def _signed_by(public_key: bytes, message: TypedMessage, signature: bytes, other
     except SignatureError as bad:
         raise BadIntroduction(otherwise, reason=str(bad)) from None
     if signer != public_key:
-        # The key that was expected may be no point of the curve, which has no address.
+        # Name the key, not its address: it may not be a curve point.
         raise BadIntroduction(otherwise, expected=public_key, signer=signer)
 
 

@@ -1,8 +1,9 @@
-"""The record of one custody in memory: core transcript, session keys in force, messages decoded.
+"""The record of one custody in memory: core transcript, session keys in force, decoded messages.
 
-The one way a frame enters: `append`, which takes it whole or not at all. What a payload means is
-decided here once; whether the rulebook allows it is decided above. Frames that a checkpoint in
-force counts may leave again (`truncate_to`); their digests stay.
+A frame enters only through `append` (or `sign`, for ours), which takes all of it or nothing. The
+core checks number, link, time and signature. A payload is decoded here, once; the rulebook judges
+it elsewhere. Frames that a checkpoint in force counts may leave memory (`truncate_to`); their
+digests stay.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from psymm.transcript.delegation import Delegation, DelegationRefused, delegatio
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """A frame on the record. message: None where the payload is not the vocabulary's, then
-    `bad_payload` names why."""
+    """A frame on the record."""
 
     frame: Frame
     digest: bytes
     message: Message | None
+    """None if the payload is malformed."""
     bad_payload: JsonError | None = field(default=None)
+    """Why the payload is malformed."""
 
 
 class Record:
-    """All frames of one custody, in the order of their arrival here; or all since a checkpoint.
+    """All frames of one custody in order of arrival, or all since the checkpoint `starts_at`.
 
-    starts_at: where. Raises CheckpointRefused if it does not stand.
+    Raises CheckpointRefused if the record cannot begin at `starts_at`.
     """
 
     def __init__(self, agreement: CustodyAgreement, starts_at: BaseSnapshot | None = None) -> None:
@@ -62,11 +64,11 @@ class Record:
                 self._ruling[lane].append(since)
         self._transcript = Transcript(agreement.domain, agreement.custody, start)
         self.heads = [self._transcript.head(TRADER), self._transcript.head(SOLVER)]
-        """By lane: seq, peerSeq and sendingTime of its last frame."""
+        """By lane: seq, peerSeq and sendingTime of the last frame."""
 
     @property
     def frames(self) -> int:
-        """How many frames both lanes have, those that left memory included."""
+        """How many frames both lanes have, including those that left memory."""
         return self.head(TRADER).seq + self.head(SOLVER).seq
 
     def __len__(self) -> int:
@@ -76,12 +78,14 @@ class Record:
         return iter(self._entries)
 
     def head(self, lane: int) -> Head:
-        """Of a lane's last frame; see `heads`."""
+        """A lane's head; see `heads`."""
         return self.heads[lane]
 
     def digest(self, lane: int, seq: int) -> bytes:
-        """Digest of a frame held, or known from before the checkpoint; for seq 0 the custody's id.
-        Raises IndexError."""
+        """The digest of a frame in memory, or of a known one from before the checkpoint.
+
+        For seq 0 it is the custody's id. Raises IndexError for an unknown frame.
+        """
         if seq == 0:
             return self.agreement.custody
         if seq > self._before[lane]:
@@ -92,7 +96,7 @@ class Record:
         return self._transcript.digest(lane, seq)
 
     def knows(self, lane: int, seq: int) -> bool:
-        """Whether a frame that is or was on the record has its digest here still."""
+        """Whether the digest of a frame that is or was on the record is still known."""
         try:
             self.digest(lane, seq)
         except IndexError:
@@ -100,7 +104,7 @@ class Record:
         return True
 
     def entry(self, lane: int, seq: int) -> RecordedFrame | None:
-        """The frame held with this number, or None."""
+        """The frame with this number, if it is in memory; else None."""
         held, at = self._lanes[lane], seq - self._before[lane]
         if at < 1:
             return self._earlier.get((lane, seq))
@@ -112,41 +116,43 @@ class Record:
         return tuple(self._earlier.values())
 
     def compacted(self, lane: int) -> int:
-        """The highest frame of a lane that the checkpoint counts at which this starts_at: up to
-        there the journal has them, or nobody here. 0 where this begins with the first of all."""
+        """The last frame of a lane that the checkpoint at the beginning counts; 0 without one.
+
+        Up to here only the journal may have the frames.
+        """
         return self._before[lane]
 
     def starts_ns(self, lane: int) -> int:
-        """The sendingTime of a lane's last frame before those held; 0 where none is."""
+        """The sendingTime of a lane's last frame before the beginning; 0 if there is none."""
         if self.starts_at is None:
             return 0
         raw = self.starts_at.trader if lane == TRADER else self.starts_at.solver[-1]
         return Frame.parse(raw).sending_time
 
     def delegation(self, lane: int) -> Delegation | None:
-        """The one in force for the lane's next frame, or None before its Logon."""
+        """The delegation in force for the lane's next frame; None before its Logon."""
         known = self._delegations[lane]
         return known[-1] if known else None
 
     def delegations(self, lane: int) -> Sequence[Delegation]:
-        """All of a lane's, in the order of their frames."""
+        """All delegations of a lane, in the order of their frames."""
         return tuple(self._delegations[lane])
 
     def ruled_since(self, lane: int) -> int:
-        """The frame that brought the lane's key in force; 0 before its Logon."""
+        """The frame that brought the lane's key now in force; 0 before its Logon."""
         ruling = self._ruling[lane]
         return ruling[-1] if ruling else 0
 
     def signer(self, lane: int, seq: int) -> Delegation | None:
-        """The delegation in force at a frame that is held, or None."""
+        """The delegation in force at a frame in memory, or None."""
         at = bisect_right(self._ruling[lane], seq)
         return self._delegations[lane][at - 1] if at else None
 
     def without(self, lane: int, seq: int) -> Record:
-        """A new record: this one less a lane's frames from `seq` on, in the order that it had.
+        """A new record without a lane's frames from `seq` on, in the same order.
 
-        Every frame is checked again. Raises TranscriptError where a frame that stays covers one
-        that goes.
+        Every frame is checked again. Raises TranscriptError if a remaining frame covers a removed
+        one.
         """
         left = Record(self.agreement, self.starts_at)
         left._earlier = dict(self._earlier)
@@ -157,10 +163,10 @@ class Record:
         return left
 
     def append(self, frame: Frame) -> RecordedFrame:
-        """Take a frame, ours or the peer's.
+        """Append a frame, ours or the peer's. If it raises, nothing has changed.
 
-        Raises TranscriptError (codes of the core; `ahead` where a frame it covers is not here
-        yet), FrameError, DelegationRefused; then nothing has changed.
+        Raises TranscriptError (codes of the core; `ahead` if it covers a frame that is not here
+        yet), FrameError, DelegationRefused.
         """
         return self._append(frame, *_decoded(frame))
 
@@ -175,6 +181,8 @@ class Record:
             and follows
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
+            # A frame that carries a key is signed by that key. All checks come before `set_key`, so
+            # that a refused frame leaves the old key in force.
             delegation = delegation_in(self.agreement, frame, message)
             frame.verify(self.agreement.domain, delegation.public_key)
             self._transcript.set_key(lane, frame.seq, delegation.public_key)
@@ -184,9 +192,11 @@ class Record:
                 try:
                     known[-1].check_frame(frame)
                 except DelegationRefused:
-                    # Its key's holder is to blame only if the frame is its own and right else.
+                    # Blame the holder of the key only if the frame is valid otherwise: the core's
+                    # error comes first.
                     self._transcript.check(frame)
                     raise
+        # The core appends or raises. Nothing above has changed this record.
         digest = self._transcript.append(frame)
         self.heads[lane] = self._transcript.head(lane)
         if delegation is not None:
@@ -200,12 +210,13 @@ class Record:
     def truncate_to(
         self, point: Point, known: Callable[[RecordedFrame], bool]
     ) -> list[RecordedFrame]:
-        """Hold no more than the frames after those that a checkpoint in force counts, and of these
-        the ones for which `known` says so; returns all that it counts. All digests and keys stay.
-        The account is not for us to hold: `starts_at` has none.
+        """Drop the frames that a checkpoint in force counts, and return them.
 
-        Raises CheckpointRefused where a frame that a record needs to begin there is not held;
-        nothing has changed then.
+        Frames for which `known` is true stay known (`before`). All digests and keys stay. The new
+        `starts_at` has no account: a record does not hold it.
+
+        Raises CheckpointRefused if a frame that a record needs to begin there is not in memory;
+        then nothing has changed.
         """
         head = self.entry(TRADER, point.trader_seq)
         covered = 0 if head is None else head.frame.peer_seq
@@ -214,6 +225,7 @@ class Record:
         places.update((SOLVER, seq) for seq in range(covered + 1, point.solver_seq + 1))
         found = (self.entry(lane, seq) for lane, seq in sorted(places))
         frames = [entry.frame for entry in found if entry is not None]
+        # Raises before anything changes.
         self.starts_at = base_snapshot(point, b"", frames)
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
@@ -224,9 +236,11 @@ class Record:
         return gone
 
     def know(self, lane: int, before: Sequence[tuple[Frame, bytes]]) -> None:
-        """Know the digests of a lane's frames that the journal has from before the beginning, the
-        highest being the lane's last there. Each is proven by the frame after it; from the first
-        that is not, no more are known."""
+        """Learn digests of a lane's frames from before the beginning, from the journal.
+
+        `before` ends with the lane's last frame there. Each digest is proven by the frame after it;
+        the first one that is not proven ends the list.
+        """
         digests: list[bytes] = []
         expected = self._transcript.digest(lane, self._before[lane])
         seq = self._before[lane]
@@ -238,8 +252,7 @@ class Record:
         self._proven[lane] = seq + 1, b"".join(reversed(digests))
 
     def _digests(self, lane: int) -> tuple[int, bytes]:
-        """All that are known of a lane's frames up to the base_snapshot: the first of them, and
-        they, one after the other."""
+        """The known digests before the beginning: the first frame's number, and all in a row."""
         digests: list[bytes] = []
         seq = self._before[lane]
         while seq and self.knows(lane, seq):
@@ -248,7 +261,7 @@ class Record:
         return seq + 1, b"".join(reversed(digests))
 
     def retain(self, frame: Frame) -> None:
-        """Know a frame from before the checkpoint, which was checked when it was journalled."""
+        """Keep a frame from before the checkpoint. It was checked when it was journalled."""
         message, bad = _decoded(frame)
         entry = RecordedFrame(frame, frame.digest(self.agreement.domain), message, bad)
         self._earlier[frame.lane, frame.seq] = entry
@@ -264,10 +277,16 @@ class Record:
     ) -> RecordedFrame:
         """Sign the lane's next frame and append it.
 
-        covers: peerSeq; None for all of the other lane that is held. The sendingTime is `now_ns`,
-        or the lane's last where the clock went back. Raises JsonError for a message that the
-        vocabulary cannot carry, DelegationRefused where the key has run out; nothing is signed
-        then.
+        The sendingTime is `now_ns`, or that of the lane's last frame if the clock went back. Raises
+        JsonError for a message that the vocabulary cannot carry, DelegationRefused if the key has
+        ended; then nothing is signed.
+
+        Args:
+            key: the session key in force, or the one that the message delegates.
+            lane: ours.
+            message: the payload.
+            now_ns: our clock, nanoseconds.
+            covers: peerSeq; None for the other lane's head.
         """
         other = 1 - lane
         mine = self.heads[lane]
@@ -285,12 +304,11 @@ class Record:
             max(now_ns, mine.sending_time),
             payload,
         )
-        # What was encoded here need not be decoded, unless its bytes might say something else.
+        # Skip decoding if the bytes would certainly give the same message.
         return self._append(frame, message if is_exact(message) else decode(payload))
 
     def keys(self) -> list[tuple[int, int, bytes]]:
-        """(lane, first frame, public key) of every key known, as the core's verifiers take
-        them."""
+        """(lane, first frame, public key) of every known key, as the core's verifiers take them."""
         return [
             (known.lane, since, known.public_key)
             for ruling, lane in zip(self._ruling, self._delegations, strict=True)
@@ -299,7 +317,7 @@ class Record:
 
     @staticmethod
     def decoded(frame: Frame) -> Message | None:
-        """What a frame's payload says, None where it is not the vocabulary's."""
+        """A frame's message; None if the payload is malformed."""
         return _decoded(frame)[0]
 
 

@@ -1,13 +1,14 @@
 """How a side proves on a new connection that it is a custody's party (`spec.md` 69).
 
 `Resume(bytes32 custody,uint8 lane,bytes32 challenge,uint64 traderSeq,bytes32 traderDigest,
-uint64 solverSeq,bytes32 solverDigest,uint8 restored)`, EIP-712 under the pSymm domain, by a session
-key that the lane's wallet delegated. The challenge is 32 random bytes that the other side drew for
-this connection, so a signature serves on no other connection, custody, lane or purpose. The
-delegation comes with it: whether it holds can be told before any history is read.
+uint64 solverSeq,bytes32 solverDigest,uint8 restored)`, EIP-712 under the pSymm domain, signed by a
+session key that the lane's wallet delegated. The challenge is 32 random bytes that the other side
+drew for this connection. So a signature is useless on any other connection, and for any other
+custody, lane or purpose. The delegation comes with it, so it can be checked before any history is
+read.
 
-A journal that may sign no frame, or whose session key has ended, proves itself with a key that its
-wallet delegates for no frame at all (`PROVES_ONLY`).
+A journal that may sign no frames, or whose session key has ended, uses a key that its wallet
+delegates for no frame at all (`PROVES_ONLY`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from psymm.transcript.delegation import Delegation
 from psymm.typed_message import TypedMessage
 
 PROVES_ONLY: Final = 0
-"""FromSeq and ToSeq of a key that rules no frame: they begin with 1."""
+"""FromSeq and ToSeq of a key that may sign no frame. Frames count from 1."""
 
 _FIELDS: Final = (
     ("custody", "bytes32"),
@@ -39,15 +40,16 @@ _FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ResumeSigner:
-    """A key in our hands and what our wallet signed for it, 65 bytes."""
+    """A key of ours with its delegation."""
 
     key: SecretKey
     delegation: Delegation
     delegation_signature: bytes = field(repr=False)
+    """Our wallet's, 65 bytes."""
 
     @classmethod
     def of(cls, key: SecretKey, lane: int, said: Logon | SessionKeyChange) -> ResumeSigner:
-        """With the delegation that a Logon or UKY of ours carries."""
+        """A signer with the delegation in a Logon or UKY of ours."""
         return cls(
             key,
             Delegation(lane, said.session_public_key, said.from_seq, said.to_seq, said.expiry),
@@ -55,7 +57,7 @@ class ResumeSigner:
         )
 
     def sign(self, agreement: CustodyAgreement, challenge: bytes, heads: Resume) -> Resume:
-        """The heads with their proof over the other side's challenge."""
+        """The heads, signed over the other side's challenge."""
         digest = _message(agreement, self.delegation.lane, challenge, heads).digest()
         return replace(
             heads,
@@ -71,10 +73,10 @@ class ResumeSigner:
 def check_resume(
     agreement: CustodyAgreement, lane: int, challenge: bytes, said: Resume, now_ns: int
 ) -> bytes:
-    """The public key that signed a resume of `lane` over our challenge, delegated by the lane's
-    wallet for a time that is not over at `now_ns`.
+    """Check a resume of `lane` over our challenge, and return the public key that signed it.
 
-    Whether that key was revoked or followed by another, the delegation does not say. Raises
+    The lane's wallet must have delegated the key, and the delegation must not have expired at
+    `now_ns`. Whether the key was revoked or replaced is for the caller to check. Raises
     ResumeRefused.
     """
     key, expiry = said.session_public_key, said.expiry
@@ -98,7 +100,7 @@ def check_resume(
         delegation = Delegation(lane, key, said.from_seq, said.to_seq, expiry)
         delegated = recover(delegation.message(agreement).digest(), said.delegation_signature)
         signer = recover(_message(agreement, lane, challenge, said).digest(), said.signature)
-    except (SignatureError, ValueError) as bad:  # ValueError: the key is no point
+    except (SignatureError, ValueError) as bad:  # ValueError: the key is not a curve point.
         raise ResumeRefused(f"a signature is none: {bad}") from None
     if delegated != wallet:
         raise ResumeRefused(
@@ -112,12 +114,12 @@ def check_resume(
 
 
 def challenge_for(custody: bytes, challenge: bytes) -> Resume:
-    """A resume that only asks: it shows no heads and proves nothing."""
+    """A resume that only sends a challenge: it shows no heads and proves nothing."""
     return replace(nothing_yet(custody), challenge=challenge)
 
 
 def nothing_yet(custody: bytes) -> Resume:
-    """The heads of a custody of which its sender holds no frame."""
+    """Heads that say that the sender holds no frame of the custody."""
     return Resume(
         custody=custody,
         trader_seq=0,

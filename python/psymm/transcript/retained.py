@@ -1,7 +1,7 @@
-"""The frames that a session must know for as long as it lives, however old they are.
+"""Which frames a session must know for its whole life.
 
-They are logons, keys, notes, settlements, chain facts, and the Rejects of such. A journal keeps
-them when it prunes the frames around them.
+They are logons, logouts, keys, notes, settlements, chain facts, and Rejects of these. A journal
+keeps them when it prunes the frames around them.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ _WRITTEN: Final = frozenset(kind.encode() for kind in (*_TYPES, Reject.MSG_TYPE)
 
 
 def retains(message: Message | None) -> bool:
-    """Whether a frame that says this is one that a session must know for as long as it lives; the
-    Reject of one is, too, since what was rejected has no effect."""
+    """Whether a session must know a frame with this message for its whole life.
+
+    A Reject of such a frame counts, too, because the rejected frame has no effect.
+    """
     if isinstance(message, Reject):
         return message.ref_msg_type in _TYPES
     return isinstance(message, RETAINED)
 
 
 def is_retained(raw: bytes) -> bool:
-    """The same of a raw frame."""
+    """`retains` for a raw frame."""
     payload = Frame.parse(raw).payload
     if not may_be(payload, _WRITTEN):
         return False

@@ -1,14 +1,14 @@
-"""Verifying frames before sessions append them: together, where several have come.
+"""Batch verification: verify several frames together before sessions append them.
 
-A batch verifies a frame several times faster than one call each. `psymm.session.runtime.rounds`
-gathers what came at one moment and has it verified here. Each frame remembers what verified it, so
-the transcript does not do it again. Only the transcript decides whether a frame is taken, so that
-cannot depend on whether, with which others or how the frame was verified here.
+A batch is several times faster for each frame than single calls. `psymm.session.runtime.rounds`
+collects the frames that arrive together and has them verified here. Each frame remembers the key
+that verified it, so the transcript does not verify it again. Only the transcript decides whether a
+frame is accepted. So the result cannot depend on whether or how a frame was verified here.
 
-One verifier serves all sessions of a process. A signature that fails makes its whole batch
-slower, so a key under which one came is left to the transcript from then on: what one party sends
-cannot slow the others. The key counts, not the custody that the frame names, since that is its
-sender's to write.
+One verifier serves all sessions of a process. A bad signature makes its whole batch slower. So
+after one bad signature under a key, frames of this key are left to the transcript: one party cannot
+slow down the others. The key counts, not the custody that the frame names, because its sender
+chooses that.
 """
 
 from __future__ import annotations
@@ -24,24 +24,28 @@ from psymm._core import Frame, FrameError, verify_frames
 MAX_BATCH: Final = 1024
 MAX_SPOILERS: Final = 65_536
 SHORT_BATCH: Final = 48
-"""A batch up to this takes less time than a thread to be given it and to give it back."""
-# Faults of form are seen before the batch and cost it nothing.
+"""Up to this size a batch takes less time than handing it to a thread and back."""
+# Only these slow a batch. Malformed frames are found before it.
 _SPOILING: Final = {"bad-signature", "bad-r-y"}
 
 Verdict = bytes | Exception
 Claim = tuple[bytes, bytes, Frame]
-"""Signing domain (32 bytes), public key (64), and the frame that it is said to have signed."""
+"""Signing domain (32 bytes), public key (64), and the frame that the key supposedly signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierStatistics:
-    """What a verifier has done since it was made.
+    """Statistics since the verifier was created.
 
-    frames: how many got a verdict; refused: of these, how many a FrameError. batches: how many
-    there were; sizes: how many of them had at most so many frames (1, 2, 4, 8 …). spoilers: keys
-    whose frames are left to the transcript. waiting: frames that are being verified now. left:
-    frames left to whoever appends them, as the only ones there or for their key's sake; not among
-    `frames`.
+    Attributes:
+        frames: how many got a verdict.
+        refused: how many of these got a FrameError.
+        batches: how many there were.
+        sizes: how many batches had at most this many frames (1, 2, 4, 8 …).
+        spoilers: keys whose frames are left to the transcript.
+        waiting: frames that are being verified now.
+        left: frames left to the transcript, because they were alone or because of their key. They
+            are not counted in `frames`.
     """
 
     frames: int
@@ -56,8 +60,10 @@ class VerifierStatistics:
 class FrameVerifier:
     """Verifies frames of many custodies. It has no task of its own.
 
-    max_batch: the most frames in a batch. threads: how many a batch may use, 0 for one on each
-    core. short: the most frames of a batch that runs in place, not in a thread.
+    Args:
+        max_batch: the most frames in a batch.
+        threads: how many threads a batch may use; 0 means one for each core.
+        short: up to this size a batch runs in place, not in a thread.
     """
 
     def __init__(
@@ -74,11 +80,11 @@ class FrameVerifier:
         self._sizes: dict[int, int] = {}
 
     async def prefetch(self, claims: Sequence[Claim]) -> None:
-        """Verify frames that sessions are about to append, all in one batch.
+        """Verify frames that sessions are about to append, in batches.
 
-        Tells no verdict: a frame that is right remembers it, any other is judged when it is
-        appended. A frame that is the only one there is left to that, too. So are arguments that
-        are none. Cancelled: returns once the batch under way is through.
+        Returns no verdicts: a valid frame remembers its verification, and any other is judged when
+        it is appended. A single frame is left to that, too, and so are invalid arguments.
+        Cancelled: returns after the current batch.
         """
         worth = [claim for claim in claims if claim[1] not in self._spoilers]
         if len(worth) < 2:
@@ -106,7 +112,7 @@ class FrameVerifier:
             verdicts = _verdicts(batch, 1)
         else:
             self._waiting += len(batch)
-            # Many sessions hang on it, not only this task.
+            # Shielded: many sessions wait for this batch, not only this task.
             with trio.CancelScope(shield=True):
                 verdicts = await trio.to_thread.run_sync(
                     _verdicts, batch, self._threads, limiter=self._thread
@@ -129,7 +135,8 @@ def _verdicts(batch: Sequence[Claim], threads: int) -> Sequence[Verdict]:
     try:
         return verify_frames(batch, threads=threads)
     except (ValueError, TypeError) as bad:
-        # Some caller's arguments, which the core refuses before it looks at any frame.
+        # The core refuses invalid arguments before it looks at any frame. Verify one by one, so
+        # that only the invalid one fails.
         if len(batch) == 1:
             return [bad]
         return [verdict for one in batch for verdict in _verdicts([one], 1)]

@@ -1,31 +1,32 @@
-"""The session protocol, sans-IO: what one end of a custody does about what it hears.
+"""The session protocol, sans-IO: one end of a custody's session.
 
-Theory of operation. `SessionProtocol` (`dispatch`) is given texts, frames, ticks and commands, and
-returns `Effects`: one ordered list of what to store, send and tell. It reads no clock, opens no
-socket and writes no file, so it can be driven by trio, by asyncio, or by a test in memory.
+Theory of operation. `SessionProtocol` (`dispatch`) takes texts, frames, ticks and commands, and
+returns `Effects`: one ordered list of what to store, send and report. It reads no clock, opens no
+socket and writes no file, so trio, asyncio or a test in memory can drive it.
 
-    beginning   a session, new or out of a journal: `begin_session`
-    dispatch    each input finds its handler; then all steps that are due are taken
-    views       what a session knows, for others to read
-    state       all that is known: `SessionState`, and `ConnectionState` for as long as one lasts
+    beginning   `begin_session`: a session, new or from a journal
+    dispatch    sends each input to its handler, then takes every step that is due
+    views       read-only access to a session's state
+    state       `SessionState`, and `ConnectionState` for as long as a connection lasts
     effects     what a handler wants done; their order is the durability contract
     frames      a frame of the peer, from the wire onto the record
-    ruling      from the record into effect: held back, judged, applied, told
-    signing     the only place that signs, with all that forbids it
-    rulebook    what is asked of the rulebook (`session.ledger` answers)
-    resume      proving oneself, comparing heads, agreeing
+    ruling      a frame of the peer, from the record into effect
+    signing     the only module that signs, with all conditions that forbid it
+    rulebook    the interface to the rulebook (`session.runtime.ledger` implements it)
+    resume      prove identity, compare heads, agree
     logon, collateral, checkpoints, keys, facts, final_ack
-                the steps that an end takes by itself, one module for each kind
+                steps that an end takes unprompted, one module for each kind
     gaps, recovery, revoked
                 frames that we lack, that our journal lost, that a revoked key signed
-    deadlines   one table of what falls due
+    holding     frames of the peer that must wait for a time or for the chain
+    deadlines   one table of all timeouts
 
 Calls go one way: `dispatch → frames, resume, logon → ruling → checkpoints, collateral, holding,
 rejects → signing → lifecycle, keys → state`. A handler `on_x(state, effects, …)` keeps no reference
 to either, and never calls `dispatch`.
 
 States. A session's `SessionStatus` follows from the frames on the record. A connection's `HeadSync`
-says what may be heard and signed on it. Notes of the peer go through `Verification`. The journal's
+says what we may accept and sign on it. The peer's notes go through `Verification`. The journal's
 `Health` says whether we may sign at all.
 
 One frame. Ours: `send` → `signing.check_message` (the rulebook judges it) → `signing.sign`
@@ -34,13 +35,14 @@ effect). The peer's: `receive_batch` → `frames.receive` (recorded; `StoreFrame
 `ruling.take_effect` (judged, applied; `FrameReceived`). A frame is parsed, decoded, judged and
 hashed once.
 
-Business. While two trade, nothing but the rulebook changes from frame to frame. Then
-`SessionState.attention` is false, and no step, status or deadline is looked at. What can change one
-of these sets it: any input but a frame of business, a frame held back, an error, another health.
+Business. During normal trading only the rulebook changes from frame to frame. Then
+`SessionState.attention` is false, and the protocol skips steps, status and deadlines. Anything that
+can change one of these sets it: any input except a frame of business, a held frame, an error, a new
+health.
 
-Durable when. All that a list of effects stores is one commit, and comes before what it sends and
-tells (`effects`). So a frame is on disk before it is sent, and a fill before it is heard. Nothing
-here survives the process but what was stored; all else is derived from it again.
+Durable when. All stores of one list of effects are one commit, before its sends and events
+(`effects`). So a frame is on disk before it is sent, and a fill before the application sees it.
+Only what was stored survives the process; everything else is derived from it again.
 """
 
 from psymm.session.protocol.beginning import begin_session

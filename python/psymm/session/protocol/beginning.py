@@ -1,4 +1,4 @@
-"""A session's state, new or out of a journal, and the protocol on it."""
+"""Build a session's state, new or from a journal, and the protocol on it."""
 
 from __future__ import annotations
 
@@ -51,14 +51,26 @@ def begin_session(
     stopped: PSymmError | None = None,
     acknowledged: int = 0,
 ) -> SessionProtocol:
-    """A session, new or out of a journal; the rulebook has seen no frame of the record yet.
+    """Begin a session, new or from a journal.
 
-    key: ours, in force or for our Logon; None where nothing may be signed.
-    logon: ours, where it is still to be signed.
-    kept: all session keys of ours that the journal holds.
-    health, newest, spare: of a journal that lost frames: its newest heads, and loose frames.
-    announced: what the peer introduced, token units.
-    acknowledged: of a custody that had ended, our highest frame that the peer is known to have.
+    Args:
+        record: the frames of both lanes.
+        rulebook: has seen no frame of the record yet; None while the journal is repaired.
+        lane: ours, 0 trader, 1 solver.
+        params: the values of the terms that a session uses.
+        now: our clock, nanoseconds.
+        key: our key in force, or the one for our Logon; None if nothing may be signed.
+        logon: our Logon, if it is still to be signed.
+        kept: all our session keys in the journal.
+        revocations: all revoked keys in the journal, of both lanes.
+        health: the journal's health.
+        newest: the newest heads that a journal with lost frames knows of.
+        spare: frames of such a journal that follow no frame on the record.
+        announced: the collateral that the peer announced, token units.
+        notes: our notes.
+        peer_notes: the peer's notes that were verified before.
+        stopped: the error that stopped the session before; it stays stopped.
+        acknowledged: our highest frame that the peer is known to have, if the custody had ended.
     """
     state = SessionState(
         lane=lane,

@@ -1,4 +1,4 @@
-"""What a session knows of the chain: facts, citations of them, and where a settlement was mined."""
+"""What a session knows about the chain: facts, citations of facts, and a mined settlement."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from psymm.transcript.agreement import CustodyAgreement
 
 @dataclass(frozen=True, slots=True)
 class Mined:
-    """Where a settlement was mined, as deep as the terms ask. transaction: its hash."""
+    """Where a settlement was mined, with the confirmations that the terms require."""
 
     block: int
     transaction: bytes
+    """Its hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What one transaction did to a custody's notes, as deep as the terms ask.
+    """What one transaction did to a custody's notes, with the confirmations of the terms.
 
-    denied: a frame, (lane, seq), that cites of the transaction what our chain did not have when it
-    came; then block is how far our chain went, and nothing was spent or inserted.
+    Attributes:
+        block: the block of the transaction; for a denied citation, our chain's newest block then.
+        transaction: its hash.
+        spent: the nullifiers that it spent.
+        inserted: the commitments that it inserted.
+        denied: (lane, seq) of a frame that cites this transaction for what our chain did not have.
+            Then nothing was spent or inserted.
     """
 
     block: int
@@ -47,7 +53,7 @@ class Fact:
 
     @classmethod
     def from_json(cls, text: str) -> Fact:
-        """Raises ValueError unless the text is in the one form that `to_json` gives."""
+        """Parse what `to_json` writes. Raises ValueError for any other form."""
         raw = loads(text)
         try:
             lane, seq = (int(one) for one in raw.get("denied", ("0", "0")))
@@ -66,12 +72,12 @@ class Fact:
 
 
 CITED_AHEAD: Final = 8
-"""Blocks above our chain's head that the peer's own head may be ahead of ours."""
+"""How many blocks the peer's chain may be ahead of ours (`spec.md` 65)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A frame that cites something of the chain."""
+    """A frame that cites a fact of the chain."""
 
     lane: int
     seq: int
@@ -80,25 +86,30 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class ChainView:
-    """What our own chain says of a citation. head: its newest block. deep: the newest that is as
-    deep as the terms ask; up to there the view is complete. fact: what the transaction did in
-    which the thing cited happened, if it has happened that deep."""
+    """What our own chain says about a citation.
+
+    Attributes:
+        head: its newest block.
+        deep: its newest block with the confirmations of the terms. The view is complete up to here.
+        fact: the transaction in which the cited event happened, if that is as deep.
+    """
 
     head: int
     deep: int
     fact: Fact | None
 
     def settles(self, said: ChainFact) -> bool | None:
-        """Whether what is cited is true; None while that remains to be seen."""
+        """Whether the citation is true; None while our chain cannot say yet."""
         if self.fact is not None:
             return self.fact.transaction == said.transaction_hash
+        # Our chain has not confirmed that block yet, and an honest peer may be this far ahead.
         if self.deep < said.block_number <= self.head + CITED_AHEAD:
             return None
         return False
 
 
 def custody_of(agreement: CustodyAgreement) -> Custody:
-    """The custody that an opening is of, as custody's notes name it."""
+    """The custody of an agreement, as its notes name it."""
     return Custody(agreement.trader, agreement.solver, agreement.terms_hash, agreement.salt)
 
 

@@ -1,10 +1,22 @@
-"""Checkpoints as one end of a session makes them: offered in good time, answered at once.
+"""Checkpoints, as one side of a session makes them: offered in good time, answered at once.
 
-What is due is derived from the rulebook's account, so a process that died between two UCPs goes on
-from its journal. An end offers once a lane has used half of what the terms allow it between two
-checkpoints, once it holds so many frames that memory is better used, or when its application wants
-one. Where the two sides name different hashes for the same frames, each shows the other its
-account, and the first field in which they differ is named; that binds nobody, and trading goes on.
+A checkpoint is a pair of UCP frames, an offer and an answer. Both name the frames that they count,
+and the hash of the account after these frames.
+
+    offered     one side signs a UCP
+    answered    the other side signs a UCP for the same frames
+    in force    each lane covers the other's UCP (`take_effect`): the account is stored
+                (`StoreCheckpoint`), and the frames that it counts leave memory (`compact`)
+
+The rulebook's account says what is due, so a process that died between two UCPs continues from its
+journal. A side offers a checkpoint
+
+- once a lane has used half of what the terms allow between two checkpoints (`spec.md` 13),
+- once memory holds many frames, or
+- when its application asks for one.
+
+If the two sides name different hashes for the same frames, each sends the other its account as
+texts. We then report the first field that differs. That binds nobody, and trading goes on.
 """
 
 from __future__ import annotations
@@ -31,20 +43,24 @@ log = logging.getLogger(__name__)
 
 PART_BYTES: Final = 65_536
 MOST_PARTS: Final = 64
-"""Parts of an account that are sent or taken: 4 MiB in all."""
+"""Most parts of an account that are sent or accepted: 4 MiB in total."""
 MOST_HELD: Final = 4_096
-"""Frames in memory at which a checkpoint is offered: some 5 MB."""
+"""Frames in memory at which a checkpoint is offered: about 5 MB."""
 
 
 # --- what is wanted ------------------------------------------------------------------------------
 
 
 def request(s: SessionState) -> tuple[int, int]:
-    """Make a checkpoint as soon as it can be that counts all that is on the record now, but for
-    Heartbeats and UCPs after the rest. Returns how far it has to count, the trader's and the
-    solver's frames; `counts` says whether the one in force does."""
+    """Ask for a checkpoint that counts everything on the record now.
+
+    It need not count trailing Heartbeats and UCPs. Returns the trader's and the solver's last frame
+    that it has to count; `counts` says whether the checkpoint in force does.
+    """
     target = s.checkpoints.target
     for entry in s.record:
+        # Heartbeats and UCPs change no account. If they had to be counted, each checkpoint would
+        # make another one due.
         if not isinstance(entry.message, Heartbeat | Checkpoint):
             target[entry.frame.lane] = max(target[entry.frame.lane], entry.frame.seq)
     if s.connection is not None:
@@ -61,14 +77,14 @@ def counts(s: SessionState, target: tuple[int, int]) -> bool:
 
 
 def on_requested(s: SessionState, now: int) -> None:
-    """The peer would like a checkpoint."""
+    """The peer asks for a checkpoint. At most one request a second counts."""
     if now - s.checkpoints.asked_at >= AGAIN_NS:
         s.checkpoints.asked_at = now
         request(s)
 
 
 def is_wanted(s: SessionState) -> bool:
-    """Whether a checkpoint was asked for that is not in force yet."""
+    """Whether a requested checkpoint is not in force yet."""
     trader, solver = s.checkpoints.target
     return bool(trader or solver) and not counts(s, (trader, solver))
 
@@ -77,14 +93,14 @@ def is_wanted(s: SessionState) -> bool:
 
 
 def advance(s: SessionState, out: Effects, now: int) -> None:
-    """Sign the UCP that is due, if one is. Heads agree and our Logon is on the record."""
+    """Sign the UCP that is due, if any. Heads agree and our Logon is on the record."""
     rulebook = s.rulebook
     if rulebook is None:
         return
-    # What came into force lets go of frames, and of the reason for another offer.
+    # A checkpoint that came into force may remove the reason for the next offer.
     take_effect(s, out)
     answer = rulebook.answer_due(s.lane)
-    # An offer that stands is answered first: while it does, no other is right.
+    # An open offer is answered first: while one is open, the rulebook accepts no other.
     if answer is not None:
         if coverable(s) >= answer[1]:
             sign(s, out, answer[0], now)
@@ -94,7 +110,7 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
     if s.status is not SessionStatus.TRADING or rulebook.offer_stands():
         return
     offer = _offer(s, rulebook)
-    # A trader counts only what it covers: cover it, and there is something to offer.
+    # A trader's checkpoint counts only frames that the trader covers, so cover them first.
     if offer is None and s.lane == TRADER and s.record.heads[TRADER].peer_seq < coverable(s):
         sign(s, out, Heartbeat(), now)
         offer = _offer(s, rulebook)
@@ -102,18 +118,21 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
         _ask(s, out, now)
     elif coverable(s) >= offer[1]:
         sign(s, out, offer[0], now, covers=offer[1])
-        # Where it is not answered, it is not offered again with every frame.
+        # If the peer does not answer, wait for many more frames before the next offer.
         s.checkpoints.offer_at = len(s.record) + MOST_HELD
 
 
 def _many_held(s: SessionState, rulebook: Rulebook) -> bool:
-    """Are so many frames held that a checkpoint is worth what it costs?"""
+    """Whether memory holds so many frames that a checkpoint is worth its cost.
+
+    The cost grows with the account's ids.
+    """
     held = len(s.record)
     return held >= MOST_HELD and held >= max(s.checkpoints.offer_at, rulebook.ids() // 8)
 
 
 def _offer(s: SessionState, rulebook: Rulebook) -> tuple[Checkpoint, int] | None:
-    """What we can offer, if it is what is wanted or a limit is near."""
+    """The UCP that we can offer, if it counts what was requested or a limit is near."""
     offer = rulebook.offer_due(s.lane)
     if offer is None:
         return None
@@ -123,8 +142,11 @@ def _offer(s: SessionState, rulebook: Rulebook) -> tuple[Checkpoint, int] | None
 
 
 def _ask(s: SessionState, out: Effects, now: int) -> None:
-    """A checkpoint counts what the trader covers, and a trader need not cover a Heartbeat: the
-    solver can only ask it to."""
+    """As the solver, ask the trader for a checkpoint.
+
+    A checkpoint counts what the trader covers. A trader need not cover a Heartbeat, so the solver
+    can only ask for it, once on each connection.
+    """
     connection = s.connection
     if s.lane == SOLVER and connection and not connection.checkpoint_asked and is_wanted(s):
         connection.checkpoint_asked = True
@@ -132,7 +154,7 @@ def _ask(s: SessionState, out: Effects, now: int) -> None:
 
 
 def take_effect(s: SessionState, out: Effects) -> None:
-    """Whether a checkpoint has come into force."""
+    """Store and report a checkpoint that has come into force."""
     if s.rulebook is None:
         return
     point, account = s.rulebook.point, s.rulebook.agreed
@@ -141,19 +163,23 @@ def take_effect(s: SessionState, out: Effects) -> None:
     s.checkpoints.point = point
     s.checkpoints.offer_at = 0
     compact(s, point)
+    # Stored before it is reported. If the process dies first, the frames on disk give it again.
     out += (StoreCheckpoint(point, account), CheckpointInForce(point))
 
 
 def compact(s: SessionState, point: Point) -> None:
-    """A checkpoint is in force: the frames that it counts leave memory. The peer has them all; for
-    a peer whose journal lost some, ours has them."""
+    """Drop from memory the frames that the checkpoint in force counts.
+
+    The peer has them all. If its journal lost some, we resend them from ours.
+    """
     if s.record.starts_at is not None and s.record.starts_at.point == point:
         return
     try:
         gone = s.record.truncate_to(point, lambda entry: _is_retained(s, entry))
     except CheckpointRefused:
-        return  # The next one may do.
+        return  # The record cannot be cut here. The next checkpoint may fit.
     for entry in gone:
+        # Idle time is measured from the last business, which must survive its frame.
         if not isinstance(entry.message, NO_BUSINESS):
             s.business_ns = max(s.business_ns, entry.frame.sending_time)
     s.void = {seq for seq in s.void if seq > point.seqs[s.peer]}
@@ -162,8 +188,10 @@ def compact(s: SessionState, point: Point) -> None:
 
 
 def _is_retained(s: SessionState, entry: RecordedFrame) -> bool:
-    """Must a session know this frame for as long as it lives? Nobody needs a frame of the peer
-    that has no effect, nor our Reject of it."""
+    """Whether a session must keep this frame for its whole life.
+
+    Nobody needs a frame of the peer that had no effect, or our Reject of it.
+    """
     if entry.frame.lane == s.lane:
         void = isinstance(entry.message, Reject)
     else:
@@ -175,7 +203,7 @@ def _is_retained(s: SessionState, entry: RecordedFrame) -> bool:
 
 
 def compare(s: SessionState, out: Effects, now: int) -> None:
-    """Show our account where the peer's frame named another hash for it."""
+    """Show our account if a frame of the peer named another hash for it."""
     account = None if s.rulebook is None else s.rulebook.disputed
     if account is not None and account is not s.checkpoints.seen_dispute:
         s.checkpoints.seen_dispute = account
@@ -185,7 +213,7 @@ def compare(s: SessionState, out: Effects, now: int) -> None:
 def on_rejected(
     s: SessionState, out: Effects, reject: Reject, rejected: RecordedFrame | None, now: int
 ) -> None:
-    """The peer rejects a frame of ours: of a UCP that it finds wrong, show our account."""
+    """The peer rejects a frame of ours. If it is a wrong UCP, show our account."""
     if reject.violation != "wrong-checkpoint" or rejected is None or s.rulebook is None:
         return
     ours = rejected.message
@@ -196,7 +224,7 @@ def on_rejected(
 
 
 def _show_account(s: SessionState, out: Effects, account: Account, now: int) -> None:
-    # Once for each account, or two ends would show each other theirs for ever.
+    # Once for each account; otherwise both sides would resend theirs forever.
     dispute = s.checkpoints.dispute
     if dispute is not None and dispute.ours.hash == account.hash:
         return
@@ -219,12 +247,12 @@ def _show_account(s: SessionState, out: Effects, account: Account, now: int) -> 
 
 
 def on_account_part(s: SessionState, out: Effects, part: AccountPart, now: int) -> None:
-    """A part of the peer's account. It is looked at only where we have another for the same
-    frames, or where that is what it claims and we hold one."""
+    """A part of the peer's account. Ignored unless our account for the same frames differs."""
     if s.checkpoints.dispute is None and s.rulebook is not None:
         account = s.rulebook.account_at(part.solver_seq, part.trader_seq)
         if account is None or account.hash == part.account_hash:
             return
+        # The peer noticed the difference first: it needs our account, too.
         _show_account(s, out, account, now)
     dispute = s.checkpoints.dispute
     if dispute is None or dispute.named or dispute.ours.hash == part.account_hash:
@@ -243,7 +271,7 @@ def on_account_part(s: SessionState, out: Effects, part: AccountPart, now: int) 
 def _name_difference(s: SessionState, out: Effects, dispute: Dispute) -> None:
     content = b"".join(dispute.parts[number] for number in sorted(dispute.parts))
     dispute.parts = {}
-    # Parts are texts: anybody between may have changed them.
+    # Parts are unsigned texts, so check them against the hash that they claim.
     if keccak256(content) != dispute.their_hash:
         return
     try:

@@ -1,14 +1,15 @@
-"""The collateral of both sides: ours listed and opened to the peer, the peer's checked, verified on
-chain by the runtime, and accepted or refused.
+"""The exchange of collateral: each side lists and opens its notes, and checks the peer's.
 
-What must come next is derived from the record, so a process that died between two steps goes on
-from its journal. The order, for either side's notes:
+The next step is derived from the record, so a process that died between two steps continues from
+its journal. The steps, for the notes of either side:
 
-    listed (a frame: the trader's Logon, the solver's AY) → opened (a text) → in order → verified on
-    chain (`VerifyCollateral`) → accepted or refused (a frame: AZ)
+    listed      a frame: the trader's Logon, the solver's AY
+    opened      a text; checked here without the chain
+    verified    the runtime checks the chain (`VerifyCollateral`)
+    accepted    or refused, by a frame: AZ
 
-The solver signs nothing before the trader's notes are verified (`spec.md` 68), and funds its own
-only then (`FundCollateral`).
+The solver signs nothing before the trader's notes are verified (`spec.md` 68). Only then does it
+fund its own (`FundCollateral`). Our openings are stored with the frames that rely on them.
 """
 
 from __future__ import annotations
@@ -55,16 +56,15 @@ from psymm.session.protocol.signing import (
 from psymm.session.protocol.state import SessionState, Verification, arm
 from psymm.transcript.agreement import SOLVER, TRADER
 
-# --- what the peer and the chain say -------------------------------------------------------------
+# --- input from the peer and the chain -----------------------------------------------------------
 
 
 def on_openings(s: SessionState, out: Effects, message: NoteOpenings, now: int) -> None:
-    """The peer opens its notes: what can be checked without a chain is checked here.
+    """The peer opens its notes. Check what can be checked without a chain.
 
-    A text binds nobody (somebody between may have changed it). Openings that do not give the
-    commitments that the peer's frames list end the connection, on the next of which they are
-    shown again. Those that give them are the peer's own: what is wrong with such a note is refused
-    for good.
+    A text binds nobody: it may have been changed on the way. So if the openings do not match the
+    commitments that the peer's frames list, we only disconnect, and the next connection shows them
+    again. If they match, they are the peer's own, and a defect in such a note is refused finally.
     """
     if not _awaits_openings(s) or s.connection is None:
         return
@@ -90,10 +90,10 @@ def on_openings(s: SessionState, out: Effects, message: NoteOpenings, now: int) 
 
 
 def _check(s: SessionState, notes: dict[bytes, Note]) -> None:
-    """Raises CollateralRefused for notes that will not do."""
+    """Raises CollateralRefused for notes that we cannot accept."""
     listed = s.lifecycle.listed[s.peer]
     if len(notes) > 1:
-        # Before ours is funded: the rulebook lets us accept one, and settles no more.
+        # Refused before we fund ours: the rulebook accepts and settles a single note only.
         raise CollateralRefused("put up one note, not several", listed=len(notes))
     for commitment, note in notes.items():
         if note.token != s.params.token:
@@ -109,8 +109,10 @@ def _check(s: SessionState, notes: dict[bytes, Note]) -> None:
 
 
 def misstated(s: SessionState, answer: CollateralResponse) -> Violation | None:
-    """Whether the peer accepts a note of ours as holding what it does not: nobody but us can tell,
-    so our Reject is what takes it off the account (`spec.md` 64)."""
+    """The violation if the peer accepts a note of ours at a wrong amount, or None.
+
+    Only we know the amount, so our Reject is what removes it from the account (`spec.md` 64).
+    """
     for accepted in answer.commitments:
         note = s.collateral.notes.get(accepted.commitment)
         if note is not None and accepted.amount != note.amount:
@@ -135,14 +137,14 @@ def on_verified(s: SessionState, notes: tuple[Note, ...]) -> None:
 
 
 def on_failed(s: SessionState) -> None:
-    """Our chain, prover or funds failed us: they are asked for again."""
+    """Our chain, prover or funding failed. The next step asks for it again."""
     s.collateral.funding = False
     if s.collateral.verification is Verification.RUNNING:
         s.collateral.verification = Verification.AWAITED
 
 
 def on_refused(s: SessionState, refusal: CollateralRefused) -> None:
-    """The peer's notes will not do."""
+    """The peer's notes are refused; `step` signs the refusal."""
     s.collateral.verification = Verification.REFUSED
     s.collateral.refusal = refusal
 
@@ -151,9 +153,11 @@ def on_refused(s: SessionState, refusal: CollateralRefused) -> None:
 
 
 def send_openings(s: SessionState, out: Effects, now: int) -> bool:
-    """Show the openings of our notes: the trader's with its Logon, since the solver signs nothing
-    before its chain has them (`spec.md` 68); the solver's once the trader has covered the frame
-    that lists them. True where something was done."""
+    """Show the openings of our notes; True if they were sent now.
+
+    The trader shows them with its Logon: the solver signs nothing before it has verified them
+    (`spec.md` 68). The solver shows them once the trader has covered the frame that lists them.
+    """
     life, connection = s.lifecycle, s.connection
     listed_at = life.listed_at[s.lane]
     if not listed_at or connection is None or connection.openings_sent:
@@ -184,10 +188,10 @@ def send_openings(s: SessionState, out: Effects, now: int) -> bool:
 
 
 def step(s: SessionState, out: Effects, now: int) -> bool:
-    """Answer for the peer's notes, or list ours. True where a frame was signed."""
+    """Answer for the peer's notes, or list ours. True if a frame was signed."""
     life, collateral = s.lifecycle, s.collateral
     if collateral.refusal is not None and not life.accepted_at[s.peer]:
-        # Said once on the record; the stop below ends the session with it.
+        # One refusal on the record is enough. The stop below ends the session.
         refusal, collateral.refusal = collateral.refusal, None
         _turn_down(s, out, refusal, now)
         stop(s, out, refusal)
@@ -199,7 +203,7 @@ def step(s: SessionState, out: Effects, now: int) -> bool:
 def _trader_step(s: SessionState, out: Effects, now: int) -> bool:
     life = s.lifecycle
     if s.record.heads[TRADER].peer_seq < life.listed_at[SOLVER] <= coverable(s):
-        sign(s, out, Heartbeat(), now)  # The solver opens its notes once they are covered.
+        sign(s, out, Heartbeat(), now)  # The solver opens its notes once we cover their listing.
         return True
     if peer_verified(s) and not life.accepted_at[SOLVER]:
         _accept(s, out, now)
@@ -210,7 +214,7 @@ def _trader_step(s: SessionState, out: Effects, now: int) -> bool:
 def _solver_step(s: SessionState, out: Effects, now: int) -> bool:
     life, collateral = s.lifecycle, s.collateral
     if peer_verified(s) and not collateral.notes and not collateral.funding:
-        # Money moves from here on; marked first, so that it moves once.
+        # Funding moves money, so mark it first: it must start only once.
         collateral.funding = True
         out.append(FundCollateral())
         return False
@@ -221,14 +225,16 @@ def _solver_step(s: SessionState, out: Effects, now: int) -> bool:
         _accept(s, out, now)
         return True
     if 0 < s.record.heads[SOLVER].peer_seq < life.accepted_at[SOLVER] <= coverable(s):
-        sign(s, out, Heartbeat(), now)  # The trader's acceptance takes effect once covered.
+        sign(s, out, Heartbeat(), now)  # Our cover puts the trader's acceptance into effect.
         return True
     return False
 
 
 def step_verify(s: SessionState, out: Effects) -> None:
-    """Have the peer's notes checked on chain, once they are opened: all that it listed, else the
-    chain would be asked for the same ones without an end."""
+    """Ask the runtime to verify the peer's notes on chain, once all that it listed are opened.
+
+    With only some of them opened, we would ask the chain for the same notes forever.
+    """
     shown = None if s.connection is None else s.connection.peer_openings
     if (
         shown is not None
@@ -237,7 +243,7 @@ def step_verify(s: SessionState, out: Effects) -> None:
         and not s.lifecycle.accepted_at[s.peer]
         and not peer_verified(s)
     ):
-        # Marked before it is asked: the next step must not ask the chain a second time.
+        # Marked first: the next step must not ask the chain a second time.
         s.collateral.verification = Verification.RUNNING
         out.append(VerifyCollateral(shown))
 
@@ -259,8 +265,10 @@ def peer_verified(s: SessionState) -> bool:
 
 
 def await_openings(s: SessionState, now: int) -> None:
-    """Note since when the peer's openings are waited for: they are texts, which the network may
-    have lost, and come again on the next connection."""
+    """Start or clear the timeout for the peer's openings.
+
+    Openings are texts, which the network may lose. The next connection brings them again.
+    """
     if s.connection is None:
         return
     if not _awaits_openings(s):
@@ -271,7 +279,7 @@ def await_openings(s: SessionState, now: int) -> None:
 
 
 def _awaits_openings(s: SessionState) -> bool:
-    """The peer's frames list notes that it has not opened on this connection."""
+    """Whether the peer's frames list notes that it has not opened on this connection."""
     return (
         s.connection is not None
         and s.connection.peer_openings is None
@@ -286,7 +294,7 @@ def _awaits_openings(s: SessionState) -> bool:
 
 
 def _list(s: SessionState, out: Effects, now: int) -> None:
-    """The solver's notes; the trader's are in its Logon."""
+    """List the solver's notes; the trader's are in its Logon."""
     notes = tuple(
         NoteRef(commitment=note.commitment, nullifier=note.nullifier)
         for note in s.collateral.notes.values()
@@ -344,7 +352,7 @@ _REASONS: Final[dict[type[CollateralRefused], CollAsgnRejectReason]] = {
 
 
 def refusal_of(answer: CollateralResponse) -> CollateralRefused | PeerRefused:
-    """What the peer's refusal of our collateral is, as our error."""
+    """The peer's refusal of our collateral, as an error."""
     for kind, reason in _REASONS.items():
         if answer.coll_asgn_reject_reason is reason:
             return kind(f"the peer refused our collateral: {answer.text or reason.name}")

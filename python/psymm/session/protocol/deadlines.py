@@ -1,7 +1,11 @@
-"""What falls due by itself: one table, read by `tick` (what is due now?) and by `next_tick` (when
-does the next fall due?).
+"""All timeouts of a session, in one table.
 
-Each row says when it is due, None where nothing is, and what is done then.
+`tick` acts on the rows that are due; `next_tick` returns the earliest due time. Each row says when
+it is due, None if it is not armed, and what to do then. Rows derive both from the state, so nothing
+has to be cancelled. All times are in nanoseconds.
+
+`next_due` notes its answer in `ConnectionState.wake_at`, and `arm` lowers that when an earlier
+timeout starts. So the runtime reads the table only when the next due time may have changed.
 """
 
 from __future__ import annotations
@@ -32,8 +36,9 @@ RESOLUTION_NS: Final = SECOND // 100
 class Deadline:
     """One row.
 
-    due: when, nanoseconds; None where nothing is waited for.
-    act: what is done once it is due; None where `advance`, which follows each tick, does it.
+    Attributes:
+        due: when, nanoseconds; None if nothing is waited for.
+        act: what to do then; None if `advance`, which follows each tick, does it.
     """
 
     due: Callable[[SessionState, ConnectionState], int | None]
@@ -49,6 +54,7 @@ def beat_ns(s: SessionState) -> int:
 
 
 def _silent_at(s: SessionState, connection: ConnectionState) -> int:
+    # A TestRequest goes out after 1.5 heartbeats of silence; the peer has one more to answer.
     return connection.last_heard + beat_ns(s) * 5 // 2
 
 
@@ -75,11 +81,11 @@ def _beat(s: SessionState, _connection: ConnectionState, out: Effects, now: int)
     send_text(s, out, Heartbeat(), now)
 
 
-# --- what the peer owes --------------------------------------------------------------------------
+# --- what we await of the peer -------------------------------------------------------------------
 
 
 def _agreement_at(s: SessionState, connection: ConnectionState) -> int | None:
-    """Heads that agree."""
+    """When heads must agree."""
     return None if connection.synced else connection.progress + s.params.response_timeout_ns
 
 
@@ -138,7 +144,7 @@ def _recovery_at(_s: SessionState, connection: ConnectionState) -> int | None:
     return connection.recovery_due
 
 
-# --- what we owe ---------------------------------------------------------------------------------
+# --- what the peer awaits of us ------------------------------------------------------------------
 
 
 def _cover_at(s: SessionState, connection: ConnectionState) -> int | None:
@@ -153,7 +159,7 @@ def _cover(s: SessionState, _connection: ConnectionState, out: Effects, now: int
 
 
 def _clock_at(s: SessionState, _connection: ConnectionState) -> int | None:
-    """When our clock has caught up with our own lane."""
+    """When our clock catches up with our own lane."""
     if not s.clock_behind:
         return None
     return s.record.heads[s.lane].sending_time - s.params.skew_ns
@@ -175,7 +181,7 @@ BEFORE: Final = (
     Deadline(_gap_at, _ask_again),
     Deadline(_recovery_at, recovery.ask),
 )
-"""Acted on before a tick takes the steps that are due."""
+"""Rows for before the steps of a tick: a connection that closes takes no more steps."""
 
 AFTER: Final = (
     Deadline(_cover_at, _cover),
@@ -183,7 +189,7 @@ AFTER: Final = (
     Deadline(_clock_at, None),
     Deadline(_held_at, None),
 )
-"""Acted on after it: a step may have covered, or sent, what was due."""
+"""Rows for after the steps: a step may have covered or sent what was due."""
 
 ALL: Final = BEFORE + AFTER
 
@@ -195,7 +201,7 @@ def act(
     out: Effects,
     now: int,
 ) -> None:
-    """Do what is due of these rows, in their order, until the connection is being ended."""
+    """Act on the rows that are due, in order, until one closes the connection."""
     for row in rows:
         if connection.closing is not None:
             return
@@ -205,7 +211,7 @@ def act(
 
 
 def next_due(s: SessionState, connection: ConnectionState | None, now: int) -> int:
-    """When `act` should next be called, nanoseconds; never more than a heartbeat away."""
+    """When to call `act` next, nanoseconds. Never more than one heartbeat away."""
     beat = beat_ns(s)
     if connection is None or connection.closing is not None:
         return now + beat

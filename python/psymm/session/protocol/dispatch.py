@@ -1,14 +1,14 @@
-"""The one module that dispatches: each input of a session finds its handler here.
+"""The dispatcher: every input of a session enters here, and goes to its handler.
 
-`SessionProtocol` is one end of a custody's session, without input or output: texts, frames, ticks
-and commands go in, `Effects` come out. Every input passes the same three steps:
+`SessionProtocol` is one end of a custody's session. It does no I/O: texts, frames, ticks and
+commands go in, `Effects` come out. Every input passes the same three steps:
 
-    1. the clock is looked at (`_enter`),
-    2. the input's handler changes the state and adds effects,
-    3. all steps that are due are taken (`_advance`), and a new status is told (`_leave`).
+    1. `_enter` reads the clock.
+    2. The input's handler changes the state and adds effects.
+    3. `_advance` takes every step that is due; `_leave` reports a new status.
 
-What must happen next is derived from the record, never from a script that ran once, so a process
-that died anywhere goes on from its journal. Our lane is signed only while the heads of both sides
+The next step is always derived from the record, never from the position in a script. So a process
+that died at any point continues from its journal. We sign frames only while the heads of both sides
 are known to agree. Nothing here raises because of what the peer sent.
 """
 
@@ -79,47 +79,54 @@ from psymm.transcript.record import RecordedFrame
 from psymm.transcript.resumption import ResumeSigner
 
 _UNPROVEN: Final = (BusinessMessageReject, Heartbeat, Resume, TestRequest)
-"""What is heard of a peer that has not proved itself on the connection."""
+"""The messages we accept from a peer that has not proved itself on the connection."""
 
 
 class SessionProtocol(SessionView):
-    """One end of a custody's session. Its state is read through `SessionView`, and changed through
-    the methods here only."""
+    """One end of a custody's session.
+
+    Read its state through `SessionView`. Only the methods here change it.
+    """
 
     def __init__(self, state: SessionState) -> None:
         super().__init__(state)
         self._owed: Effects = []
-        """Of an input that raised; they come with the next input's."""
+        """Effects of an input that raised. The next input returns them first."""
         state.business_ns = max(state.record.starts_ns(lane) for lane in (0, 1))
-        ignored: Effects = []  # There is no connection yet, and nothing new to tell or store.
+        # Replaying the journal yields effects that an earlier process already carried out.
+        ignored: Effects = []
         revoked.read_record(state, ignored, arrive=True, now=state.now)
         state.status = lifecycle.status_of(state)
         head = state.record.heads[state.lane].seq
         state.final_ack.told = 0 < head <= state.final_ack.acknowledged
 
     def begin_at(self, point: Point) -> None:
-        """This checkpoint is stored: nothing before it is held."""
+        """Start from this stored checkpoint: memory holds no frame before it."""
         self.state.checkpoints.point = point
         checkpoints.compact(self.state, point)
 
     def set_proving_key(self, found: ResumeSigner) -> None:
-        """A key that signs no frame, to prove ourselves where no other can."""
+        """Set a key that signs no frames, only resumes. It is used where no other key can be."""
         self.state.keys.proving = found
 
     # --- the connection --------------------------------------------------------------------------
 
     def connected(self, now: int, *, fresh: bool, challenge: bytes | None = None) -> Effects:
-        """A connection to the peer is there.
+        """A connection to the peer is open.
 
-        fresh: the two met on it just now, so there is nothing to resume.
-        challenge: the one that the peer was told on it already; None draws one and tells it.
+        Args:
+            now: our clock, nanoseconds.
+            fresh: the custody was agreed on this connection, so there is nothing to resume.
+            challenge: the challenge already sent to the peer; None draws a new one and sends it.
         """
         s, out = self.state, self._enter(now)
         connection = ConnectionState(
             token_bytes(32) if challenge is None else challenge, now, now, now, now
         )
         if fresh and s.record.frames == 0:
+            # Neither side has a history, so there are no heads to compare.
             connection.sync = HeadSync.SYNCED
+        # The new connection reports held frames again: the last one may have lost that text.
         s.connection, s.held_told, s.attention = connection, 0, True
         if signing.is_uncovered(s):
             signing.await_cover(s, connection, now)
@@ -129,14 +136,17 @@ class SessionProtocol(SessionView):
         return self._leave(out)
 
     def disconnected(self) -> Effects:
-        """The connection is gone. Nothing is signed until the next one has resumed."""
+        """The connection is lost. We sign nothing until the next one has resumed."""
         self.state.attention = True
         self.state.connection = None
         return self._leave([])
 
     def leave(self, reason: PSymmError, now: int) -> Effects:
-        """End the connection, and mean to come back. What the peer did is covered before: a fill
-        that is covered late is void (`spec.md` 2), and nobody knows when we are back."""
+        """Disconnect, intending to come back later.
+
+        Covers the peer's frames first. A frame covered too late is dated by its cover (`spec.md`
+        2), which can void a fill, and nobody knows when we will be back.
+        """
         out = self._enter(now)
         if signing.is_uncovered(self.state):
             signing.cover(self.state, out, now)
@@ -154,6 +164,7 @@ class SessionProtocol(SessionView):
         if not s.rate.text(len(text), now):
             self._end_flood(out)
             return self._leave(out)
+        # Decode only what is within the rate: decoding is the cost that the rate bounds.
         try:
             message = decode_text(text)
         except JsonError as bad:
@@ -163,6 +174,7 @@ class SessionProtocol(SessionView):
         if s.error is None and not connection.proven and not isinstance(message, _UNPROVEN):
             why = "resume first: nothing proves who you are"
             signing.report_malformed(s, out, now, message.MSG_TYPE, why)
+        # A stopped session still answers a Resume: it tells a proven peer why it stopped.
         elif s.error is None or isinstance(message, Resume):
             self._on_text(connection, out, message, now)
             self._advance(out, now)
@@ -193,15 +205,16 @@ class SessionProtocol(SessionView):
                 out.append(TextReceived(message))
 
     def receive_binary(self, data: bytes, now: int) -> Effects:
-        """A WebSocket binary message of the peer: frames back to back, each judged by itself."""
+        """A WebSocket binary message of the peer: frames back to back, each judged on its own."""
         return self.receive_batch(self.batch_of(data, 0, len(data)), now)
 
     def receive_batch(self, batch: FrameBatch, now: int) -> Effects:
-        """Frames of the peer, each judged by itself, and the noise after them if there is any."""
+        """Frames of the peer, each judged on its own, and any noise that follows them."""
         s, out = self.state, self._enter(now, heard=True)
         connection = s.connection
         if connection is None or connection.closing is not None:
             return self._leave(out)
+        # Held frames come before these in the lane, so they must take effect first.
         if s.held:
             ruling.release(s, out, now)
         if connection.sync is HeadSync.UNPROVEN:
@@ -216,6 +229,7 @@ class SessionProtocol(SessionView):
                 break
             frames.receive(s, connection, out, frame, now)
         else:
+            # Only after the whole batch: the valid frames before the noise bind their sender.
             if batch.noise is not None and s.error is None:
                 why = f"{batch.noise.code} at byte {batch.noise.offset}"
                 signing.report_malformed(s, out, now, "frame", why)
@@ -224,7 +238,8 @@ class SessionProtocol(SessionView):
         return self._leave(out)
 
     def _is_within_rate(self, connection: ConnectionState, frame: Frame, now: int) -> bool:
-        # A resume brings the peer's frames again, and may show us our own that we lack.
+        # A resume or a resend repeats frames, and may show us frames of our own that we lack. They
+        # count against a rate of their own, but only if we really lack them.
         s = self.state
         asked_for = connection.sync is not HeadSync.SYNCED or (
             frame.lane == s.peer and frame.seq <= connection.gap.until
@@ -239,7 +254,7 @@ class SessionProtocol(SessionView):
     # --- time ------------------------------------------------------------------------------------
 
     def tick(self, now: int) -> Effects:
-        """Do what has fallen due."""
+        """Act on every deadline that has passed."""
         s, out = self.state, self._enter(now, steps=True)
         if s.connection is None or s.error is not None:
             return self._leave(out)
@@ -250,7 +265,7 @@ class SessionProtocol(SessionView):
         return self._leave(out)
 
     def next_tick(self, now: int) -> int:
-        """When `tick` should next be called, nanoseconds; never more than a heartbeat away."""
+        """When to call `tick` next, nanoseconds. Never more than one heartbeat away."""
         return deadlines.next_due(self.state, self.state.connection, now)
 
     # --- commands of our own side ----------------------------------------------------------------
@@ -258,9 +273,13 @@ class SessionProtocol(SessionView):
     def send(self, message: Message, now: int) -> tuple[RecordedFrame, Effects]:
         """Sign a message of the application and put it on the record.
 
-        Raises NotNow before trading or while heads do not agree, Refused where our own rulebook
-        would call it a violation, SessionClosed, or the error that stopped the session; nothing
-        is signed then.
+        When it raises, it has signed nothing of this message.
+
+        Raises:
+            NotNow: before trading, or while heads do not agree.
+            Refused: our own rulebook would call the message a violation.
+            SessionClosed: the custody has ended.
+            PSymmError: the error that stopped the session.
         """
         s, out = self.state, self._enter(now)
         if s.held:
@@ -269,8 +288,8 @@ class SessionProtocol(SessionView):
             signing.check_message(s, message, now)
             entry = signing.sign(s, out, message, now)
         except Exception:
-            # Whatever the application's message is: what was released may have signed a Reject.
-            # Nothing is lost: these effects go first when the next input is entered.
+            # Releasing held frames may already have signed a Reject, so its effects must not be
+            # lost with the exception. The next input returns them first.
             self._owed += self._leave(out)
             raise
         self._advance(out, now)
@@ -285,8 +304,11 @@ class SessionProtocol(SessionView):
         return self._leave(out)
 
     def request_checkpoint(self, now: int) -> tuple[tuple[int, int], Effects]:
-        """Make a checkpoint as soon as it can be; see `checkpoints.request`. Raises SessionClosed,
-        or the error that stopped the session."""
+        """Make a checkpoint as soon as possible; see `checkpoints.request`.
+
+        Returns the target: the trader's and the solver's last frame that it has to count, and
+        the effects. Raises SessionClosed, or the error that stopped the session.
+        """
         signing.expect_open(self.state)
         out = self._enter(now, steps=True)
         target = checkpoints.request(self.state)
@@ -294,18 +316,21 @@ class SessionProtocol(SessionView):
         return target, self._leave(out)
 
     def log_out(self, reason: str, now: int) -> Effects:
-        """Open nothing more, for good: a Logout frame. What is open can still be closed and the
-        custody settled, on this connection and on later ones. Raises NotNow, SessionClosed."""
+        """Sign a Logout frame: from now on this custody opens nothing (`spec.md` 58, 63).
+
+        What is open can still be closed and the custody settled, on this connection and on later
+        ones. Raises NotNow, SessionClosed.
+        """
         signing.must_sign(self.state, now)
         out = self._enter(now, steps=True)
         if not self.state.lifecycle.logouts[self.state.lane]:
             signing.sign(self.state, out, Logout(text=reason or None), now)
         return self._finish(out, now)
 
-    # --- what was asked of the runtime -----------------------------------------------------------
+    # --- answers of the runtime ------------------------------------------------------------------
 
     def collateral_funded(self, notes: Sequence[Note], now: int) -> Effects:
-        """Our notes are in the tree; they are listed, and the peer's accepted, when it can be."""
+        """Our notes are in the tree. We list them, and accept the peer's, as soon as possible."""
         out = self._enter(now, steps=True)
         collateral.on_funded(self.state, tuple(notes))
         out.append(StoreOpenings(self.state.lane, tuple(notes)))
@@ -319,20 +344,22 @@ class SessionProtocol(SessionView):
         return self._finish(out, now)
 
     def collateral_failed(self) -> Effects:
-        """Our chain, prover or funds failed us: they are asked again on the next connection."""
+        """Our chain, prover or funding failed. The next connection tries again."""
         self.state.attention = True
         collateral.on_failed(self.state)
         return self._leave([])
 
     def collateral_refused(self, error: CollateralRefused, now: int) -> Effects:
-        """The peer's notes will not do: it is told why on the record, and the session stops."""
+        """The peer's notes are refused: a frame tells the peer why, and the session stops."""
         out = self._enter(now, steps=True)
         collateral.on_refused(self.state, error)
         return self._finish(out, now)
 
     def key_delegated(self, key: SecretKey, change: SessionKeyChange, now: int) -> Effects:
-        """Our next session key, already stored, with its delegation: its UKY is signed as soon as
-        heads agree."""
+        """Our next session key is stored, with its delegation.
+
+        The key's UKY is signed as soon as heads agree.
+        """
         out = self._enter(now, steps=True)
         self.state.keys.next_key = (key, change)
         return self._finish(out, now)
@@ -340,44 +367,58 @@ class SessionProtocol(SessionView):
     def revocations_learned(
         self, ours: Mapping[str, int], theirs: Mapping[str, int], now: int
     ) -> Effects:
-        """Know the session keys that each wallet revoked, all of them, fromSeq by address.
+        """Learn the session keys that each wallet revoked.
 
-        What the peer's revoked key signed and we have not covered leaves the record.
+        Frames that the peer's revoked key signed and we have not covered leave the record.
+
+        Args:
+            ours: fromSeq by address, of every key that our wallet revoked.
+            theirs: the same for the peer's wallet.
+            now: our clock, nanoseconds.
         """
         out = self._enter(now, steps=True)
         revoked.on_learned(self.state, out, ours, theirs, now)
         return self._finish(out, now)
 
     def output_occupied(self, fact: Fact, commitment: bytes, now: int) -> Effects:
-        """Our own chain has an output that a settlement would make: we cite it, and nothing that
-        would pay into it is alive any more."""
+        """Our own chain already has an output that a settlement would create.
+
+        We cite the fact. No settlement that creates this output can be mined any more.
+        """
         out = self._enter(now, steps=True)
         facts.on_occupied(self.state, out, fact, commitment, now)
         return self._finish(out, now)
 
     def settlement_mined(self, mined: Mined, now: int) -> Effects:
-        """The settlement is on chain: the rulebook learns it, and we cite it, which closes the
-        custody. Where heads do not agree now, it is cited once they do."""
+        """The settlement is on chain: the rulebook learns it, and our citation closes the custody.
+
+        Where heads do not agree now, we cite it once they do.
+        """
         out = self._enter(now, steps=True)
         facts.on_mined(self.state, out, mined, now)
         return self._finish(out, now)
 
     def chain_says(self, cited: Citation, view: ChainView, now: int) -> Effects:
-        """What our own chain says of the frame that waits for it (`cited`). A citation that it does
-        not bear out is false for good; one that it has not reached waits on."""
+        """What our own chain says about the frame that waits for it (`cited`).
+
+        A citation that the chain contradicts is false, finally. One that the chain has not reached
+        keeps waiting (`spec.md` 65).
+        """
         out = self._enter(now, steps=True)
         facts.on_view(self.state, out, cited, view)
         return self._finish(out, now)
 
     def proposal_fell(self, proposal: Settlement, now: int) -> Effects:
-        """A proposal of the peer's that we did not sign rested on a frame that turned out to be
-        late, and is void: trading may go on."""
+        """A settlement proposal of the peer is void, because a frame it relied on was late.
+
+        We had not signed it, so trading may go on.
+        """
         out = self._enter(now, steps=True)
         lifecycle.forget_unsigned(self.state.lifecycle, proposal)
         return self._finish(out, now)
 
     def proposal_expired(self, now: int) -> Effects:
-        """What is past its deadline by now did not happen on chain: trading may go on."""
+        """Proposals past their deadline were not mined: trading may go on."""
         out = self._enter(now, steps=True)
         lifecycle.expire(self.state.lifecycle, now)
         return self._finish(out, now)
@@ -385,9 +426,14 @@ class SessionProtocol(SessionView):
     # --- the three steps of every input ----------------------------------------------------------
 
     def _enter(self, now: int, *, heard: bool = False, steps: bool = False) -> Effects:
-        """Look at the clock. It may have been set back: what is timed by it begins anew then.
+        """Read the clock, and return the effects left over from an input that raised.
 
-        heard: the peer sent something. steps: more than business may be due after this input.
+        The clock may have been set back; timers then restart from `now`.
+
+        Args:
+            now: our clock, nanoseconds.
+            heard: the peer sent something.
+            steps: more than business may be due after this input.
         """
         s, connection = self.state, self.state.connection
         out, self._owed = self._owed, []
@@ -399,7 +445,8 @@ class SessionProtocol(SessionView):
             if heard:
                 connection.last_heard, connection.test_sent = now, None
         s.now = now
-        # Our own lane may lie ahead of our clock: the process ran elsewhere, or the clock was set.
+        # Our lane may be ahead of our clock: the process ran on another host, or the clock was set
+        # back. Frames signed now would be dated in the future (`spec.md` 66).
         if s.clock_behind or s.record.heads[s.lane].sending_time > now:
             self._look_at_clock(out, now)
         return out
@@ -418,36 +465,38 @@ class SessionProtocol(SessionView):
         s.clock_behind = behind is not None
 
     def _advance(self, out: Effects, now: int) -> None:
-        """Take every step that is due, until none is. Safe to call at any time."""
+        """Take every step that is due, until none is. Safe to call at any time.
+
+        The order matters: release, agree on heads, change the key, reject, step, checkpoint.
+        """
         s, connection = self.state, self.state.connection
         if len(s.record) >= s.params.checkpoint_frames:
             s.attention = True
         if not s.attention:
+            # Business only: no step can be due, but a Reject must still go out first.
             if s.rejects:
                 ruling.flush_rejects(s, out, now)
             return
-        # The order of what follows matters. First what was held back takes effect: it may change
-        # every answer below.
+        # Held frames first: their effects may change every answer below.
         ruling.release(s, out, now)
         if s.error is not None or connection is None:
             return
-        # Heads must agree before anything is signed; frames that came just now may have made them.
+        # Nothing is signed before heads agree. The frames of this input may have completed them.
         if not connection.synced:
             resume.try_sync(s, connection, out, now)
-        # A new key goes first of all that is signed: the one in force may sign nothing any more.
+        # The key change comes before any other frame: the old key may already be unusable.
         if s.recovery.health == "complete" and (
             connection.synced or resume.lacks_only_void(s, connection)
         ):
             self._change_key(out, now)
         if signing.may_sign(s, now) and signing.within_limit(s):
-            # A Reject must be the first frame of ours to cover what it rejects: before any other
-            # step.
+            # A Reject must be our first frame to cover what it rejects, so it precedes all steps.
             ruling.flush_rejects(s, out, now)
             while s.error is None and log_on.step(s, out, now):
                 pass
             collateral.await_openings(s, now)
             if s.lifecycle.logons[s.lane] is not None and signing.may_sign(s, now):
-                # The checkpoint last: it counts what was signed above, and reads the status.
+                # The checkpoint comes last: it counts the frames signed above and reads the status.
                 lifecycle.restate(s, out)
                 checkpoints.advance(s, out, now)
                 checkpoints.compare(s, out, now)
@@ -455,13 +504,14 @@ class SessionProtocol(SessionView):
             final_ack.advance(s, connection, out, now)
 
     def _change_key(self, out: Effects, now: int) -> None:
-        """Sign the UKY of the next key: before anything else, since the one in force may sign
-        nothing any more."""
+        """Sign the UKY of our next key."""
         s = self.state
+        # A key needs a Logon to follow; a settled custody needs no key any more.
         if s.lifecycle.logons[s.lane] is None or s.lifecycle.settled is not None:
             return
         found = keys.take_next(s, now)
         if found is not None:
+            # The UKY is the first frame under the new key: it is signed by the key it delegates.
             s.keys.key, s.keys.next_key = found[0], None
             signing.sign(s, out, found[1], now)
             out.append(KeyChanged(found[0].public_key))
@@ -470,8 +520,8 @@ class SessionProtocol(SessionView):
         s = self.state
         if s.attention:
             lifecycle.restate(s, out)
-            # Frames of business that follow skip all of this until something sets it again.
             checkpoints.take_effect(s, out)
+            # False from here on: frames of business skip these steps until something sets it.
             s.attention = not self._only_business()
             keys.note_limits(s)
             if s.connection is not None:
@@ -479,7 +529,7 @@ class SessionProtocol(SessionView):
         return out
 
     def _only_business(self) -> bool:
-        """Nothing is due and no step is under way: what frames of business alone cannot change."""
+        """Whether no step is due or under way. Frames of business alone cannot change that."""
         s = self.state
         return (
             s.status is SessionStatus.TRADING
@@ -498,6 +548,7 @@ class SessionProtocol(SessionView):
 
 
 def _set_back(connection: ConnectionState, now: int) -> None:
+    # Timestamps in the future would postpone every timeout by the amount the clock was set back.
     connection.last_sent = min(connection.last_sent, now)
     connection.last_heard = min(connection.last_heard, now)
     connection.progress = min(connection.progress, now)

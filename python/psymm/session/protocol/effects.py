@@ -1,21 +1,21 @@
-"""What the session protocol wants done: one ordered list of effects.
+"""Effects: what the session protocol wants done, as one ordered list.
 
-The order is the durability contract. Whoever interprets a list
+The order is the durability contract. The runtime
 
-1. writes all of its `Store` effects to the journal, in order, in one commit: all or none;
-2. then carries out the rest in order: sends, tells events, disconnects.
+1. writes all `Store` effects of a list to the journal, in order, in one commit: all or none;
+2. then carries out the rest in order: sends, events, disconnects.
 
-Lists of one session are carried out one after the other. So a frame is durable before it is sent
-and before anybody acts on it, and an opening is durable together with the frame that rests on it.
+It carries out the lists of one session one after the other. So a frame is durable before it is sent
+and before anybody acts on it. An opening is durable together with the frame that relies on it.
 
-One thing may be told before the commit: a `ProvisionalFrame`, that the peer asks or offers
-something. It saves a wait for the disk in every answer, and it is safe:
+One event may precede the commit: a `ProvisionalFrame`, which says that the peer asks or offers
+something. It saves one disk wait in every answer, and it is safe:
 
-- What is signed in answer is written after it, in the same commit or a later one, and sent after
-  that commit. Nobody sees an answer to a frame that we do not hold.
+- The answer is written after the frame, in the same commit or a later one, and sent after that
+  commit. Nobody sees an answer to a frame that we do not hold.
 - If the process dies before the commit, neither the frame nor the answer was kept or sent. The peer
-  sends the frame again on resuming, or has withdrawn it, which it may do at any time.
-- Nothing else is told early. A fill, a cancel, a Reject or a Logout takes effect by itself: an
+  resends the frame on resuming, or has withdrawn it, which it may do at any time.
+- No other event is early. A fill, a cancel, a Reject or a Logout takes effect without an answer. An
   application may act on it elsewhere, and must be able to prove it after a crash.
 """
 
@@ -35,7 +35,7 @@ from psymm.transcript.delegation import JournalledRevocation
 from psymm.transcript.heads import Health
 from psymm.transcript.record import RecordedFrame
 
-# --- what is stored ------------------------------------------------------------------------------
+# --- stores --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class StoreHealth:
 
 @dataclass(frozen=True, slots=True)
 class StoreOpenings:
-    """Openings of a lane's notes. Frames that accept these notes follow."""
+    """Openings of a lane's notes. Stored before the frames that accept these notes."""
 
     lane: int
     notes: tuple[Note, ...] = field(repr=False)
@@ -69,7 +69,7 @@ class StoreOpenings:
 
 @dataclass(frozen=True, slots=True)
 class StoreFact:
-    """What the chain was seen to have done, as JSON."""
+    """A fact that our chain has confirmed, as JSON."""
 
     fact: str
 
@@ -84,36 +84,37 @@ class StoreCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoreRevocations:
-    """All session keys that are revoked, in place of those stored before."""
+    """All revoked session keys. Replaces those stored before."""
 
     revoked: tuple[JournalledRevocation, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RevokeFrames:
-    """Take the peer's last frames off the record, and keep them as evidence. Frames that follow
-    may use the same numbers."""
+    """Remove the peer's last frames from the record, and keep them as evidence.
+
+    Later frames may use the same numbers.
+    """
 
     entries: tuple[RecordedFrame, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreEvidence:
-    """Two frames of the peer with one number, or one that cannot follow the other.
-
-    first: its number instead, where a checkpoint compacted it.
-    """
+    """Two frames of the peer with one number, or one that cannot follow the other."""
 
     first: Frame | int
+    """Only its number if a checkpoint compacted the frame."""
     second: Frame
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """The custody's status changed. error: why, where it stopped."""
+    """The custody's status changed."""
 
     status: SessionStatus
     error: PSymmError | None
+    """Why the session stopped; None if it did not."""
 
 
 Store = (
@@ -129,7 +130,7 @@ Store = (
     | StoreStatus
 )
 
-# --- what is sent --------------------------------------------------------------------------------
+# --- sends ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,10 @@ class SendFrame:
 
 @dataclass(frozen=True, slots=True)
 class ResendCompacted:
-    """Send again what a checkpoint compacted: frames `first` to `last` of a lane, out of the
-    journal, as many as one answer holds. Those that were pruned are skipped."""
+    """Resend compacted frames `first` to `last` of a lane from the journal.
+
+    Sends at most what one answer holds, and skips frames that were pruned.
+    """
 
     lane: int
     first: int
@@ -156,12 +159,12 @@ class ResendCompacted:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """End the connection, once what was sent before is out."""
+    """Close the connection, after everything sent before has gone out."""
 
     reason: PSymmError
 
 
-# --- what is told: events ------------------------------------------------------------------------
+# --- events --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +181,31 @@ class HealthChanged:
 
 @dataclass(frozen=True, slots=True)
 class FrameReceived:
-    """A frame of the peer is on the record, durable. violation: set where it changes nothing."""
+    """A frame of the peer is on the record, durable."""
 
     entry: RecordedFrame
     violation: Violation | None = None
+    """Set if the frame breaks a rule; then it changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionalFrame:
-    """The peer asks or offers something: the frame is verified, in order and on the record, and on
-    its way to the disk. `FrameReceived` follows once it is durable. Answer it if you like; do
-    nothing else upon it, since it can still be lost."""
+    """The peer asks or offers something, and the frame is not durable yet.
+
+    It is verified, in order and on the record. `FrameReceived` follows once it is durable. You may
+    answer it, but must not act on it otherwise, because it can still be lost.
+    """
 
     entry: RecordedFrame
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """A frame of the peer is on the record and dated too far ahead: it and all after it change
-    nothing before its time. `FrameReceived` follows then, for each."""
+    """A recorded frame of the peer is dated too far ahead of our clock (`spec.md` 66).
+
+    It and all frames after it change nothing before its time. `FrameReceived` follows then, for
+    each.
+    """
 
     entry: RecordedFrame
     error: PSymmError
@@ -204,16 +213,20 @@ class HeldBack:
 
 @dataclass(frozen=True, slots=True)
 class CitationWaits:
-    """A frame of the peer cites of the chain what our own view of it does not have yet. It and all
-    after it change nothing until `SessionProtocol.chain_says`."""
+    """A frame of the peer cites a fact that our view of the chain does not have yet.
+
+    It and all frames after it change nothing until `SessionProtocol.chain_says`.
+    """
 
     entry: RecordedFrame
 
 
 @dataclass(frozen=True, slots=True)
 class OwnClockBehind:
-    """Our clock is behind our own lane's last frame by more than the skew: nothing is signed until
-    it has caught up."""
+    """Our clock is behind our own last frame by more than the skew.
+
+    We sign nothing until it has caught up.
+    """
 
     error: PSymmError
 
@@ -227,15 +240,17 @@ class FrameSent:
 
 @dataclass(frozen=True, slots=True)
 class TextReceived:
-    """A text of the peer that the application may care about. It binds nobody."""
+    """A text of the peer for the application. It binds nobody."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyCollateral:
-    """The peer opened these notes; their openings give their commitments. Check the chain, then
-    call `collateral_verified` or `collateral_refused`."""
+    """The peer opened these notes, and the openings match their commitments.
+
+    Check the chain, then call `collateral_verified` or `collateral_refused`.
+    """
 
     notes: tuple[Note, ...] = field(repr=False)
 
@@ -247,27 +262,29 @@ class FundCollateral:
 
 @dataclass(frozen=True, slots=True)
 class PeerRestored:
-    """The peer's journal is a backup: it signs no more frames, and covers none of ours. It can
-    settle by its wallet's signature."""
+    """The peer's journal is a backup: the peer signs no frames and covers none of ours.
+
+    It can still settle by its wallet's signature.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Heads agree on this connection.
-
-    repeated: our frames that were sent again.
-    received: frames of the peer that came.
-    """
+    """Heads agree on this connection."""
 
     repeated: int
+    """Frames that we sent again."""
     received: int
+    """Frames that arrived before heads agreed."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadsDiffer:
-    """The peer showed heads that contradict our record. That is no proof: nothing is signed on this
-    connection, which ends with `error` and is tried again. Where the peer shows signed frames that
-    prove it, `Stopped` follows."""
+    """The peer showed heads that contradict our record.
+
+    That is no proof. We sign nothing on this connection, disconnect with `error` and try again. If
+    the peer shows signed frames as proof, `Stopped` follows.
+    """
 
     error: PSymmError
 
@@ -278,29 +295,31 @@ class PeerRejected:
 
     reject: Reject
     rejected: RecordedFrame | None
+    """Our frame; None if a checkpoint compacted it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInForce:
-    """Both sides have signed this checkpoint. It is stored, and frames before it may go."""
+    """Both sides have signed this checkpoint. It is stored; frames before it may be pruned."""
 
     point: Point
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreed:
-    """After the same frames the two sides' accounts differ, first in `field`. Trading goes on.
-    `theirs` is what the peer says."""
+    """The two sides' accounts after the same frames differ. Trading goes on."""
 
     field: str
+    """The first field that differs."""
     ours: str
     theirs: str
+    """Its value as the peer states it."""
     error: AccountsDiffer
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRefused:
-    """A frame that the peer's revoked session key signed: not on the record, and binds nobody."""
+    """A frame of the peer's revoked session key. It is not recorded and binds nobody."""
 
     seq: int
     error: PSymmError
@@ -308,8 +327,10 @@ class KeyRefused:
 
 @dataclass(frozen=True, slots=True)
 class FramesRevoked:
-    """Frames of the peer are off the record: its wallet revoked their key before we covered them.
-    What they did to the account is undone; the journal keeps them as evidence."""
+    """Frames of the peer left the record: its wallet revoked their key before we covered them.
+
+    Their effects on the account are undone. The journal keeps them as evidence.
+    """
 
     entries: tuple[RecordedFrame, ...]
     error: PSymmError
@@ -317,7 +338,7 @@ class FramesRevoked:
 
 @dataclass(frozen=True, slots=True)
 class KeyDue:
-    """When the next session key is due may have changed: look again."""
+    """The due time of the next session key may have changed: read it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,55 +350,61 @@ class KeyChanged:
 
 @dataclass(frozen=True, slots=True)
 class OwnFrameImported:
-    """A frame of our own lane that this process did not sign: our session key was compromised, and
-    the peer covered the frame before it could know. It binds us."""
+    """A frame of our own lane that this process did not sign. It binds us.
+
+    Our session key was compromised, and the peer covered the frame before it could know.
+    """
 
     entry: RecordedFrame
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFailing:
-    """The next session key cannot be had, and is tried again. The one in force signs until
-    `expiry` (nanoseconds) and frame `to_seq`; after that nothing is signed until one comes."""
+    """We could not get the next session key, and will try again.
+
+    The key in force signs until `expiry` and `to_seq`. After that we sign nothing until the next
+    one arrives.
+    """
 
     error: PSymmError
     expiry: int
+    """Nanoseconds."""
     to_seq: int
+    """The last frame number that the key in force may sign."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Nothing more is signed in this custody by this process."""
+    """This process signs nothing more in this custody."""
 
     error: PSymmError
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The custody has ended, and its solver is known to have all of our frames, the last being
-    `seq`: there is nothing to come back for."""
+    """The custody has ended, and its solver has all of our frames. No reconnect is needed."""
 
     seq: int
+    """Our last frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """No business since then, for as long as the terms allow.
-
-    flat: a settlement is offered now; else something is open, and the custody stays as it is.
-    """
+    """There was no business for as long as the terms allow."""
 
     since_ns: int
+    """The time of the last business, nanoseconds."""
     flat: bool
+    """True: we now offer a settlement. False: something is open, so the custody stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class FundingStarted:
-    """The trader's: everything was checked, the custody is in the journal, and its collateral moves
-    from here on. amount: token units."""
+    """Trader only: all is checked, the custody is in the journal, and its collateral moves next."""
 
     custody: bytes
     amount: int
+    """Token units."""
 
 
 Event = (
@@ -415,12 +442,11 @@ Effect = Store | Send | Event | Disconnect
 Effects = list[Effect]
 
 OFFERS: Final = (NewOrderSingle, Quote, QuoteRequest, QuoteRequestReject)
-"""Messages by which the peer asks or offers and takes nothing: until it is answered, its sender
-may withdraw it, or let it lapse."""
+"""Messages that only ask or offer. Until we answer, the sender may withdraw one or let it lapse."""
 
 
 def provisional(effects: Effects) -> list[ProvisionalFrame]:
-    """What may be told before it is durable."""
+    """The events that may be reported before the commit."""
     found: list[ProvisionalFrame] = []
     for effect in effects:
         if (

@@ -1,4 +1,7 @@
-"""What our own chain says, on its way to the rulebook and, as a citation, onto the record."""
+"""Facts of our own chain: the rulebook learns them, and we cite them on the record.
+
+A fact is stored (`StoreFact`) when the rulebook learns it, so that a replay rules as we did.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from psymm.session.protocol.state import SessionState
 
 
 def on_occupied(s: SessionState, out: Effects, fact: Fact, commitment: bytes, now: int) -> None:
-    """Our own chain has an output that a settlement would make: we cite it, and nothing that
-    would pay into it is alive any more."""
+    """Our own chain already has an output that a settlement would create: cite the fact.
+
+    No settlement that creates this output can be mined any more.
+    """
     if s.rulebook is None:
         return
-    # Our own rulebook first: it judges our citation like the peer's.
+    # Our rulebook must know the fact first: it judges our citation like the peer's.
     if not s.rulebook.occupied(commitment):
         _learn(s, out, fact)
     if signing.may_sign(s, now):
@@ -29,23 +34,29 @@ def on_occupied(s: SessionState, out: Effects, fact: Fact, commitment: bytes, no
 
 
 def on_mined(s: SessionState, out: Effects, mined: Mined, now: int) -> None:
-    """The settlement is on chain: the rulebook learns it, and we cite it, which closes the
-    custody. Where heads do not agree now, it is cited once they do."""
+    """The settlement is on chain: the rulebook learns it, and our citation closes the custody.
+
+    If heads do not agree now, we cite it once they do.
+    """
     if s.lifecycle.proposal is not None:
         proposal = s.lifecycle.proposal[2]
         spent = (proposal.nullifier0, proposal.nullifier1)
         inserted = (proposal.commitment0, proposal.commitment1)
         _learn(s, out, Fact(mined.block, mined.transaction, spent, inserted))
-        # Cited by `logon.step`, once something may be signed.
+        # `logon.step` cites it, as soon as we may sign.
         s.mined = mined, now
 
 
 def on_view(s: SessionState, out: Effects, cited: Citation, view: ChainView) -> None:
-    """What our own chain says of the frame that waits for it (`cited`). A citation that it does
-    not bear out is false for good; one that it has not reached waits on."""
-    # The answer may be old: what waited was revoked, or another waits now.
+    """What our own chain says about the frame that waits for it (`cited`).
+
+    A citation that the chain contradicts is false, finally. One that the chain has not reached
+    keeps waiting (`spec.md` 65).
+    """
+    # The answer may be stale: the frame was revoked, or another one waits now.
     if holding.cited(s) == cited:
         true = view.settles(cited.said)
+        # A denial is a fact, too: replay must rule the same citation false again.
         denied = Fact(view.head, cited.said.transaction_hash, (), (), (cited.lane, cited.seq))
         fact = view.fact if true else denied
         if true is not None and fact is not None:

@@ -1,9 +1,9 @@
-"""Whether the solver has all that its trader signed in a custody that has ended.
+"""The final acknowledgement: the solver has every frame of its trader, in an ended custody.
 
-After the end nobody signs a frame that would cover the trader's last one, its citation of the
-settlement or the Heartbeat that covers the solver's, and only the trader can dial. So the trader
-leaves a custody only once the solver is known to have that frame: it covers it, its heads show it,
-or it answers a TestRequest that was sent after it.
+The trader's last frame is its citation of the settlement, or the Heartbeat that covers the
+solver's. Nobody signs a frame that would cover it, and only the trader can dial. So the trader
+leaves a custody only when it knows that the solver has that frame. It knows if the solver covers
+it, shows it in its heads, or answers a TestRequest that was sent after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psymm.session.protocol.state import ConnectionState, SessionState, arm
 from psymm.transcript.agreement import TRADER
 
 _ASKED: Final = "ended-"
-"""How the TestRequests begin whose answer says that a frame has come."""
+"""The prefix of TestRequests whose answer confirms that a frame has arrived."""
 
 
 def acknowledged(s: SessionState) -> int:
@@ -26,7 +26,7 @@ def acknowledged(s: SessionState) -> int:
 
 
 def is_owed(s: SessionState) -> bool:
-    """The custody has ended, and its solver may lack frames of ours."""
+    """Whether the custody has ended and its solver may lack frames of ours."""
     has_ended = s.lane == TRADER and s.lifecycle.settled is not None
     return has_ended and acknowledged(s) < s.record.heads[s.lane].seq
 
@@ -42,14 +42,14 @@ def on_heads(s: SessionState, theirs: Resume) -> None:
 
 
 def on_heartbeat(s: SessionState, connection: ConnectionState, test_req_id: str | None) -> None:
-    """A Heartbeat of the peer: it has read all that went before what it answers."""
+    """A Heartbeat of the peer. The peer has read everything sent before the request it answers."""
     asked = connection.final_asked
     if asked is not None and test_req_id == f"{_ASKED}{asked}":
         s.final_ack.acknowledged = max(s.final_ack.acknowledged, asked)
 
 
 def advance(s: SessionState, connection: ConnectionState, out: Effects, now: int) -> None:
-    """Ask for what is owed, on a connection on which heads agree."""
+    """Ask for the acknowledgement, on a connection on which heads agree."""
     if s.lane != TRADER or s.lifecycle.settled is None:
         return
     head = s.record.heads[TRADER].seq
@@ -62,7 +62,7 @@ def advance(s: SessionState, connection: ConnectionState, out: Effects, now: int
     if connection.final_since is None:
         connection.final_since = now
         arm(connection, now + s.params.response_timeout_ns)
-    # The answer proves that all before the question was read.
+    # A connection keeps order, so the answer proves that the peer has read all frames before it.
     if connection.final_asked != head:
         connection.final_asked = head
         send_text(s, out, TestRequest(test_req_id=f"{_ASKED}{head}"), now)

@@ -1,13 +1,17 @@
-"""A frame that the peer sends: taken onto the record, or refused by what it is.
+"""A frame that the peer sends: recorded, or refused with a reason.
 
-`receive` is the one way in. What it does with a frame, in this order:
+`receive` is the only entry point. It checks a frame in this order:
 
     wrong custody → noise
-    our journal has lost frames → recovery takes it
-    our own lane → known, or our journal is behind, or a thief's (`revoked`)
+    our journal has lost frames → `recovery` keeps and merges it
+    our own lane → known, or our journal is behind, or a thief signed it (`revoked`)
     a number that is taken → the same frame again, or an equivocation
     beyond the next number → a gap, or a frame that follows revoked ones
     the next number → checked by the core, recorded, held back or judged (`ruling`)
+
+Unsigned input is noise and proves nothing: it is reported, and the connection ends if it persists.
+Signed input binds its signer: a signed frame that contradicts the record stops the session. A frame
+is stored (`StoreFrame`) before it is judged.
 """
 
 from __future__ import annotations
@@ -29,10 +33,10 @@ _UNSIGNED: Final = ("bad-signature", "no-key")
 def receive(
     s: SessionState, connection: ConnectionState, out: Effects, frame: Frame, now: int
 ) -> None:
-    """Take one frame of the peer. Raises nothing because of what it says."""
+    """Take one frame of the peer. Never raises because of its content."""
     if frame.custody != s.record.agreement.custody:
         report_malformed(s, out, now, "frame", "wrong-custody: this connection serves another")
-    # While frames are lost, either lane is filled in its order, our own too.
+    # While frames are missing, recovery fills both lanes in order, including our own.
     elif s.recovery.health != "complete" and frame.seq > s.record.heads[frame.lane].seq:
         recovery.keep(s, frame)
         recovery.merge(s, out, now)
@@ -57,8 +61,13 @@ def _next(
     *,
     endorsed: bool = False,
 ) -> None:
-    """The frame that continues the peer's lane. endorsed: the wallet's next key builds on it."""
-    # Before collateral is accepted a stranger may cost us no more than this.
+    """The frame that continues the peer's lane.
+
+    Args:
+        endorsed: a frame of the wallet's next key builds on this one, so a revocation of the key
+            that signed it does not count against it (`spec.md` 38).
+    """
+    # A stranger costs us little until both sides have accepted collateral (`spec.md` 68).
     if not s.lifecycle.trading_open and not has_room(s, frame):
         early = "too many frames before collateral was accepted"
         disconnect(s, out, OverBudget(early, frames=EARLY_FRAMES, bytes=EARLY_BYTES))
@@ -70,9 +79,9 @@ def _next(
     try:
         entry = s.record.append(frame)
     except (TranscriptError, FrameError, DelegationRefused) as bad:
-        # Nothing is on the record yet: the core checks number, link, time and signature at once.
+        # The record is unchanged: the core checks number, link, time and signature before it adds.
         if _unfit(s, connection, out, frame, bad, now):
-            # What it covers was imported just now.
+            # `_unfit` has imported the frames of ours that it covers, so it fits now.
             _next(s, connection, out, frame, now)
         return
     # From here on the frame is on the record and binds its sender.
@@ -80,7 +89,7 @@ def _next(
         gaps.came(s, connection, frame.seq)
     if connection.sync is not HeadSync.SYNCED:
         connection.frames_fetched += 1
-    # Stored before it is judged: what is signed because of it comes after it on disk.
+    # Stored before it is judged: any frame that we sign in answer comes after it on disk.
     out.append(StoreFrame(entry))
     ruling.on_recorded(s, out, entry, now)
 
@@ -88,11 +97,13 @@ def _next(
 def _beyond(
     s: SessionState, connection: ConnectionState, out: Effects, frame: Frame, now: int
 ) -> None:
-    """A frame after one that we lack, or after revoked ones that may yet count."""
+    """A frame beyond a gap, or after revoked frames that may yet become binding."""
     chain = revoked.endorsed(s, connection, out, frame, now)
     if chain is None:
         gaps.found(s, connection, out, frame)
         return
+    # `endorsed` forgot these frames. Each is taken only while it continues the lane: an earlier one
+    # may have been refused, or may have stopped the session.
     for each in chain:
         if (full := holding.full(s)) is not None:
             disconnect(s, out, full)
@@ -102,8 +113,10 @@ def _beyond(
 
 
 def has_room(s: SessionState, frame: Frame) -> bool:
-    """Whether a custody whose collateral is not accepted on both sides may hold this frame too,
-    and the Rejects that are queued (`spec.md` 68)."""
+    """Whether the custody may hold one more frame.
+
+    Limits apply until both sides have accepted collateral (`spec.md` 68). Queued Rejects count.
+    """
     if s.lifecycle.accepted_at[0] and s.lifecycle.accepted_at[1]:
         return True
     held = sum(len(entry.frame.raw) for entry in s.record)
@@ -117,17 +130,19 @@ def _again(s: SessionState, out: Effects, frame: Frame, now: int) -> None:
         return
     first = s.record.digest(s.peer, frame.seq)
     digest = frame.digest(s.record.agreement.domain)
-    # Anybody could have written an unsigned frame: only a signed one proves anything.
+    # Anyone can write an unsigned frame; only a signed one is evidence.
     if keys.signer(s.record, frame) is None:
         report_malformed(s, out, now, "frame", "bad-signature on a number that is taken")
     elif digest != first:
         held = s.record.entry(s.peer, frame.seq)
         out.append(StoreEvidence(frame.seq if held is None else held.frame, frame))
         if keys.signed_by_different_keys(s, frame):
-            # One of the two keys is a thief's: what we hold binds, and the pair is kept.
+            # A thief may hold one of the two keys. The frame we hold binds (`spec.md` 37); the
+            # pair is kept as evidence for a case.
             why = "key-revoked: another frame has this number"
             report_malformed(s, out, now, "frame", why)
             return
+        # One key signed both: proof of guilt without a vote (`spec.md` 37).
         both = Equivocation(
             custody=frame.custody, lane=frame.lane, seq=frame.seq, first=first, second=digest
         )
@@ -142,25 +157,30 @@ def _unfit(
     bad: Exception,
     now: int,
 ) -> bool:
-    """The peer's next frame does not fit. Unsigned, it is noise; signed, it is its signer's fault
-    and the end: nothing can follow it. True where it fits now."""
+    """The core refused the peer's next frame.
+
+    An unsigned frame is noise. A signed one is its signer's fault and stops the session, because
+    nothing can follow it. Returns True if the frame fits now and should be tried again.
+    """
     code = getattr(bad, "code", "refused")
     if isinstance(bad, DelegationRefused):
         report_malformed(s, out, now, "frame", str(bad))
+        # Without a valid first delegation no later frame of the lane can verify.
         if frame.seq == 1:
             disconnect(s, out, LogonRefused(str(bad)))
         return False
-    # A revoked key may be a thief's: what it signs is nobody's fault.
+    # A thief may hold a revoked key, so its frames are no fault of the party.
     void = keys.refuses_signer(s, frame)
     if void is not None:
         revoked.refuse(s, connection, out, frame, void, now)
         return False
-    # A key that another has followed is in force no more, whatever it was delegated for.
+    # A key that a later one replaced signs no frame any more, even within its delegated numbers.
     if code in _UNSIGNED or keys.signer(s.record, frame) is None:
         why = f"{code} in frame {frame.lane}/{frame.seq}: {bad}"
         report_malformed(s, out, now, "frame", why)
         return False
-    # The peer covers frames of ours that we lack: a thief signed them, or our journal is old.
+    # It covers frames of ours that we lack. Either a thief signed them with our compromised key,
+    # which the peer has shown us and we now import, or our journal is behind.
     if code == "ahead" and revoked.import_covered(s, connection, out, frame, now):
         return s.error is None
     if code == "ahead":
@@ -183,15 +203,18 @@ def _unfit(
 def _own(
     s: SessionState, connection: ConnectionState, out: Effects, frame: Frame, now: int
 ) -> None:
-    """A frame of our own lane comes back: one we hold, or proof that our journal is old."""
+    """A frame of our own lane comes back: one we hold, or proof that our journal is behind."""
     beyond = frame.seq > s.record.heads[s.lane].seq
     if not beyond and _is_the_same(s, frame):
         return
     if not _is_ours(s, frame):
         report_malformed(s, out, now, "frame", "wrong-lane: this lane is ours")
     elif beyond and keys.compromised(s):
+        # Kept, not recorded: it binds us only once a signed frame of the peer covers it.
         revoked.show(connection, frame)
     else:
+        # Our valid key signed it, so another copy of the journal is newer. Signing on would
+        # equivocate.
         behind = JournalBehind(
             "the peer shows a frame that our key signed and our journal lacks",
             custody=frame.custody,
@@ -202,8 +225,11 @@ def _own(
 
 
 def _is_the_same(s: SessionState, frame: Frame) -> bool:
-    """Whether a frame whose number is taken is the one that took it: byte for byte, or by its
-    digest where a checkpoint compacted it. What our journal no longer knows is taken to be."""
+    """Whether the frame that holds this number already is this frame.
+
+    Compares bytes, or digests where a checkpoint compacted the frame. A number that our journal no
+    longer knows counts as the same.
+    """
     held = s.record.entry(frame.lane, frame.seq)
     if held is not None:
         return frame.raw == held.frame.raw
@@ -213,8 +239,10 @@ def _is_the_same(s: SessionState, frame: Frame) -> bool:
 
 
 def _is_ours(s: SessionState, frame: Frame) -> bool:
-    """Signed by the key of ours that is in force at its number, or by one that it delegates. A
-    former key proves nothing beyond the frames that it ruled."""
+    """Whether our key in force at this number signed it, or a key that the frame delegates.
+
+    A former key proves nothing beyond the frames for which it was in force.
+    """
     ruled = s.record.signer(s.lane, frame.seq)
     ours = [keys.delegated_key(s.record, frame), None if ruled is None else ruled.public_key]
     found = keys.signer(s.record, frame)

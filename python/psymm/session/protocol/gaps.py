@@ -1,5 +1,7 @@
-"""Gaps in a lane: what we lack of the peer's is asked for until it comes, and what the peer asks
-for is sent again, byte for byte.
+"""Gaps in a lane: request missing frames of the peer, and resend the frames that it requests.
+
+We repeat a request with growing delays, at most `RESEND_TRIES` times, then disconnect. Frames are
+resent byte for byte.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ RESEND_TRIES: Final = 5
 
 
 def found(s: SessionState, connection: ConnectionState, out: Effects, frame: Frame) -> None:
-    """A frame of the peer lies beyond a gap: the gap is asked for."""
+    """A frame of the peer lies beyond a gap: ask for the missing frames."""
     # Only a frame that the peer signed says how far its lane goes.
     if frame.seq > connection.gap.until and keys.signer(s.record, frame) is not None:
         connection.gap.until = frame.seq
@@ -30,13 +32,13 @@ def found(s: SessionState, connection: ConnectionState, out: Effects, frame: Fra
 
 
 def ask(s: SessionState, connection: ConnectionState, out: Effects, begin: int) -> None:
-    """Ask for the peer's lane from `begin` on, unless that is under way."""
+    """Ask for the peer's lane from `begin` on, unless a request for it is pending."""
     if connection.gap.due is None or connection.gap.begin != begin:
         _ask(s, connection, out, begin, 1)
 
 
 def ask_again(s: SessionState, connection: ConnectionState, out: Effects) -> None:
-    """It is due, and has not come."""
+    """The requested frames did not arrive in time: ask again, or give up."""
     gap = connection.gap
     if gap.tries >= RESEND_TRIES:
         gap.due = None
@@ -47,8 +49,11 @@ def ask_again(s: SessionState, connection: ConnectionState, out: Effects) -> Non
 
 
 def came(s: SessionState, connection: ConnectionState, seq: int) -> None:
-    """The peer's next frame is on the record while a gap is open: a resend under way is not asked
-    for again at once, but one that stops short is."""
+    """The peer's next frame was recorded while a gap is open.
+
+    Each frame restarts the timer. So we do not repeat a request that is being answered, but do
+    repeat it if the answer stops short.
+    """
     gap = connection.gap
     if seq >= gap.until:
         gap.due = None
@@ -73,18 +78,19 @@ def _ask(
 def answer(
     s: SessionState, connection: ConnectionState, out: Effects, asked: ResendRequest
 ) -> None:
-    """At most one answer a second for each lane, however often the peer asks."""
+    """Answer a resend request. At most one answer a second for each lane."""
     lane = s.lane if asked.lane is None else int(asked.lane)
     sent = resend_at_most(s, out, asked.begin_seq_no, asked.end_seq_no, lane)
     if sent and asked.begin_seq_no > connection.asked_from[lane]:
-        # It gets further, so it is given the time. One that asks for the same is not.
+        # The peer asks for later frames, so it makes progress: extend the resume timeout. A peer
+        # that repeats the same request gets no extension.
         connection.asked_from[lane] = asked.begin_seq_no
         connection.progress = s.now
 
 
 def resend_at_most(s: SessionState, out: Effects, begin: int, end: int, lane: int) -> int:
-    """As `resend`; nothing within a second of the last time, for each lane."""
-    # By custody and not by connection: to dial anew is no way around it.
+    """As `resend`, at most once a second for each lane."""
+    # Counted for the custody, not the connection, so a peer cannot evade it by reconnecting.
     if s.now - s.resent_at[lane] < AGAIN_NS:
         return 0
     s.resent_at[lane] = s.now
@@ -92,9 +98,16 @@ def resend_at_most(s: SessionState, out: Effects, begin: int, end: int, lane: in
 
 
 def resend(s: SessionState, out: Effects, begin: int, end: int, lane: int) -> int:
-    """Send a lane's frames begin…end again, byte for byte, to its head where `end` is 0; returns
-    how many. Where they begin before a checkpoint, only those before it: our heads say that there
-    are more."""
+    """Resend a lane's frames begin…end, byte for byte. Returns how many.
+
+    If they begin before a checkpoint, only the compacted ones are sent. Our heads then tell the
+    peer that there are more.
+
+    Args:
+        begin: the first frame.
+        end: the last frame; 0 means the lane's head.
+        lane: 0 trader, 1 solver.
+    """
     head = s.record.heads[lane].seq
     first, last = max(begin, 1), head if end == 0 else min(end, head)
     if first <= min(last, s.record.compacted(lane)):
@@ -102,7 +115,7 @@ def resend(s: SessionState, out: Effects, begin: int, end: int, lane: int) -> in
     count = size = 0
     for seq in range(first, last + 1):
         if count >= MOST_RESENT or size >= MOST_RESENT_BYTES:
-            # Our heads after it say that there is more: the peer shows how far it came.
+            # Our heads tell the peer that there is more. It then asks from where it has come to.
             show_heads(s, out, s.now)
             break
         entry = s.record.entry(lane, seq)
@@ -116,7 +129,7 @@ def resend(s: SessionState, out: Effects, begin: int, end: int, lane: int) -> in
 
 
 def _resend_compacted(s: SessionState, out: Effects, lane: int, first: int, last: int) -> int:
-    """Have the journal's frames sent again, as many as one answer holds."""
+    """Resend frames from the journal, as many as one answer holds."""
     until = min(last, s.record.compacted(lane), first + MOST_REPEATED - 1)
     out.append(ResendCompacted(lane, first, until))
     if last > first:

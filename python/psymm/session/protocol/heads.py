@@ -1,4 +1,4 @@
-"""Our heads, and how they are shown: signed over the peer's challenge."""
+"""Our heads, and how we show them: signed over the peer's challenge (`spec.md` 69)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psymm.transcript.agreement import SOLVER, TRADER
 
 
 def our_heads(s: SessionState) -> Resume:
-    """Ours, as a resume states them, unsigned."""
+    """Our heads as a Resume, unsigned."""
     trader, solver = s.record.heads[TRADER].seq, s.record.heads[SOLVER].seq
     return Resume(
         custody=s.record.agreement.custody,
@@ -24,21 +24,23 @@ def our_heads(s: SessionState) -> Resume:
 
 
 def head_of(heads: Resume, lane: int) -> tuple[int, bytes]:
-    """What heads say of one lane."""
+    """The head of one lane: its number and digest."""
     if lane == TRADER:
         return heads.trader_seq, heads.trader_digest
     return heads.solver_seq, heads.solver_digest
 
 
 def same_heads(one: Resume, other: Resume) -> bool:
-    """Whether two resumes state the same, whoever signed them."""
+    """Whether two resumes state the same heads. Signatures are not compared."""
     return all(head_of(one, lane) == head_of(other, lane) for lane in (TRADER, SOLVER))
 
 
 def show_heads(s: SessionState, out: Effects, now: int) -> bool:
-    """Sign our heads over the peer's challenge. The solver shows them to a peer that has proved
-    itself, and the trader, which must begin, to the one it dialled. False where that cannot be
-    yet."""
+    """Sign our heads over the peer's challenge and send them; False if that is not possible yet.
+
+    The solver shows its heads only to a peer that has proved itself. The trader must begin, so it
+    shows them to the peer that it dialled.
+    """
     connection = s.connection
     if connection is None or connection.peer_challenge is None:
         return False
@@ -53,6 +55,6 @@ def show_heads(s: SessionState, out: Effects, now: int) -> bool:
 
 
 def announce_heads(s: SessionState, out: Effects, now: int) -> None:
-    """Show ours, and remember that we did."""
+    """Show our heads, and remember what we showed."""
     if s.connection is not None and show_heads(s, out, now):
         s.connection.shown_heads = our_heads(s)

@@ -1,16 +1,16 @@
-"""The peer's frames that are held back: on the record and durable, but not judged, covered or told
-of yet, in their order.
+"""Frames of the peer that are held back: recorded and durable, but not judged, covered or reported.
 
-A frame is held back for one of two reasons, and all after it in its lane with it, since covering a
-frame covers all before it:
+A frame is held back for one of two reasons:
 
 - It is dated further ahead of our clock than the skew (`spec.md` 66). It is released at its time.
-- It cites a fact that our own view of the chain has not reached (`spec.md` 65). It is released
-  once that view has the fact, or is past the place where it should be: then it is a violation.
+- It cites a fact that our view of the chain has not reached (`spec.md` 65). It is released once the
+  view has the fact, or has passed its block without it; then the citation is a violation.
 
-Until then the rulebook does not have the frame, so it changes nothing and moves no clock, and what
-we sign meanwhile does not cover it. What we covered before was judged before: it is not held back,
-also after a restart on which our clock or our view of the chain is behind.
+All later frames of the lane wait with it, because a cover of one frame covers all before it.
+
+The rulebook does not see a held frame. So the frame changes nothing and moves no clock, and the
+frames that we sign meanwhile do not cover it. A frame that we covered before was judged before, so
+it is not held back, even if a restart finds our clock or our view of the chain behind.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from psymm.transcript.record import RecordedFrame
 
 
 def due(s: SessionState) -> int | None:
-    """When the first may be released, as far as its date goes; None where nothing is held."""
+    """When the date of the first held frame allows its release; None if nothing is held."""
     return s.held[0].frame.sending_time - s.params.skew_ns if s.held else None
 
 
 def cited(s: SessionState) -> Citation | None:
-    """The frame that waits for our view of the chain, if one does."""
+    """The frame that waits for our view of the chain, or None."""
     if s.rulebook is None:
         return None
     if s.held:
@@ -43,13 +43,13 @@ def cited(s: SessionState) -> Citation | None:
 
 
 def hold(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> bool:
-    """Hold a frame of the peer back that has just come on the record, if it must wait."""
-    # We covered it, so it was judged; to hold it back now would change what we signed on.
+    """Hold back a frame of the peer that was just recorded, if it must wait. True if held."""
+    # We covered it, so it was judged. Holding it back now would change what we signed on.
     if entry.frame.seq <= s.record.heads[s.lane].peer_seq:
         return False
     if not s.held and not must_wait(s, entry, now):
         return False
-    # All after it too: our cover names a number, and covers all before that.
+    # Later frames wait, too: our cover names a number, and covers all frames up to it.
     s.held.append(entry)
     s.attention = True
     if s.connection is not None:
@@ -60,7 +60,7 @@ def hold(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> bool:
 
 
 def full(s: SessionState) -> OverBudget | None:
-    """Why no more of the peer's frames are taken, where so many are held back."""
+    """The error if too many frames are held back to accept more, or None."""
     if len(s.held) <= MOST_AHEAD:
         return None
     return OverBudget("frames that are held back", held=len(s.held), most=MOST_AHEAD)
@@ -76,7 +76,10 @@ def must_wait(s: SessionState, entry: RecordedFrame, now: int) -> bool:
 
 
 def tell(s: SessionState, out: Effects, now: int) -> None:
-    """Name the first, once: to the application, and to the peer if its date is why and far."""
+    """Report the first held frame once to the application.
+
+    The peer hears of it, too, if the frame is dated so far ahead that we cannot cover it within T.
+    """
     entry, frame = s.held[0], s.held[0].frame
     if frame.seq == s.held_told:
         return
@@ -92,6 +95,6 @@ def tell(s: SessionState, out: Effects, now: int) -> None:
     )
     out.append(HeldBack(entry, ahead))
     if frame.sending_time - now > s.params.acknowledge_ns + s.params.skew_ns:
-        # A clock that is a little ahead is no news. This one cannot be covered within T.
+        # A clock that is slightly ahead is normal. This frame cannot be covered within T.
         kind = "frame" if entry.message is None else entry.message.MSG_TYPE
         send_reject(s, out, now, kind, str(ahead))

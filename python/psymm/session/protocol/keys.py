@@ -1,8 +1,8 @@
 """Session keys of both lanes: which one signs, when the next is due, which are revoked.
 
-A key that is revoked from some frame on loses what the other lane had not covered when we learned
-of it. What was covered binds. What a later key of the same lane builds on, by naming its digest,
-the wallet has made its own.
+A key may be revoked from a frame number on. Its later frames are void, except those that the other
+lane had covered when it learned of the revocation (`spec.md` 38). A void frame binds after all if a
+later key of the same lane builds on it by naming its digest: that is the wallet's consent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psymm.transcript.resumption import ResumeSigner
 
 
 def revocation(keys: KeyState, lane: int, public_key: bytes) -> JournalledRevocation | None:
-    """The revocation of a lane's key that is known, or None."""
+    """The known revocation of a lane's key, or None."""
     return keys.revoked.get((lane, address_of(public_key))) if keys.revoked else None
 
 
@@ -28,7 +28,7 @@ def revocation(keys: KeyState, lane: int, public_key: bytes) -> JournalledRevoca
 
 
 def choose(s: SessionState) -> None:
-    """Take the kept key that the record has in force, now that all of the record is there."""
+    """Choose the kept key that is in force, now that the record is complete."""
     known = s.record.delegation(s.lane)
     if known is not None:
         s.keys.key = s.keys.kept.get(known.public_key)
@@ -57,8 +57,11 @@ def ended(s: SessionState, now: int) -> NotNow | None:
 
 
 def due(s: SessionState) -> tuple[int, int] | None:
-    """From when on, nanoseconds, and from which number of ours on the next key is due: the last
-    third of its time, the last eighth of its numbers. None before our Logon."""
+    """When the next key is due: a time in nanoseconds, and a frame number of ours.
+
+    That is the last third of the key's time, or the last eighth of its numbers, the earlier of the
+    two. None before our Logon.
+    """
     known = s.record.delegation(s.lane)
     if known is None:
         return None
@@ -74,21 +77,23 @@ def due(s: SessionState) -> tuple[int, int] | None:
 
 
 def number_due(s: SessionState) -> bool:
-    """Whether our last frame was the one from which on another key is due."""
+    """Whether our last frame has the number from which the next key is due."""
     if s.attention:
         note_limits(s)
     return s.record.heads[s.lane].seq == s.keys.due_at
 
 
 def note_limits(s: SessionState) -> None:
-    """Keep how long our key in force signs, and from when on the next is due: of one key, these
-    never change, and another comes only while `SessionState.attention` is set."""
+    """Cache the limits of our key in force, and when the next one is due.
+
+    For one key these never change. A new key arrives only while `SessionState.attention` is set.
+    """
     keys, known = s.keys, s.record.delegation(s.lane)
     ruled = s.record.ruled_since(s.lane)
     if keys.due_for != ruled:
         found = due(s)
         keys.due_for, keys.due_at = ruled, None if found is None else found[1]
-    # 0 forbids: unless all of the following holds, the long way is asked.
+    # 0 means: use the full check (`signing.refuses_to_sign`). Set below only for a usable key.
     keys.signs_until = keys.signs_to = 0
     if known is None or keys.key is None or s.recovery.health != "complete":
         return
@@ -97,8 +102,10 @@ def note_limits(s: SessionState) -> None:
 
 
 def prover(s: SessionState, now: int) -> ResumeSigner | None:
-    """What we prove ourselves with on a new connection: the key in force, else the one that is
-    to follow it, else one that can do nothing but that; None where there is none now."""
+    """The key that proves who we are on a new connection, or None.
+
+    In this order: the key in force, the next key, the key that signs only resumes.
+    """
     keys, lane = s.keys, s.lane
     found: list[ResumeSigner] = []
     brings: Message | None = keys.logon
@@ -120,8 +127,10 @@ def prover(s: SessionState, now: int) -> ResumeSigner | None:
 
 
 def take_next(s: SessionState, now: int) -> tuple[SecretKey, SessionKeyChange] | None:
-    """The next key, if its delegation holds for our next frame; else it is forgotten, and another
-    is due."""
+    """The next key, if its delegation is valid for our next frame.
+
+    Otherwise it is dropped, and another is due.
+    """
     if s.keys.next_key is None:
         return None
     head, change = s.record.heads[s.lane], s.keys.next_key[1]
@@ -129,13 +138,13 @@ def take_next(s: SessionState, now: int) -> tuple[SecretKey, SessionKeyChange] |
     in_time = max(now, head.sending_time) <= change.expiry
     if holds and in_time and revocation(s.keys, s.lane, change.session_public_key) is None:
         return s.keys.next_key
-    # Its numbers or its time have passed while heads did not agree.
+    # Its numbers or its time ran out while heads did not agree.
     s.keys.next_key = None
     return None
 
 
 def compromised(s: SessionState) -> bool:
-    """Our wallet revoked the key in force: frames of our lane that we lack may be a thief's."""
+    """Whether our wallet revoked the key in force. A thief may then have signed in our lane."""
     known = s.record.delegation(s.lane)
     return known is not None and revocation(s.keys, s.lane, known.public_key) is not None
 
@@ -144,19 +153,25 @@ def compromised(s: SessionState) -> bool:
 
 
 def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bool:
-    """Know a lane's revoked keys, all of them, fromSeq by address. True where something is new.
+    """Set a lane's revoked keys. True if anything changed.
 
-    floor: the first frame that the other lane has not covered.
+    Args:
+        keys: the state to change.
+        lane: whose keys.
+        found: fromSeq by address, of every revoked key of the lane.
+        floor: the first frame that the other lane has not covered.
     """
     before = dict(keys.revoked)
     for whose, key in before:
+        # `found` is complete: a reorganisation of the chain has undone this revocation.
         if whose == lane and key not in found:
             del keys.revoked[whose, key]
     for key, from_seq in found.items():
         known = keys.revoked.get((lane, key))
         if known is None or known.from_seq != from_seq:
-            # What we have covered binds, whenever the key was revoked.
+            # What we have covered binds, no matter when the key was revoked.
             cut = max(from_seq, floor)
+            # A wider revocation must not bring frames back that the first one made void.
             if known is not None and known.from_seq > from_seq:
                 cut = min(cut, known.cut)
             keys.revoked[lane, key] = JournalledRevocation(lane, key, from_seq, cut)
@@ -164,8 +179,7 @@ def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bo
 
 
 def void_from(s: SessionState, lane: int) -> int | None:
-    """The first frame of a lane on the record that its revoked key signed in vain, or None. Only
-    frames of the key in force are meant."""
+    """The first recorded frame of a lane that its revoked key in force signed in vain, or None."""
     known = s.record.delegation(lane)
     revoked = None if known is None else revocation(s.keys, lane, known.public_key)
     if revoked is None:
@@ -175,9 +189,12 @@ def void_from(s: SessionState, lane: int) -> int | None:
 
 
 def refuses(s: SessionState, frame: Frame) -> KeyRevoked | None:
-    """The lane's next frame, where the key that is to have signed it (the one it brings, or else
-    the one in force) was revoked for its number."""
-    # Hardly ever is a key revoked, and to ask which one signed costs a signature check.
+    """The error if the expected signer of the lane's next frame was revoked for its number.
+
+    The expected signer is the key that the frame brings, else the key in force. No signature is
+    checked.
+    """
+    # Revocations are rare, so skip the decoding below when the lane has none.
     if not any(lane == frame.lane for lane, _ in s.keys.revoked):
         return None
     delegated = delegated_key(s.record, frame)
@@ -187,7 +204,10 @@ def refuses(s: SessionState, frame: Frame) -> KeyRevoked | None:
 
 
 def refuses_signer(s: SessionState, frame: Frame) -> KeyRevoked | None:
-    """A frame whose signer was revoked for its number, whichever key is in force."""
+    """The error if the actual signer of a frame was revoked for its number.
+
+    Checks signatures, so it also finds a key that is not in force.
+    """
     if not any(lane == frame.lane for lane, _ in s.keys.revoked):
         return None
     key = signer(s.record, frame)
@@ -195,8 +215,7 @@ def refuses_signer(s: SessionState, frame: Frame) -> KeyRevoked | None:
 
 
 def signed_by_different_keys(s: SessionState, shown: Frame) -> bool:
-    """Did another key than that of the frame on the record sign this one with its number, and is
-    one of the two revoked?"""
+    """Whether two different keys signed this frame and the recorded one, and one is revoked."""
     ruling = s.record.signer(shown.lane, shown.seq)
     pair = None if ruling is None else ruling.public_key, signer(s.record, shown)
     return pair[0] != pair[1] and any(
@@ -215,8 +234,10 @@ def _refusal(keys: KeyState, frame: Frame, key: bytes) -> KeyRevoked | None:
 
 
 def signer(record: Record, frame: Frame) -> bytes | None:
-    """Which key signed a frame, of those that the lane's wallet delegated for its number, as far
-    as the record and the frame itself show; None where it is none of them."""
+    """The key that signed a frame, among those that the lane's wallet delegated for its number.
+
+    Considers the delegations on the record and the one in the frame itself. None if no key fits.
+    """
     candidates = [
         known.public_key
         for known in reversed(record.delegations(frame.lane))
@@ -231,7 +252,7 @@ def signer(record: Record, frame: Frame) -> bytes | None:
 
 
 def delegated_key(record: Record, frame: Frame) -> bytes | None:
-    """The key whose delegation a frame carries, or None."""
+    """The key that a frame delegates, or None."""
     message = record.decoded(frame)
     if isinstance(message, Logon | SessionKeyChange):
         with suppress(DelegationRefused):
@@ -242,10 +263,10 @@ def delegated_key(record: Record, frame: Frame) -> bytes | None:
 def key_in_force(
     record: Record, lane: int, kept: Sequence[tuple[int, SecretKey]]
 ) -> SecretKey | None:
-    """The kept key that signs the lane's next frame, as the record's delegations have it; before
-    the Logon the first one kept, None where there is none.
+    """The kept key that signs the lane's next frame, by the record's delegations.
 
-    Raises JournalCorrupt where the frames name a key that was not kept.
+    Before the Logon it is the first kept key, or None if there is none. Raises JournalCorrupt if
+    the frames name a key that was not kept.
     """
     known = record.delegation(lane)
     if known is None:

@@ -1,8 +1,7 @@
-"""How far a custody has come, as the frames of its record say: the Logons, the notes listed and
-accepted, the settlement that may be mined, the Logouts.
+"""The lifecycle of a custody: Logons, notes listed and accepted, settlements, Logouts.
 
-Read from frames alone, so it is the same after a restart. What only the chain or a clock can know
-comes through `forget_output`, `expire` and the rulebook.
+It is derived from frames alone, so it is the same after a restart. What only the chain or a clock
+can know comes in through `forget_output`, `expire` and the rulebook.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ READ: Final = (
     Settlement,
     SettlementAcceptance,
 )
-"""What is read here of the peer's: a violation among these has no effect."""
+"""Messages of the peer that change the lifecycle. Only for these must a violation be known."""
 
 NO_BUSINESS: Final = (
     BusinessMessageReject,
@@ -58,7 +57,7 @@ NO_BUSINESS: Final = (
     SettlementAcceptance,
     SettlementOutput,
 )
-"""What neither asks, offers nor changes anything between the two sides."""
+"""Messages that ask nothing, offer nothing and change nothing: not business."""
 
 _APPLIED: Final = frozenset(
     (
@@ -73,11 +72,11 @@ _APPLIED: Final = frozenset(
         SettlementAcceptance,
     )
 )
-"""All others are business: they change no step, status or checkpoint."""
+"""Messages that `apply` handles. All others are business: they change no step or status."""
 
 
 def apply(s: SessionState, entry: RecordedFrame) -> None:
-    """Read a frame that is in effect, ours or the peer's, old or new."""
+    """Apply a frame that is in effect, ours or the peer's, new or from the journal."""
     if type(entry.message) in _APPLIED:
         s.attention = True
         _apply(s, entry)
@@ -100,10 +99,10 @@ def _apply(s: SessionState, entry: RecordedFrame) -> None:
             if lane == s.lane:
                 life.rejected.add(reject.ref_seq_num)
         case Settlement() as proposal:
-            # Our wallet's signature is out there even where the record refuses the proposal.
+            # The peer holds our wallet's signature, even if the record refuses the proposal.
             if lane == s.lane:
                 life.offered.append(proposal)
-            # Of two that cross only the first is alive.
+            # If two proposals cross, only the first one is alive.
             if _comes_first(s, entry):
                 life.proposal = (lane, entry, proposal)
                 life.acceptance = None
@@ -125,7 +124,7 @@ def _answer(life: LifecycleState, lane: int, seq: int, answer: CollateralRespons
     life.accepted[1 - lane].update(
         ref.commitment for ref in answer.commitments if ref.commitment in listed
     )
-    # One acceptance may name several; trading waits for the last.
+    # Trading waits until every listed note is accepted.
     complete = bool(listed) and life.accepted[1 - lane] >= set(listed)
     if complete and not life.accepted_at[1 - lane]:
         life.accepted_at[1 - lane] = seq
@@ -145,7 +144,7 @@ def _cite(s: SessionState, fact: ChainFact) -> None:
 
 
 def status_of(s: SessionState) -> SessionStatus:
-    """Where the session stands now."""
+    """The session's status now. The first rule that applies decides."""
     life = s.lifecycle
     if s.error is not None:
         return SessionStatus.STOPPED
@@ -159,63 +158,68 @@ def status_of(s: SessionState) -> SessionStatus:
 
 
 def restate(s: SessionState, out: Effects) -> None:
-    """Tell of another status, and store it. A journal that is repaired keeps the one it has."""
+    """Store and report the status if it changed. A journal under repair keeps its stored one."""
     status = status_of(s)
     if status is not s.status:
         s.status = status
-        # Stored before it is told, so that a restart never knows less than the application.
+        # Stored before it is reported: a restart never knows less than the application.
         if s.rulebook is not None:
             out.append(StoreStatus(status, s.error))
         out.append(StatusChanged(status))
 
 
 def ended(s: SessionState) -> bool:
-    """The custody has ended: no note that was accepted is unspent (`spec.md` 63), and nothing on
-    the record waits to be ruled. A settlement that the peer cites counts once our chain has it.
+    """Whether the custody has ended.
 
-    A Logout ends nothing: collateral can still be accepted after it, and only a settlement pays it
-    out.
+    It has if no accepted note is unspent (`spec.md` 63) and no recorded frame waits to be ruled. A
+    settlement that the peer cites counts once our chain has it. A Logout ends nothing: collateral
+    can still be accepted after it, and only a settlement pays it out.
     """
     return s.lifecycle.settled is not None and not (s.rulebook and s.rulebook.waits)
 
 
 def options(life: LifecycleState) -> list[Settlement]:
-    """What may still be mined: the proposal that is alive, and what our wallet offered, even where
-    the record refused it, since the peer holds the signature all the same."""
+    """Settlements that may still be mined.
+
+    These are the live proposal, and all that our wallet offered. The latter count even if the
+    record refused them, because the peer holds the signature.
+    """
     return [*life.offered, *([] if life.proposal is None else [life.proposal[2]])]
 
 
 def forget_output(life: LifecycleState, commitment: bytes) -> None:
-    """The tree has this commitment from elsewhere: what would make it is mined no more."""
+    """The tree already has this commitment: no settlement that creates it can be mined."""
     if life.proposal is not None and _makes(life.proposal[2], commitment):
         life.proposal = life.acceptance = None
     life.offered = [one for one in life.offered if not _makes(one, commitment)]
 
 
 def forget_unsigned(life: LifecycleState, proposal: Settlement) -> None:
-    """A proposal of the peer is void, and nobody signed it but its proposer."""
+    """Drop a void proposal of the peer. Only its proposer has signed it."""
     alive = life.proposal
     if alive is not None and alive[2] is proposal and life.acceptance is None:
         life.proposal = None
 
 
 def expire(life: LifecycleState, now: int) -> None:
-    """What is past its deadline by now, nanoseconds, did not happen on chain."""
+    """Drop proposals whose deadline has passed without being mined. now: nanoseconds."""
     if life.proposal is not None and now >= life.proposal[2].deadline * SECOND:
         life.proposal = life.acceptance = None
     life.offered = [one for one in life.offered if now < one.deadline * SECOND]
 
 
 def keep_expired(life: LifecycleState, before: LifecycleState) -> None:
-    """Frames were revoked and the rest was applied anew: what had expired before stays so."""
+    """After frames were revoked and the rest applied again: keep expired proposals expired."""
     life.offered = [one for one in life.offered if one in before.offered]
     if before.proposal is None:
         life.proposal = life.acceptance = None
 
 
 def _comes_first(s: SessionState, entry: RecordedFrame) -> bool:
-    """Of two proposals that cross, the one that is first in the linear order is alive: the
-    solver's, unless it covers the trader's."""
+    """Whether a proposal comes alive.
+
+    If two cross, the first in the linear order does: the solver's, unless it covers the trader's.
+    """
     if s.lifecycle.proposal is None:
         return True
     lane, alive, proposal = s.lifecycle.proposal
@@ -231,7 +235,7 @@ def _list(life: LifecycleState, lane: int, seq: int, notes: Iterable[NoteRef]) -
 
 
 def _ends(life: LifecycleState, spent: bytes) -> bool:
-    """Whether nothing accepted is unspent once this nullifier is."""
+    """Whether every accepted note is spent, once this nullifier is."""
     alive = None if life.proposal is None else life.proposal[2]
     if alive is not None and spent in (alive.nullifier0, alive.nullifier1):
         return True
@@ -244,7 +248,10 @@ def _ends(life: LifecycleState, spent: bytes) -> bool:
 
 
 def _opens_trading(s: SessionState) -> bool:
-    """Both acceptances are in the linear order: the trader's once a solver frame covers it."""
+    """Whether both acceptances are in the linear order.
+
+    The trader's is once a solver frame covers it.
+    """
     life = s.lifecycle
     by_trader = life.accepted_at[SOLVER]
     life.trading_open = (

@@ -1,8 +1,19 @@
-"""The steps that an end takes by itself, one frame at a time: its Logon, its collateral, the answer
-to a Logout, the citation of a settlement that closes the custody.
+"""The logon sequence: steps that an end takes unprompted, one frame at a time.
 
-A Logout stops none of them: it forbids opening and nothing else (`spec.md` 63). Its answer puts on
-record that this side opens nothing more either.
+They are its Logon, its collateral, the answer to a Logout, and the citation of the settlement,
+which closes the custody. `dispatch` calls `step` until nothing is due. Each call derives the next
+step from the record.
+
+    trader                                  solver
+    signs its Logon, opens its notes
+                                            verifies the notes on chain, signs its Logon
+                                            funds and lists its notes (AY)
+                                            accepts the trader's notes (AZ)
+    covers the listing                      opens its notes
+    verifies and accepts them (AZ)          covers the acceptance: trading is open
+
+A Logout stops none of these steps: it forbids opening and nothing else (`spec.md` 63). The answer
+records that this side opens nothing more, either.
 """
 
 from __future__ import annotations
@@ -24,13 +35,13 @@ from psymm.transcript.agreement import SOLVER, TRADER
 
 
 def step(s: SessionState, out: Effects, now: int) -> bool:
-    """One step towards trading, or out of it; False where nothing is due."""
+    """Take one step towards trading, or towards the end. False if nothing is due."""
     if not may_sign(s, now):
         return False
     mine, theirs = s.lifecycle.logons[s.lane], s.lifecycle.logons[s.peer]
     if mine is None:
         return _log_on(s, out, theirs, now)
-    # The solver signs nothing before it has the notes, so the trader opens them first.
+    # The solver signs nothing before it has verified the notes, so the trader opens them first.
     if theirs is None:
         return s.lane == TRADER and collateral.send_openings(s, out, now)
     if s.lane == TRADER:
@@ -44,13 +55,16 @@ def step(s: SessionState, out: Effects, now: int) -> bool:
         return False
     if collateral.send_openings(s, out, now) or collateral.step(s, out, now):
         return True
-    # The peer's collateral may have been refused just now.
+    # The collateral step may have refused the peer's notes and stopped the session.
     return s.error is None and _step_out(s, out, now)
 
 
 def _log_on(s: SessionState, out: Effects, theirs: Logon | None, now: int) -> bool:
-    """Sign our Logon: the trader first, the solver once the trader's is in order and its notes are
-    on chain."""
+    """Sign our Logon.
+
+    The trader signs first. The solver signs once the trader's Logon is in order and its notes are
+    on chain.
+    """
     if s.lane == SOLVER:
         if theirs is None:
             return False
@@ -60,7 +74,7 @@ def _log_on(s: SessionState, out: Effects, theirs: Logon | None, now: int) -> bo
             stop(s, out, refusal)
             return False
         if not collateral.is_judged(s):
-            # A stranger's Logon is not worth a signature before our chain has its notes.
+            # A stranger gets no signature of ours before our chain has its notes (`spec.md` 68).
             collateral.step_verify(s, out)
             return False
     if s.keys.logon is None:
@@ -73,9 +87,9 @@ def _log_on(s: SessionState, out: Effects, theirs: Logon | None, now: int) -> bo
 
 
 def _step_out(s: SessionState, out: Effects, now: int) -> bool:
-    """What ends a custody: the answer to a Logout, the citation, and its cover."""
+    """The steps that end a custody: the answer to a Logout, the citation, and its cover."""
     life = s.lifecycle
-    # A Logout is answered even while something is open: it forbids opening, no more.
+    # Answered even while something is open: a Logout forbids only opening.
     if life.logouts[s.peer] and not life.logouts[s.lane]:
         sign(s, out, Logout(), now)
         return True
@@ -88,8 +102,11 @@ def _step_out(s: SessionState, out: Effects, now: int) -> bool:
 
 
 def _cite(s: SessionState, out: Effects, now: int) -> bool:
-    """One of the two cites the settlement: the solver at once, since its frames take effect where
-    they are; the trader only where the solver leaves it undone."""
+    """Cite the mined settlement. One citation is enough.
+
+    The solver cites at once, because its frames take effect where they are. The trader cites only
+    if the solver has not done so after half a response timeout.
+    """
     if s.mined is None or s.lifecycle.proposal is None:
         return False
     mined, learned_at = s.mined
@@ -106,7 +123,7 @@ def _cite(s: SessionState, out: Effects, now: int) -> bool:
 
 
 def refuses_logon(s: SessionState, logon: Logon) -> LogonRefused | None:
-    """Why the peer's Logon will not do, or None."""
+    """Why we refuse the peer's Logon, or None."""
     if logon.terms_hash != s.params.terms_hash:
         return LogonRefused(
             "the Logon names other terms", theirs=logon.terms_hash, ours=s.params.terms_hash

@@ -1,8 +1,18 @@
-"""Frames that our journal has lost, of both lanes, fetched from the peer.
+"""Recovery: fetch from the peer the frames of both lanes that our journal has lost.
 
-Each is verified as any frame is and taken after those that it covers; one that comes sooner waits.
-Until the heads that the journal knew to be its newest are reached, nothing is signed, and a journal
-that turns out not to have known the newest is no better than a backup: it never signs again.
+Every frame is verified like any other. It is recorded only after the frames that it covers; one
+that arrives earlier waits in `RecoveryState.spare`.
+
+The journal's health (`Health`) says what we may do:
+
+    recovering  the journal lost frames, but knows the heads that were its newest. Nothing is signed
+                until both lanes reach them.
+    complete    the heads are reached. We sign again.
+    read-only   the peer holds frames of ours beyond those heads, so the journal is no better than a
+                backup. We never sign again in this custody: we might sign a number twice.
+
+`StoreHealth` makes each change durable before `HealthChanged` reports it. Fetched frames are stored
+as `ImportFrame`.
 """
 
 from __future__ import annotations
@@ -32,19 +42,22 @@ from psymm.transcript.heads import Health
 from psymm.transcript.record import RecordedFrame
 
 MOST_SPARE_BYTES: Final = 64 * 1024 * 1024
-"""Frames that were fetched and wait for others before them."""
+"""Most bytes of fetched frames that wait for earlier ones."""
 
 
 def fall_behind(s: SessionState, out: Effects, error: JournalBehind) -> None:
-    """Our journal is not the newest. One that was repaired is no better than a backup then."""
-    # Frames of ours that nobody showed may bind us: signing on would contradict them.
+    """Our journal is behind what we signed: stop. A recovering journal becomes read-only."""
+    # Frames of ours that we have not seen may bind us. Signing on would contradict them.
     if s.recovery.health == "recovering":
         _set_health(s, out, "read-only")
     stop(s, out, error)
 
 
 def keep(s: SessionState, frame: Frame) -> None:
-    """A frame that may have to wait for others. What is too much is asked for again."""
+    """Keep a frame that may have to wait for earlier ones.
+
+    A frame beyond the limits is dropped; `ask` requests it again.
+    """
     recovery, key = s.recovery, (frame.lane, frame.seq)
     near = frame.seq <= s.record.heads[frame.lane].seq + MOST_RESENT
     if key in recovery.spare:
@@ -55,8 +68,8 @@ def keep(s: SessionState, frame: Frame) -> None:
 
 
 def merge(s: SessionState, out: Effects, now: int) -> None:
-    """Take all fetched frames that follow: each after those that it covers."""
-    # Each lane may wait for the other: turn by turn until neither moves.
+    """Record all fetched frames that now follow, each after the frames that it covers."""
+    # Either lane may wait for the other, so alternate until neither moves.
     moved = True
     while moved and s.error is None:
         by_trader = _take_next(s, out, TRADER, now)
@@ -65,8 +78,10 @@ def merge(s: SessionState, out: Effects, now: int) -> None:
 
 
 def ask(s: SessionState, connection: ConnectionState, out: Effects, now: int) -> None:
-    """Ask the peer for what it says it has and we lack, of both lanes; again where it does not
-    come."""
+    """Ask the peer for the frames of both lanes that its heads show and we lack.
+
+    Repeats with growing delays, then disconnects.
+    """
     theirs = connection.peer_heads
     if theirs is None:
         return
@@ -90,13 +105,14 @@ def ask(s: SessionState, connection: ConnectionState, out: Effects, now: int) ->
 
 
 def _take_next(s: SessionState, out: Effects, lane: int, now: int) -> bool:
-    """Take a lane's next frame, if it is there and what it covers is on the record."""
+    """Record a lane's next frame, if it is here and the frames that it covers are recorded."""
     frame = s.recovery.spare.get((lane, s.record.heads[lane].seq + 1))
     if frame is None or s.error is not None:
         return False
     try:
         entry = s.record.append(frame)
     except (TranscriptError, FrameError, DelegationRefused) as bad:
+        # "ahead": it covers frames of the other lane that are still missing. It keeps waiting.
         if not isinstance(bad, TranscriptError) or bad.code != "ahead":
             _drop(s, frame)
             _refuse(s, out, frame, bad, now)
@@ -111,26 +127,31 @@ def _drop(s: SessionState, frame: Frame) -> None:
 
 
 def _take(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> None:
+    """A fetched frame was recorded: store it, check it against the known heads, apply it."""
     lane, seq = entry.frame.lane, entry.frame.seq
     if s.connection is not None:
         s.connection.frames_fetched += 1
         s.connection.progress = now
         if s.connection.recovery_due is not None:
+            # The resend makes progress, so give it time, and count the tries anew.
             s.connection.recovery_due, s.connection.recovery_tries = now + 2 * SECOND, 0
             arm(s.connection, s.connection.recovery_due)
     out.append(ImportFrame(entry))
     if s.recovery.newest is not None:
         newest, digest = s.recovery.newest.of(lane)
         if lane == s.lane and seq > newest:
-            # Those were not the newest after all, and nothing repairs that.
+            # We signed beyond the heads that the journal called its newest. There may be more such
+            # frames that nobody shows us, and nothing can repair that.
             _set_health(s, out, "read-only")
-        # The journal kept the digest of its newest frame: this is another with its number.
+        # The journal kept the digest of its newest frame. A different frame with its number is a
+        # fork.
         if seq == newest and digest != entry.digest:
             stop(s, out, Forked(custody=entry.frame.custody, lane=lane, seq=seq, ours=digest))
             return
     if lane != s.lane:
         on_recorded(s, out, entry, now)
         return
+    # Our own frame covers these, so they bind us and wait no longer.
     release_to(s, out, entry.frame.peer_seq, now)
     lifecycle.apply(s, entry)
     if s.rulebook is not None:
@@ -138,7 +159,7 @@ def _take(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> None
 
 
 def _refuse(s: SessionState, out: Effects, frame: Frame, bad: Exception, now: int) -> None:
-    """As for any frame: noise if nobody signed it, the end if a delegated key did."""
+    """Refuse a frame: noise if unsigned; if a delegated key signed it, the session stops."""
     code = getattr(bad, "code", "refused")
     if keys.signer(s.record, frame) is None:
         why = f"{code} in frame {frame.lane}/{frame.seq}: {bad}"
@@ -148,8 +169,10 @@ def _refuse(s: SessionState, out: Effects, frame: Frame, bad: Exception, now: in
 
 
 def contradict(s: SessionState, out: Effects, frame: Frame, why: str) -> None:
-    """A signed frame cannot follow what its lane holds: the end, and evidence beside the frame
-    that it was to follow."""
+    """A signed frame cannot follow its lane: stop, and keep it as evidence.
+
+    The evidence includes the frame before it, if we still hold that.
+    """
     held = s.record.entry(frame.lane, frame.seq - 1)
     if held is not None:
         out.append(StoreEvidence(held.frame, frame))
@@ -157,12 +180,12 @@ def contradict(s: SessionState, out: Effects, frame: Frame, why: str) -> None:
 
 
 def _conclude(s: SessionState, out: Effects) -> None:
-    """Complete again, once both heads that were the newest are reached."""
+    """Set the journal to complete, once both lanes reach the heads that were its newest."""
     newest = s.recovery.newest
     if s.recovery.health != "recovering" or newest is None or s.error is not None:
         return
     if all(s.record.heads[lane].seq >= newest.of(lane)[0] for lane in (TRADER, SOLVER)):
-        # Only now does the record say which of our keys is in force.
+        # Only the whole record says which of our keys is in force.
         keys.choose(s)
         _set_health(s, out, "complete")
 

@@ -1,5 +1,7 @@
-"""The peer's frames judged, and its violations rejected: each once, by the first frame of ours that
-covers it.
+"""Judge the peer's frames, and queue a Reject for each violation.
+
+Each violation is rejected once, by our first frame that covers it: only then is it a fault
+(`spec.md` 28). `ruling.flush_rejects` signs the queue.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ _REASONS: Final = {
 
 
 def judge(s: SessionState, entry: RecordedFrame) -> Violation | None:
-    """The violation that a peer's frame is, or None. A Reject is queued for it.
+    """The violation in a frame of the peer, or None. Queues a Reject for it.
 
-    Without a rulebook nothing is one.
+    Without a rulebook nothing is a violation.
     """
     if s.rulebook is None:
         return None
@@ -35,11 +37,12 @@ def judge(s: SessionState, entry: RecordedFrame) -> Violation | None:
         own = Violation(bad.code, (("byte", str(bad.offset)),))
         queue_for(s, entry, own)
     elif s.lane == SOLVER and entry.message is not None:
-        # The trader's frame takes effect later. What is wrong with it by now is said at once.
-        # The trader learns of it now, and not with the next solver frame that covers it.
+        # A trader frame takes effect only when we cover it. Judge it now as well, so that the
+        # trader learns of a violation at once.
         own = s.rulebook.refuses(
             s.peer, entry.message, frame.sending_time, len(frame.payload), covers=frame.peer_seq
         )
+        # Our chain may reach the cited block before the frame takes effect.
         if own is not None and own.name == FactsBehind.code:
             own = None
         elif own is not None:
@@ -47,7 +50,7 @@ def judge(s: SessionState, entry: RecordedFrame) -> Violation | None:
     for ruling in s.rulebook.arrived(entry):
         is_its_own = ruling.lane == s.peer and ruling.seq == frame.seq
         if is_its_own and entry.bad_payload is not None:
-            continue  # named more exactly above
+            continue  # The Reject queued above is more exact.
         queue(s, ruling)
         if is_its_own:
             own = ruling.violation
@@ -55,7 +58,7 @@ def judge(s: SessionState, entry: RecordedFrame) -> Violation | None:
 
 
 def queue(s: SessionState, ruling: Ruling) -> None:
-    """Remember to reject the violation of a ruling, if it is the peer's."""
+    """Queue a Reject for the violation of a ruling, if it is the peer's."""
     if ruling.violation is not None and ruling.lane == s.peer:
         guilty = s.record.entry(s.peer, ruling.seq)
         if guilty is not None:
@@ -63,15 +66,15 @@ def queue(s: SessionState, ruling: Ruling) -> None:
 
 
 def queue_all(s: SessionState, rulings: Iterable[Ruling]) -> None:
-    """The same for frames that waited for a fact."""
+    """Queue Rejects for several rulings."""
     for ruling in rulings:
         queue(s, ruling)
 
 
 def queue_for(s: SessionState, guilty: RecordedFrame, violation: Violation) -> None:
-    """Remember to reject a frame of the peer. Never a Reject itself: that would not end."""
+    """Queue a Reject for a frame of the peer, once. Never for a Reject or a Heartbeat."""
     seq, message = guilty.frame.seq, guilty.message
-    # Two ends would reject each other's Rejects without an end.
+    # Otherwise both sides would reject each other's Rejects forever.
     if isinstance(message, Reject | Heartbeat) or seq in s.lifecycle.rejected:
         return
     if any(queued.ref_seq_num == seq for queued in s.rejects):
@@ -92,5 +95,5 @@ def queue_for(s: SessionState, guilty: RecordedFrame, violation: Violation) -> N
 
 
 def drop_signed(s: SessionState) -> None:
-    """What the record rejects already is queued no more."""
+    """Remove queued Rejects of frames that the record already rejects."""
     s.rejects = [one for one in s.rejects if one.ref_seq_num not in s.lifecycle.rejected]

@@ -1,25 +1,30 @@
-"""Resuming: on each connection both sides prove who they are, show the heads of both lanes, bring
-each other what is lacking, and sign nothing until the heads agree.
+"""Resuming: on each connection both sides prove who they are and agree on the heads of both lanes.
+
+Each side resends the frames that the other lacks. Nobody signs a frame until the heads agree.
 
 One connection, in order (`spec.md` 69):
 
-    1. Each side tells its challenge, 32 random bytes of this connection (URS with Challenge).
+    1. Each side sends a challenge, 32 random bytes for this connection (URS with Challenge).
     2. The trader, which dialled, signs its heads over the solver's challenge (URS).
     3. The solver verifies that, and only then signs its own heads over the trader's challenge.
-    4. `PROVEN`: the peer's heads are verified. Only from here on is a frame taken, sent again or
-       asked for, and only now do heads mean anything. All else that comes before is noise.
-    5. `SYNCED`: the heads agree. Only from here on is a frame signed.
+    4. `PROVEN`: the peer's heads are verified. Only now do we accept, resend or request frames,
+       and only now do heads mean anything. Everything else before this is noise.
+    5. `SYNCED`: the heads agree. Only now do we sign frames.
 
-So a resume takes two round trips, and the solver says nothing of a custody to a peer that proves
-nothing. A connection on which the two have just met begins at 5: neither side has a history to
-show. Where the trader holds no frame of the solver's, and the solver says (unsigned) that it holds
-nothing, the trader begins anew likewise: there is nothing to keep private.
+A resume takes two round trips. The solver reveals nothing about a custody to a peer that has proved
+nothing. A connection on which the custody was just agreed starts at 5: neither side has a history.
+The trader also starts at 5 if it holds no solver frame and the solver says, unsigned, that it holds
+nothing: there is nothing to keep private.
 
-A key counts while the wallet's delegation has not run out, no revocation of it is known, and no
-later key of the same lane is on the record: a key that was stolen after it was changed proves
-nothing. Heads that are proven may still be lies. Where no two honest journals can have both sides'
-heads (`DISPUTED`), the frames themselves are shown, and what is signed stops the one it proves
-wrong.
+A key proves its party while three things hold. The wallet's delegation has not expired. No
+revocation of the key is known. No later key of the same lane is on the record: a key stolen after
+it was replaced proves nothing.
+
+Proven heads may still be false. If no two honest journals could have both sides' heads, the
+connection is `DISPUTED`: each side shows the frames themselves, and a signed frame stops the side
+that it proves wrong.
+
+Nothing here is stored. A new connection compares heads again.
 """
 
 from __future__ import annotations
@@ -39,22 +44,24 @@ from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.resumption import challenge_for, check_resume, nothing_yet
 
 DISPUTE_NS: Final = 5 * SECOND
-"""How long a connection on which heads differ stays open for the frames that prove who is wrong."""
+"""How long a disputed connection stays open for the frames that prove which side is wrong."""
 
 
 def ask(s: SessionState, connection: ConnectionState, out: Effects, now: int) -> None:
-    """Tell our challenge."""
+    """Send our challenge."""
     send_text(s, out, challenge_for(s.record.agreement.custody, connection.challenge), now)
 
 
 def check_proof(s: SessionState, theirs: Resume, challenge: bytes, now: int) -> None:
-    """Whether these heads are signed over `challenge` by a key that counts. Changes nothing.
-    Raises ResumeRefused."""
+    """Check that a valid key of the peer signed these heads over `challenge`.
+
+    Changes nothing. Raises ResumeRefused.
+    """
     key = check_resume(s.record.agreement, s.peer, challenge, theirs, now - s.params.skew_ns)
     revoked = keys.revocation(s.keys, s.peer, key)
     if revoked is not None:
         raise ResumeRefused("the session key was revoked", key=revoked.key)
-    # A wallet may delegate a key a second time: what counts is whether another is in force now.
+    # A wallet may delegate a key a second time, so compare with the key in force now.
     known = [one.public_key for one in s.record.delegations(s.peer)]
     if key in known and key != known[-1]:
         raise ResumeRefused("another session key has followed the one that signed this")
@@ -63,14 +70,14 @@ def check_proof(s: SessionState, theirs: Resume, challenge: bytes, now: int) -> 
 def on_resume(
     s: SessionState, connection: ConnectionState, out: Effects, theirs: Resume, now: int
 ) -> None:
-    """The peer tells its challenge, or shows its heads."""
+    """The peer sends its challenge, or shows its heads."""
     if theirs.custody != s.record.agreement.custody:
         report_malformed(s, out, now, "URS", "wrong-custody: this connection serves another")
         return
     if theirs.challenge is not None:
         _on_challenge(s, connection, out, theirs.challenge, now)
         return
-    # Unsigned, and still safe: there is nothing of the solver's that we could lose.
+    # Unsigned, and still safe: we hold nothing of the solver's that a liar could make us lose.
     if s.error is None and _begins_anew(s, connection, theirs):
         connection.sync = HeadSync.SYNCED
         connection.frames_repeated += gaps.resend(s, out, 1, 0, s.lane)
@@ -83,11 +90,12 @@ def on_resume(
         return
     if connection.sync is HeadSync.UNPROVEN:
         connection.sync = HeadSync.PROVEN
-    # Only a proven peer is told why the session stopped.
+    # Only a proven peer learns why the session stopped.
     if s.error is not None:
         send_reject(s, out, now, "URS", str(s.error))
         disconnect(s, out, s.error)
         return
+    # Before the comparison, which may disconnect: the peer needs our heads to judge for itself.
     if connection.shown_heads is None and connection.sync is HeadSync.PROVEN:
         announce_heads(s, out, now)
     _compare(s, connection, out, theirs, now)
@@ -97,16 +105,19 @@ def on_resume(
 def _on_challenge(
     s: SessionState, connection: ConnectionState, out: Effects, challenge: bytes, now: int
 ) -> None:
-    """The first is the connection's; one that comes again is of another connection."""
+    """The first challenge is the connection's; ignore any later one.
+
+    A second challenge belongs to another connection, and we sign nothing over it.
+    """
     if connection.peer_challenge is None:
-        s.rate.pardon()  # Every connection begins with one.
+        s.rate.pardon()  # Every connection begins with one, so it costs the peer nothing.
         connection.peer_challenge = challenge
         if connection.shown_heads is None and not connection.synced:
             announce_heads(s, out, now)
 
 
 def _begins_anew(s: SessionState, connection: ConnectionState, theirs: Resume) -> bool:
-    """The solver says that it holds nothing of the custody, and we hold nothing of its."""
+    """Whether the solver says that it holds nothing of the custody, and we hold no frame of it."""
     return (
         s.lane == TRADER
         and connection.sync is HeadSync.UNPROVEN
@@ -121,7 +132,7 @@ def _begins_anew(s: SessionState, connection: ConnectionState, theirs: Resume) -
 def _compare(
     s: SessionState, connection: ConnectionState, out: Effects, theirs: Resume, now: int
 ) -> None:
-    """What follows from heads that the peer signed."""
+    """Compare the heads that the peer signed with ours, and act on the difference."""
     if _is_before_checkpoint(s, out, theirs) or connection.sync is HeadSync.DISPUTED:
         return
     differing = [
@@ -129,7 +140,7 @@ def _compare(
         for lane, (seq, digest) in enumerate(_both(theirs))
         if seq <= s.record.heads[lane].seq and s.record.digest(lane, seq) != digest
     ]
-    # Both sides hold this number with another digest: somebody signed twice, or lies.
+    # Both sides hold this number with different digests: a side signed twice, or lies.
     if differing:
         lane, seq = differing[0]
         fork = ForkUnproved(
@@ -153,9 +164,9 @@ def _compare(
         if connection.recovery_due is None:
             recovery.ask(s, connection, out, now)
     elif covered > head and keys.compromised(s):
-        # What the peer covered is shown to us and imported; what it did not, it revokes once it
-        # knows. Until both are done, nothing is signed.
-        # While heads agree nothing is fetched; a new connection begins with the comparison.
+        # A thief signed frames of our lane. The peer shows us those it covered, and we import
+        # them; it drops the others once it learns of the revocation. Until then we sign nothing.
+        # A synced connection fetches nothing, so we start a new one, which compares heads first.
         if connection.synced:
             unknown = KeyRevoked("frames of ours that we did not sign", theirs=covered)
             disconnect(s, out, unknown)
@@ -169,6 +180,7 @@ def _compare(
 
 
 def _is_before_checkpoint(s: SessionState, out: Effects, theirs: Resume) -> bool:
+    # Both sides signed the checkpoint, so a peer behind it has lost frames that it once held.
     for lane, (seq, _) in enumerate(_both(theirs)):
         held = s.record.heads[lane].seq
         if seq <= held and not s.record.knows(lane, seq):
@@ -179,40 +191,41 @@ def _is_before_checkpoint(s: SessionState, out: Effects, theirs: Resume) -> bool
 
 
 def _show_again(s: SessionState, connection: ConnectionState, out: Effects, theirs: Resume) -> None:
-    """Heads on a connection where they agreed already: what either side lost is sent again."""
+    """Heads on a connection that is already synced: each side resends what the other lost."""
     announced, held = head_of(theirs, s.peer)[0], s.record.heads[s.peer].seq
     if announced > held:
         connection.gap.until = max(connection.gap.until, announced)
         gaps.ask(s, connection, out, held + 1)
-    # The peer asks again on a live connection: it lost something; show it.
+    # The peer showed heads again on a live connection, so it lost something. Resend it.
     gaps.resend_at_most(s, out, head_of(theirs, s.lane)[0] + 1, 0, s.lane)
 
 
 def _approach(
     s: SessionState, connection: ConnectionState, out: Effects, theirs: Resume, now: int
 ) -> None:
-    """Bring what the peer's heads, which contradict nothing, say that it lacks."""
+    """Send what the peer lacks by its heads, which contradict nothing."""
     announced, held = head_of(theirs, s.peer)[0], s.record.heads[s.peer].seq
     if announced < held:
-        # Frames of its own lane that it lacks.
+        # The peer lacks frames of its own lane: its journal is a backup.
         _bring(s, connection, out, s.peer, announced + 1, now)
     before = connection.peer_heads
     if before is None or head_of(theirs, s.lane) != head_of(before, s.lane):
         _bring_ours(s, connection, out, head_of(theirs, s.lane)[0], now)
     elif same_heads(theirs, before) and connection.shown_heads != our_heads(s):
-        announce_heads(s, out, now)  # so much came of what it sends again; the rest, please
+        # The peer repeats itself, so its resend has ended. Our newer heads ask for the rest.
+        announce_heads(s, out, now)
     connection.peer_heads = theirs
     if announced < held:
-        # Its own journal is older than what it signed. It finds out from our heads, and may ask us
-        # for what it lost while we wait for it to resume.
+        # Its journal is older than what it signed. It sees that in our heads, and may ask for the
+        # lost frames while we wait for it to resume.
         connection.peer_behind = PeerBehind(theirs=announced, shown=held)
 
 
 def try_sync(s: SessionState, connection: ConnectionState, out: Effects, now: int) -> None:
-    """Agree, where heads do."""
+    """Mark the connection as synced, if the heads agree."""
     if connection.sync in (HeadSync.SYNCED, HeadSync.DISPUTED):
         return
-    # The peer compares with what we show, so it must see ours before either may agree.
+    # The peer compares with the heads that we show, so show them before we agree.
     if connection.shown_heads is None:
         announce_heads(s, out, now)
     theirs = connection.peer_heads
@@ -222,7 +235,7 @@ def try_sync(s: SessionState, connection: ConnectionState, out: Effects, now: in
     if not is_complete and s.record.heads[s.lane].seq < head_of(theirs, s.lane)[0]:
         return
     ours = our_heads(s)
-    # Frames came since: the peer agrees with our newest heads, or with none.
+    # Frames arrived since we last showed ours. The peer must see the newest to agree with them.
     if connection.shown_heads != ours:
         announce_heads(s, out, now)
     if same_heads(theirs, ours):
@@ -233,8 +246,11 @@ def try_sync(s: SessionState, connection: ConnectionState, out: Effects, now: in
 
 
 def lacks_only_void(s: SessionState, connection: ConnectionState) -> bool:
-    """All that the peer lacks is what our revoked key signed: it waits for a key that builds on
-    it. Ours is the longer record, so the next number is free."""
+    """Whether the peer lacks only frames that our revoked key signed.
+
+    It will take them once our next key builds on them, so we may sign that key's UKY before heads
+    agree. Our record is the longer one, so the next number is free.
+    """
     theirs = connection.peer_heads
     if theirs is None or connection.sync is HeadSync.DISPUTED or not keys.compromised(s):
         return False
@@ -250,10 +266,16 @@ def open_dispute(
     places: Iterable[tuple[int, int]],
     now: int,
 ) -> None:
-    """Heads that no two honest journals can have. A text proves nothing, so it stops nothing:
-    nothing more is signed on this connection, we show our frames at those places (of a lane and a
-    number each), and it is left once the peer has had the time to show its own. What either side
-    shows is signed, and stops the one it proves wrong."""
+    """The peer shows heads that no two honest journals could have.
+
+    A text is no proof, so it does not stop the session. We sign nothing more on this connection,
+    and show our frames at the differing places. We disconnect after `DISPUTE_NS`, so the peer has
+    time to show its own. Frames are signed: they stop the side that they prove wrong.
+
+    Args:
+        error: what the heads would prove if frames confirm them.
+        places: (lane, seq) of the frames to show.
+    """
     connection.sync, s.attention = HeadSync.DISPUTED, True
     connection.dispute, connection.dispute_until = error, now + DISPUTE_NS
     arm(connection, connection.dispute_until)
@@ -272,9 +294,10 @@ def _bring_ours(
 def _bring(
     s: SessionState, connection: ConnectionState, out: Effects, lane: int, begin: int, now: int
 ) -> int:
-    """Send what the peer's heads say that it lacks of a lane; returns how many frames.
+    """Send what the peer lacks of a lane, from `begin` on. Returns how many frames.
 
-    What was sent on this connection is sent again at most once a second, whatever heads it shows.
+    Frames sent on this connection are sent again at most once a second, for any heads it shows.
+    Otherwise a few small texts would cost us megabytes.
     """
     recent = now - connection.sent_again_at[lane] < AGAIN_NS
     if begin <= connection.sent_again_to[lane] and recent:

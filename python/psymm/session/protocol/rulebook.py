@@ -1,7 +1,7 @@
-"""The rulebook as a session needs it: fed every frame in order of arrival.
+"""The interface through which a session uses the rulebook.
 
-`psymm.session.runtime.ledger.RulebookLedger` implements it. A session without one (a journal under
-repair) judges nothing and signs nothing.
+It gets every frame in order of arrival. `psymm.session.runtime.ledger.RulebookLedger` implements
+it. A session without one (a journal under repair) judges nothing and signs nothing.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from psymm.transcript.record import RecordedFrame
 
 
 class Rulebook(Protocol):
-    """One custody's rulebook. Nothing here waits, and nothing raises because of what a frame
-    says."""
+    """One custody's rulebook. Nothing here blocks, and no frame content makes it raise."""
 
     @property
     def waits(self) -> bool:
-        """Whether frames cannot be ruled yet: they cite what our own view of the chain lacks."""
+        """Whether frames cannot be ruled yet, because our view of the chain lacks a cited fact."""
         ...
 
     @property
     def cited(self) -> Citation | None:
-        """The frame on the record that cites what `waits` waits for, if that is why."""
+        """The recorded frame whose citation `waits` waits for, or None."""
         ...
 
     def awaits(self, entry: RecordedFrame) -> bool:
-        """Whether a frame of the peer, the next of its lane, cites what we do not know of the
-        chain, so that it cannot be ruled yet."""
+        """Whether the peer's next frame cites a fact that our view of the chain lacks."""
         ...
 
     @property
     def trader_covers(self) -> int:
-        """The highest solver frame that the trader's frames here cover, as the rulebook has it."""
+        """The highest solver frame that the trader's frames cover, by the rulebook."""
         ...
 
     @property
     def decided(self) -> int:
-        """The highest solver frame that the trader covers, by its frames here or by its wallet."""
+        """The highest solver frame that the trader covers, by its frames or by its wallet."""
         ...
 
     def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
-        """A frame is on the record. Returns the rulings with a violation of all frames that this
-        one brought into effect, its own included."""
+        """A frame was recorded. Returns the rulings with a violation that it brought into effect.
+
+        These may be of earlier frames, and of this one.
+        """
         ...
 
     def refuses(
@@ -59,26 +59,34 @@ class Rulebook(Protocol):
         *,
         covers: int | None = None,
     ) -> Violation | None:
-        """Would this message, sent now after all that is on the record, break a rule?
+        """The rule that this message would break if it were the lane's next frame, or None.
 
-        size: of its payload in bytes, where it has one already.
-        covers: its peerSeq, by default all of the other lane that is on the record.
+        Args:
+            lane: the sender's.
+            message: what would be sent.
+            now_ns: its sendingTime.
+            size: its payload in bytes, if already encoded.
+            covers: its peerSeq; by default the other lane's head.
         """
         ...
 
     def drop(self, lane: int, seq: int) -> bool:
-        """Forget a lane's frames from `seq` on, none of which the other lane covers. False where
-        that is not all: then nothing has arrived, and every frame left is to arrive again."""
+        """Forget a lane's frames from `seq` on. The other lane covers none of them.
+
+        False if their effects cannot be undone. Then the rulebook is empty, and every frame left
+        must arrive again.
+        """
         ...
 
     def occupied(self, commitment: bytes) -> bool:
-        """Whether the chain is known to have this commitment by a transaction that spent nothing of
-        this custody: a settlement that would make it can be mined no more."""
+        """Whether a transaction that spent nothing of this custody inserted this commitment.
+
+        Then no settlement that creates it can be mined.
+        """
         ...
 
     def learn_fact(self, fact: Fact) -> Sequence[Ruling]:
-        """Know what one transaction did. Returns rulings with a violation of frames that waited
-        for it."""
+        """Learn what one transaction did. Returns the violations of frames that waited for it."""
         ...
 
     # --- checkpoints ----------------------------------------------------------------------------
@@ -94,35 +102,34 @@ class Rulebook(Protocol):
         ...
 
     def compact(self) -> None:
-        """What is ruled again is ruled from the checkpoint in force on: the frames that it counts
-        arrive no more."""
+        """Drop the frames that the checkpoint in force counts. Later replays start from it."""
         ...
 
     @property
     def disputed(self) -> Account | None:
-        """The last account that a frame of the peer gave another hash for."""
+        """The last account of ours for which a frame of the peer named another hash."""
         ...
 
     def near_limit(self) -> bool:
-        """Has a lane used half of what it may send between two checkpoints?"""
+        """Whether a lane has used half of what it may send between two checkpoints."""
         ...
 
     def ids(self) -> int:
-        """How many ids the account has to name for good: a checkpoint's cost grows with them."""
+        """How many ids the account keeps forever. A checkpoint's cost grows with them."""
         ...
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
-        """The UCP that we owe the peer's offer, and the frame that the offer is."""
+        """The UCP that answers the peer's offer, and the number of the offer's frame."""
         ...
 
     def offer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
-        """A UCP that would be a right offer now, and what our frame has to cover for it."""
+        """A UCP that would be a valid offer now, and what our frame has to cover for it."""
         ...
 
     def offer_stands(self) -> bool:
-        """Is an offer, of either side, unanswered, or answered by a frame yet to be covered?"""
+        """Whether an offer of either side is unanswered, or its answer is not covered yet."""
         ...
 
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
-        """The account that we have for what a UCP of ours names; None once it is settled."""
+        """Our account for the frames that a UCP of ours names; None once that is settled."""
         ...

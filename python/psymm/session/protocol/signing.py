@@ -1,6 +1,8 @@
-"""What every handler uses: sign a frame, send a text, end the connection, stop the session.
+"""Sign a frame, send a text, disconnect, stop the session: the primitives of every handler.
 
-A frame is signed only while `may_sign` holds. All conditions are here and nowhere else.
+No other module signs. All conditions for signing are here: a frame is signed only while `may_sign`
+holds. A signed frame is recorded, applied, stored, sent and reported, in this order; then the
+rulebook gets it.
 """
 
 from __future__ import annotations
@@ -60,18 +62,20 @@ _BESIDE_OPTIONS: Final = (
     SettlementAcceptance,
     SettlementOutput,
 )
-"""What we sign while a signed settlement can still be mined: it changes no account."""
+"""Messages that we sign while a signed settlement may still be mined: none changes the account."""
 
 MALFORMED_LIMIT: Final = 8
-"""Malformed texts or frames that one connection may carry before it is closed."""
+"""How many malformed texts or frames close a connection."""
 
 
 # --- may we sign? --------------------------------------------------------------------------------
 
 
 def signs_freely(s: SessionState, now: int) -> bool:
-    """Nothing but business goes on (`SessionState.attention`), our clock is right and our key in
-    force: the short answer, which is right nearly always where it is yes."""
+    """The fast check: True means that we may sign; False means that the full check decides.
+
+    It holds during business only (`SessionState.attention`), with our clock and key in order.
+    """
     head = s.record.heads[s.lane]
     return (
         not s.attention
@@ -82,7 +86,7 @@ def signs_freely(s: SessionState, now: int) -> bool:
 
 
 def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
-    """Why nothing may be signed now: NotNow or one of its kinds. None where it may."""
+    """Why nothing may be signed now: a NotNow or a subclass. None if it may."""
     if s.connection is None:
         return NotNow("there is no connection")
     if s.recovery.health != "complete" or s.keys.key is None:
@@ -93,12 +97,12 @@ def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
 
 
 def may_sign(s: SessionState, now: int) -> bool:
-    """Whether anything may be signed now, if it is due."""
+    """Whether we may sign a frame now."""
     return signs_freely(s, now) or (s.error is None and refuses_to_sign(s, now) is None)
 
 
 def must_sign(s: SessionState, now: int) -> None:
-    """Raises what keeps us from signing now."""
+    """Raises the reason why we may not sign now."""
     if signs_freely(s, now):
         return
     expect_own_journal(s)
@@ -116,15 +120,17 @@ def expect_open(s: SessionState) -> None:
 
 
 def expect_own_journal(s: SessionState) -> None:
-    """As `expect_open`; raises JournalRestored too, where nothing is ever signed again."""
+    """As `expect_open`; also raises JournalRestored if we never sign again."""
     expect_open(s)
     if s.recovery.health == "read-only":
         raise JournalRestored(custody=s.record.agreement.custody)
 
 
 def clock_behind(s: SessionState, now: int) -> ClockBehind | None:
-    """Why nothing may be signed at this time: our lane would be dated with a time that stands
-    still, or is ahead of the present (`spec.md` 66)."""
+    """The error if our clock is behind our own lane by more than the skew, or None.
+
+    A frame signed now could not be dated truly: dates in a lane never decrease (`spec.md` 66).
+    """
     last = s.record.heads[s.lane].sending_time
     if last <= now or has_come(last, now, s.params.skew_ns):
         return None
@@ -137,16 +143,21 @@ def clock_behind(s: SessionState, now: int) -> ClockBehind | None:
 
 
 def within_limit(s: SessionState) -> bool:
-    """Whether a frame other than a Heartbeat may be signed: the solver signs none while the
-    trader leaves too many uncovered (`spec.md` 67)."""
+    """Whether a frame other than a Heartbeat may be signed.
+
+    The solver signs none while the trader leaves too many uncovered (`spec.md` 67).
+    """
     if s.lane == TRADER or s.rulebook is None:
         return True
     return s.record.heads[SOLVER].seq + 1 - s.rulebook.trader_covers <= MOST_UNCOVERED
 
 
 def check_message(s: SessionState, message: Message, now: int) -> None:
-    """Raises what keeps us from signing this message of the application: as `must_sign`, NotNow
-    before trading or beside a settlement, Refused where our own rulebook would."""
+    """Raises the reason why we may not sign this message of the application.
+
+    Raises as `must_sign`; NotNow before trading or while a settlement may be mined; Refused if our
+    own rulebook refuses the message.
+    """
     must_sign(s, now)
     if s.status in (SessionStatus.LOGON, SessionStatus.VERIFYING) or s.rulebook is None:
         raise NotNow("collateral is not yet accepted by both sides", status=s.status)
@@ -156,8 +167,8 @@ def check_message(s: SessionState, message: Message, now: int) -> None:
         raise refusal(str(violation), rule=violation.name, message=message.MSG_TYPE)
     options = s.lifecycle.proposal is not None or s.lifecycle.offered
     if options and not isinstance(message, _BESIDE_OPTIONS):
-        # The rulebook's clock may be past its deadline before the chain is, and a proposal that
-        # the record refused binds us on chain all the same.
+        # Stricter than the rulebook: its clock may pass the deadline before the chain's does, and
+        # a proposal that the record refused still binds us on chain.
         raise NotNow("a settlement that we may have signed can still be mined")
 
 
@@ -165,12 +176,12 @@ def check_message(s: SessionState, message: Message, now: int) -> None:
 
 
 def coverable(s: SessionState) -> int:
-    """The highest peer frame that we may cover: none that is held back."""
+    """The highest peer frame that we may cover: the last one before any held frame."""
     return s.held[0].frame.seq - 1 if s.held else s.record.heads[s.peer].seq
 
 
 def is_uncovered(s: SessionState) -> bool:
-    """Is there a frame of the peer, more than a Heartbeat, that we may cover and have not?"""
+    """Whether a frame of the peer other than a Heartbeat waits for our cover."""
     for seq in range(s.record.heads[s.lane].peer_seq + 1, coverable(s) + 1):
         entry = s.record.entry(s.peer, seq)
         if entry is not None and type(entry.message) is not Heartbeat:
@@ -179,14 +190,14 @@ def is_uncovered(s: SessionState) -> bool:
 
 
 def many_uncovered(s: SessionState) -> bool:
-    """Whether the solver may soon have to wait for a cover of ours."""
+    """Whether we are the trader and the solver comes near its limit (`spec.md` 67)."""
     if s.lane != TRADER:
         return False
     return coverable(s) - s.record.heads[s.lane].peer_seq >= MOST_UNCOVERED // 2
 
 
 def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
-    """A frame of the peer waits for our cover since then."""
+    """A frame of the peer waits for our cover since `since`: arm the deadline."""
     connection.uncovered_since = since
     due = since if many_uncovered(s) else since + s.params.cover_after_ns
     if due < connection.wake_at:
@@ -194,9 +205,9 @@ def await_cover(s: SessionState, connection: ConnectionState, since: int) -> Non
 
 
 def cover(s: SessionState, out: Effects, now: int) -> None:
-    """Sign a Heartbeat that covers all that came, if that is more than is covered already."""
+    """Sign a Heartbeat that covers the peer's lane, if it covers anything new."""
     begun = s.lifecycle.logons[s.lane] is not None
-    # A Heartbeat that covers nothing new would be covered in turn, for ever.
+    # Otherwise two sides could cover each other's Heartbeats forever.
     more = coverable(s) > s.record.heads[s.lane].peer_seq
     if begun and more and may_sign(s, now):
         sign(s, out, Heartbeat(), now)
@@ -208,9 +219,10 @@ def cover(s: SessionState, out: Effects, now: int) -> None:
 def sign(
     s: SessionState, out: Effects, message: Message, now: int, *, covers: int | None = None
 ) -> RecordedFrame:
-    """Sign what the rulebook is known to take: our lane's next frame.
+    """Sign our lane's next frame. The caller knows that the rulebook accepts the message.
 
-    covers: its peerSeq, by default all that is not held back.
+    Args:
+        covers: its peerSeq; by default every peer frame that is not held back.
     """
     if s.recovery.health != "complete" or s.keys.key is None:
         raise JournalRestored(custody=s.record.agreement.custody)
@@ -218,7 +230,7 @@ def sign(
     entry = s.record.sign(
         s.keys.key, s.lane, message, now, covers=top if covers is None else covers
     )
-    # Stored, sent, told, in this order: a frame that is sent is on disk first.
+    # The order is the contract of `effects`: a frame is on disk before it is sent.
     lifecycle.apply(s, entry)
     out += (StoreFrame(entry), SendFrame(entry), FrameSent(entry))
     if keys.number_due(s):
@@ -226,11 +238,10 @@ def sign(
     if s.connection is not None:
         s.connection.last_sent = now
         s.connection.uncovered_since = None
-        # Mostly it covered all. A Reject covers no more than it must.
+        # Most frames cover everything; a Reject covers only as much as it must.
         if entry.frame.peer_seq < top and is_uncovered(s):
             await_cover(s, s.connection, now)
-    # A solver frame brings the trader's pending ones into effect, and one of these may be a
-    # violation.
+    # As the solver, our frame puts pending trader frames into effect. One may be a violation.
     if s.rulebook is not None:
         for ruling in s.rulebook.arrived(entry):
             rejects.queue(s, ruling)
@@ -248,7 +259,12 @@ def send_text(s: SessionState, out: Effects, message: Message, now: int) -> None
 
 
 def send_reject(s: SessionState, out: Effects, now: int, kind: str, why: str) -> None:
-    """Say in a text why something of the peer has no effect. kind: its MsgType, or what it is."""
+    """Tell the peer in a text why its input has no effect.
+
+    Args:
+        kind: its MsgType, or "frame" or "text".
+        why: the reason, for people.
+    """
     send_text(
         s,
         out,
@@ -262,7 +278,7 @@ def send_reject(s: SessionState, out: Effects, now: int, kind: str, why: str) ->
 
 
 def report_malformed(s: SessionState, out: Effects, now: int, kind: str, why: str) -> None:
-    """Noise changes nothing: it is named to the peer, and the connection ends if it persists."""
+    """Report malformed input to the peer. It changes nothing; if it persists, we disconnect."""
     s.malformed += 1
     send_reject(s, out, now, kind, why)
     if s.connection is not None:
@@ -272,15 +288,15 @@ def report_malformed(s: SessionState, out: Effects, now: int, kind: str, why: st
 
 
 def disconnect(s: SessionState, out: Effects, error: PSymmError) -> None:
-    """End the connection. The first reason counts."""
-    # What follows the first reason is mostly its consequence.
+    """Close the connection. The first reason counts."""
+    # Later reasons are mostly consequences of the first.
     if s.connection is not None and s.connection.closing is None:
         s.connection.closing = error
         out.append(Disconnect(error))
 
 
 def stop(s: SessionState, out: Effects, error: PSymmError) -> None:
-    """Sign nothing more in this custody. The journal keeps what happened."""
+    """Stop the session: we sign nothing more in this custody. The journal keeps the reason."""
     if s.error is None:
         s.error, s.attention = error, True
         out.append(Stopped(error))

@@ -1,4 +1,4 @@
-"""How far a custody's session has come."""
+"""The status of a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 class SessionStatus(StrEnum):
     """LOGON → VERIFYING → TRADING → SETTLING → CLOSED; SETTLING may go back to TRADING.
 
-    STOPPED can follow any but CLOSED, and is final for this process.
+    STOPPED can follow any status except CLOSED, and is final for this process.
     """
 
     LOGON = "logon"

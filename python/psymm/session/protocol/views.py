@@ -1,4 +1,4 @@
-"""What a session knows, for those outside the protocol to read. Nothing here changes anything."""
+"""Read-only access to a session for code outside the protocol."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class FrameBatch:
 
     frames: Sequence[Frame]
     end: int
-    """Where in the message they end."""
+    """The offset in the message after the last frame."""
     noise: FrameError | None
-    """Why what follows is no frame; the message is over then."""
+    """Why the rest of the message is not a frame; None if it is. The rest is then ignored."""
 
 
 class SessionView:
-    """One end of a custody's session, as it is seen."""
+    """A read-only view of one end of a custody's session."""
 
     def __init__(self, state: SessionState) -> None:
         self.state = state
@@ -65,7 +65,7 @@ class SessionView:
 
     @property
     def record(self) -> Record:
-        """All frames of both lanes that are held."""
+        """The frames of both lanes that memory holds."""
         return self.state.record
 
     @property
@@ -79,37 +79,37 @@ class SessionView:
 
     @property
     def synced(self) -> bool:
-        """Heads agree on the connection; only then is anything signed."""
+        """Whether heads agree on the connection. Only then do we sign frames."""
         return self.state.synced
 
     @property
     def health(self) -> Health:
-        """Of our journal. Nothing is signed unless it is complete."""
+        """Our journal's health. We sign nothing unless it is complete."""
         return self.state.recovery.health
 
     @property
     def notes(self) -> dict[bytes, Note]:
-        """Our notes with what they hold, by commitment."""
+        """Our opened notes, by commitment."""
         return self.state.collateral.notes
 
     @property
     def peer_notes(self) -> dict[bytes, Note]:
-        """The peer's notes that were verified, with what they hold, by commitment."""
+        """The peer's opened and verified notes, by commitment."""
         return self.state.collateral.peer_notes
 
     @property
     def proposal(self) -> tuple[int, RecordedFrame, Settlement] | None:
-        """The settlement proposal that is alive: its lane, its frame, what it says."""
+        """The live settlement proposal: its lane, its frame and its content."""
         return self.state.lifecycle.proposal
 
     @property
     def acceptance(self) -> SettlementAcceptance | None:
-        """The other side's acceptance of the proposal that is alive."""
+        """The other side's acceptance of the live proposal."""
         return self.state.lifecycle.acceptance
 
     @property
     def options(self) -> list[Settlement]:
-        """What may still be mined; see `lifecycle.options`."""
+        """Settlements that may still be mined; see `lifecycle.options`."""
         life = self.state.lifecycle
         return lifecycle.options(life) if life.offered or life.proposal else []
 
@@ -120,36 +120,38 @@ class SessionView:
 
     @property
     def ended(self) -> bool:
-        """The custody has ended, and nothing of the record waits to be ruled."""
+        """Whether the custody has ended and no recorded frame waits to be ruled."""
         return lifecycle.ended(self.state)
 
     @property
     def dispute(self) -> PSymmError | None:
-        """What the heads that the peer showed on this connection would prove, if they were signed.
-        Nothing is signed on it any more."""
+        """What the peer's heads on this connection would prove if frames confirm them, or None.
+
+        We sign nothing more on this connection.
+        """
         return None if self.state.connection is None else self.state.connection.dispute
 
     @property
     def cited(self) -> Citation | None:
-        """The frame that waits for our view of the chain, if one does."""
-        # While only business goes on, none waits.
+        """The frame that waits for our view of the chain, or None."""
+        # During business no frame waits.
         return holding.cited(self.state) if self.state.attention else None
 
     @property
     def held_back(self) -> int:
-        """Frames of the peer that are held back, see `holding`."""
+        """How many frames of the peer are held back; see `holding`."""
         return len(self.state.held)
 
     @property
     def is_stranger(self) -> bool:
-        """We are the solver, and no collateral of either side is known to be in the custody."""
+        """Whether we are the solver and know of no collateral in the custody."""
         s = self.state
         known = s.collateral.peer_notes or collateral.ours_at_stake(s)
         return s.lane == SOLVER and not known
 
     @property
     def final_ack_owed(self) -> bool:
-        """The custody has ended, and its solver may lack frames of ours."""
+        """Whether the custody has ended and its solver may lack frames of ours."""
         return self.state.lifecycle.settled is not None and final_ack.is_owed(self.state)
 
     @property
@@ -164,7 +166,7 @@ class SessionView:
 
     @property
     def decided(self) -> int:
-        """The highest solver frame that the trader covers, by its frames here or by its wallet."""
+        """The highest solver frame that the trader covers, by its frames or by its wallet."""
         return 0 if self.state.rulebook is None else self.state.rulebook.decided
 
     @property
@@ -174,16 +176,18 @@ class SessionView:
 
     @property
     def accounts_differ(self) -> AccountsDiffer | None:
-        """Where the two sides' accounts were found to differ."""
+        """The reported difference between the two sides' accounts, or None."""
         return self.state.checkpoints.differs
 
     def checkpoint_counts(self, target: tuple[int, int]) -> bool:
-        """Whether the checkpoint in force counts so many frames, the trader's and the solver's."""
+        """Whether the checkpoint in force counts these frames, the trader's and the solver's."""
         return checkpoints.counts(self.state, target)
 
     def expect_own_journal(self) -> None:
-        """Raises SessionClosed, the error that stopped the session, or JournalRestored where
-        nothing is ever signed again."""
+        """Raises SessionClosed, the error that stopped the session, or JournalRestored.
+
+        JournalRestored means that we never sign again.
+        """
         signing.expect_own_journal(self.state)
 
     def covers(self) -> int:
@@ -191,19 +195,19 @@ class SessionView:
         return signing.coverable(self.state)
 
     def heads(self) -> Resume:
-        """Ours, as a resume states them, unsigned."""
+        """Our heads as a Resume, unsigned."""
         return our_heads(self.state)
 
     # --- session keys ----------------------------------------------------------------------------
 
     @property
     def next_key(self) -> bytes | None:
-        """The public key that is to follow ours."""
+        """The public key of our next key, or None."""
         found = self.state.keys.next_key
         return None if found is None else found[0].public_key
 
     def key_due(self) -> tuple[int, int] | None:
-        """From when on, nanoseconds, and from which number of ours on the next key is due."""
+        """When the next key is due: a time in nanoseconds, and a frame number of ours."""
         return keys.due(self.state)
 
     def is_revoked(self, lane: int, public_key: bytes) -> bool:
@@ -211,17 +215,17 @@ class SessionView:
         return keys.revocation(self.state.keys, lane, public_key) is not None
 
     def resume_signer(self, now: int) -> ResumeSigner | None:
-        """What we can prove ourselves with on a new connection."""
+        """The key that can prove who we are on a new connection, or None."""
         return keys.prover(self.state, now)
 
     # --- what the peer sends ----------------------------------------------------------------------
 
     def heads_proved(self, theirs: Resume, challenge: bytes, now: int) -> None:
-        """Whether heads are signed by the peer over `challenge`. Raises ResumeRefused."""
+        """Check that the peer signed these heads over `challenge`. Raises ResumeRefused."""
         resume.check_proof(self.state, theirs, challenge, now)
 
     def batch_of(self, data: bytes, offset: int, most: int) -> FrameBatch:
-        """The next frames of a binary message, at most `most`. Changes nothing."""
+        """Parse at most `most` frames of a binary message from `offset` on. Changes nothing."""
         found: list[Frame] = []
         while offset < len(data) and len(found) < most:
             try:
@@ -232,8 +236,12 @@ class SessionView:
         return FrameBatch(found, offset, None)
 
     def verifiable(self, batch: FrameBatch) -> tuple[bytes | None, list[Frame]]:
-        """The key in force for the peer's lane, and the frames of a batch that continue the lane
-        under it: what is worth verifying before it is received. Changes nothing."""
+        """What is worth verifying before the batch is received. Changes nothing.
+
+        Returns:
+            The key in force for the peer's lane; None before its Logon.
+            The frames of the batch that continue the lane under this key.
+        """
         record, peer = self.state.record, self.state.peer
         ruling_key = record.delegation(peer)
         if ruling_key is None:
