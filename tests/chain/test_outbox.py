@@ -121,6 +121,7 @@ async def test_what_nothing_confirms_yet_is_taken_up_by_the_next_program(place: 
     await place.net.rpc.call("evm_setAutomine", True)
     chain, registry, outbox = place.program()
     await outbox.rebroadcast(chain)
+    await place.net.mine()  # The node mines by itself, but may answer before that.
     assert await chain.mined(pending.value.tx_hash) is not None
     assert await registry.revocation(place.owner.address, KEY) is not None
 

@@ -215,7 +215,7 @@ async def test_what_is_held_back_is_bounded_and_over_many_connections_too(
     lane: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for where in ("runner", "protocol.holding"):
+    for where in ("runtime.runner", "protocol.holding"):
         monkeypatch.setattr(f"psymm.session.{where}.MOST_AHEAD", 20)
     async with scene(tmp_path) as stage:
         await stage.open()
