@@ -49,7 +49,16 @@ from trio_websocket import (
     serve_websocket,
 )
 
-from psymm.api import BUY, IncomingOrder, IncomingQuoteRequest, Session, Solver, connect, scaled
+from psymm.api import (
+    BUY,
+    IncomingOrder,
+    IncomingQuoteRequest,
+    Session,
+    Solver,
+    TraderPolicy,
+    connect,
+    scaled,
+)
 from psymm.chain.deployment import TokenInfo
 from psymm.custody.notes import Note, random_blinding
 from psymm.custody.planning import Signatures
@@ -105,6 +114,8 @@ class Load:
     trades: int
 
 
+MOST_ALIVE: Final = 2_000
+"""Requests of a session at once: it trades some hundred times a second."""
 LOADS: Final = (Load(1, 1000), Load(10, 150), Load(100, 20), Load(1000, 4))
 SYNCED_LOADS: Final = (Load(1, 200), Load(10, 30), Load(100, 5))
 QUICK_LOADS: Final = (Load(1, 4), Load(3, 2))
@@ -166,7 +177,7 @@ class Maker(Solver):
         await order.fill()
 
 
-def make_terms() -> Terms:
+def make_terms(open_quotes: int = 256) -> Terms:
     rates = Rates(cva=scaled("0.005"), lf=scaled("0.005"), mm=scaled("0.02"))
     return Terms(
         chain=ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
@@ -189,7 +200,7 @@ def make_terms() -> Terms:
         end_date=(time_ns() // YEAR_NS + 2) * YEAR_NS,
         tariff=Tariff(relayer_cap=0),
         # A lone session trades faster here than terms would let it.
-        limits=Limits(frames_per_second=10_000, open_quotes=2_000),
+        limits=Limits(frames_per_second=10_000, open_quotes=open_quotes),
     )
 
 
@@ -230,7 +241,7 @@ async def solver_process(place: Path) -> None:
     """Serve until the standard input ends; each line on it is answered by what was used so far."""
     wallet = KeyWallet.generate()
     async with party_of(place / "solver.db", wallet) as party, trio.open_nursery() as nursery:
-        maker = Maker(party, make_terms(), collateral=5_000)
+        maker = Maker(party, make_terms(MOST_ALIVE), collateral=5_000)
         port = await nursery.start(maker.serve, "127.0.0.1", 0)
         say(port=port, key=wallet.public_key.hex())
         async for _ in lines():
@@ -256,7 +267,12 @@ async def traders_process(place: Path, port: int, key: bytes, load: Load) -> Non
         await opening.acquire_on_behalf_of(token := object())
         try:
             async with connect(
-                party, f"ws://127.0.0.1:{port}/", expected=key, collateral=2_000, decimals=6
+                party,
+                f"ws://127.0.0.1:{port}/",
+                expected=key,
+                collateral=2_000,
+                decimals=6,
+                policy=TraderPolicy(quotes=MOST_ALIVE),
             ) as session:
                 opening.release_on_behalf_of(token)
                 sessions.append(session)
