@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from custody_scene import Signers
+from custody_scene import ROOMS, Signers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lost_frames import lose
@@ -37,8 +37,6 @@ from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import BaseSnapshot, Point, base_snapshot, may_be
 from psymm.transcript.file import encode_file, parse_file
 from psymm.transcript.record import Record
-
-ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 
 async def filled(journal: Journal, signers: Signers, rounds: int = 1) -> Point:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import trio
-from custody_scene import Signers
+from custody_scene import ROOMS, Signers
 
 from psymm._core import SecretKey
 from psymm.chain.sync import TreeCorrupt, open_tree
@@ -38,8 +38,6 @@ from psymm.relayer.store import Store
 from psymm.session.runtime.protection import KillSwitch
 from psymm.storage import DiskFull, DiskReadOnly, FileBusy, StorageError, translate_errors
 from psymm.wallet import KeyWallet, save_keystore
-
-ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 NOT_SAID = ("damage", "delete", "repair")
 """Words that only a checksum or SQLite itself may bring about."""

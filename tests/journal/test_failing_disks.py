@@ -20,13 +20,12 @@ from typing import Any
 import failing_disk
 import pytest
 import trio
+from custody_scene import ROOMS
 from test_disks import NOT_SAID, _file, _journal, _keystore, _notes, _read, _relayer, _tree
 
 from psymm.journal.backup import back_up
 from psymm.journal.inspection import inspect
 from psymm.storage import StorageError
-
-ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 pytestmark = pytest.mark.skipif(
     not failing_disk.is_possible(), reason="the kernel of this system gives no errors on request"

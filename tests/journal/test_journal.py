@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from custody_scene import Signers
+from custody_scene import ROOMS, Signers
 from lost_frames import bend, lose
 
 from psymm._core import SecretKey
@@ -40,8 +40,6 @@ from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
 from psymm.transcript.agreement import SOLVER, TRADER, JournalledOpening
 from psymm.transcript.heads import Heads
-
-ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
 
 
 async def filled(journal: Journal, signers: Signers, frames: int = 6) -> None:

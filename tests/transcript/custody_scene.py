@@ -24,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "session"))
 
 from session_scene import CHAIN_ID, PSYMM, START_NS, make_terms
 
+ROOMS = [str(Path(__file__).parents[1] / room) for room in ("transcript", "session")]
+"""Where a program of a test's own finds this module and `session_scene`."""
+
 
 class Signers:
     """Both parties' keys, and the record that they write."""

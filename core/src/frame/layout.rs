@@ -8,7 +8,7 @@ pub const MAX_PAYLOAD: usize = 65_536;
 pub const HEADER: usize = 126;
 /// The bytes after the payload: r, s, v and R.y.
 pub const TRAILER: usize = 65 + 32;
-/// The bytes of a frame beside its payload.
+/// The bytes of a frame without its payload.
 pub const OVERHEAD: usize = HEADER + TRAILER;
 
 pub(super) const AT_CUSTODY: usize = 1;

@@ -15,7 +15,7 @@
 //! | 126+n | 65 | r, s, v |
 //! | 191+n | 32 | R.y |
 //!
-//! Integers are big-endian. A frame has one form: whatever parses encodes to the same bytes,
+//! Integers are big-endian. A frame has one form: all that parses encodes to the same bytes,
 //! and its signature has neither a second s, nor a second v, nor a second R.y.
 
 mod digests;

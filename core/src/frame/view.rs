@@ -60,7 +60,7 @@ impl<'a> FrameView<'a> {
             })
         };
         let rest = data.get(offset..).unwrap_or(&[]);
-        // An unknown version may have another layout, so it is told before any length.
+        // An unknown version may have another layout, so the version is checked before any length.
         match rest.first() {
             None => {
                 return fail(

@@ -241,7 +241,7 @@ fn fixed_terms(bits: u32, keys: &[PublicKey], used: &UsedKeys, sums: &ScalarSums
     terms
 }
 
-/// The sum of terms, whatever their number.
+/// The sum of any number of terms.
 fn sum_of_terms<K: Kernels>(terms: &[Term]) -> Projective<Fe> {
     if terms.len() > FEW
         && let Ok(sum) = sum_in_buckets::<K>(terms)

@@ -137,11 +137,11 @@ fn verify(
     keys: &[(u8, u64, PublicKey)],
     options: Options<'_>,
 ) -> (Result<Summary, VerifyError>, bool) {
-    let begun = match options.start {
+    let started = match options.start {
         None => Ok(Chain::new(custody)),
         Some(start) => Chain::at(custody, start),
     };
-    let keyed = begun.and_then(|mut chain| chain.set_keys(keys).map(|()| chain));
+    let keyed = started.and_then(|mut chain| chain.set_keys(keys).map(|()| chain));
     let chain = match keyed {
         Ok(chain) => chain,
         Err(error) => return (Err(VerifyError::Key(error)), false),

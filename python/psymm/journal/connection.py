@@ -160,7 +160,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     resolved = without_links(path)
     keep_database_private(resolved, create=False)
     # The mark first: frames that a running writer adds later cannot look like a loss.
-    mark = mark_beside(resolved)
+    mark = mark_of(resolved)
     with translate_journal_errors(path):
         base = open_read_only(resolved)
     try:
@@ -307,7 +307,7 @@ def _fold_heads(path: Path, base: sqlite3.Connection) -> None:
     base.execute("COMMIT")
 
 
-def mark_beside(path: Path) -> HighWaterMark | None:
+def mark_of(path: Path) -> HighWaterMark | None:
     """The high-water mark next to a journal; None if it cannot be read."""
     try:
         descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY)

@@ -21,7 +21,7 @@ from typing import Any, Final, get_args
 from psymm._core import Frame, FrameError
 from psymm.errors import BadOpening, CheckpointRefused, Missing
 from psymm.journal.codec import CustodyState, JournalledFrame, is_handshake
-from psymm.journal.connection import expect_journal, mark_beside, open_read_only, without_links
+from psymm.journal.connection import expect_journal, mark_of, open_read_only, without_links
 from psymm.journal.heads import is_bytes, read_heads, read_newer_heads
 from psymm.journal.high_water_mark import HighWaterMark
 from psymm.journal.retention import Pruned
@@ -89,7 +89,7 @@ class CustodyReport:
         heads: the highest known number of each lane, with its digest if that is known.
         count: how many frames the journal held at least.
         frames: the intact frames, by lane and seq.
-        beside: the rows of the other tables, by table.
+        other_rows: the rows of the other tables, by table.
         missing: what is lost.
     """
 
@@ -101,7 +101,7 @@ class CustodyReport:
     heads: tuple[tuple[int, bytes | None], tuple[int, bytes | None]]
     count: int
     frames: dict[tuple[int, int], JournalledFrame] = field(repr=False)
-    beside: dict[str, list[tuple[Any, ...]]] = field(repr=False)
+    other_rows: dict[str, list[tuple[Any, ...]]] = field(repr=False)
     missing: tuple[Missing, ...]
 
 
@@ -198,7 +198,7 @@ def _text(raw: bytes) -> str | bytes:
 def _inspect(path: Path, base: sqlite3.Connection) -> JournalReport:
     # The mark first, then one snapshot of the rest. A running writer then only adds frames between
     # the two, which cannot look like a loss.
-    mark = mark_beside(path)
+    mark = mark_of(path)
     with suppress(*_DAMAGE):
         base.execute("BEGIN")
     fault = _fault(path, base)
@@ -280,14 +280,14 @@ def _custody_report(
     # Without its target heads, nobody can say when the recovery is complete.
     if health == "recovering" and not target:
         health = "read-only"
-    beside = {
+    other_rows = {
         table: [
             tuple(each)
             for each in _both_ways(base, table, "*", _KEYS[table], "custody = ?", (custody,))
         ]
         for table in BESIDE
     }
-    gone = Pruned() if agreement is None else start_of(agreement, beside, frames)[0]
+    gone = Pruned() if agreement is None else start_of(agreement, other_rows, frames)[0]
     newest: list[tuple[int, bytes | None]] = []
     count = 0
     for lane in (0, 1):
@@ -311,9 +311,9 @@ def _custody_report(
         )
     ours = heads.lane if heads is not None else None if row is None else row[1]
     # A lane with frames needs the key that signed them; note openings are needed to settle.
-    if ours in (0, 1) and newest[ours][0] and not beside["session_keys"]:
+    if ours in (0, 1) and newest[ours][0] and not other_rows["session_keys"]:
         missing.append(Missing(custody, "session-keys"))
-    opened = {row[1] for row in beside["openings"]}
+    opened = {row[1] for row in other_rows["openings"]}
     missing.extend(
         Missing(custody, f"note 0x{note.hex()}") for note in _accepted(frames) if note not in opened
     )
@@ -326,14 +326,14 @@ def _custody_report(
         (newest[0], newest[1]),
         count,
         frames,
-        beside,
+        other_rows,
         tuple(missing),
     )
 
 
 def start_of(
     agreement: CustodyAgreement,
-    beside: Mapping[str, Sequence[tuple[Any, ...]]],
+    other_rows: Mapping[str, Sequence[tuple[Any, ...]]],
     candidates: Mapping[tuple[int, int], JournalledFrame],
 ) -> tuple[Pruned, BaseSnapshot | None, list[JournalledFrame]]:
     """Where the frames of a pruned custody begin, if everything that its checkpoint needs is there.
@@ -345,13 +345,13 @@ def start_of(
         The checkpoint at which the rest begins; None if nothing was pruned.
         The frames up to the checkpoint that are held.
     """
-    gone = _gone(beside)
+    gone = _gone(other_rows)
     whole = (Pruned(), None, list[JournalledFrame]())
     # Each place is one frame of one lane, so the two counts must agree.
     if not gone.arrivals or sum(gone.seqs) != gone.arrivals:
         return whole
     try:
-        for _, trader, solver, account_hash, *said, account in beside["checkpoints"]:
+        for _, trader, solver, account_hash, *said, account in other_rows["checkpoints"]:
             if solver != gone.starts_at:
                 continue
             point = Point(account_hash, trader, solver, (said[0], said[1]))
@@ -360,7 +360,7 @@ def start_of(
                 for lane in (0, 1)
                 for seq in range(gone.seqs[lane] + 1, point.seqs[lane] + 1)
             ]
-            earlier = [Frame.parse(row[5]) for row in beside["retained"]]
+            earlier = [Frame.parse(row[5]) for row in other_rows["retained"]]
             starts_at = base_snapshot(
                 point, account, (*earlier, *(Frame.parse(held.raw) for held in before))
             )
@@ -373,9 +373,9 @@ def start_of(
     return whole
 
 
-def _gone(beside: Mapping[str, Sequence[tuple[Any, ...]]]) -> Pruned:
+def _gone(other_rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> Pruned:
     """What was pruned of a custody; nothing if its row cannot be read."""
-    for row in beside.get("pruned", ()):
+    for row in other_rows.get("pruned", ()):
         if len(row) == 5 and all(isinstance(one, int) and one >= 0 for one in row[1:]):
             return Pruned(*row[1:])
     return Pruned()

@@ -220,7 +220,7 @@ def _write_custody(
     # Our own frames win over a source's; all are verified below.
     candidates = {key: held for other in reversed(others) for key, held in other.frames.items()}
     candidates = _waiting(agreement, one) | candidates | one.frames
-    gone, starts_at, before = start_of(agreement, one.beside, candidates)
+    gone, starts_at, before = start_of(agreement, one.other_rows, candidates)
     record, left = _replay(agreement, one, candidates, starts_at)
     kept = [
         *((held.lane, held.seq, held.digest, held.raw) for held in before),
@@ -244,7 +244,7 @@ def _write_custody(
         for of, (seq, digest) in enumerate(one.heads)
     )
     # Without session keys, or with any doubt about the heads, it must never sign again.
-    keys = _beside(one, others, "session_keys")
+    keys = _rows_of(one, others, "session_keys")
     lost_keys = not keys and one.heads[lane][0] > 0
     health: Health = "complete"
     doubtful = beyond or contradicts or any(digest is None for _, digest in one.heads)
@@ -259,7 +259,7 @@ def _write_custody(
     # These rows only make sense if the record really begins at the checkpoint.
     if starts_at is not None:
         for table in OF_CHECKPOINTS:
-            for each in one.beside[table]:
+            for each in one.other_rows[table]:
                 marks = ",".join("?" * len(each))
                 base.execute(f"INSERT INTO {table} VALUES ({marks})", each)  # noqa: S608
     if health == "recovering":
@@ -275,7 +275,7 @@ def _write_custody(
     for table in BESIDE:
         if table in (*OF_CHECKPOINTS, "rescued"):
             continue
-        for each in _beside(one, others, table):
+        for each in _rows_of(one, others, table):
             with suppress(sqlite3.IntegrityError):  # A damaged row of a table without a seal.
                 marks = ",".join("?" * len(each))
                 base.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", each)  # noqa: S608
@@ -285,12 +285,12 @@ def _write_custody(
     return RepairedCustody(one.custody, health, lane, row[8], count, (*missing, *lacks))
 
 
-def _beside(
+def _rows_of(
     one: CustodyReport, others: Sequence[CustodyReport], table: str
 ) -> list[tuple[Any, ...]]:
     """Our rows first, then a source's to fill gaps."""
-    mine = one.beside.get(table, [])
-    theirs = max((other.beside.get(table, []) for other in others), key=len, default=[])
+    mine = one.other_rows.get(table, [])
+    theirs = max((other.other_rows.get(table, []) for other in others), key=len, default=[])
     # Facts are numbered, so two lists must not be mixed: take the longer one.
     if table == "facts":
         return mine if len(mine) >= len(theirs) else theirs
@@ -348,7 +348,7 @@ def _waiting(
 ) -> dict[tuple[int, int], JournalledFrame]:
     """Frames that an earlier repair left over because earlier ones were missing."""
     found: dict[tuple[int, int], JournalledFrame] = {}
-    for _, lane, seq, raw in one.beside.get("rescued", []):
+    for _, lane, seq, raw in one.other_rows.get("rescued", []):
         with suppress(FrameError, TypeError):
             frame = Frame.parse(raw)
             if (frame.custody, frame.lane, frame.seq) == (one.custody, lane, seq):
@@ -383,10 +383,10 @@ def _read_source(source: Path, owner: object) -> Iterator[CustodyReport]:
             raise JournalCorrupt(f"nothing of it can be read: {report.fault}", journal=source)
         for one in report.custodies:
             # Secrets of another wallet cannot be decrypted here.
-            beside = dict(one.beside)
+            other_rows = dict(one.other_rows)
             if report.identity[2] != owner:
-                beside |= {table: [] for table in _SEALED}
-            yield replace(one, beside=beside)
+                other_rows |= {table: [] for table in _SEALED}
+            yield replace(one, other_rows=other_rows)
         return
     with translate_errors(source):
         raw = source.read_bytes()

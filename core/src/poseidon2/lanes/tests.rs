@@ -42,7 +42,7 @@ fn store(number: Number) -> [Wide; LANES] {
     [0, 1, 2, 3, 4, 5, 6, 7].map(|lane| limbs.map(|limb| limb[lane]))
 }
 
-/// All that is computed of two numbers, carried but for the products, which are loose.
+/// All results for two numbers. Products are loose; the others are carried.
 struct Computed {
     product: [Wide; LANES],
     square: [Wide; LANES],

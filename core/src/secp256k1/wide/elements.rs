@@ -40,7 +40,7 @@ impl Fe8 {
     #[inline(always)]
     fn reduce(c: [__m512i; 10], extra: Option<[__m512i; 5]>) -> Self {
         // 2^260 ≡ 16·FOLD, a number of 37 bits. Column 5 + k is its low 52 bits, which the
-        // multiplication takes by itself, and an excess e of at most 6 bits for column k + 1,
+        // multiplication takes anyway, and an excess e of at most 6 bits for column k + 1,
         // whose product has no high half. Column 9 has no excess: a4·b4 is below 2^98.
         let fold = splat(FOLD << 4);
         let mut r = [c[0], c[1], c[2], c[3], c[4]];

@@ -65,8 +65,8 @@ fn talk(transcript: &mut Transcript, lanes: &[u8]) -> Vec<u8> {
     data
 }
 
-/// The code with which a frame is refused that is right but for one change; the
-/// transcript must not have changed.
+/// The code that refuses a frame with one change. The transcript must not have
+/// changed.
 fn refusal(change: impl FnOnce(&mut Header)) -> &'static str {
     let mut transcript = keyed();
     talk(&mut transcript, &[0, 1, 1, 0, 1]);
@@ -250,7 +250,7 @@ fn what_was_verified_before_counts_under_its_own_domain_and_key_only() {
         assert_eq!(error.fault, Fault::BadSignature);
         assert!(transcript.is_empty());
     }
-    // Only whoever vouches for the right key is believed, and then the rest is judged as ever.
+    // A claim counts only for the right key; everything else is still checked.
     let vouched = Verified {
         key: *session_key(0).public_key(),
         ..by_another_key

@@ -56,13 +56,15 @@ fn in_flight() -> (Transcript, Start, Vec<Vec<u8>>) {
 #[test]
 fn a_transcript_goes_on_from_where_it_starts() {
     let (whole, start, frames) = in_flight();
-    let mut begun = Transcript::at(DOMAIN, CUSTODY, &start).unwrap();
+    let mut started = Transcript::at(DOMAIN, CUSTODY, &start).unwrap();
     for frame in &frames[8..] {
-        begun.append(&FrameView::parse(frame, 0).unwrap()).unwrap();
+        started
+            .append(&FrameView::parse(frame, 0).unwrap())
+            .unwrap();
     }
-    assert_eq!(begun.len(), 4);
+    assert_eq!(started.len(), 4);
     for lane in 0..2 {
-        assert_eq!(begun.head(lane), whole.head(lane));
+        assert_eq!(started.head(lane), whole.head(lane));
     }
     let data = frames[8..].concat();
     let options = Options {
@@ -79,7 +81,7 @@ fn a_transcript_goes_on_from_where_it_starts() {
 #[test]
 fn before_its_start_a_transcript_knows_no_frame() {
     let (_, start, frames) = in_flight();
-    let begun = Transcript::at(DOMAIN, CUSTODY, &start).unwrap();
+    let started = Transcript::at(DOMAIN, CUSTODY, &start).unwrap();
     for (index, code) in [
         (0, "bad-seq"),
         (5, "duplicate"),
@@ -87,10 +89,10 @@ fn before_its_start_a_transcript_knows_no_frame() {
         (7, "duplicate"),
     ] {
         let frame = FrameView::parse(&frames[index], 0).unwrap();
-        assert_eq!(begun.check(&frame).unwrap_err().code(), code);
+        assert_eq!(started.check(&frame).unwrap_err().code(), code);
     }
-    assert_eq!(begun.digest(1, 1).unwrap(), None);
-    assert_eq!(begun.digest(1, 0).unwrap(), Some(CUSTODY));
+    assert_eq!(started.digest(1, 1).unwrap(), None);
+    assert_eq!(started.digest(1, 0).unwrap(), Some(CUSTODY));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Whole transcripts are judged as their frames one by one, whatever is wrong with them.
+//! A whole transcript gets the same verdict as its frames one by one, for any fault.
 
 use super::*;
 

@@ -176,7 +176,7 @@ class SettlementFlow:
         self._mined: Mined | None = None
         self._refused: str | None = None
         # The peer's signature that came as a text, not on the record.
-        self._beside: SettlementAcceptance | None = None
+        self._text_signature: SettlementAcceptance | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._waiting = 0
         runner.at_end.append(self._wake)
@@ -205,12 +205,12 @@ class SettlementFlow:
             case TextReceived(SettlementOutput() as said) if self._runner.protocol.peer_restored:
                 self._begin(self._guarded, self._take_payee, said)
             case FrameReceived(entry, None) if isinstance(entry.message, ProposalMessage):
-                if self._record.is_alive(entry.frame.seq):
+                if self._record.alive_seq(1 - self._runner.lane) == entry.frame.seq:
                     # The peer was first. We answer its proposal and give ours up.
                     self._enter(SettlementStage.OPEN)
                     self._begin(self._guarded, self._answer_proposal)
             case TextReceived(SettlementAcceptance() as said):
-                self._begin(self._guarded, self._take_beside, said)
+                self._begin(self._guarded, self._take_text_signature, said)
             case TextReceived(BusinessMessageReject() as said) if said.ref_msg_type in (
                 "UST",
                 "UPY",
@@ -371,15 +371,13 @@ class SettlementFlow:
         ):
             await self._runner.send(said)
 
-    async def _take_beside(self, said: SettlementAcceptance) -> None:
+    async def _take_text_signature(self, said: SettlementAcceptance) -> None:
         """Take the peer's signature from a text, if it is its wallet's signature over our proposal.
         Otherwise refuse it; nothing of ours changes."""
-        runner, alive = self._runner, self._runner.protocol.proposal
-        settlement = await self._at_hand()
+        runner = self._runner
         # Check against the live proposal: a signature over an older one would not send the move.
-        fits = (
-            alive is not None and alive[0] == runner.lane and alive[1].frame.seq == said.ref_seq_num
-        )
+        fits = self._record.alive_seq(runner.lane) == said.ref_seq_num
+        settlement = await self._at_hand()
         why = "it answers no proposal of ours that is alive"
         if fits and settlement is not None:
             agreement = runner.agreement
@@ -390,7 +388,7 @@ class SettlementFlow:
             except CustodyError as bad:
                 why = str(bad)
             else:
-                self._beside = said
+                self._text_signature = said
                 self._wake()
                 return
         with suppress(NotNow):
@@ -576,9 +574,9 @@ class SettlementFlow:
             alive = runner.protocol.proposal
             if alive is None or not is_proposal(settlement, alive):
                 return "lost"
-            beside = self._beside
-            if beside is not None and beside.ref_seq_num == alive[1].frame.seq:
-                return beside
+            in_text = self._text_signature
+            if in_text is not None and in_text.ref_seq_num == alive[1].frame.seq:
+                return in_text
             return runner.protocol.acceptance
 
         accepted = await self._wait(answered, "sign the settlement", within_s=wait_s)
@@ -773,7 +771,7 @@ class SettlementFlow:
             theirs = signatures.get(str(1 - self._runner.lane))
             # The peer's signature may have come as a text, which is not on the record.
             if alive[0] == self._runner.lane and theirs is not None:
-                self._beside = SettlementAcceptance(
+                self._text_signature = SettlementAcceptance(
                     ref_seq_num=alive[1].frame.seq, signature=bytes.fromhex(theirs)
                 )
 

@@ -21,13 +21,14 @@ class SettlementRecord:
         self._runner = runner
         self._account = account
 
-    def is_alive(self, seq: int) -> bool:
+    def alive_seq(self, lane: int) -> int | None:
+        """The number of the frame in which the lane made the live proposal. None if the proposal is
+        the other lane's, or if there is none."""
         alive = self._runner.protocol.proposal
-        return alive is not None and alive[0] != self._runner.lane and alive[1].frame.seq == seq
+        return None if alive is None or alive[0] != lane else alive[1].frame.seq
 
     def theirs_is_alive(self) -> bool:
-        alive = self._runner.protocol.proposal
-        return alive is not None and alive[0] != self._runner.lane
+        return self.alive_seq(1 - self._runner.lane) is not None
 
     def payee(self, lane: int) -> NamedPayee | None:
         """The lane's payee on the record now. The account's clock does not advance between frames.
