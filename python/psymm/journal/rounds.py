@@ -283,7 +283,7 @@ def _round_with(
         if before < seq:
             found = row
             low = max(middle + 1, row[0] + row[1])
-        # The first frames of the round are damaged, so it may hold the frame before them.
+        # The first frames of the round are damaged, and the one asked for may be among them.
         elif damaged is not None:
             raise _corrupt(path, custody, damaged)
         else:

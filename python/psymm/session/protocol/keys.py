@@ -159,7 +159,8 @@ def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bo
         keys: the state to change.
         lane: whose keys.
         found: fromSeq by address, of every revoked key of the lane.
-        floor: the first frame that the other lane has not covered.
+        floor: the first frame that may become void. For the peer's lane that is the first that we
+            have not covered. For ours it is 1: we do not know what the peer had covered in time.
     """
     before = dict(keys.revoked)
     for whose, key in before:
@@ -169,7 +170,7 @@ def learn(keys: KeyState, lane: int, found: Mapping[str, int], floor: int) -> bo
     for key, from_seq in found.items():
         known = keys.revoked.get((lane, key))
         if known is None or known.from_seq != from_seq:
-            # What we have covered binds, no matter when the key was revoked.
+            # Frames below the floor bind, no matter when the key was revoked (`spec.md` 38).
             cut = max(from_seq, floor)
             # A wider revocation must not bring frames back that the first one made void.
             if known is not None and known.from_seq > from_seq:

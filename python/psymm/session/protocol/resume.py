@@ -191,12 +191,15 @@ def _is_before_checkpoint(s: SessionState, out: Effects, theirs: Resume) -> bool
 
 
 def _show_again(s: SessionState, connection: ConnectionState, out: Effects, theirs: Resume) -> None:
-    """Heads on a connection that is already synced: each side resends what the other lost."""
+    """Heads on a connection that is already synced: ask for what we lack, resend what it lacks.
+
+    The peer shows them after it cut an answer short (`gaps.resend`), or because it lost frames.
+    """
     announced, held = head_of(theirs, s.peer)[0], s.record.heads[s.peer].seq
     if announced > held:
         connection.gap.until = max(connection.gap.until, announced)
         gaps.ask(s, connection, out, held + 1)
-    # The peer showed heads again on a live connection, so it lost something. Resend it.
+    # What it lacks of ours may only be on its way. A second copy does no harm.
     gaps.resend_at_most(s, out, head_of(theirs, s.lane)[0] + 1, 0, s.lane)
 
 

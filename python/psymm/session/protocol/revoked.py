@@ -219,8 +219,9 @@ def import_covered(
 ) -> bool:
     """Import the frames of our compromised key that the peer's signed frame covers.
 
-    They bind us: the peer covered them before it could know of the revocation. Returns False if
-    the frame does not cover what we were shown, or if no key of ours is compromised.
+    They bind us (`spec.md` 38). We cannot see here whether the peer covered them before it learned
+    of the revocation; a court judges that by the notice of its cover. Returns False if the frame
+    does not cover what we were shown, or if no key of ours is compromised.
     """
     record, shown = s.record, connection.own_shown
     head, last = record.heads[s.lane].seq, shown.get(frame.peer_seq)
