@@ -2,15 +2,22 @@
 
     python tests/storms/crash_storm.py [--seed N] [--kills N] [--rounds N] [--short]
 
-Every life is a forked process on real parts (see `storm_lives`); the supervisor kills at random
-instants, or the process kills itself at a numbered point (see `storm_points`). Which point, which
-passing of it and which instant are drawn from the seed, life by life; what the two processes do
-between two deaths is also up to the scheduler of the machine. `storm_judge` holds all frames that
-were ever seen against the guarantees. After the kills of each round both run in peace until heads
-and accounts agree, everything is settled on chain, and at the end all tokens are counted.
+Every life is a forked process on real parts (see `storm_lives`). The supervisor kills it at a
+random instant, or it kills itself at a numbered point (see `storm_points`). The seed decides which
+point, which passing of it and which instant, life by life. What the two processes do between two
+deaths also depends on the machine's scheduler.
 
---short leaves settlement and withdrawal, which need proofs, out; it has too few kills for all
-points.
+The supervisor imports all that a life needs before it forks: otherwise most lives would end while
+they import. Times stretch with the time that a life takes to start, so that a busy machine kills
+lives that are as far as those of an idle one.
+
+`storm_judge` holds all frames that were ever seen against the guarantees. After the kills of each
+round both run in peace until heads and accounts agree. At the end everything is settled on chain,
+and all tokens are counted. Somebody must have been killed at each point; in the last round a phase
+goes on for up to EXTRA kills until that is so.
+
+--short leaves settlement and withdrawal out, because they need proofs. It has too few kills to
+reach all points.
 """
 
 from __future__ import annotations
@@ -38,7 +45,7 @@ from typing import Any, Final
 import storm_points as points
 import trio
 from storm_judge import SIDES, Judge, StormFailed
-from storm_lives import DEPOSIT, UNIT, Place, Task, live
+from storm_lives import DEPOSIT, UNIT, Place, Task, import_all, live
 from storm_stage import apart, balances, open_chain, prepare, relay, set_forward
 
 from psymm.chain.deployment import Deployment
@@ -51,6 +58,11 @@ STUCK_S: Final = {"open": 20.0, "trade": 1.5, "settle": 12.0, "withdraw": 12.0}
 """How long a life may take to its numbered point before it is killed where it is."""
 INSTANT_S: Final = {"open": 8.0, "trade": 0.8, "settle": 8.0, "withdraw": 8.0}
 """The latest random instant of a life."""
+BORN_S: Final = 0.1
+"""Within this, a life has its journal open, unless the machine is busy."""
+MOST_SLOWED: Final = 10.0
+EXTRA: Final = 40
+"""So many more kills of each side may a phase of the last round take to reach its points."""
 SHARES: Final = {"open": 0.09, "trade": 0.8, "settle": 0.08, "withdraw": 0.03}
 POINTS: Final = {
     "open": points.OPENING,
@@ -70,6 +82,7 @@ class Side:
     pipe: int = -1
     unread: bytes = b""
     task: Task | None = None
+    forked: float = 0.0
     deadline: float = float("inf")
     standing: dict[str, Any] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
@@ -97,6 +110,7 @@ class Storm:
         self.random = {name: Random(f"{seed}/{name}") for name in SIDES}
         self.offset_s = 0
         self.round = 0
+        self.slowed = 1.0
         self.settled: set[str] = set()
 
     def run(self) -> None:
@@ -112,7 +126,10 @@ class Storm:
             quotas = {phase: int(wanted * SHARES[phase] / total) for phase in phases}
             quotas["trade"] += wanted - sum(quotas.values())
             for phase in phases:
+                frames = len(self.judge.digests)
                 self.blow(phase, quotas[phase])
+                if phase == "trade" and len(self.judge.digests) == frames:
+                    raise StormFailed("nobody lived long enough to trade: this storm shows nothing")
                 self.calm(phase)
 
     # --- lives ------------------------------------------------------------------------------
@@ -136,7 +153,8 @@ class Storm:
         os.close(write)
         os.set_blocking(read, False)
         side.pid, side.pipe, side.unread, side.hit = pid, read, b"", ""
-        side.deadline = time.monotonic() + wait_s
+        side.forked = time.monotonic()
+        side.deadline = side.forked + wait_s * self.slowed
         side.standing, side.last_done, side.withdrawn = {}, {}, False
 
     def draw(self, side: Side, phase: str) -> tuple[str, int, float]:
@@ -189,6 +207,10 @@ class Storm:
             return len(side.closed - self.settled) >= self.place.custodies
         return phase == "withdraw" and side.withdrawn
 
+    def may_reach_more(self, side: Side, phase: str) -> bool:
+        """A point of this phase was never reached in any round, and the phase is not over."""
+        return bool(self.missed(side, phase)) and not self.idle(side, phase)
+
     def bury(self, side: Side) -> None:
         """Read the last words of a life that is over, and account for it."""
         _, status = os.waitpid(side.pid, 0)
@@ -216,6 +238,9 @@ class Storm:
             said = json.loads(line)
             if "fault" in said:
                 raise StormFailed(f"{side.name}, life {side.life} ({side.task}): {said['fault']}")
+            if "born" in said:
+                slowed = (time.monotonic() - side.forked) / BORN_S
+                self.slowed += (min(max(slowed, 1.0), MOST_SLOWED) - self.slowed) / 8
             side.hit = said.get("hit", side.hit)
             side.standing = said.get("health", side.standing)
             side.closed |= set(said.get("closed", ()))
@@ -242,7 +267,15 @@ class Storm:
     def blow(self, phase: str, kills: int) -> None:
         """Kill each side that many times."""
         goals = {side.name: side.kills + kills for side in self.sides.values()}
-        while any(side.kills < goals[side.name] for side in self.sides.values()):
+        spare = dict.fromkeys(SIDES, 0 if self.short or self.round < self.rounds else EXTRA)
+        while True:
+            for side in self.sides.values():
+                reached = not side.pid and side.kills >= goals[side.name]
+                if reached and spare[side.name] and self.may_reach_more(side, phase):
+                    goals[side.name] += 1
+                    spare[side.name] -= 1
+            if all(side.kills >= goals[side.name] for side in self.sides.values()):
+                break
             for side in self.sides.values():
                 if not side.pid:
                     self.bear(side, phase, calm=side.kills >= goals[side.name])
@@ -334,13 +367,16 @@ class Storm:
     # --- the end ----------------------------------------------------------------------------
 
     def points_missed(self) -> dict[str, list[str]]:
-        phases = ("open", "trade") if self.short else tuple(SHARES)
-        missed = {}
-        for name, side in self.sides.items():
-            wanted = {point for phase in phases for point in POINTS[phase][name]}
-            if found := sorted(wanted - set(side.hits)):
-                missed[name] = found
-        return missed
+        """The points of all phases at which nobody was killed, by side."""
+        missed = {
+            name: sorted(set().union(*(self.missed(side, phase) for phase in SHARES)))
+            for name, side in self.sides.items()
+        }
+        return {name: points for name, points in missed.items() if points}
+
+    @staticmethod
+    def missed(side: Side, phase: str) -> set[str]:
+        return set(POINTS[phase][side.name]) - set(side.hits)
 
     def count_tokens(self) -> None:
         """What came in is what is there: in the portal, or paid out, once each."""
@@ -458,6 +494,7 @@ def main() -> int:
     given = parser.parse_args()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
+    import_all()
     gc.freeze()
     try:
         storm(

@@ -18,6 +18,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -39,6 +40,7 @@ from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
 from psymm.custody.store import FAILED
 from psymm.errors import PSymmError
+from psymm.imports import recursion_limit_kept
 from psymm.journal.writer import open_journal
 from psymm.relayer.sender import RelayerSender
 from psymm.session.protocol import CheckpointInForce, Event, Stopped
@@ -53,6 +55,12 @@ UNIT: Final = 10**6
 YEAR_NS: Final = 365 * 86_400 * 10**9
 DEPOSIT: Final = 5_000 * UNIT
 PUT_UP: Final = 1_000
+LATE: Final = (
+    "eth_account.typed_transactions.typed_transaction",
+    "eth_hash.backends.pycryptodome",
+    "httpx",
+    "web3.providers.async_base",
+)
 CONNECTING: Final = HARMLESS | {"peer-refused", "chain-down", "no-relayer", "transaction-pending"}
 """Codes with which a connection may fail while the other side dies all the time."""
 
@@ -89,8 +97,9 @@ class Task:
     offset_s: int
 
     @property
-    def random(self) -> Random:
-        return Random(f"{self.side}/{self.life}/{self.phase}")
+    def aims_at_key(self) -> bool:
+        """This life is to die where it keeps a session key, so it must change keys."""
+        return self.point.startswith("keep_session_key")
 
 
 class Teller:
@@ -191,6 +200,13 @@ class OpenedLate:
 
 
 # --- being born ---------------------------------------------------------------------------------
+
+
+def import_all() -> None:
+    """Import what the product imports only when it is needed: that takes longer than a life."""
+    with recursion_limit_kept():
+        for name in LATE:
+            import_module(name)
 
 
 def live(place: Place, task: Task, descriptor: int) -> None:
@@ -390,6 +406,10 @@ class _Trader:
     async def work(self, index: int, session: Session) -> None:
         task = self.task
         if task.phase in ("trade", "open") and not task.calm:
+            if task.aims_at_key:
+                # Twice: the first may take a key that an earlier life had kept.
+                await session.rotate_key()
+                await session.rotate_key()
             await trade(session, Random(f"{self.place.seed}/{task.life}/{index}"), self.done)
         elif task.phase == "settle":
             await session.settle()
@@ -417,6 +437,7 @@ class _Solver:
             collateral=PUT_UP,
             random=Random(f"{place.seed}/{task.life}/maker"),
             calm=task.calm or task.phase == "settle",
+            rotations=1.0 if task.aims_at_key else 0.03,
         )
 
     async def run(self) -> None:

@@ -95,12 +95,26 @@ def storm_terms(chain: ChainRef, token: str, end_date_ns: int, **limits: int) ->
 
 
 class Maker(Solver):
-    """A solver that quotes, fills whole or in parts, locks, declines, or just leaves it."""
+    """A solver that quotes, fills whole or in parts, locks, declines, or just leaves it.
 
-    def __init__(self, *given: Any, random: Random, calm: bool = False, **named: Any) -> None:
+    Args:
+        random: decides.
+        calm: it quotes and fills everything, as a solver at rest would.
+        rotations: the share of quotes before which it changes its session key.
+    """
+
+    def __init__(
+        self,
+        *given: Any,
+        random: Random,
+        calm: bool = False,
+        rotations: float = 0.03,
+        **named: Any,
+    ) -> None:
         super().__init__(*given, **named)
         self.random = random
         self.calm = calm
+        self.rotations = rotations
         self.failures: Counter[str] = Counter()
         self.lasting: list[PSymmError] = []
 
@@ -108,7 +122,7 @@ class Maker(Solver):
         return Prices(bid=MID - 10, ask=MID + 10)
 
     async def on_quote_request(self, request: IncomingQuoteRequest) -> None:
-        if not self.calm and self.random.random() < 0.03:
+        if not self.calm and self.random.random() < self.rotations:
             with trio.move_on_after(1):
                 await request.session.rotate_key()
         if not self.calm and self.random.random() < 0.1:

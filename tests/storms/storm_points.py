@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
@@ -26,46 +27,48 @@ from psymm.session.runtime.transport import WebSocket
 from psymm.sockets.bounded import BoundedStream
 from psymm.transcript.record import Record
 
-WRITES: Final = (
-    "keep_checkpoint",
-    "keep_fact",
-    "keep_openings",
-    "keep_session_key",
-    "keep_settlement",
-    "open_custody",
-    "set_state",
-)
-"""Writes of the journal, each a half of a turn that needs several."""
+WRITES: Final = ("keep_session_key", "keep_settlement", "open_custody")
+"""Writes of the journal that the caller waits for."""
+CHANGES: Final = ("keep_checkpoint", "keep_fact", "keep_openings", "set_state")
+"""Changes that share a transaction with others. Their points: queued; made, in the open
+transaction; durable, and nobody knows yet."""
 
 
 def both(*names: str) -> tuple[str, ...]:
     return tuple(f"{name}.{when}" for name in names for when in ("before", "after"))
 
 
+def change(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{when}" for name in names for when in ("before", "inside", "after"))
+
+
 TRADING: Final = (
-    *both("commit", "append", "send-text", "send-frames", "load_session"),
-    "commit.inside",
+    *both("write", "send-text", "send-frames", "load_session"),
+    *change("commit"),
     "sign.after",
     "receive-text.after",
     "receive-frames.after",
     "wire.half",
-    *both("keep_session_key", "keep_checkpoint"),
+    *both("keep_session_key"),
+    *change("keep_checkpoint"),
 )
 """Points that any life passes while it trades."""
 OPENING: Final = {
     "trader": (
-        *both("store", "broadcast", "open_custody", "set_state"),
+        *both("store", "broadcast", "open_custody"),
+        *change("set_state"),
         "proof.after",
-        *both("keep_session_key", "keep_openings"),
+        *both("keep_session_key"),
+        *change("keep_openings"),
     ),
     "solver": (
         *both("store", "broadcast"),
         "accept.before",
         *both("open_custody", "keep_session_key"),
         "accept.after",
-        *both("keep_openings"),
+        *change("keep_openings"),
         "proof.after",
-        *both("set_state"),
+        *change("set_state"),
     ),
 }
 """Points between a deposit and the first order, as they come."""
@@ -73,17 +76,19 @@ SETTLING: Final = {
     "trader": (
         *both("keep_settlement", "store"),
         "proof.after",
-        *both("broadcast", "keep_fact", "set_state", "mark_delivered"),
+        *both("broadcast"),
+        *change("keep_fact", "set_state"),
+        *both("mark_delivered"),
     ),
-    "solver": both("store", "keep_settlement", "keep_fact", "set_state"),
+    "solver": (*both("store", "keep_settlement"), *change("keep_fact", "set_state")),
 }
 """Points of a settlement that the trader proposes, as they come."""
 WITHDRAWING: Final = (*both("store"), "proof.after", *both("broadcast"))
 """Points of a withdrawal, as they come."""
 OFTEN: Final = frozenset(
     {
-        *both("commit", "append", "send-text", "send-frames", "store"),
-        "commit.inside",
+        *both("write", "send-text", "send-frames", "store"),
+        *change("commit", "keep_checkpoint"),
         "sign.after",
         "receive-text.after",
         "receive-frames.after",
@@ -127,7 +132,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(SolverServer, "open", "accept", reaper)
     _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
     _around(psymm.session.runtime.solver, "load_session", "load_session", reaper)
-    _append(reaper)
+    _write(reaper)
     _mark_delivered(reaper)
     _commit(reaper)
     _sign(reaper)
@@ -154,13 +159,13 @@ def _around(owner: Any, name: str, point: str, reaper: Reaper) -> None:
     setattr(owner, name, wrapped)
 
 
-def _append(reaper: Reaper) -> None:
+def _write(reaper: Reaper) -> None:
     original = _original(Journal, "write_soon")
 
     def wrapped(*given: Any, **named: Any) -> None:
-        reaper.at("append.before")
+        reaper.at("write.before")
         original(*given, **named)
-        reaper.at("append.after")
+        reaper.at("write.after")
 
     Journal.write_soon = wrapped  # type: ignore[method-assign]
 
@@ -177,22 +182,44 @@ def _mark_delivered(reaper: Reaper) -> None:
 
 
 def _commit(reaper: Reaper) -> None:
-    original = _original(Journal, "_commit")
+    gather, finish = _original(Journal, "_gather"), _original(Journal, "_finish")
+    made: list[str] = []
 
-    def wrapped(journal: Journal, batch: Sequence[Any], *rest: Any) -> Any:
+    def gathering(journal: Journal, *given: Any) -> bool:
         reaper.at("commit.before")
-        if batch:
-            last = batch[-1]
+        made.clear()
+        gathered: bool = gather(journal, *given)
+        if gathered:
+            reaper.at("commit.inside")
+        return gathered
 
-            def dying(_: Any) -> None:
-                reaper.at("commit.inside")
-
-            last.changes = [*last.changes, Change(dying, light=True)]
-        found = original(journal, batch, *rest)
+    def finishing(journal: Journal, *given: Any) -> None:
+        finish(journal, *given)
+        for name in made:
+            reaper.at(f"{name}.after")
         reaper.at("commit.after")
-        return found
 
-    Journal._commit = wrapped  # type: ignore[method-assign]
+    Journal._gather = gathering  # type: ignore[method-assign]
+    Journal._finish = finishing  # type: ignore[method-assign]
+    for name in CHANGES:
+        _change(name, made, reaper)
+
+
+def _change(name: str, made: list[str], reaper: Reaper) -> None:
+    original = _original(Journal, f"to_{name}")
+
+    def wrapped(*given: Any, **named: Any) -> Change:
+        reaper.at(f"{name}.before")
+        change: Change = original(*given, **named)
+
+        def work(base: sqlite3.Connection) -> None:
+            change.work(base)
+            made.append(name)
+            reaper.at(f"{name}.inside")
+
+        return Change(work, change.light)
+
+    setattr(Journal, f"to_{name}", wrapped)
 
 
 def _sign(reaper: Reaper) -> None:
