@@ -8,28 +8,8 @@ use std::sync::LazyLock;
 use _core::json::{Message, Record, Schema, Value, format_decimal, parse_decimal};
 use libfuzzer_sys::fuzz_target;
 
-/// A message of every type that a field may have, one of nothing, and groups in groups.
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::new(
-        br#"{"messages": {
-            "D": {"name": "NewOrderSingle", "fields": [
-                {"name": "ClOrdID", "type": "str", "required": true, "max": 8},
-                {"name": "Side", "type": "enum", "values": ["1", "2"], "required": true},
-                {"name": "Count", "type": "int"},
-                {"name": "Amount", "type": "uint"},
-                {"name": "Price", "type": "decimal"},
-                {"name": "Qty", "type": "udecimal"},
-                {"name": "Id", "type": "hex", "length": 2},
-                {"name": "Blob", "type": "hexdata", "max": 3},
-                {"name": "Flag", "type": "bool"},
-                {"name": "Legs", "type": "group", "min": 1, "max": 3, "fields": [
-                    {"name": "Symbol", "type": "str", "required": true},
-                    {"name": "Inner", "type": "group", "min": 0, "fields": [
-                        {"name": "MsgType", "type": "bool"}]}]}]},
-            "0": {"name": "Heartbeat", "fields": []},
-            "T": {"name": "Text", "fields": [{"name": "Text", "type": "str", "max": 65536}]}}}"#,
-    )
-    .unwrap()
+    Schema::new(include_bytes!("../../core/src/json/tests/messages.json")).unwrap()
 });
 
 /// How many values a record holds, those of its groups' entries included.

@@ -1,31 +1,20 @@
 """The bench of sessions: that it runs and its table is whole. What it says about speed is for a
 quiet machine and no test."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from bench_module import load_bench
 
 REPO = Path(__file__).resolve().parents[2]
 BENCH = REPO / "benches" / "sessions.py"
 
 
-def load_bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sessions_bench", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_bench()
+bench = load_bench(BENCH)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """The bench of verification: that its table is whole.  What it says about speed is for a quiet
 machine and no test."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from bench_module import load_bench
 
 from psymm import _core
 
@@ -17,17 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 BENCH = REPO / "benches" / "verification.py"
 
 
-def load_bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verification_bench", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_bench()
+bench = load_bench(BENCH)
 
 
 @pytest.fixture(scope="module")

@@ -42,15 +42,15 @@ async def test_a_wallet_revokes_for_itself_or_by_a_signature_that_anyone_brings(
     own = await registry.revoke_key(wallet, first, 7)
     message = registry.revocation_message(wallet.address, second, 9)
     signature = await wallet.sign_typed(message)
-    brought = await registry.revoke_key_for(anyone, wallet.address, second, 9, signature)
-    for key, from_seq, receipt in ((first, 7, own), (second, 9, brought)):
+    relayed = await registry.revoke_key_for(anyone, wallet.address, second, 9, signature)
+    for key, from_seq, receipt in ((first, 7, own), (second, 9, relayed)):
         found = await registry.revocation(wallet.address, key)
         assert found is not None
         assert (found.from_seq, found.block) == (from_seq, receipt.block)
-    read = [one async for one in registry.revocations(own.block, brought.block)]
+    read = [one async for one in registry.revocations(own.block, relayed.block)]
     assert [(one.key, one.from_seq) for one in read] == [(first, 7), (second, 9)]
     assert own.gas_used < 50_000
-    assert brought.gas_used < 56_000
+    assert relayed.gas_used < 56_000
 
 
 async def test_what_another_wallet_signed_revokes_nothing(

@@ -109,7 +109,7 @@ async def test_a_deposit_that_was_cut_off_is_made_once_when_its_command_is_repea
     assert await home.held() == (MINTED - 62_000_000, 2)
 
 
-async def test_a_deposit_beside_a_daemon_that_was_cut_off_is_taken_up_when_the_daemon_is_gone(
+async def test_a_deposit_cut_off_while_a_daemon_runs_is_resumed_when_the_daemon_is_gone(
     home: Home,
 ) -> None:
     deposit = ("deposit", "31", "--permit", "--yes")

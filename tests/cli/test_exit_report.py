@@ -54,7 +54,7 @@ def test_what_was_noted_about_an_error_is_said_after_it_once() -> None:
     assert exit_report_of(abort).message == "Interrupted. custody 0x2 stays open"
 
 
-def test_a_bug_beside_another_error_is_not_hidden_by_it() -> None:
+def test_a_bug_together_with_another_error_is_not_hidden_by_it() -> None:
     group = ExceptionGroup("a", [base.PeerSilent(), KeyError("secret value")])
     assert exit_report_of(group).exit is Exit.INTERNAL
 

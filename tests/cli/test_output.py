@@ -90,7 +90,7 @@ HOSTILE = "a\x1b[2Jb\x9b31m\u202ec\x00\r\x7f\n  0x00 solver → paid\ud800\U000e
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_nothing_that_a_terminal_obeys_is_printed_whoever_wrote_it(as_json: bool) -> None:
+def test_nothing_that_a_terminal_obeys_is_printed_no_matter_who_wrote_it(as_json: bool) -> None:
     out = io.StringIO()
     screen = Screen(as_json, out)
     screen.event("said", HOSTILE, words=HOSTILE, **{HOSTILE: "key"})

@@ -129,7 +129,7 @@ async def test_frames_swapped_between_custodies_are_named(tmp_path: Path) -> Non
         ("DELETE FROM session_keys", "session-keys"),
     ],
 )
-async def test_what_is_missing_beside_the_frames_is_named(
+async def test_what_is_missing_other_than_frames_is_named(
     tmp_path: Path, damage: str, what: str
 ) -> None:
     await filled(tmp_path / "j.db")

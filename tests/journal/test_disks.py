@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 import trio
-from custody_scene import ROOMS, Signers
+from custody_scene import Signers
+from journal_writer import writing
 
 from psymm._core import SecretKey
 from psymm.chain.sync import TreeCorrupt, open_tree
@@ -84,36 +85,19 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-WRITER = """
-import os, sys, trio
-sys.path[:0] = sys.argv[2:]
-from pathlib import Path
-from custody_scene import Signers
-from psymm.journal.writer import open_journal
-async def main():
-    signers = Signers()
-    async with open_journal(Path(sys.argv[1])) as journal:
-        await journal.open_custody(signers.opening, 0, 1)
-        entries = signers.talk(12)
-        await journal.append([(e.frame, e.digest) for e in entries])
-        if sys.argv[2] == "killed":
-            os._exit(0)
-trio.run(main)
-"""
+ENDINGS = {
+    "killed": "async def write(journal, signers): os._exit(0)",
+    "closed": "async def write(journal, signers): pass",
+}
 
 
-@pytest.fixture(scope="module", params=["killed", "closed"])
+@pytest.fixture(scope="module", params=ENDINGS)
 def healthy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal of 12 frames, whose writer was killed (all of them are in its write-ahead log) or
     closed it."""
     home = tmp_path_factory.mktemp("healthy")
-    subprocess.run(
-        [
-            sys.executable, "-c", WRITER, str(home / "journal.db"),
-            request.param, *ROOMS,
-        ],
-        check=True,
-    )  # fmt: skip
+    ending = ENDINGS[request.param]
+    subprocess.run(writing(ending, home / "journal.db", frames=12), check=True)
     log = home / "journal.db-wal"
     assert (log.exists() and log.stat().st_size > 0) == (request.param == "killed")
     return home

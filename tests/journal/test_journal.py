@@ -1,4 +1,4 @@
-"""The journal: what is written stays, what is damaged is named, and nobody writes beside us."""
+"""The journal: what is written stays, what is damaged is named, and nobody else writes."""
 
 import os
 import signal
@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import trio
-from custody_scene import ROOMS, Signers
+from custody_scene import Signers
+from journal_writer import writing
 from lost_frames import bend, lose
 
 from psymm._core import SecretKey
@@ -118,7 +119,7 @@ async def test_a_number_is_journalled_once_and_the_others_of_the_round_are_kept(
         assert len(await journal.frames(others.opening.custody)) == 2
 
 
-async def test_who_does_not_wait_is_told_in_the_order_of_asking(tmp_path: Path) -> None:
+async def test_callers_that_do_not_wait_are_answered_in_the_order_of_asking(tmp_path: Path) -> None:
     signers = Signers(1)
     told: list[tuple[str, bool]] = []
     async with open_journal(tmp_path / "j.db") as journal:
@@ -281,7 +282,7 @@ async def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) ->
             assert len(await reader.frames(signers.opening.custody)) == 6
 
 
-async def test_another_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+async def test_another_process_is_refused_and_a_killed_one_frees_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     program = (
         "import sys, trio\n"
@@ -308,23 +309,11 @@ async def test_another_process_is_refused_and_a_killed_one_lets_go(tmp_path: Pat
 
 
 WRITER = """
-import sys, trio
-sys.path[:0] = sys.argv[2:]
-from pathlib import Path
-from custody_scene import Signers
-from psymm.messages import Heartbeat
-from psymm.journal.writer import open_journal
-async def main():
-    signers = Signers()
-    async with open_journal(Path(sys.argv[1])) as journal:
-        await journal.open_custody(signers.opening, 0, 1)
-        entries = signers.talk(2)
-        await journal.append([(e.frame, e.digest) for e in entries])
-        while True:
-            entry = signers.sign(0, Heartbeat())
-            await journal.append([(entry.frame, entry.digest)])
-            print(entry.frame.seq, entry.digest.hex(), flush=True)
-trio.run(main)
+async def write(journal, signers):
+    while True:
+        entry = signers.sign(0, Heartbeat())
+        await journal.append([(entry.frame, entry.digest)])
+        print(entry.frame.seq, entry.digest.hex(), flush=True)
 """
 
 
@@ -332,8 +321,7 @@ trio.run(main)
 async def test_what_was_reported_durable_survives_sigkill(tmp_path: Path, kill_after: int) -> None:
     path = tmp_path / "j.db"
     with subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", WRITER, str(path), *ROOMS],
-        stdout=subprocess.PIPE,
+        writing(WRITER, path), stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
         lines = [await trio.to_thread.run_sync(writer.stdout.readline) for _ in range(kill_after)]
@@ -563,34 +551,23 @@ async def test_the_frames_of_all_custodies_of_a_round_are_one_commit(tmp_path: P
 
 
 FULL = """
-import resource, signal, sys, trio
-sys.path[:0] = sys.argv[2:]
-from pathlib import Path
-from custody_scene import Signers
+import resource, signal
 from psymm.storage import DiskFull
-from psymm.messages import Heartbeat
-from psymm.journal.writer import open_journal
-async def main():
-    signers = Signers()
-    async with open_journal(Path(sys.argv[1])) as journal:
-        await journal.open_custody(signers.opening, 0, 1)
-        entries = signers.talk(2)
-        await journal.append([(e.frame, e.digest) for e in entries])
-        print(entries[0].frame.seq, flush=True)
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        size = Path(sys.argv[1] + "-wal").stat().st_size
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30_000, size + 30_000))
-        refused = 0
-        for _ in range(60):
-            entry = signers.sign(0, Heartbeat())
-            try:
-                await journal.append([(entry.frame, entry.digest)])
-                assert not refused
-                print(entry.frame.seq, flush=True)
-            except DiskFull as error:
-                refused, code = refused + 1, error.code
-        print("refused", refused, code, flush=True)
-trio.run(main)
+async def write(journal, signers):
+    print(signers.record.head(0).seq, flush=True)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = Path(f"{journal.path}-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30_000, size + 30_000))
+    refused = 0
+    for _ in range(60):
+        entry = signers.sign(0, Heartbeat())
+        try:
+            await journal.append([(entry.frame, entry.digest)])
+            assert not refused
+            print(entry.frame.seq, flush=True)
+        except DiskFull as error:
+            refused, code = refused + 1, error.code
+    print("refused", refused, code, flush=True)
 """
 
 
@@ -598,10 +575,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_commit_is_typed_and_ends_al
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "j.db"
-    ran = await trio.run_process(
-        [sys.executable, "-c", FULL, str(path), *ROOMS],
-        capture_stdout=True,
-    )
+    ran = await trio.run_process(writing(FULL, path), capture_stdout=True)
     *durable, last = ran.stdout.decode().splitlines()
     word, refused, code = last.split()
     assert (word, code) == ("refused", "disk-full")
@@ -615,7 +589,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_commit_is_typed_and_ends_al
 # --- backup -------------------------------------------------------------------------------------
 
 
-async def test_a_backup_is_made_beside_the_writer_whole_marked_and_for_its_owner_alone(
+async def test_a_backup_is_made_while_the_writer_runs_whole_marked_and_for_its_owner_alone(
     tmp_path: Path,
 ) -> None:
     signers = Signers()

@@ -1,4 +1,4 @@
-"""Rounds: what a write brought is one row, and each of its frames is found and judged alone."""
+"""Rounds: what one write stores is one row, and each of its frames is found and judged alone."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -174,10 +174,10 @@ async def test_a_damaged_frame_among_others_is_named_and_the_others_are_read(
             await journal.frames(custody)
 
 
-async def test_heads_follow_from_the_frames_after_those_that_stand_beside_them(
+async def test_heads_follow_from_the_frames_written_after_the_stored_ones(
     tmp_path: Path,
 ) -> None:
-    """They are written beside the frames now and then, and when a journal is closed or opened."""
+    """Their table is written now and then, and when a journal is closed or opened."""
     signers, path = Signers(), tmp_path / "j.db"
     custody = signers.opening.custody
     async with open_journal(path) as journal:

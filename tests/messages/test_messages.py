@@ -159,7 +159,7 @@ def test_what_is_off_the_record_never_enters_a_frame(name: str) -> None:
     assert refused.value.code == "unknown-message"
 
 
-def test_a_field_stands_under_its_name_in_the_fix_dictionary() -> None:
+def test_a_field_has_its_name_in_the_fix_dictionary() -> None:
     order = messages.NewOrderSingle(
         cl_ord_id="o-1",
         symbol="BTC-PERP",

@@ -86,7 +86,7 @@ def test_a_pair_of_surrogates_is_one_character_and_a_backslash_before_u_is_a_bac
     assert loads(b'["\\ud83d\\ude00","\\\\ud83d"]') == ["\U0001f600", "\\ud83d"]
 
 
-def test_the_key_that_stands_twice_is_named() -> None:
+def test_the_key_that_appears_twice_is_named() -> None:
     with pytest.raises(KeyTwice) as twice:
         loads(b'[{"a":1,"b":2,"\\u0062":3}]')
     assert twice.value.key == "b"

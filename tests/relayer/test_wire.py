@@ -166,7 +166,7 @@ def test_a_call_with_one_wrong_field_is_refused(field: str, value: object) -> No
         decode_request(changed(field, value))
 
 
-def test_a_key_that_stands_twice_is_refused() -> None:
+def test_a_key_that_appears_twice_is_refused() -> None:
     with pytest.raises(BadRequest, match="twice"):
         decode_request('{"id":"1","method":"terms","method":"terms"}')
 

@@ -226,7 +226,7 @@ def test_a_token_of_18_decimals_pays_to_the_last_unit() -> None:
     assert account.payouts == (10**22 - 1, 10**22 + 1)
 
 
-def test_realised_pnl_is_floored_for_the_trader_whoever_gains() -> None:
+def test_realised_pnl_is_floored_for_the_trader_no_matter_who_gains() -> None:
     scene = Scene(make_terms(instruments=(replace(ETH, tick=1, lot=1, min_notional=0),)))
     scene.open_for_trading()
     held = scene.opened("0.5", "1000.000000000000000001", symbol="ETH")
@@ -346,7 +346,7 @@ def test_a_lane_has_one_accepted_note_while_merging_is_not_in_force() -> None:
 
 
 @pytest.mark.parametrize("accepted", [False, True])
-def test_no_note_is_listed_beside_one_while_merging_is_not_in_force(accepted: bool) -> None:
+def test_no_second_note_is_listed_while_merging_is_not_in_force(accepted: bool) -> None:
     scene = Scene()
     scene.trade(logon(scene.terms, TRADER_NOTE))
     scene.solver(logon(scene.terms))
@@ -478,7 +478,7 @@ def test_while_a_settlement_is_alive_nothing_changes_the_account(scene: Scene) -
     assert scene.trade(Heartbeat()) is None
 
 
-def test_a_settlement_unspent_at_its_deadline_and_the_skew_lets_go(scene: Scene) -> None:
+def test_a_settlement_unspent_at_its_deadline_and_the_skew_no_longer_binds(scene: Scene) -> None:
     proposal = proposes(scene)
     scene.solver(proposal)
     end = proposal.deadline * SECOND + scene.terms.timeouts.skew

@@ -396,7 +396,7 @@ def test_profit_is_never_more_than_the_trader_earned_and_off_by_less_than_one(
     price=st.integers(1, 10**24),
     receiver=st.sampled_from(["trader", "solver"]),
 )
-def test_a_fee_is_floored_for_the_trader_whoever_pays_it(
+def test_a_fee_is_floored_for_the_trader_no_matter_who_pays_it(
     quantity: int, price: int, receiver: str
 ) -> None:
     terms = make_terms(instruments=(replace(BTC, fee_receiver=receiver), ETH))

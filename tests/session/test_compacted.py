@@ -63,7 +63,7 @@ async def lanes(stage: Scene) -> tuple[list[bytes], list[bytes]]:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_who_lost_frames_that_a_checkpoint_counts_is_brought_them_from_the_journal(
+async def test_frames_that_a_checkpoint_counts_are_resent_from_the_journal_to_a_peer_that_lost_them(
     tmp_path: Path, autojump_clock: Clock, again: bool
 ) -> None:
     """Whether the process that made the checkpoint still lives, or one began at it (`again`)."""

@@ -1,4 +1,4 @@
-"""Peers that cost too much are cut off; the session beside them trades on as if alone."""
+"""Peers that cost too much are cut off; another session trades on as if alone."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Hostile:
 
 
 @asynccontextmanager
-async def beside(path: Path) -> AsyncGenerator[Hostile, None]:
+async def open_hostile(path: Path) -> AsyncGenerator[Hostile, None]:
     async with market(path) as trading:
         stage = trading.stage
         async with party(
@@ -146,7 +146,7 @@ async def trades(trading: Market, times: int, every_s: float) -> None:
 async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else_notices(
     tmp_path: Path, autojump_clock: Clock, pause_s: float
 ) -> None:
-    async with beside(tmp_path) as hostile:
+    async with open_hostile(tmp_path) as hostile:
         far = hostile.far
         standing = far._connection
         assert standing is not None
@@ -167,7 +167,7 @@ async def test_more_than_the_budget_for_a_peer_that_does_not_read_cuts_it_at_onc
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psymm.session.runtime.peer_connection.OUTGOING_BYTES", 2_000)
-    async with beside(tmp_path) as hostile:
+    async with open_hostile(tmp_path) as hostile:
         standing = hostile.far._connection
         assert standing is not None
         hostile.go_deaf(1e9)
@@ -191,7 +191,7 @@ async def test_more_than_the_budget_for_a_peer_that_does_not_read_cuts_it_at_onc
 async def test_a_flood_of_texts_is_cut_off_and_nobody_else_notices(
     tmp_path: Path, autojump_clock: Clock, text: str
 ) -> None:
-    async with beside(tmp_path) as hostile:
+    async with open_hostile(tmp_path) as hostile:
         standing = hostile.far._connection
         assert standing is not None
 

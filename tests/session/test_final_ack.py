@@ -98,7 +98,7 @@ async def test_who_leaves_a_settled_custody_leaves_once_the_solver_has_the_last_
         assert await alike(stage)
 
 
-async def test_the_last_heartbeat_of_a_settled_custody_is_brought_over_a_new_connection(
+async def test_the_last_heartbeat_of_a_settled_custody_is_resent_over_a_new_connection(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     lives = Lives(tmp_path)
@@ -125,8 +125,8 @@ async def test_a_trader_that_died_with_its_last_frame_unsent_brings_it_in_its_ne
         assert owing.state == "closed"
         assert not await alike(stage)
         await stage.nursery.start(stage.server.run)
-        brought = await deliver_ended(stage.trader, dial=lambda custody: stage.dial)
-        assert brought == 1
+        delivered = await deliver_ended(stage.trader, dial=lambda custody: stage.dial)
+        assert delivered == 1
         assert await alike(stage)
     async with lives.process() as stage:
         assert not await stage.trader.journal.undelivered()
@@ -151,10 +151,10 @@ async def test_a_solver_that_takes_nothing_is_tried_for_a_while_and_again_in_the
                         await socket.receive()
 
             stage.server.connection = hear_nothing  # type: ignore[method-assign]
-        brought = await deliver_ended(
+        delivered = await deliver_ended(
             stage.trader, dial=lambda custody: stage.dial, backoff=Backoff(0.2, 5.0)
         )
-        assert brought == 0
+        assert delivered == 0
         assert len(await stage.trader.journal.undelivered()) == 1
 
 
@@ -174,7 +174,7 @@ async def test_a_custody_that_had_ended_is_not_gone_on_with(
         assert await alike(stage)
 
 
-async def test_who_connects_to_a_custody_that_had_ended_is_told_so_once_all_is_brought(
+async def test_a_peer_that_connects_to_an_ended_custody_is_told_so_once_it_has_every_frame(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     lives = Lives(tmp_path)

@@ -128,7 +128,7 @@ async def test_a_trader_that_says_restored_gets_no_signature_over_a_fill_it_may_
         assert not stage.far.protocol.options
 
 
-async def test_what_a_wallet_covers_stands_whatever_is_covered_late_after_it(
+async def test_what_a_wallet_covers_stays_valid_no_matter_what_is_covered_late_after_it(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with scene(tmp_path) as stage:

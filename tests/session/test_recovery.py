@@ -232,7 +232,7 @@ async def test_new_custodies_may_be_opened_with_a_restored_backup(
     await story.second(again)
 
 
-async def test_a_signature_beside_the_record_that_is_not_the_wallets_is_refused_by_name(
+async def test_a_signature_outside_the_record_that_is_not_the_wallets_is_refused_by_name(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     story = Story(tmp_path, TRADER)
@@ -286,7 +286,7 @@ async def tolerant(settle: Callable[[], Awaitable[object]]) -> None:
         return
 
 
-async def test_the_intact_side_that_died_with_the_signature_beside_the_record_mines_it_later(
+async def test_the_intact_side_that_died_with_the_signature_outside_the_record_mines_it_later(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     story = Story(tmp_path, TRADER)

@@ -144,7 +144,7 @@ async def test_the_only_connection_waits_for_no_round() -> None:
     assert verifier.statistics().sizes == {2: 1}
 
 
-async def test_nothing_is_received_while_too_much_stands_before_the_disk() -> None:
+async def test_nothing_is_received_while_too_much_waits_for_the_disk() -> None:
     disk = Disk()
     disk.shut = True
     rounds = Rounds(disk, Time(), FrameVerifier())

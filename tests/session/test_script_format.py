@@ -91,7 +91,9 @@ async def test_a_failure_names_script_line_and_what_came(
         await play(script, "trader", tmp_path)
 
 
-async def test_what_goes_out_untold_is_a_failure(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_message_sent_that_the_script_does_not_expect_is_a_failure(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     script = read(written(tmp_path, "\nG trading\nI text 1 TestReqID=a"))
     with pytest.raises(ScriptFailed, match="more went out"):
         await play(script, "solver", tmp_path)

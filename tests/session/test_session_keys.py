@@ -326,7 +326,7 @@ async def test_a_crash_after_the_uky_was_kept_goes_on_with_the_new_key(
         assert all(len(found) == 1 for found in digests_by_number(stages).values())
 
 
-async def test_a_former_key_that_a_checkpoint_has_forgotten_is_never_brought_again(
+async def test_a_former_key_that_a_checkpoint_has_forgotten_is_never_delegated_again(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     lives = KeyedLives(tmp_path)

@@ -326,7 +326,7 @@ async def test_a_settlement_is_over_once_our_own_chain_has_it_whatever_the_peer_
         assert len(await journal.facts(custody)) == 1
 
 
-async def test_a_payee_that_was_lost_with_its_connection_is_brought_on_the_next(
+async def test_a_payee_that_was_lost_with_its_connection_is_resent_on_the_next(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with scene(tmp_path) as stage:

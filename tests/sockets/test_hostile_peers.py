@@ -40,7 +40,7 @@ class Echo:
 
 
 @asynccontextmanager
-async def beside(limits: AdmissionLimits | None = None) -> AsyncGenerator[Echo, None]:
+async def open_echo(limits: AdmissionLimits | None = None) -> AsyncGenerator[Echo, None]:
     """A server with a healthy connection that must still answer when the block is over."""
     echo = Echo()
     echo.admission = Admission(limits)
@@ -61,7 +61,7 @@ async def beside(limits: AdmissionLimits | None = None) -> AsyncGenerator[Echo, 
 
 
 async def test_a_ping_is_answered() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(frame(PING, b"are you there"))
@@ -71,7 +71,7 @@ async def test_a_ping_is_answered() -> None:
 
 async def test_what_the_standard_allows_between_the_parts_of_a_message_is_taken() -> None:
     """A ping between two fragments, and a pong that nobody asked for (RFC 6455, 5.4 and 5.5.3)."""
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(
@@ -88,7 +88,7 @@ async def test_what_the_standard_allows_between_the_parts_of_a_message_is_taken(
 
 
 async def test_a_flood_of_pings_is_cut_off_and_named() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.push(frame(PING) * 1000, times=1000)
@@ -97,7 +97,7 @@ async def test_a_flood_of_pings_is_cut_off_and_named() -> None:
 
 
 async def test_pings_that_nobody_reads_the_answers_of_are_cut_off() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         assert await peer.push(frame(PING, bytes(125)) * 100, times=10_000) < 10_000
@@ -105,7 +105,7 @@ async def test_pings_that_nobody_reads_the_answers_of_are_cut_off() -> None:
 
 
 async def test_a_flood_of_empty_fragments_is_cut_off() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(frame(BINARY, final=False))
@@ -114,7 +114,7 @@ async def test_a_flood_of_empty_fragments_is_cut_off() -> None:
 
 
 async def test_a_message_in_tiny_fragments_is_cut_off() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(frame(BINARY, b"\x01", final=False))
@@ -123,7 +123,7 @@ async def test_a_message_in_tiny_fragments_is_cut_off() -> None:
 
 
 async def test_a_giant_message_in_large_fragments_is_cut_off_before_it_is_whole() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(frame(BINARY, bytes(60_000), final=False))
@@ -133,7 +133,7 @@ async def test_a_giant_message_in_large_fragments_is_cut_off_before_it_is_whole(
 
 
 async def test_a_giant_length_is_refused_by_its_header_alone() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(frame(BINARY, size=1 << 40))
@@ -172,7 +172,7 @@ async def test_a_ping_during_the_closing_handshake_ends_that_connection_alone() 
     ids=["tls", "plain http", "noise", "twice", "endless target", "endless header"],
 )
 async def test_a_handshake_that_is_none_ends_that_connection_alone(noise: bytes) -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.push(noise, times=1)
         await trio.lowlevel.checkpoint()
@@ -217,7 +217,7 @@ async def test_a_handshake_that_is_none_ends_that_connection_alone(noise: bytes)
     ],
 )
 async def test_a_frame_against_the_standard_ends_that_connection_alone(bad: bytes) -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         await peer.open()
         await peer.send(bad)
@@ -226,7 +226,7 @@ async def test_a_frame_against_the_standard_ends_that_connection_alone(bad: byte
 
 
 async def test_a_peer_that_resets_in_the_middle_of_its_handshake_ends_alone() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         for text in (b"garbage", REQUEST, REQUEST + b"\r\n"):
             peer = await raw_peer(echo.port)
             await peer.stream.send_all(text)
@@ -237,7 +237,7 @@ async def test_a_peer_that_resets_in_the_middle_of_its_handshake_ends_alone() ->
 
 
 async def test_compression_is_never_agreed() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         peer = await raw_peer(echo.port)
         answer = await peer.open(
             b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
@@ -271,7 +271,7 @@ async def test_connections_that_never_speak_are_closed_and_give_their_places_bac
 
 async def test_a_handshake_flood_takes_no_more_than_its_places() -> None:
     limits = AdmissionLimits(opening=4)
-    async with beside(limits) as echo:
+    async with open_echo(limits) as echo:
         silent = [await raw_peer(echo.port) for _ in range(12)]
         turned_away = 0
         with trio.move_on_after(300):
@@ -347,7 +347,7 @@ async def test_what_nobody_takes_stops_being_read(autojump_clock: MockClock) -> 
 
 
 async def test_a_burst_within_the_bounds_passes() -> None:
-    async with beside() as echo:
+    async with open_echo() as echo:
         async with dial(f"ws://127.0.0.1:{echo.port}") as socket:
             for number in range(500):
                 await socket.send(f"{number}")

@@ -217,7 +217,7 @@ async def rotate_key(session: Session, random: Random) -> None:
 
 
 ASIDES: Final = (look_at_prices, rotate_key)
-"""What a trader does now and then beside its trades; each is as likely as the others."""
+"""What a trader does now and then between its trades; each is as likely as the others."""
 
 
 async def flatten(session: Session) -> None:

@@ -66,13 +66,13 @@ async def test_what_others_could_read_is_tightened_when_it_is_opened(tmp_path: P
         pass
     with Store(tmp_path / "relayer.db", 31337, "0x" + "11" * 20, "0x" + "22" * 20):
         pass
-    beside = tmp_path / "journal.db-wal"
-    beside.touch()
+    log = tmp_path / "journal.db-wal"
+    log.touch()
     for name in modes(tmp_path):
         (tmp_path / name).chmod(0o666)
     await load_keystore(tmp_path / "keystore.json", WORDS)
     async with open_journal(tmp_path / "journal.db"):
-        assert mode(beside) == 0o600
+        assert mode(log) == 0o600
     with Store(tmp_path / "relayer.db", 31337, "0x" + "11" * 20, "0x" + "22" * 20):
         pass
     assert set(modes(tmp_path).values()) == {0o600}
