@@ -97,8 +97,13 @@ class Node:
     a customer's key."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            host.encode("idna")  # as the system's resolver does, whose error would be untyped
+        except ValueError:
+            raise NodeAddressInvalid("its host is not a name or an IP address") from None
+        if parts.scheme not in ("http", "https") or not host:
             raise NodeAddressInvalid("it must start with http:// or https:// and name a host")
         try:
             port = f":{parts.port}" if parts.port is not None else ""
@@ -107,7 +112,7 @@ class Node:
         self.url: Final = url
         self.serves: int | None = None
         """The chain id that it answered with, once it has been checked."""
-        self.endpoint: Final = f"{parts.scheme}://{parts.hostname}{port}"
+        self.endpoint: Final = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
 def nodes_of(urls: str | Sequence[str], agree: bool = False) -> tuple[list[Node], bool]:
@@ -303,14 +308,15 @@ class Rpc:
         else:
             raise max(troubles, key=_weight)
         (one, first), (other, second) = answers
-        if method == "eth_blockNumber":
-            # The lower head is the one that both have.
-            return min(first, second, key=lambda head: int(head, 16))
-        if method in _FOUND and (first is None or second is None):
-            return None  # one of them lags, and one node alone proves nothing
-        if isinstance(first, RpcError) and isinstance(second, RpcError):
+        refusals = [answer for _, answer in answers if isinstance(answer, RpcError)]
+        if len(refusals) == 2:
             if (first.kind, first.data) == (second.kind, second.data):
                 raise first
+        elif method in _FOUND and (first is None or second is None):
+            return None  # one of them lags, and one node alone proves nothing
+        elif method == "eth_blockNumber" and not refusals:
+            # The lower head is the one that both have.
+            return min(first, second, key=lambda head: int(head, 16))
         elif first == second:
             return first
         raise NodesDisagree(one.endpoint, other.endpoint, method)
@@ -409,7 +415,7 @@ class Rpc:
                                 node.endpoint, method, f"more than {MAX_REPLY_BYTES} bytes"
                             )
                     status = response.status_code
-            except httpx.HTTPError as failed:
+            except (httpx.HTTPError, httpx.InvalidURL) as failed:
                 # The library's message can contain the whole address; the type says enough.
                 raise ChainDown(node.endpoint, type(failed).__name__) from None
         if limit.cancelled_caught:
