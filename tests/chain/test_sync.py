@@ -260,8 +260,18 @@ def other_root(method: str, answer: Any) -> Any:
     return answer
 
 
+def spent_twice(method: str, answer: Any) -> Any:
+    if method == "eth_getLogs" and answer:
+        topic = "0x" + artifact("PSymm").abi.event("NullifierSpent").topic.hex()
+        spent = {**answer[-1], "topics": [topic, "0x" + "11" * 32], "data": "0x"}
+        first = int(answer[-1]["logIndex"], 16) + 1
+        answer += [{**spent, "logIndex": hex(first + at)} for at in range(2)]
+    return answer
+
+
 @pytest.mark.parametrize(
-    "lie", [without_last_log, other_leaf, skipped_index, other_block_hash, other_root]
+    "lie",
+    [without_last_log, other_leaf, skipped_index, other_block_hash, other_root, spent_twice],
 )
 async def test_a_node_that_lies_is_named_and_nothing_of_the_lie_is_kept(
     world: World, lie: Any

@@ -322,7 +322,8 @@ class TreeSync:
                 raise self._lie(f"the number of leaves in block {last}", count, len(self._tree))
             if root != self._tree.root:
                 raise self._lie(f"the root in block {last}", root, self._tree.root)
-            if any(nullifier in self._spent for nullifier, _ in nullifiers):
+            named = {nullifier for nullifier, _ in nullifiers}
+            if len(named) < len(nullifiers) or not named.isdisjoint(self._spent):
                 raise self._lie("a nullifier", "spent once", "spent twice")
             # The file before memory: after a crash, memory is restored from the file.
             await self._thread(lambda: self._keep(leaves, nullifiers, anchors))
