@@ -58,6 +58,8 @@ _RANGE: Final = (
     r"\brange|results|response size|(too|so) (many|large|wide|big)|exceed|more than \d+|limit"
 )
 
+# The first row that fits decides. So "replacement transaction underpriced" is about the nonce,
+# which a waiting transaction holds, and not about the fee.
 _TABLE: Final = tuple(
     (method, re.compile(words), answer)
     for method, words, answer in (

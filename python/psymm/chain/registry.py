@@ -126,13 +126,14 @@ class Registry(Contract):
         account = checksummed("account", account)
         try:
             raw = await self.read("get", int(role), account)
+        # The contract's answer for an account that is not listed.
         except Reverted:
             return None
         if raw[0] == ZERO_ADDRESS:
             return None
         found = self._party(raw)
-        # Each entry is consistent in itself. Without this, a node could lead whoever asks for one
-        # solver to another.
+        # Every entry is consistent in itself, so a node could answer a question about one solver
+        # with another, who would get the trader's collateral.
         if (found.account, found.role) != (account, role):
             raise BadReply(self.chain.rpc.endpoint, "eth_call", "another account's entry")
         return found
@@ -174,6 +175,7 @@ class Registry(Contract):
         block = (await self.chain.block()).hash
         count = min(int(await self.read("count", int(role), block=block)), _MOST_ENTRIES)
         pages = range(-(-count // _PAGE))
+        # Not Python's own generator: an attacker who predicts the pages would place entries there.
         chosen = pages[:1], secrets.SystemRandom().sample(pages[1:], min(_PAGES, len(pages[1:])))
         found: list[RegistryEntry] = []
         for offset in (*chosen[0], *sorted(chosen[1])):

@@ -7,6 +7,11 @@ answer's size and time, the table of what errors mean (`node_errors.py`) and the
 A request that changes nothing is repeated, with growing pauses and at each node in turn, while a
 node does not answer or answers something else. A transaction goes to the first node that takes it.
 Anything else is sent once, to the first node.
+
+What an `Rpc` remembers between requests, so that tasks may share it: the node that answered last,
+which is asked first; the highest block that a node has shown (`newest`), against which
+`ChainReader.head` notices a node that lags; which nodes were found to serve our chain; and whether
+any node ever answered. Each of these changes in one step, with no await in between.
 """
 
 from __future__ import annotations
@@ -209,6 +214,8 @@ class Rpc:
         if method == SEND:
             return await self._hand_over(params)
         if method not in replies.SHAPES:
+            # A method that may change something, such as a development node's. A lost answer must
+            # not have it done twice.
             return await self._once(self._nodes[0], method, params)
         now, pause_s, deadline = trio.current_time(), self._backoff_s, callers_deadline()
         ends = now + self._patience_s if deadline == math.inf else deadline
@@ -221,7 +228,12 @@ class Rpc:
                 # The same request gets the same answer; only the caller can ask for less.
                 raise
             except (ChainDown, BadReply) as trouble:
+                # A refused connection is worth waiting for only if the node ever answered: then it
+                # may be starting again. Otherwise its address is likely wrong, and waiting would
+                # hide that.
                 gone = trouble.reason == _NOT_THERE and (self._answered or deadline < math.inf)
+                # Raised while there is time. A moment later the caller would get Cancelled, without
+                # a cause.
                 if deadline < math.inf and trio.current_time() + pause_s >= deadline:
                     raise
                 patient = (gone or _passes(trouble)) and trio.current_time() < ends
@@ -286,6 +298,8 @@ class Rpc:
                 continue
             # A node without a receipt may lag, so None is the answer only if every node gives it.
             if answer is not None or method not in _FOUND:
+                # This node is asked first from now on. Otherwise one that is down would cost its
+                # timeout at every request.
                 self._first = self._nodes.index(node)
                 return answer
         if len(troubles) < len(self._nodes):
@@ -310,6 +324,7 @@ class Rpc:
         (one, first), (other, second) = answers
         refusals = [answer for _, answer in answers if isinstance(answer, RpcError)]
         if len(refusals) == 2:
+            # Two node programs word the same refusal differently, so the texts are not compared.
             if (first.kind, first.data) == (second.kind, second.data):
                 raise first
         elif method in _FOUND and (first is None or second is None):
@@ -328,6 +343,8 @@ class Rpc:
             try:
                 answer = await self._once(node, SEND, params)
             except RpcError as refused:
+                # It has these very bytes; `send` takes that for success. Another node might refuse
+                # them now.
                 if refused.kind is NodeErrorKind.KNOWN:
                     raise
                 refusals.append(refused)
@@ -339,6 +356,8 @@ class Rpc:
         # That node may have it, so the others' refusals do not decide.
         if lost is not None:
             raise lost
+        # If the nonce is taken, the caller looks for the transaction that took it. So that refusal
+        # counts before one about fee or balance.
         held = [
             one
             for one in refusals
@@ -354,6 +373,7 @@ class Rpc:
         answer = await self.raw_result(node, method, params)
         self._answered = True
         if answer is None and method == "eth_getBlockByNumber":
+            # Not BadReply: another node may have the block, and this one soon will.
             raise NotAnswered(node.endpoint, "it does not have that block, yet")
         try:
             answer = replies.checked(method, params, answer)
@@ -439,6 +459,7 @@ class Rpc:
             raise BadReply(node.endpoint, method, "not a JSON-RPC answer")
         # A node that cannot parse the request answers with an error and a null id.
         unread = reply.get("id") is None and isinstance(reply.get("error"), dict)
+        # The type counts, too: in Python `True` equals 1.
         if not unread and (type(reply.get("id")) is not int or reply["id"] != number):
             raise BadReply(node.endpoint, method, "an answer to another request")
         return reply
@@ -477,6 +498,7 @@ def _client() -> httpx.AsyncClient:
 
     return httpx.AsyncClient(
         timeout=None,  # noqa: S113 - each exchange has its own, as a trio scope
+        # A proxy from the environment would see the keys in the nodes' addresses.
         trust_env=False,
         limits=httpx.Limits(max_connections=16),
     )

@@ -126,6 +126,8 @@ class TreeSync:
         self._first = first_block
         self._database = database
         self._path = path
+        # `_lock` is held while the tree changes, or while somebody reads it as a whole. `_looking`
+        # only queues the callers of `advance_if_older`, so that all but the first find it done.
         self._lock = trio.Lock()
         self._looking = trio.Lock()
         self._tree = LeanIMT()
@@ -205,6 +207,7 @@ class TreeSync:
                     began = self._block
                 taken = await self._take_patiently(self._block + 1, end)
                 if taken is None:
+                    # A reorganisation came in between. The next call starts with the roll-back.
                     break
                 leaves, nullifiers = taken
                 inserted += leaves
@@ -365,6 +368,7 @@ class TreeSync:
             return None
         head = await self.pool.chain.head()
         common = self._first - 1
+        # Newest first: without a reorganisation, one header settles it.
         for number in sorted(self._anchors, reverse=True):
             if number <= head:
                 block = await self.pool.chain.block(number)
@@ -441,6 +445,8 @@ class TreeSync:
         except (sqlite3.Error, ValueError, TypeError) as failed:
             raise _refused(self._path, failed) from None
         self._positions = {leaf.commitment: leaf.position for leaf in self._leaves}
+        # Each range leaves an anchor at its last block, even if nothing happened in it. So the
+        # newest anchor is how far we have read.
         self._block = max(self._anchors, default=self._first - 1)
 
 
