@@ -12,8 +12,9 @@ import pytest
 from psymm.chain.deployment import Deployment
 from psymm.chain.devnet import CHAIN_ID, Devnet
 from psymm.chain.errors import BadReply, RegistrationInvalid, Reverted
+from psymm.chain.nodes import Node
 from psymm.chain.registry import Registry, Role, checked_endpoint
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
 

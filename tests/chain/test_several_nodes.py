@@ -23,8 +23,9 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WrongChain,
 )
+from psymm.chain.nodes import Node
 from psymm.chain.registry import Role
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.rpc import Rpc
 from psymm.chain.sync import open_tree
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet

@@ -18,7 +18,8 @@ from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import Devnet
 from psymm.chain.errors import BadReply, LyingNode, NotSynchronised, ReplyTooLong
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.nodes import Node
+from psymm.chain.rpc import Rpc
 from psymm.chain.sync import TreeCorrupt, open_tree
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet

@@ -25,7 +25,6 @@ from functools import cached_property
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 
@@ -33,7 +32,6 @@ from psymm.chain import replies
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
-    NodeAddressInvalid,
     NodesDisagree,
     NotAnswered,
     ReplyTooLong,
@@ -43,6 +41,7 @@ from psymm.chain.errors import (
     clipped,
 )
 from psymm.chain.node_errors import SEND, NodeErrorKind
+from psymm.chain.nodes import Node, nodes_of
 from psymm.imports import recursion_limit_kept
 from psymm.strict_json import loads
 
@@ -56,8 +55,6 @@ _FOUND: Final = frozenset({"eth_getTransactionByHash", "eth_getTransactionReceip
 _WHERE: Final = {"eth_call": 1, "eth_getTransactionCount": 1, "eth_getBlockByNumber": 0}
 """Which parameter is the block."""
 
-AGREE: Final = "agree"
-"""This word in a list of addresses means that two nodes must give the same answers."""
 MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 """The limit for one answer. Parsed JSON takes up to thirty times its length. If logs exceed it,
 they are read in smaller ranges."""
@@ -95,42 +92,6 @@ def time_left(timeout_s: float | None, default_s: float) -> float:
         return timeout_s
     deadline = callers_deadline()
     return default_s if deadline == math.inf else max(0.0, deadline - trio.current_time())
-
-
-class Node:
-    """One node's address, and the part of it that may be shown: path, query and user name are often
-    a customer's key."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname or ""
-            host.encode("idna")  # as the system's resolver does, whose error would be untyped
-        except ValueError:
-            raise NodeAddressInvalid("its host is not a name or an IP address") from None
-        if parts.scheme not in ("http", "https") or not host:
-            raise NodeAddressInvalid("it must start with http:// or https:// and name a host")
-        try:
-            port = f":{parts.port}" if parts.port is not None else ""
-        except ValueError:
-            raise NodeAddressInvalid("its port is not a number up to 65535") from None
-        self.url: Final = url
-        self.serves: int | None = None
-        """The chain id that it answered with, once it has been checked."""
-        self.endpoint: Final = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
-
-
-def nodes_of(urls: str | Sequence[str], agree: bool = False) -> tuple[list[Node], bool]:
-    """The nodes at these addresses, and whether two must agree; arguments as for `Rpc`.  Raises
-    NodeAddressInvalid."""
-    given = dict.fromkeys(urls.split() if isinstance(urls, str) else urls)
-    agree = agree or AGREE in given
-    nodes = [Node(url) for url in given if url != AGREE]
-    if not nodes or (agree and len(nodes) < 2):
-        raise NodeAddressInvalid(
-            "two nodes are needed to compare answers" if agree else "there is none"
-        )
-    return nodes, agree
 
 
 class Rpc:

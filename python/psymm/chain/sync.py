@@ -126,8 +126,7 @@ class TreeSync:
         self._first = first_block
         self._database = database
         self._path = path
-        # `_lock` is held while the tree changes, or while somebody reads it as a whole. `_looking`
-        # only queues the callers of `advance_if_older`, so that all but the first find it done.
+        # `_lock`: the tree changes, or is read as a whole. `_looking`: only to look once for many.
         self._lock = trio.Lock()
         self._looking = trio.Lock()
         self._tree = LeanIMT()
@@ -143,8 +142,7 @@ class TreeSync:
 
     @property
     def block(self) -> int:
-        """The newest block that counts; before the first `advance`, the one before the
-        deployment."""
+        """The newest block that counts; before the first `advance`, one before the deployment."""
         return self._block
 
     @property
@@ -269,9 +267,8 @@ class TreeSync:
     async def _take_patiently(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
         """`_take`, again after a contradiction.
 
-        One of several nodes behind an address may lack the newest blocks and leave out their logs.
-        A node may also mix the state of two blocks while it writes one.  So only a contradiction
-        that persists is a lie.
+        A node behind an address may lack the newest blocks and leave out their logs, or mix the
+        state of two blocks while it writes one.  So only a contradiction that persists is a lie.
         """
         chain = self.pool.chain
         for attempt in range(1, _TAKE_ATTEMPTS):
@@ -445,8 +442,7 @@ class TreeSync:
         except (sqlite3.Error, ValueError, TypeError) as failed:
             raise _refused(self._path, failed) from None
         self._positions = {leaf.commitment: leaf.position for leaf in self._leaves}
-        # Each range leaves an anchor at its last block, even if nothing happened in it. So the
-        # newest anchor is how far we have read.
+        # Each range leaves an anchor at its last block, even if nothing happened in it.
         self._block = max(self._anchors, default=self._first - 1)
 
 
