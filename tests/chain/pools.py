@@ -18,7 +18,8 @@ from hexbytes import HexBytes
 from psymm._core import keccak256
 from psymm.chain.devnet import Devnet
 from psymm.chain.errors import RpcError
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.nodes import Node
+from psymm.chain.rpc import Rpc
 
 SEND = "eth_sendRawTransaction"
 

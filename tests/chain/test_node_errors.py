@@ -89,3 +89,9 @@ def test_a_nodes_words_mean_what_that_node_means(
 def test_a_contracts_own_refusal_is_one_whatever_it_says() -> None:
     assert classify(CALL, -32000, "header not found", {"data": "0x12345678"}) is Kind.REVERTED
     assert classify(CALL, -32000, "header not found", "0x") is Kind.NOT_ANSWERED
+
+
+def test_only_the_first_part_of_a_message_is_read() -> None:
+    # The patterns take time by the square of what they read: read whole, this would take hours.
+    assert classify(CALL, -32000, "state " * 1_000_000 + "pruned") is Kind.REFUSED
+    assert classify(CALL, -32000, "state pruned" + " " * 1_000_000) is Kind.PRUNED

@@ -22,7 +22,8 @@ from psymm.chain.errors import (
     TransactionPending,
     TransactionReplaced,
 )
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.nodes import Node
+from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Fees, Sent
 from psymm.wallet import KeyWallet
 

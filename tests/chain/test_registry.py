@@ -3,12 +3,19 @@ checked."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from psymm.chain.deployment import Deployment
-from psymm.chain.devnet import Devnet
-from psymm.chain.errors import RegistrationInvalid, Reverted
+from psymm.chain.devnet import CHAIN_ID, Devnet
+from psymm.chain.errors import BadReply, RegistrationInvalid, Reverted
+from psymm.chain.nodes import Node
 from psymm.chain.registry import Registry, Role, checked_endpoint
+from psymm.chain.rpc import Rpc
+from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -45,6 +52,25 @@ async def test_a_party_registers_updates_and_removes_itself(
         "ws://127.0.0.1:9000/", "wss://maker.example/", None,
     ]  # fmt: skip
     assert [change.removed for change in ours] == [False, False, True]
+
+
+async def test_a_node_that_answers_with_anothers_entry_is_caught(
+    devnet: Devnet, deployment: Deployment, registry: Registry
+) -> None:
+    chosen, other = [await devnet.new_account() for _ in range(2)]
+    for one in (chosen, other):
+        await registry.register(one, Role.SOLVER, "ws://127.0.0.1:9000/", one.public_key)
+
+    class Misleading(Rpc):
+        async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            asked = json.dumps(params).replace(
+                chosen.address[2:].lower(), other.address[2:].lower()
+            )
+            return await super().raw_result(node, method, json.loads(asked))
+
+    async with Misleading(devnet.url, patience_s=0) as rpc:
+        with pytest.raises(BadReply, match="another account's entry"):
+            await deployment.party_registry(Chain(rpc, CHAIN_ID)).get(Role.SOLVER, chosen.address)
 
 
 async def test_lists_come_whole_in_pages_of_any_size(devnet: Devnet, registry: Registry) -> None:

@@ -88,11 +88,27 @@ async def test_a_chain_that_is_down_is_named_without_the_key_in_its_address() ->
 
 
 @pytest.mark.parametrize(
-    "address", ["", "ftp://host", "http://", "127.0.0.1:8545", "http://h:99999"]
-)
+    "address",
+    [
+        "", "ftp://host", "http://", "127.0.0.1:8545", "http://h:99999", "http://[::1",
+        "http://a..b",
+    ],
+)  # fmt: skip
 async def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(ChainDown):
         Rpc(address)
+
+
+async def test_an_address_that_the_client_refuses_is_named_without_its_key() -> None:
+    # The client's own rules for host names are stricter than the system's.
+    async with Rpc(["http://\N{GRINNING FACE}.example/SECRETKEY"], patience_s=0) as rpc:
+        with pytest.raises(ChainDown, match="InvalidURL") as down:
+            await rpc.block_number()
+    assert "SECRETKEY" not in str(down.value)
+
+
+async def test_an_ip_address_of_six_is_shown_as_it_is_written() -> None:
+    assert Rpc("http://[::1]:8545/SECRETKEY").endpoint == "http://[::1]:8545"
 
 
 async def test_reads_are_asked_again_and_what_is_not_repeatable_is_not(autojump_clock) -> None:

@@ -23,8 +23,9 @@ from psymm.chain.errors import (
     TransactionReplaced,
     WrongChain,
 )
+from psymm.chain.nodes import Node
 from psymm.chain.registry import Role
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.rpc import Rpc
 from psymm.chain.sync import open_tree
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
@@ -200,6 +201,17 @@ async def test_the_head_is_the_lower_of_two(devnet: Devnet) -> None:
     far = only("eth_blockNumber", hex(10**9))
     async with Several(devnet.url, far, agree=True) as rpc:
         assert await rpc.block_number() == await devnet.rpc.block_number()
+
+
+async def test_a_head_that_one_of_two_refuses_is_no_head(devnet: Devnet) -> None:
+    refusal = RpcError("eth_blockNumber", -32000, "project id is unknown")
+    one, both = only("eth_blockNumber", refusal), {"agree": True, "patience_s": 0, "backoff_s": 0}
+    async with Several(devnet.url, one, **both) as rpc:
+        with pytest.raises(NodesDisagree):
+            await rpc.block_number()
+    async with Several(devnet.url, one, one, **both) as rpc:
+        with pytest.raises(RpcError, match="project id"):
+            await rpc.block_number()
 
 
 async def test_two_nodes_are_needed_that_agree() -> None:

@@ -18,7 +18,8 @@ from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import Devnet
 from psymm.chain.errors import BadReply, LyingNode, NotSynchronised, ReplyTooLong
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.nodes import Node
+from psymm.chain.rpc import Rpc
 from psymm.chain.sync import TreeCorrupt, open_tree
 from psymm.chain.transactions import Chain
 from psymm.wallet import KeyWallet
@@ -260,8 +261,18 @@ def other_root(method: str, answer: Any) -> Any:
     return answer
 
 
+def spent_twice(method: str, answer: Any) -> Any:
+    if method == "eth_getLogs" and answer:
+        topic = "0x" + artifact("PSymm").abi.event("NullifierSpent").topic.hex()
+        spent = {**answer[-1], "topics": [topic, "0x" + "11" * 32], "data": "0x"}
+        first = int(answer[-1]["logIndex"], 16) + 1
+        answer += [{**spent, "logIndex": hex(first + at)} for at in range(2)]
+    return answer
+
+
 @pytest.mark.parametrize(
-    "lie", [without_last_log, other_leaf, skipped_index, other_block_hash, other_root]
+    "lie",
+    [without_last_log, other_leaf, skipped_index, other_block_hash, other_root, spent_twice],
 )
 async def test_a_node_that_lies_is_named_and_nothing_of_the_lie_is_kept(
     world: World, lie: Any

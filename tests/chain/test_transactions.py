@@ -32,7 +32,8 @@ from psymm.chain.errors import (
     WalletWithoutGas,
     WrongChain,
 )
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.nodes import Node
+from psymm.chain.rpc import Rpc
 from psymm.chain.signing import sign
 from psymm.chain.transactions import WAIT_S, Chain, Fees, Prepared, Sent
 from psymm.wallet import KeyWallet

@@ -14,8 +14,9 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from psymm.chain.abi import encode_values
 from psymm.chain.contracts import Token
 from psymm.chain.errors import Reverted, TransactionPending
+from psymm.chain.nodes import Node
 from psymm.chain.registry import RegistryEntry, Role
-from psymm.chain.rpc import Node, Rpc
+from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Prepared
 from psymm.custody.sending import DirectSender
 from psymm.relayer.errors import (

@@ -162,6 +162,7 @@ def decode_values(where: str, kinds: Sequence[str], data: bytes) -> tuple[Any, .
 
     try:
         return _decode()(list(kinds), data)
+    # MemoryError: a length in the data may claim more than there is.
     except (DecodingError, ValueError, OverflowError, UnicodeDecodeError, MemoryError):
         raise CallInvalid(where, f"not an encoding of ({', '.join(kinds)})") from None
 

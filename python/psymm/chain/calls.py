@@ -25,6 +25,7 @@ MAX_PROOF_BYTES: Final = 65_536
 
 
 _HEX: Final = re.compile("0x([0-9a-f]{2})*")
+# 78 digits hold every uint256.
 _WHOLE: Final = re.compile("0|[1-9][0-9]{0,77}")
 
 
@@ -92,6 +93,7 @@ class _Moves:
             raise CallInvalid("nullifiers", "the two are equal")
 
     def _halves(self, chain_id: int, contract: str) -> list[bytes]:
+        # A digest can exceed the circuit's field, so it goes in as two halves.
         digest = self.digest(chain_id, contract)
         return [bytes(16) + digest[:16], bytes(16) + digest[16:]]
 
@@ -130,6 +132,8 @@ class CtcCall(_Moves):
         object.__setattr__(self, "relayer", checksummed("relayer", self.relayer))
         object.__setattr__(self, "fee_token", checksummed("feeToken", self.fee_token))
         self._check()
+        # The contract refuses any mixture (FeeIncomplete). Found here, it costs neither signature
+        # nor proof.
         none = [self.relayer == ZERO_ADDRESS, self.fee_token == ZERO_ADDRESS, self.fee == 0]
         if any(none) != all(none):
             raise CallInvalid("fee", "relayer, feeToken and fee must be all zero or none of them")

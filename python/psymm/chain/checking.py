@@ -76,6 +76,8 @@ async def _wrong_code(chain: Chain, deployment: Deployment, name: str) -> Deploy
     code = await chain.code(address)
     if not code:
         return DeploymentInvalid(camel(name), f"there is no contract at {address}")
+    # The file's hash first: it costs nothing more, and tells a changed contract from one of another
+    # version.
     said = deployment.code_hashes.get(name)
     found = "0x" + keccak256(code).hex()
     if said is not None and said != found:

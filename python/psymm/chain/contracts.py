@@ -248,6 +248,8 @@ class Token(Contract):
         kind = await self._view("PERMIT_TYPEHASH")
         if len(kind) == 32 and kind != _PERMIT_TYPE_HASH:
             raise PermitMissing(self.address, "its permits are of another kind")
+        # A hostile token could show another token's domain. What we sign would then be a permit of
+        # that one.
         if domain not in await self._permit_domains():
             raise PermitMissing(self.address, "its domain (EIP-712) is not that of this token")
         struct = encode_values(

@@ -50,6 +50,8 @@ _PRECOMPILES: Final = {
     "the precompile ecMul": (7, b"", bytes(64)),
     "the precompile ecPairing": (8, b"", bytes(31) + b"\1"),
 }
+# The precompile that returns its input. It is on every chain, so a failed call shows what the node
+# cannot do.
 _IDENTITY: Final = "0x" + "00" * 19 + "04"
 _GAS_A_BYTE: Final = 216
 """200 for a byte of code on chain, and 16 for a byte of calldata."""
@@ -174,6 +176,7 @@ class Creations:
         stays.
         """
         newest = await self._chain.rpc.block_number()
+        # Taken before the first creation is sent, so no event can be earlier.
         self.first_block = newest + 1
         if self._path is None or not self._path.exists():
             return
@@ -182,6 +185,7 @@ class Creations:
         for key in list(self._sent):
             receipt = await self._outcome(key)
             if receipt is None:
+                # It can no longer be mined, so `put` may send it anew.
                 del self._sent[key]
             else:
                 self._mined[key] = receipt
@@ -241,6 +245,7 @@ class Creations:
             record=partial(self._record, key),
         )
         try:
+            # A development chain that began anew never mines it: the wait would last to its end.
             if not await pending.is_known() and await self._another_chain(versions[-1]):
                 return None
             return await pending.wait(doing="the deployment")

@@ -232,6 +232,8 @@ async def deploy(
     ):
         named = test_token
     _expect_distinct([*listed.values(), *([named] if named is not None else [])])
+    # What an earlier call sent is settled before the costs are added up. So a repeated call asks
+    # only for what is missing.
     await creations.resume()
     test_data = b"" if named is None else creation("TestToken", _TEST_NAME, *_named(named))
     await _expect_possible(chain, signer.address, creations, standing, test_data, agree)
@@ -241,6 +243,9 @@ async def deploy(
         address = await creations.put("TestToken", test_data)
         listed[address] = TokenInfo(address, named.symbol, named.decimals)
     deployment = replace(standing, tokens=tuple(listed.values()))
+    # Saved before it is checked: the contracts are paid for, and their addresses must survive a
+    # check that fails because a node lags. The record goes last. Until then the same call continues
+    # here.
     if file is not None:
         deployment.save(file)
     await check(chain, deployment)
@@ -313,6 +318,7 @@ async def _expect_possible(
 async def _put_all(
     chain: Chain, creations: Creations, crs: str, listed: list[TokenInfo]
 ) -> Deployment:
+    # The pool names its verifiers and its library, so these come first. It creates its portal.
     ctc_verifier = await creations.put("CtcVerifier", creation("CtcVerifier"))
     cta_verifier = await creations.put("CtaVerifier", creation("CtaVerifier"))
     poseidon2 = await creations.put("Poseidon2", creation("Poseidon2"))
@@ -406,6 +412,7 @@ def _expect_distinct(tokens: Sequence[TokenInfo]) -> None:
     """Raises DeploymentInvalid where one name or address would mean two tokens."""
     for at, one in enumerate(tokens):
         for other in tokens[:at]:
+            # A person would not tell USDT from usdt, and would pay with the wrong one.
             if one.symbol.casefold() == other.symbol.casefold():
                 raise DeploymentInvalid(
                     "tokens",

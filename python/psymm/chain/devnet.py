@@ -146,6 +146,7 @@ async def end_child(process: trio.Process) -> None:
 async def _listening(process: trio.Process, output: bytearray) -> int | None:
     """The port that anvil says it listens on; None if it ends before that."""
     assert process.stdout is not None  # noqa: S101 - asked for when it was started
+    # Read only up to this line. The reaper drops the rest, so a full pipe cannot stop anvil.
     async for piece in process.stdout:
         output += piece
         found = _LISTENING.search(output)

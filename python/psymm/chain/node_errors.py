@@ -31,6 +31,9 @@ class NodeErrorKind(Enum):
 
 SEND: Final = "eth_sendRawTransaction"
 _LOGS: Final = "eth_getLogs"
+_MOST_READ: Final = 2_000
+"""How much of a message is read, in characters. The patterns take time by the square of it, and a
+node may send megabytes."""
 
 _BUSY: Final = (
     r"rate.?limit|too many requests|request (count|rate)|requests per second|compute units"
@@ -55,6 +58,8 @@ _RANGE: Final = (
     r"\brange|results|response size|(too|so) (many|large|wide|big)|exceed|more than \d+|limit"
 )
 
+# The first row that fits decides. So "replacement transaction underpriced" is about the nonce,
+# which a waiting transaction holds, and not about the fee.
 _TABLE: Final = tuple(
     (method, re.compile(words), answer)
     for method, words, answer in (
@@ -87,7 +92,7 @@ _TABLE: Final = tuple(
 
 def classify(method: str, number: int, message: str, data: object = None) -> NodeErrorKind:
     """What a JSON-RPC error (its code, message and data) means for a request."""
-    said = message.lower()
+    said = message[:_MOST_READ].lower()
     if "revert" in said or revert_data(data):
         return NodeErrorKind.REVERTED
     for only, words, answer in _TABLE:

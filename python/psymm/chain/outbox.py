@@ -161,6 +161,7 @@ class Outbox:
                 receipt = await chain.receipt(one.tx_hash, sent=one)
             except (Reverted, OutOfGas):
                 return True  # it failed; sent again after a reorganisation, it might succeed
+            # Mined, but a reorganisation may still take it back. Then these bytes are needed.
             if receipt is not None:
                 return head - receipt.block + 1 >= SETTLED
         # The nonce is used, and by none of our versions. Only a deep block makes that final.
@@ -183,11 +184,15 @@ class Outbox:
             keep_database_private(self._path)
             try:
                 with closing(sqlite3.connect(self._path, timeout=10)) as database:
+                    # Durable when `record` returns: a node may see the bytes right after.
                     database.execute("PRAGMA synchronous=FULL")
                     (version,) = database.execute("PRAGMA user_version").fetchone()
                     if version not in (0, _VERSION):
                         raise OutboxInvalid(path=self._path, found=version, expected=_VERSION)
                     with database:
+                        # The write lock at once, so that another program is waited for. A
+                        # transaction that read first would fail instead, because the other's write
+                        # makes its view stale.
                         database.execute("BEGIN IMMEDIATE")
                         database.execute(_SCHEMA)
                         database.execute(f"PRAGMA user_version={_VERSION}")

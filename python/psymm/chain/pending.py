@@ -86,8 +86,11 @@ class PendingTransaction:
         self._versions = list(versions)
         # Tasks share this object; only one of them may sign the next version.
         self._raising = trio.Lock()
+        # Looks in a row that did not find the newest version.
         self._missing = 0
+        # The block from which PATIENCE_BLOCKS counts; None before the first look.
         self._since: int | None = None
+        # Why it is not mined, for the error; empty while its fee is high enough.
         self._short: dict[str, int] = {}
 
     @property
@@ -230,6 +233,8 @@ class PendingTransaction:
         head = await self._chain.block()
         if self._since is None:
             self._since = head.number
+        # Below the base fee no block can hold it. Above it, producers may prefer higher tips; after
+        # PATIENCE_BLOCKS we assume that they do.
         asks_more = head.base_fee_wei > newest.prepared.fees.max_wei
         if not asks_more and head.number - self._since < PATIENCE_BLOCKS:
             self._short = {}
@@ -251,6 +256,8 @@ class PendingTransaction:
             # one it would grow with each replacement.
             asked, limit = await chain.fees(), chain.fee_limit(self._versions[0].prepared.fees)
             head = await chain.block()
+            # A replacement must exceed what the node holds. A version that the node refused does
+            # not count.
             held = (await self._held() or short).prepared.fees
             signer = self._signer
             for bid in () if signer is None else _bids(held, asked, limit):
@@ -293,10 +300,13 @@ class PendingTransaction:
                 await self._record(raised)
             self._versions.append(raised)
             log.info("fee-raised", extra={"tx": raised.tx_hash, "max_wei": bid.max_wei})
+            # Before it is sent. If the answer gets lost, the node may have dropped the older
+            # version, and `_nonce` would think that the account's last transaction is gone.
             chain.note_replacement(newest, raised)
             try:
                 await chain.rpc.send(raised.raw)
             except RpcError as refused:
+                # A gateway may refuse what one of its nodes has taken.
                 taken = await chain.is_known(raised.tx_hash)
                 if not taken and refused.kind not in (NodeErrorKind.FEE, NodeErrorKind.NONCE_HELD):
                     raise
@@ -338,6 +348,8 @@ async def miner_of(chain: ChainReader, sender: str, nonce: int, depth: int) -> s
                 after = middle
             else:
                 before = middle
+    # It was mined in block `after` or earlier. A node without old state cannot say more, so the
+    # blocks themselves are read.
     except StatePruned:
         before = max(-1, after - _READ_BACK)
     for number in range(after, before, -1):

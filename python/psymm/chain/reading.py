@@ -149,6 +149,7 @@ class ChainReader:
                 "eth_getBlockByNumber",
                 f"a block dated {ahead_s:.0f} s ahead of this machine's clock, which may be wrong",
             )
+        # From now on a lower head means a node that lags (`head`).
         self.rpc.newest = max(self.rpc.newest, found["number"])
         return Block(
             found["number"],
@@ -160,6 +161,8 @@ class ChainReader:
 
     async def code(self, address: str) -> bytes:
         eth = self.rpc.eth
+        # No code may mean that the node lags: asked about the newest known block, it must have
+        # that.
         return bytes(await eth.get_code(address) or await eth.get_code(address, await self.head()))
 
     async def balance(self, address: str, *, at_least: int = 0) -> int:
@@ -318,6 +321,7 @@ class ChainReader:
             except (RpcError, ReplyTooLong) as refused:
                 if isinstance(refused, RpcError) and refused.kind is not NodeErrorKind.RANGE:
                     raise
+                # One block cannot be halved.
                 if end == start:
                     raise
                 span = max(1, (end - start + 1) // 2)
@@ -386,6 +390,7 @@ class ChainReader:
             return None
         if depth > 1 and await self.head() - receipt.block + 1 < depth:
             return None
+        # A receipt from an abandoned block proves nothing.
         if (await self.block(receipt.block)).hash != receipt.block_hash:
             return None
         if receipt.succeeded:
@@ -393,6 +398,8 @@ class ChainReader:
         doing = doing or f"transaction {tx_hash}"
         if sent is not None:
             plan = sent.prepared
+            # The receipt says only that it failed. That all gas is used is the one reason that it
+            # shows.
             if receipt.gas_used >= plan.gas_limit:
                 raise OutOfGas(doing, plan.gas_limit)
             # The failure is proven; the node may be unable to tell the reason.

@@ -23,6 +23,7 @@ def main() -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # A process group of its own, which `killpg` ends as a whole.
         start_new_session=True,
     )
 
@@ -36,9 +37,11 @@ def main() -> None:
         while program.stdout.read(65_536):
             pass
         code = program.wait()
+        # The main thread waits in `os.read`; only this ends the process from here.
         os._exit(code if code >= 0 else 128 - code)
 
     threading.Thread(target=follow, daemon=True).start()
+    # SystemExit is raised in the main thread, so `finally` kills the program.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         while os.read(0, 4096):

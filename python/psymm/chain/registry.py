@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from psymm._core import address_of
-from psymm.chain.addresses import ZERO_ADDRESS
+from psymm.chain.addresses import ZERO_ADDRESS, checksummed
 from psymm.chain.artifacts import artifact
 from psymm.chain.contracts import Contract
 from psymm.chain.errors import BadReply, CallInvalid, RegistrationInvalid, ReplyTooLong, Reverted
@@ -121,15 +121,22 @@ class Registry(Contract):
     async def get(self, role: Role, account: str) -> RegistryEntry | None:
         """The entry of an account, None if it has none.
 
-        Raises RegistrationInvalid if it has one that cannot be used.
+        Raises RegistrationInvalid if it has one that cannot be used, BadReply for another's entry.
         """
+        account = checksummed("account", account)
         try:
             raw = await self.read("get", int(role), account)
+        # The contract's answer for an account that is not listed.
         except Reverted:
             return None
         if raw[0] == ZERO_ADDRESS:
             return None
-        return self._party(raw)
+        found = self._party(raw)
+        # Every entry is consistent in itself, so a node could answer a question about one solver
+        # with another, who would get the trader's collateral.
+        if (found.account, found.role) != (account, role):
+            raise BadReply(self.chain.rpc.endpoint, "eth_call", "another account's entry")
+        return found
 
     async def count(self, role: Role) -> int:
         return int(await self.read("count", int(role)))
@@ -168,6 +175,7 @@ class Registry(Contract):
         block = (await self.chain.block()).hash
         count = min(int(await self.read("count", int(role), block=block)), _MOST_ENTRIES)
         pages = range(-(-count // _PAGE))
+        # Not Python's own generator: an attacker who predicts the pages would place entries there.
         chosen = pages[:1], secrets.SystemRandom().sample(pages[1:], min(_PAGES, len(pages[1:])))
         found: list[RegistryEntry] = []
         for offset in (*chosen[0], *sorted(chosen[1])):

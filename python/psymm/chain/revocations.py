@@ -76,10 +76,13 @@ class RevocationWatch:
     def of(self, wallet: str, depth: int) -> dict[str, int]:
         """A wallet's keys whose revocation is at least `depth` blocks deep (1: mined): by the key's
         address, the first frame that it may no longer sign."""
+        # The deepest that anyone asks for. Beyond it a new head changes no answer; see `crossing`.
         self._deepest = max(self._deepest, depth)
         found: dict[str, int] = {}
         for one in (*self._settled, *self._recent):
             if one.wallet == wallet and self.block - one.block + 1 >= depth:
+                # A wallet may revoke a key again, from an earlier frame. As in the contract, the
+                # earliest rules.
                 found[one.key] = min(one.from_seq, found.get(one.key, one.from_seq))
         return found
 
@@ -175,6 +178,7 @@ class RevocationWatch:
                 return
             anchor = bytes.fromhex(kept["hash"])
             settled = [Revocation(*map(_plain, row)) for row in kept["revoked"]]
+        # The file only saves time, so a bad one is no error: everything is read from the chain.
         except (OSError, ValueError, TypeError, KeyError):
             return
         self._settled, self._settled_to, self._anchor = settled, kept["block"], anchor

@@ -7,6 +7,11 @@ answer's size and time, the table of what errors mean (`node_errors.py`) and the
 A request that changes nothing is repeated, with growing pauses and at each node in turn, while a
 node does not answer or answers something else. A transaction goes to the first node that takes it.
 Anything else is sent once, to the first node.
+
+What an `Rpc` remembers between requests, so that tasks may share it: the node that answered last,
+which is asked first; the highest block that a node has shown (`newest`), against which
+`ChainReader.head` notices a node that lags; which nodes were found to serve our chain; and whether
+any node ever answered. Each of these changes in one step, with no await in between.
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ from functools import cached_property
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 
@@ -28,7 +32,6 @@ from psymm.chain import replies
 from psymm.chain.errors import (
     BadReply,
     ChainDown,
-    NodeAddressInvalid,
     NodesDisagree,
     NotAnswered,
     ReplyTooLong,
@@ -38,6 +41,7 @@ from psymm.chain.errors import (
     clipped,
 )
 from psymm.chain.node_errors import SEND, NodeErrorKind
+from psymm.chain.nodes import Node, nodes_of
 from psymm.imports import recursion_limit_kept
 from psymm.strict_json import loads
 
@@ -51,8 +55,6 @@ _FOUND: Final = frozenset({"eth_getTransactionByHash", "eth_getTransactionReceip
 _WHERE: Final = {"eth_call": 1, "eth_getTransactionCount": 1, "eth_getBlockByNumber": 0}
 """Which parameter is the block."""
 
-AGREE: Final = "agree"
-"""This word in a list of addresses means that two nodes must give the same answers."""
 MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 """The limit for one answer. Parsed JSON takes up to thirty times its length. If logs exceed it,
 they are read in smaller ranges."""
@@ -90,37 +92,6 @@ def time_left(timeout_s: float | None, default_s: float) -> float:
         return timeout_s
     deadline = callers_deadline()
     return default_s if deadline == math.inf else max(0.0, deadline - trio.current_time())
-
-
-class Node:
-    """One node's address, and the part of it that may be shown: path, query and user name are often
-    a customer's key."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise NodeAddressInvalid("it must start with http:// or https:// and name a host")
-        try:
-            port = f":{parts.port}" if parts.port is not None else ""
-        except ValueError:
-            raise NodeAddressInvalid("its port is not a number up to 65535") from None
-        self.url: Final = url
-        self.serves: int | None = None
-        """The chain id that it answered with, once it has been checked."""
-        self.endpoint: Final = f"{parts.scheme}://{parts.hostname}{port}"
-
-
-def nodes_of(urls: str | Sequence[str], agree: bool = False) -> tuple[list[Node], bool]:
-    """The nodes at these addresses, and whether two must agree; arguments as for `Rpc`.  Raises
-    NodeAddressInvalid."""
-    given = dict.fromkeys(urls.split() if isinstance(urls, str) else urls)
-    agree = agree or AGREE in given
-    nodes = [Node(url) for url in given if url != AGREE]
-    if not nodes or (agree and len(nodes) < 2):
-        raise NodeAddressInvalid(
-            "two nodes are needed to compare answers" if agree else "there is none"
-        )
-    return nodes, agree
 
 
 class Rpc:
@@ -204,6 +175,8 @@ class Rpc:
         if method == SEND:
             return await self._hand_over(params)
         if method not in replies.SHAPES:
+            # A method that may change something, such as a development node's. A lost answer must
+            # not have it done twice.
             return await self._once(self._nodes[0], method, params)
         now, pause_s, deadline = trio.current_time(), self._backoff_s, callers_deadline()
         ends = now + self._patience_s if deadline == math.inf else deadline
@@ -216,7 +189,12 @@ class Rpc:
                 # The same request gets the same answer; only the caller can ask for less.
                 raise
             except (ChainDown, BadReply) as trouble:
+                # A refused connection is worth waiting for only if the node ever answered: then it
+                # may be starting again. Otherwise its address is likely wrong, and waiting would
+                # hide that.
                 gone = trouble.reason == _NOT_THERE and (self._answered or deadline < math.inf)
+                # Raised while there is time. A moment later the caller would get Cancelled, without
+                # a cause.
                 if deadline < math.inf and trio.current_time() + pause_s >= deadline:
                     raise
                 patient = (gone or _passes(trouble)) and trio.current_time() < ends
@@ -281,6 +259,8 @@ class Rpc:
                 continue
             # A node without a receipt may lag, so None is the answer only if every node gives it.
             if answer is not None or method not in _FOUND:
+                # This node is asked first from now on. Otherwise one that is down would cost its
+                # timeout at every request.
                 self._first = self._nodes.index(node)
                 return answer
         if len(troubles) < len(self._nodes):
@@ -303,14 +283,16 @@ class Rpc:
         else:
             raise max(troubles, key=_weight)
         (one, first), (other, second) = answers
-        if method == "eth_blockNumber":
-            # The lower head is the one that both have.
-            return min(first, second, key=lambda head: int(head, 16))
-        if method in _FOUND and (first is None or second is None):
-            return None  # one of them lags, and one node alone proves nothing
-        if isinstance(first, RpcError) and isinstance(second, RpcError):
+        refusals = [answer for _, answer in answers if isinstance(answer, RpcError)]
+        if len(refusals) == 2:
+            # Two node programs word the same refusal differently, so the texts are not compared.
             if (first.kind, first.data) == (second.kind, second.data):
                 raise first
+        elif method in _FOUND and (first is None or second is None):
+            return None  # one of them lags, and one node alone proves nothing
+        elif method == "eth_blockNumber" and not refusals:
+            # The lower head is the one that both have.
+            return min(first, second, key=lambda head: int(head, 16))
         elif first == second:
             return first
         raise NodesDisagree(one.endpoint, other.endpoint, method)
@@ -322,6 +304,8 @@ class Rpc:
             try:
                 answer = await self._once(node, SEND, params)
             except RpcError as refused:
+                # It has these very bytes; `send` takes that for success. Another node might refuse
+                # them now.
                 if refused.kind is NodeErrorKind.KNOWN:
                     raise
                 refusals.append(refused)
@@ -333,6 +317,8 @@ class Rpc:
         # That node may have it, so the others' refusals do not decide.
         if lost is not None:
             raise lost
+        # If the nonce is taken, the caller looks for the transaction that took it. So that refusal
+        # counts before one about fee or balance.
         held = [
             one
             for one in refusals
@@ -348,6 +334,7 @@ class Rpc:
         answer = await self.raw_result(node, method, params)
         self._answered = True
         if answer is None and method == "eth_getBlockByNumber":
+            # Not BadReply: another node may have the block, and this one soon will.
             raise NotAnswered(node.endpoint, "it does not have that block, yet")
         try:
             answer = replies.checked(method, params, answer)
@@ -409,7 +396,7 @@ class Rpc:
                                 node.endpoint, method, f"more than {MAX_REPLY_BYTES} bytes"
                             )
                     status = response.status_code
-            except httpx.HTTPError as failed:
+            except (httpx.HTTPError, httpx.InvalidURL) as failed:
                 # The library's message can contain the whole address; the type says enough.
                 raise ChainDown(node.endpoint, type(failed).__name__) from None
         if limit.cancelled_caught:
@@ -433,6 +420,7 @@ class Rpc:
             raise BadReply(node.endpoint, method, "not a JSON-RPC answer")
         # A node that cannot parse the request answers with an error and a null id.
         unread = reply.get("id") is None and isinstance(reply.get("error"), dict)
+        # The type counts, too: in Python `True` equals 1.
         if not unread and (type(reply.get("id")) is not int or reply["id"] != number):
             raise BadReply(node.endpoint, method, "an answer to another request")
         return reply
@@ -471,6 +459,7 @@ def _client() -> httpx.AsyncClient:
 
     return httpx.AsyncClient(
         timeout=None,  # noqa: S113 - each exchange has its own, as a trio scope
+        # A proxy from the environment would see the keys in the nodes' addresses.
         trust_env=False,
         limits=httpx.Limits(max_connections=16),
     )

@@ -126,6 +126,7 @@ class TreeSync:
         self._first = first_block
         self._database = database
         self._path = path
+        # `_lock`: the tree changes, or is read as a whole. `_looking`: only to look once for many.
         self._lock = trio.Lock()
         self._looking = trio.Lock()
         self._tree = LeanIMT()
@@ -141,8 +142,7 @@ class TreeSync:
 
     @property
     def block(self) -> int:
-        """The newest block that counts; before the first `advance`, the one before the
-        deployment."""
+        """The newest block that counts; before the first `advance`, one before the deployment."""
         return self._block
 
     @property
@@ -205,6 +205,7 @@ class TreeSync:
                     began = self._block
                 taken = await self._take_patiently(self._block + 1, end)
                 if taken is None:
+                    # A reorganisation came in between. The next call starts with the roll-back.
                     break
                 leaves, nullifiers = taken
                 inserted += leaves
@@ -266,9 +267,8 @@ class TreeSync:
     async def _take_patiently(self, first: int, last: int) -> tuple[list[Leaf], list[bytes]] | None:
         """`_take`, again after a contradiction.
 
-        One of several nodes behind an address may lack the newest blocks and leave out their logs.
-        A node may also mix the state of two blocks while it writes one.  So only a contradiction
-        that persists is a lie.
+        A node behind an address may lack the newest blocks and leave out their logs, or mix the
+        state of two blocks while it writes one.  So only a contradiction that persists is a lie.
         """
         chain = self.pool.chain
         for attempt in range(1, _TAKE_ATTEMPTS):
@@ -322,7 +322,8 @@ class TreeSync:
                 raise self._lie(f"the number of leaves in block {last}", count, len(self._tree))
             if root != self._tree.root:
                 raise self._lie(f"the root in block {last}", root, self._tree.root)
-            if any(nullifier in self._spent for nullifier, _ in nullifiers):
+            named = {nullifier for nullifier, _ in nullifiers}
+            if len(named) < len(nullifiers) or not named.isdisjoint(self._spent):
                 raise self._lie("a nullifier", "spent once", "spent twice")
             # The file before memory: after a crash, memory is restored from the file.
             await self._thread(lambda: self._keep(leaves, nullifiers, anchors))
@@ -364,6 +365,7 @@ class TreeSync:
             return None
         head = await self.pool.chain.head()
         common = self._first - 1
+        # Newest first: without a reorganisation, one header settles it.
         for number in sorted(self._anchors, reverse=True):
             if number <= head:
                 block = await self.pool.chain.block(number)
@@ -440,6 +442,7 @@ class TreeSync:
         except (sqlite3.Error, ValueError, TypeError) as failed:
             raise _refused(self._path, failed) from None
         self._positions = {leaf.commitment: leaf.position for leaf in self._leaves}
+        # Each range leaves an anchor at its last block, even if nothing happened in it.
         self._block = max(self._anchors, default=self._first - 1)
 
 

@@ -1,5 +1,16 @@
 """Sending transactions: nonces, fees and gas.  `pending` waits for them and raises their fees.
 
+Theory of operation. `send` takes these steps while it holds the account's lock:
+
+    1. choose the nonce, by the chain's count and our own last transaction
+    2. sign
+    3. `record`: from here on the bytes are durable
+    4. hand over, and look what became of it if the answer is lost or doubtful
+    5. remember nonce and hash as the account's last
+
+A crash between 3 and 5 leaves bytes that a node may or may not have. The outbox, the note store or
+the relayer, which recorded them, hands over the same bytes again. So nothing is sent twice.
+
 Nonces. Tasks that share an account queue up on its lock, so each transaction gets the next nonce
 and no gap appears. Another program can use the same account: `send` takes a new nonce only after
 the chain shows another transaction mined with the first one. So a transaction is never sent under
@@ -86,6 +97,9 @@ class Chain(ChainReader):
         self._most_raised = most_raised
         self.outbox: Final = outbox
         self._gas_margin = gas_margin
+        # By account: nonce and hash of the last transaction that a node may have from us. Only in
+        # memory: after a restart the chain's count decides, and what was recorded is handed over
+        # again.
         self._last: dict[str, tuple[int, str]] = {}
         self._locks: dict[str, trio.Lock] = {}
 
@@ -127,6 +141,7 @@ class Chain(ChainReader):
         try:
             tip = int(await self.rpc.eth.max_priority_fee)
         except RpcError:
+            # Some nodes do not offer the method. Then a gwei is offered.
             tip = 10**9
         if tip > self._most_tip_wei:
             raise BadReply(
@@ -141,6 +156,8 @@ class Chain(ChainReader):
                 f"a base fee of {block.base_fee_wei} wei per gas, above the limit of "
                 f"{self._most_fee_wei}",
             )
+        # A base fee rises by at most an eighth for each block (EIP-1559), so twice of it lasts for
+        # five full blocks. What the block does not ask is not paid.
         return Fees(2 * block.base_fee_wei + tip, tip)
 
     def fee_limit(self, prepared: Fees) -> Fees:
@@ -180,10 +197,13 @@ class Chain(ChainReader):
         # Held until the node has it: two tasks must not get the same nonce.
         async with self._locks.setdefault(signer.address, trio.Lock()):
             taken, tx_hash, chosen, by = -1, "", 0, ""
+            # Bounded, because the node decides how often this repeats: it can show any nonce as
+            # taken.
             for _ in range(16):
                 if nonce is not None:
                     chosen = nonce
                 else:
+                    # A node that lags may give once more the nonce that was just proven taken.
                     chosen = max(await self._nonce(signer.address), taken + 1)
                 sent = await sign(signer, self.chain_id, chosen, prepared)
                 tx_hash = sent.tx_hash
@@ -217,6 +237,8 @@ class Chain(ChainReader):
                     if nonce is None:
                         self._last[signer.address] = (chosen, sent.tx_hash)
                     raise
+                # The node has it, so from here on `_nonce` counts past it. A replacement does not
+                # move the account's end.
                 if not by:
                     if nonce is None:
                         self._last[signer.address] = (chosen, sent.tx_hash)
@@ -275,6 +297,7 @@ class Chain(ChainReader):
             more_gas=more_gas,
         )
         signed: list[Sent] = []
+        # Random, because several programs write to the outbox at once; below SQLite's 63 bits.
         outbox, entry = (None if record else self.outbox), secrets.randbits(62)
 
         async def keep(sent: Sent) -> None:
@@ -288,6 +311,8 @@ class Chain(ChainReader):
             # Without an answer the node may still have it, so we wait all the same.
             with suppress(TransactionPending):
                 await self.send(signer, prepared, record=keep)
+            # `send` left each earlier nonce only after it was proven taken, so only these can be
+            # mined.
             versions = [one for one in signed if one.nonce == signed[-1].nonce]
             pending = PendingTransaction(self, versions, signer=signer, record=keep)
             return await pending.wait(depth=depth, timeout_s=timeout_s, doing=doing)
@@ -317,6 +342,8 @@ class Chain(ChainReader):
                 return last[0] + 1
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
+        # Gone for good, as after a reorganisation: the chain's count is right, and the nonce is
+        # free.
         return pending
 
     async def _hand_over(self, sent: Sent) -> str:
@@ -352,6 +379,8 @@ class Chain(ChainReader):
                 except (ChainDown, BadReply, RpcError) as trouble:
                     lost, reason = True, str(trouble)
                 else:
+                    # After a lost answer a refusal proves nothing: that request may have delivered
+                    # the bytes.
                     if not held and not lost:
                         raise await self._not_taken(sent, refused) from None
                     reason = refused.message
@@ -391,6 +420,7 @@ class Chain(ChainReader):
         prepared = await self.prepare(signer.address, signer.address, b"", doing="filling a gap")
         async with self._locks.setdefault(signer.address, trio.Lock()):
             if await self.count(signer.address, "pending") <= nonce:
+                # Not recorded. If it gets lost, the gap is found and filled again.
                 empty = await sign(signer, self.chain_id, nonce, prepared)
                 await PendingTransaction(self, [empty]).rebroadcast()
 

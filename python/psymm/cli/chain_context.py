@@ -20,9 +20,10 @@ from psymm.chain.checking import check
 from psymm.chain.contracts import Pool
 from psymm.chain.deployment import Deployment, TokenInfo
 from psymm.chain.errors import NodeAddressInvalid, WalletWithoutGas
+from psymm.chain.nodes import nodes_of
 from psymm.chain.outbox import Outbox
 from psymm.chain.registry import Registry
-from psymm.chain.rpc import Rpc, nodes_of
+from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.cli.data_dir import DataDir
 from psymm.cli.exit_status import CommandError, Exit
