@@ -206,7 +206,7 @@ class JournalCommitter(JournalReader):
             raise failed[0]
 
     def write_soon(
-        self, changes: Sequence[Change], then: Durable, *, at_once: bool = False
+        self, changes: Sequence[Change], then: Durable, at_once: bool = False
     ) -> None:
         """`write` without waiting: returns at once.
 

@@ -471,11 +471,14 @@ class SessionRunner:
         await self._until_done(self._taken)
         return entry
 
-    def post(self, message: Message) -> RecordedFrame:
+    def post(self, message: Message, *, alone: bool = False) -> RecordedFrame:
         """Like `send`, without waiting: signed now; durable and sent soon, before all that is
-        signed later. Does not block."""
+        signed later. Does not block.
+
+        alone: Nothing else is posted with it, so its commit need not wait for more.
+        """
         entry, effects = self._signed(message)
-        self.perform(effects)
+        self.perform(effects, alone=alone and self._rounds.inlets <= 1)
         return entry
 
     def _signed(self, message: Message) -> tuple[RecordedFrame, Effects]:
@@ -573,7 +576,7 @@ class SessionRunner:
         # Effects that store nothing may skip the journal, but only if no earlier list is still
         # waiting for it: otherwise they would overtake.
         if changes or self._done < self._taken - 1:
-            self.journal.write_soon(changes, partial(self._durable, effects), at_once=at_once)
+            self.journal.write_soon(changes, partial(self._durable, effects), at_once)
         else:
             self._durable(effects, None)
 
