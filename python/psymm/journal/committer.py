@@ -205,9 +205,7 @@ class JournalCommitter(JournalReader):
         if failed:
             raise failed[0]
 
-    def write_soon(
-        self, changes: Sequence[Change], then: Durable, at_once: bool = False
-    ) -> None:
+    def write_soon(self, changes: Sequence[Change], then: Durable, at_once: bool = False) -> None:
         """`write` without waiting: returns at once.
 
         Calls `then` once the changes are durable, or with the error that `write` would raise.
