@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
@@ -19,7 +19,7 @@ import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
-from psymm.journal.committer import Change
+from psymm.journal.committer import Work
 from psymm.journal.writer import Journal
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.transport import WebSocket
@@ -179,15 +179,15 @@ def _mark_delivered(reaper: Reaper) -> None:
 def _commit(reaper: Reaper) -> None:
     original = _original(Journal, "_commit")
 
-    def wrapped(journal: Journal, batch: Sequence[Any], *rest: Any) -> Any:
+    def wrapped(journal: Journal, batch: list[Any], *rest: Any) -> Any:
         reaper.at("commit.before")
         if batch:
-            last = batch[-1]
+            changes, then = batch[-1]
 
             def dying(_: Any) -> None:
                 reaper.at("commit.inside")
 
-            last.changes = [*last.changes, Change(dying, light=True)]
+            batch[-1] = [*changes, Work(dying, light=True)], then
         found = original(journal, batch, *rest)
         reaper.at("commit.after")
         return found

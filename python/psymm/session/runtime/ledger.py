@@ -137,12 +137,7 @@ class RulebookLedger:
         dry_run, self._dry_run = self._dry_run, None
         # Usually this is the message that we checked just now, in the same state: reuse the result.
         if dry_run is not None and not self._waiting and _is_of(dry_run, entry):
-            after = dry_run.after
-            if entry.frame.lane == Lane.TRADER:
-                self._replay, self._ahead = after.since, after
-                return self._found(())
-            self._replay, self._ahead = after.replay, None
-            return self._found(after.rulings)
+            return self._move(dry_run.after, dry_run.entry.lane)
         self._waiting.append(entry)
         return self._drain()
 
@@ -170,7 +165,7 @@ class RulebookLedger:
                 len(encode(message)) if size is None else size,
                 message,
             )
-            self._dry_run = self._replay.dry_run(entry, self._ahead or self._look_ahead())
+            self._dry_run = self._replay.dry_run(entry, self._look_ahead())
         except JsonError as error:
             return Violation("malformed", (("code", error.code),))
         except RulebookError as unknown:
@@ -301,6 +296,14 @@ class RulebookLedger:
         self._replay, rulings = self._replay.step_entry(entry, self._ahead)
         self._ahead = None
         return self._found(rulings)
+
+    def _move(self, after: Projection, lane: Lane) -> Sequence[Ruling]:
+        """Take over a dry run: the frame that arrived is the message that we checked."""
+        if lane is Lane.TRADER:
+            self._replay, self._ahead = after.since, after
+            return self._found(())
+        self._replay, self._ahead = after.replay, None
+        return self._found(after.rulings)
 
     def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
         """The violations among rulings. We leave out what was ruled again because of another frame
