@@ -29,7 +29,7 @@ from psymm.errors import (
     PSymmError,
     ResumeRefused,
 )
-from psymm.journal.committer import Change
+from psymm.journal.committer import Work
 from psymm.journal.writer import Journal
 from psymm.messages import (
     BusinessMessageReject,
@@ -405,7 +405,7 @@ DIFFERING_STOPS: Final = put(
     "open_dispute",
     lambda s, connection, out, error, places, now: signing.stop(s, out, error),
 )
-NO_FACT: Final = Change(lambda base: None)
+NO_FACT: Final = Work(lambda base: None)
 
 FROM_THE_START: Final = frozenset({"logon-introduction-idle"})
 

@@ -20,7 +20,7 @@ import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
-from psymm.journal.committer import Change
+from psymm.journal.committer import Work
 from psymm.journal.writer import Journal
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.transport import WebSocket
@@ -208,16 +208,16 @@ def _commit(reaper: Reaper) -> None:
 def _change(name: str, made: list[str], reaper: Reaper) -> None:
     original = _original(Journal, f"to_{name}")
 
-    def wrapped(*given: Any, **named: Any) -> Change:
+    def wrapped(*given: Any, **named: Any) -> Work:
         reaper.at(f"{name}.before")
-        change: Change = original(*given, **named)
+        change: Work = original(*given, **named)
 
         def work(base: sqlite3.Connection) -> None:
             change.work(base)
             made.append(name)
             reaper.at(f"{name}.inside")
 
-        return Change(work, change.light)
+        return Work(work, change.light)
 
     setattr(Journal, f"to_{name}", wrapped)
 

@@ -391,7 +391,8 @@ class Session:
                 expire_time=self.party.clock.now_ns()
                 # The rules give a request no longer than a quote.
                 + min(int(timeout_s * SECOND), self.terms.timeouts.quote_life),
-            )
+            ),
+            alone=True,
         )
         answer = await self._events.until(lambda: self._events.quotes.get(request), timeout_s)
         if answer is None:

@@ -1,7 +1,8 @@
 """Group commit: all writes of one scheduling round become one transaction.
 
 A write is queued with a callback. When the committing task wakes, it first lets every runnable task
-add to the queue. It then takes the whole queue, and
+add to the queue. A lone writer to a fast disk spares itself that: it commits in its own step
+(`write_now`). Either takes the whole queue, and
 
 1. checks that the file at the path is still the one that it writes,
 2. carries out the writes in one transaction, leaving out only writes that are refused,
@@ -14,9 +15,10 @@ So no callback reports, and nobody sends, a frame that the disk does not hold or
 count. If any step fails, the journal is broken and writes nothing more: only reopening it can tell
 what the disk holds.
 
-A write's frames are one row (`psymm.journal.rounds`). Their heads are kept in memory. Each commit
-leaves the heads that it moved in one row. They are folded into each custody's own row every `FOLD`
-commits, in every commit that contains more than frames, and when the journal is closed.
+The frames of a custody in one commit are one row (`psymm.journal.rounds`). Their heads are kept in
+memory. Each commit leaves the heads that it moved in one row. They are folded into each custody's
+own row every `FOLD` commits, in every commit that contains more than frames, and when the journal
+is closed.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ from psymm.journal.reader import JournalReader
 from psymm.journal.rounds import Written, insert_frames
 from psymm.storage import StorageError
 from psymm.transcript.heads import Heads, Health
+from psymm.waiting import Sleeper
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ QUICK_COMMIT_S: Final = 0.001
 """If the disk commits within this time, commit in the event loop's own thread."""
 GROUP: Final = 8
 """How many writes may wait for a fast disk before further callers yield; more if it is slow."""
+IN_A_ROW: Final = 8
+"""How many commits a lone writer may make in its own step before other tasks get their turn."""
 FOLD: Final = 64
 """How many commits lie between two folds of the heads."""
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -70,23 +75,29 @@ Durable = Callable[[JournalFailure | None], None]
 not block or raise."""
 
 
+class Append(tuple[bytes, list[Written]]):
+    """Frames to append: their custody, and what to write for each, in order of arrival.
+
+    A bare tuple, because there is one for every frame: it is made without a Python call.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(slots=True)
-class Change:
-    """One thing to write, made by a `to_…` method of the journal and passed to `write`."""
+class Work:
+    """Anything else to write."""
 
     work: Callable[[sqlite3.Connection], object]
     light: bool = False
-    """Fast enough for the event loop's own thread, and changes heads only through `_append`."""
+    """Fast enough for the event loop's own thread, and changes no heads."""
 
 
-@dataclass(slots=True)
-class _Write:
-    """Changes that are made together, or not at all."""
+Change = Append | Work
+"""One thing to write, made by a `to_…` method of the journal and passed to `write`."""
 
-    changes: Sequence[Change]
-    then: Durable
-    light: bool
-    failed: JournalFailure | None = None
+_Write = tuple[Sequence[Change], Durable]
+"""Changes that are made together, or not at all, and whom to tell."""
 
 
 @dataclass(slots=True)
@@ -148,6 +159,13 @@ class JournalCommitter(JournalReader):
         # Frames in the file, including an open transaction; `_counted` excludes it.
         self._frames = self._counted = identity.frames
         self._waiting: list[_Write] = []
+        # Whether the event loop's own thread may commit all that waits.
+        self._light = True
+        # Why writes of the batch under way failed, by their place in it.
+        self._refused: dict[int, JournalFailure] = {}
+        # A batch is under way: being written, or its callbacks are being called.
+        self._busy = False
+        self._in_a_row = 0
         self._heads: dict[bytes, _Lanes] = {}
         # Custodies whose row of `heads` may be behind; cleared once a commit has folded them.
         self._moved: set[bytes] = set()
@@ -155,9 +173,11 @@ class JournalCommitter(JournalReader):
         self._moving: set[bytes] = set()
         self._folded = False
         self._behind = trio.lowlevel.ParkingLot()
+        # Tasks that wait there: a look at the lot itself costs a call for each message.
+        self._parked = 0
         self._in_thread = 0
         self._commit_s = 0.0
-        self._wake = trio.Event()
+        self._idle = Sleeper()
         self._closed = False
         self._commits = 0
         self._writes = 0
@@ -185,11 +205,17 @@ class JournalCommitter(JournalReader):
         if failed:
             raise failed[0]
 
-    def write_soon(self, changes: Sequence[Change], then: Durable) -> None:
+    def write_soon(self, changes: Sequence[Change], then: Durable, at_once: bool = False) -> None:
         """`write` without waiting: returns at once.
 
         Calls `then` once the changes are durable, or with the error that `write` would raise.
         Callbacks run in the order of these calls. Without changes, `then` still runs in its turn.
+
+        Args:
+            changes: what to write.
+            then: whom to tell.
+            at_once: nobody else has anything to add. If the disk is fast, the commit happens in
+                this call, and so do the callbacks. That saves two turns of the event loop.
         """
         # Fail at once: only reopening the journal can tell what the disk holds.
         if self._broken is not None:
@@ -198,11 +224,23 @@ class JournalCommitter(JournalReader):
         if self._closed:
             then(JournalClosed(journal=self.path))
             return
-        light = True
         for change in changes:
-            light = light and change.light
-        self._waiting.append(_Write(changes, then, light))
-        self._wake.set()
+            if not isinstance(change, Append):
+                self._light = self._light and change.light
+        self._waiting.append((changes, then))
+        if (
+            at_once
+            and self._light
+            and not self._busy
+            and self._in_a_row < IN_A_ROW
+            and self._commit_s <= QUICK_COMMIT_S
+            and not self._turn.locked()
+        ):
+            self._in_a_row += 1
+            self._commit_here()
+        # Who queued the first one has woken the task already.
+        elif len(self._waiting) == 1:
+            self._idle.wake()
 
     async def yield_to_commit(self) -> None:
         """Wait until a full group of writes is committed, if one is waiting for the disk.
@@ -212,9 +250,16 @@ class JournalCommitter(JournalReader):
         last. Groups grow with the disk's latency. Callers resume in order. Cancelled: raises
         Cancelled, nothing changed.
         """
-        many = len(self._waiting) >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
+        waiting = len(self._waiting)
+        if waiting < GROUP and not self._parked:
+            return
+        many = waiting >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
         if (many or self._behind) and self._broken is None and not self._closed:
-            await self._behind.park()
+            self._parked += 1
+            try:
+                await self._behind.park()
+            finally:
+                self._parked -= 1
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
@@ -230,45 +275,67 @@ class JournalCommitter(JournalReader):
 
     # --- committing -------------------------------------------------------------------------
 
-    async def _commit_rounds(self) -> None:
+    async def commit_rounds(self) -> None:
         """Gather the writes of each scheduling round and commit them, until closed.
 
         Writing frames takes microseconds; then comes the disk. While the disk is fast, a thread
         costs more than the wait. If the disk is slow, or more than frames is to be written, the
         commit runs in a thread.
         """
-        while True:
-            await self._wake.wait()
-            # Every task that is runnable now may add to this commit.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            batch, self._waiting, self._wake = self._waiting, [], trio.Event()
-            if batch:
-                began = perf_counter()
-                light = True
-                for write in batch:
-                    light = light and write.light
-                # Three ways: all in a thread; all here; or write here and wait in a thread.
-                if self._turn.locked() or not light:
-                    await self._commit_in_thread(self._commit, batch)
-                elif self._commit_s <= QUICK_COMMIT_S:
-                    self._commit(batch)
-                elif self._gather(batch):
-                    await self._commit_in_thread(self._finish, batch)
-                self._commit_seconds.observe(perf_counter() - began)
-                self._commit_writes.observe(len(batch))
-                self._commits += 1
-                self._writes += len(batch)
-                # Only now: everything above is durable and counted.
-                for write in batch:
-                    write.then(write.failed)
-            if self._behind:
-                self._behind.unpark(count=GROUP)
+        # Shielded: queued writes are committed even during cancellation. `_close` ends the loop.
+        with trio.CancelScope(shield=True):
+            while True:
+                if not self._waiting and not self._behind and not self._closed:
+                    await self._idle.sleep()
+                self._in_a_row = 0
+                # Every task that is runnable now may add to this commit.
+                if self._waiting:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                # A lone writer may have committed it meanwhile.
+                if self._waiting:
+                    await self._commit_round()
                 if self._behind:
-                    # Wake again for them, because they may have nothing to write.
-                    self._wake.set()
-            if self._closed and not self._waiting:
-                self._behind.unpark_all()
-                return
+                    self._behind.unpark(count=GROUP)
+                    # Their turn comes first: they may have something to add.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                if self._closed and not self._waiting:
+                    self._behind.unpark_all()
+                    return
+
+    async def _commit_round(self) -> None:
+        # Three ways: all here; all in a thread; or write here and wait in a thread.
+        locked, quick = self._turn.locked(), self._commit_s <= QUICK_COMMIT_S
+        if self._light and quick and not locked:
+            self._commit_here()
+            return
+        began, light, batch = perf_counter(), self._light, self._take()
+        if locked or not light:
+            await self._commit_in_thread(self._commit, batch)
+        elif self._gather(batch):
+            await self._commit_in_thread(self._finish, batch)
+        self._tell(batch, perf_counter() - began)
+
+    def _commit_here(self) -> None:
+        began, batch = perf_counter(), self._take()
+        self._commit(batch)
+        self._tell(batch, perf_counter() - began)
+
+    def _take(self) -> list[_Write]:
+        batch, self._waiting, self._light = self._waiting, [], True
+        self._busy = True
+        return batch
+
+    def _tell(self, batch: Sequence[_Write], seconds: float) -> None:
+        """Call the callbacks. Only now: everything is durable and counted."""
+        self._commit_seconds.observe(seconds)
+        self._commit_writes.observe(len(batch))
+        self._commits += 1
+        self._writes += len(batch)
+        refused, self._refused = self._refused, {}
+        for place, (_, then) in enumerate(batch):
+            then(refused.get(place))
+        # Only after the last of them: a callback that writes comes after all of this batch.
+        self._busy = False
 
     async def _commit_in_thread(self, work: Callable[..., object], *arguments: object) -> None:
         # Shielded: a commit under way cannot be left half done.
@@ -288,8 +355,7 @@ class JournalCommitter(JournalReader):
         """
         base = self._connection
         if self._broken is not None:
-            for write in batch:
-                write.failed = self._broken
+            self._refused = dict.fromkeys(range(len(batch)), self._broken)
             return False
         self._counted = self._frames
         self._moving.clear()
@@ -299,8 +365,7 @@ class JournalCommitter(JournalReader):
             self._check_in_place()
             base.execute("BEGIN IMMEDIATE")
             try:
-                for write in batch:
-                    self._carry_out(base, write)
+                self._carry_out(base, batch)
             except (sqlite3.IntegrityError, JournalError):
                 # A write was refused. Start over with a savepoint for each write, which costs more.
                 # The cached heads include rolled-back frames, so drop them.
@@ -320,30 +385,45 @@ class JournalCommitter(JournalReader):
 
     def _gather_apart(self, base: sqlite3.Connection, batch: Sequence[_Write]) -> None:
         """Write a round so that one caller's refused write does not take the others with it."""
-        for write in batch:
+        for place, write in enumerate(batch):
             base.execute("SAVEPOINT one")
             before = self._frames
             try:
-                self._carry_out(base, write)
+                self._carry_out(base, [write])
             except (sqlite3.IntegrityError, JournalError) as refused:
                 base.execute("ROLLBACK TO one")
                 self._heads.clear()
                 self._frames = before
-                write.failed = (
+                self._refused[place] = (
                     refused
                     if isinstance(refused, JournalError)
                     else JournalConflict(str(refused), journal=self.path)
                 )
             base.execute("RELEASE one")
 
-    def _carry_out(self, base: sqlite3.Connection, write: _Write) -> None:
-        for change in write.changes:
-            if not change.light:
-                # It may read and write rows of `heads` itself, so the rows must be current.
-                self._fold_heads(base)
-                self._heads.clear()
-                self._folded = True
-            change.work(base)
+    def _carry_out(self, base: sqlite3.Connection, batch: Sequence[_Write]) -> None:
+        """Make the changes of some writes, those of each custody in order."""
+        # Neighbouring frames of a custody are gathered: they become one row.
+        frames: dict[bytes, list[Written]] = {}
+        for changes, _ in batch:
+            for change in changes:
+                if isinstance(change, Append):
+                    custody, more = change
+                    before = frames.get(custody)
+                    # A new list: if a write is refused, all are made again, each on its own.
+                    frames[custody] = more if before is None else before + more
+                    continue
+                for custody, gathered in frames.items():
+                    self._append(base, custody, gathered)
+                frames.clear()
+                if not change.light:
+                    # It may read and write rows of `heads` itself, so the rows must be current.
+                    self._fold_heads(base)
+                    self._heads.clear()
+                    self._folded = True
+                change.work(base)
+        for custody, gathered in frames.items():
+            self._append(base, custody, gathered)
 
     def _finish(self, batch: Sequence[_Write]) -> None:
         """Commit what was gathered, with the high-water mark written before and after.
@@ -384,8 +464,7 @@ class JournalCommitter(JournalReader):
         log.critical("journal-failed", extra={"code": self._broken.code})
         with suppress(sqlite3.Error, UnicodeDecodeError):
             self._connection.execute("ROLLBACK")
-        for write in batch:
-            write.failed = self._broken
+        self._refused = dict.fromkeys(range(len(batch)), self._broken)
 
     def _check_in_place(self) -> None:
         """Check that the file at the path is the one that we write.
@@ -402,16 +481,21 @@ class JournalCommitter(JournalReader):
     # --- frames and heads -------------------------------------------------------------------
 
     def _append(
-        self, custody: bytes, frames: Sequence[Written], shown: bool, base: sqlite3.Connection
+        self,
+        base: sqlite3.Connection,
+        custody: bytes,
+        frames: Sequence[Written],
+        *,
+        shown: bool = False,
     ) -> None:
         """Append frames, each the next of its lane.
 
         Args:
+            base: the open transaction.
             custody: whose.
             frames: in order of arrival.
             shown: the peer or a file shows them; no session of this journal signed or received
                 them.
-            base: the open transaction.
         """
         held = self._heads.get(custody)
         if held is None:
@@ -467,7 +551,7 @@ class JournalCommitter(JournalReader):
 
     def _close(self) -> None:
         self._closed = True
-        self._wake.set()
+        self._idle.wake()
 
     def _close_in_order(self) -> None:
         """Fold the heads, and write a high-water mark that is certain. Blocks.

@@ -1,4 +1,4 @@
-"""The frames of a journal: one row, a round, holds the frames of one custody from one write.
+"""The frames of a journal: one row, a round, holds the frames of one custody from one commit.
 
     id         the order of writing, over all custodies
     custody    its id

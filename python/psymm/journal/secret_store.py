@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from psymm._core import SecretKey
 from psymm.errors import JournalCorrupt, JournalForeign, JournalRestored, JournalSealed
-from psymm.journal.committer import Change, JournalCommitter
+from psymm.journal.committer import Change, JournalCommitter, Work
 from psymm.journal.connection import JournalIdentity
 from psymm.journal.encryption import (
     decrypted_openings,
@@ -137,7 +137,7 @@ class JournalSecrets(JournalCommitter):
     def to_keep_openings(self, custody: bytes, notes: Sequence[JournalledOpening]) -> Change:
         """The change that `keep_openings` writes."""
         rows = encrypted_openings(self._encryption(), custody, notes)
-        return Change(
+        return Work(
             lambda base: base.executemany("INSERT OR REPLACE INTO openings VALUES (?,?,?,?)", rows)
         )
 
@@ -184,4 +184,4 @@ class JournalSecrets(JournalCommitter):
             raise JournalCorrupt("a sealed settlement does not open", journal=self.path) from None
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        await self.write(Change(work))
+        await self.write(Work(work))

@@ -16,7 +16,6 @@ import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from psymm.journal.codec import (
     update_introduction,
     update_state,
 )
-from psymm.journal.committer import Change
+from psymm.journal.committer import Append, Change, Work
 from psymm.journal.connection import (
     connect_writer,
     hold_journal,
@@ -138,7 +137,7 @@ class Journal(JournalSecrets):
 
     def to_set_state(self, custody: bytes, state: CustodyState, reason: str = "") -> Change:
         """The change that `set_state` writes."""
-        return Change(lambda base: update_state(base, custody, state, reason))
+        return Work(lambda base: update_state(base, custody, state, reason))
 
     async def append(self, entries: Sequence[tuple[Frame, bytes]]) -> None:
         """Make frames of one custody durable, in this order of arrival.
@@ -159,8 +158,7 @@ class Journal(JournalSecrets):
 
     def to_append(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
         """The change that `append` writes. Needs at least one entry."""
-        # Light: most commits are frames only, and should not need a thread.
-        return Change(partial(self._append, *_written(self.path, entries), False), True)
+        return Append((entries[0][0].custody, _written(self.path, entries)))
 
     def to_restore(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
         """Restore frames of one custody that the peer or a file shows and this journal lacks.
@@ -168,7 +166,8 @@ class Journal(JournalSecrets):
         The caller has verified them. Needs at least one entry. Writing it raises JournalConflict,
         also if the custody is complete: then it lacks nothing.
         """
-        return Change(partial(self._append, *_written(self.path, entries), True))
+        custody, frames = entries[0][0].custody, _written(self.path, entries)
+        return Work(lambda base: self._append(base, custody, frames, shown=True))
 
     async def set_health(self, custody: bytes, health: Health) -> None:
         """Set the health of a custody under repair.
@@ -180,7 +179,7 @@ class Journal(JournalSecrets):
 
     def to_set_health(self, custody: bytes, health: Health) -> Change:
         """The change that `set_health` writes."""
-        return Change(lambda base: update_health(self.path, base, custody, health))
+        return Work(lambda base: update_health(self.path, base, custody, health))
 
     async def revoke_frames(
         self, custody: bytes, lane: int, entries: Sequence[tuple[Frame, bytes]]
@@ -203,7 +202,7 @@ class Journal(JournalSecrets):
     ) -> Change:
         """The change that `revoke_frames` writes. Needs at least one entry."""
         rows = [(frame.seq, digest, frame.raw) for frame, digest in entries]
-        return Change(lambda base: self._revoke_frames(base, custody, lane, rows))
+        return Work(lambda base: self._revoke_frames(base, custody, lane, rows))
 
     def to_keep_revocations(
         self, custody: bytes, revoked: Sequence[JournalledRevocation]
@@ -216,7 +215,7 @@ class Journal(JournalSecrets):
             base.execute("DELETE FROM revocations WHERE custody = ?", (custody,))
             base.executemany("INSERT INTO revocations VALUES (?,?,?,?,?)", rows)
 
-        return Change(work)
+        return Work(work)
 
     async def keep_fact(self, custody: bytes, fact: str) -> None:
         """Store a fact of the chain, as JSON. Cancelled: it may or may not be stored."""
@@ -224,7 +223,7 @@ class Journal(JournalSecrets):
 
     def to_keep_fact(self, custody: bytes, fact: str) -> Change:
         """The change that `keep_fact` writes."""
-        return Change(
+        return Work(
             lambda base: base.execute(
                 "INSERT INTO facts SELECT ?, count(*) + 1, ? FROM facts WHERE custody = ?",
                 (custody, fact, custody),
@@ -248,7 +247,7 @@ class Journal(JournalSecrets):
     ) -> Change:
         """The change that `keep_checkpoint` writes."""
         # Called in the thread: the document of a large account takes long to make.
-        return Change(lambda base: retention.keep(base, custody, point, account()))
+        return Work(lambda base: retention.keep(base, custody, point, account()))
 
     async def remove_frames(
         self, custody: bytes, gone: Pruned, retained: Sequence[JournalledFrame]
@@ -284,7 +283,7 @@ class Journal(JournalSecrets):
 
         Returns at once. If the note is lost, we resend the frames, which does no harm.
         """
-        self.write_soon([Change(lambda base: update_delivered(base, custody, seq), True)], _ignore)
+        self.write_soon([Work(lambda base: update_delivered(base, custody, seq), True)], _ignore)
 
     def to_keep_evidence(
         self, custody: bytes, lane: int, first: bytes | int, second: bytes
@@ -308,7 +307,7 @@ class Journal(JournalSecrets):
                 (custody, lane, Frame.parse(raw).seq, raw, second),
             )
 
-        return Change(work)
+        return Work(work)
 
     async def _unknown(self, custody: bytes) -> bool:
         return not await self._read(lambda base: custody_rows(base, custody))
@@ -351,8 +350,8 @@ class Journal(JournalSecrets):
         self._frames -= len(rows)
 
 
-def _written(path: Path, entries: Sequence[tuple[Frame, bytes]]) -> tuple[bytes, list[Written]]:
-    """The custody of the frames, and what to write for each.
+def _written(path: Path, entries: Sequence[tuple[Frame, bytes]]) -> list[Written]:
+    """What to write for each frame.
 
     Raises JournalConflict if the frames are of several custodies.
     """
@@ -362,7 +361,7 @@ def _written(path: Path, entries: Sequence[tuple[Frame, bytes]]) -> tuple[bytes,
         if frame.custody != custody:
             raise JournalConflict("frames of several custodies", journal=path)
         frames.append((frame.lane, frame.seq, digest, frame.raw))
-    return custody, frames
+    return frames
 
 
 def _ignore(failed: JournalFailure | None) -> None:
@@ -404,16 +403,10 @@ async def open_journal(
         with closing(connection):
             journal = Journal(path, connection, identity, lock, run_sync)
             async with open_block_nursery() as nursery:
-                nursery.start_soon(_committer, journal)
+                nursery.start_soon(journal.commit_rounds)
                 try:
                     yield journal
                 finally:
                     journal._close()
             # After the last commit: only then is the count of frames final.
             journal._close_in_order()
-
-
-async def _committer(journal: Journal) -> None:
-    # Shielded: queued writes are committed even during cancellation. `_close` ends the loop.
-    with trio.CancelScope(shield=True):
-        await journal._commit_rounds()

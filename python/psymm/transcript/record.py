@@ -50,7 +50,8 @@ class Record:
         self.starts_at = starts_at
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
         self._ruling: tuple[list[int], list[int]] = ([], [])
-        self._entries: list[RecordedFrame] = []
+        self.entries: list[RecordedFrame] = []
+        """The frames that memory holds, in order of arrival. Read only."""
         self._lanes: tuple[list[RecordedFrame], list[RecordedFrame]] = ([], [])
         self._before = (0, 0)
         self._earlier: dict[tuple[int, int], RecordedFrame] = {}
@@ -64,7 +65,7 @@ class Record:
                 self._ruling[lane].append(since)
         self._transcript = Transcript(agreement.domain, agreement.custody, start)
         self.heads = [self._transcript.head(TRADER), self._transcript.head(SOLVER)]
-        """By lane: seq, peerSeq and sendingTime of the last frame."""
+        """By lane: seq, digest, peerSeq and sendingTime of the last frame."""
 
     @property
     def frames(self) -> int:
@@ -72,10 +73,10 @@ class Record:
         return self.head(TRADER).seq + self.head(SOLVER).seq
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __iter__(self) -> Iterator[RecordedFrame]:
-        return iter(self._entries)
+        return iter(self.entries)
 
     def head(self, lane: int) -> Head:
         """A lane's head; see `heads`."""
@@ -157,22 +158,27 @@ class Record:
         left = Record(self.agreement, self.starts_at)
         left._earlier = dict(self._earlier)
         left._proven = [self._digests(lane) for lane in (TRADER, SOLVER)]
-        for entry in self._entries:
+        for entry in self.entries:
             if entry.frame.lane != lane or entry.frame.seq < seq:
                 left.append(entry.frame)
         return left
 
-    def append(self, frame: Frame) -> RecordedFrame:
+    def append(self, frame: Frame, message: Message | None = None) -> RecordedFrame:
         """Append a frame, ours or the peer's. If it raises, nothing has changed.
 
         Raises TranscriptError (codes of the core; `ahead` if it covers a frame that is not here
         yet), FrameError, DelegationRefused.
-        """
-        return self._append(frame, *_decoded(frame))
 
-    def _append(
-        self, frame: Frame, message: Message | None, bad: JsonError | None = None
-    ) -> RecordedFrame:
+        Args:
+            frame: the frame.
+            message: what its payload is known to give, for one that we have just encoded.
+        """
+        bad: JsonError | None = None
+        if message is None:
+            try:
+                message = decode(frame.payload)
+            except JsonError as unfit:
+                bad = unfit
         lane, follows = frame.lane, frame.seq == self.heads[frame.lane].seq + 1
         delegation: Delegation | None = None
         if (
@@ -188,7 +194,11 @@ class Record:
             self._transcript.set_key(lane, frame.seq, delegation.public_key)
         elif follows:
             known = self._delegations[lane]
-            if known:
+            # The test is repeated here, because the call would be made for every frame.
+            if known and not (
+                known[-1].from_seq <= frame.seq <= known[-1].to_seq
+                and frame.sending_time <= known[-1].expiry
+            ):
                 try:
                     known[-1].check_frame(frame)
                 except DelegationRefused:
@@ -203,7 +213,7 @@ class Record:
             self._delegations[lane].append(delegation)
             self._ruling[lane].append(frame.seq)
         entry = RecordedFrame(frame, digest, message, bad)
-        self._entries.append(entry)
+        self.entries.append(entry)
         self._lanes[lane].append(entry)
         return entry
 
@@ -230,8 +240,8 @@ class Record:
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
         self._before = point.seqs
-        gone = [one for one in self._entries if one.frame.seq <= point.seqs[one.frame.lane]]
-        self._entries = [one for one in self._entries if one.frame.seq > point.seqs[one.frame.lane]]
+        gone = [one for one in self.entries if one.frame.seq <= point.seqs[one.frame.lane]]
+        self.entries = [one for one in self.entries if one.frame.seq > point.seqs[one.frame.lane]]
         self._earlier.update(((one.frame.lane, one.frame.seq), one) for one in gone if known(one))
         return gone
 
@@ -289,8 +299,8 @@ class Record:
             covers: peerSeq; None for the other lane's head.
         """
         other = 1 - lane
-        mine = self.heads[lane]
-        peer_seq = self.heads[other].seq if covers is None else covers
+        mine, theirs = self.heads[lane], self.heads[other]
+        peer_seq = theirs.seq if covers is None else covers
         payload = encode(message)
         frame = sign_frame(
             key,
@@ -298,14 +308,14 @@ class Record:
             self.agreement.custody,
             lane,
             mine.seq + 1,
-            self.digest(lane, mine.seq),
+            mine.digest,
             peer_seq,
-            self.digest(other, peer_seq),
+            theirs.digest if peer_seq == theirs.seq else self.digest(other, peer_seq),
             max(now_ns, mine.sending_time),
             payload,
         )
         # Skip decoding if the bytes would certainly give the same message.
-        return self._append(frame, message if is_exact(message) else decode(payload))
+        return self.append(frame, message if is_exact(message) else decode(payload))
 
     def keys(self) -> list[tuple[int, int, bytes]]:
         """(lane, first frame, public key) of every known key, as the core's verifiers take them."""

@@ -5,7 +5,8 @@ returns `Effects`: one ordered list of what to store, send and report. It reads 
 socket and writes no file, so trio, asyncio or a test in memory can drive it.
 
     beginning   `begin_session`: a session, new or from a journal
-    dispatch    sends each input to its handler, then takes every step that is due
+    dispatch    sends each input to its handler
+    steps       what every input shares: the clock, and then each step that is due
     views       read-only access to a session's state
     state       `SessionState`, and `ConnectionState` for as long as a connection lasts
     effects     what a handler wants done; their order is the durability contract

@@ -59,7 +59,7 @@ NO_BUSINESS: Final = (
 )
 """Messages that ask nothing, offer nothing and change nothing: not business."""
 
-_APPLIED: Final = frozenset(
+APPLIED: Final = frozenset(
     (
         ChainFact,
         Checkpoint,
@@ -77,7 +77,7 @@ _APPLIED: Final = frozenset(
 
 def apply(s: SessionState, entry: RecordedFrame) -> None:
     """Apply a frame that is in effect, ours or the peer's, new or from the journal."""
-    if type(entry.message) in _APPLIED:
+    if type(entry.message) in APPLIED:
         s.attention = True
         _apply(s, entry)
 

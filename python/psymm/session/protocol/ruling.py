@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from psymm.errors import LogonRefused
-from psymm.messages import CollateralResponse, Heartbeat, Logon, Reject
+from psymm.messages import ChainFact, CollateralResponse, Heartbeat, Logon, Reject
 from psymm.rulebook import Violation
 from psymm.session.protocol import checkpoints, collateral, holding, lifecycle, rejects
 from psymm.session.protocol.effects import (
@@ -37,7 +37,9 @@ from psymm.transcript.record import RecordedFrame
 
 def on_recorded(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> None:
     """A frame of the peer was recorded just now."""
-    if not holding.hold(s, out, entry, now):
+    # Most frames are business of the past, which never waits: for these `hold` is not asked.
+    business = entry.frame.sending_time <= now and type(entry.message) is not ChainFact
+    if (business and not s.held) or not holding.hold(s, out, entry, now):
         take_effect(s, out, entry, now)
 
 
@@ -58,7 +60,8 @@ def take_effect(
             arm(connection, now)
     # Judged before it is applied: a violation changes nothing.
     violation = judge(s, entry)
-    read(s, entry, violation)
+    if violation is not None or type(message) in lifecycle.APPLIED:
+        read(s, entry, violation)
     # After its own `StoreFrame`: the application sees only durable frames.
     out.append(FrameReceived(entry, violation))
     if type(message) is Reject:

@@ -158,7 +158,8 @@ def check_message(s: SessionState, message: Message, now: int) -> None:
     Raises as `must_sign`; NotNow before trading or while a settlement may be mined; Refused if our
     own rulebook refuses the message.
     """
-    must_sign(s, now)
+    if not signs_freely(s, now):
+        must_sign(s, now)
     if s.status in (SessionStatus.LOGON, SessionStatus.VERIFYING) or s.rulebook is None:
         raise NotNow("collateral is not yet accepted by both sides", status=s.status)
     violation = s.rulebook.refuses(s.lane, message, now)
@@ -199,7 +200,8 @@ def many_uncovered(s: SessionState) -> bool:
 def await_cover(s: SessionState, connection: ConnectionState, since: int) -> None:
     """A frame of the peer waits for our cover since `since`: arm the deadline."""
     connection.uncovered_since = since
-    due = since if many_uncovered(s) else since + s.params.cover_after_ns
+    early = s.lane == TRADER and many_uncovered(s)
+    due = since if early else since + s.params.cover_after_ns
     if due < connection.wake_at:
         arm(connection, due)
 
@@ -231,7 +233,8 @@ def sign(
         s.keys.key, s.lane, message, now, covers=top if covers is None else covers
     )
     # The order is the contract of `effects`: a frame is on disk before it is sent.
-    lifecycle.apply(s, entry)
+    if type(message) in lifecycle.APPLIED:
+        lifecycle.apply(s, entry)
     out += (StoreFrame(entry), SendFrame(entry), FrameSent(entry))
     if keys.number_due(s):
         out.append(KeyDue())

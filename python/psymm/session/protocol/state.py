@@ -335,10 +335,11 @@ class SessionParams:
     response_timeout_ns: int = 20 * SECOND
     """How long a Logon, a resume or a resend may stay unanswered."""
 
-    @property
-    def cover_after_ns(self) -> int:
-        """After this time a Heartbeat covers an uncovered frame of the peer: well below T."""
-        return min(self.acknowledge_ns // 4, SECOND)
+    cover_after_ns: int = field(init=False)
+    """After this time a Heartbeat covers an uncovered frame of the peer: well below T."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cover_after_ns", min(self.acknowledge_ns // 4, SECOND))
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -467,15 +467,18 @@ class SessionRunner:
         not learn its number.
         """
         entry, effects = self._signed(message)
-        self.perform(effects)
+        self.perform(effects, alone=self._rounds.inlets <= 1)
         await self._until_done(self._taken)
         return entry
 
-    def post(self, message: Message) -> RecordedFrame:
+    def post(self, message: Message, *, alone: bool = False) -> RecordedFrame:
         """Like `send`, without waiting: signed now; durable and sent soon, before all that is
-        signed later. Does not block."""
+        signed later. Does not block.
+
+        alone: Nothing else is posted with it, so its commit need not wait for more.
+        """
         entry, effects = self._signed(message)
-        self.perform(effects)
+        self.perform(effects, alone=alone and self._rounds.inlets <= 1)
         return entry
 
     def _signed(self, message: Message) -> tuple[RecordedFrame, Effects]:
@@ -544,30 +547,36 @@ class SessionRunner:
         self.stats.on_event(event)
         self._listener(event)
 
-    def perform(self, effects: Effects) -> None:
-        """Carry effects out, after all earlier ones. Does not block."""
+    def perform(self, effects: Effects, *, alone: bool = False) -> None:
+        """Carry effects out, after all earlier ones. Does not block.
+
+        alone: No other session has anything to add to the commit, so it need not wait for them.
+        """
         state = self.protocol.state
-        if state.held or (state.rulebook is not None and state.rulebook.waits):
+        # A frame that waits for a fact keeps `attention` set.
+        if state.attention and (state.held or (state.rulebook and state.rulebook.waits)):
             self._ask_chain()
         if effects:
             self._taken += 1
+            offers = provisional(effects)
             if self._nursery is None:
                 self._early.append(effects)
             else:
-                self._write(effects)
+                # What the peer asks or offers may be answered at once: one commit for both.
+                self._write(effects, at_once=alone and not offers)
             # The frame is queued for the disk now, ahead of anything that is signed because of it.
-            for offered in provisional(effects):
+            for offered in offers:
                 self._listener(offered)
         connection = state.connection
         if connection is not None and connection.wake_at < self._due:
             self._arm(connection.wake_at)
 
-    def _write(self, effects: Effects) -> None:
+    def _write(self, effects: Effects, *, at_once: bool = False) -> None:
         changes = self._changes(effects)
         # Effects that store nothing may skip the journal, but only if no earlier list is still
         # waiting for it: otherwise they would overtake.
         if changes or self._done < self._taken - 1:
-            self.journal.write_soon(changes, partial(self._durable, effects))
+            self.journal.write_soon(changes, partial(self._durable, effects), at_once)
         else:
             self._durable(effects, None)
 
@@ -762,8 +771,9 @@ class SessionRunner:
         if isinstance(item, str):
             self.perform(self.protocol.receive_text(item, now_ns))
         else:
-            self.perform(self.protocol.receive_batch(item, now_ns))
-            if self.protocol.held_back > MOST_AHEAD:
+            effects = self.protocol.receive_batch(item, now_ns)
+            self.perform(effects, alone=self._rounds.inlets <= 1)
+            if len(self.protocol.state.held) > MOST_AHEAD:
                 self.disconnect(OverBudget("frames that are held back", most=MOST_AHEAD))
         return self._taken - self._done <= BACKLOG
 
