@@ -261,15 +261,12 @@ def _socket(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
             reaper.at(f"send-{kind}.after")
         return sent
 
-    def diverting(
-        socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]
-    ) -> list[str | bytes]:
+    def diverting(socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]) -> None:
         async def taking(message: str | bytes) -> None:
             reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
             await take(message)
 
-        found: list[str | bytes] = divert(socket, taking)
-        return found
+        divert(socket, taking)
 
     WebSocket.send = sending  # type: ignore[method-assign]
     WebSocket.receive = receiving  # type: ignore[method-assign]

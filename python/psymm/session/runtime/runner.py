@@ -715,27 +715,19 @@ class SessionRunner:
 
     async def _read_all(self, connection: PeerConnection, first: Sequence[str | bytes]) -> None:
         """Read until nothing more comes. The party's rounds receive what is read."""
-        socket, diverted = connection.socket, trio.Event()
-
-        async def take(message: str | bytes) -> None:
-            # The library's reader may run before the messages read earlier are in the inlet.
-            if not diverted.is_set():
-                await diverted.wait()
-            await self._take(connection, message)
-
-        already: list[str | bytes] = []
+        socket = connection.socket
         for message in first:
             if isinstance(message, str):
                 # The heads come first. Nothing else may happen before we have compared them.
                 self.stats.read(message)
                 self.receive(message, self.clock.now_ns())
             else:
-                already.append(message)
+                await self._take(connection, message)
         if isinstance(socket, WebSocket):
-            already += socket.divert(take)
-        for message in already:
-            await self._take(connection, message)
-        diverted.set()
+            while already := socket.received():
+                for message in already:
+                    await self._take(connection, message)
+            socket.divert(partial(self._take, connection))
         try:
             while True:
                 await self._take(connection, await socket.receive())
