@@ -39,6 +39,7 @@ pytest_add_cli_args_test_selection = [
     "tests/session/test_resume.py",
     "tests/session/test_recovery.py",
     "tests/session/test_settlement_flow.py",
+    "tests/session/test_key_revocation.py",
     "tests/session/test_session_keys.py",
 ]
 timeout_multiplier = 2.0

@@ -11,18 +11,27 @@ from typing import Any
 import trio
 from session_scene import (
     SECOND,
+    UNIT,
     ChainCollateral,
     LedgerChain,
+    Listener,
     Scene,
     SceneClock,
     make_terms,
     party,
+    verified,
 )
 
+from psymm._core import Frame, SecretKey, sign_frame
 from psymm.errors import WalletError
+from psymm.messages import QuoteRequest, SessionKeyChange, encode
 from psymm.nursery import open_block_nursery
+from psymm.session.protocol import Event
 from psymm.session.runtime.key_rotator import Revocations
 from psymm.session.runtime.party import LocalParty
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.trader import ConnectionLost
+from psymm.transcript.delegation import Delegation
 from psymm.typed_message import TypedMessage
 from psymm.wallet import KeyWallet
 
@@ -131,3 +140,92 @@ class KeyedLives:
             revocations=self.watched[lane],
             key_life_ns=self.expires_in_s * SECOND,
         )
+
+
+def request(name: str) -> QuoteRequest:
+    return QuoteRequest(quote_req_id=name, symbol="BTC-USD", order_qty=UNIT // 100)
+
+
+def key_of(runner: SessionRunner, lane: int | None = None) -> bytes:
+    known = runner.protocol.record.delegation(runner.lane if lane is None else lane)
+    assert known is not None
+    return known.public_key
+
+
+def changes(runner: SessionRunner, lane: int) -> list[int]:
+    """The numbers of a lane's UKYs."""
+    return [
+        entry.frame.seq
+        for entry in (*runner.protocol.record.before, *runner.protocol.record)
+        if entry.frame.lane == lane and isinstance(entry.message, SessionKeyChange)
+    ]
+
+
+def losses(stage: Scene) -> int:
+    return sum(isinstance(event, ConnectionLost) for event in stage.heard.events)
+
+
+async def of(listener: Listener, kind: type, after: int = 0) -> Event:
+    return await listener.until(  # type: ignore[return-value]
+        lambda event: event if isinstance(event, kind) else None, after=after
+    )
+
+
+async def expect_sound(stage: Scene) -> None:
+    """Both accounts agree and both journals verify, frame by frame."""
+    await stage.agreed()
+    custody = stage.near.agreement.custody
+    for each in (stage.trader, stage.solver):
+        assert await verified(each.journal, custody) == len(stage.near.protocol.record)
+
+
+async def trade(stage: Scene, name: str) -> None:
+    """An order and its fill, once heads agree."""
+    while not (stage.near.protocol.synced and stage.far.protocol.synced):  # noqa: ASYNC110
+        await trio.sleep(0.05)
+    await stage.report(f"e{name}", await stage.order(f"o{name}"))
+
+
+def digests_by_number(stages: list[Scene]) -> dict[int, set[bytes]]:
+    """Every digest that the trader ever sent for one number."""
+    found: dict[int, set[bytes]] = {}
+    for stage in stages:
+        for wire in stage.wires:
+            for message in wire.sent:
+                offset = 0
+                while isinstance(message, bytes) and offset < len(message):
+                    frame = Frame.parse(message, offset)
+                    offset += len(frame.raw)
+                    if frame.lane == 0:
+                        digest = frame.digest(stage.near.agreement.domain)
+                        found.setdefault(frame.seq, set()).add(digest)
+    return found
+
+
+async def uky(stage: Scene, key: SecretKey, seq: int, **delegated: int) -> Frame:
+    """A UKY of the trader's wallet, signed by the key that it brings."""
+    record = stage.far.protocol.record
+    given = {
+        "from_seq": seq,
+        "to_seq": seq + 100,
+        "expiry": stage.clock.now_ns() + LIFE_S * SECOND,
+    } | delegated
+    delegation = Delegation(lane=0, public_key=key.public_key, **given)
+    wallet = stage.trader.wallet
+    signature = await wallet.sign_typed(delegation.message(record.agreement))
+    change = SessionKeyChange(
+        session_public_key=key.public_key, delegation_signature=signature, **given
+    )
+    peer = record.head(1)
+    return sign_frame(
+        key,
+        record.agreement.domain,
+        record.agreement.custody,
+        0,
+        seq,
+        record.digest(0, seq - 1),
+        record.head(0).peer_seq,
+        record.digest(1, record.head(0).peer_seq),
+        max(stage.clock.now_ns(), record.head(0).sending_time, peer.sending_time),
+        encode(change),
+    )

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from key_scene import KeyedLives
+from key_scene import KeyedLives, of, trade
 from rogue import forge, sign_unchecked
 from session_scene import SECOND, Lives, Scene, found, proven, scene, verified
+from test_key_revocation import filled_after_all, robbed
 from test_recovery import NAMES, heads_of_nothing, lose
 from test_resume import lost
 from test_session_checkpoints import request
-from test_session_keys import filled_after_all, of, robbed, trade
 from trio.testing import MockClock
 
 from psymm._core import Frame

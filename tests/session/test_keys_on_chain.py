@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from key_scene import KeyedLives
+from key_scene import KeyedLives, changes, expect_sound, key_of, losses, of, request, trade
 from session_scene import CHAIN_ID, PSYMM, REGISTRY
-from test_session_keys import changes, expect_sound, key_of, losses, of, request, trade
 
 from psymm._core import address_of
 from psymm.chain.deployment import Deployment

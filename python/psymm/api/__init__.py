@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from psymm.api.amounts import AmountInvalid, Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.client import Client, VaultCollateral, open_client, open_client_on
+from psymm.api.costs import RoundTrip, round_trip
 from psymm.api.ended import deliver_ended
-from psymm.api.policy import (
-    RoundTrip,
-    SolverPolicy,
-    TraderPolicy,
-    round_trip,
-)
+from psymm.api.policy import SolverPolicy, TraderPolicy
 from psymm.api.solver import IncomingOrder, IncomingQuoteRequest, Prices, Solver, SolverSession
 from psymm.api.trader import (
     BUY,

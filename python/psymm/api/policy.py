@@ -15,11 +15,10 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from psymm._core import format_decimal
-from psymm.api.amounts import Number, decimal_of, scaled, token_units
+from psymm.api.amounts import Number, scaled, token_units
 from psymm.api.words import date, seconds
 from psymm.errors import (
     HandshakeRefused,
@@ -28,7 +27,6 @@ from psymm.errors import (
     TokenUnnamed,
     format_amount,
 )
-from psymm.messages import Side
 from psymm.terms import NANOSECONDS, UNIT, Instrument, Terms, checksummed
 
 if TYPE_CHECKING:
@@ -466,45 +464,6 @@ class SolverPolicy:
                 )
 
 
-# --- what trading costs -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
-    """What it costs to open and close a quantity at two prices that do not move, with both fees.
-
-    Attributes:
-        cost: In the token.
-        share: Of the notional at which it opens.
-    """
-
-    cost: Decimal
-    share: Decimal
-
-
-def fees_paid(instrument: Instrument) -> tuple[int, int]:
-    """What a trader pays on opening and on closing, as shares at 18 decimals. Fees that the solver
-    pays count as nothing: otherwise a solver could promise large ones to be chosen."""
-    if instrument.fee_receiver == "trader":
-        return 0, 0
-    return instrument.open_fee, instrument.close_fee
-
-
-def round_trip(
-    instrument: Instrument, side: Side, quantity: Number, bid: Number, ask: Number
-) -> RoundTrip:
-    """The all-in cost of opening `quantity` on `side` and closing it at these prices."""
-    opening, closing = fees_paid(instrument)
-    first, last = (ask, bid) if side is Side.BUY else (bid, ask)
-    spread = abs(scaled(ask) - scaled(bid))
-    each = spread * UNIT + scaled(first) * opening + scaled(last) * closing
-    notional = scaled(first) * UNIT
-    # Round up: never show a cost as less than it is.
-    cost = -(-each * scaled(quantity) // UNIT**2)
-    share = -(-each * UNIT // notional) if notional else 0
-    return RoundTrip(decimal_of(cost), decimal_of(share))
-
-
 def _tokens(terms: Terms, units: int) -> str:
     """Units of the collateral as words."""
     return f"{format_amount(units, terms.collateral.decimals)} tokens"
@@ -513,12 +472,3 @@ def _tokens(terms: Terms, units: int) -> str:
 def _most(field_name: str, value: int, most: Number) -> Iterator[PolicyRefused]:
     if value > scaled(most):
         yield PolicyRefused(field_name, format_decimal(value), f"at most {most}")
-
-
-__all__ = [
-    "RoundTrip",
-    "SolverPolicy",
-    "TraderPolicy",
-    "fees_paid",
-    "round_trip",
-]

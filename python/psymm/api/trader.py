@@ -27,7 +27,8 @@ import trio
 from psymm._core import address_of
 from psymm.api.amounts import Number, decimal_of, scaled, token_units, tokens_of
 from psymm.api.client import Client, known_solvers
-from psymm.api.policy import RoundTrip, TraderPolicy, fees_paid, round_trip
+from psymm.api.costs import RoundTrip, fees_paid, round_trip
+from psymm.api.policy import TraderPolicy
 from psymm.chain.registry import RegistryEntry, asking_order
 from psymm.chain.rpc import own_deadline
 from psymm.errors import (

@@ -155,7 +155,7 @@ class Choice:
 
     def _costs(self, terms: Terms, prices: Indicative, step: Step) -> None:
         """Show what it costs to open and close the order's quantity at the prices shown."""
-        from psymm.api.policy import round_trip
+        from psymm.api.costs import round_trip
         from psymm.messages import Side
 
         instrument = terms.instrument(step.symbol)
