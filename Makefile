@@ -138,7 +138,7 @@ test-contracts: build/pool.stamp
 	cd contracts && $(FORGE) test -vv
 
 # To repeat one failed test: `pytest -n 0 <its name>`.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-python: setup build/bench.stamp
 	$(PYTEST)

@@ -16,6 +16,7 @@ takes fresh wallets and never turns the chain back; a test that must do that ask
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -63,6 +64,25 @@ HANGS_S = {"slow": 3_600, "": 1_200}
 ONE_RUN = ("capi", "privacy", "relayer", "wheel")
 """Rooms whose files share one costly fixture."""
 
+LONGEST = (
+    "tests/storms/test_storms.py",
+    "tests/wheel/",
+    "tests/privacy/",
+    "tests/cli/test_demo.py",
+    "tests/custody/test_trade_of_notes.py",
+    "tests/relayer/",
+    "tests/cli/test_trade.py",
+    "tests/cli/test_deposit_again.py",
+    "tests/api/test_every_call.py",
+    "tests/cli/test_first_steps.py",
+    "tests/custody/test_proofs.py",
+    "tests/cli/test_faulty_node.py",
+    "tests/capi/",
+    "tests/readme/test_readme.py",
+    "tests/custody/test_reorganisations.py",
+)
+"""What takes longest in one process, the longest first: a minute and more."""
+
 
 class Together(LoadFileScheduling):
     """Where tests run in several processes, what shares its fixtures stays together: a file, or all
@@ -75,6 +95,24 @@ class Together(LoadFileScheduling):
         file = super()._split_scope(nodeid)
         room = Path(file).parts[1]
         return room if room in ONE_RUN else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are processors: a third of the time tests wait, for blocks,
+    disks and each other."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In several processes, start with what takes longest, so that none ends alone with it."""
+    if hasattr(config, "workerinput"):
+
+        def place(item: pytest.Item) -> int:
+            found = (at for at, one in enumerate(LONGEST) if item.nodeid.startswith(one))
+            return next(found, len(LONGEST))
+
+        items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
