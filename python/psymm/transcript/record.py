@@ -18,6 +18,7 @@ from psymm._core import (
     JsonError,
     SecretKey,
     Transcript,
+    TranscriptError,
     TranscriptStart,
     sign_frame,
 )
@@ -181,8 +182,8 @@ class Record:
             and follows
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
-            # A frame that carries a key is signed by that key. All checks come before `set_key`, so
-            # that a refused frame leaves the old key in force.
+            # A frame that carries a key is signed by that key. So the core must know it before it
+            # can judge the frame.
             delegation = delegation_in(self.agreement, frame, message)
             frame.verify(self.agreement.domain, delegation.public_key)
             self._transcript.set_key(lane, frame.seq, delegation.public_key)
@@ -196,8 +197,16 @@ class Record:
                     # error comes first.
                     self._transcript.check(frame)
                     raise
-        # The core appends or raises. Nothing above has changed this record.
-        digest = self._transcript.append(frame)
+        # The core appends or raises. Nothing above has changed this record, the new key apart.
+        try:
+            digest = self._transcript.append(frame)
+        except TranscriptError:
+            if delegation is not None:
+                # The key came with the frame and goes with it. Otherwise the lane's next frame
+                # under the old key would pass for unsigned, and after a refused Logon another
+                # frame could begin the lane.
+                self._transcript.forget_keys(lane, frame.seq)
+            raise
         self.heads[lane] = self._transcript.head(lane)
         if delegation is not None:
             self._delegations[lane].append(delegation)
