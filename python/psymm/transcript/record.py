@@ -1,9 +1,19 @@
 """The record of one custody in memory: core transcript, session keys in force, decoded messages.
 
-A frame enters only through `append` (or `sign`, for ours), which takes all of it or nothing. The
-core checks number, link, time and signature. A payload is decoded here, once; the rulebook judges
-it elsewhere. Frames that a checkpoint in force counts may leave memory (`truncate_to`); their
-digests stay.
+Theory of operation. The core's `Transcript` decides alone whether a frame follows: it has all keys
+and digests since the beginning, and checks number, link, time and signature. Around it are the
+frames themselves, in order of arrival and by lane, and the delegations that brought the keys. Five
+operations change a record, and each does all or nothing:
+
+    append        a frame, ours or the peer's, joins its lane. Its payload is decoded, once
+    sign          makes our lane's next frame and appends it
+    truncate_to   frames that a checkpoint in force counts leave memory; their digests and keys stay
+    know, retain  learn about frames from before the beginning, from the journal
+
+What a message means is for the rulebook. What happens to a refused frame is for the session.
+
+Durable: nothing. The session stores each appended frame (`StoreFrame`) before it sends one or acts
+on one.
 """
 
 from __future__ import annotations
@@ -50,11 +60,17 @@ class Record:
         self.agreement = agreement
         self.starts_at = starts_at
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
+        # The seqs of the frames that brought the delegations, at the same places.
         self._ruling: tuple[list[int], list[int]] = ([], [])
         self._entries: list[RecordedFrame] = []
         self._lanes: tuple[list[RecordedFrame], list[RecordedFrame]] = ([], [])
+        # By lane, how many frames are before the beginning. So a frame's place in `_lanes` is seq −
+        # _before.
         self._before = (0, 0)
+        # Frames from before the beginning whose content still counts (`retained.py`).
         self._earlier: dict[tuple[int, int], RecordedFrame] = {}
+        # By lane, digests from before the beginning, which the core does not have: the first one's
+        # seq, and all in a row.
         self._proven = [(1, b""), (1, b"")]
         start: TranscriptStart | None = None
         if starts_at is not None:
@@ -155,6 +171,8 @@ class Record:
         Every frame is checked again. Raises TranscriptError if a remaining frame covers a removed
         one.
         """
+        # Made anew, because the core removes nothing. It starts without the digests from before,
+        # and a later frame may still cover one of those.
         left = Record(self.agreement, self.starts_at)
         left._earlier = dict(self._earlier)
         left._proven = [self._digests(lane) for lane in (TRADER, SOLVER)]
@@ -177,6 +195,8 @@ class Record:
         lane, follows = frame.lane, frame.seq == self.heads[frame.lane].seq + 1
         delegation: Delegation | None = None
         if (
+            # A Logon elsewhere than at a lane's first frame, or a UKY as that, brings no key. It is
+            # an ordinary frame under the key in force, and is judged as one.
             isinstance(message, (Logon, SessionKeyChange))
             and frame.custody == self.agreement.custody
             and follows
@@ -229,6 +249,7 @@ class Record:
         """
         head = self.entry(TRADER, point.trader_seq)
         covered = 0 if head is None else head.frame.peer_seq
+        # The frames that a base snapshot contains; `checkpoint.py` lists them.
         places = {(lane, since) for lane in (TRADER, SOLVER) for since in self._ruling[lane]}
         places.add((TRADER, point.trader_seq))
         places.update((SOLVER, seq) for seq in range(covered + 1, point.solver_seq + 1))
@@ -236,6 +257,7 @@ class Record:
         frames = [entry.frame for entry in found if entry is not None]
         # Raises before anything changes.
         self.starts_at = base_snapshot(point, b"", frames)
+        # Nothing below can fail, so the record is never cut half.
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
         self._before = point.seqs
@@ -301,6 +323,9 @@ class Record:
         mine = self.heads[lane]
         peer_seq = self.heads[other].seq if covers is None else covers
         payload = encode(message)
+        # Signed is not sent. A frame that `_append` refuses never leaves this process, so its
+        # number is still free. Once it is appended, no other frame may have that number (`spec.md`
+        # 37).
         frame = sign_frame(
             key,
             self.agreement.domain,
