@@ -19,6 +19,7 @@ from psymm.cli.exit_status import CommandError, leaves
 from psymm.cli.output import format_amount
 from psymm.cli.typed import again, command, later, local, typed_or
 from psymm.errors import PSymmError
+from psymm.storage import NoHome
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
@@ -32,7 +33,7 @@ def home_words(home: DataDir) -> list[str]:
     """--home, unless it is the default home."""
     try:
         usual = home.path == default_data_dir()
-    except RuntimeError:
+    except NoHome:
         usual = False
     return [] if usual else ["--home", str(home.path)]
 
