@@ -200,6 +200,8 @@ async def open_funds(
                             _say_under_way(stopped, await vault.store.moves(alive=True))
                     raise
     except BaseException as stopped:
+        # The chain did not answer before the notes were open, so the home's file says what is under
+        # way.
         if vault is None and not in_memory and _cut_short(stopped):
             deployment = load_deployment(home, deployment_file, rpc_url)
             with trio.CancelScope(shield=True):
@@ -300,6 +302,7 @@ async def fee_line(
     least = min(quote.fee for quote in quotes)
     most = relayers.fee_limit(kind, token.address)
     most = least if most is None else most
+    # From here on a relayer that asks for more than is shown is refused.
     relayers.cap_fee(token.address, most)
     low, high = (format_amount(units, token.decimals) for units in (least, most))
     gas, price_wei = (

@@ -33,6 +33,7 @@ def home_words(home: DataDir) -> list[str]:
     """--home, unless it is the default home."""
     try:
         usual = home.path == default_data_dir()
+    # Without a default home every command needs --home.
     except NoHome:
         usual = False
     return [] if usual else ["--home", str(home.path)]
@@ -128,6 +129,7 @@ def _next(  # noqa: C901 - one line for each kind of error
     here = [*home_words(home), *node_words(rpc_url)]
     made = chain_id == DEVNET
     match error:
+        # By its type a ChainDown, but there is no node to wait for.
         case chain.NodeAddressInvalid():
             return None
         case chain.WrongChain() if rpc_url is not None and home.rpc.exists():

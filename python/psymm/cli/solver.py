@@ -174,6 +174,7 @@ def solver(
                 killed = maker.kill_switch.reason
                 if killed is not None:
                     screen.event("killed", f"the kill switch is on: {killed}", reason=killed)
+                # Before it listens: SIGUSR1 must work from the first quote on.
                 await nursery.start(_kill_on_signal, maker, screen)
                 try:
                     port = await nursery.start(partial(maker.serve, *listen, tls=certificate))
@@ -211,6 +212,7 @@ def solver(
         from psymm.transcript.agreement import SOLVER
 
         for maker in makers:
+            # Before `leave`, which ends the sessions.
             accounts = {key: session.projected for key, session in maker.sessions.items()}
             await maker.leave()
             rows = [
