@@ -1,5 +1,15 @@
-"""A home's money, opened for one command: wallet, chain, prover, notes, and the senders of
-moves."""
+"""A home's money, opened for one command: wallet, chain, prover, notes, and the senders of moves.
+
+`open_funds` opens them in this order and closes them in reverse. Only one process may have the
+notes open. If a daemon has them, a command that spends none opens the side vault instead: a store
+of its own, which knows the notes from the chain alone.
+
+`open_business` adds the journal, for commands that trade. Before, it continues the moves that an
+earlier command left under way, so that their notes are not planned for anything else.
+
+Durable when: the store has a move before it is sent (`psymm.custody.moves`). So an interrupt, or a
+chain that stops answering, loses nothing. The error then names each move that is still under way.
+"""
 
 from __future__ import annotations
 
