@@ -30,6 +30,8 @@ _PAGES: Final = 4
 _MOST_LISTED: Final = 100_000
 _MOST_ENTRIES: Final = 1 << 32
 """A bound on the count that a node reports; no chain has paid for so many entries."""
+_LATEST_S: Final = 253_402_300_799
+"""The last second of the year 9999, which calendars can show."""
 _KNOWN: Final = 64
 """The most accounts that served us before and are looked up one by one."""
 
@@ -284,6 +286,8 @@ class Registry(Contract):
             raise RegistrationInvalid("role", role, "is not a known role") from None
         checked_endpoint(endpoint)
         _checked_key(public_key, account)
+        if updated_at > _LATEST_S:
+            raise RegistrationInvalid("updatedAt", updated_at, "is no block's time")
         return RegistryEntry(account, known, endpoint, public_key, updated_at)
 
 
