@@ -270,6 +270,7 @@ class Registry(Contract):
     ) -> Revocation | None:
         """The revocation of a key at that block; None if the wallet had not revoked it."""
         from_seq, number = await self.read("revocation", wallet, key, block=block)
+        # Frames count from 1, so 0 means that nothing was revoked.
         return Revocation(wallet, key, from_seq, number) if from_seq else None
 
     async def revocations(self, first: int, last: int) -> AsyncIterator[Revocation]:
@@ -302,6 +303,7 @@ def asking_order(
     random = secrets.SystemRandom()
     random.shuffle(first)
     random.shuffle(strangers)
+    # The old ones were there before any flood; the random ones give new parties a chance.
     mixed = (party for pair in zip(old, strangers, strict=True) for party in pair)
     return list({party.account: party for party in (*first, *mixed)}.values())
 
@@ -325,5 +327,6 @@ def _checked_key(public_key: bytes, account: str) -> None:
         address = address_of(public_key)
     except ValueError:
         raise RegistrationInvalid("public key", public_key, "is not a point of the curve") from None
+    # The account follows from the key. So nobody can list another's key as theirs.
     if address != account:
         raise RegistrationInvalid("public key", public_key, f"belongs to {address}, not {account}")
