@@ -423,6 +423,9 @@ class Transcript:
         """Lets a session key rule ``lane`` from ``from_seq`` on. A key set before for this or
         a later seq is forgotten. Raises ``TranscriptError`` ``key-too-late`` if ``from_seq``
         is not beyond the lane's head, ``bad-lane``; ``SignatureError`` ``bad-public-key``."""
+    def forget_keys(self, lane: int, from_seq: int) -> None:
+        """Takes back keys that were set for this or a later frame, which was then refused. Raises
+        like ``set_key``."""
     def check(self, frame: Frame) -> bytes:
         """The frame's digest, if ``append`` would take it. Raises ``TranscriptError``."""
     def append(self, frame: Frame) -> bytes:

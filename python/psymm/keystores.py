@@ -58,6 +58,7 @@ def seal_keystore(path: Path, key: SecretKey, password: str, scrypt_cost: int) -
     with translate_errors(path):
         if path.exists():
             raise KeystoreExists(path=path)
+    # In NFC, so that another keyboard's encoding of the same characters opens it, too.
     spelled = _spellings(password)[1]
     sealed = account.encrypt(
         key.expose_secret_bytes(), spelled, kdf="scrypt", iterations=scrypt_cost
@@ -73,6 +74,7 @@ def open_keystore(path: Path, password: str) -> SecretKey:
     account = _accounts()
     keystore = _read_keystore(path)
     secret = bytearray()
+    # Each spelling costs a whole key derivation. An ASCII password has only one.
     for spelled in dict.fromkeys(_spellings(password)):
         try:
             secret[:] = account.decrypt({"version": 3, "crypto": keystore.crypto}, spelled)
@@ -92,6 +94,7 @@ def open_keystore(path: Path, password: str) -> SecretKey:
     except ValueError:
         raise KeystoreUnreadable("its content is not a private key", path=path) from None
     finally:
+        # From here on the key is only in the core.
         secret[:] = bytes(len(secret))
     if keystore.address is not None and key.address[2:].lower() != keystore.address:
         # The address is not shown: an attacker may have put it there to be paid.

@@ -30,6 +30,7 @@ async def open_block_nursery() -> AsyncGenerator[trio.Nursery, None]:
     async with trio.open_nursery() as nursery:
         try:
             yield nursery
+        # Not BaseException: Cancelled must reach the nursery, and an interrupt must not wait here.
         except Exception as error:
             raised = error
             nursery.cancel_scope.cancel()

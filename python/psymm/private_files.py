@@ -113,7 +113,11 @@ def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
 
 
 def _write_private(path: Path, content: bytes, replace: bool) -> None:
+    # Write a draft, make it durable, rename it, make the name durable. A crash at any point leaves
+    # the old file or the new one, whole.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # Left by a killed process with our number, or put there by somebody else, perhaps as a link. It
+    # is never written to.
     draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600)
     try:

@@ -33,6 +33,8 @@ def signature_by(address: str, digest: bytes, answer: object) -> bytes:
     for r, s, odd in _readings(raw):
         if not (0 < r < _ORDER and 0 < s < _ORDER):
             continue
+        # (r, s) and (r, −s) with the other parity are one signature. Only the form with the low s
+        # is valid, here and on chain.
         if s > _ORDER // 2:
             s, odd = _ORDER - s, not odd
         signature = r.to_bytes(32) + s.to_bytes(32) + bytes([27 + odd])

@@ -220,6 +220,7 @@ def translate_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    # Callers make a file only if there is none, and tell this case by Python's own error.
     except FileExistsError:
         raise
     except Exception as failed:
@@ -232,6 +233,7 @@ def translate_errors(path: Path) -> Iterator[None]:
 
 
 def _of_errno(path: Path | None, failed: OSError) -> StorageError | None:
+    # These are OSErrors, too, but of the network.
     if isinstance(failed, ConnectionError | TimeoutError) or failed.errno is None:
         return None
     kind = _BY_ERRNO.get(failed.errno)

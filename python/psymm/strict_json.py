@@ -32,6 +32,7 @@ def loads(text: bytes | bytearray | str, max_nesting: int = MAX_NESTING) -> Any:
     """
     raw = _encoded(text) if isinstance(text, str) else text
     decoded = text if isinstance(text, str) else text.decode()
+    # Before the decoder sees it, which recurses as deep as the text says.
     _check_nesting(raw, max_nesting)
     found = _DECODER.decode(decoded)
     if _SURROGATE.search(raw):
@@ -55,6 +56,8 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _check_nesting(raw: bytes | bytearray, most: int) -> None:
+    # Nearly every text ends here: so few brackets cannot nest too deeply. Only then are strings,
+    # whose brackets do not count, taken out.
     brackets = raw.translate(None, _NOT_BRACKETS)
     if sum(brackets.count(one) for one in (b"[", b"{")) <= most:
         return

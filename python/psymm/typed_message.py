@@ -44,7 +44,8 @@ class TypedMessage:
         return keccak256(b"\x19\x01" + self.domain + keccak256(struct))
 
     def full_message(self) -> dict[str, object]:
-        """The JSON object that `eth_signTypedData_v4` and eth-account take."""
+        """The JSON object that `eth_signTypedData_v4` and eth-account take. Integers are decimal
+        strings."""
         return {
             "types": {
                 "EIP712Domain": [
@@ -62,11 +63,15 @@ class TypedMessage:
                 "chainId": self.chain_id,
                 "verifyingContract": self.contract,
             },
-            "message": {
-                name: "0x" + value.hex() if isinstance(value, bytes) else value
-                for name, value in self.values.items()
-            },
+            "message": {name: _for_json(value) for name, value in self.values.items()},
         }
+
+
+def _for_json(value: Scalar) -> str:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    # A browser's JSON numbers are exact only to 2^53, less than a time in nanoseconds.
+    return str(value)
 
 
 def _word(kind: str, value: Scalar) -> bytes:

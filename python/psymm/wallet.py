@@ -150,6 +150,8 @@ async def derive_secret(wallet: Wallet, message: TypedMessage, purpose: str) -> 
         signer, info = wallet.secrets_key, info + b" of " + wallet.public_key
     first = await signer.sign_typed(message)
     second = await signer.sign_typed(message)
+    # Such a wallet would give another secret after a restart, and the notes could not be found
+    # again.
     if first != second:
         raise UnsteadySigner(wallet=wallet.address)
     return HKDF(algorithm=SHA256(), length=32, salt=message.digest(), info=info).derive(first[:64])

@@ -73,6 +73,28 @@ async def test_a_node_that_answers_with_anothers_entry_is_caught(
             await deployment.party_registry(Chain(rpc, CHAIN_ID)).get(Role.SOLVER, chosen.address)
 
 
+async def test_an_entry_of_no_calendars_time_is_left_out(
+    devnet: Devnet, deployment: Deployment, registry: Registry
+) -> None:
+    account = await devnet.new_account()
+    await registry.register(account, Role.VALIDATOR, "ws://127.0.0.1:1/", account.public_key)
+    entry = await registry.get(Role.VALIDATOR, account.address)
+    assert entry is not None
+
+    class Late(Rpc):
+        async def raw_result(self, node: Node, method: str, params: Sequence[Any]) -> Any:
+            answer = await super().raw_result(node, method, params)
+            return json.loads(
+                json.dumps(answer).replace(f"{entry.updated_at:064x}", f"{1 << 63:064x}")
+            )
+
+    async with Late(devnet.url, patience_s=0) as rpc:
+        late = deployment.party_registry(Chain(rpc, CHAIN_ID))
+        assert [one async for one in late.list(Role.VALIDATOR)] == []
+        with pytest.raises(RegistrationInvalid, match="no block's time"):
+            await late.get(Role.VALIDATOR, account.address)
+
+
 async def test_lists_come_whole_in_pages_of_any_size(devnet: Devnet, registry: Registry) -> None:
     accounts = [await devnet.new_account() for _ in range(5)]
     for account in accounts:

@@ -212,6 +212,25 @@ def test_without_a_home_directory_it_says_how_to_give_one(
     assert "$PSYMM_HOME" in said
 
 
+def test_with_a_home_given_no_home_directory_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PSYMM_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "")
+    assert run(["notes", "--home", str(tmp_path)]) == 6
+    assert f"`psymm wallet new --home {tmp_path}`" in capsys.readouterr().err
+
+
+def test_a_node_whose_address_is_none_is_named_before_a_deployment_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "keystore.json").touch()
+    # The remedy for the missing deployment shows the node, if it is on this machine.
+    assert run(["notes", "--home", str(tmp_path), "--rpc", "http://[::1"]) == 2
+    assert "[no-deployment]" in capsys.readouterr().err
+
+
 def test_paths_at_which_no_file_can_be_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

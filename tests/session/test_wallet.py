@@ -45,6 +45,19 @@ def test_a_typed_digest_is_eth_accounts() -> None:
     assert recover(MESSAGE.digest(), bytes(signed.signature)) == key.public_key
 
 
+def test_a_time_in_nanoseconds_survives_a_browsers_json() -> None:
+    fields = (("expiry", "uint64"), ("amount", "uint128"))
+    values = {"expiry": 1_800_000_000_123_456_789, "amount": (1 << 128) - 1}
+    message = TypedMessage(CHAIN_ID, PSYMM, "Timed", fields, values)
+    text = json.dumps(message.full_message())
+    # Every number of JavaScript is a double.
+    seen = json.loads(text, parse_int=lambda digits: int(float(digits)))
+    signable = encode_typed_data(full_message=seen)
+    key = SecretKey.generate()
+    signed = Account.sign_message(signable, key.expose_secret_bytes())
+    assert recover(message.digest(), bytes(signed.signature)) == key.public_key
+
+
 async def test_a_keystore_comes_back_and_is_its_owners_alone(tmp_path: Path) -> None:
     path, key = tmp_path / "keystore.json", SecretKey.generate()
     await save_keystore(path, key, "correct horse", scrypt_cost=CHEAP)

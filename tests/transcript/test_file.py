@@ -52,6 +52,17 @@ def test_no_flipped_bit_passes(bit: int) -> None:
     assert 0 <= caught.value.offset <= len(RAW)
 
 
+@pytest.mark.parametrize("digits", [b" ", b"A"])
+def test_a_value_of_the_opening_has_one_form(digits: bytes) -> None:
+    start = 12 + int.from_bytes(RAW[8:12])
+    salt = SIGNERS.opening.salt.hex().encode()
+    other = salt[:2] + digits + salt[2:] if digits == b" " else salt.upper()
+    assert other != salt
+    opening = RAW[12:start].replace(salt, other)
+    with pytest.raises(TranscriptFileError, match="salt"):
+        parse_file(RAW[:8] + len(opening).to_bytes(4) + opening + RAW[start:])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, len(RAW) - 1))
 def test_a_file_cut_inside_a_frame_names_the_byte(length: int) -> None:

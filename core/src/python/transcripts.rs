@@ -145,6 +145,12 @@ impl PyTranscript {
             .map_err(key_error)
     }
 
+    fn forget_keys(&mut self, lane: u8, from_seq: u64) -> PyResult<()> {
+        self.transcript
+            .forget_keys(lane, from_seq)
+            .map_err(key_error)
+    }
+
     fn check<'py>(&self, py: Python<'py>, frame: &PyFrame) -> PyResult<Bound<'py, PyBytes>> {
         let digest = self
             .transcript

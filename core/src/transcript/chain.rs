@@ -164,6 +164,12 @@ impl Chain {
         from_seq: u64,
         key: PublicKey,
     ) -> Result<(), KeyError> {
+        self.forget_keys(lane, from_seq)?;
+        self.lanes[usize::from(lane)].keys.push((from_seq, key));
+        Ok(())
+    }
+
+    pub(super) fn forget_keys(&mut self, lane: u8, from_seq: u64) -> Result<(), KeyError> {
         let lane = self
             .lanes
             .get_mut(usize::from(lane))
@@ -175,7 +181,6 @@ impl Chain {
             });
         }
         lane.keys.retain(|(from, _)| *from < from_seq);
-        lane.keys.push((from_seq, key));
         Ok(())
     }
 

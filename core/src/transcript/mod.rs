@@ -89,6 +89,15 @@ impl Transcript {
         self.chain.set_key(lane, from_seq, key)
     }
 
+    /// Takes back keys that were set for this or a later seq: after a refused frame, which was to
+    /// bring its own key, the keys before it rule as if it had never been seen.
+    ///
+    /// # Errors
+    /// As [`Transcript::set_key`].
+    pub fn forget_keys(&mut self, lane: u8, from_seq: u64) -> Result<(), KeyError> {
+        self.chain.forget_keys(lane, from_seq)
+    }
+
     /// How many frames there are, of both lanes.
     #[must_use]
     pub const fn len(&self) -> usize {

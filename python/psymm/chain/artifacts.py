@@ -47,6 +47,7 @@ class Artifact:
             address = libraries[library].removeprefix("0x").lower()
             for offset in offsets:
                 at = 2 * offset
+                # The compiler left 20 bytes free for the library's address.
                 text = text[:at] + address + text[at + 40 :]
         try:
             return bytes.fromhex(text)

@@ -28,6 +28,7 @@ MOST_DECIMALS: Final = 18
 MOST_SYMBOL: Final = 32
 
 
+# Bounds for one Poseidon2 hash, and for a slot that is written for the first time.
 _HASH_GAS: Final = 18_000
 _FIRST_WRITE_GAS: Final = 18_000
 

@@ -204,6 +204,7 @@ async def deploy(
     with `file`, what was sent is recorded, and the same call continues from there.
     """
     await chain.check()
+    # Beyond this, `load` would refuse the file after everything was paid.
     _whole("chainId", chain.chain_id)
     crs = crs or built_for()
     if crs != built_for():
@@ -226,6 +227,7 @@ async def deploy(
             await try_token(chain, facts, signer.address)
             listed[address] = info
     named = None
+    # A repeated call finds the one that it made before.
     if test_token is not None and not any(
         (one.symbol, one.decimals) == (test_token.symbol, test_token.decimals)
         for one in listed.values()

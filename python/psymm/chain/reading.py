@@ -340,6 +340,7 @@ class ChainReader:
     async def expect_made(self, first: int, last: int) -> None:
         """Raises LyingNode if a chain cannot have made so many blocks in the time between these
         two.  A node can claim any head, but its block times cannot be later than now."""
+        # The development chain's owner moves its clock and mines at will.
         if self._most_ahead_s == math.inf:
             return
         one, other = await self.block(first), await self.block(last)
@@ -446,6 +447,7 @@ class ChainReader:
             raise self._refusal(doing, refused) from None
 
     def _refusal(self, doing: str, refused: RpcError) -> Exception:
+        # A contract's own data first. The node's words differ from node to node.
         data = revert_data(refused.data)
         if data is not None:
             return self.refusals.decode(doing, data)

@@ -30,6 +30,8 @@ _PAGES: Final = 4
 _MOST_LISTED: Final = 100_000
 _MOST_ENTRIES: Final = 1 << 32
 """A bound on the count that a node reports; no chain has paid for so many entries."""
+_LATEST_S: Final = 253_402_300_799
+"""The last second of the year 9999, which calendars can show."""
 _KNOWN: Final = 64
 """The most accounts that served us before and are looked up one by one."""
 
@@ -268,6 +270,7 @@ class Registry(Contract):
     ) -> Revocation | None:
         """The revocation of a key at that block; None if the wallet had not revoked it."""
         from_seq, number = await self.read("revocation", wallet, key, block=block)
+        # Frames count from 1, so 0 means that nothing was revoked.
         return Revocation(wallet, key, from_seq, number) if from_seq else None
 
     async def revocations(self, first: int, last: int) -> AsyncIterator[Revocation]:
@@ -284,6 +287,8 @@ class Registry(Contract):
             raise RegistrationInvalid("role", role, "is not a known role") from None
         checked_endpoint(endpoint)
         _checked_key(public_key, account)
+        if updated_at > _LATEST_S:
+            raise RegistrationInvalid("updatedAt", updated_at, "is no block's time")
         return RegistryEntry(account, known, endpoint, public_key, updated_at)
 
 
@@ -298,6 +303,7 @@ def asking_order(
     random = secrets.SystemRandom()
     random.shuffle(first)
     random.shuffle(strangers)
+    # The old ones were there before any flood; the random ones give new parties a chance.
     mixed = (party for pair in zip(old, strangers, strict=True) for party in pair)
     return list({party.account: party for party in (*first, *mixed)}.values())
 
@@ -321,5 +327,6 @@ def _checked_key(public_key: bytes, account: str) -> None:
         address = address_of(public_key)
     except ValueError:
         raise RegistrationInvalid("public key", public_key, "is not a point of the curve") from None
+    # The account follows from the key. So nobody can list another's key as theirs.
     if address != account:
         raise RegistrationInvalid("public key", public_key, f"belongs to {address}, not {account}")

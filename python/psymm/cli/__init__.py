@@ -94,11 +94,14 @@ def psymm() -> None:
 
 def main() -> None:
     """Run the command line and end the process."""
+    # Before anything else. A file opened earlier could get the number of a closed stream, and a key
+    # must not be in memory while a core dump is allowed.
     prepare_streams()
     forbid_core_dumps()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # else nohup, or a parent, wants it ignored
             signal.signal(number, _interrupt)
+    # The timer that `_dropped` sets.
     signal.signal(signal.SIGALRM, _interrupt)
     sys.unraisablehook = _dropped
     try:

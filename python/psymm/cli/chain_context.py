@@ -65,6 +65,7 @@ async def open_chain_context(
             outbox = Outbox(home.outbox)
             chain = Chain(rpc, deployment.chain_id, outbox=outbox)
             await check(chain, deployment)
+            # Remembered only now, after file and node have proved to belong together.
             if deployment_file is not None:
                 home.adopt_deployment(deployment_file)
             remember_node(home, rpc_url, replace=deployment_file is not None)

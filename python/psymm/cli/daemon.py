@@ -103,6 +103,7 @@ async def _shut_down(
 ) -> None:
     await ending.wait()
     if leave is not None:
+        # A peer that does not answer must not hold up the end.
         with trio.move_on_after(LEAVE_S):
             await leave()
     scope.cancel()
@@ -131,6 +132,7 @@ async def cancel_on_signal(with_stdin: bool, at_once: Callable[[], str]) -> Asyn
             nursery.start_soon(end)
             yield
             nursery.cancel_scope.cancel()
+    # A block that finished at the same moment was not interrupted.
     if scope.cancelled_caught:
         raise KeyboardInterrupt
 
@@ -165,6 +167,8 @@ def _handle_signals(
                 os.write(2, f"\nInterrupted twice, ended at once. {at_once()}\n".encode())
             os._exit(Exit.INTERRUPTED)
         received = True
+        # This runs between any two instructions of the program, so trio does the rest at a safe
+        # point.
         token.run_sync_soon(end, number)
 
     before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
@@ -176,6 +180,7 @@ def _handle_signals(
 
 
 async def _end_on_closed_stdin(ending: trio.Event) -> None:
+    # A copy, because the stream closes what it reads. Descriptor 0 itself must stay taken.
     stream = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
     async with stream:
         while await stream.receive_some(4096):

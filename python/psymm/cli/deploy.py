@@ -121,6 +121,7 @@ async def _deploy(
         _expect_writable(out)
     wallet = await open_wallet(home, ask_password(password_fd))
     async with AsyncExitStack() as opened:
+        # The chain's id is not known yet, so this part gets the remedies that do not depend on it.
         with next_commands(home, url, rpc_url, None, None):
             rpc = await opened.enter_async_context(Rpc(url))
             chain = Chain(rpc, await rpc.chain_id())
@@ -140,6 +141,8 @@ async def _deploy(
             )
 
         def agree(gas: int) -> None:
+            # The record of what is sent will be here, so the directory must be usable before
+            # anything is paid.
             home.prepare()
             confirm_cost(screen, action, Cost(gas, price, 15.0 * _TRANSACTIONS), yes)
 

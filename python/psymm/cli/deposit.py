@@ -87,6 +87,7 @@ async def _deposit(
             return
         await funds.context.deployment.expect_token(funds.context.chain, info.address)
         erc20 = Token(funds.context.chain, info.address)
+        # Only the balance. What is not allowed yet is approved by the deposit itself.
         await erc20.expect(funds.wallet.address, None, units)
         gas = _GAS if permit else _GAS + _APPROVAL_GAS
         price = (await funds.context.chain.fees()).max_wei
@@ -104,4 +105,6 @@ async def _deposit(
             commitment=note.commitment,
             available=str(balance.available),
         )
+        # After the result is printed. If this process dies before, the next command reports the
+        # deposit.
         await funds.vault.acknowledge_ended()

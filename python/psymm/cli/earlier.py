@@ -72,6 +72,7 @@ async def _finish_earlier(
         )
         if move.status != "failed":
             found[asked] = move
+    # After all were reported: a command that dies in between must not swallow one.
     await vault.acknowledge_ended()
     return found
 

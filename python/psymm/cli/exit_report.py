@@ -35,6 +35,8 @@ def exit_report_of(error: BaseException) -> ExitReport:
     """The report of an error: of a group, its gravest member's. The error's notes follow its
     message."""
     reports = [_of_one(leaf) for leaf in leaves(error)]
+    # A bug must not hide behind another error, and an interrupt says nothing about what else went
+    # wrong.
     bugs = [one for one in reports if one.exit is Exit.INTERNAL]
     found = (bugs or [one for one in reports if one.exit is not Exit.INTERRUPTED] or reports)[0]
     notes = notes_of(error)
@@ -68,6 +70,7 @@ def _of_one(error: BaseException) -> ExitReport:
         return ExitReport(Exit.INTERRUPTED, "interrupted", "Interrupted.")
     if isinstance(error, click.ClickException):
         return ExitReport(Exit.USAGE, "usage", _usage(error))
+    # No bug: the machine refused something that no module expected it to refuse.
     error = storage_error(None, error) or error
     if isinstance(error, PSymmError):
         code = _code(error)
@@ -81,6 +84,7 @@ def _of_one(error: BaseException) -> ExitReport:
             return ExitReport(Exit.JOURNAL, error.code, str(error))
     where = "".join(traceback.format_tb(error.__traceback__))
     words = f"A bug in psymm ({type(error).__name__}). Please report it with the lines below."
+    # The text may contain a secret, so it is shown only on request.
     if os.environ.get("PSYMM_DEBUG"):
         where += f"{type(error).__name__}: {error}"
     return ExitReport(Exit.INTERNAL, "internal", words, {"type": type(error).__name__}, where)
@@ -104,6 +108,7 @@ def family_of(kind: type[BaseException]) -> Exit:
     from psymm.custody import errors as custody
     from psymm.relayer import errors as relayer
 
+    # The first family that fits decides, so a subclass comes before its base.
     table: tuple[tuple[type[BaseException], Exit], ...] = (
         (TreeCorrupt, Exit.JOURNAL),
         (chain.ToolsMissing, Exit.TOOLS),
@@ -159,6 +164,7 @@ def _words(error: PSymmError) -> str:
 
 def _values(error: PSymmError) -> dict[str, Value]:
     return {
+        # Numbers above 2^53 are not exact for every JSON reader.
         name: str(value)
         if name in error.amounts or name.endswith("_wei")
         else value

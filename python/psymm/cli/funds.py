@@ -1,5 +1,15 @@
-"""A home's money, opened for one command: wallet, chain, prover, notes, and the senders of
-moves."""
+"""A home's money, opened for one command: wallet, chain, prover, notes, and the senders of moves.
+
+`open_funds` opens them in this order and closes them in reverse. Only one process may have the
+notes open. If a daemon has them, a command that spends none opens the side vault instead: a store
+of its own, which knows the notes from the chain alone.
+
+`open_business` adds the journal, for commands that trade. Before, it continues the moves that an
+earlier command left under way, so that their notes are not planned for anything else.
+
+Durable when: the store has a move before it is sent (`psymm.custody.moves`). So an interrupt, or a
+chain that stops answering, loses nothing. The error then names each move that is still under way.
+"""
 
 from __future__ import annotations
 
@@ -200,6 +210,8 @@ async def open_funds(
                             _say_under_way(stopped, await vault.store.moves(alive=True))
                     raise
     except BaseException as stopped:
+        # The chain did not answer before the notes were open, so the home's file says what is under
+        # way.
         if vault is None and not in_memory and _cut_short(stopped):
             deployment = load_deployment(home, deployment_file, rpc_url)
             with trio.CancelScope(shield=True):
@@ -300,6 +312,7 @@ async def fee_line(
     least = min(quote.fee for quote in quotes)
     most = relayers.fee_limit(kind, token.address)
     most = least if most is None else most
+    # From here on a relayer that asks for more than is shown is refused.
     relayers.cap_fee(token.address, most)
     low, high = (format_amount(units, token.decimals) for units in (least, most))
     gas, price_wei = (

@@ -1,4 +1,14 @@
-"""`psymm journal`: check the journal, back it up while a daemon runs, and repair it."""
+"""`psymm journal`: check the journal, back it up while a daemon runs, and repair it.
+
+`check` and `backup` only read. `repair` has two steps, and needs the journal for itself:
+
+    1. everything readable goes into a new file, with what the --from files add; the damaged file
+       is kept
+    2. what is still missing is fetched from the peers, for the custodies that may sign again
+
+Each frame that comes is durable at once, so a repair that is cut short is simply run again.
+`archive` and `prune` are in `cli/archive.py`.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +95,7 @@ async def _check(screen: Screen, file: Path) -> None:
     from psymm.journal.reader import open_journal_reader
     from psymm.journal.replayed import verify_journal
 
+    # `inspect` also reads a damaged file. The reader below opens only an intact one.
     report = await trio.to_thread.run_sync(inspect, file)
     for one in report.custodies:
         _show(screen, one)
@@ -277,6 +288,7 @@ async def _repair(
         _show_repair(screen, result)
     async with open_journal(path, create=False) as journal:
         lacking = [one for one in await journal.custodies() if one.health == "recovering"]
+        # The password is needed only for this: a peer shows frames to the custody's wallet alone.
         if lacking and not offline:
             wallet = await open_wallet(home, ask_password(password_fd))
             await _ask_peers(screen, journal, wallet, lacking, listen, wait_s, plain, private)
@@ -367,6 +379,8 @@ async def _ask_peers(
         if not left:
             done.set()
 
+    # A trader can dial its solver. A solver cannot dial its traders, so it waits for them to
+    # reconnect.
     served = [one for one in lacking if one.lane == 1]
     dialled = [one for one in lacking if one.lane == 0]
     with trio.move_on_after(wait_s):
@@ -407,14 +421,18 @@ async def _dial(
     while True:
         try:
             async with dial(custody.endpoint, plain=plain, private=near) as socket:
+                # Read again each time: an earlier attempt may have brought some of the frames.
                 held = await journal.custody(custody.agreement.custody)
                 health = await fetch_missing(journal, held, socket, clock, wallet)
                 ended(custody.agreement.custody, health)
                 return
+        # The trouble is on this machine, so asking the peer again would not help.
         except (JournalError, StorageError):
             raise
         except PSymmError as failed:
             ended(custody.agreement.custody, failed)
+            # A peer that has proved a fork will not change its answer. One that only claims it is
+            # asked again.
             unproved = isinstance(failed, ForkUnproved | BehindUnproved)
             if (isinstance(failed, Forked) and not unproved) or not custody.endpoint:
                 return

@@ -145,6 +145,7 @@ def revoke(
 
         expect_ready(home, deployment_file, rpc_url)
         revoked, seq = address or "", 1
+        # The journal is asked before the password, so a wrong --custody costs nothing.
         if custody is not None:
             revoked, seq = await _in_force(home, custody)
         revoked, seq = checksummed("key", revoked), from_seq or seq
@@ -211,6 +212,8 @@ def submit(
         async with open_chain_context(home, deployment_file, rpc_url) as context:
             digest = context.registry.revocation_message(whose, revoked, from_seq).digest()
             try:
+                # Checked here, so that nobody pays gas for a signature that the contract would
+                # refuse.
                 signed = signature_by(whose, digest, signature)
             except WalletError as bad:
                 raise CommandError(

@@ -90,6 +90,7 @@ async def report_open_on_failure(
         yield all_is_open
     except BaseException:
         if not opened:
+            # The block often ends by a cancellation, and the report must be read all the same.
             with trio.CancelScope(shield=True):
                 kept = await _kept(journal)
             prefix = None if resumed is None else resumed.lower().removeprefix("0x")

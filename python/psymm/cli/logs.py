@@ -79,6 +79,7 @@ class Allowance(logging.Filter):
         event = (record.name, str(record.msg))
         custody = str(getattr(record, "custody", ""))
         name = ".".join(event)
+        # First the custody's own allowance, so that one peer cannot use up that of all.
         own = not custody or self._take((*event, custody), CUSTODY_BURST, CUSTODY_PER_S)
         if not own or not self._take((*event, ""), BURST, PER_S):
             self._suppressed[name] = self._suppressed.get(name, 0) + 1

@@ -127,6 +127,7 @@ class Maker(Solver):
 
     def _acceptable(self, order: IncomingOrder) -> Decimal | None:
         """The price to fill at; None while our quote does not reach the trader's limit."""
+        # It hits our quote, which binds us to its price.
         if order.quote_id is not None:
             return order.price
         found = self._prices(order.symbol)

@@ -89,6 +89,7 @@ class Screen:
         try:
             line.encode(getattr(self._stream, "encoding", None) or "utf-8")
         except UnicodeEncodeError:
+            # JSON's own escapes keep the value; a replacement character would change it.
             line = json.dumps(jsonable(body), separators=(",", ":"))
         self._echo(line)
 
@@ -224,6 +225,7 @@ def parse_amount(text: str, decimals: int) -> int:
     whole, point, fraction = text.partition(".")
     digits = whole + fraction
     if (
+        # `isdigit` alone also accepts the digits of other scripts.
         not whole.isascii()
         or not digits.isascii()
         or not whole.isdigit()

@@ -120,6 +120,7 @@ def relayer(
                         port = await nursery.start(partial(served.serve, *listen, tls=certificate))
                     except* OSError as errors:
                         raise cannot_listen(listen, errors) from None
+                    # The service follows its calls. The outbox has the rest: the registry entry.
                     if context.chain.outbox is not None:
                         nursery.start_soon(context.chain.outbox.follow, context.chain, wallet)
                     where = endpoint or endpoint_of(listen, port, tls)

@@ -19,6 +19,7 @@ from psymm.cli.exit_status import CommandError, leaves
 from psymm.cli.output import format_amount
 from psymm.cli.typed import again, command, later, local, typed_or
 from psymm.errors import PSymmError
+from psymm.storage import NoHome
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
@@ -32,7 +33,8 @@ def home_words(home: DataDir) -> list[str]:
     """--home, unless it is the default home."""
     try:
         usual = home.path == default_data_dir()
-    except RuntimeError:
+    # Without a default home every command needs --home.
+    except NoHome:
         usual = False
     return [] if usual else ["--home", str(home.path)]
 
@@ -127,6 +129,7 @@ def _next(  # noqa: C901 - one line for each kind of error
     here = [*home_words(home), *node_words(rpc_url)]
     made = chain_id == DEVNET
     match error:
+        # By its type a ChainDown, but there is no node to wait for.
         case chain.NodeAddressInvalid():
             return None
         case chain.WrongChain() if rpc_url is not None and home.rpc.exists():

@@ -1,4 +1,15 @@
-"""`psymm solver`: runs a market maker; `psymm solver kill` and `revive` are its emergency brake."""
+"""`psymm solver`: runs a market maker; `psymm solver kill` and `revive` are its emergency brake.
+
+The order of a start: configuration, password, notes and journal, earlier moves, terms and funds
+shown, the signal for the kill switch, the port, the metrics, the registry, the ready line. So a
+trader that finds the solver in the registry can reach it, and what is wrong shows before anybody
+can trade.
+
+The end: at the first signal `leave` withdraws the quotes and tells the traders; then tasks are
+cancelled. Every frame was in the journal before it was sent, so the next start continues.
+
+The kill switch is a file next to the journal. It works without the process, and across restarts.
+"""
 
 from __future__ import annotations
 
@@ -174,6 +185,7 @@ def solver(
                 killed = maker.kill_switch.reason
                 if killed is not None:
                     screen.event("killed", f"the kill switch is on: {killed}", reason=killed)
+                # Before it listens: SIGUSR1 must work from the first quote on.
                 await nursery.start(_kill_on_signal, maker, screen)
                 try:
                     port = await nursery.start(partial(maker.serve, *listen, tls=certificate))
@@ -211,6 +223,7 @@ def solver(
         from psymm.transcript.agreement import SOLVER
 
         for maker in makers:
+            # Before `leave`, which ends the sessions.
             accounts = {key: session.projected for key, session in maker.sessions.items()}
             await maker.leave()
             rows = [

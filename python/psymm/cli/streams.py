@@ -85,6 +85,7 @@ class _FailSafeOutput(io.RawIOBase):
                 waiting.poll()
             except OSError as failed:
                 self.failed = failed
+        # Dropped. `output_failure` reports it when the command has finished.
         return len(data)
 
 

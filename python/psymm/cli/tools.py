@@ -62,6 +62,8 @@ def install(screen: Screen) -> None:
             if file.is_file():
                 shutil.copyfile(file, target / file.name)
     screen.say(f"node {version}; npm ci in {target} …")
+    # `ci` takes exactly what the lockfile names. No package may run a script of its own while it is
+    # installed.
     arguments = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
     ran = subprocess.run(  # noqa: S603 - found on the PATH above, arguments are constants
         [npm, *arguments], cwd=target, capture_output=True, text=True, check=False

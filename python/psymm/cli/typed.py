@@ -68,8 +68,8 @@ def typed_or(words: str, *more: str) -> str:
 def local(url: str) -> bool:
     if len(url.split()) != 1:
         return False  # several nodes, of which one may be elsewhere
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         return False

@@ -44,6 +44,7 @@ def new(screen: Screen, home: DataDir, password_fd: int | None, light: bool) -> 
     from psymm._core import SecretKey
 
     _refuse_second(home)
+    # Before the password is asked for: a directory that cannot be used is found first.
     home.prepare()
     password = ask_password(password_fd, confirm=True)
     _save(screen, home, SecretKey.generate(), password, light)

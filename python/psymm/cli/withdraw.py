@@ -121,6 +121,7 @@ async def _withdraw(
         done: list[Value] = []
         for at, (recipient, units) in enumerate(parts):
             if at and pause:
+                # Unpredictable, because a pattern in time would link the parts.
                 await trio.sleep(secrets.randbelow(int(pause * 1000) + 1) / 1000)
             moved = await funds.vault.withdraw(
                 info.address, units, recipient, funds.senders(sending, info)
@@ -153,6 +154,7 @@ async def _withdraw(
             token=info.address,
             available=str(balance.available),
         )
+        # After the result is printed; see `deposit`.
         await funds.vault.acknowledge_ended()
 
 

@@ -243,6 +243,7 @@ def encode(message: Message) -> bytes:
     """
     global _last
     held, payload = _last
+    # By identity: a message is frozen, and the one held here cannot be freed and its place reused.
     if held is not message:
         payload = _RECORD.encode({"MsgType": message.MSG_TYPE} | to_mapping(message))
         _last = message, payload
@@ -251,6 +252,8 @@ def encode(message: Message) -> bytes:
 
 def decode_text(text: str | bytes) -> Message:
     """Decode a WebSocket text. Raises JsonError, as ``decode`` does."""
+    # With half a surrogate pair, plain `encode` would raise an error of its own. This way the core
+    # refuses it like any other bad byte.
     payload = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     mapping = _TEXT.parse(payload)
     return from_mapping(_TEXT_TYPES[str(mapping["MsgType"])], mapping)

@@ -120,6 +120,8 @@ class Logon(Message):
     expiry: Nanoseconds
     delegation_signature: Signature
     heart_bt_int: Seconds
+    # A solver's is empty: it lists its notes with AY, once it has verified the trader's. At most 16
+    # (`spec.md` 11).
     notes: Annotated[tuple[NoteRef, ...], Entries(16)] = ()
 
 

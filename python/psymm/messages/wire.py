@@ -166,6 +166,7 @@ class FieldRule:
     required: bool
 
 
+# FIX writes these two in capitals.
 _SPELLING = {"id": "ID", "md": "MD"}
 
 
@@ -226,6 +227,7 @@ def _fields(cls: type[Message] | type[GroupEntry]) -> list[dict[str, object]]:
         field: dict[str, object] = {"name": rule.name, "required": rule.required}
         if rule.entries is not None and rule.entry is not None:
             field |= {"type": "group", "fields": _fields(rule.entry)}
+            # An empty group is left out, so a group on the wire has at least one entry.
             field |= {"min": 1, "max": rule.entries.max}
         elif rule.choices is not None:
             field |= {"type": "enum", "values": [choice.value for choice in rule.choices]}
@@ -271,6 +273,7 @@ _PYTHON = {"str": str, "int": int, "uint": int, "decimal": int, "udecimal": int}
 
 def _types_of(cls: type[Message]) -> tuple[tuple[str, type | None], ...]:
     def kind(rule: FieldRule) -> type | None:
+        # None for a group: no value has that type, so a message with groups is never exact.
         if rule.wire is None:
             return rule.choices
         return _PYTHON.get(rule.wire.kind, bytes)
@@ -290,6 +293,7 @@ def from_mapping(cls: type[M] | type[P], mapping: Mapping[str, Any]) -> M | P:
         if entry is not None:
             made[attribute] = tuple(from_mapping(entry, each) for each in held or ())
         elif held is not None:
+            # The core has checked it against these choices: they are in the schema.
             made[attribute] = choices[held]
     return cls(**made)
 

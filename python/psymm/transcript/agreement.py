@@ -80,6 +80,7 @@ class CustodyAgreement:
 
 def halves(word: bytes) -> tuple[bytes, bytes]:
     """The two 128-bit halves of 32 bytes, high first, each as a field element."""
+    # The field is smaller than 2^256, so a whole word could stand for two values.
     return bytes(16) + word[:16], bytes(16) + word[16:]
 
 

@@ -85,6 +85,8 @@ class BaseSnapshot:
     def _checked(
         self, agreement: CustodyAgreement
     ) -> tuple[TranscriptStart, tuple[Ruling, Ruling]]:
+        # A snapshot may come out of a stranger's file, so nothing in it is believed: first the
+        # places, then the links, then the delegations, then the signatures.
         trader, solver = _exactly(self.trader), self.frames
         if not solver:
             raise CheckpointRefused("the solver's head is missing")
@@ -100,6 +102,8 @@ class BaseSnapshot:
             if after.previous != before.digest(agreement.domain):
                 raise CheckpointRefused("frames do not follow", lane=SOLVER, seq=after.seq)
         known = (
+            # Each carrier is the one in force where its lane's kept frames begin. If one of them is
+            # a UKY, the key changes on the way, and `_signed` returns the last.
             _carried(agreement, TRADER, self.carriers[TRADER], trader.seq),
             _carried(agreement, SOLVER, self.carriers[SOLVER], solver[0].seq),
         )
@@ -133,6 +137,7 @@ def _carried(agreement: CustodyAgreement, lane: int, raw: bytes, head: int) -> R
     if (
         frame.lane != lane
         or frame.custody != agreement.custody
+        # A key is in force only from its carrier on.
         or frame.seq > head
         or not isinstance(message, Logon | SessionKeyChange)
         or (frame.seq == 1) != isinstance(message, Logon)
@@ -169,6 +174,7 @@ def base_snapshot(point: Point, account: bytes, frames: Iterable[Frame]) -> Base
     needed = [frame for frame in solver if frame.seq > trader.peer_seq]
     if not needed or len(needed) != point.solver_seq - trader.peer_seq:
         raise missing
+    # The carrier in force where each lane's kept frames begin is the last one up to there.
     first = (trader.seq, needed[0].seq)
     ruling = [[one for one in carriers[lane] if one.seq <= first[lane]] for lane in (0, 1)]
     if not all(ruling):

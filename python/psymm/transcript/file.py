@@ -44,6 +44,7 @@ from psymm.transcript.record import Record
 
 MAGIC: Final = b"pSymmT1\n"
 _KEY_CARRIERS: Final = (b"A", b"UKY")
+# Of a frame: 126 bytes before the payload, and after it 65 of signature and 32 of R.y.
 _OVERHEAD: Final = 223
 
 Keys = tuple[tuple[int, int, bytes], ...]
@@ -210,6 +211,7 @@ def verify_frames(
     keys, end, fault = delegated_keys(file)
     first, known = started(file)
     try:
+        # Both views end here. While one exists, the mapped file cannot be closed.
         with memoryview(file.raw) as whole, whole[file.start : end] as frames:
             summary = verify_transcript(
                 frames,
@@ -228,6 +230,7 @@ def verify_frames(
     # The frames before the fault are sound, so this is the first fault.
     if fault is not None:
         raise fault
+    # Last: the two UCPs prove the checkpoint only because the frames that carry them are verified.
     if file.starts_at is not None:
         _check_agreed(file, file.starts_at)
     return Verified(summary.frames, summary.heads, (*known, *keys))

@@ -118,12 +118,15 @@ def _json(raw: bytes) -> Mapping[str, Any]:
 
 def _hex(document: Mapping[str, Any], name: str, length: int | None) -> bytes:
     value = document.get(name)
-    if not isinstance(value, str) or not value.startswith("0x") or value != value.lower():
+    if not isinstance(value, str) or not value.startswith("0x"):
         raise _refused(f"{name} is not a lower-case 0x string")
     try:
         decoded = bytes.fromhex(value[2:])
     except ValueError:
         raise _refused(f"{name} is not hexadecimal") from None
+    # `fromhex` also reads capitals, and spaces between two bytes.
+    if value != "0x" + decoded.hex():
+        raise _refused(f"{name} is not a lower-case 0x string")
     if length is not None and len(decoded) != length:
         raise _refused(f"{name} is {len(decoded)} bytes, not {length}")
     return decoded

@@ -1,9 +1,19 @@
 """The record of one custody in memory: core transcript, session keys in force, decoded messages.
 
-A frame enters only through `append` (or `sign`, for ours), which takes all of it or nothing. The
-core checks number, link, time and signature. A payload is decoded here, once; the rulebook judges
-it elsewhere. Frames that a checkpoint in force counts may leave memory (`truncate_to`); their
-digests stay.
+Theory of operation. The core's `Transcript` decides alone whether a frame follows: it has all keys
+and digests since the beginning, and checks number, link, time and signature. Around it are the
+frames themselves, in order of arrival and by lane, and the delegations that brought the keys. Five
+operations change a record, and each does all or nothing:
+
+    append        a frame, ours or the peer's, joins its lane. Its payload is decoded, once
+    sign          makes our lane's next frame and appends it
+    truncate_to   frames that a checkpoint in force counts leave memory; their digests and keys stay
+    know, retain  learn about frames from before the beginning, from the journal
+
+What a message means is for the rulebook. What happens to a refused frame is for the session.
+
+Durable: nothing. The session stores each appended frame (`StoreFrame`) before it sends one or acts
+on one.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ from psymm._core import (
     JsonError,
     SecretKey,
     Transcript,
+    TranscriptError,
     TranscriptStart,
     sign_frame,
 )
@@ -49,12 +60,18 @@ class Record:
         self.agreement = agreement
         self.starts_at = starts_at
         self._delegations: tuple[list[Delegation], list[Delegation]] = ([], [])
+        # The seqs of the frames that brought the delegations, at the same places.
         self._ruling: tuple[list[int], list[int]] = ([], [])
         self.entries: list[RecordedFrame] = []
         """The frames that memory holds, in order of arrival. Read only."""
         self._lanes: tuple[list[RecordedFrame], list[RecordedFrame]] = ([], [])
+        # By lane, how many frames are before the beginning. So a frame's place in `_lanes` is seq −
+        # _before.
         self._before = (0, 0)
+        # Frames from before the beginning whose content still counts (`retained.py`).
         self._earlier: dict[tuple[int, int], RecordedFrame] = {}
+        # By lane, digests from before the beginning, which the core does not have: the first one's
+        # seq, and all in a row.
         self._proven = [(1, b""), (1, b"")]
         start: TranscriptStart | None = None
         if starts_at is not None:
@@ -155,6 +172,8 @@ class Record:
         Every frame is checked again. Raises TranscriptError if a remaining frame covers a removed
         one.
         """
+        # Made anew, because the core removes nothing. It starts without the digests from before,
+        # and a later frame may still cover one of those.
         left = Record(self.agreement, self.starts_at)
         left._earlier = dict(self._earlier)
         left._proven = [self._digests(lane) for lane in (TRADER, SOLVER)]
@@ -182,13 +201,15 @@ class Record:
         lane, follows = frame.lane, frame.seq == self.heads[frame.lane].seq + 1
         delegation: Delegation | None = None
         if (
+            # A Logon elsewhere than at a lane's first frame, or a UKY as that, brings no key. It is
+            # an ordinary frame under the key in force, and is judged as one.
             isinstance(message, (Logon, SessionKeyChange))
             and frame.custody == self.agreement.custody
             and follows
             and (frame.seq == 1) == isinstance(message, Logon)
         ):
-            # A frame that carries a key is signed by that key. All checks come before `set_key`, so
-            # that a refused frame leaves the old key in force.
+            # A frame that carries a key is signed by that key. So the core must know it before it
+            # can judge the frame.
             delegation = delegation_in(self.agreement, frame, message)
             frame.verify(self.agreement.domain, delegation.public_key)
             self._transcript.set_key(lane, frame.seq, delegation.public_key)
@@ -206,8 +227,16 @@ class Record:
                     # error comes first.
                     self._transcript.check(frame)
                     raise
-        # The core appends or raises. Nothing above has changed this record.
-        digest = self._transcript.append(frame)
+        # The core appends or raises. Nothing above has changed this record, the new key apart.
+        try:
+            digest = self._transcript.append(frame)
+        except TranscriptError:
+            if delegation is not None:
+                # The key came with the frame and goes with it. Otherwise the lane's next frame
+                # under the old key would pass for unsigned, and after a refused Logon another
+                # frame could begin the lane.
+                self._transcript.forget_keys(lane, frame.seq)
+            raise
         self.heads[lane] = self._transcript.head(lane)
         if delegation is not None:
             self._delegations[lane].append(delegation)
@@ -230,6 +259,7 @@ class Record:
         """
         head = self.entry(TRADER, point.trader_seq)
         covered = 0 if head is None else head.frame.peer_seq
+        # The frames that a base snapshot contains; `checkpoint.py` lists them.
         places = {(lane, since) for lane in (TRADER, SOLVER) for since in self._ruling[lane]}
         places.add((TRADER, point.trader_seq))
         places.update((SOLVER, seq) for seq in range(covered + 1, point.solver_seq + 1))
@@ -237,6 +267,7 @@ class Record:
         frames = [entry.frame for entry in found if entry is not None]
         # Raises before anything changes.
         self.starts_at = base_snapshot(point, b"", frames)
+        # Nothing below can fail, so the record is never cut half.
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
         self._before = point.seqs
@@ -302,6 +333,9 @@ class Record:
         mine, theirs = self.heads[lane], self.heads[other]
         peer_seq = theirs.seq if covers is None else covers
         payload = encode(message)
+        # Signed is not sent. A frame that `_append` refuses never leaves this process, so its
+        # number is still free. Once it is appended, no other frame may have that number (`spec.md`
+        # 37).
         frame = sign_frame(
             key,
             self.agreement.domain,

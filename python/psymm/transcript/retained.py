@@ -45,6 +45,8 @@ def retains(message: Message | None) -> bool:
     A Reject of such a frame counts, too, because the rejected frame has no effect.
     """
     if isinstance(message, Reject):
+        # A Reject names the type that it rejects, so this needs no look at that frame, which may be
+        # gone.
         return message.ref_msg_type in _TYPES
     return isinstance(message, RETAINED)
 

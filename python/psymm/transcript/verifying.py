@@ -87,6 +87,7 @@ class FrameVerifier:
         Cancelled: returns after the current batch.
         """
         worth = [claim for claim in claims if claim[1] not in self._spoilers]
+        # Alone, a frame is verified as fast where it is appended.
         if len(worth) < 2:
             self._left += len(claims)
             return
@@ -128,6 +129,8 @@ class FrameVerifier:
         if verdict.code in _SPOILING:
             self._spoilers[key] = None
             if len(self._spoilers) > MAX_SPOILERS:
+                # A peer can make any number of keys. Forgetting the oldest costs one more slow
+                # batch.
                 del self._spoilers[next(iter(self._spoilers))]
 
 

@@ -331,6 +331,24 @@ fn a_key_rules_from_its_seq_on_and_not_before() {
 }
 
 #[test]
+fn a_key_of_a_refused_frame_is_taken_back() {
+    let mut transcript = keyed();
+    talk(&mut transcript, &[0]);
+    let other = SecretKey::from_bytes(&[77; 32]).unwrap();
+    transcript.set_key(0, 2, *other.public_key()).unwrap();
+    transcript.forget_keys(0, 2).unwrap();
+    talk(&mut transcript, &[0]);
+    assert_eq!(
+        transcript.forget_keys(0, 2),
+        Err(KeyError::TooLate {
+            from_seq: 2,
+            head: 2
+        })
+    );
+    assert_eq!(transcript.forget_keys(2, 9), Err(KeyError::BadLane(2)));
+}
+
+#[test]
 fn there_are_two_lanes() {
     let mut transcript = keyed();
     let key = *session_key(0).public_key();
