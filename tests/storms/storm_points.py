@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-import psymm.session.runtime.solver
+import psymm.session.runtime.solver_sessions
 import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
@@ -126,7 +126,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(Prover, "prove", "proof", reaper)
     _around(SolverServer, "open", "accept", reaper)
     _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
-    _around(psymm.session.runtime.solver, "load_session", "load_session", reaper)
+    _around(psymm.session.runtime.solver_sessions, "load_session", "load_session", reaper)
     _append(reaper)
     _mark_delivered(reaper)
     _commit(reaper)
@@ -234,15 +234,12 @@ def _socket(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
             reaper.at(f"send-{kind}.after")
         return sent
 
-    def diverting(
-        socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]
-    ) -> list[str | bytes]:
+    def diverting(socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]) -> None:
         async def taking(message: str | bytes) -> None:
             reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
             await take(message)
 
-        found: list[str | bytes] = divert(socket, taking)
-        return found
+        divert(socket, taking)
 
     WebSocket.send = sending  # type: ignore[method-assign]
     WebSocket.receive = receiving  # type: ignore[method-assign]
