@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-import psymm.session.runtime.solver
+import psymm.session.runtime.solver_sessions
 import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
@@ -131,7 +131,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(Prover, "prove", "proof", reaper)
     _around(SolverServer, "open", "accept", reaper)
     _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
-    _around(psymm.session.runtime.solver, "load_session", "load_session", reaper)
+    _around(psymm.session.runtime.solver_sessions, "load_session", "load_session", reaper)
     _write(reaper)
     _mark_delivered(reaper)
     _commit(reaper)

@@ -83,9 +83,10 @@ from psymm.session.runtime.idle import IdleEnd
 from psymm.session.runtime.ledger import RulebookLedger
 from psymm.session.runtime.party import LocalParty
 from psymm.session.runtime.protection import Caps, KillSwitch, Protection, kill_switch_of
-from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.session.runtime.settlement import SettlementFlow
 from psymm.session.runtime.solver import DISK_FLOOR, ServerStatistics, SolverServer
+from psymm.session.runtime.stats import RunnerStatistics
 from psymm.sockets.admission import AdmissionLimits
 from psymm.sockets.serving import Tls
 from psymm.terms import Terms
@@ -288,16 +289,18 @@ class IncomingOrder:
     @property
     def price(self) -> Decimal:
         """The worst price that the trader accepts."""
-        live = self.session.projected.orders.get(self.cl_ord_id)
-        if live is not None:
-            return decimal_of(live.price)
-        return decimal_of(self.order.price or 0)
+        live = self._live()
+        return decimal_of(self.order.price or 0 if live is None else live.price)
 
     @property
     def leaves(self) -> Decimal:
         """What is not filled yet; 0 if the order has ended."""
-        live = self.session.projected.orders.get(self.cl_ord_id)
+        live = self._live()
         return Decimal(0) if live is None else decimal_of(live.leaves)
+
+    def _live(self) -> LiveOrder | None:
+        """The order in the account; None once it has ended."""
+        return self.session.projected.orders.get(self.order.cl_ord_id)
 
     async def fill(self, price: Number | None = None, quantity: Number | None = None) -> None:
         """Fill the rest of the order, or `quantity` of it, at the order's price or a better one.
@@ -305,11 +308,15 @@ class IncomingOrder:
         Raises Refused (more than the rest, worse than the price, margin …), NotNow.
         Cancelled: the fill may be signed, and is sent then.
         """
-        await self._report(
-            exec_type=ExecType.TRADE,
-            last_px=scaled(self.price if price is None else price),
-            last_qty=scaled(self.leaves if quantity is None else quantity),
-        )
+        last_px = None if price is None else scaled(price)
+        last_qty = None if quantity is None else scaled(quantity)
+        if last_px is None or last_qty is None:
+            live = self._live()
+            if last_px is None:
+                last_px = self.order.price or 0 if live is None else live.price
+            if last_qty is None:
+                last_qty = 0 if live is None else live.leaves
+        await self._report(exec_type=ExecType.TRADE, last_px=last_px, last_qty=last_qty)
 
     async def lock(self) -> None:
         """Take a last look: until its ExpireTime the order is ours. Raises Refused, NotNow."""
@@ -333,7 +340,7 @@ class IncomingOrder:
         await self.session.runner.send(
             ExecutionReport(
                 exec_id=self.session.next_id("e"),
-                cl_ord_id=self.cl_ord_id,
+                cl_ord_id=self.order.cl_ord_id,
                 exec_type=exec_type,
                 last_px=last_px,
                 last_qty=last_qty,
@@ -345,6 +352,9 @@ class IncomingOrder:
 
 class Solver:
     """Subclass it, override the callbacks, `await serve(…)`.
+
+    Attributes:
+        leaving: `leave` was called: no callback begins any more.
 
     Args:
         terms: The terms of every new custody.
@@ -385,7 +395,7 @@ class Solver:
         self._workers: Workers | None = None
         self._server: SolverServer | None = None
         self._dispatches: dict[bytes, _Dispatch] = {}
-        self._leaving = False
+        self.leaving = False
         # Now, not with the first trader: bad terms of our own must stop us before we serve.
         self.policy.check(terms, self._collateral, self.party.clock.now_ns())
 
@@ -490,7 +500,7 @@ class Solver:
 
         Cancelled: connections are cut; every session can be resumed.
         """
-        self._leaving = True
+        self.leaving = True
         server = await self.server()
         # The order matters: first no new work, then let running work end, then withdraw quotes,
         # because a running callback could still sign one.
@@ -592,11 +602,6 @@ class Solver:
             self._dispatches[session.custody] = dispatch
         return dispatch.on_event
 
-    @property
-    def leaving(self) -> bool:
-        """`leave` was called: no callback begins any more."""
-        return self._leaving
-
 
 class _Dispatch:
     """Turns one session's events into callbacks, each in a task of its own while it runs."""
@@ -616,7 +621,8 @@ class _Dispatch:
         # Scopes of running callbacks, and of those that work on an order, by its id.
         self._callbacks: set[trio.CancelScope] = set()
         self._at_work: dict[str, trio.CancelScope] = {}
-        self._quiet = trio.Event()
+        # Set when no callback runs any more; made by who waits for it.
+        self._quiet: trio.Event | None = None
         # Orders that a callback has seen. `_catch_up` does not show them again.
         self._seen: set[str] = set()
         # Frames that we answered when they were provisional. They come again when durable.
@@ -712,6 +718,7 @@ class _Dispatch:
     async def idle(self) -> None:
         """Wait until no callback runs. Cancelled: raises Cancelled; nothing changed."""
         while self._running:
+            self._quiet = self._quiet or trio.Event()
             await self._quiet.wait()
 
     def _resumed(self) -> None:
@@ -814,12 +821,14 @@ class _Dispatch:
         """Start a callback. order: the id of the order that it works on."""
         if self._solver.leaving:
             return
-        with suppress(SessionClosed):  # No callback begins after the solver has ended.
-            # Too many run already. `_answer` then declines, which is quick.
-            busy = self._running >= MOST_AT_ONCE
+        # Too many run already. `_answer` then declines, which is quick.
+        busy = self._running >= MOST_AT_ONCE
+        try:
             self._workers.start(partial(self._run, answer, decline, busy, order))
-            # Count it now, not when it runs, so that `idle` does not miss it.
-            self._running += 1
+        except SessionClosed:
+            return  # No callback begins after the solver has ended.
+        # Count it now, not when it runs, so that `idle` does not miss it.
+        self._running += 1
 
     async def _run(
         self,
@@ -841,9 +850,9 @@ class _Dispatch:
                 del self._at_work[order]
             self._callbacks.discard(scope)
             self._running -= 1
-            if not self._running:
+            if not self._running and self._quiet is not None:
                 self._quiet.set()
-                self._quiet = trio.Event()
+                self._quiet = None
 
     async def _answer(
         self,

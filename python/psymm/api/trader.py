@@ -86,6 +86,7 @@ from psymm.session.protocol import (
     TextReceived,
 )
 from psymm.session.protocol.chain_facts import Mined
+from psymm.session.runtime.conversation import ask_price, market_data, shake_hands
 from psymm.session.runtime.handshake import Introduced, fresh_nonce
 from psymm.session.runtime.idle import IdleEnd
 from psymm.session.runtime.ledger import RulebookLedger
@@ -98,17 +99,15 @@ from psymm.session.runtime.preflight import (
     price_of,
     prices_of,
 )
-from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.session.runtime.settlement import SettlementFlow
+from psymm.session.runtime.stats import RunnerStatistics
 from psymm.session.runtime.trader import (
     Backoff,
     ConnectionLost,
     Dialer,
     TraderSession,
-    ask_price,
     dialer,
-    market_data,
-    shake_hands,
 )
 from psymm.session.runtime.transport import GOODBYE_S
 from psymm.sockets.dialling import ask_each
@@ -219,9 +218,10 @@ class Order:
         ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
         # The account may be ahead of the reports that we have received.
         await self._session.runner.drain()
-        fills = self.fills
-        filled = sum((fill.quantity for fill in fills), Decimal(0))
-        paid = sum((fill.price * fill.quantity for fill in fills), Decimal(0))
+        fills, filled, paid = self.fills, Decimal(0), Decimal(0)
+        for fill in fills:
+            filled += fill.quantity
+            paid += fill.price * fill.quantity
         return OrderResult(
             status=ended or "expired",
             filled=filled,
@@ -324,15 +324,18 @@ class Session:
 
     def fills_of(self, cl_ord_id: str) -> tuple[Fill, ...]:
         """All fills of an order that are in the account, in order."""
-        return tuple(
-            Fill(decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0), said.exec_id)
-            for said in self._events.reports.get(cl_ord_id, ())
-            if said.exec_type is ExecType.TRADE
-        )
+        fills: list[Fill] = []
+        for said in self._events.reports.get(cl_ord_id, ()):
+            if said.exec_type is ExecType.TRADE:
+                price, quantity = decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0)
+                fills.append(Fill(price, quantity, said.exec_id))
+        return tuple(fills)
 
     def reason_of(self, cl_ord_id: str) -> str:
-        said = self._events.reports.get(cl_ord_id, ())
-        return next((each.text for each in reversed(said) if each.text), "")
+        for said in reversed(self._events.reports.get(cl_ord_id, ())):
+            if said.text:
+                return said.text
+        return ""
 
     def cancel_refused(self, request: str) -> OrderCancelReject | None:
         return self._events.cancels.get(request)
@@ -380,7 +383,8 @@ class Session:
         does not come back within `timeout_s`.
         Cancelled: the request stays on the record, and its quote can still be hit.
         """
-        await self._when_synced(timeout_s)
+        if not self.runner.protocol.synced:
+            await self._when_synced(timeout_s)
         request = self.next_id("r")
         # `post`, not `send`: an answer proves that the request was durable, so do not wait twice.
         self.runner.post(
@@ -474,7 +478,8 @@ class Session:
         """Sign an order and return it; see `order` for what is raised."""
         if price is None and quote is None:
             raise ValueError("an order needs a price or a quote")
-        await self._when_synced(expires_in_s)
+        if not self.runner.protocol.synced:
+            await self._when_synced(expires_in_s)
         order = NewOrderSingle(
             cl_ord_id=self.next_id("o"),
             symbol=symbol,
@@ -492,8 +497,6 @@ class Session:
 
     async def _when_synced(self, within_s: float) -> None:
         """Wait for a lost connection to come back; nothing is signed in between."""
-        if self.runner.protocol.synced:
-            return
         synced = await self._events.until(lambda: self.runner.protocol.synced or None, within_s)
         if synced is None:
             lost = self._events.lost
@@ -515,7 +518,8 @@ class Session:
         """
         if self._settlement_flow is None:
             raise NotNow("the session has ended")
-        await self._when_synced(SYNC_S)
+        if not self.runner.protocol.synced:
+            await self._when_synced(SYNC_S)
         mined = await self._settlement_flow.settle()
         payout = self.account.payouts[Lane.TRADER]
         # The end is on chain already. Give both sides a few heartbeats to say so on the record.

@@ -156,9 +156,18 @@ class Journal(JournalSecrets):
         if entries:
             await self.write(self.to_append(entries))
 
-    def to_append(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
-        """The change that `append` writes. Needs at least one entry."""
-        return Append((entries[0][0].custody, _written(self.path, entries)))
+    def to_append(self, entries: Sequence[tuple[Frame, bytes]]) -> Append:
+        """The change that `append` writes. Needs at least one entry.
+
+        Raises JournalConflict if the frames are of several custodies.
+        """
+        custody = entries[0][0].custody
+        frames: list[Written] = []
+        for frame, digest in entries:
+            if frame.custody != custody:
+                raise JournalConflict("frames of several custodies", journal=self.path)
+            frames.append((frame.lane, frame.seq, digest, frame.raw))
+        return Append((custody, frames))
 
     def to_restore(self, entries: Sequence[tuple[Frame, bytes]]) -> Change:
         """Restore frames of one custody that the peer or a file shows and this journal lacks.
@@ -166,7 +175,7 @@ class Journal(JournalSecrets):
         The caller has verified them. Needs at least one entry. Writing it raises JournalConflict,
         also if the custody is complete: then it lacks nothing.
         """
-        custody, frames = entries[0][0].custody, _written(self.path, entries)
+        custody, frames = self.to_append(entries)
         return Work(lambda base: self._append(base, custody, frames, shown=True))
 
     async def set_health(self, custody: bytes, health: Health) -> None:
@@ -348,20 +357,6 @@ class Journal(JournalSecrets):
         left = held.frames - len(rows)
         upsert_heads(base, replace(held, heads=Heads(heads[0], heads[1]), frames=left))
         self._frames -= len(rows)
-
-
-def _written(path: Path, entries: Sequence[tuple[Frame, bytes]]) -> list[Written]:
-    """What to write for each frame.
-
-    Raises JournalConflict if the frames are of several custodies.
-    """
-    custody = entries[0][0].custody
-    frames: list[Written] = []
-    for frame, digest in entries:
-        if frame.custody != custody:
-            raise JournalConflict("frames of several custodies", journal=path)
-        frames.append((frame.lane, frame.seq, digest, frame.raw))
-    return frames
 
 
 def _ignore(failed: JournalFailure | None) -> None:

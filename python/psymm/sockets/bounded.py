@@ -152,11 +152,13 @@ class BoundedStream(trio.abc.Stream):
             else:
                 if self._take is not None and self._is_between():
                     data = await self._give(data, self._take)
-                self._count(data)
+                if data:
+                    self._count(data)
             if self.fault is not None:
                 await self._say_goodbye(self.fault)
                 self.ended.set()
                 raise trio.BrokenResourceError
+            # Otherwise all of it was given away, and the library has nothing to do.
             if data:
                 return data
 
@@ -182,11 +184,11 @@ class BoundedStream(trio.abc.Stream):
 
     async def _give(self, data: bytes, take: Callable[[bytes], Awaitable[None]]) -> bytes:
         """Give whole binary messages at the beginning of `data` to `take`. Returns the rest."""
-        at = 0
+        at, now = 0, trio.current_time()
         while at < len(data) and (found := binary_at(data, at, masked=not self._client)):
             begins, ends = found
             size = ends - begins
-            self._charge(size, trio.current_time())
+            self._charge(size, now)
             if self.fault is not None:
                 break
             payload = data[begins:ends]

@@ -59,7 +59,7 @@ def take_effect(
         elif s.lane == TRADER and many_uncovered(s):
             arm(connection, now)
     # Judged before it is applied: a violation changes nothing.
-    violation = judge(s, entry)
+    violation = (judge if type(message) is CollateralResponse else rejects.judge)(s, entry)
     if violation is not None or type(message) in lifecycle.APPLIED:
         read(s, entry, violation)
     # After its own `StoreFrame`: the application sees only durable frames.

@@ -21,7 +21,7 @@ from psymm.session.protocol import (
 )
 from psymm.session.protocol.chain_facts import Citation, Note
 from psymm.session.protocol.heads import our_heads
-from psymm.session.protocol.state import SessionParams, SessionState
+from psymm.session.protocol.state import HeadSync, SessionParams, SessionState
 from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER
 from psymm.transcript.checkpoint import Point
@@ -80,7 +80,10 @@ class SessionView:
     @property
     def synced(self) -> bool:
         """Whether heads agree on the connection. Only then do we sign frames."""
-        return self.state.synced
+        # As `SessionState.synced`: applications ask with every message.
+        s = self.state
+        connection = s.connection
+        return connection is not None and connection.sync is HeadSync.SYNCED and s.error is None
 
     @property
     def health(self) -> Health:

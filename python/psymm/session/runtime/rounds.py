@@ -38,8 +38,8 @@ Item = str | FrameBatch
 class Receiver(Protocol):
     """A session that receives what its connection's inlet brings."""
 
-    def claims(self, batch: FrameBatch) -> list[Claim]:
-        """The signatures that are worth verifying before the batch is received."""
+    def add_claims(self, batch: FrameBatch, claims: list[Claim]) -> None:
+        """Add the signatures that are worth verifying before the batch is received."""
         ...
 
     def receive(self, item: Item, now_ns: int) -> bool:
@@ -84,7 +84,8 @@ class Rounds:
         """Receive at once what the only connection brings. Cancelled: raises Cancelled; the message
         may or may not be received."""
         await self._journal.yield_to_commit()
-        claims = inlet.claims()
+        claims = list[Claim]()
+        inlet.add_claims(claims)
         if len(claims) != 1:
             # More may follow at once, and other tasks must get their turn.
             await trio.lowlevel.checkpoint()
@@ -110,7 +111,7 @@ class Rounds:
                 inlets, claims = list[Inlet](), list[Claim]()
                 while self._waiting and len(inlets) < MOST_TOGETHER:
                     inlets.append(self._waiting.popleft())
-                    claims += inlets[-1].claims()
+                    inlets[-1].add_claims(claims)
                 await self._verifier.prefetch(claims)
                 now = self._clock.now_ns()
                 # One reading of the clock for all: they arrived at about the same moment.
@@ -180,10 +181,11 @@ class Inlet:
 
     # --- for the round ------------------------------------------------------------------------
 
-    def claims(self) -> list[Claim]:
-        """The signatures that are worth verifying of the message here."""
+    def add_claims(self, claims: list[Claim]) -> None:
+        """Add the signatures that are worth verifying of the message here."""
         item = self._item
-        return [] if item is None or isinstance(item, str) else self._receiver.claims(item)
+        if item is not None and not isinstance(item, str):
+            self._receiver.add_claims(item, claims)
 
     def receive(self, now_ns: int) -> None:
         """Have the session receive the message here."""
