@@ -15,6 +15,9 @@ REPO = Path(__file__).resolve().parents[2]
 BENCH = REPO / "benches" / "sessions.py"
 
 
+sys.path.insert(0, str(BENCH.parent))
+
+
 def load_bench() -> ModuleType:
     spec = importlib.util.spec_from_file_location("sessions_bench", BENCH)
     assert spec is not None
