@@ -14,6 +14,7 @@ REPO = Path(__file__).resolve().parents[2]
 BENCH = REPO / "benches" / "sessions.py"
 
 
+sys.path.insert(0, str(BENCH.parent))
 bench = load_bench(BENCH)
 
 

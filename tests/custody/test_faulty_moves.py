@@ -23,7 +23,7 @@ from psymm.chain.errors import ChainError, TransactionPending
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
 from psymm.custody.moves import open_vault
-from psymm.custody.store import DONE, SENT
+from psymm.custody.stored import DONE, SENT
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain

@@ -24,7 +24,7 @@ from psymm.chain.devnet import Devnet
 from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.sending import DirectSender
-from psymm.custody.store import DONE
+from psymm.custody.stored import DONE
 from psymm.errors import format_amount
 from psymm.wallet import KeyWallet
 

@@ -102,13 +102,15 @@ async def test_only_what_the_chain_bears_out_is_taken(
     assert await verify_opening(opening, custody, token, late) == note
 
     settlement = propose_settlement(
-        [note], (await trader.payee(token, 30), await solver.payee(token, 30)), (30, 30),
-        proposer=0, deadline=deadline_after(await trader.now_s()),
+        [note],
+        (await trader.settlements.payee(token, 30), await solver.settlements.payee(token, 30)),
+        (30, 30),
+        proposer=0, deadline=deadline_after(await trader.chain.now_s()),
     )  # fmt: skip
     signatures = Signatures(
-        await trader.sign_settlement(settlement), await solver.sign_settlement(settlement)
+        await trader.settlements.sign(settlement), await solver.settlements.sign(settlement)
     )
-    await trader.settle(settlement, signatures, senders)
+    await trader.settlements.settle(settlement, signatures, senders)
     assert late.spent_block(note.nullifier) is None
     for tree in (late, solver.tree):
         with pytest.raises(CollateralSpent):
@@ -116,8 +118,8 @@ async def test_only_what_the_chain_bears_out_is_taken(
     await late.aclose()
 
     # The node that the solver asks never hears which notes it cares about.
-    await solver.await_settlement(settlement)
-    assert await solver.mined_in(settlement.call) is not None
+    await solver.settlements.await_mined(settlement)
+    assert await solver.settlements.mined_in(settlement) is not None
     call = settlement.call
     for name in (note.commitment, *call.nullifiers, *call.commitments):
         assert name.hex() not in node.asked

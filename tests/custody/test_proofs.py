@@ -36,7 +36,7 @@ async def planned(owner: Vault, token: str, kind: str):
     """A plan that moves the owner's one note of 100, with a fee, and its signature."""
     (held,) = await owner.store.notes(token=token, custody=owner.view.sole.id)
     inputs, empty = paired([held.note])
-    deadline = deadline_after(await owner.now_s())
+    deadline = deadline_after(await owner.chain.now_s())
     change = owner.view.note(owner.view.sole, token, 60, 900)
     memo = owner.view.seal(change, 900)
     if kind == "cta":
@@ -73,7 +73,7 @@ async def test_every_byte_of_a_proof_and_every_public_value_counts(
     owner: Vault, token: str, kind: str
 ) -> None:
     plan, signatures = await planned(owner, token, kind)
-    call, _ = await owner._prove(plan, signatures)
+    call, _ = await owner.proving.prove(plan, signatures)
     await owner.pool.simulate_move(call)
 
     draw = random.Random(2)
@@ -132,7 +132,7 @@ async def test_public_values_at_or_above_the_modulus_are_refused_by_the_contract
     owner: Vault, token: str
 ) -> None:
     plan, signatures = await planned(owner, token, "ctc")
-    call, _ = await owner._prove(plan, signatures)
+    call, _ = await owner.proving.prove(plan, signatures)
     encode = owner.pool.abi.function("custodyToCustody").encode
     good = call.abi_value()
     for at, index in ((0, None), (1, 0), (1, 1), (2, 0), (2, 1)):
@@ -211,11 +211,11 @@ async def test_a_prover_that_was_killed_starts_again_and_a_cancelled_proof_spoil
 
     os.kill(first, signal.SIGKILL)
     plan, signatures = await planned(owner, token, "cta")
-    call, _ = await owner._prove(plan, signatures)
+    call, _ = await owner.proving.prove(plan, signatures)
     assert prover.pid not in (None, first)
     with trio.move_on_after(0.3):
-        await owner._prove(plan, signatures)
-    again, _ = await owner._prove(plan, signatures)
+        await owner.proving.prove(plan, signatures)
+    again, _ = await owner.proving.prove(plan, signatures)
     await owner.pool.simulate_move(again)
     assert again.proof != call.proof
 
@@ -261,4 +261,4 @@ async def test_plans_that_cannot_be_are_refused_before_anything_is_signed(
         with pytest.raises(NoteInvalid):
             replace(plan, **changes)
     with pytest.raises(DeadlinePassed):
-        await owner._prove(replace(plan, deadline=1), signatures)
+        await owner.proving.prove(replace(plan, deadline=1), signatures)

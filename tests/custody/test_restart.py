@@ -22,13 +22,15 @@ from psymm.custody.errors import (
     UnknownMove,
     UnknownNote,
 )
+from psymm.custody.making import MoveOptions
 from psymm.custody.moves import open_vault
 from psymm.custody.notes import Custody
 from psymm.custody.planning import deadline_after
 from psymm.custody.prover import Prover
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import propose_settlement
-from psymm.custody.store import BUSY, DONE, FAILED, SENT, UNSPENT, open_store
+from psymm.custody.store import open_store
+from psymm.custody.stored import BUSY, DONE, FAILED, SENT, UNSPENT
 from psymm.custody.viewing import viewing_key
 from psymm.wallet import KeyWallet
 
@@ -88,7 +90,7 @@ async def test_a_funding_that_was_cut_short_happens_once(
             (held,) = await vault.store.notes(status=BUSY)
             assert held.note.amount == 100
             with pytest.raises(FundsTooLow):
-                await vault._merge_until(token, 101, [], None, 0, 0)
+                await vault.making.merge_until(token, 101, MoveOptions([], None, 0, 0))
         funded = await vault.fund(a_custody(alice, bob), token, 60, [sender])
         assert funded.moved is None
         assert (await vault.balance(token)).available == 40
@@ -133,11 +135,11 @@ async def test_a_settlement_nobody_sent_frees_its_notes_when_its_time_is_over(
     async with await open_vault(alice, put, own_devnet.chain, prover=prover) as vault:
         await vault.deposit(alice, token, 50)
         note = (await vault.fund(a_custody(alice, bob), token, 50, senders)).note
-        payees = (await vault.payee(token, 50), await vault.payee(token, 0))
+        payees = (await vault.settlements.payee(token, 50), await vault.settlements.payee(token, 0))
         settlement = propose_settlement(
-            [note], payees, (50, 0), proposer=0, deadline=deadline_after(await vault.now_s())
+            [note], payees, (50, 0), proposer=0, deadline=deadline_after(await vault.chain.now_s())
         )
-        await vault.sign_settlement(settlement)
+        await vault.settlements.sign(settlement)
         assert (await vault.store.note(note.commitment)).status == BUSY
         await own_devnet.mine(2, interval_s=3_600)
         await vault.refresh()

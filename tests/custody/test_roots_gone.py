@@ -20,7 +20,7 @@ from psymm.chain.contracts import Token
 from psymm.chain.devnet import Devnet
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
-from psymm.custody.store import DONE
+from psymm.custody.stored import DONE
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
@@ -51,7 +51,7 @@ async def test_a_relayed_move_whose_root_is_gone_is_proved_anew_and_made_once(
             move = (await ours.store.moves())[-1]
             assert (move.purpose, move.status) == ("withdraw", DONE)
             assert move.call.root != root
-            assert await ours.chain_time_s() < move.call.deadline
+            assert await ours.chain.time_s() < move.call.deadline
             left = (await ours.balance(place.token)).available
         assert await token.balance(recipient) == 100 - FEE
         assert await token.balance(move.call.relayer) == FEE

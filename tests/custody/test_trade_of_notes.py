@@ -28,7 +28,7 @@ from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.recovery import audit, recover, search
 from psymm.custody.sending import SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement, accept_settlement, propose_settlement
-from psymm.custody.store import BUSY, DONE, UNSPENT
+from psymm.custody.stored import BUSY, DONE, UNSPENT
 from psymm.wallet import KeyWallet
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs]
@@ -49,21 +49,24 @@ async def settled(
     of_trader = (await trader.fund(custody, token, 600, senders)).note
     of_solver = (await solver.fund(custody, token, 2_000, senders)).note
     payouts = (700, 1_900)
-    payees = (await trader.payee(token, 700), await solver.payee(token, 1_900))
+    payees = (
+        await trader.settlements.payee(token, 700),
+        await solver.settlements.payee(token, 1_900),
+    )
     proposed = propose_settlement(
         [of_trader, of_solver], payees, payouts, proposer=1,
-        deadline=deadline_after(await solver.now_s()),
+        deadline=deadline_after(await solver.chain.now_s()),
     )  # fmt: skip
-    by_solver = await solver.sign_settlement(proposed)
+    by_solver = await solver.settlements.sign(proposed)
     accepted = accept_settlement(
         proposed.proposal, [of_trader, of_solver], payees, payouts,
-        proposer=1, max_fee=0, now_s=await trader.now_s(),
+        proposer=1, max_fee=0, now_s=await trader.chain.now_s(),
     )  # fmt: skip
     place = (trader.deployment.chain_id, trader.deployment.psymm)
     accepted.check_signature(*place, 1, by_solver)
-    by_trader = await trader.sign_settlement(accepted)
-    await trader.settle(accepted, Signatures(by_trader, by_solver), senders)
-    await solver.await_settlement(proposed)
+    by_trader = await trader.settlements.sign(accepted)
+    await trader.settlements.settle(accepted, Signatures(by_trader, by_solver), senders)
+    await solver.settlements.await_mined(proposed)
     return accepted
 
 
@@ -83,7 +86,7 @@ async def test_money_goes_in_across_and_out_to_the_last_unit(
     settlement = await settled(trader, solver, a_custody(alice, bob), token, senders)
     assert (await trader.balance(token)).available == 400 + 700
     assert (await solver.balance(token)).available == 3_000 + 1_900
-    assert await trader.mined_in(settlement.call) is not None
+    assert await trader.settlements.mined_in(settlement) is not None
 
     places = [fresh_address(), fresh_address()]
     done = await trader.withdraw_parts(token, [(places[0], 500), (places[1], 600)], senders)
@@ -122,15 +125,15 @@ async def test_a_settlement_waits_as_an_option_and_its_notes_are_busy(
     custody = a_custody(alice, bob)
     note = (await trader.fund(custody, token, 100, senders)).note
     solver = await vault(bob)
-    payees = (await trader.payee(token, 60), await solver.payee(token, 40))
+    payees = (await trader.settlements.payee(token, 60), await solver.settlements.payee(token, 40))
 
     first = propose_settlement(
-        [note], payees, (60, 40), proposer=0, deadline=deadline_after(await trader.now_s())
+        [note], payees, (60, 40), proposer=0, deadline=deadline_after(await trader.chain.now_s())
     )
     at_once: list[bytes] = []
 
     async def sign() -> None:
-        at_once.append(await trader.sign_settlement(first))
+        at_once.append(await trader.settlements.sign(first))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
@@ -138,23 +141,23 @@ async def test_a_settlement_waits_as_an_option_and_its_notes_are_busy(
     signature = at_once[0]
     assert at_once == [signature] * 3
     assert (await trader.store.note(note.commitment)).status == BUSY
-    assert await trader.sign_settlement(first) == signature
+    assert await trader.settlements.sign(first) == signature
     second = propose_settlement(
-        [note], payees, (60, 40), proposer=0, deadline=deadline_after(await trader.now_s())
+        [note], payees, (60, 40), proposer=0, deadline=deadline_after(await trader.chain.now_s())
     )
     with pytest.raises(NoteBusy):
-        await trader.sign_settlement(second)
+        await trader.settlements.sign(second)
 
     # The other side alone can take it to the chain, with the one note and an empty second input.
     accepted = accept_settlement(
         first.proposal, [note], payees, (60, 40),
-        proposer=0, max_fee=0, now_s=await solver.now_s(),
+        proposer=0, max_fee=0, now_s=await solver.chain.now_s(),
     )  # fmt: skip
-    answer = await solver.sign_settlement(accepted)
-    await solver.settle(accepted, Signatures(signature, answer), senders)
-    await trader.await_settlement(first)
+    answer = await solver.settlements.sign(accepted)
+    await solver.settlements.settle(accepted, Signatures(signature, answer), senders)
+    await trader.settlements.await_mined(first)
     # Sending it once more finds it done.
-    again = await trader.settle(first, Signatures(signature, answer), senders)
+    again = await trader.settlements.settle(first, Signatures(signature, answer), senders)
     assert again.receipt is None
     assert (await trader.balance(token)).available == 60
     assert (await solver.balance(token)).available == 40
@@ -167,22 +170,25 @@ async def test_a_settlement_that_pays_somebody_else_is_not_signed(
     trader, solver = await vault(alice), await vault(bob)
     custody = a_custody(alice, bob)
     notes = [trader.view.note(custody, token, 100, 1)]
-    deadline = deadline_after(await trader.now_s())
-    ours, less = await trader.payee(token, 60), await trader.payee(token, 59)
-    theirs = [await solver.payee(token, 40), await solver.payee(token, 60)]
+    deadline = deadline_after(await trader.chain.now_s())
+    ours, less = (
+        await trader.settlements.payee(token, 60),
+        await trader.settlements.payee(token, 59),
+    )
+    theirs = [await solver.settlements.payee(token, 40), await solver.settlements.payee(token, 60)]
     right = propose_settlement(notes, (ours, theirs[0]), (60, 40), proposer=1, deadline=deadline)
-    assert len(await trader.sign_settlement(right)) == 65
+    assert len(await trader.settlements.sign(right)) == 65
     other = [trader.view.note(custody, token, 100, 2)]
     for payee in (theirs[1], less):
         wrong = propose_settlement(
             other, (payee, theirs[0]), (60, 40), proposer=1, deadline=deadline
         )
         with pytest.raises(ProposalRefused) as refused:
-            await trader.sign_settlement(wrong)
+            await trader.settlements.sign(wrong)
         assert refused.value.field == "our own output"
     stranger = await vault(await funded_wallet(units=0))
     with pytest.raises(NoteInvalid):
-        await stranger.sign_settlement(right)
+        await stranger.settlements.sign(right)
 
 
 async def test_a_settlement_that_could_never_be_mined_is_not_signed(
@@ -195,11 +201,11 @@ async def test_a_settlement_that_could_never_be_mined_is_not_signed(
     assert leaf is not None
     old = Payee(there.inner, leaf.memo)
     notes = [trader.view.note(a_custody(alice, bob), token, 100, 1)]
-    deadline = deadline_after(await trader.now_s())
-    ours = await trader.payee(token, 60)
+    deadline = deadline_after(await trader.chain.now_s())
+    ours = await trader.settlements.payee(token, 60)
     never = propose_settlement(notes, (ours, old), (60, 40), proposer=1, deadline=deadline)
     with pytest.raises(ProposalRefused) as refused:
-        await trader.sign_settlement(never)
+        await trader.settlements.sign(never)
     assert refused.value.field == "output"
 
 

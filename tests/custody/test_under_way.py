@@ -25,7 +25,7 @@ from psymm.custody.planning import deadline_after
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender
 from psymm.custody.settlement import propose_settlement
-from psymm.custody.store import DONE, FAILED, SENT
+from psymm.custody.stored import DONE, FAILED, SENT
 from psymm.errors import PSymmError
 from psymm.wallet import KeyWallet
 
@@ -236,18 +236,21 @@ async def test_a_wrong_clock_of_this_machine_refuses_no_settlement(
         (counter,) = await vault.store.reserve()
         settlement = propose_settlement(
             [vault.view.note(custody, place.token, 50, counter)],
-            (await vault.payee(place.token, 50), await vault.payee(place.token, 0)),
+            (
+                await vault.settlements.payee(place.token, 50),
+                await vault.settlements.payee(place.token, 0),
+            ),
             (50, 0),
             proposer=0,
-            deadline=deadline_after(await vault.now_s()),
+            deadline=deadline_after(await vault.chain.now_s()),
         )
         monkeypatch.setattr(time, "time", lambda: right() + 7_200)
-        signature = await vault.sign_settlement(settlement)
+        signature = await vault.settlements.sign(settlement)
         monkeypatch.undo()
-        assert await vault.sign_settlement(settlement) == signature
+        assert await vault.settlements.sign(settlement) == signature
         await place.net.mine(2, interval_s=7_200)
         with pytest.raises(DeadlinePassed):
-            await vault.sign_settlement(settlement)
+            await vault.settlements.sign(settlement)
 
 
 # --- a second program on one wallet -------------------------------------------------------------

@@ -40,8 +40,9 @@ from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.notes import Note, key_hash, sole_custody
 from psymm.custody.prover import Prover
+from psymm.relayer.config import RelayerConfig, TokenPrice
 from psymm.relayer.sender import RelayerSender
-from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
+from psymm.relayer.service import RelayerService
 from psymm.relayer.store import Store
 from psymm.terms import (
     NANOSECONDS,

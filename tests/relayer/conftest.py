@@ -31,7 +31,8 @@ from psymm.custody.moves import Vault, open_vault
 from psymm.custody.prover import Prover
 from psymm.custody.sending import SendTerms
 from psymm.errors import PSymmError
-from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
+from psymm.relayer.config import RelayerConfig, TokenPrice
+from psymm.relayer.service import RelayerService
 from psymm.relayer.store import Store
 from psymm.wallet import KeyWallet
 

@@ -95,7 +95,7 @@ async def test_a_deadline_lies_between_a_minute_and_sixty_five(
 async def test_a_proved_and_paid_call_with_an_endless_deadline_ends_no_relayer(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psymm.custody.moves.deadline_after", lambda now, life=1800: 1 << 64)
+    monkeypatch.setattr("psymm.custody.making.deadline_after", lambda now, life=1800: 1 << 64)
     async with running_relayer(world, tmp_path / "r.db") as relayer, rich_vault(world) as vault:
         call = await finished_withdrawal(world, vault, relayer.wallet.address, "0x" + "c1" * 20)
         assert call.deadline == 1 << 64
@@ -317,7 +317,7 @@ async def test_gas_that_is_lost_to_a_rival_is_counted_and_logged(
             async def blind(call: Call, block: str, of: Running = relayer) -> None:
                 """A node that shows no other's pool."""
 
-            monkeypatch.setattr(relayer.service, "_simulate_on", blind)
+            monkeypatch.setattr(relayer.service._simulation, "simulate_on", blind)
         # Nor does the node, asked for the gas, know of the other.
         monkeypatch.setattr(
             world.chain, "prepare", partial(world.chain.prepare, gas_limit=2 * 10**6)

@@ -23,6 +23,7 @@ from psymm.chain.errors import ChainDown, ChainError, TransactionReplaced
 from psymm.chain.raw import read_signed
 from psymm.chain.signing import hash_of
 from psymm.chain.transactions import Sent
+from psymm.relayer.config import RelayerConfig, TokenPrice
 from psymm.relayer.errors import (
     AlreadySpent,
     BadRequest,
@@ -39,7 +40,7 @@ from psymm.relayer.errors import (
     WouldRevert,
 )
 from psymm.relayer.sender import RelayerSender
-from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
+from psymm.relayer.service import RelayerService
 from psymm.relayer.store import SendState, Store
 from psymm.relayer.wire import (
     AskTerms,

@@ -19,6 +19,7 @@ from psymm.chain.registry import RegistryEntry, Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain, Prepared
 from psymm.custody.sending import DirectSender
+from psymm.relayer.confirming import MoveConfirmation
 from psymm.relayer.errors import (
     NoRelayer,
     RelayerDead,
@@ -363,7 +364,7 @@ async def test_a_node_that_hides_an_event_is_not_asked_for_its_whole_chain(world
     async with Hiding(world.place.url) as rpc:
         pool = world.place.deployment.pool(Chain(rpc, CHAIN_ID))
         with pytest.raises(SpentElsewhere):
-            await RelayerSender(pool, only()).mined(unproved(world, "0x" + "33" * 20))
+            await MoveConfirmation(pool, 1, 10, 120).mined(unproved(world, "0x" + "33" * 20))
     assert asked.count("eth_getLogs") < 200
 
 
@@ -410,9 +411,7 @@ async def test_views_that_lag_do_not_make_a_move_somebody_elses(world: World) ->
             return late[method].pop(0) if len(late[method]) > 1 else late[method][0]
 
     async with Lagging(world.place.url) as rpc:
-        sender = RelayerSender(
-            world.place.deployment.pool(Chain(rpc, CHAIN_ID, poll_s=0.01)), only()
-        )
-        found = await sender.mined(call)
+        pool = world.place.deployment.pool(Chain(rpc, CHAIN_ID, poll_s=0.01))
+        found = await MoveConfirmation(pool, 1, 10, 120).mined(call)
     assert found is not None
     assert found.tx_hash == mined["transactionHash"]

@@ -15,14 +15,7 @@ from pathlib import Path
 import trio
 from rogue import sign_unchecked
 from script import LANES, BadScript, Line, Script, ScriptFailed, duration_ns
-from script_stage import (
-    Mismatch,
-    compare_account,
-    outcome,
-    payload_of,
-    split_fields,
-    terms_of,
-)
+from script_words import Mismatch, compare_account, outcome, payload_of, split_fields, terms_of
 from session_scene import LedgerChain, Scene, SceneClock, party, verified
 from trio.testing import wait_all_tasks_blocked
 

@@ -22,6 +22,9 @@ At the end everything is counted on the real chain, by nobody's word:
 
 Proofs are stood in for by a verifier that accepts everything, so that a move costs milliseconds;
 --proofs makes real ones.
+
+This file is long because each kind of move has its asking, its repeating and its share of the final
+count.
 """
 
 from __future__ import annotations
@@ -62,10 +65,11 @@ from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender
 from psymm.custody.settlement import propose_settlement
-from psymm.custody.store import UNSPENT
+from psymm.custody.stored import UNSPENT
 from psymm.errors import PSymmError
+from psymm.relayer.config import RelayerConfig, TokenPrice
 from psymm.relayer.sender import RelayerSender
-from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
+from psymm.relayer.service import RelayerService
 from psymm.relayer.store import Store
 from psymm.wallet import KeyWallet
 
@@ -273,19 +277,19 @@ class Storm:
             settlement = propose_settlement(
                 [held.note],
                 (
-                    await ours.payee(self.token, payouts[0]),
-                    await theirs.payee(self.token, payouts[1]),
+                    await ours.settlements.payee(self.token, payouts[0]),
+                    await theirs.settlements.payee(self.token, payouts[1]),
                 ),
                 payouts,
                 proposer=0,
-                deadline=deadline_after(await ours.now_s()),
+                deadline=deadline_after(await ours.chain.now_s()),
             )
             signatures = Signatures(
-                await ours.sign_settlement(settlement), await theirs.sign_settlement(settlement)
+                await ours.settlements.sign(settlement), await theirs.settlements.sign(settlement)
             )
 
         async def do(vault: Vault) -> None:
-            await vault.settle(
+            await vault.settlements.settle(
                 settlement, signatures, self.direct(vault, sender), timeout_s=PATIENCE_S
             )
 

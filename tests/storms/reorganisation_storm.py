@@ -49,10 +49,11 @@ from psymm.custody.notes import Custody, Note
 from psymm.custody.planning import Signatures, deadline_after
 from psymm.custody.sending import DirectSender, Sender
 from psymm.custody.settlement import PlannedSettlement, propose_settlement
-from psymm.custody.store import DONE, UNSPENT, Move
+from psymm.custody.stored import DONE, UNSPENT, Move
 from psymm.errors import PSymmError
+from psymm.relayer.config import RelayerConfig, TokenPrice
 from psymm.relayer.sender import RelayerSender
-from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
+from psymm.relayer.service import RelayerService
 from psymm.relayer.store import Store
 from psymm.wallet import KeyWallet
 
@@ -209,13 +210,16 @@ async def settle(place: Place) -> Asked:
     async def agree(ours: Vault, theirs: Vault, note: Note) -> tuple[PlannedSettlement, Signatures]:
         settlement = propose_settlement(
             [note],
-            (await ours.payee(place.token, units - 1), await theirs.payee(place.token, 1)),
+            (
+                await ours.settlements.payee(place.token, units - 1),
+                await theirs.settlements.payee(place.token, 1),
+            ),
             (units - 1, 1),
             proposer=0,
-            deadline=deadline_after(await ours.now_s()),
+            deadline=deadline_after(await ours.chain.now_s()),
         )
         signatures = Signatures(
-            await ours.sign_settlement(settlement), await theirs.sign_settlement(settlement)
+            await ours.settlements.sign(settlement), await theirs.settlements.sign(settlement)
         )
         return settlement, signatures
 
@@ -226,14 +230,14 @@ async def settle(place: Place) -> Asked:
     async def do(vault: Vault) -> None:
         nonlocal agreed
         try:
-            await vault.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
+            await vault.settlements.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
         except DeadlinePassed:
             # Its transaction could not be mined any more, for the root that it was proved under
             # went back, too, perhaps with the custody's note. Both sign another.
             funded = await vault.fund(custody, place.token, units, place.direct(vault))
             async with place.vault(place.bob) as theirs:
                 agreed = await agree(vault, theirs, funded.note)
-            await vault.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
+            await vault.settlements.settle(*agreed, place.direct(vault), timeout_s=PATIENCE_S)
 
     return Asked(place.alice, "settle", do)
 

@@ -38,7 +38,7 @@ from psymm.custody.moves import Vault, open_vault
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
-from psymm.custody.store import FAILED
+from psymm.custody.stored import FAILED
 from psymm.errors import PSymmError
 from psymm.imports import recursion_limit_kept
 from psymm.journal.writer import open_journal

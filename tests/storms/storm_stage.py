@@ -25,7 +25,8 @@ from psymm.chain.devnet import CHAIN_ID, ETHER
 from psymm.chain.registry import Role
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
-from psymm.relayer.service import RelayerConfig, RelayerService, TokenPrice
+from psymm.relayer.config import RelayerConfig, TokenPrice
+from psymm.relayer.service import RelayerService
 from psymm.relayer.store import Store
 from psymm.wallet import KeyWallet
 

@@ -26,20 +26,15 @@ from psymm.chain.rpc import Rpc
 from psymm.chain.tokens import read_token
 from psymm.chain.transactions import Chain, Signer
 from psymm.custody.errors import FeeTooHigh, FundsTooLow, MoveFailed
-from psymm.custody.moves import DEFAULT_FEE_PART, CompletedMove, Vault, open_vault
+from psymm.custody.making import DEFAULT_FEE_PART, CompletedMove
+from psymm.custody.moves import Vault, open_vault
 from psymm.custody.notes import Custody, Note
 from psymm.custody.openings import verify_opening
 from psymm.custody.planning import Signatures
 from psymm.custody.prover import Prover
 from psymm.custody.sending import DirectSender, Sender, SendTerms
 from psymm.custody.settlement import Payee, PlannedSettlement
-from psymm.errors import (
-    ClocksDiffer,
-    NotRegistered,
-    PSymmError,
-    SettlementRefused,
-    TokenDiffers,
-)
+from psymm.errors import ClocksDiffer, NotRegistered, PSymmError, SettlementRefused, TokenDiffers
 from psymm.journal.replayed import verify_journal
 from psymm.journal.writer import Journal, open_journal
 from psymm.messages import ChainFact, FactKind
@@ -99,7 +94,7 @@ class VaultCollateral:
 
     async def _check_time(self, now_ns: int) -> None:
         """Check that the chain's newest block is about as old as it should be by our clock."""
-        block_s = (await self._vault.chain.block()).timestamp_s
+        block_s = await self._vault.chain.time_s()
         ahead_s = block_s - now_ns / 1e9
         # Development chains make blocks on demand.
         behind_s = 0.0 if self._vault.chain.chain_id in MADE_ON_DEMAND else -ahead_s
@@ -156,7 +151,7 @@ class VaultCollateral:
 
     async def payee(self, token: str, amount: int) -> Payee:
         """As `Collateral.payee`."""
-        return await self._vault.payee(token, amount)
+        return await self._vault.settlements.payee(token, amount)
 
     async def relayer(self, token: str, cap: int) -> SendTerms:
         """As `Collateral.relayer`. Raises the last sender's error if none will do."""
@@ -175,7 +170,7 @@ class VaultCollateral:
 
     async def sign(self, settlement: PlannedSettlement) -> bytes:
         """As `Collateral.sign`."""
-        return await self._vault.sign_settlement(settlement)
+        return await self._vault.settlements.sign(settlement)
 
     async def sign_payee(self, message: TypedMessage) -> bytes:
         """As `Collateral.sign_payee`."""
@@ -191,7 +186,7 @@ class VaultCollateral:
                 "the settlement names a relayer that we cannot reach, or none and we send none",
                 relayer=settlement.call.relayer,
             )
-        await self._vault.settle(settlement, signatures, senders)
+        await self._vault.settlements.settle(settlement, signatures, senders)
         mined = await self._mined(settlement)
         if mined is None:
             raise MoveFailed("settle", "it was sent but is not on chain")
@@ -215,7 +210,7 @@ class VaultCollateral:
     async def wait_spent(self, settlement: PlannedSettlement) -> Mined | None:
         """As `Collateral.wait_spent`."""
         try:
-            await self._vault.await_settlement(settlement, timeout_s=float("inf"))
+            await self._vault.settlements.await_mined(settlement, timeout_s=float("inf"))
         except MoveFailed:
             # Its deadline has passed on chain.
             return None
@@ -223,7 +218,7 @@ class VaultCollateral:
 
     async def _mined(self, settlement: PlannedSettlement) -> Mined | None:
         await self._vault.refresh()
-        found = await self._vault.mined_in(settlement.call)
+        found = await self._vault.settlements.mined_in(settlement)
         if found is None:
             return None
         block, transaction = found

@@ -159,6 +159,15 @@ class ChainReader:
             found.get("baseFeePerGas", 0),
         )
 
+    async def time_s(self) -> int:
+        """The newest block's time, seconds; contracts judge deadlines by it, and so do we."""
+        return (await self.block()).timestamp_s
+
+    async def now_s(self) -> int:
+        """The time that new deadlines start from, seconds: the later of the newest block's and
+        this machine's."""
+        return max(await self.time_s(), int(time.time()))
+
     async def code(self, address: str) -> bytes:
         eth = self.rpc.eth
         # No code may mean that the node lags: asked about the newest known block, it must have

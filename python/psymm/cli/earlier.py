@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psymm.cli.funds import Funds
     from psymm.custody.moves import Vault
     from psymm.custody.sending import Sender
-    from psymm.custody.store import Move
+    from psymm.custody.stored import Move
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment, TokenInfo
     from psymm.custody.moves import Vault
     from psymm.custody.sending import Sender
-    from psymm.custody.store import Move
+    from psymm.custody.stored import Move
     from psymm.relayer.sender import RelayerSender
     from psymm.wallet import KeyWallet
 

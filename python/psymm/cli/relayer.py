@@ -34,7 +34,7 @@ from psymm.storage import StorageError
 if TYPE_CHECKING:
     from psymm.chain.deployment import Deployment
     from psymm.cli.chain_context import ChainContext
-    from psymm.relayer.service import TokenPrice
+    from psymm.relayer.config import TokenPrice
 
 
 @click.command(cls=Command)
@@ -96,7 +96,8 @@ def relayer(
 
     async def service(ready: Ready) -> None:
         from psymm.cli.chain_context import open_chain_context, open_wallet
-        from psymm.relayer.service import RelayerConfig, RelayerService
+        from psymm.relayer.config import RelayerConfig
+        from psymm.relayer.service import RelayerService
         from psymm.relayer.store import Store
 
         wallet = await open_wallet(home, password)
@@ -176,7 +177,7 @@ async def _still_listed(
 def _prices(
     deployment: Deployment, fees: tuple[str, ...], rates: tuple[str, ...]
 ) -> dict[str, TokenPrice]:
-    from psymm.relayer.service import TokenPrice
+    from psymm.relayer.config import TokenPrice
 
     flat = _amounts(deployment, "--fee", fees)
     per_eth = _amounts(deployment, "--fee-per-eth", rates)

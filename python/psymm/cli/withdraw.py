@@ -40,7 +40,7 @@ from psymm.cli.password import ask_password
 
 if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
-    from psymm.custody.store import Move
+    from psymm.custody.stored import Move
 
 _GAS = 1_200_000
 

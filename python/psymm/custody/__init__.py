@@ -8,14 +8,15 @@ commitment and, once it is spent, its nullifier. A wallet changes its notes by m
     settle (CTC)          both parties sign; all notes of their custody are paid out
     withdraw (CTA)        tokens leave the sole custody for an address
 
-Who calls whom: `moves.Vault` chooses notes, has them planned (`planning`), signed and proved
-(`prover`), and passes the call to `sending.MoveTracker`. The tracker hands it to a `Sender` (a
-relayer, or one's own account) and waits until `chain.sync.TreeSync` shows it. `store.NoteStore`
-keeps notes, moves and signed transactions. `viewing` derives blindings and seals memos, so
-`recovery` finds a wallet's notes from its key and the chain alone. `settlement` builds and checks
-the move that pays both parties; `openings` verifies the other party's collateral.
+Who calls whom: `moves.Vault` is what a wallet's owner calls. `making.MoveMaker` chooses notes, has
+them planned (`planning`), signed and proved (`proving`, which runs `prover`), and passes the call
+to `sending.MoveTracker`. The tracker hands it to a `Sender` (a relayer, or one's own account) and
+waits until `chain.sync.TreeSync` shows it. `store.NoteStore` keeps notes, moves and signed
+transactions. `viewing` derives blindings and seals memos, so `recovery` finds a wallet's notes from
+its key and the chain alone. `settlement` builds and checks the move that pays both parties,
+`settling` signs, proves and sends it; `openings` verifies the other party's collateral.
 
-States of notes and moves: see `store`. What the chain shows is not recorded as history: each
+States of notes and moves: see `stored`. What the chain shows is not recorded as history: each
 refresh compares the store with the tree (`reconcile`), so a reorganisation needs no undo.
 
 Durable when: a counter before the blinding that it gives; a move before its signature is made; its

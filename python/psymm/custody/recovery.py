@@ -19,7 +19,7 @@ from psymm.chain.transactions import Chain
 from psymm.custody.moves import Vault, open_vault
 from psymm.custody.notes import Note
 from psymm.custody.prover import Prover
-from psymm.custody.store import SPENT, UNSPENT
+from psymm.custody.stored import SPENT, UNSPENT
 from psymm.custody.viewing import ViewingKey
 from psymm.wallet import Wallet
 

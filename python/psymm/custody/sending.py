@@ -46,7 +46,8 @@ from psymm.chain.rpc import own_deadline, time_left
 from psymm.chain.sync import TreeCorrupt, TreeSync
 from psymm.chain.transactions import WAIT_S, Chain, PendingTransaction, Receipt, Sent, Signer
 from psymm.custody.errors import MoveFailed, MoveUnderWay
-from psymm.custody.store import DONE, FAILED, PLANNED, SENT, Move, NoteStore, StoredNote
+from psymm.custody.store import NoteStore
+from psymm.custody.stored import DONE, FAILED, PLANNED, SENT, Move, StoredNote
 from psymm.errors import PSymmError, format_amount
 
 log = logging.getLogger(__name__)

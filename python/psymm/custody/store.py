@@ -3,19 +3,7 @@
 Everything that money depends on is durable before it is used: a counter before the blinding that it
 gives, a move before anybody outside sees it.  What the chain shows is not recorded as history:
 `reconcile` compares each note and move with the tree, so a reorganisation needs no undo.
-
-A note is
-    expected   not in the tree: the output of a move that is under way, or that failed
-    unspent    in the tree, its nullifier is not spent, no move under way spends it
-    busy       in the tree, and a move under way spends it
-    spent      its nullifier is spent
-
-A move is
-    planned    nobody outside has seen it; it fails when the file is opened again
-    signed     the other party holds our signature: it can happen until its deadline
-    sent       handed to a relayer or to the chain: it can happen until its deadline
-    done       its outputs are in the tree
-    failed     it can no longer happen
+`stored` says which states notes and moves have; `rows` reads and writes the tables.
 """
 
 from __future__ import annotations
@@ -24,19 +12,16 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import trio
 
-from psymm.chain.calls import Call, call_from_json
-from psymm.chain.errors import CallInvalid
 from psymm.chain.sync import TreeSync
-from psymm.chain.transactions import Fees, Prepared, Sent
+from psymm.chain.transactions import Sent
 from psymm.custody.errors import (
     NoteBusy,
-    NoteInvalid,
     NoteStoreError,
     StoreCorrupt,
     StoreForeign,
@@ -45,120 +30,23 @@ from psymm.custody.errors import (
     UnknownMove,
     UnknownNote,
 )
-from psymm.custody.notes import Custody, Note
+from psymm.custody.notes import Note
+from psymm.custody.rows import (
+    SCHEMA,
+    VERSION,
+    KnownNotes,
+    details_of,
+    earlier_versions,
+    insert_note,
+    read_moves,
+    read_notes,
+)
+from psymm.custody.stored import BUSY, DONE, FAILED, PLANNED, SENT, SPENT, Move, StoredNote
 from psymm.custody.viewing import ViewingKey
 from psymm.private_files import keep_database_private
 from psymm.storage import FileBusy, StorageError, is_form_error, storage_error
-from psymm.strict_json import loads
 
 T = TypeVar("T")
-EXPECTED, UNSPENT, BUSY, SPENT = "expected", "unspent", "busy", "spent"
-PLANNED, SIGNED, SENT, DONE, FAILED = "planned", "signed", "sent", "done", "failed"
-
-_VERSION: Final = 3
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS owner (
-    version INTEGER, chain_id INTEGER, contract TEXT, public_key BLOB, viewing_check BLOB,
-    epoch INTEGER, used INTEGER, scanned INTEGER, scanned_last BLOB);
-CREATE TABLE IF NOT EXISTS notes (
-    commitment BLOB PRIMARY KEY, nullifier BLOB NOT NULL UNIQUE,
-    trader BLOB NOT NULL, solver BLOB NOT NULL, terms_hash BLOB NOT NULL, salt BLOB NOT NULL,
-    token TEXT NOT NULL, amount TEXT NOT NULL, blinding BLOB NOT NULL,
-    counter INTEGER, position INTEGER, block INTEGER, spent_block INTEGER);
-CREATE TABLE IF NOT EXISTS moves (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, purpose TEXT NOT NULL,
-    status TEXT NOT NULL, deadline INTEGER, details TEXT NOT NULL,
-    reason TEXT NOT NULL DEFAULT '', reported INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS transactions (
-    version INTEGER PRIMARY KEY AUTOINCREMENT, move INTEGER NOT NULL, hash TEXT NOT NULL UNIQUE,
-    sender TEXT NOT NULL, nonce INTEGER NOT NULL, raw BLOB NOT NULL, recipient TEXT,
-    data BLOB NOT NULL, value_wei TEXT NOT NULL, gas_limit INTEGER NOT NULL, max_wei TEXT NOT NULL,
-    tip_wei TEXT NOT NULL, mined INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS move_inputs (move INTEGER NOT NULL, nullifier BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS move_outputs (move INTEGER NOT NULL, commitment BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS inputs_of ON move_inputs (nullifier);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredNote:
-    """A note in the file.
-
-    Attributes:
-        status: EXPECTED, UNSPENT, BUSY or SPENT.
-        counter: None for a counterparty's note.
-        position: of its leaf; None while it is not in the tree.
-        block: in which it was inserted.
-        spent_block: in which it was spent.
-    """
-
-    note: Note
-    status: str
-    counter: int | None
-    position: int | None
-    block: int | None
-    spent_block: int | None
-
-    @property
-    def mine(self) -> bool:
-        return self.counter is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A move in the file.
-
-    Attributes:
-        kind: "approve", "deposit", "ctc" or "cta".
-        purpose: "approve", "deposit", "fund", "merge", "settle" or "withdraw".
-        status: PLANNED, SIGNED, SENT, DONE or FAILED.  An approval makes no note, so only its
-            receipt ends it.
-        deadline: seconds since the epoch; None for a deposit or approval.
-        details: public values that are enough to send it again: a call's JSON, or a transaction's
-            data.
-        versions: the transactions that our own account signed for it, oldest first: one call and
-            one nonce at rising fees.  Empty if it signed none.
-        mined: the hash of the mined version, if it was recorded.
-        reason: why it failed, or why it waits.
-        reported: whether its end was reported to the wallet's owner.
-        inputs: nullifiers.
-        outputs: commitments.
-    """
-
-    id: int
-    kind: str
-    purpose: str
-    status: str
-    deadline: int | None
-    details: dict[str, Any]
-    versions: tuple[Sent, ...]
-    mined: str | None
-    reason: str
-    reported: bool
-    inputs: tuple[bytes, ...]
-    outputs: tuple[bytes, ...]
-
-    @property
-    def alive(self) -> bool:
-        return self.status in (PLANNED, SIGNED, SENT)
-
-    @property
-    def sent(self) -> Sent | None:
-        """The newest version."""
-        return self.versions[-1] if self.versions else None
-
-    @property
-    def tx_hash(self) -> str | None:
-        """The hash of the mined version, or of the newest if none is known to be mined."""
-        return self.mined or (None if self.sent is None else self.sent.tx_hash)
-
-    @property
-    def call(self) -> Call:
-        """Raises StoreCorrupt if the file holds no valid call for this move."""
-        try:
-            return call_from_json(self.kind, self.details)
-        except CallInvalid as bad:
-            raise StoreCorrupt(reason=str(bad)) from None
 
 
 class NoteStore:
@@ -174,7 +62,7 @@ class NoteStore:
         self._path = path
         self._view = view
         self._lock = trio.Lock()
-        self._read: dict[bytes, tuple[tuple[Any, ...], Note]] = {}
+        self._read: KnownNotes = {}
 
     def __repr__(self) -> str:
         return "NoteStore()"
@@ -218,7 +106,7 @@ class NoteStore:
         mine: bool | None = None,
     ) -> list[StoredNote]:
         """Notes, oldest in the tree first.  custody: a custody id."""
-        found = await self._do(self._all_notes)
+        found = await self._do(partial(read_notes, known=self._read))
         return [
             held
             for held in found
@@ -230,14 +118,14 @@ class NoteStore:
 
     async def note(self, commitment: bytes) -> StoredNote:
         """Raises UnknownNote."""
-        for held in await self._do(self._all_notes):
+        for held in await self._do(partial(read_notes, known=self._read)):
             if held.note.commitment == commitment:
                 return held
         raise UnknownNote(commitment)
 
     async def keep(self, note: Note, counter: int | None = None) -> None:
         """Store a note's opening; a counterparty's note has no counter.  Idempotent."""
-        await self._do(lambda database: self._insert(database, note, counter))
+        await self._do(lambda database: insert_note(database, note, counter))
 
     # --- moves --------------------------------------------------------------------------------
 
@@ -277,7 +165,7 @@ class NoteStore:
                     "WHERE nullifier = ? AND status IN ('planned', 'signed', 'sent')",
                     (note.nullifier,),
                 ):
-                    if instead_of is None or holder not in _chain_of(database, instead_of):
+                    if instead_of is None or holder not in earlier_versions(database, instead_of):
                         raise NoteBusy(note.commitment, BUSY)
             stored = {**details, "_insteadOf": instead_of} if instead_of else details
             # SQLite's integers have 64 bits, and a deadline in a call has 64 without a sign.
@@ -291,7 +179,7 @@ class NoteStore:
             for note in inputs:
                 database.execute("INSERT INTO move_inputs VALUES (?, ?)", (move, note.nullifier))
             for note, counter in outputs:
-                self._insert(database, note, counter)
+                insert_note(database, note, counter)
             for one in [*(note.commitment for note, _ in outputs), *other_outputs]:
                 database.execute("INSERT INTO move_outputs VALUES (?, ?)", (move, one))
             return move
@@ -313,7 +201,7 @@ class NoteStore:
                 (kept,) = database.execute(
                     "SELECT details FROM moves WHERE id = ?", (move,)
                 ).fetchone()
-                before = _details(kept).get("_insteadOf")
+                before = details_of(kept).get("_insteadOf")
                 stored = {**details, "_insteadOf": before} if before else details
                 database.execute(
                     "UPDATE moves SET details = ? WHERE id = ?", (json.dumps(stored), move)
@@ -379,12 +267,12 @@ class NoteStore:
 
     async def moves(self, *, alive: bool | None = None) -> list[Move]:
         """All moves, oldest first."""
-        found = await self._do(self._all_moves)
+        found = await self._do(read_moves)
         return [move for move in found if alive is None or move.alive == alive]
 
     async def move(self, number: int) -> Move:
         """One move by its number.  Raises UnknownMove."""
-        for found in await self._do(self._all_moves):
+        for found in await self._do(read_moves):
             if found.id == number:
                 return found
         raise UnknownMove(number)
@@ -412,7 +300,7 @@ class NoteStore:
             found: set[bytes] = set()
             for leaf in leaves[scanned if known else 0 :]:
                 own = self._view.find(leaf.commitment, leaf.memo)
-                if own is not None and self._insert(database, *own):
+                if own is not None and insert_note(database, *own):
                     found.add(leaf.commitment)
             database.execute(
                 "UPDATE owner SET scanned = ?, scanned_last = ?",
@@ -434,7 +322,7 @@ class NoteStore:
                 )
             return found, frozenset(
                 move.id
-                for move in self._all_moves(database)
+                for move in read_moves(database)
                 if self._settle(database, tree, move, chain_time_s)
             )
 
@@ -488,102 +376,6 @@ class NoteStore:
                 done = await trio.to_thread.run_sync(transaction)
         return done
 
-    @staticmethod
-    def _insert(database: sqlite3.Connection, note: Note, counter: int | None) -> bool:
-        done = database.execute(
-            "INSERT OR IGNORE INTO notes (commitment, nullifier, trader, solver, terms_hash, "
-            "salt, token, amount, blinding, counter) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                note.commitment,
-                note.nullifier,
-                note.custody.trader,
-                note.custody.solver,
-                note.custody.terms_hash,
-                note.custody.salt,
-                note.token,
-                str(note.amount),
-                note.blinding,
-                counter,
-            ),
-        )
-        return done.rowcount == 1
-
-    def _read_note(self, commitment: bytes, row: tuple[Any, ...]) -> Note:
-        """The note of a row.  Hashing it detects damage; each row is hashed only once."""
-        known = self._read.get(commitment)
-        if known is not None and known[0] == row:
-            return known[1]
-        try:
-            note = Note(Custody(*row[:4]), row[4], int(row[5]), row[6])
-        except (NoteInvalid, ValueError, TypeError) as bad:
-            raise StoreCorrupt(reason=type(bad).__name__) from None
-        if note.commitment != commitment:
-            raise StoreCorrupt(reason="a note does not give its commitment")
-        self._read[commitment] = (row, note)
-        return note
-
-    def _all_notes(self, database: sqlite3.Connection) -> list[StoredNote]:
-        busy = {
-            nullifier
-            for (nullifier,) in database.execute(
-                "SELECT nullifier FROM move_inputs JOIN moves ON move = id "
-                "WHERE status IN ('planned', 'signed', 'sent')"
-            )
-        }
-        found: list[StoredNote] = []
-        for row in database.execute(
-            "SELECT trader, solver, terms_hash, salt, token, amount, blinding, counter, position, "
-            "block, spent_block, commitment FROM notes ORDER BY position IS NULL, position"
-        ):
-            note = self._read_note(row[11], row[:7])
-            if row[10] is not None:
-                status = SPENT
-            elif row[8] is None:
-                status = EXPECTED
-            else:
-                status = BUSY if note.nullifier in busy else UNSPENT
-            found.append(StoredNote(note, status, row[7], row[8], row[9], row[10]))
-        return found
-
-    @staticmethod
-    def _all_moves(database: sqlite3.Connection) -> list[Move]:
-        inputs = _grouped(database.execute("SELECT move, nullifier FROM move_inputs"))
-        outputs = _grouped(database.execute("SELECT move, commitment FROM move_outputs"))
-        sent: dict[int, list[Sent]] = {}
-        mined: dict[int, str] = {}
-        for move, was_mined, *row in database.execute(
-            "SELECT move, mined, hash, sender, nonce, raw, recipient, data, value_wei, gas_limit, "
-            "max_wei, tip_wei FROM transactions ORDER BY version"
-        ):
-            sent.setdefault(move, []).append(_sent(row))
-            if was_mined:
-                mined[move] = row[0]
-        found: list[Move] = []
-        for row in database.execute(
-            "SELECT id, kind, purpose, status, deadline, details, reason, reported FROM moves "
-            "ORDER BY id"
-        ):
-            number, kind, purpose, status, deadline, details, reason, reported = row
-            public = _details(details)
-            public.pop("_insteadOf", None)
-            found.append(
-                Move(
-                    id=number,
-                    kind=kind,
-                    purpose=purpose,
-                    status=status,
-                    deadline=deadline,
-                    details=public,
-                    versions=tuple(sent.get(number, ())),
-                    mined=mined.get(number),
-                    reason=reason,
-                    reported=bool(reported),
-                    inputs=tuple(inputs.get(number, ())),
-                    outputs=tuple(outputs.get(number, ())),
-                )
-            )
-        return found
-
 
 async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
     """Open or create the file of a wallet's notes; None keeps it in memory.
@@ -606,8 +398,8 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
             database.execute("PRAGMA locking_mode=EXCLUSIVE")
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
-            database.executescript(_SCHEMA)
-            ours = (_VERSION, view.chain_id, view.contract, view.public_key, view.check)
+            database.executescript(SCHEMA)
+            ours = (VERSION, view.chain_id, view.contract, view.public_key, view.check)
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 kept = database.execute(
@@ -644,41 +436,3 @@ def _refused(path: Path | None, failed: sqlite3.Error) -> NoteStoreError | Stora
     if found is None and is_form_error(failed):
         return StoreVersion(reason=str(failed), path=path)
     return found or StoreCorrupt(reason=str(failed), path=path)
-
-
-def _grouped(rows: Iterable[tuple[int, bytes]]) -> dict[int, list[bytes]]:
-    found: dict[int, list[bytes]] = {}
-    for key, value in rows:
-        found.setdefault(key, []).append(value)
-    return found
-
-
-def _sent(row: Sequence[Any]) -> Sent:
-    tx_hash, sender, nonce, raw, to, data, value_wei, gas_limit, max_wei, tip_wei = row
-    try:
-        fees = Fees(int(max_wei), int(tip_wei))
-        prepared = Prepared(sender, to, data, int(value_wei), gas_limit, fees)
-    except ValueError:
-        raise StoreCorrupt(reason="a transaction is not what was written") from None
-    return Sent(tx_hash, sender, nonce, raw, prepared)
-
-
-def _details(kept: object) -> dict[str, Any]:
-    try:
-        found = loads(kept) if isinstance(kept, str) else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise StoreCorrupt(reason="the details of a move are not what was written")
-    return found
-
-
-def _chain_of(database: sqlite3.Connection, move: int) -> set[int]:
-    """A move and all its earlier versions."""
-    found: set[int] = set()
-    at: int | None = move
-    while at is not None and at not in found:
-        found.add(at)
-        row = database.execute("SELECT details FROM moves WHERE id = ?", (at,)).fetchone()
-        at = _details(row[0]).get("_insteadOf") if row else None
-    return found

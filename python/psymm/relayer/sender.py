@@ -42,20 +42,12 @@ from wsproto.utilities import LocalProtocolError
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.calls import Call
 from psymm.chain.contracts import Pool
-from psymm.chain.errors import NotAnswered, OutOfGas, Reverted, TransactionPending
 from psymm.chain.registry import RegistryEntry, asking_order
-from psymm.chain.rpc import own_deadline
 from psymm.chain.transactions import Receipt
 from psymm.custody.sending import Sender, SendTerms
 from psymm.errors import Disconnected, PeerViolation, PSymmError
-from psymm.relayer.errors import (
-    NoRelayer,
-    RelayerDead,
-    RelayerError,
-    RelayerLied,
-    SpentElsewhere,
-    TokenRefused,
-)
+from psymm.relayer.confirming import MoveConfirmation
+from psymm.relayer.errors import NoRelayer, RelayerDead, RelayerError, RelayerLied, TokenRefused
 from psymm.relayer.wire import (
     GAS,
     MAX_MESSAGE_BYTES,
@@ -82,11 +74,6 @@ ENOUGH_QUOTES: Final = 8
 """After this many quotes nobody else is asked."""
 MAX_FEE_MULTIPLE: Final = 3
 """The highest fee that is paid, as a multiple of the usual one."""
-SEARCHED_BLOCKS: Final = 50_000
-"""How many blocks are searched for a move's transaction: days on any chain, and a call lives an
-hour. Without a limit, a node that hides the event would make us read its whole chain."""
-_STEP: Final = 500
-_SEEN_AGAIN: Final = 3
 QUOTE_MEMORY_S: Final = 3600.0
 """How long a quote counts for the usual fee."""
 _REASONS: Final = 8
@@ -167,7 +154,7 @@ class RelayerSender:
         self._answer_timeout_s = answer_timeout_s
         self._mined_timeout_s = mined_timeout_s
         self._avoid_s = avoid_s
-        self._depth = depth
+        self._confirmation = MoveConfirmation(pool, depth, answer_timeout_s, mined_timeout_s)
         self._on_progress = on_progress
         self._tls = tls
         self._plain = plain
@@ -213,7 +200,7 @@ class RelayerSender:
             self._failed[call.relayer] = (trio.current_time(), str(failed))
             log.info("relayer-failed", extra={"relayer": call.relayer, "code": failed.code})
             # A relayer that failed or refused may have sent the call all the same.
-            receipt = await self.mined(call)
+            receipt = await self._confirmation.mined(call)
             if receipt is None:
                 raise
             return receipt
@@ -294,46 +281,7 @@ class RelayerSender:
                 wait_s = deadline - trio.current_time()
                 if hash_ is None and wait_s <= 0:
                     raise RelayerDead("the call was not mined in time", endpoint=endpoint)
-        return await self._confirm_on_chain(call, hash_, endpoint)
-
-    async def mined(self, call: Call) -> Receipt | None:
-        """The receipt of the transaction that made this move; None if it is not made.
-
-        Raises SpentElsewhere if another move spent its first nullifier, or if no event of the last
-        SEARCHED_BLOCKS blocks shows who did; NotAnswered if no node shows the transaction.
-        """
-        nullifier, chain = call.nullifiers[0], self._pool.chain
-        if not await self._pool.is_spent(nullifier):
-            return None
-        tx_hash = await self._spender(nullifier, SEARCHED_BLOCKS)
-        # State, logs and receipts can come from different nodes, of which some lag.
-        for look in range(_SEEN_AGAIN):
-            if tx_hash is not None:
-                receipt = await chain.receipt(tx_hash)
-                if receipt is not None and self._makes(receipt, call):
-                    return receipt
-                if receipt is not None:
-                    raise SpentElsewhere(nullifier=nullifier, tx=tx_hash)
-            chain.rpc.prefer_next()
-            await trio.sleep(chain.poll_s * 2**look)
-            tx_hash = await self._spender(nullifier, _STEP) or tx_hash
-        if tx_hash is None:
-            raise SpentElsewhere(nullifier=nullifier)
-        raise NotAnswered(chain.rpc.endpoint, f"it does not show transaction {tx_hash}, yet")
-
-    async def _spender(self, nullifier: bytes, back: int) -> str | None:
-        """The transaction that spent a nullifier in the last `back` blocks."""
-        chain = self._pool.chain
-        topic = self._pool.abi.event("NullifierSpent").topic
-        last = await chain.head()
-        oldest = max(0, last - back)
-        # Newest blocks first: it was spent while we waited, or shortly before.
-        while last >= oldest:
-            first = max(oldest, last - _STEP + 1)
-            async for one in chain.logs(self._pool.address, [topic, nullifier], first, last):
-                return one.tx_hash
-            last = first - 1
-        return None
+        return await self._confirmation.confirm(call, hash_, endpoint)
 
     # --- parts -----------------------------------------------------------------------------------
 
@@ -447,54 +395,6 @@ class RelayerSender:
             min_deadline_s=terms.min_deadline_s,
             valid_until_s=terms.valid_until_s,
         )
-
-    async def _confirm_on_chain(self, call: Call, tx_hash: str | None, endpoint: str) -> Receipt:
-        """The receipt from our own node, after checking that it is this call's."""
-        if tx_hash is None:
-            raise RelayerLied("it says mined and names no transaction", endpoint=endpoint)
-        seen = -1
-        with own_deadline(), trio.move_on_after(self._answer_timeout_s) as patience:
-            while True:
-                try:
-                    receipt = await self._pool.chain.receipt(tx_hash, doing="the move")
-                except (Reverted, OutOfGas):
-                    # A relayer whose transaction failed says so. This one names a failed
-                    # transaction as mined.
-                    raise RelayerLied(
-                        "the transaction that it reports as mined has failed",
-                        tx=tx_hash,
-                        endpoint=endpoint,
-                    ) from None
-                if receipt is not None:
-                    if not self._makes(receipt, call):
-                        raise RelayerLied(
-                            "the transaction that it names does not make this move",
-                            tx=tx_hash,
-                            endpoint=endpoint,
-                        )
-                    head = await self._pool.chain.rpc.block_number()
-                    if head - receipt.block + 1 >= self._depth:
-                        return receipt
-                    # The relayer has done its work. The depth is our own requirement, so wait for
-                    # as long as the chain grows; if it does not, raise TransactionPending.
-                    if head > seen:
-                        seen = head
-                        patience.deadline = trio.current_time() + self._mined_timeout_s
-                await trio.sleep(self._pool.chain.poll_s)
-        if seen >= 0:
-            raise TransactionPending(tx_hash, self._mined_timeout_s)
-        raise RelayerLied(
-            "the transaction that it reports as mined is not on chain",
-            tx=tx_hash,
-            endpoint=endpoint,
-        )
-
-    def _makes(self, receipt: Receipt, call: Call) -> bool:
-        """Whether a transaction spent this call's notes and made its outputs."""
-        spent, made = self._pool.effects(
-            one for one in receipt.logs if one.address == self._pool.address
-        )
-        return set(call.nullifiers) <= set(spent) and set(call.outputs) <= set(made)
 
     def _conversation(self, endpoint: str) -> AbstractAsyncContextManager[WebSocketConnection]:
         return _conversation(
