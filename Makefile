@@ -143,7 +143,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscop
 test-python: setup build/bench.stamp
 	$(PYTEST)
 	@echo '==> once more with PSYMM_BACKEND=portable'
-	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript tests/journal
+	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript tests/journal/test_journal.py
 
 test: lint test-core test-valgrind test-circuits test-contracts test-python
 
