@@ -33,7 +33,7 @@ help:
 	@echo '                      moves through faulty nodes, and NODES=10 with reorganisations;'
 	@echo '                      each storm has a fresh seed; SEED=n repeats one'
 	@echo 'make mutate-circuits  remove each constraint in turn; its own tests must fail'
-	@echo 'make test-mutants     the session scripts against MUTANTS=40 mutants of the protocol; SEED=n draws others'
+	@echo 'make test-mutants     the session scripts against MUTANTS=200 mutants of the protocol; SEED=n draws others'
 	@echo 'make bench            verification compared with other libraries, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     the time that each stage of verifying a transcript takes'
 	@echo 'make bench-strangers  one client that asks for quotes while twelve others send nonsense'
@@ -143,7 +143,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscop
 test-python: setup build/bench.stamp
 	$(PYTEST)
 	@echo '==> once more with PSYMM_BACKEND=portable'
-	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript tests/journal
+	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript tests/journal/test_journal.py
 
 test: lint test-core test-valgrind test-circuits test-contracts test-python
 

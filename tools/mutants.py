@@ -1,14 +1,15 @@
 """Mutation testing of the session protocol: do its scripts notice when its code is wrong?
 
-    make test-mutants               forty mutants, drawn by a seed: an hour on an idle machine
-    make test-mutants MUTANTS=400   more
+    make test-mutants               200 mutants, drawn by a seed: a few minutes on an idle machine
+    make test-mutants MUTANTS=6000  all of them: some hours
     make test-mutants SEED=7        others
 
 A mutant is `psymm.session.protocol` with one change that mutmut makes: a comparison turned, a
 number off by one, an argument left out. The session scripts, and the tests of the protocol pair, of
-resuming, settlements and keys, run against each until one fails. A mutant that none fails for
-survives: either a behaviour has no test, or the change makes no difference. Survivors of the second
-kind stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
+resuming, settlements and keys, run against each until one fails (see `mutant_runner`). A mutant
+that none fails for survives: either a behaviour has no test, or the change makes no difference.
+Survivors of the second kind stand in `tests/session/survivors.txt` with the reason; any other makes
+this fail.
 
 It works on a copy in `build/mutants`, where mutmut finds the layout that it wants.
 """
@@ -16,6 +17,8 @@ It works on a copy in `build/mutants`, where mutmut finds the layout that it wan
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
 import re
 import shutil
@@ -28,12 +31,7 @@ REPO: Final = Path(__file__).resolve().parents[1]
 PLACE: Final = REPO / "build" / "mutants"
 PACKAGE: Final = "psymm/session/protocol"
 SURVIVORS: Final = REPO / "tests" / "session" / "survivors.txt"
-CONFIG: Final = f"""
-[tool.mutmut]
-source_paths = ["src"]
-only_mutate = ["src/{PACKAGE}/*.py"]
-pytest_add_cli_args = ["-n", "0", "-x", "-p", "no:cacheprovider"]
-pytest_add_cli_args_test_selection = [
+TESTS: Final = (
     "tests/session/test_protocol_pair.py",
     "tests/session/test_scripts.py",
     "tests/session/test_resume.py",
@@ -41,9 +39,14 @@ pytest_add_cli_args_test_selection = [
     "tests/session/test_settlement_flow.py",
     "tests/session/test_key_revocation.py",
     "tests/session/test_session_keys.py",
-]
-timeout_multiplier = 2.0
-timeout_constant = 10.0
+)
+CONFIG: Final = f"""
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = ["src/{PACKAGE}/*.py"]
+pytest_add_cli_args = ["-n", "0", "-x", "-p", "no:cacheprovider"]
+# mutmut only writes the mutants here. It insists on running a test first, so it gets a quick one.
+pytest_add_cli_args_test_selection = ["tests/session/test_script_format.py"]
 use_git_change_detection = false
 """
 MUTANT: Final = re.compile(r"^(?:async )?\s*def (x\S+__mutmut_\d+)\(", re.MULTILINE)
@@ -58,8 +61,8 @@ def copy_tree() -> None:
     (PLACE / "pyproject.toml").write_text((REPO / "pyproject.toml").read_text() + CONFIG)
 
 
-def mutmut(*args: str, quiet: bool = False) -> str:
-    out = subprocess.run(  # noqa: S603
+def mutmut(*args: str) -> str:
+    return subprocess.run(  # noqa: S603
         [sys.executable, "-m", "mutmut", *args],
         cwd=PLACE,
         check=False,
@@ -67,9 +70,6 @@ def mutmut(*args: str, quiet: bool = False) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ).stdout
-    if not quiet:
-        print(out[-2_000:])
-    return out
 
 
 def all_mutants() -> list[str]:
@@ -81,11 +81,40 @@ def all_mutants() -> list[str]:
     return found
 
 
+def run(names: list[str]) -> dict[str, str]:
+    """How each mutant ended; nothing of those that were not reached."""
+    file = PLACE / "names.json"
+    file.write_text(json.dumps(names))
+    results = file.with_suffix(".results")
+    results.unlink(missing_ok=True)
+    ran = subprocess.run(  # noqa: S603
+        [
+            *(sys.executable, "-m", "pytest", "-p", "mutant_runner", "-n", "0", "-q"),
+            # A place of its own for temporary files: other runs of pytest remove old ones.
+            *("-p", "no:cacheprovider", f"--basetemp={PLACE / 'tmp'}"),
+            *("-o", "tmp_path_retention_policy=none", *TESTS),
+        ],
+        cwd=PLACE / "mutants",
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ,
+            "MUTANTS": str(file),
+            "PYTHONPATH": os.pathsep.join(("src", str(REPO / "tools"))),
+        },
+    )
+    if ran.returncode:
+        raise SystemExit(ran.stdout[-4_000:])
+    return {name: how for name, how, _ in map(json.loads, results.read_text().splitlines())}
+
+
 def change_of(mutant: str) -> tuple[str, ...]:
     """Its function, and the lines that it takes and gives."""
     function = mutant.rpartition("__mutmut_")[0].removeprefix(PACKAGE.replace("/", ".") + ".")
     function = re.sub(r"\.x_?", ".", function).replace("ǁ", ".").replace("..", ".")
-    lines = mutmut("show", mutant, quiet=True).splitlines()
+    lines = mutmut("show", mutant).splitlines()
     changed = [one for one in lines if re.match(r"[-+](?![-+])", one)]
     return function, *(f"{one[0]} {one[1:].strip()}" for one in changed)
 
@@ -100,28 +129,25 @@ def explained() -> set[tuple[str, ...]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--mutants", type=int, default=40)
+    parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     copy_tree()
-    # Nothing has this name: the mutants are written, and which test reaches which is learned.
-    mutmut("run", "--max-children", "1", "nothing", quiet=True)
+    # Nothing has this name: the mutants are written, and none is run.
+    mutmut("run", "--max-children", "1", "nothing")
     names = all_mutants()
     drawn = random.Random(given.seed).sample(names, min(given.mutants, len(names)))  # noqa: S311
-    print(f"{len(drawn)} of {len(names)} mutants")
-    mutmut("run", "--max-children", "1", *drawn, quiet=True)
-    state: dict[str, str] = {}
-    for line in mutmut("results", "--all", "true", quiet=True).splitlines():
-        name, _, how = line.strip().partition(": ")
-        state[name] = how
+    print(f"{len(drawn)} of {len(names)} mutants", flush=True)
+    state = run(drawn)
     known, failed = explained(), 0
     for name in drawn:
-        if state.get(name) in ("killed", "timeout", "segfault"):
+        how = state.get(name, "not reached")
+        if how in ("killed", "timeout"):
             continue
         change = change_of(name)
         new = change not in known
         failed += new
-        print(f"\n{'SURVIVES' if new else 'explained'} ({state.get(name)}) {name}")
+        print(f"\n{'SURVIVES' if new else 'explained'} ({how}) {name}")
         print("\n".join(change))
     print(f"\n{len(drawn)} mutants, {failed} that survive unexplained")
     return 1 if failed else 0

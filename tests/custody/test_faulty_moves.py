@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,29 +25,52 @@ from psymm.chain.devnet import Devnet
 from psymm.chain.errors import ChainError, TransactionPending
 from psymm.chain.rpc import Rpc
 from psymm.chain.transactions import Chain
-from psymm.custody.moves import open_vault
+from psymm.custody.moves import Vault, open_vault
 from psymm.custody.stored import DONE, SENT
 from psymm.wallet import KeyWallet
 
 pytestmark = pytest.mark.chain
 
 
-@pytest.fixture
-async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
-    async with open_faulty_node(devnet.url) as opened:
-        yield opened
+@dataclass
+class Depositor:
+    """A wallet of 150 units, and the node through which it deposits."""
+
+    devnet: Devnet
+    deployment: Deployment
+    token: str
+    node: FaultyNode
+    wallet: KeyWallet
+    home: Path
+
+    @asynccontextmanager
+    async def open_vault(self) -> AsyncIterator[Vault]:
+        """As a new command would, with an own connection to the node."""
+        async with Rpc(self.node.url, timeout_s=2, backoff_s=0.02) as rpc:
+            chain = Chain(rpc, 31337, poll_s=0.02)
+            opening = await open_vault(self.wallet, self.deployment, chain, home=self.home)
+            async with opening as vault:
+                yield vault
+
+    async def deposit(self, vault: Vault, *, permit: bool = True, **named: Any) -> None:
+        await vault.deposit(self.wallet, self.token, 100, permit=permit, **named)
+
+    async def available(self, vault: Vault) -> int:
+        return (await vault.balance(self.token)).available
+
+    async def standing(self) -> tuple[int, int]:
+        """What the wallet's account still holds, units, and its transactions on chain."""
+        count = await self.devnet.rpc.eth.get_transaction_count(self.wallet.address, "latest")
+        return await Token(self.devnet.chain, self.token).balance(self.wallet.address), count
 
 
 @pytest.fixture
-async def chain(node: FaultyNode) -> AsyncIterator[Chain]:
-    async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
-        yield Chain(rpc, 31337, poll_s=0.02)
-
-
-async def standing(devnet: Devnet, token: str, wallet: KeyWallet) -> tuple[int, int]:
-    """What a wallet's account still holds, units, and how many transactions it has on chain."""
-    count = await devnet.rpc.eth.get_transaction_count(wallet.address, "latest")
-    return await Token(devnet.chain, token).balance(wallet.address), count
+async def alice(
+    devnet: Devnet, deployment: Deployment, token: str, funded_wallet, tmp_path: Path
+) -> AsyncIterator[Depositor]:
+    wallet = await funded_wallet(units=150)
+    async with open_faulty_node(devnet.url) as node:
+        yield Depositor(devnet, deployment, token, node, wallet, tmp_path)
 
 
 SECOND = {"every": 2, "overall": True}
@@ -95,105 +121,73 @@ APPROVING = (
     [(name, True) for name in REPORTED] + [(name, False) for name in APPROVING],
 )
 async def test_a_deposit_through_a_faulty_node_is_made_once(
-    devnet: Devnet,
-    deployment: Deployment,
-    token: str,
-    node: FaultyNode,
-    chain: Chain,
-    funded_wallet,
-    tmp_path: Path,
-    fault: str,
-    permit: bool,
+    alice: Depositor, fault: str, permit: bool
 ) -> None:
-    alice = await funded_wallet(units=150)
-    await devnet.mine(3)
+    await alice.devnet.mine(3)
     for name, settings in REPORTED[fault]:
-        node.put(name, **settings)
-    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        await vault.deposit(alice, token, 100, permit=permit)
-        assert (await vault.balance(token)).available == 100
+        alice.node.put(name, **settings)
+    async with alice.open_vault() as vault:
+        await alice.deposit(vault, permit=permit)
+        assert await alice.available(vault) == 100
         done = ["deposit"] if permit else ["approve", "deposit"]
         moves = await vault.store.moves()
         assert [(move.purpose, move.status) for move in moves] == [(one, DONE) for one in done]
         await vault.acknowledge_ended()
-    async with Rpc(node.url, timeout_s=2, backoff_s=0.02) as rpc:
-        again = Chain(rpc, 31337, poll_s=0.02)
-        async with await open_vault(alice, deployment, again, home=tmp_path) as vault:
-            assert await vault.resume() == []
-            assert await vault.ended() == [], "a reported move is reported again"
-    assert await standing(devnet, token, alice) == (50, 1 if permit else 2)
-    assert node.met.total(), "the fault was on no call"
+    async with alice.open_vault() as vault:
+        assert await vault.resume() == []
+        assert await vault.ended() == [], "a reported move is reported again"
+    assert await alice.standing() == (50, 1 if permit else 2)
+    assert alice.node.met.total(), "the fault was on no call"
 
 
 @pytest.mark.parametrize(
     "fault", ["null-receipt", "indexing", "rate-limit-html", "html", "closed-before"]
 )
 async def test_a_deposit_that_the_node_never_confirms_stays_under_way_until_the_next_command(
-    devnet: Devnet,
-    deployment: Deployment,
-    token: str,
-    node: FaultyNode,
-    chain: Chain,
-    funded_wallet,
-    tmp_path: Path,
-    fault: str,
+    alice: Depositor, fault: str
 ) -> None:
-    alice = await funded_wallet(units=150)
-    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        node.put(fault, on={"eth_getTransactionReceipt", "eth_getTransactionByHash", "eth_getLogs"})
+    async with alice.open_vault() as vault:
+        on = {"eth_getTransactionReceipt", "eth_getTransactionByHash", "eth_getLogs"}
+        alice.node.put(fault, on=on)
         with pytest.raises(TransactionPending) as pending:
-            await vault.deposit(alice, token, 100, permit=True, timeout_s=1)
+            await alice.deposit(vault, timeout_s=1)
         (move,) = await vault.store.moves()
         assert move.status == SENT
         assert move.tx_hash is not None
         for words in ("sent as", move.tx_hash, "not confirmed yet"):
             assert words in str(pending.value)
-    node.heal()
-    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
+    alice.node.heal()
+    async with alice.open_vault() as vault:
         assert await vault.resume() == []
         assert [move.status for move in await vault.store.moves()] == [DONE]
-        assert (await vault.balance(token)).available == 100
-    assert await standing(devnet, token, alice) == (50, 1)
+        assert await alice.available(vault) == 100
+    assert await alice.standing() == (50, 1)
 
 
 async def test_a_deposit_whose_receipt_never_comes_is_done_once_the_tree_shows_it(
-    devnet: Devnet,
-    deployment: Deployment,
-    token: str,
-    node: FaultyNode,
-    chain: Chain,
-    funded_wallet,
-    tmp_path: Path,
+    alice: Depositor,
 ) -> None:
-    alice = await funded_wallet(units=150)
-    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        node.put("null-receipt")
-        await vault.deposit(alice, token, 100, permit=True)
-        assert (await vault.balance(token)).available == 100
-    assert await standing(devnet, token, alice) == (50, 1)
+    async with alice.open_vault() as vault:
+        alice.node.put("null-receipt")
+        await alice.deposit(vault)
+        assert await alice.available(vault) == 100
+    assert await alice.standing() == (50, 1)
 
 
 async def test_a_node_whose_floor_is_above_the_limit_ends_a_deposit_with_its_own_words(
-    devnet: Devnet,
-    deployment: Deployment,
-    token: str,
-    node: FaultyNode,
-    chain: Chain,
-    funded_wallet,
-    tmp_path: Path,
+    alice: Depositor,
 ) -> None:
     """No node accepted it, so nothing is under way: the next node gets the deposit, once."""
-    alice = await funded_wallet(units=150)
-    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
-        node.put("tip-floor")
+    async with alice.open_vault() as vault:
+        alice.node.put("tip-floor")
         with pytest.raises(ChainError, match=r"minimum needed|max priority fee") as refused:
-            await vault.deposit(alice, token, 100, permit=True, timeout_s=10)
+            await alice.deposit(vault, timeout_s=10)
         assert refused.value.code == "fee-refused"
-    node.heal()
-    async with await open_vault(alice, deployment, chain, home=tmp_path) as vault:
+    alice.node.heal()
+    async with alice.open_vault() as vault:
         await vault.resume()
-        if (await vault.balance(token)).available == 0:
-            await vault.deposit(alice, token, 100, permit=True)
+        if await alice.available(vault) == 0:
+            await alice.deposit(vault)
         assert await vault.resume() == []
-        assert (await vault.balance(token)).available == 100
-    assert await standing(devnet, token, alice) == (50, 1)
+        assert await alice.available(vault) == 100
+    assert await alice.standing() == (50, 1)
