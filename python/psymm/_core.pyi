@@ -9,8 +9,8 @@ Nothing here waits, and nothing leaves an object half changed when it raises.
 
 A borrowed buffer (``bytes``, ``memoryview``, ``mmap``, ``bytearray``, a numpy array of uint8) is
 read where it is and held until the call returns: resizing or closing it meanwhile raises
-``BufferError``. Nobody may write to it meanwhile; whoever does gets a verdict on bytes that never
-were, or an exception. Only one that is not contiguous is copied.
+``BufferError``. Nobody may write to it meanwhile: the verdict would be on bytes that never were
+there together, or an exception. Only one that is not contiguous is copied.
 
 ``threads`` is how many may work, the calling one included; 0 means one for each core.
 """
@@ -440,7 +440,7 @@ class Transcript:
 
 @final
 class TranscriptSummary:
-    """What a whole transcript came to."""
+    """The result of verifying a whole transcript."""
 
     @property
     def frames(self) -> int:
@@ -489,8 +489,8 @@ def survey_frames(
     msg_types: Sequence[Buffer],
     reach: tuple[tuple[int, int, int] | None, tuple[int, int, int] | None],
 ) -> tuple[int, int, Literal["message", "beyond", "end"], list[int]]:
-    """Passes over frames from ``offset`` on until one needs a look: how many it passed, where it
-    stands, why, and the seq of the last frame of each lane that it passed, 0 for none.
+    """Passes over frames from ``offset`` on until one must be looked at: how many it passed, its
+    offset, why it stopped, and the seq of the last frame of each lane that it passed, 0 for none.
 
     ``message``: the payload of the frame at that place may be of one of ``msg_types``; only a
     parser can tell where a payload is not compact JSON. ``beyond``: the frame is not within its

@@ -225,15 +225,33 @@ async def test_a_frame_against_the_standard_ends_that_connection_alone(bad: byte
         await echo.ended()
 
 
+async def reset(port: int, text: bytes) -> None:
+    """Send a text and reset the connection at once."""
+    peer = await raw_peer(port)
+    await peer.stream.send_all(text)
+    peer.stream.socket.setsockopt(  # type: ignore[attr-defined]
+        trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
+    await peer.stream.aclose()
+
+
 async def test_a_peer_that_resets_in_the_middle_of_its_handshake_ends_alone() -> None:
     async with open_echo() as echo:
         for text in (b"garbage", REQUEST, REQUEST + b"\r\n"):
-            peer = await raw_peer(echo.port)
-            await peer.stream.send_all(text)
-            peer.stream.socket.setsockopt(  # type: ignore[attr-defined]
-                trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
-            await peer.stream.aclose()
+            await reset(echo.port, text)
+
+
+@pytest.mark.parametrize("more", [b"", b"\x00" * 20, frame(PING, b"") * 3])
+async def test_a_peer_that_is_refused_and_has_gone_already_ends_alone(more: bytes) -> None:
+    # The healthy connection and the one below are all that one address may hold.
+    async with beside(AdmissionLimits(per_address=2, limit_loopback=True)) as echo:
+        async with dial(f"ws://127.0.0.1:{echo.port}"):
+            for refused in range(1, 9):
+                await reset(echo.port, REQUEST + b"\r\n" + more)
+                while echo.admission.statistics().refused < refused:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        while echo.admission.statistics().standing > 1:  # noqa: ASYNC110
+            await trio.sleep(0.01)
 
 
 async def test_compression_is_never_agreed() -> None:

@@ -167,6 +167,9 @@ async def test_a_key_with_a_passphrase_is_opened_from_a_file_or_the_environment(
     with pytest.raises(CertificateInvalid) as wrong:
         Certificate(files.chain, files.key, password=password_file(secret))
     assert "wrong" not in str(wrong.value).replace("wrong password", "")
+    secret.write_bytes(b"x" * 2_000)
+    with pytest.raises(CertificateInvalid, match="longer"):
+        Certificate(files.chain, files.key, password=password_file(secret))
     with pytest.raises(CertificateInvalid, match="passphrase"):
         Certificate(files.chain, files.key)
 

@@ -120,7 +120,7 @@ async def creation_gas(chain: Chain, sender: str, creations: Mapping[str, bytes 
         if isinstance(data, bytes):
             estimate = await chain.estimate(sender, None, data, doing="creating a contract")
             gas += estimate
-            # Some chains add costs of their own, so the others are scaled likewise.
+            # Some chains add costs of their own, so the others are scaled in the same way.
             scale = max(scale, estimate / _rule(len(data)))
     gas += sum(int(_rule(one) * scale) for one in creations.values() if isinstance(one, int))
     return gas

@@ -100,7 +100,7 @@ class RevocationWatch:
     async def advance(self) -> None:
         """Take in what is new, or was taken back, since the last call.
 
-        Raises ChainError; what was known stays known. Cancelled: likewise.
+        Raises ChainError; what was known stays known. Cancelled: the same.
         """
         chain = self._registry.chain
         if self._head is None and self._file is not None:

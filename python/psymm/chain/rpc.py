@@ -257,7 +257,7 @@ class Rpc:
             except (ChainDown, BadReply) as trouble:
                 troubles.append(trouble)
                 continue
-            # A node without a receipt may lag, so None is the answer only if every node gives it.
+            # A node without a receipt may lag, so None is the answer only if no node shows one.
             if answer is not None or method not in _FOUND:
                 # This node is asked first from now on. Otherwise one that is down would cost its
                 # timeout at every request.

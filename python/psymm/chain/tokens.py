@@ -274,7 +274,8 @@ async def _balance_places(chain: Chain, token: str, holder: str) -> tuple[list[P
     """The slots that balanceOf reads for a holder, its own first; and those that it reads for every
     holder.  Both are empty if the node does not say."""
     mine = await _places(chain, token, holder)
-    other = await _places(chain, token, _nobody())
+    # A set: a node may name a hundred thousand places.
+    other = set(await _places(chain, token, _nobody()))
     shared = [place for place in mine if place in other]
     own = [place for place in mine if place not in other]
     return (own + shared)[:_MOST_PLACES], shared[:_MOST_PLACES]

@@ -232,6 +232,8 @@ async def _follow(printer: _Printer, path: Path, held: JournalledCustody, readin
                 printer.frame(reading.read(Frame.parse(one.raw)))
             else:
                 printer.journal(one)
+            # A frame may cite a fact that the daemon has not stored yet. It is ruled once the fact
+            # is there.
             if reading.waits_for_chain:
                 facts = await _learn_facts(printer, path, held, reading, facts)
 
@@ -318,6 +320,8 @@ class _Printer:
         if self._selection.takes(read):
             self._count += 1
             self._shown[frame.lane, frame.seq] = None
+            # Bounded, because --follow has no end. A ruling on a frame from longer ago is not
+            # shown.
             while len(self._shown) > _MOST_SHOWN:
                 self._shown.popitem(last=False)
             day, _, at = format_timestamp(frame.sending_time).partition("T")

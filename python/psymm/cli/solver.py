@@ -1,9 +1,9 @@
 """`psymm solver`: runs a market maker; `psymm solver kill` and `revive` are its emergency brake.
 
-The order of a start: configuration, password, notes and journal, earlier moves, terms and funds
-shown, the signal for the kill switch, the port, the metrics, the registry, the ready line. So a
-trader that finds the solver in the registry can reach it, and what is wrong shows before anybody
-can trade.
+The order of a start: configuration, password, chain and notes, the terms shown, earlier moves, the
+journal, the funds shown, the signal for the kill switch, the port, the metrics, the registry, the
+ready line. So what is wrong shows before anybody can trade, and a trader that finds the solver in
+the registry can reach it.
 
 The end: at the first signal `leave` withdraws the quotes and tells the traders; then tasks are
 cancelled. Every frame was in the journal before it was sent, so the next start continues.

@@ -143,6 +143,7 @@ async def _reach(endpoint: Endpoint, plain: bool, private: bool) -> trio.SocketS
     why = "no answer in time"
     for address in await resolve(endpoint, plain=plain, private=private):
         try:
+            # One dead address of a name must not use up the time of the others.
             with trio.move_on_after(_ADDRESS_S):
                 return await trio.open_tcp_stream(address, endpoint.port)
         except OSError as bad:
@@ -157,6 +158,7 @@ async def _reach(endpoint: Endpoint, plain: bool, private: bool) -> trio.SocketS
 async def _encrypt(
     endpoint: str, parts: Endpoint, tcp: trio.SocketStream, context: ssl.SSLContext
 ) -> trio.SSLStream[trio.SocketStream]:
+    # WebSockets have a goodbye of their own, so TLS need not have one.
     stream = trio.SSLStream(tcp, context, server_hostname=parts.host, https_compatible=True)
     try:
         await stream.do_handshake()

@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import trio
-from trio_websocket import WebSocketRequest, wrap_server_stream
+from trio_websocket import ConnectionClosed, WebSocketRequest, wrap_server_stream
+from wsproto.utilities import LocalProtocolError
 
 from psymm.errors import TooManyConnections
 from psymm.nursery import open_block_nursery
@@ -30,6 +32,9 @@ RECEIVE_BYTES = 64 * 1024
 QUEUED_MESSAGES = 32
 HANDSHAKE_S = 15.0
 RETRY_AFTER_S = 5
+
+_GONE = (ConnectionClosed, LocalProtocolError, OSError)
+"""What the library raises if the peer has gone when we answer."""
 
 Tls = ssl.SSLContext | Certificate
 Welcome = Callable[[WebSocketRequest, BoundedStream, str, ConnectionSlot], Awaitable[None]]
@@ -97,8 +102,9 @@ async def _serve_one(
                     with admission.standing(address) as place:
                         await welcome(request, bounded, address, place)
                 except TooManyConnections as refused:
-                    # The peer has shown some effort, so tell it when to come back.
-                    with trio.move_on_after(HANDSHAKE_S):
+                    # The peer has shown some effort, so tell it when to come back. If it has gone
+                    # already, that must end nothing but its own connection.
+                    with trio.move_on_after(HANDSHAKE_S), suppress(*_GONE):
                         await request.reject(
                             503,
                             extra_headers=[(b"Retry-After", str(RETRY_AFTER_S).encode())],

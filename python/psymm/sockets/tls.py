@@ -101,6 +101,8 @@ class Certificate:
         try:
             _close_to_others(self.key)
             context.load_cert_chain(self.chain, self.key, password=self._password or _unknown)
+        except ValueError:
+            raise CertificateInvalid("the key's passphrase is longer than 1,024 bytes") from None
         except OSError as bad:  # ssl.SSLError is one
             raise CertificateInvalid(
                 f"{self.chain} and {self.key} cannot be used: {_why(bad)}", file=str(self.chain)

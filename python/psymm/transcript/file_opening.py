@@ -100,7 +100,7 @@ def _json(raw: bytes) -> Mapping[str, Any]:
     try:
         document = loads(raw)
     except KeyTwice:
-        raise _refused("a field stands twice") from None
+        raise _refused("a field occurs twice") from None
     except json.JSONDecodeError as bad:
         at = len(bad.doc[: bad.pos].encode())
         raise _refused("the opening is not JSON", at) from None

@@ -139,6 +139,7 @@ class SignedIntroduction:
             self.signature,
             "the solver did not sign this handshake; a value was changed on the way",
         )
+        # Only now: a key that has made a signature is a point of the curve and has an address.
         delegated = key_message(
             agreement.chain_id, agreement.contract, wallet, self.key, self.key_expiry
         )

@@ -82,12 +82,13 @@ fn changed(raw: &[u8], what: u8, by_another: bool, payload: &[u8]) -> Option<Vec
     let mut header = FrameView::bounds(raw, 0).ok()?.header();
     match what {
         0 => header.custody[3] ^= 1,
-        1 => header.seq += 1,
+        // An earlier harm may have left the highest number.
+        1 => header.seq = header.seq.wrapping_add(1),
         2 => header.seq = u64::MAX,
         3 => header.previous[0] ^= 1,
         4 => header.sending_time = 0,
         5 => header.peer_seq = 0,
-        6 => header.peer_seq += 1,
+        6 => header.peer_seq = header.peer_seq.wrapping_add(1),
         7 => header.peer_digest[31] ^= 1,
         _ => header.lane ^= 1,
     }
