@@ -292,7 +292,7 @@ class JournalCommitter(JournalReader):
         # Shielded: queued writes are committed even during cancellation. `_close` ends the loop.
         with trio.CancelScope(shield=True):
             while True:
-                if not self._waiting and not self._behind and not self._closed:
+                if not self._waiting and not self._parked and not self._closed:
                     await self._idle.sleep()
                 self._in_a_row = 0
                 # Every task that is runnable now may add to this commit.
@@ -301,7 +301,7 @@ class JournalCommitter(JournalReader):
                 # A lone writer may have committed it meanwhile.
                 if self._waiting:
                     await self._commit_round()
-                if self._behind:
+                if self._parked:
                     self._behind.unpark(count=GROUP)
                     # Their turn comes first: they may have something to add.
                     await trio.lowlevel.cancel_shielded_checkpoint()
@@ -317,7 +317,8 @@ class JournalCommitter(JournalReader):
             self._probe_at = self._in_thread + PROBE
             self._commit_here()
             return
-        began, light, batch = perf_counter(), self._light, self._take()
+        began, light, batch = perf_counter(), self._light, self._waiting
+        self._waiting, self._light, self._busy = [], True, True
         if locked or not light:
             await self._commit_in_thread(self._commit, batch)
         elif self._gather(batch):
@@ -325,16 +326,12 @@ class JournalCommitter(JournalReader):
         self._tell(batch, perf_counter() - began)
 
     def _commit_here(self) -> None:
-        began, batch = perf_counter(), self._take()
+        began, batch = perf_counter(), self._waiting
+        self._waiting, self._busy = [], True
         self._commit(batch)
         # Measured without a wait for the interpreter, so a quicker commit counts at once.
         self._commit_s = min(self._commit_s, self._last_s)
         self._tell(batch, perf_counter() - began)
-
-    def _take(self) -> list[_Write]:
-        batch, self._waiting, self._light = self._waiting, [], True
-        self._busy = True
-        return batch
 
     def _tell(self, batch: Sequence[_Write], seconds: float) -> None:
         """Call the callbacks. Only now: everything is durable and counted."""
