@@ -8,7 +8,7 @@ Who calls whom. A session makes `Change`s with the one `writer` and passes them 
     committer       gathers the writes of one scheduling round into one transaction
     connection      opens, locks and checks the file
     schema          the tables
-    rounds          the frames: one row for each write
+    rounds          the frames: one row for each custody of a commit
     secret_store    what only the wallet can decrypt
     heads, codec, encryption, outbox
                     convert between rows and values

@@ -325,7 +325,9 @@ class JournalCommitter(JournalReader):
             await self._commit_in_thread(self._finish, batch)
         self._tell(batch, perf_counter() - began)
 
+    @trio.lowlevel.enable_ki_protection
     def _commit_here(self) -> None:
+        # Runs in an application's task, too, where a Ctrl-C would leave it half done.
         began, batch = perf_counter(), self._waiting
         self._waiting, self._busy = [], True
         self._commit(batch)

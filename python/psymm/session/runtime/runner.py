@@ -320,6 +320,8 @@ class SessionRunner(EffectInterpreter):
     async def send(self, message: Message) -> RecordedFrame:
         """Sign a message; returns when it is durable and on its way.
 
+        A lone session on a fast disk may return without a checkpoint.
+
         Raises what `SessionProtocol.send` and the guard raise, JournalError, and JsonError (a
         ValueError) for a value that the vocabulary cannot carry.
         Cancelled: the frame is signed and will be sent (now or on resuming), but the caller does
