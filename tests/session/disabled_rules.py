@@ -29,7 +29,7 @@ from psymm.errors import (
     PSymmError,
     ResumeRefused,
 )
-from psymm.journal.committer import Work
+from psymm.journal.transaction import Work
 from psymm.journal.writer import Journal
 from psymm.messages import (
     BusinessMessageReject,

@@ -19,7 +19,7 @@ import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
-from psymm.journal.committer import Work
+from psymm.journal.transaction import Work
 from psymm.journal.writer import Journal
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.transport import WebSocket
