@@ -24,6 +24,7 @@ from psymm.journal.writer import Journal
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.transport import WebSocket
 from psymm.sockets.bounded import BoundedStream
+from psymm.sockets.poller import Poller
 from psymm.transcript.record import Record
 
 WRITES: Final = (
@@ -234,12 +235,23 @@ def _socket(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
             reaper.at(f"send-{kind}.after")
         return sent
 
-    def diverting(socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]) -> None:
+    def diverting(
+        socket: WebSocket,
+        take: Callable[[str | bytes], Awaitable[None]],
+        poller: Poller | None,
+        offer: Callable[[bytes], bool],
+    ) -> None:
+        def offering(message: bytes) -> bool:
+            taken = offer(message)
+            if taken:
+                reaper.at("receive-frames.after")
+            return taken
+
         async def taking(message: str | bytes) -> None:
             reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
             await take(message)
 
-        divert(socket, taking)
+        divert(socket, taking, poller, offering)
 
     WebSocket.send = sending  # type: ignore[method-assign]
     WebSocket.receive = receiving  # type: ignore[method-assign]
