@@ -3,6 +3,7 @@
 - `Sleeper`: one task sleeps until it is woken. It costs half of an Event.
 - `Deadlines`: one heap of moments, and one task that wakes sleepers when theirs has come. It
   replaces a cancel scope for each wait.
+- `Alarm`: a call at such a moment, in place of a sleeper.
 - `Workers`: tasks that run one short job after another. They replace a task for each job.
 
 All of it runs in one thread, so nothing changes between two awaits.
@@ -115,6 +116,20 @@ class Deadlines:
                     await self._earlier.sleep()
         finally:
             self._running = False
+
+
+class Alarm:
+    """One call at a moment of `Deadlines`. With `asleep` False it never comes."""
+
+    __slots__ = ("_ring", "asleep")
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self.asleep = True
+
+    def wake(self) -> None:
+        self.asleep = False
+        self._ring()
 
 
 class _Worker(Sleeper):

@@ -11,9 +11,10 @@ import trio.testing
 from custody_scene import Signers
 
 from psymm.errors import JournalConflict
-from psymm.journal.committer import IN_A_ROW, LONE_COMMIT_S, PROBE, Append, Change
+from psymm.journal.committer import IN_A_ROW, LONE_COMMIT_S, PROBE
 from psymm.journal.faults import JournalFailure
 from psymm.journal.high_water_mark import read_high_water_mark
+from psymm.journal.transaction import Append, Change
 from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
 from psymm.transcript.agreement import SOLVER, TRADER

@@ -13,7 +13,6 @@ from test_damage import changed, copied
 
 from psymm.errors import JournalCorrupt, JournalOlder, Missing
 from psymm.journal.codec import JournalledFrame
-from psymm.journal.committer import FOLD
 from psymm.journal.heads import heads_of, stored_heads
 from psymm.journal.inspection import inspect
 from psymm.journal.reader import open_journal_reader
@@ -31,6 +30,7 @@ from psymm.journal.rounds import (
     read_round,
 )
 from psymm.journal.schema import create_tables
+from psymm.journal.transaction import FOLD
 from psymm.journal.writer import open_journal
 from psymm.messages import Heartbeat
 from psymm.transcript.agreement import SOLVER, TRADER

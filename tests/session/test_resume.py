@@ -19,7 +19,7 @@ from session_scene import (
 from trio.testing import MockClock
 
 from psymm.errors import Disconnected, JournalBehind, JournalError, NotNow
-from psymm.journal.committer import Change, Durable
+from psymm.journal.transaction import Change, Durable
 from psymm.journal.writer import Journal
 from psymm.messages import ExecType, ExecutionReport, Resume, decode_text, encode_text
 from psymm.session.protocol import HeadsDiffer, Resumed, SessionStatus, Stopped

@@ -20,11 +20,12 @@ import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
-from psymm.journal.committer import Work
+from psymm.journal.transaction import Work
 from psymm.journal.writer import Journal
-from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.solver_sessions import SolverSessions
 from psymm.session.runtime.transport import WebSocket
 from psymm.sockets.bounded import BoundedStream
+from psymm.sockets.poller import Poller
 from psymm.transcript.record import Record
 
 WRITES: Final = ("keep_session_key", "keep_settlement", "open_custody")
@@ -129,7 +130,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
         _around(Journal, name, name, reaper)
     _around(NoteStore, "_do", "store", reaper)
     _around(Prover, "prove", "proof", reaper)
-    _around(SolverServer, "open", "accept", reaper)
+    _around(SolverSessions, "open", "accept", reaper)
     _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
     _around(psymm.session.runtime.solver_sessions, "load_session", "load_session", reaper)
     _write(reaper)
@@ -261,12 +262,23 @@ def _socket(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
             reaper.at(f"send-{kind}.after")
         return sent
 
-    def diverting(socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]) -> None:
+    def diverting(
+        socket: WebSocket,
+        take: Callable[[str | bytes], Awaitable[None]],
+        poller: Poller | None,
+        offer: Callable[[bytes], bool],
+    ) -> None:
+        def offering(message: bytes) -> bool:
+            taken = offer(message)
+            if taken:
+                reaper.at("receive-frames.after")
+            return taken
+
         async def taking(message: str | bytes) -> None:
             reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
             await take(message)
 
-        divert(socket, taking)
+        divert(socket, taking, poller, offering)
 
     WebSocket.send = sending  # type: ignore[method-assign]
     WebSocket.receive = receiving  # type: ignore[method-assign]

@@ -5,10 +5,11 @@ One SQLite file in WAL mode with full synchronisation, one writer, any number of
 Who calls whom. A session makes `Change`s with the one `writer` and passes them to one write:
 
     writer          what can be written: makes `Change`s
-    committer       gathers the writes of one scheduling round into one transaction
+    committer       gathers the writes of one scheduling round
+    transaction     makes them durable in one transaction
     connection      opens, locks and checks the file
     schema          the tables
-    rounds          the frames: one row for each write
+    rounds          the frames: one row for each custody of a commit
     secret_store    what only the wallet can decrypt
     heads, codec, encryption, outbox
                     convert between rows and values

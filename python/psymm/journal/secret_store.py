@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from psymm._core import SecretKey
 from psymm.errors import JournalCorrupt, JournalForeign, JournalRestored, JournalSealed
-from psymm.journal.committer import Change, JournalCommitter, Work
+from psymm.journal.committer import JournalCommitter
 from psymm.journal.connection import JournalIdentity
 from psymm.journal.encryption import (
     decrypted_openings,
@@ -26,6 +26,7 @@ from psymm.journal.encryption import (
     encrypted_under,
     opening_rows,
 )
+from psymm.journal.transaction import Change, Work
 from psymm.transcript.agreement import JournalledOpening
 
 

@@ -41,7 +41,6 @@ from psymm.journal.codec import (
     update_introduction,
     update_state,
 )
-from psymm.journal.committer import Append, Change, Work
 from psymm.journal.connection import (
     connect_writer,
     hold_journal,
@@ -59,6 +58,7 @@ from psymm.journal.rounds import (
     insert_frames,
 )
 from psymm.journal.secret_store import JournalSecrets
+from psymm.journal.transaction import Append, Change, Work
 from psymm.nursery import open_block_nursery
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.checkpoint import Point

@@ -20,6 +20,10 @@ taker. The header that we read anyway says all there is to know of it, and the l
 it. Everything else (texts, control frames, fragments, what is cut by a read, what breaks the
 standard) takes the usual way. The order is kept: the library has handled all that came before when
 it calls `receive_some` again.
+
+With a `Poller` the reader need not even wake: while it sleeps in `receive_some`, `_ready` reads for
+it and offers what comes to the taker. Anything but one whole binary message that is taken at once
+wakes the reader, which goes on as above.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ import trio
 from psymm.errors import FloodingPeer, MessageTooBig, PSymmError
 from psymm.rate import TokenBucket
 from psymm.sockets.framing import binary_at, masked
+from psymm.sockets.poller import Poller
+from psymm.waiting import Sleeper
 
 OPENING_BYTES: Final = 32 * 1024
 """The longest HTTP request or response that may open a WebSocket."""
@@ -101,6 +107,12 @@ class BoundedStream(trio.abc.Stream):
         self._finishes = False
         # Who takes binary messages, until a close frame: what follows one does not count.
         self._take: Callable[[bytes], Awaitable[None]] | None = None
+        # The poller that reads while the reader sleeps, and who is offered what it reads.
+        self._poller: Poller | None = None
+        self._offer: Callable[[bytes], bool] | None = None
+        self._reader = Sleeper()
+        self._polled = -1
+        self._came: bytes | Exception | None = None
         # Sizes of messages that nobody has taken yet, oldest first.
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
@@ -132,10 +144,23 @@ class BoundedStream(trio.abc.Stream):
                 self._full = False
                 self._taken.set()
 
-    def divert(self, take: Callable[[bytes], Awaitable[None]]) -> None:
+    def divert(
+        self,
+        take: Callable[[bytes], Awaitable[None]],
+        poller: Poller | None = None,
+        offer: Callable[[bytes], bool] | None = None,
+    ) -> None:
         """From now on give binary messages that arrive whole to `take`, in the reader's task. While
-        it waits, nothing more is read."""
+        it waits, nothing more is read.
+
+        Args:
+            poller: Reads for the reader's task while there is nothing else to do.
+            offer: Takes such a message without waiting. False: it has no room; `take` gets it.
+        """
         self._take = take
+        if poller is not None and offer is not None and self._tcp is not None:
+            self._poller, self._offer = poller, offer
+            poller.members += 1
 
     # --- trio.abc.Stream ----------------------------------------------------------------------
 
@@ -171,12 +196,78 @@ class BoundedStream(trio.abc.Stream):
         if self.fault is not None:
             raise trio.BrokenResourceError from None
         try:
+            poller = self._poller
+            if poller is not None and poller.members > 1 and self._is_between():
+                return await self._polled_bytes(poller)
             if self._tcp is None:
                 return bytes(await self._inner.receive_some(max_bytes))
             return await _receive(self._tcp, max_bytes or _READ_BYTES)
         except BaseException:
             self.ended.set()
             raise
+
+    async def _polled_bytes(self, poller: Poller) -> bytes:
+        """Sleep until something comes that `_ready` does not deal with."""
+        assert self._tcp is not None  # noqa: S101
+        fileno = self._tcp.fileno()
+        if fileno < 0:
+            raise trio.ClosedResourceError
+        self._came = None
+        poller.register(fileno, self._ready)
+        self._polled = fileno
+        try:
+            await self._reader.sleep()
+        finally:
+            self._stop_polling()
+        if self._came is None:
+            # `aclose` woke us.
+            raise trio.ClosedResourceError
+        if isinstance(self._came, OSError):
+            raise trio.BrokenResourceError from self._came
+        if isinstance(self._came, Exception):
+            raise self._came
+        return self._came
+
+    def _ready(self) -> None:
+        """The poller: there is something to read."""
+        try:
+            data = os.read(self._polled, _READ_BYTES)
+            if not self._offered(data):
+                self._came = data
+        except BlockingIOError:
+            return
+        except Exception as failed:
+            self._came = failed
+        if self._came is not None:
+            # At once, or the next turn would read again before the reader runs.
+            self._stop_polling()
+            self._reader.wake()
+
+    def _offered(self, data: bytes) -> bool:
+        """Offer a read that is one whole binary message. False: it is none, or there is no room."""
+        found = binary_at(data, 0, masked=not self._client) if data else None
+        if found is None or found[1] < len(data) or self._take is None or self._offer is None:
+            return False
+        begins, ends = found
+        self._charge(ends - begins, trio.current_time())
+        if self.fault is not None:
+            # The reader says goodbye.
+            return False
+        payload = data[begins:]
+        if not self._client:
+            payload = masked(payload, data[begins - 4 : begins])
+        if self._offer(payload):
+            self.received += len(data)
+            return True
+        # `_give` charges it again.
+        if ends - begins < SMALL_BYTES:
+            self._small.give_back(1)
+        return False
+
+    def _stop_polling(self) -> None:
+        if self._poller is not None and self._polled >= 0:
+            self._poller.unregister(self._polled)
+        self._polled = -1
 
     def _is_between(self) -> bool:
         """Whether the next byte begins a message, so that the library holds none in part."""
@@ -248,6 +339,12 @@ class BoundedStream(trio.abc.Stream):
         """As the inner stream's."""
         self.ended.set()
         self._taken.set()
+        # Before the socket is closed: another may have its number at once.
+        self._stop_polling()
+        self._reader.wake()
+        if self._poller is not None:
+            self._poller.members -= 1
+            self._poller = None
         await self._inner.aclose()
 
     # --- reading headers ----------------------------------------------------------------------

@@ -29,8 +29,8 @@ import trio
 from psymm._core import Frame
 from psymm.errors import PSymmError, SessionClosed
 from psymm.journal.codec import CustodyState
-from psymm.journal.committer import Change
 from psymm.journal.faults import JournalFailure
+from psymm.journal.transaction import Change
 from psymm.journal.writer import Journal
 from psymm.session.protocol import (
     Delivered,

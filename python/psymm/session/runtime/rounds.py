@@ -3,7 +3,8 @@
 The way of a message:
 
 1. The connection's reader puts it into its `Inlet`, one at a time: a text, or some frames of a
-   binary message. The reader continues to read.
+   binary message. The reader continues to read. Of several connections the party's `Poller` reads
+   what comes, and wakes a reader only for what is more than one binary message of a few frames.
 2. One task of the party (`Rounds._run`) takes what is in all inlets: a round. It reads the clock
    once and verifies all frames in one batch.
 3. Each session receives its own. All sessions write in one scheduler step, so the journal makes
@@ -27,6 +28,7 @@ import trio
 
 from psymm.session.protocol import FrameBatch
 from psymm.session.runtime.clock import Clock
+from psymm.sockets.poller import new_poller
 from psymm.transcript.verifying import Claim, FrameVerifier
 from psymm.waiting import Deadlines, Sleeper
 
@@ -67,6 +69,7 @@ class Rounds:
     Attributes:
         inlets: How many connections there are.
         deadlines: Of all its sessions.
+        poller: Reads the sockets of all its sessions; None if the system has none.
     """
 
     def __init__(self, journal: Committing, clock: Clock, verifier: FrameVerifier) -> None:
@@ -79,6 +82,7 @@ class Rounds:
         self._running = False
         self._more = Sleeper()
         self.deadlines = Deadlines()
+        self.poller = new_poller()
 
     async def receive_alone(self, inlet: Inlet) -> None:
         """Receive at once what the only connection brings. Cancelled: raises Cancelled; the message
@@ -151,6 +155,16 @@ class Inlet:
             await self._rounds.receive_alone(self)  # There is nothing to gather.
         else:
             self._rounds.add(self)
+
+    @property
+    def free(self) -> bool:
+        """Whether a message can be left now."""
+        return self._item is None and not self.full and not self._closed
+
+    def leave(self, item: Item) -> None:
+        """Leave a message in a free inlet. Does not block."""
+        self._item = item
+        self._rounds.add(self)
 
     async def drained(self) -> None:
         """Wait until all messages left here are received. Cancelled: raises Cancelled."""

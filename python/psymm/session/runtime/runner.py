@@ -58,22 +58,10 @@ from psymm.session.runtime.transport import GOING_AWAY, Socket, WebSocket
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
 from psymm.transcript.verifying import Claim, FrameVerifier
+from psymm.waiting import Alarm
 
 AT_ONCE: Final = 32
 """Frames of one message that we receive before other sessions have their turn."""
-
-
-class _Alarm:
-    """One moment at which a session looks at its deadlines. A newer alarm voids it."""
-
-    __slots__ = ("_runner", "asleep")
-
-    def __init__(self, runner: SessionRunner) -> None:
-        self._runner = runner
-        self.asleep = True
-
-    def wake(self) -> None:
-        self._runner.tick()
 
 
 class Guard(Protocol):
@@ -121,7 +109,7 @@ class SessionRunner(EffectInterpreter):
         self.collateral_amount = collateral_amount
         self._rotator = rotator
         # Makes the protocol look at its deadlines at `_due`.
-        self._alarm: _Alarm | None = None
+        self._alarm: Alarm | None = None
         self.guard: Guard | None = None
         self.was_synced = False
         self.connections = 0
@@ -320,6 +308,8 @@ class SessionRunner(EffectInterpreter):
     async def send(self, message: Message) -> RecordedFrame:
         """Sign a message; returns when it is durable and on its way.
 
+        A lone session on a fast disk may return without a checkpoint.
+
         Raises what `SessionProtocol.send` and the guard raise, JournalError, and JsonError (a
         ValueError) for a value that the vocabulary cannot carry.
         Cancelled: the frame is signed and will be sent (now or on resuming), but the caller does
@@ -405,7 +395,11 @@ class SessionRunner(EffectInterpreter):
             while already := socket.received():
                 for message in already:
                     await self._take(connection, message)
-            socket.divert(partial(self._take, connection))
+            socket.divert(
+                partial(self._take, connection),
+                self._rounds.poller,
+                partial(self._offer, connection),
+            )
         try:
             while True:
                 await self._take(connection, await socket.receive())
@@ -426,6 +420,17 @@ class SessionRunner(EffectInterpreter):
             batch = self.protocol.batch_of(message, offset, AT_ONCE)
             offset = batch.end
             await connection.inlet.put(batch)
+
+    def _offer(self, connection: PeerConnection, message: bytes) -> bool:
+        """Take a binary message if there is room for it and it is one batch. Does not block."""
+        if not connection.inlet.free:
+            return False
+        batch = self.protocol.batch_of(message, 0, AT_ONCE)
+        if batch.end < len(message):
+            return False
+        self.stats.read(message)
+        connection.inlet.leave(batch)
+        return True
 
     # --- psymm.session.runtime.rounds.Receiver ----------------------------------------------------
 
@@ -457,12 +462,11 @@ class SessionRunner(EffectInterpreter):
     # --- deadlines ------------------------------------------------------------------------------
 
     def _arm(self, wake_at: int) -> None:
-        """Tick at `wake_at`, or at the protocol's next deadline if that moment has passed. Most
-        frames only postpone the deadline, and then nothing happens here."""
+        """Tick at `wake_at`, or at the protocol's next deadline if that moment has passed."""
         now = self.clock.now_ns()
         self._due = wake_at if wake_at > now else self.protocol.next_tick(now)
         self._void_alarm()
-        self._alarm = _Alarm(self)
+        self._alarm = Alarm(self.tick)
         due = trio.current_time() + (self._due - now) / 1e9
         self._rounds.deadlines.add(due, self._alarm)
 

@@ -38,6 +38,7 @@ from psymm.sockets.admission import Admission, ConnectionSlot
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.dialling import dial_websocket
 from psymm.sockets.framing import LONGEST, binary_frame
+from psymm.sockets.poller import Poller
 from psymm.sockets.serving import (
     HANDSHAKE_S,
     QUEUED_MESSAGES,
@@ -84,6 +85,7 @@ class Socket(Protocol):
 
 
 Take = Callable[[str | bytes], Awaitable[None]]
+Offer = Callable[[bytes], bool]
 
 
 class WebSocket:
@@ -173,16 +175,18 @@ class WebSocket:
                 self._stream.took_message()
         return found
 
-    def divert(self, take: Take) -> None:
+    def divert(self, take: Take, poller: Poller | None = None, offer: Offer | None = None) -> None:
         """From now on give messages to `take`, in the reader's task. `receive` then only raises at
         the end. While `take` waits, we read nothing more. First `received` must have returned
         nothing, in the same scheduler step: otherwise messages would change their order.
+
+        poller, offer: As for `BoundedStream.divert`.
         """
         # The library passes messages through a channel, which costs a scheduler step for each. The
         # channel still closes when the connection ends.
         connection = self._connection
         connection._send_channel = _Diverted(take, self._stream, connection._send_channel)  # type: ignore[assignment]  # all that the library's reader does with a channel
-        self._stream.divert(take)
+        self._stream.divert(take, poller, offer)
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye and close, within GOODBYE_S. Never raises."""
