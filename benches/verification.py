@@ -11,6 +11,9 @@
 Two programs measure: `benches/verification` (Rust: the core and the crates that are its peers, in
 one process) and this one (what Python users call).  Each runs its contenders turn by turn on
 inputs that are all distinct, and gives medians with the spread of the middle half.
+
+This file is long because every contender that the table shows is measured here, beside the inputs
+that all of them get.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ pool.json holds the names of all moves for people, and everything for Solidity i
 
 A proof takes seconds, so each is kept under build/proofs by the hash of its inputs and the
 circuit's key; a second run proves nothing. Keys and blindings here are published test values.
+
+This file is long because the pool is one world: each move spends notes that another one makes.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ pragma solidity 0.8.30;
 /// @dev How it is made cheap: every round is written out; additions are left unreduced wherever the sum
 /// stays below 2^256, which has room for five elements (2^256 > 5.28 p), since `addmod` and `mulmod`
 /// reduce whatever they are given; the next round's constant is added where a value is made.
+/// This file is long because every round is written out.
 library Poseidon2 {
     /// @notice An input is not below the field's modulus.
     error InputNotInField(uint256 value);

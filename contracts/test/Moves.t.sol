@@ -24,6 +24,7 @@ contract RefusingVerifier {
 }
 
 /// @dev Deposits, CTC and CTA: what they do, and every way to be refused, with real proofs.
+/// This file is long because the three moves are refused for the same reasons, side by side.
 contract MovesTest is World {
     address private constant SENDER = address(0x5e4d);
 

@@ -3,7 +3,7 @@
 //! written beyond a capacity, and nothing is a fault of the library (a panic inside ends the
 //! fuzzing before it becomes a code).
 //!
-//! It is long since each call has its cases, its arguments and its check here, side by side.
+//! This file is long because each call has its cases, its arguments and its check side by side.
 
 #![no_main]
 // Of the tests' modules, only what random batches need is used here.

@@ -2,6 +2,9 @@
 
 Every error that leaves a package is a `PSymmError`. `code` is stable and for programs (logs,
 `--json`, Reject texts); `str()` is for people. No error contains a key, a password or a blinding.
+
+This file is long because packages that do not import each other share these errors: a socket raises
+what the session and the relayer catch, and custody raises what the session protocol answers.
 """
 
 from __future__ import annotations

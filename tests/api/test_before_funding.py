@@ -1,5 +1,9 @@
 """Whatever can be known before collateral moves is checked before it moves, and nothing is kept of
-an attempt that fails there; once there is a custody, nobody is left without being told of it."""
+an attempt that fails there; once there is a custody, nobody is left without being told of it.
+
+This file is long because each check before funding is shown with what it leaves behind, in one
+market.
+"""
 
 from __future__ import annotations
 

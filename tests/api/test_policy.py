@@ -1,4 +1,8 @@
-"""What a party accepts (spec.md 62): a rogue solver's terms, one by one, and a solver's traders."""
+"""What a party accepts (spec.md 62): a rogue solver's terms, one by one, and a solver's traders.
+
+This file is long because a policy has many limits, and each is shown where it is kept: alone, in
+words, at a handshake, at discovery.
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,6 @@ async def test_who_logs_on_without_collateral_and_leaves_leaves_no_session_and_n
                 await trio.sleep(1)
                 assert len(maker.sessions) == sessions + 1
             await trio.sleep(1)
-        assert len(maker.sessions) == len(maker._dispatches) == sessions
+        assert len(maker.sessions) == len(maker.dispatches) == sessions
         assert len(stage.nursery.child_tasks) == tasks
         await trading.agreed()

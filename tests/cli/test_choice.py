@@ -151,7 +151,7 @@ async def chosen(
         asked.append(policy)
         return ranking
 
-    monkeypatch.setattr("psymm.api.trader.best_solver", answer)
+    monkeypatch.setattr("psymm.api.choosing.best_solver", answer)
     out = io.StringIO()
     entries = [one.entry for one in ranking.offers]
     client: Any = Solvers(*entries)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from psymm.cli.feed import load_series
-from psymm.demo import MARKETS, VALUES_PER_QUOTE, Amounts
+from psymm.demo.documents import MARKETS, VALUES_PER_QUOTE, Amounts
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 

@@ -20,7 +20,7 @@ from node_faults import RECEIPTS, SENDING
 from psymm.chain.contracts import Token
 from psymm.chain.deployment import Deployment, TokenInfo, deploy
 from psymm.chain.devnet import ETHER, Devnet
-from psymm.demo import Actor, DemoError, Stage
+from psymm.demo.stage import Actor, DemoError, Stage
 from psymm.wallet import KeyWallet
 
 pytestmark = [pytest.mark.chain, pytest.mark.slow]

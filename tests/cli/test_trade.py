@@ -27,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "chain"))
 
 from faulty_node import open_faulty_node
 
-from psymm.demo import Actor, Amounts, Stage, _chain, _relayer, _service, _set_up
+from psymm.demo.documents import Amounts
+from psymm.demo.play import open_chain, run_relayer, run_service, set_up
+from psymm.demo.stage import Actor, Stage
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]
 
@@ -95,9 +97,9 @@ async def market(tmp_path: Path) -> AsyncIterator[tuple[Stage, str, Actor, Actor
     owner, trader, relayer, solver, rival = (
         Actor(stage, name) for name in ("owner", "trader", "relayer", "solver", "rival")
     )
-    async with _chain(stage, owner) as url:
+    async with open_chain(stage, owner) as url:
         amounts = Amounts.of(1)
-        await _set_up(stage, url, (owner, trader, relayer, solver, rival), amounts)
+        await set_up(stage, url, (owner, trader, relayer, solver, rival), amounts)
         (tmp_path / "solver.toml").write_text(MAKER)
         yield stage, url, trader, relayer, solver
 
@@ -170,22 +172,22 @@ async def test_refusals_move_nothing_and_what_ends_early_goes_on_by_the_command_
         code, answer = await run(*trade(tmp_path, "--buy", "X=10"))
         assert (code, code_of(answer)) == (5, "no-solver")
         config.write_text(MAKER.replace('collateral = "5000"', 'collateral = "90000000"'))
-        async with _relayer(stage, url, relayer), _service(*serving):
+        async with run_relayer(stage, url, relayer), run_service(*serving):
             code, answer = await run(*trade(tmp_path, "--buy", "X=1"))
             assert (code, code_of(answer)) == (1, "peer-refused"), answer
             assert "solver-funds-too-low" in str(answer)
             assert str(90_000_000 * 10**6) not in str(answer)
         config.write_text(MAKER)
-        async with _service(*serving, "--metrics", "127.0.0.1:0") as ready:
+        async with run_service(*serving, "--metrics", "127.0.0.1:0") as ready:
             code, answer = await run(*trade(tmp_path, "--buy", "X=1"))
             assert (code, code_of(answer)) == (5, "no-relayer"), answer
-            async with _relayer(stage, url, relayer):
+            async with run_relayer(stage, url, relayer):
                 await refused(trader, solver, tmp_path)
                 custody = await interrupted(trader, tmp_path)
                 await watched(trader, custody, int(ready["metricsPort"]))
-        async with _relayer(stage, url, relayer):
+        async with run_relayer(stage, url, relayer):
             await solver_gone(trader, custody, tmp_path, serving)
-            async with _service(*serving):
+            async with run_service(*serving):
                 await settled_in_the_end(trader, custody, url)
         listed = await trader.run("transcript", "list", unlock=False)
         assert len(listed["custodies"]) == 1
@@ -303,7 +305,7 @@ async def solver_gone(
         '[[step]]\ndo = "close"\nof = "a"\nexpires_in_s = 0.5\n'
     )
     async with AsyncExitStack() as alive:
-        ready = await alive.enter_async_context(_service(*serving))
+        ready = await alive.enter_async_context(run_service(*serving))
 
         async def kill(_process: trio.Process) -> None:
             os.kill(int(ready["pid"]), signal.SIGKILL)

@@ -1,4 +1,8 @@
-"""The journal: what is written stays, what is damaged is named, and nobody else writes."""
+"""The journal: what is written stays, what is damaged is named, and nobody else writes.
+
+This file is long because the journal's promises are tested together: most of them name the same
+file and writer.
+"""
 
 import os
 import signal

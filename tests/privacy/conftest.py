@@ -17,7 +17,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from observer import STRATEGIES, Likeness
+from likenesses import STRATEGIES, Likeness
 from trading_floor import Run, run_pairs
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 
-from observer import FIRST_WRITE_GAS, Observation, ObservedMove, sorted_out
+from likenesses import FIRST_WRITE_GAS
+from observer import Observation, ObservedMove, sorted_out
 from trading_floor import Pair, Party, Run
 
 from psymm._core import FIELD_MODULUS, LeanIMT

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from observer import join, observe
+from joining import join
+from observer import observe
 
 from psymm.chain.addresses import ZERO_ADDRESS
 from psymm.chain.artifacts import artifact

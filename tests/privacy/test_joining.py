@@ -27,7 +27,8 @@ from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import pytest
-from observer import STRATEGIES, Joined, Likeness, chance_of_hits, join
+from joining import Joined, chance_of_hits, join
+from likenesses import STRATEGIES, Likeness
 from trading_floor import Run
 
 pytestmark = [pytest.mark.chain, pytest.mark.proofs, pytest.mark.slow]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from doctor import Doctor, Edit, marked_proofs, odd_gas, own_tips, tagged_memos
-from observer import STRATEGIES, Likeness
+from likenesses import STRATEGIES, Likeness
 from test_joining import LIMIT, lasting
 from trading_floor import Run
 

@@ -10,7 +10,8 @@ import math
 import pytest
 from bad_luck import unlucky
 from doctor import LEAKS, Doctor, Edit
-from observer import STRATEGIES, Joined, join
+from joining import Joined, join
+from likenesses import STRATEGIES
 from test_joining import LIMIT, rank
 from trading_floor import Run
 

@@ -1,4 +1,8 @@
-"""The account's formulas, collateral and settlement."""
+"""The account's formulas, collateral and settlement.
+
+This file is long because every formula of the account and every rule of collateral and settlement
+has its test here.
+"""
 
 from __future__ import annotations
 

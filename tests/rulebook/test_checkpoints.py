@@ -1,4 +1,8 @@
-"""Checkpoints: offered by one lane, put in force by the other, and a history that begins there."""
+"""Checkpoints: offered by one lane, put in force by the other, and a history that begins there.
+
+This file is long because checkpoints touch every other rule, and a drawn history needs a case for
+each event.
+"""
 
 from __future__ import annotations
 

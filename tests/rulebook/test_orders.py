@@ -1,4 +1,7 @@
-"""Orders, fills and closes, one rule at a time."""
+"""Orders, fills and closes, one rule at a time.
+
+This file is long because every rule of orders, fills and closes has its test here.
+"""
 
 from __future__ import annotations
 

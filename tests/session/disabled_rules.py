@@ -4,7 +4,7 @@
 replaces as little of the package as turns the rule off; what it replaces shows where the rule
 lives. Rules are off from where the script begins (`G`), for those in FROM_THE_START from before.
 
-Longer than 500 lines, since every one of the 237 scripts has its place in one table.
+This file is long because every one of the 237 scripts has its place in one table.
 """
 
 from __future__ import annotations

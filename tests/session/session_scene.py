@@ -3,6 +3,9 @@
 The chain is a ledger in memory with the contract's rules for notes (a real LeanIMT, each
 nullifier once, inputs equal outputs), so that no proof and no node is needed here; with a real
 chain the same sessions are tested end to end elsewhere.
+
+This file is long because nearly every test of sessions builds on this one scene: chain, peers, wire
+and lives.
 """
 
 from __future__ import annotations

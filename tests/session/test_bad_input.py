@@ -1,4 +1,8 @@
-"""What a hostile or broken peer sends: named, answered, and without effect."""
+"""What a hostile or broken peer sends: named, answered, and without effect.
+
+This file is long because it lists what a bad peer can send, from a flipped bit to collateral of
+another custody.
+"""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def test_the_trader_offers_where_the_solver_does_not(
             return True
 
     async with market(tmp_path, maker=Deaf, terms=SHORT) as trading:
-        dispatch = trading.maker._dispatches[trading.session.custody]
+        dispatch = trading.maker.dispatches[trading.session.custody]
         monkeypatch.setattr(dispatch._settlement_flow, "_propose", _refuse)
         await until(trading, SessionStatus.CLOSED, HOUR + 3 * AFTER_YOU_S)
 

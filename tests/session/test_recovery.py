@@ -1,4 +1,8 @@
-"""Backups and repaired journals: what they fetch, what they never sign, how they settle."""
+"""Backups and repaired journals: what they fetch, what they never sign, how they settle.
+
+This file is long because backups, repaired journals and refusing disks are told by one story of a
+custody.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checkpoints between two ends: offered in good time, answered, and begun at again."""
+"""Checkpoints between two ends: offered in good time, answered, and begun at again.
+
+This file is long because an offer of a checkpoint is followed through every crash and disagreement.
+"""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ async def test_a_peer_that_resets_in_the_middle_of_its_handshake_ends_alone() ->
 @pytest.mark.parametrize("more", [b"", b"\x00" * 20, frame(PING, b"") * 3])
 async def test_a_peer_that_is_refused_and_has_gone_already_ends_alone(more: bytes) -> None:
     # The healthy connection and the one below are all that one address may hold.
-    async with beside(AdmissionLimits(per_address=2, limit_loopback=True)) as echo:
+    async with open_echo(AdmissionLimits(per_address=2, limit_loopback=True)) as echo:
         async with dial(f"ws://127.0.0.1:{echo.port}"):
             for refused in range(1, 9):
                 await reset(echo.port, REQUEST + b"\r\n" + more)

@@ -8,6 +8,9 @@ garbage. Time is simulated (trio's `MockClock`), streams are in memory, and ever
 drawn is drawn from the seed, the order of trio's tasks included, so with `--no-flips` one seed is
 one storm: the fingerprint at the end says whether two were the same. Journals, rulebook, keys and
 frames are real; the chain is the ledger of the session's tests.
+
+This file is long because the weather, the line that it hits and the storm's final count belong to
+one seed.
 """
 
 from __future__ import annotations

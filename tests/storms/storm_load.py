@@ -23,7 +23,7 @@ from psymm.api import (
     SolverSession,
     decimal_of,
 )
-from psymm.api.trader import session_projected
+from psymm.api.connecting import session_projected
 from psymm.errors import Declined, Disconnected, NotNow, PeerSilent, PSymmError, Refused
 from psymm.messages import OrderCancelRequest
 from psymm.rulebook import OrderStatus

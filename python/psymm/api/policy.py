@@ -20,13 +20,7 @@ from typing import TYPE_CHECKING, Final
 from psymm._core import format_decimal
 from psymm.api.amounts import Number, scaled, token_units
 from psymm.api.words import date, seconds
-from psymm.errors import (
-    HandshakeRefused,
-    PolicyRefused,
-    TokenDiffers,
-    TokenUnnamed,
-    format_amount,
-)
+from psymm.errors import HandshakeRefused, PolicyRefused, TokenDiffers, TokenUnnamed, format_amount
 from psymm.terms import NANOSECONDS, UNIT, Instrument, Terms, checksummed
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from psymm.cli.output import Screen, plain
 from psymm.errors import ClocksDiffer
 
 if TYPE_CHECKING:
+    from psymm.api.choosing import Offer, Ranking
     from psymm.api.client import Client
+    from psymm.api.orders import Indicative
     from psymm.api.policy import TraderPolicy
-    from psymm.api.trader import Indicative, Offer, Ranking
     from psymm.chain.registry import RegistryEntry
     from psymm.cli.scenario import Step
     from psymm.errors import PSymmError
@@ -108,7 +109,8 @@ class Choice:
         return shown
 
     async def _ask(self, solvers: Sequence[RegistryEntry], step: Step) -> Ranking:
-        from psymm.api.trader import BUY, SELL, best_solver
+        from psymm.api.choosing import best_solver
+        from psymm.api.orders import BUY, SELL
 
         return await best_solver(
             self.client,

@@ -13,7 +13,8 @@ import trio
 
 from psymm._core import format_decimal
 from psymm.api.client import Client
-from psymm.api.solver import IncomingOrder, IncomingQuoteRequest, Prices, Solver, SolverSession
+from psymm.api.incoming import IncomingOrder, IncomingQuoteRequest, SolverSession
+from psymm.api.solver import Prices, Solver
 from psymm.cli.market import Market
 from psymm.cli.output import Screen, format_amount, plain
 from psymm.errors import PSymmError

@@ -40,7 +40,8 @@ from psymm.cli.exit_status import CommandError, Exit
 from psymm.cli.output import Screen, plain
 
 if TYPE_CHECKING:
-    from psymm.api.trader import Indicative, Order, OrderResult, Session
+    from psymm.api.orders import Indicative, Order, OrderResult
+    from psymm.api.trader import Session
     from psymm.messages import Side
     from psymm.session.runtime.preflight import PlannedOrder
 
@@ -112,7 +113,7 @@ def single_trades(buys: Sequence[str], sells: Sequence[str], hold_s: float) -> l
 
 def planned_orders(steps: Sequence[Step]) -> list[PlannedOrder]:
     """The orders of a scenario, to be checked before anything is funded."""
-    from psymm.api.trader import planned
+    from psymm.api.connecting import planned
 
     return [
         planned(_side(step.side), step.symbol, step.quantity or 0)

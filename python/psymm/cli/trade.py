@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -48,23 +47,18 @@ from psymm.cli.output import Cost, Screen, confirm_cost, format_amount, parse_am
 from psymm.cli.password import ask_password
 from psymm.cli.policy import load_policy
 from psymm.cli.remedies import home_words, other_node_words
-from psymm.cli.scenario import (
-    SLIPPAGE,
-    Step,
-    Trading,
-    load_scenario,
-    planned_orders,
-    single_trades,
-)
+from psymm.cli.scenario import SLIPPAGE, Step, Trading, load_scenario, planned_orders, single_trades
 from psymm.cli.tls import trusted
+from psymm.cli.trade_report import report_at_end
 from psymm.cli.typed import command
 
 if TYPE_CHECKING:
+    from psymm.api.choosing import Offer
+    from psymm.api.orders import Indicative
     from psymm.api.policy import TraderPolicy
-    from psymm.api.trader import Indicative, Offer, Session, Settled
+    from psymm.api.trader import Session, Settled
     from psymm.chain.deployment import TokenInfo
     from psymm.chain.registry import RegistryEntry
-    from psymm.journal.writer import Journal
     from psymm.session.protocol import Event
     from psymm.session.runtime.left import LeftOpen
     from psymm.session.runtime.trader import ConnectionLost
@@ -277,8 +271,8 @@ async def _trade(
     custodies: list[bytes],
     left: list[LeftOpen],
 ) -> None:
+    from psymm.api.connecting import connect
     from psymm.api.ended import deliver_ended
-    from psymm.api.trader import connect
     from psymm.terms import Terms
 
     info, sending = request.token, request.sending
@@ -328,7 +322,7 @@ async def _trade(
             await _confirm(screen, funds, request)
         await nursery.start(delivering)
         async with (
-            _written(screen, home, client.journal, request) as report,
+            report_at_end(screen, home, client.journal, request) as report,
             connect(
                 client,
                 solver,
@@ -369,77 +363,6 @@ async def _session(
     await trading.close_all()
     screen.event("settling", "settling: both sign one move, which is proved and sent")
     return await session.settle()
-
-
-@dataclass
-class _Report:
-    """What to report about a session once it is left."""
-
-    session: Session | None = None
-    settled: Settled | None = None
-
-
-@asynccontextmanager
-async def _written(
-    screen: Screen, home: DataDir, journal: Journal, request: TradeRequest
-) -> AsyncGenerator[_Report, None]:
-    """Write the transcript after the session is left, even after an error, and print the result if
-    there was none. Not earlier, because leaving signs a last cover, which belongs in the file."""
-    from psymm.journal.export import export
-
-    report = _Report()
-    try:
-        yield report
-    finally:
-        session = report.session
-        if session is not None:
-            path = request.transcript or home.transcripts / f"{session.custody.hex()}.psymm"
-            with trio.CancelScope(shield=True):
-                frames = await export(journal, session.custody, path)
-    if session is not None:
-        _print_result(screen, request, session, report.settled, frames, path)
-
-
-def _print_result(
-    screen: Screen,
-    request: TradeRequest,
-    session: Session,
-    settled: Settled | None,
-    frames: int,
-    path: Path,
-) -> None:
-    from psymm.rulebook import Lane
-
-    if settled is None:
-        resume = request.resume_command(session.custody)
-        screen.result(
-            f"Left open. Go on with: `{resume}`\nTranscript: {path}",
-            custody=session.custody,
-            settled=False,
-            resumeWith=resume,
-            frames=frames,
-            transcript=str(path),
-        )
-        return
-    info, account = request.token, session.account
-    collateral = account.collateral(Lane.TRADER)
-    payout = account.payouts[Lane.TRADER]
-    screen.result(
-        f"Settled in block {settled.mined.block}: put up "
-        f"{format_amount(collateral, info.decimals)}, "
-        f"paid {settled.payout} {info.symbol}, gain {settled.gain}.\n"
-        f"Transcript: {path} ({frames} frames); verify it with: psymm transcript verify {path}",
-        custody=session.custody,
-        settled=True,
-        solver=session.solver,
-        collateral=str(collateral),
-        payout=str(payout),
-        gain=str(payout - collateral),
-        block=settled.mined.block,
-        tx=settled.mined.transaction,
-        frames=frames,
-        transcript=str(path),
-    )
 
 
 def _policy(policy: TraderPolicy, steps: Sequence[Step], info: TokenInfo) -> TraderPolicy:

@@ -1,5 +1,8 @@
 """SettlementFlow: how two sides turn a flat account into one CTC.
 
+This file is long because the steps of both sides, healthy or restored, are cases of one flow and
+wait for each other.
+
 The usual course:
 
 1. The proposer names its payee (UPY), and the other side answers with its own.
