@@ -156,7 +156,7 @@ class Scene:
             self.now if at is None else at,
             said if isinstance(said, bytes) else encode(said),
         )
-        self.replay, rulings = self.replay.step(frame)
+        rulings = self.replay.step(frame)
         self.frames.append(frame)
         return rulings
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rulebook_scene import Scene, dec, hit, limit, logon, make_terms, quote, trade
+from rulebook_scene import Scene, dec, hit, limit, logon, make_terms, quote, report, trade
 
 from psymm.messages import (
+    ExecType,
     Heartbeat,
     OrdType,
     QuoteCancel,
@@ -36,6 +37,37 @@ def test_a_request_a_quote_an_order_and_a_fill(scene: Scene) -> None:
     assert scene.trade(hit("o", "q")) is None
     assert scene.account.orders["o"].price == dec("1001")
     assert scene.solver(trade("e", "o", "1", "1001")) is None
+
+
+def test_a_hit_ends_the_request_that_was_answered_with_its_other_quotes(scene: Scene) -> None:
+    scene.trade(asks("r"))
+    scene.trade(asks("other"))
+    end = scene.now + 30 * SECOND
+    for name, request in (("q", "r"), ("q2", "r"), ("q3", "other"), ("q4", None)):
+        assert scene.solver(quote(name, end, quote_req_id=request)) is None
+    assert scene.trade(hit("o", "q")) is None
+    assert set(scene.account.requests) == {"other"}
+    assert set(scene.account.quotes) == {"q3", "q4"}
+    scene.violation_of_trader(hit("o2", "q2"), "unknown-quote")
+    scene.violation_of_solver(quote("q5", end, quote_req_id="r"), "unknown-quote-request")
+
+
+def test_a_refused_hit_ends_nothing(scene: Scene) -> None:
+    scene.trade(asks("r"))
+    scene.solver(quote("q", scene.now + 30 * SECOND, quote_req_id="r"))
+    scene.violation_of_trader(hit("o", "q", "6"), "quote-mismatch")
+    assert set(scene.account.requests) == {"r"}
+    assert set(scene.account.quotes) == {"q"}
+
+
+def test_a_fast_trader_by_request_never_meets_the_limit_of_quotes(scene: Scene) -> None:
+    for n in range(3 * scene.terms.limits.open_quotes):
+        assert scene.trade(asks(f"r{n}", "0.01")) is None
+        end = scene.now + 30 * SECOND
+        assert scene.solver(quote(f"q{n}", end, quote_req_id=f"r{n}")) is None
+        assert scene.trade(hit(f"o{n}", f"q{n}", "0.01")) is None
+        declined = report(f"e{n}", f"o{n}", ExecType.REJECTED)
+        assert scene.solver(declined) is None
 
 
 def test_a_sell_hits_the_bid(scene: Scene) -> None:

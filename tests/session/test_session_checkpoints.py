@@ -464,7 +464,7 @@ async def test_parts_of_an_account_that_nobody_disputes_are_dropped(
         await trio.sleep(3)
         named = stage.near.protocol.state.rulebook._replay.named.account  # type: ignore[attr-defined]
         for content, changes in [
-            (named.canonical(), {}),
+            (named.document(), {}),
             (b"{}", {"part": 2}),
             (b"{}", {"part": 0}),
             (b"{}", {"parts": 10**6}),

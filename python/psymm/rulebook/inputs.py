@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from psymm.messages import JsonError, Message, decode
 from psymm.rulebook.account import Lane
@@ -34,8 +34,7 @@ class VerifiedFrame(Protocol):
     def payload(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RuledFrame:
+class RuledFrame(NamedTuple):
     """A frame as the rules read it.
 
     Attributes:

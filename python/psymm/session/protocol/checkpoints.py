@@ -229,7 +229,7 @@ def _show_account(s: SessionState, out: Effects, account: Account, now: int) -> 
     if dispute is not None and dispute.ours.hash == account.hash:
         return
     s.checkpoints.dispute = Dispute(account)
-    content = account.canonical()
+    content = account.document()
     pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
     if len(pieces) > MOST_PARTS:
         log.warning("account-not-shown", extra={"bytes": len(content)})
@@ -275,7 +275,7 @@ def _name_difference(s: SessionState, out: Effects, dispute: Dispute) -> None:
     if keccak256(content) != dispute.their_hash:
         return
     try:
-        found = first_difference(dispute.ours.canonical(), content)
+        found = first_difference(dispute.ours.document(), content)
     except AccountRefused as refused:
         name, ours, theirs = "", "", str(refused)
     else:
